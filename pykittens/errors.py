@@ -1,0 +1,130 @@
+"""What can go wrong, in the user's words: the line, the values, and the fix.
+
+Every error of PyKittens is a `KernelError`. It carries the user's frames (innermost first): the frames
+outside this package, or inside `pykittens/kernels`, whose authors are users of the language too.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from dataclasses import dataclass
+from types import FrameType
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIBRARY = _PACKAGE + "kernels" + os.sep
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One line of the user's program. `line` counts from 1."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def text(self) -> str:
+        """The source line, or nothing where the file cannot be read (a notebook cell that is gone)."""
+        return linecache.getline(self.file, self.line).strip()
+
+
+def is_user_file(file: str) -> bool:
+    """Whether `file` is the user's: outside the package, or one of its library kernels."""
+    return not file.startswith(_PACKAGE) or file.startswith(_LIBRARY)
+
+
+def user_frame_objects(limit: int = 8) -> list[FrameType]:
+    """The running Python frames that are the user's, innermost first."""
+    found: list[FrameType] = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and len(found) < limit:
+        if is_user_file(frame.f_code.co_filename) and not frame.f_code.co_filename.startswith("<frozen"):
+            found.append(frame)
+        elif found:
+            break  # back inside the package: what called the kernel function is no part of it
+        frame = frame.f_back
+    return found
+
+
+def user_frames(limit: int = 8) -> tuple[Frame, ...]:
+    """Where the user's program stands now, innermost first."""
+    frames = user_frame_objects(limit)
+    return tuple(Frame(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in frames)
+
+
+class KernelError(Exception):
+    """A fact about the user's program, and how to mend it.
+
+    `fact` names the values; `fix` says what to write instead; `where` is the user's line (innermost
+    frame first), found from the running frames when it is not given.
+    """
+
+    def __init__(self, fact: str, fix: str = "", where: tuple[Frame, ...] | None = None, also: dict[str, tuple[Frame, ...]] | None = None):
+        self.fact, self.fix = fact, fix
+        self.where = user_frames() if where is None else where
+        self.also = also or {}
+        super().__init__(fact)
+
+    def __str__(self) -> str:
+        lines = [self.fact]
+        for i, frame in enumerate(self.where[:3]):
+            lines.append(f"  {'at' if i == 0 else 'called from'} {frame} in {frame.function}" + (f"\n      {frame.text}" if frame.text else ""))
+        for label, frames in self.also.items():
+            for frame in frames[:1]:
+                lines.append(f"  {label} {frame} in {frame.function}" + (f"\n      {frame.text}" if frame.text else ""))
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class TypeRuleError(KernelError, TypeError):
+    """An operation was given operands it does not take."""
+
+
+class TraceError(KernelError):
+    """The Python around the operations cannot be recorded as a kernel."""
+
+
+class ResourceError(KernelError):
+    """A kernel asks for more than the machine has: shared memory, registers, barriers, warps."""
+
+
+class ArgumentError(KernelError, ValueError):
+    """A kernel was called with arrays or values that it does not take."""
+
+
+class Diagnosis(KernelError):
+    """What the simulated GPU found wrong while it ran a kernel."""
+
+
+class RaceError(Diagnosis):
+    """Two accesses to the same bytes, at least one a write, that nothing orders."""
+
+
+class DeadlockError(Diagnosis):
+    """Every warp waits for something that can no longer happen."""
+
+
+class UninitializedError(Diagnosis):
+    """A value was read that nothing wrote."""
+
+
+class OutOfBoundsError(Diagnosis):
+    """An access outside its tensor or tile."""
+
+
+class BarrierError(Diagnosis):
+    """A barrier was used against its protocol: wrong count, wrong bytes, wrong phase."""
+
+
+class InFlightError(Diagnosis):
+    """A value was touched while an asynchronous operation still reads or writes it."""
+
+
+class KernelAssertionError(Diagnosis, AssertionError):
+    """`pk.assert_` failed."""

@@ -1,0 +1,183 @@
+"""Where every element lives: functions from indices to indices, the only place that knows them.
+
+Each function takes ints, NumPy integer arrays, or `Sym`s that print as C, so that the simulator, the
+writer and the reports evaluate the same formula. Sources: PTX ISA "Warp-level matrix fragments" (m16n8k16),
+"Asynchronous warpgroup-level matrix shared memory layout" and "Matrix descriptor", "Tensor swizzling modes".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .types import RegisterTile, RegisterVector, SharedTile
+
+Index = Any  # int, integer array or Sym
+
+
+class Sym:
+    """An integer expression that prints as C."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def _binary(self, operator: str, other: Index) -> Sym:
+        if isinstance(other, int) and ((operator in "+-<<>>|^" and other == 0) or (operator in "*//" and other == 1)):
+            return self
+        if isinstance(other, int) and other == 0 and operator in "*&":
+            return Sym("0")
+        return Sym(f"({self.text} {operator} {other})")
+
+    def _reverse(self, operator: str, other: Index) -> Sym:
+        if isinstance(other, int) and ((operator in "+|^" and other == 0) or (operator == "*" and other == 1)):
+            return self
+        return Sym(f"({other} {operator} {self.text})")
+
+    def __add__(self, other: Index) -> Sym:
+        return self._binary("+", other)
+
+    def __radd__(self, other: Index) -> Sym:
+        return self._reverse("+", other)
+
+    def __sub__(self, other: Index) -> Sym:
+        return self._binary("-", other)
+
+    def __mul__(self, other: Index) -> Sym:
+        return self._binary("*", other)
+
+    def __rmul__(self, other: Index) -> Sym:
+        return self._reverse("*", other)
+
+    def __floordiv__(self, other: Index) -> Sym:
+        return self._binary("/", other)
+
+    def __mod__(self, other: Index) -> Sym:
+        return Sym("0") if isinstance(other, int) and other == 1 else self._binary("%", other)
+
+    def __xor__(self, other: Index) -> Sym:
+        return self._binary("^", other)
+
+    def __and__(self, other: Index) -> Sym:
+        return self._binary("&", other)
+
+    def __lshift__(self, other: Index) -> Sym:
+        return self._binary("<<", other)
+
+    def __rshift__(self, other: Index) -> Sym:
+        return self._binary(">>", other)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+# Register fragments ----------------------------------------------------------------------------------------
+
+
+def fragment(tile: RegisterTile, warp: Index, lane: Index, register: Index) -> tuple[Index, Index]:
+    """(row, column) of the element that `register` of a thread holds.
+
+    A row-layout tile is made of m16n8 accumulator fragments: registers run over the two neighbours, then the
+    two rows eight apart, then columns in steps of 8, then rows in steps of 16. Neighbouring pairs packed into 32
+    bits are the A operand of m16n8k16 and of wgmma. A column-layout tile is the fragment of its transpose (the
+    B operand). Blocks of 16 rows go to the warps in turn, as wgmma wants of four.
+    """
+    long = tile.cols if tile.layout == "row" else tile.warp_rows  # extent along the pairs of neighbours
+    block, inner = register // (long // 2), register % (long // 2)
+    a = block * 16 + lane // 4 + ((register // 2) % 2) * 8
+    b = (inner // 4) * 8 + (lane % 4) * 2 + register % 2
+    row, col = (a, b) if tile.layout == "row" else (b, a)
+    return ((row // 16) * tile.warps + warp) * 16 + row % 16, col
+
+
+def vector_register(tile: RegisterTile, vector: RegisterVector, register: Index) -> Index:
+    """Which register of `vector` goes with `register` of `tile` (both in the same thread)."""
+    long = tile.cols if tile.layout == "row" else tile.warp_rows
+    if vector.ortho:
+        return (register // (long // 2)) * 2 + (register // 2) % 2
+    return ((register % (long // 2)) // 4) * 2 + register % 2
+
+
+def vector_element(vector: RegisterVector, warp: Index, lane: Index, register: Index) -> Index:
+    """Index of the element that `register` of a thread holds (naive: may lie past the end)."""
+    if vector.kind == "naive":
+        width, threads = vector.width, 32 * vector.warps
+        return ((register // width) * threads + warp * 32 + lane) * width + register % width
+    if vector.ortho:
+        element = (register // 2) * 16 + lane // 4 + (register % 2) * 8
+    else:
+        element = (register // 2) * 8 + (lane % 4) * 2 + register % 2
+    if vector.spread == 1:
+        return element
+    return ((element // 16) * vector.warps + warp) * 16 + element % 16
+
+
+# Shared memory ---------------------------------------------------------------------------------------------
+
+
+def swizzle(offset: Index, span: int) -> Index:
+    """XOR the 16-byte chunk of a byte offset with its row inside a pattern of 8 spans (PTX "Swizzling modes").
+
+    `offset` counts from an address that is a multiple of 1024.
+    """
+    return offset ^ (((offset >> 7) & (span // 16 - 1)) << 4)
+
+
+def shared_offset(tile: SharedTile, row: Index, col: Index) -> Index:
+    """Byte offset of element (row, col) from the start of a tile that begins at a multiple of 1024 bytes.
+
+    Panels of `tile.panel` columns follow one another, each `tile.pitch` rows of `tile.swizzle` bytes.
+    """
+    size, span, panel = tile.dtype.size, tile.swizzle, tile.panel
+    if isinstance(row, Sym) or isinstance(col, Sym):  # the panel is added outside: only low bits are swizzled
+        row = row if isinstance(row, Sym) else Sym(str(row))
+        line = row * span
+        mask = ((line >> 7) & (span // 16 - 1)) << 4
+        inside = (col % panel) * size
+        return (col // panel) * (tile.pitch * span) + (line + (inside ^ mask))
+    return (col // panel) * (tile.pitch * span) + swizzle(row * span + (col % panel) * size, span)
+
+
+def tile_offsets(tile: SharedTile) -> np.ndarray:
+    """Byte offsets of all elements of a tile, int64 of shape (rows, cols)."""
+    rows, cols = np.arange(tile.rows)[:, None], np.arange(tile.cols)[None, :]
+    return np.asarray(shared_offset(tile, rows, cols), dtype=np.int64)
+
+
+def bank_conflicts(addresses: np.ndarray, width: int) -> int:
+    """Extra passes of one warp-wide shared access: `addresses` in bytes, one a lane, `width` bytes each.
+
+    A pass serves 128 bytes: 32 lanes of 4 bytes, 16 of 8, 8 of 16; lanes that ask for the same 4-byte word share it.
+    """
+    lanes = max(1, min(32, 128 // width))
+    extra = 0
+    for first in range(0, len(addresses), lanes):
+        words = np.unique((addresses[first : first + lanes, None] + np.arange(0, width, 4)[None, :]) // 4)
+        if words.size:
+            extra += int(np.bincount(words % 32).max()) - 1
+    return extra
+
+
+# WGMMA descriptors -----------------------------------------------------------------------------------------
+
+SWIZZLE_MODE = {128: 1, 64: 2, 32: 3}  # bits 62-63 of the descriptor
+
+
+def descriptor_base(tile: SharedTile, transposed: bool) -> int:
+    """The constant bits of a wgmma descriptor: leading and stride byte offsets (in 16 bytes) and swizzle mode.
+
+    K-major (`transposed` false): eight rows to the next eight, `8 * span`; the leading offset is ignored (1).
+    MN-major: the leading offset steps from panel to panel, the stride offset from eight k to the next eight.
+    """
+    span = tile.swizzle
+    leading = tile.pitch * span // 16 if transposed else 1
+    return (leading << 16) | ((8 * span // 16) << 32) | (SWIZZLE_MODE[span] << 62)
+
+
+def descriptor_step(tile: SharedTile, transposed: bool, k: int) -> int:
+    """Bytes from the first chunk along K (16 elements of 2 bytes, 32 of 1) to chunk `k`."""
+    if transposed:
+        return k * 16 * tile.swizzle
+    chunks = tile.swizzle // 32  # chunks of 32 bytes in one panel
+    return (k % chunks) * 32 + (k // chunks) * tile.pitch * tile.swizzle

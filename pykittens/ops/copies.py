@@ -1,0 +1,206 @@
+"""Copies between global and shared memory by all threads of a scope: at once, or with cp.async."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import TypeRuleError
+from ..program import Access, Effect, Op, Place, Scope, Sync, Value
+from ..types import SharedTile, SharedVector, Type
+from .places import MEMORY, VECTOR, GlobalText, check_place, shared_address, vector_address, vector_bytes
+
+CP_ASYNC = """
+template<int N> __device__ __forceinline__ void cp_async(u32 to, const void* from, u32 bytes) {
+  if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(bytes) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" :: "r"(to), "l"(from), "n"(N), "r"(bytes) : "memory");
+}
+"""
+
+
+def check_copy(shared: Value, place: Place, what: str) -> None:
+    """Shared tile (or vector) and rectangle have the same shape and dtype."""
+    check_place(place, what)
+    if not isinstance(shared.type, (SharedTile, SharedVector)):
+        raise TypeRuleError(f"{what} takes a shared tile or vector, not {shared.type}", fix="allocate one with pk.shared(pk.st(...))")
+    if shared.type.dtype != place.type.dtype:
+        raise TypeRuleError(
+            f"{what}: {shared.type} and {place.tensor.label}: {place.type} differ in dtype", fix="copies do not convert; go through registers"
+        )
+
+
+def for_each_vector(c: Any, scope: Scope, shape: tuple[int, ...], width: int) -> tuple[str, str]:
+    """Opens a loop in which the threads of `scope` take vectors of `width` elements in turn; C of (row, col)."""
+    rows, cols = (shape[0] if len(shape) == 2 else 1), shape[-1]
+    a_row, total, threads = cols // width, rows * (cols // width), scope.warps * 32
+    c.line(f"UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
+    c.line(f"const int n = i * {threads} + {c.thread(scope)}, r = n / {a_row}, x = n % {a_row} * {width};")
+    if total % threads:
+        c.line(f"if (n < {total}) {{")
+    return "r", "x"
+
+
+def end_each_vector(c: Any, scope: Scope, shape: tuple[int, ...], width: int) -> None:
+    total = (shape[0] if len(shape) == 2 else 1) * (shape[-1] // width)
+    c.line("} }" if total % (scope.warps * 32) else "}")
+
+
+def address(c: Any, shared: Value, row: str, col: str) -> str:
+    return shared_address(c, shared, row, col) if isinstance(shared.type, SharedTile) else vector_address(c, shared, col)
+
+
+@dataclass(eq=False)
+class CopyIn(Op):
+    """Global to shared, finished when it returns to each thread; what lies past the end becomes zero."""
+
+    scope: Scope
+    target: Value
+    source: Place
+
+    def types(self) -> tuple[Type, ...]:
+        check_copy(self.target, self.source, "load")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        m.write(self.target, m.read(self.source))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.source, "read", "threads"), Access(self.target, "write", "threads"))
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        bytes_, size = vector_bytes(self.source), self.source.type.dtype.size
+        width, vector = bytes_ // size, VECTOR[bytes_]
+        g = GlobalText(c, self.source)
+        row, col = for_each_vector(c, self.scope, self.source.shape, width)
+        inside, load = g.inside(row, col, width), f"*(const {vector}*)({g.at(row, col)})"
+        if g.cols_left and width > 1:
+            rows = f"{row} < {g.rows_left} ? " if g.rows_left else ""
+            tail = f"load_tail<{vector}>({g.at(row, col)}, {rows}{g.cols_left} - {col}{' : 0' if rows else ''})"
+            load = f"{inside} ? {load} : {tail}"
+        elif inside:
+            load = f"{inside} ? {load} : {vector}{{}}"
+        c.line(f"const {vector} v = {load};")
+        c.line(f"st_shared({address(c, self.target, row, col)}, v);")
+        end_each_vector(c, self.scope, self.source.shape, width)
+
+
+@dataclass(eq=False)
+class CopyOut(Op):
+    """Shared to global; what lies past the end is not written."""
+
+    scope: Scope
+    target: Place
+    source: Value
+
+    def types(self) -> tuple[Type, ...]:
+        check_copy(self.source, self.target, "store")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        m.write(self.target, m.read(self.source))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.source, "read", "threads"), Access(self.target, "write", "threads"))
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        bytes_, size = vector_bytes(self.target), self.target.type.dtype.size
+        width, vector = bytes_ // size, VECTOR[bytes_]
+        g = GlobalText(c, self.target, const=False)
+        row, col = for_each_vector(c, self.scope, self.target.shape, width)
+        c.line(f"const {vector} v = ld_shared<{vector}>({address(c, self.source, row, col)});")
+        store = f"*({vector}*)({g.at(row, col)}) = v;"
+        inside = g.inside(row, col, width)
+        if g.cols_left and width > 1:
+            rows = f"if ({row} < {g.rows_left}) " if g.rows_left else ""
+            c.line(f"if ({inside}) {store} else {rows}store_tail({g.at(row, col)}, v, {g.cols_left} - {col});")
+        else:
+            c.line(f"if ({inside}) {store}" if inside else store)
+        end_each_vector(c, self.scope, self.target.shape, width)
+
+
+@dataclass(eq=False)
+class CopyAsync(Op):
+    """Global to shared with cp.async (PTX "cp.async"): finished after `CommitCopies` and `WaitCopies`."""
+
+    scope: Scope
+    target: Value
+    source: Place
+
+    def types(self) -> tuple[Type, ...]:
+        check_copy(self.target, self.source, "load_async")
+        if vector_bytes(self.source) < 4:
+            raise TypeRuleError(
+                f"cp.async moves 4, 8 or 16 bytes; {self.source.tensor.label} has pointer and strides that are multiples of "
+                f"{self.source.type.align} bytes only",
+                fix="pass a tensor whose rows start at multiples of 16 bytes, or load without async",
+            )
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        m.write(self.target, m.read(self.source))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            Access(self.source, "read", "threads", done="cp.async"),
+            Access(self.target, "write", "threads", done="cp.async"),
+        )
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        c.prelude(CP_ASYNC)
+        bytes_, size = vector_bytes(self.source), self.source.type.dtype.size
+        width = bytes_ // size
+        g = GlobalText(c, self.source)
+        row, col = for_each_vector(c, self.scope, self.source.shape, width)
+        count = str(bytes_)
+        if g.cols_left:
+            count = f"(u32)min({bytes_}, max(0, ({g.cols_left} - {col}) * {size}))"
+        if g.rows_left:
+            count = f"{row} < {g.rows_left} ? {count} : 0"
+        source = g.at(row, col)
+        if g.rows_left or g.cols_left:  # an address must be valid even where no byte is read
+            source = f"{g.inside(row, col)} ? {source} : (const {g.element}*){c[self.source.tensor]}.data"
+        c.line(f"cp_async<{bytes_}>({address(c, self.target, row, col)}, {source}, {count});")
+        end_each_vector(c, self.scope, self.source.shape, width)
+
+
+@dataclass(eq=False)
+class CommitCopies(Op):
+    """Closes a group of this thread's cp.async copies."""
+
+    scope: Scope
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("commit", queue="cp.async"),)
+
+    def cuda(self, c: Any) -> None:
+        c.line('asm volatile("cp.async.commit_group;" ::: "memory");')
+
+
+@dataclass(eq=False)
+class WaitCopies(Op):
+    """Waits until at most `pending` of this thread's groups of copies are unfinished."""
+
+    scope: Scope
+    pending: int
+
+    def types(self) -> tuple[Type, ...]:
+        if not isinstance(self.pending, int) or self.pending < 0:
+            raise TypeRuleError(f"cannot wait for {self.pending} pending groups", fix="pass a Python int, 0 or more")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("join", queue="cp.async", pending=self.pending),)
+
+    def cuda(self, c: Any) -> None:
+        c.line(f'asm volatile("cp.async.wait_group {self.pending};" ::: "memory");')
+        if self.scope.warps == 1:
+            c.line("__syncwarp();")

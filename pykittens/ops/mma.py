@@ -1,0 +1,204 @@
+"""Matrix multiply-accumulate on a warp or group of warps with mma.sync.m16n8k16 (PTX "mma" for f16 and bf16)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..program import Access, Effect, Op, Scope, Value
+from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32
+from .maps import register_type
+from .places import shared_address
+from .registers import LDMATRIX
+
+
+def matrix_shape(x: Value, transposed: bool, what: str) -> tuple[int, int]:
+    """Rows and columns of an operand after its transposition."""
+    if not isinstance(x.type, (RegisterTile, SharedTile)):
+        raise TypeRuleError(f"{what} multiplies tiles, not {x.type}", fix="use register or shared tiles")
+    rows, cols = x.type.shape
+    return (cols, rows) if transposed else (rows, cols)
+
+
+def check_shapes(what: str, d: Value, a: Value, b: Value, ta: bool, tb: bool) -> tuple[int, int, int]:
+    """(m, n, k) of d += a @ b, or the user's error with all three shapes."""
+    m, k = matrix_shape(a, ta, what)
+    k2, n = matrix_shape(b, tb, what)
+    dm, dn = matrix_shape(d, False, what)
+    if (m, n, k) != (dm, dn, k2):
+        raise TypeRuleError(
+            f"{what}: shapes do not multiply: accumulator {dm} x {dn}, A {m} x {k}{' (transposed)' if ta else ''}, "
+            f"B {k2} x {n}{' (transposed)' if tb else ''}",
+            fix="A is m x k, B is k x n and the accumulator m x n, after the transposes in the operation's name",
+        )
+    return m, n, k
+
+
+@dataclass(eq=False)
+class Mma(Op):
+    """d += A @ B (or d = A @ B), finished when it returns. `ta`/`tb`: the operand is stored transposed.
+
+    A is in registers or shared memory, B in shared memory, or in a warp's registers. Register operands: A of AB
+    and ABt is row layout, A of AtB column layout; B of ABt is row layout, B of AB column layout (the fragment).
+    """
+
+    scope: Scope
+    d: Value
+    a: Value
+    b: Value
+    ta: bool
+    tb: bool
+    overwrite: bool
+
+    writes = ("d",)
+
+    @property
+    def name(self) -> str:
+        return f"{'mm' if self.overwrite else 'mma'}_A{'t' if self.ta else ''}B{'t' if self.tb else ''}"
+
+    def types(self) -> tuple[Type, ...]:
+        what = self.name
+        d = register_type(self.d, what)
+        if not isinstance(d, RegisterTile) or d.dtype is not f32 or d.layout != "row":
+            raise TypeRuleError(f"{what} accumulates into a row-layout float32 register tile, not {self.d.type}", fix="make it with warp.zeros(pk.f32, m, n)")
+        m, _, k = check_shapes(what, self.d, self.a, self.b, self.ta, self.tb)
+        dtypes = {self.a.type.dtype, self.b.type.dtype}  # type: ignore[union-attr]
+        if dtypes not in ({bf16}, {f16}):
+            raise TypeRuleError(f"{what} multiplies bf16 by bf16 or f16 by f16, not {self.a.type} by {self.b.type}", fix="convert with x.to(pk.bf16)")
+        if k % 16:
+            raise TypeRuleError(f"{what}: k = {k} is not a multiple of 16", fix="use wider tiles")
+        for x, transposed, layout in ((self.a, self.ta, "col" if self.ta else "row"), (self.b, self.tb, "row" if self.tb else "col")):
+            if isinstance(x.type, RegisterTile) and x.type.layout != layout:
+                raise TypeRuleError(
+                    f"{what}: {x.label} is {x.type} in {x.type.layout} layout, where the fragment is {layout} layout",
+                    fix=f"load it with layout='{layout}', or swap it with x.swap_layout()",
+                )
+        if d.warps > 1 and (self.ta or isinstance(self.b.type, RegisterTile)):
+            raise TypeRuleError(
+                f"{what} on {d.warps} warps shares B among them, and each warp owns rows of A", fix="put B (and a transposed A) into shared memory on a warp"
+            )
+        if isinstance(self.a.type, RegisterTile) and self.a.type.warps != d.warps:
+            raise TypeRuleError(f"{what} mixes scopes: {self.a.type} and {d}", fix="make A on the same scope")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        a = a.swapaxes(1, 2) if self.ta else a
+        b = b.swapaxes(1, 2) if self.tb else b
+        with np.errstate(all="ignore"):
+            product = np.matmul(a, b)
+            m.assign(self.d, product if self.overwrite else m[self.d] + product)
+
+    def effects(self) -> tuple[Effect, ...]:
+        reads = []
+        if isinstance(self.a.type, SharedTile):
+            reads.append(Access(self.a, "read", "all" if self.ta else "rows"))
+        if isinstance(self.b.type, SharedTile):
+            reads.append(Access(self.b, "read", "all"))
+        return tuple(reads)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(LDMATRIX)
+        d = self.d.type
+        assert isinstance(d, RegisterTile)
+        dtype = self.b.type.dtype.name  # type: ignore[union-attr]
+        c.prelude(_mma_text(dtype))
+        blocks, columns = d.warp_rows // 16, d.cols // 16
+        steps = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)[2] // 16
+        acc = c[self.d]
+        c.line("{")
+        if self.overwrite:
+            c.line(f"UNROLL for (int i = 0; i < {d.registers}; i++) {acc}[i] = 0.0f;")
+        c.line(f"UNROLL for (int k = 0; k < {steps}; k++) {{")
+        if isinstance(self.a.type, SharedTile):
+            c.line(f"u32 a[{blocks}][4];")
+            c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {self._a_load(c, d)};")
+            a = "a[m]"
+        else:
+            a = f"{c[self.a]} + (m * {steps} + k) * 4"
+        c.line(f"UNROLL for (int n = 0; n < {columns}; n++) {{")
+        if isinstance(self.b.type, SharedTile):
+            c.line(f"u32 b[4]; {self._b_load(c)};")
+            b = "b"
+        else:
+            b = c.fresh("b")
+            c.line(f"const u32* {b} = {c[self.b]} + (n * {steps} + k) * 4;")
+        c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {{")
+        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8, {a}, {b}[0], {b}[2]);")
+        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[1], {b}[3]);")
+        c.line("} } } }")
+
+    def _a_load(self, c: Any, d: RegisterTile) -> str:
+        lane = c.lane
+        if self.ta:  # stored k x m: the matrices come transposed, k in the low rows of the address
+            row, col = f"k * 16 + {lane} % 8 + {lane} / 16 * 8", f"m * 16 + {lane} / 8 % 2 * 8"
+            return f"ldmatrix_trans(a[m], {shared_address(c, self.a, row, col)})"
+        row = f"(m * {d.warps} + {c.warp(self.scope)}) * 16 + {lane} % 16"
+        return f"ldmatrix(a[m], {shared_address(c, self.a, row, f'k * 16 + {lane} / 16 * 8')})"
+
+    def _b_load(self, c: Any) -> str:
+        lane = c.lane
+        if self.tb:  # stored n x k
+            return f"ldmatrix(b, {shared_address(c, self.b, f'n * 16 + {lane} % 16', f'k * 16 + {lane} / 16 * 8')})"
+        row, col = f"k * 16 + {lane} % 8 + {lane} / 16 * 8", f"n * 16 + {lane} / 8 % 2 * 8"
+        return f"ldmatrix_trans(b, {shared_address(c, self.b, row, col)})"
+
+
+def _mma_text(dtype: str) -> str:
+    return f"""
+__device__ __forceinline__ void mma_{dtype}(float* d, const u32* a, u32 b0, u32 b1) {{
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{dtype}.{dtype}.f32 {{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
+    : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}}
+"""
+
+
+@dataclass(eq=False)
+class SwapLayout(Op):
+    """The same elements in the other register layout, or the transposed elements in the same registers.
+
+    `transpose` only renames: the column-layout fragment of a tile is the row-layout fragment of its transpose.
+    Swapping a 16-bit tile moves 8 x 8 matrices with movmatrix (PTX "movmatrix").
+    """
+
+    scope: Scope
+    a: Value
+    transpose: bool
+
+    def types(self) -> tuple[Type, ...]:
+        a = register_type(self.a, "swap_layout")
+        if not isinstance(a, RegisterTile) or (a.warps > 1):
+            raise TypeRuleError(f"swap_layout and transpose take a warp's tile, not {a}", fix="go through a shared tile")
+        other = "col" if a.layout == "row" else "row"
+        if self.transpose:
+            return (RegisterTile(a.dtype, a.cols, a.rows, other),)  # type: ignore[arg-type]
+        if not a.dtype.packed:
+            raise TypeRuleError(f"swap_layout moves 16-bit floats, not {a.dtype}", fix="convert first, or go through a shared tile")
+        return (RegisterTile(a.dtype, a.rows, a.cols, other),)  # type: ignore[arg-type]
+
+    def numpy(self, m: Any) -> Any:
+        return m[self.a].swapaxes(1, 2).copy() if self.transpose else m[self.a].copy()
+
+    def cuda(self, c: Any) -> None:
+        a, out = self.a.type, self.result.type
+        assert isinstance(a, RegisterTile) and isinstance(out, RegisterTile)
+        if self.transpose:
+            c.map(self.result, lambda r: c.element(self.a, r))
+            return
+        c.prelude(MOVMATRIX)
+        c.declare(self.result)
+        (rows, cols), name = (a.rows // 16, a.cols // 16), c[self.result]
+        source, target = (f"(r * {cols} + s)", f"(s * {rows} + r)") if a.layout == "row" else (f"(s * {rows} + r)", f"(r * {cols} + s)")
+        c.line(f"UNROLL for (int r = 0; r < {rows}; r++) UNROLL for (int s = 0; s < {cols}; s++) {{")
+        for to, origin in ((0, 0), (1, 2), (2, 1), (3, 3)):  # the middle matrices trade places
+            c.line(f"{name}[{target} * 4 + {to}] = movmatrix({c[self.a]}[{source} * 4 + {origin}]);")
+        c.line("}")
+
+
+MOVMATRIX = """
+__device__ __forceinline__ u32 movmatrix(u32 x) { u32 r; asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(x)); return r; }
+"""

@@ -1,0 +1,126 @@
+"""What the memory operations share: C for global rectangles and shared tiles, and how wide an access may be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import TypeRuleError
+from ..layouts import Sym, shared_offset
+from ..program import Op, Operand, Place, Value
+from ..types import DType, SharedTile, SharedVector, i32
+from .scalars import ScalarBinary, scalar_dtype
+
+# bytes -> (C type of that many bytes)
+VECTOR = {16: "u32x4", 8: "u32x2", 4: "u32", 2: "u16", 1: "u8"}
+
+MEMORY = """
+struct __align__(16) u32x4 { u32 x, y, z, w; };
+struct __align__(8) u32x2 { u32 x, y; };
+__device__ __forceinline__ void st_shared(u32 a, u32x4 v) { asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); }
+__device__ __forceinline__ void st_shared(u32 a, u32x2 v) { asm volatile("st.shared.v2.b32 [%0], {%1, %2};" :: "r"(a), "r"(v.x), "r"(v.y) : "memory"); }
+__device__ __forceinline__ void st_shared(u32 a, u32 v) { asm volatile("st.shared.b32 [%0], %1;" :: "r"(a), "r"(v) : "memory"); }
+__device__ __forceinline__ void st_shared(u32 a, u16 v) { asm volatile("st.shared.b16 [%0], %1;" :: "r"(a), "h"(v) : "memory"); }
+__device__ __forceinline__ void st_shared(u32 a, u8 v) { asm volatile("st.shared.b8 [%0], %1;" :: "r"(a), "r"((u32)v) : "memory"); }
+template<class T> __device__ __forceinline__ T ld_shared(u32 a);
+template<> __device__ __forceinline__ u32x4 ld_shared<u32x4>(u32 a) { u32x4 v; asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ u32x2 ld_shared<u32x2>(u32 a) { u32x2 v; asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ u32 ld_shared<u32>(u32 a) { u32 v; asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ u16 ld_shared<u16>(u32 a) { u16 v; asm volatile("ld.shared.b16 %0, [%1];" : "=h"(v) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ u8 ld_shared<u8>(u32 a) { u32 v; asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return (u8)v; }
+template<class V, class E> __device__ __forceinline__ V load_tail(const E* p, int left) {
+  union { V v; E e[sizeof(V) / sizeof(E)]; } u;
+  UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) u.e[i] = i < left ? p[i] : E(0);
+  return u.v;
+}
+template<class V, class E> __device__ __forceinline__ void store_tail(E* p, V v, int left) {
+  union { V v; E e[sizeof(V) / sizeof(E)]; } u;
+  u.v = v;
+  UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) if (i < left) p[i] = u.e[i];
+}
+"""
+
+
+def known_multiple(x: Operand) -> int:
+    """A number that the scalar is certainly a multiple of (0 for the constant 0)."""
+    if isinstance(x, int):
+        return abs(x)
+    maker: Op | None = x.maker if isinstance(x, Value) else None
+    if isinstance(maker, ScalarBinary):
+        a, b = known_multiple(maker.a), known_multiple(maker.b)
+        if maker.kind == "mul":
+            return a * b
+        if maker.kind in ("add", "sub"):
+            return math.gcd(a, b)
+    return 1
+
+
+def vector_bytes(place: Place) -> int:
+    """How many bytes one thread may move at once: what pointer, strides and first column are all multiples of."""
+    size = place.type.dtype.size
+    return math.gcd(16, place.type.align, known_multiple(place.first[3]) * size, place.cols * size)
+
+
+def check_place(place: Place, what: str) -> None:
+    """Coordinates are integers, the tensor is global."""
+    for x in place.first:
+        dtype = scalar_dtype(x)
+        if dtype is not None and dtype.kind not in "iu":
+            raise TypeRuleError(f"{what}: a coordinate is {dtype}", fix="coordinates are integers")
+    if isinstance(place.first[3], int) and isinstance(place.type.padded[3], int) and place.first[3] >= place.type.padded[3]:
+        raise TypeRuleError(
+            f"{what}: column {place.first[3]} is past the {place.type.padded[3]} columns of {place.tensor.label}", fix="coordinates count tiles"
+        )
+
+
+def memory_c(dtype: DType) -> str:
+    """The C type that holds an element in memory."""
+    return {1: "u8", 2: "u16", 4: dtype.c if dtype.kind != "b" else "u32", 8: dtype.c}[dtype.size]
+
+
+class GlobalText:
+    """C names for a rectangle of a global tensor: its pointer, row stride, and how many rows and columns lie inside."""
+
+    def __init__(self, c: Any, place: Place, const: bool = True):
+        self.place = place
+        tensor, t = c[place.tensor], memory_c(place.type.dtype)
+        self.pointer, self.element = c.fresh("p"), t
+        b, d, row, col = (c.scalar(x, i32) for x in place.first)
+        terms = [f"(i64){x} * {tensor}.stride[{i}]" for i, x in enumerate((b, d, row)) if x != "0"] + [col]
+        q = "const " if const else ""
+        c.line(f"{q}{t}* {self.pointer} = ({q}{t}*){tensor}.data + {' + '.join(terms)};")
+        self.stride = f"{tensor}.stride[2]"
+        self.rows_left = "" if place.inside_rows() else c.fresh("rows_left")
+        self.cols_left = "" if place.inside_columns() else c.fresh("cols_left")
+        for name, axis, first in ((self.rows_left, 2, row), (self.cols_left, 3, col)):
+            if name:
+                dim = place.type.padded[axis]
+                c.line(f"const int {name} = {dim if isinstance(dim, int) else f'{tensor}.shape[{axis}]'} - {first};")
+
+    def inside(self, row: Any, col: Any, width: int = 1) -> str:
+        """C condition that `width` columns at (row, col) exist; empty when they always do."""
+        tests = [f"{row} < {self.rows_left}"] if self.rows_left else []
+        if self.cols_left:
+            tests.append(f"{col} + {width} <= {self.cols_left}" if width > 1 else f"{col} < {self.cols_left}")
+        return " && ".join(tests)
+
+    def at(self, row: Any, col: Any) -> str:
+        """C address of element (row, col) of the rectangle."""
+        line = f" + (i64)({row}) * {self.stride}" if len(self.place.shape) == 2 else ""
+        return f"{self.pointer}{line} + {col}"
+
+
+def shared_address(c: Any, tile: Value, row: Any, col: Any) -> str:
+    """C address (32 bits) of element (row, col) of a shared tile."""
+    type = tile.type
+    assert isinstance(type, SharedTile)
+    if type.column:
+        col = Sym(f"({c[tile]}_col + {col})")
+    return f"{c[tile]} + {shared_offset(type, Sym(str(row)), col if isinstance(col, Sym) else Sym(str(col)))}"
+
+
+def vector_address(c: Any, vector: Value, element: Any) -> str:
+    """C address of an element of a shared vector."""
+    type = vector.type
+    assert isinstance(type, SharedVector)
+    return f"{c[vector]} + ({element}) * {type.dtype.size}"

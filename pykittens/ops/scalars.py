@@ -1,0 +1,350 @@
+"""Scalars: one value for all threads of a warp. Arithmetic, comparison, indices, dimensions, variables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..program import Op, Operand, Scope, Value
+from ..types import DType, Global, ScalarType, Type, bool_, f32, i32, i64
+
+THREAD = Scope("thread", 1)
+
+ARITHMETIC = {"add": "+", "sub": "-", "mul": "*"}
+COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+BITS = {"and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"}
+FUNCTIONS = {"min", "max", "div", "floordiv", "mod"}
+
+FLOOR = """
+__device__ __forceinline__ i64 floor_div(i64 a, i64 b) { i64 q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
+__device__ __forceinline__ int floor_div(int a, int b) { int q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
+__device__ __forceinline__ i64 floor_mod(i64 a, i64 b) { return a - floor_div(a, b) * b; }
+__device__ __forceinline__ int floor_mod(int a, int b) { return a - floor_div(a, b) * b; }
+"""
+
+
+def scalar_dtype(x: Operand) -> DType | None:
+    """The dtype of a scalar operand; None for a Python number that fits any."""
+    if isinstance(x, Value):
+        if not isinstance(x.type, ScalarType):
+            raise TypeRuleError(f"{x.label} is {x.type}, where a scalar is needed", fix="pass a number or a traced scalar")
+        return x.type.dtype
+    if isinstance(x, (bool, np.bool_)):
+        return bool_
+    if isinstance(x, (int, np.integer)):
+        return None
+    if isinstance(x, (float, np.floating)):
+        return f32
+    raise TypeRuleError(f"{x!r} is not a scalar", fix="pass a number or a traced scalar")
+
+
+def promoted(a: Operand, b: Operand) -> DType:
+    """The dtype of an arithmetic result: float over int, 64 bits over 32."""
+    found = [d for d in (scalar_dtype(a), scalar_dtype(b)) if d is not None and d is not bool_]
+    if any(d.kind == "f" for d in found):
+        return f32
+    return max(found, key=lambda d: d.bits, default=i32)
+
+
+def power_of_two(x: Operand) -> int | None:
+    """log2 of a positive power of two known now, else None."""
+    return x.bit_length() - 1 if isinstance(x, int) and not isinstance(x, bool) and x > 0 and x & (x - 1) == 0 else None
+
+
+@dataclass(eq=False)
+class ScalarBinary(Op):
+    """a `kind` b on scalars; integer division and remainder floor, as in Python."""
+
+    scope: Scope
+    kind: str
+    a: Operand
+    b: Operand
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        dtype = promoted(self.a, self.b)
+        if self.kind in COMPARE:
+            return (ScalarType(bool_),)
+        if self.kind in BITS and dtype.kind == "f":
+            raise TypeRuleError(f"{self.kind} takes integers, not {dtype}", fix="convert with pk.i32(x) first")
+        if self.kind in ("and", "or") and scalar_dtype(self.a) is bool_ and scalar_dtype(self.b) is bool_:
+            return (ScalarType(bool_),)
+        if self.kind == "div":
+            return (ScalarType(f32),)
+        if self.kind in ("floordiv", "mod") and dtype.kind == "f":
+            raise TypeRuleError("// and % take integers", fix="divide with /, or convert with pk.i32(x) first")
+        return (ScalarType(dtype),)
+
+    def numpy(self, m: Any) -> Any:
+        a, b, kind = m.scalar(self.a), m.scalar(self.b), self.kind
+        type = self.result.type
+        assert isinstance(type, ScalarType)
+        value = PYTHON[kind](a, b)
+        if type.dtype.kind == "f":
+            return np.float32(value) if not isinstance(value, np.ndarray) else value.astype(np.float32)
+        return m.checked_int(value, type.dtype, self)
+
+    def cuda(self, c: Any) -> None:
+        type = self.result.type
+        assert isinstance(type, ScalarType)
+        common = promoted(self.a, self.b)
+        a, b = c.scalar(self.a, common), c.scalar(self.b, common)
+        shift = power_of_two(self.b)
+        if self.kind in ("floordiv", "mod"):
+            if shift is not None:
+                text = f"{a} >> {shift}" if self.kind == "floordiv" else f"{a} & {(1 << shift) - 1}"
+            else:
+                c.prelude(FLOOR)
+                text = f"floor_{'div' if self.kind == 'floordiv' else 'mod'}({a}, {b})"
+        elif self.kind in ("min", "max"):
+            text = f"{'f' if common.kind == 'f' else ''}{self.kind}{'f' if common.kind == 'f' else ''}({a}, {b})"
+        elif self.kind == "div":
+            text = f"(float){a} / (float){b}"
+        else:
+            text = f"{a} {(ARITHMETIC | COMPARE | BITS)[self.kind]} {b}"
+        c.define(self.result, text)
+
+
+def _div(a: Any, b: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return np.divide(np.float32(a), np.float32(b))
+
+
+PYTHON: dict[str, Any] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "and": lambda a, b: a & b,
+    "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
+    "shl": lambda a, b: a << b,
+    "shr": lambda a, b: a >> b,
+    "floordiv": lambda a, b: a // b,
+    "mod": lambda a, b: a % b,
+    "div": _div,
+    "min": lambda a, b: min(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.minimum(a, b),
+    "max": lambda a, b: max(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.maximum(a, b),
+}
+
+
+def _on_float(f: Any) -> Any:
+    def apply(x: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return f(np.float32(x))
+
+    return apply
+
+
+SCALAR_FUNCTIONS: dict[str, tuple[Any, str]] = {
+    "neg": (lambda x: -x, "-{}"),
+    "not": (lambda x: np.logical_not(x) if isinstance(x, np.ndarray) else not x, "!{}"),
+    "exp2": (_on_float(np.exp2), "exp2f({})"),
+    "log2": (_on_float(np.log2), "log2f({})"),
+    "exp": (_on_float(np.exp), "expf({})"),
+    "log": (_on_float(np.log), "logf({})"),
+    "sqrt": (_on_float(np.sqrt), "sqrtf({})"),
+    "rsqrt": (_on_float(lambda x: np.float32(1) / np.sqrt(x)), "rsqrtf({})"),
+    "abs": (abs, "abs({})"),
+}
+
+
+@dataclass(eq=False)
+class ScalarUnary(Op):
+    """`kind` of a scalar: neg, not, abs, or a float function."""
+
+    scope: Scope
+    kind: str
+    a: Operand
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        dtype = scalar_dtype(self.a) or i32
+        if self.kind in ("neg", "abs"):
+            return (ScalarType(dtype),)
+        return (ScalarType(bool_ if self.kind == "not" else f32),)
+
+    def numpy(self, m: Any) -> Any:
+        return SCALAR_FUNCTIONS[self.kind][0](m.scalar(self.a))
+
+    def cuda(self, c: Any) -> None:
+        type = self.result.type
+        assert isinstance(type, ScalarType)
+        text = SCALAR_FUNCTIONS[self.kind][1]
+        if self.kind == "abs" and type.dtype.kind == "f":
+            text = "fabsf({})"
+        c.define(self.result, text.format(c.scalar(self.a, type.dtype)))
+
+
+@dataclass(eq=False)
+class ScalarCast(Op):
+    """A scalar as another dtype: float to int truncates toward zero."""
+
+    scope: Scope
+    a: Operand
+    dtype: DType
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        scalar_dtype(self.a)
+        return (ScalarType(self.dtype),)
+
+    def numpy(self, m: Any) -> Any:
+        a = m.scalar(self.a)
+        if isinstance(a, np.ndarray):
+            return a.astype(self.dtype.numpy)
+        return np.float32(a) if self.dtype.kind == "f" else bool(a) if self.dtype is bool_ else int(a)
+
+    def cuda(self, c: Any) -> None:
+        c.define(self.result, f"({self.dtype.c}){c.scalar(self.a, scalar_dtype(self.a) or self.dtype)}")
+
+
+@dataclass(eq=False)
+class ScalarSelect(Op):
+    """a where the condition holds, else b."""
+
+    scope: Scope
+    condition: Operand
+    a: Operand
+    b: Operand
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        if scalar_dtype(self.condition) is not bool_:
+            raise TypeRuleError("pk.where chooses by a bool", fix="compare first: pk.where(x > 0, a, b)")
+        return (ScalarType(promoted(self.a, self.b)),)
+
+    def numpy(self, m: Any) -> Any:
+        cond, a, b = m.scalar(self.condition), m.scalar(self.a), m.scalar(self.b)
+        return np.where(cond, a, b) if isinstance(cond, np.ndarray) else (a if cond else b)
+
+    def cuda(self, c: Any) -> None:
+        type = self.result.type
+        assert isinstance(type, ScalarType)
+        a, b = c.scalar(self.a, type.dtype), c.scalar(self.b, type.dtype)
+        c.define(self.result, f"{c.scalar(self.condition, bool_)} ? {a} : {b}")
+
+
+@dataclass(eq=False)
+class Index(Op):
+    """Where the running threads are: kind is block_x/y/z, grid_x/y/z, cluster_rank, or unit (which warp,
+    warpgroup or group of the current role this is)."""
+
+    scope: Scope
+    kind: str
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        return (ScalarType(i32),)
+
+    def numpy(self, m: Any) -> Any:
+        return m.index(self.kind, self.scope)
+
+    def cuda(self, c: Any) -> None:
+        if self.kind == "unit":
+            c.define(self.result, c.unit(self.scope))
+        elif self.kind == "cluster_rank":
+            c.define(self.result, "cluster_rank()")
+        else:
+            c.define(self.result, f"(int){'blockIdx' if self.kind.startswith('block') else 'gridDim'}.{self.kind[-1]}")
+
+
+@dataclass(eq=False)
+class Dimension(Op):
+    """The run-time length of dimension `axis` (0 to 3: batch, depth, rows, cols) of a tensor."""
+
+    scope: Scope
+    tensor: Value
+    axis: int
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        assert isinstance(self.tensor.type, Global)
+        return (ScalarType(i32),)
+
+    def numpy(self, m: Any) -> Any:
+        return m.shape(self.tensor)[self.axis]
+
+    def cuda(self, c: Any) -> None:
+        c.define(self.result, f"{c[self.tensor]}.shape[{self.axis}]")
+
+
+@dataclass(eq=False)
+class Variable(Op):
+    """A mutable scalar (`pk.var`) with its first value."""
+
+    scope: Scope
+    dtype: DType
+    initial: Operand
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        scalar_dtype(self.initial)
+        return (ScalarType(self.dtype),)
+
+    def numpy(self, m: Any) -> Any:
+        return m.scalar(self.initial)
+
+    def cuda(self, c: Any) -> None:
+        c.define(self.result, c.scalar(self.initial, self.dtype), mutable=True)
+
+
+@dataclass(eq=False)
+class SetVariable(Op):
+    """Gives a variable a new value."""
+
+    scope: Scope
+    variable: Value
+    value: Operand
+
+    writes = ("variable",)
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        type = self.variable.type
+        assert isinstance(type, ScalarType)
+        dtype = scalar_dtype(self.value)
+        if dtype is not None and dtype.kind == "f" and type.dtype.kind != "f":
+            raise TypeRuleError(f"{self.variable.label} is {type}, the new value {dtype}", fix=f"convert with pk.{type.dtype}(x)")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        m.assign(self.variable, m.scalar(self.value))
+
+    def cuda(self, c: Any) -> None:
+        type = self.variable.type
+        assert isinstance(type, ScalarType)
+        c.line(f"{c[self.variable]} = {c.scalar(self.value, type.dtype)};")
+
+
+def literal(x: float | int | bool, dtype: DType) -> str:
+    """A number as a C literal of `dtype`."""
+    if dtype is bool_:
+        return "true" if x else "false"
+    if dtype.kind == "f":
+        value = float(np.float32(x))
+        if math.isnan(value):
+            return "__int_as_float(0x7fc00000)"
+        if math.isinf(value):
+            return "__int_as_float(0x7f800000)" if value > 0 else "__int_as_float(0xff800000)"
+        text = repr(value) if abs(value) >= 1e-30 or value == 0 else value.hex()
+        return f"{text}f"
+    if dtype is i64:
+        return f"{int(x)}ll"
+    return f"{int(x)}" if int(x) < 2**31 else f"{int(x)}u"
