@@ -1,0 +1,133 @@
+"""Tensor maps: the 128-byte descriptors by which the Hopper copy engine (TMA) finds boxes in a global tensor.
+
+Dimensions are given innermost first, as the hardware counts them. The rules are those of
+`cuTensorMapEncodeTiled` in the CUDA driver API; they are checked here first, because the driver answers a
+broken one with "invalid argument" and no more.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from .libcuda import aligned, check, library
+
+# name: (CUtensorMapDataType, bytes of an element). The engine moves 8-bit floats and booleans as bytes.
+_TYPES = {
+    "u8": (0, 1), "i8": (0, 1), "e4m3": (0, 1), "e5m2": (0, 1), "bool": (0, 1), "u16": (1, 2), "i16": (1, 2),
+    "u32": (2, 4), "i32": (3, 4), "u64": (4, 8), "i64": (5, 8), "f16": (6, 2), "f32": (7, 4), "f64": (8, 8),
+    "bf16": (9, 2), "tf32": (11, 4),
+}  # fmt: skip
+_SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # bytes: CUtensorMapSwizzle
+_PROMOTIONS = {0: 0, 64: 1, 128: 2, 256: 3}  # bytes: CUtensorMapL2promotion
+
+
+class TensorMapError(ValueError):
+    """A tensor, or a box in it, that the copy engine cannot address."""
+
+
+class TensorMap:
+    """An encoded descriptor: 128 opaque bytes at an address that is a multiple of 64."""
+
+    def __init__(self) -> None:
+        self.buffer: Any = aligned(128, 64)
+        self.address = ctypes.addressof(self.buffer)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.buffer)
+
+    def replace_address(self, pointer: int) -> None:
+        """Points the descriptor at another tensor of the same type, shape and strides."""
+        replace_address(self.address, pointer)
+
+
+def encode(
+    pointer: int,
+    dtype: str,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    box: Sequence[int],
+    swizzle: int,
+    *,
+    l2_promotion: int = 128,
+) -> TensorMap:
+    """Describes a tensor of rank 1 to 5 and the box that one copy moves; what lies outside reads as zero.
+
+    `shape` and `box` count elements, innermost dimension first; `strides` are the bytes between neighbours in
+    every dimension but the innermost, which is contiguous (that of a dimension of one element is ignored);
+    `swizzle` is the span in bytes (0, 32, 64, 128) that shared memory is swizzled over; `l2_promotion` the
+    bytes that a miss brings into the L2 cache. Raises `TensorMapError` for what the hardware cannot do,
+    `CudaError` where there is no driver to encode it.
+    """
+    validate(pointer, dtype, shape, strides, box, swizzle, l2_promotion)
+    strides = [stride if size > 1 else 16 for size, stride in zip(shape[1:], strides, strict=True)]
+    rank, result = len(shape), TensorMap()
+    status = library().cuTensorMapEncodeTiled(
+        result.address,
+        _TYPES[dtype][0],
+        rank,
+        pointer,
+        (ctypes.c_uint64 * rank)(*shape),
+        (ctypes.c_uint64 * rank)(*strides),
+        (ctypes.c_uint32 * rank)(*box),
+        (ctypes.c_uint32 * rank)(*[1] * rank),  # every element of the box, none skipped
+        0,  # not interleaved
+        _SWIZZLES[swizzle],
+        _PROMOTIONS[l2_promotion],
+        0,  # outside reads as zero, not as NaN
+    )
+    check(
+        status, f"encoding a tensor map of {dtype} {tuple(shape)}, strides {tuple(strides)}, box {tuple(box)}"
+    )
+    return result
+
+
+def validate(
+    pointer: int,
+    dtype: str,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    box: Sequence[int],
+    swizzle: int,
+    l2_promotion: int = 128,
+) -> None:
+    """Raises `TensorMapError` for the first rule that the arguments of `encode` break."""
+    rank = len(shape)
+    _require(dtype in _TYPES, f"the copy engine does not move {dtype}, only {', '.join(_TYPES)}")
+    _require(1 <= rank <= 5, f"a tensor of rank {rank}; the copy engine takes 1 to 5 dimensions")
+    _require(len(box) == rank, f"a box of {len(box)} dimensions in a tensor of {rank}")
+    _require(
+        len(strides) == rank - 1, f"{len(strides)} strides for rank {rank}; all but the innermost: {rank - 1}"
+    )
+    _require(swizzle in _SWIZZLES, f"a swizzle over {swizzle} bytes; the hardware has 0, 32, 64 and 128")
+    _require(
+        l2_promotion in _PROMOTIONS, f"an L2 promotion of {l2_promotion} bytes; there are 0, 64, 128, 256"
+    )
+    _require(pointer % 16 == 0, f"the tensor begins at {pointer:#x}, which is not a multiple of 16 bytes")
+    for i, size in enumerate(shape):
+        _require(
+            1 <= size <= 2**32, f"dimension {i} (innermost is 0) has {size} elements; 1 to 2^32 are possible"
+        )
+    for i, stride in enumerate(strides, 1):
+        what = f"dimension {i} (innermost is 0) has a stride of {stride} bytes"
+        _require(shape[i] == 1 or stride % 16 == 0, f"{what}; the copy engine wants a multiple of 16")
+        _require(shape[i] == 1 or 0 <= stride < 2**40, f"{what}; 0 to 2^40 are possible")
+    for i, size in enumerate(box):
+        _require(1 <= size <= 256, f"the box has {size} elements in dimension {i}; 1 to 256 are possible")
+    inner = box[0] * _TYPES[dtype][1]
+    _require(
+        inner % 16 == 0, f"the box is {inner} bytes wide ({box[0]} of {dtype}); it must be a multiple of 16"
+    )
+    _require(
+        swizzle == 0 or inner <= swizzle, f"the box is {inner} bytes wide, more than its swizzle of {swizzle}"
+    )
+
+
+def replace_address(descriptor: int, pointer: int) -> None:
+    """Writes a tensor's address into the descriptor that lies at `descriptor` (a multiple of 64)."""
+    _require(pointer % 16 == 0, f"the tensor begins at {pointer:#x}, which is not a multiple of 16 bytes")
+    check(library().cuTensorMapReplaceAddress(descriptor, pointer), "re-addressing a tensor map")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise TensorMapError(otherwise)
