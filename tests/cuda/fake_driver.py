@@ -113,7 +113,8 @@ class FakeDriver:
         copies = [ctypes.string_at(p, n) for p, n in zip(pointers, self.parameter_sizes, strict=True)]
         launch = SimpleNamespace(
             function=function, grid=numbers[:3], block=numbers[3:6], shared_bytes=numbers[6],
-            stream=stream or 0, attributes={a[0]: a[2:5] for a in found}, addresses=pointers, arguments=copies,
+            stream=stream or 0, attributes={a[0]: a[2:5] for a in found}, addresses=pointers,
+            arguments=copies,
         )  # fmt: skip
         self.launches.append(launch)
         return 0
