@@ -11,6 +11,7 @@ from .compiler import ARCHITECTURES, Cubin
 from .libcuda import CudaError, ask, check, library
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _SHARED_OPTIN, _PROCESSORS = 75, 76, 97, 16  # CUdevice_attribute
+_DEVICE_ORDINAL = 9  # CUpointer_attribute
 _MAX_DYNAMIC_SHARED, _NON_PORTABLE_CLUSTER = 8, 14  # CUfunction_attribute
 _lock = threading.Lock()
 _granted: dict[int, int] = {}  # function handle -> bytes of dynamic shared memory it may use
@@ -92,6 +93,12 @@ def primary_context(device: int = 0) -> int:
 def current_context() -> int:
     """The calling thread's context, 0 when it has none."""
     return ask("cuCtxGetCurrent", "asking for the current context", of=ctypes.c_size_t)
+
+
+def device_of(pointer: int) -> int:
+    """The device that an address lies on."""
+    with using(current_context() or primary_context()):
+        return ask("cuPointerGetAttribute", f"looking for {pointer:#x}", _DEVICE_ORDINAL, pointer)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cuDevicePrimaryCtxRetain": [_POINTER, _INT],
     "cuCtxGetCurrent": [_POINTER],
     "cuCtxSetCurrent": [_POINTER],
+    "cuPointerGetAttribute": [_POINTER, _INT, _POINTER],
     "cuStreamSynchronize": [_POINTER],
     "cuModuleLoadData": [_POINTER, _TEXT],
     "cuModuleGetFunction": [_POINTER, _POINTER, _TEXT],

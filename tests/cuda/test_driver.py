@@ -99,3 +99,8 @@ def test_aligned_memory(alignment: int) -> None:
     assert [ctypes.addressof(buffer) % alignment for buffer in buffers] == [0] * 4
     assert [ctypes.sizeof(buffer) for buffer in buffers] == [1, 100, 128, 129]
     assert not any(any(bytes(buffer)) for buffer in buffers)
+
+
+def test_where_an_address_lies(fake: FakeDriver) -> None:
+    assert driver.device_of(0x7F00_0000_0000) == 0
+    assert [call[2:] for call in fake.calls if call[0] == "cuPointerGetAttribute"] == [(9, 0x7F00_0000_0000)]

@@ -1,0 +1,1 @@
+"""Array frameworks: read their arrays in place, allocate in them, follow their streams."""

@@ -1,0 +1,105 @@
+"""Anybody's arrays, in place: where they lie, how they are laid out, which stream their work runs on.
+
+No framework is imported: an array can only exist if its framework is, and is then found in `sys.modules`.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from . import frameworks
+from .base import ArrayInfo, Framework, Unsupported, numpy_dtype
+
+__all__ = [
+    "ArrayInfo", "Unsupported", "as_numpy", "common_device", "current_stream", "describe", "empty",
+    "empty_like", "numpy_dtype", "waits",
+]  # fmt: skip
+
+# By type, so that an array costs one look-up after the first of its type.
+_of_type: dict[type, Framework] = {}
+
+
+def describe(array: Any, name: str = "array") -> ArrayInfo:
+    """Where an array lies and how. `name` is the argument's, for the message.
+
+    Raises `Unsupported` (a TypeError) for what is no array, or has a dtype or a place kernels do not know.
+    """
+    try:
+        return _framework(array).describe(array)
+    except Unsupported as error:
+        raise Unsupported(f"`{name}` {error}") from None
+
+
+def as_numpy(array: Any, name: str = "array", *, writable: bool = False) -> np.ndarray[Any, Any]:
+    """The same memory as a NumPy array, without a copy. Only for arrays on the CPU.
+
+    `writable` also makes JAX's arrays writable, which JAX itself promises never to change: ask for it only
+    for an array that nobody else has seen, such as one fresh from `empty`.
+    """
+    try:
+        framework = _framework(array)
+        if framework.describe(array).device is not None:
+            raise Unsupported("is on a GPU; the simulator reads arrays on the CPU")
+        return framework.view(array, writable)
+    except Unsupported as error:
+        raise Unsupported(f"`{name}` {error}") from None
+
+
+def empty(kind: str, shape: tuple[int, ...], dtype: str, device: int | None = None) -> Any:
+    """A new array of a framework (`ArrayInfo.kind`) with unspecified contents; `device` None is the CPU."""
+    return _by_kind(kind).empty(shape, "f32" if dtype == "tf32" else dtype, device)
+
+
+def empty_like(array: Any, name: str = "array") -> Any:
+    """A new array of the same framework, shape, dtype and device, densely packed."""
+    info = describe(array, name)
+    return empty(info.kind, info.shape, info.dtype, info.device)
+
+
+def current_stream(kind: str, device: int) -> int:
+    """The CUstream that a framework would queue its next operation on; 0, the default, if it has none."""
+    return _by_kind(kind).stream(device)
+
+
+def waits(kind: str) -> bool:
+    """Whether a framework keeps its streams to itself, so that a launch on its arrays must be waited for.
+
+    True of JAX: `describe` has then waited for the array's contents, and who launches has to wait for the
+    kernel before anybody may use what it wrote.
+    """
+    return _by_kind(kind).waits
+
+
+def common_device(infos: Mapping[str, ArrayInfo]) -> int | None:
+    """The device that named arrays share: a CUDA ordinal, None for the CPU. `Unsupported` if they do not."""
+    places: dict[int | None, str] = {}
+    for name, info in infos.items():
+        places.setdefault(info.device, name)
+    if len(places) > 1:
+        said = ", ".join(f"`{name}` is on {_place(device)}" for device, name in places.items())
+        raise Unsupported(f"the arrays lie in different places: {said}")
+    return next(iter(places), None)
+
+
+def _place(device: int | None) -> str:
+    return "the CPU" if device is None else f"GPU {device}"
+
+
+def _framework(array: Any) -> Framework:
+    kind = type(array)
+    found = _of_type.get(kind)
+    if found is None:
+        for found in frameworks.ALL:
+            if found.owns(array):
+                break
+        else:
+            raise Unsupported(f"is a {kind.__module__}.{kind.__qualname__}, which is no array")
+        _of_type[kind] = found
+    return found
+
+
+@cache
+def _by_kind(kind: str) -> Framework:
+    return {framework.kind: framework for framework in frameworks.ALL}[kind]

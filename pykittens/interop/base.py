@@ -1,0 +1,83 @@
+"""What we ask of an array framework, and our names for dtypes."""
+
+import math
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+NUMPY = {
+    "bf16": ml_dtypes.bfloat16, "f16": np.float16, "f32": np.float32, "f64": np.float64,
+    "e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2, "i8": np.int8, "u8": np.uint8,
+    "i16": np.int16, "u16": np.uint16, "i32": np.int32, "u32": np.uint32, "i64": np.int64, "u64": np.uint64,
+    "bool": np.bool_,
+}  # fmt: skip
+_NAMES: dict[Any, str] = {np.dtype(dtype): name for name, dtype in NUMPY.items()}
+
+
+class Unsupported(TypeError):
+    """An argument that is no array we can use. The message names it."""
+
+
+class ArrayInfo(NamedTuple):
+    """Where an array lies and how. Strides count elements; `device` is a CUDA ordinal, None for the CPU."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str  # "bf16"
+    device: int | None
+    kind: str  # "numpy", "torch", "cupy", "jax", "cuda" (any other with __cuda_array_interface__)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """NumPy's dtype for one of our names, such as "bf16"."""
+    dtype: np.dtype[Any] = np.dtype(NUMPY[name])
+    return dtype
+
+
+class Framework:
+    """One framework. `owns` may be asked about anything; the rest only about what it owns."""
+
+    kind = ""
+    waits = False  # whether its streams are its own secret
+
+    def owns(self, array: Any) -> bool:
+        raise NotImplementedError
+
+    def describe(self, array: Any) -> ArrayInfo:
+        raise NotImplementedError
+
+    def view(self, array: Any, writable: bool) -> Array:
+        """A NumPy view of an array on the CPU."""
+        raise NotImplementedError
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+        raise NotImplementedError
+
+    def stream(self, device: int) -> int:
+        return 0
+
+
+def dtype_name(dtype: Any) -> str:
+    """Inverse of `numpy_dtype`."""
+    name = _NAMES.get(dtype)
+    if name is None:
+        raise Unsupported(f"has dtype {dtype}; kernels know {', '.join(NUMPY)}")
+    return name
+
+
+def in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Strides in bytes to strides in elements."""
+    if any(stride % size for stride in strides):
+        raise Unsupported(
+            f"has strides of {strides} bytes, which are no multiples of its {size}-byte elements"
+        )
+    return tuple(stride // size for stride in strides)
+
+
+def packed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a dense row-major array."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))

@@ -1,0 +1,198 @@
+"""What each array framework calls the things we need: pointer, strides, dtype, device, stream, allocation."""
+
+import ctypes
+import sys
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .base import (
+    NUMPY,
+    Array,
+    ArrayInfo,
+    Framework,
+    Unsupported,
+    dtype_name,
+    in_elements,
+    numpy_dtype,
+    packed,
+)
+
+_TORCH = {
+    "bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64", "e4m3": "float8_e4m3fn",
+    "e5m2": "float8_e5m2", "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16", "i32": "int32",
+    "u32": "uint32", "i64": "int64", "u64": "uint64", "bool": "bool",
+}  # fmt: skip
+
+
+class Numpy(Framework):
+    kind = "numpy"
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def describe(self, array: Any) -> ArrayInfo:
+        name, strides = dtype_name(array.dtype), in_elements(array.strides, array.itemsize)
+        return ArrayInfo(array.ctypes.data, array.shape, strides, name, None, "numpy")
+
+    def view(self, array: Any, writable: bool) -> Array:
+        if writable and not array.flags.writeable:
+            raise Unsupported("is read-only, and the kernel writes it")
+        return np.asarray(array)
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+        if device is not None:
+            raise Unsupported("would be a NumPy array on a GPU")
+        return np.empty(shape, numpy_dtype(dtype))
+
+
+class Torch(Framework):
+    kind = "torch"
+
+    def owns(self, array: Any) -> bool:
+        torch = sys.modules.get("torch")
+        return torch is not None and isinstance(array, torch.Tensor)
+
+    def describe(self, array: Any) -> ArrayInfo:
+        device: int | None = None
+        if array.is_cuda:
+            device = array.get_device()
+        elif not array.is_cpu:
+            raise Unsupported(f"is on {array.device}; kernels take tensors on CUDA devices and the CPU")
+        name = _torch_names().get(array.dtype)
+        if name is None:
+            raise Unsupported(f"has dtype {array.dtype}; kernels know {', '.join(NUMPY)}")
+        try:
+            pointer, strides = array.data_ptr(), array.stride()
+        except RuntimeError as error:  # sparse, fake, functional: tensors without memory of their own
+            raise Unsupported(f"is a tensor without ordinary memory ({error})") from None
+        return ArrayInfo(pointer, array.shape, strides, name, device, "torch")
+
+    def view(self, array: Any, writable: bool) -> Array:
+        torch, dtype, plain = sys.modules["torch"], numpy_dtype(_torch_names()[array.dtype]), array.detach()
+        if dtype.kind == "V" or dtype.name.startswith(
+            ("bfloat", "float8")
+        ):  # which torch cannot hand to NumPy
+            same_size = torch.int16 if dtype.itemsize == 2 else torch.uint8
+            return np.asarray(plain.view(same_size).numpy()).view(dtype)
+        return np.asarray(plain.numpy())
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+        torch = sys.modules["torch"]
+        place = "cpu" if device is None else torch.device("cuda", device)
+        return torch.empty(shape, dtype=getattr(torch, _TORCH[dtype]), device=place)
+
+    def stream(self, device: int) -> int:
+        return int(_torch_stream()(device))
+
+
+class Cupy(Framework):
+    kind = "cupy"
+
+    def owns(self, array: Any) -> bool:
+        cupy = sys.modules.get("cupy")
+        return cupy is not None and isinstance(array, cupy.ndarray)
+
+    def describe(self, array: Any) -> ArrayInfo:
+        name, strides = dtype_name(array.dtype), in_elements(array.strides, array.itemsize)
+        return ArrayInfo(array.data.ptr, array.shape, strides, name, array.device.id, "cupy")
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(device):
+            return cupy.empty(shape, numpy_dtype(dtype))
+
+    def stream(self, device: int) -> int:
+        return int(sys.modules["cupy"].cuda.get_current_stream(device).ptr)
+
+
+class Jax(Framework):
+    """JAX runs on streams of its own and its arrays never change.
+
+    So a kernel reads its arrays once their contents are there (`describe` waits for them), writes only
+    arrays fresh from `empty`, and must be waited for before JAX sees them. Inside `jax.jit` there is no
+    memory to read.
+    """
+
+    kind = "jax"
+    waits = True
+
+    def owns(self, array: Any) -> bool:
+        jax = sys.modules.get("jax")
+        return jax is not None and isinstance(array, jax.Array)
+
+    def describe(self, array: Any) -> ArrayInfo:
+        if isinstance(array, sys.modules["jax"].core.Tracer):
+            raise Unsupported(
+                "is being traced by JAX (jit, grad, vmap), and has no memory; call kernels outside"
+            )
+        if array.is_deleted():
+            raise Unsupported("has been deleted or donated")
+        devices = list(array.devices())
+        if len(devices) > 1:
+            raise Unsupported(f"is spread over {len(devices)} devices; kernels take arrays on one")
+        name, strides = dtype_name(array.dtype), packed(array.shape)
+        pointer = array.block_until_ready().unsafe_buffer_pointer()
+        device = None if devices[0].platform == "cpu" else int(devices[0].local_hardware_id)
+        return ArrayInfo(pointer, array.shape, strides, name, device, "jax")
+
+    def view(self, array: Any, writable: bool) -> Array:
+        if not writable or array.size == 0:
+            return np.asarray(array)
+        memory = (ctypes.c_char * array.nbytes).from_address(array.unsafe_buffer_pointer())
+        memory.owner = array  # keeps it alive as long as the view
+        return np.frombuffer(memory, array.dtype).reshape(array.shape)
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+        jax = sys.modules["jax"]
+        found = [
+            place
+            for place in (jax.local_devices(backend="cpu") if device is None else jax.local_devices())
+            if device is None or place.local_hardware_id == device
+        ]
+        return jax.numpy.empty(shape, numpy_dtype(dtype), device=found[0]).block_until_ready()
+
+
+class Generic(Framework):
+    """Any other array in CUDA memory: Numba's, PyCUDA's, a user's own."""
+
+    kind = "cuda"
+
+    def owns(self, array: Any) -> bool:
+        return hasattr(array, "__cuda_array_interface__")
+
+    def describe(self, array: Any) -> ArrayInfo:
+        from ..cuda import driver
+
+        face = array.__cuda_array_interface__
+        if face.get("mask") is not None:
+            raise Unsupported("is a masked array")
+        dtype, shape, pointer = np.dtype(face["typestr"]), tuple(face["shape"]), face["data"][0]
+        strides = face.get("strides")
+        steps = packed(shape) if strides is None else in_elements(strides, dtype.itemsize)
+        device = driver.device_of(pointer) if pointer else 0
+        return ArrayInfo(pointer, shape, steps, dtype_name(dtype), device, "cuda")
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
+        for framework in (Torch(), Cupy()):
+            if framework.kind in sys.modules:
+                return framework.empty(shape, dtype, device)
+        raise Unsupported("has nothing to be allocated with; pass the output, too")
+
+
+ALL: tuple[Framework, ...] = (Numpy(), Torch(), Cupy(), Jax(), Generic())
+
+
+@cache
+def _torch_names() -> dict[Any, str]:
+    torch = sys.modules["torch"]
+    return {getattr(torch, dtype): name for name, dtype in _TORCH.items() if hasattr(torch, dtype)}
+
+
+@cache
+def _torch_stream() -> Any:
+    """torch's way from a device to its stream's handle, by the short cut that its own compiler uses."""
+    torch = sys.modules["torch"]
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    return raw or (lambda device: torch.cuda.current_stream(device).cuda_stream)
