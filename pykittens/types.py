@@ -68,9 +68,10 @@ def _check_dtype(dtype: object, allowed: tuple[DType, ...], what: str) -> None:
 
 @dataclass(frozen=True)
 class ScalarType:
-    """One value, the same in all threads of a warp."""
+    """One value, the same in all threads of a warp; `mutable` for `pk.var`."""
 
     dtype: DType
+    mutable: bool = False
 
     def __str__(self) -> str:
         return self.dtype.name

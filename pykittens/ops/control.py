@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import TypeRuleError
-from ..program import Block, Op, Operand, Scope, Value
+from ..program import Block, Op, Operand, Scope, Value, values_in
 from ..types import ScalarType, Type, bool_
 from .scalars import scalar_dtype
 
@@ -20,6 +21,9 @@ class Range(Op):
     stop: Operand
     step: int
     body: Block
+
+    def operands(self) -> Iterator[Value]:
+        yield from values_in((self.start, self.stop))
 
     def types(self) -> tuple[Type, ...]:
         for bound in (self.start, self.stop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from ..errors import TypeRuleError
@@ -114,9 +115,10 @@ def shared_address(c: Any, tile: Value, row: Any, col: Any) -> str:
     """C address (32 bits) of element (row, col) of a shared tile."""
     type = tile.type
     assert isinstance(type, SharedTile)
+    row, col = (Sym(str(x) if re.fullmatch(r"\w+", str(x)) else f"({x})") for x in (row, col))
     if type.column:
         col = Sym(f"({c[tile]}_col + {col})")
-    return f"{c[tile]} + {shared_offset(type, Sym(str(row)), col if isinstance(col, Sym) else Sym(str(col)))}"
+    return f"{c[tile]} + {shared_offset(type, row, col)}"
 
 
 def vector_address(c: Any, vector: Value, element: Any) -> str:

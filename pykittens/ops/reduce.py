@@ -17,8 +17,8 @@ from .maps import MATH, compute, register_type
 REDUCTIONS: dict[str, tuple[Any, str, str, Any, Any]] = {
     "max": (np.fmax.reduce, "fmaxf({a}, {b})", "max({a}, {b})", -np.inf, -(2**31)),
     "min": (np.fmin.reduce, "fminf({a}, {b})", "min({a}, {b})", np.inf, 2**31 - 1),
-    "sum": (np.add.reduce, "{a} + {b}", "{a} + {b}", 0, 0),
-    "prod": (np.multiply.reduce, "{a} * {b}", "{a} * {b}", 1, 1),
+    "sum": (np.add.reduce, "({a} + {b})", "({a} + {b})", 0, 0),
+    "prod": (np.multiply.reduce, "({a} * {b})", "({a} * {b})", 1, 1),
 }
 
 

@@ -296,7 +296,7 @@ class Variable(Op):
 
     def types(self) -> tuple[Type, ...]:
         scalar_dtype(self.initial)
-        return (ScalarType(self.dtype),)
+        return (ScalarType(self.dtype, mutable=True),)
 
     def numpy(self, m: Any) -> Any:
         return m.scalar(self.initial)

@@ -1,0 +1,67 @@
+"""PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU."""
+
+from .errors import (
+    ArgumentError,
+    BarrierError,
+    DeadlockError,
+    Diagnosis,
+    InFlightError,
+    KernelAssertionError,
+    KernelError,
+    OutOfBoundsError,
+    RaceError,
+    ResourceError,
+    TraceError,
+    TypeRuleError,
+    UninitializedError,
+)
+from .kernel import Kernel, kernel, spec
+from .trace.flow import break_if, loop, otherwise, range, role, when
+from .trace.functions import (
+    assert_,
+    block_index,
+    cast,
+    cdiv,
+    col_index,
+    cos,
+    cuda,
+    erf,
+    exp,
+    exp2,
+    fma,
+    grid_size,
+    inf,
+    iota,
+    log,
+    log2,
+    maximum,
+    minimum,
+    named_barrier,
+    print,
+    rcp,
+    relu,
+    row_index,
+    rsqrt,
+    shared,
+    sigmoid,
+    sin,
+    sqrt,
+    tanh,
+    var,
+    where,
+)
+from .trace.scopes import block, group, warp
+from .trace.signature import gl, static
+from .trace.values import At as _At
+from .types import RegisterTile as rt
+from .types import RegisterVector as rv
+from .types import SharedTile as st
+from .types import SharedVector as sv
+from .types import bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, u8, u32
+
+__version__ = "0.1.0"
+
+
+def at(*coordinate: object) -> _At:
+    """A coordinate in elements rather than in tiles."""
+    return _At(coordinate)

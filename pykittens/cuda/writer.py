@@ -1,0 +1,329 @@
+"""A program as CUDA C: one statement after another, each under the Python line that made it.
+
+Operations write their own text (`Op.cuda`); the writer gives them names, element access, and the numbers of the
+running thread. A float or int register tile is an array of its thread's elements in fragment order; bf16 and f16
+tiles hold pairs in 32-bit words. A shared tile is its 32-bit address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import Frame, ResourceError
+from ..layouts import Sym
+from ..ops import control
+from ..ops.scalars import literal
+from ..program import Block, Op, Operand, Program, Scope, Value
+from ..types import DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
+from .prelude import FP8, PRELUDE
+
+_KEYWORDS = frozenset(
+    "auto bool break case char class const continue default delete do double else enum extern float for goto if inline int long new "
+    "operator private public register return short signed sizeof static struct switch template this typedef union unsigned using "
+    "virtual void volatile while true false asm lane warp_id shared_base exp log max min abs sqrt u8 u16 u32 u64 i64 r x i k m n a b v u p".split()
+)
+
+
+class Writer:
+    """Collects the text of one kernel for one architecture (80, 86, 89 or 90; `accelerated` for sm_90a)."""
+
+    def __init__(self, program: Program, arch: int):
+        self.program, self.arch, self.debug = program, arch, program.debug
+        self.out: list[str] = []
+        self.support: dict[str, None] = {}  # prelude texts in the order of first use
+        self.names: dict[Value, str] = {}
+        self.used: set[str] = set(_KEYWORDS)
+        self.frame: Frame | None = None
+        self.first_warp, self.role_warps = 0, program.warps
+        self.barriers: dict[
+            Any, int
+        ] = {}  # named barriers: first id by (first warp of the role, warps of the scope), or by value
+        self.next_barrier = 1  # 0 is __syncthreads
+
+    # Names --------------------------------------------------------------------------------------------
+
+    def fresh(self, base: str) -> str:
+        """A C name not used yet."""
+        base = re.sub(r"\W", "_", base) or "v"
+        base = f"v_{base}" if base[0].isdigit() or base.startswith("_") else base
+        name, n = base, 1
+        while name in self.used:
+            name, n = f"{base}{n}", n + 1
+        self.used.add(name)
+        return name
+
+    def __getitem__(self, value: Value) -> str:
+        if value not in self.names:
+            self.names[value] = self.fresh(value.name or "v")
+        return self.names[value]
+
+    def line(self, text: str) -> None:
+        self.out.append(text)
+
+    def prelude(self, text: str) -> None:
+        """Text to stand once before the kernel."""
+        self.support.setdefault(text)
+
+    # Values -------------------------------------------------------------------------------------------
+
+    def scalar(self, x: Operand, dtype: DType | None = None) -> str:
+        """A scalar operand as a C expression; a Python number as a literal of `dtype`."""
+        return self[x] if isinstance(x, Value) else literal(x, dtype or i32)
+
+    def define(self, value: Value, text: str, mutable: bool = False, ctype: str = "") -> None:
+        """Declares a scalar (or address) with its value."""
+        if not ctype:
+            assert isinstance(value.type, ScalarType)
+            ctype = value.type.dtype.c
+        self.line(f"{'' if mutable else 'const '}{ctype} {self[value]} = {text};")
+
+    def declare(self, value: Value) -> str:
+        """Declares the registers of a tile or vector."""
+        type = value.type
+        assert isinstance(type, (RegisterTile, RegisterVector))
+        if type.dtype.packed:
+            self.line(f"u32 {self[value]}[{-(-type.registers // 2)}];")
+        else:
+            self.line(f"{type.dtype.c} {self[value]}[{type.registers}];")
+        return self[value]
+
+    def element(self, x: Value, register: Any) -> str:
+        """The element in register number `register` of this thread, as float (16-bit floats too), int or bool."""
+        type = x.type
+        assert isinstance(type, (RegisterTile, RegisterVector))
+        return f"get_{type.dtype}({self[x]}, {register})" if type.dtype.packed else f"{self[x]}[{register}]"
+
+    def map(self, value: Value, text: Callable[[Sym], str], declare: bool = True) -> None:
+        """Sets every register of a tile or vector to `text(register)`."""
+        type = value.type
+        assert isinstance(type, (RegisterTile, RegisterVector))
+        if declare:
+            self.declare(value)
+        name, n = self[value], type.registers
+        if not type.dtype.packed:
+            self.line(f"UNROLL for (int i = 0; i < {n}; i++) {name}[i] = {text(Sym('i'))};")
+        elif n == 1:
+            self.line(f"{name}[0] = pack_{type.dtype}({text(Sym('0'))}, 0.0f);")
+        else:
+            self.line(
+                f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
+            )
+
+    def store_pair(self, value: Value, pair: str, low: str, high: str) -> None:
+        """Sets registers 2 * pair and 2 * pair + 1."""
+        type = value.type
+        assert isinstance(type, (RegisterTile, RegisterVector))
+        name = self[value]
+        if type.dtype.packed:
+            self.line(f"{name}[{pair}] = pack_{type.dtype}({low}, {high});")
+        else:
+            self.line(f"{name}[2 * {pair}] = {low}; {name}[2 * {pair} + 1] = {high};")
+
+    # Memory representation ----------------------------------------------------------------------------
+
+    def from_memory(self, text: str, dtype: DType) -> str:
+        """An element as it lies in memory, as float, int or bool."""
+        if dtype.bits == 8 and dtype.kind == "f":
+            self.prelude(FP8)
+        return f"{dtype}_float({text})" if dtype.kind == "f" and dtype.bits < 32 else text
+
+    def to_memory(self, text: str, dtype: DType) -> str:
+        """A float, int or bool as it lies in memory."""
+        if dtype.bits == 8 and dtype.kind == "f":
+            self.prelude(FP8)
+        return f"float_{dtype}({text})" if dtype.kind == "f" and dtype.bits < 32 else f"({dtype.c})({text})"
+
+    def bits(self, text: str, dtype: DType) -> str:
+        """Unsigned bits as the memory type of `dtype`."""
+        if dtype.bits == 32:
+            return f"__uint_as_float({text})" if dtype.kind == "f" else f"({dtype.c})({text})"
+        return f"({dtype.c})({text})" if dtype.bits == 8 and dtype.kind in "iu" else text
+
+    def raw(self, text: str, dtype: DType) -> str:
+        """The memory type of `dtype` as unsigned bits."""
+        if dtype.bits == 32:
+            return f"__float_as_uint({text})" if dtype.kind == "f" else f"(u32)({text})"
+        return f"(u8)({text})" if dtype.bits == 8 else text
+
+    # The running thread -------------------------------------------------------------------------------
+
+    lane = Sym("lane")
+
+    def _relative(self) -> str:
+        return f"(warp_id - {self.first_warp})" if self.first_warp else "warp_id"
+
+    def warp(self, scope: Scope) -> Any:
+        """Index of this warp in its unit of the scope (0 when the unit is one warp)."""
+        if scope.warps == 1:
+            return 0
+        if scope.warps == self.role_warps:
+            return Sym(self._relative())
+        return Sym(f"({self._relative()} % {scope.warps})")
+
+    def thread(self, scope: Scope) -> str:
+        """Index of this thread in its unit of the scope."""
+        if scope.warps == 1:
+            return "lane"
+        relative = f"((int)threadIdx.x - {32 * self.first_warp})" if self.first_warp else "(int)threadIdx.x"
+        return relative if scope.warps == self.role_warps else f"({relative} % {32 * scope.warps})"
+
+    def unit(self, scope: Scope) -> str:
+        """Which unit of the scope this thread belongs to, counted in its role."""
+        if scope.warps == self.role_warps:
+            return "0"
+        return self._relative() if scope.warps == 1 else f"{self._relative()} / {scope.warps}"
+
+    def barrier(self, op: Op) -> str:
+        """The statement in which the threads of the operation's scope meet."""
+        warps = op.scope.warps
+        if warps == 1:
+            return "__syncwarp();"
+        if warps == self.program.warps:
+            return "__syncthreads();"
+        key = (self.first_warp, self.role_warps, warps)
+        if key not in self.barriers:
+            self.barriers[key] = self._take_barriers(self.role_warps // warps, op)
+        which = self.unit(op.scope)
+        name = f"{self.barriers[key]}" if which == "0" else f"{self.barriers[key]} + {which}"
+        return f'asm volatile("bar.sync %0, {warps * 32};" :: "r"({name}) : "memory");'
+
+    def named(self, barrier: Value, index: Operand) -> str:
+        """The number of a named barrier."""
+        if barrier not in self.barriers:
+            self.barriers[barrier] = self._take_barriers(getattr(barrier, "count", 1), None, barrier.where)
+        return (
+            f"{self.barriers[barrier]} + {self.scalar(index, i32)}"
+            if index is not 0
+            else str(self.barriers[barrier])
+        )  # noqa: F632
+
+    def _take_barriers(self, count: int, op: Op | None, where: Any = None) -> int:
+        first = self.next_barrier
+        self.next_barrier += count
+        if self.next_barrier > 16:
+            raise ResourceError(
+                f"a block has 16 hardware barriers; this kernel uses {self.next_barrier}", fix="synchronise larger scopes, or use mbarriers",
+                where=op.where if op is not None else where,
+            )  # fmt: skip
+        return first
+
+    # Statements ---------------------------------------------------------------------------------------
+
+    def block(self, block: Block) -> None:
+        """All operations of a region."""
+        for op in block:
+            self.statement(op)
+
+    def statement(self, op: Op) -> None:
+        if op.where and op.where[0] != self.frame:
+            self.frame = op.where[0]
+            self.line(f'#line {self.frame.line} "{self.frame.file}"')
+        if isinstance(op, control.Range):
+            self._range(op)
+        elif isinstance(op, control.While):
+            self.line("for (;;) {")
+            self.block(op.body)
+            self.line("}")
+        elif isinstance(op, control.BreakIf):
+            self.line(f"if ({self.scalar(op.condition, bool_)}) break;")
+        elif isinstance(op, control.When):
+            self.line(f"if ({self.scalar(op.condition, bool_)}) {{")
+            self.block(op.then)
+            if op.otherwise.ops:
+                self.line("} else {")
+                self.block(op.otherwise)
+            self.line("}")
+        elif isinstance(op, control.Role):
+            self._role(op)
+        else:
+            op.cuda(self)
+
+    def _range(self, op: control.Range) -> None:
+        assert isinstance(op.index.type, ScalarType)
+        i, c = self[op.index], op.index.type.dtype
+        start, stop = self.scalar(op.start, c), self.scalar(op.stop, c)
+        self.line(
+            f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += {op.step}) {{'
+        )
+        self.block(op.body)
+        self.line("}")
+
+    def _role(self, op: control.Role) -> None:
+        saved = self.first_warp, self.role_warps
+        self.first_warp, self.role_warps = op.first, op.scope.warps
+        self.line(
+            f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{  // role {op.label}"
+        )
+        if op.registers:
+            at_launch = 65536 // self.program.threads // 8 * 8
+            change = "dec" if op.registers < at_launch else "inc"
+            self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
+        self.block(op.body)
+        self.line("}")
+        self.first_warp, self.role_warps = saved
+
+    # The whole ----------------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        """The whole source."""
+        p = self.program
+        parameters = []
+        for q in p.parameters:
+            if isinstance(q.value.type, Global):
+                parameters.append(f"const __grid_constant__ Global {self[q.value]}")
+            else:
+                assert isinstance(q.value.type, ScalarType)
+                parameters.append(f"const {q.value.type.dtype.c} {self[q.value]}")
+        for spec in p.maps:
+            parameters.append(f"const __grid_constant__ TensorMap {self.map_name(spec)}")
+        for b in p.buffers:
+            self[b.value]
+        self.block(p.body)
+        body, self.out = self.out, []
+        bounds = f"{p.threads}, {p.blocks_per_sm}"
+        cluster = f" __cluster_dims__({', '.join(map(str, p.cluster))})" if p.cluster != (1, 1, 1) else ""
+        name = re.sub(r"\W", "_", p.name)
+        self.line(
+            f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{'
+        )
+        self.line(
+            "const int lane = threadIdx.x & 31, warp_id = __shfl_sync(0xffffffffu, threadIdx.x >> 5, 0);"
+        )
+        if p.buffers:
+            self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
+            self.line("const u32 shared_base = shared_address(shared_memory);")
+            for b in p.buffers:
+                self.line(
+                    f"const u32 {self[b.value]} = shared_base + {b.offset};  // {b.count} x {b.item}, {b.bytes} bytes"
+                )
+        self.prologue()
+        text = PRELUDE + "".join(self.support) + "\n".join(self.out) + "\n" + _indented(body) + "\n}\n"
+        return text
+
+    def map_name(self, spec: Any) -> str:
+        """C name of a tensor map parameter."""
+        return f"map_{spec.tensor}_{spec.box[0]}x{spec.box[1]}_{spec.swizzle}"
+
+    def prologue(self) -> None:
+        """What every block does before its body: barrier initialisation."""
+
+
+def _indented(lines: list[str]) -> str:
+    """Lines with two spaces for each open brace; directives stay at the margin."""
+    depth, out = 1, []
+    for text in lines:
+        if text.startswith("#"):
+            out.append(text)
+            continue
+        leading = len(text) - len(text.lstrip("} "))
+        closing = text[:leading].count("}")
+        out.append("  " * max(depth - closing, 0) + text)
+        depth += text.count("{") - text.count("}")
+    return "\n".join(out)
+
+
+def write(program: Program, arch: int) -> str:
+    """The CUDA C of a program for an architecture."""
+    return Writer(program, arch).text()

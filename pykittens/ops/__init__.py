@@ -1,0 +1,1 @@
+"""The operations: one file per family, one class per operation, four faces per class (see `program.Op`)."""

@@ -1,0 +1,101 @@
+"""Views of shared memory: one item of an array of tiles, and a part of a tile. They move no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import TypeRuleError
+from ..program import Op, Operand, Scope, Value
+from ..types import BarrierType, SharedTile, SharedVector, Type, i32
+from .places import known_multiple
+from .scalars import scalar_dtype
+
+
+@dataclass(eq=False)
+class Item(Op):
+    """Item `index` of an array of `count` shared tiles, vectors or barriers that lie `stride` bytes apart."""
+
+    scope: Scope
+    array: Value
+    index: Operand
+    count: int
+    stride: int
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        dtype = scalar_dtype(self.index)
+        if dtype is not None and dtype.kind not in "iu":
+            raise TypeRuleError(f"an index is {dtype}", fix="index with an integer")
+        if isinstance(self.index, int) and not 0 <= self.index < self.count:
+            raise TypeRuleError(f"index {self.index} of {self.count} items of {self.array.label}", fix=f"use 0 to {self.count - 1}")
+        return (self.array.type,)
+
+    def numpy(self, m: Any) -> Any:
+        index = m.unit_scalar(self.index)
+        m.check_index(index, self.count, self)
+        return m.shared(m.address(self.array) + index * self.stride, m.column(self.array))
+
+    def cuda(self, c: Any) -> None:
+        c.define(self.result, f"{c[self.array]} + {c.scalar(self.index, i32)} * {self.stride}", ctype="u32")
+        if isinstance(self.result.type, SharedTile) and self.result.type.column:
+            c.line(f"const int {c[self.result]}_col = {c[self.array]}_col;")
+
+
+@dataclass(eq=False)
+class Part(Op):
+    """The rows x cols part of a shared tile whose first element is (row, col), in elements.
+
+    Rows begin at multiples of 8 (the swizzle pattern repeats there).
+    """
+
+    scope: Scope
+    tile: Value
+    row: Operand
+    col: Operand
+    rows: int
+    cols: int
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        tile = self.tile.type
+        if not isinstance(tile, SharedTile):
+            raise TypeRuleError(f"a part is of a shared tile, not of {tile}", fix="slice the tile, not the array: tiles[i][0:16, :]")
+        for first, extent, limit, what in ((self.row, self.rows, tile.rows, "rows"), (self.col, self.cols, tile.cols, "columns")):
+            if isinstance(first, int) and not 0 <= first <= limit - extent:
+                raise TypeRuleError(f"{what} {first} to {first + extent} of {tile}", fix=f"stay within its {limit} {what}")
+        if known_multiple(self.row) % 8:
+            raise TypeRuleError(f"a part of {tile} begins at a row that may not be a multiple of 8", fix="start parts at multiples of 8 rows")
+        column = tile.column or known_multiple(self.col) % tile.panel != 0
+        return (replace(tile, rows=self.rows, cols=self.cols, column=column),)
+
+    def _shift(self, row: Any, panel: Any) -> Any:
+        tile = self.tile.type
+        assert isinstance(tile, SharedTile)
+        return row * tile.swizzle + panel * (tile.pitch * tile.swizzle)
+
+    def numpy(self, m: Any) -> Any:
+        tile, type = self.tile.type, self.result.type
+        assert isinstance(tile, SharedTile) and isinstance(type, SharedTile)
+        row, col = m.unit_scalar(self.row), m.unit_scalar(self.col)
+        m.check_index(row, tile.rows - self.rows + 1, self)
+        m.check_index(col, tile.cols - self.cols + 1, self)
+        if type.column:
+            return m.shared(m.address(self.tile) + self._shift(row, 0), m.column(self.tile) + col)
+        return m.shared(m.address(self.tile) + self._shift(row, col // tile.panel), 0)
+
+    def cuda(self, c: Any) -> None:
+        tile, type = self.tile.type, self.result.type
+        assert isinstance(tile, SharedTile) and isinstance(type, SharedTile)
+        row, col = c.scalar(self.row, i32), c.scalar(self.col, i32)
+        shift = f"{row} * {tile.swizzle}"
+        if not type.column:
+            shift += f" + {col} / {tile.panel} * {tile.pitch * tile.swizzle}"
+        c.define(self.result, f"{c[self.tile]} + {shift}", ctype="u32")
+        if type.column:
+            c.line(f"const int {c[self.result]}_col = {f'{c[self.tile]}_col + ' if tile.column else ''}{col};")
+
+
+SHARED = (SharedTile, SharedVector, BarrierType)

@@ -1,0 +1,55 @@
+"""What a kernel function depends on besides its arguments: its code, closure and globals, so that a change retraces it."""
+
+from __future__ import annotations
+
+from types import CodeType, FunctionType
+from typing import Any
+
+from ..errors import TraceError
+
+
+def fingerprint(function: Any) -> tuple[Any, ...]:
+    """A hashable summary of a function's code, defaults, closure cells and referenced globals, recursively."""
+    found: dict[int, Any] = {}
+    return _function(function, found)
+
+
+def _function(function: Any, seen: dict[int, Any]) -> tuple[Any, ...]:
+    if id(function) in seen:
+        return ("again", seen[id(function)])
+    seen[id(function)] = len(seen)
+    code: CodeType = function.__code__
+    parts: list[Any] = [code, _value("defaults", function.__defaults__, seen), _value("defaults", function.__kwdefaults__, seen)]
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            parts.append((name, _value(name, cell.cell_contents, seen)))
+        except ValueError:  # an empty cell: the name is not bound yet
+            parts.append((name, "unbound"))
+    for name in _names(code):
+        if name in function.__globals__:
+            parts.append((name, _value(name, function.__globals__[name], seen)))
+    return tuple(parts)
+
+
+def _names(code: CodeType) -> tuple[str, ...]:
+    inner = [n for c in code.co_consts if isinstance(c, CodeType) for n in _names(c)]
+    return (*code.co_names, *inner)
+
+
+def _value(name: str, value: Any, seen: dict[int, Any]) -> Any:
+    if isinstance(value, FunctionType):
+        if value.__module__.startswith("pykittens.") and not value.__module__.startswith("pykittens.kernels"):
+            return value.__qualname__
+        return _function(value, seen)
+    if isinstance(value, (dict,)):
+        return tuple((str(k), _value(name, v, seen)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__, *(_value(name, v, seen) for v in value))
+    if hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "strides") or type(value).__module__.partition(".")[0] in ("torch", "cupy", "jax", "jaxlib"):
+        if getattr(value, "ndim", 0):
+            raise TraceError(f"the kernel captures {name!r}, an array of shape {tuple(value.shape)}", fix="pass it to the kernel as an operand")
+    try:
+        hash(value)
+        return value
+    except TypeError:
+        return id(value)

@@ -1,0 +1,143 @@
+"""The recording of a kernel: what program is being traced, in which region, by which threads.
+
+Operations are recorded by `record`, the only door into a program: it notes the user's line, checks
+that operands are visible here, applies the type rule, and makes the results.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import Frame, KernelError, TraceError, user_frame_objects
+from ..program import Block, Buffer, Op, Program, Scope, Value
+from ..types import Type
+
+_state = threading.local()
+_frames: dict[tuple[Any, int], Frame] = {}
+make_value: Callable[[Type], Value] = Value  # replaced by values.py: the handle with operators for each type
+
+
+def here() -> tuple[Frame, ...]:
+    """The user's line now, innermost frame first (cached: tracing asks for every operation)."""
+    found = []
+    for frame in user_frame_objects(4):
+        key = (frame.f_code, frame.f_lineno)
+        if key not in _frames:
+            _frames[key] = Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        found.append(_frames[key])
+    return tuple(found)
+
+
+class Recorder:
+    """A trace in progress. `block` is the open region, `warps` the size of the current role (or block)."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.block = program.body
+        self.warps = program.warps
+        self.first_warp = 0
+        self.role: str | None = None
+        self.role_level = 0
+        self.divergent: list[tuple[Scope, tuple[Frame, ...]]] = []  # open branches on a value that may differ between units
+        self.error: KernelError | None = None  # found where it could not be raised (a closed generator)
+        self.verifying = 0  # inside the second recording of a loop: inner loops need not be verified again
+        self.cache: dict[Any, Value] = {}
+        self.open: list[tuple[str, tuple[Frame, ...]]] = []  # regions begun and not ended, outermost first
+        self.hooks: list[Callable[[Op], None]] = []
+
+    def check(self) -> None:
+        """Raises what was found earlier and could not be raised there."""
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def visible(self, value: Value) -> bool:
+        """Whether a value made in another region can be used here: only in the region that made it, and inside it."""
+        block: Block | None = self.block
+        while block is not None:
+            if value.block is block:
+                return True
+            block = block.parent
+        return value.block is None
+
+    def record(self, op: Op) -> Op:
+        self.check()
+        op.where = here()
+        for value in op.operands():
+            if not self.visible(value):
+                raise TraceError(
+                    f"{value.label} is used outside the region that made it",
+                    fix="make it before the loop or branch, and change it inside with x[:] = ... (or pk.var for a scalar)",
+                    also={"it was made at": value.where},
+                )
+        op.results = tuple(make_value(t) for t in op.types())
+        for result in op.results:
+            result.where, result.block, result.maker = op.where, self.block, op
+        for hook in self.hooks:
+            hook(op)
+        self.block.ops.append(op)
+        return op
+
+    @contextmanager
+    def region(self, kind: str) -> Iterator[Block]:
+        """Opens a new region; operations go there until it ends."""
+        inner = Block(parent=self.block)
+        outer, self.block = self.block, inner
+        self.open.append((kind, here()))
+        depth = len(self.open)
+        try:
+            yield inner
+        finally:
+            if len(self.open) != depth and self.error is None:
+                kind_open, where = self.open[-1]
+                self.error = TraceError(f"a {kind_open} begun here is still open where its {kind} ends", fix="end inner regions first", where=where)
+            del self.open[depth - 1 :]
+            self.block = outer
+
+    def buffer(self, type: Type, count: int, align: int, name: str) -> Value:
+        """Allocates shared memory: `count` items of a type."""
+        value = make_value(type)
+        value.name, value.where = name, here()
+        self.program.buffers.append(Buffer(value, count, align))
+        return value
+
+
+def current() -> Recorder:
+    """The trace in progress; an error outside of a kernel."""
+    recorder: Recorder | None = getattr(_state, "recorder", None)
+    if recorder is None:
+        raise TraceError("tile operations run inside a kernel", fix="call them from a function decorated with @pk.kernel")
+    return recorder
+
+
+def recording() -> bool:
+    return getattr(_state, "recorder", None) is not None
+
+
+def record(op: Op) -> Op:
+    """Adds an operation to the kernel being traced."""
+    return current().record(op)
+
+
+def result(op: Op) -> Any:
+    """Adds an operation and returns its one result."""
+    return record(op).results[0]
+
+
+@contextmanager
+def tracing(program: Program) -> Iterator[Recorder]:
+    """Makes `program` the one that operations are recorded into."""
+    before = getattr(_state, "recorder", None)
+    _state.recorder = Recorder(program)
+    try:
+        yield _state.recorder
+    finally:
+        _state.recorder = before
+
+
+def scope_of(warps: int) -> Scope:
+    """The scope of a tile spread over that many warps."""
+    return Scope({1: "warp", 4: "warpgroup"}.get(warps, f"group({warps})"), warps)

@@ -1,0 +1,258 @@
+"""Scopes: the set of threads an operation is called on does it together, and a tile remembers it.
+
+`warp`, `group(n)` (n warps) and `block` (all warps of the current role, or of the block outside roles).
+Operations beyond every scope's common vocabulary (wgmma, TMA) are added by subclasses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import TraceError, TypeRuleError
+from ..ops import copies, maps, mma, registers, scalars, sync
+from ..program import Operand, Scope, Value
+from ..types import DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32
+from . import recorder
+from .recorder import record, result
+from .values import Scalar, Shared, Tensor, Tile, _number, place
+
+
+class ScopeHandle:
+    """The vocabulary of a scope. `warps`: how many warps it has; None for all of the current role."""
+
+    def __init__(self, name: str, warps: int | None):
+        self._name, self._warps = name, warps
+
+    @property
+    def warps(self) -> int:
+        """Warps of one unit of this scope."""
+        present = recorder.current().warps
+        if self._warps is None:
+            return present
+        if present % self._warps:
+            raise TraceError(f"a {self._name} has {self._warps} warps, the current role {present}", fix=f"give the role a multiple of {self._warps} warps")
+        return self._warps
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self._name, self.warps)
+
+    @property
+    def index(self) -> Scalar | int:
+        """Which unit of this scope the running threads belong to, counted within the role (or block)."""
+        if self.warps == recorder.current().warps:
+            return 0
+        return result(scalars.Index(scalars.THREAD, "unit") if self.warps == 1 else scalars.Index(self.scope, "unit"))  # type: ignore[no-any-return]
+
+    @property
+    def count(self) -> int:
+        """How many units of this scope the role (or block) has."""
+        return recorder.current().warps // self.warps
+
+    # Making register tiles and vectors ----------------------------------------------------------------
+
+    def full(self, dtype: DType, rows: int, cols: int, value: Operand, *, layout: Layout = "row") -> Tile:
+        """A new tile, every element `value`."""
+        return result(maps.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+
+    def zeros(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
+        """A new tile of zeros."""
+        return self.full(dtype, rows, cols, 0, layout=layout)
+
+    def ones(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
+        """A new tile of ones."""
+        return self.full(dtype, rows, cols, 1, layout=layout)
+
+    def full_col(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row", partial: bool = False) -> Tile:
+        """A new column vector (one value per row of a tile with `length` rows), every element `value`."""
+        type = RegisterVector(dtype, length, "col", layout, self.warps, partial)
+        return result(maps.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+
+    def zeros_col(self, dtype: DType, length: int, *, layout: Layout = "row", partial: bool = False) -> Tile:
+        """A new column vector of zeros; `partial`: one term per thread, to be summed by `total()`."""
+        return self.full_col(dtype, length, 0, layout=layout, partial=partial)
+
+    def full_row(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row") -> Tile:
+        """A new row vector (one value per column of a tile with `length` columns), every element `value`."""
+        return result(maps.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+
+    def zeros_row(self, dtype: DType, length: int, *, layout: Layout = "row") -> Tile:
+        """A new row vector of zeros."""
+        return self.full_row(dtype, length, 0, layout=layout)
+
+    def full_vec(self, dtype: DType, length: int, value: Operand, *, width: int = 1) -> Tile:
+        """A new naive vector, spread over all threads of the scope in runs of `width`."""
+        type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
+        return result(maps.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+
+    # Moving data --------------------------------------------------------------------------------------
+
+    def load(self, source: Value, coordinate: Any = None, *, rows: int | None = None, cols: int | None = None,
+             dtype: DType | None = None, layout: Layout = "row") -> Tile:  # fmt: skip
+        """A new register tile with a shared tile, or with the rows x cols rectangle of a tensor.
+
+        `coordinate` is (batch, depth, row, col), row and col counted in tiles (or `pk.at(...)`, in elements). `cols`
+        defaults to all columns of the tensor where they are static. What lies past the end is zero.
+        """
+        self._memory(source, "load")
+        dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
+        if isinstance(source, Tensor):
+            cols = cols or source.cols
+            if rows is None or not isinstance(cols, int):
+                raise TypeRuleError(f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)")
+            return result(registers.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps)))  # type: ignore[no-any-return]
+        if not isinstance(source.type, SharedTile):
+            raise TypeRuleError(f"load makes a tile; {source.label} is {source.type}", fix="use load_vec, load_col or load_row for vectors")
+        return result(registers.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]
+
+    def _load_vector(self, kind: Any, source: Value, coordinate: Any, length: int | None, dtype: DType | None, layout: Layout) -> Tile:
+        self._memory(source, "load")
+        dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
+        memory: Any = source
+        if isinstance(source, Tensor):
+            length = length or source.cols
+            if not isinstance(length, int):
+                raise TypeRuleError(f"load of {source.label}: {source.type} needs a length", fix="pass length=..., the elements of the vector")
+            memory = place(source, coordinate, (length,))
+        elif isinstance(source.type, SharedVector):
+            length = source.type.length
+        else:
+            raise TypeRuleError(f"a vector is not loaded from {source.type}", fix="load the tile, or use a shared vector")
+        if kind == "naive":
+            type = registers.naive_vector(memory, dtype, length, self.warps)
+        else:
+            type = RegisterVector(dtype, length, kind, layout, self.warps)
+        return result(registers.Load(self.scope, memory, type))  # type: ignore[no-any-return]
+
+    def load_vec(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None) -> Tile:
+        """A new naive vector with a shared vector, or with `length` neighbours of a tensor's row."""
+        return self._load_vector("naive", source, coordinate, length, dtype, "row")
+
+    def load_col(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None, layout: Layout = "row") -> Tile:
+        """A new column vector (one value per row of a tile) with a shared vector, or with neighbours of a tensor's row."""
+        return self._load_vector("col", source, coordinate, length, dtype, layout)
+
+    def load_row(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None, layout: Layout = "row") -> Tile:
+        """A new row vector (one value per column of a tile) with a shared vector, or with neighbours of a tensor's row."""
+        return self._load_vector("row", source, coordinate, length, dtype, layout)
+
+    def store(self, target: Value, source: Value, coordinate: Any = None) -> None:
+        """Register or shared `source` into a tensor at a coordinate, or register `source` into a shared tile or vector."""
+        self._memory(target, "store")
+        if not isinstance(source, (Tile, Shared)):
+            raise TypeRuleError(f"store of {source!r}", fix="store(target, source, coordinate) takes a register or shared tile or vector as source")
+        where: Any = place(target, coordinate, source.type.shape) if isinstance(target, Tensor) else target  # type: ignore[union-attr]
+        if isinstance(source, Shared):
+            if not isinstance(target, Tensor):
+                raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")
+            record(copies.CopyOut(self.scope, where, source))
+        else:
+            record(registers.Store(self.scope, where, source))
+
+    def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
+        """Rectangle of a tensor, of the target's shape, into a shared tile or vector."""
+        record(copies.CopyIn(self.scope, target, self._rectangle(target, source, coordinate)))
+
+    def load_async(self, target: Value, source: Value, coordinate: Any = None) -> None:
+        """Like `load_into`, but with cp.async: finished after `commit()` and `wait_loads()`."""
+        record(copies.CopyAsync(self.scope, target, self._rectangle(target, source, coordinate)))
+
+    def _rectangle(self, target: Value, source: Value, coordinate: Any) -> Any:
+        self._memory(target, "load")
+        if not isinstance(target, Shared) or not isinstance(target.type, (SharedTile, SharedVector)) or not isinstance(source, Tensor):
+            raise TypeRuleError(f"a copy from {source.label} to {target.label}", fix="load_into and load_async go from a tensor to a shared tile or vector")
+        return place(source, coordinate, target.type.shape)
+
+    def _memory(self, x: Value, what: str) -> None:
+        if not isinstance(x, Value):
+            raise TypeRuleError(f"{what}: {x!r} is not a tile or tensor", fix="pass arrays to the kernel as operands")
+        if isinstance(x, Shared) and x.count > 1:
+            raise TypeRuleError(f"{what}: {x.label} is an array of {x.count} {x.type}", fix=f"index one: {x.name or 'tiles'}[i]")
+        if not isinstance(x.type, (Global, SharedTile, SharedVector)):
+            raise TypeRuleError(f"{what}: {x.label} is {x.type}, not memory", fix="store(target, source) and load(source) take shared tiles and tensors")
+
+    def commit(self) -> None:
+        """Closes a group of this scope's `load_async` copies."""
+        record(copies.CommitCopies(self.scope))
+
+    def wait_loads(self, pending: int = 0) -> None:
+        """Waits until at most `pending` committed groups of this thread's copies are unfinished; others see them after a sync."""
+        record(copies.WaitCopies(self.scope, pending))
+
+    def set(self, target: Value, at: Any, value: Operand) -> None:
+        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread."""
+        if isinstance(target, Tensor):
+            from .values import At
+
+            record(registers.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), _number(value)))
+        else:
+            record(registers.StoreScalar(self.scope, target, _number(value), _number(at)))
+
+    # Multiplying --------------------------------------------------------------------------------------
+
+    def _mma(self, d: Value, a: Value, b: Value, ta: bool, tb: bool, overwrite: bool) -> None:
+        if isinstance(d, Tile) and d.type.warps != self.warps:
+            raise TypeRuleError(f"the accumulator {d.type} is not of this {self._name} ({self.warps} warps)", fix=f"make it with {self._name}.zeros(...)")
+        record(mma.Mma(self.scope, d, a, b, ta, tb, overwrite))
+
+    def mma_AB(self, d: Value, a: Value, b: Value) -> None:
+        """d += a @ b."""
+        self._mma(d, a, b, False, False, False)
+
+    def mma_ABt(self, d: Value, a: Value, b: Value) -> None:
+        """d += a @ b.T."""
+        self._mma(d, a, b, False, True, False)
+
+    def mma_AtB(self, d: Value, a: Value, b: Value) -> None:
+        """d += a.T @ b."""
+        self._mma(d, a, b, True, False, False)
+
+    def mma_AtBt(self, d: Value, a: Value, b: Value) -> None:
+        """d += a.T @ b.T."""
+        self._mma(d, a, b, True, True, False)
+
+    def mm_AB(self, d: Value, a: Value, b: Value) -> None:
+        """d = a @ b."""
+        self._mma(d, a, b, False, False, True)
+
+    def mm_ABt(self, d: Value, a: Value, b: Value) -> None:
+        """d = a @ b.T."""
+        self._mma(d, a, b, False, True, True)
+
+    def mm_AtB(self, d: Value, a: Value, b: Value) -> None:
+        """d = a.T @ b."""
+        self._mma(d, a, b, True, False, True)
+
+    def mm_AtBt(self, d: Value, a: Value, b: Value) -> None:
+        """d = a.T @ b.T."""
+        self._mma(d, a, b, True, True, True)
+
+    # Meeting ------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """All threads of the scope meet; memory accesses before come before those after."""
+        record(sync.Barrier(self.scope))
+
+    def arrive_at(self, barrier: Value, index: Operand = 0) -> None:
+        """Counts this scope's warps at a named barrier and goes on."""
+        record(sync.NamedArrive(self.scope, barrier, _number(index)))
+
+    def sync_at(self, barrier: Value, index: Operand = 0) -> None:
+        """Counts this scope's warps at a named barrier and waits for the others."""
+        record(sync.NamedSync(self.scope, barrier, _number(index)))
+
+
+def _register_dtype(dtype: DType) -> DType:
+    """What registers hold of a memory dtype: 8-bit floats widen to float32, 8-bit integers to int32."""
+    if dtype.bits == 8:
+        return f32 if dtype.kind == "f" else registers.i32
+    return dtype
+
+
+def group(warps: int) -> ScopeHandle:
+    """The scope of `warps` consecutive warps."""
+    return ScopeHandle(f"group({warps})", warps)
+
+
+warp = ScopeHandle("warp", 1)
+block = ScopeHandle("block", None)
