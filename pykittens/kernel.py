@@ -198,13 +198,16 @@ class Kernel:
         """The cubin for arguments or specs, from the cache or the compiler. Needs no GPU."""
         return cache.load_or_compile(self.cuda(*args, arch=arch, **named), arch, ())
 
+    def version(self) -> Any:
+        """What the function refers to, by identity: changes when a global that it uses is rebound."""
+        get, names = self.function.__globals__.get, self.function.__code__.co_names
+        return self.function.__code__, tuple(id(get(n)) for n in names)
+
     # Running --------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **named: Any) -> None:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
-        launched = self._loaded.get("fast") and self._loaded["fast"](args, named)
-        if not launched:
-            self._run(args, named)
+        self._run(args, named)
 
     def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         given, fixed = self.arguments(args, named)
