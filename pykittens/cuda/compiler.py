@@ -17,6 +17,9 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
 # What ptxas says when it serialises WGMMAs or ignores setmaxnreg: correct code at a fraction of its speed.
 SERIALIZED = frozenset({7504, 7507, 7508, 7509, 7510, 7511, 7512, 7515, 7517, 7519, 7602})
 
+# With a driver present NVRTC keeps a cache of its own, and what it takes from there comes without a report.
+_FLAGS = ("--std=c++17", "--ptxas-options=-v", "--no-cache")
+
 
 class CompileError(Exception):
     """The compiler refused the source. `log` is its text, `source` what it was given."""
@@ -67,7 +70,7 @@ def compile(source: str, arch: str, *, options: tuple[str, ...] = ()) -> Cubin:
     """
     if arch not in ARCHITECTURES:
         raise ValueError(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
-    flags = (f"--gpu-architecture={arch}", "--std=c++17", "--ptxas-options=-v", *options)
+    flags = (f"--gpu-architecture={arch}", *_FLAGS, *options)
     start = time.perf_counter()
     try:
         image, log = nvrtc.compile_cubin(source, flags)

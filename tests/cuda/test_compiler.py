@@ -107,6 +107,22 @@ def test_known_faults() -> None:
     assert known_faults("NVRTC 13.3") == known_faults("NVRTC 14.0") == ()
 
 
+@pytest.mark.parametrize(
+    ("wheel", "toolkit", "chosen"),
+    [((13, 5), (13, 6), (13, 5)), ((13, 0), (13, 6), (13, 6)), ((13, 2), (13, 1), (13, 2))],
+)
+def test_a_newer_compiler_is_preferred_to_a_faulty_one(
+    monkeypatch: pytest.MonkeyPatch,
+    wheel: tuple[int, int],
+    toolkit: tuple[int, int],
+    chosen: tuple[int, int],
+) -> None:
+    monkeypatch.setattr(nvrtc, "_toolkit", lambda: ["toolkit"])
+    monkeypatch.setattr(nvrtc, "_load", lambda name: toolkit if name == "toolkit" else wheel)
+    monkeypatch.setattr(nvrtc, "_version", lambda library: library)
+    assert nvrtc._library.__wrapped__() == chosen
+
+
 def test_missing_compiler_names_the_fix() -> None:
     code = "from pykittens.cuda.compiler import compile\ncompile('', 'sm_80')"
     blocked = "import sys; sys.modules['cuda.pathfinder'] = None\n"
