@@ -6,7 +6,7 @@ broken one with "invalid argument" and no more.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .libcuda import aligned, check, library
@@ -91,43 +91,59 @@ def validate(
     l2_promotion: int = 128,
 ) -> None:
     """Raises `TensorMapError` for the first rule that the arguments of `encode` break."""
-    rank = len(shape)
-    _require(dtype in _TYPES, f"the copy engine does not move {dtype}, only {', '.join(_TYPES)}")
-    _require(1 <= rank <= 5, f"a tensor of rank {rank}; the copy engine takes 1 to 5 dimensions")
-    _require(len(box) == rank, f"a box of {len(box)} dimensions in a tensor of {rank}")
-    _require(
-        len(strides) == rank - 1, f"{len(strides)} strides for rank {rank}; all but the innermost: {rank - 1}"
-    )
-    _require(swizzle in _SWIZZLES, f"a swizzle over {swizzle} bytes; the hardware has 0, 32, 64 and 128")
-    _require(
-        l2_promotion in _PROMOTIONS, f"an L2 promotion of {l2_promotion} bytes; there are 0, 64, 128, 256"
-    )
-    _require(pointer % 16 == 0, f"the tensor begins at {pointer:#x}, which is not a multiple of 16 bytes")
-    for i, size in enumerate(shape):
-        _require(
-            1 <= size <= 2**32, f"dimension {i} (innermost is 0) has {size} elements; 1 to 2^32 are possible"
-        )
-    for i, stride in enumerate(strides, 1):
-        what = f"dimension {i} (innermost is 0) has a stride of {stride} bytes"
-        _require(shape[i] == 1 or stride % 16 == 0, f"{what}; the copy engine wants a multiple of 16")
-        _require(shape[i] == 1 or 0 <= stride < 2**40, f"{what}; 0 to 2^40 are possible")
-    for i, size in enumerate(box):
-        _require(1 <= size <= 256, f"the box has {size} elements in dimension {i}; 1 to 256 are possible")
-    inner = box[0] * _TYPES[dtype][1]
-    _require(
-        inner % 16 == 0, f"the box is {inner} bytes wide ({box[0]} of {dtype}); it must be a multiple of 16"
-    )
-    _require(
-        swizzle == 0 or inner <= swizzle, f"the box is {inner} bytes wide, more than its swizzle of {swizzle}"
-    )
+    for problem in _problems(pointer, dtype, shape, strides, box, swizzle, l2_promotion):
+        raise TensorMapError(problem)
 
 
 def replace_address(descriptor: int, pointer: int) -> None:
     """Writes a tensor's address into the descriptor that lies at `descriptor` (a multiple of 64)."""
-    _require(pointer % 16 == 0, f"the tensor begins at {pointer:#x}, which is not a multiple of 16 bytes")
+    if pointer % 16:
+        raise TensorMapError(_misplaced(pointer))
     check(library().cuTensorMapReplaceAddress(descriptor, pointer), "re-addressing a tensor map")
 
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise TensorMapError(otherwise)
+def _problems(
+    pointer: int,
+    dtype: str,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    box: Sequence[int],
+    swizzle: int,
+    l2_promotion: int,
+) -> Iterator[str]:
+    """Every rule that is broken. Sentences are only made when wanted: encoding is on the way to a launch."""
+    rank = len(shape)
+    if not 1 <= rank <= 5:
+        yield f"a tensor of rank {rank}; the copy engine takes 1 to 5 dimensions"
+    if len(box) != rank:
+        yield f"a box of {len(box)} dimensions in a tensor of {rank}"
+    if len(strides) != rank - 1:
+        yield f"{len(strides)} strides for rank {rank}; all but the innermost: {rank - 1}"
+    if dtype not in _TYPES:
+        yield f"the copy engine does not move {dtype}, only {', '.join(_TYPES)}"
+    if swizzle not in _SWIZZLES:
+        yield f"a swizzle over {swizzle} bytes; the hardware has 0, 32, 64 and 128"
+    if l2_promotion not in _PROMOTIONS:
+        yield f"an L2 promotion of {l2_promotion} bytes; there are 0, 64, 128, 256"
+    if pointer % 16:
+        yield _misplaced(pointer)
+    for i, size in enumerate(shape):
+        if not 1 <= size <= 2**32:
+            yield f"dimension {i} (innermost is 0) has {size} elements; 1 to 2^32 are possible"
+    for i, stride in enumerate(strides, 1):
+        if shape[i] > 1 and stride % 16:
+            yield f"dimension {i} (innermost is 0) has a stride of {stride} bytes, not a multiple of 16"
+        if shape[i] > 1 and not 0 <= stride < 2**40:
+            yield f"dimension {i} (innermost is 0) has a stride of {stride} bytes; 0 to 2^40 are possible"
+    for i, size in enumerate(box):
+        if not 1 <= size <= 256:
+            yield f"the box has {size} elements in dimension {i}; 1 to 256 are possible"
+    inner = box[0] * _TYPES[dtype][1]
+    if inner % 16:
+        yield f"the box is {inner} bytes wide ({box[0]} of {dtype}); it must be a multiple of 16"
+    if swizzle and inner > swizzle:
+        yield f"the box is {inner} bytes wide, more than its swizzle of {swizzle}"
+
+
+def _misplaced(pointer: int) -> str:
+    return f"the tensor begins at {pointer:#x}, which is not a multiple of 16 bytes"
