@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from pykittens.cuda import driver
 from pykittens.interop import arrays, frameworks
 from pykittens.interop.arrays import (
     ArrayInfo,
@@ -190,7 +191,7 @@ class OnDevice:
 
 
 def test_cuda_array_interface(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pykittens.cuda.driver.device_of", lambda pointer: 1)
+    monkeypatch.setattr(driver, "device_of", lambda pointer: 1)
     assert describe(OnDevice()) == ArrayInfo(0x7F00, (4, 8), (8, 1), "f16", 1, "cuda")
     assert describe(OnDevice(strides=(2, 8))).strides == (1, 4)
     assert describe(OnDevice(strides=None)).strides == (8, 1)
