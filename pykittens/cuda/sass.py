@@ -138,18 +138,22 @@ def _graph(items: list[str | Instruction]) -> tuple[list[list[Instruction]], lis
             if item.base in _ENDS_BLOCK:
                 blocks.append([])
     follow: list[set[int]] = [set() for _ in blocks]
-    reconverge: dict[str, set[str]] = {}  # barrier register: where BSSY says its threads meet
+    meets: dict[str, set[str]] = {}  # barrier register: where the threads of the latest BSSY on it meet again
+    meeting: dict[int, set[str]] = {}  # the same for the BSYNC at an address: registers are used again
     for item in items:
-        if isinstance(item, Instruction) and item.base == "BSSY":
+        if isinstance(item, Instruction) and item.base in ("BSSY", "BSYNC"):
             register = item.operands.split(",")[0].strip()
-            reconverge.setdefault(register, set()).update(_TARGET.findall(item.operands))
+            if item.base == "BSSY":
+                meets[register] = set(_TARGET.findall(item.operands))
+            else:
+                meeting[item.address] = meets.get(register, set())
     for i, block in enumerate(blocks):
         last = block[-1] if block else None
         falls = True
         if last and last.base in _ENDS_BLOCK:
             targets = set(_TARGET.findall(last.operands))
             if last.base == "BSYNC":
-                targets |= reconverge.get(last.operands.strip(), set())
+                targets |= meeting[last.address]
             follow[i] |= {labels[target] for target in targets if target in labels}
             inner_condition = last.base == "BRA" and "," in last.operands  # BRA.U !UP0, `(.L_x_1)
             falls = bool(last.guard) or inner_condition or (last.base == "BSYNC" and not targets)
