@@ -97,7 +97,7 @@ class Access:
     on (whose pending bytes it pays when it writes shared memory). split: which warps of the scope touch which elements:
     "rows" (16 in turn), "threads" (16-byte vectors in turn), "all" (each warp touches everything), "one" (an elected
     thread). rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r set
-    writes the same bytes, and pays the same barrier, of block r.
+    writes the same bytes, and pays the same barrier, of block r. at: only this element of a shared vector.
     """
 
     target: Value | Place
@@ -107,6 +107,7 @@ class Access:
     done: str | Value = "now"
     rank: Operand | None = None
     mask: Operand | None = None
+    at: Operand | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ class Op:
     results: tuple[Value, ...] = ()
     writes: ClassVar[tuple[str, ...]] = ()  # fields whose register operands change in place
     collective: ClassVar[bool] = True  # all threads of the scope must come to it
+    single: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
 
     def types(self) -> tuple[Type, ...]:
         """The types of the results; raises `TypeRuleError` for operands it does not take."""
@@ -163,6 +165,14 @@ class Op:
     def effects(self) -> tuple[Effect, ...]:
         """What it reads and writes in memory, and what it orders."""
         return ()
+
+    def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
+        """The tensor maps that the launcher must pass for it."""
+        return ()
+
+    def flops(self) -> int:
+        """Matrix multiply-adds of one unit of the scope, counted as two."""
+        return 0
 
     @property
     def name(self) -> str:
@@ -256,11 +266,15 @@ class Parameter:
 
 @dataclass(frozen=True)
 class TensorMapSpec:
-    """A tensor map the launcher must build: which tensor, the box (rows, cols) and the swizzle in bytes."""
+    """A tensor map the launcher must build: which tensor, the box (rows, cols), and the swizzle in bytes (0: a vector).
+
+    `panels`: the map has a dimension that counts panels of `swizzle` bytes, see `ops/tma.py`.
+    """
 
     tensor: str
     box: tuple[int, int]
     swizzle: int
+    panels: bool
 
 
 @dataclass

@@ -84,6 +84,10 @@ class Mma(Op):
             raise TypeRuleError(f"{what} mixes scopes: {self.a.type} and {d}", fix="make A on the same scope")
         return ()
 
+    def flops(self) -> int:
+        m, n, k = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)
+        return 2 * m * n * k
+
     def numpy(self, m: Any) -> None:
         a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
         a, b = a.astype(np.float32), b.astype(np.float32)
@@ -123,13 +127,14 @@ class Mma(Op):
         c.line(f"UNROLL for (int n = 0; n < {columns}; n++) {{")
         if isinstance(self.b.type, SharedTile):
             c.line(f"u32 b[4]; {self._b_load(c)};")
-            b = "b"
+            b, low, high = "b", (0, 1), (2, 3)
         else:
             b = c.fresh("b")
             c.line(f"const u32* {b} = {c[self.b]} + (n * {steps} + k) * 4;")
+            low, high = (0, 2), (1, 3)
         c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {{")
-        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8, {a}, {b}[0], {b}[2]);")
-        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[1], {b}[3]);")
+        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8, {a}, {b}[{low[0]}], {b}[{low[1]}]);")
+        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[{high[0]}], {b}[{high[1]}]);")
         c.line("} } } }")
 
     def _a_load(self, c: Any, d: RegisterTile) -> str:
@@ -141,11 +146,12 @@ class Mma(Op):
         return f"ldmatrix(a[m], {shared_address(c, self.a, row, f'k * 16 + {lane} / 16 * 8')})"
 
     def _b_load(self, c: Any) -> str:
+        """16 columns of B: the two registers that one mma takes come next to each other, as the hardware wants them."""
         lane = c.lane
         if self.tb:  # stored n x k
-            return f"ldmatrix(b, {shared_address(c, self.b, f'n * 16 + {lane} % 16', f'k * 16 + {lane} / 16 * 8')})"
-        row, col = f"k * 16 + {lane} % 8 + {lane} / 16 * 8", f"n * 16 + {lane} / 8 % 2 * 8"
-        return f"ldmatrix_trans(b, {shared_address(c, self.b, row, col)})"
+            row, col = f"n * 16 + {lane} % 8 + {lane} / 16 * 8", f"k * 16 + {lane} / 8 % 2 * 8"
+            return f"ldmatrix(b, {shared_address(c, self.b, row, col)})"
+        return f"ldmatrix_trans(b, {shared_address(c, self.b, f'k * 16 + {lane} % 16', f'n * 16 + {lane} / 16 * 8')})"
 
 
 def _mma_text(dtype: str) -> str:
@@ -187,7 +193,8 @@ class SwapLayout(Op):
         a, out = self.a.type, self.result.type
         assert isinstance(a, RegisterTile) and isinstance(out, RegisterTile)
         if self.transpose:
-            c.map(self.result, lambda r: c.element(self.a, r))
+            c.declare(self.result)
+            c.copy(self.result, self.a)
             return
         c.prelude(MOVMATRIX)
         c.declare(self.result)

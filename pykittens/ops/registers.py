@@ -345,7 +345,7 @@ class LoadScalar(Op):
         return m.read_element(self.source, self.at)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", "all"),)
+        return (Access(self.source, "read", "all", at=None if isinstance(self.source, Place) else self.at),)
 
     def cuda(self, c: Any) -> None:
         c.prelude(MEMORY)
@@ -376,7 +376,7 @@ class StoreScalar(Op):
         m.write_element(self.target, self.at, m.unit_scalar(self.value))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", "one"),)
+        return (Access(self.target, "write", "one", at=None if isinstance(self.target, Place) else self.at),)
 
     def cuda(self, c: Any) -> None:
         c.prelude(MEMORY)

@@ -1,0 +1,141 @@
+"""Where agents wait for one another: mbarriers, named barriers, and meetings of all warps of a scope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import BarrierError, Frame
+from .clocks import CAUSED, SEEN, Clocks
+
+
+class MBarrier:
+    """An mbarrier: a phase ends when `pending` arrivals are down to zero and all promised bytes have landed.
+
+    `agent` is the engine of the loads that complete on it; `loads` those in flight.
+    """
+
+    def __init__(self, name: str, count: int, agent: int, clocks: Clocks):
+        self.name, self.count, self.agent, self.clocks = name, count, agent, clocks
+        self.phase, self.pending, self.bytes = 0, count, 0
+        self.known = clocks.blank()  # what the ended phases tell a waiter
+        self.gathered = clocks.blank()  # what the arrivals of this phase have told
+        self.loads: list[Any] = []  # in flight
+        self.landed: list[tuple[int, Any]] = []  # (phase, load) that nobody has waited for
+        self.waits: list[tuple[int, np.ndarray, np.ndarray, tuple[Frame, ...]]] = []  # (phase, warps, their times, line)
+        self.visitors: list[tuple[int, int, tuple[Frame, ...]]] = []  # arrivals from other blocks: (warp, time, line)
+
+    def passed(self, parity: int) -> bool:
+        """Whether a wait for the phase with this parity goes on."""
+        return self.phase & 1 != parity
+
+    def arrive(self, agent: int, count: int, bytes: int, where: tuple[Frame, ...]) -> None:
+        """`count` arrivals by one warp, which first adds `bytes` to what the phase waits for."""
+        agents = np.array([agent])
+        self.gathered = np.maximum(self.gathered, self.clocks.release(agents))
+        self.bytes += bytes
+        self.pending -= count
+        if self.pending < 0:
+            raise BarrierError(
+                f"{self.name} is made for {self.count} arrivals a phase; phase {self.phase} gets {self.count - self.pending}",
+                fix="count one arrival for each thread or warp that arrives in a phase, or let fewer arrive",
+                where=where,
+            )
+        self._end(where)
+
+    def pay(self, bytes: int, phase: int, caused: np.ndarray, where: tuple[Frame, ...]) -> None:
+        """`bytes` of a load, issued in `phase` by those whose causes are `caused`, have landed."""
+        if self.phase != phase:
+            raise BarrierError(
+                f"phase {phase} of {self.name} ended before a load issued in it had landed: fewer bytes were promised than its loads bring",
+                fix=f"promise the bytes of all loads that complete on {self.name}",
+                where=where,
+            )
+        self.bytes -= bytes
+        self.gathered[SEEN, self.agent] = max(self.gathered[SEEN, self.agent], self.clocks.time(phase + 1))
+        self.gathered[CAUSED] = np.maximum(self.gathered[CAUSED], caused)
+        if self.pending == 0 and self.bytes < 0:
+            raise BarrierError(
+                f"phase {phase} of {self.name} was promised {-self.bytes} bytes less than its loads bring",
+                fix=f"promise the bytes of all loads that complete on {self.name}",
+                where=where,
+            )
+        self._end(where)
+
+    def _end(self, where: tuple[Frame, ...]) -> None:
+        if self.pending or self.bytes:
+            return
+        self.known = np.maximum(self.known, self.gathered)
+        for phase, agents, times, line in self.waits:
+            if phase == self.phase - 1 and (self.known[CAUSED, agents] < times).any():
+                raise BarrierError(
+                    f"phase {self.phase} of {self.name} can end before a warp has seen phase {phase} end: it would miss the phase, and hang or run a lap behind",
+                    fix=f"let every warp that waits for {self.name} arrive (or meet one that does) before the phase after it can end",
+                    where=line,
+                    also={f"phase {self.phase} ended at": where},
+                )
+        self.waits = [w for w in self.waits if w[0] >= self.phase]
+        self.phase += 1
+        self.pending = self.count
+
+    def acquire(self, agents: np.ndarray, where: tuple[Frame, ...]) -> None:
+        """These warps go on: they know what the ended phases tell."""
+        self.clocks.acquire(agents, self.known)
+        self.waits.append((self.phase - 1, agents, self.clocks.of[CAUSED, agents, agents], where))
+        self.landed = [(phase, load) for phase, load in self.landed if phase >= self.phase]
+
+    def state(self) -> str:
+        """What its phase still waits for, in words."""
+        arrivals = f"{self.pending} of {self.count} arrivals" if self.pending else ""
+        promised = f"{self.bytes} promised bytes that nothing in flight brings" if self.bytes > 0 else ""
+        surplus = f"the promise of {-self.bytes} bytes that have landed" if self.bytes < 0 else ""
+        return f"{self.name}, phase {self.phase}: misses " + " and ".join(x for x in (arrivals, promised, surplus) if x)
+
+
+class NamedBarrier:
+    """A hardware barrier: a phase ends when `warps` warps have come, waiting or not."""
+
+    def __init__(self, name: str, warps: int, clocks: Clocks):
+        self.name, self.warps, self.clocks = name, warps, clocks
+        self.phase, self.come = 0, 0
+        self.gathered = clocks.blank()
+        self.waiting: list[np.ndarray] = []
+
+    def come_by(self, agents: np.ndarray, wait: bool, where: tuple[Frame, ...]) -> None:
+        """These warps are counted; those that wait learn what all told when the phase ends."""
+        self.come += len(agents)
+        if self.come > self.warps:
+            raise BarrierError(
+                f"{self.name} is made for {self.warps} warps; phase {self.phase} gets {self.come}",
+                fix="make it for all warps that arrive and wait in one phase",
+                where=where,
+            )
+        self.gathered = np.maximum(self.gathered, self.clocks.release(agents))
+        if wait:
+            self.waiting.append(agents)
+        if self.come == self.warps:
+            for group in self.waiting:
+                self.clocks.acquire(group, self.gathered)
+            self.phase, self.come, self.waiting, self.gathered = self.phase + 1, 0, [], self.clocks.blank()
+
+    def state(self) -> str:
+        return f"{self.name}, phase {self.phase}: {self.come} of {self.warps} warps have come"
+
+
+class Meeting:
+    """A barrier of all warps of a scope that run in several gangs, or of all blocks of a cluster."""
+
+    def __init__(self, name: str, warps: int, clocks: Clocks):
+        self.name, self.warps, self.clocks = name, warps, clocks
+        self.phase = 0
+        self.come: list[np.ndarray] = []
+
+    def come_by(self, agents: np.ndarray) -> None:
+        self.come.append(agents)
+        if sum(map(len, self.come)) == self.warps:
+            self.clocks.meet(np.concatenate(self.come)[None])
+            self.phase, self.come = self.phase + 1, []
+
+    def state(self) -> str:
+        return f"{self.name}: {sum(map(len, self.come))} of {self.warps} warps have come"

@@ -1,0 +1,227 @@
+"""The blocks of a cluster that run together: their shared memory, barriers, queues, and who the agents are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InFlightError, RaceError
+from ..ops.control import Role
+from ..program import Access, Program, Sync, Value
+from ..types import BarrierType
+from .barriers import MBarrier, Meeting, NamedBarrier
+from .clocks import SEEN, TICK, Clocks
+from .engines import Flight, Queue
+from .footprint import GlobalMap, SharedMap
+from .memory import Address, SharedMemory, Tensor
+from .report import Report
+from .shadow import Shadow
+from .steps import Plan
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+Dim3 = tuple[int, int, int]
+
+
+class World:
+    """What all clusters of a run share: the program, global memory and its shadows, the report."""
+
+    def __init__(self, program: Program, plan: Plan, tensors: dict[Value, Tensor], scalars: dict[Value, Any], grid: Dim3, report: Report):
+        self.program, self.plan, self.tensors, self.scalars, self.grid, self.report = program, plan, tensors, scalars, grid, report
+        self.map = SharedMap(program)
+        self.queues = sorted({name for name in map(_queue, plan.effects()) if name})
+        self.barriers = [(b, i) for b in program.buffers if isinstance(b.item, BarrierType) for i in range(b.count)]
+        x, y, z = program.cluster
+        self.blocks = x * y * z
+        # a warp, its queues (two agents each: what writes, and what only reads), and a block's barriers
+        self.agents = self.blocks * (program.warps * (1 + 2 * len(self.queues)) + len(self.barriers))
+        self.conflicts: dict[int, int] = {}  # extra passes by step
+        self.globals: dict[Value, tuple[GlobalMap, Shadow]] = {}
+        self._shadow_globals()
+        self.roles: list[tuple[int, int, str]] = [(op.first, op.scope.warps, op.label) for op in program.walk() if isinstance(op, Role)]
+
+    def _shadow_globals(self) -> None:
+        """A shadow for every tensor that is written, one for those that overlap."""
+        places = [(self.tensors[p.tensor], p) for p in self.plan.places()]
+        groups: list[list[Value]] = []
+        for value, tensor in self.tensors.items():
+            near = [g for g in groups if any(np.may_share_memory(self.tensors[v].array, tensor.array) for v in g)]
+            groups = [g for g in groups if g not in near] + [[v for g in near for v in g] + [value]]
+        for group in groups:
+            if any(v in self.plan.written for v in group):
+                tensors = [self.tensors[v] for v in group]
+                map_ = GlobalMap(tensors, [(t, p) for t, p in places if t in tensors])
+                shadow = Shadow(len(map_), self.agents, fresh=False)
+                self.globals.update({v: (map_, shadow) for v in group})
+
+
+def _queue(effect: Any) -> str:
+    if isinstance(effect, Access) and isinstance(effect.done, str) and effect.done != "now":
+        return effect.done.removesuffix(".read")
+    return effect.queue.removesuffix(".read") if isinstance(effect, Sync) else ""
+
+
+class Cluster:
+    """One cluster while it runs; `first` is the index of its first block."""
+
+    def __init__(self, world: World, number: int, first: Dim3):
+        self.world, self.report, self.tensors, self.grid = world, world.report, world.tensors, world.grid
+        self.clocks = Clocks(world.agents, number)
+        x, y, _ = world.program.cluster
+        self.blocks: list[BlockState] = []
+        for rank in range(world.blocks):
+            at = (first[0] + rank % x, first[1] + rank // x % y, first[2] + rank // (x * y))
+            self.blocks.append(BlockState(self, rank, at))
+        self.flights: list[Flight] = []  # in the order they were issued
+        self.meeting = Meeting("the cluster's barrier", world.blocks * world.program.warps, self.clocks)
+
+    def blocks_of(self, m: Machine, access: Access | Sync | None) -> list[BlockState]:
+        """The blocks whose shared memory or barrier an effect means."""
+        mask = getattr(access, "mask", None)
+        if mask is not None:
+            bits = int(_one(m.unit_scalar(mask)))
+            return [b for b in self.blocks if bits >> b.rank & 1]
+        if access is None or access.rank is None:
+            return [m.block]
+        return [self.blocks[int(_one(m.unit_scalar(access.rank)))]]
+
+    def agent_label(self, agent: int) -> str:
+        """An agent in words."""
+        world, warps = self.world, self.world.program.warps
+        count = world.blocks * warps
+        if agent < count:
+            return self.blocks[agent // warps].warp_label(agent % warps)
+        agent -= count
+        if agent < 2 * len(world.queues) * count:
+            name, place = world.queues[agent // (2 * count)], agent % count
+            work = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store"}.get(name, f"an operation of queue {name}")
+            return f"{work} of {self.blocks[place // warps].warp_label(place % warps)}"
+        agent -= 2 * len(world.queues) * count
+        block = self.blocks[agent // len(world.barriers)]
+        return f"a load that completes on {block.barrier_list[agent % len(world.barriers)].name}"
+
+    def queue_of(self, agent: int) -> str:
+        """The name of the queue an agent works for, "mbarrier" for one of loads, or nothing for a warp."""
+        count = self.world.blocks * self.world.program.warps
+        if agent < count:
+            return ""
+        agent -= count
+        return self.world.queues[agent // (2 * count)] if agent < 2 * len(self.world.queues) * count else "mbarrier"
+
+
+def _one(x: Any) -> Any:
+    return x.flat[0] if isinstance(x, np.ndarray) else x
+
+
+class BlockState:
+    """One block while it runs."""
+
+    def __init__(self, cluster: Cluster, rank: int, index: Dim3):
+        world = cluster.world
+        self.cluster, self.rank, self.index, self.warps = cluster, rank, index, world.program.warps
+        self.first_agent = rank * self.warps
+        self.memory = SharedMemory(world.program.shared_bytes)
+        self.shadow = Shadow(len(world.map), world.agents, fresh=True)
+        engines = world.blocks * self.warps * (1 + 2 * len(world.queues)) + rank * len(world.barriers)
+        self.barrier_list: list[MBarrier] = []
+        self.barriers: dict[int, MBarrier] = {}
+        for i, (buffer, item) in enumerate(world.barriers):
+            assert isinstance(buffer.item, BarrierType)
+            name = buffer.value.label + (f"[{item}]" if buffer.count > 1 else "") + (f" of block {rank} of the cluster" if world.blocks > 1 else "")
+            barrier = MBarrier(name, buffer.item.count, engines + i, cluster.clocks)
+            self.barrier_list.append(barrier)
+            self.barriers[buffer.offset + item * buffer.item_bytes] = barrier
+        self.named: dict[tuple[Value, int], NamedBarrier] = {}
+        self.meetings: dict[tuple[int, int], Meeting] = {}
+        self.queues: dict[tuple[str, int], Queue] = {}
+
+    def values(self) -> dict[Value, Any]:
+        """What every warp begins with: scalar parameters and the addresses of buffers."""
+        found = dict(self.cluster.world.scalars)
+        found.update({b.value: Address(b.offset) for b in self.cluster.world.program.buffers})
+        return found
+
+    def queue(self, name: str, warp: int) -> Queue:
+        """A group queue of a warp, or of the unit that begins with it."""
+        name = name.removesuffix(".read")
+        key = (name, warp)
+        if key not in self.queues:
+            world = self.cluster.world
+            count = world.blocks * self.warps
+            agent = count * (1 + 2 * world.queues.index(name)) + self.first_agent + warp
+            self.queues[key] = Queue(name, agent, agent + count)
+        return self.queues[key]
+
+    def named_barrier(self, value: Value, index: int) -> NamedBarrier:
+        key = (value, index)
+        if key not in self.named:
+            count = getattr(value, "count", 1)
+            name = value.label + (f"[{index}]" if count > 1 else "")
+            self.named[key] = NamedBarrier(name, value.type.warps, self.cluster.clocks)  # type: ignore[union-attr]
+        return self.named[key]
+
+    def meeting(self, first: int, warps: int, scope: str) -> Meeting:
+        key = (first, warps)
+        if key not in self.meetings:
+            self.meetings[key] = Meeting(f"the barrier of {scope} (warps {first} to {first + warps - 1})", warps, self.cluster.clocks)
+        return self.meetings[key]
+
+    def warp_label(self, warp: int) -> str:
+        """A warp in words: its role, and its block where several run together."""
+        roles = [label for first, count, label in self.cluster.world.roles if first <= warp < first + count]
+        role = f" ({roles[-1]})" if roles else ""
+        return f"warp {warp}{role}" + (f" of block {self.rank} of the cluster" if len(self.cluster.blocks) > 1 else "")
+
+    # The end ------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """All warps have ended: nothing may still be on its way to this block, or arrive after it."""
+        for (name, warp), queue in self.queues.items():
+            left = queue.reading if name == "bulk" else queue.flights
+            for _, flight in left:
+                raise InFlightError(
+                    f"block {self.label} ends while {flight.label} of {self.warp_label(warp)} may still be under way",
+                    fix="wait for it before the kernel ends" + (" (at least until its source has been read)" if name == "bulk" else ""),
+                    where=flight.where,
+                )
+        for barrier in self.barrier_list:
+            for _, flight in barrier.landed:
+                raise InFlightError(
+                    f"block {self.label} ends while {flight.label} may still be writing its shared memory: nobody waits for {barrier.name}",
+                    fix="wait for every load, or do not issue it",
+                    where=flight.where,
+                )
+        if len(self.cluster.blocks) > 1:
+            self._check_visitors()
+
+    def _check_visitors(self) -> None:
+        """Another block must not touch this one's memory after it may have ended."""
+        clocks, own = self.cluster.clocks, np.arange(self.first_agent, self.first_agent + self.warps)
+        known = clocks.of[SEEN, own].max(axis=0)
+        late = self.shadow.stamp >= known[self.shadow.agent]
+        cell = int(late.argmax()) if late.any() else -1
+        if cell >= 0:
+            agent, step = int(self.shadow.agent[cell]), int(self.shadow.stamp[cell] % TICK)
+            self._too_late(f"{self.cluster.agent_label(agent)} writes {self.cluster.world.map.describe(cell)} of it", self.cluster.world.plan.op(step).where)
+        reads = self.shadow.reads >= known[None]
+        if reads.any():
+            cell, agent = (int(x) for x in np.unravel_index(int(reads.argmax()), reads.shape))
+            step = int(self.shadow.reads[cell, agent] % TICK)
+            self._too_late(f"{self.cluster.agent_label(agent)} reads {self.cluster.world.map.describe(cell)} of it", self.cluster.world.plan.op(step).where)
+        for barrier in self.barrier_list:
+            for agent, time, where in barrier.visitors:
+                if known[agent] < time:
+                    self._too_late(f"{self.cluster.agent_label(agent)} arrives at {barrier.name}", where)
+
+    def _too_late(self, what: str, where: Any) -> None:
+        raise RaceError(
+            f"block {self.label} may have ended when {what}",
+            fix="let the blocks of the cluster meet before they end: pk.cluster.sync()",
+            where=where,
+        )
+
+    @property
+    def label(self) -> str:
+        return ",".join(map(str, self.index))

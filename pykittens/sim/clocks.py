@@ -1,0 +1,68 @@
+"""Happens-before: what each agent knows of every other, as vector clocks.
+
+Agents are the warps of a cluster's blocks and the engines that work for them: queues of cp.async, wgmma and bulk
+stores, and the loads that complete on each mbarrier. Agent `a` stamps its accesses with a number that grows with its
+time; another agent knows them when its clock for `a` is larger. An agent's time moves on whenever it tells others.
+
+Three views are kept side by side, and travel together through every synchronisation:
+
+    SEEN    whose accesses come before mine
+    FENCED  whose generic writes a proxy fence has made visible to the async proxy
+    CAUSED  whose steps led to this one, also through an engine that passes on no memory of its issuer
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SEEN, FENCED, CAUSED = 0, 1, 2
+TICK = 1 << 20  # a stamp is a time in ticks plus the number of the operation
+CLUSTER = 1 << 44  # and in front the number of the cluster, since clusters run one after another, unordered
+
+
+class Clocks:
+    """The clocks of one cluster: `of[view, agent]` is a vector over agents."""
+
+    def __init__(self, agents: int, cluster: int):
+        self.low = cluster * CLUSTER
+        self.of = np.full((3, agents, agents), self.low + 1, np.int64)
+        own = np.arange(agents)
+        self.of[SEEN, own, own] = self.of[CAUSED, own, own] = self.low + TICK
+
+    def stamp(self, agents: np.ndarray, operation: int) -> np.ndarray:
+        """What accesses of these warps are stamped with now."""
+        return self.of[SEEN, agents, agents] + (operation - TICK)
+
+    def advance(self, agents: np.ndarray) -> None:
+        """What these warps do from now on is not known to those that they told before."""
+        self.of[SEEN, agents, agents] += TICK
+        self.of[CAUSED, agents, agents] += TICK
+
+    def release(self, agents: np.ndarray) -> np.ndarray:
+        """What these warps know together, to be acquired by others; shape (views, agents)."""
+        known = self.of[:, agents].max(axis=1)
+        self.advance(agents)
+        return known
+
+    def acquire(self, agents: np.ndarray, known: np.ndarray) -> None:
+        """These warps learn what a release told."""
+        self.of[:, agents] = np.maximum(self.of[:, agents], known[:, None])
+
+    def meet(self, groups: np.ndarray) -> None:
+        """Barriers: `groups` has a row of warps for each; they tell each other all they know."""
+        known = self.of[:, groups].max(axis=2, keepdims=True)
+        self.of[:, groups] = known
+        self.advance(groups.ravel())
+
+    def fence(self, agents: np.ndarray) -> None:
+        """Generic writes that these warps know of become visible to the async proxy."""
+        self.of[FENCED, agents] = np.maximum(self.of[FENCED, agents], self.of[SEEN, agents])
+        self.advance(agents)
+
+    def blank(self) -> np.ndarray:
+        """The knowledge of one who knows nothing; shape (views, agents)."""
+        return np.full((3, self.of.shape[1]), self.low + 1, np.int64)
+
+    def time(self, ticks: int) -> int:
+        """The clock value that covers an engine's first `ticks` groups or phases."""
+        return self.low + ticks * TICK

@@ -1,0 +1,69 @@
+"""Hazards in words: what clashed, on which lines, and what to write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import Diagnosis, Frame, RaceError, UninitializedError
+from ..program import Access
+from .engines import Flight
+from .shadow import Clash
+from .steps import Step
+
+if TYPE_CHECKING:
+    from .block import Cluster
+
+WAITS = {
+    "cp.async": "wait for the copy (wait_loads), and meet in a barrier where other warps copied a part",
+    "mbarrier": "wait on the mbarrier that the load completes on before touching the bytes it writes",
+    "wgmma": "wait for the matrix product (warpgroup.wait) before its operands are overwritten",
+    "bulk": "wait for the bulk store to finish before touching its bytes",
+}
+
+
+def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str) -> Diagnosis:
+    """The error for a clash; `by` is the agent that made the second access, `what` names the bytes."""
+    op, block = step.op, cluster.blocks[min(by // cluster.world.program.warps, len(cluster.blocks) - 1)]
+    does = {"read": "reads", "write": "writes", "reduce": "adds to"}[access.mode]
+    who, at = cluster.agent_label(by), f"(block {block.label})"
+    if clash.kind == "unwritten":
+        return UninitializedError(
+            f"{op.scope}.{op.name}: {who} reads {what}, which nothing wrote {at}", fix="store or load it first, or zero it", where=op.where
+        )
+    first = cluster.world.plan.op(clash.operation)
+    also: dict[str, tuple[Frame, ...]] = {f"the {'read' if clash.kind == 'read' else 'write'} at": first.where}
+    if clash.foreign:
+        return RaceError(
+            f"{op.scope}.{op.name}: {who} {does} {what}, which another block of the grid {'reads' if clash.kind == 'read' else 'writes'}; nothing orders blocks {at}",
+            fix="give each block elements of its own, or combine with a reduction (atomics)",
+            where=op.where,
+            also=also,
+        )
+    other = cluster.agent_label(clash.agent)
+    if clash.kind == "proxy":
+        return RaceError(
+            f"missing proxy fence: {op.scope}.{op.name} of {who} {does} {what} through the async proxy, and the ordinary write of {other} is not fenced {at}",
+            fix="the writing threads fence after their writes, before the barrier that the other side waits for",
+            where=op.where,
+            also=also,
+        )
+    queue = cluster.queue_of(clash.agent)
+    if clash.kind == "write":
+        landing = "may not have landed" if queue in ("cp.async", "mbarrier") else "may not have happened"
+        fact = f"{who} {does} {what}, and the write by {other} {landing}: nothing orders the two"
+        if clash.operation == step.number and not queue:
+            fact = f"{who} writes {what}, and so does {other}, in the same operation"
+    else:
+        fact = f"{who} {does} {what} while {other} may still read it: nothing orders the two"
+    fix = WAITS.get(queue, "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group")
+    if clash.operation == step.number and not queue:
+        fix = "give each warp bytes of its own, or put a barrier at the end of the loop they are in"
+    return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, where=op.where, also=also)
+
+
+def flight_label(step: Step) -> str:
+    """An asynchronous operation in words."""
+    return f"{step.op.scope}.{step.op.name}"
+
+
+__all__ = ["Flight", "flight_label", "race"]

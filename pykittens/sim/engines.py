@@ -1,0 +1,72 @@
+"""Engines that finish late: the operations they were given, and the queues in which groups of them finish in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import Frame
+from .barriers import MBarrier
+
+# How a group queue is kept: one for each warp, one for the whole unit of the scope, or one for its elected thread.
+PER_WARP, PER_UNIT, ELECTED = "warp", "unit", "elected"
+QUEUES = {"cp.async": PER_WARP, "wgmma": PER_UNIT, "bulk": ELECTED, "bulk.read": ELECTED}
+
+
+@dataclass(eq=False)
+class Flight:
+    """An asynchronous operation on its way: `finish` does what it means, then its barriers are paid."""
+
+    label: str
+    where: tuple[Frame, ...]
+    finish: Callable[[], None]
+    caused: np.ndarray
+    payments: list[tuple[MBarrier, int, int]] = field(default_factory=list)  # (barrier, bytes, phase at issue)
+    queues: list[Queue] = field(default_factory=list)
+    done: bool = False
+
+    def complete(self) -> None:
+        """Finishes it, once; an in-order queue first finishes what was issued before."""
+        if self.done:
+            return
+        for queue in self.queues:
+            for _, earlier in queue.flights:
+                if earlier is self:
+                    break
+                earlier.complete()
+        if self.done:
+            return
+        self.done = True
+        self.finish()
+        for barrier, bytes, phase in self.payments:
+            barrier.loads.remove(self)
+            barrier.pay(bytes, phase, self.caused, self.where)
+
+
+@dataclass(eq=False)
+class Queue:
+    """Groups of asynchronous operations that finish in order. `agent` stamps its accesses, `reader` those of reads that end early."""
+
+    name: str
+    agent: int
+    reader: int
+    group: int = 0  # the open group
+    flights: list[tuple[int, Flight]] = field(default_factory=list)  # (group, operation) that no join has covered
+    reading: list[tuple[int, Flight]] = field(default_factory=list)  # the same, where only the end of its reads matters
+    caused: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def join(self, pending: int, reads_only: bool) -> tuple[int, Any]:
+        """Finishes all but the last `pending` closed groups; how many are finished, and what led to them."""
+        finished = max(0, self.group - pending)
+        for group, flight in list(self.flights):
+            if group < finished:
+                flight.complete()
+        self.reading = [x for x in self.reading if x[0] >= finished]
+        if not reads_only:
+            self.flights = [x for x in self.flights if x[0] >= finished]
+        causes = [c for group, c in self.caused.items() if group < finished]
+        self.caused = {group: c for group, c in self.caused.items() if group >= finished}
+        return finished, causes

@@ -1,0 +1,172 @@
+"""Which warps touch which cells of memory: an access as two flat arrays.
+
+A cell is the unit of hazard checks: 16 bytes of a tile, one element of a shared vector, and in global memory the widest
+power of two up to 16 bytes that no access straddles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+
+from ..errors import OutOfBoundsError, ResourceError
+from ..ops.places import known_multiple
+from ..program import Buffer, Place, Program, Value
+from ..types import SharedTile, SharedVector
+from .memory import CHUNK, Tensor, chunk_offsets
+
+Footprint = tuple[np.ndarray, np.ndarray]  # (warp of the unit or gang, cell), a pair for each that a warp touches
+
+
+def owners(shape: tuple[int, int], split: str, warps: int, size: int) -> np.ndarray | None:
+    """Which warp of a unit touches each chunk of `size` bytes, row by row; None when all of them touch all."""
+    rows, chunks = shape
+    count = rows * chunks
+    if warps == 1 or split == "one":
+        return np.zeros(count, np.int64)
+    if split == "rows":
+        return np.repeat(np.arange(rows) // 16 % warps, chunks)
+    if split == "threads":
+        return np.arange(count) * size // CHUNK // 32 % warps
+    return None
+
+
+def _spread(cells: np.ndarray, owner: np.ndarray | None, warps: int) -> Footprint:
+    if owner is None:
+        return np.repeat(np.arange(warps), len(cells)), np.tile(cells, warps)
+    return owner, cells
+
+
+class SharedMap:
+    """The cells of a block's shared memory, and what buffer each belongs to."""
+
+    def __init__(self, program: Program):
+        self.buffers = sorted((b for b in program.buffers if b.bytes), key=lambda b: b.offset)
+        self._check_overlaps(program)
+        sizes = [self._cell(b) for b in self.buffers]
+        self.step = min(sizes, default=CHUNK)
+        table = np.full(-(-program.shared_bytes // self.step) + 1, -1, np.int64)
+        starts, owner = [], []
+        for number, (buffer, size) in enumerate(zip(self.buffers, sizes, strict=True)):
+            first, count, repeat = len(starts), -(-buffer.bytes // size), size // self.step
+            starts.extend(buffer.offset + i * size for i in range(count))
+            owner.extend([number] * count)
+            where = buffer.offset // self.step
+            cells = np.repeat(np.arange(first, first + count), repeat)[: len(table) - where]
+            table[where : where + len(cells)] = cells
+        self.table, self.starts, self.owner = table, np.array(starts, np.int64), np.array(owner, np.int64)
+
+    @staticmethod
+    def _cell(buffer: Buffer) -> int:
+        if isinstance(buffer.item, SharedVector):
+            return math.gcd(CHUNK, buffer.item.dtype.size, buffer.item_bytes)
+        return CHUNK if isinstance(buffer.item, SharedTile) else math.gcd(CHUNK, buffer.item_bytes)
+
+    def _check_overlaps(self, program: Program) -> None:
+        for a, b in zip(self.buffers, self.buffers[1:], strict=False):
+            if a.offset < 0 or a.offset + a.bytes > b.offset:
+                raise ResourceError(
+                    f"shared buffers overlap: {a.value.label} has bytes {a.offset} to {a.offset + a.bytes}, "
+                    f"{b.value.label} begins at {b.offset}",
+                    fix="give every buffer bytes of its own: run the shared-memory plan",
+                    where=a.value.where or program.where,
+                    also={"the other is made at": b.value.where},
+                )
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def footprint(self, value: Value, base: int, column: int, split: str, warps: int, at: int | None) -> Footprint:
+        """The cells of one shared tile or vector (or its element `at`), and the warp of the unit that touches each."""
+        type = value.type
+        if isinstance(type, SharedTile):
+            offsets, owner = chunk_offsets(type, column), owners((type.rows, type.cols * type.dtype.size // CHUNK), split, warps, CHUNK)
+            width = CHUNK
+        else:
+            assert isinstance(type, SharedVector)
+            width = type.dtype.size
+            offsets = (np.arange(type.length) if at is None else np.array([at])) * width
+            owner = _vector_owners(type, split, warps) if at is None else owners((1, 1), split, warps, width)
+        places = base + offsets.ravel()
+        cells = self._cells(value, places, width)
+        if len(cells) != len(places) and owner is not None:
+            owner = np.repeat(owner, len(cells) // len(places))
+        return _spread(cells, owner, warps)
+
+    def _cells(self, value: Value, places: np.ndarray, width: int) -> np.ndarray:
+        inside = (places >= 0) & (places // self.step < len(self.table))
+        cells = self.table[np.where(inside, places // self.step, -1)]
+        buffers = set(self.owner[cells].tolist()) if (cells >= 0).all() else {-1}
+        if len(buffers) != 1 or -1 in buffers:
+            raise OutOfBoundsError(
+                f"{value.label} ({value.type}) at bytes {places.min()} to {places.max() + width} leaves its buffer", fix="bound the index of the view"
+            )
+        number = buffers.pop()
+        fine = width // self._cell(self.buffers[number])
+        if fine > 1:  # a tile laid over a vector, whose cells are smaller
+            cells = self.table[(places[:, None] + np.arange(0, width, width // fine)).ravel() // self.step]
+        return cells
+
+    def describe(self, cell: int) -> str:
+        """The buffer that a cell lies in, with its item."""
+        buffer = self.buffers[self.owner[cell]]
+        if buffer.count == 1:
+            return buffer.value.label
+        return f"{buffer.value.label}[{(self.starts[cell] - buffer.offset) // buffer.item_bytes}]"
+
+
+@lru_cache(maxsize=256)
+def _vector_owners(type: SharedVector, split: str, warps: int) -> np.ndarray | None:
+    if split == "rows" and warps > 1:
+        return np.arange(type.length) // 16 % warps
+    return owners((1, type.length), split, warps, type.dtype.size)
+
+
+class GlobalMap:
+    """The cells of the memory behind tensors that overlap one another (mostly: one tensor)."""
+
+    def __init__(self, tensors: list[Tensor], places: Iterable[tuple[Tensor, Place]]):
+        self.low = min(t.start for t in tensors)
+        high = max(t.start + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True)) + t.size for t in tensors)
+        step = CHUNK
+        for t in tensors:
+            strides = [s for n, s in zip(t.shape[:3], t.strides[:3], strict=True) if n > 1]
+            step = math.gcd(step, t.start - self.low, *strides)
+        for t, place in places:
+            step = math.gcd(step, known_multiple(place.first[3]) * t.size, place.cols * t.size)
+        self.step = step
+        self.length = -(-(high - self.low) // step)
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return int(self.length)
+
+    def footprint(self, tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...], split: str, warps: int) -> Footprint:
+        """The cells of a rectangle, and the warp of the unit that touches each."""
+        rows, cols = tensor.clip(first, shape)
+        start = tensor.start - self.low + sum(i * s for i, s in zip(first[:3], tensor.strides[:3], strict=True)) + first[3] * tensor.size
+        width = max(self.step, tensor.size)
+        chunks = -(-cols * tensor.size // width)
+        places = start + np.arange(rows)[:, None] * tensor.strides[2] + np.arange(chunks)[None, :] * width
+        full = -(-shape[-1] * tensor.size // width)
+        owner = None
+        if len(shape) == 1 and split == "rows" and warps > 1:
+            owner = (np.arange(chunks) * width // tensor.size // 16) % warps
+        else:
+            whole = owners((shape[0] if len(shape) == 2 else 1, full), split, warps, width)
+            if whole is not None:
+                owner = whole.reshape(-1, full)[:rows, :chunks].ravel()
+        return _spread(places.ravel() // self.step, owner, warps)
+
+    def describe(self, cell: int) -> str:
+        """The tensor a cell lies in, with its coordinate where strides tell it."""
+        tensor = self.tensors[0]
+        left, at = cell * self.step + self.low - tensor.start, []
+        for stride in tensor.strides[:3]:
+            at.append(left // stride if stride > 0 else 0)
+            left = left % stride if stride > 0 else left
+        return f"{tensor.name}[{', '.join(map(str, (*at, left // tensor.size)))}]"
+

@@ -1,0 +1,300 @@
+"""A gang: warps in lockstep, run as a coroutine over the program. It yields where it must wait.
+
+Structure (loops, branches, roles) is walked here; every other operation goes by its effects and its NumPy face alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import Frame
+from ..ops.control import BreakIf, Range, Role, When, While
+from ..program import Sync
+from . import hazards
+from .machine import Machine, Mask
+from .orders import order
+from .steps import Step, Touch, gang_size
+
+if TYPE_CHECKING:
+    from .run import Scheduler
+
+
+@dataclass
+class Blocked:
+    """Why a gang waits: whether it may go on, and in words what for."""
+
+    ready: Callable[[], bool]
+    state: Callable[[], str]
+    where: tuple[Frame, ...] = ()
+
+
+Steps = Generator[Blocked, None, None]
+
+
+class Gang:
+    """`m.warps` warps of a block that run `steps`."""
+
+    def __init__(self, m: Machine, steps: list[Step], scheduler: Scheduler):
+        self.m, self.scheduler = m, scheduler
+        self.left: np.ndarray | None = None  # warps that have left the loop around
+        self.leaving = False  # all warps left it
+        self.children: list[Gang] = []
+        self.ended = False
+        self.coroutine = self._whole(steps)
+
+    @property
+    def label(self) -> str:
+        first, last = self.m.first, self.m.first + self.m.warps - 1
+        name = self.m.block.warp_label(first)
+        return name if first == last else name.replace(f"warp {first}", f"warps {first} to {last}", 1)
+
+    def _whole(self, steps: list[Step]) -> Steps:
+        yield from self.run(steps)
+        if self.children:
+            yield from self._join()
+        self.ended = True
+
+    def run(self, steps: list[Step]) -> Steps:
+        """Runs a region, until its end or until all warps have left the loop around it."""
+        m = self.m
+        work = m.block.cluster.report.operations
+        for step in steps:
+            if step.structure:
+                yield from self._structure(step)
+                if self.leaving:
+                    return
+                continue
+            if self.children and (step.effects or step.op.collective):
+                yield from self._join()
+            m.begin(step)
+            work[step.name] += m.units
+            if not step.effects:
+                if m.flying:
+                    hazards.check_registers(m, step)
+                out = step.numpy(m)
+                if step.results:
+                    m.finish(step, out)
+            elif step.ends:
+                yield from self._waiting(step)
+            else:
+                self._at_once(step)
+
+    # Operations with effects --------------------------------------------------------------------------
+
+    def _at_once(self, step: Step) -> None:
+        for effect in step.before:
+            order(self.m, step, effect)
+        self._act(step)
+        for effect in step.after:
+            self._follow(step, effect)
+
+    def _waiting(self, step: Step) -> Steps:
+        for effect in step.before:
+            yield from self._pause(step, effect)
+        self._act(step)
+        for effect in step.after:
+            if isinstance(effect, Touch):
+                self._follow(step, effect)
+            else:
+                yield from self._pause(step, effect)
+
+    def _pause(self, step: Step, effect: Sync) -> Steps:
+        waiting = order(self.m, step, effect)
+        if waiting is None:
+            return
+        if self.scheduler.random is not None:
+            yield Blocked(lambda: True, lambda: "nothing")
+        blocked = Blocked(waiting.ready, waiting.state, step.op.where)
+        while not waiting.ready():
+            yield blocked
+        waiting.proceed()
+
+    def _act(self, step: Step) -> None:
+        """Checks the accesses of an operation and does it, or hands it to its engine."""
+        m = self.m
+        if m.flying:
+            hazards.check_registers(m, step)
+        m.block.cluster.report.flops += step.flops * m.units
+        if not step.late:
+            for touch in step.touches:
+                hazards.touch(m, step, touch, None)
+            m.finish(step, step.numpy(m))
+            return
+        flight = hazards.launch(m, step)
+        for touch in step.touches:
+            hazards.touch(m, step, touch, flight)
+        for value in step.results:
+            m.poison(value)
+
+    def _follow(self, step: Step, effect: Any) -> None:
+        if isinstance(effect, Touch):
+            hazards.touch(self.m, step, effect, None)
+        else:
+            order(self.m, step, effect)
+
+    # Structure ----------------------------------------------------------------------------------------
+
+    def _structure(self, step: Step) -> Steps:
+        op = step.op
+        if isinstance(op, Role):
+            self._role(step, op)
+            return
+        if self.children:
+            yield from self._join()
+        self.m.begin(step)
+        if isinstance(op, Range):
+            yield from self._range(step, op)
+        elif isinstance(op, When):
+            yield from self._when(step, op)
+        elif isinstance(op, While):
+            yield from self._while(step)
+        elif isinstance(op, BreakIf):
+            self._break_if(op)
+
+    def _range(self, step: Step, op: Range) -> Steps:
+        m, body = self.m, step.inside["body"]
+        start, stop = _uniform(m.scalar(op.start)), _uniform(m.scalar(op.stop))
+        if not isinstance(start, np.ndarray) and not isinstance(stop, np.ndarray):
+            for i in range(start, stop, op.step):
+                m.env[op.index] = i
+                yield from self.run(body)
+                if self.leaving:
+                    return
+            return
+        before = m.mask
+        full = np.arange(m.warps) if before is None else np.flatnonzero(before.warps)
+        i, end = (np.broadcast_to(x, len(full)).astype(np.int64) for x in (start, stop))
+        while True:
+            running = i < end if op.step > 0 else i > end
+            active = np.zeros(m.warps, bool)
+            active[full[running]] = True
+            if self.left is not None:
+                active &= ~self.left
+            if not active.any():
+                break
+            index = np.zeros(m.warps, np.int64)
+            index[full] = i
+            m.env[op.index] = index
+            m.mask = _mask(active)
+            yield from self.run(body)
+            self.leaving = False
+            i = i + op.step
+        self._restore(before)
+
+    def _when(self, step: Step, op: When) -> Steps:
+        m = self.m
+        condition = _uniform(m.scalar(op.condition))
+        if not isinstance(condition, np.ndarray):
+            yield from self.run(step.inside["then" if condition else "otherwise"])
+            return
+        before = m.mask
+        holds = np.zeros(m.warps, bool)
+        here = np.ones(m.warps, bool) if before is None else before.warps
+        holds[here] = condition
+        for name, warps in (("then", holds), ("otherwise", here & ~holds)):
+            if step.inside[name]:
+                m.mask = _mask(warps)
+                yield from self.run(step.inside[name])
+                self.leaving = False
+        self._restore(before)
+
+    def _while(self, step: Step) -> Steps:
+        m = self.m
+        before, outer = m.mask, self.left
+        self.left = None
+        while not self.leaving:
+            yield from self.run(step.inside["body"])
+        self.leaving, self.left, m.mask = False, outer, before
+
+    def _break_if(self, op: BreakIf) -> None:
+        m = self.m
+        condition = _uniform(m.scalar(op.condition))
+        if not isinstance(condition, np.ndarray):
+            if not condition:
+                return
+            condition = np.ones(m.warps if m.mask is None else m.mask.count, bool)
+        gone = np.zeros(m.warps, bool)
+        gone[slice(None) if m.mask is None else m.mask.warps] = condition
+        self.left = gone if self.left is None else self.left | gone
+        self._restore(m.mask)
+
+    def _restore(self, mask: Mask | None) -> None:
+        """Back to the warps that came in, but for those that have left the loop around."""
+        here = np.ones(self.m.warps, bool) if mask is None else mask.warps
+        if self.left is not None:
+            here = here & ~self.left
+        self.leaving = not here.any()
+        self.m.mask = _mask(here)
+
+    # Roles --------------------------------------------------------------------------------------------
+
+    def _role(self, step: Step, op: Role) -> None:
+        """The role's warps that are in this gang begin its body, as gangs of their own."""
+        m = self.m
+        low, high = max(op.first, m.first), min(op.first + op.scope.warps, m.first + m.warps)
+        if low < high:
+            self.children += split(m, step.inside["body"], low, high - low, op.first, self.scheduler)
+
+    def _join(self) -> Steps:
+        """Waits for the roles begun here to end, and takes over what they changed."""
+        children, self.children = self.children, []
+        while not all(c.ended for c in children):
+            yield Blocked(lambda: all(c.ended for c in children), lambda: "roles")
+        for child in children:
+            _merge(self.m, child.m)
+
+
+def split(m: Machine, steps: list[Step], first: int, warps: int, role_first: int, scheduler: Scheduler) -> list[Gang]:
+    """Gangs for `warps` warps of a machine that run `steps`, handed to the scheduler."""
+    size = gang_size(steps, warps)
+    gangs = []
+    for start in range(first, first + warps, size):
+        env = {value: part(held, value, start - m.first, size, m.warps) for value, held in m.env.items()}
+        child = Machine(m.block, start, size, role_first, env)
+        child.given = dict(env)
+        gangs.append(Gang(child, steps, scheduler))
+    scheduler.gangs.extend(gangs)
+    return gangs
+
+
+def part(held: Any, value: Any, first: int, warps: int, of: int) -> Any:
+    """What a run of warps holds of a value held by `of` warps."""
+    from .memory import Address
+
+    if isinstance(held, Address):
+        return Address(part(held.base, None, first, warps, of), part(held.column, None, first, warps, of))
+    if not isinstance(held, np.ndarray):
+        return held
+    span = of // held.shape[0]
+    return held[first // span : -(-(first + warps) // span)]
+
+
+def _merge(m: Machine, child: Machine) -> None:
+    """What a role changed of the values from before it."""
+    first = child.first - m.first
+    for value, before in child.given.items():
+        now = child.env[value]
+        if now is before or value not in m.env:
+            continue
+        held = m.env[value]
+        if isinstance(now, np.ndarray) and now.ndim > 1:
+            held = held.copy()
+            span = child.warps // now.shape[0]
+            held[first // span : (first + child.warps) // span] = now
+        else:
+            held = np.array(np.broadcast_to(held, m.warps))
+            held[first : first + child.warps] = now
+        m.env[value] = held
+
+
+def _uniform(x: Any) -> Any:
+    """A number where all warps agree."""
+    return x[0].item() if isinstance(x, np.ndarray) and (x == x[0]).all() else x
+
+
+def _mask(warps: np.ndarray) -> Mask | None:
+    return None if warps.all() else Mask(warps)

@@ -1,0 +1,244 @@
+"""Checking an operation's accesses: who touches what, ordered after whom, and when it will be finished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import InFlightError, OutOfBoundsError
+from ..program import Value
+from ..types import SharedTile, SharedVector
+from .barriers import MBarrier
+from .clocks import CAUSED, TICK
+from .diagnose import flight_label, race
+from .engines import ELECTED, PER_WARP, QUEUES, Flight, Queue
+from .footprint import Footprint
+from .machine import Flying, Machine
+from .shadow import Shadow
+from .steps import Step, Touch
+
+CACHED = 4096  # footprints kept per access
+
+
+def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
+    """Checks and notes one access of a step by all active units. An asynchronous one belongs to `flight`."""
+    access = touch.access
+    if touch.kind == "register":
+        _take_off(m, step, touch)
+        return
+    cluster = m.block.cluster
+    rows, agents, stamps, split = m.agents, m.agents, None, touch.split
+    if access.done != "now":
+        assert flight is not None
+        agents, stamps, split = _engine(m, step, touch, flight)
+    else:
+        stamps = cluster.clocks.stamp(m.agents, step.number)
+    count = m.units * (m.span if split not in ("one", "rows", "threads") else 1)
+    if touch.kind == "global":
+        _count(m, touch, _touch_global(m, step, touch, split, rows, agents, stamps))
+        return
+    local, cells = _shared_footprint(m, touch, split)
+    if access.at is not None:
+        _count(m, touch, touch.value.type.dtype.size * count)  # type: ignore[union-attr]
+    else:
+        _count(m, touch, touch.value.type.bytes * count)  # type: ignore[union-attr]
+    if touch.passes:
+        m.block.cluster.world.conflicts[step.number] = m.block.cluster.world.conflicts.get(step.number, 0) + touch.passes * m.units
+    for block in cluster.blocks_of(m, access):
+        clash = _note(block.shadow, m, touch, rows, agents, stamps, local, cells)
+        if clash is not None:
+            raise race(cluster, step, access, clash, int(rows[local[clash.by]]), cluster.world.map.describe(clash.cell))
+
+
+def _note(shadow: Shadow, m: Machine, touch: Touch, rows: Any, agents: Any, stamps: Any, local: np.ndarray, cells: np.ndarray) -> Any:
+    access, clocks = touch.access, m.block.cluster.clocks
+    if access.mode == "read":
+        return shadow.read(clocks, rows[local], agents[local], cells, stamps[local], access.proxy)
+    return shadow.write(clocks, rows[local], agents[local], cells, stamps[local], access.proxy, access.mode == "reduce")
+
+
+def _count(m: Machine, touch: Touch, bytes: int) -> None:
+    report = m.block.cluster.report
+    (report.read if touch.access.mode == "read" else report.written)[touch.kind] += bytes
+
+
+def _units(m: Machine) -> Any:
+    return range(m.units) if m.chosen is None else m.chosen.tolist()
+
+
+def _shared_footprint(m: Machine, touch: Touch, split: str) -> Footprint:
+    """(warp of the gang, cell) pairs of all active units."""
+    bases, columns = m.spots(touch.value)
+    at = touch.access.at
+    index = m.unit_scalar(at) if at is not None else None
+    indices = index.tolist() if isinstance(index, np.ndarray) else [index]
+    key = (m.warps, m.mask.key if m.mask is not None else None, tuple(bases), tuple(columns), tuple(indices))
+    found = touch.cache.get(key)
+    if found is None:
+        count = max(len(bases), len(indices))
+        bases, columns, indices = (x * count if len(x) == 1 else x for x in (bases, columns, indices))
+        map_ = m.block.cluster.world.map
+        try:
+            parts = [map_.footprint(touch.value, b, c, split, m.span, i) for b, c, i in zip(bases, columns, indices, strict=True)]
+        except OutOfBoundsError as error:
+            raise OutOfBoundsError(error.fact, error.fix, where=m.step.op.where) from None
+        found = _gathered(m, parts)
+        if len(touch.cache) >= CACHED:
+            touch.cache.clear()
+        touch.cache[key] = found
+    return found  # type: ignore[no-any-return]
+
+
+def _gathered(m: Machine, parts: list[Footprint]) -> Footprint:
+    """The footprints of units, as one over the warps of the gang."""
+    units = _units(m)
+    parts = parts if len(parts) > 1 else parts * m.units
+    return np.concatenate([p[0] + u * m.span for p, u in zip(parts, units, strict=True)]), np.concatenate([p[1] for p in parts])
+
+
+def _touch_global(m: Machine, step: Step, touch: Touch, split: str, rows: Any, agents: Any, stamps: Any) -> int:
+    """Checks an access to global memory; its bytes."""
+    assert touch.place is not None
+    place, tensor = touch.place, m.tensor(touch.value)
+    corners = m.corners(place)
+    total = 0
+    for corner in corners:
+        tensor.check(corner, step.op.where)
+        inside = tensor.clip(corner, place.shape)
+        total += inside[0] * inside[1] * tensor.size
+    total *= m.units if len(corners) == 1 else 1
+    shadowed = m.block.cluster.world.globals.get(touch.value)
+    if shadowed is None:
+        return total
+    map_, shadow = shadowed
+    key = (m.warps, m.mask.key if m.mask is not None else None, tuple(corners))
+    found = touch.cache.get(key)
+    if found is None:
+        found = _gathered(m, [map_.footprint(tensor, corner, place.shape, split, m.span) for corner in corners])
+        if len(touch.cache) >= CACHED:
+            touch.cache.clear()
+        touch.cache[key] = found
+    local, cells = found
+    clash = _note(shadow, m, touch, rows, agents, stamps, local, cells)
+    if clash is not None:
+        cluster = m.block.cluster
+        raise race(cluster, step, touch.access, clash, int(rows[local[clash.by]]), map_.describe(clash.cell))
+    return total
+
+
+# Asynchronous accesses --------------------------------------------------------------------------------------
+
+
+def _engine(m: Machine, step: Step, touch: Touch, flight: Flight) -> tuple[np.ndarray, np.ndarray, str]:
+    """The agents and stamps that finish an access (by warp of the gang), and how it is split; joins the flight to them."""
+    done = touch.access.done
+    agents, stamps = np.zeros(m.warps, np.int64), np.zeros(m.warps, np.int64)
+    low = m.block.cluster.clocks.low
+    if isinstance(done, Value):
+        for unit, barrier in zip(_units(m), mbarriers(m, done, m.block), strict=True):
+            agents[unit * m.span] = barrier.agent
+            stamps[unit * m.span] = low + barrier.phase * TICK + step.number
+        if touch.kind == "shared" and touch.access.mode != "read":
+            _promise_payment(m, touch, flight)
+        return agents, stamps, "one"
+    kept = QUEUES.get(done, ELECTED)
+    for unit in _units(m):
+        for warp in range(unit * m.span, (unit + 1) * m.span):
+            queue = queue_of(m, done, warp)
+            agents[warp] = queue.reader if done.endswith(".read") else queue.agent
+            stamps[warp] = low + queue.group * TICK + step.number
+            if kept == PER_WARP or warp == unit * m.span:
+                _join_queue(queue, flight, done.endswith(".read"))
+    return agents, stamps, "one" if kept == ELECTED else touch.split
+
+
+def _join_queue(queue: Queue, flight: Flight, reading: bool) -> None:
+    if not any(f is flight for _, f in queue.flights[-1:]):
+        queue.flights.append((queue.group, flight))
+        flight.queues.append(queue)
+    if reading:
+        queue.reading.append((queue.group, flight))
+
+
+def queue_of(m: Machine, name: str, warp: int) -> Queue:
+    """The queue that `warp` of the gang uses for operations of the running step's scope."""
+    if QUEUES.get(name, ELECTED) != PER_WARP:
+        warp -= warp % m.span
+    return m.block.queue(name, m.first + warp)
+
+
+def mbarriers(m: Machine, value: Value, block: Any) -> list[MBarrier]:
+    """The mbarrier that each active unit means, in a block of the cluster."""
+    base = m.address(value)
+    bases = base.tolist() if isinstance(base, np.ndarray) else [base] * m.units
+    return [block.barriers[b] for b in bases]
+
+
+def _promise_payment(m: Machine, touch: Touch, flight: Flight) -> None:
+    type, done = touch.value.type, touch.access.done
+    assert isinstance(type, (SharedTile, SharedVector)) and isinstance(done, Value)
+    for block in m.block.cluster.blocks_of(m, touch.access):
+        for barrier in mbarriers(m, done, block):
+            flight.payments.append((barrier, type.bytes, barrier.phase))
+            barrier.loads.append(flight)
+            barrier.landed.append((barrier.phase, flight))
+
+
+def launch(m: Machine, step: Step) -> Flight:
+    """An asynchronous operation begins: what it means is put off, with the scalars and addresses it has now."""
+    captured = {v: m.env[v] for v in step.scalars if v in m.env}
+    mask, cluster = m.mask, m.block.cluster
+
+    def finish() -> None:
+        live, state = m.env, (m.mask, m.step, m.span, m.units, m.chosen)
+        m.env, m.mask = {**live, **captured}, mask
+        m.begin(step)
+        m.finish(step, step.numpy(m))
+        for value in step.written:
+            if value in m.env:
+                live[value] = m.env[value]
+        m.env, (m.mask, m.step, m.span, m.units, m.chosen) = live, state
+
+    issuers = m.agents if mask is None else m.agents[mask.warps]
+    flight = Flight(flight_label(step), step.op.where, finish, cluster.clocks.of[CAUSED, issuers].max(axis=0))
+    cluster.flights.append(flight)
+    return flight
+
+
+# Registers in flight ----------------------------------------------------------------------------------------
+
+
+def _take_off(m: Machine, step: Step, touch: Touch) -> None:
+    """A register operand is read or written by an engine until its group is joined."""
+    done = touch.access.done
+    assert isinstance(done, str)
+    queue = queue_of(m, done, 0 if m.chosen is None else int(m.chosen[0]) * m.span)
+    before = m.flying.get(touch.value)
+    mode = "write" if touch.access.mode != "read" or (before and before.mode == "write") else "read"
+    m.flying[touch.value] = Flying(mode, done, queue, queue.group, step)
+
+
+def check_registers(m: Machine, step: Step) -> None:
+    """Raises `InFlightError` for an operation that touches registers which an engine still uses."""
+    own = {t.value: t.access for t in step.touches if t.kind == "register"}
+    for value in (*step.registers, *step.results):
+        flying = m.flying.get(value)
+        if flying is None:
+            continue
+        access = own.get(value)
+        changes = value in step.written
+        if flying.mode == "read" and not changes:
+            continue
+        if flying.mode == "write" and access is not None and access.mode != "read" and access.done == flying.done:
+            continue  # accumulates in the same queue, which is in order
+        verb = "writes" if flying.mode == "write" else "reads"
+        raise InFlightError(
+            f"{step.op.scope}.{step.op.name} {'changes' if changes else 'uses'} {value.label} while {flight_label(flying.step)} still {verb} it",
+            fix=f"wait for it first: warpgroup.wait({value.name or 'x'})",
+            where=step.op.where,
+            also={"it was issued at": flying.step.op.where},
+        )
+
+
+__all__ = ["check_registers", "launch", "mbarriers", "queue_of", "touch"]

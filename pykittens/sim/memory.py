@@ -1,0 +1,118 @@
+"""Memory as bytes: a block's shared memory behind its swizzles, and the tensors of global memory.
+
+Shared tiles move in chunks of 16 bytes, the unit that every swizzle keeps together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, Frame, OutOfBoundsError
+from ..layouts import shared_offset
+from ..types import Global, SharedTile, SharedVector
+
+CHUNK = 16  # bytes
+_WIDE = np.dtype(np.complex128)  # NumPy's dtype of 16 bytes: only copied, never computed with
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a shared value lies: the byte it begins at, and the first column of a view that starts inside a panel.
+
+    Numbers where all warps of the gang agree, else arrays of one per warp.
+    """
+
+    base: Any
+    column: Any = 0
+
+
+@lru_cache(maxsize=1024)
+def chunk_offsets(tile: SharedTile, column: int = 0) -> np.ndarray:
+    """Byte offsets of the 16-byte chunks of a tile, shape (rows, chunks of a row)."""
+    step = CHUNK // tile.dtype.size
+    rows, cols = np.arange(tile.rows)[:, None], column + np.arange(0, tile.cols, step)[None, :]
+    return np.asarray(shared_offset(tile, rows, cols), dtype=np.int64)
+
+
+class SharedMemory:
+    """The bytes of one block. They begin as 0xFF: a NaN in every float type, and -1."""
+
+    def __init__(self, size: int):
+        self.bytes = np.full(-(-size // CHUNK) * CHUNK, 0xFF, np.uint8)
+        self.wide = self.bytes.view(_WIDE)
+
+    def read(self, type: SharedTile | SharedVector, bases: list[int], columns: list[int]) -> np.ndarray:
+        """The elements at each base, shape (bases, *type.shape)."""
+        if isinstance(type, SharedTile):
+            return self.wide.take(self._chunks(type, bases, columns)).view(type.dtype.numpy)
+        rows = [self.bytes[base : base + type.bytes].view(type.dtype.numpy) for base in bases]
+        return np.stack(rows)
+
+    def write(self, type: SharedTile | SharedVector, bases: list[int], columns: list[int], array: np.ndarray) -> None:
+        """Sets the elements at each base to those of `array`, whose first axis has one item per base, or one for all."""
+        if isinstance(type, SharedTile):
+            self.wide[self._chunks(type, bases, columns)] = np.ascontiguousarray(array, type.dtype.numpy).view(_WIDE)
+            return
+        for base, row in zip(bases, np.broadcast_to(array, (len(bases), *type.shape)), strict=True):
+            self.bytes[base : base + type.bytes].view(type.dtype.numpy)[:] = row
+
+    def _chunks(self, type: SharedTile, bases: list[int], columns: list[int]) -> np.ndarray:
+        parts = [(chunk_offsets(type, c) + b) // CHUNK for b, c in zip(bases, columns, strict=True)]
+        return parts[0][None] if len(parts) == 1 else np.stack(parts)
+
+
+class Tensor:
+    """A global tensor: an array with four dimensions (batch, depth, rows, cols)."""
+
+    def __init__(self, name: str, type: Global, array: np.ndarray):
+        if array.dtype != type.dtype.numpy:
+            raise ArgumentError(f"{name} holds {array.dtype}, where the kernel takes {type}", fix=f"pass {type.dtype}", where=())
+        if array.ndim > 4 or any(isinstance(d, int) and d != n for d, n in zip(type.dims, array.shape, strict=True)):
+            raise ArgumentError(f"{name} has shape {array.shape}, where the kernel takes {type}", fix="dimensions must agree", where=())
+        if array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
+            raise ArgumentError(f"the columns of {name} are not contiguous", fix="pass np.ascontiguousarray(x)", where=())
+        self.name, self.type = name, type
+        self.array = array[(None,) * (4 - array.ndim)]
+        self.shape = self.array.shape
+        self.size = type.dtype.size
+        self.start: int = array.__array_interface__["data"][0]
+        self.strides = self.array.strides
+
+    def check(self, first: tuple[int, ...], where: tuple[Frame, ...]) -> None:
+        """Raises `OutOfBoundsError` where no part of a rectangle may be: a batch or depth outside, a negative row or column."""
+        b, d, r, c = first
+        if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and r >= 0 and c >= 0:
+            return
+        raise OutOfBoundsError(
+            f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) is outside of its shape "
+            f"{' x '.join(map(str, self.shape))} (batch, depth, rows, columns)",
+            fix="only rows and columns past the end are defined (they read as zero and are not written); bound the coordinate, or the grid",
+            where=where,
+        )
+
+    def clip(self, first: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
+        """How many rows and columns of a rectangle lie inside."""
+        rows = shape[0] if len(shape) == 2 else 1
+        return max(0, min(rows, self.shape[2] - first[2])), max(0, min(shape[-1], self.shape[3] - first[3]))
+
+    def read(self, first: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+        """The rectangle as an array of `shape`; what lies past the end is zero. May be a view."""
+        b, d, r, c = first
+        rows, cols = self.clip(first, shape)
+        part = self.array[b, d, r : r + rows, c : c + cols]
+        full = (shape[0] if len(shape) == 2 else 1, shape[-1])
+        if part.shape != full:
+            padded = np.zeros(full, self.array.dtype)
+            padded[:rows, :cols] = part
+            part = padded
+        return part if len(shape) == 2 else part[0]
+
+    def write(self, first: tuple[int, ...], shape: tuple[int, ...], values: np.ndarray) -> None:
+        """Sets the rectangle; what lies past the end is dropped."""
+        b, d, r, c = first
+        rows, cols = self.clip(first, shape)
+        self.array[b, d, r : r + rows, c : c + cols] = values.reshape(-1, shape[-1])[:rows, :cols]

@@ -1,0 +1,161 @@
+"""Taking orders: what each synchronising effect does to clocks, barriers and queues, and what it has to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import Diagnosis
+from ..ops.sync import NamedBarrierType
+from ..program import Sync
+from ..types import BarrierType
+from .clocks import CAUSED, SEEN
+from .engines import ELECTED, PER_WARP, QUEUES
+from .hazards import mbarriers, queue_of
+from .machine import Machine
+from .steps import Step
+
+
+@dataclass
+class Waiting:
+    """What must hold before a gang goes on, what it does then, and in words what it waits for."""
+
+    ready: Callable[[], bool]
+    proceed: Callable[[], None]
+    state: Callable[[], str]
+
+
+def order(m: Machine, step: Step, sync: Sync) -> Waiting | None:
+    """Takes an order for the active units. Returns what must come first, if it has to wait."""
+    return ORDERS[sync.kind](m, step, sync)
+
+
+def _groups(m: Machine) -> np.ndarray:
+    """The warps of each active unit, as agents: (units, warps)."""
+    groups = m.agents.reshape(-1, m.span)
+    return groups if m.chosen is None else groups[m.chosen]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _barrier(m: Machine, step: Step, sync: Sync) -> Waiting | None:
+    warps = step.span
+    if warps <= m.warps:
+        if warps > 1:
+            m.block.cluster.clocks.meet(_groups(m))
+        return None
+    first = m.role_first + (m.first - m.role_first) // warps * warps
+    if first + warps > m.block.warps:
+        first = 0
+    meeting = m.block.meeting(first, warps, str(step.op.scope))
+    return _meet(m, meeting)
+
+
+def _cluster(m: Machine, step: Step, sync: Sync) -> Waiting | None:
+    if len(m.block.cluster.blocks) == 1 and m.warps == m.block.warps:
+        m.block.cluster.clocks.meet(m.agents[None])
+        return None
+    return _meet(m, m.block.cluster.meeting)
+
+
+def _meet(m: Machine, meeting: Any) -> Waiting:
+    phase = meeting.phase
+    meeting.come_by(m.agents)
+    return Waiting(lambda: meeting.phase > phase, _nothing, meeting.state)
+
+
+def _arrive(m: Machine, step: Step, sync: Sync) -> None:
+    assert sync.target is not None
+    if isinstance(sync.target.type, NamedBarrierType):
+        for barrier, group in _named(m, sync):
+            barrier.come_by(group, False, step.op.where)
+        return
+    bytes_ = np.broadcast_to(m.unit_scalar(sync.bytes), m.units)
+    for block in m.block.cluster.blocks_of(m, sync):
+        for barrier, group, more in zip(mbarriers(m, sync.target, block), _groups(m), bytes_, strict=True):
+            agent = int(group[0])
+            if block is not m.block:
+                barrier.visitors.append((agent, int(m.block.cluster.clocks.of[SEEN, agent, agent]), step.op.where))
+            barrier.arrive(agent, sync.count, int(more), step.op.where)
+
+
+def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
+    assert sync.target is not None
+    if isinstance(sync.target.type, NamedBarrierType):
+        pairs = [(barrier, barrier.phase) for barrier, _ in _named(m, sync)]
+        for barrier, group in _named(m, sync):
+            barrier.come_by(group, True, step.op.where)
+        return Waiting(lambda: all(b.phase > phase for b, phase in pairs), _nothing, lambda: "; ".join({b.state(): 0 for b, p in pairs if b.phase == p}))
+    assert isinstance(sync.target.type, BarrierType)
+    parities = np.broadcast_to(m.unit_scalar(sync.phase), m.units).astype(np.int64) & 1
+    (block,) = m.block.cluster.blocks_of(m, sync)
+    waits = list(zip(mbarriers(m, sync.target, block), parities.tolist(), _groups(m), strict=True))
+
+    def ready() -> bool:
+        for barrier, parity, _ in waits:
+            while not barrier.passed(parity) and barrier.loads:  # the loads land at the latest now
+                barrier.loads[0].complete()
+        return all(barrier.passed(parity) for barrier, parity, _ in waits)
+
+    def proceed() -> None:
+        for barrier, _, group in waits:
+            barrier.acquire(group, step.op.where)
+
+    return Waiting(ready, proceed, lambda: "; ".join({f"{b.state()} (waiting for parity {p})": 0 for b, p, _ in waits if not b.passed(p)}))
+
+
+def _named(m: Machine, sync: Sync) -> Any:
+    """(named barrier, warps) of each active unit."""
+    index = np.broadcast_to(m.unit_scalar(sync.index), m.units).tolist()
+    return [(m.block.named_barrier(sync.target, i), group) for i, group in zip(index, _groups(m), strict=True)]  # type: ignore[arg-type]
+
+
+def _queues(m: Machine, name: str) -> Any:
+    """(queue, its warps as agents) of the active units: the warps that commit and join it."""
+    kept = QUEUES.get(name, ELECTED)
+    for group in _groups(m):
+        first = int(group[0]) - m.block.first_agent - m.first
+        if kept == PER_WARP:
+            yield from ((queue_of(m, name, first + i), group[i : i + 1]) for i in range(m.span))
+        else:
+            yield queue_of(m, name, first), group[:1] if kept == ELECTED else group
+
+
+def _commit(m: Machine, step: Step, sync: Sync) -> None:
+    for queue, agents in _queues(m, sync.queue):
+        queue.caused[queue.group] = m.block.cluster.clocks.of[CAUSED, agents].max(axis=0)
+        queue.group += 1
+
+
+def _join(m: Machine, step: Step, sync: Sync) -> None:
+    clocks = m.block.cluster.clocks
+    reads_only = sync.queue.endswith(".read")
+    for queue, agents in _queues(m, sync.queue):
+        finished, causes = queue.join(sync.pending, reads_only)
+        for engine in (queue.reader,) if reads_only else (queue.agent, queue.reader):
+            clocks.of[SEEN, agents, engine] = np.maximum(clocks.of[SEEN, agents, engine], clocks.time(finished))
+        for caused in causes:
+            clocks.of[CAUSED, agents] = np.maximum(clocks.of[CAUSED, agents], caused)
+        m.flying = {v: f for v, f in m.flying.items() if f.queue is not queue or f.group >= finished}
+
+
+def _fence(m: Machine, step: Step, sync: Sync) -> None:
+    m.block.cluster.clocks.fence(_groups(m).ravel())
+
+
+ORDERS: dict[str, Callable[[Machine, Step, Sync], Waiting | None]] = {
+    "barrier": _barrier,
+    "cluster": _cluster,
+    "arrive": _arrive,  # type: ignore[dict-item]
+    "wait": _wait,
+    "commit": _commit,  # type: ignore[dict-item]
+    "join": _join,  # type: ignore[dict-item]
+    "fence": _fence,  # type: ignore[dict-item]
+}
+
+__all__ = ["Diagnosis", "Waiting", "order"]

@@ -1,0 +1,139 @@
+"""Running a program: blocks of the grid one after another (those of a cluster together), gangs in turn."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, BarrierError, DeadlockError, ResourceError
+from ..ops.control import Role
+from ..program import Program, Value
+from ..types import Global
+from .block import Cluster, Dim3, World
+from .gang import Blocked, Gang, split
+from .machine import Machine
+from .memory import Tensor
+from .report import Conflicts, Report
+from .steps import Plan
+
+REGISTERS = 65536  # of one multiprocessor (CUDA C Programming Guide, "Technical specifications per compute capability")
+
+
+def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None) -> Report:
+    """Runs a program on the simulated GPU: outputs are written into the arrays of `arguments` in place.
+
+    `arguments` has an array for each global tensor and a number for each scalar parameter, by name. The grid is in blocks.
+    A `seed` makes gangs take turns, and engines finish, in a random legal order. Raises a `Diagnosis` for what
+    the program does wrong.
+    """
+    _check_registers(program)
+    if any(g < 1 or g % c for g, c in zip(grid, program.cluster, strict=True)):
+        raise ArgumentError(f"a grid of {grid} blocks in clusters of {program.cluster}", fix="make it a multiple of the cluster", where=program.where)
+    plan = Plan(program)
+    tensors, scalars = _operands(program, arguments, plan.written)
+    report = Report(blocks=grid[0] * grid[1] * grid[2])
+    world = World(program, plan, tensors, scalars, grid, report)
+    chance = random.Random(seed) if seed is not None else None
+    corners = [range(0, n, step) for n, step in zip(grid, program.cluster, strict=True)]
+    for number, (z, y, x) in enumerate(itertools.product(*reversed(corners))):
+        Scheduler(Cluster(world, number, (x, y, z)), chance).run()
+    for number, passes in sorted(world.conflicts.items()):
+        step = plan.steps[number - 1]
+        tile = ", ".join(t.value.label for t in step.touches if t.passes)
+        report.conflicts.append(Conflicts(step.op.name, tile, step.op.where, passes))
+    return report
+
+
+def _check_registers(program: Program) -> None:
+    """The budgets of all roles together must fit the register file."""
+    roles = [op for op in program.walk() if isinstance(op, Role) and op.registers]
+    total = sum(op.registers * op.scope.warps * 32 for op in roles)
+    if total > REGISTERS:
+        listed = ", ".join(f"{op.label}: {op.scope.warps} warps x 32 x {op.registers}" for op in roles)
+        raise ResourceError(
+            f"the roles of {program.name} want {total} registers; a multiprocessor has {REGISTERS} ({listed})",
+            fix="lower the registers of a role",
+            where=roles[-1].where,
+        )
+
+
+def _operands(program: Program, arguments: dict[str, Any], written: set[Value]) -> tuple[dict[Value, Tensor], dict[Value, Any]]:
+    tensors: dict[Value, Tensor] = {}
+    scalars: dict[Value, Any] = {}
+    for parameter in program.parameters:
+        if parameter.name not in arguments:
+            raise ArgumentError(f"{program.name} misses {parameter.name!r}", fix="pass every parameter", where=program.where)
+        given, type = arguments[parameter.name], parameter.value.type
+        if not isinstance(type, Global):
+            assert hasattr(type, "dtype")
+            scalars[parameter.value] = np.float32(given) if type.dtype.kind == "f" else bool(given) if type.dtype.kind == "b" else int(given)
+            continue
+        if parameter.value in written and not given.flags.writeable:
+            raise ArgumentError(f"{program.name} writes {parameter.name!r}, which is read-only", fix="pass a copy", where=program.where)
+        tensors[parameter.value] = Tensor(parameter.name, type, given)
+    return tensors, scalars
+
+
+class Scheduler:
+    """Runs the gangs of a cluster in turn until all have ended."""
+
+    def __init__(self, cluster: Cluster, chance: random.Random | None):
+        self.cluster, self.random = cluster, chance
+        self.gangs: list[Gang] = []
+        self.blocked: dict[Gang, Blocked] = {}
+
+    def run(self) -> None:
+        world = self.cluster.world
+        for block in self.cluster.blocks:
+            split(Machine(block, 0, block.warps, 0, block.values()), world.plan.body, 0, block.warps, 0, self)
+        while self.gangs:
+            if not self._turn():
+                self._deadlock()
+        for flight in self.cluster.flights:
+            flight.complete()
+        for block in self.cluster.blocks:
+            block.finish()
+
+    def _turn(self) -> bool:
+        """Every gang that can goes on until it must wait. Whether any could."""
+        gangs, moved = list(self.gangs), False
+        if self.random is not None:
+            self.random.shuffle(gangs)
+        for gang in gangs:
+            if self.random is not None:
+                self._finish_some()
+            blocked = self.blocked.get(gang)
+            if blocked is not None and not blocked.ready():
+                continue
+            moved = True
+            try:
+                self.blocked[gang] = next(gang.coroutine)
+            except StopIteration:
+                self.gangs.remove(gang)
+                self.blocked.pop(gang, None)
+        return moved
+
+    def _finish_some(self) -> None:
+        """Some engines finish early."""
+        assert self.random is not None
+        waiting = [f for f in self.cluster.flights if not f.done]
+        if waiting and self.random.random() < 0.5:
+            self.random.choice(waiting).complete()
+
+    def _deadlock(self) -> None:
+        waits = [(gang, self.blocked[gang]) for gang in self.gangs if not gang.children and self.blocked[gang].where]
+        rows = [f"    {gang.label} waits at {blocked.where[0]} for {blocked.state()}" for gang, blocked in waits]
+        where = waits[0][1].where if waits else self.cluster.world.program.where
+        block = self.cluster.blocks[0].label
+        raise DeadlockError(
+            f"deadlock in block {block}: every warp that has not ended waits for something that cannot happen any more:\n" + "\n".join(rows),
+            fix="let the missing arrivals, bytes or warps come, or do not wait for them; check the parity that is waited for",
+            where=where,
+            also={f"{gang.label} waits at": blocked.where for gang, blocked in waits[1:]},
+        )
+
+
+__all__ = ["BarrierError", "simulate"]

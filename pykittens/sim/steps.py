@@ -1,0 +1,135 @@
+"""A program prepared for running: each operation once, with its effects resolved as far as they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..ops.control import BreakIf, Range, Role, When, While
+from ..program import Access, Block, Effect, Op, Place, Program, Sync, Value, values_in
+from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
+from .banks import extra_passes
+
+STRUCTURE = (Range, While, BreakIf, When, Role)
+
+
+class Touch:
+    """One access of an operation. Footprints are cached by where the gang's units point."""
+
+    __slots__ = ("access", "value", "place", "kind", "split", "passes", "cache")
+
+    def __init__(self, access: Access, span: int):
+        self.access = access
+        target = access.target
+        self.place = target if isinstance(target, Place) else None
+        self.value: Value = target.tensor if isinstance(target, Place) else target
+        type = self.value.type
+        shared = isinstance(type, (SharedTile, SharedVector))
+        self.kind = "global" if self.place else "shared" if shared else "register"
+        # Where all threads write the same bytes, one of them does: nobody races with its own copy.
+        self.split = "one" if access.split == "all" and access.mode != "read" else access.split
+        measured = isinstance(type, SharedTile) and access.proxy == "generic"
+        self.passes = extra_passes(type, self.split, span) if measured else 0  # type: ignore[arg-type]
+        self.cache: dict[Any, Any] = {}
+
+
+class Step:
+    """One operation: `before` are the orders it takes first, then it accesses memory, then `after` follow."""
+
+    def __init__(self, op: Op, number: int):
+        self.op, self.number, self.numpy = op, number, op.numpy
+        self.structure = isinstance(op, STRUCTURE)
+        self.span = op.scope.warps if op.collective else 1
+        effects: list[Effect | Touch] = [Touch(e, self.span) if isinstance(e, Access) else e for e in op.effects()]
+        first = next((i for i, e in enumerate(effects) if not isinstance(e, Sync)), len(effects))
+        last = next((i for i, e in enumerate(effects) if i >= first and isinstance(e, Sync)), len(effects))
+        self.before, self.touches, self.after = effects[:first], effects[first:last], effects[last:]
+        self.late = any(isinstance(e, Touch) and e.access.done != "now" for e in effects)
+        self.effects = bool(effects)
+        self.ends = any(isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait") for e in effects)  # it may have to wait
+        self.targets = {e.value: e.access for e in effects if isinstance(e, Touch) and e.kind == "shared"}
+        self.registers = [v for v in op.operands() if isinstance(v.type, (RegisterTile, RegisterVector))]
+        self.scalars = [v for v in op.operands() if not isinstance(v.type, (RegisterTile, RegisterVector))]
+        self.written = {v for name in op.writes for v in values_in(getattr(op, name))} | set(op.results)
+        self.result = op.results[0] if len(op.results) == 1 else None
+        self.results = op.results
+        self.name, self.flops = op.name, op.flops()
+        self.inside: dict[str, list[Step]] = {}
+
+    def __repr__(self) -> str:
+        return f"<{self.op.scope}.{self.op.name}>"
+
+
+class Plan:
+    """All steps of a program, numbered from 1, and what follows from them before anything runs."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.steps: list[Step] = []
+        self.body = self._block(program.body)
+
+    def _block(self, block: Block) -> list[Step]:
+        made = []
+        for op in block:
+            step = Step(op, len(self.steps) + 1)
+            self.steps.append(step)
+            made.append(step)
+            for name, item in op.fields():
+                if isinstance(item, Block):
+                    step.inside[name] = self._block(item)
+        return made
+
+    def op(self, number: int) -> Op:
+        return self.steps[number - 1].op
+
+    def effects(self) -> Iterable[Effect]:
+        """All effects of all operations."""
+        for step in self.steps:
+            for e in (*step.before, *step.touches, *step.after):
+                yield e.access if isinstance(e, Touch) else e
+
+    def places(self) -> Iterable[Place]:
+        """All rectangles of global memory that are accessed."""
+        return [e.target for e in self.effects() if isinstance(e, Access) and isinstance(e.target, Place)]
+
+    @property
+    def written(self) -> set[Value]:
+        """The tensors that some operation writes: only these can race."""
+        return {e.target.tensor for e in self.effects() if isinstance(e, Access) and e.mode != "read" and isinstance(e.target, Place)}
+
+
+def gang_size(steps: list[Step], warps: int) -> int:
+    """How many warps of a role go in lockstep: all, unless warps wait for single others; then the widest scope that computes."""
+    if not _point_to_point(steps):
+        return warps
+    size = max((s.span for s in _flat(steps) if _computes(s)), default=1)
+    return size if size <= warps and warps % size == 0 else warps
+
+
+def _flat(steps: list[Step]) -> Iterable[Step]:
+    """The steps of a region and of those inside it; roles, which form gangs of their own, left out."""
+    for step in steps:
+        if isinstance(step.op, Role):
+            continue
+        yield step
+        for inner in step.inside.values():
+            yield from _flat(inner)
+
+
+def _computes(step: Step) -> bool:
+    op = step.op
+    scalar = all(isinstance(r.type, ScalarType) for r in op.results)
+    return op.collective and not step.structure and bool(step.touches or step.written or not scalar or _direct(step))
+
+
+def _direct(step: Step) -> bool:
+    return any(isinstance(e, Sync) and e.kind in ("arrive", "wait", "commit", "join") for e in (*step.before, *step.after))
+
+
+def _point_to_point(steps: list[Step]) -> bool:
+    for step in _flat(steps):
+        if any(isinstance(e, Sync) and e.kind in ("arrive", "wait") for e in (*step.before, *step.after)):
+            return True
+        if any(isinstance(e, Touch) and isinstance(e.access.done, Value) for e in step.touches):
+            return True
+    return False
