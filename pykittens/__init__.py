@@ -50,6 +50,8 @@ from .trace.functions import (
     var,
     where,
 )
+from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
+from .trace.rings import barrier, ring
 from .trace.scopes import block, group, warp
 from .trace.signature import gl, static
 from .trace.values import At as _At

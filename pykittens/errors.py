@@ -6,6 +6,7 @@ outside this package, or inside `pykittens/kernels`, whose authors are users of 
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import sys
@@ -14,6 +15,7 @@ from types import FrameType
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY = _PACKAGE + "kernels" + os.sep
+_CONTEXTLIB = contextlib.__file__  # stands between our context managers and the user
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Frame:
 
 def is_user_file(file: str) -> bool:
     """Whether `file` is the user's: outside the package, or one of its library kernels."""
-    return not file.startswith(_PACKAGE) or file.startswith(_LIBRARY)
+    return file != _CONTEXTLIB and (not file.startswith(_PACKAGE) or file.startswith(_LIBRARY))
 
 
 def user_frame_objects(limit: int = 8) -> list[FrameType]:
@@ -43,7 +45,9 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(found) < limit:
-        if is_user_file(frame.f_code.co_filename) and not frame.f_code.co_filename.startswith("<frozen"):
+        if frame.f_code.co_filename == _CONTEXTLIB:
+            pass
+        elif is_user_file(frame.f_code.co_filename) and not frame.f_code.co_filename.startswith("<frozen"):
             found.append(frame)
         elif found:
             break  # back inside the package: what called the kernel function is no part of it

@@ -190,9 +190,8 @@ class Kernel:
         return self._text(self.program(*args, **named), arch)
 
     def _text(self, program: Program, arch: str) -> str:
-        number = int(arch[3:5])
-        check_shared(program, number)
-        return writer.write(program, number)
+        check_shared(program, int(arch[3:5]))
+        return writer.write(program, arch)
 
     def compile(self, *args: Any, arch: str = "sm_90a", **named: Any) -> Cubin:
         """The cubin for arguments or specs, from the cache or the compiler. Needs no GPU."""

@@ -1,6 +1,7 @@
 """CUDA C that every kernel begins with: types, conversions, and the argument structures. No header is included."""
 
 PRELUDE = r"""
+#pragma nv_diag_suppress 177
 typedef unsigned char u8; typedef unsigned short u16; typedef unsigned int u32; typedef unsigned long long u64; typedef long long i64;
 #define UNROLL _Pragma("unroll")
 struct Global { void* data; int shape[4]; i64 stride[4]; };
@@ -21,4 +22,9 @@ __device__ __forceinline__ float e4m3_float(u8 x) { u32 r; asm("cvt.rn.f16x2.e4m
 __device__ __forceinline__ float e5m2_float(u8 x) { u32 r; asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(r) : "h"((u16)x)); return f16_float((u16)r); }
 __device__ __forceinline__ u8 float_e4m3(float x) { u16 r; asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(0.0f), "f"(x)); return (u8)r; }
 __device__ __forceinline__ u8 float_e5m2(float x) { u16 r; asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(r) : "f"(0.0f), "f"(x)); return (u8)r; }
+"""
+
+# One lane of a converged warp, always the same (PTX "elect.sync"): cheaper than comparing thread numbers.
+ELECT = r"""
+__device__ __forceinline__ bool elect_one() { u32 p; asm volatile("{.reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p;}" : "=r"(p)); return p; }
 """

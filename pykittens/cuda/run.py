@@ -68,9 +68,9 @@ def map_geometry(info: ArrayInfo, spec: TensorMapSpec) -> tuple[tuple[int, ...],
     sb, sd, sr = (x if n > 1 else dense for x, n in zip(s[:3], (batch, depth, rows), strict=True))
     if not spec.swizzle:  # a vector: one row
         return (cols, rows, depth, batch), (sr, sd, sb), (spec.box[1], 1, 1, 1)
+    if not spec.panels:
+        return (cols, rows, depth, batch), (sr, sd, sb), (spec.box[1], spec.box[0], 1, 1)
     panel = spec.swizzle // size
-    if spec.box[1] <= panel or cols % panel:  # one panel a box: several boxes where the tile has more
-        return (cols, rows, depth, batch), (sr, sd, sb), (min(panel, spec.box[1]), spec.box[0], 1, 1)
     return (panel, rows, cols // panel, depth, batch), (sr, spec.swizzle, sd, sb), (panel, spec.box[0], spec.box[1] // panel, 1, 1)
 
 

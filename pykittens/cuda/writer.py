@@ -14,23 +14,25 @@ from typing import Any
 from ..errors import Frame, ResourceError
 from ..layouts import Sym
 from ..ops import control
+from ..ops.mbarrier import MBARRIER
 from ..ops.scalars import literal
 from ..program import Block, Op, Operand, Program, Scope, Value
-from ..types import DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
-from .prelude import FP8, PRELUDE
+from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
+from .prelude import ELECT, FP8, PRELUDE
 
 _KEYWORDS = frozenset(
     "auto bool break case char class const continue default delete do double else enum extern float for goto if inline int long new "
     "operator private public register return short signed sizeof static struct switch template this typedef union unsigned using "
-    "virtual void volatile while true false asm lane warp_id shared_base exp log max min abs sqrt u8 u16 u32 u64 i64 r x i k m n a b v u p".split()
+    "virtual void volatile while true false asm at thread lane warp_id shared_base exp log max min abs sqrt u8 u16 u32 u64 i64 r r0 x i k m n a b v u p".split()
 )
 
 
 class Writer:
     """Collects the text of one kernel for one architecture (80, 86, 89 or 90; `accelerated` for sm_90a)."""
 
-    def __init__(self, program: Program, arch: int):
-        self.program, self.arch, self.debug = program, arch, program.debug
+    def __init__(self, program: Program, arch: int, accelerated: bool):
+        self.program, self.arch, self.accelerated, self.debug = program, arch, accelerated, program.debug
+        self.elected = False  # inside a role that one thread runs alone
         self.out: list[str] = []
         self.support: dict[str, None] = {}  # prelude texts in the order of first use
         self.names: dict[Value, str] = {}
@@ -111,6 +113,13 @@ class Writer:
                 f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
             )
 
+    def copy(self, target: Value, source: Value) -> None:
+        """Copies all registers of a tile or vector, as they are."""
+        type = target.type
+        assert isinstance(type, (RegisterTile, RegisterVector))
+        words = -(-type.registers // 2) if type.dtype.packed else type.registers
+        self.line(f"UNROLL for (int i = 0; i < {words}; i++) {self[target]}[i] = {self[source]}[i];")
+
     def store_pair(self, value: Value, pair: str, low: str, high: str) -> None:
         """Sets registers 2 * pair and 2 * pair + 1."""
         type = value.type
@@ -166,7 +175,7 @@ class Writer:
         """Index of this thread in its unit of the scope."""
         if scope.warps == 1:
             return "lane"
-        relative = f"((int)threadIdx.x - {32 * self.first_warp})" if self.first_warp else "(int)threadIdx.x"
+        relative = f"(thread - {32 * self.first_warp})" if self.first_warp else "thread"
         return relative if scope.warps == self.role_warps else f"({relative} % {32 * scope.warps})"
 
     def unit(self, scope: Scope) -> str:
@@ -174,6 +183,29 @@ class Writer:
         if scope.warps == self.role_warps:
             return "0"
         return self._relative() if scope.warps == 1 else f"{self._relative()} / {scope.warps}"
+
+    def elect(self, scope: Scope) -> str:
+        """C that lets one thread of each unit of the scope run the next statement; empty where only one runs anyway."""
+        if self.elected:
+            return ""
+        self.prelude(ELECT)
+        warp = self.warp(scope)
+        return "if (elect_one()) " if scope.warps == 1 else f"if ({warp} == 0 && elect_one()) "
+
+    def require(self, arch: int, op: Op, what: str) -> None:
+        """Refuses an operation that this architecture lacks."""
+        if self.arch < arch:
+            raise ResourceError(f"{what}: sm_{self.arch} has none", fix=f"compile for sm_{arch} or newer", where=op.where)
+
+    def require_accelerated(self, op: Op, what: str) -> None:
+        """Refuses an operation that only sm_90a has."""
+        if not self.accelerated:
+            raise ResourceError(f"{what} exists on sm_90a only, not on sm_{self.arch}", fix="compile for sm_90a", where=op.where)
+
+    @property
+    def clustered(self) -> bool:
+        """Whether blocks come in clusters."""
+        return self.program.cluster != (1, 1, 1)
 
     def barrier(self, op: Op) -> str:
         """The statement in which the threads of the operation's scope meet."""
@@ -193,11 +225,7 @@ class Writer:
         """The number of a named barrier."""
         if barrier not in self.barriers:
             self.barriers[barrier] = self._take_barriers(getattr(barrier, "count", 1), None, barrier.where)
-        return (
-            f"{self.barriers[barrier]} + {self.scalar(index, i32)}"
-            if index is not 0
-            else str(self.barriers[barrier])
-        )  # noqa: F632
+        return f"{self.barriers[barrier]} + {self.scalar(index, i32)}"
 
     def _take_barriers(self, count: int, op: Op | None, where: Any = None) -> int:
         first = self.next_barrier
@@ -260,7 +288,14 @@ class Writer:
             at_launch = 65536 // self.program.threads // 8 * 8
             change = "dec" if op.registers < at_launch else "inc"
             self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
+        if op.elected:
+            self.prelude(ELECT)
+            self.line(f"if (warp_id == {op.first} && elect_one()) {{  // only single-thread operations: one thread runs them")
+            self.elected = True
         self.block(op.body)
+        if op.elected:
+            self.elected = False
+            self.line("}")
         self.line("}")
         self.first_warp, self.role_warps = saved
 
@@ -280,6 +315,8 @@ class Writer:
             parameters.append(f"const __grid_constant__ TensorMap {self.map_name(spec)}")
         for b in p.buffers:
             self[b.value]
+            if isinstance(b.value.type, BarrierType):
+                self.prelude(MBARRIER)
         self.block(p.body)
         body, self.out = self.out, []
         bounds = f"{p.threads}, {p.blocks_per_sm}"
@@ -289,8 +326,9 @@ class Writer:
             f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{'
         )
         self.line(
-            "const int lane = threadIdx.x & 31, warp_id = __shfl_sync(0xffffffffu, threadIdx.x >> 5, 0);"
+            f"const int thread = threadIdx.x & {(1 << (p.threads - 1).bit_length()) - 1}, lane = thread & 31;"  # never negative
         )
+        self.line("const int warp_id = __shfl_sync(0xffffffffu, thread >> 5, 0);")
         if p.buffers:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
             self.line("const u32 shared_base = shared_address(shared_memory);")
@@ -307,7 +345,20 @@ class Writer:
         return f"map_{spec.tensor}_{spec.box[0]}x{spec.box[1]}_{spec.swizzle}"
 
     def prologue(self) -> None:
-        """What every block does before its body: barrier initialisation."""
+        """What every block does before its body: mbarriers begin to count, and all threads (of the cluster) see it."""
+        barriers = [b for b in self.program.buffers if isinstance(b.value.type, BarrierType)]
+        if not barriers:
+            return
+        self.line("if (threadIdx.x == 0) {")
+        for b in barriers:
+            assert isinstance(b.value.type, BarrierType)
+            self.line(f"for (int i = 0; i < {b.count}; i++) mbarrier_init({self[b.value]} + i * {b.item_bytes}, {b.value.type.count});")
+        self.line('asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");')
+        self.line("}")
+        if self.clustered:
+            self.line('asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");')
+        else:
+            self.line("__syncthreads();")
 
 
 def _indented(lines: list[str]) -> str:
@@ -324,6 +375,6 @@ def _indented(lines: list[str]) -> str:
     return "\n".join(out)
 
 
-def write(program: Program, arch: int) -> str:
-    """The CUDA C of a program for an architecture."""
-    return Writer(program, arch).text()
+def write(program: Program, arch: str) -> str:
+    """The CUDA C of a program for an architecture such as "sm_89" or "sm_90a"."""
+    return Writer(program, int(arch[3:5]), arch.endswith("a")).text()

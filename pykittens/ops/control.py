@@ -69,13 +69,17 @@ class When(Op):
 
 @dataclass(eq=False)
 class Role(Op):
-    """Warps `first` to `first + scope.warps - 1` of the block run `body`; `registers` is their budget a thread (0: none)."""
+    """Warps `first` to `first + scope.warps - 1` of the block run `body`; `registers` is their budget a thread (0: none).
+
+    `elected` (set by passes/elect.py): every operation inside is a single thread's, so that one thread runs the whole.
+    """
 
     scope: Scope
     label: str
     first: int
     registers: int
     body: Block
+    elected: bool = False
 
 
 def check_condition(condition: Operand) -> None:

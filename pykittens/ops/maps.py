@@ -399,7 +399,10 @@ class Assign(Op):
 
     def cuda(self, c: Any) -> None:
         type = self.target.type
-        c.map(self.target, lambda r: read(c, self.value, type, r, type.dtype), declare=False)
+        if not is_scalar(self.value) and self.value.type == type:
+            c.copy(self.target, self.value)
+        else:
+            c.map(self.target, lambda r: read(c, self.value, type, r, type.dtype), declare=False)
 
 
 def element_position(c: Any, tile: RegisterTile, scope: Scope, register: Sym) -> tuple[Any, Any]:

@@ -1,9 +1,19 @@
 """Passes over a program, one per file; `prepare` runs them in order."""
 
 from ..program import Program
+from .elect import elect_roles
+from .fences import insert_fences
+from .inflight import analyse_inflight
+from .maps import collect_maps
+from .registers import check_budgets
 from .shared_plan import plan_shared
 
 
 def prepare(program: Program) -> None:
     """All that a traced program needs before a back end takes it."""
+    elect_roles(program)
+    insert_fences(program)
+    analyse_inflight(program)
+    collect_maps(program)
+    check_budgets(program)
     plan_shared(program)

@@ -163,11 +163,13 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
     if (warpgroups or registers) and (r.first_warp + first) % 4:
         raise TraceError(f"role {name!r} begins at warp {r.first_warp + first}", fix="warpgroups begin at multiples of 4 warps: order the roles so")
     r.cache[("warps of", id(r.block))] = first + count  # type: ignore[assignment]
-    saved = r.warps, r.first_warp, r.role
+    saved = r.warps, r.first_warp, r.role, r.role_warpgroups
     frame = _user_frame()
     before = _snapshot(frame)
     with r.region("pk.role") as body:
         r.warps, r.first_warp, r.role, r.role_level = count, r.first_warp + first, name, r.role_level + 1
+        r.role_warpgroups = warpgroups > 0
+        r.role_blocks.append(body)
         try:
             from .scopes import group, warp
 
@@ -175,7 +177,8 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
             name_locals(frame)
         finally:
             absolute = r.first_warp
-            (r.warps, r.first_warp, r.role), r.role_level = saved, r.role_level - 1
+            (r.warps, r.first_warp, r.role, r.role_warpgroups), r.role_level = saved, r.role_level - 1
+            r.role_blocks.pop()
     _check_names(frame, before, "pk.role")
     record(control.Role(Scope("role", count), name, absolute, registers, body))
 
@@ -201,7 +204,9 @@ def _check_names(frame: FrameType | None, before: dict[str, Any], kind: str) -> 
         new = after.get(name, old)
         if new is old or (not isinstance(old, Value) and not isinstance(new, Value) and _same(old, new)):
             continue
-        if isinstance(new, Value) or isinstance(old, Value) or isinstance(new, (int, float, bool, tuple)):
+        if isinstance(old, Value) and not current().visible(old):
+            continue  # dead already: the index of an earlier loop, say
+        if isinstance(new, Value) or isinstance(old, Value) or (kind != "pk.role" and isinstance(new, (int, float, bool, tuple))):
             fix = f"change it in place: {name}[:] = ..." if isinstance(old, Value) else f"make it a variable: {name} = pk.var(pk.i32, {old!r})"
             raise TraceError(f"{name!r} is rebound inside {kind}: after it, Python would keep the new value whether or not it ran", fix=fix)
 

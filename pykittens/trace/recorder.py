@@ -46,7 +46,14 @@ class Recorder:
         self.verifying = 0  # inside the second recording of a loop: inner loops need not be verified again
         self.cache: dict[Any, Value] = {}
         self.open: list[tuple[str, tuple[Frame, ...]]] = []  # regions begun and not ended, outermost first
-        self.hooks: list[Callable[[Op], None]] = []
+        self.hooks: list[Callable[[Op], None]] = []  # called with every operation recorded
+        self.finish: list[Callable[[Program], None]] = []  # called when the whole kernel has been recorded
+        self.role_blocks: list[Block] = [program.body]  # regions of the open roles, the kernel's first
+        self.role_warpgroups = False  # whether the current role was given as warpgroups
+
+    def role_block(self) -> Block:
+        """The region of the current role, or the kernel's."""
+        return self.role_blocks[-1]
 
     def check(self) -> None:
         """Raises what was found earlier and could not be raised there."""

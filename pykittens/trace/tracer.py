@@ -34,6 +34,8 @@ def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType], f
         if recorder.open:
             kind, where = recorder.open[-1]
             raise TraceError(f"a {kind} begun here is still open at the end of the kernel", fix="do not return from inside it", where=where)
+        for finish in recorder.finish:
+            finish(program)
         if out is not None:
             raise TraceError(f"kernel {function.__name__!r} returns {out!r}", fix="a kernel returns nothing: store results into a tensor", where=program.where)
     return program

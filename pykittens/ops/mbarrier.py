@@ -1,0 +1,132 @@
+"""Barriers in shared memory that count arrivals and bytes (PTX "mbarrier"), and the state that walks a ring of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import TypeRuleError
+from ..program import Effect, Op, Operand, Scope, Sync, Value
+from ..types import BarrierType, ScalarType, Type, i32, u32
+
+MBARRIER = """
+__device__ __forceinline__ void mbarrier_init(u32 b, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(count) : "memory"); }
+__device__ __forceinline__ void mbarrier_expect(u32 b, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(b), "r"(bytes) : "memory"); }
+__device__ __forceinline__ void mbarrier_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(b) : "memory"); }
+__device__ __forceinline__ void mbarrier_arrive_remote(u32 b, u32 rank) {
+  asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
+__device__ __forceinline__ bool mbarrier_try(u32 b, u32 phase) {
+  u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
+__device__ __forceinline__ bool mbarrier_try_cluster(u32 b, u32 phase) {
+  u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
+__device__ __forceinline__ void mbarrier_wait(u32 b, u32 phase) {
+  asm volatile("{.reg .pred p; L%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra D%=; bra L%=; D%=: }" :: "r"(b), "r"(phase) : "memory"); }
+__device__ __forceinline__ void mbarrier_wait_cluster(u32 b, u32 phase) {
+  asm volatile("{.reg .pred p; L%=: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1; @p bra D%=; bra L%=; D%=: }" :: "r"(b), "r"(phase) : "memory"); }
+"""
+
+
+def check_barrier(barrier: Value) -> None:
+    """The operand is one mbarrier."""
+    if not isinstance(barrier.type, BarrierType):
+        raise TypeRuleError(f"{barrier.label} is {barrier.type}, not an mbarrier", fix="make one with pk.barrier(count)")
+    if getattr(barrier, "count", 1) > 1:
+        raise TypeRuleError(f"{barrier.label} is an array of barriers", fix="index one: barriers[i]")
+
+
+@dataclass(eq=False)
+class Arrive(Op):
+    """One thread of the scope arrives, and first adds `bytes` to what the phase waits for (expect_tx)."""
+
+    scope: Scope
+    barrier: Value
+    bytes: Operand = 0
+    rank: Operand | None = None  # the block of the cluster whose barrier is meant; None: the own
+
+    single = True
+
+    def types(self) -> tuple[Type, ...]:
+        check_barrier(self.barrier)
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("arrive", self.barrier, bytes=self.bytes, rank=self.rank),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MBARRIER)
+        c.require(90, self, "mbarriers with byte counts")
+        elect, b = c.elect(self.scope), c[self.barrier]
+        if self.rank is not None:
+            c.line(f"{elect}mbarrier_arrive_remote({b}, {c.scalar(self.rank, i32)});")
+        elif isinstance(self.bytes, int) and self.bytes == 0:
+            c.line(f"{elect}mbarrier_arrive({b});")
+        else:
+            c.line(f"{elect}mbarrier_expect({b}, {c.scalar(self.bytes, i32)});")
+
+
+@dataclass(eq=False)
+class Wait(Op):
+    """Waits until the phase with parity `phase` (0 or 1) has ended."""
+
+    scope: Scope
+    barrier: Value
+    phase: Operand
+
+    single = True  # may run in one elected thread
+    collective = True
+
+    def types(self) -> tuple[Type, ...]:
+        check_barrier(self.barrier)
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("wait", self.barrier, phase=self.phase),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MBARRIER)
+        c.require(90, self, "mbarriers with byte counts")
+        suffix = "_cluster" if c.clustered else ""
+        call = f"({c[self.barrier]}, {c.scalar(self.phase, u32)})"
+        if c.debug:
+            c.bounded(self, f"mbarrier_try{suffix}{call}", c.scalar(self.phase, u32))
+        else:
+            c.line(f"mbarrier_wait{suffix}{call};")
+
+
+@dataclass(eq=False)
+class Advance(Op):
+    """Moves a cursor (index, phase) to the next of `stages` slots; the phase flips after the last."""
+
+    scope: Scope
+    index: Value
+    phase: Value | None
+    stages: int
+
+    writes = ("index", "phase")
+    collective = False
+    single = True
+
+    def types(self) -> tuple[Type, ...]:
+        assert isinstance(self.index.type, ScalarType)
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        index = m.scalar(self.index) + 1
+        wrapped = index == self.stages
+        m.assign(self.index, m.choose(wrapped, 0, index))
+        if self.phase is not None:
+            phase = m.scalar(self.phase)
+            m.assign(self.phase, m.choose(wrapped, phase ^ 1, phase))
+
+    def cuda(self, c: Any) -> None:
+        flip = f" {c[self.phase]} ^= 1;" if self.phase is not None else ""
+        if self.stages == 1:
+            c.line(flip.strip() or ";")
+        else:
+            c.line(f"if (++{c[self.index]} == {self.stages}) {{ {c[self.index]} = 0;{flip} }}")

@@ -1,0 +1,292 @@
+"""The tensor memory accelerator: one thread asks for a whole tile (PTX "cp.async.bulk.tensor").
+
+A tensor map describes a tensor to the hardware. Where the columns are static and fill whole panels, it has
+five dimensions, (column in panel, row, panel, depth, batch), and one instruction moves a tile of any width; else four,
+(column, row, depth, batch), and a tile takes one instruction a panel. What lies outside reads as zero and is not written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import TypeRuleError
+from ..program import Access, Effect, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
+from ..types import SharedTile, SharedVector, Type, bf16, f16, f32, i32
+from .copies import check_copy
+from .mbarrier import check_barrier
+from .places import known_multiple
+
+# Cache policies as createpolicy makes them (PTX "createpolicy"; the encodings CUTLASS lists in TMA::CacheHintSm90).
+HINTS = {"evict_first": "0x12F0000000000000ull", "evict_last": "0x14F0000000000000ull", "evict_normal": "0x1000000000000000ull"}
+
+TENSOR_MAP = "struct __align__(64) TensorMap { u64 opaque[16]; };\n"
+
+
+def map_spec(shared: Value, place: Place) -> TensorMapSpec:
+    """The tensor map that a copy between a shared tile (or vector) and a tensor needs."""
+    type, tensor = shared.type, place.type
+    name = place.tensor.name
+    if isinstance(type, SharedVector):
+        return TensorMapSpec(name, (1, type.length), 0, False)
+    assert isinstance(type, SharedTile)
+    cols = tensor.padded[3]
+    panels = isinstance(cols, int) and cols % type.panel == 0 and type.cols > type.panel
+    return TensorMapSpec(name, (type.rows, type.cols if panels else min(type.cols, type.panel)), type.swizzle, panels)
+
+
+def check_tma(shared: Value, place: Place, what: str) -> None:
+    """What the hardware demands of a copy, in words."""
+    check_copy(shared, place, what)
+    type = shared.type
+    if place.type.align < 16:
+        raise TypeRuleError(
+            f"{what}: {place.tensor.label} begins or strides at multiples of {place.type.align} bytes only; TMA takes multiples of 16",
+            fix="pass a tensor whose pointer and strides are multiples of 16 bytes, or load it without TMA",
+        )
+    if isinstance(type, SharedTile):
+        if type.column or type.pitch != type.rows and type.cols > type.panel:
+            raise TypeRuleError(f"{what}: {shared.label} is a part that TMA cannot address", fix="use whole tiles, or parts of whole panels and all rows")
+        if type.rows > 256:
+            raise TypeRuleError(f"{what}: a TMA box has at most 256 rows, not {type.rows}", fix="copy the tile in parts")
+        if known_multiple(place.first[3]) % type.panel and type.cols > type.panel:
+            raise TypeRuleError(f"{what}: the first column may lie inside a panel of {type.panel} columns", fix=f"begin at multiples of {type.panel} columns")
+    else:
+        assert isinstance(type, SharedVector)
+        if type.length > 256 or type.bytes % 16:
+            raise TypeRuleError(f"{what}: a TMA vector has at most 256 elements and a multiple of 16 bytes, not {type.length}", fix="copy it in parts")
+
+
+def boxes(c: Any, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
+    """The instructions of a copy: shared address, coordinates (innermost first), and their number."""
+    batch, depth, row, col = (c.scalar(x, i32) for x in place.first)
+    type, base = shared.type, c[shared]
+    if isinstance(type, SharedVector):
+        return [(base, f"{col}, {row}, {depth}, {batch}", 4)]
+    assert isinstance(type, SharedTile)
+    if spec.panels:
+        return [(base, f"0, {row}, {col} / {type.panel}, {depth}, {batch}", 5)]
+    found = []
+    for p in range(-(-type.cols // type.panel)):
+        found.append((f"{base} + {p * type.pitch * type.swizzle}", f"{col} + {p * type.panel}, {row}, {depth}, {batch}", 4))
+    return found
+
+
+def load_text(dims: int, hint: bool, multicast: bool) -> tuple[str, str]:
+    """Name and definition of a device function for one load instruction."""
+    name = f"tma_load_{dims}d{'_hint' if hint else ''}{'_multicast' if multicast else ''}"
+    coordinates = ", ".join(f"int c{i}" for i in range(dims))
+    first = 3 + hint + multicast
+    operands = ", ".join(f"%{first + i}" for i in range(dims))
+    mask, policy = ", %3" if multicast else "", f", %{3 + multicast}" if hint else ""
+    inputs = ', "h"((u16)mask)' * multicast + ', "l"(policy)' * hint + "".join(f', "r"(c{i})' for i in range(dims))
+    return name, f"""
+__device__ __forceinline__ void {name}(u32 to, const TensorMap* map, u32 bar{", u32 mask" * multicast}{", u64 policy" * hint}, {coordinates}) {{
+  asm volatile("cp.async.bulk.tensor.{dims}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{".multicast::cluster" * multicast}{".L2::cache_hint" * hint} [%0], [%1, {{{operands}}}], [%2]{mask}{policy};"
+    :: "r"(to), "l"(map), "r"(bar){inputs} : "memory"); }}
+"""
+
+
+def store_text(dims: int, kind: str) -> tuple[str, str]:
+    """Name and definition of a device function for one store (or reducing store) instruction."""
+    name = f"tma_{kind}_{dims}d"
+    coordinates = ", ".join(f"int c{i}" for i in range(dims))
+    operands = ", ".join(f"%{2 + i}" for i in range(dims))
+    inputs = "".join(f', "r"(c{i})' for i in range(dims))
+    if kind == "store":
+        instruction = f"cp.async.bulk.tensor.{dims}d.global.shared::cta.tile.bulk_group"
+    else:
+        instruction = f"cp.reduce.async.bulk.tensor.{dims}d.global.shared::cta.{kind}.tile.bulk_group"
+    return name, f"""
+__device__ __forceinline__ void {name}(const TensorMap* map, u32 from, {coordinates}) {{
+  asm volatile("{instruction} [%0, {{{operands}}}], [%1];" :: "l"(map), "r"(from){inputs} : "memory"); }}
+"""
+
+
+@dataclass(eq=False)
+class TmaLoad(Op):
+    """Tensor to shared memory; pays its bytes to `barrier` when it has landed. `mask`: to these blocks of the cluster."""
+
+    scope: Scope
+    target: Value
+    source: Place
+    barrier: Value
+    hint: str | None = None
+    mask: Operand | None = None
+
+    single = True
+
+    def types(self) -> tuple[Type, ...]:
+        check_tma(self.target, self.source, "tma.load")
+        check_barrier(self.barrier)
+        if self.hint is not None and self.hint not in HINTS:
+            raise TypeRuleError(f"no cache hint {self.hint!r}", fix=f"use one of {', '.join(HINTS)}")
+        return ()
+
+    def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
+        return (map_spec(self.target, self.source),)
+
+    @property
+    def bytes(self) -> int:
+        """What it pays to the barrier: the whole tile, zero fill included."""
+        return self.target.type.bytes  # type: ignore[union-attr]
+
+    def numpy(self, m: Any) -> None:
+        m.write(self.target, m.read(self.source))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            Access(self.source, "read", "one", "async", self.barrier),
+            Access(self.target, "write", "one", "async", self.barrier, mask=self.mask),
+        )
+
+    def cuda(self, c: Any) -> None:
+        c.require(90, self, "TMA")
+        c.prelude(TENSOR_MAP)
+        spec = map_spec(self.target, self.source)
+        found = boxes(c, self.target, self.source, spec)
+        name, text = load_text(found[0][2], self.hint is not None, self.mask is not None)
+        c.prelude(text)
+        extra = f"{c.scalar(self.mask, i32)}, " if self.mask is not None else ""
+        extra += f"{HINTS[self.hint]}, " if self.hint is not None else ""
+        c.line(f"{c.elect(self.scope)}{{")
+        for address, coordinates, _ in found:
+            c.line(f"{name}({address}, &{c.map_name(spec)}, {c[self.barrier]}, {extra}{coordinates});")
+        c.line("}")
+
+
+@dataclass(eq=False)
+class TmaStore(Op):
+    """Shared memory to tensor, in the open bulk group of the issuing thread; kind add, min or max reduces into it."""
+
+    scope: Scope
+    target: Place
+    source: Value
+    kind: Literal["store", "add", "min", "max"] = "store"
+
+    single = True
+
+    def types(self) -> tuple[Type, ...]:
+        check_tma(self.source, self.target, f"tma.{self.kind}")
+        allowed = (bf16, f16) if self.kind in ("min", "max") else (bf16, f16, f32, i32)
+        if self.kind != "store" and self.target.type.dtype not in allowed:
+            raise TypeRuleError(
+                f"tma.store_{self.kind} does not take {self.target.type.dtype}", fix=f"it takes {', '.join(d.name for d in allowed)} (PTX cp.reduce.async.bulk.tensor)"
+            )
+        return ()
+
+    def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
+        return (map_spec(self.source, self.target),)
+
+    def numpy(self, m: Any) -> None:
+        if self.kind == "store":
+            m.write(self.target, m.read(self.source))
+        else:
+            m.reduce(self.target, m.read(self.source), self.kind)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (
+            Access(self.source, "read", "one", "async", "bulk.read"),
+            Access(self.target, "write" if self.kind == "store" else "reduce", "one", "async", "bulk"),
+        )
+
+    def cuda(self, c: Any) -> None:
+        c.require(90, self, "TMA")
+        c.prelude(TENSOR_MAP)
+        spec = map_spec(self.source, self.target)
+        found = boxes(c, self.source, self.target, spec)
+        name, text = store_text(found[0][2], self.kind)
+        c.prelude(text)
+        c.line(f"{c.elect(self.scope)}{{")
+        for address, coordinates, _ in found:
+            c.line(f"{name}(&{c.map_name(spec)}, {address}, {coordinates});")
+        c.line("}")
+
+
+@dataclass(eq=False)
+class TmaPrefetch(Op):
+    """Brings a rectangle of a tensor into L2."""
+
+    scope: Scope
+    source: Place
+    like: Value  # the shared tile whose box is meant
+
+    single = True
+
+    def types(self) -> tuple[Type, ...]:
+        check_tma(self.like, self.source, "tma.prefetch")
+        return ()
+
+    def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
+        return (map_spec(self.like, self.source),)
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def cuda(self, c: Any) -> None:
+        c.require(90, self, "TMA")
+        c.prelude(TENSOR_MAP)
+        spec = map_spec(self.like, self.source)
+        c.line(f"{c.elect(self.scope)}{{")
+        for _, coordinates, dims in boxes(c, self.like, self.source, spec):
+            names = ", ".join(f"%{i + 1}" for i in range(dims))
+            inputs = "".join(f', "r"({x.strip()})' for x in coordinates.split(","))
+            c.line(f'asm volatile("cp.async.bulk.prefetch.tensor.{dims}d.L2.global.tile [%0, {{{names}}}];" :: "l"(&{c.map_name(spec)}){inputs} : "memory");')
+        c.line("}")
+
+
+@dataclass(eq=False)
+class CommitBulk(Op):
+    """Closes the bulk group of the issuing thread's TMA stores."""
+
+    scope: Scope
+
+    single = True
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("commit", queue="bulk"), Sync("commit", queue="bulk.read"))
+
+    def cuda(self, c: Any) -> None:
+        c.line(f'{c.elect(self.scope)}asm volatile("cp.async.bulk.commit_group;" ::: "memory");')
+
+
+@dataclass(eq=False)
+class WaitBulk(Op):
+    """The issuing thread waits until at most `pending` groups are unfinished (`read`: have not read their source yet)."""
+
+    scope: Scope
+    pending: int
+    read: bool
+
+    single = True
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        joins = (Sync("join", queue="bulk.read", pending=self.pending),)
+        return joins if self.read else (*joins, Sync("join", queue="bulk", pending=self.pending))
+
+    def cuda(self, c: Any) -> None:
+        c.line(f'{c.elect(self.scope)}asm volatile("cp.async.bulk.wait_group{".read" if self.read else ""} {self.pending};" ::: "memory");')
+
+
+@dataclass(eq=False)
+class ProxyFence(Op):
+    """Generic writes of this thread become visible to TMA and wgmma (PTX "fence.proxy.async"). Inserted by a pass."""
+
+    scope: Scope
+    memory: Literal["shared", "all"] = "shared"
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("fence"),)
+
+    def cuda(self, c: Any) -> None:
+        if c.arch >= 90:
+            c.line(f'asm volatile("fence.proxy.async{".shared::cta" if self.memory == "shared" else ""};" ::: "memory");')

@@ -1,0 +1,179 @@
+"""The asynchronous tensor core of a warpgroup (PTX "wgmma"): one call is one group; `WgmmaWait` waits for it.
+
+Shapes are m64 n8..256 k16 (k32 for 8-bit types). A comes from shared memory or registers, B from shared
+memory. Until it has been waited for, the accumulator and a register A must not be touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..layouts import descriptor_base, descriptor_step
+from ..program import Access, Effect, Op, Scope, Sync, Value
+from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
+from .maps import register_type
+from .mma import check_shapes
+
+WGMMA = """
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template<int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
+__device__ __forceinline__ u64 wgmma_descriptor(u32 address, u64 base) { return (u64)((address & 0x3FFFF) >> 4) | base; }
+template<int R> __device__ __forceinline__ void pin(float (&d)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]) :: "memory"); }
+template<int R> __device__ __forceinline__ void pin(u32 (&d)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+r"(d[i]) :: "memory"); }
+template<int R> __device__ __forceinline__ void keep(const u32 (&a)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" :: "r"(a[i]) : "memory"); }
+"""
+
+PAIRS = {(bf16, bf16): "bf16.bf16", (f16, f16): "f16.f16", (e4m3, e4m3): "e4m3.e4m3", (e5m2, e5m2): "e5m2.e5m2",
+         (e4m3, e5m2): "e4m3.e5m2", (e5m2, e4m3): "e5m2.e4m3"}  # fmt: skip
+
+
+def instruction(n: int, d: DType, a: DType, b: DType, registers: bool, ta: bool, tb: bool) -> tuple[str, str]:
+    """Name and definition of a device function that issues one wgmma.mma_async."""
+    inputs, k = PAIRS[a, b], 16 * 2 // a.size
+    count = n // 2 if d is f32 else n // 4
+    name = f"wgmma_n{n}_{d}_{inputs.replace('.', '_')}{'_r' if registers else ''}{'_ta' if ta else ''}{'_tb' if tb else ''}"
+    ctype, letter = ("float", "f") if d is f32 else ("u32", "r")
+    regs = ", ".join(f"%{i}" for i in range(count))
+    outs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
+    if registers:
+        a_text = "{" + ", ".join(f"%{count + i}" for i in range(4)) + "}"
+        a_parameter, a_inputs, used = "const u32* a", ", ".join(f'"r"(a[{i}])' for i in range(4)), 4
+    else:
+        a_text, a_parameter, a_inputs, used = f"%{count}", "u64 a", '"l"(a)', 1
+    tail = "p, 1, 1"
+    if a.size == 2:  # only 16-bit operands can be stored transposed
+        tail += f", {int(tb)}" if registers else f", {int(ta)}, {int(tb)}"
+    return name, f"""
+__device__ __forceinline__ void {name}({ctype}* d, {a_parameter}, u64 b, int accumulate) {{
+  asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + used + 1}, 0; wgmma.mma_async.sync.aligned.m64n{n}k{k}.{d}.{inputs} {{{regs}}}, {a_text}, %{count + used}, {tail};}}"
+    : {outs} : {a_inputs}, "l"(b), "r"(accumulate)); }}
+"""
+
+
+@dataclass(eq=False)
+class Wgmma(Op):
+    """d += A @ B (or d = A @ B) on the asynchronous tensor core; `ta`/`tb`: stored transposed."""
+
+    scope: Scope
+    d: Value
+    a: Value
+    b: Value
+    ta: bool
+    tb: bool
+    overwrite: bool
+
+    writes = ("d",)
+
+    @property
+    def name(self) -> str:
+        return f"{'mm' if self.overwrite else 'mma'}_A{'t' if self.ta else ''}B{'t' if self.tb else ''}"
+
+    def types(self) -> tuple[Type, ...]:
+        what = f"warpgroup.{self.name}"
+        d = register_type(self.d, what)
+        if not isinstance(d, RegisterTile) or d.layout != "row" or d.dtype not in (f32, f16):
+            raise TypeRuleError(f"{what} accumulates into a row-layout float32 (or float16) tile, not {self.d.type}", fix="make it with warpgroup.zeros(pk.f32, m, n)")
+        if d.warps != 4:
+            raise TypeRuleError(f"{what}: the accumulator {d} is not a warpgroup's", fix="make it with warpgroup.zeros(...)")
+        m, n, k = check_shapes(what, self.d, self.a, self.b, self.ta, self.tb)
+        a, b = self.a.type, self.b.type
+        assert isinstance(a, (RegisterTile, SharedTile))
+        if not isinstance(b, SharedTile):
+            raise TypeRuleError(f"{what}: B is {b}; wgmma reads B from shared memory", fix="store it to a shared tile")
+        if (a.dtype, b.dtype) not in PAIRS:
+            known = ", ".join(f"{x} by {y}" for x, y in PAIRS)
+            raise TypeRuleError(f"{what} does not multiply {a.dtype} by {b.dtype}", fix=f"wgmma multiplies {known}")
+        eight = a.dtype.size == 1
+        if n > 256 or n % 8:
+            raise TypeRuleError(f"{what}: n = {n}; wgmma has n = 8 to 256 in steps of 8", fix="split the accumulator")
+        if m % 64 or k % (32 if eight else 16):
+            raise TypeRuleError(f"{what}: m = {m}, k = {k}", fix=f"m is a multiple of 64, k of {32 if eight else 16}")
+        if eight and (self.ta or not self.tb):
+            raise TypeRuleError(f"{what}: 8-bit operands must have k along their rows", fix="use mma_ABt, with B stored n x k")
+        if d.dtype is f16 and a.dtype is bf16:
+            raise TypeRuleError(f"{what} of bf16 accumulates into float32", fix="make the accumulator float32")
+        if isinstance(a, RegisterTile) and (self.ta or a.warps != 4 or a.layout != "row"):
+            raise TypeRuleError(f"{what}: a register A is a warpgroup's row-layout tile, not transposed; this is {a}", fix="store it to a shared tile, or load it with layout='row'")
+        for x, transposed in ((self.a, self.ta), (self.b, not self.tb)):
+            if isinstance(x.type, SharedTile) and (x.type.column or (transposed and x.type.pitch != x.type.rows and False)):
+                raise TypeRuleError(f"{what}: {x.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {x.type.panel} columns")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        a = a.swapaxes(1, 2) if self.ta else a
+        b = b.swapaxes(1, 2) if self.tb else b
+        with np.errstate(all="ignore"):
+            product = np.matmul(a, b)
+            out = product if self.overwrite else m[self.d].astype(np.float32) + product
+            m.assign(self.d, out.astype(self.d.type.dtype.numpy))  # type: ignore[union-attr]
+
+    def effects(self) -> tuple[Effect, ...]:
+        a = Access(self.a, "read", "all" if self.ta else "rows", "async", "wgmma")
+        b = Access(self.b, "read", "all", "async", "wgmma")
+        return (a, b, Access(self.d, "write", "rows", done="wgmma"), Sync("commit", queue="wgmma"))
+
+    def cuda(self, c: Any) -> None:
+        c.require_accelerated(self, "wgmma")
+        c.prelude(WGMMA)
+        d, a, b = self.d.type, self.a.type, self.b.type
+        assert isinstance(d, RegisterTile) and isinstance(a, (RegisterTile, SharedTile)) and isinstance(b, SharedTile)
+        m, n, k = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)
+        steps = k // (32 // a.dtype.size)
+        name, text = instruction(n, d.dtype, a.dtype, b.dtype, isinstance(a, RegisterTile), self.ta, not self.tb)
+        c.prelude(text)
+        acc, accumulators = c[self.d], d.registers // (m // 64) // (1 if d.dtype is f32 else 2)
+        c.line("{ wgmma_fence();")
+        bd = c.fresh("bd")
+        c.line(f"const u64 {bd} = wgmma_descriptor({c[self.b]}, {descriptor_base(b, not self.tb):#x}ull);")
+        if isinstance(a, SharedTile):
+            ad = c.fresh("ad")
+            c.line(f"const u64 {ad} = wgmma_descriptor({c[self.a]}, {descriptor_base(a, self.ta):#x}ull);")
+        for block in range(m // 64):
+            for step in range(steps):
+                b_text = f"{bd} + {descriptor_step(b, not self.tb, step) // 16}"
+                if isinstance(a, SharedTile):
+                    shift = descriptor_step(a, self.ta, step) + (block * 64 // a.panel * a.pitch * a.swizzle if self.ta else block * 64 * a.swizzle)
+                    a_text = f"{ad} + {shift // 16}"
+                else:
+                    a_text = f"{c[self.a]} + {(block * steps + step) * 4}"
+                accumulate = 0 if self.overwrite and step == 0 else 1
+                c.line(f"{name}({acc} + {block * accumulators}, {a_text}, {b_text}, {accumulate});")
+        c.line("wgmma_commit(); }")
+
+
+@dataclass(eq=False)
+class WgmmaWait(Op):
+    """Waits for the groups that touch `tiles` (none: for all but `pending`). A pass finds the count and what is finished."""
+
+    scope: Scope
+    tiles: tuple[Value, ...]
+    pending: int | None = None
+
+    finished: tuple[Value, ...] = ()  # set by passes/inflight.py: accumulators that may be touched from here on
+    released: tuple[Value, ...] = ()  # register A operands that may be overwritten from here on
+
+    def types(self) -> tuple[Type, ...]:
+        for x in self.tiles:
+            register_type(x, "warpgroup.wait")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("join", queue="wgmma", pending=self.pending or 0),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(WGMMA)
+        c.line(f"wgmma_wait<{self.pending or 0}>();")
+        for x in self.finished:  # or the compiler may read the accumulator above the wait
+            c.line(f"pin({c[x]});")
+        for x in self.released:  # ptxas before 13.3 may reuse A's registers before wgmma has read them
+            c.line(f"keep({c[x]});")

@@ -1,0 +1,25 @@
+"""Roles in which every operation is a single thread's (a loader, say) run in one elected thread."""
+
+from __future__ import annotations
+
+from ..ops import control
+from ..program import Block, Program
+
+
+def elect_roles(program: Program) -> None:
+    """Marks such roles `elected`."""
+    for op in program.walk():
+        if isinstance(op, control.Role):
+            op.elected = any(o.single and not isinstance(o, control.Role) for o in op.body.walk()) and _single(op.body)
+
+
+def _single(block: Block) -> bool:
+    for op in block:
+        if isinstance(op, (control.Range, control.While, control.When)):
+            if not all(_single(inner) for inner in op.blocks()):
+                return False
+        elif isinstance(op, control.BreakIf):
+            continue
+        elif isinstance(op, control.Role) or (op.collective and not op.single):
+            return False
+    return True

@@ -1,0 +1,183 @@
+"""Hopper's scopes: the warpgroup with its asynchronous tensor core, the tensor memory accelerator, the cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import TraceError, TypeRuleError
+from ..ops import cluster as cluster_ops
+from ..ops import mbarrier, scalars, wgmma
+from ..ops import tma as tma_ops
+from ..program import Operand, Scope, Value
+from .recorder import current, record, result
+from .scopes import ScopeHandle, block
+from .values import THREAD, Scalar, Shared, Tensor, Tile, _number, place
+
+
+class WarpgroupHandle(ScopeHandle):
+    """Four warps. Its products run on the asynchronous tensor core: `wait` before touching what they touch."""
+
+    @property
+    def tma(self) -> Tma:
+        """TMA operations issued once per warpgroup."""
+        return Tma(self)
+
+    def _mma(self, d: Value, a: Value, b: Value, ta: bool, tb: bool, overwrite: bool) -> None:
+        record(wgmma.Wgmma(self.scope, d, a, b, ta, tb, overwrite))
+
+    def wait(self, *tiles: Tile, pending: int | None = None) -> None:
+        """Waits for the products that write (or read from registers) these tiles; without tiles, for all but `pending`."""
+        record(wgmma.WgmmaWait(self.scope, tiles, pending if not tiles else None))
+
+
+class Tma:
+    """TMA operations, issued by one elected thread of `scope` (by default of the whole role)."""
+
+    def __init__(self, handle: ScopeHandle):
+        self._handle = handle
+
+    @property
+    def _scope(self) -> Scope:
+        return self._handle.scope if self._handle is not block else Scope("role", current().warps)
+
+    def load(self, target: Shared, source: Tensor, coordinate: Any, barrier: Value | None = None, *,
+             hint: str | None = None, multicast: Operand | None = None) -> None:  # fmt: skip
+        """A rectangle of a tensor into a shared tile, paid to `barrier` (by default the tile's ring slot's) when it has landed.
+
+        Outside a ring the barrier must expect the bytes: see `load_once`. `hint`: evict_first, evict_last. `multicast`: a
+        mask of blocks of the cluster that all receive the tile at the same place.
+        """
+        barrier = getattr(target, "landing", None) if barrier is None else barrier
+        if barrier is None:
+            raise TypeRuleError(f"tma.load into {getattr(target, 'label', target)} completes on no barrier", fix="load a ring's slot, or pass a barrier from pk.barrier()")
+        _check_target(target)
+        record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.type.shape), barrier, hint, multicast))  # type: ignore[union-attr]
+
+    def expect(self, barrier: Value, *tiles: Shared, bytes: Operand = 0) -> None:
+        """Arrives at `barrier` and promises the bytes of these tiles."""
+        total = bytes + sum(t.type.bytes * t.count for t in tiles) if tiles else bytes  # type: ignore[union-attr]
+        record(mbarrier.Arrive(self._scope, barrier, total))
+
+    def store(self, target: Tensor, source: Shared, coordinate: Any) -> None:
+        """A shared tile into a tensor, asynchronously: `commit` and `wait` before the tile is overwritten."""
+        self._store(target, source, coordinate, "store")
+
+    def store_add(self, target: Tensor, source: Shared, coordinate: Any) -> None:
+        """Adds a shared tile to a tensor, atomically for each element."""
+        self._store(target, source, coordinate, "add")
+
+    def store_min(self, target: Tensor, source: Shared, coordinate: Any) -> None:
+        """Elementwise minimum into a tensor."""
+        self._store(target, source, coordinate, "min")
+
+    def store_max(self, target: Tensor, source: Shared, coordinate: Any) -> None:
+        """Elementwise maximum into a tensor."""
+        self._store(target, source, coordinate, "max")
+
+    def _store(self, target: Tensor, source: Shared, coordinate: Any, kind: Any) -> None:
+        _check_target(source)
+        record(tma_ops.TmaStore(self._scope, place(target, coordinate, source.type.shape), source, kind))  # type: ignore[union-attr]
+
+    def prefetch(self, source: Tensor, coordinate: Any, like: Shared) -> None:
+        """Brings the rectangle that would be loaded into a tile like `like` into L2."""
+        record(tma_ops.TmaPrefetch(self._scope, place(source, coordinate, like.type.shape), like))  # type: ignore[union-attr]
+
+    def commit(self) -> None:
+        """Closes a group of this thread's stores."""
+        record(tma_ops.CommitBulk(self._scope))
+
+    def wait(self, pending: int = 0, *, read: bool = False) -> None:
+        """Waits until at most `pending` groups of stores are unfinished; `read`: until they have read their tiles."""
+        record(tma_ops.WaitBulk(self._scope, pending, read))
+
+
+def _check_target(tile: Any) -> None:
+    if not isinstance(tile, Shared):
+        raise TypeRuleError(f"TMA moves shared tiles, not {tile!r}", fix="pass a shared tile: pk.shared(pk.st(...)) or a ring's slot")
+    if tile.count > 1:
+        raise TypeRuleError(f"{tile.label} is an array of {tile.count} {tile.type}", fix=f"index one: {tile.name}[i]")
+
+
+def arrive(barrier: Value, *, scope: ScopeHandle | None = None, rank: Operand | None = None) -> None:
+    """One thread of the scope (by default the role) arrives at an mbarrier; `rank`: at that of another block of the cluster."""
+    where = scope.scope if scope is not None else Scope("role", current().warps)
+    record(mbarrier.Arrive(where, barrier, 0, None if rank is None else _number(rank)))
+
+
+def wait(barrier: Value, phase: Operand, *, scope: ScopeHandle | None = None) -> None:
+    """All threads of the scope (by default the role) wait until the phase of an mbarrier with this parity has ended."""
+    where = scope.scope if scope is not None else Scope("role", current().warps)
+    record(mbarrier.Wait(where, barrier, _number(phase)))
+
+
+class Turns:
+    """Ping-pong: the warpgroups of a role take turns to issue work (`with turns.mine(me):`)."""
+
+    def __init__(self, count: int):
+        from .functions import named_barrier
+
+        if count < 2:
+            raise TraceError(f"turns among {count} warpgroups", fix="ping-pong needs at least two")
+        self.count, self.barrier = count, named_barrier(warps=8, count=count)
+
+    def start(self, me: Operand) -> None:
+        """Before the first turn: the last warpgroup hands the first turn to warpgroup 0."""
+        from .flow import when
+
+        with when(me == self.count - 1):
+            warpgroup.arrive_at(self.barrier, 0)
+
+    def wait(self, me: Operand) -> None:
+        """Waits for this warpgroup's turn."""
+        warpgroup.sync_at(self.barrier, me)
+
+    def give(self, me: Operand) -> None:
+        """Hands the turn to the next warpgroup."""
+        following = (1 - me) if self.count == 2 else (me + 1) % self.count
+        warpgroup.arrive_at(self.barrier, following)
+
+    def finish(self, me: Operand) -> None:
+        """After the last turn: warpgroup 0 takes the turn that nobody uses, so that arrivals balance."""
+        from .flow import when
+
+        with when(me == 0):
+            warpgroup.sync_at(self.barrier, 0)
+
+
+def turns(count: int) -> Turns:
+    """Turns among `count` warpgroups of a role, on as many hardware barriers."""
+    return Turns(count)
+
+
+class Cluster:
+    """The blocks of a cluster."""
+
+    @property
+    def rank(self) -> Scalar:
+        """Which block of the cluster this is."""
+        return result(scalars.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
+
+    @property
+    def size(self) -> int:
+        x, y, z = current().program.cluster
+        return x * y * z
+
+    def sync(self) -> None:
+        """All threads of all blocks of the cluster meet."""
+        record(cluster_ops.ClusterBarrier(Scope("block", current().program.warps)))
+
+
+def wait_for_previous() -> None:
+    """Waits for the kernel before this one in the stream (programmatic dependent launch, PTX "griddepcontrol.wait")."""
+    record(cluster_ops.DependencyWait(Scope("role", current().warps)))
+
+
+def launch_next() -> None:
+    """Lets the next kernel in the stream begin (PTX "griddepcontrol.launch_dependents")."""
+    record(cluster_ops.DependencyLaunch(Scope("role", current().warps)))
+
+
+warpgroup = WarpgroupHandle("warpgroup", 4)
+tma = Tma(block)
+cluster = Cluster()
+

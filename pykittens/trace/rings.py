@@ -1,0 +1,216 @@
+"""Rings: slots of shared memory that one role fills and others read, with the barriers that hand them over.
+
+    kv = pk.ring(2, k=pk.st(bf16, 128, 64), v=pk.st(bf16, 128, 64))     # a slot is a record of tiles
+    with kv.fill() as slot:                                             # the filling role: waits until it is empty,
+        pk.tma.load(slot.k, k, where); pk.tma.load(slot.v, v, where)    # and arms the full barrier with these bytes
+    slot = kv.read(); ...; kv.release()                                 # a reading role: waits until it is full
+
+Each role has its own cursors (index and phase), which begin at slot 0. A full barrier counts one arrival and the bytes of
+the loads; an empty barrier counts one arrival for each warpgroup that reads with wgmma alone, and one for each warp of a
+role that also reads with ordinary loads, since its warps finish apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import TraceError
+from ..ops import mbarrier, scalars, tma, views
+from ..program import Access, Block, Op, Program, Scope, Sync, Value
+from ..types import BarrierType, SharedTile, SharedVector, i32, u32
+from . import recorder
+from .functions import shared
+from .recorder import current, here, record
+from .values import THREAD, Shared
+
+
+class Slot:
+    """One slot of a ring: its tiles by name."""
+
+    def __init__(self, tiles: dict[str, Shared], full: Value):
+        self.__dict__.update(tiles)
+        self._tiles, self._full = tiles, full
+
+    def __getattr__(self, name: str) -> Any:
+        raise TraceError(f"a slot of this ring has no tile {name!r}", fix=f"it has {', '.join(self._tiles)}")
+
+
+class Cursor:
+    """A role's place in a ring: slot index and phase, variables made where the role begins."""
+
+    def __init__(self, ring: Ring, what: str, first_phase: int | None):
+        r = current()
+        self.role, self.block = r.role_block(), r.role_block()
+        self.warps, self.warpgroups, self.label = r.warps, r.role_warpgroups, r.role or "the kernel"
+        self.index = self._variable(f"{ring.name}_{what}", i32, 0)
+        self.phase = None if first_phase is None else self._variable(f"{ring.name}_{what}_phase", u32, first_phase)
+        self.stages = ring.stages
+        self.releases: list[mbarrier.Arrive] = []
+        self.slots: list[Value] = []  # every tile that this role got, to find out how it reads them
+
+    def _variable(self, name: str, dtype: Any, initial: int) -> Value:
+        """A variable defined at the beginning of the role, wherever the trace stands now."""
+        op = scalars.Variable(THREAD, dtype, initial)
+        op.where = here()
+        op.results = (recorder.make_value(op.types()[0]),)
+        value = op.results[0]
+        value.name, value.where, value.block, value.maker = name, op.where, self.block, op
+        self.block.ops.insert(0, op)
+        return value
+
+    def advance(self) -> None:
+        record(mbarrier.Advance(THREAD, self.index, self.phase, self.stages))
+
+
+class Ring:
+    """Made by `pk.ring`. `fill` and `read`/`release` are called by different roles."""
+
+    def __init__(self, stages: int, tiles: dict[str, SharedTile | SharedVector], name: str, single: bool):
+        if not isinstance(stages, int) or stages < 1 or not tiles:
+            raise TraceError(f"pk.ring of {stages!r} slots with {len(tiles)} tiles", fix="pk.ring(stages, k=pk.st(...), v=pk.st(...)) with at least one of each")
+        self.stages, self.name, self.single = stages, name, single
+        self.tiles = {key: shared(type, stages, f"{name}_{key}" if key else name) for key, type in tiles.items()}
+        self.full, self.empty = barrier(1, stages, f"{name}_full"), barrier(1, stages, f"{name}_empty")
+        self.cursors: dict[tuple[int, str], Cursor] = {}
+        self.filling: tuple[Block, int] | None = None
+        current().finish.append(self._finish)
+
+    def _cursor(self, what: str, first_phase: int | None) -> Cursor:
+        key = (id(current().role_block()), what)
+        if key not in self.cursors:
+            self.cursors[key] = Cursor(self, what, first_phase)
+        return self.cursors[key]
+
+    def _item(self, array: Shared, index: Value) -> Shared:
+        if array.count == 1:
+            return array
+        item: Shared = record(views.Item(THREAD, array, index, array.count, array.stride)).results[0]  # type: ignore[assignment]
+        item.name = array.name
+        return item
+
+    def _slot(self, cursor: Cursor) -> tuple[Slot | Shared, list[Shared], Value]:
+        tiles = {key: self._item(array, cursor.index) for key, array in self.tiles.items()}
+        full = self._item(self.full, cursor.index)
+        if self.single:
+            (tile,) = tiles.values()
+            tile.landing = full  # type: ignore[attr-defined]
+            return tile, [tile], full
+        for tile in tiles.values():
+            tile.landing = full  # type: ignore[attr-defined]
+        return Slot(tiles, full), list(tiles.values()), full
+
+    @contextmanager
+    def fill(self) -> Iterator[Any]:
+        """The next slot, once it is empty; the loads inside pay their bytes to its full barrier."""
+        r = current()
+        if self.filling is not None:
+            raise TraceError(f"ring {self.name}: a fill inside a fill", fix="end the first `with ring.fill()`")
+        cursor = self._cursor("fill", 1)  # the first pass finds every slot empty: the phase before the first counts as ended
+        scope = Scope("role", r.warps)
+        record(mbarrier.Wait(scope, self._item(self.empty, cursor.index), cursor.phase))
+        slot, _, full = self._slot(cursor)
+        arrive = mbarrier.Arrive(scope, full)
+        record(arrive)
+        self.filling, loads = (r.block, 0), []
+
+        def seen(op: Op) -> None:
+            if isinstance(op, tma.TmaLoad) and op.barrier is full:
+                if r.block is not block:
+                    raise TraceError(f"ring {self.name}: a load inside a branch of its fill: its bytes are promised whether or not it runs", fix="put the whole fill inside the branch")
+                loads.append(op)
+
+        block = r.block
+        r.hooks.append(seen)
+        try:
+            yield slot
+        finally:
+            r.hooks.remove(seen)
+            self.filling = None
+        arrive.bytes = sum(op.bytes for op in loads)
+        if not loads:
+            raise TraceError(f"ring {self.name}: nothing is loaded in this fill", fix="load the slot's tiles with pk.tma.load inside it")
+        multicast = [op for op in loads if op.mask is not None]
+        if multicast and len(multicast) != len(loads):
+            arrive.bytes = sum(op.bytes * (1 if op.mask is None else 1) for op in loads)
+        cursor.advance()
+
+    def read(self) -> Any:
+        """The next slot, once it is full. `release` gives it back when it has been read."""
+        r = current()
+        cursor = self._cursor("read", 0)
+        record(mbarrier.Wait(Scope("role", r.warps) if not r.role_warpgroups else Scope("warpgroup", 4), self._item(self.full, cursor.index), cursor.phase))
+        slot, tiles, _ = self._slot(cursor)
+        self._cursor("release", None)
+        self.cursors[(id(r.role_block()), "release")].slots += tiles
+        cursor.advance()
+        return slot
+
+    def release(self) -> None:
+        """Gives the oldest slot that this role still holds back to the filling role."""
+        cursor = self._cursor("release", None)
+        r = current()
+        op = mbarrier.Arrive(Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), self._item(self.empty, cursor.index))
+        cursor.releases.append(op)
+        record(op)
+        cursor.advance()
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        """`with ring.reading() as slot:` reads and releases."""
+        yield self.read()
+        self.release()
+
+    def _finish(self, program: Program) -> None:
+        """Sets what the empty barriers count, now that it is known who reads and how."""
+        arrivals = 0
+        for (_, what), cursor in self.cursors.items():
+            if what != "release":
+                continue
+            per_warp = not cursor.warpgroups or self._reads_plainly(program)
+            if per_warp:
+                for op in (op for op in program.walk() if isinstance(op, mbarrier.Arrive)):
+                    if _root(op.barrier) is self.empty and _inside(op, cursor.block):
+                        op.scope = Scope("warp", 1)
+            arrivals += cursor.warps if per_warp else cursor.warps // 4
+        self.empty.type = BarrierType(max(1, arrivals))
+
+    def _reads_plainly(self, program: Program) -> bool:
+        """Whether an ordinary load reads any tile of this ring."""
+        arrays = set(self.tiles.values())
+        for op in program.walk():
+            for effect in op.effects() if not any(True for _ in op.blocks()) else ():
+                if isinstance(effect, Access) and effect.mode == "read" and effect.proxy == "generic":
+                    if isinstance(effect.target, Value) and _root(effect.target) in arrays:
+                        return True
+        return False
+
+
+def _root(value: Value) -> Value:
+    """The buffer that a view is of."""
+    while isinstance(value.maker, (views.Item, views.Part)):
+        value = value.maker.array if isinstance(value.maker, views.Item) else value.maker.tile
+    return value
+
+
+def _inside(op: Op, block: Block) -> bool:
+    return any(o is op for o in block.walk())
+
+
+def barrier(count: int = 1, n: int = 1, name: str = "") -> Shared:
+    """`n` mbarriers whose phases end after `count` arrivals and the bytes promised; index the array when n > 1."""
+    handle = current().buffer(BarrierType(count), n, 8, name or "barrier")
+    assert isinstance(handle, Shared)
+    handle.count, handle.stride = n, 8
+    return handle
+
+
+def ring(stages: int, tile: SharedTile | SharedVector | None = None, /, name: str = "ring", **tiles: SharedTile | SharedVector) -> Ring:
+    """A ring of `stages` slots: of one tile, or of a record of named tiles."""
+    if (tile is None) == (not tiles):
+        raise TraceError("pk.ring takes one tile, or tiles by name", fix="pk.ring(2, pk.st(...)) or pk.ring(2, k=pk.st(...), v=pk.st(...))")
+    return Ring(stages, {"": tile} if tile is not None else tiles, name, tile is not None)
+
+
+__all__ = ["Ring", "Slot", "Sync", "barrier", "ring"]
