@@ -1,1 +1,1 @@
-"""The library: one file per kernel family, each readable on its own."""
+"""The shipped kernels: one file per family, each readable on its own. `registry` names them all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -25,15 +27,18 @@ def _function(function: Any, seen: dict[int, Any]) -> tuple[Any, ...]:
             parts.append((name, _value(name, cell.cell_contents, seen)))
         except ValueError:  # an empty cell: the name is not bound yet
             parts.append((name, "unbound"))
-    for name in _names(code):
+    for name in global_names(code):
         if name in function.__globals__:
             parts.append((name, _value(name, function.__globals__[name], seen)))
     return tuple(parts)
 
 
-def _names(code: CodeType) -> tuple[str, ...]:
-    inner = [n for c in code.co_consts if isinstance(c, CodeType) for n in _names(c)]
-    return (*code.co_names, *inner)
+@cache
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The globals that code reads, functions inside it included; attributes of the same name are not meant."""
+    own = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in global_names(c)]
+    return tuple(dict.fromkeys((*own, *inner)))
 
 
 def _value(name: str, value: Any, seen: dict[int, Any]) -> Any:

@@ -1,0 +1,5 @@
+"""`python -m pykittens`."""
+
+from .cli import app
+
+app(prog_name="pykittens")

@@ -1,0 +1,22 @@
+"""The command line: one command a file."""
+
+import typer
+
+from .compile import compile_kernels
+from .doctor import doctor
+from .inspect import inspect_kernel
+from .list import list_kernels
+
+app = typer.Typer(
+    name="pykittens",
+    help="GPU kernels in Python, on a GPU or on a simulated one. The tiles are ThunderKittens'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+_KERNEL_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}  # each kernel has its own
+
+app.command("list")(list_kernels)
+app.command("inspect", context_settings=_KERNEL_OPTIONS)(inspect_kernel)
+app.command("compile")(compile_kernels)
+app.command("doctor")(doctor)

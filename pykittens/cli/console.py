@@ -1,0 +1,67 @@
+"""How the commands talk: answers on stdout, progress on stderr, one JSON object where `--json` asks for it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..cuda.compiler import CompileError, CompilerMissing
+from ..cuda.libcuda import CudaError
+from ..cuda.sass import DisassemblerMissing
+from ..errors import KernelError
+from ..interop.base import Unsupported
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Answer = TypeVar("Answer", bound=Callable[..., Any])
+
+
+class Refusal(Exception):
+    """A command was asked for something it cannot do: the fact, and what to do instead."""
+
+    def __init__(self, fact: str, fix: str = "") -> None:
+        super().__init__(f"{fact}\n  fix: {fix}" if fix else fact)
+
+
+_EXPECTED = (Refusal, KernelError, CompileError, CompilerMissing, CudaError, DisassemblerMissing, Unsupported, OSError)
+
+
+def command(function: Answer) -> Answer:
+    """A command whose failures are sentences: errors that a user can cause are printed, and the exit status is 1."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **named: Any) -> Any:
+        try:
+            return function(*args, **named)
+        except _EXPECTED as error:
+            if named.get("as_json"):
+                answer({"error": str(error), "kind": type(error).__name__})
+            else:
+                err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(1) from None
+
+    return run  # type: ignore[return-value]
+
+
+def answer(facts: dict[str, Any]) -> None:
+    """Prints a command's JSON object."""
+    print(json.dumps(facts, indent=2))
+
+
+@contextmanager
+def progress(doing: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """Shows that something long is going on; yields a function that says how much of `total` is done."""
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()]
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,26 @@
+"""`pykittens list`: the shipped kernels."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from ..kernels.lines import count_lines
+from ..kernels.registry import KERNELS
+from .choice import describe_options, instance
+from .console import AsJson, answer, command, out
+
+
+@command
+def list_kernels(as_json: AsJson = False) -> None:
+    """Name the shipped kernels, what they need and how long they are."""
+    rows = [{
+        "kernel": row.name, "about": row.about, "architectures": row.architectures, "options": row.options,
+        "lines": count_lines(instance(row, row.default()).kernel),
+    } for row in KERNELS.values()]  # fmt: skip
+    if as_json:
+        answer({"kernels": rows})
+        return
+    table = Table("kernel", "what it does", "architectures", "options", "lines", box=None, header_style="bold")
+    for row, facts in zip(KERNELS.values(), rows, strict=True):
+        table.add_row(row.name, row.about, " ".join(row.architectures), describe_options(row), str(facts["lines"]))
+    out.print(table)

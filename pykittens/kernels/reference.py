@@ -1,0 +1,47 @@
+"""What the kernels compute, in float64 on the CPU, and how far from it a result lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def attention(q: Array, k: Array, v: Array, *, scale: float, causal: bool = False, progress: Callable[[float], None] = lambda done: None) -> Array:
+    """softmax(q @ k.T * scale) @ v for each batch and head; arrays are (batch, heads, rows, d).
+
+    causal: row i of n sees the keys up to i + m - n; a row that sees none is zero. NaN and infinity pass as the
+    formula has it. `progress` is told, now and then, which fraction is done.
+    """
+    (batch, heads, n, _), m = q.shape, k.shape[2]
+    out = np.empty((*q.shape[:3], v.shape[3]))
+    step = max(1, 2**22 // m)  # rows at a time: 32 MiB of scores
+    for b, h, first in ((b, h, i) for b in range(batch) for h in range(heads) for i in range(0, n, step)):
+        rows = slice(first, min(first + step, n))
+        with np.errstate(invalid="ignore", over="ignore"):
+            score = q[b, h, rows].astype(np.float64) @ k[b, h].astype(np.float64).T * scale
+            if causal:
+                score[np.arange(m) > np.arange(n)[rows, None] + (m - n)] = -np.inf
+            peak = score.max(axis=1, keepdims=True)
+            weight = np.exp(score - np.where(peak == -np.inf, 0, peak))
+            total = weight.sum(axis=1, keepdims=True)
+            out[b, h, rows] = weight @ v[b, h].astype(np.float64) / np.where(total == 0, 1, total)
+        progress(((b * heads + h) * n + rows.stop) / (batch * heads * n))
+    return out
+
+
+def row_error(result: Array, expected: Array) -> float:
+    """The largest row-wise relative error: over the last axis, |result - expected| / |expected| in the 2-norm.
+
+    A row that should be zero counts its absolute error. NaN where the other has a number is an infinite error.
+    """
+    result, expected = result.astype(np.float64), expected.astype(np.float64)
+    same = (result == expected) | (np.isnan(result) & np.isnan(expected))
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.linalg.norm(np.where(same, 0.0, result - expected), axis=-1)
+        size = np.linalg.norm(np.where(np.isfinite(expected), expected, 0.0), axis=-1)
+        error = distance / np.where(size == 0, 1.0, size)
+    return float(np.where(np.isnan(error), np.inf, error).max())

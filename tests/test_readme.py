@@ -1,0 +1,31 @@
+"""The README's kernel runs as printed, and its test command is what CI runs."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_kernel_runs(tmp_path: Path, monkeypatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec"), names)
+    x = names["x"].astype(np.float64)
+    expected = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    assert np.abs(names["y"] - expected).max() < 1e-6
+
+
+def test_ci_runs_the_test_command() -> None:
+    commands = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_package_says_what_it_exports() -> None:
+    import pykittens
+
+    public = {name for name, value in vars(pykittens).items() if not name.startswith("_") and type(value).__name__ != "module"}
+    assert public == set(pykittens.__all__)
