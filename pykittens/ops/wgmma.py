@@ -104,6 +104,10 @@ class Wgmma(Op):
                 raise TypeRuleError(f"{what}: {x.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {x.type.panel} columns")
         return ()
 
+    def flops(self) -> int:
+        m, n, k = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)
+        return 2 * m * n * k
+
     def numpy(self, m: Any) -> None:
         a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
         a, b = a.astype(np.float32), b.astype(np.float32)

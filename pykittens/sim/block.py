@@ -12,7 +12,7 @@ from ..program import Access, Program, Sync, Value
 from ..types import BarrierType
 from .barriers import MBarrier, Meeting, NamedBarrier
 from .clocks import SEEN, TICK, Clocks
-from .engines import Flight, Queue
+from .engines import OUTLIVES_BLOCK, Flight, Queue
 from .footprint import GlobalMap, SharedMap
 from .memory import Address, SharedMemory, Tensor
 from .report import Report
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 Dim3 = tuple[int, int, int]
+WORK = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store", "bulk.read": "a bulk store"}
 
 
 class World:
@@ -35,8 +36,7 @@ class World:
         self.barriers = [(b, i) for b in program.buffers if isinstance(b.item, BarrierType) for i in range(b.count)]
         x, y, z = program.cluster
         self.blocks = x * y * z
-        # a warp, its queues (two agents each: what writes, and what only reads), and a block's barriers
-        self.agents = self.blocks * (program.warps * (1 + 2 * len(self.queues)) + len(self.barriers))
+        self.agents = self.blocks * (program.warps * (1 + len(self.queues)) + len(self.barriers))  # warps, their queues, barriers
         self.conflicts: dict[int, int] = {}  # extra passes by step
         self.globals: dict[Value, tuple[GlobalMap, Shadow]] = {}
         self._shadow_globals()
@@ -59,8 +59,8 @@ class World:
 
 def _queue(effect: Any) -> str:
     if isinstance(effect, Access) and isinstance(effect.done, str) and effect.done != "now":
-        return effect.done.removesuffix(".read")
-    return effect.queue.removesuffix(".read") if isinstance(effect, Sync) else ""
+        return effect.done
+    return effect.queue if isinstance(effect, Sync) else ""
 
 
 class Cluster:
@@ -94,11 +94,10 @@ class Cluster:
         if agent < count:
             return self.blocks[agent // warps].warp_label(agent % warps)
         agent -= count
-        if agent < 2 * len(world.queues) * count:
-            name, place = world.queues[agent // (2 * count)], agent % count
-            work = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store"}.get(name, f"an operation of queue {name}")
-            return f"{work} of {self.blocks[place // warps].warp_label(place % warps)}"
-        agent -= 2 * len(world.queues) * count
+        if agent < len(world.queues) * count:
+            name, place = world.queues[agent // count], agent % count
+            return f"{WORK.get(name, f'an operation of queue {name}')} of {self.blocks[place // warps].warp_label(place % warps)}"
+        agent -= len(world.queues) * count
         block = self.blocks[agent // len(world.barriers)]
         return f"a load that completes on {block.barrier_list[agent % len(world.barriers)].name}"
 
@@ -108,7 +107,7 @@ class Cluster:
         if agent < count:
             return ""
         agent -= count
-        return self.world.queues[agent // (2 * count)] if agent < 2 * len(self.world.queues) * count else "mbarrier"
+        return self.world.queues[agent // count] if agent < len(self.world.queues) * count else "mbarrier"
 
 
 def _one(x: Any) -> Any:
@@ -124,7 +123,7 @@ class BlockState:
         self.first_agent = rank * self.warps
         self.memory = SharedMemory(world.program.shared_bytes)
         self.shadow = Shadow(len(world.map), world.agents, fresh=True)
-        engines = world.blocks * self.warps * (1 + 2 * len(world.queues)) + rank * len(world.barriers)
+        engines = world.blocks * self.warps * (1 + len(world.queues)) + rank * len(world.barriers)
         self.barrier_list: list[MBarrier] = []
         self.barriers: dict[int, MBarrier] = {}
         for i, (buffer, item) in enumerate(world.barriers):
@@ -145,13 +144,11 @@ class BlockState:
 
     def queue(self, name: str, warp: int) -> Queue:
         """A group queue of a warp, or of the unit that begins with it."""
-        name = name.removesuffix(".read")
         key = (name, warp)
         if key not in self.queues:
             world = self.cluster.world
             count = world.blocks * self.warps
-            agent = count * (1 + 2 * world.queues.index(name)) + self.first_agent + warp
-            self.queues[key] = Queue(name, agent, agent + count)
+            self.queues[key] = Queue(name, count * (1 + world.queues.index(name)) + self.first_agent + warp)
         return self.queues[key]
 
     def named_barrier(self, value: Value, index: int) -> NamedBarrier:
@@ -179,11 +176,10 @@ class BlockState:
     def finish(self) -> None:
         """All warps have ended: nothing may still be on its way to this block, or arrive after it."""
         for (name, warp), queue in self.queues.items():
-            left = queue.reading if name == "bulk" else queue.flights
-            for _, flight in left:
+            for _, flight in queue.flights if name not in OUTLIVES_BLOCK else ():
                 raise InFlightError(
                     f"block {self.label} ends while {flight.label} of {self.warp_label(warp)} may still be under way",
-                    fix="wait for it before the kernel ends" + (" (at least until its source has been read)" if name == "bulk" else ""),
+                    fix="wait for it before the kernel ends" + (" (at least until its source has been read)" if name == "bulk.read" else ""),
                     where=flight.where,
                 )
         for barrier in self.barrier_list:

@@ -17,7 +17,8 @@ WAITS = {
     "cp.async": "wait for the copy (wait_loads), and meet in a barrier where other warps copied a part",
     "mbarrier": "wait on the mbarrier that the load completes on before touching the bytes it writes",
     "wgmma": "wait for the matrix product (warpgroup.wait) before its operands are overwritten",
-    "bulk": "wait for the bulk store to finish before touching its bytes",
+    "bulk": "wait for the bulk store to finish before touching what it writes",
+    "bulk.read": "wait until the bulk store has read its tile before it is overwritten",
 }
 
 

@@ -14,6 +14,7 @@ from .barriers import MBarrier
 # How a group queue is kept: one for each warp, one for the whole unit of the scope, or one for its elected thread.
 PER_WARP, PER_UNIT, ELECTED = "warp", "unit", "elected"
 QUEUES = {"cp.async": PER_WARP, "wgmma": PER_UNIT, "bulk": ELECTED, "bulk.read": ELECTED}
+OUTLIVES_BLOCK = ("bulk",)  # what only writes global memory may end after the block does
 
 
 @dataclass(eq=False)
@@ -48,25 +49,21 @@ class Flight:
 
 @dataclass(eq=False)
 class Queue:
-    """Groups of asynchronous operations that finish in order. `agent` stamps its accesses, `reader` those of reads that end early."""
+    """Groups of asynchronous operations that finish in order. `agent` stamps their accesses."""
 
     name: str
     agent: int
-    reader: int
     group: int = 0  # the open group
     flights: list[tuple[int, Flight]] = field(default_factory=list)  # (group, operation) that no join has covered
-    reading: list[tuple[int, Flight]] = field(default_factory=list)  # the same, where only the end of its reads matters
-    caused: dict[int, np.ndarray] = field(default_factory=dict)
+    caused: dict[int, np.ndarray] = field(default_factory=dict)  # what led to a group, by group
 
-    def join(self, pending: int, reads_only: bool) -> tuple[int, Any]:
+    def join(self, pending: int) -> tuple[int, Any]:
         """Finishes all but the last `pending` closed groups; how many are finished, and what led to them."""
         finished = max(0, self.group - pending)
         for group, flight in list(self.flights):
             if group < finished:
                 flight.complete()
-        self.reading = [x for x in self.reading if x[0] >= finished]
-        if not reads_only:
-            self.flights = [x for x in self.flights if x[0] >= finished]
+        self.flights = [x for x in self.flights if x[0] >= finished]
         causes = [c for group, c in self.caused.items() if group < finished]
         self.caused = {group: c for group, c in self.caused.items() if group >= finished}
         return finished, causes

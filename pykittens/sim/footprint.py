@@ -29,6 +29,8 @@ def owners(shape: tuple[int, int], split: str, warps: int, size: int) -> np.ndar
         return np.zeros(count, np.int64)
     if split == "rows":
         return np.repeat(np.arange(rows) // 16 % warps, chunks)
+    if split == "warps":
+        return np.arange(count) * warps // count
     if split == "threads":
         return np.arange(count) * size // CHUNK // 32 % warps
     return None

@@ -70,6 +70,8 @@ class Gang:
                 continue
             if self.children and (step.effects or step.op.collective):
                 yield from self._join()
+            if step.span > m.warps and step.single and (m.first - m.role_first) % step.span:
+                continue  # its one thread is in another gang
             m.begin(step)
             work[step.name] += m.units
             if not step.effects:
@@ -237,7 +239,7 @@ class Gang:
         m = self.m
         low, high = max(op.first, m.first), min(op.first + op.scope.warps, m.first + m.warps)
         if low < high:
-            self.children += split(m, step.inside["body"], low, high - low, op.first, self.scheduler)
+            self.children += split(m, step.inside["body"], low, 1 if op.elected else high - low, op.first, self.scheduler)
 
     def _join(self) -> Steps:
         """Waits for the roles begun here to end, and takes over what they changed."""

@@ -146,19 +146,17 @@ def _engine(m: Machine, step: Step, touch: Touch, flight: Flight) -> tuple[np.nd
     for unit in _units(m):
         for warp in range(unit * m.span, (unit + 1) * m.span):
             queue = queue_of(m, done, warp)
-            agents[warp] = queue.reader if done.endswith(".read") else queue.agent
+            agents[warp] = queue.agent
             stamps[warp] = low + queue.group * TICK + step.number
             if kept == PER_WARP or warp == unit * m.span:
-                _join_queue(queue, flight, done.endswith(".read"))
+                _line_up(queue, flight)
     return agents, stamps, "one" if kept == ELECTED else touch.split
 
 
-def _join_queue(queue: Queue, flight: Flight, reading: bool) -> None:
+def _line_up(queue: Queue, flight: Flight) -> None:
     if not any(f is flight for _, f in queue.flights[-1:]):
         queue.flights.append((queue.group, flight))
         flight.queues.append(queue)
-    if reading:
-        queue.reading.append((queue.group, flight))
 
 
 def queue_of(m: Machine, name: str, warp: int) -> Queue:

@@ -29,9 +29,11 @@ class Mask:
     def __init__(self, warps: np.ndarray):
         self.warps, self.key, self.count = warps, warps.tobytes(), int(warps.sum())
 
-    def units(self, span: int) -> tuple[np.ndarray, bool]:
-        """The units that are wholly here, and whether some are here in part."""
+    def units(self, span: int, single: bool = False) -> tuple[np.ndarray, bool]:
+        """The units that are wholly here, and whether some are here in part. Of a `single` one only the first warp counts."""
         whole = self.warps.reshape(-1, span)
+        if single:
+            return np.flatnonzero(whole[:, 0]), False
         full = whole.all(axis=1)
         return np.flatnonzero(full), bool((whole.any(axis=1) != full).any())
 
@@ -67,9 +69,9 @@ class Machine:
         if self.mask is None:
             self.units, self.chosen = self.warps // span, None
             return
-        self.chosen, partial = self.mask.units(span)
+        self.chosen, partial = self.mask.units(span, step.single)
         self.units = len(self.chosen)
-        if partial or step.span > self.warps:
+        if partial or (step.span > self.warps and not step.single):
             raise Diagnosis(
                 f"{step.op.scope}.{step.op.name} is a collective under a divergent branch: only {self.mask.count} of the warps of its {step.op.scope} come to it",
                 fix="let all warps of the scope take the branch (a condition that is the same for all), or move the operation out of it",
@@ -177,6 +179,10 @@ class Machine:
         full = np.zeros(self.warps, new.dtype) if old is None else np.array(np.broadcast_to(old, self.warps))
         full[self.mask.warps] = new
         return full
+
+    def choose(self, condition: Any, a: Any, b: Any) -> Any:
+        """a where the scalar condition holds, else b."""
+        return np.where(condition, a, b) if isinstance(condition, np.ndarray) else (a if condition else b)
 
     def checked_int(self, value: Any, dtype: DType, op: Op) -> Any:
         """An integer result in its dtype: unsigned ones wrap, signed ones must fit."""
@@ -287,6 +293,15 @@ class Machine:
             if len(array) > len(bases):  # several units write the same bytes: a race, or equal values
                 array = array[-1:]
             block.memory.write(type, bases, columns, array)
+
+    def reduce(self, target: Place, array: np.ndarray, kind: str) -> None:
+        """Combines (add, min, max) a rectangle of global memory with an array."""
+        combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[kind]
+        corners, tensor = self.corners(target), self.tensor(target.tensor)
+        for corner, values in zip(corners * (len(array) if len(corners) == 1 else 1), array, strict=True):
+            old = tensor.read(corner, target.shape)
+            wide = np.float32 if tensor.type.dtype.kind == "f" and tensor.type.dtype.bits < 32 else old.dtype
+            tensor.write(corner, target.shape, combine(old.astype(wide), values.astype(wide)).astype(old.dtype))
 
     def _blocks(self, value: Value) -> list[BlockState]:
         """The blocks of the cluster whose shared memory an operand of this operation means."""

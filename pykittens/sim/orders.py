@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Diagnosis
 from ..ops.sync import NamedBarrierType
 from ..program import Sync
 from ..types import BarrierType
+from .barriers import MBarrier
 from .clocks import CAUSED, SEEN
 from .engines import ELECTED, PER_WARP, QUEUES
 from .hazards import mbarriers, queue_of
@@ -94,7 +94,10 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
     assert isinstance(sync.target.type, BarrierType)
     parities = np.broadcast_to(m.unit_scalar(sync.phase), m.units).astype(np.int64) & 1
     (block,) = m.block.cluster.blocks_of(m, sync)
-    waits = list(zip(mbarriers(m, sync.target, block), parities.tolist(), _groups(m), strict=True))
+    together: dict[tuple[MBarrier, int], list[np.ndarray]] = {}
+    for barrier, parity, group in zip(mbarriers(m, sync.target, block), parities.tolist(), _groups(m), strict=True):
+        together.setdefault((barrier, parity), []).append(group)
+    waits = [(barrier, parity, np.concatenate(groups)) for (barrier, parity), groups in together.items()]
 
     def ready() -> bool:
         for barrier, parity, _ in waits:
@@ -106,7 +109,7 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
         for barrier, _, group in waits:
             barrier.acquire(group, step.op.where)
 
-    return Waiting(ready, proceed, lambda: "; ".join({f"{b.state()} (waiting for parity {p})": 0 for b, p, _ in waits if not b.passed(p)}))
+    return Waiting(ready, proceed, lambda: "; ".join(f"{b.state()} (waiting for parity {p})" for b, p, _ in waits if not b.passed(p)))
 
 
 def _named(m: Machine, sync: Sync) -> Any:
@@ -134,11 +137,9 @@ def _commit(m: Machine, step: Step, sync: Sync) -> None:
 
 def _join(m: Machine, step: Step, sync: Sync) -> None:
     clocks = m.block.cluster.clocks
-    reads_only = sync.queue.endswith(".read")
     for queue, agents in _queues(m, sync.queue):
-        finished, causes = queue.join(sync.pending, reads_only)
-        for engine in (queue.reader,) if reads_only else (queue.agent, queue.reader):
-            clocks.of[SEEN, agents, engine] = np.maximum(clocks.of[SEEN, agents, engine], clocks.time(finished))
+        finished, causes = queue.join(sync.pending)
+        clocks.of[SEEN, agents, queue.agent] = np.maximum(clocks.of[SEEN, agents, queue.agent], clocks.time(finished))
         for caused in causes:
             clocks.of[CAUSED, agents] = np.maximum(clocks.of[CAUSED, agents], caused)
         m.flying = {v: f for v, f in m.flying.items() if f.queue is not queue or f.group >= finished}
@@ -158,4 +159,4 @@ ORDERS: dict[str, Callable[[Machine, Step, Sync], Waiting | None]] = {
     "fence": _fence,  # type: ignore[dict-item]
 }
 
-__all__ = ["Diagnosis", "Waiting", "order"]
+__all__ = ["Waiting", "order"]

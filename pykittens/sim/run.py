@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, BarrierError, DeadlockError, ResourceError
-from ..ops.control import Role
+from ..errors import ArgumentError, DeadlockError
 from ..program import Program, Value
 from ..types import Global
 from .block import Cluster, Dim3, World
@@ -19,9 +18,6 @@ from .memory import Tensor
 from .report import Conflicts, Report
 from .steps import Plan
 
-REGISTERS = 65536  # of one multiprocessor (CUDA C Programming Guide, "Technical specifications per compute capability")
-
-
 def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None) -> Report:
     """Runs a program on the simulated GPU: outputs are written into the arrays of `arguments` in place.
 
@@ -29,7 +25,6 @@ def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: i
     A `seed` makes gangs take turns, and engines finish, in a random legal order. Raises a `Diagnosis` for what
     the program does wrong.
     """
-    _check_registers(program)
     if any(g < 1 or g % c for g, c in zip(grid, program.cluster, strict=True)):
         raise ArgumentError(f"a grid of {grid} blocks in clusters of {program.cluster}", fix="make it a multiple of the cluster", where=program.where)
     plan = Plan(program)
@@ -45,19 +40,6 @@ def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: i
         tile = ", ".join(t.value.label for t in step.touches if t.passes)
         report.conflicts.append(Conflicts(step.op.name, tile, step.op.where, passes))
     return report
-
-
-def _check_registers(program: Program) -> None:
-    """The budgets of all roles together must fit the register file."""
-    roles = [op for op in program.walk() if isinstance(op, Role) and op.registers]
-    total = sum(op.registers * op.scope.warps * 32 for op in roles)
-    if total > REGISTERS:
-        listed = ", ".join(f"{op.label}: {op.scope.warps} warps x 32 x {op.registers}" for op in roles)
-        raise ResourceError(
-            f"the roles of {program.name} want {total} registers; a multiprocessor has {REGISTERS} ({listed})",
-            fix="lower the registers of a role",
-            where=roles[-1].where,
-        )
 
 
 def _operands(program: Program, arguments: dict[str, Any], written: set[Value]) -> tuple[dict[Value, Tensor], dict[Value, Any]]:
@@ -135,5 +117,3 @@ class Scheduler:
             also={f"{gang.label} waits at": blocked.where for gang, blocked in waits[1:]},
         )
 
-
-__all__ = ["BarrierError", "simulate"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Access, Block, Effect, Op, Place, Program, Sync, Value, values_in
-from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
+from ..types import BarrierType, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
 from .banks import extra_passes
 
 STRUCTURE = (Range, While, BreakIf, When, Role)
@@ -40,10 +40,13 @@ class Step:
         self.op, self.number, self.numpy = op, number, op.numpy
         self.structure = isinstance(op, STRUCTURE)
         self.span = op.scope.warps if op.collective else 1
+        self.single = op.single
         effects: list[Effect | Touch] = [Touch(e, self.span) if isinstance(e, Access) else e for e in op.effects()]
         first = next((i for i, e in enumerate(effects) if not isinstance(e, Sync)), len(effects))
         last = next((i for i, e in enumerate(effects) if i >= first and isinstance(e, Sync)), len(effects))
         self.before, self.touches, self.after = effects[:first], effects[first:last], effects[last:]
+        if effects and all(_waits(e) for e in effects):
+            self.span = 1  # every thread waits for itself
         self.late = any(isinstance(e, Touch) and e.access.done != "now" for e in effects)
         self.effects = bool(effects)
         self.ends = any(isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait") for e in effects)  # it may have to wait
@@ -119,11 +122,12 @@ def _flat(steps: list[Step]) -> Iterable[Step]:
 def _computes(step: Step) -> bool:
     op = step.op
     scalar = all(isinstance(r.type, ScalarType) for r in op.results)
-    return op.collective and not step.structure and bool(step.touches or step.written or not scalar or _direct(step))
+    counted = any(isinstance(e, Sync) and e.kind in ("arrive", "wait") for e in (*step.before, *step.after))
+    return op.collective and not step.structure and not step.single and bool(step.touches or step.written or not scalar or counted)
 
 
-def _direct(step: Step) -> bool:
-    return any(isinstance(e, Sync) and e.kind in ("arrive", "wait", "commit", "join") for e in (*step.before, *step.after))
+def _waits(effect: Any) -> bool:
+    return isinstance(effect, Sync) and effect.kind == "wait" and effect.target is not None and isinstance(effect.target.type, BarrierType)
 
 
 def _point_to_point(steps: list[Step]) -> bool:
