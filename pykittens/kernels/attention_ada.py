@@ -25,7 +25,7 @@ def attend(q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")), k: pk.gl((bf16,
     rows = 16 * pk.warp.count  # of this block's queries, and keys at a time
     keys, values = pk.shared(pk.st(q.dtype, rows, q.cols), name="keys"), pk.shared(pk.st(q.dtype, rows, q.cols), name="values")
     me = block * pk.warp.count + warp.index
-    query = (warp.load(q, (batch, head, me, 0), rows=16, dtype=f32) * (scale * LOG2E)).to(q.dtype)
+    query, c = warp.load(q, (batch, head, me, 0), rows=16), scale * LOG2E
     peak, total, out = warp.full_col(f32, 16, -pk.inf), warp.zeros_col(f32, 16), warp.zeros(f32, 16, q.cols)
     diagonal = k.rows - q.rows  # query i stands at key i + diagonal
     seen = pk.minimum((block + 1) * rows + diagonal, k.rows) if causal else k.rows
@@ -43,8 +43,8 @@ def attend(q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")), k: pk.gl((bf16,
             if causal:
                 score[:] = pk.where(column <= pk.row_index(score) + (me * 16 + diagonal), score, -pk.inf)
             highest = pk.maximum(peak, score.row_max())
-            shift = pk.where(highest > -pk.inf, highest, 0.0)  # 0 for a row that has seen no key yet
-            weight, shrink = pk.exp2(score - shift), pk.exp2(peak - shift)
+            shift = pk.where(highest > -pk.inf, highest * c, 0.0)  # 0 for a row that has seen no key yet
+            weight, shrink = pk.exp2(score * c - shift), pk.exp2(peak * c - shift)
             total[:] = total * shrink + weight.row_sum()
             out *= shrink
             warp.mma_AB(out, weight.to(q.dtype), values.part(i * 16, 0, 16, q.cols))
