@@ -106,12 +106,13 @@ class Writer:
         name, n = self[value], type.registers
         if not type.dtype.packed:
             self.line(f"UNROLL for (int i = 0; i < {n}; i++) {name}[i] = {text(Sym('i'))};")
-        elif n == 1:
-            self.line(f"{name}[0] = pack_{type.dtype}({text(Sym('0'))}, 0.0f);")
-        else:
+            return
+        if n > 1:
             self.line(
                 f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
             )
+        if n % 2:
+            self.line(f"{name}[{n // 2}] = pack_{type.dtype}({text(Sym(str(n - 1)))}, 0.0f);")
 
     def copy(self, target: Value, source: Value) -> None:
         """Copies all registers of a tile or vector, as they are."""

@@ -29,20 +29,47 @@ def check_copy(shared: Value, place: Place, what: str) -> None:
         )
 
 
-def for_each_vector(c: Any, scope: Scope, shape: tuple[int, ...], width: int) -> tuple[str, str]:
-    """Opens a loop in which the threads of `scope` take vectors of `width` elements in turn; C of (row, col)."""
-    rows, cols = (shape[0] if len(shape) == 2 else 1), shape[-1]
-    a_row, total, threads = cols // width, rows * (cols // width), scope.warps * 32
-    c.line(f"UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
-    c.line(f"const int n = i * {threads} + {c.thread(scope)}, r = n / {a_row}, x = n % {a_row} * {width};")
-    if total % threads:
-        c.line(f"if (n < {total}) {{")
-    return "r", "x"
+class Vectors:
+    """The vectors of `width` elements of a rectangle, which the threads of a scope take in turn: a loop over those of one.
 
+    Inside it C names the vector's `row` and `column` in the rectangle, the address `at` which it lies in global memory,
+    and the condition `row_inside` that its row exists (empty where all do). Where the threads cover whole rows, a thread
+    stays in its columns, and what differs from one of its vectors to the next is the same for all threads.
+    """
 
-def end_each_vector(c: Any, scope: Scope, shape: tuple[int, ...], width: int) -> None:
-    total = (shape[0] if len(shape) == 2 else 1) * (shape[-1] // width)
-    c.line("} }" if total % (scope.warps * 32) else "}")
+    row, column = "r", "x"
+
+    def __init__(self, c: Any, scope: Scope, g: GlobalText, width: int):
+        self.c, self.g = c, g
+        rows, cols = g.place.rows, g.place.cols
+        a_row, total, threads = cols // width, rows * (cols // width), scope.warps * 32
+        thread = c.thread(scope)
+        self.guarded = total % threads != 0
+        c.line("{")
+        if threads % a_row == 0:
+            step = threads // a_row
+            c.line(f"const int r0 = {thread} / {a_row}, x = {thread} % {a_row} * {width};")
+            c.line(f"{g.qualifier}{g.element}* at = {g.at('r0', 'x')};")
+            c.line(f"UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
+            c.line(f"const int r = i * {step} + r0;")
+            self.at = f"(at + (i64)(i * {step}) * {g.stride})" if total > threads else "at"
+            self.row_inside = f"r0 < {g.rows_left} - i * {step}" if g.rows_left else ""
+        else:
+            c.line(f"UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
+            c.line(f"const int n = i * {threads} + {thread}, r = n / {a_row}, x = n % {a_row} * {width};")
+            self.at = f"({g.at('r', 'x')})"
+            self.row_inside = f"r < {g.rows_left}" if g.rows_left else ""
+        if self.guarded:
+            c.line(f"if (r < {rows}) {{")
+
+    def inside(self, width: int) -> str:
+        """C condition that the whole vector exists; empty where all do."""
+        columns = f"x + {width} <= {self.g.cols_left}" if self.g.cols_left else ""
+        return " && ".join(test for test in (self.row_inside, columns) if test)
+
+    def end(self) -> None:
+        """Closes the loop."""
+        self.c.line("} } }" if self.guarded else "} }")
 
 
 def address(c: Any, shared: Value, row: str, col: str) -> str:
@@ -72,17 +99,18 @@ class CopyIn(Op):
         bytes_, size = vector_bytes(self.source), self.source.type.dtype.size
         width, vector = bytes_ // size, VECTOR[bytes_]
         g = GlobalText(c, self.source)
-        row, col = for_each_vector(c, self.scope, self.source.shape, width)
-        inside, load = g.inside(row, col, width), f"*(const {vector}*)({g.at(row, col)})"
+        each = Vectors(c, self.scope, g, width)
+        row, col = each.row, each.column
+        inside, load = each.inside(width), f"*(const {vector}*){each.at}"
         if g.cols_left and width > 1:
-            rows = f"{row} < {g.rows_left} ? " if g.rows_left else ""
-            tail = f"load_tail<{vector}>({g.at(row, col)}, {rows}{g.cols_left} - {col}{' : 0' if rows else ''})"
+            rows = f"{each.row_inside} ? " if each.row_inside else ""
+            tail = f"load_tail<{vector}>({each.at}, {rows}{g.cols_left} - {col}{' : 0' if rows else ''})"
             load = f"{inside} ? {load} : {tail}"
         elif inside:
             load = f"{inside} ? {load} : {vector}{{}}"
         c.line(f"const {vector} v = {load};")
         c.line(f"st_shared({address(c, self.target, row, col)}, v);")
-        end_each_vector(c, self.scope, self.source.shape, width)
+        each.end()
 
 
 @dataclass(eq=False)
@@ -108,16 +136,17 @@ class CopyOut(Op):
         bytes_, size = vector_bytes(self.target), self.target.type.dtype.size
         width, vector = bytes_ // size, VECTOR[bytes_]
         g = GlobalText(c, self.target, const=False)
-        row, col = for_each_vector(c, self.scope, self.target.shape, width)
+        each = Vectors(c, self.scope, g, width)
+        row, col = each.row, each.column
         c.line(f"const {vector} v = ld_shared<{vector}>({address(c, self.source, row, col)});")
-        store = f"*({vector}*)({g.at(row, col)}) = v;"
-        inside = g.inside(row, col, width)
+        store = f"*({vector}*){each.at} = v;"
+        inside = each.inside(width)
         if g.cols_left and width > 1:
-            rows = f"if ({row} < {g.rows_left}) " if g.rows_left else ""
-            c.line(f"if ({inside}) {store} else {rows}store_tail({g.at(row, col)}, v, {g.cols_left} - {col});")
+            rows = f"if ({each.row_inside}) " if each.row_inside else ""
+            c.line(f"if ({inside}) {store} else {rows}store_tail({each.at}, v, {g.cols_left} - {col});")
         else:
             c.line(f"if ({inside}) {store}" if inside else store)
-        end_each_vector(c, self.scope, self.target.shape, width)
+        each.end()
 
 
 @dataclass(eq=False)
@@ -153,17 +182,15 @@ class CopyAsync(Op):
         bytes_, size = vector_bytes(self.source), self.source.type.dtype.size
         width = bytes_ // size
         g = GlobalText(c, self.source)
-        row, col = for_each_vector(c, self.scope, self.source.shape, width)
+        each = Vectors(c, self.scope, g, width)
+        row, col = each.row, each.column
         count = str(bytes_)
         if g.cols_left:
             count = f"(u32)min({bytes_}, max(0, ({g.cols_left} - {col}) * {size}))"
-        if g.rows_left:
-            count = f"{row} < {g.rows_left} ? {count} : 0"
-        source = g.at(row, col)
-        if g.rows_left or g.cols_left:  # an address must be valid even where no byte is read
-            source = f"{g.inside(row, col)} ? {source} : (const {g.element}*){c[self.source.tensor]}.data"
-        c.line(f"cp_async<{bytes_}>({address(c, self.target, row, col)}, {source}, {count});")
-        end_each_vector(c, self.scope, self.source.shape, width)
+        if each.row_inside:
+            count = f"{each.row_inside} ? {count} : 0"
+        c.line(f"cp_async<{bytes_}>({address(c, self.target, row, col)}, {each.at}, {count});")  # of 0 bytes touches no memory
+        each.end()
 
 
 @dataclass(eq=False)

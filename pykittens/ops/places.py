@@ -88,7 +88,7 @@ class GlobalText:
         self.pointer, self.element = c.fresh("p"), t
         b, d, row, col = (c.scalar(x, i32) for x in place.first)
         terms = [f"(i64){x} * {tensor}.stride[{i}]" for i, x in enumerate((b, d, row)) if x != "0"] + [col]
-        q = "const " if const else ""
+        self.qualifier = q = "const " if const else ""
         c.line(f"{q}{t}* {self.pointer} = ({q}{t}*){tensor}.data + {' + '.join(terms)};")
         self.stride = f"{tensor}.stride[2]"
         self.rows_left = "" if place.inside_rows() else c.fresh("rows_left")
