@@ -10,6 +10,8 @@ import contextlib
 import linecache
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -61,6 +63,19 @@ def user_frames(limit: int = 8) -> tuple[Frame, ...]:
     return tuple(Frame(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in frames)
 
 
+_made = threading.local()
+
+
+@contextlib.contextmanager
+def errors_made(found: list[KernelError]) -> Iterator[None]:
+    """Appends every error that is made inside to `found`: a kernel that swallows one must not be compiled."""
+    before, _made.errors = getattr(_made, "errors", None), found
+    try:
+        yield
+    finally:
+        _made.errors = before
+
+
 class KernelError(Exception):
     """A fact about the user's program, and how to mend it.
 
@@ -73,6 +88,9 @@ class KernelError(Exception):
         self.where = user_frames() if where is None else where
         self.also = also or {}
         super().__init__(fact)
+        made = getattr(_made, "errors", None)
+        if made is not None:
+            made.append(self)
 
     def __str__(self) -> str:
         lines = [self.fact]

@@ -27,9 +27,7 @@ class Range(Op):
 
     def types(self) -> tuple[Type, ...]:
         for bound in (self.start, self.stop):
-            dtype = scalar_dtype(bound)
-            if dtype is not None and dtype.kind not in "iu":
-                raise TypeRuleError(f"a loop bound is {dtype}", fix="loop bounds are integers")
+            check_bound(bound)
         return ()
 
 
@@ -80,6 +78,12 @@ class Role(Op):
     registers: int
     body: Block
     elected: bool = False
+
+
+def check_bound(bound: Operand) -> None:
+    dtype = scalar_dtype(bound)
+    if dtype is not None and dtype.kind not in "iu":
+        raise TypeRuleError(f"a loop bound is {bound.label if isinstance(bound, Value) else bound}: {dtype}", fix="loop bounds are integers")
 
 
 def check_condition(condition: Operand) -> None:

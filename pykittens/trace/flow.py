@@ -6,9 +6,9 @@ pass to the next is caught: it would be frozen at its first value in the compile
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from ..errors import KernelError, TraceError, user_frame_objects
@@ -17,7 +17,9 @@ from ..ops.scalars import THREAD, scalar_dtype
 from ..program import Block, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, i32, i64
 from . import recorder
-from .recorder import current, here, record
+from .leaving import entered, left_early
+from .recorder import current, here, name_locals, record
+from .state import State
 from .values import Scalar, _number
 
 
@@ -25,24 +27,59 @@ def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
     """A run-time loop: `for i in pk.range(stop)`, `(start, stop)` or `(start, stop, step)`.
 
     `step` is a Python int. `unroll=n` records n phases of the body after one another, each with its own Python
-    state (two score tiles that alternate, say), and one phase at a time for what is left over.
+    state (two score tiles that alternate, say), and what is left over phase by phase. After such a loop the Python
+    state is that after a whole number of rounds (and exact where both bounds are Python ints).
     """
-    start, stop, step = {1: (0, *bounds, 1), 2: (*bounds, 1), 3: bounds}.get(len(bounds), (0, 0, 0))
-    start, stop = _number(start), _number(stop)
+    if not 1 <= len(bounds) <= 3:
+        raise TraceError(f"pk.range with {len(bounds)} bounds", fix="write pk.range(stop), (start, stop) or (start, stop, step)")
+    start, stop, step = (_number(x) for x in ((0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]))
     if not isinstance(step, int) or step == 0:
         raise TraceError(f"pk.range with step {step!r}", fix="the step is a Python int other than 0")
+    if not isinstance(unroll, int) or unroll < 1:
+        raise TraceError(f"pk.range with unroll={unroll!r}", fix="unroll is a positive Python int")
+    for bound in (start, stop):
+        control.check_bound(bound)
     if unroll == 1:
         yield from _loop(start, stop, step)
         return
-    whole = (stop - start) // (step * unroll) * (step * unroll) + start
+    count = (stop - start + (step - 1 if step > 0 else step + 1)) // step  # how often the body runs
+    static = isinstance(count, int)
+    rounds = (max(count, 0) if static else _maximum(count, 0)) // unroll
+    whole = start + rounds * (unroll * step)  # where the rounds end
     first: Any
-    for first in _loop(start, whole, step * unroll):
-        for phase in _python_range(unroll):
-            yield first + phase * step if phase else first
-    yield from _loop(whole, stop, step)
+    if not static or rounds:
+        for first in _loop(start, whole, step * unroll):
+            for phase in builtins.range(unroll):
+                yield first + phase * step if phase else first
+    if static:
+        yield from builtins.range(whole, stop, step)
+        return
+    r = current()
+    for phase in builtins.range(unroll - 1):
+        index = whole + phase * step
+        yield from _guarded(control.When(THREAD, index < stop if step > 0 else index > stop, Block(), Block()), index)
+    with r.region("pk.range"):  # the last phase never runs here: it brings the Python state back to where the rounds leave it
+        yield whole + (unroll - 1) * step
 
 
-_python_range = __builtins__["range"] if isinstance(__builtins__, dict) else __builtins__.range
+def _maximum(a: Operand, b: Operand) -> Any:
+    from .functions import maximum
+
+    return maximum(a, b)
+
+
+def _guarded(op: control.When, index: Any) -> Iterator[Any]:
+    """One phase that is left over, recorded under its condition."""
+    r = current()
+    finished = False
+    try:
+        with r.region("pk.range") as op.then:
+            yield index
+        finished = True
+    finally:
+        if not finished:
+            _left("pk.range")
+    record(op)
 
 
 def _loop(start: Operand, stop: Operand, step: int) -> Iterator[Any]:
@@ -70,56 +107,111 @@ def loop() -> Iterator[None]:
 def _recorded(kind: str, make: Any) -> Iterator[Block]:
     """Records a loop body, and again to verify it; then adds the loop made of the first recording."""
     r = current()
-    frame = _user_frame()
+    frames = user_frame_objects()
+    before = State(frames)
     finished = False
     try:
         with r.region(kind) as body:
             yield body
-            name_locals(frame)
+            name_locals(frames)
         if not r.verifying:
-            r.verifying += 1
-            before = len(r.program.buffers), len(r.program.maps)
+            made = r.program.buffers[:], r.program.maps[:], r.program.facts.get("named barriers", [])[:]
+            first = State(frames)
+            r.verifying.append(body)
             with r.region(kind) as again:
                 yield again
-            r.verifying -= 1
-            _compare(body, again, frame)
-            del r.program.buffers[before[0] :], r.program.maps[before[1] :]
+            r.verifying.pop()
+            _compare(body, again, before, first, State(frames), len(made[0]))
+            r.program.buffers[:], r.program.maps[:] = made[:2]
+            r.program.facts.get("named barriers", [])[:] = made[2]
         finished = True
     finally:
-        if not finished and r.error is None:
-            r.verifying = 0
-            where = here()
-            r.error = TraceError(
-                f"the body of a {kind} was left by break, return or an exception", fix="leave a run-time loop with pk.break_if(condition) in pk.loop()", where=where
-            )
-    op = record(make(body))
+        if not finished:
+            r.verifying.clear()
+            _left(kind)
+    record(make(body))
     body.parent = r.block
-    del op
+
+
+def _left(kind: str) -> None:
+    """The generator of a loop was closed before its end: noted, and raised by the next operation."""
+    r = current()
+    if r.error is None and not r.raised:
+        r.error = TraceError(
+            f"the body of a {kind} was left by break, return or an exception", fix="leave a run-time loop with pk.break_if(condition) in pk.loop()", where=here()
+        )
 
 
 def break_if(condition: Operand) -> None:
     """Leaves the innermost `pk.loop()` when the condition holds."""
-    if not any(kind == "pk.loop" for kind, _ in current().open):
-        raise TraceError("pk.break_if outside of pk.loop()", fix="write `for _ in pk.loop():` around it")
+    loops = [kind for kind, _ in current().open if kind in ("pk.loop", "pk.range")]
+    if not loops or loops[-1] != "pk.loop":
+        inside = "inside a pk.range" if loops else "outside of pk.loop()"
+        raise TraceError(f"pk.break_if {inside}", fix="write `for _ in pk.loop():` right around it, with a pk.var to count")
     record(control.BreakIf(THREAD, _number(condition)))
 
 
-_last_when: dict[int, tuple[Any, Any]] = {}
+class Watch:
+    """Checks that a `with` region runs to its end and leaves Python's names as they were."""
+
+    def __init__(self, kind: str):
+        self.kind, self.frames = kind, user_frame_objects()
+        self.sites, self.before = entered(self.frames), State(self.frames)
+
+    def close(self) -> None:
+        """At the end of the region: raises if it was left by return, break or continue, or rebound a name."""
+        name_locals(self.frames)
+        line = left_early(self.sites)
+        if line is not None:
+            raise TraceError(
+                f"the body of a {self.kind} was left by return, break or continue: the kernel is recorded once, so what follows would never run",
+                fix="let the region end; put what follows under pk.otherwise or another pk.when", where=(line,),
+            )  # fmt: skip
+        for name, old, new in self.before.changes(State(self.frames), self._same):
+            values = isinstance(old, Value) or isinstance(new, Value)
+            if isinstance(old, Value) and not current().visible(old):
+                continue  # dead already: the index of an earlier loop, say
+            if self.kind == "pk.role" and not values:
+                continue  # roles are static: what Python does in one is known
+            raise TraceError(
+                f"{name!r} changes inside {self.kind}, from {_shown(old)} to {_shown(new)}: after it, Python would keep the new value whether or not it ran",
+                fix=_advice(name, old), where=here(),
+            )  # fmt: skip
+
+    @staticmethod
+    def _same(a: Any, b: Any) -> bool:
+        return a is b or not (isinstance(a, Value) or isinstance(b, Value))
+
+
+def _shown(x: Any) -> str:
+    if isinstance(x, Value):
+        made = f" made at line {x.where[0].line}" if x.where else ""
+        return f"the {x.type}{made}" if x.name else f"a {x.type}{made}"
+    return repr(x)
+
+
+def _advice(name: str, old: Any) -> str:
+    """How to write a change of `name` that the compiled kernel can follow."""
+    if isinstance(old, Value):
+        scalar = isinstance(old.type, ScalarType) and not old.type.mutable
+        change = f"make it a variable, {name} = pk.var(pk.{old.type}, ...), and change that: {name}[:] = ..." if scalar else f"change it in place: {name}[:] = ..."
+        return change + ", or give what is made inside another name"
+    if isinstance(old, (bool, int, float)):
+        dtype = "bool_" if isinstance(old, bool) else "i32" if isinstance(old, int) else "f32"
+        return f"make it a variable, {name} = pk.var(pk.{dtype}, {old!r}), and change that: {name}[:] = ...; or give what is made inside another name"
+    return f"keep {name} as it is: index shared tiles by a traced number, or keep numbers in a pk.var"
 
 
 @contextmanager
 def when(condition: Operand) -> Iterator[None]:
     """Runs its body where a traced condition holds: `with pk.when(i > 0): ...`."""
     r = current()
-    frame = _user_frame()
-    before = _snapshot(frame)
     op = control.When(THREAD, _number(condition), Block(), Block())
     control.check_condition(op.condition)
-    with r.region("pk.when") as body:
+    watch = Watch("pk.when")
+    with r.region("pk.when") as op.then:
         yield
-        name_locals(frame)
-    op.then = body
-    _check_names(frame, before, "pk.when")
+    watch.close()
     record(op)
     r.cache["last when"] = op  # type: ignore[assignment]
 
@@ -128,15 +220,14 @@ def when(condition: Operand) -> Iterator[None]:
 def otherwise() -> Iterator[None]:
     """Runs its body where the condition of the `pk.when` just before did not hold."""
     r = current()
+    r.check()
     op = r.cache.get("last when")
-    if not isinstance(op, control.When) or not r.block.ops or r.block.ops[-1] is not op:
+    if not isinstance(op, control.When) or not r.block.ops or r.block.ops[-1] is not op or op.otherwise.ops:
         raise TraceError("pk.otherwise without a pk.when just before it", fix="write `with pk.when(c): ...` and then `with pk.otherwise(): ...`")
-    frame = _user_frame()
-    before = _snapshot(frame)
-    with r.region("pk.otherwise") as body:
+    watch = Watch("pk.otherwise")
+    with r.region("pk.otherwise") as op.otherwise:
         yield
-    op.otherwise = body
-    _check_names(frame, before, "pk.otherwise")
+    watch.close()
 
 
 @contextmanager
@@ -164,8 +255,7 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
         raise TraceError(f"role {name!r} begins at warp {r.first_warp + first}", fix="warpgroups begin at multiples of 4 warps: order the roles so")
     r.cache[("warps of", id(r.block))] = first + count  # type: ignore[assignment]
     saved = r.warps, r.first_warp, r.role, r.role_warpgroups
-    frame = _user_frame()
-    before = _snapshot(frame)
+    watch = Watch("pk.role")
     with r.region("pk.role") as body:
         r.warps, r.first_warp, r.role, r.role_level = count, r.first_warp + first, name, r.role_level + 1
         r.role_warpgroups = warpgroups > 0
@@ -174,75 +264,53 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
             from .scopes import group, warp
 
             yield (group(4) if warpgroups else warp).index
-            name_locals(frame)
         finally:
             absolute = r.first_warp
             (r.warps, r.first_warp, r.role, r.role_warpgroups), r.role_level = saved, r.role_level - 1
             r.role_blocks.pop()
-    _check_names(frame, before, "pk.role")
+    watch.close()
     record(control.Role(Scope("role", count), name, absolute, registers, body))
 
 
 # Checks -----------------------------------------------------------------------------------------------------
 
 
-def _user_frame() -> FrameType | None:
-    frames = user_frame_objects(1)
-    return frames[0] if frames else None
+def _compare(body: Block, again: Block, before: State, first: State, second: State, buffers: int) -> None:
+    """Both recordings of a loop body must be the same, up to the names of the values made inside; and so must Python's state."""
+    r = current()
+    made = len(r.program.buffers) - buffers
+    old, new = r.program.buffers[buffers - made : buffers], r.program.buffers[buffers:]
+    names: dict[Value, Value] = {b.value: a.value for a, b in zip(old, new, strict=False)}
+    difference = _difference(body, again, names)
+    existing = {id(x) for x in before.values.values()}
 
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(a, Value) and isinstance(b, Value):
+            return names.get(b, b) is a or not (r.visible(a) or r.visible(b))  # made in the loop, both: of no use after it
+        return id(b) not in existing  # an object of the user's that is as old as the loop may not trade places
 
-def _snapshot(frame: FrameType | None) -> dict[str, Any]:
-    return dict(frame.f_locals) if frame is not None else {}
-
-
-def _check_names(frame: FrameType | None, before: dict[str, Any], kind: str) -> None:
-    """A name from before the region must still mean the same: the other branch does not rebind it."""
-    if frame is None:
+    changes = list(first.changes(second, same))
+    if difference is None and not changes:
+        for name, a, b in before.changes(first):  # an outer value under a new name would be right from the second pass on only
+            if isinstance(a, Value) and isinstance(b, Value) and r.visible(a) and r.visible(b):
+                raise TraceError(_frozen(name, a, b), fix=_advice(name, a), where=here())
         return
-    after = frame.f_locals
-    for name, old in before.items():
-        new = after.get(name, old)
-        if new is old or (not isinstance(old, Value) and not isinstance(new, Value) and _same(old, new)):
-            continue
-        if isinstance(old, Value) and not current().visible(old):
-            continue  # dead already: the index of an earlier loop, say
-        if isinstance(new, Value) or isinstance(old, Value) or (kind != "pk.role" and isinstance(new, (int, float, bool, tuple))):
-            fix = f"change it in place: {name}[:] = ..." if isinstance(old, Value) else f"make it a variable: {name} = pk.var(pk.i32, {old!r})"
-            raise TraceError(f"{name!r} is rebound inside {kind}: after it, Python would keep the new value whether or not it ran", fix=fix)
+    where = difference[0].where if difference is not None and difference[0] is not None else here()
+    alternating = {name for name, _, _ in changes}
+    blamed = [(n, a, b) for n, a, b in before.changes(first, lambda a, b: a is b) if n in alternating or (not alternating and not isinstance(b, Value))]
+    if blamed or changes:
+        name, a, b = (blamed or changes)[0]
+        others = [repr(n) for n, _, _ in blamed[1:4]]
+        raise TraceError(_frozen(name, a, b) + (f" (so do {', '.join(others)})" if others else ""), fix=_advice(name, a) + "; or pk.range(..., unroll=2) for what alternates", where=where)
+    assert difference is not None
+    raise TraceError(
+        f"Python state changes from one pass of this loop to the next, and would be frozen as in the first ({difference[2]})",
+        fix="keep what changes in a tile (x[:] = ...) or a pk.var; or pk.range(..., unroll=2) for state that alternates", where=where,
+    )  # fmt: skip
 
 
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except Exception:
-        return False
-
-
-def name_locals(frame: FrameType | None) -> None:
-    """Names traced values after the Python variables that hold them, for diagnoses and readable code."""
-    if frame is None:
-        return
-    for name, value in frame.f_locals.items():
-        if isinstance(value, Value) and not value.name:
-            value.name = name
-
-
-def _compare(first: Block, second: Block, frame: FrameType | None) -> None:
-    """Both recordings of a loop body must be the same, up to the names of the values made inside."""
-    names: dict[Value, Value] = {}
-    difference = _difference(first, second, names)
-    if difference is None:
-        return
-    op, other, what = difference
-    fact = "Python state changes from one pass of this loop to the next, and would be frozen at its first value"
-    fix = "keep what changes in a tile (x[:] = ...) or a pk.var; or pk.range(..., unroll=2) for state that alternates"
-    if isinstance(other, Value) and other.name:
-        name = other.name
-        fact += f": {name!r} was rebound in the loop ({what})"
-        fix = f"change it in place: {name}[:] = ..., or make it before the loop with pk.var; unroll=2 for state that alternates"
-    else:
-        fact += f" ({what})"
-    raise TraceError(fact, fix=fix, where=op.where if op is not None else here())
+def _frozen(name: str, a: Any, b: Any) -> str:
+    return f"{name!r} changes from one pass of this loop to the next, from {_shown(a)} to {_shown(b)}: the compiled loop would keep the first"
 
 
 def _difference(first: Block, second: Block, names: dict[Value, Value]) -> tuple[Op | None, Any, str] | None:
@@ -293,8 +361,15 @@ def _operand_difference(x: Any, y: Any, names: dict[Value, Value]) -> tuple[Any,
     return None
 
 
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b) or (a != a and b != b)  # a NaN is the same as itself here
+    except Exception:
+        return False
+
+
 def _line(value: Value) -> str:
     return str(value.where[0]) if value.where else "the signature"
 
 
-__all__ = ["KernelError", "Scalar", "break_if", "loop", "name_locals", "otherwise", "range", "role", "when"]
+__all__ = ["KernelError", "Scalar", "break_if", "loop", "otherwise", "range", "role", "when"]

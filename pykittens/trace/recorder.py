@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from ..errors import Frame, KernelError, TraceError, user_frame_objects
+from ..errors import Frame, KernelError, TraceError, TypeRuleError, errors_made, user_frame_objects
 from ..program import Block, Buffer, Op, Program, Scope, Value
-from ..types import Type
+from ..types import ScalarType, Type
 
 _state = threading.local()
 _frames: dict[tuple[Any, int], Frame] = {}
@@ -43,7 +44,8 @@ class Recorder:
         self.role_level = 0
         self.divergent: list[tuple[Scope, tuple[Frame, ...]]] = []  # open branches on a value that may differ between units
         self.error: KernelError | None = None  # found where it could not be raised (a closed generator)
-        self.verifying = 0  # inside the second recording of a loop: inner loops need not be verified again
+        self.raised: list[KernelError] = []  # errors made while tracing: the kernel may not go on as if nothing had happened
+        self.verifying: list[Block] = []  # in the second recording of a loop, the first: inner loops need not be verified again
         self.cache: dict[Any, Value] = {}
         self.open: list[tuple[str, tuple[Frame, ...]]] = []  # regions begun and not ended, outermost first
         self.hooks: list[Callable[[Op], None]] = []  # called with every operation recorded
@@ -60,6 +62,8 @@ class Recorder:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
+        if self.raised:
+            raise self.raised[0]
 
     def visible(self, value: Value) -> bool:
         """Whether a value made in another region can be used here: only in the region that made it, and inside it."""
@@ -75,18 +79,40 @@ class Recorder:
         op.where = here()
         for value in op.operands():
             if not self.visible(value):
-                raise TraceError(
-                    f"{value.label} is used outside the region that made it",
-                    fix="make it before the loop or branch, and change it inside with x[:] = ... (or pk.var for a scalar)",
-                    also={"it was made at": value.where},
-                )
-        op.results = tuple(make_value(t) for t in op.types())
+                self._invisible(value)
+        try:
+            types = op.types()
+        except TypeRuleError as error:
+            name_locals(user_frame_objects())
+            error.also.update({f"{v.name} is {v.type}, made at": v.where for v in op.operands() if v.name and v.where})
+            raise
+        op.results = tuple(make_value(t) for t in types)
         for result in op.results:
             result.where, result.block, result.maker = op.where, self.block, op
         for hook in self.hooks:
             hook(op)
         self.block.ops.append(op)
         return op
+
+    def _invisible(self, value: Value) -> NoReturn:
+        """Raises for a value that is not visible here: made in the pass of a loop before this, or in a region that has ended."""
+        name_locals(user_frame_objects())
+        name, block = value.name or "x", value.block
+        while block is not None and not any(block is first for first in self.verifying):
+            block = block.parent
+        scalar = isinstance(value.type, ScalarType)
+        inside = f"a pk.var: {name} = pk.var(pk.{value.type}, ...) before, {name}[:] = ... inside" if scalar else f"{name}[:] = ..."
+        if block is not None:
+            raise TraceError(
+                f"{value.label} is rebound in this loop: each pass would use what the pass before it made",
+                fix=f"make it before the loop and change it in place, with {inside}",
+                also={"it is made at": value.where},
+            )
+        raise TraceError(
+            f"{value.label} is used outside the region that made it",
+            fix=f"make it before the loop or branch, and change it inside with {inside}",
+            also={"it was made at": value.where},
+        )
 
     @contextmanager
     def region(self, kind: str) -> Iterator[Block]:
@@ -97,6 +123,13 @@ class Recorder:
         depth = len(self.open)
         try:
             yield inner
+        except BaseException as error:
+            if self.error is None and not self.raised and not isinstance(error, GeneratorExit):
+                self.error = TraceError(
+                    f"{error!r} left a {kind} and was caught outside of it: what was recorded inside is lost",
+                    fix="catch it inside the region, or let it end the kernel",
+                )
+            raise
         finally:
             if len(self.open) != depth and self.error is None:
                 kind_open, where = self.open[-1]
@@ -110,6 +143,14 @@ class Recorder:
         value.name, value.where = name, here()
         self.program.buffers.append(Buffer(value, count, align))
         return value
+
+
+def name_locals(frames: list[FrameType]) -> None:
+    """Names traced values after the Python variables that hold them, for diagnoses and readable code."""
+    for frame in frames:
+        for name, value in frame.f_locals.items():
+            if isinstance(value, Value) and not value.name:
+                value.name = name
 
 
 def current() -> Recorder:
@@ -138,11 +179,12 @@ def result(op: Op) -> Any:
 def tracing(program: Program) -> Iterator[Recorder]:
     """Makes `program` the one that operations are recorded into."""
     before = getattr(_state, "recorder", None)
-    _state.recorder = Recorder(program)
-    try:
-        yield _state.recorder
-    finally:
-        _state.recorder = before
+    _state.recorder = recorder = Recorder(program)
+    with errors_made(recorder.raised):
+        try:
+            yield recorder
+        finally:
+            _state.recorder = before
 
 
 def scope_of(warps: int) -> Scope:
