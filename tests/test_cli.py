@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import pykittens as pk
 from pykittens.cli import app
 from pykittens.cuda import cache, driver, nvrtc, sass
 from pykittens.cuda.compiler import CompilerMissing
 from pykittens.cuda.libcuda import CudaError
+from pykittens.kernels import attention_ada, reference
 from pykittens.kernels.registry import KERNELS
 
 
@@ -136,3 +140,133 @@ def test_doctor_knows_the_compilers_faults(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(nvrtc, "version", lambda: (13, 0))
     (fault,) = ask("doctor")["compiler"]["faults"]
     assert "WGMMA" in fault and "13.3" in fault
+
+
+def test_demo() -> None:
+    facts = ask("demo", "--device", "cpu", "--n", "100", "--causal")
+    assert facts["kernel"] == "attention_ada" and facts["device"] == "simulated GPU" and facts["passed"]
+    assert 0 < facts["error"] <= facts["tolerance"] and facts["diagnoses"] == [] and facts["seconds"] > 0
+    assert facts["saw"]["global_bytes_written"] == 2 * 100 * 64 * 2 and facts["saw"]["bank_conflicts"] == 0
+    assert "no race" in run("demo", "--device", "cpu", "--n", "17", "--d", "128")
+
+
+def test_demo_beside_torch() -> None:
+    pytest.importorskip("torch")
+    facts = ask("demo", "--device", "cpu", "--n", "200", "--torch")
+    assert facts["passed"] and facts["tolerance"] == pytest.approx(1.5 * facts["torch_error"])
+
+
+def arrays(dtype: Any = np.float32, shape: tuple[int, ...] = (1, 2, 40, 64)) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape).astype(dtype) for name in "qkv"}
+
+
+def saved(folder: Path, arrays: dict[str, Any]) -> list[str]:
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return [word for name in arrays for word in (f"--{name}", str(folder / f"{name}.npy"))]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, "bits"])
+def test_demo_on_npy_files(tmp_path: Path, dtype: Any) -> None:
+    mine = arrays(ml_dtypes.bfloat16 if dtype == "bits" else dtype)
+    files = saved(tmp_path, {name: x.view(np.uint16) for name, x in mine.items()} if dtype == "bits" else mine)
+    facts = ask("demo", "--device", "cpu", *files)
+    assert facts["passed"] and facts["shape"]["q"] == [1, 2, 40, 64]
+    assert facts["dtype"] == ("float16" if dtype is np.float16 else "bfloat16")
+
+
+def safetensors(file: Path, arrays: dict[str, Any]) -> str:
+    """Writes bf16 arrays in the format: the header's length, the header, the bytes."""
+    header, offset = {}, 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "BF16", "shape": array.shape, "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(array.tobytes() for array in arrays.values()))
+    return str(file)
+
+
+def test_demo_on_safetensors(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    mine = arrays(ml_dtypes.bfloat16, (40, 64))
+    facts = ask("demo", "--device", "cpu", "--safetensors", safetensors(tmp_path / "a", {"query": mine["q"], "key": mine["k"], "Value": mine["v"]}))
+    assert facts["passed"] and facts["shape"]["q"] == [1, 1, 40, 64]
+    error = ask("demo", "--safetensors", safetensors(tmp_path / "b", {"w": mine["q"]}), status=1)["error"]
+    assert "has no tensor q or query; it has w" in error
+    (tmp_path / "junk").write_bytes(b"junk")
+    assert "is no safetensors file" in ask("demo", "--safetensors", str(tmp_path / "junk"), status=1)["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"q": np.zeros((1, 2, 40, 80), np.float32)}, "attention_ada has no head dimension 80"),
+        ({"k": np.zeros((1, 3, 40, 64), np.float32)}, "the shapes do not go together: q bfloat16 (1, 2, 40, 64), k bfloat16 (1, 3, 40, 64)"),
+        ({"q": np.zeros((1, 2, 40, 64), np.float16)}, "the dtypes differ: q float16"),
+        ({"v": np.zeros((1, 2, 40, 64), np.int32)}, "v is int32"),
+        ({"v": np.zeros((1, 2, 0, 64), np.float32)}, "v has shape (1, 2, 0, 64)"),
+        ({"v": np.zeros(64, np.float32)}, "v has shape (64,)"),
+        ({"v": np.array([{}])}, "v.npy is no array of numbers"),
+    ],
+)
+def test_demo_refuses_in_words(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    assert says in ask("demo", *saved(tmp_path, arrays() | change), status=1)["error"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--d", "80"], "attention_ada has no head dimension 80"),
+        (["--q", "q.npy"], "--k and --v missing\n  fix: give --q, --k and --v, or --safetensors"),
+        (["--q", "nowhere.npy", "--k", "nowhere.npy", "--v", "nowhere.npy"], "No such file or directory: 'nowhere.npy'"),
+        (["--device", "tpu"], "there is no device 'tpu'"),
+        (["--safetensors", "x", "--q", "q.npy"], "exclude each other"),
+    ],
+)
+def test_demo_refuses_options_in_words(words: list[str], says: str) -> None:
+    assert says in ask("demo", *words, status=1)["error"]
+
+
+def test_demo_without_the_gpu_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(device: int = 0) -> Any:
+        raise CudaError("there is no CUDA driver here")
+
+    monkeypatch.setattr(driver, "architecture", missing)
+    assert "there is no CUDA driver here" in ask("demo", "--device", "gpu", status=1)["error"]
+
+
+def test_demo_tells_what_the_machine_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def racy(*_: Any, **__: Any) -> Any:
+        raise pk.RaceError("two warps at once", fix="synchronise")
+
+    monkeypatch.setattr(attention_ada.attend, "simulate", racy)
+    facts = ask("demo", "--device", "cpu", "--n", "16", status=1)
+    assert not facts["passed"] and "two warps at once" in facts["diagnoses"][0] and "fix: synchronise" in facts["diagnoses"][0]
+    assert "two warps at once" in run("demo", "--device", "cpu", "--n", "16", status=1)
+
+
+@pytest.mark.gpu
+def test_demo_on_a_gpu() -> None:
+    facts = ask("demo", "--device", "gpu", "--n", "1000")
+    assert facts["passed"] and "sm_" in facts["device"] and facts["saw"] is None
+
+
+def test_reference_attention() -> None:
+    q, k, v = (x.astype(np.float64) for x in arrays(shape=(2, 1, 8, 16)).values())
+    score = np.einsum("bhid,bhjd->bhij", q, k[:, :, :6]) * 0.25
+    score[..., np.arange(6) > np.arange(8)[:, None] - 2] = -np.inf  # the first two rows see no key
+    with np.errstate(invalid="ignore"):
+        weight = np.nan_to_num(np.exp(score) / np.exp(score).sum(-1, keepdims=True))
+    result = reference.attention(q, k[:, :, :6], v[:, :, :6], scale=0.25, causal=True)
+    assert reference.row_error(result, weight @ v[:, :, :6]) < 1e-14
+    assert not result[:, :, :2].any()
+
+
+def test_row_error() -> None:
+    expected = np.array([[3.0, 4.0], [0.0, 0.0], [np.nan, 1.0]])
+    assert reference.row_error(expected, expected) == 0
+    assert reference.row_error(expected + [[0, 5.0], [0, 0], [0, 0]], expected) == 1
+    assert reference.row_error(expected + [[0, 0], [0, 0.5], [0, 0]], expected) == 0.5
+    assert reference.row_error(np.nan_to_num(expected), expected) == np.inf
+    assert reference.row_error(np.full((3, 2), np.nan), expected) == np.inf

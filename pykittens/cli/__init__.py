@@ -3,6 +3,7 @@
 import typer
 
 from .compile import compile_kernels
+from .demo import demo
 from .doctor import doctor
 from .inspect import inspect_kernel
 from .list import list_kernels
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 _KERNEL_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}  # each kernel has its own
 
+app.command("demo")(demo)
 app.command("list")(list_kernels)
 app.command("inspect", context_settings=_KERNEL_OPTIONS)(inspect_kernel)
 app.command("compile")(compile_kernels)

@@ -155,7 +155,7 @@ class Jax(Framework):
 
 
 class Generic(Framework):
-    """Any other array in CUDA memory: Numba's, PyCUDA's, a user's own."""
+    """Any other array in CUDA memory: Numba's, PyCUDA's, a `DeviceArray`, a user's own."""
 
     kind = "cuda"
 
@@ -168,7 +168,9 @@ class Generic(Framework):
         face = array.__cuda_array_interface__
         if face.get("mask") is not None:
             raise Unsupported("is a masked array")
-        dtype, shape, pointer = np.dtype(face["typestr"]), tuple(face["shape"]), face["data"][0]
+        own = getattr(array, "dtype", None)  # NumPy's, if it is one: a typestr cannot say bf16
+        dtype = own if isinstance(own, np.dtype) else np.dtype(face["typestr"])
+        shape, pointer = tuple(face["shape"]), face["data"][0]
         strides = face.get("strides")
         steps = packed(shape) if strides is None else in_elements(strides, dtype.itemsize)
         device = driver.device_of(pointer) if pointer else 0

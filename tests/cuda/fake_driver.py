@@ -67,6 +67,19 @@ class FakeDriver:
         self.current.context = context
         return 0
 
+    def cuMemAlloc_v2(self, out: int, size: int) -> int:
+        self.kept = [*getattr(self, "kept", []), ctypes.create_string_buffer(size)]
+        return write(c_void_p, out, ctypes.addressof(self.kept[-1]))
+
+    def cuMemcpyHtoD_v2(self, to: int, source: int, size: int) -> int:
+        ctypes.memmove(to, source, size)
+        return 0
+
+    cuMemcpyDtoH_v2 = cuMemcpyHtoD_v2
+
+    def cuEventElapsedTime(self, out: int, first: int, second: int) -> int:
+        return write(ctypes.c_float, out, 2.5)
+
     def cuModuleLoadData(self, out: int, image: bytes) -> int:
         self.calls.append(("cuModuleLoadData", image))
         return write(c_void_p, out, 0x10)
