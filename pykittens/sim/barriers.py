@@ -101,9 +101,13 @@ class NamedBarrier:
         self.phase, self.come = 0, 0
         self.gathered = clocks.blank()
         self.waiting: list[np.ndarray] = []
+        self.counted: list[tuple[np.ndarray, np.ndarray, tuple[Frame, ...]]] = []  # of this phase: (warps, their times, line)
+        self.before: list[tuple[np.ndarray, np.ndarray, tuple[Frame, ...]]] = []  # of the phase before
 
     def come_by(self, agents: np.ndarray, wait: bool, where: tuple[Frame, ...]) -> None:
         """These warps are counted; those that wait learn what all told when the phase ends."""
+        self._check_phase(agents, where)
+        self.counted.append((agents, self.clocks.of[CAUSED, agents, agents], where))
         self.come += len(agents)
         if self.come > self.warps:
             raise BarrierError(
@@ -118,6 +122,26 @@ class NamedBarrier:
             for group in self.waiting:
                 self.clocks.acquire(group, self.gathered)
             self.phase, self.come, self.waiting, self.gathered = self.phase + 1, 0, [], self.clocks.blank()
+            self.before, self.counted = self.counted, []
+
+    def _check_phase(self, agents: np.ndarray, where: tuple[Frame, ...]) -> None:
+        """Who comes must know that the phase before has ended, or it may be counted there."""
+        for others, _, line in self.counted:
+            if np.isin(agents, others).any():
+                raise BarrierError(
+                    f"a warp is counted twice in phase {self.phase} of {self.name}",
+                    fix="let a phase end (its other warps arrive or wait) before the same warps come again",
+                    where=where,
+                    also={"it was counted at": line},
+                )
+        for others, times, line in self.before:
+            if (self.clocks.of[CAUSED][np.ix_(agents, others)] < times).any():
+                raise BarrierError(
+                    f"a warp comes to phase {self.phase} of {self.name}, and nothing tells it that phase {self.phase - 1} has ended: it may be counted there",
+                    fix="let it wait for that phase, or for a warp that did",
+                    where=where,
+                    also={"a warp of the phase before comes at": line},
+                )
 
     def state(self) -> str:
         return f"{self.name}, phase {self.phase}: {self.come} of {self.warps} warps have come"

@@ -51,7 +51,8 @@ class SharedMap:
         sizes = [self._cell(b) for b in self.buffers]
         self.step = min(sizes, default=CHUNK)
         table = np.full(-(-program.shared_bytes // self.step) + 1, -1, np.int64)
-        starts, owner = [], []
+        starts: list[int] = []
+        owner: list[int] = []
         for number, (buffer, size) in enumerate(zip(self.buffers, sizes, strict=True)):
             first, count, repeat = len(starts), -(-buffer.bytes // size), size // self.step
             starts.extend(buffer.offset + i * size for i in range(count))

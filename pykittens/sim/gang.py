@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import Frame
 from ..ops.control import BreakIf, Range, Role, When, While
-from ..program import Sync
+from ..program import Sync, Value
 from . import hazards
 from .machine import Machine, Mask
 from .orders import order
@@ -42,7 +42,8 @@ class Gang:
         self.m, self.scheduler = m, scheduler
         self.left: np.ndarray | None = None  # warps that have left the loop around
         self.leaving = False  # all warps left it
-        self.children: list[Gang] = []
+        self.children: list[Gang] = []  # roles begun here that may still run
+        self.pending: set[Value] = set()  # what they change
         self.ended = False
         self.coroutine = self._whole(steps)
 
@@ -68,7 +69,7 @@ class Gang:
                 if self.leaving:
                     return
                 continue
-            if self.children and (step.effects or step.op.collective):
+            if self.children and (step.effects or step.op.collective or self.pending.intersection(step.scalars)):
                 yield from self._join()
             if step.span > m.warps and step.single and (m.first - m.role_first) % step.span:
                 continue  # its one thread is in another gang
@@ -88,15 +89,15 @@ class Gang:
     # Operations with effects --------------------------------------------------------------------------
 
     def _at_once(self, step: Step) -> None:
-        for effect in step.before:
-            order(self.m, step, effect)
+        for sync in step.before:
+            order(self.m, step, sync)
         self._act(step)
         for effect in step.after:
             self._follow(step, effect)
 
     def _waiting(self, step: Step) -> Steps:
-        for effect in step.before:
-            yield from self._pause(step, effect)
+        for sync in step.before:
+            yield from self._pause(step, sync)
         self._act(step)
         for effect in step.after:
             if isinstance(effect, Touch):
@@ -132,7 +133,7 @@ class Gang:
         for value in step.results:
             m.poison(value)
 
-    def _follow(self, step: Step, effect: Any) -> None:
+    def _follow(self, step: Step, effect: Sync | Touch) -> None:
         if isinstance(effect, Touch):
             hazards.touch(self.m, step, effect, None)
         else:
@@ -169,9 +170,9 @@ class Gang:
             return
         before = m.mask
         full = np.arange(m.warps) if before is None else np.flatnonzero(before.warps)
-        i, end = (np.broadcast_to(x, len(full)).astype(np.int64) for x in (start, stop))
+        turn, end = (np.broadcast_to(x, len(full)).astype(np.int64) for x in (start, stop))
         while True:
-            running = i < end if op.step > 0 else i > end
+            running = turn < end if op.step > 0 else turn > end
             active = np.zeros(m.warps, bool)
             active[full[running]] = True
             if self.left is not None:
@@ -179,12 +180,12 @@ class Gang:
             if not active.any():
                 break
             index = np.zeros(m.warps, np.int64)
-            index[full] = i
+            index[full] = turn
             m.env[op.index] = index
             m.mask = _mask(active)
             yield from self.run(body)
             self.leaving = False
-            i = i + op.step
+            turn = turn + op.step
         self._restore(before)
 
     def _when(self, step: Step, op: When) -> Steps:
@@ -238,12 +239,13 @@ class Gang:
         """The role's warps that are in this gang begin its body, as gangs of their own."""
         m = self.m
         low, high = max(op.first, m.first), min(op.first + op.scope.warps, m.first + m.warps)
+        self.pending |= step.changes
         if low < high:
             self.children += split(m, step.inside["body"], low, 1 if op.elected else high - low, op.first, self.scheduler)
 
     def _join(self) -> Steps:
         """Waits for the roles begun here to end, and takes over what they changed."""
-        children, self.children = self.children, []
+        children, self.children, self.pending = self.children, [], set()
         while not all(c.ended for c in children):
             yield Blocked(lambda: all(c.ended for c in children), lambda: "roles")
         for child in children:

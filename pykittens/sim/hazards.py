@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InFlightError, OutOfBoundsError
 from ..program import Value
-from ..types import SharedTile, SharedVector
 from .barriers import MBarrier
 from .clocks import CAUSED, TICK
 from .diagnose import flight_label, race
@@ -17,6 +16,9 @@ from .footprint import Footprint
 from .machine import Flying, Machine
 from .shadow import Shadow
 from .steps import Step, Touch
+
+if TYPE_CHECKING:
+    from .block import BlockState
 
 CACHED = 4096  # footprints kept per access
 
@@ -28,15 +30,11 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
         _take_off(m, step, touch)
         return
     cluster = m.block.cluster
-    rows, agents, stamps, split = m.agents, m.agents, None, touch.split
-    if access.done != "now":
-        assert flight is not None
-        agents, stamps, split = _engine(m, step, touch, flight)
-    else:
-        stamps = cluster.clocks.stamp(m.agents, step.number)
-    count = m.units * (m.span if split not in ("one", "rows", "threads") else 1)
+    split = touch.split
+    count = m.units * (m.span if split == "all" else 1)
     if touch.kind == "global":
-        _count(m, touch, _touch_global(m, step, touch, split, rows, agents, stamps))
+        agents, stamps = _finishers(m, step, touch, m.block, flight)
+        _count(m, touch, _touch_global(m, step, touch, split, agents, stamps))
         return
     local, cells = _shared_footprint(m, touch, split)
     if access.at is not None:
@@ -46,13 +44,14 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
     if touch.passes:
         m.block.cluster.world.conflicts[step.number] = m.block.cluster.world.conflicts.get(step.number, 0) + touch.passes * m.units
     for block in cluster.blocks_of(m, access):
-        clash = _note(block.shadow, m, touch, rows, agents, stamps, local, cells)
+        agents, stamps = _finishers(m, step, touch, block, flight)
+        clash = _note(block.shadow, m, touch, agents, stamps, local, cells)
         if clash is not None:
-            raise race(cluster, step, access, clash, int(rows[local[clash.by]]), cluster.world.map.describe(clash.cell))
+            raise race(cluster, step, access, clash, int(m.agents[local[clash.by]]), cluster.world.map.describe(clash.cell))
 
 
-def _note(shadow: Shadow, m: Machine, touch: Touch, rows: Any, agents: Any, stamps: Any, local: np.ndarray, cells: np.ndarray) -> Any:
-    access, clocks = touch.access, m.block.cluster.clocks
+def _note(shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, local: np.ndarray, cells: np.ndarray) -> Any:
+    access, clocks, rows = touch.access, m.block.cluster.clocks, m.agents
     if access.mode == "read":
         return shadow.read(clocks, rows[local], agents[local], cells, stamps[local], access.proxy)
     return shadow.write(clocks, rows[local], agents[local], cells, stamps[local], access.proxy, access.mode == "reduce")
@@ -70,6 +69,7 @@ def _units(m: Machine) -> Any:
 def _shared_footprint(m: Machine, touch: Touch, split: str) -> Footprint:
     """(warp of the gang, cell) pairs of all active units."""
     bases, columns = m.spots(touch.value)
+    indices: list[Any]
     at = touch.access.at
     index = m.unit_scalar(at) if at is not None else None
     indices = index.tolist() if isinstance(index, np.ndarray) else [index]
@@ -87,7 +87,7 @@ def _shared_footprint(m: Machine, touch: Touch, split: str) -> Footprint:
         if len(touch.cache) >= CACHED:
             touch.cache.clear()
         touch.cache[key] = found
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _gathered(m: Machine, parts: list[Footprint]) -> Footprint:
@@ -97,7 +97,7 @@ def _gathered(m: Machine, parts: list[Footprint]) -> Footprint:
     return np.concatenate([p[0] + u * m.span for p, u in zip(parts, units, strict=True)]), np.concatenate([p[1] for p in parts])
 
 
-def _touch_global(m: Machine, step: Step, touch: Touch, split: str, rows: Any, agents: Any, stamps: Any) -> int:
+def _touch_global(m: Machine, step: Step, touch: Touch, split: str, agents: Any, stamps: Any) -> int:
     """Checks an access to global memory; its bytes."""
     assert touch.place is not None
     place, tensor = touch.place, m.tensor(touch.value)
@@ -120,37 +120,40 @@ def _touch_global(m: Machine, step: Step, touch: Touch, split: str, rows: Any, a
             touch.cache.clear()
         touch.cache[key] = found
     local, cells = found
-    clash = _note(shadow, m, touch, rows, agents, stamps, local, cells)
+    clash = _note(shadow, m, touch, agents, stamps, local, cells)
     if clash is not None:
         cluster = m.block.cluster
-        raise race(cluster, step, touch.access, clash, int(rows[local[clash.by]]), map_.describe(clash.cell))
+        raise race(cluster, step, touch.access, clash, int(m.agents[local[clash.by]]), map_.describe(clash.cell))
     return total
 
 
 # Asynchronous accesses --------------------------------------------------------------------------------------
 
 
-def _engine(m: Machine, step: Step, touch: Touch, flight: Flight) -> tuple[np.ndarray, np.ndarray, str]:
-    """The agents and stamps that finish an access (by warp of the gang), and how it is split; joins the flight to them."""
-    done = touch.access.done
+def _finishers(m: Machine, step: Step, touch: Touch, block: BlockState, flight: Flight | None) -> tuple[np.ndarray, np.ndarray]:
+    """Which agents finish an access to `block`, and what they stamp it with, by warp of the gang. Lines an asynchronous one up."""
+    done, low = touch.access.done, m.block.cluster.clocks.low
+    if done == "now":
+        return m.agents, m.block.cluster.clocks.stamp(m.agents, step.number)
+    assert flight is not None
     agents, stamps = np.zeros(m.warps, np.int64), np.zeros(m.warps, np.int64)
-    low = m.block.cluster.clocks.low
     if isinstance(done, Value):
-        for unit, barrier in zip(_units(m), mbarriers(m, done, m.block), strict=True):
-            agents[unit * m.span] = barrier.agent
-            stamps[unit * m.span] = low + barrier.phase * TICK + step.number
-        if touch.kind == "shared" and touch.access.mode != "read":
-            _promise_payment(m, touch, flight)
-        return agents, stamps, "one"
+        pays = touch.value.type.bytes if touch.kind == "shared" and touch.access.mode != "read" else 0  # type: ignore[union-attr]
+        for unit, barrier in zip(_units(m), mbarriers(m, done, block), strict=True):
+            agents[unit * m.span], stamps[unit * m.span] = barrier.agent, low + barrier.phase * TICK + step.number
+            if pays:
+                flight.payments.append((barrier, pays, barrier.phase))
+                barrier.loads.append(flight)
+                barrier.landed.append((barrier.phase, flight))
+        return agents, stamps
     kept = QUEUES.get(done, ELECTED)
     for unit in _units(m):
         for warp in range(unit * m.span, (unit + 1) * m.span):
             queue = queue_of(m, done, warp)
-            agents[warp] = queue.agent
-            stamps[warp] = low + queue.group * TICK + step.number
+            agents[warp], stamps[warp] = queue.agent, low + queue.group * TICK + step.number
             if kept == PER_WARP or warp == unit * m.span:
                 _line_up(queue, flight)
-    return agents, stamps, "one" if kept == ELECTED else touch.split
+    return agents, stamps
 
 
 def _line_up(queue: Queue, flight: Flight) -> None:
@@ -171,16 +174,6 @@ def mbarriers(m: Machine, value: Value, block: Any) -> list[MBarrier]:
     base = m.address(value)
     bases = base.tolist() if isinstance(base, np.ndarray) else [base] * m.units
     return [block.barriers[b] for b in bases]
-
-
-def _promise_payment(m: Machine, touch: Touch, flight: Flight) -> None:
-    type, done = touch.value.type, touch.access.done
-    assert isinstance(type, (SharedTile, SharedVector)) and isinstance(done, Value)
-    for block in m.block.cluster.blocks_of(m, touch.access):
-        for barrier in mbarriers(m, done, block):
-            flight.payments.append((barrier, type.bytes, barrier.phase))
-            barrier.loads.append(flight)
-            barrier.landed.append((barrier.phase, flight))
 
 
 def launch(m: Machine, step: Step) -> Flight:

@@ -152,11 +152,11 @@ def _fence(m: Machine, step: Step, sync: Sync) -> None:
 ORDERS: dict[str, Callable[[Machine, Step, Sync], Waiting | None]] = {
     "barrier": _barrier,
     "cluster": _cluster,
-    "arrive": _arrive,  # type: ignore[dict-item]
+    "arrive": _arrive,
     "wait": _wait,
-    "commit": _commit,  # type: ignore[dict-item]
-    "join": _join,  # type: ignore[dict-item]
-    "fence": _fence,  # type: ignore[dict-item]
+    "commit": _commit,
+    "join": _join,
+    "fence": _fence,
 }
 
 __all__ = ["Waiting", "order"]

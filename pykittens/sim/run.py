@@ -18,6 +18,7 @@ from .memory import Tensor
 from .report import Conflicts, Report
 from .steps import Plan
 
+
 def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None) -> Report:
     """Runs a program on the simulated GPU: outputs are written into the arrays of `arguments` in place.
 
@@ -107,13 +108,13 @@ class Scheduler:
 
     def _deadlock(self) -> None:
         waits = [(gang, self.blocked[gang]) for gang in self.gangs if not gang.children and self.blocked[gang].where]
-        rows = [f"    {gang.label} waits at {blocked.where[0]} for {blocked.state()}" for gang, blocked in waits]
+        rows = [f"    {gang.label}, at {blocked.where[0]}: {blocked.state()}" for gang, blocked in waits]
         where = waits[0][1].where if waits else self.cluster.world.program.where
         block = self.cluster.blocks[0].label
         raise DeadlockError(
             f"deadlock in block {block}: every warp that has not ended waits for something that cannot happen any more:\n" + "\n".join(rows),
             fix="let the missing arrivals, bytes or warps come, or do not wait for them; check the parity that is waited for",
             where=where,
-            also={f"{gang.label} waits at": blocked.where for gang, blocked in waits[1:]},
+            also={f"{gang.label} at": blocked.where for gang, blocked in waits[1:]},
         )
 

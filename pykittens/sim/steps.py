@@ -9,6 +9,7 @@ from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Access, Block, Effect, Op, Place, Program, Sync, Value, values_in
 from ..types import BarrierType, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
 from .banks import extra_passes
+from .engines import ELECTED, QUEUES
 
 STRUCTURE = (Range, While, BreakIf, When, Role)
 
@@ -16,7 +17,7 @@ STRUCTURE = (Range, While, BreakIf, When, Role)
 class Touch:
     """One access of an operation. Footprints are cached by where the gang's units point."""
 
-    __slots__ = ("access", "value", "place", "kind", "split", "passes", "cache")
+    __slots__ = ("access", "cache", "kind", "passes", "place", "split", "value")
 
     def __init__(self, access: Access, span: int):
         self.access = access
@@ -27,9 +28,11 @@ class Touch:
         shared = isinstance(type, (SharedTile, SharedVector))
         self.kind = "global" if self.place else "shared" if shared else "register"
         # Where all threads write the same bytes, one of them does: nobody races with its own copy.
-        self.split = "one" if access.split == "all" and access.mode != "read" else access.split
-        measured = isinstance(type, SharedTile) and access.proxy == "generic"
-        self.passes = extra_passes(type, self.split, span) if measured else 0  # type: ignore[arg-type]
+        # An elected thread asks an engine for the whole.
+        copies = access.split == "all" and access.mode != "read"
+        elected = isinstance(access.done, Value) or (access.done != "now" and QUEUES.get(access.done, ELECTED) == ELECTED)
+        self.split = "one" if copies or elected else access.split
+        self.passes = extra_passes(type, self.split, span) if isinstance(type, SharedTile) and access.proxy == "generic" else 0
         self.cache: dict[Any, Any] = {}
 
 
@@ -41,10 +44,12 @@ class Step:
         self.structure = isinstance(op, STRUCTURE)
         self.span = op.scope.warps if op.collective else 1
         self.single = op.single
-        effects: list[Effect | Touch] = [Touch(e, self.span) if isinstance(e, Access) else e for e in op.effects()]
+        effects: list[Sync | Touch] = [Touch(e, self.span) if isinstance(e, Access) else e for e in op.effects()]
         first = next((i for i, e in enumerate(effects) if not isinstance(e, Sync)), len(effects))
         last = next((i for i, e in enumerate(effects) if i >= first and isinstance(e, Sync)), len(effects))
-        self.before, self.touches, self.after = effects[:first], effects[first:last], effects[last:]
+        self.before = [e for e in effects[:first] if isinstance(e, Sync)]
+        self.touches = [e for e in effects[first:last] if isinstance(e, Touch)]
+        self.after = effects[last:]
         if effects and all(_waits(e) for e in effects):
             self.span = 1  # every thread waits for itself
         self.late = any(isinstance(e, Touch) and e.access.done != "now" for e in effects)
@@ -58,6 +63,7 @@ class Step:
         self.results = op.results
         self.name, self.flops = op.name, op.flops()
         self.inside: dict[str, list[Step]] = {}
+        self.changes: set[Value] = set()  # of a role: what it changes
 
     def __repr__(self) -> str:
         return f"<{self.op.scope}.{self.op.name}>"
@@ -80,6 +86,7 @@ class Plan:
             for name, item in op.fields():
                 if isinstance(item, Block):
                     step.inside[name] = self._block(item)
+                    step.changes = {v for inner in self.steps[step.number :] for v in inner.written}
         return made
 
     def op(self, number: int) -> Op:

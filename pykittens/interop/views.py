@@ -1,0 +1,59 @@
+"""The same memory with another shape: how an array of any framework and any leading shape becomes the rows of a matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .base import Array, ArrayInfo, Framework
+
+
+@dataclass(frozen=True)
+class View:
+    """An array seen with another shape and strides (in elements), from its first element. Kernels take it as an array."""
+
+    array: Any
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class Views(Framework):
+    """Views as arrays of the framework of what they show."""
+
+    kind = "view"
+
+    def owns(self, array: Any) -> bool:
+        return isinstance(array, View)
+
+    def describe(self, array: Any) -> ArrayInfo:
+        from .arrays import describe
+
+        return describe(array.array)._replace(shape=array.shape, strides=array.strides)
+
+    def view(self, array: Any, writable: bool) -> Array:
+        from .arrays import as_numpy
+
+        whole = as_numpy(array.array, writable=writable)
+        strides = tuple(s * whole.itemsize for s in array.strides)
+        return np.lib.stride_tricks.as_strided(whole, array.shape, strides, writeable=whole.flags.writeable)
+
+
+def merged(shape: tuple[int, ...], strides: tuple[int, ...], count: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Shape and strides with the leading dimensions merged into `count`, the last of which may still differ in stride.
+
+    Missing ones are 1. None where the strides do not allow it.
+    """
+    dims: list[tuple[int, int]] = []
+    for n, s in zip(shape, strides, strict=True):
+        if n == 1:
+            continue
+        if dims and dims[-1][1] == n * s:
+            dims[-1] = (dims[-1][0] * n, s)
+        else:
+            dims.append((n, s))
+    if len(dims) > count:
+        return None
+    dims = [(1, 0)] * (count - len(dims)) + dims
+    return tuple(n for n, _ in dims), tuple(s for _, s in dims)

@@ -1,0 +1,128 @@
+"""LayerNorm and RMSNorm, forward, with dropout and a residual stream before them.
+
+    s = dropout(x) + residual                                    (each only where given)
+    layernorm: y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * weight + bias
+    rmsnorm:   y = s / sqrt(mean(s^2) + eps) * weight + bias
+
+over the last axis: Ba, Kiros, Hinton, "Layer Normalization" (2016); Zhang, Sennrich, "Root Mean Square Layer Normalization"
+(2019). x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced; residual: the same shape, and
+weight and bias: (n,), each bf16, f16 or f32. s is returned as the new residual, rounded to the residual's dtype; y has that of x.
+Everything between is float32, and the variance is the second pass over registers, not mean(s^2) - mean(s)^2. Dropout keeps an
+element, scaled by 1 / (1 - p), where its Philox bits (row, column, under the seed) are at least p * 2^32.
+
+Memory is the only limit, so each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and
+several teams on a multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. A row
+wider than 16 warps lies in the blocks of a cluster, whose terms meet through distributed shared memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import f32
+from pykittens.errors import ArgumentError
+from pykittens.interop.arrays import describe, empty
+from pykittens.types import DTYPES
+
+from .rows import FLOATS, Mine, Rows, alignment, clusters, like, matrix, plan
+
+OPTIONS: dict[str, Any] = {
+    "warps": lambda config, **_: config.warps,
+    "grid": lambda x, config, **_: config.blocks(x.rows),
+    "cluster": lambda config, **_: config.cluster,
+    "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
+}
+
+
+@pk.kernel(**OPTIONS)
+def normalize(x: pk.gl(FLOATS, "M", pk.static("N")), residual: pk.gl(FLOATS, "M", pk.static("N")), weight: pk.gl(FLOATS, pk.static("N")),
+              bias: pk.gl(FLOATS, pk.static("N")), y: pk.gl(FLOATS, "M", pk.static("N")), s: pk.gl(FLOATS, "M", pk.static("N")),
+              eps: f32, keep: f32, threshold: pk.u32, seed0: pk.u32, seed1: pk.u32, *, centred, dropout, config):  # fmt: skip
+    """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the mean."""
+    mine = Mine(config)
+    value = mine.load(x)
+    stream = mine.load(residual) if residual is not None else None
+    if config.ahead:
+        scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
+    if dropout:
+        bits = pk.random_bits(value, (seed0, seed1), row=mine.first * config.rows, col=mine.part * config.cols)
+        value = pk.where(bits >= threshold, value * keep, 0.0)
+    if stream is not None:
+        value = value + stream
+    if s is not None:
+        mine.store(s, value)
+    if centred:
+        value = mine.cut(value - mine.sum(value) * (1 / config.n), 0.0)
+    value = value * pk.rsqrt(mine.sum(value * value) * (1 / config.n) + eps)
+    if not config.ahead:
+        scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
+    if scale is not None:
+        value = value * scale.to(f32)
+    if shift is not None:
+        value = value + shift.to(f32)
+    mine.store(y, value)
+
+
+def layernorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float = 1e-5, p: float = 0.0,
+              seed: int = 0, config: Rows | None = None) -> Any:  # fmt: skip
+    """LayerNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
+
+    See the head of this file. `config` overrides how rows are spread over the machine.
+    """
+    return _norm(True, x, weight, bias, residual, eps, p, seed, config)
+
+
+def rmsnorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float = 1e-6, p: float = 0.0,
+            seed: int = 0, config: Rows | None = None) -> Any:  # fmt: skip
+    """RMSNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
+
+    See the head of this file. `config` overrides how rows are spread over the machine.
+    """
+    return _norm(False, x, weight, bias, residual, eps, p, seed, config)
+
+
+def _norm(centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: int, config: Rows | None) -> Any:
+    rows, info = matrix(x, "x")
+    n, operands = info.shape[-1], {"residual": None, "weight": weight, "bias": bias}
+    if not 0 <= p < 1:
+        raise ArgumentError(f"dropout with p = {p}", fix="p is at least 0 and less than 1")
+    if not eps >= 0:
+        raise ArgumentError(f"a norm with eps = {eps}", fix="eps is a small number that is not negative")
+    views = [rows]
+    if residual is not None:
+        operands["residual"], other = matrix(residual, "residual")
+        like(info, "residual", other, info.shape)
+        views.append(operands["residual"])
+    for name in ("weight", "bias"):
+        if operands[name] is not None:
+            operands[name], other = matrix(operands[name], name)
+            like(info, name, other, (n,))
+            operands[name] = {"weight": weight, "bias": bias}[name]
+    y = empty(info.kind, info.shape, info.dtype, info.device)
+    paired = residual is not None or p > 0
+    s = empty(info.kind, info.shape, (describe(residual) if residual is not None else info).dtype, info.device) if paired else None
+    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views), clusters=clusters(info))
+    normalize(rows, operands["residual"], operands["weight"], operands["bias"], matrix(y, "y")[0], None if s is None else matrix(s, "s")[0],
+              eps, 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, centred=centred, dropout=p > 0, config=config)  # fmt: skip
+    return (y, s) if paired else y
+
+
+def reference(x: np.ndarray, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float, p: float = 0.0, seed: int = 0,
+              centred: bool = True) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(y, s) in float64."""
+    from pykittens.ops.random import random_bits
+
+    s = x.astype(np.float64)
+    if p > 0:
+        m, n = s.size // s.shape[-1], s.shape[-1]
+        bits = random_bits(np.arange(m)[:, None], np.arange(n)[None], (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)).reshape(s.shape)
+        s = np.where(bits >= int(p * 2**32), s / (1 - p), 0)
+    s = s if residual is None else s + residual.astype(np.float64)
+    with np.errstate(all="ignore"):
+        y = s - s.mean(-1, keepdims=True) if centred else s
+        y = y / np.sqrt((y * y).mean(-1, keepdims=True) + eps)
+        y = y if weight is None else y * weight.astype(np.float64)
+        return y if bias is None else y + bias.astype(np.float64), s

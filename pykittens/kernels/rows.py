@@ -1,0 +1,172 @@
+"""What the row kernels share: how rows are spread over threads, warps and blocks, and how arrays become rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pykittens as pk
+from pykittens.errors import ArgumentError
+from pykittens.interop.arrays import ArrayInfo, Unsupported, describe
+from pykittens.interop.views import View, merged
+from pykittens.types import DTYPES, Coalesced, bf16, f16, f32
+
+FLOATS = (bf16, f16, f32)
+WIDEST = 65_536
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of `n` elements. A team of `team` warps holds `rows` of them at a time, a block has `warps` warps.
+
+    `lanes` threads share a row, with runs of `width` elements. A row wider than a block lies in `cluster` blocks, `cols`
+    columns in each. `ahead`: weights are loaded before the rows are reduced. Hints: see `pk.warp.load`.
+    """
+
+    n: int
+    width: int
+    lanes: int
+    cols: int
+    rows: int = 1
+    team: int = 1
+    warps: int = 4
+    cluster: int = 1
+    blocks_per_sm: int = 1
+    ahead: bool = True
+    load_hint: str = "stream"
+    store_hint: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= WIDEST:
+            raise ArgumentError(f"rows of {self.n} elements", fix=f"widths from 1 to {WIDEST} are supported")
+        if not 1 <= self.team <= self.warps <= 32 or self.warps % self.team or (self.cluster > 1 and self.team < self.warps):
+            raise ArgumentError(f"teams of {self.team} warps in blocks of {self.warps}", fix="a block has 1 to 32 warps, whole teams")
+        if not 1 <= self.cluster <= 8 or self.cols * self.cluster < self.n:
+            raise ArgumentError(f"{self.cluster} x {self.cols} columns for rows of {self.n}", fix="a cluster has up to 8 blocks, which cover the row")
+
+    @property
+    def layout(self) -> Coalesced:
+        return Coalesced(self.lanes, self.width)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether tiles have columns past the end of a row."""
+        return self.cols * self.cluster > self.n
+
+    def blocks(self, rows: int) -> int:
+        """Blocks for that many rows."""
+        return -(-rows // (self.rows * (self.warps // self.team))) * self.cluster
+
+
+def plan(n: int, size: int, align: int, *, held: int = 32, most: int = 16, clusters: bool = True, **settings: Any) -> Rows:
+    """Rows of `n` elements of `size` bytes that begin at multiples of `align` bytes; a thread holds about `held` elements.
+
+    Blocks have up to `most` warps; wider rows are spread over a cluster, or over up to 32 warps without `clusters`.
+    """
+    if not 1 <= n <= WIDEST:
+        raise ArgumentError(f"rows of {n} elements", fix=f"widths from 1 to {WIDEST} are supported")
+    width = max(1, min(16, align) // size)
+    runs, turns = -(-n // width), max(1, held // width)
+    lanes = _power(max(-(-runs // turns), min(8, runs)))
+    if lanes <= 32:
+        turns = -(-runs // lanes)
+        slots = max(1, held // (turns * width))
+        return Rows(n, width, lanes, turns * lanes * width, rows=32 // lanes * slots, **settings)
+    warps = -(-runs // (32 * turns))
+    cluster = _power(-(-warps // most)) if clusters else 1
+    warps = min(32, -(-warps // cluster))
+    step = 32 * warps * width
+    return Rows(n, width, 32 * warps, -(-n // (cluster * step)) * step, team=warps, warps=warps, cluster=cluster, **settings)
+
+
+def _power(x: int) -> int:
+    """The smallest power of two that is at least x."""
+    return 1 << (x - 1).bit_length()
+
+
+def launch(rows: int, config: Rows) -> int:
+    return config.blocks(rows)
+
+
+class Mine:
+    """What the running team works on: which rows of a matrix, and which columns of them."""
+
+    def __init__(self, config: Rows):
+        self.config, self.team = config, pk.group(config.team)
+        block = pk.block_index.x
+        self.part = pk.cluster.rank if config.cluster > 1 else 0
+        self.first = (block // config.cluster if config.cluster > 1 else block) * self.team.count + self.team.index  # in tiles
+        self.end = config.n - self.part * config.cols  # columns from here on lie past the row's end
+
+    def load(self, x: Any) -> Any:
+        """These rows of a matrix, as float32."""
+        config, dtype = self.config, x.dtype if self.config.width > 1 else f32
+        at = (0, 0, self.first, self.part)
+        return self.team.load(x, at, rows=config.rows, cols=config.cols, dtype=dtype, layout=config.layout, hint=config.load_hint).to(f32)
+
+    def load_weight(self, w: Any) -> Any:
+        """These columns of a vector."""
+        dtype = w.dtype if self.config.width > 1 else f32
+        return self.team.load_row(w, (0, 0, 0, self.part), length=self.config.cols, dtype=dtype, layout=self.config.layout)
+
+    def store(self, o: Any, value: Any) -> None:
+        """These rows of a matrix, rounded to its dtype."""
+        value = value.to(o.dtype) if self.config.width > 1 else value
+        self.team.store(o, value, (0, 0, self.first, self.part), hint=self.config.store_hint)
+
+    def cut(self, value: Any, fill: float) -> Any:
+        """`value` with `fill` in the columns past the end of the row."""
+        return pk.right_fill(value, self.end, fill) if self.config.ragged else value
+
+    def max(self, value: Any) -> Any:
+        return value.row_max(cluster=self.config.cluster > 1)
+
+    def sum(self, value: Any) -> Any:
+        return value.row_sum(cluster=self.config.cluster > 1)
+
+
+def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
+    """An array as a matrix of its rows (the last axis), without a copy, and what the array is."""
+    try:
+        info = describe(array, name)
+    except Unsupported as error:
+        raise ArgumentError(str(error), fix="pass a NumPy, torch, CuPy or JAX array") from None
+    if info.dtype not in {d.name for d in FLOATS}:
+        raise ArgumentError(f"{name} is {info.dtype}", fix="pass bf16, f16 or f32")
+    if not info.shape or 0 in info.shape:
+        raise ArgumentError(f"{name} has shape {info.shape}", fix="pass at least one row of at least one element")
+    rows = merged(info.shape[:-1], info.strides[:-1], 1)
+    if rows is None or (info.shape[-1] > 1 and info.strides[-1] != 1):
+        fact = f"{name} has strides {info.strides} for shape {info.shape}: its rows are not one apart from the next by a constant"
+        raise ArgumentError(fact, fix="rows must be contiguous and evenly spaced: pass a contiguous copy")
+    return View(array, (*rows[0], info.shape[-1]), (*rows[1], 1)), info
+
+
+def like(first: ArrayInfo, name: str, info: ArrayInfo, shape: tuple[int, ...]) -> None:
+    """Raises `ArgumentError` where an operand does not go with the first."""
+    if info.shape != shape:
+        raise ArgumentError(f"{name} has shape {info.shape}, where {shape} is needed", fix="shapes must agree")
+    if (info.kind, info.device) != (first.kind, first.device):
+        raise ArgumentError(f"{name} is a {info.kind} array on {place(info)}, x a {first.kind} array on {place(first)}", fix="use one of both")
+
+
+def place(info: ArrayInfo) -> str:
+    return "the CPU" if info.device is None else f"GPU {info.device}"
+
+
+def alignment(*views: View) -> int:
+    """What pointers and row strides of matrices are multiples of, in bytes, at most 16."""
+    bits = 16
+    for view in views:
+        info = describe(view)
+        bits |= info.pointer | (info.strides[0] * DTYPES[info.dtype].size if info.shape[0] > 1 else 0)
+    return bits & -bits
+
+
+def clusters(info: ArrayInfo) -> bool:
+    """Whether the device of an array has clusters (the simulator has)."""
+    if info.device is None:
+        return True
+    from pykittens.cuda.driver import architecture
+
+    return int(architecture(info.device)[3:5]) >= 90

@@ -1,0 +1,57 @@
+"""Softmax over the last axis, forward.
+
+    y = exp(x - max(x)) / sum(exp(x - max(x)))
+
+x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced; y has its dtype, everything between is
+float32. A row with a NaN, with +inf, or of -inf only is NaN, as the formula has it.
+
+Each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and several teams on a multiprocessor
+keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. A row wider than 16 warps lies in the
+blocks of a cluster, whose terms meet through distributed shared memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens.interop.arrays import empty
+from pykittens.types import DTYPES
+
+from .rows import FLOATS, Mine, Rows, alignment, clusters, matrix, plan
+
+LOG2E = 1.4426950408889634
+OPTIONS: dict[str, Any] = {
+    "warps": lambda config, **_: config.warps,
+    "grid": lambda x, config, **_: config.blocks(x.rows),
+    "cluster": lambda config, **_: config.cluster,
+    "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
+}
+
+
+@pk.kernel(**OPTIONS)
+def soften(x: pk.gl(FLOATS, "M", pk.static("N")), y: pk.gl(FLOATS, "M", pk.static("N")), *, config):
+    """y = softmax(x) for each row."""
+    mine = Mine(config)
+    value = mine.cut(mine.load(x), -pk.inf)
+    weight = pk.exp2((value - mine.max(value)) * LOG2E)
+    mine.store(y, weight * pk.rcp(mine.sum(weight)))
+
+
+def softmax(x: Any, *, config: Rows | None = None) -> Any:
+    """softmax over the last axis of an array of any framework; `config` overrides how rows are spread over the machine."""
+    rows, info = matrix(x, "x")
+    y = empty(info.kind, info.shape, info.dtype, info.device)
+    config = config or plan(info.shape[-1], DTYPES[info.dtype].size, alignment(rows), clusters=clusters(info))
+    soften(rows, matrix(y, "y")[0], config=config)
+    return y
+
+
+def reference(x: np.ndarray) -> np.ndarray:
+    """softmax(x) in float64."""
+    x = x.astype(np.float64)
+    with np.errstate(all="ignore"):
+        weight = np.exp(x - x.max(-1, keepdims=True))
+        return weight / weight.sum(-1, keepdims=True)

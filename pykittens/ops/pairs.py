@@ -1,0 +1,62 @@
+"""Pairs of neighbouring columns taken apart and put together, inside each thread: for rotations of interleaved pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..program import Op, Scope, Value
+from ..types import Coalesced, RegisterTile, Type
+from .maps import register_type
+
+
+@dataclass(eq=False)
+class SplitPairs(Op):
+    """The even and the odd columns of a coalesced tile, as two tiles."""
+
+    scope: Scope
+    a: Value
+
+    def types(self) -> tuple[Type, ...]:
+        type = register_type(self.a, "split_pairs")
+        if not isinstance(type, RegisterTile) or not isinstance(type.layout, Coalesced) or type.layout.width < 2:
+            raise TypeRuleError(f"split_pairs of {type}", fix="load it with layout=pk.coalesced(lanes, width), width 2 or more")
+        half = replace(type, cols=type.cols // 2, layout=replace(type.layout, width=type.layout.width // 2))
+        return (half, half)
+
+    def numpy(self, m: Any) -> Any:
+        array = m[self.a]
+        return array[:, :, 0::2], array[:, :, 1::2]
+
+    def cuda(self, c: Any) -> None:
+        for i, part in enumerate(self.results):
+            c.map(part, lambda r, i=i: c.element(self.a, r * 2 + i))
+
+
+@dataclass(eq=False)
+class JoinPairs(Op):
+    """A coalesced tile whose even columns are those of `a` and odd columns those of `b`."""
+
+    scope: Scope
+    a: Value
+    b: Value
+
+    def types(self) -> tuple[Type, ...]:
+        a, b = register_type(self.a, "join_pairs"), register_type(self.b, "join_pairs")
+        if a != b or not isinstance(a, RegisterTile) or not isinstance(a.layout, Coalesced):
+            raise TypeRuleError(f"join_pairs of {a} and {b}", fix="pass two coalesced tiles of one type, as split_pairs makes them")
+        return (replace(a, cols=a.cols * 2, layout=replace(a.layout, width=a.layout.width * 2)),)
+
+    def numpy(self, m: Any) -> Any:
+        a, b = m[self.a], m[self.b]
+        return np.stack([a, b], axis=-1).reshape(*a.shape[:2], -1)
+
+    def cuda(self, c: Any) -> None:
+        def one(r: Any) -> str:
+            a, b = c.element(self.a, r // 2), c.element(self.b, r // 2)
+            return f"({r}) % 2 ? {b} : {a}"
+
+        c.map(self.result, one)

@@ -1,0 +1,88 @@
+"""Reductions that cross warps or blocks: each warp's term into shared memory, a barrier, and all terms read back.
+
+They are ordinary operations of the program, so that the simulator checks the barrier as it checks anybody's. Two places in
+shared memory take turns, so that straight-line code needs one barrier a reduction: when a place is written again, everybody has
+passed the barrier of the reduction between. In a run-time loop a third place is used, behind a barrier of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import TraceError
+from ..ops import cluster as cluster_ops
+from ..ops import reduce, scalars, sync
+from ..program import Scope, Value
+from ..types import RegisterTile, RegisterVector, SharedVector, f32
+from .recorder import current, record, result, scope_of
+
+
+def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
+    """A column vector with `kind` over each row of a coalesced tile of several warps, or of a tile spread over the cluster."""
+    type: RegisterTile = tile.type
+    scope = scope_of(type.warps)
+    blocks = _cluster_size() if across_cluster else 1
+    if type.dtype != f32 and (type.warps > 1 or blocks > 1):
+        tile = tile.to(f32)
+    terms = result(reduce.Reduce(scope, kind, tile, "col", type.warps > 1))
+    if type.warps == 1 and blocks == 1:
+        return terms
+    if blocks > 1 and type.warps != current().program.warps:
+        raise TraceError(f"a row over the cluster of a tile over {type.warps} warps", fix="make the tile on the whole block")
+    whole = RegisterVector(f32, type.rows, "col", type.layout, type.warps)
+    return _meet(scope, kind, terms, whole, blocks)
+
+
+def _meet(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:
+    places, loop = _place(scope, SharedVector(f32, whole.length * whole.warps), blocks)
+    barrier: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
+    if loop:
+        record(barrier(scope))
+    mine = places[0] if blocks == 1 else places[0][_rank()]
+    record(reduce.ShareTerms(scope, mine, terms, blocks))
+    record(barrier(scope))
+    sources = tuple(places) if blocks == 1 else tuple(places[0][i] for i in range(blocks))
+    return result(reduce.Combine(scope, kind, sources, whole))
+
+
+def vector_reduce(vector: Any, kind: str) -> Any:
+    """A scalar with `kind` over a naive vector of several warps."""
+    from .scopes import warp
+
+    type: RegisterVector = vector.type
+    term = result(reduce.VectorReduce(scope_of(type.warps), kind, vector))
+    (place,), loop = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
+    if loop:
+        record(sync.Barrier(scope_of(type.warps)))
+    warp.set(place, warp.index % type.warps if current().warps > type.warps else warp.index, term)
+    record(sync.Barrier(scope_of(type.warps)))
+    return result(reduce.VectorReduce(scope_of(1), kind, warp.load_vec(place)))
+
+
+def _cluster_size() -> int:
+    x, y, z = current().program.cluster
+    return x * y * z
+
+
+def _rank() -> Any:
+    return result(scalars.Index(scalars.THREAD, "cluster_rank"))
+
+
+def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bool]:
+    """Room for one unit's terms, and whether a barrier must come before it is written: inside run-time loops."""
+    from .functions import shared
+
+    r = current()
+    loop = any(kind in ("pk.range", "pk.loop") for kind, _ in r.open)
+    pool = ("terms", scope.warps, r.first_warp, type, blocks)
+    turn: Any = "loop"
+    if not loop:
+        turn = r.cache[pool] = 1 - r.cache.get(pool, 1)  # type: ignore[assignment, operator, arg-type]
+    key = (*pool, turn)
+    units = r.warps // scope.warps
+    if key not in r.cache:
+        r.cache[key] = shared(type, count=units if blocks == 1 else blocks, name="terms")
+    places: Any = r.cache[key]
+    if units > 1:
+        places = places[result(scalars.Index(scope, "unit"))]
+    return [places], loop
