@@ -32,14 +32,18 @@ from .trace.functions import (
     grid_size,
     inf,
     iota,
+    join_pairs,
+    left_fill,
     log,
     log2,
     maximum,
     minimum,
     named_barrier,
     print,
+    random_bits,
     rcp,
     relu,
+    right_fill,
     row_index,
     rsqrt,
     shared,
@@ -55,6 +59,7 @@ from .trace.rings import barrier, ring
 from .trace.scopes import block, group, warp
 from .trace.signature import gl, static
 from .trace.values import At as _At
+from .types import Coalesced as coalesced
 from .types import RegisterTile as rt
 from .types import RegisterVector as rv
 from .types import SharedTile as st

@@ -54,7 +54,7 @@ class Argument:
 class Specialisation:
     """What a program depends on: parameter types and static values."""
 
-    types: tuple[tuple[str, Global | ScalarType], ...]
+    types: tuple[tuple[str, Global | ScalarType | None], ...]  # None: an operand that was not given
     fixed: tuple[tuple[str, Any], ...]
 
 
@@ -99,11 +99,15 @@ class Kernel:
 
     def specialise(self, given: dict[str, Any], fixed: dict[str, Any]) -> tuple[Specialisation, dict[str, ArrayInfo | spec | Any]]:
         """The specialisation for arguments, and what is known of each; raises `ArgumentError` for what the kernel does not take."""
-        types: list[tuple[str, Global | ScalarType]] = []
+        types: list[tuple[str, Global | ScalarType | None]] = []
         known: dict[str, Any] = {}
         lengths: dict[str, tuple[int, str]] = {}
         for name, pattern in self.signature.runtime:
             value = given[name]
+            if value is None and not isinstance(pattern, DType):
+                types.append((name, None))  # the kernel sees None
+                known[name] = None
+                continue
             if isinstance(pattern, DType):
                 types.append((name, ScalarType(pattern)))
                 known[name] = self._scalar(name, pattern, value)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .types import Coalesced
+
 if TYPE_CHECKING:
     from .types import RegisterTile, RegisterVector, SharedTile
 
@@ -81,8 +83,12 @@ def fragment(tile: RegisterTile, warp: Index, lane: Index, register: Index) -> t
     A row-layout tile is made of m16n8 accumulator fragments: registers run over the two neighbours, then the
     two rows eight apart, then columns in steps of 8, then rows in steps of 16. Neighbouring pairs packed into 32
     bits are the A operand of m16n8k16 and of wgmma. A column-layout tile is the fragment of its transpose (the
-    B operand). Blocks of 16 rows go to the warps in turn, as wgmma wants of four.
+    B operand). Blocks of 16 rows go to the warps in turn, as wgmma wants of four. A coalesced tile: see `Coalesced`.
     """
+    if isinstance(tile.layout, Coalesced):
+        each = tile.cols // tile.layout.lanes  # registers of one row
+        held, mine, _ = coalesced_thread(tile.layout, tile.warps, warp, lane)
+        return (register // each) * held + mine, coalesced_column(tile.layout, tile.warps, warp, lane, register % each)
     long = tile.cols if tile.layout == "row" else tile.warp_rows  # extent along the pairs of neighbours
     block, inner = register // (long // 2), register % (long // 2)
     a = block * 16 + lane // 4 + ((register // 2) % 2) * 8
@@ -91,8 +97,24 @@ def fragment(tile: RegisterTile, warp: Index, lane: Index, register: Index) -> t
     return ((row // 16) * tile.warps + warp) * 16 + row % 16, col
 
 
+def coalesced_thread(layout: Coalesced, warps: int, warp: Index, lane: Index) -> tuple[int, Index, Index]:
+    """How many rows the threads hold at a time, which of them a thread belongs to, and which thread of that row it is."""
+    if layout.lanes == 32 * warps:
+        return 1, 0, lane if warps == 1 else warp * 32 + lane
+    return 32 // layout.lanes, lane // layout.lanes, lane % layout.lanes
+
+
+def coalesced_column(layout: Coalesced, warps: int, warp: Index, lane: Index, register: Index) -> Index:
+    """Column of the element in a thread's `register` of a row."""
+    width, thread = layout.width, coalesced_thread(layout, warps, warp, lane)[2]
+    return (register // width) * (layout.lanes * width) + thread * width + register % width
+
+
 def vector_register(tile: RegisterTile, vector: RegisterVector, register: Index) -> Index:
     """Which register of `vector` goes with `register` of `tile` (both in the same thread)."""
+    if isinstance(tile.layout, Coalesced):
+        each = tile.cols // tile.layout.lanes
+        return register // each if vector.kind == "col" else register % each
     long = tile.cols if tile.layout == "row" else tile.warp_rows
     if vector.ortho:
         return (register // (long // 2)) * 2 + (register // 2) % 2
@@ -104,6 +126,11 @@ def vector_element(vector: RegisterVector, warp: Index, lane: Index, register: I
     if vector.kind == "naive":
         width, threads = vector.width, 32 * vector.warps
         return ((register // width) * threads + warp * 32 + lane) * width + register % width
+    if isinstance(vector.layout, Coalesced):
+        if vector.kind == "row":
+            return coalesced_column(vector.layout, vector.warps, warp, lane, register)
+        held, mine, _ = coalesced_thread(vector.layout, vector.warps, warp, lane)
+        return register * held + mine
     if vector.ortho:
         element = (register // 2) * 16 + lane // 4 + (register % 2) * 8
     else:

@@ -84,7 +84,7 @@ class Place:
 
 
 # Which warps of the scope touch which elements of an access.
-Split = Literal["rows", "threads", "all", "one"]
+Split = Literal["rows", "threads", "warps", "all", "one"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Access:
     and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name of the group queue it joins
     ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it completes
     on (whose pending bytes it pays when it writes shared memory). split: which warps of the scope touch which elements:
-    "rows" (16 in turn), "threads" (16-byte vectors in turn), "all" (each warp touches everything), "one" (an elected
+    "rows" (16 in turn), "threads" (16-byte vectors in turn), "warps" (equal parts), "all" (each warp touches everything), "one" (an elected
     thread). rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r set
     writes the same bytes, and pays the same barrier, of block r. at: only this element of a shared vector.
     """

@@ -13,7 +13,29 @@ import numpy as np
 
 from .errors import TypeRuleError
 
-Layout = Literal["row", "col"]
+
+
+@dataclass(frozen=True)
+class Coalesced:
+    """The layout of a tile whose rows are read and written at the speed of memory.
+
+    `lanes` neighbouring threads share a row; each holds runs of `width` neighbouring elements, `lanes * width` apart. A warp's
+    tile takes 1 to 32 lanes a row (a power of two), a larger scope's all its threads. `width` is as a rule what 16 bytes hold.
+    """
+
+    lanes: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name, x, limit in (("lanes", self.lanes, 1024), ("width", self.width, 16)):
+            if not isinstance(x, int) or not 1 <= x <= limit or (name == "width" and x & (x - 1)):
+                raise TypeRuleError(f"a coalesced layout with {name}={x!r}", fix=f"{name} is 1 to {limit}, and the width a power of two")
+
+    def __str__(self) -> str:
+        return f"{self.lanes} lanes x {self.width}"
+
+
+Layout = Union[Literal["row", "col"], Coalesced]
 
 
 @dataclass(frozen=True)
@@ -89,10 +111,24 @@ class RegisterTile:
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, REGISTER_DTYPES, "a register tile")
-        if self.rows <= 0 or self.cols <= 0 or self.rows % (16 * self.warps) or self.cols % 16:
+        if isinstance(self.layout, Coalesced):
+            self._check_coalesced(self.layout)
+        elif self.rows <= 0 or self.cols <= 0 or self.rows % (16 * self.warps) or self.cols % 16:
             raise TypeRuleError(
                 f"a register tile of {self.rows} x {self.cols} {self.dtype} does not divide over {self.warps} warps",
                 fix=f"rows must be a multiple of {16 * self.warps} (16 a warp) and columns of 16",
+            )
+
+    def _check_coalesced(self, layout: Coalesced) -> None:
+        threads, lanes = 32 * self.warps, layout.lanes
+        if lanes != threads and (self.warps > 1 or 32 % lanes):
+            fix = "use 1, 2, 4, 8, 16 or 32 lanes" if self.warps == 1 else f"use all {threads} threads as lanes"
+            raise TypeRuleError(f"{lanes} lanes a row for a tile over {self.warps} warps", fix=fix)
+        held, step = threads // lanes, lanes * layout.width
+        if self.rows <= 0 or self.cols <= 0 or self.rows % held or self.cols % step:
+            raise TypeRuleError(
+                f"a register tile of {self.rows} x {self.cols} {self.dtype} does not divide over {layout}, {held} rows at a time",
+                fix=f"rows must be a multiple of {held} and columns of {step}; what lies past a tensor's end reads as zero",
             )
 
     @property
@@ -115,7 +151,8 @@ class RegisterTile:
 
     def __str__(self) -> str:
         scope = "" if self.warps == 1 else f" over {self.warps} warps"
-        return f"rt<{self.dtype}, {self.rows}x{self.cols}{', col' if self.layout == 'col' else ''}>{scope}"
+        layout = "" if self.layout == "row" else f", {self.layout}"
+        return f"rt<{self.dtype}, {self.rows}x{self.cols}{layout}>{scope}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +162,7 @@ class RegisterVector:
     kind "col" has one value per row of a tile, "row" one per column, "naive" is spread evenly over all
     threads (`width` neighbours a thread), for coalesced input and output. `layout` is that of the tile
     it belongs to. A `partial` column vector holds one term per thread: the four threads that share a row
-    have not been summed yet.
+    have not been summed yet (of a coalesced tile: one term per warp).
     """
 
     dtype: DType
@@ -138,15 +175,16 @@ class RegisterVector:
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, REGISTER_DTYPES, "a register vector")
-        if self.length <= 0 or (self.kind != "naive" and self.length % 16):
+        if self.length <= 0 or (self.kind != "naive" and not isinstance(self.layout, Coalesced) and self.length % 16):
             raise TypeRuleError(f"a register vector cannot have {self.length} elements", fix="use a positive multiple of 16")
-        if self.partial and (self.kind, self.layout) != ("col", "row"):
+        if self.partial and (self.kind != "col" or self.layout == "col"):
             raise TypeRuleError("only the column vector of a row-layout tile can be partial", fix="reduce it at once")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape in the simulator: a partial vector has one term for each of the four threads of a row."""
-        return (self.length, 4) if self.partial else (self.length,)
+        """Shape in the simulator: a partial vector has one term for each of the four threads (or each warp) of a row."""
+        terms = self.warps if isinstance(self.layout, Coalesced) else 4
+        return (self.length, terms) if self.partial else (self.length,)
 
     @property
     def ortho(self) -> bool:
@@ -163,6 +201,8 @@ class RegisterVector:
         """Elements one thread holds."""
         if self.kind == "naive":
             return -(-self.length // (32 * self.warps * self.width)) * self.width
+        if isinstance(self.layout, Coalesced):
+            return self.length * self.layout.lanes // (32 * self.warps) if self.kind == "col" else self.length // self.layout.lanes
         return self.length // self.spread // (8 if self.ortho else 4)
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import frameworks
 from .base import ArrayInfo, Framework, Unsupported, numpy_dtype
+from .views import Views
 
 __all__ = [
     "ArrayInfo", "Unsupported", "as_numpy", "common_device", "current_stream", "describe", "empty",
@@ -19,6 +20,7 @@ __all__ = [
 
 # By type, so that an array costs one look-up after the first of its type.
 _of_type: dict[type, Framework] = {}
+_VIEWS = Views()
 
 
 def describe(array: Any, name: str = "array") -> ArrayInfo:
@@ -91,7 +93,7 @@ def _framework(array: Any) -> Framework:
     kind = type(array)
     found = _of_type.get(kind)
     if found is None:
-        for found in frameworks.ALL:
+        for found in (*frameworks.ALL, _VIEWS):
             if found.owns(array):
                 break
         else:

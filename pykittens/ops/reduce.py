@@ -9,9 +9,10 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
-from ..program import Op, Scope, Value
-from ..types import RegisterTile, RegisterVector, ScalarType, Type
+from ..program import Access, Effect, Op, Operand, Scope, Value
+from ..types import Coalesced, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, f32
 from .maps import MATH, compute, register_type
+from .places import MEMORY, vector_address
 
 # kind: (NumPy reduction, C of two floats, of two integers, identity for floats, for integers)
 REDUCTIONS: dict[str, tuple[Any, str, str, Any, Any]] = {
@@ -30,7 +31,8 @@ def identity(kind: str, float_: bool) -> Any:
 class Reduce(Op):
     """`kind` over each row (a column vector) or each column (a row vector) of a tile.
 
-    A partial row reduction stays inside each thread: its four terms per row are combined later by `Total`.
+    A partial row reduction stays inside each thread: its four terms per row are combined later by `Total`. Of a coalesced tile
+    it stays inside each warp: its terms meet in shared memory (`ShareTerms`, `Combine`).
     """
 
     scope: Scope
@@ -47,6 +49,8 @@ class Reduce(Op):
             raise TypeRuleError(
                 f"a column reduction of {type} crosses warps", fix="reduce on the warp, or store to a shared tile and reduce there"
             )
+        if isinstance(type.layout, Coalesced) and self.partial != (type.warps > 1):
+            raise TypeRuleError(f"{self.to}_{self.kind} of {type}", fix="call row_sum(), row_max(), ... which meet in shared memory as needed")
         return (type.vector(self.to, partial=self.partial),)
 
     def numpy(self, m: Any) -> Any:
@@ -55,7 +59,10 @@ class Reduce(Op):
         array = compute(m[self.a], type.dtype)
         reduce = REDUCTIONS[self.kind][0]
         with np.errstate(all="ignore"):
-            if self.partial:  # the four threads of a row hold columns 2t and 2t + 1 of every eight
+            if self.partial and isinstance(type.layout, Coalesced):  # a warp holds every warps-th run of 32 threads
+                units, rows, cols = array.shape
+                out = reduce(array.reshape(units, rows, -1, type.warps, 32 * type.layout.width), axis=(2, 4))
+            elif self.partial:  # the four threads of a row hold columns 2t and 2t + 1 of every eight
                 units, rows, cols = array.shape
                 out = reduce(array.reshape(units, rows, cols // 8, 4, 2), axis=(2, 4))
             else:
@@ -70,6 +77,9 @@ class Reduce(Op):
         text = REDUCTIONS[self.kind][1 if is_float else 2]
         compute_c = "float" if is_float else tile.dtype.c
         acc = c.fresh("acc")
+        if isinstance(tile.layout, Coalesced):
+            self._coalesced(c, tile, vector, tile.layout, acc, text)
+            return
         c.line(f"{compute_c} {acc}[{vector.registers}];")
         c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {c.scalar(identity(self.kind, is_float), tile.dtype)};")
         r = Sym("i")
@@ -85,6 +95,32 @@ class Reduce(Op):
             lanes = (4, 8, 16)
         if not self.partial:
             combine_lanes(c, acc, vector.registers, text, lanes)
+        c.map(self.result, lambda r: f"{acc}[{r}]")
+
+
+    def _coalesced(self, c: Any, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, text: str) -> None:
+        """Inside a thread with up to four chains for each result, then across the lanes that share it."""
+        if self.to == "row":
+            chains, terms = 1, tile.registers // vector.registers
+            index = "i % " + str(vector.registers)
+            lanes = tuple(x for x in (1, 2, 4, 8, 16) if x >= layout.lanes)
+        else:
+            terms = tile.registers // vector.registers
+            chains = next(x for x in (4, 2, 1) if terms % x == 0)
+            index = f"i / {terms} * {chains} + i % {chains}"
+            lanes = tuple(x for x in (16, 8, 4, 2, 1) if x < layout.lanes)
+        is_float = tile.dtype.kind == "f"
+        start, ctype = c.scalar(identity(self.kind, is_float), tile.dtype), "float" if is_float else tile.dtype.c
+        count = vector.registers * chains
+        c.line(f"{ctype} {acc}[{count}];")
+        c.line(f"UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {start};")
+        term = text.format(a=f"{acc}[{index}]", b=c.element(self.a, Sym("i")))
+        c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
+        while chains > 1:
+            chains //= 2
+            pair = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
+            c.line(f"UNROLL for (int i = 0; i < {vector.registers * chains}; i++) {acc}[i] = {pair};")
+        combine_lanes(c, acc, vector.registers, text, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
 
@@ -124,8 +160,101 @@ class Total(Op):
 
 
 @dataclass(eq=False)
+class ShareTerms(Op):
+    """The terms of a partial coalesced vector into a shared vector: those of the first warp, of the second, and so on.
+
+    In a cluster of `ranks` blocks they go to the same place in all of them.
+    """
+
+    scope: Scope
+    target: Value
+    source: Value
+    ranks: int = 1
+
+    def types(self) -> tuple[Type, ...]:
+        type, target = register_type(self.source, "share"), self.target.type
+        if not isinstance(type, RegisterVector) or not isinstance(type.layout, Coalesced) or type.kind != "col":
+            raise TypeRuleError(f"{type} has no terms to share", fix="reduce a coalesced tile by rows")
+        if not isinstance(target, SharedVector) or target.dtype != f32 or target.length != type.length * type.warps or type.dtype != f32:
+            raise TypeRuleError(f"the terms of {type} do not fit {self.target.type}", fix="make room with pk.sv(pk.f32, rows * warps)")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        array = m[self.source]
+        m.write(self.target, array.reshape(m.units, *array.shape[1:2], -1).swapaxes(1, 2).reshape(m.units, -1))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", "warps", mask=(1 << self.ranks) - 1 if self.ranks > 1 else None),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        type = self.source.type
+        assert isinstance(type, RegisterVector)
+        lane = f"{c.lane} == 0" if self.ranks == 1 else f"{c.lane} < {self.ranks}"
+        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) if ({lane})")
+        to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
+        value = f"__float_as_uint({c[self.source]}[i])"
+        if self.ranks == 1:
+            c.line(f"  st_shared({to}, {value});")
+        else:
+            c.require(90, self, "clusters")
+            c.prelude(REMOTE)
+            c.line(f"  st_cluster({to}, {c.lane}, {value});")
+
+
+REMOTE = """
+__device__ __forceinline__ void st_cluster(u32 a, u32 rank, u32 v) {
+  asm volatile("{ .reg .b32 p; mapa.shared::cluster.u32 p, %0, %1; st.shared::cluster.b32 [p], %2; }" :: "r"(a), "r"(rank), "r"(v) : "memory");
+}
+"""
+
+
+@dataclass(eq=False)
+class Combine(Op):
+    """`kind` over the shared terms of every row: a complete column vector. `sources` hold those of one block each."""
+
+    scope: Scope
+    kind: str
+    sources: tuple[Value, ...]
+    type: RegisterVector
+
+    def types(self) -> tuple[Type, ...]:
+        return (self.type,)
+
+    def numpy(self, m: Any) -> Any:
+        terms = np.stack([np.broadcast_to(x, (m.units, *x.shape[1:])) for x in (m.read(s) for s in self.sources)], axis=1)
+        with np.errstate(all="ignore"):
+            return REDUCTIONS[self.kind][0](terms.reshape(m.units, -1, self.type.length), axis=1)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return tuple(Access(x, "read", "all") for x in self.sources)
+
+    def cuda(self, c: Any) -> None:
+        """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""
+        c.prelude(MEMORY)
+        rows, warps, text = self.type.length, self.type.warps, REDUCTIONS[self.kind][1]
+        terms, start = warps * len(self.sources), c.scalar(identity(self.kind, True), f32)
+        acc = c.fresh("acc")
+        c.line(f"float {acc}[{rows}];")
+        lanes = 1 << max(0, min(32, terms) - 1).bit_length()
+        rounds = -(-terms // lanes)
+        step = 0 if len(self.sources) == 1 else f"({c[self.sources[1]]} - {c[self.sources[0]]})"
+        c.line(f"UNROLL for (int i = 0; i < {rows}; i++) {{ {acc}[i] = {start};")
+        c.line(f"UNROLL for (int k = 0; k < {rounds}; k++) {{ const int n = k * {lanes} + {c.lane} % {lanes};")
+        place = f"(n % {warps} * {rows} + i)" if step else f"(n * {rows} + i)"
+        to = vector_address(c, self.sources[0], place) + (f" + n / {warps} * {step}" if step else "")
+        value = text.format(a=f"{acc}[i]", b=f"__uint_as_float(ld_shared<u32>({to}))")
+        c.line(f"{f'if (n < {terms}) ' if terms % lanes else ''}{acc}[i] = {value}; }} }}")
+        combine_lanes(c, acc, rows, text, tuple(x for x in (16, 8, 4, 2, 1) if x < lanes))
+        c.map(self.result, lambda r: f"{acc}[{r}]")
+
+
+@dataclass(eq=False)
 class VectorReduce(Op):
-    """`kind` over all elements of a warp's vector: a scalar, the same in all its lanes."""
+    """`kind` over all elements of a warp's vector: a scalar, the same in all its lanes.
+
+    Of a naive vector over several warps it is one scalar for each warp: what that warp holds.
+    """
 
     scope: Scope
     kind: str
@@ -135,14 +264,20 @@ class VectorReduce(Op):
         type = register_type(self.a, self.kind)
         if not isinstance(type, RegisterVector) or type.partial:
             raise TypeRuleError(f"{self.kind} to a scalar takes a complete vector, not {type}", fix="reduce the tile by rows or columns first")
-        if type.warps > 1 and type.kind != "row":
-            raise TypeRuleError(f"{self.kind} of {type} crosses warps", fix="use block.reduce(v, scratch), which meets in shared memory")
+        if type.warps > 1 and type.kind == "col" or isinstance(type.layout, Coalesced):
+            raise TypeRuleError(f"{self.kind} of {type} to a scalar", fix="reduce a warp's vector, or a naive one of any scope")
         return (ScalarType(type.dtype if type.dtype.bits == 32 else _wide(type)),)
 
     def numpy(self, m: Any) -> Any:
         with np.errstate(all="ignore"):
-            out = REDUCTIONS[self.kind][0](compute(m[self.a], self.a.type.dtype), axis=1)  # type: ignore[union-attr]
-        return m.per_warp(out)
+            array, type = compute(m[self.a], self.a.type.dtype), self.a.type  # type: ignore[union-attr]
+            if type.kind != "naive" or type.warps == 1:  # type: ignore[union-attr]
+                return m.per_warp(REDUCTIONS[self.kind][0](array, axis=1))
+            assert isinstance(type, RegisterVector)
+            step = 32 * type.warps * type.width
+            start = identity(self.kind, type.dtype.kind == "f")
+            whole = np.pad(array, ((0, 0), (0, -type.length % step)), constant_values=start)
+            return REDUCTIONS[self.kind][0](whole.reshape(m.units, -1, type.warps, step // type.warps), axis=(1, 3)).ravel()
 
     def cuda(self, c: Any) -> None:
         type = self.a.type

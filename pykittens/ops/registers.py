@@ -10,7 +10,8 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
 from ..program import Access, Effect, Op, Operand, Place, Scope, Value
-from ..types import DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type, i32
+from ..types import Coalesced, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type, i32
+from .coalesced import check_hint, load_runs, store_runs
 from .maps import register_type
 from .places import MEMORY, VECTOR, GlobalText, check_place, known_multiple, memory_c, shared_address, vector_address, vector_bytes
 from .scalars import scalar_dtype
@@ -65,7 +66,14 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
         raise TypeRuleError(f"{what}: a partial vector has no values yet", fix="sum it first: x.total()")
 
 
+def _in_runs(type: RegisterTile | RegisterVector) -> bool:
+    """Whether a thread's elements are runs of neighbours in memory: coalesced tiles and their row vectors."""
+    return isinstance(type.layout, Coalesced) and (isinstance(type, RegisterTile) or type.kind == "row")
+
+
 def split_of(type: RegisterTile | RegisterVector) -> Any:
+    if isinstance(type.layout, Coalesced):
+        return "threads" if isinstance(type, RegisterTile) else "all" if type.kind == "row" or type.warps == 1 else "one"
     if isinstance(type, RegisterVector):
         return "threads" if type.kind == "naive" else "rows" if type.kind == "col" else "all"
     return "rows"
@@ -86,9 +94,11 @@ class Load(Op):
     scope: Scope
     source: Value | Place
     type: RegisterTile | RegisterVector
+    hint: str = ""
 
     def types(self) -> tuple[Type, ...]:
         check_pair(self.type, self.source, "load")
+        check_hint(self.hint)
         return (self.type,)
 
     @property
@@ -103,13 +113,16 @@ class Load(Op):
             return np.broadcast_to(array.astype(self.type.dtype.numpy), (m.units, *self.type.shape))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", split_of(self.type)),)
+        split = split_of(self.type)
+        return (Access(self.source, "read", "all" if split == "one" else split),)
 
     def cuda(self, c: Any) -> None:
         c.prelude(MEMORY)
         c.declare(self.result)
         c.line("{")
-        if isinstance(self.type, RegisterVector):
+        if _in_runs(self.type):
+            load_runs(c, self.scope, self.result, self.source, self.hint)
+        elif isinstance(self.type, RegisterVector):
             self._vector(c, self.type)
         elif isinstance(self.source, Value) and self.memory.packed and self.memory == self.type.dtype:
             self._ldmatrix(c, self.type)
@@ -209,9 +222,11 @@ class Store(Op):
     scope: Scope
     target: Value | Place
     source: Value
+    hint: str = ""
 
     def types(self) -> tuple[Type, ...]:
         check_pair(self.source, self.target, "store")
+        check_hint(self.hint)
         return ()
 
     @property
@@ -234,7 +249,9 @@ class Store(Op):
         c.line("{")
         if self.scope.warps == 1 and isinstance(self.target, Value):
             c.line("__syncwarp();")
-        if isinstance(type, RegisterVector):
+        if _in_runs(type):
+            store_runs(c, self.scope, self.target, self.source, self.hint)
+        elif isinstance(type, RegisterVector):
             self._vector(c, type)
         else:
             assert isinstance(type, RegisterTile)
@@ -294,7 +311,9 @@ class Store(Op):
         value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
         c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {{ const int x = {at};")
         tests = [f"x < {limit}"] if limit else []
-        if not naive:  # copies of an element in several threads: one writes
+        if isinstance(vector.layout, Coalesced):
+            tests.append(f"{c.thread(self.scope)} % {vector.layout.lanes} == 0")
+        elif not naive:  # copies of an element in several threads: one writes
             tests.append(f"{c.lane} % 4 == 0" if vector.ortho else f"{c.lane} / 4 == 0")
         if g is not None and g.inside("0", "x"):
             tests.append(g.inside("0", "x"))

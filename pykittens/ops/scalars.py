@@ -27,6 +27,11 @@ __device__ __forceinline__ int floor_mod(int a, int b) { return a - floor_div(a,
 """
 
 
+CLUSTER_RANK = """
+__device__ __forceinline__ int cluster_rank() { int r; asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
+"""
+
+
 def scalar_dtype(x: Operand) -> DType | None:
     """The dtype of a scalar operand; None for a Python number that fits any."""
     if isinstance(x, Value):
@@ -258,6 +263,7 @@ class Index(Op):
         if self.kind == "unit":
             c.define(self.result, c.unit(self.scope))
         elif self.kind == "cluster_rank":
+            c.prelude(CLUSTER_RANK)
             c.define(self.result, "cluster_rank()")
         else:
             c.define(self.result, f"(int){'blockIdx' if self.kind.startswith('block') else 'gridDim'}.{self.kind[-1]}")

@@ -31,7 +31,7 @@ def map_spec(shared: Value, place: Place) -> TensorMapSpec:
         return TensorMapSpec(name, (1, type.length), 0, False)
     assert isinstance(type, SharedTile)
     cols = tensor.padded[3]
-    panels = isinstance(cols, int) and cols % type.panel == 0 and type.cols > type.panel
+    panels = isinstance(cols, int) and cols % type.panel == 0 and type.cols > type.panel and type.pitch == type.rows
     return TensorMapSpec(name, (type.rows, type.cols if panels else min(type.cols, type.panel)), type.swizzle, panels)
 
 
@@ -45,8 +45,8 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
             fix="pass a tensor whose pointer and strides are multiples of 16 bytes, or load it without TMA",
         )
     if isinstance(type, SharedTile):
-        if type.column or type.pitch != type.rows and type.cols > type.panel:
-            raise TypeRuleError(f"{what}: {shared.label} is a part that TMA cannot address", fix="use whole tiles, or parts of whole panels and all rows")
+        if type.column:
+            raise TypeRuleError(f"{what}: {shared.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {type.panel} columns")
         if type.rows > 256:
             raise TypeRuleError(f"{what}: a TMA box has at most 256 rows, not {type.rows}", fix="copy the tile in parts")
         if known_multiple(place.first[3]) % type.panel and type.cols > type.panel:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import debug, inline, maps, scalars, views
+from ..ops import debug, inline, maps, masks, pairs, random, scalars, views
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Value, is_scalar
 from ..types import DType, RegisterTile, RegisterVector, SharedTile, SharedVector, bf16, bool_, f16, f32, i32, i64, u32
@@ -79,6 +79,30 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if isinstance(a, Tile) or isinstance(b, Tile):
         raise TypeRuleError("pk.where with a scalar condition and tiles", fix="compare tiles for an elementwise choice, or use pk.when")
     return result(scalars.ScalarSelect(THREAD, condition, _number(a), _number(b)))
+
+
+def right_fill(x: Tile, col: Operand, value: Operand) -> Tile:
+    """A tile with `value` in every column from `col` on: what lies past a row's end."""
+    return result(masks.SideFill(scope_of(x.type.warps), "right", x, _number(col), _number(value)))  # type: ignore[no-any-return]
+
+
+def left_fill(x: Tile, col: Operand, value: Operand) -> Tile:
+    """A tile with `value` in every column before `col`."""
+    return result(masks.SideFill(scope_of(x.type.warps), "left", x, _number(col), _number(value)))  # type: ignore[no-any-return]
+
+
+def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col: Operand = 0) -> Tile:
+    """32 random bits (u32) for each element of a tile that begins at (row, col) of something larger: Philox 4x32-10.
+
+    They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits` gives the same.
+    """
+    key = (_number(seed[0]), _number(seed[1]))
+    return result(random.RandomBits(scope_of(like.type.warps), like.type, key, _number(row), _number(col)))  # type: ignore[no-any-return, arg-type]
+
+
+def join_pairs(a: Tile, b: Tile) -> Tile:
+    """A coalesced tile whose even columns are those of `a` and odd columns those of `b`; the inverse of `x.split_pairs()`."""
+    return result(pairs.JoinPairs(scope_of(a.type.warps), a, b))  # type: ignore[no-any-return]
 
 
 def row_index(tile: Tile) -> Tile:

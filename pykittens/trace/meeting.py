@@ -22,6 +22,8 @@ def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
     type: RegisterTile = tile.type
     scope = scope_of(type.warps)
     blocks = _cluster_size() if across_cluster else 1
+    if blocks > 1 and not current().cache.get("cluster runs"):  # nobody's shared memory may be written before its block runs
+        current().cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
     if type.dtype != f32 and (type.warps > 1 or blocks > 1):
         tile = tile.to(f32)
     terms = result(reduce.Reduce(scope, kind, tile, "col", type.warps > 1))

@@ -88,11 +88,13 @@ class ScopeHandle:
     # Moving data --------------------------------------------------------------------------------------
 
     def load(self, source: Value, coordinate: Any = None, *, rows: int | None = None, cols: int | None = None,
-             dtype: DType | None = None, layout: Layout = "row") -> Tile:  # fmt: skip
+             dtype: DType | None = None, layout: Layout = "row", hint: str = "") -> Tile:  # fmt: skip
         """A new register tile with a shared tile, or with the rows x cols rectangle of a tensor.
 
         `coordinate` is (batch, depth, row, col), row and col counted in tiles (or `pk.at(...)`, in elements). `cols`
-        defaults to all columns of the tensor where they are static. What lies past the end is zero.
+        defaults to all columns of the tensor where they are static. What lies past the end is zero. `layout`: "row" and "col" are
+        the tensor cores' fragments, `pk.coalesced(lanes, width)` is for tiles that only pass through; `hint="stream"` (coalesced
+        tiles of a tensor) reads what nobody needs again.
         """
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
@@ -100,7 +102,7 @@ class ScopeHandle:
             cols = cols or source.cols
             if rows is None or not isinstance(cols, int):
                 raise TypeRuleError(f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)")
-            return result(registers.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps)))  # type: ignore[no-any-return]
+            return result(registers.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
         if not isinstance(source.type, SharedTile):
             raise TypeRuleError(f"load makes a tile; {source.label} is {source.type}", fix="use load_vec, load_col or load_row for vectors")
         return result(registers.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]
@@ -136,7 +138,7 @@ class ScopeHandle:
         """A new row vector (one value per column of a tile) with a shared vector, or with neighbours of a tensor's row."""
         return self._load_vector("row", source, coordinate, length, dtype, layout)
 
-    def store(self, target: Value, source: Value, coordinate: Any = None) -> None:
+    def store(self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "") -> None:
         """Register or shared `source` into a tensor at a coordinate, or register `source` into a shared tile or vector."""
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
@@ -147,7 +149,7 @@ class ScopeHandle:
                 raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")
             record(copies.CopyOut(self.scope, where, source))
         else:
-            record(registers.Store(self.scope, where, source))
+            record(registers.Store(self.scope, where, source, hint))
 
     def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
         """Rectangle of a tensor, of the target's shape, into a shared tile or vector."""

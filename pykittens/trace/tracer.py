@@ -13,7 +13,7 @@ from . import values  # noqa: F401  (gives values their operators)
 from .recorder import tracing
 
 
-def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType], fixed: dict[str, Any], *, warps: int, **attributes: Any) -> Program:
+def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType | None], fixed: dict[str, Any], *, warps: int, **attributes: Any) -> Program:
     """The program of `function` for one specialisation: run-time parameter types, and static values.
 
     Attributes (cluster, blocks_per_sm, registers, debug) are set on the program.
@@ -24,6 +24,9 @@ def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType], f
         raise ResourceError(f"a block of {warps} warps", fix="a block has 1 to 32 warps", where=program.where)
     arguments: dict[str, Any] = {}
     for name, type in types.items():
+        if type is None:
+            arguments[name] = None
+            continue
         value = recording.make_value(type)
         value.name, value.where = name, program.where
         program.parameters.append(Parameter(name, value))

@@ -13,6 +13,7 @@ from ..ops.sync import NamedBarrierType
 from ..program import Operand, Place, Value
 from ..types import (
     BarrierType,
+    Coalesced,
     DType,
     Global,
     RegisterTile,
@@ -351,20 +352,27 @@ class Tile(Handle):
             return self
         return result(maps.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
 
-    def _reduce(self, kind: str, to: Any, partial: bool = False) -> Tile:
+    def _reduce(self, kind: str, to: Any, partial: bool = False, cluster: bool = False) -> Tile:
+        if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
+            from .meeting import row_reduce
+
+            return row_reduce(self, kind, cluster)  # type: ignore[no-any-return]
         return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial))  # type: ignore[no-any-return]
 
-    def row_max(self) -> Tile:
-        """Column vector: the largest element of each row."""
-        return self._reduce("max", "col")
+    def row_max(self, *, cluster: bool = False) -> Tile:
+        """Column vector: the largest element of each row; `cluster`: of rows spread over the blocks of the cluster."""
+        return self._reduce("max", "col", cluster=cluster)
 
     def row_min(self) -> Tile:
         """Column vector: the smallest element of each row."""
         return self._reduce("min", "col")
 
-    def row_sum(self, partial: bool = False) -> Tile:
-        """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later."""
-        return self._reduce("sum", "col", partial)
+    def row_sum(self, partial: bool = False, *, cluster: bool = False) -> Tile:
+        """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later.
+
+        `cluster`: of rows spread over the blocks of the cluster.
+        """
+        return self._reduce("sum", "col", partial, cluster)
 
     def row_prod(self) -> Tile:
         """Column vector: the product of each row."""
@@ -394,15 +402,19 @@ class Tile(Handle):
         return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
 
     def sum(self) -> Scalar:
-        """A warp's vector summed to a scalar."""
+        """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory."""
+        if self.type.warps > 1 and isinstance(self.type, RegisterVector) and self.type.kind == "naive":
+            from .meeting import vector_reduce
+
+            return vector_reduce(self, kind)  # type: ignore[no-any-return]
         return self._scalar("sum")
 
     def max(self) -> Scalar:
-        """The largest element of a warp's vector."""
+        """The largest element of a vector."""
         return self._scalar("max")
 
     def min(self) -> Scalar:
-        """The smallest element of a warp's vector."""
+        """The smallest element of a vector."""
         return self._scalar("min")
 
     def transpose(self) -> Tile:
@@ -412,6 +424,10 @@ class Tile(Handle):
     def swap_layout(self) -> Tile:
         """The same tile in the other register layout (16-bit dtypes)."""
         return result(mma.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]
+
+    def split_pairs(self) -> tuple[Tile, Tile]:
+        """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""
+        return record(pairs.SplitPairs(scope_of(self.type.warps), self)).results  # type: ignore[return-value]
 
 
 class Shared(Handle):
