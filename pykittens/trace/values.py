@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import maps, mma, reduce, registers, scalars, views
+from ..ops import maps, mma, pairs, reduce, registers, scalars, views
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Place, Value
 from ..types import (
