@@ -44,7 +44,7 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
     if clash.kind == "proxy":
         return RaceError(
             f"missing proxy fence: {op.scope}.{op.name} of {who} {does} {what} through the async proxy, and the ordinary write of {other} is not fenced {at}",
-            fix="the writing threads fence after their writes, before the barrier that the other side waits for",
+            fix="let the writers meet the other side in a barrier after their writes (warp.sync(), pk.block.sync()); the compiler fences before it",
             where=op.where,
             also=also,
         )

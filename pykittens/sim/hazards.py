@@ -71,7 +71,7 @@ def _shared_footprint(m: Machine, touch: Touch, split: str) -> Footprint:
     bases, columns = m.spots(touch.value)
     indices: list[Any]
     at = touch.access.at
-    index = m.unit_scalar(at) if at is not None else None
+    index = m.element_index(touch.value, at) if at is not None else None
     indices = index.tolist() if isinstance(index, np.ndarray) else [index]
     key = (m.warps, m.mask.key if m.mask is not None else None, tuple(bases), tuple(columns), tuple(indices))
     found = touch.cache.get(key)

@@ -335,6 +335,19 @@ class Machine:
         memory = self._blocks(source)[0].memory
         return _widened(memory.bytes[spot[0] : spot[0] + type.dtype.size].view(type.dtype.numpy)[0])
 
+    def element_index(self, vector: Value, at: Any) -> Any:
+        """An index into a shared vector, for each active unit."""
+        index, type = self.unit_scalar(at), vector.type
+        assert isinstance(type, SharedVector)
+        low, high = (index.min(), index.max()) if isinstance(index, np.ndarray) else (index, index)
+        if low < 0 or high >= type.length:
+            raise OutOfBoundsError(
+                f"{vector.label}: element {int(low if low < 0 else high)} of {type.length}",
+                fix=f"keep the index within 0 to {type.length - 1}",
+                where=self.step.op.where,
+            )
+        return index
+
     def _elements(self, memory: Value | Place, at: Any) -> list[tuple[int, ...]]:
         op = self.step.op
         if isinstance(memory, Place):
@@ -344,14 +357,9 @@ class Machine:
                 if 0 in tensor.clip(corner, (1, 1)):
                     raise OutOfBoundsError(f"{tensor.name}: element {corner} is outside of its shape {tensor.shape}", fix="bound the coordinate", where=op.where)
             return corners
-        type, index = memory.type, self.unit_scalar(at)
+        type = memory.type
         assert isinstance(type, SharedVector)
-        low, high = (index.min(), index.max()) if isinstance(index, np.ndarray) else (index, index)
-        if low < 0 or high >= type.length:
-            raise OutOfBoundsError(
-                f"{memory.label}: element {int(low if low < 0 else high)} of {type.length}", fix=f"keep the index within 0 to {type.length - 1}", where=op.where
-            )
-        spots = self.address(memory) + index * type.dtype.size
+        spots = self.address(memory) + self.element_index(memory, at) * type.dtype.size
         return [(int(x),) for x in spots] if isinstance(spots, np.ndarray) else [(int(spots),)]
 
 
