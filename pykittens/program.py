@@ -8,6 +8,7 @@ never know operations by name: they read an operation's four faces, which are th
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Union
@@ -29,7 +30,8 @@ class Value:
 
     @property
     def label(self) -> str:
-        return self.name or str(self.type)
+        """What an error calls it: its name, the expression that made it, or its type."""
+        return self.name or (self.maker.expression if self.maker is not None else "") or str(self.type)
 
 
 Operand = Any  # Value | int | float: a scalar operand may be a Python number, known at trace time
@@ -136,6 +138,9 @@ class Sync:
 Effect = Union[Access, Sync]
 
 
+CLUSTER, BLOCK = -1, 0  # for `Op.alike`
+
+
 class Op:
     """Base of all operations. A subclass is a frozen-by-habit dataclass whose first field is `scope`.
 
@@ -148,6 +153,7 @@ class Op:
     results: tuple[Value, ...] = ()
     writes: ClassVar[tuple[str, ...]] = ()  # fields whose register operands change in place
     collective: ClassVar[bool] = True  # all threads of the scope must come to it
+    alike: int = CLUSTER  # how many warps in turn get the same results from the same operands at most, or BLOCK, or CLUSTER
     single: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
 
     def types(self) -> tuple[Type, ...]:
@@ -179,6 +185,11 @@ class Op:
         return type(self).__name__.lower()
 
     @property
+    def expression(self) -> str:
+        """What an error calls its result where that has no name; empty for the type of the result."""
+        return ""
+
+    @property
     def result(self) -> Value:
         return self.results[0]
 
@@ -186,9 +197,8 @@ class Op:
 
     def fields(self) -> Iterator[tuple[str, Any]]:
         """Its dataclass fields by name, `scope` left out."""
-        for f in dataclasses.fields(self):  # type: ignore[arg-type]
-            if f.name != "scope":
-                yield f.name, getattr(self, f.name)
+        for name in _fields(type(self)):
+            yield name, getattr(self, name)
 
     def operands(self) -> Iterator[Value]:
         """Every value it mentions, regions left out."""
@@ -200,6 +210,11 @@ class Op:
         for _, item in self.fields():
             if isinstance(item, Block):
                 yield item
+
+
+@functools.cache
+def _fields(op: type[Op]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope")  # type: ignore[arg-type]
 
 
 def values_in(item: Any) -> Iterator[Value]:

@@ -32,6 +32,10 @@ class Inline(Op):
 
     writes = ("values",)
 
+    @property
+    def alike(self) -> int:  # type: ignore[override]
+        return self.scope.warps  # nobody knows what it does
+
     def types(self) -> tuple[Type, ...]:
         used = set(re.findall(r"(?<!\{)\{([a-z_A-Z][a-zA-Z_0-9]*)\}(?!\})", self.text))
         unknown = used - set(self.names)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
-from ..program import Access, Effect, Op, Operand, Scope, Value
+from ..program import CLUSTER, Access, Effect, Op, Operand, Scope, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, f32
 from .maps import MATH, compute, register_type
 from .places import MEMORY, vector_address
@@ -259,6 +259,10 @@ class VectorReduce(Op):
     scope: Scope
     kind: str
     a: Value
+
+    @property
+    def alike(self) -> int:  # type: ignore[override]
+        return 1 if self.scope.warps > 1 and getattr(self.a.type, "kind", "") == "naive" else CLUSTER
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, self.kind)

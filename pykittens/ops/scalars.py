@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Operand, Scope, Value
+from ..program import BLOCK, CLUSTER, Op, Operand, Scope, Value
 from ..types import DType, Global, ScalarType, Type, bool_, f32, i32, i64
 
 THREAD = Scope("thread", 1)
@@ -45,6 +45,14 @@ def scalar_dtype(x: Operand) -> DType | None:
     if isinstance(x, (float, np.floating)):
         return f32
     raise TypeRuleError(f"{x!r} is not a scalar", fix="pass a number or a traced scalar")
+
+
+def described(x: Operand, depth: int = 3) -> str:
+    """What an error calls a scalar operand: its name, or the expression that made it as far as `depth` allows."""
+    maker = x.maker if isinstance(x, Value) and not x.name else None
+    if isinstance(maker, ScalarBinary) and depth:
+        return f"({maker.described(depth - 1)})"
+    return maker.expression if isinstance(maker, Index) else x.name or str(x.type) if isinstance(x, Value) else str(x)
 
 
 def promoted(a: Operand, b: Operand) -> DType:
@@ -84,6 +92,16 @@ class ScalarBinary(Op):
         if self.kind in ("floordiv", "mod") and dtype.kind == "f":
             raise TypeRuleError("// and % take integers", fix="divide with /, or convert with pk.i32(x) first")
         return (ScalarType(dtype),)
+
+    @property
+    def expression(self) -> str:
+        return self.described(3)
+
+    def described(self, depth: int) -> str:
+        """The expression as an error shows it."""
+        operator = (ARITHMETIC | COMPARE | BITS | {"div": "/", "floordiv": "//", "mod": "%"}).get(self.kind)
+        a, b = (described(x, depth) for x in (self.a, self.b))
+        return f"{a} {operator} {b}" if operator else f"{self.kind}({a}, {b})"
 
     def numpy(self, m: Any) -> Any:
         a, b, kind = m.scalar(self.a), m.scalar(self.b), self.kind
@@ -252,6 +270,17 @@ class Index(Op):
     kind: str
 
     collective = False
+
+    @property
+    def alike(self) -> int:  # type: ignore[override]
+        return self.scope.warps if self.kind == "unit" else CLUSTER if self.kind.startswith("grid") else BLOCK
+
+    @property
+    def expression(self) -> str:
+        where, axis = self.kind[:-2], self.kind[-1]
+        return {"unit": f"{self.scope if self.scope.warps > 1 else 'warp'}.index", "cluster_rank": "cluster.rank"}.get(
+            self.kind, f"{'block_index' if where == 'block' else 'grid_size'}.{axis}"
+        )
 
     def types(self) -> tuple[Type, ...]:
         return (ScalarType(i32),)

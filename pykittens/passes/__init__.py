@@ -8,10 +8,12 @@ from .maps import collect_maps
 from .registers import check_budgets
 from .shared_plan import plan_shared
 
+from .uniformity import check_uniform
 
 def prepare(program: Program) -> None:
     """All that a traced program needs before a back end takes it."""
     elect_roles(program)
+    check_uniform(program)
     insert_fences(program)
     analyse_inflight(program)
     collect_maps(program)

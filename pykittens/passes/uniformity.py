@@ -1,0 +1,139 @@
+"""Operations that a whole scope does together may not stand where only a part of it comes.
+
+For every value the pass finds how many warps are sure to have the same: a kernel parameter is the same for the whole cluster,
+the block's index for the block, `warpgroup.index` for four warps in turn, and what is computed from several as little as the
+least. Variables and tiles changed in place take what every assignment, and every branch around it, leaves: a fixpoint. Then an
+operation of more warps than agree on a condition around it is refused: the others would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import NamedTuple
+
+from ..errors import TraceError
+from ..ops import control
+from ..program import BLOCK, CLUSTER, Block, Op, Operand, Program, Sync, Value, values_in
+
+
+class Alike(NamedTuple):
+    """The same value in `warps` warps in turn, beginning at warp `first` of the block; or in all of the `BLOCK` or `CLUSTER`."""
+
+    warps: int
+    first: int = 0
+
+    def meet(self, other: Alike) -> Alike:
+        """What two values have in common."""
+        if self.warps <= 0 or other.warps <= 0:
+            return min(self, other, key=lambda x: x.warps if x.warps > 0 else 100 - x.warps)
+        warps = gcd(self.warps, other.warps, self.first - other.first)
+        return Alike(warps, self.first % warps)
+
+    def covers(self, warps: int, first: int) -> bool:
+        """Whether each of the units of `warps` warps, the first of which begins at warp `first`, has one value."""
+        return self.warps <= 0 or (self.warps % warps == 0 and (first - self.first) % warps == 0)
+
+
+class Condition(NamedTuple):
+    """A loop or branch around an operation, and who agrees on whether it is taken."""
+
+    op: Op
+    alike: Alike
+    value: Operand
+
+
+def check_uniform(program: Program) -> None:
+    """Raises a `TraceError` for a collective operation in a branch or loop that only a part of its scope takes."""
+    if not any(isinstance(op, (control.Range, control.While, control.When)) for op in program.body.walk()):
+        return
+    analysis = _Analysis(program)
+    while analysis.changed:
+        analysis.changed = False
+        analysis.block(program.body, (), 0)
+    analysis.checking = True
+    analysis.block(program.body, (), 0)
+
+
+class _Analysis:
+    def __init__(self, program: Program):
+        self.known: dict[Value, Alike] = {b.value: Alike(BLOCK) for b in program.buffers}
+        self.depth: dict[Value, int] = {}  # under how many conditions a value was made
+        self.loops: dict[Op, tuple[Alike, Operand]] = {}  # who agrees on when a `While` is left
+        self.changed, self.checking = True, False
+
+    def of(self, item: Operand) -> Alike:
+        """Who has the same value of an operand."""
+        alike = Alike(CLUSTER)
+        for value in values_in(item):
+            alike = alike.meet(self.known.get(value, Alike(CLUSTER)))
+        return alike
+
+    def lower(self, value: Value, alike: Alike) -> None:
+        before = self.known.get(value, Alike(CLUSTER))
+        after = before.meet(alike)
+        if after != before:
+            self.known[value], self.changed = after, True
+
+    def block(self, block: Block, around: tuple[Condition, ...], first: int) -> None:
+        for op in block:
+            if isinstance(op, control.Range):
+                self.depth[op.index] = len(around) + 1
+                self.lower(op.index, self.of(op.start))
+                self.block(op.body, (*around, Condition(op, self.of((op.start, op.stop)), op.stop)), first)
+            elif isinstance(op, control.When):
+                inside = (*around, Condition(op, self.of(op.condition), op.condition))
+                self.block(op.then, inside, first)
+                self.block(op.otherwise, inside, first)
+            elif isinstance(op, control.While):
+                alike, left = self.loops.get(op, (Alike(CLUSTER), True))
+                self.block(op.body, (*around, Condition(op, alike, left)), first)
+            elif isinstance(op, control.BreakIf):
+                self._break(op, around)
+            elif isinstance(op, control.Role):
+                self.block(op.body, around, op.first)
+            else:
+                if self.checking:
+                    self._check(op, around, first)
+                self._operation(op, around, first)
+
+    def _break(self, op: control.BreakIf, around: tuple[Condition, ...]) -> None:
+        inner = next(i for i in reversed(range(len(around))) if isinstance(around[i].op, control.While))
+        alike, value = self.of(op.condition), op.condition
+        for condition in around[inner + 1 :]:
+            alike = alike.meet(condition.alike)
+        before, old = self.loops.get(around[inner].op, (Alike(CLUSTER), value))
+        after = before.meet(alike)
+        if after != before:
+            self.loops[around[inner].op], self.changed = (after, value), True
+
+    def _operation(self, op: Op, around: tuple[Condition, ...], first: int) -> None:
+        alike = Alike(op.alike, first % op.alike if op.alike > 0 else 0)
+        for value in op.operands():
+            alike = alike.meet(self.known.get(value, Alike(CLUSTER)))
+        for value in op.results:
+            self.depth[value] = len(around)
+            self.lower(value, alike)
+        for name in op.writes:
+            for value in values_in(getattr(op, name)):
+                for condition in around[self.depth.get(value, 0) :]:
+                    alike = alike.meet(condition.alike)
+                self.lower(value, alike)
+
+    def _check(self, op: Op, around: tuple[Condition, ...], first: int) -> None:
+        if not op.collective or not around:
+            return
+        cluster = any(isinstance(e, Sync) and e.kind == "cluster" for e in op.effects())
+        for condition in around:
+            if cluster and condition.alike.warps != CLUSTER:
+                self._refuse(op, condition, "blocks of its cluster", "use a condition that is the same for all of them")
+            if op.scope.warps > 1 and not condition.alike.covers(op.scope.warps, first):
+                self._refuse(op, condition, f"warps of a {op.scope}", f"use a condition that is the same for all {op.scope.warps} warps, or do it on fewer warps")
+
+    def _refuse(self, op: Op, condition: Condition, whom: str, advice: str) -> None:
+        label = condition.value.label if isinstance(condition.value, Value) else str(condition.value)
+        what = {control.When: f"a branch on {label}", control.Range: f"a loop up to {label}", control.While: f"a loop left on {label}"}[type(condition.op)]
+        raise TraceError(
+            f"{op.scope} {op.name} inside {what}, which may differ between the {whom}: those that do not come would be waited for, for ever",
+            fix=f"move it out of there, or {advice}", where=op.where, also={"the condition is at": condition.op.where},
+        )  # fmt: skip
+
