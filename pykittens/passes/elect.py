@@ -10,16 +10,17 @@ def elect_roles(program: Program) -> None:
     """Marks such roles `elected`."""
     for op in program.walk():
         if isinstance(op, control.Role):
-            op.elected = any(o.single and not isinstance(o, control.Role) for o in op.body.walk()) and _single(op.body)
+            op.elected = any(o.single and not isinstance(o, control.Role) for o in op.body.walk()) and _single(op.body, op.scope.warps)
 
 
-def _single(block: Block) -> bool:
+def _single(block: Block, warps: int) -> bool:
+    """Whether one thread can do for all `warps` warps of the role: none of them, or of their groups, does anything of its own."""
     for op in block:
         if isinstance(op, (control.Range, control.While, control.When)):
-            if not all(_single(inner) for inner in op.blocks()):
+            if not all(_single(inner, warps) for inner in op.blocks()):
                 return False
         elif isinstance(op, control.BreakIf):
             continue
-        elif isinstance(op, control.Role) or (op.collective and not op.single):
+        elif isinstance(op, control.Role) or (op.collective and not (op.single and op.scope.warps == warps)):
             return False
     return True

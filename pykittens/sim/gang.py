@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Blocked:
-    """Why a gang waits: whether it may go on, and in words what for."""
+    """Why a gang waits: whether it may go on, in words what for (nothing: for roles it began), and on which line."""
 
     ready: Callable[[], bool]
     state: Callable[[], str]
@@ -247,7 +247,7 @@ class Gang:
         """Waits for the roles begun here to end, and takes over what they changed."""
         children, self.children, self.pending = self.children, [], set()
         while not all(c.ended for c in children):
-            yield Blocked(lambda: all(c.ended for c in children), lambda: "roles")
+            yield Blocked(lambda: all(c.ended for c in children), lambda: "")
         for child in children:
             _merge(self.m, child.m)
 

@@ -107,9 +107,9 @@ class Scheduler:
             self.random.choice(waiting).complete()
 
     def _deadlock(self) -> None:
-        waits = [(gang, self.blocked[gang]) for gang in self.gangs if not gang.children and self.blocked[gang].where]
-        rows = [f"    {gang.label}, at {blocked.where[0]}: {blocked.state()}" for gang, blocked in waits]
-        where = waits[0][1].where if waits else self.cluster.world.program.where
+        waits = [(gang, self.blocked[gang]) for gang in self.gangs if self.blocked[gang].state()]
+        rows = [f"    {gang.label}{f', at {blocked.where[0]}' if blocked.where else ''}: {blocked.state()}" for gang, blocked in waits]
+        where = waits[0][1].where
         block = self.cluster.blocks[0].label
         raise DeadlockError(
             f"deadlock in block {block}: every warp that has not ended waits for something that cannot happen any more:\n" + "\n".join(rows),

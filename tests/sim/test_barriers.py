@@ -1,0 +1,427 @@
+"""mbarriers, named barriers, engines: what is promised, counted and waited for must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens import bf16, f32, warp, warpgroup
+from pykittens.ops.sync import Barrier
+from pykittens.program import Scope
+
+ORDERS = [None, 1, 2, 3]
+BF16 = ml_dtypes.bfloat16
+
+
+def zeros(*shape: int, dtype: object = np.float32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def check(kernel: Callable[..., pk.Kernel], error: type[Exception] | tuple[type[Exception], ...], words: str, *arrays: np.ndarray) -> Exception:
+    """`kernel(True)` is clean and `kernel(False)` raises `error` with these words, in every order of gangs and engines."""
+    for seed in ORDERS:
+        assert kernel(True).simulate(*arrays, seed=seed).clean
+        with pytest.raises(error) as caught:
+            kernel(False).simulate(*arrays, seed=seed)
+        for word in words.split(", "):
+            assert word in str(caught.value), (word, str(caught.value))
+        assert "fix:" in str(caught.value) and "test_barriers.py" in str(caught.value)
+    return caught.value
+
+
+def test_a_load_is_read_before_it_has_landed() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=2)
+        def early(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 32, 16)) -> None:
+            tile, full = pk.shared(pk.st(f32, 16, 16), name="tile"), pk.barrier(name="full")
+            with pk.role("load", warps=1):
+                pk.tma.expect(full, tile)
+                pk.tma.load(tile, x, (0, 0), full)
+            with pk.role("use", warps=1):
+                if right:
+                    pk.wait(full, 0)
+                warp.store(y, warp.load(tile), (0, 0))
+                pk.wait(full, 0)
+
+        return early
+
+    # whether the reader or the load comes first, it is found
+    check(kernel, (pk.RaceError, pk.UninitializedError), "tile", zeros(16, 16), zeros(32, 16))
+
+
+@pytest.mark.parametrize("promised, error, words", [
+    (2048, pk.DeadlockError, "1024 promised bytes that nothing in flight brings, warp 1 (use), full, phase 0"),
+    (512, pk.BarrierError, "full was promised 512 bytes less"),
+    (None, pk.DeadlockError, "misses 1 of 1 arrivals and the promise of 1024 bytes that have landed"),
+])  # fmt: skip
+def test_bytes(promised: int | None, error: type[Exception], words: str) -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=2)
+        def count(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 16, 16)) -> None:
+            tile, full = pk.shared(pk.st(f32, 16, 16), name="tile"), pk.barrier(name="full")
+            with pk.role("load", warps=1):
+                if right or promised is not None:
+                    pk.tma.expect(full, bytes=1024 if right else promised)
+                pk.tma.load(tile, x, (0, 0), full)
+            with pk.role("use", warps=1):
+                pk.wait(full, 0)
+                warp.store(y, warp.load(tile), (0, 0))
+
+        return count
+
+    check(kernel, error, words, zeros(16, 16), zeros(16, 16))
+
+
+def test_two_loads_and_the_bytes_of_one() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=1)
+        def pair(x: pk.gl(f32, 32, 16)) -> None:
+            tiles, full = pk.shared(pk.st(f32, 16, 16), count=2), pk.barrier(name="full")
+            pk.tma.expect(full, bytes=2048 if right else 1024)
+            for i in range(2):
+                pk.tma.load(tiles[i], x, (i, 0), full)
+            pk.wait(full, 0)
+
+        return pair
+
+    check(kernel, pk.BarrierError, "full, bytes", zeros(32, 16))
+
+
+def test_too_few_arrivals() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=3)
+        def arrivals() -> None:
+            empty = pk.barrier(2 if right else 3, name="empty")
+            with pk.role("wait", warps=1):
+                pk.wait(empty, 0)
+            with pk.role("arrive", warps=2):
+                pk.arrive(empty, scope=warp)
+
+        return arrivals
+
+    check(kernel, pk.DeadlockError, "deadlock, empty, phase 0: misses 1 of 3 arrivals, warp 0 (wait), parity 0")
+
+
+def test_more_arrivals_than_the_waiter_takes() -> None:
+    """Each arrival ends a phase, and the waiter may see the parity of the wrong one."""
+
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=3)
+        def arrivals() -> None:
+            empty = pk.barrier(2 if right else 1, name="empty")
+            with pk.role("wait", warps=1):
+                pk.wait(empty, 0)
+            with pk.role("arrive", warps=2):
+                pk.arrive(empty, scope=warp)
+
+        return arrivals
+
+    check(kernel, (pk.BarrierError, pk.DeadlockError), "empty, phase")
+
+
+def test_more_arrivals_than_a_phase_has() -> None:
+    """Bytes keep the phase open, so that the second arrival is one too many."""
+
+    @pk.kernel(warps=1)
+    def twice(x: pk.gl(f32, 16, 16)) -> None:
+        tile, full = pk.shared(pk.st(f32, 16, 16)), pk.barrier(name="full")
+        pk.tma.expect(full, tile)
+        pk.tma.load(tile, x, (0, 0), full)
+        pk.tma.expect(full, tile)
+        pk.wait(full, 0)
+
+    with pytest.raises(pk.BarrierError, match="full is made for 1 arrivals a phase; phase 0 gets 2"):
+        twice.simulate(zeros(16, 16))
+
+
+def test_a_missed_phase() -> None:
+    """Nothing keeps the arriving role from ending a phase that the other has not seen end."""
+
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=2)
+        def ahead() -> None:
+            full, empty = pk.barrier(name="full"), pk.barrier(name="empty")
+            with pk.role("run", warps=1):
+                for i in pk.range(4):
+                    if right:
+                        pk.wait(empty, (i + 1) & 1)
+                    pk.arrive(full)
+            with pk.role("follow", warps=1):
+                for i in pk.range(4):
+                    pk.wait(full, i & 1)
+                    pk.arrive(empty)
+
+        return ahead
+
+    check(kernel, (pk.BarrierError, pk.DeadlockError), "phase, full")
+
+
+def test_wrong_parity() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=2)
+        def wrong(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 16, 16)) -> None:
+            tile, full = pk.shared(pk.st(f32, 16, 16), name="tile"), pk.barrier(name="full")
+            with pk.role("load", warps=1):
+                pk.tma.expect(full, tile)
+                pk.tma.load(tile, x, (0, 0), full)
+            with pk.role("use", warps=1):
+                pk.wait(full, 0 if right else 1)
+                warp.store(y, warp.load(tile), (0, 0))
+                pk.wait(full, 0)
+
+        return wrong
+
+    for seed in ORDERS:
+        assert kernel(True).simulate(zeros(16, 16), zeros(16, 16), seed=seed).clean
+        with pytest.raises((pk.RaceError, pk.UninitializedError, pk.DeadlockError, pk.BarrierError)):
+            kernel(False).simulate(zeros(16, 16), zeros(16, 16), seed=seed)
+
+
+@pytest.mark.parametrize("missing", ["release", "order"])
+def test_a_slot_is_filled_while_it_is_read(missing: str) -> None:
+    """The loader must know that all warps have read: one arrival of a group says nothing of its other warps."""
+
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=8)
+        def laps(x: pk.gl(f32, 64, 64), y: pk.gl(f32, 64, 64)) -> None:
+            tile, full, empty = pk.shared(pk.st(f32, 64, 16), name="tile"), pk.barrier(name="full"), pk.barrier(name="empty")
+            with pk.role("load", warps=4):
+                for k in pk.range(4):
+                    if right or missing != "release":
+                        pk.wait(empty, (k + 1) & 1)
+                    pk.tma.expect(full, tile)
+                    pk.tma.load(tile, x, (0, k), full)
+            with pk.role("use", warpgroups=1):
+                for k in pk.range(4):
+                    pk.wait(full, k & 1)
+                    warpgroup.store(y, warpgroup.load(tile), (0, k))
+                    if right:
+                        warpgroup.sync()
+                    pk.arrive(empty, scope=warpgroup)
+
+        return laps
+
+    errors = (pk.RaceError, pk.BarrierError) if missing == "release" else pk.RaceError
+    words = "full" if missing == "release" else "tile, may still read it, warp 5 (use)"
+    check(kernel, errors, words, zeros(64, 64), zeros(64, 64))
+
+
+def test_wgmma_reads_a_slot_that_is_overwritten() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=4)
+        def product(x: pk.gl(bf16, 64, 64), y: pk.gl(f32, 64, 64)) -> None:
+            tile, out = pk.shared(pk.st(bf16, 64, 64), name="tile"), warpgroup.zeros(f32, 64, 64)
+            warpgroup.load_into(tile, x, (0, 0))
+            warpgroup.sync()
+            warpgroup.mma_ABt(out, tile, tile)
+            if right:
+                warpgroup.wait(out)
+            warpgroup.load_into(tile, x, (0, 0))
+            if not right:
+                warpgroup.wait(out)
+            warpgroup.store(y, out, (0, 0))
+
+        return product
+
+    check(kernel, pk.RaceError, "writes tile, a matrix product of warp 0, warpgroup.wait", zeros(64, 64, dtype=BF16), zeros(64, 64))
+
+
+def test_a_missing_proxy_fence() -> None:
+    """The pass puts it before the next barrier; without one there is none."""
+
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=4)
+        def unfenced(x: pk.gl(bf16, 64, 64)) -> None:
+            tile, out = pk.shared(pk.st(bf16, 64, 64), name="tile"), warpgroup.zeros(f32, 64, 64)
+            warpgroup.load_into(tile, x, (0, 0))
+            warpgroup.sync()
+            warpgroup.mma_ABt(out, tile, tile)
+            warpgroup.wait(out)
+
+        return unfenced if right else Unfenced(unfenced)
+
+    class Unfenced:
+        def __init__(self, kernel: pk.Kernel):
+            self.kernel = kernel
+
+        def simulate(self, *args: np.ndarray, seed: int | None) -> None:
+            program = self.kernel.program(*args)
+            program.body.ops = [op for op in program.body.ops if op.name != "proxyfence"]
+            self.kernel.simulate(*args, seed=seed)
+
+    check(kernel, pk.RaceError, "missing proxy fence, tile, async proxy", zeros(64, 64, dtype=BF16))  # type: ignore[arg-type]
+
+
+def test_registers_in_flight() -> None:
+    """A pass refuses what it can see; the simulator sees the rest."""
+
+    @pk.kernel(warps=4)
+    def early(x: pk.gl(bf16, 64, 64), y: pk.gl(f32, 64, 64)) -> None:
+        tile, out = pk.shared(pk.st(bf16, 64, 64), name="tile"), warpgroup.zeros(f32, 64, 64)
+        warpgroup.load_into(tile, x, (0, 0))
+        warpgroup.sync()
+        warpgroup.mma_ABt(out, tile, tile)
+        warpgroup.wait(out)
+        warpgroup.store(y, out, (0, 0))
+
+    x, y = zeros(64, 64, dtype=BF16), zeros(64, 64)
+    assert early.simulate(x, y).clean
+    program = early.program(x, y)
+    program.body.ops = [op for op in program.body.ops if op.name != "wgmmawait"]
+    with pytest.raises(pk.InFlightError) as caught:
+        early.simulate(x, y)
+    for word in ("warpgroup.store uses", "warpgroup.mma_ABt still writes it", "warpgroup.wait(", "it was issued at"):
+        assert word in str(caught.value)
+
+
+def test_a_bulk_store_still_reads_its_tile() -> None:
+    def kernel(right: bool, at_end: bool = False) -> pk.Kernel:
+        @pk.kernel(warps=1)
+        def stores(y: pk.gl(f32, 32, 16)) -> None:
+            tile = pk.shared(pk.st(f32, 16, 16), name="tile")
+            for i in range(2):
+                warp.store(tile, warp.zeros(f32, 16, 16))
+                warp.sync()
+                pk.tma.store(y, tile, (i, 0))
+                pk.tma.commit()
+                if right or (i == 0) == at_end:
+                    pk.tma.wait(read=True)
+
+        return stores
+
+    check(lambda right: kernel(right), pk.RaceError, "writes tile, a bulk store of warp 0 may still read it", zeros(32, 16))
+    check(lambda right: kernel(right, True), pk.InFlightError, "ends while, until its source has been read", zeros(32, 16))
+
+
+def test_a_bulk_store_s_result_is_read_too_early() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=1)
+        def back(y: pk.gl(f32, 16, 16), z: pk.gl(f32, 16, 16)) -> None:
+            tile = pk.shared(pk.st(f32, 16, 16), name="tile")
+            warp.store(tile, warp.ones(f32, 16, 16))
+            warp.sync()
+            pk.tma.store(y, tile, (0, 0))
+            pk.tma.commit()
+            pk.tma.wait(read=not right)
+            warp.store(z, warp.load(y, (0, 0), rows=16), (0, 0))
+
+        return back
+
+    check(kernel, pk.RaceError, "reads y[0, 0, 0, 0], a bulk store of warp 0", zeros(16, 16), zeros(16, 16))
+
+
+def test_named_barriers() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=3)
+        def meet() -> None:
+            barrier = pk.named_barrier(warps=3 if right else 4)
+            with pk.role("arrive", warps=1):
+                warp.arrive_at(barrier)
+            with pk.role("wait", warps=2):
+                warp.sync_at(barrier)
+
+        return meet
+
+    check(kernel, pk.DeadlockError, "3 of 4 warps have come, warp 1 (wait), warp 2 (wait)")
+
+
+def test_named_barrier_pass_on_data() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=2)
+        def hand_over(y: pk.gl(f32, 16, 16)) -> None:
+            tile, barrier = pk.shared(pk.st(f32, 16, 16), name="tile"), pk.named_barrier(warps=2)
+            with pk.role("make", warps=1):
+                if not right:
+                    warp.arrive_at(barrier)
+                warp.store(tile, warp.zeros(f32, 16, 16))
+                if right:
+                    warp.arrive_at(barrier)
+            with pk.role("use", warps=1):
+                warp.sync_at(barrier)
+                warp.store(y, warp.load(tile), (0, 0))
+
+        return hand_over
+
+    check(kernel, (pk.RaceError, pk.UninitializedError), "tile", zeros(16, 16))
+
+
+def test_a_named_barrier_with_too_many_warps() -> None:
+    @pk.kernel(warps=3)
+    def crowd() -> None:
+        barrier = pk.named_barrier(warps=2)
+        with pk.role("many", warps=3):
+            pk.block.arrive_at(barrier)
+
+    with pytest.raises(pk.BarrierError, match="made for 2 warps; phase 0 gets 3"):
+        crowd.simulate()
+
+
+def test_turns() -> None:
+    """Ping-pong needs both halves: a turn that is not waited for is taken twice."""
+
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=8)
+        def alternate() -> None:
+            turns = pk.turns(2)
+            with pk.role("play", warpgroups=2) as me:
+                turns.start(me)
+                for _ in pk.range(3):
+                    if right:
+                        turns.wait(me)
+                    turns.give(me)
+                turns.finish(me)
+
+        return alternate
+
+    check(kernel, (pk.BarrierError, pk.DeadlockError), "barrier")
+
+
+def test_deadlock_names_everyone() -> None:
+    @pk.kernel(warps=2)
+    def embrace() -> None:
+        first, second = pk.barrier(name="first"), pk.barrier(name="second")
+        with pk.role("a", warps=1):
+            pk.wait(first, 0)
+            pk.arrive(second)
+        with pk.role("b", warps=1):
+            pk.wait(second, 0)
+            pk.arrive(first)
+
+    with pytest.raises(pk.DeadlockError) as caught:
+        embrace.simulate()
+    for word in ("warp 0 (a)", "first, phase 0: misses 1 of 1 arrivals", "warp 1 (b)", "second, phase 0", "test_barriers.py"):
+        assert word in str(caught.value)
+
+
+def test_a_barrier_that_some_warps_never_reach() -> None:
+    @pk.kernel(warps=2)
+    def half() -> None:
+        done = pk.barrier(2)
+        pk.arrive(done, scope=warp)
+        with pk.when(warp.index == 0):
+            pk.wait(done, 0, scope=warp)
+
+    program = half.program()
+    half.simulate()
+    program.body.ops[-1].then.ops.append(Barrier(Scope("block", 2)))
+    with pytest.raises(pk.DeadlockError, match=r"the barrier of block \(warps 0 to 1\): 1 of 2 warps have come"):
+        half.simulate()
+
+
+def test_a_block_ends_before_its_cluster_has_read_it() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=1, grid=(2, 1, 1), cluster=(2, 1, 1))
+        def knock() -> None:
+            bell = pk.barrier(name="bell")
+            with pk.when(pk.cluster.rank == 1):
+                pk.arrive(bell, rank=0)
+            if right:
+                pk.cluster.sync()
+
+        return knock
+
+    check(kernel, pk.RaceError, "may have ended, arrives at bell, pk.cluster.sync()")
