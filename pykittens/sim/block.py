@@ -109,6 +109,10 @@ class Cluster:
         agent -= count
         return self.world.queues[agent // count] if agent < len(self.world.queues) * count else "mbarrier"
 
+    def is_open(self, agent: int, group: int) -> bool:
+        """Whether a group of a queue has not been closed."""
+        return any(q.agent == agent and q.group == group for block in self.blocks for q in block.queues.values())
+
 
 def _one(x: Any) -> Any:
     return x.flat[0] if isinstance(x, np.ndarray) else x

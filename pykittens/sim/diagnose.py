@@ -57,6 +57,8 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
     else:
         fact = f"{who} {does} {what} while {other} may still read it: nothing orders the two"
     fix = WAITS.get(queue, "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group")
+    if queue and cluster.is_open(clash.agent, clash.time):
+        fix = "close the group (commit) before you wait: an open group is not waited for"
     if clash.operation == step.number and not queue:
         fix = "give each warp bytes of its own, or put a barrier at the end of the loop they are in"
     return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, where=op.where, also=also)

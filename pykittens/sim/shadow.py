@@ -14,7 +14,7 @@ class Clash:
     """Two accesses that conflict: `agent` and `operation` made the first, `by` (index into the access) the second.
 
     kind: "write" or "read" of the first, "proxy" for a generic write that no fence separates from the async proxy,
-    "unwritten" when there was no first. `foreign`: the first belongs to an earlier cluster.
+    "unwritten" when there was no first. `foreign`: the first belongs to an earlier cluster. `time`: ticks of the agent.
     """
 
     kind: str
@@ -23,6 +23,7 @@ class Clash:
     agent: int = -1
     operation: int = 0
     foreign: bool = False
+    time: int = 0
 
 
 class Shadow:
@@ -94,4 +95,4 @@ class Shadow:
 
     @staticmethod
     def _clash(kind: str, cell: int, by: int, agent: int, stamp: int, clocks: Clocks) -> Clash:
-        return Clash(kind, cell, by, agent, stamp % TICK, stamp < clocks.low)
+        return Clash(kind, cell, by, agent, stamp % TICK, stamp < clocks.low, (stamp - clocks.low) // TICK)

@@ -161,6 +161,22 @@ def test_cp_async_waits_for_too_few_groups() -> None:
     check(kernel, pk.RaceError, "reads tiles[1], a cp.async copy of warp 0", zeros(64, 16), zeros(64, 16))
 
 
+def test_cp_async_without_a_commit() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=1)
+        def staged(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 16, 16)) -> None:
+            tile = pk.shared(pk.st(f32, 16, 16), name="tile")
+            warp.load_async(tile, x, (0, 0))
+            if right:
+                warp.commit()
+            warp.wait_loads()
+            warp.store(y, warp.load(tile), (0, 0))
+
+        return staged
+
+    check(kernel, pk.RaceError, "reads tile, close the group (commit)", zeros(16, 16), zeros(16, 16))
+
+
 def test_copies_in_flight_at_the_end() -> None:
     def kernel(right: bool) -> pk.Kernel:
         @pk.kernel(warps=1)
