@@ -94,7 +94,7 @@ def inspect_kernel(
     elif as_json:
         answer(asdict(facts))
     else:
-        _show(facts)
+        _show(facts, row.opcodes)
 
 
 def _architecture(row: Shipped, asked: str) -> str:
@@ -112,7 +112,7 @@ def _architecture(row: Shipped, asked: str) -> str:
     return asked
 
 
-def _show(facts: Inspection) -> None:
+def _show(facts: Inspection, meant: tuple[str, ...]) -> None:
     out.print(f"[bold]{facts.kernel}[/] ({label(facts.configuration)}) for {facts.arch}, by {facts.compiler} in {facts.compile_seconds} s")
     out.print(f"  {facts.lines} lines of Python; {facts.threads} threads, {facts.shared_bytes:,} bytes of shared memory for a block")
     out.print(f"  {facts.registers} registers a thread, {facts.spill_bytes} bytes spilled, {facts.local_bytes} bytes of local memory")
@@ -121,11 +121,13 @@ def _show(facts: Inspection) -> None:
     if facts.sass is None or facts.loops is None:
         out.print("  no instructions: pip install nvidia-cuda-nvdisasm")
         return
-    out.print(f"  {sum(facts.sass.values())} instructions: {_counts(facts.sass, 12)}")
+    out.print(f"  {sum(facts.sass.values())} instructions: {_counts(facts.sass, meant, 12)}")
     for loop in facts.loops:
         if loop["instructions"] >= 64:
-            out.print(f"  {'  ' * loop['depth']}loop of {loop['instructions']}: {_counts(loop['opcodes'], 8)}")
+            out.print(f"  {'  ' * loop['depth']}loop of {loop['instructions']}: {_counts(loop['opcodes'], meant, 8)}")
 
 
-def _counts(opcodes: dict[str, int], most: int) -> str:
-    return ", ".join(f"{count} {opcode}" for opcode, count in list(opcodes.items())[:most])
+def _counts(opcodes: dict[str, int], meant: tuple[str, ...], most: int) -> str:
+    """The instructions that the kernel was written for, then the most frequent others."""
+    first = sorted(opcodes.items(), key=lambda item: item[0] not in meant)  # stable
+    return ", ".join(f"{count} {opcode}" for opcode, count in first[:most])

@@ -16,8 +16,8 @@ import numpy as np
 from ..interop.base import numpy_dtype
 from ..kernel import Kernel, spec
 from ..program import Program
-from ..types import DTYPES
-from . import attention_ada, reference
+from ..types import DTYPES, f32
+from . import attention_ada, attention_hopper, reference
 
 Array = np.ndarray[Any, Any]
 
@@ -93,15 +93,29 @@ def _array(x: spec, rng: np.random.Generator, zero: bool) -> Array:
     return values.astype(numpy_dtype(x.dtype.name))
 
 
+# The rows ---------------------------------------------------------------------------------------------------
+
+
+def _attention(kernel: Kernel, n: int, m: int, dim: int, dtype: str, more: Mapping[str, Any] | None = None, **fixed: Any) -> Instance:
+    """Two heads; operands besides q, k, v, o and scale are `more`."""
+    q, k = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 2, m, dim))
+    scale = dim**-0.5
+
+    def expected(q: Array, k: Array, v: Array, **_: Any) -> dict[str, Array]:
+        return {"o": reference.attention(q, k, v, scale=scale, causal=fixed["causal"])}
+
+    return Instance(kernel, {"q": q, "k": k, "v": k, "o": q, **(more or {}), "scale": scale}, fixed, expected=expected)
+
+
 def _attention_ada(dim: int, dtype: str, causal: bool) -> Instance:
-    rows, keys = (1, 2, 40, dim), (1, 2, 2 * (256 if dim == 64 else 128) + 40, dim)  # three laps, the last one ragged
-    q, k = spec(DTYPES[dtype], rows), spec(DTYPES[dtype], keys)
+    keys = 256 if dim == 64 else 128  # of a lap
+    return _attention(attention_ada.attend, 40, 2 * keys + 40, dim, dtype, causal=causal)
 
-    def expected(q: Array, k: Array, v: Array, scale: float, causal: bool, **_: Any) -> dict[str, Array]:
-        return {"o": reference.attention(q, k, v, scale=scale, causal=causal)}
 
-    operands = {"q": q, "k": k, "v": k, "o": q, "scale": dim**-0.5}
-    return Instance(attention_ada.attend, operands, {"causal": causal}, expected=expected)
+def _attention_hopper(dim: int, dtype: str, causal: bool) -> Instance:
+    settings = {64: {"keys": 128}, 128: {"keys": 128}, 256: {"keys": 80, "queries": 1}}[dim]
+    rows = 3 * 128 - 40  # three tiles of each of two heads, and two blocks to do them
+    return _attention(attention_hopper.attend, rows, 2 * settings["keys"] + 40, dim, dtype, {"lse": spec(f32, (1, 1, 1))}, causal=causal, sms=2, **settings)
 
 
 _ROWS = (
@@ -113,6 +127,15 @@ _ROWS = (
         options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HMMA", "LDSM"),
         most_lines=60,
+    ),
+    Shipped(
+        name="attention_hopper",
+        about="flash attention forward with TMA, asynchronous tensor cores and warp roles: the H100 kernel of the ThunderKittens post",
+        make=_attention_hopper,
+        architectures=("sm_90a",),
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+        most_lines=100,
     ),
 )
 
