@@ -46,10 +46,12 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     """The running Python frames that are the user's, innermost first."""
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(1)
+    tracing = getattr(_made, "errors", None) is not None  # else a library file's frame is a host function, not its author's kernel
     while frame is not None and len(found) < limit:
-        if frame.f_code.co_filename == _CONTEXTLIB:
+        file = frame.f_code.co_filename
+        if file == _CONTEXTLIB:
             pass
-        elif is_user_file(frame.f_code.co_filename) and not frame.f_code.co_filename.startswith("<frozen"):
+        elif is_user_file(file) and not file.startswith("<frozen") and (tracing or not file.startswith(_LIBRARY)):
             found.append(frame)
         elif found:
             break  # back inside the package: what called the kernel function is no part of it

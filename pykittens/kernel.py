@@ -235,7 +235,7 @@ class Kernel:
         given, fixed = self.arguments(args, named)
         specialisation, known = self.specialise(given, fixed)
         program = self._program(specialisation, known)
-        arrays = {name: as_numpy(value) if isinstance(known[name], ArrayInfo) else known[name] for name, value in given.items()}
+        arrays = {n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x for n, value in given.items()}
         return simulate(program, arrays, self._dims("grid", known, fixed), seed=seed)
 
     def bind(self, *args: Any, **named: Any) -> Callable[[], None]:

@@ -14,8 +14,8 @@ from .base import ArrayInfo, Framework, Unsupported, numpy_dtype
 from .views import Views
 
 __all__ = [
-    "ArrayInfo", "Unsupported", "as_numpy", "common_device", "current_stream", "describe", "empty",
-    "empty_like", "numpy_dtype", "waits",
+    "ArrayInfo", "Unsupported", "as_numpy", "common_device", "current_stream", "dense_copy", "describe",
+    "empty", "empty_like", "numpy_dtype", "waits",
 ]  # fmt: skip
 
 # By type, so that an array costs one look-up after the first of its type.
@@ -58,6 +58,14 @@ def empty_like(array: Any, name: str = "array") -> Any:
     """A new array of the same framework, shape, dtype and device, densely packed."""
     info = describe(array, name)
     return empty(info.kind, info.shape, info.dtype, info.device)
+
+
+def dense_copy(array: Any, name: str = "array") -> Any:
+    """A copy in the same framework, on the same device, densely packed. `Unsupported` for an array of no framework."""
+    try:
+        return _framework(array).copy(array)
+    except Unsupported as error:
+        raise Unsupported(f"`{name}` {error}") from None
 
 
 def current_stream(kind: str, device: int) -> int:

@@ -57,6 +57,10 @@ class Framework:
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
         raise NotImplementedError
 
+    def copy(self, array: Any) -> Any:
+        """A densely packed copy, at an address of its own."""
+        raise Unsupported(f"is a {type(array).__qualname__}, which cannot be copied into a dense array")
+
     def stream(self, device: int) -> int:
         return 0
 
@@ -72,9 +76,7 @@ def dtype_name(dtype: Any) -> str:
 def in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Strides in bytes to strides in elements."""
     if any(stride % size for stride in strides):
-        raise Unsupported(
-            f"has strides of {strides} bytes, which are no multiples of its {size}-byte elements"
-        )
+        raise Unsupported(f"has strides of {strides} bytes, which are no multiples of its {size}-byte elements")
     return tuple(stride // size for stride in strides)
 
 

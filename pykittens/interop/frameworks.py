@@ -46,6 +46,9 @@ class Numpy(Framework):
             raise Unsupported("would be a NumPy array on a GPU")
         return np.empty(shape, numpy_dtype(dtype))
 
+    def copy(self, array: Any) -> Any:
+        return np.array(array, order="C")
+
 
 class Torch(Framework):
     kind = "torch"
@@ -60,7 +63,7 @@ class Torch(Framework):
             device = array.get_device()
         elif not array.is_cpu:
             raise Unsupported(f"is on {array.device}; kernels take tensors on CUDA devices and the CPU")
-        name = _torch_names().get(array.dtype)
+        name = torch_names().get(array.dtype)
         if name is None:
             raise Unsupported(f"has dtype {array.dtype}; kernels know {', '.join(NUMPY)}")
         try:
@@ -70,10 +73,8 @@ class Torch(Framework):
         return ArrayInfo(pointer, array.shape, strides, name, device, "torch")
 
     def view(self, array: Any, writable: bool) -> Array:
-        torch, dtype, plain = sys.modules["torch"], numpy_dtype(_torch_names()[array.dtype]), array.detach()
-        if dtype.kind == "V" or dtype.name.startswith(
-            ("bfloat", "float8")
-        ):  # which torch cannot hand to NumPy
+        torch, dtype, plain = sys.modules["torch"], numpy_dtype(torch_names()[array.dtype]), array.detach()
+        if dtype.kind == "V" or dtype.name.startswith(("bfloat", "float8")):  # which torch cannot hand to NumPy
             same_size = torch.int16 if dtype.itemsize == 2 else torch.uint8
             return np.asarray(plain.view(same_size).numpy()).view(dtype)
         return np.asarray(plain.numpy())
@@ -82,6 +83,9 @@ class Torch(Framework):
         torch = sys.modules["torch"]
         place = "cpu" if device is None else torch.device("cuda", device)
         return torch.empty(shape, dtype=getattr(torch, _TORCH[dtype]), device=place)
+
+    def copy(self, array: Any) -> Any:
+        return array.clone(memory_format=sys.modules["torch"].contiguous_format)
 
     def stream(self, device: int) -> int:
         return int(_torch_stream()(device))
@@ -102,6 +106,9 @@ class Cupy(Framework):
         cupy = sys.modules["cupy"]
         with cupy.cuda.Device(device):
             return cupy.empty(shape, numpy_dtype(dtype))
+
+    def copy(self, array: Any) -> Any:
+        return array.copy(order="C")
 
     def stream(self, device: int) -> int:
         return int(sys.modules["cupy"].cuda.get_current_stream(device).ptr)
@@ -124,9 +131,7 @@ class Jax(Framework):
 
     def describe(self, array: Any) -> ArrayInfo:
         if isinstance(array, sys.modules["jax"].core.Tracer):
-            raise Unsupported(
-                "is being traced by JAX (jit, grad, vmap), and has no memory; call kernels outside"
-            )
+            raise Unsupported("is being traced by JAX (jit, grad, vmap), and has no memory; call kernels outside")
         if array.is_deleted():
             raise Unsupported("has been deleted or donated")
         devices = list(array.devices())
@@ -187,7 +192,7 @@ ALL: tuple[Framework, ...] = (Numpy(), Torch(), Cupy(), Jax(), Generic())
 
 
 @cache
-def _torch_names() -> dict[Any, str]:
+def torch_names() -> dict[Any, str]:
     torch = sys.modules["torch"]
     return {getattr(torch, dtype): name for name, dtype in _TORCH.items() if hasattr(torch, dtype)}
 

@@ -1,0 +1,74 @@
+"""torch operators: `torch.ops.pykittens.attention` and the like, for eager code, `torch.compile`, export and CUDA graphs.
+
+Importing this module registers them; `pykittens.attention` does so when it first sees tensors. They are registered with
+`torch.library.Library`, whose calls cost 6 us where those of `torch.library.custom_op` cost 17.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import attention as kernels
+from .base import ArrayInfo
+from .frameworks import torch_names
+
+_library: Any = torch.library.Library("pykittens", "DEF")  # type: ignore[no-untyped-call]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None, return_lse: bool = False) -> Any:
+    """`pykittens.attention` on tensors."""
+    if return_lse:
+        return torch.ops.pykittens.attention_lse(q, k, v, causal, scale)
+    return torch.ops.pykittens.attention(q, k, v, causal, scale)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
+    out = _output(q, k, v)
+    kernels.run(q, k, v, out, None, causal, scale)
+    return out
+
+
+def _attention_lse(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> tuple[Tensor, Tensor]:
+    out, lse = _output(q, k, v), q.new_empty(q.shape[:3], dtype=torch.float32)
+    kernels.run(q, k, v, out, lse, causal, scale)
+    return out, lse
+
+
+def _fake_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
+    return _output(q, k, v)
+
+
+def _fake_attention_lse(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> tuple[Tensor, Tensor]:
+    return _output(q, k, v), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def _output(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A tensor for the result, laid out as q: transposed queries give a transposed result."""
+    kernels.check({"q": _about(q), "k": _about(k), "v": _about(v)})
+    return torch.empty_like(q) if q.stride(-1) == 1 else torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
+def _about(x: Tensor) -> ArrayInfo:
+    """What can be known of a tensor without memory."""
+    return ArrayInfo(0, x.shape, x.stride(), torch_names().get(x.dtype, str(x.dtype)), x.get_device() if x.is_cuda else None, "torch")
+
+
+def _register(name: str, schema: str, run: Any, fake: Any) -> None:
+    """An operator for tensors on the CPU (the simulated GPU) and on CUDA devices; its backward is a sentence."""
+
+    def backward(context: Any, *gradients: Any) -> Any:
+        raise NotImplementedError(f"pykittens.{name} has no backward yet: call it under torch.no_grad()")
+
+    _library.define(f"{name}{schema}")
+    for key in ("CPU", "CUDA"):
+        _library.impl(name, run, key)
+    torch.library.register_fake(f"pykittens::{name}", fake, lib=_library)
+    torch.library.register_autograd(f"pykittens::{name}", backward, lib=_library)
+
+
+_QKV = "Tensor q, Tensor k, Tensor v, bool causal=False, float? scale=None"
+_register("attention", f"({_QKV}) -> Tensor", _attention, _fake_attention)
+_register("attention_lse", f"({_QKV}) -> (Tensor, Tensor)", _attention_lse, _fake_attention_lse)
