@@ -29,6 +29,7 @@ from .trace.functions import (
     erf,
     exp,
     exp2,
+    exp2_mixed,
     fma,
     grid_size,
     inf,

@@ -197,7 +197,7 @@ class Op:
 
     def fields(self) -> Iterator[tuple[str, Any]]:
         """Its dataclass fields by name, `scope` left out."""
-        for name in _fields(type(self)):
+        for name in _fields(type(self)):  # type: ignore[arg-type]
             yield name, getattr(self, name)
 
     def operands(self) -> Iterator[Value]:
@@ -213,8 +213,8 @@ class Op:
 
 
 @functools.cache
-def _fields(op: type[Op]) -> tuple[str, ...]:
-    return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope")  # type: ignore[arg-type]
+def _fields(op: Any) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope")
 
 
 def values_in(item: Any) -> Iterator[Value]:

@@ -15,6 +15,8 @@ __device__ __forceinline__ void mbarrier_expect(u32 b, u32 bytes) { asm volatile
 __device__ __forceinline__ void mbarrier_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(b) : "memory"); }
 __device__ __forceinline__ void mbarrier_arrive_remote(u32 b, u32 rank) {
   asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
+__device__ __forceinline__ void mbarrier_release(u32 b, u32 rank) {  // hands over what was read, not what was written: no fence for the cluster
+  asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
 __device__ __forceinline__ bool mbarrier_try(u32 b, u32 phase) {
   u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
 __device__ __forceinline__ bool mbarrier_try_cluster(u32 b, u32 phase) {
@@ -42,6 +44,7 @@ class Arrive(Op):
     barrier: Value
     bytes: Operand = 0
     rank: Operand | None = None  # the block of the cluster whose barrier is meant; None: the own
+    spread: int = 0  # n > 0: a slot of a ring goes back to all n blocks of the cluster: one thread for each arrives at its barrier
 
     single = True
 
@@ -53,12 +56,19 @@ class Arrive(Op):
         pass
 
     def effects(self) -> tuple[Effect, ...]:
+        if self.spread:
+            return tuple(Sync("arrive", self.barrier, rank=rank) for rank in range(self.spread))
         return (Sync("arrive", self.barrier, bytes=self.bytes, rank=self.rank),)
 
     def cuda(self, c: Any) -> None:
         c.prelude(MBARRIER)
         c.require(90, self, "mbarriers with byte counts")
-        elect, b = c.elect(self.scope), c[self.barrier]
+        b = c[self.barrier]
+        if self.spread:
+            warp = c.warp(self.scope)
+            c.line(f"if ({'' if isinstance(warp, int) else f'{warp} == 0 && '}lane < {self.spread}) mbarrier_release({b}, lane);")
+            return
+        elect = c.elect(self.scope)
         if self.rank is not None:
             c.line(f"{elect}mbarrier_arrive_remote({b}, {c.scalar(self.rank, i32)});")
         elif isinstance(self.bytes, int) and self.bytes == 0:
@@ -74,6 +84,8 @@ class Wait(Op):
     scope: Scope
     barrier: Value
     phase: Operand
+
+    remote: bool = False  # set by passes/remote.py: threads of other blocks arrive, so acquire what the cluster released
 
     single = True  # may run in one elected thread
     collective = True
@@ -91,7 +103,7 @@ class Wait(Op):
     def cuda(self, c: Any) -> None:
         c.prelude(MBARRIER)
         c.require(90, self, "mbarriers with byte counts")
-        suffix = "_cluster" if c.clustered else ""
+        suffix = "_cluster" if self.remote else ""
         call = f"({c[self.barrier]}, {c.scalar(self.phase, u32)})"
         if c.debug:
             c.bounded(self, f"mbarrier_try{suffix}{call}", c.scalar(self.phase, u32))

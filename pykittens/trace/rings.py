@@ -8,6 +8,9 @@
 Each role has its own cursors (index and phase), which begin at slot 0. A full barrier counts one arrival and the bytes of
 the loads; an empty barrier counts one arrival for each warpgroup that reads with wgmma alone, and one for each warp of a
 role that also reads with ordinary loads, since its warps finish apart.
+
+Where a fill loads with `multicast=pk.cluster.everyone`, every block of the cluster fills the same slots at the same time, each with its
+share: a full barrier waits for the bytes from all blocks, and a reader's release goes to the empty barriers of all blocks.
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ class Ring:
         self.full, self.empty = barrier(1, stages, f"{name}_full"), barrier(1, stages, f"{name}_empty")
         self.cursors: dict[tuple[int, str], Cursor] = {}
         self.filling: tuple[Block, int] | None = None
+        self.multicast = False  # whether a fill writes to all blocks of the cluster
         current().finish.append(self._finish)
 
     def _cursor(self, what: str, first_phase: int | None) -> Cursor:
@@ -128,13 +132,20 @@ class Ring:
         finally:
             r.hooks.remove(seen)
             self.filling = None
-        arrive.bytes = sum(op.bytes for op in loads)
+        arrive.bytes = sum(op.bytes * self._senders(op) for op in loads)
         if not loads:
             raise TraceError(f"ring {self.name}: nothing is loaded in this fill", fix="load the slot's tiles with pk.tma.load inside it")
-        multicast = [op for op in loads if op.mask is not None]
-        if multicast and len(multicast) != len(loads):
-            arrive.bytes = sum(op.bytes * (1 if op.mask is None else 1) for op in loads)
         cursor.advance()
+
+    def _senders(self, load: tma.TmaLoad) -> int:
+        """How many blocks send what this load, done by all of them, sends: each block receives as much from each."""
+        if load.mask is None:
+            return 1
+        x, y, z = current().program.cluster
+        if load.mask != (1 << x * y * z) - 1:
+            raise TraceError(f"ring {self.name}: a multicast to some blocks of the cluster", fix="multicast=pk.cluster.everyone inside a fill; other masks with barriers of your own")
+        self.multicast = True
+        return x * y * z
 
     def read(self) -> Any:
         """The next slot, once it is full. `release` gives it back when it has been read."""
@@ -145,6 +156,13 @@ class Ring:
         self._cursor("release", None)
         self.cursors[(id(r.role_block()), "release")].slots += tiles
         cursor.advance()
+        return slot
+
+    def held(self) -> Any:
+        """The oldest slot that this role has read and not yet released, without waiting."""
+        cursor = self._cursor("release", None)
+        slot, tiles, _ = self._slot(cursor)
+        cursor.slots += tiles
         return slot
 
     def release(self) -> None:
@@ -163,8 +181,9 @@ class Ring:
         self.release()
 
     def _finish(self, program: Program) -> None:
-        """Sets what the empty barriers count, now that it is known who reads and how."""
-        arrivals = 0
+        """Sets what the empty barriers count, now that it is known who reads and how, and whether blocks fill each other's slots."""
+        x, y, z = program.cluster
+        arrivals, blocks = 0, x * y * z if self.multicast else 1
         for (_, what), cursor in self.cursors.items():
             if what != "release":
                 continue
@@ -173,7 +192,9 @@ class Ring:
                 for op in (op for op in program.walk() if isinstance(op, mbarrier.Arrive)):
                     if _root(op.barrier) is self.empty and _inside(op, cursor.block):
                         op.scope = Scope("warp", 1)
-            arrivals += cursor.warps if per_warp else cursor.warps // 4
+            arrivals += (cursor.warps if per_warp else cursor.warps // 4) * blocks
+            for op in cursor.releases:
+                op.spread = blocks if blocks > 1 else 0
         self.empty.type = BarrierType(max(1, arrivals))
 
     def _reads_plainly(self, program: Program) -> bool:

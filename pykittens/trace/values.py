@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import maps, mma, pairs, reduce, registers, scalars, views
+from ..ops import maps, mma, pairs, parts, reduce, registers, scalars, softmax, views
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Place, Value
 from ..types import (
@@ -327,8 +327,12 @@ class Tile(Handle):
         _captured(value)
         record(maps.Assign(scope_of(self.type.warps), self, _number(value)))
 
-    def __getitem__(self, key: Any) -> NoReturn:
-        raise TraceError("a register tile has no elements to index: they lie in different threads", fix="store it to shared memory and load a part")
+    def __getitem__(self, key: Any) -> Tile:
+        """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`."""
+        if not (isinstance(self.type, RegisterTile) and isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, slice) for k in key)):
+            raise TraceError("a register tile has no elements to index: they lie in different threads", fix="take a part: x[:, 0:64], or go through shared memory")
+        (row, rows), (col, cols) = (_extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
+        return result(parts.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))  # type: ignore[no-any-return]
 
     def _inplace(self, kind: str, other: Operand) -> Tile:
         self[:] = self._binary(kind, self, other)
@@ -345,6 +349,10 @@ class Tile(Handle):
 
     def __itruediv__(self, other: Operand) -> Tile:
         return self._inplace("div", other)
+
+    def rescale(self, vector: Tile) -> None:
+        """Multiplies rows by a column vector in place; warps whose factors are all 1 pass over it."""
+        record(softmax.Rescale(scope_of(self.type.warps), self, vector))
 
     def to(self, dtype: DType) -> Tile:
         """The same elements as another dtype, rounded to nearest even."""
@@ -399,14 +407,14 @@ class Tile(Handle):
         return result(reduce.Total(scope_of(self.type.warps), "sum", self))  # type: ignore[no-any-return]
 
     def _scalar(self, kind: str) -> Scalar:
-        return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
-
-    def sum(self) -> Scalar:
-        """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory."""
         if self.type.warps > 1 and isinstance(self.type, RegisterVector) and self.type.kind == "naive":
             from .meeting import vector_reduce
 
             return vector_reduce(self, kind)  # type: ignore[no-any-return]
+        return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
+
+    def sum(self) -> Scalar:
+        """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory."""
         return self._scalar("sum")
 
     def max(self) -> Scalar:
@@ -421,13 +429,13 @@ class Tile(Handle):
         """The transposed tile, in the other layout, without moving data."""
         return result(mma.SwapLayout(scope_of(self.type.warps), self, True))  # type: ignore[no-any-return]
 
-    def swap_layout(self) -> Tile:
-        """The same tile in the other register layout (16-bit dtypes)."""
-        return result(mma.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]
-
     def split_pairs(self) -> tuple[Tile, Tile]:
         """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""
         return record(pairs.SplitPairs(scope_of(self.type.warps), self)).results  # type: ignore[return-value]
+
+    def swap_layout(self) -> Tile:
+        """The same tile in the other register layout (16-bit dtypes)."""
+        return result(mma.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]
 
 
 class Shared(Handle):
@@ -475,6 +483,7 @@ class Shared(Handle):
     def part(self, row: Operand, col: Operand, rows: int, cols: int) -> Shared:
         """The rows x cols part that begins at (row, col), in elements; both may be traced scalars."""
         view = result(views.Part(THREAD, self, _number(row), _number(col), rows, cols))
+        view.landing = getattr(self, "landing", None)
         view.name = f"{self.name} part" if self.name else ""
         return view  # type: ignore[no-any-return]
 
