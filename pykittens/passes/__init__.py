@@ -6,16 +6,18 @@ from .fences import insert_fences
 from .inflight import analyse_inflight
 from .maps import collect_maps
 from .registers import check_budgets
+from .remote import mark_remote
 from .shared_plan import plan_shared
-
 from .uniformity import check_uniform
+
 
 def prepare(program: Program) -> None:
     """All that a traced program needs before a back end takes it."""
-    elect_roles(program)
     check_uniform(program)
+    elect_roles(program)
     insert_fences(program)
     analyse_inflight(program)
     collect_maps(program)
+    mark_remote(program)
     check_budgets(program)
     plan_shared(program)

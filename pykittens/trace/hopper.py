@@ -162,6 +162,11 @@ class Cluster:
         x, y, z = current().program.cluster
         return x * y * z
 
+    @property
+    def everyone(self) -> int:
+        """The mask of all its blocks, for `pk.tma.load(..., multicast=pk.cluster.everyone)`."""
+        return (1 << self.size) - 1
+
     def sync(self) -> None:
         """All threads of all blocks of the cluster meet."""
         record(cluster_ops.ClusterBarrier(Scope("block", current().program.warps)))

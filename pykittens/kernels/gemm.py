@@ -1,0 +1,136 @@
+"""Matrix product for Hopper: TMA, asynchronous tensor cores, persistent blocks, and an epilogue of the caller's.
+
+    c = epilogue(a @ b)
+
+a (m, k), b (k, n): bf16, f16 or 8-bit floats, in either order of rows and columns; c (m, n): bf16, f16 or f32; float32 sums. One warp
+loads slots of a and b with TMA; each of the other warpgroups owns some rows of the tile. Blocks stay and walk the tiles of c in
+groups of rows that keep both operands in L2 (Triton's order); while a tile leaves through two small buffers a warpgroup, the next one is
+being loaded. Blocks of a cluster stand side by side and share one operand: each loads its part of it to all. What
+lies past the end of an operand reads as zero and is not written. After fast.cu (Pranjal Shankhdhar 2024) and CUTLASS's persistent kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pykittens as pk
+from pykittens import bf16, e4m3, e5m2, f16, f32, warpgroup
+
+FLOATS = (bf16, f16, f32, e4m3, e5m2)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A block makes rows x cols of c with `consumers` warpgroups, from `stages` slots of `depth` bytes along k.
+
+    `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share operand `share`: "b" where
+    they stand below one another, "a" where side by side.
+    """
+
+    rows: int = 128
+    cols: int = 256
+    stages: int = 4
+    consumers: int = 2
+    group: int = 16
+    cluster: int = 1
+    share: str = "b"
+    depth: int = 128
+
+    def __post_init__(self) -> None:
+        if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b"):
+            raise ValueError(f"{self}: rows must be a multiple of 64 for each consumer, columns 64, 128, 192 or 256, and a or b be shared")
+
+    @property
+    def stack(self) -> tuple[int, int]:
+        """How many blocks of a cluster stand below one another, and side by side."""
+        return (self.cluster, 1) if self.share == "b" else (1, self.cluster)
+
+
+def grid(c: Any, sms: int, config: Config, **_: Any) -> int:
+    """One block a multiprocessor, or one a tile where there are fewer tiles."""
+    down, right = config.stack
+    items = pk.cdiv(c.rows, config.rows * down) * pk.cdiv(c.cols, config.cols * right)
+    return min(items, max(1, sms // config.cluster)) * config.cluster
+
+
+@pk.kernel(warps=lambda config, **_: 4 + 4 * config.consumers, cluster=lambda config, **_: config.cluster, grid=grid)
+def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((bf16, f16, f32), "M", "N"),
+         x0: pk.gl(FLOATS, "R0", "C0"), x1: pk.gl(FLOATS, "R1", "C1"), x2: pk.gl(FLOATS, "R2", "C2"), sms: pk.i32,
+         *, config: Config, ta: bool = False, tb: bool = False, epilogue: Callable[..., Any] | None = None):  # fmt: skip
+    """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k)."""
+    depth, mine = config.depth // a.dtype.size, config.rows // config.consumers
+    ring = pk.ring(
+        config.stages,
+        a=pk.st(a.dtype, depth, config.rows) if ta else pk.st(a.dtype, config.rows, depth),
+        b=pk.st(b.dtype, config.cols, depth) if tb else pk.st(b.dtype, depth, config.cols),
+    )
+    width = 128 // c.dtype.size
+    parts = mine // 64 * config.cols // width  # in which a warpgroup's rows leave
+    buffers = parts if parts % 2 else 2  # they take turns over all tiles
+    leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
+    down, right = config.stack
+    rank = pk.cluster.rank if config.cluster > 1 else 0
+    high, wide = pk.cdiv(c.rows, config.rows * down), pk.cdiv(c.cols, config.cols * right)
+    first, every = pk.block_index.x // config.cluster, pk.grid_size.x // config.cluster
+    tiles, steps = pk.cdiv(high * wide - first, every), pk.cdiv(a.rows if ta else a.cols, depth)
+
+    def tile(i):
+        """Row and column, in tiles, of this block's tile number i."""
+        at = first + i * every
+        group, inside = at // (config.group * wide), at % (config.group * wide)
+        height = pk.minimum(high - group * config.group, config.group)
+        row, col = group * config.group + inside % height, inside // height
+        return (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
+
+    def load(slot, source, major, k, transposed, share):
+        if not share:
+            pk.tma.load(slot, source, (k, major) if transposed else (major, k))
+        else:
+            n = (slot.cols if transposed else slot.rows) // config.cluster
+            part = slot.part(0, rank * n, depth, n) if transposed else slot.part(rank * n, 0, n, depth)
+            major = major * config.cluster + rank
+            pk.tma.load(part, source, (k, major) if transposed else (major, k), multicast=pk.cluster.everyone)
+
+    with pk.role("load", warps=4, registers=24 if config.consumers > 1 else 0):
+        for i in pk.range(tiles):
+            row, col = tile(i)
+            for k in pk.range(steps):
+                with ring.fill() as slot:
+                    load(slot.a, a, row, k, ta, config.cluster > 1 and config.share == "a")
+                    load(slot.b, b, col, k, not tb, config.cluster > 1 and config.share == "b")
+    with pk.role("multiply", warpgroups=config.consumers, registers=240 if config.consumers > 1 else 0) as me:
+        acc = warpgroup.zeros(f32, mine, config.cols)
+
+        def product(kind):
+            slot = ring.read()
+            rows = slot.a.part(0, me * mine, depth, mine) if ta else slot.a.part(me * mine, 0, mine, depth)
+            getattr(warpgroup, f"{kind}_A{'t' * ta}B{'t' * tb}")(acc, rows, slot.b)
+
+        for i in pk.range(tiles):
+            row, col = tile(i)
+            product("mm")
+            for _ in pk.range(1, steps):
+                product("mma")
+                warpgroup.wait(pending=1)  # the product before has been read
+                ring.release()
+            warpgroup.wait(acc)
+            ring.release()
+            for n, (down_by, right_by) in enumerate((r, s) for r in range(0, mine, 64) for s in range(0, config.cols, width)):
+                at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + right_by)
+                x = acc[down_by : down_by + 64, right_by : right_by + width]
+                x = x if epilogue is None else epilogue(x, *at, *(y for y in (x0, x1, x2) if y is not None))
+                if c.type.align < 16:  # TMA cannot address it
+                    warpgroup.store(c, x.to(c.dtype), at)
+                    continue
+                buffer = leaving[me * buffers + n % buffers] if leaving.count > 1 else leaving
+                warpgroup.tma.wait(pending=buffers - 1, read=True)
+                warpgroup.sync()
+                warpgroup.store(buffer, x.to(c.dtype))
+                warpgroup.sync()
+                warpgroup.tma.store(c, buffer, at)
+                warpgroup.tma.commit()
+        warpgroup.tma.wait()
+    if config.cluster > 1:
+        pk.cluster.sync()  # nobody ends while others still send to it
