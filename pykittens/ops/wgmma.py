@@ -16,7 +16,7 @@ from ..layouts import descriptor_base, descriptor_step
 from ..program import Access, Effect, Op, Scope, Sync, Value
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
 from .maps import register_type
-from .mma import check_shapes
+from .mma import check_shapes, multiply
 
 WGMMA = """
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -114,7 +114,7 @@ class Wgmma(Op):
         a = a.swapaxes(1, 2) if self.ta else a
         b = b.swapaxes(1, 2) if self.tb else b
         with np.errstate(all="ignore"):
-            product = np.matmul(a, b)
+            product = multiply(a, b)
             out = product if self.overwrite else m[self.d].astype(np.float32) + product
             m.assign(self.d, out.astype(self.d.type.dtype.numpy))  # type: ignore[union-attr]
 
