@@ -36,8 +36,12 @@ class _Code:
     """The instructions of a code object, by offset."""
 
     def __init__(self, code: CodeType):
-        self.list = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "EXTENDED_ARG")]
-        self.index = {i.offset: n for n, i in enumerate(self.list)}
+        self.list: list[dis.Instruction] = []
+        self.index: dict[int, int] = {}
+        for i in dis.get_instructions(code):
+            self.index[i.offset] = len(self.list)  # a jump to a prefix is one to the instruction behind it
+            if i.opname not in ("CACHE", "EXTENDED_ARG"):
+                self.list.append(i)
         self.lines: dict[int, int] = {}
         line = code.co_firstlineno
         starts = dict(dis.findlinestarts(code))
