@@ -33,6 +33,8 @@ def owners(shape: tuple[int, int], split: str, warps: int, size: int) -> np.ndar
         return np.arange(count) * warps // count
     if split == "threads":
         return np.arange(count) * size // CHUNK // 32 % warps
+    if split == "warps":
+        return np.arange(count) * warps // count
     return None
 
 
