@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Union
 from .errors import Frame
 from .types import BarrierType, Global, ScalarType, SharedTile, SharedVector, Type
 
+
 class Value:
     """What an operation made, or a parameter or buffer of the kernel.
 

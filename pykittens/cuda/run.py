@@ -35,7 +35,7 @@ def prepare(kernel: Any, specialisation: Any, known: dict[str, Any], fixed: dict
     kinds += ["tensormap"] * len(program.maps)
     grid = kernel._dims("grid", known, fixed)
     grid = tuple(-(-g // c) * c for g, c in zip(grid, program.cluster, strict=True))
-    launcher = Launcher(function, kinds, grid, (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=bool(kernel.options.get("pdl")))  # type: ignore[arg-type]
+    launcher = Launcher(function, kinds, grid, (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=bool(kernel.options.get("pdl")))
     for i, p in enumerate(program.parameters):
         x = known[p.name]
         if isinstance(x, ArrayInfo):

@@ -320,8 +320,7 @@ class Select(Op):
 
     def cuda(self, c: Any) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
-        c.map(self.result, lambda r: "{} ? {} : {}".format(
-            read(c, self.mask, shape, r, bool_), read(c, self.a, shape, r, dtype), read(c, self.b, shape, r, dtype)))  # fmt: skip
+        c.map(self.result, lambda r: f"{read(c, self.mask, shape, r, bool_)} ? {read(c, self.a, shape, r, dtype)} : {read(c, self.b, shape, r, dtype)}")
 
 
 @dataclass(eq=False)

@@ -77,7 +77,7 @@ class Mma(Op):
             raise TypeRuleError(f"{what} multiplies bf16 by bf16 or f16 by f16, not {self.a.type} by {self.b.type}", fix="convert with x.to(pk.bf16)")
         if k % 16:
             raise TypeRuleError(f"{what}: k = {k} is not a multiple of 16", fix="use wider tiles")
-        for x, transposed, layout in ((self.a, self.ta, "col" if self.ta else "row"), (self.b, self.tb, "row" if self.tb else "col")):
+        for x, layout in ((self.a, "col" if self.ta else "row"), (self.b, "row" if self.tb else "col")):
             if isinstance(x.type, RegisterTile) and x.type.layout != layout:
                 raise TypeRuleError(
                     f"{what}: {x.label} is {x.type} in {x.type.layout} layout, where the fragment is {layout} layout",

@@ -177,9 +177,8 @@ class Load(Op):
         naive = vector.kind == "naive"
         limit = vector.length if naive and vector.length % (32 * vector.warps * vector.width) else 0
         if naive and isinstance(self.source, Place):
-            known = self.source.inside_columns()
             wide = vector_bytes(self.source) % (vector.width * size) == 0 and vector.length % vector.width == 0 and vector.width * size <= 16
-            if wide and vector.width > 1 and (known or not limit or True):
+            if wide and vector.width > 1:
                 self._wide(c, vector, g, limit)
                 return
 

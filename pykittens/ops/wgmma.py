@@ -99,8 +99,8 @@ class Wgmma(Op):
             raise TypeRuleError(f"{what} of bf16 accumulates into float32", fix="make the accumulator float32")
         if isinstance(a, RegisterTile) and (self.ta or a.warps != 4 or a.layout != "row"):
             raise TypeRuleError(f"{what}: a register A is a warpgroup's row-layout tile, not transposed; this is {a}", fix="store it to a shared tile, or load it with layout='row'")
-        for x, transposed in ((self.a, self.ta), (self.b, not self.tb)):
-            if isinstance(x.type, SharedTile) and (x.type.column or (transposed and x.type.pitch != x.type.rows and False)):
+        for x in (self.a, self.b):
+            if isinstance(x.type, SharedTile) and x.type.column:
                 raise TypeRuleError(f"{what}: {x.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {x.type.panel} columns")
         return ()
 

@@ -44,7 +44,8 @@ def exp2_mixed(x: Tile, every: int = 4) -> Tile:
 
 
 def _two(kind: str, a: Any, b: Any) -> Any:
-    _captured(a), _captured(b)
+    _captured(a)
+    _captured(b)
     for x in (a, b):
         if isinstance(x, Tile):
             return result(maps.Binary(scope_of(x.type.warps), kind, _number(a), _number(b)))
@@ -74,7 +75,8 @@ def fma(a: Any, b: Any, c: Any) -> Tile:
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """`a` where the mask (or scalar bool) holds, else `b`."""
-    _captured(a), _captured(b)
+    _captured(a)
+    _captured(b)
     if isinstance(condition, bool):
         return a if condition else b
     if isinstance(condition, Tile):

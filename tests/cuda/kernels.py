@@ -13,7 +13,7 @@ extern "C" __global__ void __launch_bounds__(32) multiply(const unsigned* a, con
   }
   c[lane * 4] = d0; c[lane * 4 + 1] = d1; c[lane * 4 + 2] = d2; c[lane * 4 + 3] = d3;
 }
-"""  # noqa: E501
+"""
 
 WGMMA = r"""
 __device__ inline void product(float (&d)[4], unsigned long long a, unsigned long long b) {
