@@ -1,0 +1,167 @@
+"""Causal linear attention in chunks, plain or with a decay for each head, forward.
+
+    o_i = scale * sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j        for each batch and head; g = 0 where there is no decay
+
+Katharopoulos et al., "Transformers are RNNs" (2020); the decay is log gamma in Sun et al., "Retentive Network" (2023), and minus
+the slope in Qin et al., "Lightning Attention-2" (2024). Chunks of 64 rows turn the recurrence into matrix products (Hua et
+al. 2022, "FLASH"): with S the state before a chunk, and i, j counted inside it,
+
+    o_i = scale * (exp(g (i + 1)) q_i S + sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j),   S' = exp(64 g) S + sum_j exp(g (63 - j)) k_j v_j
+
+q, k: (batch, heads, n, d), v, o: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides with contiguous rows.
+State: float32 (batch, heads, e, d), the sum of v_j k_j with its decay, before the first and after the last row. Where it is
+given, the rows continue an earlier call's.
+
+A block owns one head and 64 columns of the values. One warp loads chunks with TMA; one warpgroup keeps the state in registers
+(accumulators of wgmma), and puts it as two 16-bit terms, high + low, into shared memory, where the next product reads it: so only
+the weights inside a chunk are rounded to 16 bits (and k, where it decays). In f16, whose range is small, each row of the state is
+scaled on its way. Shared memory: `stages` chunks of q, k, v, the state twice, the output; 96 KiB at d = e = 64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import bf16, f16, f32, warpgroup
+from pykittens.errors import ArgumentError
+from pykittens.interop import arrays
+
+from .sequences import DTYPES, check_state, operands
+
+LOG2E = 1.4426950408889634
+CHUNK = 64  # rows of a step, and value columns of a block
+DIMS = (64, 128)
+
+
+@dataclass(frozen=True)
+class Config:
+    """How many chunks are under way, and how many blocks share a multiprocessor."""
+
+    stages: int = 3
+    blocks_per_sm: int = 2
+
+    def __post_init__(self) -> None:
+        if self.stages < 1 or self.blocks_per_sm not in (1, 2):
+            raise ArgumentError(f"linear attention with {self}", fix="at least one stage, and 1 or 2 blocks per multiprocessor")
+
+
+OPTIONS: dict[str, Any] = {
+    "warps": 5,
+    "grid": lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch),
+    "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
+}
+
+
+@pk.kernel(**OPTIONS)
+def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B", "H", "N", pk.static("D")),
+           v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")), o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")), log_decay: pk.gl(f32, "H"),
+           before: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")), after: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")),
+           scale: f32, *, config=Config()):  # fmt: skip
+    """o and the state `after`; without `before` it begins at zero."""
+    part, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
+    row_type, value_type, state_type = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK), pk.st(dtype, CHUNK, d)
+    ring = pk.ring(config.stages, q=row_type, k=row_type, v=value_type)
+    states, result = pk.shared(state_type, count=2, name="states"), pk.shared(value_type, name="result")
+    with pk.role("attend", warpgroups=1):
+        state = warpgroup.zeros(f32, CHUNK, d) if before is None else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
+        score, out, weight = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(dtype, CHUNK, CHUNK)
+        row, column = pk.row_index(score), pk.col_index(score)
+        if log_decay is not None:
+            g, faded = log_decay[head] * LOG2E, pk.shared(row_type, count=2, name="faded")
+            fade = pk.exp2((pk.maximum(row - column, 0)).to(f32) * g)
+            lift = pk.exp2((row + 1).to(f32) * g)
+        if dtype is f16:
+            units = pk.shared(pk.sv(f32, CHUNK), name="units")
+        for i in pk.range(chunks):
+            slot, exact = ring.read(), state
+            if dtype is f16:  # each row of the state as a multiple of a unit that keeps it in range
+                peak = abs(state).row_max()
+                unit = pk.where((peak > 0.0) & (peak < pk.inf), peak * 2.0**-8, 1.0)
+                warpgroup.store(units, unit)
+                exact = state / unit
+            store_terms(states, exact)
+            if log_decay is not None:
+                rows = pk.minimum(q.rows - i * CHUNK, CHUNK)
+                left = pk.exp2(pk.maximum(rows - 1 - row, 0).to(f32) * g)  # from row j to the end of the chunk
+                store_terms(faded, warpgroup.load(slot.k).to(f32) * left)
+                state[:] = state * pk.exp2(pk.cast(rows, f32) * g)
+            warpgroup.sync()
+            warpgroup.mm_ABt(score, slot.q, slot.k)
+            warpgroup.mm_ABt(out, slot.q, states[0])
+            warpgroup.mma_ABt(out, slot.q, states[1])
+            for keys in [slot.k] if log_decay is None else [faded[0], faded[1]]:
+                warpgroup.mma_AtB(state, slot.v, keys)
+            warpgroup.wait(score)
+            if log_decay is not None:
+                score[:] = score * fade
+            weight[:] = pk.where(column <= row, score, 0.0).to(dtype)
+            warpgroup.wait(out)
+            if log_decay is not None:
+                out[:] = out * lift
+            if dtype is f16:
+                out[:] = out * warpgroup.load_row(units)
+            warpgroup.mma_AB(out, weight, slot.v)
+            warpgroup.wait()
+            ring.release()
+            warpgroup.tma.wait(read=True)
+            warpgroup.sync()  # all warps have done with the state in shared memory, and `result` has been read
+            warpgroup.store(result, (out * scale).to(dtype))
+            warpgroup.sync()
+            warpgroup.tma.store(o, result, (batch, head, i, part))
+            warpgroup.tma.commit()
+        if after is not None:
+            warpgroup.store(after, state, (batch, head, part, 0))
+        warpgroup.tma.wait()
+    with pk.role("load", warps=1):
+        for i in pk.range(chunks):
+            with ring.fill() as slot:
+                pk.tma.load(slot.q, q, (batch, head, i, 0))
+                pk.tma.load(slot.k, k, (batch, head, i, 0))
+                pk.tma.load(slot.v, v, (batch, head, i, part))
+
+
+def store_terms(targets, x):
+    """A float32 tile as the sum of two 16-bit ones."""
+    high = x.to(targets.dtype)
+    warpgroup.store(targets[0], high)
+    warpgroup.store(targets[1], pk.where(abs(x) < pk.inf, x - high.to(f32), 0.0).to(targets.dtype))
+
+
+def linear_attention(q: Any, k: Any, v: Any, *, log_decay: Any = None, scale: float | None = None, state: Any = None,
+                     return_state: bool = False, config: Config | None = None) -> Any:  # fmt: skip
+    """Causal linear attention on arrays of any framework: o, or (o, state) with `return_state`.
+
+    `log_decay`: float32 (heads,), zero or less; `state`: what an earlier call returned, for rows that continue it. `scale` is
+    1 / sqrt(d) unless given. Shapes: see the module.
+    """
+    name = "linear attention"
+    (q, k, v), info = operands(name, q, k, v, DIMS, DIMS)
+    batch, heads, _, d = info.shape
+    e = v.shape[-1]
+    check_state(name, "state", state, info, (batch, heads, e, d))
+    check_state(name, "log_decay", log_decay, info, (heads,))
+    config = config or (Config() if d == 64 else Config(stages=2, blocks_per_sm=1))
+    o = arrays.empty(info.kind, (*info.shape[:3], e), info.dtype, info.device)
+    after = arrays.empty(info.kind, (batch, heads, e, d), "f32", info.device) if return_state else None
+    attend(q, k, v, o, log_decay, state, after, d**-0.5 if scale is None else float(scale), config=config)
+    return (o, after) if return_state else o
+
+
+def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, log_decay: np.ndarray | None = None, scale: float | None = None,
+              state: np.ndarray | None = None, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+    batch, heads, n, d = q.shape
+    decay = np.exp(np.zeros(heads, dtype) if log_decay is None else log_decay.astype(dtype))[:, None, None]
+    state = np.zeros((batch, heads, v.shape[-1], d), dtype) if state is None else state.astype(dtype)
+    o = np.empty(v.shape, dtype)
+    with np.errstate(all="ignore"):
+        for i in range(n):
+            state = state * decay + v[:, :, i, :, None] * k[:, :, i, None, :]
+            o[:, :, i] = (state @ q[:, :, i, :, None])[..., 0] * dtype(d**-0.5 if scale is None else scale)
+    return o, state
