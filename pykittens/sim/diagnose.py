@@ -29,7 +29,7 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
     who, at = cluster.agent_label(by), f"(block {block.label})"
     if clash.kind == "unwritten":
         return UninitializedError(
-            f"{op.scope}.{op.name}: {who} reads {what}, which nothing wrote {at}", fix="store or load it first, or zero it", where=op.where
+            f"{op.scope}.{op.name}: {who} reads {what}, which nothing wrote {at}", fix="store or load it first, and wait for what does", where=op.where
         )
     first = cluster.world.plan.op(clash.operation)
     also: dict[str, tuple[Frame, ...]] = {f"the {'read' if clash.kind == 'read' else 'write'} at": first.where}

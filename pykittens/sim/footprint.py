@@ -169,9 +169,9 @@ class GlobalMap:
     def describe(self, cell: int) -> str:
         """The tensor a cell lies in, with its coordinate where strides tell it."""
         tensor = self.tensors[0]
-        left, at = cell * self.step + self.low - tensor.start, []
-        for stride in tensor.strides[:3]:
-            at.append(left // stride if stride > 0 else 0)
-            left = left % stride if stride > 0 else left
+        left, at = cell * self.step + self.low - tensor.start, [0, 0, 0]
+        for axis in sorted(range(3), key=lambda i: -tensor.strides[i]):
+            if tensor.shape[axis] > 1 and tensor.strides[axis] > 0:
+                at[axis], left = divmod(left, tensor.strides[axis])
         return f"{tensor.name}[{', '.join(map(str, (*at, left // tensor.size)))}]"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, DeadlockError
+from ..errors import ArgumentError, DeadlockError, Diagnosis, KernelError
 from ..program import Program, Value
 from ..types import Global
 from .block import Cluster, Dim3, World
@@ -97,6 +97,11 @@ class Scheduler:
             except StopIteration:
                 self.gangs.remove(gang)
                 self.blocked.pop(gang, None)
+            except KernelError:
+                raise
+            except Exception as error:  # in the NumPy face of an operation, perhaps the user's own
+                op = gang.m.step.op
+                raise Diagnosis(f"{op.scope}.{op.name} fails on the CPU: {error!r}", where=op.where) from error
         return moved
 
     def _finish_some(self) -> None:

@@ -219,6 +219,18 @@ def test_print_and_assert() -> None:
         speak.simulate(x, 1)
 
 
+def test_a_user_s_operation_that_fails() -> None:
+    """An error inside a NumPy meaning names the line of the kernel."""
+
+    @pk.kernel(warps=1)
+    def broken() -> None:
+        tile = warp.zeros(f32, 16, 16)
+        pk.cuda("{x}[0] = 1.0f;", writes={"x": tile}, numpy=lambda x: x[:, 20, 20])
+
+    with pytest.raises(pk.Diagnosis, match="fails on the CPU: IndexError"):
+        broken.simulate()
+
+
 def test_integer_overflow() -> None:
     @pk.kernel(warps=1)
     def overflow(y: pk.gl(i32, 1, 4), n: i32) -> None:
