@@ -49,7 +49,7 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     tracing = getattr(_made, "errors", None) is not None  # else a library file's frame is a host function, not its author's kernel
     while frame is not None and len(found) < limit:
         file = frame.f_code.co_filename
-        if file == _CONTEXTLIB:
+        if file == _CONTEXTLIB or (file == "<string>" and _ours(frame)):
             pass
         elif is_user_file(file) and not file.startswith("<frozen") and (tracing or not file.startswith(_LIBRARY)):
             found.append(frame)
@@ -57,6 +57,11 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
             break  # back inside the package: what called the kernel function is no part of it
         frame = frame.f_back
     return found
+
+
+def _ours(frame: FrameType) -> bool:
+    """Whether a frame without a file runs what `dataclasses` wrote for a class of this package."""
+    return str(frame.f_globals.get("__name__", "")).startswith(f"{__package__}.")
 
 
 def user_frames(limit: int = 8) -> tuple[Frame, ...]:

@@ -128,6 +128,9 @@ class Kernel:
             raise ArgumentError(f"{self.name}: {name!r} is {value!r}, where {dtype} is needed", fix="pass a Python int")
         if not isinstance(value, (bool, int, float, np.number, np.bool_)):
             raise ArgumentError(f"{self.name}: {name!r} is {type(value).__name__}, where {dtype} is needed", fix="pass a Python number")
+        low, high = {"i": (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1)), "u": (0, 2**dtype.bits)}.get(dtype.kind, (0, 0))
+        if dtype.kind in "iu" and not low <= value < high:
+            raise ArgumentError(f"{self.name}: {name!r} is {value}, which {dtype} cannot hold", fix=f"pass {low} to {high - 1}, or make the parameter pk.i64")
         return float(value) if dtype.kind == "f" else int(value)
 
     def _tensor(self, name: str, pattern: GlobalPattern, info: ArrayInfo | spec, lengths: dict[str, tuple[int, str]]) -> Global:
@@ -140,6 +143,8 @@ class Kernel:
             raise ArgumentError(f"{where} has shape {shape}", fix=f"it takes {len(pattern.dims)} dimensions: {pattern}")
         if 0 in shape:
             raise ArgumentError(f"{where} is empty: shape {shape}", fix="every dimension is at least 1")
+        if max(shape) >= 2**31:
+            raise ArgumentError(f"{where} has a dimension of {max(shape)}: shape {shape}", fix="a dimension is less than 2**31 long: split it in two")
         for dim, length in zip(pattern.dims, shape, strict=True):
             if isinstance(dim, int):
                 if dim != length:
@@ -235,6 +240,7 @@ class Kernel:
         given, fixed = self.arguments(args, named)
         specialisation, known = self.specialise(given, fixed)
         program = self._program(specialisation, known)
+        check_shared(program, 90)  # the most that any GPU has
         arrays = {n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x for n, value in given.items()}
         return simulate(program, arrays, self._dims("grid", known, fixed), seed=seed)
 

@@ -208,7 +208,8 @@ class RegisterVector:
     def __str__(self) -> str:
         name = {"col": "col_vec", "row": "row_vec", "naive": "naive"}[self.kind]
         scope = "" if self.warps == 1 else f" over {self.warps} warps"
-        return f"rv<{self.dtype}, {self.length}, {name}{', partial' if self.partial else ''}>{scope}"
+        layout = "" if self.layout == "row" else f", {self.layout}"
+        return f"rv<{self.dtype}, {self.length}, {name}{layout}{', partial' if self.partial else ''}>{scope}"
 
 
 def swizzle_bytes(dtype: DType, cols: int) -> int:

@@ -84,13 +84,13 @@ class ScalarBinary(Op):
         if self.kind in COMPARE:
             return (ScalarType(bool_),)
         if self.kind in BITS and dtype.kind == "f":
-            raise TypeRuleError(f"{self.kind} takes integers, not {dtype}", fix="convert with pk.i32(x) first")
+            raise TypeRuleError(f"{self.kind} takes integers, not {dtype}", fix="convert with pk.cast(x, pk.i32) first")
         if self.kind in ("and", "or") and scalar_dtype(self.a) is bool_ and scalar_dtype(self.b) is bool_:
             return (ScalarType(bool_),)
         if self.kind == "div":
             return (ScalarType(f32),)
         if self.kind in ("floordiv", "mod") and dtype.kind == "f":
-            raise TypeRuleError("// and % take integers", fix="divide with /, or convert with pk.i32(x) first")
+            raise TypeRuleError("// and % take integers", fix="divide with /, or convert with pk.cast(x, pk.i32) first")
         return (ScalarType(dtype),)
 
     @property
@@ -356,7 +356,7 @@ class SetVariable(Op):
         assert isinstance(type, ScalarType)
         dtype = scalar_dtype(self.value)
         if dtype is not None and dtype.kind == "f" and type.dtype.kind != "f":
-            raise TypeRuleError(f"{self.variable.label} is {type}, the new value {dtype}", fix=f"convert with pk.{type.dtype}(x)")
+            raise TypeRuleError(f"{self.variable.label} is {type}, the new value {dtype}", fix=f"convert with pk.cast(x, pk.{type.dtype})")
         return ()
 
     def numpy(self, m: Any) -> None:

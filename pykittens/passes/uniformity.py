@@ -2,8 +2,8 @@
 
 For every value the pass finds how many warps are sure to have the same: a kernel parameter is the same for the whole cluster,
 the block's index for the block, `warpgroup.index` for four warps in turn, and what is computed from several as little as the
-least. Variables and tiles changed in place take what every assignment, and every branch around it, leaves: a fixpoint. Then an
-operation of more warps than agree on a condition around it is refused: the others would wait for it for ever.
+least. What is changed in place takes what the branches around the change leave, with a fixpoint at loops. An operation of more
+warps than agree on a condition around it is refused: the others would wait for it for ever.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..errors import TraceError
 from ..ops import control
+from ..ops.scalars import SetVariable
 from ..program import BLOCK, CLUSTER, Block, Op, Operand, Program, Sync, Value, values_in
 
 
@@ -44,90 +45,96 @@ class Condition(NamedTuple):
 
 def check_uniform(program: Program) -> None:
     """Raises a `TraceError` for a collective operation in a branch or loop that only a part of its scope takes."""
-    if not any(isinstance(op, (control.Range, control.While, control.When)) for op in program.body.walk()):
-        return
-    analysis = _Analysis(program)
-    while analysis.changed:
-        analysis.changed = False
-        analysis.block(program.body, (), 0)
-    analysis.checking = True
-    analysis.block(program.body, (), 0)
+    if any(isinstance(op, (control.Range, control.While, control.When)) for op in program.walk()):
+        _Analysis(program).block(program.body, (), 0)
 
 
 class _Analysis:
+    """Walks the program with what is known at each point; what is not mentioned in `known` is the same everywhere."""
+
     def __init__(self, program: Program):
         self.known: dict[Value, Alike] = {b.value: Alike(BLOCK) for b in program.buffers}
         self.depth: dict[Value, int] = {}  # under how many conditions a value was made
-        self.loops: dict[Op, tuple[Alike, Operand]] = {}  # who agrees on when a `While` is left
-        self.changed, self.checking = True, False
+        self.loops: dict[Op, Condition] = {}  # who agrees on when a `While` is left
 
     def of(self, item: Operand) -> Alike:
         """Who has the same value of an operand."""
         alike = Alike(CLUSTER)
         for value in values_in(item):
-            alike = alike.meet(self.known.get(value, Alike(CLUSTER)))
+            alike = alike.meet(self.known.get(value, alike))
         return alike
-
-    def lower(self, value: Value, alike: Alike) -> None:
-        before = self.known.get(value, Alike(CLUSTER))
-        after = before.meet(alike)
-        if after != before:
-            self.known[value], self.changed = after, True
 
     def block(self, block: Block, around: tuple[Condition, ...], first: int) -> None:
         for op in block:
             if isinstance(op, control.Range):
-                self.depth[op.index] = len(around) + 1
-                self.lower(op.index, self.of(op.start))
-                self.block(op.body, (*around, Condition(op, self.of((op.start, op.stop)), op.stop)), first)
+                self._loop(op, (*around, Condition(op, self.of((op.start, op.stop)), op.stop)), first)
+            elif isinstance(op, control.While):
+                self._loop(op, (*around, Condition(op, Alike(CLUSTER), True)), first)
             elif isinstance(op, control.When):
                 inside = (*around, Condition(op, self.of(op.condition), op.condition))
+                before = dict(self.known)
                 self.block(op.then, inside, first)
+                then, self.known = self.known, before
                 self.block(op.otherwise, inside, first)
-            elif isinstance(op, control.While):
-                alike, left = self.loops.get(op, (Alike(CLUSTER), True))
-                self.block(op.body, (*around, Condition(op, alike, left)), first)
+                self._merge(then)
             elif isinstance(op, control.BreakIf):
                 self._break(op, around)
             elif isinstance(op, control.Role):
                 self.block(op.body, around, op.first)
             else:
-                if self.checking:
+                if op.collective and around:
                     self._check(op, around, first)
                 self._operation(op, around, first)
 
+    def _merge(self, other: dict[Value, Alike]) -> bool:
+        """Keeps what holds on both ways; says whether anything changed."""
+        before = dict(self.known)
+        for value, alike in other.items():
+            self.known[value] = alike.meet(self.known.get(value, alike))
+        return before != self.known
+
+    def _loop(self, op: control.Range | control.While, around: tuple[Condition, ...], first: int) -> None:
+        if isinstance(op, control.Range):
+            self.depth[op.index] = len(around)
+            self.known[op.index] = self.of(op.start)
+        changed = True
+        while changed:
+            before, left = dict(self.known), self.loops.get(op)
+            self.block(op.body, around if left is None else (*around[:-1], left), first)
+            changed = self._merge(before) | (self.loops.get(op) != left)
+
     def _break(self, op: control.BreakIf, around: tuple[Condition, ...]) -> None:
         inner = next(i for i in reversed(range(len(around))) if isinstance(around[i].op, control.While))
-        alike, value = self.of(op.condition), op.condition
+        alike = around[inner].alike.meet(self.of(op.condition))
         for condition in around[inner + 1 :]:
             alike = alike.meet(condition.alike)
-        before, old = self.loops.get(around[inner].op, (Alike(CLUSTER), value))
-        after = before.meet(alike)
-        if after != before:
-            self.loops[around[inner].op], self.changed = (after, value), True
+        loop = around[inner].op
+        if loop not in self.loops or alike != self.loops[loop].alike:
+            self.loops[loop] = Condition(loop, alike.meet(self.loops[loop].alike) if loop in self.loops else alike, op.condition)
 
     def _operation(self, op: Op, around: tuple[Condition, ...], first: int) -> None:
         alike = Alike(op.alike, first % op.alike if op.alike > 0 else 0)
-        for value in op.operands():
-            alike = alike.meet(self.known.get(value, Alike(CLUSTER)))
+        overwritten = isinstance(op, SetVariable)  # what it was before does not matter
+        for value in values_in(op.value) if overwritten else op.operands():  # type: ignore[attr-defined]
+            alike = alike.meet(self.known.get(value, alike))
         for value in op.results:
             self.depth[value] = len(around)
-            self.lower(value, alike)
+            self.known[value] = alike
         for name in op.writes:
             for value in values_in(getattr(op, name)):
                 for condition in around[self.depth.get(value, 0) :]:
                     alike = alike.meet(condition.alike)
-                self.lower(value, alike)
+                self.known[value] = alike
 
     def _check(self, op: Op, around: tuple[Condition, ...], first: int) -> None:
-        if not op.collective or not around:
-            return
         cluster = any(isinstance(e, Sync) and e.kind == "cluster" for e in op.effects())
         for condition in around:
             if cluster and condition.alike.warps != CLUSTER:
                 self._refuse(op, condition, "blocks of its cluster", "use a condition that is the same for all of them")
             if op.scope.warps > 1 and not condition.alike.covers(op.scope.warps, first):
-                self._refuse(op, condition, f"warps of a {op.scope}", f"use a condition that is the same for all {op.scope.warps} warps, or do it on fewer warps")
+                self._refuse(
+                    op, condition, f"warps of a {op.scope}", f"use a condition that is the same for all {op.scope.warps} warps, or do it on fewer warps"
+                )
 
     def _refuse(self, op: Op, condition: Condition, whom: str, advice: str) -> None:
         label = condition.value.label if isinstance(condition.value, Value) else str(condition.value)
@@ -136,4 +143,3 @@ class _Analysis:
             f"{op.scope} {op.name} inside {what}, which may differ between the {whom}: those that do not come would be waited for, for ever",
             fix=f"move it out of there, or {advice}", where=op.where, also={"the condition is at": condition.op.where},
         )  # fmt: skip
-

@@ -78,7 +78,7 @@ def _guarded(op: control.When, index: Any) -> Iterator[Any]:
         finished = True
     finally:
         if not finished:
-            _left("pk.range")
+            _left(r, "pk.range")
     record(op)
 
 
@@ -108,37 +108,40 @@ def _recorded(kind: str, make: Any) -> Iterator[Block]:
     """Records a loop body, and again to verify it; then adds the loop made of the first recording."""
     r = current()
     frames = user_frame_objects()
-    before = State(frames)
+    before, verifying = State(frames), r.verifying[:]
     finished = False
     try:
         with r.region(kind) as body:
             yield body
             name_locals(frames)
+        r.check()
         if not r.verifying:
             made = r.program.buffers[:], r.program.maps[:], r.program.facts.get("named barriers", [])[:]
             first = State(frames)
             r.verifying.append(body)
             with r.region(kind) as again:
                 yield again
-            r.verifying.pop()
+            r.verifying[:] = verifying
+            r.check()
             _compare(body, again, before, first, State(frames), len(made[0]))
             r.program.buffers[:], r.program.maps[:] = made[:2]
             r.program.facts.get("named barriers", [])[:] = made[2]
         finished = True
     finally:
         if not finished:
-            r.verifying.clear()
-            _left(kind)
+            r.verifying[:] = verifying
+            _left(r, kind)
     record(make(body))
     body.parent = r.block
 
 
-def _left(kind: str) -> None:
+def _left(r: recorder.Recorder, kind: str) -> None:
     """The generator of a loop was closed before its end: noted, and raised by the next operation."""
-    r = current()
-    if r.error is None and not r.raised:
+    if r.error is None and not r.raised and r.tracing():  # not when what is left of an old trace is collected
         r.error = TraceError(
-            f"the body of a {kind} was left by break, return or an exception", fix="leave a run-time loop with pk.break_if(condition) in pk.loop()", where=here()
+            f"the body of a {kind} was left by break, return or an exception",
+            fix="leave a run-time loop with pk.break_if(condition) in pk.loop()",
+            where=here(),
         )
 
 
@@ -185,8 +188,7 @@ class Watch:
 
 def _shown(x: Any) -> str:
     if isinstance(x, Value):
-        made = f" made at line {x.where[0].line}" if x.where else ""
-        return f"the {x.type}{made}" if x.name else f"a {x.type}{made}"
+        return f"the {x.type} made at line {x.where[0].line}" if x.where else f"the {x.type}"
     return repr(x)
 
 
@@ -194,7 +196,9 @@ def _advice(name: str, old: Any) -> str:
     """How to write a change of `name` that the compiled kernel can follow."""
     if isinstance(old, Value):
         scalar = isinstance(old.type, ScalarType) and not old.type.mutable
-        change = f"make it a variable, {name} = pk.var(pk.{old.type}, ...), and change that: {name}[:] = ..." if scalar else f"change it in place: {name}[:] = ..."
+        change = (
+            f"make it a variable, {name} = pk.var(pk.{old.type}, ...), and change that: {name}[:] = ..." if scalar else f"change it in place: {name}[:] = ..."
+        )
         return change + ", or give what is made inside another name"
     if isinstance(old, (bool, int, float)):
         dtype = "bool_" if isinstance(old, bool) else "i32" if isinstance(old, int) else "f32"
@@ -301,7 +305,11 @@ def _compare(body: Block, again: Block, before: State, first: State, second: Sta
     if blamed or changes:
         name, a, b = (blamed or changes)[0]
         others = [repr(n) for n, _, _ in blamed[1:4]]
-        raise TraceError(_frozen(name, a, b) + (f" (so do {', '.join(others)})" if others else ""), fix=_advice(name, a) + "; or pk.range(..., unroll=2) for what alternates", where=where)
+        raise TraceError(
+            _frozen(name, a, b) + (f" (so do {', '.join(others)})" if others else ""),
+            fix=_advice(name, a) + "; or pk.range(..., unroll=2) for what alternates",
+            where=where,
+        )
     assert difference is not None
     raise TraceError(
         f"Python state changes from one pass of this loop to the next, and would be frozen as in the first ({difference[2]})",

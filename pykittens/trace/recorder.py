@@ -57,6 +57,10 @@ class Recorder:
         """The region of the current role, or the kernel's."""
         return self.role_blocks[-1]
 
+    def tracing(self) -> bool:
+        """Whether this is the trace in progress."""
+        return getattr(_state, "recorder", None) is self
+
     def check(self) -> None:
         """Raises what was found earlier and could not be raised there."""
         if self.error is not None:
@@ -97,7 +101,7 @@ class Recorder:
     def _invisible(self, value: Value) -> NoReturn:
         """Raises for a value that is not visible here: made in the pass of a loop before this, or in a region that has ended."""
         name_locals(user_frame_objects())
-        name, block = value.name or "x", value.block
+        name, block = value.name if value.name.isidentifier() else "x", value.block
         while block is not None and not any(block is first for first in self.verifying):
             block = block.parent
         scalar = isinstance(value.type, ScalarType)
@@ -124,14 +128,14 @@ class Recorder:
         try:
             yield inner
         except BaseException as error:
-            if self.error is None and not self.raised and not isinstance(error, GeneratorExit):
+            if self.error is None and not self.raised and not isinstance(error, GeneratorExit) and self.tracing():
                 self.error = TraceError(
                     f"{error!r} left a {kind} and was caught outside of it: what was recorded inside is lost",
                     fix="catch it inside the region, or let it end the kernel",
                 )
             raise
         finally:
-            if len(self.open) != depth and self.error is None:
+            if len(self.open) != depth and self.error is None and self.tracing():
                 kind_open, where = self.open[-1]
                 self.error = TraceError(f"a {kind_open} begun here is still open where its {kind} ends", fix="end inner regions first", where=where)
             del self.open[depth - 1 :]
@@ -149,7 +153,7 @@ def name_locals(frames: list[FrameType]) -> None:
     """Names traced values after the Python variables that hold them, for diagnoses and readable code."""
     for frame in frames:
         for name, value in frame.f_locals.items():
-            if isinstance(value, Value) and not value.name:
+            if isinstance(value, Value) and not value.name and name.isidentifier():
                 value.name = name
 
 

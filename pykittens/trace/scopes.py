@@ -143,7 +143,8 @@ class ScopeHandle:
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
             raise TypeRuleError(f"store of {source!r}", fix="store(target, source, coordinate) takes a register or shared tile or vector as source")
-        where: Any = place(target, coordinate, source.type.shape) if isinstance(target, Tensor) else target  # type: ignore[union-attr]
+        shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
+        where: Any = place(target, coordinate, shape) if isinstance(target, Tensor) else target
         if isinstance(source, Shared):
             if not isinstance(target, Tensor):
                 raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")

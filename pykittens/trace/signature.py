@@ -33,6 +33,12 @@ class GlobalPattern:
 def gl(dtype: DType | tuple[DType, ...], *dims: int | str | static) -> GlobalPattern:
     """The annotation of a tensor of one to four dimensions, each an int, a name, or `pk.static(name)`."""
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
+    for d in dtypes:
+        if not isinstance(d, DType):
+            raise TraceError(f"pk.gl of {d!r}", fix="the first argument is a dtype or a tuple of them: pk.gl(pk.bf16, ...)")
+    for n in dims:
+        if not isinstance(n, (str, static)) and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+            raise TraceError(f"pk.gl with dimension {n!r}", fix='a dimension is a positive int, a name ("N"), or pk.static(name)')
     if not 1 <= len(dims) <= 4:
         raise TraceError(f"pk.gl with {len(dims)} dimensions", fix="a tensor has one to four")
     return GlobalPattern(dtypes, dims)

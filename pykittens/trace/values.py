@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ..errors import TraceError, TypeRuleError
+from ..errors import TraceError, TypeRuleError, user_frame_objects
 from ..ops import maps, mma, pairs, parts, reduce, registers, scalars, softmax, views
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Place, Value
@@ -42,6 +42,14 @@ class Handle(Value):
     """Common to all values: they have no truth value, and compare by operators, not by identity."""
 
     __hash__ = Value.__hash__
+    __array_ufunc__ = None  # NumPy's operators leave theirs to ours
+
+    @property
+    def label(self) -> str:
+        """What an error calls it: the user's name for it, where there is one by now."""
+        if not self.name and recorder.recording():
+            recorder.name_locals(user_frame_objects())
+        return super().label
 
     def __bool__(self) -> bool:
         _refuse_bool(self)
@@ -55,7 +63,7 @@ class Handle(Value):
     __int__ = __index__
 
     def __float__(self) -> float:
-        raise TraceError(f"{self.label} is known only when the kernel runs", fix="use it in tile arithmetic, or pk.f32(x) to convert")
+        raise TraceError(f"{self.label} is known only when the kernel runs", fix="use it in tile arithmetic, or pk.cast(x, pk.f32) to convert")
 
     def __len__(self) -> int:
         raise TraceError(f"{self.label}: {self.type} has no Python length", fix="use .rows and .cols")
