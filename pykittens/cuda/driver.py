@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,7 +74,12 @@ def shared_limit(device: int = 0) -> int:
 
 @functools.cache
 def architecture(device: int = 0) -> str:
-    """What to compile for a device: the last of `ARCHITECTURES` that runs on it. `CudaError` if none does."""
+    """What to compile for a device: the last of `ARCHITECTURES` that runs on it. `CudaError` if none does.
+
+    `PYKITTENS_ARCH` names another, to see what a GPU does without its newest instructions.
+    """
+    if (chosen := os.environ.get("PYKITTENS_ARCH")) in ARCHITECTURES:
+        return chosen
     major, minor = capability(device)
     runnable = [arch for arch in ARCHITECTURES if arch[3:4] == str(major) and int(arch[4]) <= minor]
     if not runnable:
