@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..program import Effect, Op, Scope, Sync
+from ..errors import TypeRuleError
+from ..layouts import Sym, fragment, shared_offset
+from ..program import Access, Effect, Op, Operand, Scope, Sync, Value
+from ..types import RegisterTile, SharedTile, Type, i32
+from .maps import register_type
+
+REMOTE_TILE = """
+__device__ __forceinline__ u32 in_block(u32 a, u32 rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }
+__device__ __forceinline__ void st_remote(u32 a, u32 x) { asm volatile("st.shared::cluster.b32 [%0], %1;" :: "r"(a), "r"(x) : "memory"); }
+__device__ __forceinline__ void st_remote(u32 a, float x, float y) { asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(a), "f"(x), "f"(y) : "memory"); }
+"""
 
 
 @dataclass(eq=False)
@@ -23,6 +33,42 @@ class ClusterBarrier(Op):
     def cuda(self, c: Any) -> None:
         c.require(90, self, "clusters")
         c.line('asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");')
+
+
+@dataclass(eq=False)
+class StoreRemote(Op):
+    """A register tile into a shared tile of block `rank` of the cluster (distributed shared memory)."""
+
+    scope: Scope
+    target: Value
+    source: Value
+    rank: Operand
+
+    def types(self) -> tuple[Type, ...]:
+        source, target = register_type(self.source, "store to another block"), getattr(self.target, "type", None)
+        if not isinstance(source, RegisterTile) or source.layout != "row" or not (source.dtype.packed or source.dtype.name == "f32"):
+            raise TypeRuleError(f"a store of {source} to another block", fix="store a row-layout tile of f32, bf16 or f16")
+        if not isinstance(self.target, Value) or not isinstance(target, SharedTile) or target.column or target.shape != source.shape or target.dtype != source.dtype:
+            raise TypeRuleError(f"a store of {source} to {target} of another block", fix="the tile there has the same shape and dtype")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        m.write(self.target, m[self.source])
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", "rows", rank=self.rank),)
+
+    def cuda(self, c: Any) -> None:
+        c.require(90, self, "clusters")
+        c.prelude(REMOTE_TILE)
+        tile, target = self.source.type, self.target.type
+        assert isinstance(tile, RegisterTile) and isinstance(target, SharedTile)
+        base, name = c.fresh("remote"), c[self.source]
+        row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
+        value = f"{name}[i]" if tile.dtype.packed else f"{name}[2 * i], {name}[2 * i + 1]"
+        c.line(f"{{ const u32 {base} = in_block({c[self.target]}, {c.scalar(self.rank, i32)});")
+        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        c.line(f"st_remote({base} + {shared_offset(target, Sym('r'), Sym('x'))}, {value}); }} }}")
 
 
 @dataclass(eq=False)

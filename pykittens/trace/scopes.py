@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import copies, maps, mma, registers, scalars, sync
+from ..ops import cluster, copies, maps, mma, registers, scalars, sync
 from ..program import Operand, Scope, Value
 from ..types import DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32
 from . import recorder
@@ -138,14 +138,19 @@ class ScopeHandle:
         """A new row vector (one value per column of a tile) with a shared vector, or with neighbours of a tensor's row."""
         return self._load_vector("row", source, coordinate, length, dtype, layout)
 
-    def store(self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "") -> None:
-        """Register or shared `source` into a tensor at a coordinate, or register `source` into a shared tile or vector."""
+    def store(self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "", rank: Operand | None = None) -> None:
+        """Register or shared `source` into a tensor at a coordinate, or register `source` into a shared tile or vector.
+
+        `rank`: into the shared tile of that block of the cluster.
+        """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
             raise TypeRuleError(f"store of {source!r}", fix="store(target, source, coordinate) takes a register or shared tile or vector as source")
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
         where: Any = place(target, coordinate, shape) if isinstance(target, Tensor) else target
-        if isinstance(source, Shared):
+        if rank is not None:
+            record(cluster.StoreRemote(self.scope, where, source, _number(rank)))
+        elif isinstance(source, Shared):
             if not isinstance(target, Tensor):
                 raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")
             record(copies.CopyOut(self.scope, where, source))
