@@ -74,8 +74,7 @@ class SharedMap:
         for a, b in zip(self.buffers, self.buffers[1:], strict=False):
             if a.offset < 0 or a.offset + a.bytes > b.offset:
                 raise ResourceError(
-                    f"shared buffers overlap: {a.value.label} has bytes {a.offset} to {a.offset + a.bytes}, "
-                    f"{b.value.label} begins at {b.offset}",
+                    f"shared buffers overlap: {a.value.label} has bytes {a.offset} to {a.offset + a.bytes}, {b.value.label} begins at {b.offset}",
                     fix="give every buffer bytes of its own: run the shared-memory plan",
                     where=a.value.where or program.where,
                     also={"the other is made at": b.value.where},
@@ -174,4 +173,3 @@ class GlobalMap:
             if tensor.shape[axis] > 1 and tensor.strides[axis] > 0:
                 at[axis], left = divmod(left, tensor.strides[axis])
         return f"{tensor.name}[{', '.join(map(str, (*at, left // tensor.size)))}]"
-

@@ -15,8 +15,10 @@ from ..errors import Frame
 from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Sync, Value
 from . import hazards
-from .machine import Machine, Mask
+from .machine import Machine
 from .orders import order
+from .registers import Mask
+from .roles import merge, part
 from .steps import Step, Touch, gang_size
 
 if TYPE_CHECKING:
@@ -249,7 +251,7 @@ class Gang:
         while not all(c.ended for c in children):
             yield Blocked(lambda: all(c.ended for c in children), lambda: "")
         for child in children:
-            _merge(self.m, child.m)
+            merge(self.m, child.m)
 
 
 def split(m: Machine, steps: list[Step], first: int, warps: int, role_first: int, scheduler: Scheduler) -> list[Gang]:
@@ -257,42 +259,12 @@ def split(m: Machine, steps: list[Step], first: int, warps: int, role_first: int
     size = gang_size(steps, warps)
     gangs = []
     for start in range(first, first + warps, size):
-        env = {value: part(held, value, start - m.first, size, m.warps) for value, held in m.env.items()}
+        env = {value: part(held, start - m.first, size, m.warps) for value, held in m.env.items()}
         child = Machine(m.block, start, size, role_first, env)
         child.given = dict(env)
         gangs.append(Gang(child, steps, scheduler))
     scheduler.gangs.extend(gangs)
     return gangs
-
-
-def part(held: Any, value: Any, first: int, warps: int, of: int) -> Any:
-    """What a run of warps holds of a value held by `of` warps."""
-    from .memory import Address
-
-    if isinstance(held, Address):
-        return Address(part(held.base, None, first, warps, of), part(held.column, None, first, warps, of))
-    if not isinstance(held, np.ndarray):
-        return held
-    span = of // held.shape[0]
-    return held[first // span : -(-(first + warps) // span)]
-
-
-def _merge(m: Machine, child: Machine) -> None:
-    """What a role changed of the values from before it."""
-    first = child.first - m.first
-    for value, before in child.given.items():
-        now = child.env[value]
-        if now is before or value not in m.env:
-            continue
-        held = m.env[value]
-        if isinstance(now, np.ndarray) and now.ndim > 1:
-            held = held.copy()
-            span = child.warps // now.shape[0]
-            held[first // span : (first + child.warps) // span] = now
-        else:
-            held = np.array(np.broadcast_to(held, m.warps))
-            held[first : first + child.warps] = now
-        m.env[value] = held
 
 
 def _uniform(x: Any) -> Any:

@@ -13,7 +13,8 @@ from .clocks import CAUSED, TICK
 from .diagnose import flight_label, race
 from .engines import ELECTED, PER_WARP, QUEUES, Flight, Queue
 from .footprint import Footprint
-from .machine import Flying, Machine
+from .machine import Machine
+from .registers import Flying
 from .shadow import Shadow
 from .steps import Step, Touch
 

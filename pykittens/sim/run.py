@@ -11,12 +11,13 @@ import numpy as np
 from ..errors import ArgumentError, DeadlockError, Diagnosis, KernelError
 from ..program import Program, Value
 from ..types import Global
-from .block import Cluster, Dim3, World
+from .block import Cluster
 from .gang import Blocked, Gang, split
 from .machine import Machine
 from .memory import Tensor
 from .report import Conflicts, Report
 from .steps import Plan
+from .world import Dim3, World
 
 
 def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None) -> Report:
@@ -122,4 +123,3 @@ class Scheduler:
             where=where,
             also={f"{gang.label} at": blocked.where for gang, blocked in waits[1:]},
         )
-

@@ -54,7 +54,9 @@ class Shadow:
         self.watched[cells] = True
         return None
 
-    def write(self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, cells: np.ndarray, stamps: np.ndarray, proxy: str, reduce: bool = False) -> Clash | None:
+    def write(
+        self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, cells: np.ndarray, stamps: np.ndarray, proxy: str, reduce: bool = False
+    ) -> Clash | None:
         """Notes a write (or reduction); the clash it makes, if any."""
         clash = self._after_write(clocks, rows, cells, proxy, reduce)
         if clash is not None:

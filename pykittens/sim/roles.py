@@ -1,0 +1,38 @@
+"""What a role's gangs take along from the gang they come from, and what they bring back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .machine import Machine
+from .memory import Address
+
+
+def part(held: Any, first: int, warps: int, of: int) -> Any:
+    """What a run of warps holds of a value held by `of` warps."""
+    if isinstance(held, Address):
+        return Address(part(held.base, first, warps, of), part(held.column, first, warps, of))
+    if not isinstance(held, np.ndarray):
+        return held
+    span = of // held.shape[0]
+    return held[first // span : -(-(first + warps) // span)]
+
+
+def merge(m: Machine, child: Machine) -> None:
+    """What a role changed of the values from before it."""
+    first = child.first - m.first
+    for value, before in child.given.items():
+        now = child.env[value]
+        if now is before or value not in m.env:
+            continue
+        held = m.env[value]
+        if isinstance(now, np.ndarray) and now.ndim > 1:
+            held = held.copy()
+            span = child.warps // now.shape[0]
+            held[first // span : (first + child.warps) // span] = now
+        else:
+            held = np.array(np.broadcast_to(held, m.warps))
+            held[first : first + child.warps] = now
+        m.env[value] = held
