@@ -19,44 +19,63 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
-def tiles(q, rows):
-    """How many tiles of `rows` queries there are."""
-    return pk.cdiv(q.rows, rows) * q.depth * q.batch
+def tiles(q, rows, pairs):
+    """How many tiles of `rows` queries there are, or pairs of tiles."""
+    return (pk.cdiv(q.rows, 2 * rows) if pairs else pk.cdiv(q.rows, rows)) * q.depth * q.batch
 
 
-@pk.kernel(warps=lambda consumers=2, **_: 4 * consumers + 4, grid=lambda q, consumers=2, sms=132, **_: min(sms, tiles(q, 64 * consumers)))
+def grid(q, *, causal, consumers, share, sms, **_):
+    """As many blocks as run at once, or as there is work for: tiles, or pairs of them when causal."""
+    return min(sms // share, tiles(q, 64 * consumers * share, causal)) * share
+
+
+@pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, cluster=lambda share, **_: share, grid=grid)
 def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
-           lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False, keys=128, stages=2, queries=2, consumers=2, sms=132):  # fmt: skip
+           lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False, keys=128, stages=2, queries=2, consumers=2, share=1, sms=132):  # fmt: skip
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     rows = 64 * consumers
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
     k_ring, v_ring = pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"), pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v")
-    turns, first, stride, c = pk.turns(consumers), pk.block_index.x, pk.grid_size.x, scale * LOG2E
-    row_blocks, heads, count = pk.cdiv(q.rows, rows), q.depth * q.batch, tiles(q, rows)
+    turns, first, stride, c = pk.turns(consumers), pk.block_index.x // share, pk.grid_size.x // share, scale * LOG2E
+    across = pk.cdiv(q.rows, rows * share)  # tiles of one head
+    units = pk.cdiv(across, 2) if causal else across
+    rank = pk.cluster.rank if share > 1 else 0  # the blocks of a cluster own neighbouring rows and load a share of the keys each
     diagonal = k.rows - q.rows  # query i stands at key i + diagonal
 
     def each_tile():
         """This block's tiles: (row block, head, batch, key blocks, how many of them need no mask)."""
-        for i in pk.range(pk.cdiv(count - first, stride)):
-            t = i * stride + first
-            if causal:  # the longest first, and backwards every other time: equal shares for all blocks
-                t = i * stride + pk.where((i % 2 == 1) & ((i + 1) * stride <= count), stride - 1 - first, first)
-            block, head = (row_blocks - 1 - t // heads, t % heads) if causal else (t % row_blocks, t // row_blocks)
+        mine = pk.cdiv(tiles(q, rows * share, causal) - first, stride)
+        for i in pk.range(2 * mine if causal else mine):
+            unit = ((i // 2 if causal else i) * stride) + first
+            tile, head, more = unit % units, unit // units, 1
+            if causal:  # a long and a short one in turn: equal shares for all blocks; the middle one is long and short
+                more = pk.where((i % 2 == 0) | (2 * tile + 1 < across), 1, 0)
+                tile = pk.where(i % 2 == 0, across - 1 - tile, pk.where(more > 0, tile, across))
+            block = tile * share + rank
             visible = block * rows + diagonal + 1  # keys that the first row sees
-            blocks = pk.maximum(pk.cdiv(pk.minimum(visible + rows - 1, k.rows) if causal else k.rows, keys), 1)
+            blocks = pk.cdiv(pk.minimum((tile * share + share) * rows + diagonal, k.rows) if causal else k.rows, keys)
             clear = (pk.maximum(pk.minimum(visible, k.rows), 0) if causal else k.rows) // keys
-            yield block, head % q.depth, head // q.depth, blocks, clear
+            yield block, head % q.depth, head // q.depth, pk.maximum(blocks * more, 1), clear
+
+    def load(slot, tensor, at):
+        """The slot, or this block's share of it to the whole cluster."""
+        if share > 1:
+            batch, head, j = at
+            part = slot.part(rank * (keys // share), 0, keys // share, q.cols)
+            pk.tma.load(part, tensor, (batch, head, j * share + rank, 0), multicast=pk.cluster.everyone)
+        else:
+            pk.tma.load(slot, tensor, (*at, 0))
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         for block, head, batch, blocks, _ in each_tile():
             with q_ring.fill() as slot:
                 pk.tma.load(slot, q, (batch, head, block, 0))
             for j in pk.range(blocks - 1, -1, -1):  # the last block first: it needs the mask
-                at = (batch, head // (q.depth // k.depth), j, 0)
+                at = (batch, head // (q.depth // k.depth), j)
                 with k_ring.fill() as slot:
-                    pk.tma.load(slot, k, at)
+                    load(slot, k, at)
                 with v_ring.fill() as slot:
-                    pk.tma.load(slot, v, at)
+                    load(slot, v, at)
     with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
         score, weight, out = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys), warpgroup.zeros(f32, 64, q.cols)
         peak, shrink, total = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64, partial=True)
@@ -116,3 +135,5 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
             q_ring.release()
         turns.finish(me)
         warpgroup.tma.wait()
+    if share > 1:
+        pk.cluster.sync()  # neighbours still arrive at this block's barriers

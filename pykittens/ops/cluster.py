@@ -32,7 +32,7 @@ class ClusterBarrier(Op):
 
     def cuda(self, c: Any) -> None:
         c.require(90, self, "clusters")
-        c.line('asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");')
+        c.line('asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");')
 
 
 @dataclass(eq=False)

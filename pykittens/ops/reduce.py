@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
-from ..program import CLUSTER, Access, Effect, Op, Operand, Scope, Value
+from ..program import CLUSTER, Access, Effect, Op, Scope, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, f32
 from .maps import MATH, compute, register_type
 from .places import MEMORY, vector_address
@@ -80,23 +80,26 @@ class Reduce(Op):
         if isinstance(tile.layout, Coalesced):
             self._coalesced(c, tile, vector, tile.layout, acc, text)
             return
-        c.line(f"{compute_c} {acc}[{vector.registers}];")
-        c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {c.scalar(identity(self.kind, is_float), tile.dtype)};")
-        r = Sym("i")
-        if vector.ortho:  # the two neighbours share a row: combine them first, which halves the chain
+        start, r = c.scalar(identity(self.kind, is_float), tile.dtype), Sym("i")
+        if vector.ortho:  # two chains for each result, and the two neighbours that share a row combined first: short chains
+            c.line(f"{compute_c} {acc}[{2 * vector.registers}];")
+            c.line(f"UNROLL for (int i = 0; i < {2 * vector.registers}; i++) {acc}[i] = {start};")
             pair = text.format(a=c.element(self.a, r * 2), b=c.element(self.a, r * 2 + 1))
-            index = vector_register(tile, vector, r * 2)
+            index = f"{vector_register(tile, vector, r * 2)} * 2 + i / 2 % 2"
             c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=pair)};")
-            lanes = (1, 2)
+            both = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
+            c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {both};")
+            lanes: tuple[int, ...] = (1, 2)
         else:
-            index = vector_register(tile, vector, r)
+            c.line(f"{compute_c} {acc}[{vector.registers}];")
+            c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {start};")
+            index = str(vector_register(tile, vector, r))
             term = text.format(a=f"{acc}[{index}]", b=c.element(self.a, r))
             c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
             lanes = (4, 8, 16)
         if not self.partial:
             combine_lanes(c, acc, vector.registers, text, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
-
 
     def _coalesced(self, c: Any, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, text: str) -> None:
         """Inside a thread with up to four chains for each result, then across the lanes that share it."""
@@ -268,7 +271,7 @@ class VectorReduce(Op):
         type = register_type(self.a, self.kind)
         if not isinstance(type, RegisterVector) or type.partial:
             raise TypeRuleError(f"{self.kind} to a scalar takes a complete vector, not {type}", fix="reduce the tile by rows or columns first")
-        if type.warps > 1 and type.kind == "col" or isinstance(type.layout, Coalesced):
+        if (type.warps > 1 and type.kind == "col") or isinstance(type.layout, Coalesced):
             raise TypeRuleError(f"{self.kind} of {type} to a scalar", fix="reduce a warp's vector, or a naive one of any scope")
         return (ScalarType(type.dtype if type.dtype.bits == 32 else _wide(type)),)
 
