@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pykittens as pk
@@ -58,10 +59,12 @@ class Rows:
         return -(-rows // (self.rows * (self.warps // self.team))) * self.cluster
 
 
-def plan(n: int, size: int, align: int, *, held: int = 32, most: int = 16, clusters: bool = True, **settings: Any) -> Rows:
+@lru_cache(maxsize=1024)
+def plan(n: int, size: int, align: int, *, held: int = 32, most: int = 16, resident: int = 16, clusters: bool = True, **settings: Any) -> Rows:
     """Rows of `n` elements of `size` bytes that begin at multiples of `align` bytes; a thread holds about `held` elements.
 
-    Blocks have up to `most` warps; wider rows are spread over a cluster, or over up to 32 warps without `clusters`.
+    Blocks have up to `most` warps; wider rows are spread over a cluster, or over up to 32 warps without `clusters`. Registers are
+    bounded so that a multiprocessor has room for `resident` warps.
     """
     if not 1 <= n <= WIDEST:
         raise ArgumentError(f"rows of {n} elements", fix=f"widths from 1 to {WIDEST} are supported")
@@ -70,22 +73,20 @@ def plan(n: int, size: int, align: int, *, held: int = 32, most: int = 16, clust
     lanes = _power(max(-(-runs // turns), min(8, runs)))
     if lanes <= 32:
         turns = -(-runs // lanes)
-        slots = max(1, held // (turns * width))
-        return Rows(n, width, lanes, turns * lanes * width, rows=32 // lanes * slots, **settings)
+        slots, settings = max(1, held // (turns * width)), {"warps": 4, **settings}
+        blocks = max(1, resident // settings["warps"])
+        return Rows(n, width, lanes, turns * lanes * width, rows=32 // lanes * slots, blocks_per_sm=blocks, **settings)
     warps = -(-runs // (32 * turns))
-    cluster = _power(-(-warps // most)) if clusters else 1
+    cluster = min(8, _power(-(-warps // most))) if clusters else 1
     warps = min(32, -(-warps // cluster))
-    step = 32 * warps * width
-    return Rows(n, width, 32 * warps, -(-n // (cluster * step)) * step, team=warps, warps=warps, cluster=cluster, **settings)
+    cols = -(-n // (cluster * 32 * warps * width)) * 32 * warps * width
+    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": max(1, resident // warps), **settings, "warps": warps}
+    return Rows(n, width, 32 * warps, cols, **settings)
 
 
 def _power(x: int) -> int:
     """The smallest power of two that is at least x."""
     return 1 << (x - 1).bit_length()
-
-
-def launch(rows: int, config: Rows) -> int:
-    return config.blocks(rows)
 
 
 class Mine:
@@ -125,8 +126,8 @@ class Mine:
         return value.row_sum(cluster=self.config.cluster > 1)
 
 
-def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
-    """An array as a matrix of its rows (the last axis), without a copy, and what the array is."""
+def floats(array: Any, name: str) -> ArrayInfo:
+    """What an array of floats is; raises `ArgumentError` for anything else, and where it is empty."""
     try:
         info = describe(array, name)
     except Unsupported as error:
@@ -134,10 +135,16 @@ def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
     if info.dtype not in {d.name for d in FLOATS}:
         raise ArgumentError(f"{name} is {info.dtype}", fix="pass bf16, f16 or f32")
     if not info.shape or 0 in info.shape:
-        raise ArgumentError(f"{name} has shape {info.shape}", fix="pass at least one row of at least one element")
+        raise ArgumentError(f"{name} has shape {tuple(info.shape)}", fix="pass at least one row of at least one element")
+    return info
+
+
+def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
+    """An array as a matrix of its rows (the last axis), without a copy, and what the array is."""
+    info = floats(array, name)
     rows = merged(info.shape[:-1], info.strides[:-1], 1)
     if rows is None or (info.shape[-1] > 1 and info.strides[-1] != 1):
-        fact = f"{name} has strides {info.strides} for shape {info.shape}: its rows are not one apart from the next by a constant"
+        fact = f"{name} has strides {info.strides} for shape {tuple(info.shape)}: its rows are not one apart from the next by a constant"
         raise ArgumentError(fact, fix="rows must be contiguous and evenly spaced: pass a contiguous copy")
     return View(array, (*rows[0], info.shape[-1]), (*rows[1], 1)), info
 
@@ -145,7 +152,7 @@ def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
 def like(first: ArrayInfo, name: str, info: ArrayInfo, shape: tuple[int, ...]) -> None:
     """Raises `ArgumentError` where an operand does not go with the first."""
     if info.shape != shape:
-        raise ArgumentError(f"{name} has shape {info.shape}, where {shape} is needed", fix="shapes must agree")
+        raise ArgumentError(f"{name} has shape {tuple(info.shape)}, where {shape} is needed", fix="shapes must agree")
     if (info.kind, info.device) != (first.kind, first.device):
         raise ArgumentError(f"{name} is a {info.kind} array on {place(info)}, x a {first.kind} array on {place(first)}", fix="use one of both")
 

@@ -1,0 +1,112 @@
+"""Gated activations, forward: SwiGLU and GEGLU.
+
+    swiglu: o = silu(gate) * up,   silu(x) = x / (1 + exp(-x))
+    geglu:  o = gelu(gate) * up,   gelu(x) = x (1 + erf(x / sqrt(2))) / 2, or its tanh form x sigmoid(1.5957691 (x + 0.044715 x^3))
+
+Shazeer, "GLU Variants Improve Transformer" (2020); Hendrycks, Gimpel, "Gaussian Error Linear Units" (2016). gate, up: (..., n), each
+bf16, f16 or f32, rows contiguous and evenly spaced: the two halves of one projection, x[..., :n] and x[..., n:], will do. o has
+the dtype of gate. n from 1 to 2^30; arithmetic is float32.
+
+A warp takes a tile of one or several rows, all loads before the first use. It needs no shared memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import f32, warp
+from pykittens.errors import ArgumentError
+from pykittens.interop.arrays import empty
+from pykittens.types import DTYPES, Coalesced
+
+from .rows import FLOATS, alignment, like, matrix
+
+KINDS = ("silu", "gelu", "gelu_tanh")
+OPTIONS: dict[str, Any] = {
+    "warps": lambda config, **_: config.warps,
+    "grid": lambda gate, config, **_: -(-gate.rows // (config.rows * config.warps)) * -(-gate.cols // config.cols),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A warp takes `rows` x `cols` elements: `lanes` threads a row, in runs of `width`."""
+
+    kind: str
+    width: int
+    lanes: int
+    rows: int
+    cols: int
+    warps: int = 4
+    load_hint: str = "stream"
+    store_hint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ArgumentError(f"there is no gate {self.kind!r}", fix=f"use one of {', '.join(KINDS)}")
+
+
+@pk.kernel(**OPTIONS)
+def gated(gate: pk.gl(FLOATS, "M", pk.static("N")), up: pk.gl(FLOATS, "M", pk.static("N")), o: pk.gl(FLOATS, "M", pk.static("N")), *, config):
+    """o = activation(gate) * up."""
+    across = -(-gate.cols // config.cols)
+    down = pk.block_index.x // across * config.warps + warp.index
+    at, layout = (0, 0, down, pk.block_index.x % across if across > 1 else 0), Coalesced(config.lanes, config.width)
+    x, y = (warp.load(t, at, rows=config.rows, cols=config.cols, dtype=f32, layout=layout, hint=config.load_hint) for t in (gate, up))
+    if config.kind == "silu":
+        x = x * pk.sigmoid(x)
+    elif config.kind == "gelu":
+        x = x * (pk.erf(x * 0.7071067811865476) * 0.5 + 0.5)
+    else:
+        x = x * pk.sigmoid(x * (x * x * 0.0713548162726) + x * 1.5957691216057308)
+    warp.store(o, x * y, at, hint=config.store_hint)
+
+
+def swiglu(gate: Any, up: Any, *, config: Config | None = None) -> Any:
+    """silu(gate) * up for arrays of any framework; see the head of this file."""
+    return _gate("silu", gate, up, config)
+
+
+def geglu(gate: Any, up: Any, *, approximate: str = "none", config: Config | None = None) -> Any:
+    """gelu(gate) * up for arrays of any framework, with erf, or with tanh for approximate="tanh"; see the head of this file."""
+    if approximate not in ("none", "tanh"):
+        raise ArgumentError(f"gelu with approximate={approximate!r}", fix='use "none" or "tanh"')
+    return _gate("gelu_tanh" if approximate == "tanh" else "gelu", gate, up, config)
+
+
+def _gate(kind: str, gate: Any, up: Any, config: Config | None) -> Any:
+    (x, info), (y, other) = matrix(gate, "gate"), matrix(up, "up")
+    like(info, "up", other, info.shape)
+    o = empty(info.kind, info.shape, info.dtype, info.device)
+    gated(x, y, matrix(o, "o")[0], config=config or plan(kind, info.shape[-1], DTYPES[info.dtype].size, alignment(x, y)))
+    return o
+
+
+@lru_cache(maxsize=1024)
+def plan(kind: str, n: int, size: int, align: int, *, held: int = 16, **settings: Any) -> Config:
+    """Tiles for rows of `n` elements of `size` bytes at multiples of `align`; a thread holds `held` elements of each operand."""
+    width = max(1, min(16, align) // size)
+    runs, turns = -(-n // width), max(1, held // width)
+    lanes = min(32, 1 << (runs - 1).bit_length())
+    turns = min(turns, -(-runs // lanes))
+    return Config(kind, width, lanes, 32 // lanes * max(1, held // (turns * width)), turns * lanes * width, **settings)
+
+
+def reference(kind: str, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """activation(gate) * up in float64."""
+    from math import erf
+
+    x = gate.astype(np.float64)
+    with np.errstate(all="ignore"):
+        if kind == "silu":
+            x = x / (1 + np.exp(-x))
+        elif kind == "gelu":
+            x = x * (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2
+        else:
+            x = x / (1 + np.exp(-np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)))
+        return x * up.astype(np.float64)

@@ -1,0 +1,169 @@
+"""Rotary position embedding, forward: each pair of features turns by the angle of its row.
+
+    half-split:   o[i] = x[i] cos[i] - x[i + h] sin[i],            o[i + h] = x[i + h] cos[i] + x[i] sin[i]
+    interleaved:  o[2 i] = x[2 i] cos[i] - x[2 i + 1] sin[i],      o[2 i + 1] = x[2 i + 1] cos[i] + x[2 i] sin[i]
+
+for i < h = r / 2; features from r on pass unchanged. Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding"
+(2021; interleaved), and the half-split form of GPT-NeoX. x: (..., heads, n, d) with contiguous features and otherwise any strides,
+so that a view of (batch, n, heads, d) will do; cos and sin: (m, h) with m >= n, a row for each position. bf16, f16 or f32 each;
+d up to 4096, r even and at most d, n any. Arithmetic is float32.
+
+A warp takes `rows` positions of `heads` heads: it brings their cosines and sines once, all loads before the first use. It needs no
+shared memory: pairs lie in one thread, since both halves of a row have the same layout, or neighbours the same run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import f32, warp
+from pykittens.errors import ArgumentError
+from pykittens.interop.arrays import describe, empty
+from pykittens.interop.views import View, merged
+from pykittens.types import DTYPES, Coalesced
+
+from .rows import FLOATS, alignment, floats, like, matrix
+
+
+@dataclass(frozen=True)
+class Config:
+    """`r` of `d` features turn. A warp takes `rows` positions of `heads` heads; a thread's runs are `width` (`rest`: past r)."""
+
+    d: int
+    r: int
+    interleaved: bool
+    width: int
+    rest: int
+    rows: int = 0  # 0: as many as the narrowest layout holds at a time
+    heads: int = 1
+    warps: int = 4
+    load_hint: str = "stream"
+    store_hint: str = ""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.r <= self.d <= 4096 or self.r % 2:
+            raise ArgumentError(f"{self.r} of {self.d} features turn", fix="an even number of features turns, of at most 4096")
+        if not self.rows:
+            layouts = [self.turning] + ([self.passing] if self.r < self.d else [])
+            object.__setattr__(self, "rows", max(32 // x.lanes for x in layouts))
+
+    @property
+    def turning(self) -> Coalesced:
+        """The layout of one half, or of the pairs."""
+        return _layout(self.r if self.interleaved else self.r // 2, self.width)
+
+    @property
+    def passing(self) -> Coalesced:
+        return _layout(self.d - self.r, self.rest)
+
+
+def _layout(cols: int, width: int) -> Coalesced:
+    """As many lanes a row as its runs divide over, with none left."""
+    runs = cols // width
+    return Coalesced(min(32, runs & -runs), width)
+
+
+OPTIONS: dict[str, Any] = {
+    "warps": lambda config, **_: config.warps,
+    "grid": lambda x, config, **_: -(-x.rows // (config.rows * config.warps)) * (x.depth // config.heads) * x.batch,
+}
+
+
+@pk.kernel(**OPTIONS)
+def rotate(x: pk.gl(FLOATS, "B", "H", "N", pk.static("D")), cos: pk.gl(FLOATS, "M", pk.static("HALF")), sin: pk.gl(FLOATS, "M", pk.static("HALF")),
+           o: pk.gl(FLOATS, "B", "H", "N", pk.static("D")), *, config):  # fmt: skip
+    """o = x with the first `config.r` features of each row turned."""
+    half, tiles, groups = config.r // 2, pk.cdiv(x.rows, config.rows * config.warps), x.depth // config.heads
+    block, layout = pk.block_index.x, config.turning
+    group = block // tiles % groups
+    batch, row = block // tiles // groups, (block % tiles * config.warps + warp.index) * config.rows
+    at = [(batch, group * config.heads + i, row) for i in range(config.heads)]
+
+    def load(tensor, place, first, cols, layout):
+        return warp.load(tensor, pk.at(*place, first), rows=config.rows, cols=cols, layout=layout, dtype=f32, hint=config.load_hint)
+
+    def turn(a, b):
+        return a * c - b * s, b * c + a * s
+
+    angles = Coalesced(layout.lanes, layout.width // 2) if config.interleaved else layout
+    c, s = (warp.load(t, pk.at(0, 0, row, 0), rows=config.rows, cols=half, layout=angles, dtype=f32) for t in (cos, sin))
+    if config.interleaved:
+        loaded = [load(x, place, 0, config.r, layout) for place in at]
+        results = [[(0, pk.join_pairs(*turn(*pairs.split_pairs())))] for pairs in loaded]
+    else:
+        halves = [[load(x, place, first, half, layout) for first in (0, half)] for place in at]
+        results = [list(zip((0, half), turn(a, b), strict=True)) for a, b in halves]
+    if config.r < config.d:
+        for place, result in zip(at, results, strict=True):
+            result.append((config.r, load(x, place, config.r, config.d - config.r, config.passing)))
+    for place, result in zip(at, results, strict=True):
+        for first, value in result:
+            warp.store(o, value, pk.at(*place, first), hint=config.store_hint)
+
+
+def rotary(x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = None, config: Config | None = None) -> Any:
+    """x with its first 2 * cos.shape[-1] features turned by each row's angles, for an array of any framework; see the head of this file.
+
+    `out` receives the result (it may be x itself). `config` overrides how the work is divided.
+    """
+    view, info = _heads(x, "x")
+    tables = {}
+    for name, table in (("cos", cos), ("sin", sin)):
+        tables[name], other = matrix(table, name)
+        half = other.shape[-1]
+        if len(other.shape) != 2 or other.shape[0] < view.shape[2] or 2 * half > view.shape[3]:
+            fix = f"pass (m, r / 2) with m at least {view.shape[2]} and r at most {view.shape[3]}"
+            raise ArgumentError(f"{name} has shape {tuple(other.shape)} for x of shape {tuple(info.shape)}", fix=fix)
+        like(info, name, other, other.shape)
+    if tables["cos"].shape != tables["sin"].shape:
+        raise ArgumentError(f"cos has shape {tables['cos'].shape}, sin {tables['sin'].shape}", fix="both have one row per position")
+    o = empty(info.kind, info.shape, info.dtype, info.device) if out is None else out
+    target, other = _heads(o, "out")
+    like(info, "out", other, info.shape)
+    config = config or plan(view, target, 2 * half, interleaved)
+    rotate(view, tables["cos"], tables["sin"], target, config=config)
+    return o
+
+
+def plan(view: View, target: View, r: int, interleaved: bool, **settings: Any) -> Config:
+    """How rows of these arrays are divided: runs as wide as their alignment allows."""
+    info, d = describe(view), view.shape[3]
+    size, bits = DTYPES[info.dtype].size, 16
+    for x in (view, target):
+        bits = min(bits, *(alignment(View(x.array, (x.shape[i], d), (x.strides[i], 1))) for i in range(3)))
+    cols = r if interleaved else r // 2
+    width = min(bits // size, _power(cols)) or 1
+    width = max(2, width) if interleaved else width
+    heads = next(h for h in (4, 2, 1) if view.shape[1] % h == 0)
+    return Config(d, r, interleaved, width, min(bits // size, _power(r), _power(d - r)) or 1, **{"heads": heads, **settings})
+
+
+def _power(x: int) -> int:
+    """The largest power of two that divides x."""
+    return x & -x
+
+
+def _heads(array: Any, name: str) -> tuple[View, Any]:
+    """An array as (batch, heads, n, d), without a copy."""
+    info = floats(array, name)
+    if len(info.shape) < 2 or (info.shape[-1] > 1 and info.strides[-1] != 1):
+        raise ArgumentError(f"{name} has shape {tuple(info.shape)} and strides {info.strides}", fix="pass (..., heads, n, d) with contiguous features")
+    shape, strides = ((1,) * (3 - len(info.shape)) + tuple(info.shape), (0,) * (3 - len(info.shape)) + tuple(info.strides))
+    lead = merged(shape[:-3], strides[:-3], 1)
+    if lead is None:
+        raise ArgumentError(f"{name} has shape {tuple(info.shape)} and strides {info.strides}", fix="pass (batch, heads, n, d), or a contiguous copy")
+    return View(array, (*lead[0], *shape[-3:]), (*lead[1], *strides[-3:-1], 1)), info
+
+
+def reference(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool = False) -> np.ndarray:
+    """The rotation in float64."""
+    h, n = cos.shape[1], x.shape[-2]
+    o, c, s = x.astype(np.float64), cos[:n].astype(np.float64), sin[:n].astype(np.float64)
+    first, second = (np.s_[..., 0 : 2 * h : 2], np.s_[..., 1 : 2 * h : 2]) if interleaved else (np.s_[..., :h], np.s_[..., h : 2 * h])
+    a, b = o[first].copy(), o[second].copy()
+    o[first], o[second] = a * c - b * s, b * c + a * s
+    return o
