@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InFlightError, OutOfBoundsError
+from ..errors import InFlightError, OutOfBoundsError, RaceError
 from ..program import Value
 from .barriers import MBarrier
 from .clocks import CAUSED, TICK
@@ -45,10 +45,25 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
     if touch.passes:
         m.block.cluster.world.conflicts[step.number] = m.block.cluster.world.conflicts.get(step.number, 0) + touch.passes * m.units
     for block in cluster.blocks_of(m, access):
+        if block is not m.block:
+            _check_started(m, step, block)
         agents, stamps = _finishers(m, step, touch, block, flight)
         clash = _note(block.shadow, m, touch, agents, stamps, local, cells)
         if clash is not None:
             raise race(cluster, step, access, clash, int(m.agents[local[clash.by]]), cluster.world.map.describe(clash.cell))
+
+
+def _check_started(m: Machine, step: Step, block: BlockState) -> None:
+    """Another block's shared memory may be touched once that block runs: the cluster met before, at the latest to set up mbarriers."""
+    clocks = m.block.cluster.clocks
+    others = np.arange(block.first_agent, block.first_agent + block.warps)
+    known = clocks.of[CAUSED][np.ix_(m.agents if m.mask is None else m.agents[m.mask.warps], others)]
+    if not m.block.cluster.world.barriers and (known.max(axis=1) == clocks.low + 1).any():
+        raise RaceError(
+            f"{step.op.scope}.{step.op.name} touches shared memory of block {block.rank} of the cluster, which may not run yet",
+            fix="let the blocks of the cluster meet first: pk.cluster.sync()",
+            where=step.op.where,
+        )
 
 
 def _note(shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, local: np.ndarray, cells: np.ndarray) -> Any:

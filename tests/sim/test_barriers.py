@@ -12,6 +12,7 @@ import pykittens as pk
 from pykittens import bf16, f32, warp, warpgroup
 from pykittens.ops.sync import Barrier
 from pykittens.program import Scope
+from pykittens.types import Coalesced
 
 ORDERS = [None, 1, 2, 3]
 BF16 = ml_dtypes.bfloat16
@@ -425,3 +426,26 @@ def test_a_block_ends_before_its_cluster_has_read_it() -> None:
         return knock
 
     check(kernel, pk.RaceError, "may have ended, arrives at bell, pk.cluster.sync()")
+
+
+def test_another_block_s_memory_before_it_runs() -> None:
+    """Terms of a row meet through the cluster's shared memory: not before every block runs, nor after one has ended."""
+
+    @pk.kernel(warps=2, grid=(2, 1, 1), cluster=(2, 1, 1))
+    def rows(x: pk.gl(f32, 2, 512), y: pk.gl(f32, 2, 512)) -> None:
+        tile = pk.block.load(x, (0, pk.cluster.rank), rows=1, cols=256, layout=Coalesced(64, 4))
+        pk.block.store(y, tile - tile.row_sum(cluster=True), (0, pk.cluster.rank))
+
+    x, y = np.arange(1024, dtype=np.float32).reshape(2, 512), zeros(2, 512)
+    assert rows.simulate(x, y).clean
+    assert np.array_equal(y[0], x[0] - x[0].sum())
+    program = rows.program(x, y)
+    body = list(program.body.ops)
+    meetings = [op for op in body if op.name == "clusterbarrier"]
+    found = []
+    for meeting in meetings:
+        program.body.ops = [op for op in body if op is not meeting]
+        with pytest.raises((pk.RaceError, pk.UninitializedError)) as caught:
+            rows.simulate(x, y)
+        found.append(str(caught.value))
+    assert "which may not run yet" in found[0] and "reads terms" in found[1]
