@@ -158,7 +158,7 @@ def shared_offset(tile: SharedTile, row: Index, col: Index) -> Index:
     """
     size, span, panel = tile.dtype.size, tile.swizzle, tile.panel
     if isinstance(row, Sym) or isinstance(col, Sym):  # the panel is added outside: only low bits are swizzled
-        row = row if isinstance(row, Sym) else Sym(str(row))
+        row, col = (x if isinstance(x, Sym) else Sym(str(x)) for x in (row, col))
         line = row * span
         mask = ((line >> 7) & (span // 16 - 1)) << 4
         inside = (col % panel) * size

@@ -88,6 +88,11 @@ def _check_dtype(dtype: object, allowed: tuple[DType, ...], what: str) -> None:
         raise TypeRuleError(f"{what} cannot hold {dtype!r}", fix="use one of " + ", ".join(d.name for d in allowed))
 
 
+def _check_layout(layout: object, what: str) -> None:
+    if layout not in ("row", "col") and not isinstance(layout, Coalesced):
+        raise TypeRuleError(f"{what} with layout {layout!r}", fix='use "row", "col" or pk.coalesced(...)')
+
+
 @dataclass(frozen=True)
 class ScalarType:
     """One value, the same in all threads of a warp; `mutable` for `pk.var`."""
@@ -111,6 +116,7 @@ class RegisterTile:
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, REGISTER_DTYPES, "a register tile")
+        _check_layout(self.layout, "a register tile")
         if isinstance(self.layout, Coalesced):
             self._check_coalesced(self.layout)
         elif self.rows <= 0 or self.cols <= 0 or self.rows % (16 * self.warps) or self.cols % 16:
@@ -175,8 +181,12 @@ class RegisterVector:
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, REGISTER_DTYPES, "a register vector")
-        if self.length <= 0 or (self.kind != "naive" and not isinstance(self.layout, Coalesced) and self.length % 16):
-            raise TypeRuleError(f"a register vector cannot have {self.length} elements", fix="use a positive multiple of 16")
+        _check_layout(self.layout, "a register vector")
+        if self.kind not in ("col", "row", "naive"):
+            raise TypeRuleError(f"a register vector with kind {self.kind!r}", fix='use "col" (one value a row), "row" (one a column) or "naive"')
+        unit = 1 if self.kind == "naive" or isinstance(self.layout, Coalesced) else 16 * self.spread
+        if self.length <= 0 or self.length % unit:
+            raise TypeRuleError(f"a register vector cannot have {self.length} elements", fix=f"use a positive multiple of {unit}")
         if self.partial and (self.kind != "col" or self.layout == "col"):
             raise TypeRuleError("only the column vector of a row-layout tile can be partial", fix="reduce it at once")
 
@@ -247,6 +257,10 @@ class SharedTile:
             object.__setattr__(self, "swizzle", swizzle_bytes(self.dtype, self.cols))
         if self.swizzle not in (32, 64, 128):
             raise TypeRuleError(f"a shared tile cannot swizzle over {self.swizzle} bytes", fix="use 32, 64 or 128")
+        if self.cols * self.dtype.size % self.swizzle and not self.pitch:
+            raise TypeRuleError(
+                f"a shared tile with rows of {self.cols * self.dtype.size} bytes cannot swizzle over {self.swizzle}", fix="use a swizzle that divides a row"
+            )
         if not self.pitch:
             object.__setattr__(self, "pitch", self.rows)
 
