@@ -6,7 +6,7 @@ q, o: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64, 12
 rows; heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n).
 One thread loads with TMA; each of `consumers` warpgroups owns 64 query rows. While one warpgroup does softmax, its value
 product and the others' products run: the pipeline of FlashAttention-3 (Shah et al. 2024, section 3). A block works through
-many tiles, the longest first when causal, and loads the next tile's operands while it finishes one.
+many tiles and loads the next tile's operands while it finishes one; `share` blocks of a cluster load keys and values together.
 """
 
 from __future__ import annotations
@@ -19,64 +19,36 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
-def tiles(q, rows, pairs):
-    """How many tiles of `rows` queries there are, or pairs of tiles."""
-    return (pk.cdiv(q.rows, 2 * rows) if pairs else pk.cdiv(q.rows, rows)) * q.depth * q.batch
-
-
-def grid(q, *, causal, consumers, share, sms, **_):
-    """As many blocks as run at once, or as there is work for: tiles, or pairs of them when causal."""
-    return min(sms // share, tiles(q, 64 * consumers * share, causal)) * share
-
-
-@pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, cluster=lambda share, **_: share, grid=grid)
+@pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, cluster=lambda share, **_: share,
+           grid=lambda q, consumers, share, sms, **_: min(sms // share, pk.cdiv(q.rows, 64 * consumers * share) * q.depth * q.batch) * share)  # fmt: skip
 def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
-           lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False, keys=128, stages=2, queries=2, consumers=2, share=1, sms=132):  # fmt: skip
+           lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False,
+           keys=128, stages=2, queries=2, consumers=2, pingpong=True, share=1, sms=132):  # fmt: skip
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
-    rows = 64 * consumers
+    rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
     k_ring, v_ring = pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"), pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v")
-    turns, first, stride, c = pk.turns(consumers), pk.block_index.x // share, pk.grid_size.x // share, scale * LOG2E
-    across = pk.cdiv(q.rows, rows * share)  # tiles of one head
-    units = pk.cdiv(across, 2) if causal else across
-    rank = pk.cluster.rank if share > 1 else 0  # the blocks of a cluster own neighbouring rows and load a share of the keys each
     diagonal = k.rows - q.rows  # query i stands at key i + diagonal
 
     def each_tile():
         """This block's tiles: (row block, head, batch, key blocks, how many of them need no mask)."""
-        mine = pk.cdiv(tiles(q, rows * share, causal) - first, stride)
-        for i in pk.range(2 * mine if causal else mine):
-            unit = ((i // 2 if causal else i) * stride) + first
-            tile, head, more = unit % units, unit // units, 1
-            if causal:  # a long and a short one in turn: equal shares for all blocks; the middle one is long and short
-                more = pk.where((i % 2 == 0) | (2 * tile + 1 < across), 1, 0)
-                tile = pk.where(i % 2 == 0, across - 1 - tile, pk.where(more > 0, tile, across))
-            block = tile * share + rank
-            visible = block * rows + diagonal + 1  # keys that the first row sees
-            blocks = pk.cdiv(pk.minimum((tile * share + share) * rows + diagonal, k.rows) if causal else k.rows, keys)
-            clear = (pk.maximum(pk.minimum(visible, k.rows), 0) if causal else k.rows) // keys
-            yield block, head % q.depth, head // q.depth, pk.maximum(blocks * more, 1), clear
+        for tile, head, real in (pk.triangle if causal else pk.rectangle)(pk.cdiv(q.rows, rows * share), q.depth * q.batch):
+            block = tile * share + (pk.cluster.rank if share > 1 else 0)  # the blocks of a cluster own neighbouring rows
+            visible = pk.minimum(block * rows + diagonal + 1, k.rows) if causal else k.rows  # keys that the first row sees
+            most = pk.minimum((tile + 1) * share * rows + diagonal, k.rows) if causal else k.rows  # that the cluster's last row sees
+            yield block, head % q.depth, head // q.depth, pk.maximum(pk.cdiv(most, keys) * real, 1), pk.maximum(visible, 0) // keys
 
-    def load(slot, tensor, at):
-        """The slot, or this block's share of it to the whole cluster."""
-        if share > 1:
-            batch, head, j = at
-            part = slot.part(rank * (keys // share), 0, keys // share, q.cols)
-            pk.tma.load(part, tensor, (batch, head, j * share + rank, 0), multicast=pk.cluster.everyone)
-        else:
-            pk.tma.load(slot, tensor, (*at, 0))
-
-    with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
+    with pk.role("load", warps=4, registers=32):
         for block, head, batch, blocks, _ in each_tile():
             with q_ring.fill() as slot:
                 pk.tma.load(slot, q, (batch, head, block, 0))
             for j in pk.range(blocks - 1, -1, -1):  # the last block first: it needs the mask
-                at = (batch, head // (q.depth // k.depth), j)
+                at = (batch, head // (q.depth // k.depth), j, 0)
                 with k_ring.fill() as slot:
-                    load(slot, k, at)
+                    pk.tma.share(slot, k, at)
                 with v_ring.fill() as slot:
-                    load(slot, v, at)
-    with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
+                    pk.tma.share(slot, v, at)
+    with pk.role("attend", warpgroups=consumers, registers=240 if consumers == 2 else 160) as me:
         score, weight, out = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys), warpgroup.zeros(f32, 64, q.cols)
         peak, shrink, total = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64, partial=True)
         turns.start(me)

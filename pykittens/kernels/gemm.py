@@ -25,8 +25,9 @@ FLOATS = (bf16, f16, f32, e4m3, e5m2)
 class Config:
     """A block makes rows x cols of c with `consumers` warpgroups, from `stages` slots of `depth` bytes along k.
 
-    `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share operand `share`: "b" where
-    they stand below one another, "a" where side by side.
+    `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share something: operand "b" where
+    they stand below one another, "a" where side by side, or one tile of c, of which each sums a part of "k".
+    `residents` blocks share a multiprocessor.
     """
 
     rows: int = 128
@@ -37,44 +38,60 @@ class Config:
     cluster: int = 1
     share: str = "b"
     depth: int = 128
+    residents: int = 1
 
     def __post_init__(self) -> None:
-        if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b"):
-            raise ValueError(f"{self}: rows must be a multiple of 64 for each consumer, columns 64, 128, 192 or 256, and a or b be shared")
+        if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b", "k"):
+            raise ValueError(f"{self}: rows must be a multiple of 64 for each consumer, columns 64, 128, 192 or 256, and a, b or k be shared")
 
     @property
     def stack(self) -> tuple[int, int]:
         """How many blocks of a cluster stand below one another, and side by side."""
-        return (self.cluster, 1) if self.share == "b" else (1, self.cluster)
+        return (self.cluster if self.share == "b" else 1, self.cluster if self.share == "a" else 1)
+
+    @property
+    def splits(self) -> bool:
+        """Whether the blocks of a cluster make one tile together."""
+        return self.cluster > 1 and self.share == "k"
 
 
 def grid(c: Any, sms: int, config: Config, **_: Any) -> int:
-    """One block a multiprocessor, or one a tile where there are fewer tiles."""
+    """One block a multiprocessor, or as many as there is work for. Clusters that share k make one tile and end."""
     down, right = config.stack
     items = pk.cdiv(c.rows, config.rows * down) * pk.cdiv(c.cols, config.cols * right)
-    return min(items, max(1, sms // config.cluster)) * config.cluster
+    return (items if config.splits else min(items, max(1, sms * config.residents // config.cluster))) * config.cluster
 
 
-@pk.kernel(warps=lambda config, **_: 4 + 4 * config.consumers, cluster=lambda config, **_: config.cluster, grid=grid)
+@pk.kernel(warps=lambda config, **_: 4 + 4 * config.consumers, cluster=lambda config, **_: config.cluster, grid=grid,
+           blocks_per_sm=lambda config, **_: config.residents)  # fmt: skip
 def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((bf16, f16, f32), "M", "N"),
-         x0: pk.gl(FLOATS, "R0", "C0"), x1: pk.gl(FLOATS, "R1", "C1"), x2: pk.gl(FLOATS, "R2", "C2"), sms: pk.i32,
+         x0: pk.gl(FLOATS, "R0", "C0"), x1: pk.gl(FLOATS, "R1", "C1"), x2: pk.gl(FLOATS, "R2", "C2"),
+         x3: pk.gl(FLOATS, "R3", "C3"), sms: pk.i32,
          *, config: Config, ta: bool = False, tb: bool = False, epilogue: Callable[..., Any] | None = None):  # fmt: skip
-    """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k)."""
+    """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k).
+
+    `epilogue(x, row, col, *operands)` gets a float32 tile of the product, where in c it begins, and those of x0 to x3 that are given.
+    """
     depth, mine = config.depth // a.dtype.size, config.rows // config.consumers
     ring = pk.ring(
         config.stages,
         a=pk.st(a.dtype, depth, config.rows) if ta else pk.st(a.dtype, config.rows, depth),
         b=pk.st(b.dtype, config.cols, depth) if tb else pk.st(b.dtype, depth, config.cols),
     )
-    width = 128 // c.dtype.size
-    parts = mine // 64 * config.cols // width  # in which a warpgroup's rows leave
+    own = config.cols // config.cluster if config.splits else config.cols  # columns that this block finishes
+    width = min(own, 128 // c.dtype.size)
+    parts = mine // 64 * own // width  # in which a warpgroup's rows leave
     buffers = parts if parts % 2 else 2  # they take turns over all tiles
     leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
     down, right = config.stack
     rank = pk.cluster.rank if config.cluster > 1 else 0
     high, wide = pk.cdiv(c.rows, config.rows * down), pk.cdiv(c.cols, config.cols * right)
     first, every = pk.block_index.x // config.cluster, pk.grid_size.x // config.cluster
-    tiles, steps = pk.cdiv(high * wide - first, every), pk.cdiv(a.rows if ta else a.cols, depth)
+    tiles, steps = pk.cdiv(high * wide - first, every), pk.cdiv(a.rows if ta else a.cols, depth * (config.cluster if config.splits else 1))
+    if config.splits:
+        inbox, arrived = pk.shared(pk.st(f32, mine, own), count=config.rows // mine * config.cluster, name="inbox"), pk.barrier(config.cluster * config.consumers)
+
+    budget = (512 - 24) // config.consumers // 8 * 8 if config.consumers > 1 else 0  # registers a thread, of 512 for a thread of each warpgroup
 
     def tile(i):
         """Row and column, in tiles, of this block's tile number i."""
@@ -82,7 +99,7 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
         group, inside = at // (config.group * wide), at % (config.group * wide)
         height = pk.minimum(high - group * config.group, config.group)
         row, col = group * config.group + inside % height, inside // height
-        return (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
+        return (row, col) if config.splits else (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
 
     def load(slot, source, major, k, transposed, share):
         if not share:
@@ -93,14 +110,15 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
             major = major * config.cluster + rank
             pk.tma.load(part, source, (k, major) if transposed else (major, k), multicast=pk.cluster.everyone)
 
-    with pk.role("load", warps=4, registers=24 if config.consumers > 1 else 0):
+    with pk.role("load", warps=4, registers=24 if budget else 0):
         for i in pk.range(tiles):
             row, col = tile(i)
-            for k in pk.range(steps):
+            for step in pk.range(steps):
+                k = step + rank * steps if config.splits else step
                 with ring.fill() as slot:
                     load(slot.a, a, row, k, ta, config.cluster > 1 and config.share == "a")
                     load(slot.b, b, col, k, not tb, config.cluster > 1 and config.share == "b")
-    with pk.role("multiply", warpgroups=config.consumers, registers=240 if config.consumers > 1 else 0) as me:
+    with pk.role("multiply", warpgroups=config.consumers, registers=budget) as me:
         acc = warpgroup.zeros(f32, mine, config.cols)
 
         def product(kind):
@@ -117,10 +135,19 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
                 ring.release()
             warpgroup.wait(acc)
             ring.release()
-            for n, (down_by, right_by) in enumerate((r, s) for r in range(0, mine, 64) for s in range(0, config.cols, width)):
-                at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + right_by)
-                x = acc[down_by : down_by + 64, right_by : right_by + width]
-                x = x if epilogue is None else epilogue(x, *at, *(y for y in (x0, x1, x2) if y is not None))
+            whole, left = acc, 0
+            if config.splits:  # each block gets the others' sums for its own columns
+                for r in range(config.cluster):
+                    warpgroup.store(inbox[me * config.cluster + rank], acc[:, r * own : (r + 1) * own], rank=r)
+                warpgroup.sync()
+                for r in range(config.cluster):
+                    pk.arrive(arrived, scope=warpgroup, rank=r)
+                pk.wait(arrived, 0, scope=warpgroup)
+                whole, left = sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster)), rank * own
+            for n, (down_by, right_by) in enumerate((r, s) for r in range(0, mine, 64) for s in range(0, own, width)):
+                at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
+                x = whole[down_by : down_by + 64, right_by : right_by + width]
+                x = x if epilogue is None else epilogue(x, *at, *(y for y in (x0, x1, x2, x3) if y is not None))
                 if c.type.align < 16:  # TMA cannot address it
                     warpgroup.store(c, x.to(c.dtype), at)
                     continue
@@ -131,6 +158,6 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
                 warpgroup.sync()
                 warpgroup.tma.store(c, buffer, at)
                 warpgroup.tma.commit()
-        warpgroup.tma.wait()
+        warpgroup.tma.wait(read=True)  # the end of the kernel finishes the writes
     if config.cluster > 1:
         pk.cluster.sync()  # nobody ends while others still send to it

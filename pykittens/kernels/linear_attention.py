@@ -62,7 +62,7 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B"
            before: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")), after: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")),
            scale: f32, *, config=Config()):  # fmt: skip
     """o and the state `after`; without `before` it begins at zero."""
-    part, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
     row_type, value_type, state_type = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK), pk.st(dtype, CHUNK, d)
     ring = pk.ring(config.stages, q=row_type, k=row_type, v=value_type)

@@ -38,7 +38,7 @@ def count_lines(kernel: Kernel) -> int:
 
 
 def _counts(item: Any, home: str) -> bool:
-    if not isinstance(item, (FunctionType, type)):
+    if not isinstance(item, (FunctionType, type)) or not inspect.getsourcefile(item):  # a dataclass writes methods that have no source
         return False
     module = item.__module__
     return module == home or module.startswith(_LIBRARY)

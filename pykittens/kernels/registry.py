@@ -6,92 +6,15 @@ of every loop), and compiles to the very code that larger operands use: lengths 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..interop.base import numpy_dtype
 from ..kernel import Kernel, spec
-from ..program import Program
 from ..types import DTYPES, f32
-from . import attention_ada, attention_hopper, reference
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A kernel with the operands and static values of one configuration."""
-
-    kernel: Kernel
-    operands: Mapping[str, Any]  # run-time parameters in order: `pk.spec`s and numbers
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ("o",)
-    expected: Callable[..., dict[str, Array]] | None = None  # outputs in float64, from all operands by name
-
-    def program(self) -> Program:
-        """The traced program."""
-        return self.kernel.program(**self.operands, **self.fixed)
-
-    def cuda(self, arch: str) -> str:
-        """The CUDA C for an architecture."""
-        return self.kernel.cuda(**self.operands, **self.fixed, arch=arch)
-
-    def arrays(self, seed: int = 0) -> dict[str, Any]:
-        """Operands to run on: random normal arrays, zeros for the outputs."""
-        rng = np.random.default_rng(seed)
-        return {name: x if not isinstance(x, spec) else _array(x, rng, name in self.outputs) for name, x in self.operands.items()}
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """One shipped kernel. `options` maps each choice to its values, the default first.
-
-    `make(**choice)` gives the instance for a choice, or None where there is none. `opcodes` are the SASS instructions
-    that its code must contain: a kernel without them has lost the hardware it was written for.
-    """
-
-    name: str
-    about: str
-    make: Callable[..., Instance | None]
-    architectures: tuple[str, ...]
-    options: Mapping[str, tuple[Any, ...]]
-    opcodes: tuple[str, ...]
-    most_lines: int  # the promised length, helpers included
-
-    def default(self) -> dict[str, Any]:
-        """The first value of every option."""
-        return {name: values[0] for name, values in self.options.items()}
-
-    def configurations(self) -> Iterator[tuple[dict[str, Any], Instance]]:
-        """Every choice of options that has an instance."""
-        for values in itertools.product(*self.options.values()):
-            choice = dict(zip(self.options, values, strict=True))
-            if instance := self.make(**choice):
-                yield choice, instance
-
-
-def label(choice: Mapping[str, Any]) -> str:
-    """A choice of options as a few words: "dim 64, bf16, causal"."""
-    words = [(name if value else f"not {name}") if isinstance(value, bool) else value if isinstance(value, str) else f"{name} {value}"
-             for name, value in choice.items()]  # fmt: skip
-    return ", ".join(words)
-
-
-def find(name: str) -> Shipped:
-    """The row of a name. Raises KeyError, with what there is."""
-    if name not in KERNELS:
-        raise KeyError(f"there is no kernel {name!r}; there are {', '.join(KERNELS)}")
-    return KERNELS[name]
-
-
-def _array(x: spec, rng: np.random.Generator, zero: bool) -> Array:
-    values = np.zeros(x.shape) if zero else rng.standard_normal(x.shape)
-    return values.astype(numpy_dtype(x.dtype.name))
-
+from . import attention_ada, attention_hopper, gemm, linear_attention, norms, reference, rows, softmax
+from .shipped import Array, Instance, Shipped
 
 # The rows ---------------------------------------------------------------------------------------------------
 
@@ -118,12 +41,56 @@ def _attention_hopper(dim: int, dtype: str, causal: bool) -> Instance:
     return _attention(attention_hopper.attend, rows, 2 * settings["keys"] + 40, dim, dtype, {"lse": spec(f32, (1, 1, 1))}, causal=causal, sms=2, **settings)
 
 
+def _gemm(dtype: str, ta: bool, tb: bool, cluster: int) -> Instance | None:
+    if dtype == "e4m3" and (ta or not tb):  # 8-bit operands have k along their rows
+        return None
+    m, n, k = 200, 520, 5 * 64 + 16  # ragged everywhere, more steps than slots, and four tiles for two blocks
+    a, b = spec(DTYPES[dtype], (k, m) if ta else (m, k)), spec(DTYPES[dtype], (n, k) if tb else (k, n))
+    c = spec(DTYPES["bf16" if dtype == "e4m3" else dtype], (m, n))
+    operands = {"a": a, "b": b, "c": c, "x0": None, "x1": None, "x2": None, "x3": None, "sms": 2}
+
+    def expected(a: Array, b: Array, **_: Any) -> dict[str, Array]:
+        a, b = a.astype(float), b.astype(float)
+        return {"c": (a.T if ta else a) @ (b.T if tb else b)}
+
+    return Instance(gemm.gemm, operands, {"config": gemm.Config(cluster=cluster), "ta": ta, "tb": tb}, ("c",), expected)
+
+
+def _linear_attention(dim: int, dtype: str, decay: bool) -> Instance:
+    x, state = spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, dim)), spec(f32, (1, 2, dim, dim))
+    config = linear_attention.Config() if dim == 64 else linear_attention.Config(stages=2, blocks_per_sm=1)
+    operands = {"q": x, "k": x, "v": x, "o": x, "log_decay": spec(f32, (2,)) if decay else None, "before": state, "after": state, "scale": dim**-0.5}
+
+    def expected(q: Array, k: Array, v: Array, log_decay: Array | None, before: Array, **_: Any) -> dict[str, Array]:
+        o, after = linear_attention.reference(q, k, v, log_decay=log_decay, state=before)
+        return {"o": o, "after": after}
+
+    return Instance(linear_attention.attend, operands, {"config": config}, ("o", "after"), expected, {"log_decay": np.array([-0.1, -0.01])})
+
+
+def _softmax(n: int, dtype: str) -> Instance:
+    x, config = spec(DTYPES[dtype], (9, n)), rows.plan(n, DTYPES[dtype].size, 16)
+    return Instance(softmax.soften, {"x": x, "y": x}, {"config": config}, ("y",), lambda x, **_: {"y": softmax.reference(x)})
+
+
+def _norm(n: int, dtype: str, centred: bool) -> Instance:
+    x, w, config = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), rows.plan(n, DTYPES[dtype].size, 16)
+    operands = {"x": x, "residual": x, "weight": w, "bias": w, "y": x, "s": x, "eps": 1e-5, "keep": 1.0, "threshold": 0, "seed0": 0, "seed1": 0}
+
+    def expected(x: Array, residual: Array, weight: Array, bias: Array, **_: Any) -> dict[str, Array]:
+        y, s = norms.reference(x, weight, bias, residual=residual, eps=1e-5, centred=centred)
+        return {"y": y, "s": s}
+
+    return Instance(norms.normalize, operands, {"centred": centred, "dropout": False, "config": config}, ("y", "s"), expected)
+
+
+_MMA_SYNC = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
 _ROWS = (
     Shipped(
         name="attention_ada",
         about="flash attention forward with mma.sync: the RTX 4090 kernel of the ThunderKittens post",
         make=_attention_ada,
-        architectures=("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a"),
+        architectures=_MMA_SYNC,
         options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HMMA", "LDSM"),
         most_lines=60,
@@ -136,6 +103,38 @@ _ROWS = (
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
         most_lines=100,
+    ),
+    Shipped(
+        name="gemm",
+        about="matrix product with TMA, asynchronous tensor cores and persistent blocks; fp8 too",
+        make=_gemm,
+        architectures=("sm_90a",),
+        options={"dtype": ("bf16", "f16", "e4m3"), "ta": (False, True), "tb": (False, True), "cluster": (1, 2)},
+        opcodes=("HGMMA|QGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+    ),
+    Shipped(
+        name="linear_attention",
+        about="causal linear attention in chunks, plain or with decay",
+        make=_linear_attention,
+        architectures=("sm_90a",),
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
+    ),
+    Shipped(
+        name="softmax",
+        about="softmax over the last axis",
+        make=_softmax,
+        architectures=("sm_80", "sm_90a"),
+        options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32")},
+        opcodes=("LDG", "STG", "MUFU"),
+    ),
+    Shipped(
+        name="norm",
+        about="layer norm or RMS norm over the last axis, with a residual stream and dropout",
+        make=_norm,
+        architectures=("sm_80", "sm_90a"),
+        options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32"), "centred": (True, False)},
+        opcodes=("LDG", "STG"),
     ),
 )
 

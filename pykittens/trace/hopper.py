@@ -53,6 +53,20 @@ class Tma:
         _check_target(target)
         record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.type.shape), barrier, hint, multicast))  # type: ignore[union-attr]
 
+    def share(self, target: Shared, source: Tensor, coordinate: Any) -> None:
+        """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of them."""
+        count = cluster.size
+        if count == 1:
+            self.load(target, source, coordinate)
+            return
+        _check_target(target)
+        rows = target.type.rows // count  # type: ignore[union-attr]
+        if rows % 8:
+            raise TypeRuleError(f"{target.label}: {target.type} does not divide over {count} blocks", fix=f"make its rows a multiple of {8 * count}")
+        part = target.part(cluster.rank * rows, 0, rows, target.type.cols)  # type: ignore[union-attr]
+        *outer, row, col = coordinate
+        self.load(part, source, (*outer, row * count + cluster.rank, col), getattr(target, "landing", None), multicast=cluster.everyone)
+
     def expect(self, barrier: Value, *tiles: Shared, bytes: Operand = 0) -> None:
         """Arrives at `barrier` and promises the bytes of these tiles."""
         total = bytes + sum(t.type.bytes * t.count for t in tiles) if tiles else bytes  # type: ignore[union-attr]
@@ -111,37 +125,40 @@ def wait(barrier: Value, phase: Operand, *, scope: ScopeHandle | None = None) ->
 
 
 class Turns:
-    """Ping-pong: the warpgroups of a role take turns to issue work (`with turns.mine(me):`)."""
+    """Ping-pong: the warpgroups of a role take turns to issue work. One warpgroup alone needs none: nothing is recorded."""
 
     def __init__(self, count: int):
         from .functions import named_barrier
 
-        if count < 2:
-            raise TraceError(f"turns among {count} warpgroups", fix="ping-pong needs at least two")
-        self.count, self.barrier = count, named_barrier(warps=8, count=count)
+        self.count = count
+        self.barrier = named_barrier(warps=8, count=count) if count > 1 else None
 
     def start(self, me: Operand) -> None:
         """Before the first turn: the last warpgroup hands the first turn to warpgroup 0."""
         from .flow import when
 
-        with when(me == self.count - 1):
-            warpgroup.arrive_at(self.barrier, 0)
+        if self.barrier is not None:
+            with when(me == self.count - 1):
+                warpgroup.arrive_at(self.barrier, 0)
 
     def wait(self, me: Operand) -> None:
         """Waits for this warpgroup's turn."""
-        warpgroup.sync_at(self.barrier, me)
+        if self.barrier is not None:
+            warpgroup.sync_at(self.barrier, me)
 
     def give(self, me: Operand) -> None:
         """Hands the turn to the next warpgroup."""
-        following = (1 - me) if self.count == 2 else (me + 1) % self.count
-        warpgroup.arrive_at(self.barrier, following)
+        if self.barrier is not None:
+            following = (1 - me) if self.count == 2 else (me + 1) % self.count
+            warpgroup.arrive_at(self.barrier, following)
 
     def finish(self, me: Operand) -> None:
         """After the last turn: warpgroup 0 takes the turn that nobody uses, so that arrivals balance."""
         from .flow import when
 
-        with when(me == 0):
-            warpgroup.sync_at(self.barrier, 0)
+        if self.barrier is not None:
+            with when(me == 0):
+                warpgroup.sync_at(self.barrier, 0)
 
 
 def turns(count: int) -> Turns:

@@ -1,0 +1,49 @@
+"""Persistent kernels: which tiles a block works through, one after another.
+
+The blocks of a cluster walk together and get the same tiles. The grid is as many blocks as run at once; blocks without a
+tile do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..program import Operand
+from . import flow
+from .functions import block_index, cdiv, grid_size, where
+from .recorder import current
+
+
+def persistent(count: Operand) -> Iterator[Any]:
+    """This block's share of tiles 0 to count - 1, in turn with the other blocks of the grid (which is one-dimensional)."""
+    first, stride = _place()
+    for i in flow.range(cdiv(count - first, stride)):
+        yield i * stride + first
+
+
+def rectangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
+    """Tiles of `count` matrices of `rows` equal rows: (row, matrix, 1), the rows of a matrix next to one another in time."""
+    for tile in persistent(rows * count):
+        yield tile % rows, tile // rows, 1
+
+
+def triangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
+    """Tiles of `count` triangles of `rows` rows, row r costing r + 1: (row, matrix, 1 or 0).
+
+    A block takes a long row and then the short one that makes their sum the same for all, so that every block does as much;
+    the middle one of an odd number is followed by row `rows`, which does not exist and is marked 0.
+    """
+    first, stride = _place()
+    pairs = cdiv(rows, 2)
+    for i in flow.range(2 * cdiv(pairs * count - first, stride)):
+        pair = i // 2 * stride + first
+        short, long = pair % pairs, i % 2 == 0
+        real = where(long | (2 * short + 1 < rows), 1, 0)
+        yield where(long, rows - 1 - short, where(real > 0, short, rows)), pair // pairs, real
+
+
+def _place() -> tuple[Any, Any]:
+    """Number of this block's cluster in the grid, and how many there are."""
+    size = current().program.cluster[0]
+    return block_index.x // size, grid_size.x // size
