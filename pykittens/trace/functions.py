@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import debug, inline, maps, masks, pairs, random, scalars, softmax, views
+from ..ops.rolls import Rolls
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Value, is_scalar
 from ..types import DType, RegisterTile, RegisterVector, SharedTile, SharedVector, bf16, bool_, f16, f32, i32, i64, u32
@@ -133,6 +134,13 @@ def iota(vector: Tile) -> Tile:
     if not isinstance(vector, Tile) or not isinstance(vector.type, RegisterVector):
         raise TypeRuleError(f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile")
     return result(maps.Positions(scope_of(vector.type.warps), vector.type))  # type: ignore[no-any-return]
+
+
+def rolls(tile: Tile, count: int) -> tuple[Tile, ...]:
+    """`count` tiles: column c of tile m is column (c + m) modulo the width of a 16-bit tile."""
+    if not isinstance(tile, Tile):
+        raise TypeRuleError(f"pk.rolls of {tile!r}", fix="pass a register tile")
+    return record(Rolls(scope_of(tile.type.warps), tile, count)).results  # type: ignore[return-value]
 
 
 def cast(x: Operand, dtype: DType) -> Scalar:

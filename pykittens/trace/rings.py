@@ -4,6 +4,7 @@
     with kv.fill() as slot:                                             # the filling role: waits until it is empty,
         pk.tma.load(slot.k, k, where); pk.tma.load(slot.v, v, where)    # and arms the full barrier with these bytes
     slot = kv.read(); ...; kv.release()                                 # a reading role: waits until it is full
+    with kv.put() as slot: warpgroup.store(slot.k, tile)                # or filled by ordinary stores instead of loads
 
 Each role has its own cursors (index and phase), which begin at slot 0. A full barrier counts one arrival and the bytes of
 the loads; an empty barrier counts one arrival for each warpgroup that reads with wgmma alone, and one for each warp of a
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import TraceError
-from ..ops import mbarrier, scalars, tma, views
+from ..ops import mbarrier, scalars, sync, tma, views
 from ..program import Access, Block, Op, Program, Scope, Sync, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
@@ -137,6 +138,18 @@ class Ring:
             raise TraceError(f"ring {self.name}: nothing is loaded in this fill", fix="load the slot's tiles with pk.tma.load inside it")
         cursor.advance()
 
+    @contextmanager
+    def put(self) -> Iterator[Any]:
+        """The next slot, once it is empty, for this role to write with ordinary stores; each warp hands over what it wrote."""
+        r = current()
+        cursor = self._cursor("put", 1)
+        record(mbarrier.Wait(Scope("warpgroup", 4) if r.role_warpgroups else Scope("role", r.warps), self._item(self.empty, cursor.index), cursor.phase))
+        slot, _, full = self._slot(cursor)
+        yield slot
+        record(sync.Barrier(Scope("warp", 1)))  # one lane arrives for all
+        record(mbarrier.Arrive(Scope("warp", 1), full))
+        cursor.advance()
+
     def _senders(self, load: tma.TmaLoad) -> int:
         """How many blocks send what this load, done by all of them, sends: each block receives as much from each."""
         if load.mask is None:
@@ -196,6 +209,10 @@ class Ring:
             for op in cursor.releases:
                 op.spread = blocks if blocks > 1 else 0
         self.empty.type = BarrierType(max(1, arrivals))
+        putting = sum(cursor.warps for (_, what), cursor in self.cursors.items() if what == "put")
+        if putting and any(what == "fill" for _, what in self.cursors):
+            raise TraceError(f"ring {self.name}: slots filled both by loads and by stores", fix="use a ring for each")
+        self.full.type = BarrierType(max(1, putting))
 
     def _reads_plainly(self, program: Program) -> bool:
         """Whether an ordinary load reads any tile of this ring."""

@@ -1,0 +1,168 @@
+"""Based: causal linear attention with the Taylor feature map of the exponential, to second order; forward.
+
+    o_i = sum_{j <= i} (1 + s_ij + s_ij^2 / 2) v_j,   s_ij = q_i . k_j / sqrt(16)        for each batch and head
+
+Arora et al., "Simple linear attention language models balance the recall-throughput tradeoff" (2024), section 4; the scaling and
+the absence of a normaliser are those of the published kernel (ThunderKittens, kernels/based: 1 + s + s^2 / 2 with s = q k / 4).
+
+q, k: (batch, heads, n, 16), v, o: (batch, heads, n, e), bf16 or f16, e 64 or 128, any n, any strides with contiguous rows.
+State: float32 (batch, heads, e, 160), the sum of v_j f(k_j) before the first and after the last row, where
+
+    f(x) = (x_c x_(c + m) for m = 0 .. 7 and c = 0 .. 15 (indices modulo 16);   x_c x_(c + 8) for c = 0 .. 7, 1, seven zeros;   x_0 .. x_15)
+
+The square of a sum is symmetric, so 136 products do what the published kernel does with 256: with z = q / 4, those of m = 0 count half,
+
+    1 + s + s^2 / 2 = f(z) . f(k) - (1 / 2) sum_c z_c^2 k_c^2
+
+Chunks of 64 rows (see linear_attention.py). A block owns one head and 64 columns of the values. One warpgroup keeps the state
+in registers: it writes f(k) of a chunk to shared memory and adds v^T f(k) with wgmma; before, it puts the state as 16-bit numbers
+into a ring (the features 1 and x, most of the sum, with a second term for what rounding left). The other makes f(q) in registers, and adds
+f(q) S and the chunk's own masked weights times v. One warp loads with TMA. Two blocks share a multiprocessor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import bf16, f16, f32, warpgroup
+from pykittens.errors import ArgumentError
+from pykittens.interop import arrays
+
+from .sequences import DTYPES, check_state, operands
+
+CHUNK = 64  # rows of a step, and value columns of a block
+D = 16
+SQUARES = 8 * D  # features before those that 1 is among
+FEATURES = SQUARES + 2 * D
+
+
+@dataclass(frozen=True)
+class Config:
+    """How many chunks and states are under way."""
+
+    stages: int = 2
+    states: int = 2
+
+    def __post_init__(self) -> None:
+        if self.stages < 1 or self.states < 1:
+            raise ArgumentError(f"based with {self}", fix="at least one stage and one state")
+
+
+@pk.kernel(warps=8, blocks_per_sm=2, grid=lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch))
+def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D), v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
+           o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")), before: pk.gl(f32, "B", "H", pk.static("E"), FEATURES),
+           after: pk.gl(f32, "B", "H", pk.static("E"), FEATURES), *, config=Config()):  # fmt: skip
+    """o and the state `after`; without `before` it begins at zero."""
+    part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
+    dtype, chunks = q.dtype, pk.cdiv(q.rows, CHUNK)
+    rows, values = pk.st(dtype, CHUNK, D), pk.st(dtype, CHUNK, CHUNK)
+    ring = pk.ring(config.stages, q=rows, k=rows, v=values)
+    states = pk.ring(config.states, high=pk.st(dtype, CHUNK, FEATURES, swizzle=32), low=pk.st(dtype, CHUNK, 2 * D, swizzle=32), name="states")
+    features, result = pk.shared(pk.st(dtype, CHUNK, FEATURES, swizzle=32), name="features"), pk.shared(values, name="result")
+
+    def load(i):
+        with pk.when(i < chunks), ring.fill() as slot:
+            pk.tma.load(slot.q, q, (batch, head, i, 0))
+            pk.tma.load(slot.k, k, (batch, head, i, 0))
+            pk.tma.load(slot.v, v, (batch, head, i, part))
+
+    with pk.role("attend", warpgroups=1):
+        for i in range(config.stages):
+            load(i)
+        score, out, weight = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(dtype, CHUNK, CHUNK)
+        row, column = pk.row_index(score), pk.col_index(score)
+        for i in pk.range(chunks):
+            slot = ring.read()
+            warpgroup.mm_ABt(score, slot.q, slot.k)
+            x = warpgroup.load(slot.q) * 0.25
+            terms = taylor(x, 0.5)
+            warpgroup.wait(score)
+            s = score * 0.25
+            weight[:] = pk.where(column <= row, pk.fma(s, pk.fma(s, 0.5, 1.0), 1.0), 0.0).to(dtype)
+            warpgroup.mm_AB(out, weight, slot.v)
+            past = states.read()
+            for m, term in enumerate(terms):
+                warpgroup.mma_ABt(out, term, past.high[:, m * D : (m + 1) * D])
+            for m in (0, 1):
+                warpgroup.mma_ABt(out, terms[m - 2], past.low[:, m * D : (m + 1) * D])
+            warpgroup.wait()
+            ring.release()
+            states.release()
+            load(i + config.stages)
+            warpgroup.tma.wait(read=True)
+            warpgroup.sync()  # `result` has been read
+            warpgroup.store(result, out.to(dtype))
+            warpgroup.sync()
+            warpgroup.tma.store(o, result, (batch, head, i, part))
+            warpgroup.tma.commit()
+        warpgroup.tma.wait()
+
+    with pk.role("state", warpgroups=1):
+        at = [pk.at(batch, head, part * CHUNK, column) for column in (0, SQUARES)]
+        second, first = (warpgroup.zeros(f32, CHUNK, cols) if before is None else warpgroup.load(before, where, rows=CHUNK, cols=cols)
+                         for where, cols in zip(at, (SQUARES, 2 * D)))  # fmt: skip
+        for i in pk.range(chunks):
+            with states.put() as slot:
+                warpgroup.store(slot.high[:, :SQUARES], second.to(dtype))
+                high = first.to(dtype)
+                warpgroup.store(slot.high[:, SQUARES:], high)
+                warpgroup.store(slot.low, pk.where(abs(first) < pk.inf, first - high.to(f32), 0.0).to(dtype))
+            slot = ring.read()
+            for m, term in enumerate(taylor(warpgroup.load(slot.k), 1.0)):
+                warpgroup.store(features[:, m * D : (m + 1) * D], term)
+            warpgroup.sync()
+            warpgroup.mma_AtB(second, slot.v, features[:, :SQUARES])
+            warpgroup.mma_AtB(first, slot.v, features[:, SQUARES:])
+            warpgroup.wait()
+            ring.release()
+            warpgroup.sync()  # all warps have done with the features
+        if after is not None:
+            for tile, where in zip((second, first), at):
+                warpgroup.store(after, tile, where)
+
+
+def taylor(x, share):
+    """f(x) of rows of 16 as tiles of 16 features; the squares x_c x_c count `share`."""
+    first, *others, last = (x * rolled for rolled in pk.rolls(x, D // 2 + 1))
+    column = pk.col_index(x)
+    one = pk.where(column == D // 2, 1.0, pk.where(column < D // 2, last, 0.0))
+    return [first if share == 1.0 else first * share, *others, one, x]
+
+
+def based(q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = False, config: Config | None = None) -> Any:
+    """Based linear attention on arrays of any framework: o, or (o, state) with `return_state`.
+
+    `state`: what an earlier call returned, for rows that continue it. Shapes: see the module.
+    """
+    (q, k, v), info = operands("based", q, k, v, (D,), (64, 128))
+    batch, heads, n, _ = info.shape
+    shape = (batch, heads, v.shape[-1], FEATURES)
+    check_state("based", "state", state, info, shape)
+    o = arrays.empty(info.kind, (batch, heads, n, v.shape[-1]), info.dtype, info.device)
+    after = arrays.empty(info.kind, shape, "f32", info.device) if return_state else None
+    attend(q, k, v, o, state, after, config=config or Config())
+    return (o, after) if return_state else o
+
+
+def features(x: np.ndarray) -> np.ndarray:
+    """f(x) of rows of 16."""
+    rolled = np.stack([x * np.roll(x, -m, axis=-1) for m in range(D // 2 + 1)], axis=-2)
+    rolled[..., -1, D // 2 :] = np.arange(D // 2) == 0
+    return np.concatenate([rolled.reshape(*x.shape[:-1], -1), x], axis=-1)
+
+
+def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, state: np.ndarray | None = None, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+    share = np.where(np.arange(FEATURES) < D, dtype(0.5), dtype(1.0))  # of each feature in the sum
+    state = np.zeros((*v.shape[:2], v.shape[-1], FEATURES), dtype) if state is None else state.astype(dtype)
+    o = np.empty(v.shape, dtype)
+    with np.errstate(all="ignore"):
+        for i in range(q.shape[2]):
+            state = state + v[:, :, i, :, None] * features(k[:, :, i])[:, :, None, :]
+            o[:, :, i] = (state @ (features(q[:, :, i] / dtype(4)) * share)[..., None])[..., 0]
+    return o, state

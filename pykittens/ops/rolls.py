@@ -1,0 +1,61 @@
+"""A tile with its columns rolled round, by several distances at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..program import Op, Scope, Value
+from ..types import RegisterTile, Type
+from .maps import register_type
+
+
+@dataclass(eq=False)
+class Rolls(Op):
+    """`count` tiles: column c of tile m is column (c + m) modulo the width of a 16-bit row-layout tile.
+
+    The four threads that share a row hold its pairs of columns in turn. A roll by two columns is the pair of the next thread
+    (one shuffle a word, shared by all distances that need it), by eight another word of the same thread; an odd roll takes half a word of each of two.
+    """
+
+    scope: Scope
+    a: Value
+    count: int
+
+    def types(self) -> tuple[Type, ...]:
+        type = register_type(self.a, "rolls")
+        if not isinstance(type, RegisterTile) or type.layout != "row" or not type.dtype.packed:
+            raise TypeRuleError(f"rolls of {type}", fix="columns roll in row-layout tiles of bf16 or f16: convert first")
+        if not isinstance(self.count, int) or not 1 <= self.count <= type.cols:
+            raise TypeRuleError(f"{self.count!r} rolls of {type}", fix=f"the count is a Python int from 1 to its {type.cols} columns")
+        return (type,) * self.count
+
+    def numpy(self, m: Any) -> Any:
+        return tuple(np.roll(m[self.a], -distance, axis=2) for distance in range(self.count))
+
+    def cuda(self, c: Any) -> None:
+        type, source = self.a.type, c[self.a]
+        words, blocks = type.registers // 2, type.cols // 8  # blocks of 8 columns: a word of each of the four threads, in each row
+        turned = {0: source}  # the words of the thread that is 0 to 3 further on
+        pairs = {pair for m in range(self.count) for pair in (m // 2, m // 2 + m % 2)}
+        for turn in sorted({pair % 4 for pair in pairs} - {0}):
+            turned[turn] = c.fresh("turned")
+            c.line(f"u32 {turned[turn]}[{words}];")
+            c.line(f"UNROLL for (int i = 0; i < {words}; i++) {turned[turn]}[i] = __shfl_sync(0xffffffffu, {source}[i], (lane & 28) | ((lane + {turn}) & 3));")
+
+        def word(i: int, pair: int) -> str:
+            """Word `i` of the tile rolled by `pair` pairs: past the last thread it lies in the next block of columns."""
+            here, there = (i % 2 + 2 * ((i // 2 + step) % blocks) + i // (2 * blocks) * 2 * blocks for step in (pair // 4, pair // 4 + 1))
+            name, turn = turned[pair % 4], pair % 4
+            return f"((lane & 3) < {4 - turn} ? {name}[{here}] : {name}[{there}])" if turn else f"{name}[{here}]"
+
+        for distance, result in enumerate(self.results):
+            name = c.declare(result)
+            for i in range(words):
+                text = word(i, distance // 2)
+                if distance % 2:
+                    text = f"__byte_perm({text}, {word(i, distance // 2 + 1)}, 0x5432)"
+                c.line(f"{name}[{i}] = {text};")
