@@ -6,10 +6,13 @@ program then goes to the simulator or, as CUDA C, to the compiler and its cache.
 
 from __future__ import annotations
 
+import dis
 import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -67,7 +70,9 @@ class Kernel:
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
         self.signature: Signature = read_signature(function)
         self._programs: dict[Any, Program] = {}
-        self._loaded: dict[Any, Any] = {}
+        self._loaded: dict[Any, Any] = {}  # `Call`s
+        self._functions: dict[Any, Any] = {}  # what is loaded on GPUs
+        self._again: Any = None  # calls that can be made again: there are none before the first on a GPU
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -170,13 +175,13 @@ class Kernel:
         return self._program(specialisation, known)
 
     def _program(self, specialisation: Specialisation, known: dict[str, Any]) -> Program:
-        cluster = self._dims("cluster", known, dict(specialisation.fixed))
-        warps = self._option("warps", known, dict(specialisation.fixed), 4)
-        key = (specialisation, cluster, warps, fingerprint(self.function))
+        fixed = dict(specialisation.fixed)
+        warps, cluster = self._option("warps", known, fixed, 4), self._dims("cluster", known, fixed)
+        extra = {k: self._option(k, known, fixed, None) for k in ("blocks_per_sm", "registers", "debug") if k in self.options}
+        key = (self.key(specialisation), warps, cluster, *extra.values())
         with self._lock:
             if key not in self._programs:
-                extra = {k: self._option(k, known, dict(specialisation.fixed), None) for k in ("blocks_per_sm", "registers", "debug") if k in self.options}
-                program = trace(self.function, dict(specialisation.types), dict(specialisation.fixed), warps=warps, cluster=cluster, **extra)
+                program = trace(self.function, dict(specialisation.types), fixed, warps=warps, cluster=cluster, **extra)
                 prepare(program)
                 self._programs[key] = program
             return self._programs[key]
@@ -206,18 +211,25 @@ class Kernel:
         """The cubin for arguments or specs, from the cache or the compiler. Needs no GPU."""
         return cache.load_or_compile(self.cuda(*args, arch=arch, **named), arch, ())
 
-    def version(self) -> Any:
-        """What the function refers to, by identity: changes when a global that it uses is rebound."""
-        get, names = self.function.__globals__.get, self.function.__code__.co_names
-        return self.function.__code__, tuple(id(get(n)) for n in names)
+    def key(self, specialisation: Specialisation) -> Any:
+        """What a program depends on: the specialisation, what the function refers to, and static functions by what they do."""
+        fixed = tuple((name, fingerprint(x) if isinstance(x, FunctionType) else (type(x), x)) for name, x in specialisation.fixed)
+        return specialisation.types, fixed, fingerprint(self.function)
+
+    @cached_property
+    def by_value(self) -> bool:
+        """Whether an option, such as the grid, is a function of a scalar operand's value."""
+        scalars = {name for name, pattern in self.signature.runtime if isinstance(pattern, DType)}
+        return any(mentions(option, scalars) if isinstance(option, FunctionType) else True for option in self.options.values() if callable(option))
 
     # Running --------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **named: Any) -> None:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
-        self._run(args, named)
+        if self._again is None or not self._again(args, named):
+            self._run(args, named)
 
-    def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         given, fixed = self.arguments(args, named)
         specialisation, known = self.specialise(given, fixed)
         devices = {name: x.device for name, x in known.items() if isinstance(x, ArrayInfo)}
@@ -227,10 +239,15 @@ class Kernel:
         if any(isinstance(x, spec) for x in known.values()):
             raise ArgumentError(f"{self.name}: a pk.spec has no elements to run on", fix="use .program, .cuda or .compile with specs")
         if not devices or next(iter(devices.values())) is None:
-            return self.simulate(*args, **named)
+            self.simulate(*args, **named)
+            return
+        from .cuda.again import Again
         from .cuda.run import launch_once
 
-        return launch_once(self, specialisation, known, given, fixed)
+        call = launch_once(self, specialisation, known, fixed)
+        with self._lock:
+            self._again = self._again or Again(self)
+            self._again.remember(args, named, call)
 
     def simulate(self, *args: Any, seed: int | None = None, **named: Any) -> Any:
         """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place."""
@@ -253,10 +270,20 @@ class Kernel:
         return bind(self, specialisation, known, given, fixed)
 
 
+def mentions(function: FunctionType, names: set[str]) -> bool:
+    """Whether a function with the arguments of a kernel by name reads any of `names`: one it names, or all that are left."""
+    code = function.__code__
+    count = code.co_argcount + code.co_kwonlyargcount
+    rest = count + bool(code.co_flags & inspect.CO_VARARGS)
+    left = code.co_varnames[rest : rest + bool(code.co_flags & inspect.CO_VARKEYWORDS)]
+    return bool(names & set(code.co_varnames[:count])) or any(i.argval in left for i in dis.get_instructions(code))
+
+
 def _argument(x: Any) -> Any:
     if isinstance(x, (ArrayInfo, spec)):
         dtype = x.dtype if isinstance(x.dtype, DType) else DTYPES[x.dtype]
-        return Argument(*((1,) * (4 - len(x.shape)) + tuple(x.shape)), dtype=dtype)
+        batch, depth, rows, cols = (1,) * (4 - len(x.shape)) + tuple(x.shape)
+        return Argument(batch, depth, rows, cols, dtype)
     return x
 
 

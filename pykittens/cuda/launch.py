@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import driver
@@ -100,9 +100,7 @@ class Launcher:
             if not 0 <= size <= most:
                 raise ValueError(f"a grid of {size} blocks along {axis}; 0 to {most} are possible")
             if size % group:
-                raise ValueError(
-                    f"a grid of {size} blocks along {axis}, in clusters of {group}: not a multiple"
-                )
+                raise ValueError(f"a grid of {size} blocks along {axis}, in clusters of {group}: not a multiple")
         self._config.grid = grid
         self._empty = math.prod(grid) == 0
 
@@ -115,13 +113,20 @@ class Launcher:
                 pointer, *(1,) * missing, *shape, *(0,) * missing, *strides,
             )  # fmt: skip
         except struct.error as error:
-            raise ValueError(
-                f"a tensor of shape {tuple(shape)} and strides {tuple(strides)} does not fit: {error}"
-            ) from None
+            raise ValueError(f"a tensor of shape {tuple(shape)} and strides {tuple(strides)} does not fit: {error}") from None
 
     def set_pointer(self, index: int, pointer: int) -> None:
         """The tensor at parameter `index` moves to another address."""
         _POINTER.pack_into(self._buffer, self._offset(index, GLOBAL), pointer)
+
+    @property
+    def words(self) -> memoryview:
+        """The storage of all parameters, as 8-byte words to write."""
+        return memoryview(self._buffer).cast("B").cast("Q")
+
+    def word(self, index: int) -> int:
+        """Which of `words` parameter `index` begins at. Of a tensor, that one is its pointer."""
+        return self._offsets[index] // 8
 
     def set_scalar(self, index: int, value: int | float | bool) -> None:
         """Parameter `index` becomes a number. ValueError if its type does not hold it."""
@@ -132,6 +137,12 @@ class Launcher:
             form.pack_into(self._buffer, self._offsets[index], value)
         except (struct.error, OverflowError) as error:
             raise ValueError(f"parameter {index} cannot be {value!r}: {error}") from None
+
+    def slot(self, index: int) -> Callable[[int | float | bool], None]:
+        """`set_scalar` of one parameter, for who sets it often: struct.error or OverflowError if its type does not hold a value."""
+        form = self._formats[index]
+        assert form is not None
+        return functools.partial(form.pack_into, self._buffer, self._offsets[index])
 
     def set_tensormap(self, index: int, descriptor: TensorMap) -> None:
         """Parameter `index` becomes a copy of an encoded tensor map."""

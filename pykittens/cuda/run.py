@@ -1,12 +1,13 @@
 """From a kernel and its arguments to a launch on the caller's stream.
 
-The first call with new types traces, compiles (or finds in the cache) and loads; the launcher it makes is kept by the
-shapes, strides and dtypes of the arrays, so that the next call only puts pointers in place and launches.
+The first call with new types traces, compiles (or finds in the cache) and loads; the `Call` it makes is kept by the
+shapes, strides and dtypes of the arrays, so that the next call only puts pointers in place and launches (`again.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ArgumentError, ResourceError
@@ -17,45 +18,121 @@ from ..types import DTYPES, Global
 from . import cache, driver, tensormap
 from .launch import Launcher
 
-_encoded: dict[tuple[Any, ...], Any] = {}  # tensor maps by all they depend on
+
+class Call:
+    """A kernel's launcher for one set of types, shapes and strides."""
+
+    def __init__(self, kernel: Any, specialisation: Any, known: dict[str, Any], fixed: dict[str, Any]):
+        arrays_known = {name: x for name, x in known.items() if isinstance(x, ArrayInfo)}
+        kind, device = next((x.kind, x.device) for x in arrays_known.values())
+        assert device is not None
+        self.program: Program = kernel._program(specialisation, known)
+        self.device, self.stream, self.waits = device, arrays.streams(kind), arrays.waits(kind)
+        self.lock = threading.Lock()
+        self.launcher = _launcher(kernel, self.program, known, fixed, device)
+        self.words = self.launcher.words
+        parameters = [p.name for p in self.program.parameters]
+        self.tensors = [name for name in parameters if name in arrays_known]
+        self.scalars = {name: i for i, name in enumerate(parameters) if name not in arrays_known}
+        # Where each tensor's address goes: words of the launcher's storage, and tensor maps that the driver must move.
+        self.addresses = {name: [self.launcher.word(parameters.index(name))] for name in self.tensors}
+        self.maps: dict[str, list[int]] = {name: [] for name in self.tensors}
+        for i, m in enumerate(self.program.maps, start=len(parameters)):
+            info = arrays_known[m.tensor]
+            encoded = _encode(info, m)
+            self.launcher.set_tensormap(i, encoded)
+            if tensormap.address_first(encoded, info.pointer):
+                self.addresses[m.tensor].append(self.launcher.word(i))
+            else:
+                self.maps[m.tensor].append(i)
+
+    def order(self, tensors: Sequence[str], scalars: Sequence[str]) -> Callable[[Sequence[int], Sequence[Any]], None]:
+        """A function that launches, given the tensors' pointers and the scalars' values in these orders."""
+        moves = [(word, i) for i, name in enumerate(tensors) for word in self.addresses[name]]
+        maps = [(index, i) for i, name in enumerate(tensors) for index in self.maps[name]]
+        slots = [self.launcher.slot(self.scalars[name]) for name in scalars]
+        lock, words, move, launch = self.lock, self.words, self.launcher.move_tensormap, self.launcher.launch
+        stream, device, waits = self.stream, self.device, self.waits
+
+        def run(pointers: Sequence[int], numbers: Sequence[Any]) -> None:
+            with lock:  # the storage is this call's, the caller's thread is not
+                for word, i in moves:
+                    words[word] = pointers[i]
+                for index, i in maps:
+                    move(index, pointers[i])
+                for put, number in zip(slots, numbers):  # noqa: B905  # strict costs time
+                    put(number)
+                launch(stream(device))
+            if waits:
+                driver.synchronize(0, device)
+
+        return run
 
 
-def prepare(kernel: Any, specialisation: Any, known: dict[str, Any], fixed: dict[str, Any]) -> tuple[Program, Launcher, int]:
-    """The program, a launcher with every argument in place, and the device."""
-    infos = {name: x for name, x in known.items() if isinstance(x, ArrayInfo)}
-    device = next(iter(infos.values())).device
-    assert device is not None
-    program = kernel._program(specialisation, known)
-    arch = driver.architecture(device)
-    cubin = cache.load_or_compile(kernel._text(program, arch), arch, ())
-    if cubin.registers * program.threads > 65536:
-        raise ResourceError(f"{kernel.name} wants {cubin.registers} registers for each of {program.threads} threads", fix="use fewer warps", where=program.where)
-    function = driver.load(cubin, device, program.shared_bytes)
-    kinds = ["tensor" if isinstance(p.value.type, Global) else p.value.type.dtype.name for p in program.parameters]
+def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], fixed: dict[str, Any]) -> Call:
+    """Launches, and returns the `Call` for these shapes, strides and static values, which is kept."""
+    layout = tuple((x.shape, x.strides, x.kind, x.device) if isinstance(x, ArrayInfo) else None for x in known.values())
+    numbers = tuple(x for x in known.values() if not isinstance(x, ArrayInfo)) if kernel.by_value else ()
+    key = (kernel.key(specialisation), layout, numbers)
+    call = kernel._loaded.get(key)
+    if call is None:
+        if len(kernel._loaded) > 1024:
+            kernel._loaded.clear()
+        call = kernel._loaded[key] = Call(kernel, specialisation, known, fixed)
+    call.order(call.tensors, list(call.scalars))([known[n].pointer for n in call.tensors], [known[n] for n in call.scalars])
+    return call
+
+
+def bind(kernel: Any, specialisation: Any, known: dict[str, Any], given: dict[str, Any], fixed: dict[str, Any]) -> Callable[[], None]:
+    """A function of no arguments that launches the kernel on the current stream with everything in place."""
+    if not any(isinstance(x, ArrayInfo) and x.device is not None for x in known.values()):
+        raise ArgumentError(f"{kernel.name}.bind launches on a GPU", fix="pass CUDA arrays; call the kernel itself to simulate it")
+    call = Call(kernel, specialisation, known, fixed)
+    launch, stream, device, waits = call.launcher.launch, call.stream, call.device, call.waits
+
+    def launch_bound() -> None:
+        launch(stream(device))
+        if waits:
+            driver.synchronize(0, device)
+
+    launch_bound.arguments = given  # type: ignore[attr-defined]  # the arrays live as long as the launcher
+    return launch_bound
+
+
+def _launcher(kernel: Any, program: Program, known: dict[str, Any], fixed: dict[str, Any], device: int) -> Launcher:
+    """A launcher with every argument in place but tensor maps."""
+    kinds = ["tensor" if isinstance(p.value.type, Global) else p.value.type.dtype.name for p in program.parameters]  # type: ignore[union-attr]
     kinds += ["tensormap"] * len(program.maps)
-    grid = kernel._dims("grid", known, fixed)
-    grid = tuple(-(-g // c) * c for g, c in zip(grid, program.cluster, strict=True))
-    launcher = Launcher(function, kinds, grid, (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=bool(kernel.options.get("pdl")))
+    x, y, z = (-(-g // c) * c for g, c in zip(kernel._dims("grid", known, fixed), program.cluster, strict=True))
+    function, pdl = _function(kernel, program, device), bool(kernel.options.get("pdl"))
+    launcher = Launcher(function, kinds, (x, y, z), (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=pdl)
     for i, p in enumerate(program.parameters):
-        x = known[p.name]
-        if isinstance(x, ArrayInfo):
-            launcher.set_tensor(i, x.pointer, x.shape, x.strides)
+        argument = known[p.name]
+        if isinstance(argument, ArrayInfo):
+            launcher.set_tensor(i, argument.pointer, argument.shape, argument.strides)
         else:
-            launcher.set_scalar(i, x)
-    for i, m in enumerate(program.maps, start=len(kinds) - len(program.maps)):
-        launcher.set_tensormap(i, tensor_map(known[m.tensor], m))
-    return program, launcher, device
+            launcher.set_scalar(i, argument)
+    return launcher
 
 
-def tensor_map(info: ArrayInfo, spec: TensorMapSpec) -> Any:
+def _function(kernel: Any, program: Program, device: int) -> driver.Function:
+    """The program, compiled and loaded on a device: once, and then for every shape."""
+    key = (id(program), device)  # the kernel keeps its programs
+    if key not in kernel._functions:
+        arch = driver.architecture(device)
+        cubin = cache.load_or_compile(kernel._text(program, arch), arch, ())
+        if cubin.registers * program.threads > 65536:
+            raise ResourceError(
+                f"{kernel.name} wants {cubin.registers} registers for each of {program.threads} threads", fix="use fewer warps", where=program.where
+            )
+        kernel._functions[key] = driver.load(cubin, device, program.shared_bytes)
+    return kernel._functions[key]
+
+
+def _encode(info: ArrayInfo, spec: TensorMapSpec) -> tensormap.TensorMap:
     """The tensor map for a tensor's box: (columns in a panel, rows, panels, depth, batch), see `ops/tma.py`."""
-    key = (info.pointer, info.shape, info.strides, info.dtype, spec)
-    if key not in _encoded:
-        if len(_encoded) > 4096:
-            _encoded.clear()
-        shape, strides, box = map_geometry(info, spec)
-        _encoded[key] = tensormap.encode(info.pointer, info.dtype, shape, strides, box, spec.swizzle)
-    return _encoded[key]
+    shape, strides, box = map_geometry(info, spec)
+    return tensormap.encode(info.pointer, info.dtype, shape, strides, box, spec.swizzle)
 
 
 def map_geometry(info: ArrayInfo, spec: TensorMapSpec) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -72,64 +149,3 @@ def map_geometry(info: ArrayInfo, spec: TensorMapSpec) -> tuple[tuple[int, ...],
         return (cols, rows, depth, batch), (sr, sd, sb), (spec.box[1], spec.box[0], 1, 1)
     panel = spec.swizzle // size
     return (panel, rows, cols // panel, depth, batch), (sr, spec.swizzle, sd, sb), (panel, spec.box[0], spec.box[1] // panel, 1, 1)
-
-
-class Call:
-    """A kernel's launcher for one set of types, shapes and strides: `run(infos)` moves pointers and launches."""
-
-    def __init__(self, kernel: Any, specialisation: Any, known: dict[str, Any], fixed: dict[str, Any]):
-        self.program, self.launcher, self.device = prepare(kernel, specialisation, known, fixed)
-        self.kind = next(x.kind for x in known.values() if isinstance(x, ArrayInfo))
-        self.waits = arrays.waits(self.kind)
-        names = [p.name for p in self.program.parameters]
-        self.tensors = [(i, n) for i, n in enumerate(names) if isinstance(known[n], ArrayInfo)]
-        self.scalars = [(i, n) for i, n in enumerate(names) if not isinstance(known[n], ArrayInfo)]
-        first = len(names)
-        self.maps = [(first + i, m.tensor, m) for i, m in enumerate(self.program.maps)]
-        self.pointers = {n: known[n].pointer for _, n in self.tensors}
-
-    def run(self, known: dict[str, Any]) -> None:
-        """Launches with the arrays of `known`, which differ from the first ones in address only."""
-        launcher = self.launcher
-        for i, name in self.tensors:
-            pointer = known[name].pointer
-            if pointer != self.pointers[name]:
-                launcher.set_pointer(i, pointer)
-                self.pointers[name] = pointer
-                for j, tensor, m in self.maps:
-                    if tensor == name:
-                        launcher.set_tensormap(j, tensor_map(known[name], m))
-        for i, name in self.scalars:
-            launcher.set_scalar(i, known[name])
-        launcher.launch(arrays.current_stream(self.kind, self.device))
-        if self.waits:
-            driver.synchronize(0, self.device)
-
-
-def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], given: dict[str, Any], fixed: dict[str, Any]) -> None:
-    """Launches, through a `Call` kept for these shapes, strides and static values."""
-    layout = tuple((x.shape, x.strides, x.kind, x.device) for x in known.values() if isinstance(x, ArrayInfo))
-    scalars = tuple(x for x in known.values() if not isinstance(x, ArrayInfo))
-    key = (specialisation, layout, scalars, kernel.version())
-    call = kernel._loaded.get(key)
-    if call is None:
-        if len(kernel._loaded) > 1024:
-            kernel._loaded.clear()
-        call = kernel._loaded[key] = Call(kernel, specialisation, known, fixed)
-    with kernel._lock:
-        call.run(known)
-
-
-def bind(kernel: Any, specialisation: Any, known: dict[str, Any], given: dict[str, Any], fixed: dict[str, Any]) -> Callable[[], None]:
-    """A function of no arguments that launches the kernel on the current stream with everything in place."""
-    if any(isinstance(x, ArrayInfo) and x.device is None for x in known.values()):
-        raise ArgumentError(f"{kernel.name}.bind launches on a GPU", fix="pass CUDA arrays; call the kernel itself to simulate it")
-    call = Call(kernel, specialisation, known, fixed)
-    launch, stream_of, kind, device, keep = call.launcher.launch, arrays.current_stream, call.kind, call.device, given
-
-    def launch_bound() -> None:
-        launch(stream_of(kind, device))
-
-    launch_bound.arguments = keep  # type: ignore[attr-defined]  # the arrays live as long as the launcher
-    return launch_bound
-

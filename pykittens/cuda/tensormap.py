@@ -75,9 +75,7 @@ def encode(
         _PROMOTIONS[l2_promotion],
         0,  # outside reads as zero, not as NaN
     )
-    check(
-        status, f"encoding a tensor map of {dtype} {tuple(shape)}, strides {tuple(strides)}, box {tuple(box)}"
-    )
+    check(status, f"encoding a tensor map of {dtype} {tuple(shape)}, strides {tuple(strides)}, box {tuple(box)}")
     return result
 
 
@@ -100,6 +98,23 @@ def replace_address(descriptor: int, pointer: int) -> None:
     if pointer % 16:
         raise TensorMapError(_misplaced(pointer))
     check(library().cuTensorMapReplaceAddress(descriptor, pointer), "re-addressing a tensor map")
+
+
+def address_first(descriptor: TensorMap, pointer: int) -> bool:
+    """Whether this driver keeps a tensor's address in the first eight bytes of its descriptor, and nothing that follows from it elsewhere.
+
+    NVIDIA does not say. So the driver is asked to write other addresses into one that it encoded for `pointer`.
+    """
+    whole = bytes(descriptor)
+    try:
+        for bits in (0, 0x7FFF_FFFF_FFF0, 0x5A5A_5A5A_5A50):
+            if bits:
+                descriptor.replace_address(pointer ^ bits)
+            if bytes(descriptor) != (pointer ^ bits).to_bytes(8, "little") + whole[8:]:
+                return False
+    finally:
+        descriptor.replace_address(pointer)
+    return True
 
 
 def _problems(

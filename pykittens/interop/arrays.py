@@ -3,7 +3,7 @@
 No framework is imported: an array can only exist if its framework is, and is then found in `sys.modules`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from .views import Views
 
 __all__ = [
     "ArrayInfo", "Unsupported", "as_numpy", "common_device", "current_stream", "dense_copy", "describe",
-    "empty", "empty_like", "numpy_dtype", "waits",
+    "empty", "empty_like", "numpy_dtype", "probe", "streams", "waits",
 ]  # fmt: skip
 
 # By type, so that an array costs one look-up after the first of its type.
@@ -70,7 +70,17 @@ def dense_copy(array: Any, name: str = "array") -> Any:
 
 def current_stream(kind: str, device: int) -> int:
     """The CUstream that a framework would queue its next operation on; 0, the default, if it has none."""
-    return _by_kind(kind).stream(device)
+    return _by_kind(kind).streams()(device)
+
+
+def streams(kind: str) -> Callable[[int], int]:
+    """`current_stream` of one framework, for who asks often."""
+    return _by_kind(kind).streams()
+
+
+def probe(array: Any) -> Callable[[Any], tuple[int, Hashable]]:
+    """A function from any array of this one's type to its pointer, and to what else is known of it: see `Framework.probe`."""
+    return _framework(array).probe
 
 
 def waits(kind: str) -> bool:

@@ -1,6 +1,7 @@
 """What we ask of an array framework, and our names for dtypes."""
 
 import math
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -50,6 +51,11 @@ class Framework:
     def describe(self, array: Any) -> ArrayInfo:
         raise NotImplementedError
 
+    def probe(self, array: Any) -> tuple[int, Hashable]:
+        """Its pointer, and all else that `describe` tells: equal where that is equal. For every call of a kernel: cheap."""
+        info = self.describe(array)
+        return info.pointer, info[1:]
+
     def view(self, array: Any, writable: bool) -> Array:
         """A NumPy view of an array on the CPU."""
         raise NotImplementedError
@@ -61,8 +67,9 @@ class Framework:
         """A densely packed copy, at an address of its own."""
         raise Unsupported(f"is a {type(array).__qualname__}, which cannot be copied into a dense array")
 
-    def stream(self, device: int) -> int:
-        return 0
+    def streams(self) -> Callable[[int], int]:
+        """The function from a device to the CUstream of the framework's next operation there; 0 is the default stream."""
+        return lambda device: 0
 
 
 def dtype_name(dtype: Any) -> str:

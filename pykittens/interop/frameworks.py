@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable, Hashable
 from functools import cache
 from typing import Any
 
@@ -87,8 +88,14 @@ class Torch(Framework):
     def copy(self, array: Any) -> Any:
         return array.clone(memory_format=sys.modules["torch"].contiguous_format)
 
-    def stream(self, device: int) -> int:
-        return int(_torch_stream()(device))
+    def probe(self, array: Any) -> tuple[int, Hashable]:
+        return array.data_ptr(), (array.shape, array.stride(), array.dtype, array.get_device())  # -1 where it has none
+
+    def streams(self) -> Callable[[int], int]:
+        """torch's way from a device to its stream's handle, by the short cut that its own compiler uses."""
+        torch = sys.modules["torch"]
+        raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+        return raw or (lambda device: int(torch.cuda.current_stream(device).cuda_stream))
 
 
 class Cupy(Framework):
@@ -110,8 +117,8 @@ class Cupy(Framework):
     def copy(self, array: Any) -> Any:
         return array.copy(order="C")
 
-    def stream(self, device: int) -> int:
-        return int(sys.modules["cupy"].cuda.get_current_stream(device).ptr)
+    def streams(self) -> Callable[[int], int]:
+        return lambda device: int(sys.modules["cupy"].cuda.get_current_stream(device).ptr)
 
 
 class Jax(Framework):
@@ -195,11 +202,3 @@ ALL: tuple[Framework, ...] = (Numpy(), Torch(), Cupy(), Jax(), Generic())
 def torch_names() -> dict[Any, str]:
     torch = sys.modules["torch"]
     return {getattr(torch, dtype): name for name, dtype in _TORCH.items() if hasattr(torch, dtype)}
-
-
-@cache
-def _torch_stream() -> Any:
-    """torch's way from a device to its stream's handle, by the short cut that its own compiler uses."""
-    torch = sys.modules["torch"]
-    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
-    return raw or (lambda device: torch.cuda.current_stream(device).cuda_stream)

@@ -16,6 +16,12 @@ def fingerprint(function: Any) -> tuple[Any, ...]:
     return _function(function, found)
 
 
+def depends(function: FunctionType) -> bool:
+    """Whether a function is the kernel author's. The vocabulary does not change while it is in use."""
+    module = function.__module__ or ""
+    return not module.startswith("pykittens.") or module.startswith("pykittens.kernels")
+
+
 def _function(function: Any, seen: dict[int, Any]) -> tuple[Any, ...]:
     if id(function) in seen:
         return ("again", seen[id(function)])
@@ -43,16 +49,21 @@ def global_names(code: CodeType) -> tuple[str, ...]:
 
 def _value(name: str, value: Any, seen: dict[int, Any]) -> Any:
     if isinstance(value, FunctionType):
-        if value.__module__.startswith("pykittens.") and not value.__module__.startswith("pykittens.kernels"):
-            return value.__qualname__
-        return _function(value, seen)
+        return _function(value, seen) if depends(value) else value.__qualname__
     if isinstance(value, (dict,)):
         return tuple((str(k), _value(name, v, seen)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return (type(value).__name__, *(_value(name, v, seen) for v in value))
-    if hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "strides") or type(value).__module__.partition(".")[0] in ("torch", "cupy", "jax", "jaxlib"):
+    if (
+        hasattr(value, "shape")
+        and hasattr(value, "dtype")
+        and hasattr(value, "strides")
+        or type(value).__module__.partition(".")[0] in ("torch", "cupy", "jax", "jaxlib")
+    ):
         if getattr(value, "ndim", 0):
             raise TraceError(f"the kernel captures {name!r}, an array of shape {tuple(value.shape)}", fix="pass it to the kernel as an operand")
+    if isinstance(value, (int, float, complex)):
+        return type(value), repr(value)  # 1, 1.0 and True are equal, but not the same to a kernel; nor are 0.0 and -0.0
     try:
         hash(value)
         return value

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pykittens.cuda import driver
-from pykittens.interop import arrays, frameworks
+from pykittens.interop import arrays
 from pykittens.interop.arrays import (
     ArrayInfo,
     as_numpy,
@@ -137,14 +137,11 @@ def test_torch_tensors_without_memory() -> None:
 
 def test_torch_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    frameworks._torch_stream.cache_clear()
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0x5000 + device, raising=False)
     assert current_stream("torch", 1) == 0x5001
-    frameworks._torch_stream.cache_clear()
     monkeypatch.delattr(torch._C, "_cuda_getCurrentRawStream")
     monkeypatch.setattr(torch.cuda, "current_stream", lambda d: types.SimpleNamespace(cuda_stream=0x6000 + d))
     assert current_stream("torch", 1) == 0x6001
-    frameworks._torch_stream.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["bf16", "f16", "f32", "e4m3", "e5m2", "i32", "bool"])

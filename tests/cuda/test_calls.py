@@ -1,0 +1,248 @@
+"""Kernels called on tensors of a GPU that is not there: what is launched, what is made again, what a call costs Python."""
+
+import ctypes
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import pykittens as pk
+from pykittens import bf16, f32, i32, warp
+from pykittens.cuda import tensormap
+from pykittens.errors import ArgumentError
+from pykittens.interop import frameworks
+from pykittens.kernel import Kernel
+from tests.cuda.fake_driver import CONTEXT, FakeDriver
+
+torch = pytest.importorskip("torch")
+FACTOR = 2.0
+
+
+@pytest.fixture(autouse=True)
+def gpu(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    """Tensors on the CPU pass for tensors on GPU 0."""
+    real = frameworks.Torch.describe
+    monkeypatch.setattr(frameworks.Torch, "describe", lambda self, x: real(self, x)._replace(device=0))
+    monkeypatch.setattr(frameworks.Torch, "streams", lambda self: lambda device: 0x77)
+    fake.parameter_sizes = [56, 56, 4]
+    fake.current.context = CONTEXT
+    yield fake
+
+
+def tensors(rows: int = 64, cols: int = 64) -> list[Any]:
+    return [torch.zeros(rows, cols, dtype=torch.bfloat16) for _ in range(2)]
+
+
+def scale(x: pk.gl(bf16, "N", 64), y: pk.gl(bf16, "N", 64), by: f32, *, twice: bool = False) -> None:  # type: ignore[valid-type]
+    tile = warp.load(x, (pk.block_index.x, 0), rows=16)
+    warp.store(y, (tile.to(f32) * (by * FACTOR) * (2 if twice else 1)).to(bf16), (pk.block_index.x, 0))
+
+
+def kernel(**options: Any) -> Kernel:
+    return pk.kernel(warps=1, **{"grid": lambda x, **_: x.rows // 16, **options})(scale)  # type: ignore[no-any-return]
+
+
+def pointers(launch: Any) -> list[int]:
+    return [struct.unpack("<Q", launch.arguments[i][:8])[0] for i in range(2)]
+
+
+def test_again(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second call launches with its own pointers and numbers, and describes nothing."""
+    run = kernel()
+    run(*tensors(), 0.5)
+    monkeypatch.setattr(Kernel, "specialise", None)
+    x, y = tensors()
+    run(x, y, 0.25)
+    run(y, x, 3.0)
+    first, second, third = fake.launches
+    assert (second.stream, second.grid, second.block) == (0x77, [4, 1, 1], [32, 1, 1])
+    assert pointers(second) == [x.data_ptr(), y.data_ptr()]
+    assert pointers(third) == [y.data_ptr(), x.data_ptr()]
+    assert [struct.unpack("<f", launch.arguments[2])[0] for launch in fake.launches] == [0.5, 0.25, 3.0]
+    assert first.arguments[0][8:] == second.arguments[0][8:]
+
+
+def test_what_differs_is_seen(fake: FakeDriver) -> None:
+    """Shape, strides, dtype, static values: each finds its own call, also the second time."""
+    run = kernel()
+    x, y = tensors()
+    wide = torch.zeros(64, 128, dtype=torch.bfloat16)
+    for _ in range(2):
+        run(x, y, 1.0)
+        run(*tensors(128), 1.0)
+        run(wide[:, :64], wide[:, 64:], 1.0)
+        run(x, y, 1.0, twice=True)
+        run(x=x, by=1.0, y=y)
+        with pytest.raises(ArgumentError, match="operand 'x' is f16"):
+            run(x.half(), y, 1.0)
+        with pytest.raises(ArgumentError, match="N = 64, operand 'x' has N = 128"):
+            run(tensors(128)[0], y, 1.0)
+        with pytest.raises(ArgumentError, match="'by' is 'a'|'by' is str"):
+            run(x, y, "a")
+    assert [launch.grid[0] for launch in fake.launches] == [4, 8, 4, 4, 4] * 2
+    assert [launch.arguments for launch in fake.launches[:1]] == [launch.arguments for launch in fake.launches[5:6]]
+    strides = [struct.unpack("<4q", launch.arguments[0][24:56])[2] for launch in fake.launches[:5]]
+    assert strides == [64, 64, 128, 64, 64]
+    assert len(run._programs) == 2
+    assert len(run._functions) == 2
+
+
+def test_misaligned_pointers_go_the_long_way(fake: FakeDriver) -> None:
+    run = kernel()
+    x, y = tensors()
+    memory = torch.zeros(64 * 64 + 8, dtype=torch.bfloat16)
+    odd = memory[1 : 64 * 64 + 1].view(64, 64)
+    run(x, y, 1.0)
+    for _ in range(2):
+        run(odd, y, 1.0)
+        run(x, y, 1.0)
+    assert len(run._programs) == 2
+    assert [pointers(launch)[0] for launch in fake.launches] == [x.data_ptr(), *[odd.data_ptr(), x.data_ptr()] * 2]
+
+
+def test_a_global_that_changes(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebound global, a helper's too, and new code are traced anew; a list is read at every call."""
+    run = kernel()
+    x, y = tensors()
+    for factor in (2.0, 3.0, 3.0, 2.0):
+        monkeypatch.setitem(globals(), "FACTOR", factor)
+        run(x, y, 1.0)
+    assert len(run._programs) == 2
+    changed = kernel()
+    changed(x, y, 1.0)
+    old = scale.__code__
+    try:
+        scale.__code__ = old.replace(co_consts=tuple(32 if c == 16 else c for c in old.co_consts))  # what autoreload does
+        changed(x, y, 1.0)
+    finally:
+        scale.__code__ = old
+    assert len(changed._programs) == 2
+
+    factors = [2.0]
+
+    def listed(x: pk.gl(bf16, "N", 64), y: pk.gl(bf16, "N", 64)) -> None:  # type: ignore[valid-type]
+        warp.store(y, (warp.load(x, (0, 0), rows=16).to(f32) * factors[0]).to(bf16), (0, 0))
+
+    fake.parameter_sizes = [56, 56]
+    reads = pk.kernel(warps=1)(listed)
+    for factors[0] in (2.0, 3.0, 3.0):
+        reads(x, y)
+    assert len(reads._programs) == 2
+
+
+def test_static_functions(fake: FakeDriver) -> None:
+    """A static function counts by what it does: made anew for each call, it is not traced anew."""
+
+    def applied(x: pk.gl(bf16, "N", 64), y: pk.gl(bf16, "N", 64), *, function: Any) -> None:  # type: ignore[valid-type]
+        warp.store(y, function(warp.load(x, (0, 0), rows=16).to(f32)).to(bf16), (0, 0))
+
+    fake.parameter_sizes = [56, 56]
+    run = pk.kernel(warps=1)(applied)
+    x, y = tensors()
+    for factor in (2.0, 2.0, 3.0):
+        run(x, y, function=lambda tile, factor=factor: tile * factor)
+    assert len(run._programs) == 2
+    assert len(fake.launches) == 3
+
+
+def test_grids_of_numbers(fake: FakeDriver) -> None:
+    """A grid that depends on a number is computed anew when it changes."""
+
+    def count(x: pk.gl(bf16, "N", 64), y: pk.gl(bf16, "N", 64), n: i32) -> None:  # type: ignore[valid-type]
+        warp.store(y, warp.load(x, (0, 0), rows=16), (0, 0))
+
+    x, y = tensors()
+    for grid in (lambda n, **_: n, lambda **given: given["n"]):
+        run = pk.kernel(warps=1, grid=grid)(count)
+        for n in (1, 2, 1, 2):
+            run(x, y, n)
+        assert run.by_value
+        assert [launch.grid[0] for launch in fake.launches[-4:]] == [1, 2, 1, 2]
+    assert not kernel().by_value
+    with pytest.raises(ArgumentError, match="i32 cannot hold"):
+        run(x, y, 2**31)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_tensor_maps_move(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    """By a write where this driver keeps addresses, else by the driver."""
+    monkeypatch.setattr(tensormap, "address_first", lambda *_: first)
+
+    @pk.kernel(warps=4)
+    def copy(x: pk.gl(bf16, "N", 64), y: pk.gl(bf16, "N", 64)) -> None:  # type: ignore[valid-type]
+        tile, ready = pk.shared(pk.st(bf16, 64, 64)), pk.barrier()
+        pk.tma.expect(ready, tile)
+        pk.tma.load(tile, x, (0, 0), ready)
+        pk.wait(ready, 0)
+        pk.warpgroup.tma.store(y, tile, (0, 0))
+        pk.warpgroup.tma.commit()
+        pk.warpgroup.tma.wait()
+
+    fake.parameter_sizes = [56, 56, 128, 128]
+    for _ in range(3):
+        x, y = tensors()
+        copy(x, y)
+        here = [struct.unpack("<Q", argument[:8])[0] for argument in fake.launches[-1].arguments]
+        assert here == [
+            x.data_ptr(),
+            y.data_ptr(),
+            *((x.data_ptr(), y.data_ptr()) if "x" in copy.program(x, y).maps[0].tensor else (y.data_ptr(), x.data_ptr())),
+        ]
+
+
+def test_where_descriptors_keep_addresses(fake: FakeDriver) -> None:
+    encoded = tensormap.encode(0x7F00_1000, "bf16", (64, 64), (128,), (64, 64), 128)
+    before = bytes(encoded)
+    assert tensormap.address_first(encoded, 0x7F00_1000)
+    assert bytes(encoded) == before
+    assert not tensormap.address_first(encoded, 0x7F00_2000)
+
+
+def test_bound(fake: FakeDriver) -> None:
+    x, y = tensors()
+    launch = kernel().bind(x, y, 0.5)
+    launch()
+    launch()
+    assert [pointers(seen) for seen in fake.launches] == [[x.data_ptr(), y.data_ptr()]] * 2
+    with pytest.raises(ArgumentError, match="pass CUDA arrays"):
+        kernel().bind(pk.spec(bf16, (64, 64)), pk.spec(bf16, (64, 64)), 0.5)
+
+
+def test_cost_in_python(fake: FakeDriver) -> None:
+    """Over the bare driver call: about 3 us a call and 0.2 us a bound one here. The bounds only catch disasters."""
+    call, bound = costs()
+    assert call < 40e-6
+    assert bound < 5e-6
+
+
+def costs() -> tuple[float, float]:
+    """Seconds over a prepared call of a C function that does nothing."""
+    from pykittens.cuda import libcuda
+
+    nothing = ctypes.CDLL(None).pthread_equal
+    nothing.argtypes = [ctypes.c_void_p] * 4
+    libcuda.library().cuLaunchKernelEx = nothing
+    run, operands = kernel(), [tensors() for _ in range(2)]
+    for pair in operands:
+        run(*pair, 0.5)
+    (call,) = run._loaded.values()
+
+    def moving() -> None:
+        run(*operands[0], 0.5)
+        run(*operands[1], 0.5)
+
+    bare = least(call.launcher._call)
+    return least(moving) / 2 - bare, least(run.bind(*operands[0], 0.5)) - bare
+
+
+def least(function: Any) -> float:
+    """Seconds of a call, by the fastest of some batches."""
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        for _ in range(200):
+            function()
+        times.append((time.perf_counter() - start) / 200)
+    return min(times)
