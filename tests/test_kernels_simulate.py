@@ -3,7 +3,8 @@
 import pytest
 
 from pykittens.kernels.reference import row_error
-from pykittens.kernels.registry import KERNELS, Instance, label
+from pykittens.kernels.registry import KERNELS
+from pykittens.kernels.shipped import Instance, label
 
 TOLERANCE = {"bfloat16": 1e-2, "float16": 1e-3, "float32": 1e-5}
 CASES = [

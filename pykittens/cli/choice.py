@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..kernels.registry import KERNELS, Instance, Shipped, label
+from ..kernels.registry import KERNELS
+from ..kernels.shipped import Instance, Shipped, label
 from .console import Refusal
 
 

@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 
 from ..cuda import cache, compiler
-from ..kernels.registry import KERNELS, Instance, Shipped, label
+from ..kernels.registry import KERNELS
+from ..kernels.shipped import Instance, Shipped, label
 from .choice import shipped
 from .console import AsJson, Refusal, answer, command, out, progress
 
@@ -27,7 +28,7 @@ def compile_kernels(
     for wrong in set(arch) - set(compiler.ARCHITECTURES):
         raise Refusal(f"there is no architecture {wrong!r}", fix=f"choose one of {', '.join(compiler.ARCHITECTURES)}")
     rows = [shipped(name) for name in kernels] if kernels else list(KERNELS.values())
-    jobs = [(row, choice, found, a) for row in rows for choice, found in row.configurations() for a in arch if a in row.architectures]
+    jobs = [(row, choice, found, a) for row in rows for choice, found in row.configurations() for a in arch if a in row.targets(found)]
     if not jobs:
         raise Refusal(f"none of {', '.join(row.name for row in rows)} can be compiled for {', '.join(arch)}", fix="`pykittens list` shows what can")
     store, done = cache.Cache(target), []

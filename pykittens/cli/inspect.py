@@ -13,7 +13,7 @@ from ..cuda import cache, driver, sass
 from ..cuda.compiler import ARCHITECTURES, Cubin
 from ..cuda.libcuda import CudaError
 from ..kernels.lines import count_lines
-from ..kernels.registry import Instance, Shipped, label
+from ..kernels.shipped import Instance, Shipped, label
 from .choice import instance, read_choice, shipped
 from .console import AsJson, Refusal, answer, command, out, progress
 
@@ -94,7 +94,7 @@ def inspect_kernel(
     elif as_json:
         answer(asdict(facts))
     else:
-        _show(facts, row.opcodes)
+        _show(facts, "|".join(row.opcodes).split("|"))
 
 
 def _architecture(row: Shipped, asked: str) -> str:
@@ -112,7 +112,7 @@ def _architecture(row: Shipped, asked: str) -> str:
     return asked
 
 
-def _show(facts: Inspection, meant: tuple[str, ...]) -> None:
+def _show(facts: Inspection, meant: list[str]) -> None:
     out.print(f"[bold]{facts.kernel}[/] ({label(facts.configuration)}) for {facts.arch}, by {facts.compiler} in {facts.compile_seconds} s")
     out.print(f"  {facts.lines} lines of Python; {facts.threads} threads, {facts.shared_bytes:,} bytes of shared memory for a block")
     out.print(f"  {facts.registers} registers a thread, {facts.spill_bytes} bytes spilled, {facts.local_bytes} bytes of local memory")
@@ -127,7 +127,7 @@ def _show(facts: Inspection, meant: tuple[str, ...]) -> None:
             out.print(f"  {'  ' * loop['depth']}loop of {loop['instructions']}: {_counts(loop['opcodes'], meant, 8)}")
 
 
-def _counts(opcodes: dict[str, int], meant: tuple[str, ...], most: int) -> str:
+def _counts(opcodes: dict[str, int], meant: list[str], most: int) -> str:
     """The instructions that the kernel was written for, then the most frequent others."""
     first = sorted(opcodes.items(), key=lambda item: item[0] not in meant)  # stable
     return ", ".join(f"{count} {opcode}" for opcode, count in first[:most])
