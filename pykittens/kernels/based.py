@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import bf16, f16, f32, warpgroup
+from pykittens import f16, f32, warpgroup
 from pykittens.errors import ArgumentError
 from pykittens.interop import arrays
 
-from .sequences import DTYPES, check_state, operands
+from .sequences import DTYPES, check_state, operands, store_terms, unit_of
 
 CHUNK = 64  # rows of a step, and value columns of a block
 D = 16
@@ -58,10 +58,10 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
            after: pk.gl(f32, "B", "H", pk.static("E"), FEATURES), *, config=Config()):  # fmt: skip
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
-    dtype, chunks = q.dtype, pk.cdiv(q.rows, CHUNK)
+    dtype, chunks, scaled = q.dtype, pk.cdiv(q.rows, CHUNK), q.dtype is f16  # f16 needs the rows of the state scaled
     rows, values = pk.st(dtype, CHUNK, D), pk.st(dtype, CHUNK, CHUNK)
     ring = pk.ring(config.stages, q=rows, k=rows, v=values)
-    states = pk.ring(config.states, high=pk.st(dtype, CHUNK, FEATURES, swizzle=32), low=pk.st(dtype, CHUNK, 2 * D, swizzle=32), name="states")
+    states = pk.ring(config.states, high=pk.st(dtype, CHUNK, FEATURES, swizzle=32), low=pk.st(dtype, CHUNK, 2 * D, swizzle=32), unit=pk.sv(f32, CHUNK), name="states")
     features, result = pk.shared(pk.st(dtype, CHUNK, FEATURES, swizzle=32), name="features"), pk.shared(values, name="result")
 
     def load(i):
@@ -85,11 +85,17 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
             weight[:] = pk.where(column <= row, pk.fma(s, pk.fma(s, 0.5, 1.0), 1.0), 0.0).to(dtype)
             warpgroup.mm_AB(out, weight, slot.v)
             past = states.read()
+            if scaled:
+                unit = warpgroup.load_row(past.unit)
+                warpgroup.wait(out)
+                out[:] = out / unit
             for m, term in enumerate(terms):
                 warpgroup.mma_ABt(out, term, past.high[:, m * D : (m + 1) * D])
             for m in (0, 1):
                 warpgroup.mma_ABt(out, terms[m - 2], past.low[:, m * D : (m + 1) * D])
             warpgroup.wait()
+            if scaled:
+                out[:] = out * unit
             ring.release()
             states.release()
             load(i + config.stages)
@@ -107,10 +113,11 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
                          for where, cols in zip(at, (SQUARES, 2 * D)))  # fmt: skip
         for i in pk.range(chunks):
             with states.put() as slot:
-                warpgroup.store(slot.high[:, :SQUARES], second.to(dtype))
-                high = first.to(dtype)
-                warpgroup.store(slot.high[:, SQUARES:], high)
-                warpgroup.store(slot.low, pk.where(abs(first) < pk.inf, first - high.to(f32), 0.0).to(dtype))
+                if scaled:
+                    unit = unit_of(second, first)
+                    warpgroup.store(slot.unit, unit)
+                warpgroup.store(slot.high[:, :SQUARES], (second / unit if scaled else second).to(dtype))
+                store_terms(slot.high[:, SQUARES:], slot.low, first / unit if scaled else first)
             slot = ring.read()
             for m, term in enumerate(taylor(warpgroup.load(slot.k), 1.0)):
                 warpgroup.store(features[:, m * D : (m + 1) * D], term)

@@ -12,10 +12,11 @@ q, k: (batch, heads, n, d), v, o: (batch, heads, n, e), bf16 or f16, d and e 64 
 State: float32 (batch, heads, e, d), the sum of v_j k_j with its decay, before the first and after the last row. Where it is
 given, the rows continue an earlier call's.
 
-A block owns one head and 64 columns of the values. One warp loads chunks with TMA; one warpgroup keeps the state in registers
-(accumulators of wgmma), and puts it as two 16-bit terms, high + low, into shared memory, where the next product reads it: so only
-the weights inside a chunk are rounded to 16 bits (and k, where it decays). In f16, whose range is small, each row of the state is
-scaled on its way. Shared memory: `stages` chunks of q, k, v, the state twice, the output; 96 KiB at d = e = 64.
+A block owns one head and 64 columns of the values. One warpgroup keeps the state in registers (accumulators of wgmma) and puts it
+into a ring before it adds a chunk; the other adds the chunk's own masked weights times v to q S. Rounding to 16 bits
+touches only those weights: the state, and k where it decays, lie in shared memory as two 16-bit terms, high + low. In f16, whose
+range is small, each row of the state is scaled on its way. The attending warpgroup also loads, with TMA, what it has done with.
+Shared memory: rings of `stages` chunks of q, k, v and of `states` states, the decayed k, the output; 72 to 112 KiB at d = 64.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from typing import Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import bf16, f16, f32, warpgroup
+from pykittens import f16, f32, warpgroup
 from pykittens.errors import ArgumentError
 from pykittens.interop import arrays
 
-from .sequences import DTYPES, check_state, operands
+from .sequences import DTYPES, check_state, operands, store_terms, unit_of
 
 LOG2E = 1.4426950408889634
 CHUNK = 64  # rows of a step, and value columns of a block
@@ -39,18 +40,19 @@ DIMS = (64, 128)
 
 @dataclass(frozen=True)
 class Config:
-    """How many chunks are under way, and how many blocks share a multiprocessor."""
+    """How many chunks and states are under way, and how many blocks share a multiprocessor."""
 
-    stages: int = 3
+    stages: int = 2
+    states: int = 2
     blocks_per_sm: int = 2
 
     def __post_init__(self) -> None:
-        if self.stages < 1 or self.blocks_per_sm not in (1, 2):
-            raise ArgumentError(f"linear attention with {self}", fix="at least one stage, and 1 or 2 blocks per multiprocessor")
+        if self.stages < 1 or self.states < 1 or self.blocks_per_sm not in (1, 2):
+            raise ArgumentError(f"linear attention with {self}", fix="at least one stage and one state, and 1 or 2 blocks per multiprocessor")
 
 
 OPTIONS: dict[str, Any] = {
-    "warps": 5,
+    "warps": 8,
     "grid": lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch),
     "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
 }
@@ -63,73 +65,76 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B"
            scale: f32, *, config=Config()):  # fmt: skip
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
-    dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
-    row_type, value_type, state_type = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK), pk.st(dtype, CHUNK, d)
-    ring = pk.ring(config.stages, q=row_type, k=row_type, v=value_type)
-    states, result = pk.shared(state_type, count=2, name="states"), pk.shared(value_type, name="result")
+    dtype, d, chunks, decays, scaled = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK), log_decay is not None, q.dtype is f16
+    rows, values = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
+    ring = pk.ring(config.stages, q=rows, k=rows, v=values)
+    states = pk.ring(config.states, high=rows, low=rows, unit=pk.sv(f32, CHUNK), name="states")
+    result = pk.shared(values, name="result")
+    g = log_decay[head] * LOG2E if decays else 0.0
+
+    def load(i):
+        with pk.when(i < chunks), ring.fill() as slot:
+            pk.tma.load(slot.q, q, (batch, head, i, 0))
+            pk.tma.load(slot.k, k, (batch, head, i, 0))
+            pk.tma.load(slot.v, v, (batch, head, i, part))
+
     with pk.role("attend", warpgroups=1):
-        state = warpgroup.zeros(f32, CHUNK, d) if before is None else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
+        for i in range(config.stages):
+            load(i)
         score, out, weight = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(dtype, CHUNK, CHUNK)
         row, column = pk.row_index(score), pk.col_index(score)
-        if log_decay is not None:
-            g, faded = log_decay[head] * LOG2E, pk.shared(row_type, count=2, name="faded")
-            fade = pk.exp2((pk.maximum(row - column, 0)).to(f32) * g)
-            lift = pk.exp2((row + 1).to(f32) * g)
-        if dtype is f16:
-            units = pk.shared(pk.sv(f32, CHUNK), name="units")
+        fade, lift = pk.exp2(pk.maximum(row - column, 0).to(f32) * g), pk.exp2((row + 1).to(f32) * g)
         for i in pk.range(chunks):
-            slot, exact = ring.read(), state
-            if dtype is f16:  # each row of the state as a multiple of a unit that keeps it in range
-                peak = abs(state).row_max()
-                unit = pk.where((peak > 0.0) & (peak < pk.inf), peak * 2.0**-8, 1.0)
-                warpgroup.store(units, unit)
-                exact = state / unit
-            store_terms(states, exact)
-            if log_decay is not None:
-                rows = pk.minimum(q.rows - i * CHUNK, CHUNK)
-                left = pk.exp2(pk.maximum(rows - 1 - row, 0).to(f32) * g)  # from row j to the end of the chunk
-                store_terms(faded, warpgroup.load(slot.k).to(f32) * left)
-                state[:] = state * pk.exp2(pk.cast(rows, f32) * g)
-            warpgroup.sync()
+            slot = ring.read()
             warpgroup.mm_ABt(score, slot.q, slot.k)
-            warpgroup.mm_ABt(out, slot.q, states[0])
-            warpgroup.mma_ABt(out, slot.q, states[1])
-            for keys in [slot.k] if log_decay is None else [faded[0], faded[1]]:
-                warpgroup.mma_AtB(state, slot.v, keys)
+            past = states.read()
+            warpgroup.mm_ABt(out, slot.q, past.high)
+            warpgroup.mma_ABt(out, slot.q, past.low)
             warpgroup.wait(score)
-            if log_decay is not None:
-                score[:] = score * fade
-            weight[:] = pk.where(column <= row, score, 0.0).to(dtype)
+            weight[:] = pk.where(column <= row, score * fade if decays else score, 0.0).to(dtype)
             warpgroup.wait(out)
-            if log_decay is not None:
+            if decays:
                 out[:] = out * lift
-            if dtype is f16:
-                out[:] = out * warpgroup.load_row(units)
+            if scaled:
+                out[:] = out * warpgroup.load_row(past.unit)
+            states.release()
             warpgroup.mma_AB(out, weight, slot.v)
             warpgroup.wait()
             ring.release()
+            load(i + config.stages)
             warpgroup.tma.wait(read=True)
-            warpgroup.sync()  # all warps have done with the state in shared memory, and `result` has been read
+            warpgroup.sync()  # `result` has been read
             warpgroup.store(result, (out * scale).to(dtype))
             warpgroup.sync()
             warpgroup.tma.store(o, result, (batch, head, i, part))
             warpgroup.tma.commit()
+        warpgroup.tma.wait()
+
+    with pk.role("state", warpgroups=1):
+        state = warpgroup.zeros(f32, CHUNK, d) if before is None else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
+        faded = pk.shared(rows, count=2, name="faded") if decays else None
+        position = pk.row_index(state)
+        for i in pk.range(chunks):
+            with states.put() as next:
+                if scaled:
+                    unit = unit_of(state)
+                    warpgroup.store(next.unit, unit)
+                store_terms(next.high, next.low, state / unit if scaled else state)
+            slot = ring.read()
+            if decays:  # row j by the decay from there to the end of the chunk
+                count = pk.minimum(q.rows - i * CHUNK, CHUNK)
+                left = pk.exp2(pk.maximum(count - 1 - position, 0).to(f32) * g)
+                store_terms(faded[0], faded[1], warpgroup.load(slot.k).to(f32) * left)
+                state[:] = state * pk.exp2(pk.cast(count, f32) * g)
+                warpgroup.sync()
+            for keys in (faded[0], faded[1]) if decays else (slot.k,):
+                warpgroup.mma_AtB(state, slot.v, keys)
+            warpgroup.wait()
+            ring.release()
+            if decays:
+                warpgroup.sync()  # all warps have done with the decayed keys
         if after is not None:
             warpgroup.store(after, state, (batch, head, part, 0))
-        warpgroup.tma.wait()
-    with pk.role("load", warps=1):
-        for i in pk.range(chunks):
-            with ring.fill() as slot:
-                pk.tma.load(slot.q, q, (batch, head, i, 0))
-                pk.tma.load(slot.k, k, (batch, head, i, 0))
-                pk.tma.load(slot.v, v, (batch, head, i, part))
-
-
-def store_terms(targets, x):
-    """A float32 tile as the sum of two 16-bit ones."""
-    high = x.to(targets.dtype)
-    warpgroup.store(targets[0], high)
-    warpgroup.store(targets[1], pk.where(abs(x) < pk.inf, x - high.to(f32), 0.0).to(targets.dtype))
 
 
 def linear_attention(q: Any, k: Any, v: Any, *, log_decay: Any = None, scale: float | None = None, state: Any = None,
@@ -145,7 +150,7 @@ def linear_attention(q: Any, k: Any, v: Any, *, log_decay: Any = None, scale: fl
     e = v.shape[-1]
     check_state(name, "state", state, info, (batch, heads, e, d))
     check_state(name, "log_decay", log_decay, info, (heads,))
-    config = config or (Config() if d == 64 else Config(stages=2, blocks_per_sm=1))
+    config = config or (Config() if d == 64 else Config(blocks_per_sm=1))
     o = arrays.empty(info.kind, (*info.shape[:3], e), info.dtype, info.device)
     after = arrays.empty(info.kind, (batch, heads, e, d), "f32", info.device) if return_state else None
     attend(q, k, v, o, log_decay, state, after, d**-0.5 if scale is None else float(scale), config=config)

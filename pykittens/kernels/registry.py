@@ -13,7 +13,7 @@ import numpy as np
 
 from ..kernel import Kernel, spec
 from ..types import DTYPES, f32
-from . import attention_ada, attention_hopper, gemm, linear_attention, norms, reference, rows, softmax
+from . import attention_ada, attention_hopper, based, gemm, linear_attention, norms, reference, rows, softmax
 from .shipped import Array, Instance, Shipped
 
 # The rows ---------------------------------------------------------------------------------------------------
@@ -68,6 +68,18 @@ def _linear_attention(dim: int, dtype: str, decay: bool) -> Instance:
     return Instance(linear_attention.attend, operands, {"config": config}, ("o", "after"), expected, {"log_decay": np.array([-0.1, -0.01])})
 
 
+def _based(dim: int, dtype: str) -> Instance:
+    x, v = (spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, cols)) for cols in (based.D, dim))
+    state = spec(f32, (1, 2, dim, based.FEATURES))
+
+    def expected(q: Array, k: Array, v: Array, before: Array, **_: Any) -> dict[str, Array]:
+        o, after = based.reference(q, k, v, state=before)
+        return {"o": o, "after": after}
+
+    operands = {"q": x, "k": x, "v": v, "o": v, "before": state, "after": state}
+    return Instance(based.attend, operands, {"config": based.Config()}, ("o", "after"), expected)
+
+
 def _softmax(n: int, dtype: str) -> Instance:
     x, config = spec(DTYPES[dtype], (9, n)), rows.plan(n, DTYPES[dtype].size, 16)
     return Instance(softmax.soften, {"x": x, "y": x}, {"config": config}, ("y",), lambda x, **_: {"y": softmax.reference(x)})
@@ -119,6 +131,14 @@ _ROWS = (
         architectures=("sm_90a",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
+    ),
+    Shipped(
+        name="based",
+        about="linear attention with the second-order Taylor feature map (Based)",
+        make=_based,
+        architectures=("sm_90a",),
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "STSM"),
     ),
     Shipped(
         name="softmax",

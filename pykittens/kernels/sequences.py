@@ -1,8 +1,11 @@
-"""What the kernels over sequences with a state (based, linear attention) check before they run."""
+"""What the kernels over sequences with a state (based, linear attention) share: how a state is rounded, what is checked before they run."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import pykittens as pk
+from pykittens import f32, warpgroup
 
 from ..errors import ArgumentError
 from ..interop import arrays
@@ -11,6 +14,21 @@ from ..types import DTYPES as ALL
 from ..types import bf16, f16
 
 DTYPES = (bf16, f16)
+
+
+def store_terms(high: Any, low: Any, x: Any) -> None:
+    """A float32 tile as the sum of two 16-bit ones in shared memory."""
+    rounded = x.to(high.dtype)
+    warpgroup.store(high, rounded)
+    warpgroup.store(low, pk.where(abs(x) < pk.inf, x - rounded.to(f32), 0.0).to(high.dtype))
+
+
+def unit_of(*tiles: Any) -> Any:
+    """For each row, what to divide it by so that f16 holds it: its largest element becomes 256."""
+    peak = abs(tiles[0]).row_max()
+    for tile in tiles[1:]:
+        peak = pk.maximum(peak, abs(tile).row_max())
+    return pk.where((peak > 0.0) & (peak < pk.inf), peak * 2.0**-8, 1.0)
 
 
 def operands(name: str, q: Any, k: Any, v: Any, features: tuple[int, ...], values: tuple[int, ...]) -> tuple[tuple[Any, Any, Any], ArrayInfo]:
