@@ -351,6 +351,8 @@ class Writer:
         if not barriers:
             return
         self.line("if (threadIdx.x == 0) {")
+        for spec in self.program.maps:  # on their way while the block sets itself up
+            self.line(f'asm volatile("prefetch.tensormap [%0];" :: "l"(&{self.map_name(spec)}) : "memory");')
         for b in barriers:
             assert isinstance(b.value.type, BarrierType)
             self.line(f"for (int i = 0; i < {b.count}; i++) mbarrier_init({self[b.value]} + i * {b.item_bytes}, {b.value.type.count});")

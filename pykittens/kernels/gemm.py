@@ -27,7 +27,8 @@ class Config:
 
     `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share something: operand "b" where
     they stand below one another, "a" where side by side, or one tile of c, of which each sums a part of "k".
-    `residents` blocks share a multiprocessor.
+    `residents` blocks share a multiprocessor. `rotate`: each column of tiles begins elsewhere along k, so that not all blocks ask
+    for the same lines of a small operand at once.
     """
 
     rows: int = 128
@@ -39,6 +40,7 @@ class Config:
     share: str = "b"
     depth: int = 128
     residents: int = 1
+    rotate: bool = False
 
     def __post_init__(self) -> None:
         if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b", "k"):
@@ -113,8 +115,11 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
     with pk.role("load", warps=4, registers=24 if budget else 0):
         for i in pk.range(tiles):
             row, col = tile(i)
+            begin = rank * steps if config.splits else col * steps // wide if config.rotate else 0
             for step in pk.range(steps):
-                k = step + rank * steps if config.splits else step
+                k = step + begin
+                if config.rotate:
+                    k = pk.where(k < steps, k, k - steps)
                 with ring.fill() as slot:
                     load(slot.a, a, row, k, ta, config.cluster > 1 and config.share == "a")
                     load(slot.b, b, col, k, not tb, config.cluster > 1 and config.share == "b")
