@@ -249,8 +249,11 @@ class Kernel:
             self._again = self._again or Again(self)
             self._again.remember(args, named, call)
 
-    def simulate(self, *args: Any, seed: int | None = None, **named: Any) -> Any:
-        """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place."""
+    def simulate(self, *args: Any, seed: int | None = None, progress: Callable[[float], None] | None = None, **named: Any) -> Any:
+        """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place.
+
+        A `seed` shuffles what may happen in any order; `progress` is told which fraction of the blocks has run.
+        """
         from .interop.arrays import as_numpy
         from .sim import simulate
 
@@ -259,7 +262,7 @@ class Kernel:
         program = self._program(specialisation, known)
         check_shared(program, 90)  # the most that any GPU has
         arrays = {n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x for n, value in given.items()}
-        return simulate(program, arrays, self._dims("grid", known, fixed), seed=seed)
+        return simulate(program, arrays, self._dims("grid", known, fixed), seed=seed, progress=progress)
 
     def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
         """A launcher for these arguments with everything checked: calling it only launches."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
@@ -65,8 +66,12 @@ def demo(
         arrays = random_inputs(batch, heads, n, d, seed)
     check_shapes(arrays)
     scale = arrays["q"].shape[-1] ** -0.5
-    with progress(f"running on {'the GPU' if where == 'gpu' else 'the simulated GPU'}"):
-        run = (on_gpu if where == "gpu" else simulated)(attention_ada.attend, arrays, scale, causal)
+    if where == "gpu":
+        with progress("compiling and running on the GPU"):
+            run = on_gpu(attention_ada.attend, arrays, scale, causal)
+    else:
+        with progress("running on the simulated GPU", 1.0) as advance:
+            run = simulated(attention_ada.attend, arrays, scale, causal, advance)
     with progress("checking against float64", 1.0) as advance:
         expected = reference.attention(**arrays, scale=scale, causal=causal, progress=advance)
         error = reference.row_error(run.out, expected)
@@ -114,12 +119,12 @@ def check_shapes(arrays: dict[str, Array]) -> None:
         raise Refusal(f"the dtypes differ: {said}", fix="all of them bf16, or all of them float16")
 
 
-def simulated(kernel: Kernel, arrays: dict[str, Array], scale: float, causal: bool) -> Run:
+def simulated(kernel: Kernel, arrays: dict[str, Array], scale: float, causal: bool, advance: Callable[[float], None]) -> Run:
     """The kernel on the simulated GPU, with every check on."""
     result = np.zeros_like(arrays["q"])
     start = time.perf_counter()
     try:
-        report = kernel.simulate(*arrays.values(), result, scale, causal=causal)
+        report = kernel.simulate(*arrays.values(), result, scale, causal=causal, progress=advance)
     except Diagnosis as diagnosis:
         return Run("simulated GPU", result, time.perf_counter() - start, None, [str(diagnosis)])
     return Run("simulated GPU", result, time.perf_counter() - start, report, list(map(str, report.diagnoses)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from .steps import Plan
 from .world import Dim3, World
 
 
-def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None) -> Report:
+def simulate(
+    program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None, progress: Callable[[float], None] | None = None
+) -> Report:
     """Runs a program on the simulated GPU: outputs are written into the arrays of `arguments` in place.
 
     `arguments` has an array for each global tensor and a number for each scalar parameter, by name. The grid is in blocks.
     A `seed` makes gangs take turns, and engines finish, in a random legal order. Raises a `Diagnosis` for what
-    the program does wrong.
+    the program does wrong. `progress` is told, after each cluster, which fraction of the blocks has run.
     """
     if any(g < 1 or g % c for g, c in zip(grid, program.cluster, strict=True)):
         raise ArgumentError(f"a grid of {grid} blocks in clusters of {program.cluster}", fix="make it a multiple of the cluster", where=program.where)
@@ -37,6 +40,8 @@ def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: i
     corners = [range(0, n, step) for n, step in zip(grid, program.cluster, strict=True)]
     for number, (z, y, x) in enumerate(itertools.product(*reversed(corners))):
         Scheduler(Cluster(world, number, (x, y, z)), chance).run()
+        if progress:
+            progress((number + 1) * program.cluster[0] * program.cluster[1] * program.cluster[2] / report.blocks)
     for number, passes in sorted(world.conflicts.items()):
         step = plan.steps[number - 1]
         tile = ", ".join(t.value.label for t in step.touches if t.passes)
