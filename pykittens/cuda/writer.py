@@ -16,6 +16,7 @@ from ..layouts import Sym
 from ..ops import control
 from ..ops.mbarrier import MBARRIER
 from ..ops.scalars import literal
+from ..passes.registers import at_launch
 from ..program import Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
 from .prelude import ELECT, FP8, PRELUDE
@@ -286,8 +287,7 @@ class Writer:
             f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{  // role {op.label}"
         )
         if op.registers:
-            at_launch = 65536 // self.program.threads // 8 * 8
-            change = "dec" if op.registers < at_launch else "inc"
+            change = "dec" if op.registers < at_launch(self.program) else "inc"
             self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
         if op.elected:
             self.prelude(ELECT)

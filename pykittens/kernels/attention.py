@@ -18,7 +18,7 @@ from ..types import DTYPES
 from . import attention_hopper
 
 DTYPE_NAMES = ("bf16", "f16")
-HOPPER: dict[int, dict[str, int]] = {64: {}, 128: {}, 256: {"keys": 64, "queries": 1}}  # head dimension: what differs from the kernel's defaults
+HOPPER = (64, 128, 256)
 AMPERE = (64, 128)
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
@@ -32,11 +32,26 @@ def run(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float |
     scale = dim**-0.5 if scale is None else float(scale)
     if arch in ("", "sm_90a"):
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
-        attention_hopper.attend(q, k, v, out, lse, scale, causal=bool(causal), with_lse=lse is not None, sms=processors, **HOPPER[dim])
+        attention_hopper.attend(q, k, v, out, lse, scale, causal=bool(causal), with_lse=lse is not None, sms=processors, **configuration(dim, bool(causal), k.shape[2]))
     else:
         from . import attention_ampere
 
         attention_ampere.attend(q, k, v, out, scale, causal=bool(causal))
+
+
+def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
+    """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s defaults.
+
+    Blocks of a cluster that load keys together halve the traffic from L2, which pays where every block does the same work;
+    three consumers keep the special-function units busy where the head dimension gives the tensor core little to do.
+    """
+    if dim == 64:
+        return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "share": 2 if not causal and rows >= 8192 else 1}
+    if dim == 128:
+        if rows >= 8192:
+            return {"keys": 160, "queries": 1, "share": 2}
+        return {} if causal else {"share": 2, "pingpong": False}
+    return {"keys": 80, "queries": 1, "share": 1 if causal else 2}
 
 
 def describe(q: Any, k: Any, v: Any) -> dict[str, ArrayInfo]:
@@ -65,7 +80,7 @@ def check(infos: dict[str, ArrayInfo]) -> str:
     if q.shape[1] % k.shape[1]:
         raise ArgumentError(f"attention of {said}: {q.shape[1]} query heads share {k.shape[1]} key heads", fix="pass a multiple of the key heads")
     arch = _architecture(q.device)
-    dims = AMPERE if arch not in ("", "sm_90a") else tuple(HOPPER)
+    dims = AMPERE if arch not in ("", "sm_90a") else HOPPER
     if q.shape[3] not in dims:
         fix = f"head dimensions {', '.join(map(str, dims))} are supported{f' on {arch}' if arch else ''}"
         raise ArgumentError(f"attention of {said}: there is no kernel for head dimension {q.shape[3]}", fix=fix)

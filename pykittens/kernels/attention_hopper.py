@@ -38,7 +38,7 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
             most = pk.minimum((tile + 1) * share * rows + diagonal, k.rows) if causal else k.rows  # that the cluster's last row sees
             yield block, head % q.depth, head // q.depth, pk.maximum(pk.cdiv(most, keys) * real, 1), pk.maximum(visible, 0) // keys
 
-    with pk.role("load", warps=4, registers=32):
+    with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         for block, head, batch, blocks, _ in each_tile():
             with q_ring.fill() as slot:
                 pk.tma.load(slot, q, (batch, head, block, 0))
@@ -48,7 +48,7 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
                     pk.tma.share(slot, k, at)
                 with v_ring.fill() as slot:
                     pk.tma.share(slot, v, at)
-    with pk.role("attend", warpgroups=consumers, registers=240 if consumers == 2 else 160) as me:
+    with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
         score, weight, out = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys), warpgroup.zeros(f32, 64, q.cols)
         peak, shrink, total = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64, partial=True)
         turns.start(me)
