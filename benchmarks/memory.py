@@ -14,6 +14,7 @@ launches between two events, medians. GB/s counts each operand read once and eac
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import statistics
 import sys
@@ -26,8 +27,11 @@ from unittest import mock
 import numpy as np
 
 from pykittens.kernel import Kernel
-from pykittens.kernels import gates, norms, rotary, rows, softmax
+from pykittens.kernels import gates, norms, rows
 from pykittens.types import DTYPES
+
+# The functions of the same names hide these two modules.
+rotary, softmax = (importlib.import_module(f"pykittens.kernels.{name}") for name in ("rotary", "softmax"))
 
 WIDTHS = (256, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 Arrays = dict[str, Any]
@@ -52,12 +56,13 @@ def _row_variants(n: int, size: int) -> dict[str, Any]:
     found = {}
     base: dict[str, Any] = {}
     choices = [{}] + [{k: v} for k, v in (
-        ("held", 16), ("resident", 24), ("resident", 32), ("ahead", False), ("load_hint", ""), ("load_hint", "once"), ("store_hint", "stream"),
-    )] + [{"held": 16, "resident": r} for r in (24, 32, 48)] + [{"resident": 32, "ahead": False}, {"resident": 24, "ahead": False}]  # fmt: skip
+        ("held", 32), ("held", 128), ("resident", 16), ("resident", 24), ("resident", 32), ("resident", 48), ("ahead", True), ("load_hint", ""),
+        ("load_hint", "once"), ("store_hint", "stream"))] + [{"held": h, "resident": r, "ahead": a} for h, r, a in (
+        (32, 32, True), (32, 48, False), (64, 16, True), (64, 24, True), (128, 16, False), (128, 16, True))]  # fmt: skip
     if n <= 1024:
         choices += [{"warps": w} for w in (1, 2, 8)]
     if n >= 16384:
-        choices += [{"most": m} for m in (4, 8, 32)] + [{"most": m, "resident": 32} for m in (8, 32)] + [{"held": 64, "most": m} for m in (8, 16, 32)]
+        choices += [{"most": m} for m in (4, 8, 32)] + [{"held": 32, "most": m} for m in (8, 32)] + [{"held": 128, "most": m} for m in (8, 32)]
     for choice in choices:
         config = rows.plan(n, size, 16, **{**base, **choice})
         if config not in found.values():

@@ -7,14 +7,20 @@ of every loop), and compiles to the very code that larger operands use: lengths 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..kernel import Kernel, spec
 from ..types import DTYPES, f32
-from . import attention_ada, attention_hopper, based, gemm, linear_attention, norms, reference, rows, softmax
+from . import attention_ada, attention_hopper, based, gates, gemm, linear_attention, norms, reference, rows
+from .rotary import Config as RotaryConfig
+from .rotary import reference as rotary_reference
+from .rotary import rotate
 from .shipped import Array, Instance, Shipped
+from .softmax import reference as softmax_reference
+from .softmax import soften
 
 # The rows ---------------------------------------------------------------------------------------------------
 
@@ -82,18 +88,39 @@ def _based(dim: int, dtype: str) -> Instance:
 
 def _softmax(n: int, dtype: str) -> Instance:
     x, config = spec(DTYPES[dtype], (9, n)), rows.plan(n, DTYPES[dtype].size, 16)
-    return Instance(softmax.soften, {"x": x, "y": x}, {"config": config}, ("y",), lambda x, **_: {"y": softmax.reference(x)})
+    return Instance(soften, {"x": x, "y": x}, {"config": config}, ("y",), lambda x, **_: {"y": softmax_reference(x)})
 
 
-def _norm(n: int, dtype: str, centred: bool) -> Instance:
+def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
     x, w, config = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), rows.plan(n, DTYPES[dtype].size, 16)
-    operands = {"x": x, "residual": x, "weight": w, "bias": w, "y": x, "s": x, "eps": 1e-5, "keep": 1.0, "threshold": 0, "seed0": 0, "seed1": 0}
+    bias = w if centred else None
+    p = 0.25 if dropout else 0.0
+    numbers = {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
+    operands = {"x": x, "residual": x, "weight": w, "bias": bias, "y": x, "s": x, **numbers}
 
-    def expected(x: Array, residual: Array, weight: Array, bias: Array, **_: Any) -> dict[str, Array]:
-        y, s = norms.reference(x, weight, bias, residual=residual, eps=1e-5, centred=centred)
+    def expected(x: Array, residual: Array, weight: Array, bias: Array | None, **_: Any) -> dict[str, Array]:
+        y, s = norms.reference(x, weight, bias, residual=residual, eps=1e-5, p=p, seed=(9 << 32) + 7, centred=centred)
         return {"y": y, "s": s}
 
-    return Instance(norms.normalize, operands, {"centred": centred, "dropout": False, "config": config}, ("y", "s"), expected)
+    return Instance(norms.normalize, operands, {"centred": centred, "dropout": dropout, "config": config}, ("y", "s"), expected)
+
+
+def _rotary(dim: int, turning: int, dtype: str, interleaved: bool) -> Instance | None:
+    if turning > dim:
+        return None
+    width = 16 // DTYPES[dtype].size
+    config = RotaryConfig(dim, turning, interleaved, width, width, heads=2)
+    x, table = spec(DTYPES[dtype], (2, 4, 150, dim)), spec(f32, (160, turning // 2))
+
+    def expected(x: Array, cos: Array, sin: Array, **_: Any) -> dict[str, Array]:
+        return {"o": rotary_reference(x, cos, sin, interleaved)}
+
+    return Instance(rotate, {"x": x, "cos": table, "sin": table, "o": x}, {"config": config}, ("o",), expected)
+
+
+def _gate(n: int, dtype: str, *, kind: str) -> Instance:
+    x, config = spec(DTYPES[dtype], (9, n)), gates.plan(kind, n, DTYPES[dtype].size, 16)
+    return Instance(gates.gated, {"gate": x, "up": x, "o": x}, {"config": config}, ("o",), lambda gate, up, **_: {"o": gates.reference(kind, gate, up)})
 
 
 _MMA_SYNC = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
@@ -148,13 +175,35 @@ _ROWS = (
         options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32")},
         opcodes=("LDG", "STG", "MUFU"),
     ),
+    *(
+        Shipped(
+            name=name,
+            about=f"{words} over the last axis, with a residual stream and dropout",
+            make=partial(_norm, centred=name == "layernorm"),
+            architectures=("sm_80", "sm_90a"),
+            options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32"), "dropout": (False, True)},
+            opcodes=("LDG", "STG"),
+        )
+        for name, words in (("layernorm", "layer norm"), ("rmsnorm", "RMS norm"))
+    ),
     Shipped(
-        name="norm",
-        about="layer norm or RMS norm over the last axis, with a residual stream and dropout",
-        make=_norm,
+        name="rotary",
+        about="rotary position embedding, half-split or interleaved, of all or some features",
+        make=_rotary,
         architectures=("sm_80", "sm_90a"),
-        options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32"), "centred": (True, False)},
+        options={"dim": (128, 64), "turning": (128, 64), "dtype": ("bf16", "f32"), "interleaved": (False, True)},
         opcodes=("LDG", "STG"),
+    ),
+    *(
+        Shipped(
+            name=name,
+            about=f"{words}(gate) * up",
+            make=partial(_gate, kind=kind),
+            architectures=("sm_80", "sm_90a"),
+            options={"n": (1000, 256, 11008), "dtype": ("bf16", "f32")},
+            opcodes=("LDG", "STG"),
+        )
+        for name, words, kind in (("swiglu", "silu", "silu"), ("geglu", "gelu", "gelu"))
     ),
 )
 

@@ -33,7 +33,7 @@ class Rows:
     warps: int = 4
     cluster: int = 1
     blocks_per_sm: int = 1
-    ahead: bool = True
+    ahead: bool = False
     load_hint: str = "stream"
     store_hint: str = ""
 
@@ -60,28 +60,33 @@ class Rows:
 
 
 @lru_cache(maxsize=1024)
-def plan(n: int, size: int, align: int, *, held: int = 32, most: int = 16, resident: int = 16, clusters: bool = True, **settings: Any) -> Rows:
-    """Rows of `n` elements of `size` bytes that begin at multiples of `align` bytes; a thread holds about `held` elements.
+def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resident: int = 0, clusters: bool = True, **settings: Any) -> Rows:
+    """Rows of `n` elements of `size` bytes that begin at multiples of `align` bytes; a thread holds about `held` bytes of a row.
 
     Blocks have up to `most` warps; wider rows are spread over a cluster, or over up to 32 warps without `clusters`. Registers are
-    bounded so that a multiprocessor has room for `resident` warps.
+    bounded so that a multiprocessor has room for about `resident` warps (0: as many as spills allow).
     """
     if not 1 <= n <= WIDEST:
         raise ArgumentError(f"rows of {n} elements", fix=f"widths from 1 to {WIDEST} are supported")
     width = max(1, min(16, align) // size)
-    runs, turns = -(-n // width), max(1, held // width)
+    runs, turns = -(-n // width), max(1, held // size // width)
     lanes = _power(max(-(-runs // turns), min(8, runs)))
     if lanes <= 32:
         turns = -(-runs // lanes)
-        slots, settings = max(1, held // (turns * width)), {"warps": 4, **settings}
-        blocks = max(1, resident // settings["warps"])
-        return Rows(n, width, lanes, turns * lanes * width, rows=32 // lanes * slots, blocks_per_sm=blocks, **settings)
+        slots, settings = max(1, held // size // (turns * width)), {"warps": 4, **settings}
+        settings.setdefault("blocks_per_sm", _blocks(resident or 24, settings["warps"]))
+        return Rows(n, width, lanes, turns * lanes * width, rows=32 // lanes * slots, **settings)
     warps = -(-runs // (32 * turns))
     cluster = min(8, _power(-(-warps // most))) if clusters else 1
     warps = min(32, -(-warps // cluster))
     cols = -(-n // (cluster * 32 * warps * width)) * 32 * warps * width
-    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": max(1, resident // warps), **settings, "warps": warps}
+    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": _blocks(resident or 28, warps), **settings, "warps": warps}
     return Rows(n, width, 32 * warps, cols, **settings)
+
+
+def _blocks(resident: int, warps: int) -> int:
+    """Blocks of `warps` warps that make about `resident`."""
+    return max(1, (resident + warps // 2) // warps)
 
 
 def _power(x: int) -> int:

@@ -94,7 +94,7 @@ def test_nan_and_infinity_stay_in_their_row(value: float, n: int) -> None:
         close(np.delete(y, 2, 0), np.delete(expected, 2, 0))
 
 
-@pytest.mark.parametrize("settings", [{"held": 16}, {"most": 4}, {"most": 8, "held": 16}, {"clusters": False}, {"ahead": False}, {"warps": 1}], ids=str)
+@pytest.mark.parametrize("settings", [{"held": 32}, {"most": 4}, {"most": 8, "held": 32}, {"clusters": False}, {"ahead": True}, {"warps": 1}], ids=str)
 @pytest.mark.parametrize("n", [256, 6000, 40000])
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
     x, w, r = random((3, n), BF16), random((n,), BF16, 1), random((3, n), BF16, 2)

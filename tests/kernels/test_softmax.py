@@ -32,7 +32,7 @@ def test_every_width(n: int, dtype: Any) -> None:
     close(y, reference(x))
 
 
-@pytest.mark.parametrize("settings", [{"held": 16}, {"most": 4}, {"clusters": False}, {"warps": 2}], ids=str)
+@pytest.mark.parametrize("settings", [{"held": 32}, {"most": 4}, {"clusters": False}, {"warps": 2}], ids=str)
 @pytest.mark.parametrize("n", [200, 6000, 40000])
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
     x = random((5, n), np.float32)
