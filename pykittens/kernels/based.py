@@ -44,8 +44,8 @@ FEATURES = SQUARES + 2 * D
 class Config:
     """How many chunks and states are under way."""
 
-    stages: int = 2
-    states: int = 2
+    stages: int = 3
+    states: int = 1
 
     def __post_init__(self) -> None:
         if self.stages < 1 or self.states < 1:
@@ -59,10 +59,11 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, chunks, scaled = q.dtype, pk.cdiv(q.rows, CHUNK), q.dtype is f16  # f16 needs the rows of the state scaled
+    exact = after is not None
     rows, values = pk.st(dtype, CHUNK, D), pk.st(dtype, CHUNK, CHUNK)
     ring = pk.ring(config.stages, q=rows, k=rows, v=values)
     states = pk.ring(config.states, high=pk.st(dtype, CHUNK, FEATURES, swizzle=32), low=pk.st(dtype, CHUNK, 2 * D, swizzle=32), unit=pk.sv(f32, CHUNK), name="states")
-    features, result = pk.shared(pk.st(dtype, CHUNK, FEATURES, swizzle=32), name="features"), pk.shared(values, name="result")
+    result = pk.shared(values, name="result")
 
     def load(i):
         with pk.when(i < chunks), ring.fill() as slot:
@@ -111,6 +112,9 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
         at = [pk.at(batch, head, part * CHUNK, column) for column in (0, SQUARES)]
         second, first = (warpgroup.zeros(f32, CHUNK, cols) if before is None else warpgroup.load(before, where, rows=CHUNK, cols=cols)
                          for where, cols in zip(at, (SQUARES, 2 * D)))  # fmt: skip
+        tiles = [pk.shared(pk.st(dtype, CHUNK, FEATURES, swizzle=32), name=name) for name in ("features", "remainders")[: 1 + exact]]
+        if exact:
+            warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term
         for i in pk.range(chunks):
             with states.put() as slot:
                 if scaled:
@@ -119,11 +123,14 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
                 warpgroup.store(slot.high[:, :SQUARES], (second / unit if scaled else second).to(dtype))
                 store_terms(slot.high[:, SQUARES:], slot.low, first / unit if scaled else first)
             slot = ring.read()
-            for m, term in enumerate(taylor(warpgroup.load(slot.k), 1.0)):
-                warpgroup.store(features[:, m * D : (m + 1) * D], term)
+            for make, tile in zip((taylor, remainders), tiles):
+                x = warpgroup.load(slot.k)
+                for m, term in enumerate(make(x)):
+                    warpgroup.store(tile[:, m * D : (m + 1) * D], term)
             warpgroup.sync()
-            warpgroup.mma_AtB(second, slot.v, features[:, :SQUARES])
-            warpgroup.mma_AtB(first, slot.v, features[:, SQUARES:])
+            for tile in tiles:
+                warpgroup.mma_AtB(second, slot.v, tile[:, :SQUARES])
+                warpgroup.mma_AtB(first, slot.v, tile[:, SQUARES:])
             warpgroup.wait()
             ring.release()
             warpgroup.sync()  # all warps have done with the features
@@ -132,12 +139,23 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
                 warpgroup.store(after, tile, where)
 
 
-def taylor(x, share):
+def taylor(x, share=1.0):
     """f(x) of rows of 16 as tiles of 16 features; the squares x_c x_c count `share`."""
     first, *others, last = (x * rolled for rolled in pk.rolls(x, D // 2 + 1))
+    return [first if share == 1.0 else first * share, *others, half(last, 1.0), x]
+
+
+def remainders(x):
+    """What rounding f(x) to 16 bits leaves, which 16 bits hold exactly."""
+    minus = -x
+    *others, last = (pk.fma(x, rolled, minus * rolled) for rolled in pk.rolls(x, D // 2 + 1))
+    return [*others, half(last, 0.0)]
+
+
+def half(x, one):
+    """The first 8 columns of 16, then `one`, then zeros."""
     column = pk.col_index(x)
-    one = pk.where(column == D // 2, 1.0, pk.where(column < D // 2, last, 0.0))
-    return [first if share == 1.0 else first * share, *others, one, x]
+    return pk.where(column == D // 2, one, pk.where(column < D // 2, x, 0.0))
 
 
 def based(q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = False, config: Config | None = None) -> Any:

@@ -70,10 +70,10 @@ __device__ __forceinline__ float tanh_exact(float x) { return 1.0f - 2.0f * rcp(
 """
 
 
-# bf16 as a * b + -0, which all of sm_80 on have.
-PACKED_PRODUCT = """
-__device__ __forceinline__ u32 mul_bf16(u32 a, u32 b) { u32 r; asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(0x80008000u)); return r; }
-__device__ __forceinline__ u32 mul_f16(u32 a, u32 b) { u32 r; asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
+# Two 16-bit floats at a time; a product is a * b + -0.
+PACKED_FMA = """
+__device__ __forceinline__ u32 fma_bf16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
+__device__ __forceinline__ u32 fma_f16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
 """
 
 
@@ -278,9 +278,9 @@ class Binary(Op):
 
     def _packed_product(self, c: Any, shape: Register, dtype: DType) -> None:
         """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the same as two."""
-        c.prelude(PACKED_PRODUCT)
+        c.prelude(PACKED_FMA)
         name = c.declare(self.result)
-        c.line(f"UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = mul_{dtype}({c[self.a]}[i], {c[self.b]}[i]);")
+        c.line(f"UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);")
 
 
 @dataclass(eq=False)
@@ -307,6 +307,11 @@ class Fma(Op):
 
     def cuda(self, c: Any) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
+        if dtype.packed and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b, self.c)):
+            c.prelude(PACKED_FMA)
+            name, words = c.declare(self.result), -(-shape.registers // 2)
+            c.line(f"UNROLL for (int i = 0; i < {words}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], {c[self.c]}[i]);")
+            return
         c.map(self.result, lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in (self.a, self.b, self.c))))
 
 
