@@ -14,7 +14,6 @@ import numpy as np
 from .errors import TypeRuleError
 
 
-
 @dataclass(frozen=True)
 class Coalesced:
     """The layout of a tile whose rows are read and written at the speed of memory.
@@ -62,7 +61,7 @@ class DType:
         return self.name
 
 
-def _dtype(name: str, bits: int, kind: str, numpy: object, c: str) -> DType:
+def _dtype(name: str, bits: int, kind: str, numpy: type, c: str) -> DType:
     return DType(name, bits, kind, np.dtype(numpy), c)
 
 

@@ -211,7 +211,8 @@ def cdiv(a: Any, b: Any) -> Any:
 
 def print(*parts: Any, scope: ScopeHandle = warp) -> None:
     """Prints texts, scalars and register tiles from inside the kernel, on both back ends."""
-    text, values = "", []
+    text = ""
+    values: list[Any] = []
     for part in parts:
         if isinstance(part, str) and not values:
             text += part + " "

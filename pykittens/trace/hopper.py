@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import TraceError, TypeRuleError
+from ..errors import TypeRuleError
 from ..ops import cluster as cluster_ops
 from ..ops import mbarrier, scalars, wgmma
 from ..ops import tma as tma_ops
@@ -69,7 +69,8 @@ class Tma:
 
     def expect(self, barrier: Value, *tiles: Shared, bytes: Operand = 0) -> None:
         """Arrives at `barrier` and promises the bytes of these tiles."""
-        total = bytes + sum(t.type.bytes * t.count for t in tiles) if tiles else bytes  # type: ignore[union-attr]
+        tile_bytes = [t.type.bytes * t.count for t in tiles]  # type: ignore[union-attr]
+        total = bytes + sum(tile_bytes) if tiles else bytes
         record(mbarrier.Arrive(self._scope, barrier, total))
 
     def store(self, target: Tensor, source: Shared, coordinate: Any) -> None:

@@ -19,7 +19,6 @@ from ..types import (
     RegisterTile,
     RegisterVector,
     ScalarType,
-    SharedTile,
     SharedVector,
     Type,
     bool_,
@@ -255,7 +254,8 @@ class Tile(Handle):
         return self.type.length
 
     def _binary(self, kind: str, a: Operand, b: Operand) -> Any:
-        _captured(a), _captured(b)
+        _captured(a)
+        _captured(b)
         return result(maps.Binary(scope_of(self.type.warps), kind, _number(a), _number(b)))
 
     def __add__(self, other: Operand) -> Tile:
