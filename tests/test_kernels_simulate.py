@@ -1,5 +1,6 @@
 """Every shipped kernel, in every configuration, on the simulated GPU: no diagnosis, no bank conflict, the right result."""
 
+import numpy as np
 import pytest
 
 from pykittens.kernels.reference import row_error
@@ -23,5 +24,6 @@ def test_runs_clean_and_right(found: Instance) -> None:
     assert report.clean
     assert report.bank_conflicts == 0, str(report)
     assert set(expected) == set(found.outputs)
+    tolerance = max(TOLERANCE[x.dtype.name] for x in arrays.values() if isinstance(x, np.ndarray) and x.dtype.name in TOLERANCE)  # of the shortest
     for name, values in expected.items():
-        assert row_error(arrays[name], values) < TOLERANCE[arrays[name].dtype.name], name
+        assert row_error(arrays[name], values) < tolerance, name
