@@ -97,6 +97,7 @@ class Kernel:
             else:
                 raise ArgumentError(f"{self.name} has no parameter {name!r}", fix=f"it takes {', '.join(names + list(fixed))}")
         empty = inspect.Parameter.empty
+        given = dict.fromkeys(self.signature.optional) | given
         missing = [n for n in names if n not in given] + [n for n, v in fixed.items() if v is empty]
         if missing:
             raise ArgumentError(f"{self.name} misses {', '.join(map(repr, missing))}", fix="pass every operand and every static value without a default")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..kernel import Kernel, spec
 from ..types import DTYPES, f32
-from . import attention_ada, attention_hopper, based, gates, gemm, linear_attention, norms, reference, rows
+from . import attention_ada, attention_ampere, attention_hopper, based, gates, gemm, linear_attention, norms, reference, rows
 from .rotary import Config as RotaryConfig
 from .rotary import reference as rotary_reference
 from .rotary import rotate
@@ -39,6 +39,10 @@ def _attention(kernel: Kernel, n: int, m: int, dim: int, dtype: str, more: Mappi
 def _attention_ada(dim: int, dtype: str, causal: bool) -> Instance:
     keys = 256 if dim == 64 else 128  # of a lap
     return _attention(attention_ada.attend, 40, 2 * keys + 40, dim, dtype, causal=causal)
+
+
+def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
+    return _attention(attention_ampere.attend, 128 + 40, 2 * 64 + 40, dim, dtype, causal=causal)  # two blocks, three laps
 
 
 def _attention_hopper(dim: int, dtype: str, causal: bool) -> Instance:
@@ -133,6 +137,14 @@ _ROWS = (
         options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HMMA", "LDSM"),
         most_lines=60,
+    ),
+    Shipped(
+        name="attention_ampere",
+        about="flash attention forward with mma.sync, ldmatrix and cp.async: FlashAttention-2",
+        make=_attention_ampere,
+        architectures=_MMA_SYNC,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
         name="attention_hopper",

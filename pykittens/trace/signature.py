@@ -50,6 +50,7 @@ class Signature:
 
     name: str
     runtime: tuple[tuple[str, GlobalPattern | DType], ...]
+    optional: tuple[str, ...]  # run-time parameters that may be left out: the kernel sees None
     static: tuple[tuple[str, Any], ...]  # inspect.Parameter.empty where there is no default
     where: tuple[Frame, ...]
 
@@ -60,6 +61,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     where = (Frame(code.co_filename, code.co_firstlineno, code.co_name),)
     runtime: list[tuple[str, GlobalPattern | DType]] = []
     fixed: list[tuple[str, Any]] = []
+    optional: list[str] = []
     for p in inspect.signature(function).parameters.values():
         annotation = p.annotation
         if isinstance(annotation, str):  # from __future__ import annotations
@@ -67,6 +69,8 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             annotation = eval(annotation, {**function.__globals__, **cells})
         if isinstance(annotation, (GlobalPattern, DType)):
             runtime.append((p.name, annotation))
+            if p.default is None:
+                optional.append(p.name)
         elif isinstance(annotation, ScalarType):
             runtime.append((p.name, annotation.dtype))
         elif p.kind is p.KEYWORD_ONLY:
@@ -77,7 +81,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
                 fix="annotate it with pk.gl(...) or a dtype, or make it keyword-only for a value fixed at trace time",
                 where=where,
             )
-    return Signature(function.__name__, tuple(runtime), tuple(fixed), where)
+    return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(fixed), where)
 
 
 def global_type(pattern: GlobalPattern, dtype: DType, shape: tuple[int, ...], align: int) -> Global:

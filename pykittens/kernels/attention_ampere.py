@@ -1,0 +1,83 @@
+"""Flash attention 2, forward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and Hopper without its own instructions.
+
+    out = softmax(q @ k.T * scale) @ v        for each batch and head; scale > 0
+
+After Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning" (2023). q, o: (batch, heads,
+n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64 or 128, any lengths, any strides with contiguous rows; heads a
+multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n).
+A block owns `rows` queries, 32 of them each warp: two fragments of 16, so that what ldmatrix brings of keys and values is
+multiplied twice. It goes through the keys from the last to the first, `keys` at a time: only the first steps mask. The
+values are on their way while the scores are made, the next keys during softmax and the second product.
+Shared memory: rows * d + 2 * keys * d elements, 48 KiB at d 128 (two blocks on an Ada multiprocessor), 32 KiB at d 64.
+"""
+
+from __future__ import annotations
+
+import pykittens as pk
+from pykittens import bf16, f16, f32
+
+LOG2E = 1.4426950408889634
+LOWEST = -3.4028234663852886e38  # of float32: the peak of what no key has touched, finite so that no difference is NaN
+D = pk.static("D")
+HALF = (bf16, f16)
+
+
+@pk.kernel(warps=lambda rows, **_: rows // 32, blocks_per_sm=lambda blocks, **_: blocks,
+           grid=lambda q, rows, **_: (pk.cdiv(q.rows, rows), q.depth, q.batch))  # fmt: skip
+def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
+           scale: f32, lse: pk.gl(f32, "B", "H", "N") = None, *, causal=False, rows=128, keys=None, blocks=2):  # fmt: skip
+    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
+    group, d, c = pk.block, q.cols, scale * LOG2E
+    keys = keys or 4096 // d  # as many as registers hold scores of
+    block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    block = pk.grid_size.x - 1 - block if causal else block  # the longest first
+    queries, key, value = (pk.shared(pk.st(q.dtype, n, d), name=name) for n, name in ((rows, "queries"), (keys, "keys"), (keys, "values")))
+    peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
+    score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, d)
+
+    diagonal = block * rows + k.rows - q.rows  # the last key that the block's first row sees, if causal
+    seen = pk.minimum(diagonal + rows, k.rows) if causal else k.rows
+    clear = (pk.minimum(diagonal + 1, k.rows) if causal else k.rows) // keys  # the steps before need no mask
+    last = pk.maximum(pk.cdiv(seen, keys) - 1, 0)
+
+    def load(tile, tensor, i):
+        group.load_async(tile, tensor, (batch, head // (q.depth // k.depth), i, 0))
+        group.commit()
+
+    def arrived():
+        """What was on its way is here, and what all warps have used may be overwritten."""
+        group.wait_loads()
+        group.sync()
+
+    group.load_async(queries, q, (batch, head, block, 0))
+    load(key, k, last)
+    query = queries
+    if d <= 64:  # registers hold the queries too
+        arrived()
+        query = group.load(queries)
+    for i in pk.range(last, -1, -1):
+        arrived()
+        load(value, v, i)
+        group.mm_ABt(score, query, key)
+        arrived()
+        with pk.when(i > 0):
+            load(key, k, i - 1)
+        with pk.when(i >= clear):
+            column = pk.col_index(score) + i * keys
+            score[:] = pk.where(column < k.rows, score, -pk.inf)
+            if causal:
+                score[:] = pk.where(column <= pk.row_index(score) + diagonal, score, -pk.inf)
+        highest = pk.maximum(peak, score.row_max() * c)
+        weight, shrink = pk.exp2(pk.fma(score, c, -highest)), pk.exp2(peak - highest)
+        total[:] = total * shrink + weight.row_sum(partial=True)
+        out *= shrink
+        peak[:] = highest
+        group.mma_AB(out, weight.to(q.dtype), value)
+
+    sums = total.total()
+    if lse is not None:
+        group.store(lse, (peak + pk.log2(sums)) * (1 / LOG2E), (batch, head, block))
+    group.sync()
+    group.store(queries, (out * pk.where(sums == 0.0, 0.0, 1.0 / sums)).to(q.dtype))  # a row that sees no key is 0
+    group.sync()
+    group.store(o, queries, (batch, head, block, 0))
