@@ -36,7 +36,7 @@ def run(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float |
     else:
         from . import attention_ampere
 
-        attention_ampere.attend(q, k, v, out, scale, causal=bool(causal))
+        attention_ampere.attend(q, k, v, out, scale, lse, causal=bool(causal))
 
 
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
