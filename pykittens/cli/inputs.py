@@ -44,7 +44,7 @@ def read_safetensors(file: Path) -> dict[str, Array]:
     except ImportError:
         raise Refusal("reading .safetensors needs the safetensors package", fix="pip install safetensors") from None
     try:
-        tensors = {name.lower(): tensor for name, tensor in deserialize(file.read_bytes())}  # type: ignore[no-untyped-call]
+        tensors = {name.lower(): tensor for name, tensor in deserialize(file.read_bytes())}
     except SafetensorError as error:
         raise Refusal(f"{file} is no safetensors file ({error})") from None
     arrays = {}
