@@ -15,7 +15,7 @@ from .errors import (
     TypeRuleError,
     UninitializedError,
 )
-from .functional import attention
+from .functional import attention, matmul
 from .kernel import Kernel, kernel, spec
 from .trace.flow import break_if, loop, otherwise, range, role, when
 from .trace.functions import (

@@ -6,7 +6,11 @@ torch tensors go through torch's operators (`interop/torch.py`), so that the fun
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .types import DType
 
 
 def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | None = None, return_lse: bool = False) -> Any:
@@ -30,6 +34,34 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | No
     lse = arrays.empty(about["q"].kind, about["q"].shape[:3], "f32", about["q"].device) if return_lse else None
     kernels.run(q, k, v, out, lse, causal, scale)
     return (out, lse) if return_lse else out
+
+
+def matmul(
+    a: Any,
+    b: Any,
+    *,
+    scale_a: Any = None,
+    scale_b: Any = None,
+    dtype: DType | None = None,
+    epilogue: Callable[..., Any] | None = None,
+    operands: Sequence[Any] = (),
+) -> Any:
+    """a (m, k) @ b (k, n), times `scale_a` and `scale_b` where given: a new array (m, n) of the same framework. For Hopper.
+
+    a and b: both bf16, both f16, or 8-bit floats, stored by rows or by columns (b may be w.T). The scales are arrays of one float32.
+    The result has a's dtype (bf16 for 8-bit floats), or `dtype`: pk.bf16, pk.f16 or pk.f32; sums are float32.
+
+    `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product whose first element is (row, col) of
+    the result, and the operands are tensors of one or two dimensions, such as a bias or a residual. torch.compile does not take it.
+    """
+    if _of_torch(a, b) and epilogue is None and not operands:
+        from .interop import torch as operators
+
+        return operators.matmul(a, b, scale_a, scale_b, dtype)
+    from .kernels import matmul as kernels
+
+    name = None if dtype is None else dtype.name
+    return kernels.run(a, b, epilogue=epilogue, operands=operands, scale_a=scale_a, scale_b=scale_b, dtype=name)
 
 
 def _of_torch(*operands: Any) -> bool:

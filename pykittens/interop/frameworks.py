@@ -83,7 +83,7 @@ class Torch(Framework):
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
         torch = sys.modules["torch"]
         place = "cpu" if device is None else torch.device("cuda", device)
-        return torch.empty(shape, dtype=getattr(torch, _TORCH[dtype]), device=place)
+        return torch.empty(shape, dtype=torch_dtype(dtype), device=place)
 
     def copy(self, array: Any) -> Any:
         return array.clone(memory_format=sys.modules["torch"].contiguous_format)
@@ -202,3 +202,8 @@ ALL: tuple[Framework, ...] = (Numpy(), Torch(), Cupy(), Jax(), Generic())
 def torch_names() -> dict[Any, str]:
     torch = sys.modules["torch"]
     return {getattr(torch, dtype): name for name, dtype in _TORCH.items() if hasattr(torch, dtype)}
+
+
+def torch_dtype(name: str) -> Any:
+    """torch's dtype for one of our names."""
+    return getattr(sys.modules["torch"], _TORCH[name])

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..kernels import attention as kernels
+from ..kernels import matmul as products
+from ..types import DType
 from .base import ArrayInfo
-from .frameworks import torch_names
+from .frameworks import torch_dtype, torch_names
 
 _library: Any = torch.library.Library("pykittens", "DEF")  # type: ignore[no-untyped-call]
 
@@ -23,6 +25,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: floa
     if return_lse:
         return torch.ops.pykittens.attention_lse(q, k, v, causal, scale)
     return torch.ops.pykittens.attention(q, k, v, causal, scale)
+
+
+def matmul(a: Tensor, b: Tensor, scale_a: Tensor | None, scale_b: Tensor | None, dtype: DType | None) -> Tensor:
+    """`pykittens.matmul` on tensors."""
+    return torch.ops.pykittens.matmul(a, b, scale_a, scale_b, None if dtype is None else torch_dtype(dtype.name))
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
@@ -43,6 +50,16 @@ def _fake_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale
 
 def _fake_attention_lse(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> tuple[Tensor, Tensor]:
     return _output(q, k, v), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+def _matmul(a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    out: Tensor = products.run(a, b, scale_a=scale_a, scale_b=scale_b, dtype=None if dtype is None else torch_names()[dtype])
+    return out
+
+
+def _fake_matmul(a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    products.check({"a": _about(a), "b": _about(b)})
+    return a.new_empty((a.shape[0], b.shape[1]), dtype=dtype or (torch.bfloat16 if a.dtype.itemsize == 1 else a.dtype))
 
 
 def _output(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -72,3 +89,4 @@ def _register(name: str, schema: str, run: Any, fake: Any) -> None:
 _QKV = "Tensor q, Tensor k, Tensor v, bool causal=False, float? scale=None"
 _register("attention", f"({_QKV}) -> Tensor", _attention, _fake_attention)
 _register("attention_lse", f"({_QKV}) -> (Tensor, Tensor)", _attention_lse, _fake_attention_lse)
+_register("matmul", "(Tensor a, Tensor b, Tensor? scale_a=None, Tensor? scale_b=None, ScalarType? dtype=None) -> Tensor", _matmul, _fake_matmul)

@@ -58,6 +58,27 @@ def test_opcheck() -> None:
         torch.library.opcheck(torch.ops.pykittens.attention_lse.default, arguments)
 
 
+def test_matmul() -> None:
+    """Operators of it: rows and columns, 8-bit floats with scales, another dtype for the result."""
+    a, b = torch.randn(70, 64).bfloat16(), torch.randn(64, 48).bfloat16()
+    exact = a.double() @ b.double()
+    for right in (b, b.T.contiguous().T):
+        assert torch.allclose(pk.matmul(a, right).double(), exact, rtol=1e-2, atol=5e-2)
+    assert torch.allclose(pk.matmul(a, b, dtype=pk.f32).double(), exact, rtol=1e-4, atol=1e-4)
+    small, scale = [x.to(torch.float8_e4m3fn) for x in (a, b.T.contiguous())], torch.tensor([0.5])
+    scaled = pk.matmul(small[0], small[1].T, scale_a=scale, scale_b=scale)
+    assert scaled.dtype == torch.bfloat16
+    assert torch.allclose(scaled.double(), small[0].double() @ small[1].T.double() / 4, rtol=1e-2, atol=5e-2)
+    doubled = pk.matmul(a, b, epilogue=lambda x, row, col: x * 2)
+    assert torch.allclose(doubled.double(), exact * 2, rtol=1e-2, atol=5e-2)
+    torch.library.opcheck(torch.ops.pykittens.matmul.default, (a, b))
+    torch.library.opcheck(torch.ops.pykittens.matmul.default, (a.half(), b.half(), scale), {"dtype": torch.float32})
+    compiled = torch.compile(lambda a, b: pk.matmul(torch.relu(a), b) + 1, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(a, b), pk.matmul(torch.relu(a), b) + 1)
+    with pytest.raises(ArgumentError, match="matmul of a bf16"):
+        pk.matmul(a, b[:5])
+
+
 def test_fake_tensors() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -120,6 +141,18 @@ def test_graph(d: int) -> None:
         x.copy_(torch.randn_like(x))
     graph.replay()
     assert close(out, q, k, v, causal=True)
+
+
+@gpu
+def test_matmul_in_a_graph() -> None:
+    a, b = (torch.randn(512, 512, device="cuda").bfloat16() for _ in range(2))
+    pk.matmul(a, b)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = pk.matmul(a, b)
+    a.copy_(torch.randn_like(a))
+    graph.replay()
+    assert torch.allclose(out.float(), (a @ b).float(), rtol=2e-2, atol=1e-1)
 
 
 @gpu
