@@ -45,6 +45,7 @@ class Arrive(Op):
     bytes: Operand = 0
     rank: Operand | None = None  # the block of the cluster whose barrier is meant; None: the own
     spread: int = 0  # n > 0: a slot of a ring goes back to all n blocks of the cluster: one thread for each arrives at its barrier
+    together: bool = False  # for all lanes of a warp, which meet first: each has written something that is handed over
 
     single = True
 
@@ -64,6 +65,8 @@ class Arrive(Op):
         c.prelude(MBARRIER)
         c.require(90, self, "mbarriers with byte counts")
         b = c[self.barrier]
+        if self.together and not c.elected:
+            c.line("__syncwarp();")
         if self.spread:
             warp = c.warp(self.scope)
             c.line(f"if ({'' if isinstance(warp, int) else f'{warp} == 0 && '}lane < {self.spread}) mbarrier_release({b}, lane);")

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import TraceError
-from ..ops import mbarrier, scalars, sync, tma, views
+from ..ops import mbarrier, scalars, tma, views
 from ..program import Access, Block, Op, Program, Scope, Sync, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
@@ -146,8 +146,7 @@ class Ring:
         record(mbarrier.Wait(Scope("warpgroup", 4) if r.role_warpgroups else Scope("role", r.warps), self._item(self.empty, cursor.index), cursor.phase))
         slot, _, full = self._slot(cursor)
         yield slot
-        record(sync.Barrier(Scope("warp", 1)))  # one lane arrives for all
-        record(mbarrier.Arrive(Scope("warp", 1), full))
+        record(mbarrier.Arrive(Scope("warp", 1), full, together=True))
         cursor.advance()
 
     def _senders(self, load: tma.TmaLoad) -> int:

@@ -1,0 +1,81 @@
+"""Every synchronisation statement of every shipped kernel is needed, and its removal is found; or it is listed here with a proof.
+
+A kernel is run in several instances; a statement is found where one of them finds it. Lists are by kernel, what the statement does,
+and its line. A statement that nothing misses and that is not listed fails, and so does a listed one that is now missed.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+import pykittens as pk
+from pykittens.kernels import gemm
+from pykittens.kernels.registry import KERNELS
+from pykittens.kernels.shipped import Instance
+from pykittens.testing.removal import removals
+
+FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
+WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
+# How many statements of that kind and line are harmless, and why.
+HARMLESS = {
+    ("attention_ampere", "barrier", "group.sync()"): (1, "every warp has read its queries before the last step's second barrier"),
+    ("attention_hopper", "namedsync", "turns.finish(me)"):
+        (1, "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block"),
+    ("attention_hopper", "waitbulk", "warpgroup.tma.wait()"):
+        (1, "the wait of each tile covers what the stores read, and the end of the grid finishes what they write"),
+    ("linear_attention", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
+    ("linear_attention", "barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
+    ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
+    ("based", "proxyfence", "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term"):
+        (1, "the fence of the first chunk's features, before their barrier, covers it"),
+    ("based", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
+}  # fmt: skip
+
+# Options whose other values change nothing in how a kernel synchronises.
+ENOUGH = {
+    "attention_ada": {"dtype": ("bf16",)},
+    "attention_hopper": {"dtype": ("bf16",), "dim": (64, 256)},
+    "based": {"dim": (64,)},
+    "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
+    "linear_attention": {"dim": (64,)},
+}
+
+
+def instances(name: str) -> Iterator[Instance]:
+    row = KERNELS[name]
+    for choice, found in row.configurations():
+        if all(choice[option] in values for option, values in ENOUGH.get(name, {}).items()):
+            yield longer(found, 5 * 64 - 20) if name == "based" else found  # three slots go round twice
+    found = row.make(**row.default())
+    assert found is not None
+    if name == "attention_hopper":  # with one block of keys, two tiles of queries are under way
+        few = pk.spec(pk.bf16, (1, 2, 100, 64))
+        yield replace(found, operands={**found.operands, "k": few, "v": few})
+    if name == "gemm":
+        for share in ("a", "k"):
+            yield replace(found, fixed={**found.fixed, "config": gemm.Config(cols=128, cluster=2, share=share)})
+
+
+def longer(found: Instance, rows: int) -> Instance:
+    """The instance with sequences of `rows` rows, and one head."""
+    changed = {n: replace(x, shape=(1, 1, rows if n in "qkvo" else x.shape[2], x.shape[3])) for n, x in found.operands.items()}
+    return replace(found, operands=changed)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_removal_is_found(name: str) -> None:
+    is_found: dict[object, bool] = {}  # by statement, in any instance
+    keys, words = {}, {}
+    for instance in instances(name):
+        seen: Counter[object] = Counter()
+        for removal in removals(instance.kernel, **instance.arrays(), **instance.fixed):
+            place = (removal.what, removal.op.where)
+            seen[place] += 1
+            statement = (place, seen[place])
+            is_found[statement] = is_found.get(statement, False) or removal.found is not None
+            keys[statement], words[statement] = (name, removal.what, removal.line), str(removal)
+    survivors = [statement for statement, found in is_found.items() if not found]
+    listed = {key: count for key, (count, _) in HARMLESS.items() if key[0] == name}
+    assert Counter(keys[s] for s in survivors) == listed, "nothing misses\n" + "\n".join(words[s] for s in survivors)
