@@ -3,8 +3,8 @@
 import typer
 
 from .compile import compile_kernels
-from .demo import demo
-from .doctor import doctor
+from .demo import run_demo
+from .doctor import run_doctor
 from .inspect import inspect_kernel
 from .list import list_kernels
 
@@ -17,8 +17,8 @@ app = typer.Typer(
 )
 _KERNEL_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}  # each kernel has its own
 
-app.command("demo")(demo)
+app.command("demo")(run_demo)
 app.command("list")(list_kernels)
 app.command("inspect", context_settings=_KERNEL_OPTIONS)(inspect_kernel)
 app.command("compile")(compile_kernels)
-app.command("doctor")(doctor)
+app.command("doctor")(run_doctor)

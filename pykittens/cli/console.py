@@ -33,7 +33,7 @@ class Refusal(Exception):
         super().__init__(f"{fact}\n  fix: {fix}" if fix else fact)
 
 
-_EXPECTED = (Refusal, KernelError, CompileError, CompilerMissing, CudaError, DisassemblerMissing, Unsupported, OSError)
+_EXPECTED = (Refusal, KernelError, CompileError, CompilerMissing, CudaError, DisassemblerMissing, Unsupported, OSError, MemoryError)
 
 
 def command(function: Answer) -> Answer:

@@ -38,7 +38,7 @@ class Run:
 
 
 @command
-def demo(
+def run_demo(
     q: Annotated[Optional[Path], typer.Option(help="Q as a .npy file: (batch, heads, rows, head dimension).")] = None,  # noqa: UP045
     k: Annotated[Optional[Path], typer.Option(help="K as a .npy file.")] = None,  # noqa: UP045
     v: Annotated[Optional[Path], typer.Option(help="V as a .npy file.")] = None,  # noqa: UP045

@@ -19,7 +19,7 @@ _DRIVERS = {12: "525", 13: "580"}  # the first driver of each major version of C
 
 
 @command
-def doctor(as_json: AsJson = False) -> None:
+def run_doctor(as_json: AsJson = False) -> None:
     """Say what is installed, which GPU there is, and what would run where."""
     facts: dict[str, Any] = {
         "pykittens": __version__, "python": platform.python_version(), "platform": platform.platform(),

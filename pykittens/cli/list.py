@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from ..kernels.lines import count_lines
 from ..kernels.registry import KERNELS
 from .choice import describe_options, instance
@@ -20,7 +18,6 @@ def list_kernels(as_json: AsJson = False) -> None:
     if as_json:
         answer({"kernels": rows})
         return
-    table = Table("kernel", "what it does", "architectures", "options", "lines", box=None, header_style="bold")
     for row, facts in zip(KERNELS.values(), rows, strict=True):
-        table.add_row(row.name, row.about, " ".join(row.architectures), describe_options(row), str(facts["lines"]))
-    out.print(table)
+        out.print(f"[bold]{row.name}[/]: {row.about}")
+        out.print(f"    {facts['lines']} lines; {' '.join(row.architectures)}; {describe_options(row)}", style="dim", soft_wrap=True)

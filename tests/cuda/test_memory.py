@@ -9,8 +9,10 @@ import pytest
 
 import pykittens as pk
 from pykittens import f32, warp
+from pykittens.cli import demo, inputs
 from pykittens.cuda import driver, memory
 from pykittens.interop.arrays import describe
+from pykittens.kernels import attention_ada
 from tests.cuda.fake_driver import CONTEXT, FakeDriver
 
 
@@ -34,6 +36,14 @@ def test_the_clock(fake: FakeDriver) -> None:
     done: list[int] = []
     assert memory.seconds(lambda: done.append(1), repeats=4) == pytest.approx(0.0025)
     assert len(done) == 5
+
+
+def test_the_demo_launches(fake: FakeDriver) -> None:
+    arrays = inputs.random_inputs(1, 2, 100, 64, seed=0)
+    run = demo.on_gpu(attention_ada.attend, arrays, 0.125, True)
+    assert run.device.endswith("(sm_90a)") and run.seconds == pytest.approx(0.0025)
+    assert [launch.grid for launch in fake.launches] == [[1, 2, 1]] * len(fake.launches)
+    assert run.out.shape == (1, 2, 100, 64) and not run.out.any()  # this driver computes nothing
 
 
 @pytest.mark.gpu
