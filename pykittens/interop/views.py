@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,12 @@ class Views(Framework):
         from .arrays import describe
 
         return describe(array.array)._replace(shape=array.shape, strides=array.strides)
+
+    def probe(self, array: Any) -> tuple[int, Hashable]:
+        from .arrays import probe
+
+        pointer, looks = probe(array.array)(array.array)
+        return pointer, (looks, type(array.array), array.shape, array.strides)
 
     def view(self, array: Any, writable: bool) -> Array:
         from .arrays import as_numpy

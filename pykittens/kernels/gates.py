@@ -21,10 +21,10 @@ import numpy as np
 import pykittens as pk
 from pykittens import f32, warp
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import empty
 from pykittens.types import DTYPES, Coalesced
 
-from .rows import FLOATS, alignment, like, matrix
+from .arguments import Ready, agree, alignment, matrix, remembered, result, shown
+from .rows import FLOATS
 
 KINDS = ("silu", "gelu", "gelu_tanh")
 OPTIONS: dict[str, Any] = {
@@ -80,11 +80,18 @@ def geglu(gate: Any, up: Any, *, approximate: str = "none", config: Config | Non
 
 
 def _gate(kind: str, gate: Any, up: Any, config: Config | None) -> Any:
-    (x, info), (y, other) = matrix(gate, "gate"), matrix(up, "up")
-    like(info, "up", other, info.shape)
-    o = empty(info.kind, info.shape, info.dtype, info.device)
-    gated(x, y, matrix(o, "o")[0], config=config or plan(kind, info.shape[-1], DTYPES[info.dtype].size, alignment(x, y)))
+    ready = _prepare(gate, up, kind=kind, config=config)
+    (o, into), = ready.make()
+    gated(*ready.pass_on(gate, up), into, config=ready.config)
     return o
+
+
+@remembered
+def _prepare(gate: Any, up: Any, *, kind: str, config: Config | None) -> Ready:
+    (x, info), (y, other) = matrix(gate, "gate"), matrix(up, "up")
+    agree(info, "up", other, info.shape)
+    config = config or plan(kind, info.shape[-1], DTYPES[info.dtype].size, alignment(x, y))
+    return Ready(config, (shown(x), shown(y)), (result(info, x),))
 
 
 @lru_cache(maxsize=1024)

@@ -24,10 +24,10 @@ import numpy as np
 import pykittens as pk
 from pykittens import f32
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import describe, empty
 from pykittens.types import DTYPES
 
-from .rows import FLOATS, Mine, Rows, alignment, clusters, like, matrix, plan
+from .arguments import Ready, agree, alignment, clusters, matrix, remembered, result, shown
+from .rows import FLOATS, Mine, Rows, plan
 
 OPTIONS: dict[str, Any] = {
     "warps": lambda config, **_: config.warps,
@@ -85,29 +85,31 @@ def rmsnorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = Non
 
 
 def _norm(centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: int, config: Rows | None) -> Any:
-    rows, info = matrix(x, "x")
-    n, operands = info.shape[-1], {"residual": None, "weight": weight, "bias": bias}
     if not 0 <= p < 1:
         raise ArgumentError(f"dropout with p = {p}", fix="p is at least 0 and less than 1")
     if not eps >= 0:
         raise ArgumentError(f"a norm with eps = {eps}", fix="eps is a small number that is not negative")
-    views = [rows]
-    if residual is not None:
-        operands["residual"], other = matrix(residual, "residual")
-        like(info, "residual", other, info.shape)
-        views.append(operands["residual"])
-    for name in ("weight", "bias"):
-        if operands[name] is not None:
-            operands[name], other = matrix(operands[name], name)
-            like(info, name, other, (n,))
-            operands[name] = {"weight": weight, "bias": bias}[name]
-    y = empty(info.kind, info.shape, info.dtype, info.device)
-    paired = residual is not None or p > 0
-    s = empty(info.kind, info.shape, (describe(residual) if residual is not None else info).dtype, info.device) if paired else None
+    ready = _prepare(x, residual, weight, bias, dropout=p > 0, config=config)
+    (y, into), *more = ready.make()
+    s, stream = more[0] if more else (None, None)
+    numbers = float(eps), 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
+    normalize(*ready.pass_on(x, residual, weight, bias), into, stream, *numbers, centred=centred, dropout=p > 0, config=ready.config)
+    return (y, s) if more else y
+
+
+@remembered
+def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, config: Rows | None) -> Ready:
+    rows, info = matrix(x, "x")
+    n, views, dtype, other = info.shape[-1], [rows], info.dtype, None
+    for name, array, shape in (("residual", residual, info.shape), ("weight", weight, (n,)), ("bias", bias, (n,))):
+        if array is not None:
+            view, about = matrix(array, name)
+            agree(info, name, about, shape)
+            if name == "residual":
+                views, dtype, other = [rows, view], about.dtype, shown(view)
     config = config or plan(n, DTYPES[info.dtype].size, alignment(*views), clusters=clusters(info))
-    normalize(rows, operands["residual"], operands["weight"], operands["bias"], matrix(y, "y")[0], None if s is None else matrix(s, "s")[0],
-              eps, 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, centred=centred, dropout=p > 0, config=config)  # fmt: skip
-    return (y, s) if paired else y
+    results = (result(info, rows), result(info, rows, dtype)) if dropout or residual is not None else (result(info, rows),)
+    return Ready(config, (shown(rows), other, None, None), results)
 
 
 def reference(x: np.ndarray, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float, p: float = 0.0, seed: int = 0,

@@ -22,11 +22,12 @@ import numpy as np
 import pykittens as pk
 from pykittens import f32, warp
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import describe, empty
+from pykittens.interop.arrays import describe
 from pykittens.interop.views import View, merged
 from pykittens.types import DTYPES, Coalesced
 
-from .rows import FLOATS, alignment, floats, like, matrix
+from .arguments import Ready, agree, alignment, floats, matrix, remembered, result, shown
+from .rows import FLOATS
 
 
 @dataclass(frozen=True)
@@ -110,36 +111,43 @@ def rotary(x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = 
 
     `out` receives the result (it may be x itself). `config` overrides how the work is divided.
     """
+    ready = _prepare(x, cos, sin, out, interleaved=interleaved, config=config)
+    if out is None:
+        (out, into), = ready.make()
+        operands = [*ready.pass_on(x, cos, sin), into]
+    else:
+        operands = ready.pass_on(x, cos, sin, out)
+    rotate(*operands, config=ready.config)
+    return out
+
+
+@remembered
+def _prepare(x: Any, cos: Any, sin: Any, out: Any, *, interleaved: bool, config: Config | None) -> Ready:
     view, info = _heads(x, "x")
-    tables = {}
     for name, table in (("cos", cos), ("sin", sin)):
-        tables[name], other = matrix(table, name)
-        half = other.shape[-1]
+        half, other = floats(table, name).shape[-1], matrix(table, name)[1]
         if len(other.shape) != 2 or other.shape[0] < view.shape[2] or 2 * half > view.shape[3]:
             fix = f"pass (m, r / 2) with m at least {view.shape[2]} and r at most {view.shape[3]}"
             raise ArgumentError(f"{name} has shape {tuple(other.shape)} for x of shape {tuple(info.shape)}", fix=fix)
-        like(info, name, other, other.shape)
-    if tables["cos"].shape != tables["sin"].shape:
-        raise ArgumentError(f"cos has shape {tables['cos'].shape}, sin {tables['sin'].shape}", fix="both have one row per position")
-    o = empty(info.kind, info.shape, info.dtype, info.device) if out is None else out
-    target, other = _heads(o, "out")
-    like(info, "out", other, info.shape)
-    config = config or plan(view, target, 2 * half, interleaved)
-    rotate(view, tables["cos"], tables["sin"], target, config=config)
-    return o
+        agree(info, name, other, floats(cos, "cos").shape)
+    views = [view]
+    if out is not None:
+        target, other = _heads(out, "out")
+        agree(info, "out", other, info.shape)
+        views.append(target)
+    config = config or plan(view, alignment(*views), 2 * floats(cos, "cos").shape[-1], interleaved)
+    if out is not None:
+        return Ready(config, (shown(view), None, None, shown(views[1])), ())
+    return Ready(config, (shown(view), None, None), (result(info, view),))
 
 
-def plan(view: View, target: View, r: int, interleaved: bool, **settings: Any) -> Config:
-    """How rows of these arrays are divided: runs as wide as their alignment allows."""
-    info, d = describe(view), view.shape[3]
-    size, bits = DTYPES[info.dtype].size, 16
-    for x in (view, target):
-        bits = min(bits, *(alignment(View(x.array, (x.shape[i], d), (x.strides[i], 1))) for i in range(3)))
-    cols = r if interleaved else r // 2
-    width = min(bits // size, _power(cols)) or 1
-    width = max(2, width) if interleaved else width
+def plan(view: View, align: int, r: int, interleaved: bool, **settings: Any) -> Config:
+    """How the rows of (batch, heads, n, d) are divided: runs as wide as their alignment allows."""
+    width, d = align // DTYPES[describe(view).dtype].size, view.shape[3]
+    runs = max(1, min(width, _power(r if interleaved else r // 2)))
     heads = next(h for h in (4, 2, 1) if view.shape[1] % h == 0)
-    return Config(d, r, interleaved, width, min(bits // size, _power(r), _power(d - r)) or 1, **{"heads": heads, **settings})
+    rest = max(1, min(width, _power(r), _power(d - r))) if r < d else 1
+    return Config(d, r, interleaved, max(2, runs) if interleaved else runs, rest, **{"heads": heads, **settings})
 
 
 def _power(x: int) -> int:

@@ -1,4 +1,4 @@
-"""What the row kernels share: how rows are spread over threads, warps and blocks, and how arrays become rows."""
+"""How the row kernels spread rows over threads, warps and blocks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 
 import pykittens as pk
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import ArrayInfo, Unsupported, describe
-from pykittens.interop.views import View, merged
-from pykittens.types import DTYPES, Coalesced, bf16, f16, f32
+from pykittens.types import Coalesced, bf16, f16, f32
 
 FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
@@ -129,56 +127,3 @@ class Mine:
 
     def sum(self, value: Any) -> Any:
         return value.row_sum(cluster=self.config.cluster > 1)
-
-
-def floats(array: Any, name: str) -> ArrayInfo:
-    """What an array of floats is; raises `ArgumentError` for anything else, and where it is empty."""
-    try:
-        info = describe(array, name)
-    except Unsupported as error:
-        raise ArgumentError(str(error), fix="pass a NumPy, torch, CuPy or JAX array") from None
-    if info.dtype not in {d.name for d in FLOATS}:
-        raise ArgumentError(f"{name} is {info.dtype}", fix="pass bf16, f16 or f32")
-    if not info.shape or 0 in info.shape:
-        raise ArgumentError(f"{name} has shape {tuple(info.shape)}", fix="pass at least one row of at least one element")
-    return info
-
-
-def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
-    """An array as a matrix of its rows (the last axis), without a copy, and what the array is."""
-    info = floats(array, name)
-    rows = merged(info.shape[:-1], info.strides[:-1], 1)
-    if rows is None or (info.shape[-1] > 1 and info.strides[-1] != 1):
-        fact = f"{name} has strides {info.strides} for shape {tuple(info.shape)}: its rows are not one apart from the next by a constant"
-        raise ArgumentError(fact, fix="rows must be contiguous and evenly spaced: pass a contiguous copy")
-    return View(array, (*rows[0], info.shape[-1]), (*rows[1], 1)), info
-
-
-def like(first: ArrayInfo, name: str, info: ArrayInfo, shape: tuple[int, ...]) -> None:
-    """Raises `ArgumentError` where an operand does not go with the first."""
-    if info.shape != shape:
-        raise ArgumentError(f"{name} has shape {tuple(info.shape)}, where {shape} is needed", fix="shapes must agree")
-    if (info.kind, info.device) != (first.kind, first.device):
-        raise ArgumentError(f"{name} is a {info.kind} array on {place(info)}, x a {first.kind} array on {place(first)}", fix="use one of both")
-
-
-def place(info: ArrayInfo) -> str:
-    return "the CPU" if info.device is None else f"GPU {info.device}"
-
-
-def alignment(*views: View) -> int:
-    """What pointers and row strides of matrices are multiples of, in bytes, at most 16."""
-    bits = 16
-    for view in views:
-        info = describe(view)
-        bits |= info.pointer | (info.strides[0] * DTYPES[info.dtype].size if info.shape[0] > 1 else 0)
-    return bits & -bits
-
-
-def clusters(info: ArrayInfo) -> bool:
-    """Whether the device of an array has clusters (the simulator has)."""
-    if info.device is None:
-        return True
-    from pykittens.cuda.driver import architecture
-
-    return int(architecture(info.device)[3:5]) >= 90

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 import pykittens as pk
-from pykittens.interop.arrays import empty
 from pykittens.types import DTYPES
 
-from .rows import FLOATS, Mine, Rows, alignment, clusters, matrix, plan
+from .arguments import Ready, alignment, clusters, matrix, remembered, result, shown
+from .rows import FLOATS, Mine, Rows, plan
 
 LOG2E = 1.4426950408889634
 OPTIONS: dict[str, Any] = {
@@ -42,11 +42,17 @@ def soften(x: pk.gl(FLOATS, "M", pk.static("N")), y: pk.gl(FLOATS, "M", pk.stati
 
 def softmax(x: Any, *, config: Rows | None = None) -> Any:
     """softmax over the last axis of an array of any framework; `config` overrides how rows are spread over the machine."""
-    rows, info = matrix(x, "x")
-    y = empty(info.kind, info.shape, info.dtype, info.device)
-    config = config or plan(info.shape[-1], DTYPES[info.dtype].size, alignment(rows), clusters=clusters(info))
-    soften(rows, matrix(y, "y")[0], config=config)
+    ready = _prepare(x, config=config)
+    (y, into), = ready.make()
+    soften(*ready.pass_on(x), into, config=ready.config)
     return y
+
+
+@remembered
+def _prepare(x: Any, *, config: Rows | None) -> Ready:
+    rows, info = matrix(x, "x")
+    config = config or plan(info.shape[-1], DTYPES[info.dtype].size, alignment(rows), clusters=clusters(info))
+    return Ready(config, (shown(rows),), (result(info, rows),))
 
 
 def reference(x: np.ndarray) -> np.ndarray:

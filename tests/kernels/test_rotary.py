@@ -79,7 +79,7 @@ def test_nan_stays_in_its_pair() -> None:
         ({"x": np.zeros(64, np.float32)}, "heads, n, d"),
         ({"cos": np.zeros((7, 16), np.float32)}, "m at least 8"),
         ({"cos": np.zeros((8, 33), np.float32)}, "r at most 64"),
-        ({"cos": np.zeros((9, 32), np.float32)}, r"cos has shape \(9, 32\)"),
+        ({"cos": np.zeros((9, 32), np.float32)}, r"sin has shape \(8, 32\)"),
         ({"sin": np.zeros((1, 8, 32), np.float32)}, "sin has shape"),
         ({"out": np.zeros((1, 8, 32), np.float32)}, "out has shape"),
         ({"x": np.zeros((2, 3, 8, 128), np.float32)[..., ::2]}, "contiguous"),
