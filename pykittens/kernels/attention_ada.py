@@ -14,6 +14,7 @@ import pykittens as pk
 from pykittens import bf16, f16, f32, warp
 
 LOG2E = 1.4426950408889634
+LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
 
 
 @pk.kernel(warps=lambda q, **_: 16 if q.cols <= 64 else 8, grid=lambda q, **_: (pk.cdiv(q.rows, 256 if q.cols <= 64 else 128), q.depth, q.batch))
@@ -26,7 +27,7 @@ def attend(q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")), k: pk.gl((bf16,
     keys, values = pk.shared(pk.st(q.dtype, rows, q.cols), name="keys"), pk.shared(pk.st(q.dtype, rows, q.cols), name="values")
     me = block * pk.warp.count + warp.index
     query, c = warp.load(q, (batch, head, me, 0), rows=16), scale * LOG2E
-    peak, total, out = warp.full_col(f32, 16, -pk.inf), warp.zeros_col(f32, 16), warp.zeros(f32, 16, q.cols)
+    peak, total, out = warp.full_col(f32, 16, LOWEST), warp.zeros_col(f32, 16), warp.zeros(f32, 16, q.cols)
     diagonal = k.rows - q.rows  # query i stands at key i + diagonal
     seen = pk.minimum((block + 1) * rows + diagonal, k.rows) if causal else k.rows
     for chunk in pk.range(pk.cdiv(seen, rows)):
@@ -42,11 +43,10 @@ def attend(q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")), k: pk.gl((bf16,
             score[:] = pk.where(column < k.rows, score, -pk.inf)
             if causal:
                 score[:] = pk.where(column <= pk.row_index(score) + (me * 16 + diagonal), score, -pk.inf)
-            highest = pk.maximum(peak, score.row_max())
-            shift = pk.where(highest > -pk.inf, highest * c, 0.0)  # 0 for a row that has seen no key yet
-            weight, shrink = pk.exp2(score * c - shift), pk.exp2(peak * c - shift)
+            highest = pk.maximum(peak, score.row_max() * c)
+            weight, shrink = pk.exp2(score * c - highest), pk.exp2(peak - highest)
             total[:] = total * shrink + weight.row_sum()
             out *= shrink
             warp.mma_AB(out, weight.to(q.dtype), values.part(i * 16, 0, 16, q.cols))
             peak[:] = highest
-    warp.store(o, (out / total).to(q.dtype), (batch, head, me, 0))
+    warp.store(o, (out * pk.where(total == 0.0, 0.0, 1.0 / total)).to(q.dtype), (batch, head, me, 0))  # a row that sees no key is 0

@@ -17,7 +17,7 @@ import pykittens as pk
 from pykittens import bf16, f16, f32
 
 LOG2E = 1.4426950408889634
-LOWEST = -3.4028234663852886e38  # of float32: the peak of what no key has touched, finite so that no difference is NaN
+LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
 D = pk.static("D")
 HALF = (bf16, f16)
 
