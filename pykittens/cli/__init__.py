@@ -2,6 +2,7 @@
 
 import typer
 
+from .bench import run_bench
 from .compile import compile_kernels
 from .demo import run_demo
 from .doctor import run_doctor
@@ -22,3 +23,4 @@ app.command("list")(list_kernels)
 app.command("inspect", context_settings=_KERNEL_OPTIONS)(inspect_kernel)
 app.command("compile")(compile_kernels)
 app.command("doctor")(run_doctor)
+app.command("bench")(run_bench)

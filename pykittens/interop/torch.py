@@ -17,7 +17,7 @@ from ..types import DType
 from .base import ArrayInfo
 from .frameworks import torch_dtype, torch_names
 
-_library: Any = torch.library.Library("pykittens", "DEF")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("pykittens", "DEF")
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None, return_lse: bool = False) -> Any:

@@ -1,0 +1,66 @@
+"""The families by name, and a run over the cells of one."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+from . import attention, gemm, linear, memory
+from .chart import bars
+from .measure import OURS, Cell, Row, measure
+
+FAMILIES: dict[str, ModuleType] = {"attention": attention, "gemm": gemm, "linear": linear, "memory": memory}
+QUICK = 15.0  # milliseconds of work for each contender of a cell; else 60
+Progress = Callable[[int, int, str], None]
+
+
+def select(family: str, words: Sequence[str] = ()) -> list[Cell]:
+    """The cells of a family: all, or those whose label has every part of one of `words`, such as "n 4096, causal"."""
+    cells: list[Cell] = FAMILIES[family].cells()
+    wanted = [[part.strip() for part in word.split(",")] for word in words]
+    return [cell for cell in cells if not wanted or any(all(part in cell.label.split(", ") for part in parts) for parts in wanted)]
+
+
+def run(family: str, cells: Sequence[Cell], everybody: bool = False, quick: bool = False, progress: Progress = lambda done, all, label: None) -> Iterator[Row]:
+    """The rows of cells, one by one. A cell that cannot be tried says so in `problem`."""
+    import torch
+
+    for i, cell in enumerate(cells):
+        progress(i, len(cells), cell.label)
+        try:
+            with torch.no_grad():
+                torch.manual_seed(i)  # other numbers for every cell, the same for every run
+                row = measure(cell, FAMILIES[family].trial(cell, everybody), QUICK if quick else 60.0)
+        except Exception as error:
+            row = {**cell.facts, "unit": cell.unit, "problem": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
+        yield row
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def chart(family: str, rows: Sequence[Row]) -> str:
+    """The rows as a picture: rates of everybody, ours last, as others have drawn it."""
+    panels: dict[str, dict[str, dict[str, float]]] = {}
+    units = {row["unit"] for row in rows}
+    for row in rows:
+        if "rate" not in row:
+            continue
+        panel, label = FAMILIES[family].group(row)
+        heading = panel if len(units) == 1 else f"{panel} ({row['unit']})"
+        others = {name: peer["rate"] for name, peer in row["peers"].items() if "rate" in peer}
+        panels.setdefault(heading, {})[label] = {OURS: row["rate"], **others}
+    return bars(f"{FAMILIES[family].TITLE}", ", ".join(sorted(units)), panels)
+
+
+def worst(rows: Sequence[Row]) -> list[tuple[str, Any]]:
+    """For each peer, the geometric mean of ratios (above 1: we are faster) and the smallest."""
+    import math
+
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        for name, peer in row.get("peers", {}).items():
+            if "ratio" in peer:
+                ratios.setdefault(name, []).append(peer["ratio"])
+    return [(name, (math.exp(sum(map(math.log, found)) / len(found)), min(found), len(found))) for name, found in ratios.items()]

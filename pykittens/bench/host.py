@@ -1,0 +1,121 @@
+"""What a kernel costs the host: compiling, starting in a new process, calling."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .measure import Row
+
+KEY = ("what",)
+_NEW_PROCESS = """
+import time, torch, pykittens
+from pykittens.kernels.{module} import attend
+q, k, v, o = (torch.randn(1, 2, 512, 64, device="cuda", dtype=torch.bfloat16) for _ in range(4))
+torch.cuda.synchronize()
+start = time.perf_counter()
+attend.bind(q, k, v, o, {rest}0.125)
+print(time.perf_counter() - start)
+"""
+_IMPORT = "import time; start = time.perf_counter(); import pykittens; print(time.perf_counter() - start)"
+
+
+def run(quick: bool = False) -> Iterator[Row]:
+    """Rows of `what`, `value`, `unit` and the promised `limit`."""
+    module, rest = kernel()
+    yield {"what": f"compiling {module}, cold", "value": compiling(), "unit": "s", "limit": 1.5}
+    new = _NEW_PROCESS.format(module=module, rest="None, " if rest else "")
+    yield {"what": f"a cached {module} in a new process: traced, found and loaded", "value": new_process(new), "unit": "ms", "limit": 50.0}
+    yield {"what": "import pykittens in a new process", "value": new_process(_IMPORT), "unit": "ms", "limit": 150.0}
+    yield from calling(1000 if quick else 10_000)
+
+
+def kernel() -> tuple[str, tuple[Any, ...]]:
+    """The attention kernel of this GPU, and its operands between the output and the scale."""
+    from ..cuda import driver
+
+    return ("attention_hopper", (None,)) if driver.architecture() == "sm_90a" else ("attention_ada", ())
+
+
+def compiling() -> float:
+    """Seconds to trace and compile, without a cache; the median of five."""
+    import importlib
+
+    import pykittens as pk
+
+    from ..cuda import compiler, driver
+
+    module, rest = kernel()
+    attend, arch = importlib.import_module(f"pykittens.kernels.{module}").attend, driver.architecture()
+    x, times = pk.spec(pk.bf16, (1, 2, 512, 64)), []
+    for _ in range(5):
+        start = time.perf_counter()
+        compiler.compile(pk.Kernel(attend.function, attend.options).cuda(x, x, x, x, *rest, 0.125, arch=arch), arch)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def new_process(program: str) -> float:
+    """Milliseconds that a program says it took, each time in a new process; the median of five, after one that fills caches."""
+    times = []
+    for _ in range(6):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        times.append(float(done.stdout.split()[-1]) * 1000)
+    return statistics.median(times[1:])
+
+
+def calling(calls: int) -> Iterator[Row]:
+    """Host microseconds of a call, over those of the bare driver call that it makes."""
+    import importlib
+
+    import torch
+
+    module, rest = kernel()
+    attend = importlib.import_module(f"pykittens.kernels.{module}").attend
+    operands = [tuple(torch.randn(1, 1, 16, 64, device="cuda", dtype=torch.bfloat16) for _ in range(4)) for _ in range(2)]
+    for four in operands:
+        attend(*four, *rest, 0.125)
+    call = next(reversed(attend._loaded.values()))
+    (q, k, v, o), (q2, k2, v2, o2) = operands
+
+    def moving() -> None:
+        attend(q, k, v, o, *rest, 0.125)
+        attend(q2, k2, v2, o2, *rest, 0.125)
+
+    how = "in place" if not any(call.maps.values()) else "by the driver"
+    bare = statistics.median(each(call.launcher._call, calls) for _ in range(3))
+    for what, value, limit in (
+        (f"a call on four torch tensors that move each time (tensor maps re-addressed {how})", each(moving, calls // 2, 250) / 2, 6.0),
+        ("a call of a bound kernel", each(attend.bind(*operands[0], *rest, 0.125), calls), 1.5),
+    ):
+        yield {"what": f"{what}, over a bare driver launch", "value": value - bare, "unit": "us", "limit": limit, "bare": bare}
+    for name, run in {
+        "pykittens.attention on torch tensors": lambda: _attention(q, k, v),
+        "torch's scaled_dot_product_attention": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v),
+    }.items():
+        yield {"what": f"{name}, in all", "value": each(run, calls // 5), "unit": "us", "limit": None}
+
+
+def _attention(q: Any, k: Any, v: Any) -> Any:
+    import pykittens as pk
+
+    return pk.attention(q, k, v)
+
+
+def each(call: Callable[[], Any], calls: int = 10_000, batch: int = 500) -> float:
+    """Microseconds of one call: the median over batches, short enough that the GPU's queue never fills."""
+    import torch
+
+    times = []
+    for _ in range(max(1, calls // batch)):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(batch):
+            call()
+        times.append((time.perf_counter() - start) / batch * 1e6)
+    torch.cuda.synchronize()
+    return statistics.median(times)

@@ -1,0 +1,61 @@
+"""How long GPU work takes: everybody in turn, by device events, behind a write that empties the L2 cache, medians.
+
+A GPU throttles under load, so only times that were taken in turn compare; work of the host (a launch, an allocation) is hidden
+behind the write, which takes longer.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FLUSH = 256 << 20  # bytes written between two runs: more than any L2 holds
+LEAST, MOST, WARM = 5, 100, 2  # turns
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of one run: the median, and the quarter and three quarters points of all."""
+
+    median: float
+    low: float
+    high: float
+
+
+def in_turn(runs: Mapping[str, Callable[[], Any]], budget: float = 60.0) -> dict[str, Times]:
+    """The times of each of `runs`, about `budget` milliseconds of work each (and at least 5 turns)."""
+    import torch
+
+    scratch = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
+    first = {name: [_event_pair(run, scratch) for _ in range(WARM)] for name, run in runs.items()}
+    torch.cuda.synchronize()
+    slowest = max(_milliseconds(pairs[-1]) for pairs in first.values())
+    turns = min(MOST, max(LEAST, round(budget / max(slowest, 1e-3))))
+    pairs: dict[str, list[Any]] = {name: [] for name in runs}
+    for _ in range(turns):
+        for name, run in runs.items():
+            pairs[name].append(_event_pair(run, scratch))
+    torch.cuda.synchronize()
+    return {name: _times([_milliseconds(pair) for pair in found]) for name, found in pairs.items()}
+
+
+def _event_pair(run: Callable[[], Any], scratch: Any) -> tuple[Any, Any]:
+    import torch
+
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    scratch.zero_()
+    start.record()
+    run()
+    end.record()
+    return start, end
+
+
+def _milliseconds(pair: tuple[Any, Any]) -> float:
+    return float(pair[0].elapsed_time(pair[1]))
+
+
+def _times(found: list[float]) -> Times:
+    low, median, high = statistics.quantiles(found, n=4)
+    return Times(median, low, high)

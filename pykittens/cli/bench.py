@@ -1,0 +1,120 @@
+"""`pykittens bench`: the shipped kernels measured on this machine's GPU, beside others'."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from .console import Refusal, command, err, out, progress
+
+
+class Family(str, Enum):
+    """What can be measured."""
+
+    attention = "attention"
+    gemm = "gemm"
+    linear = "linear"
+    memory = "memory"
+    host = "host"
+    all = "all"
+
+
+@command
+def run_bench(
+    family: Annotated[Family, typer.Argument(help="host: what calls cost the CPU. all: everything.")],
+    peers: Annotated[bool, typer.Option("--peers", help="Beside everybody that is installed: FA2, FA4, quack, torch.compile, flash-linear-attention.")] = False,
+    file: Annotated[Optional[Path], typer.Option("--json", help="Write the rows here, with device, driver and versions.")] = None,  # noqa: UP045
+    picture: Annotated[Optional[Path], typer.Option("--chart", help="Draw the rates here, as .svg; `all` puts the family's name before the suffix.")] = None,  # noqa: UP045
+    quick: Annotated[bool, typer.Option("--quick", help="A quarter of the repeats.")] = False,
+    cells: Annotated[Optional[list[str]], typer.Option(help='Only cells with these facts, such as "n 4096, causal"; may be repeated.')] = None,  # noqa: UP045
+) -> None:
+    """Measure the shipped kernels on this GPU: correctness first, then everybody in turn, medians and ratios."""
+    need_gpu()
+    if picture and picture.suffix != ".svg":
+        raise Refusal(f"charts are drawn as .svg, not as {picture.suffix or 'a file without a suffix'}", fix=f"--chart {picture.with_suffix('.svg')}")
+    from ..bench import machine
+
+    names = [f.value for f in Family if f is not Family.all] if family is Family.all else [family.value]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        found[name] = host_rows(quick) if name == "host" else family_rows(name, peers, quick, cells or ())
+        if picture and name != "host" and found[name]:
+            from ..bench.families import chart
+
+            target = picture if len(names) == 1 else picture.with_suffix(f".{name}.svg")
+            target.write_text(chart(name, found[name]))
+            err.print(f"drawn: {target}")
+        if file:  # after each family: what has been measured is not lost
+            file.write_text(json.dumps({"machine": machine.facts(), "families": found}, indent=1) + "\n")
+    wrong = [row for rows in found.values() for row in rows if "problem" in row]
+    for row in wrong:
+        err.print(f"[bold red]wrong:[/] {escape(str(row))}", soft_wrap=True)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def need_gpu() -> None:
+    """Ends the command, in one sentence and with status 2, where nothing can be measured."""
+    from ..cuda import driver
+
+    missing = "" if driver.available() else "there is no NVIDIA GPU here, and the simulated one has no speed to measure"
+    if not missing:
+        try:
+            import torch
+
+            missing = "" if torch.cuda.is_available() else "this torch has no CUDA: install a CUDA build of it"
+        except ImportError:
+            missing = "bench compares with torch's kernels, and torch is not installed"
+    if missing:
+        err.print(f"pykittens bench: {missing}.", soft_wrap=True)
+        raise typer.Exit(2)
+
+
+def host_rows(quick: bool) -> list[dict[str, Any]]:
+    """What calls cost the CPU."""
+    from ..bench import host
+
+    rows = []
+    for row in host.run(quick):
+        rows.append(row)
+        promised = f" (promised: {row['limit']:g})" if row["limit"] else ""
+        out.print(f"{row['what']}: [bold]{row['value']:.3g} {row['unit']}[/]{promised}", soft_wrap=True)
+    return rows
+
+
+def family_rows(name: str, peers: bool, quick: bool, words: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a family, printed as they come."""
+    from ..bench.families import FAMILIES, run, select, worst
+
+    cells = select(name, words)
+    if not cells:
+        raise Refusal(f"no cell of {name} has {' or '.join(map(repr, words))}", fix=f"the first of its cells: {select(name)[0].label}")
+    rows = []
+    out.print(f"[bold]{FAMILIES[name].TITLE}[/]")
+    with progress(f"measuring {name}", len(cells)) as advance:
+        for cell, row in zip(cells, run(name, cells, peers, quick, lambda done, *_: advance(done)), strict=True):
+            rows.append(row)
+            out.print(line(cell.label, row), soft_wrap=True)
+    table = Table("beside", "geometric mean", "least", "cells", box=None, header_style="bold")
+    for peer, (mean, least, count) in worst(rows):
+        table.add_row(peer, f"{mean:.3f}", f"{least:.3f}", str(count))
+    out.print(table)
+    return rows
+
+
+def line(label: str, row: dict[str, Any]) -> str:
+    """One row in words: the rate, then each contender's and how much faster we are."""
+    if "problem" in row:
+        return f"{label}: [red]{escape(row['problem'])}[/]"
+    peers = ", ".join(
+        f"{name} {peer['rate']:.0f} [bold]{peer['ratio']:.3f}[/]" if "ratio" in peer else f"{name}: {escape(peer['problem'])}"
+        for name, peer in row["peers"].items()
+    )
+    return f"{label}: [bold]{row['rate']:.0f}[/] {row['unit']} ({row['ms']:.4g} ms, error {row['error']:.1e}) | {peers}"

@@ -1,0 +1,130 @@
+"""What `pykittens bench` does, short of a GPU's clock: cells, trials on small cells of the simulated GPU, rows, charts, refusals."""
+
+import xml.etree.ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pykittens.bench import attention, families, gemm, linear, machine, measure, memory, timing
+from pykittens.bench.measure import OURS, Cell, Trial
+from pykittens.cli import app
+from pykittens.cuda import driver
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials on the CPU, where each run takes as long as its name has letters."""
+    monkeypatch.setattr(measure, "DEVICE", "cpu")
+    monkeypatch.setattr(measure, "in_turn", lambda runs, budget: {name: timing.Times(len(name), 1.0, 20.0) for name in runs})
+
+
+SMALL: list[tuple[Any, Cell]] = [
+    (attention, Cell({"batch": 1, "heads": 2, "n": 70, "dim": 64, "causal": True}, 1e9)),
+    (gemm, Cell({"m": 70, "n": 64, "k": 64, "dtype": "bf16"}, 1e9)),
+    (gemm, Cell({"m": 64, "n": 64, "k": 64, "dtype": "e4m3"}, 1e9)),
+    (linear, Cell({"kind": "based", "batch": 1, "heads": 1, "n": 130, "features": 16, "dim": 64}, 1e9)),
+    (linear, Cell({"kind": "linear_attention", "batch": 1, "heads": 1, "n": 130, "features": 64, "dim": 64}, 1e6, "GB/s")),
+    *((memory, Cell({"kind": kind, "width": 64 if kind == "rotary" else 256}, 1e6, "GB/s")) for kind in memory.MOVED),
+]
+
+
+@pytest.mark.parametrize(("family", "cell"), SMALL, ids=[cell.label for _, cell in SMALL])
+def test_trials(simulated: None, monkeypatch: pytest.MonkeyPatch, family: Any, cell: Cell) -> None:
+    """Every kind of cell is right on the simulated GPU, and gives a row."""
+    monkeypatch.setattr(memory, "TRAFFIC", 1 << 16)
+    monkeypatch.setattr(memory, "ROTARY", ((2, 40, 64),))
+    torch.manual_seed(0)
+    row = measure.measure(cell, family.trial(cell, False))
+    assert "problem" not in row
+    assert 0 <= row["error"] <= row["limit"]
+    assert row["ms"] == len(OURS)
+    assert row["rate"] == pytest.approx(cell.rate(len(OURS)))
+    for name, peer in row["peers"].items():
+        if "ratio" in peer:
+            assert peer["ratio"] == pytest.approx(len(name) / len(OURS))
+    assert set(family.KEY) <= set(row)
+
+
+def test_all_cells() -> None:
+    """The cells are those that others were measured with."""
+    labels = {name: [cell.label for cell in families.select(name)] for name in families.FAMILIES}
+    assert {name: len(found) for name, found in labels.items()} == {"attention": 30, "gemm": 11, "linear": 6, "memory": 40}
+    assert labels["attention"][11] == "batch 1, heads 32, n 16384, dim 64, causal"
+    assert families.select("attention", ["n 4096, causal"]) == [c for c in attention.cells() if c.facts["n"] == 4096 and c.facts["causal"]]
+    assert families.select("gemm", ["m 64", "e4m3"])[0].label == "m 64, n 8192, k 8192, bf16"
+    assert families.select("linear")[1].rate(0.3253) == pytest.approx(227, rel=0.01)  # TFLOP/s as the published kernel's are counted
+    assert families.select("attention")[0].rate(1.0) == pytest.approx(4 * 16 * 16 * 768**2 * 64 / 1e9)
+    assert all(cell.work >= 1 << 30 for cell in families.select("memory"))
+
+
+def trial(result: Callable[[], Any]) -> Trial:
+    return Trial({OURS: result, "other": lambda: torch.ones(4)}, lambda x: measure.row_error(x, torch.ones(4).double()), lambda errors: 1e-3)
+
+
+def test_wrong_results_are_not_timed(simulated: None) -> None:
+    cell = Cell({"n": 4}, 1e9)
+    row = measure.measure(cell, trial(lambda: torch.tensor([1.0, 1, 1, float("nan")])))
+    assert row["problem"] == "an error of inf, where 0.001 is allowed"
+    assert "ms" not in row
+    assert "inf" in measure.measure(cell, trial(lambda: torch.empty(4)))["problem"]  # nobody wrote it
+    failing = measure.measure(cell, trial(lambda: [][0]))
+    assert failing["problem"] == "IndexError: list index out of range"
+    good = measure.measure(cell, trial(lambda: torch.ones(4)))
+    assert (good["rate"], good["error"]) == (1e9 / len(OURS) / 1e9, 0.0)
+    peer = Trial({OURS: lambda: torch.ones(4), "absent": lambda: 1 / 0}, lambda x: 0.0, lambda errors: 0.0)
+    assert measure.measure(cell, peer)["peers"] == {"absent": {"problem": "ZeroDivisionError: division by zero"}}
+
+
+def test_poison() -> None:
+    with measure.poisoned():
+        assert torch.empty(3).isnan().all()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_charts(tmp_path: Path) -> None:
+    rows = [
+        {"batch": 1, "heads": 2, "n": n, "dim": d, "causal": causal, "unit": "TFLOP/s", "rate": 600.0, "peers": {"cuDNN": {"rate": 500.0, "ratio": 1.2}, "<FA4>": {"problem": ""}}}
+        for d in (64, 128) for causal in (False, True) for n in (768, 16384)
+    ]  # fmt: skip
+    rows.append({"batch": 1, "heads": 2, "n": 5, "dim": 64, "causal": False, "unit": "TFLOP/s", "problem": "wrong"})
+    image = xml.etree.ElementTree.fromstring(families.chart("attention", rows))
+    texts = ["".join(element.itertext()) for element in image.iter("{http://www.w3.org/2000/svg}text")]
+    assert "head dimension 128, causal" in texts
+    assert {"PyKittens", "cuDNN", "600", "16384"} <= set(texts)
+    assert "<FA4>" not in texts
+    assert families.worst(rows) == [("cuDNN", (pytest.approx(1.2), 1.2, 8))]
+    assert families.chart("memory", [])
+
+
+def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "torch" in machine.versions()
+    monkeypatch.setattr("sys.argv", ["/usr/bin/pykittens", "bench", "gemm"])
+    monkeypatch.setattr(__import__("sys").modules["__main__"], "__spec__", None)
+    assert machine.command() == "pykittens bench gemm"
+
+
+@pytest.mark.skipif(driver.available(), reason="there is a GPU")
+@pytest.mark.parametrize("family", ["attention", "gemm", "linear", "memory", "host", "all"])
+def test_without_a_gpu(family: str) -> None:
+    done = CliRunner().invoke(app, ["bench", family])
+    assert done.exit_code == 2
+    assert done.output == "pykittens bench: there is no NVIDIA GPU here, and the simulated one has no speed to measure.\n"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path: Path) -> None:
+    """A quick run of two cells: timed, right, written and drawn."""
+    import json
+
+    file, picture = tmp_path / "rows.json", tmp_path / "chart.svg"
+    done = CliRunner().invoke(app, ["bench", "attention", "--quick", "--peers", "--cells", "n 1024, dim 128", "--json", str(file), "--chart", str(picture)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(file.read_text())["families"]["attention"]
+    assert len(rows) == 2
+    assert all(row["rate"] > 10 and {"cuDNN", "FA2"} <= set(row["peers"]) for row in rows)
+    assert picture.read_text().startswith("<svg")
