@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .cuda import cache, writer
+from .cuda.bounded import debugging
 from .cuda.compiler import Cubin
 from .errors import ArgumentError, TraceError
 from .interop.arrays import ArrayInfo, describe
@@ -179,6 +180,8 @@ class Kernel:
         fixed = dict(specialisation.fixed)
         warps, cluster = self._option("warps", known, fixed, 4), self._dims("cluster", known, fixed)
         extra = {k: self._option(k, known, fixed, None) for k in ("blocks_per_sm", "registers", "debug") if k in self.options}
+        if debugging():
+            extra["debug"] = True
         key = (self.key(specialisation), warps, cluster, *extra.values())
         with self._lock:
             if key not in self._programs:
@@ -311,7 +314,8 @@ def kernel(function: Callable[..., Any] | None = None, *, warps: Any = 4, grid: 
 
     `grid` and `cluster` are up to three ints, or a function of the arguments by name (tensors as `Argument`s, scalars,
     static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
-    share a multiprocessor: bounds registers), `debug` (bounded waits, assertions on the GPU).
+    share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on the
+    GPU, see `cuda/bounded.py`), `pdl` (may begin before the kernel ahead of it has ended: `pk.wait_for_previous`).
     """
     unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl"}
     if unknown:

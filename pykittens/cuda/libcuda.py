@@ -25,7 +25,8 @@ _ADVICE = {
     209: "the kernel was compiled for another architecture than this GPU's",
     700: "a kernel used memory outside its arrays; called with NumPy arrays, it says where",
     701: "the kernel wants more registers or shared memory for a block than the GPU has",
-    719: "a kernel trapped or faulted; called with NumPy arrays, it says where",
+    719: "a kernel trapped or faulted; a debug build (PYKITTENS_DEBUG=1) prints what it waited for or which assertion failed; "
+    "called with NumPy arrays, it says where",
 }
 
 _INT, _UINT, _POINTER, _TEXT = ctypes.c_int, ctypes.c_uint, ctypes.c_void_p, ctypes.c_char_p

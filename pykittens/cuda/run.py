@@ -27,7 +27,7 @@ class Call:
         kind, device = next((x.kind, x.device) for x in arrays_known.values())
         assert device is not None
         self.program: Program = kernel._program(specialisation, known)
-        self.device, self.stream, self.waits = device, arrays.streams(kind), arrays.waits(kind)
+        self.device, self.stream, self.waits = device, arrays.streams(kind), arrays.waits(kind) or self.program.debug
         self.lock = threading.Lock()
         self.launcher = _launcher(kernel, self.program, known, fixed, device)
         self.words = self.launcher.words
@@ -62,9 +62,10 @@ class Call:
                     move(index, pointers[i])
                 for put, number in zip(slots, numbers):  # noqa: B905  # strict costs time
                     put(number)
-                launch(stream(device))
+                queue = stream(device)
+                launch(queue)
             if waits:
-                driver.synchronize(0, device)
+                driver.synchronize(queue, device)
 
         return run
 
@@ -91,9 +92,10 @@ def bind(kernel: Any, specialisation: Any, known: dict[str, Any], given: dict[st
     launch, stream, device, waits = call.launcher.launch, call.stream, call.device, call.waits
 
     def launch_bound() -> None:
-        launch(stream(device))
+        queue = stream(device)
+        launch(queue)
         if waits:
-            driver.synchronize(0, device)
+            driver.synchronize(queue, device)
 
     launch_bound.arguments = given  # type: ignore[attr-defined]  # the arrays live as long as the launcher
     return launch_bound

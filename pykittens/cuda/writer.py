@@ -7,6 +7,7 @@ tiles hold pairs in 32-bit words. A shared tile is its 32-bit address.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from ..ops.scalars import literal
 from ..passes.registers import at_launch
 from ..program import Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
+from .bounded import array_of, line_text, role_text, spins, support
 from .prelude import ELECT, FP8, PRELUDE
 
 _KEYWORDS = frozenset(
@@ -39,7 +41,7 @@ class Writer:
         self.names: dict[Value, str] = {}
         self.used: set[str] = set(_KEYWORDS)
         self.frame: Frame | None = None
-        self.first_warp, self.role_warps = 0, program.warps
+        self.first_warp, self.role_warps, self.role = 0, program.warps, ""
         self.barriers: dict[
             Any, int
         ] = {}  # named barriers: first id by (first warp of the role, warps of the scope), or by value
@@ -239,6 +241,14 @@ class Writer:
             )  # fmt: skip
         return first
 
+    def bounded(self, op: Op, condition: str, phase: str, barrier: Value) -> None:
+        """Waits until the condition holds, in a debug build: not for ever, see `bounded.py`."""
+        self.prelude(support())
+        array, several = array_of(barrier)
+        index = f"({self[barrier]} - {self[array]}) / {array.type.bytes}" if several else "-1"  # type: ignore[union-attr]
+        about = f"{json.dumps(array.label)}, {index}, {phase}, {role_text(self.program, self.role)}, {line_text(op.where)}"
+        self.line(f"for (const u64 since = nanoseconds(); !{condition};) bounded(since, {about});")
+
     # Statements ---------------------------------------------------------------------------------------
 
     def block(self, block: Block) -> None:
@@ -253,7 +263,12 @@ class Writer:
         if isinstance(op, control.Range):
             self._range(op)
         elif isinstance(op, control.While):
-            self.line("for (;;) {")
+            if self.debug and spins(op):
+                self.prelude(support())
+                about = f'"a loop to be left", -2, 0, {role_text(self.program, self.role)}, {line_text(op.where)}'
+                self.line(f"for (const u64 since = nanoseconds();; bounded(since, {about})) {{")
+            else:
+                self.line("for (;;) {")
             self.block(op.body)
             self.line("}")
         elif isinstance(op, control.BreakIf):
@@ -281,8 +296,8 @@ class Writer:
         self.line("}")
 
     def _role(self, op: control.Role) -> None:
-        saved = self.first_warp, self.role_warps
-        self.first_warp, self.role_warps = op.first, op.scope.warps
+        saved = self.first_warp, self.role_warps, self.role
+        self.first_warp, self.role_warps, self.role = op.first, op.scope.warps, op.label
         self.line(
             f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{  // role {op.label}"
         )
@@ -298,7 +313,7 @@ class Writer:
             self.elected = False
             self.line("}")
         self.line("}")
-        self.first_warp, self.role_warps = saved
+        self.first_warp, self.role_warps, self.role = saved
 
     # The whole ----------------------------------------------------------------------------------------
 

@@ -82,5 +82,8 @@ class Assert(Op):
         if c.debug:
             text = self.text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
             line = f"{self.where[0]}" if self.where else ""
-            c.line(f'if (!({c[self.condition] if isinstance(self.condition, Value) else int(self.condition)})) {{')
-            c.line(f'if ({c.thread(self.scope)} == 0) printf("assertion failed at {line}: {text}\\n"); asm volatile("trap;"); }}')
+            condition = c[self.condition] if isinstance(self.condition, Value) else int(self.condition)
+            c.line(f"if (!({condition})) {{")
+            c.line('if (lane == 0) printf("pykittens: assertion failed in block (%d, %d, %d), warp %d, at '
+                   f'{line}: {text}\\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x >> 5);')  # fmt: skip
+            c.line('__syncwarp(); asm volatile("trap;"); }')  # no lane traps before the text is out

@@ -109,7 +109,7 @@ class Wait(Op):
         suffix = "_cluster" if self.remote else ""
         call = f"({c[self.barrier]}, {c.scalar(self.phase, u32)})"
         if c.debug:
-            c.bounded(self, f"mbarrier_try{suffix}{call}", c.scalar(self.phase, u32))
+            c.bounded(self, f"mbarrier_try{suffix}{call}", c.scalar(self.phase, u32), self.barrier)
         else:
             c.line(f"mbarrier_wait{suffix}{call};")
 
