@@ -59,7 +59,7 @@ from .trace.functions import (
 )
 from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
 from .trace.rings import barrier, ring
-from .trace.schedule import persistent, rectangle, triangle
+from .trace.schedule import grouped, persistent, rectangle, triangle
 from .trace.scopes import block, group, warp
 from .trace.signature import gl, static
 from .trace.values import At as _At

@@ -88,41 +88,31 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
     down, right = config.stack
     rank = pk.cluster.rank if config.cluster > 1 else 0
     high, wide = pk.cdiv(c.rows, config.rows * down), pk.cdiv(c.cols, config.cols * right)
-    first, every = pk.block_index.x // config.cluster, pk.grid_size.x // config.cluster
-    tiles, steps = pk.cdiv(high * wide - first, every), pk.cdiv(a.rows if ta else a.cols, depth * (config.cluster if config.splits else 1))
+    steps = pk.cdiv(a.rows if ta else a.cols, depth * (config.cluster if config.splits else 1))
     if config.splits:
         inbox, arrived = pk.shared(pk.st(f32, mine, own), count=config.rows // mine * config.cluster, name="inbox"), pk.barrier(config.cluster * config.consumers)
 
     budget = (512 - 24) // config.consumers // 8 * 8 if config.consumers > 1 else 0  # registers a thread, of 512 for a thread of each warpgroup
 
-    def tile(i):
-        """Row and column, in tiles, of this block's tile number i."""
-        at = first + i * every
-        group, inside = at // (config.group * wide), at % (config.group * wide)
-        height = pk.minimum(high - group * config.group, config.group)
-        row, col = group * config.group + inside % height, inside // height
-        return (row, col) if config.splits else (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
+    def each_tile():
+        """Row and column, in tiles, of this block's tiles."""
+        for row, col in pk.grouped(high, wide, config.group):
+            yield (row, col) if config.splits else (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
 
-    def load(slot, source, major, k, transposed, share):
-        if not share:
-            pk.tma.load(slot, source, (k, major) if transposed else (major, k))
-        else:
-            n = (slot.cols if transposed else slot.rows) // config.cluster
-            part = slot.part(0, rank * n, depth, n) if transposed else slot.part(rank * n, 0, n, depth)
-            major = major * config.cluster + rank
-            pk.tma.load(part, source, (k, major) if transposed else (major, k), multicast=pk.cluster.everyone)
+    def load(operand, slot, source, major, k, transposed):
+        move = pk.tma.share if config.share == operand else pk.tma.load
+        move(slot, source, (k, major) if transposed else (major, k))
 
     with pk.role("load", warps=4, registers=24 if budget else 0):
-        for i in pk.range(tiles):
-            row, col = tile(i)
+        for row, col in each_tile():
             begin = rank * steps if config.splits else col * steps // wide if config.rotate else 0
             for step in pk.range(steps):
                 k = step + begin
                 if config.rotate:
                     k = pk.where(k < steps, k, k - steps)
                 with ring.fill() as slot:
-                    load(slot.a, a, row, k, ta, config.cluster > 1 and config.share == "a")
-                    load(slot.b, b, col, k, not tb, config.cluster > 1 and config.share == "b")
+                    load("a", slot.a, a, row, k, ta)
+                    load("b", slot.b, b, col, k, not tb)
     with pk.role("multiply", warpgroups=config.consumers, registers=budget) as me:
         acc = warpgroup.zeros(f32, mine, config.cols)
 
@@ -131,8 +121,7 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
             rows = slot.a.part(0, me * mine, depth, mine) if ta else slot.a.part(me * mine, 0, mine, depth)
             getattr(warpgroup, f"{kind}_A{'t' * ta}B{'t' * tb}")(acc, rows, slot.b)
 
-        for i in pk.range(tiles):
-            row, col = tile(i)
+        for row, col in each_tile():
             product("mm")
             for _ in pk.range(1, steps):
                 product("mma")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..program import Operand
 from . import flow
-from .functions import block_index, cdiv, grid_size, where
+from .functions import block_index, cdiv, grid_size, minimum, where
 from .recorder import current
 
 
@@ -20,6 +20,17 @@ def persistent(count: Operand) -> Iterator[Any]:
     first, stride = _place()
     for i in flow.range(cdiv(count - first, stride)):
         yield i * stride + first
+
+
+def grouped(rows: Operand, cols: Operand, group: int) -> Iterator[tuple[Any, Any]]:
+    """Tiles of a matrix of rows x cols tiles: (row, col), `group` rows at a time, column after column.
+
+    Blocks at work at the same time then stand in a rectangle, and read each row and column of the operands from L2 together.
+    """
+    for tile in persistent(rows * cols):
+        first, inside = tile // (group * cols) * group, tile % (group * cols)
+        height = minimum(rows - first, group)
+        yield first + inside % height, inside // height
 
 
 def rectangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:

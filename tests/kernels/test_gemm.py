@@ -1,0 +1,154 @@
+"""Matrix products on the simulated GPU: small integers, so that every result is exact."""
+
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens.errors import ArgumentError, RaceError
+from pykittens.kernels import gemm, matmul
+from pykittens.kernels.gemm import Config
+
+BF16, E4M3, E5M2 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
+ORDERS = [(False, False), (False, True), (True, False), (True, True)]
+CONFIGS = [
+    Config(128, 128, 2, 2, group=2),
+    Config(128, 64, 3, 1, group=1),
+    Config(192, 64, 2, 3),
+    Config(64, 192, 2, 1),
+    Config(64, 64, 2, 1, depth=256),
+    Config(64, 64, 2, 1, rotate=True),
+    Config(128, 128, 2, 2, cluster=2),
+    Config(128, 128, 2, 2, cluster=2, share="a"),
+    Config(64, 128, 2, 1, cluster=2, share="k"),
+    Config(128, 128, 2, 2, cluster=4, share="k"),
+    Config(64, 128, 2, 1, cluster=8, share="k"),
+]
+
+
+def integers(rows: int, cols: int, dtype: Any, transposed: bool = False) -> np.ndarray:
+    """A matrix of small integers, stored by rows or (as a view) by columns."""
+    x = np.random.default_rng(rows * 31 + cols).integers(-3, 4, (rows, cols)).astype(np.float32).astype(dtype)
+    return np.ascontiguousarray(x.T).T if transposed else x
+
+
+def exact(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a.astype(np.float32) @ b.astype(np.float32)
+
+
+def same(c: np.ndarray, expected: np.ndarray) -> bool:
+    return np.array_equal(c.astype(np.float32), expected.astype(c.dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("seed", [None, 1])
+def test_every_configuration(config: Config, seed: int | None) -> None:
+    a, b = integers(200, 304, BF16), integers(304, 264, BF16, True)
+    c = np.full((200, 264), np.nan, BF16)
+    gemm.gemm.simulate(a, b.T, c, None, None, None, None, 8, config=config, tb=True, seed=seed)
+    assert same(c, exact(a, b))
+
+
+@pytest.mark.parametrize(("ta", "tb"), ORDERS)
+@pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_either_order(ta: bool, tb: bool, dtype: Any, cluster: int) -> None:
+    a, b = integers(136, 200, dtype, ta), integers(200, 264, dtype, tb)
+    assert same(matmul.run(a, b, config=Config(128, 128, 2, 2, cluster=cluster)), exact(a, b))
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (1, 4096, 16), (77, 131, 515), (129, 33, 7), (64, 1024, 2048), (130, 258, 66)])
+@pytest.mark.parametrize(("ta", "tb"), ORDERS)
+def test_any_shape(m: int, n: int, k: int, ta: bool, tb: bool) -> None:
+    """Rows that do not begin at multiples of 16 bytes too: copied once, or stored without TMA."""
+    a, b = integers(m, k, BF16, ta), integers(k, n, BF16, tb)
+    out = np.full((m, n), np.nan, BF16)
+    assert matmul.run(a, b, out) is out
+    assert same(out, exact(a, b))
+
+
+@pytest.mark.parametrize(("first", "second"), [(E4M3, E4M3), (E5M2, E5M2), (E4M3, E5M2), (E5M2, E4M3)], ids=str)
+@pytest.mark.parametrize(("ta", "tb"), ORDERS)
+def test_eight_bits(first: Any, second: Any, ta: bool, tb: bool) -> None:
+    a, b = integers(72, 160, first, ta), integers(160, 136, second, tb)
+    half, quarter = np.array([0.5], np.float32), np.array(0.25, np.float32)
+    c = matmul.run(a, b, scale_a=half, scale_b=quarter)
+    assert c.dtype == BF16 and same(c, exact(a, b) / 8)
+
+
+def test_output_dtypes() -> None:
+    a, b = integers(72, 160, BF16), integers(160, 136, BF16)
+    for name, dtype in (("f32", np.float32), ("f16", np.float16), ("bf16", BF16)):
+        c = matmul.run(a, b, dtype=name)
+        assert c.dtype == dtype and same(c, exact(a, b))
+
+
+def test_epilogues() -> None:
+    a, b = integers(72, 160, BF16), integers(160, 136, BF16)
+    bias, residual = integers(1, 136, np.float32)[0], integers(72, 136, BF16)
+
+    def finish(x: Any, row: Any, col: Any, bias: Any, residual: Any) -> Any:
+        x = x + pk.warpgroup.load_row(bias, pk.at(0, col), length=x.cols)
+        return pk.relu(x) + pk.warpgroup.load(residual, pk.at(row, col), rows=x.rows, cols=x.cols, dtype=pk.f32)
+
+    expected = np.maximum(exact(a, b) + bias, 0) + residual.astype(np.float32)
+    for config in (None, Config(64, 128, 2, 1, cluster=2, share="k")):
+        assert same(matmul.run(a, b, epilogue=finish, operands=(bias, residual), config=config), expected)
+    column = matmul.run(a, b, epilogue=lambda x, row, col: pk.where(pk.row_index(x) + row > pk.col_index(x) + col, x, 0.0))
+    assert same(column, np.where(np.arange(72)[:, None] > np.arange(136), exact(a, b), 0))
+
+
+def test_an_epilogue_made_anew_is_traced_once() -> None:
+    a, b = integers(64, 64, BF16), integers(64, 64, BF16)
+    matmul.run(a, b, epilogue=lambda x, row, col: x * 2.0)
+    before = len(gemm.gemm._programs)
+    for _ in range(3):
+        assert same(matmul.run(a, b, epilogue=lambda x, row, col: x * 2.0), exact(a, b) * 2)
+    assert len(gemm.gemm._programs) <= before + 1  # the lambda on another line is another lambda
+
+
+def test_bad_operands() -> None:
+    a = integers(64, 64, BF16)
+    for b, words in ((integers(32, 64, BF16), r"a is \(m, k\) and b is \(k, n\)"), (integers(64, 64, np.float16), "pass both as bf16"), (a[None], "every dimension")):
+        with pytest.raises(ArgumentError, match=words):
+            matmul.run(a, b)
+    with pytest.raises(ArgumentError, match="out has shape"):
+        matmul.run(a, a, np.empty((64, 32), BF16))
+    with pytest.raises(ArgumentError, match="at most 4"):
+        matmul.run(a, a, epilogue=lambda x, *_: x, operands=(a,) * 5)
+    with pytest.raises(ArgumentError, match="JAX arrays"):
+        matmul.run([1.0], a)
+
+
+def test_bad_configurations() -> None:
+    for wrong in ({"rows": 96}, {"cols": 320}, {"cols": 80}, {"share": "c"}, {"consumers": 3}):
+        with pytest.raises(ValueError, match="rows must be a multiple"):
+            Config(**wrong)
+
+
+def test_too_few_buffers_are_found() -> None:
+    """One 64 x 64 tile leaves through one buffer: waiting for the store before the last would overwrite what is still being read."""
+
+    @pk.kernel(warps=4)
+    def leave(c: pk.gl(pk.bf16, "M", 64)) -> None:
+        buffer = pk.shared(pk.st(pk.bf16, 64, 64))
+        for i in pk.range(c.rows // 64):
+            pk.warpgroup.tma.wait(pending=1, read=True)
+            pk.warpgroup.sync()
+            pk.warpgroup.store(buffer, pk.warpgroup.ones(pk.bf16, 64, 64))
+            pk.warpgroup.sync()
+            pk.warpgroup.tma.store(c, buffer, (i, 0))
+            pk.warpgroup.tma.commit()
+        pk.warpgroup.tma.wait()
+
+    with pytest.raises(RaceError, match="may still read it"):
+        leave(np.zeros((256, 64), BF16))
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(4096, 4096, 4096), (64, 8192, 8192), (1000, 1032, 1000), (1, 1, 1), (1 << 20, 16, 16)])
+def test_the_choice_fits(m: int, n: int, k: int) -> None:
+    config = matmul.choose(m, k, n, 2, 132)
+    assert replace(config, rotate=False) in matmul.CONFIGS
