@@ -6,11 +6,15 @@ python -m benchmarks.tables --check   # says which are stale, and fails if any i
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pykittens.bench.families import FAMILIES, worst
 
 from .record import RESULTS, read
 
@@ -75,10 +79,58 @@ def host(rows: Rows) -> str:
     source = of("host", rows)
     if not source:
         return _NONE
-    return markdown(("what", "measured", "promised"), [(r["what"], f"{r['value']:.3g} {r['unit']}", f"{r['limit']:g} {r['unit']}") for r in source], source)
+    return markdown(
+        ("what", "measured", "promised"),
+        [(r["what"], f"{r['value']:.3g} {r['unit']}", f"{r['limit']:g} {r['unit']}" if r["limit"] else "") for r in source],
+        source,
+    )
 
 
-TABLES: dict[str, Callable[[Rows], str]] = {"errors": errors, "speed": speed, "host": host}
+def family(name: str) -> Callable[[Rows], str]:
+    """The cells of a family of `pykittens bench`: our rate, and how much faster we are than each of the others in the same run."""
+
+    def table(rows: Rows) -> str:
+        source = of(f"bench_{name}", rows)
+        if not source:
+            return _NONE
+        key = FAMILIES[name].KEY
+        peers = list(dict.fromkeys(peer for row in source for peer, found in row["peers"].items() if "ratio" in found))
+        body = [
+            (", ".join(_fact(k, row[k]) for k in key if row[k] is not False), f"{row['rate']:.0f} {row['unit']}", f"{row['error']:.1e}",
+             *(_beside(row["peers"].get(peer, {})) for peer in peers))
+            for row in source
+        ]  # fmt: skip
+        ratios = [[row["peers"][peer]["ratio"] for row in source if "ratio" in row["peers"].get(peer, {})] for peer in peers]
+        body.append(("geometric mean of the ratios", "", "", *(f"**{math.exp(statistics.fmean(map(math.log, found))):.2f}**" for found in ratios)))
+        return markdown((", ".join(key), "PyKittens", "error", *peers), body, source) + f"\n\n![rates](charts/{name}.svg)"
+
+    return table
+
+
+def summary(rows: Rows) -> str:
+    """How many times as fast as each of the others, over the cells of a family."""
+    source = [row for name in FAMILIES for row in of(f"bench_{name}", rows)]
+    if not source:
+        return _NONE
+    body = []
+    for name, module in FAMILIES.items():
+        for peer, (mean, least, count) in worst(of(f"bench_{name}", rows)):
+            body.append((module.TITLE, peer, f"**{mean:.2f}**", f"{least:.2f}", str(count)))
+    return markdown(("", "beside", "times as fast (geometric mean)", "least", "cells"), body, source)
+
+
+def _fact(name: str, value: Any) -> str:
+    return name if value is True else str(value)
+
+
+def _beside(peer: dict[str, Any]) -> str:
+    """A peer's rate, and the ratio: above 1 where we are faster."""
+    return f"{peer['rate']:.0f} ({peer['ratio']:.2f}x)" if "ratio" in peer else ""
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {"errors": errors, "speed": speed, "host": host, "summary": summary} | {
+    f"bench_{name}": family(name) for name in FAMILIES
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -101,6 +101,23 @@ def test_charts(tmp_path: Path) -> None:
     assert families.chart("memory", [])
 
 
+def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are filed with their machine, and make the tables and their summary."""
+    from benchmarks import record, tables
+
+    monkeypatch.setattr(record, "facts", lambda: {"device": "NVIDIA H200", "driver": "580", "compiler": "13.3", "date": "today", "command": "c"})
+    peers = {"cuDNN": {"rate": 500.0, "ratio": 1.25}, "FA4": {"problem": "absent"}}
+    row = {"batch": 1, "heads": 2, "n": 768, "dim": 64, "causal": True, "unit": "TFLOP/s", "rate": 625.0, "error": 2e-3, "peers": peers}
+    file = record.record("bench_attention", [row, {**row, "causal": False}], attention.KEY, tmp_path / "h200.json")
+    record.record("bench_attention", [row], attention.KEY, file)
+    rows = record.read(file)
+    assert len(rows) == 2
+    text = tables.fill("<!-- begin:bench_attention -->\n<!-- end:bench_attention -->\n<!-- begin:summary -->\n<!-- end:summary -->", rows)
+    assert "| 1, 2, 768, 64, causal | 625 TFLOP/s | 2.0e-03 | 500 (1.25x) |" in text
+    assert "| Attention forward, bf16 | cuDNN | **1.25** | 1.25 | 2 |" in text
+    assert "FA4" not in text
+
+
 def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch" in machine.versions()
     monkeypatch.setattr("sys.argv", ["/usr/bin/pykittens", "bench", "gemm"])

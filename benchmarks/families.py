@@ -1,0 +1,94 @@
+"""Every family of `pykittens bench` beside everybody who is installed, recorded, with charts in `docs/charts`.
+
+python -m benchmarks.families [FAMILY ...] [--quick]              # attention, gemm, linear, memory, host; all unless named
+python -m benchmarks.families --compile-only [--arch sm_90a]      # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
+python -m benchmarks.families --site FOLDER                       # peers are importable from there, too
+"""
+
+from __future__ import annotations
+
+import argparse
+import site
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from pykittens.bench import attention, gemm, host, linear, measure, memory
+from pykittens.bench.families import FAMILIES, chart, run, select, worst
+from pykittens.cli.bench import line
+from pykittens.kernel import Kernel
+
+from .record import record
+from .tables import ROOT
+
+CHARTS = ROOT / "docs" / "charts"
+
+
+def main() -> int:
+    """How many cells went wrong."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("families", nargs="*", choices=[[], *FAMILIES, "host"], default=[])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--arch", default="sm_90a")
+    parser.add_argument("--site", type=Path)
+    parser.add_argument("--out", type=Path, help="the results file, instead of benchmarks/results/<device>.json")
+    o = parser.parse_args()
+    if o.site:
+        site.addsitedir(str(o.site))
+    chosen, wrong = o.families or [*FAMILIES, "host"], 0
+    if o.compile_only:
+        compile_all([name for name in chosen if name != "host"], o.arch)
+        return 0
+    for name in chosen:
+        start = time.perf_counter()
+        rows = []
+        if name == "host":
+            rows = list(host.run(o.quick))
+            for row in rows:
+                print(row, flush=True)
+        else:
+            for cell, row in zip(cells := select(name), run(name, cells, True, o.quick), strict=True):
+                rows.append(row)
+                print(line(cell.label, row).replace("[bold]", "").replace("[/]", ""), flush=True)
+            for peer, (mean, least, count) in worst(rows):
+                print(f"    {name} beside {peer}: geometric mean {mean:.3f}, least {least:.3f}, {count} cells", flush=True)
+        good = [row for row in rows if "problem" not in row]
+        wrong += len(rows) - len(good)
+        if good:
+            key = host.KEY if name == "host" else FAMILIES[name].KEY
+            print("->", record("host" if name == "host" else f"bench_{name}", good, key, o.out), f"({time.perf_counter() - start:.0f} s)", flush=True)
+        if good and name != "host":
+            CHARTS.mkdir(parents=True, exist_ok=True)
+            (CHARTS / f"{name}.svg").write_text(chart(name, good))
+    return wrong
+
+
+def compile_all(names: list[str], arch: str) -> None:
+    """Compiles what the cells will launch. Operands lie in memory that nobody touches, and calling a kernel compiles it."""
+    import torch
+
+    def untouched(*shape: int, dtype: Any = None) -> Any:
+        return torch.empty(*shape, dtype=dtype or torch.bfloat16)
+
+    def compiled(kernel: Kernel, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        print(f"    {kernel.name}: {kernel.compile(*args, **named, arch=arch).registers} registers", flush=True)
+
+    with ExitStack() as patches:
+        for module in (attention, gemm, linear, memory):
+            patches.enter_context(mock.patch.object(module, "normal", untouched))
+        for module in (linear, memory):
+            patches.enter_context(mock.patch.object(module, "copy_of", lambda size: None))
+        patches.enter_context(mock.patch.object(measure, "DEVICE", "cpu"))
+        patches.enter_context(mock.patch.object(Kernel, "_run", compiled))
+        for name in names:
+            for cell in select(name):
+                print(name, cell.label, flush=True)
+                FAMILIES[name].trial(cell, False).runs[measure.OURS]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
