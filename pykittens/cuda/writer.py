@@ -192,9 +192,15 @@ class Writer:
         """C that lets one thread of each unit of the scope run the next statement; empty where only one runs anyway."""
         if self.elected:
             return ""
-        self.prelude(ELECT)
         warp = self.warp(scope)
-        return "if (elect_one()) " if scope.warps == 1 else f"if ({warp} == 0 && elect_one()) "
+        return f"if ({self.one()}) " if scope.warps == 1 else f"if ({warp} == 0 && {self.one()}) "
+
+    def one(self) -> str:
+        """C that holds in one thread of a warp, always the same."""
+        if self.arch < 90:
+            return "lane == 0"
+        self.prelude(ELECT)
+        return "elect_one()"
 
     def require(self, arch: int, op: Op, what: str) -> None:
         """Refuses an operation that this architecture lacks."""
@@ -305,8 +311,7 @@ class Writer:
             change = "dec" if op.registers < at_launch(self.program) else "inc"
             self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
         if op.elected:
-            self.prelude(ELECT)
-            self.line(f"if (warp_id == {op.first} && elect_one()) {{  // only single-thread operations: one thread runs them")
+            self.line(f"if (warp_id == {op.first} && {self.one()}) {{  // only single-thread operations: one thread runs them")
             self.elected = True
         self.block(op.body)
         if op.elected:
@@ -338,6 +343,7 @@ class Writer:
         bounds = f"{p.threads}, {p.blocks_per_sm}"
         cluster = f" __cluster_dims__({', '.join(map(str, p.cluster))})" if p.cluster != (1, 1, 1) else ""
         name = re.sub(r"\W", "_", p.name)
+        name = f"{name}_kernel" if name in _KEYWORDS else name
         self.line(
             f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{'
         )

@@ -137,6 +137,14 @@ class Machine(Registers):
                 for block in self._blocks(target):
                     block.memory.bytes[spot[0] : spot[0] + type.dtype.size].view(type.dtype.numpy)[:] = new
 
+    def add_element(self, target: Place, value: Any) -> Any:
+        """Adds to one element of a tensor, each active unit in turn; what each found there, for its warps."""
+        spots, found, array = self._elements(target, 0), [], self.tensor(target.tensor).array
+        for i, spot in enumerate(spots if len(spots) > 1 else spots * self.units):
+            found.append(array[spot])
+            array[spot] += value[i] if isinstance(value, np.ndarray) else value
+        return self.per_warp(np.array(found)) if len(found) > 1 else found[0].item()
+
     def _element(self, source: Value | Place, spot: tuple[int, ...]) -> Any:
         if isinstance(source, Place):
             return _widened(self.tensor(source.tensor).array[spot])

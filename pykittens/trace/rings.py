@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import TraceError
-from ..ops import mbarrier, scalars, tma, views
-from ..program import Access, Block, Op, Program, Scope, Sync, Value
+from ..ops import atomics, mbarrier, scalars, tma, views
+from ..program import Access, Block, Op, Operand, Program, Scope, Sync, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
 from .functions import shared
@@ -118,7 +118,8 @@ class Ring:
         slot, _, full = self._slot(cursor)
         arrive = mbarrier.Arrive(scope, full)
         record(arrive)
-        self.filling, loads = (r.block, 0), []
+        loads: list[tma.TmaLoad] = []
+        self.filling = r.block, 0
 
         def seen(op: Op) -> None:
             if isinstance(op, tma.TmaLoad) and op.barrier is full:
@@ -147,6 +148,16 @@ class Ring:
         slot, _, full = self._slot(cursor)
         yield slot
         record(mbarrier.Arrive(Scope("warp", 1), full, together=True))
+        cursor.advance()
+
+    def hand(self, value: Operand) -> None:
+        """The next slot of a ring of vectors, once it is empty, gets a scalar as its first element from one thread of this role."""
+        r = current()
+        cursor, scope = self._cursor("fill", 1), Scope("role", r.warps)
+        record(mbarrier.Wait(scope, self._item(self.empty, cursor.index), cursor.phase))
+        _, (tile,), full = self._slot(cursor)
+        record(atomics.StoreOne(scope, tile, value))
+        record(mbarrier.Arrive(scope, full))
         cursor.advance()
 
     def _senders(self, load: tma.TmaLoad) -> int:

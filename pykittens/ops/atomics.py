@@ -1,0 +1,97 @@
+"""Scalars that one thread hands to others: an atomic sum in global memory, an element of shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ResourceError, TypeRuleError
+from ..program import Access, Effect, Op, Operand, Place, Scope, Value
+from ..types import ScalarType, SharedVector, Type, f32, i32, u32
+from .places import MEMORY, GlobalText, vector_address
+from .scalars import promoted, scalar_dtype
+
+DTYPES = (i32, u32, f32)
+
+
+@dataclass(eq=False)
+class AtomicAdd(Op):
+    """Adds a scalar to one element of a tensor, atomically, once for the scope; the result is what it was before.
+
+    In a warp all threads get the result. In a wider scope only one thread may run at all: see `passes/elect.py`.
+    """
+
+    scope: Scope
+    target: Place
+    value: Operand
+
+    single = True
+
+    @property
+    def alike(self) -> int:  # type: ignore[override]
+        return self.scope.warps
+
+    def types(self) -> tuple[Type, ...]:
+        dtype = self.target.type.dtype
+        if dtype not in DTYPES:
+            raise TypeRuleError(f"pk.atomic_add to {self.target.tensor.label}: {dtype}", fix=f"it takes {', '.join(d.name for d in DTYPES)}")
+        scalar_dtype(self.value)
+        if dtype.kind != "f" and promoted(self.value, 0).kind == "f":
+            raise TypeRuleError(f"pk.atomic_add of a float to {self.target.tensor.label}: {dtype}", fix=f"convert with pk.cast(x, pk.{dtype})")
+        return (ScalarType(dtype),)
+
+    def numpy(self, m: Any) -> Any:
+        if self.scope.warps > 1 and m.warps > 1:
+            raise self._crowd()
+        return m.add_element(self.target, m.unit_scalar(self.value))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "reduce", "one"),)
+
+    def cuda(self, c: Any) -> None:
+        if self.scope.warps > 1 and not c.elected:
+            raise self._crowd()
+        c.prelude(MEMORY)
+        dtype = self.target.type.dtype
+        g, value = GlobalText(c, self.target, const=False), c.scalar(self.value, dtype)
+        if c.elected:
+            c.define(self.result, f"atomicAdd({g.pointer}, {value})")
+            return
+        old = c.fresh("old")
+        c.line(f"{dtype.c} {old}; if (lane == 0) {old} = atomicAdd({g.pointer}, {value});")
+        c.define(self.result, f"__shfl_sync(0xffffffffu, {old}, 0)")
+
+    def _crowd(self) -> ResourceError:
+        return ResourceError(
+            f"pk.atomic_add by {self.scope.warps} warps, all of which would need the result",
+            fix="do it in a role of one warp, or in one where every operation is a single thread's, such as TMA loads", where=self.where,
+        )  # fmt: skip
+
+
+@dataclass(eq=False)
+class StoreOne(Op):
+    """One elected thread of the scope writes an element of a shared vector."""
+
+    scope: Scope
+    target: Value
+    value: Operand
+    at: Operand = 0
+
+    single = True
+
+    def types(self) -> tuple[Type, ...]:
+        scalar_dtype(self.value)
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        m.write_element(self.target, self.at, m.unit_scalar(self.value))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", "one", at=self.at),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        type = self.target.type
+        assert isinstance(type, SharedVector)
+        value = c.raw(c.to_memory(c.scalar(self.value, type.dtype), type.dtype), type.dtype)
+        c.line(f"{c.elect(self.scope)}st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {value});")
