@@ -37,7 +37,7 @@ CONFIGS = (
 )
 # A cycle: 16-bit multiplications of a tensor core, bytes from L2 to a multiprocessor, bytes from memory to all.
 MULTIPLIES, DELIVERS, MEMORY = 1950, 66, 2160
-# Cycles: a launch with the first slot's way here and the last tile's way out, another tile, a cluster that adds up, and twice as large.
+# Cycles: a launch, first slot in and last tile out; one more tile; a cluster that adds up; one twice as large.
 LAUNCH, TILE, SPLIT, DOUBLE = 9450, 920, 5600, 540
 FEW = 32  # so few rows make all blocks ask for the same lines: a cycle for each time
 OPERANDS = ("bf16", "f16", "e4m3", "e5m2")
@@ -50,8 +50,8 @@ def run(a: Any, b: Any, out: Any = None, *, epilogue: Callable[..., Any] | None 
     """a (m, k) @ b (k, n) into `out` (m, n), or into a new array of `dtype` (by default a's, bf16 for 8-bit floats).
 
     a and b: both bf16, both f16, or 8-bit floats, stored by rows or by columns (a view such as b.T). `scale_a` and `scale_b`
-    are arrays of one float32. `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product whose
-    first element is (row, col) of the output, operands are tensors of one or two dimensions (a vector is one row).
+    are arrays of one float32. `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product
+    whose first element is (row, col) of the output, operands are tensors of one or two dimensions (a vector is one row).
     """
     infos = describe(a, b)
     first, second = (x._replace(pointer=x.pointer % 16) for x in infos.values())
