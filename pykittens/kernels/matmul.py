@@ -70,8 +70,8 @@ def run(a: Any, b: Any, out: Any = None, *, epilogue: Callable[..., Any] | None 
     if epilogue is not None:
         epilogue = _epilogues.setdefault(fingerprint(epilogue), epilogue)
     a, b = plan.a.stored(a, first), plan.b.stored(b, second)
-    padded = extras + [None] * (4 - len(extras))
-    gemm(a, b, out, *padded, plan.sms, config=config or plan.config, ta=plan.a.transposed, tb=plan.b.transposed, epilogue=epilogue)
+    padded, config = extras + [None] * (4 - len(extras)), config or plan.config
+    gemm(a, b, out, *padded, plan.sms, config=config, ta=plan.a.transposed, tb=plan.b.transposed, epilogue=epilogue)
     return out
 
 
@@ -94,7 +94,8 @@ class Order:
         try:
             copy[...] = source
         except TypeError:
-            raise ArgumentError(f"matmul: the rows of {info.dtype} {tuple(info.shape)} do not begin at multiples of 16 bytes", fix="pad them") from None
+            what = f"matmul: the rows of {info.dtype} {tuple(info.shape)} do not begin at multiples of 16 bytes"
+            raise ArgumentError(what, fix="pad them") from None
         return copy
 
 
@@ -114,7 +115,7 @@ def make_plan(first: ArrayInfo, second: ArrayInfo) -> Plan:
     """What to do with operands; their pointers count modulo 16. One `ArgumentError` for what the kernel does not take."""
     check({"a": first, "b": second})
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
-    a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8-bit operands have k along their rows
+    a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8 bits: k along the rows
     sms = 2 if first.device is None else driver.multiprocessors(first.device)
     (m, k), n = first.shape, second.shape[1]
     config = choose(m, k, n, size, 132 if first.device is None else sms, a.straddles or b.straddles)
@@ -148,7 +149,8 @@ def check(infos: dict[str, ArrayInfo]) -> None:
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
         raise ArgumentError(f"matmul of {said}", fix="a is (m, k) and b is (k, n), every dimension at least 1")
     if a.dtype not in OPERANDS or b.dtype not in OPERANDS or (a.dtype != b.dtype and not a.dtype[0] == b.dtype[0] == "e"):
-        raise ArgumentError(f"matmul of {said}: these dtypes do not go together", fix="pass both as bf16, both as f16, or 8-bit floats (e4m3, e5m2)")
+        fix = "pass both as bf16, both as f16, or 8-bit floats (e4m3, e5m2)"
+        raise ArgumentError(f"matmul of {said}: these dtypes do not go together", fix=fix)
     if (a.kind, a.device) != (b.kind, b.device):
         raise ArgumentError(f"matmul of {said}: they lie in different places", fix="pass arrays of one framework on one device")
 
