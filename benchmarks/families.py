@@ -17,8 +17,7 @@ from typing import Any
 from unittest import mock
 
 from pykittens.bench import attention, gemm, host, linear, measure, memory
-from pykittens.bench.families import FAMILIES, chart, run, select, worst
-from pykittens.cli.bench import line
+from pykittens.bench.families import FAMILIES, chart, line, run, select, worst
 from pykittens.kernel import Kernel
 
 from .record import record
@@ -53,7 +52,7 @@ def main() -> int:
         else:
             for cell, row in zip(cells := select(name), run(name, cells, True, o.quick), strict=True):
                 rows.append(row)
-                print(line(cell.label, row).replace("[bold]", "").replace("[/]", ""), flush=True)
+                print(line(cell.label, row), flush=True)
             for peer, (mean, least, count) in worst(rows):
                 print(f"    {name} beside {peer}: geometric mean {mean:.3f}, least {least:.3f}, {count} cells", flush=True)
         good = [row for row in rows if "problem" not in row]

@@ -99,6 +99,9 @@ def test_charts(tmp_path: Path) -> None:
     assert "<FA4>" not in texts
     assert families.worst(rows) == [("cuDNN", (pytest.approx(1.2), 1.2, 8))]
     assert families.chart("memory", [])
+    whole = {**rows[0], "ms": 0.5, "error": 2e-3}
+    assert families.line("n 768", whole) == "n 768: 600 TFLOP/s (0.5 ms, error 2.0e-03) | cuDNN 500 (1.200), <FA4>: "
+    assert families.line("n 5", rows[-1]) == "n 5: wrong"
 
 
 def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

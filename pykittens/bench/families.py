@@ -64,3 +64,11 @@ def worst(rows: Sequence[Row]) -> list[tuple[str, Any]]:
             if "ratio" in peer:
                 ratios.setdefault(name, []).append(peer["ratio"])
     return [(name, (math.exp(sum(map(math.log, found)) / len(found)), min(found), len(found))) for name, found in ratios.items()]
+
+
+def line(label: str, row: Row) -> str:
+    """One row in words: our rate, then each contender's and how many times as fast we are."""
+    if "problem" in row:
+        return f"{label}: {row['problem']}"
+    peers = (f"{name} {peer['rate']:.0f} ({peer['ratio']:.3f})" if "ratio" in peer else f"{name}: {peer['problem']}" for name, peer in row["peers"].items())
+    return f"{label}: {row['rate']:.0f} {row['unit']} ({row['ms']:.4g} ms, error {row['error']:.1e}) | " + ", ".join(peers)

@@ -60,9 +60,9 @@ def compiling() -> float:
 
 
 def new_process(program: str) -> float:
-    """Milliseconds that a program says it took, each time in a new process; the median of five, after one that fills caches."""
+    """Milliseconds that a program says it took, each time in a new process; the median of three, after one that fills caches."""
     times = []
-    for _ in range(6):
+    for _ in range(4):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         times.append(float(done.stdout.split()[-1]) * 1000)
     return statistics.median(times[1:])

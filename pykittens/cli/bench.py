@@ -91,7 +91,7 @@ def host_rows(quick: bool) -> list[dict[str, Any]]:
 
 def family_rows(name: str, peers: bool, quick: bool, words: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of a family, printed as they come."""
-    from ..bench.families import FAMILIES, run, select, worst
+    from ..bench.families import FAMILIES, line, run, select, worst
 
     cells = select(name, words)
     if not cells:
@@ -101,20 +101,9 @@ def family_rows(name: str, peers: bool, quick: bool, words: Sequence[str]) -> li
     with progress(f"measuring {name}", len(cells)) as advance:
         for cell, row in zip(cells, run(name, cells, peers, quick, lambda done, *_: advance(done)), strict=True):
             rows.append(row)
-            out.print(line(cell.label, row), soft_wrap=True)
+            out.print(escape(line(cell.label, row)), soft_wrap=True)
     table = Table("beside", "geometric mean", "least", "cells", box=None, header_style="bold")
     for peer, (mean, least, count) in worst(rows):
         table.add_row(peer, f"{mean:.3f}", f"{least:.3f}", str(count))
     out.print(table)
     return rows
-
-
-def line(label: str, row: dict[str, Any]) -> str:
-    """One row in words: the rate, then each contender's and how much faster we are."""
-    if "problem" in row:
-        return f"{label}: [red]{escape(row['problem'])}[/]"
-    peers = ", ".join(
-        f"{name} {peer['rate']:.0f} [bold]{peer['ratio']:.3f}[/]" if "ratio" in peer else f"{name}: {escape(peer['problem'])}"
-        for name, peer in row["peers"].items()
-    )
-    return f"{label}: [bold]{row['rate']:.0f}[/] {row['unit']} ({row['ms']:.4g} ms, error {row['error']:.1e}) | {peers}"
