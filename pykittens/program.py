@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Union
 
@@ -159,6 +159,11 @@ class Op:
 
     def types(self) -> tuple[Type, ...]:
         """The types of the results; raises `TypeRuleError` for operands it does not take."""
+        return ()
+
+    @classmethod
+    def samples(cls) -> Iterable[Any]:
+        """Small configurations of it (`ops.samples.Sample`) for the conformance tests; none for what only orders others."""
         return ()
 
     def numpy(self, m: Any, *args: Any) -> Any:
@@ -382,5 +387,3 @@ def mapped(item: Any, change: Callable[[Value], Value]) -> Any:
 def is_scalar(operand: Operand) -> bool:
     """Whether an operand is a number known now or a traced scalar."""
     return isinstance(operand, (bool, int, float)) or (isinstance(operand, Value) and isinstance(operand.type, ScalarType))
-
-

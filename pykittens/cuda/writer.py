@@ -136,16 +136,24 @@ class Writer:
 
     # Memory representation ----------------------------------------------------------------------------
 
+    def _need_fp8(self) -> None:
+        if self.arch < 89:
+            where = (self.frame,) if self.frame is not None else None
+            raise ResourceError(
+                f"8-bit floats: sm_{self.arch} cannot convert them", fix="compile for sm_89 or newer, or copy them without converting", where=where
+            )
+        self.prelude(FP8)
+
     def from_memory(self, text: str, dtype: DType) -> str:
         """An element as it lies in memory, as float, int or bool."""
         if dtype.bits == 8 and dtype.kind == "f":
-            self.prelude(FP8)
+            self._need_fp8()
         return f"{dtype}_float({text})" if dtype.kind == "f" and dtype.bits < 32 else text
 
     def to_memory(self, text: str, dtype: DType) -> str:
         """A float, int or bool as it lies in memory."""
         if dtype.bits == 8 and dtype.kind == "f":
-            self.prelude(FP8)
+            self._need_fp8()
         return f"float_{dtype}({text})" if dtype.kind == "f" and dtype.bits < 32 else f"({dtype.c})({text})"
 
     def bits(self, text: str, dtype: DType) -> str:

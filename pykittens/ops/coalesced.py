@@ -124,8 +124,6 @@ def load_runs(c: Any, scope: Any, result: Value, source: Value | Place, hint: st
     assert isinstance(type, (RegisterTile, RegisterVector))
     runs = Runs(c, scope, type, source, hint, const=True)
     vector, t, width = VECTOR[runs.bytes], memory_c(runs.dtype), runs.layout.width
-    if runs.piece == 1 and type.dtype.packed and width == 1:
-        raise TypeRuleError(f"a {type} holds pairs of neighbours, which a run of one does not", fix="load it as pk.f32")
     runs.open()
     for p in range(runs.pieces):
         if runs.g is None:
@@ -144,7 +142,9 @@ def load_runs(c: Any, scope: Any, result: Value, source: Value | Place, hint: st
             c.line("} }")
         elif type.dtype.packed:  # single elements into halves of words: even ones first
             word, value = f"{c[result]}[({first}) / 2]", c.from_memory("u.e[0]", runs.dtype)
-            c.line(f"{word} = {'' if p % 2 == 0 else f'{word} & 0xffffu | '}pack_{type.dtype}({'0.0f, ' if p % 2 else ''}{value}{'' if p % 2 else ', 0.0f'}); }}")
+            c.line(
+                f"{word} = {'' if p % 2 == 0 else f'{word} & 0xffffu | '}pack_{type.dtype}({'0.0f, ' if p % 2 else ''}{value}{'' if p % 2 else ', 0.0f'}); }}"
+            )
         else:
             c.line(f"UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype)}; }}")
     c.line("}")

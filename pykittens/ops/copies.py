@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Place, Scope, Sync, Value
-from ..types import SharedTile, SharedVector, Type
+from ..types import SharedTile, SharedVector, Type, bf16, f32, u8
 from .places import MEMORY, VECTOR, GlobalText, check_place, shared_address, vector_address, vector_bytes
+from .samples import Rectangle, Sample, cut, pasted, rectangles
 
 CP_ASYNC = """
 template<int N> __device__ __forceinline__ void cp_async(u32 to, const void* from, u32 bytes) {
@@ -24,9 +26,7 @@ def check_copy(shared: Value, place: Place, what: str) -> None:
     if not isinstance(shared.type, (SharedTile, SharedVector)):
         raise TypeRuleError(f"{what} takes a shared tile or vector, not {shared.type}", fix="allocate one with pk.shared(pk.st(...))")
     if shared.type.dtype != place.type.dtype:
-        raise TypeRuleError(
-            f"{what}: {shared.type} and {place.tensor.label}: {place.type} differ in dtype", fix="copies do not convert; go through registers"
-        )
+        raise TypeRuleError(f"{what}: {shared.type} and {place.tensor.label}: {place.type} differ in dtype", fix="copies do not convert; go through registers")
 
 
 class Vectors:
@@ -112,6 +112,15 @@ class CopyIn(Op):
         c.line(f"st_shared({address(c, self.target, row, col)}, v);")
         each.end()
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for place in rectangles(bf16) + rectangles(f32) + rectangles(u8):
+            shared, warps = SharedTile(place.dtype, 16, 32), 2 if place.static else 1
+            yield Sample({"target": shared, "source": place}, lambda source, p=place: cut(source, p), exact=True, warps=warps)
+        for cols, at in ((64, 0), (61, 0), (128, 32)):
+            run = Rectangle(f32, (64,), (3, cols), (1, at), static=False)
+            yield Sample({"target": SharedVector(f32, 64), "source": run}, lambda source, p=run: cut(source, p), exact=True)
+
 
 @dataclass(eq=False)
 class CopyOut(Op):
@@ -147,6 +156,14 @@ class CopyOut(Op):
         else:
             c.line(f"if ({inside}) {store}" if inside else store)
         each.end()
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for place in rectangles(bf16) + rectangles(f32) + rectangles(u8):
+            fields = {"target": place, "source": SharedTile(place.dtype, 16, 32)}
+            yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True, warps=2 if place.static else 1)
+        run = Rectangle(bf16, (64,), (3, 61), (1, 0), static=False)
+        yield Sample({"target": run, "source": SharedVector(bf16, 64)}, lambda target, source: pasted(target, source, run), exact=True)
 
 
 @dataclass(eq=False)
@@ -191,6 +208,17 @@ class CopyAsync(Op):
             count = f"{each.row_inside} ? {count} : 0"
         c.line(f"cp_async<{bytes_}>({address(c, self.target, row, col)}, {each.at}, {count});")  # of 0 bytes touches no memory
         each.end()
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        finish = lambda scope: (CommitCopies(scope), WaitCopies(scope, 0))  # noqa: E731
+        for place in rectangles(bf16) + rectangles(f32):
+            if place.known and (place.pitch or place.size[1]) * place.dtype.size % 4 == 0 and place.at[1] * place.dtype.size % 4 == 0:
+                fields = {"target": SharedTile(place.dtype, 16, 32), "source": place}
+                yield Sample(fields, lambda source, p=place: cut(source, p), exact=True, warps=2 if place.static else 1, after=finish)
+        for cols, at in ((64, 0), (61, 0), (128, 32)):
+            run = Rectangle(f32, (64,), (3, cols), (1, at), static=False, pitch=128)
+            yield Sample({"target": SharedVector(f32, 64), "source": run}, lambda source, p=run: cut(source, p), exact=True, after=finish)
 
 
 @dataclass(eq=False)

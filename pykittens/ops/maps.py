@@ -6,6 +6,8 @@ vector makes a tile. 16-bit floats compute in float32 and round once.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +16,8 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element, vector_register
 from ..program import Op, Operand, Scope, Value, is_scalar
-from ..types import REGISTER_DTYPES, DType, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, with_dtype
+from ..types import REGISTER_DTYPES, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
+from .samples import Sample, tiles, vectors
 from .scalars import scalar_dtype
 
 Register = RegisterTile | RegisterVector
@@ -27,19 +30,25 @@ UNARY: dict[str, tuple[Any, str]] = {
     "exp2": (np.exp2, "ex2({a})"),
     "log": (np.log, "lg2({a}) * 0.6931471805599453f"),
     "log2": (np.log2, "lg2({a})"),
-    "relu": (lambda x: np.maximum(x, np.float32(0)), "fmaxf({a}, 0.0f)"),
+    "relu": (lambda x: np.fmax(x, np.float32(0)), "fmaxf({a}, 0.0f)"),
     "sqrt": (np.sqrt, "sqrtf({a})"),
     "rsqrt": (lambda x: np.float32(1) / np.sqrt(x), "rsqrtf({a})"),
     "rcp": (lambda x: np.float32(1) / x, "rcp({a})"),
     "tanh": (np.tanh, "tanh_exact({a})"),
     "sigmoid": (lambda x: np.float32(1) / (np.float32(1) + np.exp(-x)), "rcp(1.0f + ex2({a} * -1.4426950408889634f))"),
     "erf": (lambda x: _erf(x), "erff({a})"),
-    "sin": (np.sin, "sinf({a})"),
-    "cos": (np.cos, "cosf({a})"),
+    "sin": (np.sin, "sin_reduced({a})"),
+    "cos": (np.cos, "cos_reduced({a})"),
     "not": (np.logical_not, "!{a}"),
 }
 
 # kind: (NumPy function, C expression for floats, for integers and bools or "")
+FORMULAS: dict[str, Any] = {  # of float64, for the conformance tests
+    "neg": np.negative, "abs": np.abs, "exp": np.exp, "exp2": np.exp2, "log": np.log, "log2": np.log2, "relu": lambda a: np.fmax(a, 0),
+    "sqrt": np.sqrt, "rsqrt": lambda a: 1 / np.sqrt(a), "rcp": lambda a: 1 / a, "tanh": np.tanh, "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+    "erf": np.vectorize(math.erf), "sin": np.sin, "cos": np.cos, "not": np.logical_not,
+}  # fmt: skip
+
 BINARY: dict[str, tuple[Any, str, str]] = {
     "add": (np.add, "{a} + {b}", "{a} + {b}"),
     "sub": (np.subtract, "{a} - {b}", "{a} - {b}"),
@@ -66,6 +75,12 @@ __device__ __forceinline__ float ex2(float x) { float r; asm("ex2.approx.ftz.f32
 __device__ __forceinline__ float lg2(float x) { float r; asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
 __device__ __forceinline__ float rcp(float x) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
 __device__ __forceinline__ float fdiv(float a, float b) { float r; asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
+__device__ __forceinline__ float reduced(float x) {  // by a multiple of 2 pi = 6.28125 + 1.9353072e-3 + 1.0253376e-11, to 1e-6 for |x| < 1e5
+  const float k = rintf(x * 0.15915494309189535f);
+  return fmaf(k, -1.0253376e-11f, fmaf(k, -1.9353071795864769e-3f, fmaf(k, -6.28125f, x)));
+}
+__device__ __forceinline__ float sin_reduced(float x) { float r; asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(reduced(x))); return r; }
+__device__ __forceinline__ float cos_reduced(float x) { float r; asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(reduced(x))); return r; }
 __device__ __forceinline__ float tanh_exact(float x) { return 1.0f - 2.0f * rcp(1.0f + ex2(x * 2.885390081777927f)); }
 """
 
@@ -198,6 +213,16 @@ class Fill(Op):
     def cuda(self, c: Any) -> None:
         c.map(self.result, lambda r: c.scalar(self.value, self.type.dtype))
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in REGISTER_DTYPES:
+            for type in (*tiles(dtype), *vectors(dtype)) if dtype in (f32, bf16) else tiles(dtype)[:1]:
+                yield Sample({"type": type, "value": True if dtype is bool_ else 3}, lambda type, value: np.full(type.shape, value))
+        for value in (-np.inf, np.nan, 1e-40, -0.1, 3e38):
+            yield Sample({"type": RegisterTile(f32, 16, 16), "value": value}, lambda value: np.full((16, 16), value), exact=True)
+        yield Sample({"type": RegisterTile(bf16, 16, 16), "value": ScalarType(f32)}, lambda value: np.full((16, 16), value), exact=True)
+        yield Sample({"type": RegisterVector(i32, 32, "col"), "value": ScalarType(i32)}, lambda value: np.full(32, value))
+
 
 @dataclass(eq=False)
 class Unary(Op):
@@ -228,6 +253,19 @@ class Unary(Op):
         if self.kind == "abs" and self.a.type.dtype.kind != "f":  # type: ignore[union-attr]
             text = "abs({a})"
         c.map(self.result, lambda r: text.format(a=c.element(self.a, r)))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for kind in UNARY:
+            formula, inputs = FORMULAS[kind], {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal"}
+            dtypes = (bool_,) if kind == "not" else (f32, bf16, f16, i32) if kind in ("neg", "abs") else (f32, bf16)
+            for dtype in dtypes:
+                yield Sample({"kind": kind, "a": RegisterTile(dtype, 16, 32)}, lambda a, f=formula: f(a), inputs if dtype.kind == "f" else {})
+            if kind != "not":
+                yield Sample({"kind": kind, "a": RegisterTile(f32, 16, 32)}, lambda a, f=formula: f(a), {"a": "special"})
+        for type in (*tiles(f32), *vectors(bf16)):
+            yield Sample({"kind": "relu", "a": type}, lambda a: np.maximum(a, 0), exact=True)
+        yield Sample({"kind": "neg", "a": RegisterVector(f32, 32, "col", partial=True)}, lambda a: -a.sum(1))
 
 
 @dataclass(eq=False)
@@ -282,6 +320,35 @@ class Binary(Op):
         name = c.declare(self.result)
         c.line(f"UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);")
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for kind, (formula, of_floats, of_integers) in BINARY.items():
+            ours = {"max": np.fmax, "min": np.fmin}.get(kind, formula)  # a NaN operand loses
+            dtypes = ((f32, bf16, f16) if of_floats else ()) + ((i32, u32) if of_integers else ())
+            for dtype in (*dtypes, *((bool_,) if kind in ("and", "or", "xor", "eq", "ne") else ())):
+                tile = RegisterTile(dtype, 16, 32)
+                inputs = {"a": "bits", "b": "counts" if kind in ("shl", "shr") else "bits"} if dtype.kind in "iu" else {}
+                if kind in COMPARISONS and dtype.kind != "b":
+                    inputs = {"a": "integers" if dtype is not u32 else "counts", "b": "counts"}
+                yield Sample({"kind": kind, "a": tile, "b": tile}, lambda a, b, f=ours: f(a, b), inputs)
+            if of_floats:
+                tile = RegisterTile(f32, 16, 32)
+                yield Sample({"kind": kind, "a": tile, "b": tile}, lambda a, b, f=ours: f(a, b), {"a": "special", "b": "special"})
+        for type in (*tiles(f32), *tiles(bf16)):
+            col, row = ({"kind": "mul", "a": type, "b": type.vector("col")}, {"kind": "sub", "a": type.vector("row"), "b": type})
+            yield Sample({"kind": "mul", "a": type, "b": type}, lambda a, b: a * b)
+            yield Sample(col, lambda a, b: a * b[:, None])
+            yield Sample(row, lambda a, b: a[None, :] - b)
+            yield Sample({"kind": "add", "a": type.vector("col"), "b": type.vector("row")}, lambda a, b: a[:, None] + b[None, :])
+        for vector in vectors(f32):
+            yield Sample({"kind": "sub", "a": vector, "b": vector}, lambda a, b: a - b)
+        for scalar in (2.5, 3, ScalarType(f32), ScalarType(i32)):
+            yield Sample({"kind": "sub", "a": RegisterTile(f32, 16, 32), "b": scalar}, lambda a, b: a - b)
+            yield Sample({"kind": "sub", "a": scalar, "b": RegisterTile(bf16, 16, 32)}, lambda a, b: a - b)
+        partial = RegisterVector(f32, 32, "col", partial=True)
+        yield Sample({"kind": "add", "a": partial, "b": partial}, lambda a, b: (a + b).sum(1))
+        yield Sample({"kind": "mul", "a": partial, "b": RegisterVector(f32, 32, "col")}, lambda a, b: a.sum(1) * b)
+
 
 @dataclass(eq=False)
 class Fma(Op):
@@ -314,6 +381,13 @@ class Fma(Op):
             return
         c.map(self.result, lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in (self.a, self.b, self.c))))
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for type in (*tiles(f32), *tiles(bf16), RegisterTile(f16, 16, 32)):
+            yield Sample({"a": type, "b": type, "c": type}, lambda a, b, c: a * b + c)
+            yield Sample({"a": type, "b": type.vector("col"), "c": 0.5}, lambda a, b, c: a * b[:, None] + c)
+        yield Sample({"a": ScalarType(f32), "b": RegisterTile(f32, 16, 32), "c": RegisterVector(f32, 32, "row")}, lambda a, b, c: a * b + c[None, :])
+
 
 @dataclass(eq=False)
 class Select(Op):
@@ -343,6 +417,20 @@ class Select(Op):
         shape, dtype = self.result.type, self.result.type.dtype
         c.map(self.result, lambda r: f"{read(c, self.mask, shape, r, bool_)} ? {read(c, self.a, shape, r, dtype)} : {read(c, self.b, shape, r, dtype)}")
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in REGISTER_DTYPES:
+            tile = RegisterTile(dtype, 16, 32)
+            yield Sample({"mask": with_dtype(tile, bool_), "a": tile, "b": tile}, lambda mask, a, b: np.where(mask, a, b), exact=True)
+        for type in tiles(f32):
+            fields = {"mask": with_dtype(type, bool_), "a": type.vector("col"), "b": -math.inf}
+            yield Sample(fields, lambda mask, a, b: np.where(mask, a[:, None], b), exact=True)
+            yield Sample(
+                {"mask": with_dtype(type.vector("row"), bool_), "a": type, "b": ScalarType(f32)}, lambda mask, a, b: np.where(mask[None], a, b), exact=True
+            )
+        yield Sample({"mask": RegisterTile(bool_, 16, 32), "a": 1, "b": 0}, lambda mask: np.where(mask, 1, 0))
+        yield Sample({"mask": RegisterTile(bool_, 16, 32), "a": 1.5, "b": 0.5}, lambda mask: np.where(mask, 1.5, 0.5), exact=True)
+
 
 @dataclass(eq=False)
 class Convert(Op):
@@ -369,6 +457,19 @@ class Convert(Op):
         cast = {"f": "(float)", "b": "(bool)"}.get(self.dtype.kind, f"({self.dtype.c})")
         c.map(self.result, lambda r: f"{cast}{c.element(self.a, r)}")
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for source in REGISTER_DTYPES:
+            for target in REGISTER_DTYPES:
+                inputs = {"f": "hundreds" if target is not u32 else "positive", "i": "bits", "u": "bits", "b": "mask"}[source.kind]
+                fields = {"a": RegisterTile(source, 16, 32), "dtype": target}
+                yield Sample(fields, lambda a, dtype: a.astype(np.float32) if dtype.packed else a, {"a": inputs}, exact=True)
+        for type in (*tiles(f32), *vectors(f32)):
+            yield Sample({"a": type, "dtype": bf16}, lambda a: a, {"a": "wide"}, exact=True)
+        for target in (bf16, f16):
+            for inputs in ("wide", "special"):
+                yield Sample({"a": RegisterTile(f32, 16, 32), "dtype": target}, lambda a: a, {"a": inputs}, exact=True)
+
 
 @dataclass(eq=False)
 class Positions(Op):
@@ -386,6 +487,11 @@ class Positions(Op):
     def cuda(self, c: Any) -> None:
         type = self.result.type
         c.map(self.result, lambda r: str(vector_element(type, c.warp(self.scope), c.lane, r)))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for type in (*vectors(f32), *(tile.vector(kind) for tile in tiles(bf16) for kind in ("col", "row"))):
+            yield Sample({"type": type}, lambda type: np.arange(type.length))
 
 
 @dataclass(eq=False)
@@ -423,6 +529,16 @@ class Assign(Op):
             c.copy(self.target, self.value)
         else:
             c.map(self.target, lambda r: read(c, self.value, type, r, type.dtype), declare=False)
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in REGISTER_DTYPES:
+            yield Sample({"target": RegisterTile(dtype, 16, 32), "value": RegisterTile(dtype, 16, 32)}, lambda value: value, exact=True)
+        for type in (*tiles(f32), *tiles(f16)):
+            yield Sample({"target": type, "value": type.vector("row")}, lambda target, value: target * 0 + value, exact=True)
+            yield Sample({"target": type, "value": ScalarType(f32)}, lambda target, value: target * 0 + value, exact=True)
+        for vector in vectors(bf16):
+            yield Sample({"target": vector, "value": vector}, lambda value: value, exact=True)
 
 
 def element_position(c: Any, tile: RegisterTile, scope: Scope, register: Sym) -> tuple[Any, Any]:

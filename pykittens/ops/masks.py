@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,8 +11,9 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, coalesced_column, fragment
 from ..program import Op, Operand, Scope, Value
-from ..types import Coalesced, RegisterTile, Type, i32
+from ..types import Coalesced, RegisterTile, ScalarType, Type, bf16, f32, i32
 from .maps import register_type
+from .samples import Sample, tiles
 from .scalars import scalar_dtype
 
 
@@ -64,3 +66,11 @@ class SideFill(Op):
             return f"({keep}!({column} {sign} {col})) ? {a} : {value}"
 
         c.map(self.result, one)
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for type in (*tiles(f32), *tiles(bf16)[:2]):
+            for side in ("right", "left"):
+                for col in (0, 8, 13, 1000, -5, ScalarType(i32)):
+                    fields = {"side": side, "a": type, "col": col, "value": 7.0}
+                    yield Sample(fields, lambda side, a, col, value: np.where((np.arange(a.shape[1]) >= col) == (side == "right"), value, a), exact=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32
 from .maps import register_type
 from .places import shared_address
 from .registers import LDMATRIX
+from .samples import Sample
 
 
 def matrix_shape(x: Value, transposed: bool, what: str) -> tuple[int, int]:
@@ -30,8 +32,7 @@ def check_shapes(what: str, d: Value, a: Value, b: Value, ta: bool, tb: bool) ->
     dm, dn = matrix_shape(d, False, what)
     if (m, n, k) != (dm, dn, k2):
         raise TypeRuleError(
-            f"{what}: shapes do not multiply: accumulator {dm} x {dn}, A {m} x {k}{' (transposed)' if ta else ''}, "
-            f"B {k2} x {n}{' (transposed)' if tb else ''}",
+            f"{what}: shapes do not multiply: accumulator {dm} x {dn}, A {m} x {k}{' (transposed)' if ta else ''}, B {k2} x {n}{' (transposed)' if tb else ''}",
             fix="A is m x k, B is k x n and the accumulator m x n, after the transposes in the operation's name",
         )
     return m, n, k
@@ -160,6 +161,27 @@ class Mma(Op):
             return f"ldmatrix(b, {shared_address(c, self.b, row, col)})"
         return f"ldmatrix_trans(b, {shared_address(c, self.b, f'k * 16 + {lane} % 16', f'n * 16 + {lane} / 16 * 8')})"
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        m, n, k, inputs = 32, 48, 64, {"a": "integers", "b": "integers", "d": "integers"}
+
+        def product(d: Any, a: Any, b: Any, ta: bool, tb: bool, overwrite: bool) -> Any:
+            return (0 if overwrite else d) + (a.T if ta else a) @ (b.T if tb else b)
+
+        for ta in (False, True):
+            for tb in (False, True):
+                a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
+                for a in (RegisterTile(bf16, *a_shape, "col" if ta else "row"), SharedTile(bf16, *a_shape)):
+                    for b in (RegisterTile(bf16, *b_shape, "row" if tb else "col"), SharedTile(bf16, *b_shape)):
+                        fields = {"d": RegisterTile(f32, m, n), "a": a, "b": b, "ta": ta, "tb": tb, "overwrite": ta}
+                        yield Sample(fields, product, inputs, exact=True)
+        for a4 in (RegisterTile(f16, 64, 32, "row", 4), SharedTile(f16, 64, 32)):
+            for overwrite in (False, True):
+                fields = {"d": RegisterTile(f32, 64, 16, "row", 4), "a": a4, "b": SharedTile(f16, 16, 32), "ta": False, "tb": True, "overwrite": overwrite}
+                yield Sample(fields, product, inputs, exact=True)
+        fields = {"d": RegisterTile(f32, 16, 16), "a": RegisterTile(f16, 16, 128), "b": SharedTile(f16, 16, 128), "ta": False, "tb": True, "overwrite": False}
+        yield Sample(fields, product, tolerance=1e-5)
+
 
 def _mma_text(dtype: str) -> str:
     return f"""
@@ -211,6 +233,14 @@ class SwapLayout(Op):
         for to, origin in ((0, 0), (1, 2), (2, 1), (3, 3)):  # the middle matrices trade places
             c.line(f"{name}[{target} * 4 + {to}] = movmatrix({c[self.a]}[{source} * 4 + {origin}]);")
         c.line("}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for layout in ("row", "col"):
+            for dtype in (bf16, f16, f32):
+                yield Sample({"a": RegisterTile(dtype, 32, 48, layout), "transpose": True}, lambda a: a.T, exact=True)
+                if dtype is not f32:
+                    yield Sample({"a": RegisterTile(dtype, 32, 48, layout), "transpose": False}, lambda a: a, exact=True)
 
 
 MOVMATRIX = """

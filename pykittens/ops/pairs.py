@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import Op, Scope, Value
-from ..types import Coalesced, RegisterTile, Type
+from ..types import Coalesced, RegisterTile, Type, bf16, f32
 from .maps import register_type
+from .samples import Sample
 
 
 @dataclass(eq=False)
@@ -34,6 +36,11 @@ class SplitPairs(Op):
     def cuda(self, c: Any) -> None:
         for i, part in enumerate(self.results):
             c.map(part, lambda r, i=i: c.element(self.a, r * 2 + i))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype, layout in ((f32, Coalesced(8, 4)), (bf16, Coalesced(32, 8)), (bf16, Coalesced(4, 2))):
+            yield Sample({"a": RegisterTile(dtype, 16, 256, layout)}, lambda a: (a[:, ::2], a[:, 1::2]), exact=True)
 
 
 @dataclass(eq=False)
@@ -60,3 +67,9 @@ class JoinPairs(Op):
             return f"({r}) % 2 ? {b} : {a}"
 
         c.map(self.result, one)
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype, layout in ((f32, Coalesced(8, 4)), (bf16, Coalesced(32, 4)), (bf16, Coalesced(4, 2))):
+            tile = RegisterTile(dtype, 16, 128, layout)
+            yield Sample({"a": tile, "b": tile}, lambda a, b: np.stack([a, b], -1).reshape(16, -1), exact=True)

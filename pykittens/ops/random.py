@@ -6,6 +6,7 @@ backward pass can make the same numbers again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment
 from ..program import Op, Operand, Scope
-from ..types import Coalesced, RegisterTile, Type, u32, with_dtype
+from ..types import Coalesced, RegisterTile, ScalarType, Type, f32, i32, u32, with_dtype
 from .places import known_multiple
+from .samples import Sample
 from .scalars import scalar_dtype
 
 PHILOX = """
@@ -94,3 +96,15 @@ class RandomBits(Op):
             return f"philox_word((u32)({col} + {x}), (u32)({row} + {r}), {key})"
 
         c.map(self.result, one)
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for type in (RegisterTile(f32, 16, 32), RegisterTile(f32, 8, 128, Coalesced(8, 4)), RegisterTile(f32, 8, 64, Coalesced(8, 2))):
+            for col in (0, 4, 5, ScalarType(i32)):
+                yield Sample(
+                    {"type": type, "seed": (ScalarType(i32), 7), "row": ScalarType(i32), "col": col}, _expected_bits, {"row": "counts", "col": "counts"}
+                )
+
+
+def _expected_bits(type: RegisterTile, seed: Any, row: Any, col: Any) -> np.ndarray:
+    return random_bits(np.arange(type.rows)[:, None] + row, np.arange(type.cols)[None, :] + col, seed)

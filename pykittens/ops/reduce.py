@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
 from ..program import CLUSTER, Access, Effect, Op, Scope, Value
-from ..types import Coalesced, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, f32
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, bf16, f32, i32, u32
 from .maps import MATH, compute, register_type
 from .places import MEMORY, vector_address
+from .samples import Sample, tiles
 
 # kind: (NumPy reduction, C of two floats, of two integers, identity for floats, for integers)
 REDUCTIONS: dict[str, tuple[Any, str, str, Any, Any]] = {
@@ -23,8 +25,15 @@ REDUCTIONS: dict[str, tuple[Any, str, str, Any, Any]] = {
 }
 
 
-def identity(kind: str, float_: bool) -> Any:
-    return REDUCTIONS[kind][3 if float_ else 4]
+def identity(kind: str, dtype: DType) -> Any:
+    """What a reduction begins with."""
+    unsigned = {"max": 0, "min": 2**dtype.bits - 1} if dtype.kind == "u" else {}
+    return unsigned.get(kind, REDUCTIONS[kind][3 if dtype.kind == "f" else 4])
+
+
+def check_numbers(kind: str, type: RegisterTile | RegisterVector) -> None:
+    if type.dtype.kind == "b":
+        raise TypeRuleError(f"{kind} of {type}", fix="count with pk.where(mask, 1, 0), a tile of integers")
 
 
 @dataclass(eq=False)
@@ -45,10 +54,9 @@ class Reduce(Op):
         type = register_type(self.a, f"{self.to}_{self.kind}")
         if not isinstance(type, RegisterTile):
             raise TypeRuleError(f"row and column reductions take a tile, not {type}", fix="a vector reduces to a scalar: v.sum(), v.max()")
+        check_numbers(self.kind, type)
         if self.to == "row" and type.warps > 1:
-            raise TypeRuleError(
-                f"a column reduction of {type} crosses warps", fix="reduce on the warp, or store to a shared tile and reduce there"
-            )
+            raise TypeRuleError(f"a column reduction of {type} crosses warps", fix="reduce on the warp, or store to a shared tile and reduce there")
         if isinstance(type.layout, Coalesced) and self.partial != (type.warps > 1):
             raise TypeRuleError(f"{self.to}_{self.kind} of {type}", fix="call row_sum(), row_max(), ... which meet in shared memory as needed")
         return (type.vector(self.to, partial=self.partial),)
@@ -80,7 +88,7 @@ class Reduce(Op):
         if isinstance(tile.layout, Coalesced):
             self._coalesced(c, tile, vector, tile.layout, acc, text)
             return
-        start, r = c.scalar(identity(self.kind, is_float), tile.dtype), Sym("i")
+        start, r = c.scalar(identity(self.kind, tile.dtype), tile.dtype), Sym("i")
         if vector.ortho:  # two chains for each result, and the two neighbours that share a row combined first: short chains
             c.line(f"{compute_c} {acc}[{2 * vector.registers}];")
             c.line(f"UNROLL for (int i = 0; i < {2 * vector.registers}; i++) {acc}[i] = {start};")
@@ -113,7 +121,7 @@ class Reduce(Op):
             index = f"i / {terms} * {chains} + i % {chains}"
             lanes = tuple(x for x in (16, 8, 4, 2, 1) if x < layout.lanes)
         is_float = tile.dtype.kind == "f"
-        start, ctype = c.scalar(identity(self.kind, is_float), tile.dtype), "float" if is_float else tile.dtype.c
+        start, ctype = c.scalar(identity(self.kind, tile.dtype), tile.dtype), "float" if is_float else tile.dtype.c
         count = vector.registers * chains
         c.line(f"{ctype} {acc}[{count}];")
         c.line(f"UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {start};")
@@ -125,6 +133,21 @@ class Reduce(Op):
             c.line(f"UNROLL for (int i = 0; i < {vector.registers * chains}; i++) {acc}[i] = {pair};")
         combine_lanes(c, acc, vector.registers, text, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for kind in ("max", "min", "sum", "prod"):
+            formula = {"max": np.fmax.reduce, "min": np.fmin.reduce, "sum": np.add.reduce, "prod": np.multiply.reduce}[kind]
+            for dtype in (f32, bf16, i32, u32):
+                inputs = {"a": "ones" if kind == "prod" and dtype.kind == "f" else "counts" if dtype is u32 else "normal" if dtype.kind == "f" else "bits"}
+                for to, axis in (("col", 1), ("row", 0)):
+                    fields = {"kind": kind, "a": RegisterTile(dtype, 32, 48), "to": to}
+                    yield Sample(fields, lambda a, f=formula, axis=axis: f(a, axis=axis), inputs, exact=kind in ("max", "min"))
+        for type in tiles(f32):
+            yield Sample({"kind": "sum", "a": type, "to": "col", "partial": type.warps > 1 and isinstance(type.layout, Coalesced)}, lambda a: a.sum(1))
+            if type.warps == 1:
+                yield Sample({"kind": "max", "a": type, "to": "row"}, lambda a: np.fmax.reduce(a, axis=0), {"a": "special"}, exact=True)
+        yield Sample({"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}, lambda a: a.sum(1))
 
 
 def combine_lanes(c: Any, acc: str, count: int, text: str, lanes: tuple[int, ...]) -> None:
@@ -160,6 +183,10 @@ class Total(Op):
         c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[i] = {c.element(self.a, Sym('i'))};")
         combine_lanes(c, acc, type.registers, REDUCTIONS[self.kind][1], (1, 2))
         c.map(self.result, lambda r: f"{acc}[{r}]")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        yield Sample({"kind": "sum", "a": RegisterVector(f32, 48, "col", partial=True)}, lambda a: a.sum(1))
 
 
 @dataclass(eq=False)
@@ -236,7 +263,7 @@ class Combine(Op):
         """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""
         c.prelude(MEMORY)
         rows, warps, text = self.type.length, self.type.warps, REDUCTIONS[self.kind][1]
-        terms, start = warps * len(self.sources), c.scalar(identity(self.kind, True), f32)
+        terms, start = warps * len(self.sources), c.scalar(identity(self.kind, f32), f32)
         acc = c.fresh("acc")
         c.line(f"float {acc}[{rows}];")
         lanes = 1 << max(0, min(32, terms) - 1).bit_length()
@@ -271,6 +298,7 @@ class VectorReduce(Op):
         type = register_type(self.a, self.kind)
         if not isinstance(type, RegisterVector) or type.partial:
             raise TypeRuleError(f"{self.kind} to a scalar takes a complete vector, not {type}", fix="reduce the tile by rows or columns first")
+        check_numbers(self.kind, type)
         if (type.warps > 1 and type.kind == "col") or isinstance(type.layout, Coalesced):
             raise TypeRuleError(f"{self.kind} of {type} to a scalar", fix="reduce a warp's vector, or a naive one of any scope")
         return (ScalarType(type.dtype if type.dtype.bits == 32 else _wide(type)),)
@@ -282,7 +310,7 @@ class VectorReduce(Op):
                 return m.per_warp(REDUCTIONS[self.kind][0](array, axis=1))
             assert isinstance(type, RegisterVector)
             step = 32 * type.warps * type.width
-            start = identity(self.kind, type.dtype.kind == "f")
+            start = identity(self.kind, type.dtype)
             whole = np.pad(array, ((0, 0), (0, -type.length % step)), constant_values=start)
             return REDUCTIONS[self.kind][0](whole.reshape(m.units, -1, type.warps, step // type.warps), axis=(1, 3)).ravel()
 
@@ -292,7 +320,7 @@ class VectorReduce(Op):
         text, lanes = REDUCTIONS[self.kind][1 if type.dtype.kind == "f" else 2], {True: (4, 8, 16), False: (1, 2)}[type.ortho]
         if type.kind == "naive":
             lanes = (1, 2, 4, 8, 16)
-        start = c.scalar(identity(self.kind, type.dtype.kind == "f"), type.dtype)
+        start = c.scalar(identity(self.kind, type.dtype), type.dtype)
         acc, r = c.fresh("acc"), Sym("i")
         term = str(c.element(self.a, r))
         if type.kind == "naive":
@@ -303,6 +331,13 @@ class VectorReduce(Op):
         c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[0] = {text.format(a=f'{acc}[0]', b=term)};")
         combine_lanes(c, acc, 1, text, lanes)
         c.define(self.result, f"{acc}[0]")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for kind, formula in (("max", np.max), ("min", np.min), ("sum", np.sum)):
+            for type in (RegisterTile(f32, 32, 48).vector("col"), RegisterTile(bf16, 32, 48).vector("row"), RegisterTile(f32, 32, 48, "col").vector("col"),
+                         RegisterVector(f32, 100, "naive", width=4), RegisterVector(i32, 33, "naive"), RegisterTile(f32, 64, 32, "row", 4).vector("row")):  # fmt: skip
+                yield Sample({"kind": kind, "a": type}, lambda a, f=formula: f(a))
 
 
 def _wide(type: RegisterVector) -> Any:

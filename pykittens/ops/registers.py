@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +11,30 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
 from ..program import Access, Effect, Op, Operand, Place, Scope, Value
-from ..types import Coalesced, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type, i32
+from ..types import (
+    Coalesced,
+    DType,
+    Global,
+    Layout,
+    RegisterTile,
+    RegisterVector,
+    ScalarType,
+    SharedTile,
+    SharedVector,
+    Type,
+    bf16,
+    e4m3,
+    e5m2,
+    f16,
+    f32,
+    i8,
+    i32,
+    u8,
+)
 from .coalesced import check_hint, load_runs, store_runs
 from .maps import register_type
 from .places import MEMORY, VECTOR, GlobalText, check_place, known_multiple, memory_c, shared_address, vector_address, vector_bytes
+from .samples import Rectangle, Sample, cut, pasted, rectangles, vectors
 from .scalars import scalar_dtype
 
 LDMATRIX = """
@@ -64,6 +85,8 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
         raise TypeRuleError(f"{what}: a {type} does not fit {' x '.join(map(str, shape))} elements in memory", fix="shapes must agree")
     if isinstance(type, RegisterVector) and type.partial:
         raise TypeRuleError(f"{what}: a partial vector has no values yet", fix="sum it first: x.total()")
+    if what == "load" and _in_runs(type) and type.layout.width == 1 and type.dtype.packed:  # type: ignore[union-attr]
+        raise TypeRuleError(f"load: a {type} holds pairs of neighbours, which a run of one does not", fix="load it as pk.f32")
 
 
 def _in_runs(type: RegisterTile | RegisterVector) -> bool:
@@ -85,6 +108,9 @@ def _pairable(memory: Value | Place) -> bool:
         return True
     size = memory.type.dtype.size
     return memory.inside_columns() and vector_bytes(memory) % (2 * size) == 0
+
+
+LAYOUTS: tuple[Layout, ...] = ("row", "col", Coalesced(4, 2))
 
 
 @dataclass(eq=False)
@@ -213,6 +239,29 @@ class Load(Op):
         c.store_pair(self.result, f"(i * {width // 2} + j)", c.from_memory("u.e[2 * j]", self.memory), c.from_memory("u.e[2 * j + 1]", self.memory))
         c.line("} }")
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
+            held, arch = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype), 89 if dtype in (e4m3, e5m2) else 80
+            for layout in LAYOUTS[:2]:
+                fields = {"source": SharedTile(dtype, 32, 64), "type": RegisterTile(held, 32, 64, layout)}
+                yield Sample(fields, lambda source: source, exact=True, arch=arch)
+                fields = {"source": Rectangle(dtype, (16, 32), (40, 64), (16, 32)), "type": RegisterTile(held, 16, 32, layout)}
+                yield Sample(fields, lambda source: source[16:32, 32:64], exact=True, arch=arch)
+        for warps in (2, 4):
+            yield Sample({"source": SharedTile(bf16, 128, 96), "type": RegisterTile(bf16, 128, 96, "row", warps)}, lambda source: source, exact=True)
+        yield Sample({"source": SharedTile(f32, 16, 32), "type": RegisterTile(bf16, 16, 32)}, lambda source: source, exact=True)
+        yield Sample({"source": SharedTile(bf16, 16, 32), "type": RegisterTile(f32, 16, 32)}, lambda source: source, exact=True)
+        for place in rectangles(bf16) + rectangles(f32):
+            for layout in LAYOUTS:
+                fields = {"source": place, "type": RegisterTile(place.dtype, 16, 32, layout)}
+                yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)
+        for type in (*vectors(f32), *vectors(bf16)):
+            yield Sample({"source": SharedVector(type.dtype, type.length), "type": type}, lambda source: source, exact=True)
+            for cols, known in ((type.length, True), (type.length - 3, True), (type.length - 3, False)):
+                place = Rectangle(type.dtype, (type.length,), (3, cols), (1, 0), static=known, known=known)
+                yield Sample({"source": place, "type": type}, lambda source, p=place: cut(source, p), exact=True)
+
 
 @dataclass(eq=False)
 class Store(Op):
@@ -340,6 +389,35 @@ class Store(Op):
         else:
             c.line((f"if ({' && '.join(tests)}) " if tests else "") + store + " }")
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
+            held, arch = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype), 89 if dtype in (e4m3, e5m2) else 80
+            inputs = {"source": "counts"} if dtype in (i8, u8) else {}
+            for layout in LAYOUTS[:2]:
+                yield Sample(
+                    {"target": SharedTile(dtype, 32, 64), "source": RegisterTile(held, 32, 64, layout)}, lambda source: source, inputs, exact=True, arch=arch
+                )
+            place = Rectangle(dtype, (16, 32), (40, 64), (16, 32))
+            yield Sample(
+                {"target": place, "source": RegisterTile(held, 16, 32)},
+                lambda target, source, p=place: pasted(target, source, p),
+                inputs,
+                exact=True,
+                arch=arch,
+            )
+        yield Sample({"target": SharedTile(bf16, 128, 96), "source": RegisterTile(bf16, 128, 96, "row", 4)}, lambda source: source, exact=True)
+        yield Sample({"target": SharedTile(bf16, 16, 32), "source": RegisterTile(f32, 16, 32)}, lambda source: source, {"source": "wide"}, exact=True)
+        for place in rectangles(bf16) + rectangles(f32):
+            for layout in LAYOUTS:
+                fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
+                yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
+        for type in (*vectors(f32), *vectors(bf16)):
+            yield Sample({"target": SharedVector(type.dtype, type.length), "source": type}, lambda source: source, exact=True)
+            for cols, known in ((type.length, True), (type.length - 3, True), (type.length - 3, False)):
+                place = Rectangle(type.dtype, (type.length,), (3, cols), (1, 0), static=known, known=known)
+                yield Sample({"target": place, "source": type}, lambda target, source, p=place: pasted(target, source, p), exact=True)
+
 
 @dataclass(eq=False)
 class LoadScalar(Op):
@@ -376,6 +454,13 @@ class LoadScalar(Op):
             text = f"ld_shared<{t}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
             c.define(self.result, c.from_memory(c.bits(text, dtype), dtype))
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (f32, bf16, f16, i32, u8, i8):
+            place = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False)
+            yield Sample({"source": place}, lambda source: source[1, 2], exact=True)
+            yield Sample({"source": SharedVector(dtype, 32), "at": ScalarType(i32)}, lambda source, at: source[at], {"at": "counts"}, exact=True)
+
 
 @dataclass(eq=False)
 class StoreScalar(Op):
@@ -409,6 +494,15 @@ class StoreScalar(Op):
         if self.scope.warps == 1:
             c.line("__syncwarp();")
         c.line("}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (f32, bf16, i32, u8):
+            place, value = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False), ScalarType(f32 if dtype.kind == "f" else i32)
+            inputs = {"value": "counts"}
+            yield Sample({"target": place, "value": value}, lambda target, value, p=place: pasted(target, value, p), inputs, exact=True)
+            shared = {"target": SharedVector(dtype, 32), "value": value, "at": 3}
+            yield Sample(shared, lambda target, value: np.concatenate([target[:3], [value], target[4:]]), inputs, exact=True)
 
 
 def naive_vector(source: Value | Place, dtype: DType, length: int, warps: int) -> RegisterVector:

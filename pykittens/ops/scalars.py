@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import BLOCK, CLUSTER, Op, Operand, Scope, Value
-from ..types import DType, Global, ScalarType, Type, bool_, f32, i32, i64
+from ..types import DType, Global, ScalarType, Type, bool_, f32, i32, i64, u32
+from .samples import Sample
 
 THREAD = Scope("thread", 1)
 
@@ -22,6 +24,8 @@ FUNCTIONS = {"min", "max", "div", "floordiv", "mod"}
 FLOOR = """
 __device__ __forceinline__ i64 floor_div(i64 a, i64 b) { i64 q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
 __device__ __forceinline__ int floor_div(int a, int b) { int q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
+__device__ __forceinline__ u32 floor_div(u32 a, u32 b) { return a / b; }
+__device__ __forceinline__ u32 floor_mod(u32 a, u32 b) { return a % b; }
 __device__ __forceinline__ i64 floor_mod(i64 a, i64 b) { return a - floor_div(a, b) * b; }
 __device__ __forceinline__ int floor_mod(int a, int b) { return a - floor_div(a, b) * b; }
 """
@@ -56,11 +60,17 @@ def described(x: Operand, depth: int = 3) -> str:
 
 
 def promoted(a: Operand, b: Operand) -> DType:
-    """The dtype of an arithmetic result: float over int, 64 bits over 32."""
+    """The dtype of an arithmetic result: float over int, 64 bits over 32, and of signed with unsigned."""
     found = [d for d in (scalar_dtype(a), scalar_dtype(b)) if d is not None and d is not bool_]
     if any(d.kind == "f" for d in found):
         return f32
-    return max(found, key=lambda d: d.bits, default=i32)
+    return i64 if i32 in found and u32 in found else max(found, key=lambda d: d.bits, default=i32)
+
+
+def as_dtype(c: Any, x: Operand, dtype: DType) -> str:
+    """C for a scalar as a dtype: C's own conversions would take the wrong overload, or compare signed with unsigned."""
+    own = x.type.dtype if isinstance(x, Value) and isinstance(x.type, ScalarType) else dtype
+    return f"({dtype.c}){c.scalar(x, dtype)}" if own != dtype and dtype is i64 else str(c.scalar(x, dtype))
 
 
 def power_of_two(x: Operand) -> int | None:
@@ -116,7 +126,7 @@ class ScalarBinary(Op):
         type = self.result.type
         assert isinstance(type, ScalarType)
         common = promoted(self.a, self.b)
-        a, b = c.scalar(self.a, common), c.scalar(self.b, common)
+        a, b = as_dtype(c, self.a, common), as_dtype(c, self.b, common)
         shift = power_of_two(self.b)
         if self.kind in ("floordiv", "mod"):
             if shift is not None:
@@ -131,6 +141,38 @@ class ScalarBinary(Op):
         else:
             text = f"{a} {(ARITHMETIC | COMPARE | BITS)[self.kind]} {b}"
         c.define(self.result, text)
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        formulas = {**PYTHON, "div": lambda a, b: a / b, "min": min, "max": max}
+        for kind in (*ARITHMETIC, *COMPARE, "min", "max"):
+            for dtype in (i32, f32, i64, u32):
+                inputs = (
+                    {"a": "counts", "b": "counts"}
+                    if dtype is u32 and kind != "sub"
+                    else {"a": "integers", "b": "integers"}
+                    if dtype is not u32
+                    else {"a": "large", "b": "counts"}
+                )
+                yield Sample({"kind": kind, "a": ScalarType(dtype), "b": ScalarType(dtype)}, lambda a, b, f=formulas[kind]: f(a, b), inputs, exact=True)
+        for kind in BITS:
+            for left in (i32, i64, u32):
+                inputs = {"a": "integers" if left is not u32 else "large", "b": "counts"}
+                yield Sample(
+                    {"kind": kind, "a": ScalarType(left), "b": ScalarType(i32 if left is not u32 else u32)}, lambda a, b, f=formulas[kind]: f(a, b), inputs
+                )
+        for kind in ("floordiv", "mod"):
+            for right in (4, 3, -3, 1, ScalarType(i32), ScalarType(i64)):
+                fields, inputs = {"kind": kind, "a": ScalarType(i32), "b": right}, {"a": "integers", "b": "large"}
+                yield Sample(fields, lambda a, b, f=formulas[kind]: f(a, b), inputs)
+                yield Sample({**fields, "a": ScalarType(i64)}, lambda a, b, f=formulas[kind]: f(a, b), inputs)
+            yield Sample({"kind": kind, "a": -7, "b": ScalarType(i32)}, lambda a, b, f=formulas[kind]: f(a, b), {"b": "large"})
+            yield Sample({"kind": kind, "a": ScalarType(u32), "b": 8}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "large"})
+            yield Sample({"kind": kind, "a": ScalarType(u32), "b": 7}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "huge"})
+        yield Sample({"kind": "div", "a": ScalarType(i32), "b": ScalarType(f32)}, lambda a, b: a / b)
+        yield Sample({"kind": "mul", "a": ScalarType(i32), "b": 0.5}, lambda a, b: a * b)
+        yield Sample({"kind": "and", "a": ScalarType(bool_), "b": ScalarType(bool_)}, lambda a, b: a & b)
+        yield Sample({"kind": "or", "a": ScalarType(bool_), "b": ScalarType(bool_)}, lambda a, b: a | b)
 
 
 def _div(a: Any, b: Any) -> Any:
@@ -209,6 +251,14 @@ class ScalarUnary(Op):
             text = "fabsf({})"
         c.define(self.result, text.format(c.scalar(self.a, type.dtype)))
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for kind in SCALAR_FUNCTIONS:
+            formula = {"not": np.logical_not, "rsqrt": lambda a: a**-0.5, "neg": np.negative, "abs": np.abs}.get(kind) or getattr(np, kind)
+            for dtype in (bool_,) if kind == "not" else (i32, i64, f32) if kind in ("neg", "abs") else (f32,):
+                inputs = {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal"} if dtype is f32 else {}
+                yield Sample({"kind": kind, "a": ScalarType(dtype)}, lambda a, f=formula: f(a), inputs)
+
 
 @dataclass(eq=False)
 class ScalarCast(Op):
@@ -232,6 +282,13 @@ class ScalarCast(Op):
 
     def cuda(self, c: Any) -> None:
         c.define(self.result, f"({self.dtype.c}){c.scalar(self.a, scalar_dtype(self.a) or self.dtype)}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for source in (i32, i64, u32, f32, bool_):
+            for target in (i32, i64, u32, f32):
+                inputs = {"a": "mask" if source is bool_ else "counts" if target is u32 or source is u32 else "hundreds"}
+                yield Sample({"a": ScalarType(source), "dtype": target}, lambda a, f=np.asarray if target is f32 else np.trunc: f(a), inputs, exact=True)
 
 
 @dataclass(eq=False)
@@ -257,8 +314,13 @@ class ScalarSelect(Op):
     def cuda(self, c: Any) -> None:
         type = self.result.type
         assert isinstance(type, ScalarType)
-        a, b = c.scalar(self.a, type.dtype), c.scalar(self.b, type.dtype)
+        a, b = as_dtype(c, self.a, type.dtype), as_dtype(c, self.b, type.dtype)
         c.define(self.result, f"{c.scalar(self.condition, bool_)} ? {a} : {b}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for a, b in ((ScalarType(i32), ScalarType(i32)), (ScalarType(f32), 0.5), (3, ScalarType(i64))):
+            yield Sample({"condition": ScalarType(bool_), "a": a, "b": b}, lambda condition, a, b: a if condition else b, exact=True)
 
 
 @dataclass(eq=False)
@@ -296,6 +358,13 @@ class Index(Op):
             c.define(self.result, "cluster_rank()")
         else:
             c.define(self.result, f"(int){'blockIdx' if self.kind.startswith('block') else 'gridDim'}.{self.kind[-1]}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        yield Sample({"kind": "unit"}, lambda unit: unit)
+        yield Sample({"kind": "unit"}, lambda unit: unit, warps=4)
+        for kind in ("block_x", "block_z", "grid_x", "grid_y"):
+            yield Sample({"kind": kind}, lambda kind: kind.startswith("grid"))
 
 
 @dataclass(eq=False)
@@ -339,6 +408,11 @@ class Variable(Op):
     def cuda(self, c: Any) -> None:
         c.define(self.result, c.scalar(self.initial, self.dtype), mutable=True)
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype, initial in ((i32, -3), (f32, 2), (f32, ScalarType(f32)), (i64, ScalarType(i64)), (bool_, True)):
+            yield Sample({"dtype": dtype, "initial": initial}, lambda initial: initial, exact=True)
+
 
 @dataclass(eq=False)
 class SetVariable(Op):
@@ -367,6 +441,12 @@ class SetVariable(Op):
         assert isinstance(type, ScalarType)
         c.line(f"{c[self.variable]} = {c.scalar(self.value, type.dtype)};")
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (i32, i64, u32, f32, bool_):
+            yield Sample({"variable": ScalarType(dtype, mutable=True), "value": ScalarType(dtype)}, lambda value: value, exact=True)
+        yield Sample({"variable": ScalarType(f32, mutable=True), "value": 3}, lambda value: value, exact=True)
+
 
 def literal(x: float | int | bool, dtype: DType) -> str:
     """A number as a C literal of `dtype`."""
@@ -381,5 +461,7 @@ def literal(x: float | int | bool, dtype: DType) -> str:
         text = repr(value) if abs(value) >= 1e-30 or value == 0 else value.hex()
         return f"{text}f"
     if dtype is i64:
-        return f"{int(x)}ll"
-    return f"{int(x)}" if int(x) < 2**31 else f"{int(x)}u"
+        return f"{int(x)}ll" if x > -(2**63) else "(-9223372036854775807ll - 1)"
+    if dtype is u32:
+        return f"{int(x) & 0xFFFFFFFF}u"
+    return f"{int(x)}" if -(2**31) < x < 2**31 else "(-2147483647 - 1)" if x == -(2**31) else f"{int(x)}u"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..layouts import Sym, vector_register
 from ..program import Op, Scope, Value
 from ..types import RegisterTile, RegisterVector, Type, f32
 from .maps import MATH, common_type, register_type
+from .samples import Sample
 
 
 @dataclass(eq=False)
@@ -51,6 +53,12 @@ class Rescale(Op):
         c.line(f"if (__any_sync(0xffffffffu, {test})) {{")
         c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {c[self.tile]}[i] *= {c[self.vector]}[{index}];")
         c.line("}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for tile in (RegisterTile(f32, 32, 48), RegisterTile(f32, 64, 16, "row", 4)):
+            for inputs in ({"vector": "ones"}, {"vector": "normal"}):
+                yield Sample({"tile": tile, "vector": tile.vector("col")}, lambda tile, vector: tile * vector[:, None], inputs, exact=True)
 
 
 EXP2_POLYNOMIAL = """
@@ -94,3 +102,8 @@ class MixedExp2(Op):
         c.prelude(EXP2_POLYNOMIAL)
         n = self.every
         c.map(self.result, lambda r: f"{r} % {n} == {n - 1} ? exp2_polynomial({c.element(self.a, r)}) : ex2({c.element(self.a, r)})")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for every in (2, 4):
+            yield Sample({"a": RegisterTile(f32, 32, 48), "every": every}, lambda a: np.exp2(a), tolerance=2e-4)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import TypeRuleError
 from ..program import Op, Operand, Scope, Value
-from ..types import BarrierType, SharedTile, SharedVector, Type, i32
+from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, i32
 from .places import known_multiple
+from .samples import Sample
 from .scalars import scalar_dtype
 
 
@@ -96,6 +98,13 @@ class Part(Op):
         c.define(self.result, f"{c[self.tile]} + {shift}", ctype="u32")
         if type.column:
             c.line(f"const int {c[self.result]}_col = {f'{c[self.tile]}_col + ' if tile.column else ''}{col};")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        whole = SharedTile(bf16, 32, 192)
+        for row, col, rows, cols in ((0, 64, 16, 64), (16, 128, 16, 64), (8, 0, 24, 128), (0, 32, 32, 32), (8, 80, 16, 16), (0, 0, 16, 16)):
+            fields = {"tile": whole, "row": row, "col": col, "rows": rows, "cols": cols}
+            yield Sample(fields, lambda tile, row, col, rows, cols: tile[row : row + rows, col : col + cols], exact=True)
 
 
 SHARED = (SharedTile, SharedVector, BarrierType)

@@ -1,0 +1,130 @@
+"""Small configurations of operations for the conformance tests: what to feed them, and what should come out.
+
+`Op.samples()` yields `Sample`s; `pykittens.testing.conformance` makes a kernel of each, runs it on the simulated GPU, on a GPU
+where there is one, and compares with the sample's formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..program import Op, Scope
+from ..types import Coalesced, DType, RegisterTile, RegisterVector
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Stands for a `Place` operand: a rectangle (or run) of `shape` elements at row and column `at` of a tensor of `size`.
+
+    `static`: the tensor's rows and columns are known when the kernel is compiled. `known`: so is `at`. `pitch`: elements from row
+    to row in memory, if more than the columns.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    size: tuple[int, int]
+    at: tuple[int, int] = (0, 0)
+    static: bool = True
+    known: bool = True
+    pitch: int = 0
+
+    def __str__(self) -> str:
+        text = f"{self.dtype} {'x'.join(map(str, self.shape))} at {self.at[0]},{self.at[1]} of {self.size[0]}x{self.size[1]}"
+        return text + ("" if self.static else " dynamic") + ("" if self.known else " traced") + (f" pitch {self.pitch}" if self.pitch else "")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One configuration of an operation.
+
+    fields: its fields by name, without the scope. A type stands for an operand of that type (a mutable `ScalarType` for a
+    variable), a `Rectangle` for a place in global memory, a tuple for a tuple of these; everything else is the attribute itself.
+
+    expected: a formula of NumPy arrays, independent of the operation's own meaning where it can be. It takes the operands by field
+    (the parameters it names; floats as float64, integers as int64, masks as bool; of one unit) and `unit`, the number of the unit,
+    and returns the results in order, then the operands changed in place: registers, shared tiles, global tensors. A partial vector
+    is expected as its total.
+
+    inputs: how the elements are chosen, by field: "normal", "positive", "unit" (-1 to 1), "integers" (-8 to 8), "bits" (any integer),
+    "special" (infinities, NaNs, zeros of both signs among others), "steps" (distinct small numbers), "ones" (mostly), "mask".
+
+    exact: compiled kernel and simulator agree bit for bit; what moves, converts or counts must. tolerance: else, relative to the size
+    of the elements. after: operations that finish it (the waits of an asynchronous one). warps: of the scope, where no operand says so.
+    """
+
+    fields: Mapping[str, Any]
+    expected: Callable[..., Any] | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = False
+    tolerance: float = 0.0
+    after: Callable[[Scope], Iterable[Op]] = lambda scope: ()
+    warps: int = 1
+    arch: int = 80
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={_shown(x)}" for name, x in self.fields.items())
+
+
+def _shown(x: Any) -> str:
+    if isinstance(x, tuple):
+        return f"({', '.join(map(_shown, x))})"
+    return getattr(x, "__name__", None) or str(x)
+
+
+def rounded(dtype: DType, array: Any) -> np.ndarray:
+    """An array as elements of a dtype: floats rounded to nearest even (once from float64 where the dtype has no narrower source)."""
+    with np.errstate(all="ignore"):
+        return np.asarray(array).astype(dtype.numpy)
+
+
+def tiles(dtype: DType) -> tuple[RegisterTile, ...]:
+    """A tile in each layout, and one over several warps."""
+    layouts = (RegisterTile(dtype, 32, 48), RegisterTile(dtype, 32, 48, "col"), RegisterTile(dtype, 64, 32, "row", 4))
+    return (*layouts, RegisterTile(dtype, 8, 64, Coalesced(8, 4)), RegisterTile(dtype, 3, 256, Coalesced(64, 2), 2))
+
+
+def vectors(dtype: DType) -> tuple[RegisterVector, ...]:
+    """A vector of each kind."""
+    tile, other = RegisterTile(dtype, 32, 48), RegisterTile(dtype, 128, 16, "col", 4)
+    naive = (RegisterVector(dtype, 100, "naive", "row", 2), RegisterVector(dtype, 64, "naive", width=2))
+    return (tile.vector("col"), tile.vector("row"), other.vector("col"), other.vector("row"), *naive)
+
+
+def rectangles(dtype: DType) -> tuple[Rectangle, ...]:
+    """16 x 32 elements of tensors: inside, across the last rows and columns, at odd places and pitches, known early and late."""
+    whole = Rectangle(dtype, (16, 32), (48, 64), (16, 32))
+    ragged = Rectangle(dtype, (16, 32), (24, 56), (16, 32))
+    return (
+        whole,
+        replace(whole, static=False),
+        replace(whole, static=False, known=False),
+        replace(whole, pitch=72),
+        ragged,
+        replace(ragged, static=False, pitch=64),
+        replace(ragged, static=False, known=False),
+        replace(ragged, size=(30, 53), at=(17, 24)),
+        replace(ragged, size=(30, 53), at=(17, 21), static=False, pitch=55),
+        replace(ragged, size=(10, 64), at=(16, 32), static=False),
+    )
+
+
+def cut(array: np.ndarray, place: Rectangle) -> np.ndarray:
+    """The elements of a rectangle, zero past the end."""
+    rows, cols = (1, *place.shape)[-2:]
+    out = np.zeros((rows, cols), array.dtype)
+    part = array[place.at[0] : place.at[0] + rows, place.at[1] : place.at[1] + cols]
+    out[: part.shape[0], : part.shape[1]] = part
+    return out.reshape(place.shape)
+
+
+def pasted(array: np.ndarray, part: np.ndarray, place: Rectangle) -> np.ndarray:
+    """A tensor with a rectangle in its place, as far as it has room."""
+    out = array.astype(np.result_type(array, part))
+    rows, cols = (1, *place.shape)[-2:]
+    view = out[place.at[0] : place.at[0] + rows, place.at[1] : place.at[1] + cols]
+    view[...] = np.asarray(part).reshape(rows, cols)[: view.shape[0], : view.shape[1]]
+    return out
