@@ -48,7 +48,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b", "k"):
-            raise ValueError(f"{self}: rows are a multiple of 64 for each consumer, columns 64, 128, 192 or 256; a, b or k is shared")
+            raise ValueError(f"{self}: rows are a multiple of 64 a consumer, columns 64, 128, 192 or 256, and share a, b or k")
 
     @property
     def stack(self) -> tuple[int, int]:
