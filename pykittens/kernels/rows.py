@@ -32,7 +32,7 @@ class Rows:
     cluster: int = 1
     blocks_per_sm: int = 1
     ahead: bool = False
-    load_hint: str = "stream"
+    load_hint: str = ""
     store_hint: str = ""
 
     def __post_init__(self) -> None:
