@@ -28,6 +28,7 @@ class Value:
         self.where: tuple[Frame, ...] = ()
         self.block: Block | None = None  # the region that made it; None for parameters and buffers
         self.maker: Op | None = None
+        self.multiple = 1  # of an integer without a maker: a number it is certainly a multiple of
 
     @property
     def label(self) -> str:

@@ -10,7 +10,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, shared_offset
 from ..program import Op, Operand, Place, Value
 from ..types import DType, SharedTile, SharedVector, i32
-from .scalars import ScalarBinary, scalar_dtype
+from .scalars import ScalarBinary, ScalarCast, scalar_dtype
 
 # bytes -> (C type of that many bytes)
 VECTOR = {16: "u32x4", 8: "u32x2", 4: "u32", 2: "u16", 1: "u8"}
@@ -47,12 +47,18 @@ def known_multiple(x: Operand) -> int:
     if isinstance(x, int):
         return abs(x)
     maker: Op | None = x.maker if isinstance(x, Value) else None
+    if maker is None:
+        return x.multiple if isinstance(x, Value) else 1
+    if isinstance(maker, ScalarCast) and (scalar_dtype(maker.a) or i32).kind in "iu":
+        return known_multiple(maker.a)
     if isinstance(maker, ScalarBinary):
         a, b = known_multiple(maker.a), known_multiple(maker.b)
         if maker.kind == "mul":
             return a * b
-        if maker.kind in ("add", "sub"):
+        if maker.kind in ("add", "sub", "min", "max"):
             return math.gcd(a, b)
+        if maker.kind == "shl" and isinstance(maker.b, int):
+            return a << maker.b
     return 1
 
 

@@ -70,6 +70,11 @@ class Part(Op):
                 raise TypeRuleError(f"{what} {first} to {first + extent} of {tile}", fix=f"stay within its {limit} {what}")
         if known_multiple(self.row) % 8:
             raise TypeRuleError(f"a part of {tile} begins at a row that may not be a multiple of 8", fix="start parts at multiples of 8 rows")
+        if known_multiple(self.col) * tile.dtype.size % 16:
+            unit = 16 // tile.dtype.size
+            raise TypeRuleError(
+                f"a part of {tile} begins at a column that may not be a multiple of {unit}", fix=f"start parts at multiples of {unit} columns (16 bytes)"
+            )
         column = tile.column or known_multiple(self.col) % tile.panel != 0
         return (replace(tile, rows=self.rows, cols=self.cols, column=column),)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import builtins
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import gcd
 from typing import Any
 
 from ..errors import KernelError, TraceError, user_frame_objects
 from ..ops import control
+from ..ops.places import known_multiple
 from ..ops.scalars import THREAD, scalar_dtype
 from ..program import Block, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, i32, i64
@@ -87,6 +89,7 @@ def _loop(start: Operand, stop: Operand, step: int) -> Iterator[Any]:
     dtype = i64 if any(scalar_dtype(x) is i64 for x in (start, stop)) else i32
     index = recorder.make_value(ScalarType(dtype))
     index.where = here()
+    index.multiple = gcd(known_multiple(start), step)
 
     def make(body: Block) -> Op:
         return control.Range(THREAD, index, start, stop, step, body)

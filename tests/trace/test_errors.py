@@ -1166,6 +1166,10 @@ def part_off_the_grid(x: X):
     pk.shared(pk.st(f32, 32, 64)).part(x.rows, 0, 16, 64)  #!
 
 
+def part_inside_a_vector(x: X):
+    pk.shared(pk.st(bf16, 32, 64)).part(0, x.rows * 4, 16, 16)  #!
+
+
 def mixed_dtypes(x: X):
     warp.zeros(f32, 16, 64) + warp.zeros(bf16, 16, 64)  #!
 
@@ -1355,6 +1359,7 @@ def barrier_that_is_none(x: X):
     (slice_an_array, "is 2 items", "index one first"),
     (part_past_the_end, "columns 48 to 80 of st<f32, 16x32>", "stay within its 32 columns"),
     (part_off_the_grid, "begins at a row that may not be a multiple of 8", "multiples of 8"),
+    (part_inside_a_vector, "begins at a column that may not be a multiple of 8", "16 bytes"),
     (mixed_dtypes, "add mixes bf16 and f32", "x.to(pk.f32)"),
     (mixed_shapes, "add: rt<f32, 16x32> does not fit rt<f32, 16x64>", "shapes must agree"),
     (mixed_layouts, "add: rt<f32, 16x64, col> does not fit rt<f32, 16x64>", "swap_layout"),

@@ -103,6 +103,22 @@ def test_loops_nest_and_indices_are_64_bits_where_their_bounds_are() -> None:
     assert [op.index.type.dtype for op in ranges] == [i64, i32]
 
 
+def test_parts_begin_where_loops_step() -> None:
+    @pk.kernel(warps=1)
+    def k(x: X):
+        tile = pk.shared(pk.st(f32, 64, 64))
+        block.load_into(tile, x, (0, 0))
+        block.sync()
+        for row in pk.range(0, x.rows, 16):
+            for col in pk.range(0, 64, 16, unroll=2):
+                part = warp.load(tile.part(row, pk.minimum(col, 48), 16, 16))
+                warp.store(x, part * 2.0, pk.at(row, col))
+
+    out = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
+    k(out)
+    assert (out == 2 * np.arange(64 * 64).reshape(64, 64)).all()
+
+
 def test_a_range_in_pythons_own_tools() -> None:
     @pk.kernel(warps=1)
     def k(x: X):
