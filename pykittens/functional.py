@@ -29,10 +29,10 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | No
     from .kernels import attention as kernels
 
     about = kernels.describe(q, k, v)
-    kernels.check(about)
+    arch = kernels.check(about)
     out = arrays.empty_like(q, "q")
     lse = arrays.empty(about["q"].kind, about["q"].shape[:3], "f32", about["q"].device) if return_lse else None
-    kernels.run(q, k, v, out, lse, causal, scale)
+    kernels.run(about, arch, q, k, v, out, lse, causal, scale)
     return (out, lse) if return_lse else out
 
 

@@ -33,23 +33,27 @@ def matmul(a: Tensor, b: Tensor, scale_a: Tensor | None, scale_b: Tensor | None,
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
-    out = _output(q, k, v)
-    kernels.run(q, k, v, out, None, causal, scale)
+    about = kernels.describe(q, k, v)
+    arch, out = kernels.check(about), _output(q)
+    kernels.run(about, arch, q, k, v, out, None, causal, scale)
     return out
 
 
 def _attention_lse(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> tuple[Tensor, Tensor]:
-    out, lse = _output(q, k, v), q.new_empty(q.shape[:3], dtype=torch.float32)
-    kernels.run(q, k, v, out, lse, causal, scale)
+    about = kernels.describe(q, k, v)
+    arch, out, lse = kernels.check(about), _output(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    kernels.run(about, arch, q, k, v, out, lse, causal, scale)
     return out, lse
 
 
 def _fake_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
-    return _output(q, k, v)
+    kernels.check({"q": _about(q), "k": _about(k), "v": _about(v)})
+    return _output(q)
 
 
 def _fake_attention_lse(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> tuple[Tensor, Tensor]:
-    return _output(q, k, v), q.new_empty(q.shape[:3], dtype=torch.float32)
+    kernels.check({"q": _about(q), "k": _about(k), "v": _about(v)})
+    return _output(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 def _matmul(a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
@@ -62,9 +66,8 @@ def _fake_matmul(a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: T
     return a.new_empty((a.shape[0], b.shape[1]), dtype=dtype or (torch.bfloat16 if a.dtype.itemsize == 1 else a.dtype))
 
 
-def _output(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _output(q: Tensor) -> Tensor:
     """A tensor for the result, laid out as q: transposed queries give a transposed result."""
-    kernels.check({"q": _about(q), "k": _about(k), "v": _about(v)})
     return torch.empty_like(q) if q.stride(-1) == 1 else torch.empty_like(q, memory_format=torch.contiguous_format)
 
 

@@ -23,16 +23,16 @@ AMPERE = (64, 128)
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
 
-def run(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float | None) -> None:
-    """Writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None."""
-    infos = describe(q, k, v)
-    arch, dim = check(infos), q.shape[-1]
-    device = infos["q"].device
+def run(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float | None) -> None:
+    """Writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None. `infos` and `arch`: see `check`."""
+    dim, device = q.shape[-1], infos["q"].device
     q, k, v = (x if loadable(infos[name]) else arrays.dense_copy(x, name) for name, x in (("q", q), ("k", k), ("v", v)))
     scale = dim**-0.5 if scale is None else float(scale)
     if arch in ("", "sm_90a"):
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
-        attention_hopper.attend(q, k, v, out, lse, scale, causal=bool(causal), with_lse=lse is not None, sms=processors, **configuration(dim, bool(causal), k.shape[2]))
+        attention_hopper.attend(
+            q, k, v, out, lse, scale, causal=bool(causal), with_lse=lse is not None, sms=processors, **configuration(dim, bool(causal), k.shape[2])
+        )
     else:
         from . import attention_ampere
 
@@ -65,26 +65,28 @@ def describe(q: Any, k: Any, v: Any) -> dict[str, ArrayInfo]:
 def check(infos: dict[str, ArrayInfo]) -> str:
     """The architecture to run on, "" for the simulated GPU. One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
-    said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())
-    if any(len(x.shape) != 4 for x in infos.values()):
-        raise ArgumentError(f"attention of {said}", fix="q, k and v have four dimensions: batch, heads, rows, head dimension")
-    if q.dtype not in DTYPE_NAMES or len({x.dtype for x in infos.values()}) > 1:
-        raise ArgumentError(f"attention of {said}: these dtypes are not supported", fix="pass all of them as bf16, or all as f16")
-    if len({(x.kind, x.device) for x in infos.values()}) > 1:
-        places = ", ".join(f"{name} is a {x.kind} array on {'the CPU' if x.device is None else f'GPU {x.device}'}" for name, x in infos.items())
-        raise ArgumentError(f"attention: {places}", fix="pass arrays of one framework on one device")
-    if any(n == 0 for x in infos.values() for n in x.shape):
-        raise ArgumentError(f"attention of {said}: an array is empty", fix="every dimension is at least 1")
-    if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ArgumentError(f"attention of {said}: the shapes do not go together", fix="k and v have one shape, with the batch and head dimension of q")
-    if q.shape[1] % k.shape[1]:
-        raise ArgumentError(f"attention of {said}: {q.shape[1]} query heads share {k.shape[1]} key heads", fix="pass a multiple of the key heads")
     arch = _architecture(q.device)
     dims = AMPERE if arch not in ("", "sm_90a") else HOPPER
-    if q.shape[3] not in dims:
+    if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
+        problem, fix = "", "q, k and v have four dimensions: batch, heads, rows, head dimension"
+    elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
+        problem, fix = "these dtypes are not supported", "pass all of them as bf16, or all as f16"
+    elif not (q.device == k.device == v.device and q.kind == k.kind == v.kind):
+        places = (f"{name} is a {x.kind} array on {'the CPU' if x.device is None else f'GPU {x.device}'}" for name, x in infos.items())
+        problem, fix = ", ".join(places), "pass arrays of one framework on one device"
+    elif 0 in q.shape or 0 in k.shape or 0 in v.shape:
+        problem, fix = "an array is empty", "every dimension is at least 1"
+    elif k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        problem, fix = "the shapes do not go together", "k and v have one shape, with the batch and head dimension of q"
+    elif q.shape[1] % k.shape[1]:
+        problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
+    elif q.shape[3] not in dims:
+        problem = f"there is no kernel for head dimension {q.shape[3]}"
         fix = f"head dimensions {', '.join(map(str, dims))} are supported{f' on {arch}' if arch else ''}"
-        raise ArgumentError(f"attention of {said}: there is no kernel for head dimension {q.shape[3]}", fix=fix)
-    return arch
+    else:
+        return arch
+    said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())
+    raise ArgumentError(f"attention of {said}" + (f": {problem}" if problem else ""), fix=fix)
 
 
 def loadable(info: ArrayInfo) -> bool:
