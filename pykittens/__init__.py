@@ -85,9 +85,9 @@ __all__ = [
     "KernelError", "OutOfBoundsError", "RaceError", "ResourceError", "TraceError", "TypeRuleError",
     "UninitializedError", "arrive", "assert_", "at", "atomic_add", "attention", "barrier", "bf16", "block",
     "block_index", "bool_", "break_if", "cast", "cdiv", "cluster", "coalesced", "col_index", "cos", "cuda", "dynamic",
-    "e4m3", "e5m2", "erf", "exp", "exp2", "exp2_mixed", "f16", "f32", "f64", "fma", "gl", "grid_size", "group", "i32", "i64", "i8", "inf", "iota",
-    "join_pairs", "kernel", "launch_next", "left_fill", "log", "log2", "loop", "maximum", "minimum", "named_barrier",
-    "otherwise", "print", "random_bits", "range", "rcp", "relu", "right_fill", "ring", "role", "row_index", "rsqrt",
-    "rt", "rv", "shared", "sigmoid", "sin", "spec", "sqrt", "st", "static", "sv", "tanh", "tma", "turns", "u32", "u8",
+    "e4m3", "e5m2", "erf", "exp", "exp2", "exp2_mixed", "f16", "f32", "f64", "fma", "gl", "grid_size", "group", "grouped", "i32", "i64", "i8", "inf", "iota",
+    "join_pairs", "kernel", "launch_next", "left_fill", "log", "log2", "loop", "matmul", "maximum", "minimum", "named_barrier",
+    "otherwise", "persistent", "print", "random_bits", "range", "rcp", "rectangle", "relu", "right_fill", "ring", "role", "rolls", "row_index", "rsqrt",
+    "rt", "rv", "shared", "sigmoid", "sin", "spec", "sqrt", "st", "static", "sv", "tanh", "tma", "triangle", "turns", "u32", "u8",
     "var", "wait", "wait_for_previous", "warp", "warpgroup", "when", "where",
 ]  # fmt: skip
