@@ -13,7 +13,7 @@ WHERE = {"device": "NVIDIA H200", "driver": "580.65 (CUDA 13.0)", "compiler": "N
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(record, "_where", lambda: WHERE)
+    monkeypatch.setattr(record, "facts", lambda: WHERE)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     return tmp_path / "h200.json"
 
