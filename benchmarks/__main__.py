@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: everything that the README's tables are made of, measured and recorded on this machine's GPU."""
+"""`python -m benchmarks`: the demo, errors, host costs and mma.sync attention, recorded on this machine's GPU.
+
+What is measured beside others' kernels has a command of its own: `python -m benchmarks.families`.
+"""
 
 from . import demo, errors, host, speed
 
