@@ -1,4 +1,4 @@
-"""Every family of `pykittens bench` beside everybody who is installed, recorded, with charts in `docs/charts`.
+"""Every family of `pykittens bench` beside everybody who is installed, recorded. `python -m benchmarks.tables` then makes tables and charts.
 
 python -m benchmarks.families [FAMILY ...] [--quick]              # attention, gemm, linear, memory, host; all unless named
 python -m benchmarks.families --compile-only [--arch sm_90a]      # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
@@ -17,13 +17,10 @@ from typing import Any
 from unittest import mock
 
 from pykittens.bench import attention, gemm, host, linear, measure, memory
-from pykittens.bench.families import FAMILIES, chart, line, run, select, worst
+from pykittens.bench.families import FAMILIES, line, run, select, worst
 from pykittens.kernel import Kernel
 
 from .record import record
-from .tables import ROOT
-
-CHARTS = ROOT / "docs" / "charts"
 
 
 def main() -> int:
@@ -60,9 +57,6 @@ def main() -> int:
         if good:
             key = host.KEY if name == "host" else FAMILIES[name].KEY
             print("->", record("host" if name == "host" else f"bench_{name}", good, key, o.out), f"({time.perf_counter() - start:.0f} s)", flush=True)
-        if good and name != "host":
-            CHARTS.mkdir(parents=True, exist_ok=True)
-            (CHARTS / f"{name}.svg").write_text(chart(name, good))
     return wrong
 
 

@@ -1,4 +1,4 @@
-"""The tables in the texts, made from the results: between `<!-- begin:NAME -->` and `<!-- end:NAME -->`.
+"""The tables in the texts and the charts in `docs/charts`, made from the results. A table lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`.
 
 python -m benchmarks.tables           # writes them anew
 python -m benchmarks.tables --check   # says which are stale, and fails if any is
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pykittens.bench.families import FAMILIES, worst
+from pykittens.bench.families import FAMILIES, chart, worst
 
 from .record import RESULTS, read
 
@@ -33,6 +33,13 @@ def main() -> int:
             stale.append(str(text.relative_to(ROOT)))
             if "--check" not in sys.argv:
                 text.write_text(after)
+    for name in FAMILIES:
+        picture, source = ROOT / "docs" / "charts" / f"{name}.svg", of(f"bench_{name}", rows)
+        if source and (not picture.exists() or picture.read_text() != chart(name, source)):
+            stale.append(str(picture.relative_to(ROOT)))
+            if "--check" not in sys.argv:
+                picture.parent.mkdir(exist_ok=True)
+                picture.write_text(chart(name, source))
     print(f"stale: {', '.join(stale)}" if stale else "every table says what the results say")
     return len(stale) if "--check" in sys.argv else 0
 
