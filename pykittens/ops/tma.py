@@ -7,15 +7,19 @@ five dimensions, (column in panel, row, panel, depth, batch), and one instructio
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
-from ..types import SharedTile, SharedVector, Type, bf16, f16, f32, i32
+from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32, u32
 from .copies import check_copy
-from .mbarrier import check_barrier
+from .mbarrier import Arrive, Wait, check_barrier
 from .places import known_multiple
+from .samples import Rectangle, Sample, cut, pasted
 
 # Cache policies as createpolicy makes them (PTX "createpolicy"; the encodings CUTLASS lists in TMA::CacheHintSm90).
 HINTS = {"evict_first": "0x12F0000000000000ull", "evict_last": "0x14F0000000000000ull", "evict_normal": "0x1000000000000000ull"}
@@ -80,11 +84,14 @@ def load_text(dims: int, hint: bool, multicast: bool) -> tuple[str, str]:
     operands = ", ".join(f"%{first + i}" for i in range(dims))
     mask, policy = ", %3" if multicast else "", f", %{3 + multicast}" if hint else ""
     inputs = ', "h"((u16)mask)' * multicast + ', "l"(policy)' * hint + "".join(f', "r"(c{i})' for i in range(dims))
-    return name, f"""
+    return (
+        name,
+        f"""
 __device__ __forceinline__ void {name}(u32 to, const TensorMap* map, u32 bar{", u32 mask" * multicast}{", u64 policy" * hint}, {coordinates}) {{
   asm volatile("cp.async.bulk.tensor.{dims}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{".multicast::cluster" * multicast}{".L2::cache_hint" * hint} [%0], [%1, {{{operands}}}], [%2]{mask}{policy};"
     :: "r"(to), "l"(map), "r"(bar){inputs} : "memory"); }}
-"""
+""",
+    )
 
 
 def store_text(dims: int, kind: str) -> tuple[str, str]:
@@ -97,10 +104,13 @@ def store_text(dims: int, kind: str) -> tuple[str, str]:
         instruction = f"cp.async.bulk.tensor.{dims}d.global.shared::cta.tile.bulk_group"
     else:
         instruction = f"cp.reduce.async.bulk.tensor.{dims}d.global.shared::cta.{kind}.tile.bulk_group"
-    return name, f"""
+    return (
+        name,
+        f"""
 __device__ __forceinline__ void {name}(const TensorMap* map, u32 from, {coordinates}) {{
   asm volatile("{instruction} [%0, {{{operands}}}], [%1];" :: "l"(map), "r"(from){inputs} : "memory"); }}
-"""
+""",
+    )
 
 
 @dataclass(eq=False)
@@ -154,6 +164,17 @@ class TmaLoad(Op):
             c.line(f"{name}({address}, &{c.map_name(spec)}, {c[self.barrier]}, {extra}{coordinates});")
         c.line("}")
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for tile, at in ((SharedTile(bf16, 64, 64), (32, 64)), (SharedTile(f32, 16, 64), (0, 0)), (SharedTile(e4m3, 32, 128), (96, 0))):
+            for static in (True, False):
+                place = Rectangle(tile.dtype, tile.shape, (112, 128), at, static)  # may reach past the last rows
+                yield Sample(
+                    {"target": tile, "source": place, "barrier": BarrierType(1)}, lambda source, p=place: cut(source, p), exact=True, arch=90,
+                    before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
+                    after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
+                )  # fmt: skip
+
 
 @dataclass(eq=False)
 class TmaStore(Op):
@@ -168,10 +189,11 @@ class TmaStore(Op):
 
     def types(self) -> tuple[Type, ...]:
         check_tma(self.source, self.target, f"tma.{self.kind}")
-        allowed = (bf16, f16) if self.kind in ("min", "max") else (bf16, f16, f32, i32)
+        allowed = (bf16, f16, i32, u32) if self.kind in ("min", "max") else (bf16, f16, f32, i32, u32)
         if self.kind != "store" and self.target.type.dtype not in allowed:
             raise TypeRuleError(
-                f"tma.store_{self.kind} does not take {self.target.type.dtype}", fix=f"it takes {', '.join(d.name for d in allowed)} (PTX cp.reduce.async.bulk.tensor)"
+                f"tma.store_{self.kind} does not take {self.target.type.dtype}",
+                fix=f"it takes {', '.join(d.name for d in allowed)} (PTX cp.reduce.async.bulk.tensor)",
             )
         return ()
 
@@ -201,6 +223,20 @@ class TmaStore(Op):
         for address, coordinates, _ in found:
             c.line(f"{name}(&{c.map_name(spec)}, {address}, {coordinates});")
         c.line("}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        combine: dict[str, Any] = {"store": lambda old, new: new, "add": np.add, "min": np.minimum, "max": np.maximum}
+        for kind, formula in combine.items():
+            for tile in (SharedTile(bf16, 64, 64), SharedTile(f16, 16, 128), SharedTile(f32, 16, 32)):
+                if tile.dtype is not f32 or kind in ("store", "add"):
+                    place = Rectangle(tile.dtype, tile.shape, (56, 128), (48, 0), tile.dtype is bf16)
+                    yield Sample(
+                        {"target": place, "source": tile, "kind": kind},
+                        lambda target, source, p=place, f=formula: pasted(target, f(cut(target, p), source), p),
+                        {"target": "integers", "source": "integers"}, exact=True, arch=90,
+                        after=lambda scope, operands: (CommitBulk(scope), WaitBulk(scope, 0, False)),
+                    )  # fmt: skip
 
 
 @dataclass(eq=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import TypeRuleError
+from ..errors import TypeRuleError, user_frame_objects
 from ..ops import cluster as cluster_ops
 from ..ops import mbarrier, scalars, wgmma
 from ..ops import tma as tma_ops
 from ..program import Operand, Scope, Value
-from .recorder import current, record, result
+from .recorder import current, name_locals, record, result
 from .scopes import ScopeHandle, block
 from .values import THREAD, Scalar, Shared, Tensor, Tile, _number, place
 
@@ -23,6 +23,8 @@ class WarpgroupHandle(ScopeHandle):
         return Tma(self)
 
     def _mma(self, d: Value, a: Value, b: Value, ta: bool, tb: bool, overwrite: bool) -> None:
+        if isinstance(d, Tile) and not d.name:  # for what is said of it later, when the kernel's frame is gone
+            name_locals(user_frame_objects())
         record(wgmma.Wgmma(self.scope, d, a, b, ta, tb, overwrite))
 
     def wait(self, *tiles: Tile, pending: int | None = None) -> None:
