@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..errors import ResourceError, TypeRuleError
 from ..program import Access, Effect, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, SharedVector, Type, f32, i32, u32
 from .places import MEMORY, GlobalText, vector_address
+from .samples import Rectangle, Sample, pasted
 from .scalars import promoted, scalar_dtype
 
 DTYPES = (i32, u32, f32)
@@ -67,6 +71,16 @@ class AtomicAdd(Op):
             fix="do it in a role of one warp, or in one where every operation is a single thread's, such as TMA loads", where=self.where,
         )  # fmt: skip
 
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in DTYPES:
+            place = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False)
+            yield Sample(
+                {"target": place, "value": ScalarType(dtype)},
+                lambda target, value, p=place: (target[1, 2], pasted(target, target[1, 2] + value, p)),
+                {"target": "counts", "value": "counts"}, exact=True,
+            )  # fmt: skip
+
 
 @dataclass(eq=False)
 class StoreOne(Op):
@@ -95,3 +109,9 @@ class StoreOne(Op):
         assert isinstance(type, SharedVector)
         value = c.raw(c.to_memory(c.scalar(self.value, type.dtype), type.dtype), type.dtype)
         c.line(f"{c.elect(self.scope)}st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {value});")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (f32, i32):
+            fields = {"target": SharedVector(dtype, 32), "value": ScalarType(dtype), "at": 3}
+            yield Sample(fields, lambda target, value: np.concatenate([target[:3], [value], target[4:]]), exact=True)

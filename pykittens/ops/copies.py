@@ -211,7 +211,7 @@ class CopyAsync(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        finish = lambda scope: (CommitCopies(scope), WaitCopies(scope, 0))  # noqa: E731
+        finish = lambda scope, operands: (CommitCopies(scope), WaitCopies(scope, 0))  # noqa: E731
         for place in rectangles(bf16) + rectangles(f32):
             if place.known and (place.pitch or place.size[1]) * place.dtype.size % 4 == 0 and place.at[1] * place.dtype.size % 4 == 0:
                 fields = {"target": SharedTile(place.dtype, 16, 32), "source": place}

@@ -53,7 +53,8 @@ class Sample:
     "special" (infinities, NaNs, zeros of both signs among others), "steps" (distinct small numbers), "ones" (mostly), "mask".
 
     exact: compiled kernel and simulator agree bit for bit; what moves, converts or counts must. tolerance: else, relative to the size
-    of the elements. after: operations that finish it (the waits of an asynchronous one). warps: of the scope, where no operand says so.
+    of the elements. before, after: operations recorded around it, given the scope and the operands: what an asynchronous one needs to
+    finish. warps: of the scope, where no operand says so. arch: the oldest architecture that has it.
     """
 
     fields: Mapping[str, Any]
@@ -61,7 +62,8 @@ class Sample:
     inputs: Mapping[str, str] = field(default_factory=dict)
     exact: bool = False
     tolerance: float = 0.0
-    after: Callable[[Scope], Iterable[Op]] = lambda scope: ()
+    before: Callable[[Scope, Mapping[str, Any]], Iterable[Op]] = lambda scope, operands: ()
+    after: Callable[[Scope, Mapping[str, Any]], Iterable[Op]] = lambda scope, operands: ()
     warps: int = 1
     arch: int = 80
 

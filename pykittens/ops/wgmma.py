@@ -6,6 +6,7 @@ memory. Until it has been waited for, the accumulator and a register A must not 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..program import Access, Effect, Op, Scope, Sync, Value
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
 from .maps import register_type
 from .mma import check_shapes, multiply
+from .samples import Sample
 
 WGMMA = """
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -150,6 +152,31 @@ class Wgmma(Op):
                 accumulate = 0 if self.overwrite and step == 0 else 1
                 c.line(f"{name}({acc} + {block * accumulators}, {a_text}, {b_text}, {accumulate});")
         c.line("wgmma_commit(); }")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        inputs, wait = {"a": "integers", "b": "integers", "d": "integers"}, lambda scope, operands: (WgmmaWait(scope, (operands["d"],)),)
+
+        def product(d: Any, a: Any, b: Any, ta: bool, tb: bool, overwrite: bool) -> Any:
+            return (0 if overwrite else d) + (a.T if ta else a) @ (b.T if tb else b)
+
+        def sample(d: DType, a: DType, b: DType, shape: tuple[int, int, int], ta: bool, tb: bool, registers: bool = False) -> Sample:
+            m, n, k = shape
+            a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
+            left = RegisterTile(a, *a_shape, "row", 4) if registers else SharedTile(a, *a_shape)
+            fields = {"d": RegisterTile(d, m, n, "row", 4), "a": left, "b": SharedTile(b, *b_shape), "ta": ta, "tb": tb, "overwrite": tb}
+            return Sample(fields, product, inputs, exact=True, after=wait, arch=90)
+
+        for dtype in (bf16, f16):
+            for tb in (False, True):
+                yield sample(f32, dtype, dtype, (64, 64, 64), False, tb, registers=True)
+                for ta in (False, True):
+                    yield sample(f32, dtype, dtype, (64, 48, 96), ta, tb)
+        yield sample(f32, bf16, bf16, (128, 128, 128), False, True)
+        yield sample(f16, f16, f16, (64, 32, 32), False, False)
+        for pair in PAIRS:
+            if pair[0].size == 1:
+                yield sample(f32, *pair, (64, 32, 64), False, True)
 
 
 @dataclass(eq=False)

@@ -31,9 +31,10 @@ from ..ops.samples import Rectangle, Sample, rounded
 from ..program import Access, Op, Scope, Value
 from ..trace import functions, scopes
 from ..trace.recorder import record, result
+from ..trace.rings import barrier
 from ..trace.signature import GlobalPattern
 from ..trace.values import At, Tensor, place
-from ..types import DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, f32, i32
+from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, f32, i32
 
 UNITS = 2  # units of the scope that run a sample together, each on its own elements
 TOLERANCE = {"bf16": 2.0**-7, "f16": 2.0**-10, "f32": 1e-5, "f64": 1e-12, "e4m3": 2.0**-3, "e5m2": 2.0**-2}
@@ -59,7 +60,7 @@ class Case:
         self.results = probe.types()
         self.changed = [n for n in probe.writes if _is_operand(self.fields[n])]
         written = [id(e.target) for e in probe.effects() if isinstance(e, Access) and e.mode != "read"]
-        self.changed += [n for n in self.fields if id(getattr(probe, n)) in written and _is_operand(self.fields[n])]
+        self.changed += [n for n in self.fields if id(getattr(probe, n)) in written and isinstance(self.fields[n], (SharedTile, SharedVector))]
         self.written = [n for n in self.fields if id(getattr(probe, n)) in written and isinstance(self.fields[n], Rectangle)]
         self.outputs: list[str] = []
         self.masks: set[str] = set()  # outputs that are masks
@@ -134,8 +135,10 @@ class Case:
             unit = handle.index
             fields = {name: self._operand(name, x, tensors, handle, unit) for name, x in self.fields.items()}
             scopes.block.sync()
+            for more in self.sample.before(self._scope(), fields):
+                record(more)
             op = record(self.op(self._scope(), **fields))  # type: ignore[call-arg]
-            for more in self.sample.after(self._scope()):
+            for more in self.sample.after(self._scope(), fields):
                 record(more)
             scopes.block.sync()
             made = [*op.results, *(fields[name] for name in self.changed)]
@@ -155,6 +158,8 @@ class Case:
             return place(tensors[name], At((0, unit, *at)), x.shape)
         if not _is_operand(x):
             return x.value if isinstance(x, Static) else x
+        if isinstance(x, BarrierType):
+            return barrier(x.count, UNITS, name)[unit]
         tensor = tensors[name]
         if isinstance(x, ScalarType):
             loaded = tensor[unit]
@@ -258,7 +263,7 @@ class Case:
         """An operand of one unit as the formula sees it."""
         if isinstance(x, tuple):
             return tuple(self._plain(f"{name}{i}", part, arrays, unit) for i, part in enumerate(x))
-        if not _is_operand(x) and not isinstance(x, Rectangle):
+        if name not in arrays:
             return x.value if isinstance(x, Static) else x
         array = arrays[name][unit]
         if isinstance(x, RegisterVector) and x.partial:
@@ -313,7 +318,7 @@ def _leaves(x: Any) -> Iterator[Any]:
 
 
 def _is_operand(x: Any) -> bool:
-    return isinstance(x, (RegisterTile, RegisterVector, SharedTile, SharedVector, ScalarType))
+    return isinstance(x, (RegisterTile, RegisterVector, SharedTile, SharedVector, ScalarType, BarrierType))
 
 
 def _memory(dtype: DType) -> DType:
@@ -371,7 +376,7 @@ def close(got: np.ndarray, want: np.ndarray, tolerance: float, dtype: DType) -> 
         w = np.where(np.isfinite(w), np.asarray(want, np.float64), w)  # what overflows the dtype is infinite
         finite = np.abs(w[np.isfinite(w)])
         size = np.abs(w) + (finite.mean() if finite.size else 0.0)
-        return (g == w) | ((g != g) & (w != w)) | (np.abs(g - w) <= tolerance * size)
+        return (g == w) | ((g != g) & (w != w)) | (np.isfinite(w) & (np.abs(g - w) <= tolerance * size))
 
 
 def cases(*ops: type[Op], keep: Callable[[Sample], bool] = lambda sample: True) -> Iterator[Case]:

@@ -1,0 +1,149 @@
+"""Every operation does the same in NumPy, on the simulated GPU and on a GPU; and every way to write it compiles.
+
+On a machine with a GPU, `pytest -m gpu tests/test_conformance.py` runs every sample there.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pykittens as pk
+import pykittens.ops
+from pykittens.cuda import compiler, driver, nvrtc
+from pykittens.ops.samples import Sample
+from pykittens.program import Op, Scope, Value
+from pykittens.testing.conformance import Case, cases, conform, operations
+from pykittens.types import RegisterTile, Type
+
+for module in pkgutil.iter_modules(pykittens.ops.__path__):
+    importlib.import_module(f"pykittens.ops.{module.name}")
+
+# What has no elements to compare, or needs several blocks, several threads or a text of the user's: tested where those are.
+WITHOUT_SAMPLES = {
+    "Range", "While", "BreakIf", "When", "Role", "Barrier", "NamedArrive", "NamedSync", "ClusterBarrier", "DependencyWait", "DependencyLaunch",
+    "Arrive", "Wait", "Advance", "CommitCopies", "WaitCopies", "CommitBulk", "WaitBulk", "ProxyFence", "TmaPrefetch", "WgmmaWait", "Print", "Assert",
+    "Inline", "Item", "Dimension", "ShareTerms", "Combine", "StoreRemote",
+}  # fmt: skip
+OURS = [op for op in operations() if op.__module__.startswith("pykittens.")]
+SAMPLED = [op for op in OURS if op.__name__ not in WITHOUT_SAMPLES]
+ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")
+BATCH = 24  # kernels compiled together
+
+
+@pytest.mark.parametrize("op", OURS, ids=lambda op: op.__name__)
+def test_every_operation_has_samples(op: type[Op]) -> None:
+    assert any(True for _ in op.samples()) != (op.__name__ in WITHOUT_SAMPLES), f"{op.__name__} needs samples(), or a reason to have none"
+
+
+@pytest.mark.parametrize("op", SAMPLED, ids=lambda op: op.__name__)
+def test_simulator_and_numpy(op: type[Op]) -> None:
+    wrong = []
+    for case in cases(op):
+        expected = case.expected()
+        assert expected is not None, f"{case} has no formula"
+        wrong += [f"{case}: {d}" for d in case.differences(case.simulate(), expected, bits=False)]
+    assert not wrong, "\n".join(wrong)
+
+
+ALL = [(op, number, sample) for op in SAMPLED for number, sample in enumerate(op.samples()) if number < 12 or number % 4 == 0]
+
+
+@pytest.mark.parametrize("first", range(0, len(ALL), BATCH))
+def test_compiles(first: int) -> None:
+    """Many kernels at once, each batch for one of the architectures (a newer one for what the older lack). On a GPU all are compiled."""
+    chosen = [Case(op, sample, number) for op, number, sample in ALL[first : first + BATCH]]
+    turn = first // BATCH % len(ARCHITECTURES)
+    for arch in ARCHITECTURES:
+        batch = [c for c in chosen if _compiled_for(c.sample, turn) == arch]
+        if batch:
+            text = "\n".join(_in_namespace(c.text(arch), i) for i, c in enumerate(batch))
+            try:
+                _, log = nvrtc.compile_cubin(text, (f"--gpu-architecture={arch}", *compiler._FLAGS))
+            except nvrtc.NvrtcError as error:
+                pytest.fail(f"{arch}: {error.log}\n" + "\n".join(f"{i}: {c}" for i, c in enumerate(batch)))
+            assert len(re.findall("Compiling entry function", log)) == len(batch)
+            assert not re.findall(r"\(C75\d\d\)|\(C76\d\d\)", log), log  # serialised wgmma, ignored setmaxnreg
+
+
+def _compiled_for(sample: Sample, turn: int) -> str:
+    known = [a for a in ARCHITECTURES if int(a[3:5]) >= sample.arch]
+    return known[turn % len(known)]
+
+
+def _in_namespace(text: str, number: int) -> str:
+    return f"namespace case_{number} {{\n{text.replace(' conformance(', f' conformance_{number}(')}\n}}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", SAMPLED, ids=lambda op: op.__name__)
+def test_gpu_and_simulator(op: type[Op]) -> None:
+    arch = driver.architecture(0)
+    found = list(cases(op, keep=lambda sample: sample.arch <= int(arch[3:5])))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda case: case.compile(arch), found))
+    wrong = [f"{case}: {d}" for case in found for d in case.differences(case.launch(), case.simulate(), bits=True)]
+    assert not wrong, "\n".join(wrong)
+
+
+# The harness itself -----------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Cube(Op):
+    """a * a * a: an operation as a user adds it."""
+
+    scope: Scope
+    a: Value
+
+    def types(self) -> tuple[Type, ...]:
+        return (self.a.type,)
+
+    def numpy(self, m: Any) -> Any:
+        return m[self.a] ** 3
+
+    def cuda(self, c: Any) -> None:
+        c.map(self.result, lambda r: f"{c.element(self.a, r)} * {c.element(self.a, r)} * {c.element(self.a, r)}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for layout in ("row", "col"):
+            yield Sample({"a": RegisterTile(pk.f32, 16, 32, layout)}, lambda a: a * a * a)  # type: ignore[arg-type]
+
+
+class WrongCube(Cube):
+    def numpy(self, m: Any) -> Any:
+        return m[self.a] ** 2
+
+
+class WrongText(Cube):
+    def cuda(self, c: Any) -> None:
+        c.map(self.result, lambda r: "no such thing")
+
+
+def test_an_operation_of_the_users() -> None:
+    conform(Cube)
+
+
+def test_a_wrong_meaning_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"WrongCube\[0\]: a=rt<f32, 16x32>, simulated: result0: \d+ of 1024 elements differ, first at \(0, 0, 0\)"):
+        conform(WrongCube)
+
+
+def test_a_wrong_text_is_found() -> None:
+    with pytest.raises(compiler.CompileError, match="no"):
+        conform(WrongText)
+
+
+def test_what_counts_as_equal() -> None:
+    case = next(cases(Cube))
+    one = {"result0": np.array([[[1.0, np.nan, np.inf, 0.0]]], np.float32)}
+    assert not case.differences(one, {"result0": np.array([[[1.0 + 1e-6, np.nan, np.inf, -0.0]]])}, bits=False)
+    for other in ([1.1, np.nan, np.inf, 0.0], [1.0, 1.0, np.inf, 0.0], [1.0, np.nan, -np.inf, 0.0], [1.0, np.nan, 1e38, 0.0]):
+        assert case.differences(one, {"result0": np.array([[other]])}, bits=False)
