@@ -35,6 +35,7 @@ from .trace.functions import (
     grid_size,
     inf,
     iota,
+    join,
     join_pairs,
     left_fill,
     log,

@@ -6,17 +6,22 @@ Katharopoulos et al., "Transformers are RNNs" (2020); the decay is log gamma in 
 the slope in Qin et al., "Lightning Attention-2" (2024). Chunks of 64 rows turn the recurrence into matrix products (Hua et
 al. 2022, "FLASH"): with S the state before a chunk, and i, j counted inside it,
 
-    o_i = scale * (exp(g (i + 1)) q_i S + sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j),   S' = exp(64 g) S + sum_j exp(g (63 - j)) k_j v_j
+    o_i = scale * (exp(g (i + 1)) q_i S + sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j)
+    S' = exp(64 g) S + sum_j exp(g (63 - j)) k_j v_j
 
 q, k: (batch, heads, n, d), v, o: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides with contiguous rows.
 State: float32 (batch, heads, e, d), the sum of v_j k_j with its decay, before the first and after the last row. Where it is
 given, the rows continue an earlier call's.
 
-A block owns one head and 64 columns of the values. One warpgroup keeps the state in registers (accumulators of wgmma) and puts it
-into a ring before it adds a chunk; the other adds the chunk's own masked weights times v to q S. Rounding to 16 bits
-touches only those weights: the state, and k where it decays, lie in shared memory as two 16-bit terms, high + low. In f16, whose
-range is small, each row of the state is scaled on its way. The attending warpgroup also loads, with TMA, what it has done with.
-Shared memory: rings of `stages` chunks of q, k, v and of `states` states, the decayed k, the output; 72 to 112 KiB at d = 64.
+A block owns one head and 64 columns of the values. One warpgroup keeps the state in registers (accumulators of wgmma) and puts
+it into a ring before it adds a chunk; the other adds the chunk's own masked weights times v to q S, and loads, with TMA, what
+comes when it has done with a chunk. Nothing but the result is rounded to 16 bits: the state, the weights, and k where it
+decays are sums of two 16-bit terms. In f16, whose range is small, each row of the state is scaled on its way. A NaN or infinity
+of v reaches all rows of its chunk. Shared memory: `stages` chunks of q, k, v and `states` states, the decayed k, the output; 88 to
+104 KiB at d = 64.
+
+One H200, batch 16, 16 heads, d = e = 64 (`pykittens bench linear`): 0.042 ms at n = 1024; 0.91 and 0.96 of the speed of
+a device copy at n = 4096 and 16384, 0.85 and 0.8 with decay.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from pykittens import f16, f32, warpgroup
 from pykittens.errors import ArgumentError
 from pykittens.interop import arrays
 
-from .sequences import DTYPES, check_state, operands, store_terms, unit_of
+from .sequences import DTYPES, check_state, operands, store_terms, terms, unit_of
 
 LOG2E = 1.4426950408889634
 CHUNK = 64  # rows of a step, and value columns of a block
@@ -48,7 +53,8 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.stages < 1 or self.states < 1 or self.blocks_per_sm not in (1, 2):
-            raise ArgumentError(f"linear attention with {self}", fix="at least one stage and one state, and 1 or 2 blocks per multiprocessor")
+            fix = "at least one stage and one state, and 1 or 2 blocks per multiprocessor"
+            raise ArgumentError(f"linear attention with {self}", fix=fix)
 
 
 OPTIONS: dict[str, Any] = {
@@ -65,7 +71,8 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B"
            scale: f32, *, config=Config()):  # fmt: skip
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
-    dtype, d, chunks, decays, scaled = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK), log_decay is not None, q.dtype is f16
+    dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
+    decays, scaled = log_decay is not None, dtype is f16
     rows, values = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
     ring = pk.ring(config.stages, q=rows, k=rows, v=values)
     states = pk.ring(config.states, high=rows, low=rows, unit=pk.sv(f32, CHUNK), name="states")
@@ -81,7 +88,7 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B"
     with pk.role("attend", warpgroups=1):
         for i in range(config.stages):
             load(i)
-        score, out, weight = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(dtype, CHUNK, CHUNK)
+        score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
         row, column = pk.row_index(score), pk.col_index(score)
         fade, lift = pk.exp2(pk.maximum(row - column, 0).to(f32) * g), pk.exp2((row + 1).to(f32) * g)
         for i in pk.range(chunks):
@@ -91,14 +98,15 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B"
             warpgroup.mm_ABt(out, slot.q, past.high)
             warpgroup.mma_ABt(out, slot.q, past.low)
             warpgroup.wait(score)
-            weight[:] = pk.where(column <= row, score * fade if decays else score, 0.0).to(dtype)
+            high, low = terms(pk.where(column <= row, score * fade if decays else score, 0.0), dtype)
             warpgroup.wait(out)
             if decays:
                 out[:] = out * lift
             if scaled:
                 out[:] = out * warpgroup.load_row(past.unit)
             states.release()
-            warpgroup.mma_AB(out, weight, slot.v)
+            warpgroup.mma_AB(out, high, slot.v)
+            warpgroup.mma_AB(out, low, slot.v)
             warpgroup.wait()
             ring.release()
             load(i + config.stages)

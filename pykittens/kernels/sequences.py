@@ -1,4 +1,4 @@
-"""What the kernels over sequences with a state (based, linear attention) share: how a state is rounded, what is checked before they run."""
+"""What the kernels over sequences with a state (based, linear attention) share: 16-bit terms, and what is checked first."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from ..types import bf16, f16
 DTYPES = (bf16, f16)
 
 
+def terms(x: Any, dtype: Any) -> tuple[Any, Any]:
+    """A float32 tile as the sum of two 16-bit ones (NaN where it is infinite)."""
+    high = x.to(dtype)
+    return high, (x - high.to(f32)).to(dtype)
+
+
 def store_terms(high: Any, low: Any, x: Any) -> None:
     """A float32 tile as the sum of two 16-bit ones in shared memory."""
-    rounded = x.to(high.dtype)
-    warpgroup.store(high, rounded)
-    warpgroup.store(low, pk.where(abs(x) < pk.inf, x - rounded.to(f32), 0.0).to(high.dtype))
+    for target, term in zip((high, low), terms(x, high.dtype), strict=True):
+        warpgroup.store(target, term)
 
 
 def unit_of(*tiles: Any) -> Any:
@@ -31,7 +36,10 @@ def unit_of(*tiles: Any) -> Any:
     return pk.where((peak > 0.0) & (peak < pk.inf), peak * 2.0**-8, 1.0)
 
 
-def operands(name: str, q: Any, k: Any, v: Any, features: tuple[int, ...], values: tuple[int, ...]) -> tuple[tuple[Any, Any, Any], ArrayInfo]:
+Dims = tuple[int, ...]
+
+
+def operands(name: str, q: Any, k: Any, v: Any, features: Dims, values: Dims) -> tuple[tuple[Any, Any, Any], ArrayInfo]:
     """q, k and v as the kernels can read them (copied where TMA could not), and what q is. One `ArgumentError` for all else."""
     infos = {n: _describe(name, n, x) for n, x in (("q", q), ("k", k), ("v", v))}
     said = f"{name} of " + ", ".join(f"{n} {x.dtype} {tuple(x.shape)}" for n, x in infos.items())
@@ -65,7 +73,8 @@ def check_state(name: str, what: str, array: Any, first: ArrayInfo, shape: tuple
     if tuple(info.shape) != shape or info.dtype != "f32":
         raise ArgumentError(f"{name}: {what} is {info.dtype} {tuple(info.shape)}", fix=f"pass float32 {shape}")
     if (info.kind, info.device) != (first.kind, first.device):
-        raise ArgumentError(f"{name}: {what} is a {info.kind} array on {_place(info)}, q a {first.kind} array on {_place(first)}", fix="use one of both")
+        places = f"{what} is a {info.kind} array on {_place(info)}, q a {first.kind} array on {_place(first)}"
+        raise ArgumentError(f"{name}: {places}", fix="use one of both")
     if len(shape) > 1 and info.strides[-1] != 1:
         raise ArgumentError(f"{name}: {what} has strides {tuple(info.strides)}", fix="its rows must be contiguous")
 
@@ -88,7 +97,8 @@ def _check_device(name: str, device: int) -> None:
     from ..cuda.driver import architecture
 
     if (arch := architecture(device)) != "sm_90a":
-        raise ArgumentError(f"{name} on {arch}: its kernel is written for Hopper's tensor cores", fix="run it on a Hopper GPU (sm_90a), or on NumPy arrays")
+        fix = "run it on a Hopper GPU (sm_90a), or on NumPy arrays"
+        raise ArgumentError(f"{name} on {arch}: its kernel is written for Hopper's tensor cores", fix=fix)
 
 
 def _place(info: ArrayInfo) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ..errors import TypeRuleError
 from ..program import Op, Scope, Value
-from ..types import RegisterTile, Type
+from ..types import RegisterTile, Type, bf16, f32
 from .maps import register_type
+from .samples import Sample
 
 
 @dataclass(eq=False)
@@ -49,3 +53,47 @@ class TilePart(Op):
         for block in range(self.rows // (16 * tile.warps)):
             source = (self.row // (16 * tile.warps) + block) * a_block + first
             c.line(f"UNROLL for (int i = 0; i < {p_block}; i++) {to}[{block * p_block} + i] = {name}[{source} + i];")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for tile, row, col, rows, cols in ((RegisterTile(bf16, 32, 64), 16, 16, 16, 32), (RegisterTile(f32, 48, 48), 0, 32, 48, 16),
+                                           (RegisterTile(f32, 128, 32, "row", 4), 64, 16, 64, 16)):  # fmt: skip
+            fields = {"tile": tile, "row": row, "col": col, "rows": rows, "cols": cols}
+            yield Sample(fields, lambda tile, row, col, rows, cols: tile[row : row + rows, col : col + cols], exact=True)
+
+
+@dataclass(eq=False)
+class TileJoin(Op):
+    """Tensor-core tiles side by side, from left to right, as one new tile."""
+
+    scope: Scope
+    tiles: tuple[Value, ...]
+
+    def types(self) -> tuple[Type, ...]:
+        types = [register_type(x, "join") for x in self.tiles]
+        tiles = [t for t in types if isinstance(t, RegisterTile) and t.layout == "row"]
+        said = f"join of {' and '.join(map(str, types))}"
+        if len(tiles) < len(types):
+            raise TypeRuleError(said, fix="row-layout tiles stand side by side; store others to shared memory and load all")
+        if len({(t.dtype, t.rows, t.warps) for t in tiles}) > 1:
+            raise TypeRuleError(said, fix="tiles side by side have the same rows, dtype and scope")
+        return (replace(tiles[0], cols=sum(t.cols for t in tiles)),)
+
+    def numpy(self, m: Any) -> Any:
+        return np.concatenate([m[x] for x in self.tiles], axis=2)
+
+    def cuda(self, c: Any) -> None:
+        joined = self.result.type
+        word = 4 if joined.dtype.packed else 2
+        to, first = c.declare(self.result), 0
+        for tile in self.tiles:
+            width = tile.type.cols // word
+            for block in range(joined.rows // (16 * joined.warps)):
+                c.line(f"UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = {c[tile]}[{block * width} + i];")
+            first += width
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype, rows, warps in ((bf16, 32, 1), (f32, 32, 1), (bf16, 128, 4)):
+            tiles = tuple(RegisterTile(dtype, rows, cols, "row", warps) for cols in (16, 32, 16))
+            yield Sample({"tiles": tiles}, lambda tiles: np.concatenate(tiles, axis=1), exact=True)

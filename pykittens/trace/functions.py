@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import debug, inline, maps, masks, pairs, random, scalars, softmax, views
+from ..ops.parts import TileJoin
 from ..ops.rolls import Rolls
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Value, is_scalar
@@ -136,11 +137,18 @@ def iota(vector: Tile) -> Tile:
     return result(maps.Positions(scope_of(vector.type.warps), vector.type))  # type: ignore[no-any-return]
 
 
-def rolls(tile: Tile, count: int) -> tuple[Tile, ...]:
-    """`count` tiles: column c of tile m is column (c + m) modulo the width of a 16-bit tile."""
+def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
+    """A tile for each distance m: its column c is column (c + m) modulo the width of a 16-bit tile."""
     if not isinstance(tile, Tile):
         raise TypeRuleError(f"pk.rolls of {tile!r}", fix="pass a register tile")
-    return record(Rolls(scope_of(tile.type.warps), tile, count)).results  # type: ignore[return-value]
+    return record(Rolls(scope_of(tile.type.warps), tile, tuple(distances))).results  # type: ignore[return-value]
+
+
+def join(*tiles: Tile) -> Tile:
+    """Tiles of the same rows side by side, as one."""
+    if not tiles or not all(isinstance(x, Tile) for x in tiles):
+        raise TypeRuleError(f"pk.join of {tiles!r}", fix="pass register tiles")
+    return result(TileJoin(scope_of(tiles[0].type.warps), tiles))  # type: ignore[no-any-return]
 
 
 def cast(x: Operand, dtype: DType) -> Scalar:
