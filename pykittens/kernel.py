@@ -26,6 +26,7 @@ from .passes import prepare
 from .passes.shared_plan import check_shared
 from .program import Program
 from .trace.fingerprint import fingerprint
+from .trace.operands import check_outputs, misaligned
 from .trace.signature import GlobalPattern, Signature, global_type, read_signature, static
 from .trace.tracer import trace
 from .types import DTYPES, DType, Global, ScalarType
@@ -185,7 +186,8 @@ class Kernel:
         key = (self.key(specialisation), warps, cluster, *extra.values())
         with self._lock:
             if key not in self._programs:
-                program = trace(self.function, dict(specialisation.types), fixed, warps=warps, cluster=cluster, **extra)
+                notes = {n: _misaligned(x) for n, x in known.items() if isinstance(x, (ArrayInfo, spec))}
+                program = trace(self.function, dict(specialisation.types), fixed, notes, warps=warps, cluster=cluster, **extra)
                 prepare(program)
                 self._programs[key] = program
             return self._programs[key]
@@ -265,6 +267,7 @@ class Kernel:
         specialisation, known = self.specialise(given, fixed)
         program = self._program(specialisation, known)
         check_shared(program, 90)  # the most that any GPU has
+        check_outputs(program, known)
         arrays = {n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x for n, value in given.items()}
         return simulate(program, arrays, self._dims("grid", known, fixed), seed=seed, progress=progress)
 
@@ -307,6 +310,12 @@ def _alignment(info: ArrayInfo | spec, dtype: DType) -> int:
         if length > 1:
             bits |= stride * dtype.size
     return min(16, bits & -bits)
+
+
+def _misaligned(x: ArrayInfo | spec) -> str:
+    """Why TMA could not take a tensor; nothing where it could."""
+    dtype = x.dtype if isinstance(x.dtype, DType) else DTYPES.get(x.dtype)
+    return misaligned(x.shape, x.strides, dtype.size if dtype else 1, None if isinstance(x, spec) else x.pointer)
 
 
 def kernel(function: Callable[..., Any] | None = None, *, warps: Any = 4, grid: Any = (1, 1, 1), cluster: Any = (1, 1, 1), **options: Any) -> Any:

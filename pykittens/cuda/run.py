@@ -14,6 +14,7 @@ from ..errors import ArgumentError, ResourceError
 from ..interop import arrays
 from ..interop.base import ArrayInfo
 from ..program import Program, TensorMapSpec
+from ..trace.operands import check_outputs
 from ..types import DTYPES, Global
 from . import cache, driver, tensormap
 from .launch import Launcher
@@ -27,6 +28,7 @@ class Call:
         kind, device = next((x.kind, x.device) for x in arrays_known.values())
         assert device is not None
         self.program: Program = kernel._program(specialisation, known)
+        check_outputs(self.program, arrays_known)
         self.device, self.stream, self.waits = device, arrays.streams(kind), arrays.waits(kind) or self.program.debug
         self.lock = threading.Lock()
         self.launcher = _launcher(kernel, self.program, known, fixed, device)

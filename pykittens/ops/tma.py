@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
-from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32, u32
+from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32
 from .copies import check_copy
 from .mbarrier import Arrive, Wait, check_barrier
 from .places import known_multiple
@@ -44,8 +44,10 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
     check_copy(shared, place, what)
     type = shared.type
     if place.type.align < 16:
+        note = getattr(place.tensor, "note", "")
         raise TypeRuleError(
-            f"{what}: {place.tensor.label} begins or strides at multiples of {place.type.align} bytes only; TMA takes multiples of 16",
+            f"{what}: {place.tensor.label} begins or strides at multiples of {place.type.align} bytes only; TMA takes multiples of 16"
+            + (f" ({note})" if note else ""),
             fix="pass a tensor whose pointer and strides are multiples of 16 bytes, or load it without TMA",
         )
     if isinstance(type, SharedTile):
@@ -189,7 +191,7 @@ class TmaStore(Op):
 
     def types(self) -> tuple[Type, ...]:
         check_tma(self.source, self.target, f"tma.{self.kind}")
-        allowed = (bf16, f16, i32, u32) if self.kind in ("min", "max") else (bf16, f16, f32, i32, u32)
+        allowed = (bf16, f16, i32) if self.kind in ("min", "max") else (bf16, f16, f32, i32)
         if self.kind != "store" and self.target.type.dtype not in allowed:
             raise TypeRuleError(
                 f"tma.store_{self.kind} does not take {self.target.type.dtype}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import Frame, ResourceError, TraceError
@@ -13,10 +13,11 @@ from . import values  # noqa: F401  (gives values their operators)
 from .recorder import tracing
 
 
-def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType | None], fixed: dict[str, Any], *, warps: int, **attributes: Any) -> Program:
+def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType | None], fixed: dict[str, Any],
+          notes: Mapping[str, str] | None = None, *, warps: int, **attributes: Any) -> Program:  # fmt: skip
     """The program of `function` for one specialisation: run-time parameter types, and static values.
 
-    Attributes (cluster, blocks_per_sm, registers, debug) are set on the program.
+    `notes` say of tensors why TMA cannot take them, for errors. Attributes (cluster, blocks_per_sm, registers, debug) are set on the program.
     """
     code = function.__code__
     program = Program(function.__name__, warps, where=(Frame(code.co_filename, code.co_firstlineno, code.co_name),), **attributes)
@@ -29,6 +30,7 @@ def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType | N
             continue
         value = recording.make_value(type)
         value.name, value.where = name, program.where
+        value.note = (notes or {}).get(name, "")  # type: ignore[attr-defined]
         program.parameters.append(Parameter(name, value))
         arguments[name] = value
     with tracing(program) as recorder:
@@ -42,4 +44,3 @@ def trace(function: Callable[..., Any], types: dict[str, Global | ScalarType | N
         if out is not None:
             raise TraceError(f"kernel {function.__name__!r} returns {out!r}", fix="a kernel returns nothing: store results into a tensor", where=program.where)
     return program
-

@@ -1,0 +1,163 @@
+"""The copy engine: every kind of store, vectors, hints, strided tensors, ragged edges; and what it cannot do, in words."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens import bf16, e4m3, f16, f32, i32, u8, warp
+from pykittens.cuda.run import map_geometry
+from pykittens.interop.arrays import describe
+from pykittens.types import DType
+
+REDUCTIONS: dict[str, Any] = {"store": lambda new, old: new, "store_add": np.add, "store_min": np.minimum, "store_max": np.maximum}
+
+
+def copier(dtype: DType, cols: int, tile: tuple[int, int], kind: str = "store", hint: str | None = None) -> pk.Kernel:
+    """y = kind(y, x), tile by tile through a ring of two slots; a block for each matrix."""
+
+    @pk.kernel(warps=1, grid=lambda x, **_: (x.depth, x.batch))
+    def copy(x: pk.gl(dtype, "B", "D", "R", cols), y: pk.gl(dtype, "B", "D", "R", cols)) -> None:
+        ring, d, b = pk.ring(2, pk.st(dtype, *tile)), pk.block_index.x, pk.block_index.y
+        for i in pk.range(pk.cdiv(x.rows, tile[0])):
+            for j in pk.range(pk.cdiv(x.cols, tile[1])):
+                with ring.fill() as slot:
+                    pk.tma.prefetch(x, (b, d, i, j), slot)
+                    pk.tma.load(slot, x, (b, d, i, j), hint=hint)
+                getattr(pk.tma, kind)(y, ring.read(), (b, d, i, j))
+                pk.tma.commit()
+                pk.tma.wait(read=True)
+                ring.release()
+
+    return copy
+
+
+def operands(dtype: DType, cols: int) -> tuple[Any, Any]:
+    """A transposed view of small integers, and an array like it."""
+    rng, low = np.random.default_rng(0), 0 if dtype.kind == "u" else -8
+    return rng.integers(low, 9, (2, 70, 3, cols)).astype(dtype.numpy).transpose(0, 2, 1, 3), rng.integers(low, 9, (2, 3, 70, cols)).astype(dtype.numpy)
+
+
+@pytest.mark.parametrize("kind", REDUCTIONS)
+@pytest.mark.parametrize("dtype", [bf16, f16, f32, i32, e4m3, u8], ids=str)
+def test_stores(dtype: DType, kind: str) -> None:
+    x, y = operands(dtype, 64)
+    kernel = copier(dtype, 64, (32, 64), kind)
+    takes = {"store": (bf16, f16, f32, i32, e4m3, u8), "store_add": (bf16, f16, f32, i32)}.get(kind, (bf16, f16, i32))
+    if dtype not in takes:
+        with pytest.raises(pk.TypeRuleError, match=f"tma.{kind} does not take {dtype}") as caught:
+            kernel.program(x, y)
+        assert ", ".join(map(str, takes)) in str(caught.value)
+        return
+    expected = REDUCTIONS[kind](x.astype(float), y.astype(float)).astype(dtype.numpy)
+    assert kernel.simulate(x, y).clean
+    assert (y == expected).all()
+    assert ("reduce.async.bulk" in kernel.cuda(x, y)) == (kind != "store")
+    assert kernel.compile(x, y).registers
+
+
+@pytest.mark.parametrize(("cols", "tile", "dims"), [(256, (64, 256), 5), (192, (16, 128), 5), (200, (32, 128), 4), (64, (256, 64), 4), (40, (64, 16), 4)])
+def test_shapes(cols: int, tile: tuple[int, int], dims: int) -> None:
+    """Where the columns fill whole panels, maps have five dimensions; past the end nothing is written."""
+    x, y = operands(bf16, cols)
+    kernel = copier(bf16, cols, tile)
+    kernel.simulate(x, y)
+    assert (x == y).all()
+    assert f"tma_load_{dims}d(" in kernel.cuda(x, y)
+    assert kernel.compile(x, y).registers
+    (spec, *_) = kernel.program(x, y).maps
+    shape, strides, box = map_geometry(describe(x), spec)
+    assert len(shape) == len(strides) + 1 == len(box) == dims
+    assert np.prod(box) * 2 <= tile[0] * tile[1] * 2 and all(s % 16 == 0 for s in strides)
+
+
+@pytest.mark.parametrize("hint", ["evict_first", "evict_last", "evict_normal"])
+def test_hints(hint: str) -> None:
+    x, y = operands(bf16, 64)
+    kernel = copier(bf16, 64, (32, 64), hint=hint)
+    kernel.simulate(x, y)
+    assert (x == y).all()
+    assert "L2::cache_hint" in kernel.cuda(x, y) and kernel.compile(x, y).registers
+    with pytest.raises(pk.TypeRuleError, match="no cache hint 'keep'") as caught:
+        copier(bf16, 64, (32, 64), hint="keep").program(x, y)
+    assert "evict_first, evict_last, evict_normal" in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "length", "cols"), [(f32, 64, 64), (bf16, 256, 256), (f16, 128, 100), (i32, 4, 64)])
+def test_vectors(dtype: DType, length: int, cols: int) -> None:
+    @pk.kernel(warps=1)
+    def move(x: pk.gl(dtype, "R", "C"), y: pk.gl(dtype, "R", "C")) -> None:
+        gate, run = pk.barrier(), pk.shared(pk.sv(dtype, length))
+        pk.tma.expect(gate, run)
+        pk.tma.load(run, x, (1, 0), gate)
+        pk.wait(gate, 0)
+        pk.tma.store(y, run, (2, 0))
+        pk.tma.store_add(y, run, (0, 0))
+        pk.tma.commit()
+        pk.tma.wait()
+
+    x = np.arange(3 * 256).reshape(3, 256).astype(dtype.numpy)[:, : -(-cols // 8) * 8]
+    y = np.zeros_like(x)
+    assert move.simulate(x, y).clean
+    assert (y[[0, 2], :length] == x[1, :length]).all() and (y[:, length:] == 0).all()
+    assert move.compile(x, y).registers
+
+
+def refused(kernel: pk.Kernel, *operands: Any) -> str:
+    with pytest.raises(pk.KernelError) as caught:
+        kernel.cuda(*operands)
+    assert "fix: " in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_tma_cannot_take() -> None:
+    x = pk.spec(bf16, (1, 1, 512, 64))
+    assert "a TMA box has at most 256 rows, not 512" in refused(copier(bf16, 64, (512, 64)), x, x)
+    odd = pk.spec(bf16, (1, 1, 512, 60))
+    text = refused(copier(bf16, 60, (64, 64)), odd, odd)
+    assert "x begins or strides at multiples of 8 bytes only; TMA takes multiples of 16 (dimension 2 of shape (1, 1, 512, 60)" in text
+    assert "has a stride of 120 bytes)" in text
+    shifted = pk.spec(bf16, (1, 1, 512, 64), align=2)
+    assert "x begins or strides at multiples of 2 bytes only" in refused(copier(bf16, 64, (64, 64)), shifted, shifted)
+    array = np.zeros(64 * 72 + 16, ml_dtypes.bfloat16)
+    first = -array.__array_interface__["data"][0] % 16 // 2 + 4
+    view = array[first : first + 64 * 64].reshape(1, 1, 64, 64)
+    assert "8 bytes past a multiple of 16)" in refused(copier(bf16, 64, (64, 64)), view, view)
+
+    @pk.kernel(warps=1)
+    def long(x: pk.gl(bf16, "R", 512)) -> None:
+        run, gate = pk.shared(pk.sv(bf16, 512)), pk.barrier()
+        pk.tma.load(run, x, (0, 0), gate)
+
+    assert "a TMA vector has at most 256 elements and a multiple of 16 bytes, not 512" in refused(long, pk.spec(bf16, (4, 512)))
+
+
+def test_operands_of_tma() -> None:
+    x = pk.spec(bf16, (64, 64))
+
+    def kernel(make: Any) -> str:
+        @pk.kernel(warps=1)
+        def bad(x: pk.gl(bf16, "R", 64)) -> None:
+            make(x)
+
+        return refused(bad, x)
+
+    tile, several = (lambda: pk.shared(pk.st(bf16, 64, 64), name="tile")), (lambda: pk.shared(pk.st(bf16, 64, 64), count=2, name="tiles"))
+    assert "tma.load into tile completes on no barrier" in kernel(lambda x: pk.tma.load(tile(), x, (0, 0)))
+    assert "tiles is an array of 2" in kernel(lambda x: pk.tma.load(several(), x, (0, 0), pk.barrier()))
+    assert "TMA moves shared tiles" in kernel(lambda x: pk.tma.store(x, warp.zeros(bf16, 64, 64), (0, 0)))
+    assert "is an array of barriers" in kernel(lambda x: pk.tma.load(tile(), x, (0, 0), pk.barrier(1, 2)))
+
+
+def test_outputs_that_overlap() -> None:
+    kernel, x = copier(bf16, 64, (64, 64)), np.zeros((1, 2, 64, 64), bf16.numpy)
+    window = np.lib.stride_tricks.as_strided(np.zeros((100, 64), bf16.numpy), (1, 2, 64, 64), (0, 16 * 128, 128, 2))
+    with pytest.raises(pk.ArgumentError) as caught:
+        kernel.simulate(x, window)
+    text = str(caught.value)
+    assert "writes 'y', whose elements overlap: shape (1, 2, 64, 64)" in text and "dimension 1 moves on by 1024 elements" in text
+    assert kernel.simulate(window, x).clean  # an input may
+    with pytest.raises(pk.ArgumentError, match="dimension 1 moves on by 0 elements"):
+        kernel.simulate(x, np.lib.stride_tricks.as_strided(x[0, 0], (1, 2, 64, 64), (0, 0, 128, 2)))
