@@ -20,7 +20,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -221,7 +220,7 @@ class Case:
         from ..cuda.memory import DeviceArray
 
         arrays = {name: DeviceArray(a) for name, a in self.arrays().items()}
-        self.kernel(**{n: _narrowed(a, self.rectangles[n]) if n in self.rectangles else a for n, a in arrays.items()})
+        self.kernel(**{n: Narrowed(a, self.rectangles[n].size[1]) if n in self.rectangles else a for n, a in arrays.items()})
         return {name: arrays[name].numpy() for name in self.outputs + self.written}
 
     def text(self, arch: str) -> str:
@@ -335,13 +334,22 @@ def _corner(x: Any, unit: Any) -> tuple[Any, ...]:
     return (0, unit, 0, 0) if isinstance(x, (RegisterTile, SharedTile)) else (0, 0, unit, 0)
 
 
-def _narrowed(array: Any, x: Rectangle) -> Any:
+@dataclass(frozen=True)
+class Narrowed:
     """A device array without the padding of its rows."""
 
-    strides = tuple(int(s) * x.dtype.size for s in (array.shape[1] * array.shape[2], array.shape[2], 1))
-    return SimpleNamespace(
-        __cuda_array_interface__={**array.__cuda_array_interface__, "shape": (*array.shape[:-1], x.size[1]), "strides": strides}, owner=array
-    )
+    whole: Any
+    cols: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.whole.dtype  # type: ignore[no-any-return]
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        _, rows, pitch = self.whole.shape
+        strides = tuple(n * self.dtype.itemsize for n in (rows * pitch, pitch, 1))
+        return {**self.whole.__cuda_array_interface__, "shape": (*self.whole.shape[:-1], self.cols), "strides": strides}
 
 
 def elements(kind: str, dtype: DType, shape: tuple[int, ...], chance: np.random.Generator) -> np.ndarray:
