@@ -358,7 +358,9 @@ class Writer:
         self.line(
             f"const int thread = threadIdx.x & {(1 << (p.threads - 1).bit_length()) - 1}, lane = thread & 31;"  # never negative
         )
-        self.line("const int warp_id = __shfl_sync(0xffffffffu, thread >> 5, 0);")
+        # Roles branch on it, and should do so as whole warps. Elsewhere it is cheaper to work out again than to keep.
+        uniform = any(isinstance(op, control.Role) for op in p.walk())
+        self.line(f"const int warp_id = {'__shfl_sync(0xffffffffu, thread >> 5, 0)' if uniform else 'thread >> 5'};")
         if p.buffers:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
             self.line("const u32 shared_base = shared_address(shared_memory);")

@@ -125,41 +125,38 @@ class Mma(Op):
         c.line("{")
         if self.overwrite:
             c.line(f"UNROLL for (int i = 0; i < {d.registers}; i++) {acc}[i] = 0.0f;")
+        a, b, low, high = f"{c[self.a]} + (m * {steps} + k) * 4", "b", (0, 1), (2, 3)
+        if isinstance(self.a.type, SharedTile):
+            a, load_a = "a[m]", self._load_a(c, d)
+        if isinstance(self.b.type, SharedTile):
+            load_b = self._load_b(c)
         c.line(f"UNROLL for (int k = 0; k < {steps}; k++) {{")
         if isinstance(self.a.type, SharedTile):
             c.line(f"u32 a[{blocks}][4];")
-            c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {self._a_load(c, d)};")
-            a = "a[m]"
-        else:
-            a = f"{c[self.a]} + (m * {steps} + k) * 4"
+            c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {load_a};")
         c.line(f"UNROLL for (int n = 0; n < {columns}; n++) {{")
         if isinstance(self.b.type, SharedTile):
-            c.line(f"u32 b[4]; {self._b_load(c)};")
-            b, low, high = "b", (0, 1), (2, 3)
+            c.line(f"u32 b[4]; {load_b};")
         else:
-            b = c.fresh("b")
+            b, low, high = c.fresh("b"), (0, 2), (1, 3)
             c.line(f"const u32* {b} = {c[self.b]} + (n * {steps} + k) * 4;")
-            low, high = (0, 2), (1, 3)
         c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {{")
         c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8, {a}, {b}[{low[0]}], {b}[{low[1]}]);")
         c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[{high[0]}], {b}[{high[1]}]);")
         c.line("} } } }")
 
-    def _a_load(self, c: Any, d: RegisterTile) -> str:
-        lane = c.lane
+    def _load_a(self, c: Any, d: RegisterTile) -> str:
+        """C that loads 16 x 16 of A at step k: rows `m`."""
         if self.ta:  # stored k x m: the matrices come transposed, k in the low rows of the address
-            row, col = f"k * 16 + {lane} % 8 + {lane} / 16 * 8", f"m * 16 + {lane} / 8 % 2 * 8"
-            return f"ldmatrix_trans(a[m], {shared_address(c, self.a, row, col)})"
-        row = f"(m * {d.warps} + {c.warp(self.scope)}) * 16 + {lane} % 16"
-        return f"ldmatrix(a[m], {shared_address(c, self.a, row, f'k * 16 + {lane} / 16 * 8')})"
+            return load_matrices(c, "a[m]", self.a, ("lane % 8 + lane / 16 * 8", "k * 16"), ("lane / 8 % 2 * 8", "m * 16"), transposed=True)
+        row = f"{c.warp(self.scope)} * 16 + lane % 16"
+        return load_matrices(c, "a[m]", self.a, (row, f"m * {16 * d.warps}"), ("lane / 16 * 8", "k * 16"))
 
-    def _b_load(self, c: Any) -> str:
-        """16 columns of B: the two registers that one mma takes come next to each other, as the hardware wants them."""
-        lane = c.lane
+    def _load_b(self, c: Any) -> str:
+        """C that loads 16 x 16 of B at step k, columns `n`: the two registers that an mma takes come next to each other, as it wants them."""
         if self.tb:  # stored n x k
-            row, col = f"n * 16 + {lane} % 8 + {lane} / 16 * 8", f"k * 16 + {lane} / 8 % 2 * 8"
-            return f"ldmatrix(b, {shared_address(c, self.b, row, col)})"
-        return f"ldmatrix_trans(b, {shared_address(c, self.b, f'k * 16 + {lane} % 16', f'n * 16 + {lane} / 16 * 8')})"
+            return load_matrices(c, "b", self.b, ("lane % 8 + lane / 16 * 8", "n * 16"), ("lane / 8 % 2 * 8", "k * 16"))
+        return load_matrices(c, "b", self.b, ("lane % 16", "k * 16"), ("lane / 16 * 8", "n * 16"), transposed=True)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -181,6 +178,22 @@ class Mma(Op):
                 yield Sample(fields, product, inputs, exact=True)
         fields = {"d": RegisterTile(f32, 16, 16), "a": RegisterTile(f16, 16, 128), "b": SharedTile(f16, 16, 128), "ta": False, "tb": True, "overwrite": False}
         yield Sample(fields, product, tolerance=1e-5)
+
+
+def load_matrices(c: Any, to: str, tile: Value, row: tuple[str, str], col: tuple[str, str], transposed: bool = False) -> str:
+    """C for one ldmatrix in a loop: this lane's row and column are (constant, what steps by multiples of 16).
+
+    A step of 16 columns flips bits of the swizzled address and a step of rows adds to it. So one register holds the address, and
+    the flip is hidden in the assembler: the compiler would keep a register for each of its values.
+    """
+    type, name = tile.type, "ldmatrix_trans" if transposed else "ldmatrix"
+    assert isinstance(type, SharedTile)
+    if type.column:  # a view from the middle of a panel: the step may cross into the next one
+        return f"{name}({to}, {shared_address(c, tile, ' + '.join(row), ' + '.join(col))})"
+    base = c.fresh("at")
+    c.line(f"const u32 {base} = {shared_address(c, tile, row[0], col[0])};")
+    offset = f"{row[1]} * {type.swizzle} + {col[1]} / {type.panel} * {type.pitch * type.swizzle}"
+    return f"{name}({to}, {base}, {col[1]} % {type.panel} * {type.dtype.size}, {offset})"
 
 
 def _mma_text(dtype: str) -> str:

@@ -38,10 +38,12 @@ from .samples import Rectangle, Sample, cut, pasted, rectangles, vectors
 from .scalars import scalar_dtype
 
 LDMATRIX = """
-__device__ __forceinline__ void ldmatrix(u32* v, u32 a) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a) : "memory"); }
-__device__ __forceinline__ void ldmatrix_trans(u32* v, u32 a) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a) : "memory"); }
+__device__ __forceinline__ void ldmatrix(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
+  asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [t]; }}"
+    : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a), "r"(flip), "r"(offset) : "memory"); }
+__device__ __forceinline__ void ldmatrix_trans(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
+  asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6; ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [t]; }}"
+    : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a), "r"(flip), "r"(offset) : "memory"); }
 """
 STMATRIX = """
 __device__ __forceinline__ void stmatrix(u32 a, const u32* v) {
