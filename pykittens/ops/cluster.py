@@ -15,6 +15,8 @@ REMOTE_TILE = """
 __device__ __forceinline__ u32 in_block(u32 a, u32 rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }
 __device__ __forceinline__ void st_remote(u32 a, u32 x) { asm volatile("st.shared::cluster.b32 [%0], %1;" :: "r"(a), "r"(x) : "memory"); }
 __device__ __forceinline__ void st_remote(u32 a, float x, float y) { asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(a), "f"(x), "f"(y) : "memory"); }
+__device__ __forceinline__ void ld_remote(u32 a, u32& x) { asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(x) : "r"(a) : "memory"); }
+__device__ __forceinline__ void ld_remote(u32 a, float& x, float& y) { asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(a) : "memory"); }
 """
 
 
@@ -69,6 +71,39 @@ class StoreRemote(Op):
         c.line(f"{{ const u32 {base} = in_block({c[self.target]}, {c.scalar(self.rank, i32)});")
         c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
         c.line(f"st_remote({base} + {shared_offset(target, Sym('r'), Sym('x'))}, {value}); }} }}")
+
+
+@dataclass(eq=False)
+class LoadRemote(Op):
+    """A new register tile with a shared tile of block `rank` of the cluster (distributed shared memory)."""
+
+    scope: Scope
+    source: Value
+    rank: Operand
+
+    def types(self) -> tuple[Type, ...]:
+        source = getattr(self.source, "type", None)
+        if not isinstance(self.source, Value) or not isinstance(source, SharedTile) or source.column or not (source.dtype.packed or source.dtype.name == "f32"):
+            raise TypeRuleError(f"a load of {source} from another block", fix="load a shared tile of f32, bf16 or f16")
+        return (RegisterTile(source.dtype, source.rows, source.cols, "row", self.scope.warps),)
+
+    def numpy(self, m: Any) -> Any:
+        return m.read(self.source)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.source, "read", "rows", rank=self.rank),)
+
+    def cuda(self, c: Any) -> None:
+        c.require(90, self, "clusters")
+        c.prelude(REMOTE_TILE)
+        tile, source = self.result.type, self.source.type
+        assert isinstance(tile, RegisterTile) and isinstance(source, SharedTile)
+        base, name = c.fresh("remote"), c.declare(self.result)
+        row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
+        value = f"{name}[i]" if tile.dtype.packed else f"{name}[2 * i], {name}[2 * i + 1]"
+        c.line(f"{{ const u32 {base} = in_block({c[self.source]}, {c.scalar(self.rank, i32)});")
+        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        c.line(f"ld_remote({base} + {shared_offset(source, Sym('r'), Sym('x'))}, {value}); }} }}")
 
 
 @dataclass(eq=False)

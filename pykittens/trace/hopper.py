@@ -187,6 +187,10 @@ class Cluster:
         """The mask of all its blocks, for `pk.tma.load(..., multicast=pk.cluster.everyone)`."""
         return (1 << self.size) - 1
 
+    def load(self, source: Shared, rank: Operand, *, scope: ScopeHandle | None = None) -> Tile:
+        """A new register tile of `scope` (a warpgroup) with the shared tile that block `rank` of the cluster has in this place."""
+        return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, _number(rank)))  # type: ignore[no-any-return]
+
     def sync(self) -> None:
         """All threads of all blocks of the cluster meet."""
         record(cluster_ops.ClusterBarrier(Scope("block", current().program.warps)))

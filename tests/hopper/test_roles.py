@@ -84,10 +84,8 @@ def test_a_load_in_a_branch_of_a_fill() -> None:
     @pk.kernel(warps=2)
     def maybe(x: pk.gl(bf16, "N", 64), n: pk.i32) -> None:
         ring = pk.ring(2, pk.st(bf16, 64, 64))
-        with pk.role("load", warps=1):
-            with ring.fill() as slot:
-                with pk.when(n > 0):
-                    pk.tma.load(slot, x, (0, 0))
+        with pk.role("load", warps=1), ring.fill() as slot, pk.when(n > 0):
+            pk.tma.load(slot, x, (0, 0))
 
     refused(maybe, pk.spec(bf16, (64, 64)), 1, words=("ring ring: a load inside a branch of its fill", "put the whole fill inside the branch"))
 
@@ -199,3 +197,21 @@ def test_distributed_shared_memory() -> None:
     assert swap.compile(x, y).registers
     survivors = [removal.line for removal in removals(swap, x, y) if not removal.found]
     assert survivors == ["pk.cluster.sync()"], survivors  # nobody sends to a block that has what it waited for
+
+
+@pytest.mark.parametrize("dtype", [bf16, f32], ids=str)
+def test_reading_a_neighbours_shared_memory(dtype: pk.types.DType) -> None:
+    @pk.kernel(warps=4, cluster=2, grid=(2, 1, 1))
+    def look(x: pk.gl(dtype, 128, 64), y: pk.gl(dtype, 128, 64)) -> None:
+        rank, tile = pk.cluster.rank, pk.shared(pk.st(dtype, 64, 64), name="tile")
+        warpgroup.load_into(tile, x, (rank, 0))
+        pk.cluster.sync()
+        warpgroup.store(y, pk.cluster.load(tile, 1 - rank), (rank, 0))
+        pk.cluster.sync()  # the neighbour has read it
+
+    x = np.random.default_rng(0).standard_normal((128, 64)).astype(dtype.numpy)
+    y = np.zeros_like(x)
+    assert look.simulate(x, y).clean
+    assert (y == np.concatenate([x[64:], x[:64]])).all()
+    assert "ld.shared::cluster" in look.cuda(x, y) and look.compile(x, y).registers
+    assert all(isinstance(removal.found, pk.RaceError) for removal in removals(look, x, y))
