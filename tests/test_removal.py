@@ -30,6 +30,8 @@ HARMLESS = {
     ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     ("based", "proxyfence", "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term"):
         (1, "the fence of the first chunk's features, before their barrier, covers it"),
+    ("based", "wgmmawait", "warpgroup.wait(rest)  # whose registers are needed"):
+        (1, "the next wait for the output covers it: this one lets the compiler use registers again"),
     ("based", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
 }  # fmt: skip
 
