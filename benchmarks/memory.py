@@ -51,20 +51,20 @@ class Case:
     dtype: str = "bf16"
 
 
-def _row_variants(n: int, size: int) -> dict[str, Any]:
-    """Names and configurations for rows of n elements."""
-    found = {}
-    base: dict[str, Any] = {}
-    choices = [{}] + [{k: v} for k, v in (
-        ("held", 32), ("held", 128), ("resident", 16), ("resident", 24), ("resident", 32), ("resident", 48), ("ahead", True), ("load_hint", ""),
-        ("load_hint", "once"), ("store_hint", "stream"))] + [{"held": h, "resident": r, "ahead": a} for h, r, a in (
-        (32, 32, True), (32, 48, False), (64, 16, True), (64, 24, True), (128, 16, False), (128, 16, True))]  # fmt: skip
-    if n <= 1024:
-        choices += [{"warps": w} for w in (1, 2, 8)]
-    if n >= 16384:
-        choices += [{"most": m} for m in (4, 8, 32)] + [{"held": 32, "most": m} for m in (8, 32)] + [{"held": 128, "most": m} for m in (8, 32)]
+def _row_variants(n: int, size: int, inputs: int = 1, weights: int = 0) -> dict[str, Any]:
+    """Names and configurations for rows of n elements, with as many inputs and weights."""
+    found: dict[str, Any] = {}
+    choices: list[dict[str, Any]] = [{}, {"stages": 0}]
+    if n * size < 32768:
+        choices += [{"held": 32}, {"held": 32, "resident": 32, "ahead": True}, {"resident": 32}]
+    if n * size >= 4096:
+        choices += [{"stages": s} for s in (2, 3)] + [{"stages": 2, "ahead": False}, {"stages": 2, "held": 128}, {"stages": 3, "most": 8}]
+    if n * size >= 32768:
+        choices += [{"stages": 3, "held": 128, "ahead": False}]
+    if n * size >= 131072:
+        choices += [{"stages": 3, "processors": 150}]
     for choice in choices:
-        config = rows.plan(n, size, 16, **{**base, **choice})
+        config = rows.plan(n, size, 16, inputs=inputs * size, weights=weights * size, **choice)
         if config not in found.values():
             found[" ".join(f"{k}={v}" for k, v in choice.items()) or "default"] = config
     return found
@@ -87,7 +87,8 @@ def _norm(kind: str, n: int, residual: bool, p: float, dtype: str) -> Case:
         return (y, s) if residual else y
 
     name = f"{kind}{'+residual' if residual else ''}{'+dropout' if p else ''} {n}{'' if dtype == 'bf16' else ' ' + dtype}"
-    return Case(name, shapes, run, peer, 4 if residual else 2, norms, lambda: _row_variants(n, DTYPES[dtype].size), dtype)
+    return Case(name, shapes, run, peer, 4 if residual else 2, norms,
+                lambda: _row_variants(n, DTYPES[dtype].size, 1 + residual, 2 if kind == "layernorm" else 1), dtype)  # fmt: skip
 
 
 def _softmax(n: int, dtype: str) -> Case:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 import pykittens as pk
-from pykittens.kernels import gemm
+from pykittens.kernels import gemm, rows
 from pykittens.kernels.registry import KERNELS
 from pykittens.kernels.shipped import Instance
 from pykittens.testing.removal import removals
@@ -27,6 +27,7 @@ HARMLESS = {
         (1, "the wait of each tile covers what the stores read, and the end of the grid finishes what they write"),
     ("linear_attention", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("linear_attention", "barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
+    ("softmax", "barrier", "(pk.cluster if wide else team).sync()"): (1, "for runs narrower than copies: here every warp reads what it copied"),
     ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     ("based", "proxyfence", "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term"):
         (1, "the fence of the first chunk's features, before their barrier, covers it"),
@@ -55,6 +56,11 @@ def instances(name: str) -> Iterator[Instance]:
     if name == "attention_hopper":  # with one block of keys, two tiles of queries are under way
         few = pk.spec(pk.bf16, (1, 2, 100, 64))
         yield replace(found, operands={**found.operands, "k": few, "v": few})
+    if name in ("softmax", "layernorm", "rmsnorm"):
+        few = row.make(**{**row.default(), "n": 2048, "dtype": "bf16"})
+        assert few is not None
+        for settings in ({"clusters": False}, {"most": 1}):  # nine rows through three slots of one block, and of a cluster
+            yield replace(few, fixed={**few.fixed, "config": rows.plan(2048, 2, 16, stages=3, blocks_per_sm=1, processors=1, **settings)})
     if name == "gemm":
         for share in ("a", "k"):
             yield replace(found, fixed={**found.fixed, "config": gemm.Config(cols=128, cluster=2, share=share)})

@@ -128,10 +128,10 @@ def alignment(*views: View) -> int:
     return bits & -bits
 
 
-def clusters(info: ArrayInfo) -> bool:
-    """Whether the device of an array has clusters (the simulator has)."""
+def machine(info: ArrayInfo) -> dict[str, Any]:
+    """What `plan` asks about the device of an array: how many multiprocessors, and whether they have clusters (the simulator's have)."""
     if info.device is None:
-        return True
-    from pykittens.cuda.driver import architecture
+        return {"clusters": True, "processors": 2}
+    from pykittens.cuda.driver import architecture, multiprocessors
 
-    return int(architecture(info.device)[3:5]) >= 90
+    return {"clusters": int(architecture(info.device)[3:5]) >= 90, "processors": multiprocessors(info.device)}

@@ -12,7 +12,8 @@ element, scaled by 1 / (1 - p), where its Philox bits (row, column, under the se
 
 Memory is the only limit, so each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and
 several teams on a multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. A row
-wider than 16 warps lies in the blocks of a cluster, whose terms meet through distributed shared memory.
+wider than 16 warps lies in the blocks of a cluster, whose terms meet through distributed shared memory; the next rows are on their
+way to the shared memory of these blocks meanwhile, in which the weights stay.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import numpy as np
 import pykittens as pk
 from pykittens import f32
 from pykittens.errors import ArgumentError
+from pykittens.interop.arrays import describe
 from pykittens.types import DTYPES
 
-from .arguments import Ready, agree, alignment, clusters, matrix, remembered, result, shown
-from .rows import FLOATS, Mine, Rows, plan
+from .arguments import Ready, agree, alignment, machine, matrix, remembered, result, shown
+from .rows import FLOATS, Rows, plan, walk
 
 OPTIONS: dict[str, Any] = {
     "warps": lambda config, **_: config.warps,
@@ -42,28 +44,28 @@ def normalize(x: pk.gl(FLOATS, "M", pk.static("N")), residual: pk.gl(FLOATS, "M"
               bias: pk.gl(FLOATS, pk.static("N")), y: pk.gl(FLOATS, "M", pk.static("N")), s: pk.gl(FLOATS, "M", pk.static("N")),
               eps: f32, keep: f32, threshold: pk.u32, seed0: pk.u32, seed1: pk.u32, *, centred, dropout, config):  # fmt: skip
     """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the mean."""
-    mine = Mine(config)
-    value = mine.load(x)
-    stream = mine.load(residual) if residual is not None else None
-    if config.ahead:
-        scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
-    if dropout:
-        bits = pk.random_bits(value, (seed0, seed1), row=mine.first * config.rows, col=mine.part * config.cols)
-        value = pk.where(bits >= threshold, value * keep, 0.0)
-    if stream is not None:
-        value = value + stream
-    if s is not None:
-        mine.store(s, value)
-    if centred:
-        value = mine.cut(value - mine.sum(value) * (1 / config.n), 0.0)
-    value = value * pk.rsqrt(mine.sum(value * value) * (1 / config.n) + eps)
-    if not config.ahead:
-        scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
-    if scale is not None:
-        value = value * scale.to(f32)
-    if shift is not None:
-        value = value + shift.to(f32)
-    mine.store(y, value)
+    for mine in walk(config, (x, residual), (weight, bias)):
+        value = mine.load(x)
+        stream = mine.load(residual) if residual is not None else None
+        if config.ahead:
+            scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
+        if dropout:
+            bits = pk.random_bits(value, (seed0, seed1), row=mine.first * config.rows, col=mine.part * config.cols)
+            value = pk.where(bits >= threshold, value * keep, 0.0)
+        if stream is not None:
+            value = value + stream
+        if s is not None:
+            mine.store(s, value)
+        if centred:
+            value = mine.cut(value - mine.sum(value) * (1 / config.n), 0.0)
+        value = value * pk.rsqrt(mine.sum(value * value) * (1 / config.n) + eps)
+        if not config.ahead:
+            scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
+        if scale is not None:
+            value = value * scale.to(f32)
+        if shift is not None:
+            value = value + shift.to(f32)
+        mine.store(y, value)
 
 
 def layernorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float = 1e-5, p: float = 0.0,
@@ -100,14 +102,17 @@ def _norm(centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: flo
 @remembered
 def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, config: Rows | None) -> Ready:
     rows, info = matrix(x, "x")
-    n, views, dtype, other = info.shape[-1], [rows], info.dtype, None
+    n, views, dtype, other, kept = info.shape[-1], [rows], info.dtype, None, 0
     for name, array, shape in (("residual", residual, info.shape), ("weight", weight, (n,)), ("bias", bias, (n,))):
         if array is not None:
             view, about = matrix(array, name)
             agree(info, name, about, shape)
             if name == "residual":
                 views, dtype, other = [rows, view], about.dtype, shown(view)
-    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views), clusters=clusters(info))
+            else:
+                kept += DTYPES[about.dtype].size
+    inputs = sum(DTYPES[describe(view).dtype].size for view in views)
+    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views), inputs=inputs, weights=kept, **machine(info))
     results = (result(info, rows), result(info, rows, dtype)) if dropout or residual is not None else (result(info, rows),)
     return Ready(config, (shown(rows), other, None, None), results)
 

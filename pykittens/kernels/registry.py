@@ -91,12 +91,13 @@ def _based(dim: int, dtype: str) -> Instance:
 
 
 def _softmax(n: int, dtype: str) -> Instance:
-    x, config = spec(DTYPES[dtype], (9, n)), rows.plan(n, DTYPES[dtype].size, 16)
+    x, config = spec(DTYPES[dtype], (9, n)), rows.plan(n, DTYPES[dtype].size, 16, processors=2)
     return Instance(soften, {"x": x, "y": x}, {"config": config}, ("y",), lambda x, **_: {"y": softmax_reference(x)})
 
 
 def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
-    x, w, config = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), rows.plan(n, DTYPES[dtype].size, 16)
+    x, w, size = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), DTYPES[dtype].size
+    config = rows.plan(n, size, 16, inputs=2 * size, weights=2 * size if centred else size, processors=2)
     bias = w if centred else None
     p = 0.25 if dropout else 0.0
     numbers = {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}

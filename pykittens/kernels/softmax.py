@@ -7,7 +7,7 @@ float32. A row with a NaN, with +inf, or of -inf only is NaN, as the formula has
 
 Each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and several teams on a multiprocessor
 keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. A row wider than 16 warps lies in the
-blocks of a cluster, whose terms meet through distributed shared memory.
+blocks of a cluster, whose terms meet through distributed shared memory; the next rows are on their way to it meanwhile.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 import pykittens as pk
 from pykittens.types import DTYPES
 
-from .arguments import Ready, alignment, clusters, matrix, remembered, result, shown
-from .rows import FLOATS, Mine, Rows, plan
+from .arguments import Ready, alignment, machine, matrix, remembered, result, shown
+from .rows import FLOATS, Rows, plan, walk
 
 LOG2E = 1.4426950408889634
 OPTIONS: dict[str, Any] = {
@@ -34,10 +34,10 @@ OPTIONS: dict[str, Any] = {
 @pk.kernel(**OPTIONS)
 def soften(x: pk.gl(FLOATS, "M", pk.static("N")), y: pk.gl(FLOATS, "M", pk.static("N")), *, config):
     """y = softmax(x) for each row."""
-    mine = Mine(config)
-    value = mine.cut(mine.load(x), -pk.inf)
-    weight = pk.exp2((value - mine.max(value)) * LOG2E)
-    mine.store(y, weight * pk.rcp(mine.sum(weight)))
+    for mine in walk(config, (x,)):
+        value = mine.cut(mine.load(x), -pk.inf)
+        weight = pk.exp2((value - mine.max(value)) * LOG2E)
+        mine.store(y, weight * pk.rcp(mine.sum(weight)))
 
 
 def softmax(x: Any, *, config: Rows | None = None) -> Any:
@@ -51,7 +51,7 @@ def softmax(x: Any, *, config: Rows | None = None) -> Any:
 @remembered
 def _prepare(x: Any, *, config: Rows | None) -> Ready:
     rows, info = matrix(x, "x")
-    config = config or plan(info.shape[-1], DTYPES[info.dtype].size, alignment(rows), clusters=clusters(info))
+    config = config or plan(info.shape[-1], DTYPES[info.dtype].size, alignment(rows), **machine(info))
     return Ready(config, (shown(rows),), (result(info, rows),))
 
 

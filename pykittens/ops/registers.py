@@ -78,6 +78,8 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
     if isinstance(memory, Place):
         check_place(memory, what)
         shape: tuple[int, ...] = memory.shape
+    elif isinstance(memory.type, SharedVector) and isinstance(type, RegisterTile) and isinstance(type.layout, Coalesced):
+        shape = (1, memory.type.length)  # the only row of a tile
     elif isinstance(memory.type, (SharedTile, SharedVector)):
         shape = memory.type.shape
     else:
@@ -135,6 +137,8 @@ class Load(Op):
 
     def numpy(self, m: Any) -> Any:
         array = m.read(self.source)
+        if array.ndim == 2 and isinstance(self.type, RegisterTile):
+            array = array[:, None]
         if self.type.dtype.packed:
             array = array.astype(np.float32)
         with np.errstate(all="ignore"):

@@ -33,6 +33,7 @@ __device__ __forceinline__ int floor_mod(int a, int b) { return a - floor_div(a,
 
 CLUSTER_RANK = """
 __device__ __forceinline__ int cluster_rank() { int r; asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
+__device__ __forceinline__ int cluster_x() { int r; asm("mov.u32 %0, %%clusterid.x;" : "=r"(r)); return r; }
 """
 
 
@@ -325,7 +326,7 @@ class ScalarSelect(Op):
 
 @dataclass(eq=False)
 class Index(Op):
-    """Where the running threads are: kind is block_x/y/z, grid_x/y/z, cluster_rank, or unit (which warp,
+    """Where the running threads are: kind is block_x/y/z, grid_x/y/z, cluster_rank, cluster_x, or unit (which warp,
     warpgroup or group of the current role this is)."""
 
     scope: Scope
@@ -335,12 +336,12 @@ class Index(Op):
 
     @property
     def alike(self) -> int:  # type: ignore[override]
-        return self.scope.warps if self.kind == "unit" else CLUSTER if self.kind.startswith("grid") else BLOCK
+        return self.scope.warps if self.kind == "unit" else CLUSTER if self.kind.startswith("grid") or self.kind == "cluster_x" else BLOCK
 
     @property
     def expression(self) -> str:
         where, axis = self.kind[:-2], self.kind[-1]
-        return {"unit": f"{self.scope if self.scope.warps > 1 else 'warp'}.index", "cluster_rank": "cluster.rank"}.get(
+        return {"unit": f"{self.scope if self.scope.warps > 1 else 'warp'}.index", "cluster_rank": "cluster.rank", "cluster_x": "cluster.index"}.get(
             self.kind, f"{'block_index' if where == 'block' else 'grid_size'}.{axis}"
         )
 
@@ -353,9 +354,9 @@ class Index(Op):
     def cuda(self, c: Any) -> None:
         if self.kind == "unit":
             c.define(self.result, c.unit(self.scope))
-        elif self.kind == "cluster_rank":
+        elif self.kind.startswith("cluster"):
             c.prelude(CLUSTER_RANK)
-            c.define(self.result, "cluster_rank()")
+            c.define(self.result, f"{self.kind}()")
         else:
             c.define(self.result, f"(int){'blockIdx' if self.kind.startswith('block') else 'gridDim'}.{self.kind[-1]}")
 

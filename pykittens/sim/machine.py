@@ -20,7 +20,7 @@ class Machine(Registers):
     # Where the warps are ------------------------------------------------------------------------------
 
     def index(self, kind: str, scope: Scope) -> Any:
-        """block_x/y/z, grid_x/y/z, cluster_rank, or which unit of the scope each warp belongs to, counted within the role."""
+        """block_x/y/z, grid_x/y/z, cluster_rank, cluster_x, or which unit of the scope each warp belongs to, counted within the role."""
         if kind == "unit":
             units = (self.first - self.role_first + np.arange(self.warps)) // scope.warps
             if units[0] == units[-1]:
@@ -28,6 +28,8 @@ class Machine(Registers):
             return units if self.mask is None else units[self.mask.warps]
         if kind == "cluster_rank":
             return self.block.rank
+        if kind == "cluster_x":
+            return self.block.index[0] // self.block.cluster.world.program.cluster[0]
         return (self.block.index if kind.startswith("block") else self.block.cluster.grid)["xyz".index(kind[-1])]
 
     def block_label(self) -> str:

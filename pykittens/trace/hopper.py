@@ -178,6 +178,11 @@ class Cluster:
         return result(scalars.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
 
     @property
+    def index(self) -> Scalar:
+        """Which cluster of a one-dimensional grid this is."""
+        return result(scalars.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
+
+    @property
     def size(self) -> int:
         x, y, z = current().program.cluster
         return x * y * z

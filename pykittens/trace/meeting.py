@@ -2,7 +2,8 @@
 
 They are ordinary operations of the program, so that the simulator checks the barrier as it checks anybody's. Two places in
 shared memory take turns, so that straight-line code needs one barrier a reduction: when a place is written again, everybody has
-passed the barrier of the reduction between. In a run-time loop a third place is used, behind a barrier of its own.
+passed the barrier of the reduction between. In run-time loops other places take turns in each loop's body; one is written behind a
+barrier of its own, unless the body has one since it was read, or before its first reduction.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
     type: RegisterTile = tile.type
     scope = scope_of(type.warps)
     blocks = _cluster_size() if across_cluster else 1
-    if blocks > 1 and not current().cache.get("cluster runs"):  # nobody's shared memory may be written before its block runs
+    if blocks > 1 and not current().cache.get("cluster runs") and not _in_loop():  # nobody's shared memory may be written before its block runs
         current().cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
     if type.dtype != f32 and (type.warps > 1 or blocks > 1):
         tile = tile.to(f32)
@@ -36,9 +37,9 @@ def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
 
 
 def _meet(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:
-    places, loop = _place(scope, SharedVector(f32, whole.length * whole.warps), blocks)
     barrier: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
-    if loop:
+    places, bare = _place(scope, SharedVector(f32, whole.length * whole.warps), blocks)
+    if bare:
         record(barrier(scope))
     mine = places[0] if blocks == 1 else places[0][_rank()]
     record(reduce.ShareTerms(scope, mine, terms, blocks))
@@ -53,8 +54,8 @@ def vector_reduce(vector: Any, kind: str) -> Any:
 
     type: RegisterVector = vector.type
     term = result(reduce.VectorReduce(scope_of(type.warps), kind, vector))
-    (place,), loop = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
-    if loop:
+    (place,), bare = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
+    if bare:
         record(sync.Barrier(scope_of(type.warps)))
     warp.set(place, warp.index % type.warps if current().warps > type.warps else warp.index, term)
     record(sync.Barrier(scope_of(type.warps)))
@@ -70,15 +71,20 @@ def _rank() -> Any:
     return result(scalars.Index(scalars.THREAD, "cluster_rank"))
 
 
+def _in_loop() -> bool:
+    return any(kind in ("pk.range", "pk.loop") for kind, _ in current().open)
+
+
 def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bool]:
-    """Room for one unit's terms, and whether a barrier must come before it is written: inside run-time loops."""
+    """Room for one unit's terms, and whether a barrier must come before it is written."""
     from .functions import shared
 
     r = current()
-    loop = any(kind in ("pk.range", "pk.loop") for kind, _ in r.open)
-    pool = ("terms", scope.warps, r.first_warp, type, blocks)
-    turn: Any = "loop"
-    if not loop:
+    pool, bare = ("terms", scope.warps, r.first_warp, type, blocks), False
+    turn: Any
+    if _in_loop():
+        turn, bare = _turn(scope, type, blocks)
+    else:
         turn = r.cache[pool] = 1 - r.cache.get(pool, 1)  # type: ignore[assignment, operator, arg-type]
     key = (*pool, turn)
     units = r.warps // scope.warps
@@ -87,4 +93,16 @@ def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bo
     places: Any = r.cache[key]
     if units > 1:
         places = places[result(scalars.Index(scope, "unit"))]
-    return [places], loop
+    return [places], bare
+
+
+def _turn(scope: Scope, type: SharedVector, blocks: int) -> tuple[str, bool]:
+    """Whose turn it is in this body of a loop, and whether no barrier of the body comes after the reduction before, or after the start."""
+    ops = current().block.ops
+    shares = [op for op in ops if isinstance(op, reduce.ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)]
+    for op in reversed(ops):
+        if isinstance(op, cluster_ops.ClusterBarrier) or (blocks == 1 and isinstance(op, sync.Barrier) and op.scope.warps == scope.warps):
+            return f"loop {len(shares) % 2}", False
+        if any(isinstance(inner, reduce.ShareTerms) for region in op.blocks() for inner in region.walk()):
+            break
+    return f"loop {len(shares) % 2}", True

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import TraceError, TypeRuleError
 from ..ops import cluster, copies, maps, mma, registers, scalars, sync
 from ..program import Operand, Scope, Value
-from ..types import DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32
+from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32
 from . import recorder
 from .recorder import record, result
 from .values import Scalar, Shared, Tensor, Tile, _number, place
@@ -89,7 +89,7 @@ class ScopeHandle:
 
     def load(self, source: Value, coordinate: Any = None, *, rows: int | None = None, cols: int | None = None,
              dtype: DType | None = None, layout: Layout = "row", hint: str = "") -> Tile:  # fmt: skip
-        """A new register tile with a shared tile, or with the rows x cols rectangle of a tensor.
+        """A new register tile with a shared tile, with a shared vector as its only row (coalesced), or with the rows x cols rectangle of a tensor.
 
         `coordinate` is (batch, depth, row, col), row and col counted in tiles (or `pk.at(...)`, in elements). `cols`
         defaults to all columns of the tensor where they are static. What lies past the end is zero. `layout`: "row" and "col" are
@@ -103,6 +103,8 @@ class ScopeHandle:
             if rows is None or not isinstance(cols, int):
                 raise TypeRuleError(f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)")
             return result(registers.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
+        if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
+            return result(registers.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
         if not isinstance(source.type, SharedTile):
             raise TypeRuleError(f"load makes a tile; {source.label} is {source.type}", fix="use load_vec, load_col or load_row for vectors")
         return result(registers.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]

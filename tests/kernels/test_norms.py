@@ -104,6 +104,25 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
+    "settings", [{"stages": 0}, {"stages": 1}, {"stages": 2, "ahead": False}, {"stages": 3, "most": 2}, {"clusters": False, "stages": 3}], ids=str
+)
+@pytest.mark.parametrize("n", [2048, 5001, 20000])
+@pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
+def test_rows_in_stages(n: int, dtype: Any, settings: dict[str, Any]) -> None:
+    """More rows than all slots hold; an odd width, or a residual of another dtype, whose runs are not copied by the threads that read them."""
+    wide = n + 1 if n % 2 else n + 8
+    x, r = random((11, wide), dtype)[:, :n], random((11, wide), np.float32, 3)[:, :n]
+    w, b, align, size = random((n,), dtype, 1), random((n,), np.float32, 2), 4 if n % 2 else 16, x.itemsize
+    config = rows.plan(n, size, align, inputs=size + 4, weights=size + 4, processors=3, **settings)
+    if config.stages:
+        assert config.blocks(11) // config.cluster * config.stages < 11 or config.blocks_per_sm > 1
+    y, s = layernorm(x, w, b, residual=r, p=0.25, seed=3, config=config)
+    expected, stream = norms.reference(x, w, b, residual=r, p=0.25, seed=3, eps=1e-5)
+    close(s, stream), close(y, expected)
+    close(rmsnorm(x, config=config), norms.reference(x, eps=1e-6, centred=False)[0])
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"x": np.zeros((2, 70000), np.float32)}, "65536"),
@@ -130,7 +149,7 @@ def test_bad_arguments(norm: Any, arguments: dict[str, Any], words: str) -> None
 
 
 def test_configurations_are_checked() -> None:
-    for bad in ({"n": 0}, {"team": 3}, {"warps": 64}, {"cluster": 16}, {"cols": 64}):
+    for bad in ({"n": 0}, {"team": 3}, {"warps": 64}, {"cluster": 16}, {"cols": 64}, {"stages": -1}, {"stages": 2}, {"processors": 0}):
         with pytest.raises(ArgumentError):
             rows.Rows(**{"n": 128, "width": 8, "lanes": 16, "cols": 128, **bad})
 
@@ -139,7 +158,7 @@ def test_configurations_are_checked() -> None:
 def test_every_barrier_is_needed(n: int) -> None:
     """A row over several warps, or over a cluster: each of its barriers keeps order, or sees that the other blocks run."""
     x, y = random((2, n), np.float32), np.zeros((2, n), np.float32)
-    config = rows.plan(n, 4, 16)
+    config = rows.plan(n, 4, 16, stages=0)
     operands = (x, None, None, None, y, None, 1e-5, 1.0, 0, 0, 0)
     settings = {"centred": True, "dropout": False, "config": config}
     program = norms.normalize.program(*operands, **settings)
@@ -170,4 +189,4 @@ def test_compiles_to_whole_vectors() -> None:
         assert len(loads) == 8 and all(".128" in i.opcode for i in loads)
         assert all(".128" in i.opcode for i in code if i.base == "STG")
         first = min(i for i, x in enumerate(code) if x.base == "SHFL" and "BFLY" in x.opcode)
-        assert len([i for i in code[:first] if i.base == "LDG"]) == 4  # all of x
+        assert len([i for i in code[:first] if i.base == "LDG"]) >= 4  # x, at least

@@ -39,6 +39,13 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
     close(softmax(x, config=rows.plan(n, 4, 16, **settings)), reference(x))
 
 
+@pytest.mark.parametrize("settings", [{"stages": 1}, {"stages": 3, "most": 2}, {"stages": 2, "clusters": False, "blocks_per_sm": 1}], ids=str)
+@pytest.mark.parametrize("n", [2048, 3002, 40000])
+def test_rows_in_stages(n: int, settings: dict[str, Any]) -> None:
+    x = random((11, n), BF16)
+    close(softmax(x, config=rows.plan(n, 2, 4, processors=2, **settings)), reference(x))
+
+
 def test_large_numbers_do_not_overflow() -> None:
     x = random((4, 1000), np.float32) * 1e4
     close(softmax(x), reference(x))
