@@ -14,7 +14,8 @@ from pykittens.types import Coalesced, bf16, f16, f32
 FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
 STREAMED = 65_536  # bytes of a row
-SHARED = 225 * 1024  # bytes of shared memory for slots and weights; 2 KiB are left for terms
+SHARED = 228 * 1024  # bytes of shared memory of a multiprocessor with clusters
+OTHER = 2048  # of which a block takes as many for terms and for the system
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resid
     settings = {"team": warps, "cluster": cluster, "blocks_per_sm": _blocks(resident or 28, warps), **settings, "warps": warps}
     slot = cols * (inputs or size)
     if settings.setdefault("stages", 4 if clusters and n * size >= STREAMED and align >= 4 else 0):
-        kept = cols * weights if settings.setdefault("ahead", SHARED - cols * weights >= 2 * slot) else 0
+        kept = OTHER + (cols * weights if settings.setdefault("ahead", SHARED - OTHER - cols * weights >= 2 * slot) else 0)
         settings["stages"] = max(1, min(settings["stages"], (SHARED - kept) // slot))
         settings["blocks_per_sm"] = max(1, min(settings["blocks_per_sm"], SHARED // (settings["stages"] * slot + kept)))
         settings["processors"] = processors if cluster <= 2 else processors * 85 // 100  # large clusters do not find room everywhere
