@@ -148,6 +148,8 @@ class Writer:
         """An element as it lies in memory, as float, int or bool."""
         if dtype.bits == 8 and dtype.kind == "f":
             self._need_fp8()
+        if dtype.bits == 8 and dtype.kind == "i":  # lies in memory as unsigned bits
+            return f"(int)({dtype.c})({text})"
         return f"{dtype}_float({text})" if dtype.kind == "f" and dtype.bits < 32 else text
 
     def to_memory(self, text: str, dtype: DType) -> str:

@@ -38,9 +38,9 @@ __device__ __forceinline__ u32 philox_word(u32 col, u32 row, u32 k0, u32 k1) {
 
 def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[np.ndarray, ...]:
     """The four words of each counter, as uint32 arrays."""
-    c = [np.asarray(x, np.uint64) for x in counter]
-    k0, k1 = (np.asarray(x, np.uint64) for x in key)
     low = np.uint64(0xFFFFFFFF)
+    c = [np.asarray(x, np.uint64) for x in counter]
+    k0, k1 = (np.asarray(x).astype(np.int64).astype(np.uint64) & low for x in key)  # a negative seed is its 32 bits
     for _ in range(10):
         a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
         c = [(b >> np.uint64(32)) ^ c[1] ^ k0, b & low, (a >> np.uint64(32)) ^ c[3] ^ k1, a & low]
