@@ -3,6 +3,7 @@
 python -m benchmarks.families [FAMILY ...] [--quick]              # attention, gemm, linear, memory, host; all unless named
 python -m benchmarks.families --compile-only [--arch sm_90a]      # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
 python -m benchmarks.families --site FOLDER                       # peers are importable from there, too
+python -m benchmarks.families memory --alone --cells "width 4096" --seconds 60   # a part of a family; rows of other cells stay
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--arch", default="sm_90a")
+    parser.add_argument("--cells", nargs="*", default=[], help='only cells with these facts, such as "n 4096, causal"')
+    parser.add_argument("--alone", action="store_true", help="without the peers that have to be installed or compiled")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell of a family after so long; what was measured is filed")
     parser.add_argument("--site", type=Path)
     parser.add_argument("--out", type=Path, help="the results file, instead of benchmarks/results/<device>.json")
     o = parser.parse_args()
@@ -47,9 +51,12 @@ def main() -> int:
             for row in rows:
                 print(row, flush=True)
         else:
-            for cell, row in zip(cells := select(name), run(name, cells, True, o.quick), strict=True):
+            cells = select(name, o.cells)
+            for cell, row in zip(cells, run(name, cells, not o.alone, o.quick), strict=True):
                 rows.append(row)
                 print(line(cell.label, row), flush=True)
+                if time.perf_counter() - start > o.seconds:
+                    break
             for peer, (mean, least, count) in worst(rows):
                 print(f"    {name} beside {peer}: geometric mean {mean:.3f}, least {least:.3f}, {count} cells", flush=True)
         good = [row for row in rows if "problem" not in row]
