@@ -343,7 +343,7 @@ class Narrowed:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.whole.dtype  # type: ignore[no-any-return]
+        return np.dtype(self.whole.dtype)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
