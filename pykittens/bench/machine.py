@@ -18,10 +18,10 @@ PACKAGES = (
 
 def facts() -> dict[str, Any]:
     """The columns that every row of results has."""
-    from ..cuda import compiler, driver
+    from ..cuda import cache, compiler, driver
 
     return {
-        "device": driver.device_name(), "driver": driver_version(), "compiler": compiler.compiler_version(),
+        "device": driver.device_name(), "driver": driver_version(), "compiler": ", ".join(sorted(cache.compilers)) or compiler.compiler_version(),
         "python": platform.python_version(), "versions": versions(), "command": command(), "date": datetime.date.today().isoformat(),
     }  # fmt: skip
 
@@ -32,7 +32,7 @@ def driver_version() -> str:
 
     knows = "CUDA {}.{}".format(*driver.driver_version())
     about = Path("/proc/driver/nvidia/version")
-    found = re.search(r"Module\D+([\d.]+)", about.read_text()) if about.exists() else None
+    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", about.read_text()) if about.exists() else None
     return f"{found[1]} ({knows})" if found else knows
 
 

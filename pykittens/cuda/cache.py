@@ -27,6 +27,9 @@ from .compiler import CompilerMissing, Cubin, compile
 FORMAT = b"pykittens-cubin-1"
 
 
+compilers: set[str] = set()  # that made the kernels this process has got, for the records of measurements
+
+
 def key(source: str, arch: str, options: tuple[str, ...] = ()) -> str:
     """What a kernel is filed under: 64 hexadecimal digits."""
     text = re.sub(r"(?m)^[ \t]*#[ \t]*line\b.*\n?", "", source)
@@ -41,12 +44,14 @@ def load_or_compile(source: str, arch: str, options: tuple[str, ...] = ()) -> Cu
     name, own = key(source, arch, options), Cache(user_directory())
     for cache in (*map(Cache, ahead_of_time()), own):
         if cubin := cache.get(name):
+            compilers.add(cubin.compiler)
             return cubin
     try:
         cubin = compile(source, arch, options=options)
     except CompilerMissing as error:
         places = ", ".join(map(str, (*ahead_of_time(), own.path)))
         raise CompilerMissing(f"{error}\n(nor is the kernel compiled for {arch} in {places})") from None
+    compilers.add(cubin.compiler)
     with contextlib.suppress(OSError):  # a full or read-only disk costs time, not correctness
         own.put(name, cubin)
     return cubin
