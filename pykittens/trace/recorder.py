@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ..errors import Frame, KernelError, TraceError, TypeRuleError, errors_made, user_frame_objects
 from ..program import Block, Buffer, Op, Program, Scope, Value
-from ..types import ScalarType, Type
+from ..types import BarrierType, Global, ScalarType, SharedTile, SharedVector, Type
 
 _state = threading.local()
 _frames: dict[tuple[Any, int], Frame] = {}
@@ -76,7 +76,20 @@ class Recorder:
             if value.block is block:
                 return True
             block = block.parent
-        return value.block is None
+        return value.block is None and not self.foreign(value)
+
+    def foreign(self, value: Value) -> bool:
+        """Whether a value was made while another kernel was traced, or this one for other arguments."""
+        if value.block is not None:
+            block = value.block
+            while block.parent is not None:
+                block = block.parent
+            return block is not self.program.body
+        if isinstance(value.type, Global):
+            return not any(p.value is value for p in self.program.parameters)
+        if isinstance(value.type, (SharedTile, SharedVector, BarrierType)):
+            return not any(b.value is value for b in self.program.buffers)
+        return False
 
     def record(self, op: Op) -> Op:
         self.check()
@@ -101,6 +114,11 @@ class Recorder:
     def _invisible(self, value: Value) -> NoReturn:
         """Raises for a value that is not visible here: made in the pass of a loop before this, or in a region that has ended."""
         name_locals(user_frame_objects())
+        if self.foreign(value):
+            raise TraceError(
+                f"{value.label} was made while another kernel was traced, or this one for other arguments",
+                fix="make it inside the kernel: tiles and tensors do not outlive the trace that made them", also={"it was made at": value.where},
+            )  # fmt: skip
         name, block = value.name if value.name.isidentifier() else "x", value.block
         while block is not None and not any(block is first for first in self.verifying):
             block = block.parent

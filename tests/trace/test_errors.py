@@ -771,6 +771,30 @@ def test_a_value_outside_of_its_region(kernel: Callable[..., Any]) -> None:
     assert "t = " in str(error) or "for t in" in str(error)
 
 
+kept: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize("make", [lambda x: warp.zeros(f32, 16, 64), lambda x: pk.shared(pk.st(f32, 16, 64)), lambda x: x, lambda x: x.rows])
+def test_a_value_of_another_trace(make: Callable[[Any], Any]) -> None:
+    def keeping(x: X):
+        kept["it"] = make(x)
+
+    def using(x: X):
+        value = kept["it"]
+        with pk.when(x.rows > 3):
+            if isinstance(value.type, pk.types.ScalarType):
+                warp.set(x, (0, 0), pk.cast(value, f32))  #!
+            elif isinstance(value.type, pk.types.SharedTile):
+                block.store(x, value, (0, 0))
+            else:
+                warp.store(x, value if isinstance(value.type, pk.rt) else warp.load(value, (0, 0), rows=16), (0, 0))
+
+    pk.kernel(keeping).program(x)
+    with pytest.raises(pk.TraceError, match="was made while another kernel was traced, or this one for other arguments") as caught:
+        pk.kernel(using).program(x)
+    assert "it was made at" in caught.value.also
+
+
 # Captured arrays --------------------------------------------------------------------------------------------
 
 table = np.arange(16.0)
