@@ -112,7 +112,8 @@ def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, co
             else:
                 kept += DTYPES[about.dtype].size
     inputs = sum(DTYPES[describe(view).dtype].size for view in views)
-    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views), inputs=inputs, weights=kept, **machine(info))
+    heavy = dropout and weight is not None and bias is not None
+    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views), inputs=inputs, weights=kept, heavy=heavy, **machine(info))
     results = (result(info, rows), result(info, rows, dtype)) if dropout or residual is not None else (result(info, rows),)
     return Ready(config, (shown(rows), other, None, None), results)
 

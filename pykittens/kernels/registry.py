@@ -97,7 +97,7 @@ def _softmax(n: int, dtype: str) -> Instance:
 
 def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
     x, w, size = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), DTYPES[dtype].size
-    config = rows.plan(n, size, 16, inputs=2 * size, weights=2 * size if centred else size, processors=2)
+    config = rows.plan(n, size, 16, inputs=2 * size, weights=2 * size if centred else size, heavy=dropout and centred, processors=2)
     bias = w if centred else None
     p = 0.25 if dropout else 0.0
     numbers = {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
@@ -186,7 +186,7 @@ _ROWS = (
         make=_softmax,
         architectures=("sm_80", "sm_90a"),
         options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32")},
-        opcodes=("LDG", "STG", "MUFU"),
+        opcodes=("LDG|LDGSTS", "STG", "MUFU"),
     ),
     *(
         Shipped(

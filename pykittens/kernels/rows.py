@@ -72,12 +72,13 @@ class Rows:
 
 @lru_cache(maxsize=1024)
 def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resident: int = 0, clusters: bool = True, inputs: int = 0,
-         weights: int = 0, processors: int = 132, **settings: Any) -> Rows:  # fmt: skip
+         weights: int = 0, heavy: bool = False, processors: int = 132, **settings: Any) -> Rows:  # fmt: skip
     """Rows of `n` elements of `size` bytes that begin at multiples of `align` bytes; a thread holds about `held` bytes of a row.
 
     Blocks have up to `most` warps; wider rows are spread over a cluster, or over up to 32 warps without `clusters`. Registers are
     bounded so that a multiprocessor has room for about `resident` warps (0: as many as spills allow). Where there are clusters, rows
     of `STREAMED` bytes and more come in stages; an element of each of the inputs together has `inputs` bytes, of the weights `weights`.
+    Two weights take more registers, and so does what is `heavy`.
     """
     if not 1 <= n <= WIDEST:
         raise ArgumentError(f"rows of {n} elements", fix=f"widths from 1 to {WIDEST} are supported")
@@ -87,13 +88,13 @@ def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resid
     if lanes <= 32:
         turns = -(-runs // lanes)
         slots, settings = max(1, held // size // (turns * width)), {"warps": 4, **settings}
-        settings.setdefault("blocks_per_sm", _blocks(resident or 24, settings["warps"]))
+        settings.setdefault("blocks_per_sm", _blocks(resident or (20 if heavy else 24), settings["warps"]))
         return Rows(n, width, lanes, turns * lanes * width, rows=32 // lanes * slots, **settings)
     warps = -(-runs // (32 * turns))
     cluster = min(8, _power(-(-warps // most))) if clusters else 1
     warps = min(32, -(-warps // cluster))
     cols = -(-n // (cluster * 32 * warps * width)) * 32 * warps * width
-    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": _blocks(resident or 28, warps), **settings, "warps": warps}
+    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": _blocks(resident or (24 if heavy or weights > size else 28), warps), **settings, "warps": warps}
     slot = cols * (inputs or size)
     if settings.setdefault("stages", 4 if clusters and n * size >= STREAMED and align >= 4 else 0):
         kept = OTHER + (cols * weights if settings.setdefault("ahead", SHARED - OTHER - cols * weights >= 2 * slot) else 0)
