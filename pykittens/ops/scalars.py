@@ -257,7 +257,7 @@ class ScalarUnary(Op):
         for kind in SCALAR_FUNCTIONS:
             formula = {"not": np.logical_not, "rsqrt": lambda a: a**-0.5, "neg": np.negative, "abs": np.abs}.get(kind) or getattr(np, kind)
             for dtype in (bool_,) if kind == "not" else (i32, i64, f32) if kind in ("neg", "abs") else (f32,):
-                inputs = {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal"} if dtype is f32 else {}
+                inputs = {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal" if dtype is f32 else "mask" if dtype is bool_ else "large"}
                 yield Sample({"kind": kind, "a": ScalarType(dtype)}, lambda a, f=formula: f(a), inputs)
 
 

@@ -42,7 +42,6 @@ class Recorder:
         self.first_warp = 0
         self.role: str | None = None
         self.role_level = 0
-        self.divergent: list[tuple[Scope, tuple[Frame, ...]]] = []  # open branches on a value that may differ between units
         self.error: KernelError | None = None  # found where it could not be raised (a closed generator)
         self.raised: list[KernelError] = []  # errors made while tracing: the kernel may not go on as if nothing had happened
         self.verifying: list[Block] = []  # in the second recording of a loop, the first: inner loops need not be verified again
