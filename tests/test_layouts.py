@@ -1,6 +1,7 @@
 """Layouts against the tables of the PTX ISA, written down here a second time, and against what hardware does with addresses."""
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,6 +163,13 @@ class Text:
     def __getitem__(self, value: Value) -> str:
         return "0"
 
+    def fresh(self, base: str) -> str:
+        return base
+
+    def line(self, text: str) -> None:
+        """Takes the address that an ldmatrix begins with: it adds a step after flipping bits."""
+        self.base = text.removeprefix("const u32 at = ").removesuffix(";")
+
 
 def evaluate(text: Any, **names: int) -> int:
     """C without side effects, on numbers that are not negative."""
@@ -203,16 +211,17 @@ def test_shared_operands_of_mma(which: str, transposed: bool, warps: int) -> Non
     b = Value(st(bf16, *((n, k) if transposed and which == "b" else (k, n))))
     d = Value(rt(f32, m, n, "row", warps))
     op = Mma(Scope("group", warps), d, a, b, transposed and which == "a", transposed and which == "b", False)
-    text = (op._a_load(Text(), d.type) if which == "a" else op._b_load(Text())).replace("a[m]", "x").replace("(b, ", "(x, ")
-    name, address = text.split("(x, ", 1)
-    address, tile = address[:-1], (a if which == "a" else b).type
+    c = Text()
+    text = op._load_a(c, d.type) if which == "a" else op._load_b(c)
+    name, _, flip, offset = re.fullmatch(r"(\w+)\((\S+), at, (.*), (.*)\)", text).groups()  # type: ignore[union-attr]
+    tile = (a if which == "a" else b).type
     assert isinstance(tile, SharedTile)
     where = {int(tile_offsets(tile)[r, c]): (r, c) for r in range(tile.rows) for c in range(0, tile.cols, 8)}
     for warp in range(warps):
         for block in range(2):
             for step in range(k // 16):
                 names = {"m": block, "n": block, "k": step, "warp": warp}
-                given = [where[evaluate(address, lane=lane, **names)] for lane in range(32)]
+                given = [where[(evaluate(c.base, lane=lane, **names) ^ evaluate(flip, **names)) + evaluate(offset, **names)] for lane in range(32)]
                 for lane in range(32):
                     for i in range(8):
                         got = received(given, lane, i // 2, i % 2, name == "ldmatrix_trans")

@@ -146,7 +146,9 @@ class Reduce(Op):
         for type in tiles(f32):
             yield Sample({"kind": "sum", "a": type, "to": "col", "partial": type.warps > 1 and isinstance(type.layout, Coalesced)}, lambda a: a.sum(1))
             if type.warps == 1:
-                yield Sample({"kind": "max", "a": type, "to": "row"}, lambda a: np.fmax.reduce(a, axis=0), {"a": "special"})  # zeros of either sign are the same
+                yield Sample(
+                    {"kind": "max", "a": type, "to": "row"}, lambda a: np.fmax.reduce(a, axis=0), {"a": "special"}
+                )  # zeros of either sign are the same
         yield Sample({"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}, lambda a: a.sum(1))
 
 
