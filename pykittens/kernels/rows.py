@@ -13,7 +13,7 @@ from pykittens.types import Coalesced, bf16, f16, f32
 
 FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
-STREAMED = 65_536  # bytes of a row
+WIDE = 65_536  # bytes of a row: from here on a thread holds twice as much, and weights are loaded before the reduction
 SHARED = 228 * 1024  # bytes of shared memory of a multiprocessor with clusters
 OTHER = 2048  # of which a block takes as many for terms and for the system
 
@@ -76,12 +76,14 @@ def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resid
     """Rows of `n` elements of `size` bytes that begin at multiples of `align` bytes; a thread holds about `held` bytes of a row.
 
     Blocks have up to `most` warps; wider rows are spread over a cluster, or over up to 32 warps without `clusters`. Registers are
-    bounded so that a multiprocessor has room for about `resident` warps (0: as many as spills allow). Where there are clusters, rows
-    of `STREAMED` bytes and more come in stages; an element of each of the inputs together has `inputs` bytes, of the weights `weights`.
+    bounded so that a multiprocessor has room for about `resident` warps (0: as many as spills allow). With `stages`
+    a persistent grid has as many rows on their way; an element of each of the inputs together has `inputs` bytes, of the weights `weights`.
     Two weights take more registers, and so does what is `heavy`.
     """
     if not 1 <= n <= WIDEST:
         raise ArgumentError(f"rows of {n} elements", fix=f"widths from 1 to {WIDEST} are supported")
+    if n * size == WIDE and clusters and weights <= size and not heavy and not settings:
+        held, resident, settings = 128, 16, {"ahead": True}
     width = max(1, min(16, align) // size)
     runs, turns = -(-n // width), max(1, held // size // width)
     lanes = _power(max(-(-runs // turns), min(8, runs)))
@@ -94,9 +96,9 @@ def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resid
     cluster = min(8, _power(-(-warps // most))) if clusters else 1
     warps = min(32, -(-warps // cluster))
     cols = -(-n // (cluster * 32 * warps * width)) * 32 * warps * width
-    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": _blocks(resident or (24 if heavy or weights > size else 28), warps), **settings, "warps": warps}
+    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": _blocks(resident or (28 if not heavy and weights <= size else 24 if cluster == 1 else 16), warps), **settings, "warps": warps}
     slot = cols * (inputs or size)
-    if settings.setdefault("stages", 4 if clusters and n * size >= STREAMED and align >= 4 else 0):
+    if settings.setdefault("stages", 0):
         kept = OTHER + (cols * weights if settings.setdefault("ahead", SHARED - OTHER - cols * weights >= 2 * slot) else 0)
         settings["stages"] = max(1, min(settings["stages"], (SHARED - kept) // slot))
         settings["blocks_per_sm"] = max(1, min(settings["blocks_per_sm"], SHARED // (settings["stages"] * slot + kept)))

@@ -144,7 +144,8 @@ class Reduce(Op):
                     fields = {"kind": kind, "a": RegisterTile(dtype, 32, 48), "to": to}
                     yield Sample(fields, lambda a, f=formula, axis=axis: f(a, axis=axis), inputs, exact=kind in ("max", "min"))
         for type in tiles(f32):
-            yield Sample({"kind": "sum", "a": type, "to": "col", "partial": type.warps > 1 and isinstance(type.layout, Coalesced)}, lambda a: a.sum(1))
+            if type.warps == 1 or not isinstance(type.layout, Coalesced):  # the terms of several warps meet in shared memory: trace/meeting.py
+                yield Sample({"kind": "sum", "a": type, "to": "col"}, lambda a: a.sum(1))
             if type.warps == 1:
                 yield Sample(
                     {"kind": "max", "a": type, "to": "row"}, lambda a: np.fmax.reduce(a, axis=0), {"a": "special"}
@@ -171,6 +172,8 @@ class Total(Op):
         type = register_type(self.a, "total")
         if not isinstance(type, RegisterVector) or not type.partial:
             raise TypeRuleError(f"total takes a partial vector, not {type}", fix="it is complete already")
+        if isinstance(type.layout, Coalesced):
+            raise TypeRuleError(f"the terms of {type} lie in different warps", fix="reduce the tile with row_sum(), which meets in shared memory")
         return (RegisterVector(type.dtype, type.length, type.kind, type.layout, type.warps),)
 
     def numpy(self, m: Any) -> Any:
