@@ -278,7 +278,9 @@ class Bench:
             functions["compile"] = lambda: compiled(a)
         with self.torch.no_grad():
             ms = self.times(functions)
-        found = [{"case": case.name, "who": who, "ms": round(t, 5), "gbps": round(size / t / 1e6), "of_copy": round(ms["copy"] / t, 4)} for who, t in ms.items()]
+        found = [
+            {"case": case.name, "who": who, "ms": round(t, 5), "gbps": round(size / t / 1e6), "of_copy": round(ms["copy"] / t, 4)} for who, t in ms.items()
+        ]
         return found + [{"case": case.name, "who": who, "wrong": why} for who, why in wrong.items() if why]
 
 

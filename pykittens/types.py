@@ -226,9 +226,7 @@ def swizzle_bytes(dtype: DType, cols: int) -> int:
     for span in (128, 64, 32):
         if (cols * dtype.size) % span == 0:
             return span
-    raise TypeRuleError(
-        f"a shared tile with rows of {cols} {dtype} ({cols * dtype.size} bytes) has no swizzle", fix="make a row a multiple of 32 bytes"
-    )
+    raise TypeRuleError(f"a shared tile with rows of {cols} {dtype} ({cols * dtype.size} bytes) has no swizzle", fix="make a row a multiple of 32 bytes")
 
 
 @dataclass(frozen=True)
@@ -249,9 +247,7 @@ class SharedTile:
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, i8, u8), "a shared tile")
         if self.rows <= 0 or self.cols <= 0 or self.rows % 8 or self.cols % 16:
-            raise TypeRuleError(
-                f"a shared tile cannot be {self.rows} x {self.cols}", fix="rows must be a positive multiple of 8 and columns of 16"
-            )
+            raise TypeRuleError(f"a shared tile cannot be {self.rows} x {self.cols}", fix="rows must be a positive multiple of 8 and columns of 16")
         if not self.swizzle:
             object.__setattr__(self, "swizzle", swizzle_bytes(self.dtype, self.cols))
         if self.swizzle not in (32, 64, 128):

@@ -72,9 +72,7 @@ def _library() -> ctypes.CDLL:
     if not libraries or _version(libraries[0]) < SOUND:
         libraries += [_load(name) for name in _toolkit()]
     if not libraries:
-        raise CompilerMissing(
-            f"compiling a kernel needs NVRTC, which is not here ({'; '.join(errors)}). Fix: {INSTALL}"
-        )
+        raise CompilerMissing(f"compiling a kernel needs NVRTC, which is not here ({'; '.join(errors)}). Fix: {INSTALL}")
     return max(libraries, key=_version)
 
 
@@ -87,9 +85,7 @@ def _toolkit() -> list[str]:
 def _load(name: str) -> ctypes.CDLL:
     try:
         for builtins in glob.glob(os.path.join(os.path.dirname(name), "libnvrtc-builtins.so.*")):
-            ctypes.CDLL(
-                builtins
-            )  # NVRTC looks for this one on the system's path, unless it is loaded already
+            ctypes.CDLL(builtins)  # NVRTC looks for this one on the system's path, unless it is loaded already
         library = ctypes.CDLL(name)
     except OSError as error:
         raise CompilerMissing(f"NVRTC cannot be loaded from {name} ({error}). Fix: {INSTALL}") from error

@@ -42,9 +42,7 @@ class Writer:
         self.used: set[str] = set(_KEYWORDS)
         self.frame: Frame | None = None
         self.first_warp, self.role_warps, self.role = 0, program.warps, ""
-        self.barriers: dict[
-            Any, int
-        ] = {}  # named barriers: first id by (first warp of the role, warps of the scope), or by value
+        self.barriers: dict[Any, int] = {}  # named barriers: first id by (first warp of the role, warps of the scope), or by value
         self.next_barrier = 1  # 0 is __syncthreads
 
     # Names --------------------------------------------------------------------------------------------
@@ -111,9 +109,7 @@ class Writer:
             self.line(f"UNROLL for (int i = 0; i < {n}; i++) {name}[i] = {text(Sym('i'))};")
             return
         if n > 1:
-            self.line(
-                f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
-            )
+            self.line(f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});")
         if n % 2:
             self.line(f"{name}[{n // 2}] = pack_{type.dtype}({text(Sym(str(n - 1)))}, 0.0f);")
 
@@ -305,18 +301,14 @@ class Writer:
         assert isinstance(op.index.type, ScalarType)
         i, c = self[op.index], op.index.type.dtype
         start, stop = self.scalar(op.start, c), self.scalar(op.stop, c)
-        self.line(
-            f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += {op.step}) {{'
-        )
+        self.line(f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += {op.step}) {{')
         self.block(op.body)
         self.line("}")
 
     def _role(self, op: control.Role) -> None:
         saved = self.first_warp, self.role_warps, self.role
         self.first_warp, self.role_warps, self.role = op.first, op.scope.warps, op.label
-        self.line(
-            f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{  // role {op.label}"
-        )
+        self.line(f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{  // role {op.label}")
         if op.registers:
             change = "dec" if op.registers < at_launch(self.program) else "inc"
             self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
@@ -354,9 +346,7 @@ class Writer:
         cluster = f" __cluster_dims__({', '.join(map(str, p.cluster))})" if p.cluster != (1, 1, 1) else ""
         name = re.sub(r"\W", "_", p.name)
         name = f"{name}_kernel" if name in _KEYWORDS else name
-        self.line(
-            f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{'
-        )
+        self.line(f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{')
         self.line(
             f"const int thread = threadIdx.x & {(1 << (p.threads - 1).bit_length()) - 1}, lane = thread & 31;"  # never negative
         )
@@ -367,9 +357,7 @@ class Writer:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
             self.line("const u32 shared_base = shared_address(shared_memory);")
             for b in p.buffers:
-                self.line(
-                    f"const u32 {self[b.value]} = shared_base + {b.offset};  // {b.count} x {b.item}, {b.bytes} bytes"
-                )
+                self.line(f"const u32 {self[b.value]} = shared_base + {b.offset};  // {b.count} x {b.item}, {b.bytes} bytes")
         self.prologue()
         text = PRELUDE + "".join(self.support) + "\n".join(self.out) + "\n" + _indented(body) + "\n}\n"
         return text

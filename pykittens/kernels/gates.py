@@ -81,7 +81,7 @@ def geglu(gate: Any, up: Any, *, approximate: str = "none", config: Config | Non
 
 def _gate(kind: str, gate: Any, up: Any, config: Config | None) -> Any:
     ready = _prepare(gate, up, kind=kind, config=config)
-    (o, into), = ready.make()
+    ((o, into),) = ready.make()
     gated(*ready.pass_on(gate, up), into, config=ready.config)
     return o
 

@@ -113,7 +113,7 @@ def rotary(x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = 
     """
     ready = _prepare(x, cos, sin, out, interleaved=interleaved, config=config)
     if out is None:
-        (out, into), = ready.make()
+        ((out, into),) = ready.make()
         operands = [*ready.pass_on(x, cos, sin), into]
     else:
         operands = ready.pass_on(x, cos, sin, out)

@@ -96,7 +96,13 @@ def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resid
     cluster = min(8, _power(-(-warps // most))) if clusters else 1
     warps = min(32, -(-warps // cluster))
     cols = -(-n // (cluster * 32 * warps * width)) * 32 * warps * width
-    settings = {"team": warps, "cluster": cluster, "blocks_per_sm": _blocks(resident or (28 if not heavy and weights <= size else 24 if cluster == 1 else 16), warps), **settings, "warps": warps}
+    settings = {
+        "team": warps,
+        "cluster": cluster,
+        "blocks_per_sm": _blocks(resident or (28 if not heavy and weights <= size else 24 if cluster == 1 else 16), warps),
+        **settings,
+        "warps": warps,
+    }
     slot = cols * (inputs or size)
     if settings.setdefault("stages", 0):
         kept = OTHER + (cols * weights if settings.setdefault("ahead", SHARED - OTHER - cols * weights >= 2 * slot) else 0)

@@ -50,7 +50,13 @@ class StoreRemote(Op):
         source, target = register_type(self.source, "store to another block"), getattr(self.target, "type", None)
         if not isinstance(source, RegisterTile) or source.layout != "row" or not (source.dtype.packed or source.dtype.name == "f32"):
             raise TypeRuleError(f"a store of {source} to another block", fix="store a row-layout tile of f32, bf16 or f16")
-        if not isinstance(self.target, Value) or not isinstance(target, SharedTile) or target.column or target.shape != source.shape or target.dtype != source.dtype:
+        if (
+            not isinstance(self.target, Value)
+            or not isinstance(target, SharedTile)
+            or target.column
+            or target.shape != source.shape
+            or target.dtype != source.dtype
+        ):
             raise TypeRuleError(f"a store of {source} to {target} of another block", fix="the tile there has the same shape and dtype")
         return ()
 

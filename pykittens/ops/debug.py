@@ -76,7 +76,9 @@ class Assert(Op):
     def numpy(self, m: Any) -> None:
         held = np.atleast_1d(m.unit_scalar(self.condition))
         if not held.all():
-            raise KernelAssertionError(f"assertion failed in block {m.block_label()}, {self.scope} {m.unit_label(int(np.argmin(held)))}: {self.text}", where=self.where)
+            raise KernelAssertionError(
+                f"assertion failed in block {m.block_label()}, {self.scope} {m.unit_label(int(np.argmin(held)))}: {self.text}", where=self.where
+            )
 
     def cuda(self, c: Any) -> None:
         if c.debug:

@@ -50,11 +50,14 @@ def instruction(n: int, d: DType, a: DType, b: DType, registers: bool, ta: bool,
     tail = "p, 1, 1"
     if a.size == 2:  # only 16-bit operands can be stored transposed
         tail += f", {int(tb)}" if registers else f", {int(ta)}, {int(tb)}"
-    return name, f"""
+    return (
+        name,
+        f"""
 __device__ __forceinline__ void {name}({ctype}* d, {a_parameter}, u64 b, int accumulate) {{
   asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + used + 1}, 0; wgmma.mma_async.sync.aligned.m64n{n}k{k}.{d}.{inputs} {{{regs}}}, {a_text}, %{count + used}, {tail};}}"
     : {outs} : {a_inputs}, "l"(b), "r"(accumulate)); }}
-"""
+""",
+    )
 
 
 @dataclass(eq=False)
@@ -79,7 +82,9 @@ class Wgmma(Op):
         what = f"warpgroup.{self.name}"
         d = register_type(self.d, what)
         if not isinstance(d, RegisterTile) or d.layout != "row" or d.dtype not in (f32, f16):
-            raise TypeRuleError(f"{what} accumulates into a row-layout float32 (or float16) tile, not {self.d.type}", fix="make it with warpgroup.zeros(pk.f32, m, n)")
+            raise TypeRuleError(
+                f"{what} accumulates into a row-layout float32 (or float16) tile, not {self.d.type}", fix="make it with warpgroup.zeros(pk.f32, m, n)"
+            )
         if d.warps != 4:
             raise TypeRuleError(f"{what}: the accumulator {d} is not a warpgroup's", fix="make it with warpgroup.zeros(...)")
         m, n, k = check_shapes(what, self.d, self.a, self.b, self.ta, self.tb)
@@ -100,7 +105,10 @@ class Wgmma(Op):
         if d.dtype is f16 and a.dtype is bf16:
             raise TypeRuleError(f"{what} of bf16 accumulates into float32", fix="make the accumulator float32")
         if isinstance(a, RegisterTile) and (self.ta or a.warps != 4 or a.layout != "row"):
-            raise TypeRuleError(f"{what}: a register A is a warpgroup's row-layout tile, not transposed; this is {a}", fix="store it to a shared tile, or load it with layout='row'")
+            raise TypeRuleError(
+                f"{what}: a register A is a warpgroup's row-layout tile, not transposed; this is {a}",
+                fix="store it to a shared tile, or load it with layout='row'",
+            )
         for x in (self.a, self.b):
             if isinstance(x.type, SharedTile) and x.type.column:
                 raise TypeRuleError(f"{what}: {x.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {x.type.panel} columns")

@@ -101,7 +101,9 @@ def _wait(op: WgmmaWait, queue: Queue) -> Queue:
             found = [i for i, g in enumerate(queue) if any(tile is x for x in (*g.writes, *g.reads))]
             if not found:
                 raise TraceError(
-                    f"warpgroup.wait({tile.name or 'tile'}): nothing in flight touches it here", fix="wait once, after the product that writes it", where=op.where
+                    f"warpgroup.wait({tile.name or 'tile'}): nothing in flight touches it here",
+                    fix="wait once, after the product that writes it",
+                    where=op.where,
                 )
             last = max(last, found[-1])
         pending = len(queue) - 1 - last

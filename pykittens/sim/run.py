@@ -21,9 +21,7 @@ from .steps import Plan
 from .world import Dim3, World
 
 
-def simulate(
-    program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None, progress: Callable[[float], None] | None = None
-) -> Report:
+def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None, progress: Callable[[float], None] | None = None) -> Report:
     """Runs a program on the simulated GPU: outputs are written into the arrays of `arguments` in place.
 
     `arguments` has an array for each global tensor and a number for each scalar parameter, by name. The grid is in blocks.

@@ -51,7 +51,9 @@ class Tma:
         """
         barrier = getattr(target, "landing", None) if barrier is None else barrier
         if barrier is None:
-            raise TypeRuleError(f"tma.load into {getattr(target, 'label', target)} completes on no barrier", fix="load a ring's slot, or pass a barrier from pk.barrier()")
+            raise TypeRuleError(
+                f"tma.load into {getattr(target, 'label', target)} completes on no barrier", fix="load a ring's slot, or pass a barrier from pk.barrier()"
+            )
         _check_target(target)
         record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.type.shape), barrier, hint, multicast))  # type: ignore[union-attr]
 
@@ -214,4 +216,3 @@ def launch_next() -> None:
 warpgroup = WarpgroupHandle("warpgroup", 4)
 tma = Tma(block)
 cluster = Cluster()
-

@@ -73,7 +73,9 @@ class Ring:
 
     def __init__(self, stages: int, tiles: dict[str, SharedTile | SharedVector], name: str, single: bool):
         if not isinstance(stages, int) or stages < 1 or not tiles:
-            raise TraceError(f"pk.ring of {stages!r} slots with {len(tiles)} tiles", fix="pk.ring(stages, k=pk.st(...), v=pk.st(...)) with at least one of each")
+            raise TraceError(
+                f"pk.ring of {stages!r} slots with {len(tiles)} tiles", fix="pk.ring(stages, k=pk.st(...), v=pk.st(...)) with at least one of each"
+            )
         self.stages, self.name, self.single = stages, name, single
         self.tiles = {key: shared(type, stages, f"{name}_{key}" if key else name) for key, type in tiles.items()}
         self.full, self.empty = barrier(1, stages, f"{name}_full"), barrier(1, stages, f"{name}_empty")
@@ -124,7 +126,10 @@ class Ring:
         def seen(op: Op) -> None:
             if isinstance(op, tma.TmaLoad) and op.barrier is full:
                 if r.block is not block:
-                    raise TraceError(f"ring {self.name}: a load inside a branch of its fill: its bytes are promised whether or not it runs", fix="put the whole fill inside the branch")
+                    raise TraceError(
+                        f"ring {self.name}: a load inside a branch of its fill: its bytes are promised whether or not it runs",
+                        fix="put the whole fill inside the branch",
+                    )
                 loads.append(op)
 
         block = r.block
@@ -166,7 +171,10 @@ class Ring:
             return 1
         x, y, z = current().program.cluster
         if load.mask != (1 << x * y * z) - 1:
-            raise TraceError(f"ring {self.name}: a multicast to some blocks of the cluster", fix="multicast=pk.cluster.everyone inside a fill; other masks with barriers of your own")
+            raise TraceError(
+                f"ring {self.name}: a multicast to some blocks of the cluster",
+                fix="multicast=pk.cluster.everyone inside a fill; other masks with barriers of your own",
+            )
         self.multicast = True
         return x * y * z
 

@@ -101,7 +101,9 @@ class ScopeHandle:
         if isinstance(source, Tensor):
             cols = cols or source.cols
             if rows is None or not isinstance(cols, int):
-                raise TypeRuleError(f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)")
+                raise TypeRuleError(
+                    f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)"
+                )
             return result(registers.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
         if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
             return result(registers.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]

@@ -331,14 +331,18 @@ class Tile(Handle):
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         if not (isinstance(key, slice) and key == slice(None)):
-            raise TraceError("a register tile is assigned as a whole: its elements lie in different threads", fix="x[:] = value, with pk.where to choose elements")
+            raise TraceError(
+                "a register tile is assigned as a whole: its elements lie in different threads", fix="x[:] = value, with pk.where to choose elements"
+            )
         _captured(value)
         record(maps.Assign(scope_of(self.type.warps), self, _number(value)))
 
     def __getitem__(self, key: Any) -> Tile:
         """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`."""
         if not (isinstance(self.type, RegisterTile) and isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, slice) for k in key)):
-            raise TraceError("a register tile has no elements to index: they lie in different threads", fix="take a part: x[:, 0:64], or go through shared memory")
+            raise TraceError(
+                "a register tile has no elements to index: they lie in different threads", fix="take a part: x[:, 0:64], or go through shared memory"
+            )
         (row, rows), (col, cols) = (_extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
         return result(parts.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))  # type: ignore[no-any-return]
 

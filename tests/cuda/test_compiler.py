@@ -65,9 +65,7 @@ def test_front_end_warnings_are_not_serialization() -> None:
 
 
 def test_errors_point_at_python() -> None:
-    text = (
-        '__device__ int before;\n#line 41 "attention.py"\nextern "C" __global__ void k() { undefined = 1; }'
-    )
+    text = '__device__ int before;\n#line 41 "attention.py"\nextern "C" __global__ void k() { undefined = 1; }'
     with pytest.raises(CompileError, match=r'attention\.py\(41\): error: identifier "undefined"') as caught:
         compile(text, "sm_80")
     assert caught.value.source == text
@@ -127,9 +125,7 @@ def test_missing_compiler_names_the_fix() -> None:
     code = "from pykittens.cuda.compiler import compile\ncompile('', 'sm_80')"
     blocked = "import sys; sys.modules['cuda.pathfinder'] = None\n"
     environment = {"CUDA_HOME": "/nowhere", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", blocked + code], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", blocked + code], env=environment, capture_output=True, text=True)
     assert "CompilerMissing" in done.stderr
     assert "Fix: pip install nvidia-cuda-nvrtc" in done.stderr
 

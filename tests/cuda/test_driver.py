@@ -24,9 +24,7 @@ def test_device(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     assert driver.driver_version() == (13, 1)
     assert driver.capability() == (9, 0)
     assert (driver.shared_limit(), driver.multiprocessors()) == (232448, 132)
-    with pytest.raises(
-        CudaError, match=r"looking for device 3: invalid device \(CUDA_ERROR_INVALID_DEVICE, 101\)"
-    ):
+    with pytest.raises(CudaError, match=r"looking for device 3: invalid device \(CUDA_ERROR_INVALID_DEVICE, 101\)"):
         driver.capability(3)
 
 
@@ -34,18 +32,14 @@ def test_device(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     ("capability", "arch"),
     [((8, 0), "sm_80"), ((8, 6), "sm_86"), ((8, 7), "sm_86"), ((8, 9), "sm_89"), ((9, 0), "sm_90a")],
 )
-def test_architecture(
-    fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], arch: str
-) -> None:
+def test_architecture(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], arch: str) -> None:
     monkeypatch.setitem(ATTRIBUTES, 75, capability[0])
     monkeypatch.setitem(ATTRIBUTES, 76, capability[1])
     assert driver.architecture() == arch
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (10, 0), (12, 0)])
-def test_architectures_we_have_no_code_for(
-    fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
-) -> None:
+def test_architectures_we_have_no_code_for(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
     monkeypatch.setitem(ATTRIBUTES, 75, capability[0])
     monkeypatch.setitem(ATTRIBUTES, 76, capability[1])
     with pytest.raises(CudaError, match=r"compute capability \d+\.\d, and runs none of sm_80"):
@@ -64,9 +58,7 @@ def test_loads_once_and_grants_the_most_shared_memory(fake: FakeDriver) -> None:
 
 
 def test_too_much_shared_memory(fake: FakeDriver) -> None:
-    with pytest.raises(
-        CudaError, match=r"`attend` wants 232,449 bytes of shared memory for a block; .* 232,448"
-    ):
+    with pytest.raises(CudaError, match=r"`attend` wants 232,449 bytes of shared memory for a block; .* 232,448"):
         driver.load(CUBIN, 0, 232449 - 1024)
 
 

@@ -98,9 +98,7 @@ def test_a_kernel_without_arguments(fake: FakeDriver) -> None:
         ((32, 1, 1), (32, 1, 1), "at most 1024 and 16 fit"),
     ],
 )
-def test_impossible_dimensions(
-    grid: tuple[int, int, int], cluster: tuple[int, int, int], message: str
-) -> None:
+def test_impossible_dimensions(grid: tuple[int, int, int], cluster: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Launcher(FUNCTION, (), grid, (128, 1, 1), cluster)
 
@@ -149,9 +147,7 @@ def test_a_thread_without_a_context_can_launch(fake: FakeDriver) -> None:
 
 def test_refusals_are_said_in_words(fake: FakeDriver) -> None:
     fake.launch_status = 701
-    with pytest.raises(
-        CudaError, match=r"launching `attend`: launch out of resources .*; the kernel wants more"
-    ):
+    with pytest.raises(CudaError, match=r"launching `attend`: launch out of resources .*; the kernel wants more"):
         launcher().launch()
 
 
