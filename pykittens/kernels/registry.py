@@ -14,7 +14,15 @@ import numpy as np
 
 from ..kernel import Kernel, spec
 from ..types import DTYPES, f32
-from . import attention_ada, attention_ampere, attention_hopper, based, gates, gemm, linear_attention, norms, reference, rows
+from . import attention_ada, attention_ampere, attention_hopper, gates, gemm, norms, reference, rows
+from .based import FEATURES
+from .based import Config as BasedConfig
+from .based import D as FEATURE_DIM
+from .based import attend as based_attend
+from .based import reference as based_reference
+from .linear_attention import Config as LinearConfig
+from .linear_attention import attend as linear_attend
+from .linear_attention import reference as linear_reference
 from .rotary import Config as RotaryConfig
 from .rotary import reference as rotary_reference
 from .rotary import rotate
@@ -68,26 +76,26 @@ def _gemm(dtype: str, ta: bool, tb: bool, cluster: int) -> Instance | None:
 
 def _linear_attention(dim: int, dtype: str, decay: bool) -> Instance:
     x, state = spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, dim)), spec(f32, (1, 2, dim, dim))
-    config = linear_attention.Config() if dim == 64 else linear_attention.Config(stages=2, blocks_per_sm=1)
+    config = LinearConfig() if dim == 64 else LinearConfig(stages=2, blocks_per_sm=1)
     operands = {"q": x, "k": x, "v": x, "o": x, "log_decay": spec(f32, (2,)) if decay else None, "before": state, "after": state, "scale": dim**-0.5}
 
     def expected(q: Array, k: Array, v: Array, log_decay: Array | None, before: Array, **_: Any) -> dict[str, Array]:
-        o, after = linear_attention.reference(q, k, v, log_decay=log_decay, state=before)
+        o, after = linear_reference(q, k, v, log_decay=log_decay, state=before)
         return {"o": o, "after": after}
 
-    return Instance(linear_attention.attend, operands, {"config": config}, ("o", "after"), expected, {"log_decay": np.array([-0.1, -0.01])})
+    return Instance(linear_attend, operands, {"config": config}, ("o", "after"), expected, {"log_decay": np.array([-0.1, -0.01])})
 
 
 def _based(dim: int, dtype: str) -> Instance:
-    x, v = (spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, cols)) for cols in (based.D, dim))
-    state = spec(f32, (1, 2, dim, based.FEATURES))
+    x, v = (spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, cols)) for cols in (FEATURE_DIM, dim))
+    state = spec(f32, (1, 2, dim, FEATURES))
 
     def expected(q: Array, k: Array, v: Array, before: Array, **_: Any) -> dict[str, Array]:
-        o, after = based.reference(q, k, v, state=before)
+        o, after = based_reference(q, k, v, state=before)
         return {"o": o, "after": after}
 
     operands = {"q": x, "k": x, "v": v, "o": v, "before": state, "after": state}
-    return Instance(based.attend, operands, {"config": based.Config()}, ("o", "after"), expected)
+    return Instance(based_attend, operands, {"config": BasedConfig()}, ("o", "after"), expected)
 
 
 def _softmax(n: int, dtype: str) -> Instance:

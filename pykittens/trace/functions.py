@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import debug, inline, maps, masks, pairs, random, scalars, softmax, views
+from ..ops import debug, inline, maps, masks, pairs, random, scalars, views
 from ..ops.parts import TileJoin
 from ..ops.rolls import Rolls
 from ..ops.sync import NamedBarrierType
@@ -38,11 +38,6 @@ def _map(kind: str) -> Callable[[Any], Any]:
 exp, exp2, log, log2 = _map("exp"), _map("exp2"), _map("log"), _map("log2")
 sqrt, rsqrt, rcp, relu = _map("sqrt"), _map("rsqrt"), _map("rcp"), _map("relu")
 tanh, sigmoid, erf, sin, cos = _map("tanh"), _map("sigmoid"), _map("erf"), _map("sin"), _map("cos")
-
-
-def exp2_mixed(x: Tile, every: int = 4) -> Tile:
-    """2 ** x with every `every`th element from a cubic polynomial (relative error under 1e-04): spares the special-function unit."""
-    return result(softmax.MixedExp2(scope_of(x.type.warps), x, every))  # type: ignore[no-any-return]
 
 
 def _two(kind: str, a: Any, b: Any) -> Any:

@@ -189,13 +189,6 @@ class Ring:
         cursor.advance()
         return slot
 
-    def held(self) -> Any:
-        """The oldest slot that this role has read and not yet released, without waiting."""
-        cursor = self._cursor("release", None)
-        slot, tiles, _ = self._slot(cursor)
-        cursor.slots += tiles
-        return slot
-
     def release(self) -> None:
         """Gives the oldest slot that this role still holds back to the filling role."""
         cursor = self._cursor("release", None)

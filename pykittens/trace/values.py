@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ..errors import TraceError, TypeRuleError, user_frame_objects
-from ..ops import maps, mma, pairs, parts, reduce, registers, scalars, softmax, views
+from ..ops import maps, mma, pairs, parts, reduce, registers, scalars, views
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Place, Value
 from ..types import (
@@ -361,10 +361,6 @@ class Tile(Handle):
 
     def __itruediv__(self, other: Operand) -> Tile:
         return self._inplace("div", other)
-
-    def rescale(self, vector: Tile) -> None:
-        """Multiplies rows by a column vector in place; warps whose factors are all 1 pass over it."""
-        record(softmax.Rescale(scope_of(self.type.warps), self, vector))
 
     def to(self, dtype: DType) -> Tile:
         """The same elements as another dtype, rounded to nearest even."""
