@@ -50,7 +50,8 @@ def _attention_ada(dim: int, dtype: str, causal: bool) -> Instance:
 
 
 def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
-    return _attention(attention_ampere.attend, 128 + 40, 2 * 64 + 40, dim, dtype, causal=causal)  # two blocks, three laps
+    keys = 8192 // dim  # of a lap
+    return _attention(attention_ampere.attend, 128 + 40, 2 * keys + 40, dim, dtype, causal=causal)
 
 
 def _attention_hopper(dim: int, dtype: str, causal: bool) -> Instance:
