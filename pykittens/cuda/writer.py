@@ -188,14 +188,6 @@ class Writer:
         relative = f"(thread - {32 * self.first_warp})" if self.first_warp else "thread"
         return relative if scope.warps == self.role_warps else f"({relative} % {32 * scope.warps})"
 
-    def _thread(self, number: str) -> str:
-        return f"thread = {number} & {(1 << (self.program.threads - 1).bit_length()) - 1}, lane = thread & 31"  # never negative
-
-    def thread_again(self) -> None:
-        """Reads the number of this thread again for the statements up to the closing brace: for what comes late in a kernel, so
-        that nothing made from it is kept in registers until then."""
-        self.line(f"const int {self._thread('thread_again()')};")
-
     def unit(self, scope: Scope) -> str:
         """Which unit of the scope this thread belongs to, counted in its role."""
         if scope.warps == self.role_warps:
@@ -355,8 +347,12 @@ class Writer:
         name = re.sub(r"\W", "_", p.name)
         name = f"{name}_kernel" if name in _KEYWORDS else name
         self.line(f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{')
-        self.line(f"const int {self._thread('threadIdx.x')};")
-        self.line("const int warp_id = __shfl_sync(0xffffffffu, thread >> 5, 0);")
+        self.line(
+            f"const int thread = threadIdx.x & {(1 << (p.threads - 1).bit_length()) - 1}, lane = thread & 31;"  # never negative
+        )
+        # Roles branch on it, and should do so as whole warps. Elsewhere it is cheaper to work out again than to keep.
+        uniform = any(isinstance(op, control.Role) for op in p.walk())
+        self.line(f"const int warp_id = {'__shfl_sync(0xffffffffu, thread >> 5, 0)' if uniform else 'thread >> 5'};")
         if p.buffers:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
             self.line("const u32 shared_base = shared_address(shared_memory);")

@@ -36,8 +36,7 @@ def run(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: Any
     else:
         from . import attention_ampere
 
-        settings = {"keys": 32} if dim == 128 and arch in ("sm_86", "sm_89") else {}  # two blocks in 100 KiB
-        attention_ampere.attend(q, k, v, out, scale, lse, causal=bool(causal), **settings)
+        attention_ampere.attend(q, k, v, out, scale, lse, causal=bool(causal))
 
 
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:

@@ -7,9 +7,8 @@ n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64 or 128, any lengths, any
 multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n).
 A block owns `rows` queries, 32 of them each warp: two fragments of 16, so that what ldmatrix brings of keys and values is
 multiplied twice. It goes through the keys from the last to the first, `keys` at a time: only the first steps mask. The
-values are on their way while the scores are made, the next keys during the second product at least.
-Shared memory: (rows + 2 * keys) * d elements: 64 KiB at d 128, 48 KiB at d 64. Two blocks share a multiprocessor, on Ada
-with keys=32 at d 128.
+values are on their way while the scores are made, the next keys during softmax and the second product.
+Shared memory: rows * d + 2 * keys * d elements, 48 KiB at d 128 (two blocks on an Ada multiprocessor), 32 KiB at d 64.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
            scale: f32, lse: pk.gl(f32, "B", "H", "N") = None, *, causal=False, rows=128, keys=None, blocks=2):  # fmt: skip
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     group, d, c = pk.block, q.cols, scale * LOG2E
-    keys = keys or 8192 // d  # as many as registers hold scores of
+    keys = keys or 4096 // d  # as many as registers hold scores of
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     block = pk.grid_size.x - 1 - block if causal else block  # the longest first
     queries, key, value = (pk.shared(pk.st(q.dtype, n, d), name=name) for n, name in ((rows, "queries"), (keys, "keys"), (keys, "values")))
@@ -50,20 +49,19 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
         group.wait_loads()
         group.sync()
 
-    def next_keys(i):
-        """The values are here, and the keys have been used."""
-        arrived()
-        with pk.when(i > 0):
-            load(key, k, i - 1)
-
     group.load_async(queries, q, (batch, head, block, 0))
     load(key, k, last)
+    query = queries
+    if d <= 64:  # registers hold the queries too
+        arrived()
+        query = group.load(queries)
     for i in pk.range(last, -1, -1):
         arrived()
         load(value, v, i)
-        group.mm_ABt(score, queries, key)
-        if d <= 64:  # softmax and the second product mix: what comes after a branch does not mix with what comes before
-            next_keys(i)
+        group.mm_ABt(score, query, key)
+        arrived()
+        with pk.when(i > 0):
+            load(key, k, i - 1)
         with pk.when(i >= clear):
             column = pk.col_index(score) + i * keys
             score[:] = pk.where(column < k.rows, score, -pk.inf)
@@ -72,12 +70,9 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
         highest = pk.maximum(peak, score.row_max() * c)
         weight, shrink = pk.exp2(pk.fma(score, c, -highest)), pk.exp2(peak - highest)
         total[:] = total * shrink + weight.row_sum(partial=True)
-        peak[:] = highest
-        weight = weight.to(q.dtype)
-        if d > 64:  # there registers do not last for both at once
-            next_keys(i)
         out *= shrink
-        group.mma_AB(out, weight, value)
+        peak[:] = highest
+        group.mma_AB(out, weight.to(q.dtype), value)
 
     sums = total.total()
     if lse is not None:

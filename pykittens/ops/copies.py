@@ -39,15 +39,13 @@ class Vectors:
 
     row, column = "r", "x"
 
-    def __init__(self, c: Any, scope: Scope, g: GlobalText, width: int, late: bool = False):
+    def __init__(self, c: Any, scope: Scope, g: GlobalText, width: int):
         self.c, self.g = c, g
         rows, cols = g.place.rows, g.place.cols
         a_row, total, threads = cols // width, rows * (cols // width), scope.warps * 32
         thread = c.thread(scope)
         self.guarded = total % threads != 0
         c.line("{")
-        if late:
-            c.thread_again()
         if threads % a_row == 0:
             step = threads // a_row
             c.line(f"const int r0 = {thread} / {a_row}, x = {thread} % {a_row} * {width};")
@@ -147,7 +145,7 @@ class CopyOut(Op):
         bytes_, size = vector_bytes(self.target), self.target.type.dtype.size
         width, vector = bytes_ // size, VECTOR[bytes_]
         g = GlobalText(c, self.target, const=False)
-        each = Vectors(c, self.scope, g, width, late=True)
+        each = Vectors(c, self.scope, g, width)
         row, col = each.row, each.column
         c.line(f"const {vector} v = ld_shared<{vector}>({address(c, self.source, row, col)});")
         store = f"*({vector}*){each.at} = v;"
