@@ -50,7 +50,7 @@ def _attention_ada(dim: int, dtype: str, causal: bool) -> Instance:
 
 
 def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
-    keys = 8192 // dim  # of a lap
+    keys = 4096 // dim  # of a lap
     return _attention(attention_ampere.attend, 128 + 40, 2 * keys + 40, dim, dtype, causal=causal)
 
 
