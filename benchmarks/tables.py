@@ -87,8 +87,8 @@ def host(rows: Rows) -> str:
     if not source:
         return _NONE
     return markdown(
-        ("what", "measured", "promised"),
-        [(r["what"], f"{r['value']:.3g} {r['unit']}", f"{r['limit']:g} {r['unit']}" if r["limit"] else "") for r in source],
+        ("what", "compiled for", "measured", "promised"),
+        [(r["what"], r["arch"], f"{r['value']:.3g} {r['unit']}", f"{r['limit']:g} {r['unit']}" if r["limit"] else "") for r in source],
         source,
     )
 

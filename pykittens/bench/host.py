@@ -11,7 +11,7 @@ from typing import Any
 
 from .measure import Row
 
-KEY = ("what",)
+KEY = ("arch", "what")
 _NEW_PROCESS = """
 import time, torch, pykittens
 from pykittens.kernels.{module} import attend
@@ -25,6 +25,14 @@ _IMPORT = "import time; start = time.perf_counter(); import pykittens; print(tim
 
 
 def run(quick: bool = False) -> Iterator[Row]:
+    """A row for each cost; `arch` is what kernels were compiled for."""
+    from ..cuda import driver
+
+    for row in _run(quick):
+        yield {"arch": driver.architecture(), **row}
+
+
+def _run(quick: bool = False) -> Iterator[Row]:
     """Rows of `what`, `value`, `unit` and the promised `limit`."""
     module, rest = kernel()
     yield {"what": f"compiling {module}, cold", "value": compiling(), "unit": "s", "limit": 1.5}
@@ -86,11 +94,11 @@ def calling(calls: int) -> Iterator[Row]:
         attend(q, k, v, o, *rest, 0.125)
         attend(q2, k2, v2, o2, *rest, 0.125)
 
-    how = "in place" if not any(call.maps.values()) else "by the driver"
+    maps = "" if not call.maps else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
     bare = statistics.median(each(call.launcher._call, calls) for _ in range(3))
     for what, value, limit in (
-        (f"a call on four torch tensors that move each time (tensor maps re-addressed {how})", each(moving, calls // 2, 250) / 2, 6.0),
-        ("a call of a bound kernel", each(attend.bind(*operands[0], *rest, 0.125), calls), 1.5),
+        (f"a call of {module} on four torch tensors that move each time{maps}", each(moving, calls // 2, 250) / 2, 6.0 if rest else 8.0),
+        (f"a call of {module}, bound", each(attend.bind(*operands[0], *rest, 0.125), calls), 1.5),
     ):
         yield {"what": f"{what}, over a bare driver launch", "value": value - bare, "unit": "us", "limit": limit, "bare": bare}
     for name, run in {
