@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import record, tables
+from pykittens.bench import host
 
 WHERE = {"device": "NVIDIA H200", "driver": "580.65 (CUDA 13.0)", "compiler": "NVRTC 13.5", "date": "2026-11-22", "command": "python -m benchmarks.host"}
 
@@ -19,7 +20,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def row(what: str, value: float) -> dict[str, Any]:
-    return {"what": what, "value": value, "unit": "us", "limit": 8}
+    return {"arch": "sm_90", "what": what, "value": value, "unit": "us", "limit": 8}
 
 
 def test_a_new_measurement_replaces_the_old_one(file: Path) -> None:
@@ -37,9 +38,15 @@ def test_tables(file: Path) -> None:
     record.record("host", [row("call", 7.25)], ("what",))
     text = "before\n<!-- begin:host -->\nstale\n<!-- end:host -->\nafter\n<!-- begin:errors -->\n<!-- end:errors -->\n"
     filled = tables.fill(text, record.read(file))
-    assert "| call | 7.25 us | 8 us |" in filled and "stale" not in filled
+    assert "| call | sm_90 | 7.25 us | 8 us |" in filled and "stale" not in filled
     assert "NVIDIA H200, driver 580.65 (CUDA 13.0), NVRTC 13.5, 2026-11-22: `python -m benchmarks.host`" in filled
     assert "Not measured yet" in filled
     assert tables.fill(filled, record.read(file)) == filled
     with pytest.raises(KeyError):
         tables.fill("<!-- begin:nothing -->\n<!-- end:nothing -->", [])
+
+
+def test_host_costs_of_two_architectures_stay_apart(file: Path) -> None:
+    record.record("host", [{**row("call", 5.75), "arch": "sm_90"}], host.KEY)
+    record.record("host", [{**row("call", 7.3), "arch": "sm_90a"}], host.KEY)
+    assert [(r["arch"], r["value"]) for r in record.read(file)] == [("sm_90", 5.75), ("sm_90a", 7.3)]
