@@ -290,7 +290,7 @@ class Parameter:
 class TensorMapSpec:
     """A tensor map the launcher must build: which tensor, the box (rows, cols), and the swizzle in bytes (0: a vector).
 
-    `panels`: the map has a dimension that counts panels of `swizzle` bytes, see `ops/tma.py`.
+    `panels`: the map has a dimension that counts panels of `swizzle` bytes, of a vector 256 elements, see `ops/tma.py`.
     """
 
     tensor: str

@@ -3,6 +3,7 @@
 A tensor map describes a tensor to the hardware. Where the columns are static and fill whole panels, it has
 five dimensions, (column in panel, row, panel, depth, batch), and one instruction moves a tile of any width; else four,
 (column, row, depth, batch), and a tile takes one instruction a panel. What lies outside reads as zero and is not written.
+A vector is a row of panels of 256 elements, the most that a box has along a dimension.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ from .samples import Rectangle, Sample, cut, pasted
 # Cache policies as createpolicy makes them (PTX "createpolicy"; the encodings CUTLASS lists in TMA::CacheHintSm90).
 HINTS = {"evict_first": "0x12F0000000000000ull", "evict_last": "0x14F0000000000000ull", "evict_normal": "0x1000000000000000ull"}
 
+LONGEST = 256  # elements of a box along one dimension
 TENSOR_MAP = "struct __align__(64) TensorMap { u64 opaque[16]; };\n"
 
 
 def map_spec(shared: Value, place: Place) -> TensorMapSpec:
     """The tensor map that a copy between a shared tile (or vector) and a tensor needs."""
     type, tensor = shared.type, place.type
-    name = place.tensor.name
+    name, cols = place.tensor.name, tensor.padded[3]
     if isinstance(type, SharedVector):
-        return TensorMapSpec(name, (1, type.length), 0, False)
+        whole = isinstance(cols, int) and cols % LONGEST == 0 and known_multiple(place.first[3]) % LONGEST == 0
+        panels = whole and LONGEST < type.length <= LONGEST * LONGEST
+        return TensorMapSpec(name, (1, type.length if panels else min(type.length, LONGEST)), 0, panels)
     assert isinstance(type, SharedTile)
-    cols = tensor.padded[3]
     panels = isinstance(cols, int) and cols % type.panel == 0 and type.cols > type.panel and type.pitch == type.rows
     return TensorMapSpec(name, (type.rows, type.cols if panels else min(type.cols, type.panel)), type.swizzle, panels)
 
@@ -59,8 +62,11 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
             raise TypeRuleError(f"{what}: the first column may lie inside a panel of {type.panel} columns", fix=f"begin at multiples of {type.panel} columns")
     else:
         assert isinstance(type, SharedVector)
-        if type.length > 256 or type.bytes % 16:
-            raise TypeRuleError(f"{what}: a TMA vector has at most 256 elements and a multiple of 16 bytes, not {type.length}", fix="copy it in parts")
+        if type.bytes % 16 or (type.length > LONGEST and type.length % LONGEST):
+            raise TypeRuleError(
+                f"{what}: a TMA vector has a multiple of 16 bytes, and of {LONGEST} elements if it has more than those; not {type.length} {type.dtype}",
+                fix="make the vector longer, or copy it in parts",
+            )
 
 
 def boxes(c: Any, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
@@ -68,7 +74,10 @@ def boxes(c: Any, shared: Value, place: Place, spec: TensorMapSpec) -> list[tupl
     batch, depth, row, col = (c.scalar(x, i32) for x in place.first)
     type, base = shared.type, c[shared]
     if isinstance(type, SharedVector):
-        return [(base, f"{col}, {row}, {depth}, {batch}", 4)]
+        if spec.panels:
+            return [(base, f"0, {row}, {col} / {LONGEST}, {depth}, {batch}", 5)]
+        length = spec.box[1]
+        return [(f"{base} + {i * type.dtype.size}", f"{col} + {i}, {row}, {depth}, {batch}", 4) for i in range(0, type.length, length)]
     assert isinstance(type, SharedTile)
     if spec.panels:
         return [(base, f"0, {row}, {col} / {type.panel}, {depth}, {batch}", 5)]
@@ -176,6 +185,13 @@ class TmaLoad(Op):
                     before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
                     after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
                 )  # fmt: skip
+        for dtype, length, first, static in ((bf16, 64, 8, False), (f32, 512, 256, True), (bf16, 1024, 24, False)):  # reach past the end of the row
+            place = Rectangle(dtype, (length,), (3, 768), (1, first), static)
+            yield Sample(
+                {"target": SharedVector(dtype, length), "source": place, "barrier": BarrierType(1)}, lambda source, p=place: cut(source, p), exact=True,
+                arch=90, before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
+                after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
+            )  # fmt: skip
 
 
 @dataclass(eq=False)

@@ -57,11 +57,11 @@ class Tma:
         _check_target(target)
         record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.type.shape), barrier, hint, multicast))  # type: ignore[union-attr]
 
-    def share(self, target: Shared, source: Tensor, coordinate: Any) -> None:
+    def share(self, target: Shared, source: Tensor, coordinate: Any, *, hint: str | None = None) -> None:
         """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of them."""
         count = cluster.size
         if count == 1:
-            self.load(target, source, coordinate)
+            self.load(target, source, coordinate, hint=hint)
             return
         _check_target(target)
         rows = target.type.rows // count  # type: ignore[union-attr]
@@ -69,7 +69,7 @@ class Tma:
             raise TypeRuleError(f"{target.label}: {target.type} does not divide over {count} blocks", fix=f"make its rows a multiple of {8 * count}")
         part = target.part(cluster.rank * rows, 0, rows, target.type.cols)  # type: ignore[union-attr]
         *outer, row, col = coordinate
-        self.load(part, source, (*outer, row * count + cluster.rank, col), getattr(target, "landing", None), multicast=cluster.everyone)
+        self.load(part, source, (*outer, row * count + cluster.rank, col), getattr(target, "landing", None), hint=hint, multicast=cluster.everyone)
 
     def expect(self, barrier: Value, *tiles: Shared, bytes: Operand = 0) -> None:
         """Arrives at `barrier` and promises the bytes of these tiles."""
