@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..layouts import Sym, vector_register
 from ..program import CLUSTER, Access, Effect, Op, Scope, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, bf16, f32, i32, u32
 from .maps import MATH, compute, register_type
+from .mbarrier import check_barrier
 from .places import MEMORY, vector_address
 from .samples import Sample, tiles
 
@@ -242,6 +243,38 @@ __device__ __forceinline__ void st_cluster(u32 a, u32 rank, u32 v) {
   asm volatile("{ .reg .b32 p; mapa.shared::cluster.u32 p, %0, %1; st.shared::cluster.b32 [p], %2; }" :: "r"(a), "r"(rank), "r"(v) : "memory");
 }
 """
+SEND = """
+__device__ __forceinline__ void st_async(u32 a, u32 bar, u32 rank, u32 v) {
+  asm volatile("{ .reg .b32 p, q; mapa.shared::cluster.u32 p, %0, %2; mapa.shared::cluster.u32 q, %1, %2;"
+    " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [p], %3, [q]; }" :: "r"(a), "r"(bar), "r"(rank), "r"(v) : "memory");
+}
+"""
+
+
+@dataclass(eq=False)
+class SendTerms(ShareTerms):
+    """`ShareTerms` to all blocks of the cluster, each of which learns at its own `barrier` that they have come (PTX "st.async").
+
+    So only those wait who need the terms, and not for warps that have nothing to do with them.
+    """
+
+    barrier: Value = field(kw_only=True)
+
+    def types(self) -> tuple[Type, ...]:
+        check_barrier(self.barrier)
+        return super().types()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", "warps", "generic", self.barrier, mask=(1 << self.ranks) - 1),)
+
+    def cuda(self, c: Any) -> None:
+        c.require(90, self, "clusters")
+        c.prelude(SEND)
+        type = self.source.type
+        assert isinstance(type, RegisterVector)
+        to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
+        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) if ({c.lane} < {self.ranks})")
+        c.line(f"  st_async({to}, {c[self.barrier]}, {c.lane}, __float_as_uint({c[self.source]}[i]));")
 
 
 @dataclass(eq=False)

@@ -44,8 +44,8 @@ class MBarrier:
             )
         self._end(where)
 
-    def pay(self, bytes: int, phase: int, caused: np.ndarray, where: tuple[Frame, ...]) -> None:
-        """`bytes` of a load, issued in `phase` by those whose causes are `caused`, have landed."""
+    def pay(self, bytes: int, phase: int, known: np.ndarray, where: tuple[Frame, ...]) -> None:
+        """`bytes` of a load, issued in `phase`, have landed, which tells waiters what is `known`."""
         if self.phase != phase:
             raise BarrierError(
                 f"phase {phase} of {self.name} ended before a load issued in it had landed: fewer bytes were promised than its loads bring",
@@ -54,7 +54,7 @@ class MBarrier:
             )
         self.bytes -= bytes
         self.gathered[SEEN, self.agent] = max(self.gathered[SEEN, self.agent], self.clocks.time(phase + 1))
-        self.gathered[CAUSED] = np.maximum(self.gathered[CAUSED], caused)
+        self.gathered = np.maximum(self.gathered, known)
         if self.pending == 0 and self.bytes < 0:
             raise BarrierError(
                 f"phase {phase} of {self.name} was promised {-self.bytes} bytes less than its loads bring",

@@ -19,12 +19,12 @@ OUTLIVES_BLOCK = ("bulk",)  # what only writes global memory may end after the b
 
 @dataclass(eq=False)
 class Flight:
-    """An asynchronous operation on its way: `finish` does what it means, then its barriers are paid."""
+    """An asynchronous operation on its way: `finish` does what it means, then its barriers are paid, and told what it passes on (`known`)."""
 
     label: str
     where: tuple[Frame, ...]
     finish: Callable[[], None]
-    caused: np.ndarray
+    known: np.ndarray
     payments: list[tuple[MBarrier, int, int]] = field(default_factory=list)  # (barrier, bytes, phase at issue)
     queues: list[Queue] = field(default_factory=list)
     done: bool = False
@@ -44,7 +44,7 @@ class Flight:
         self.finish()
         for barrier, bytes, phase in self.payments:
             barrier.loads.remove(self)
-            barrier.pay(bytes, phase, self.caused, self.where)
+            barrier.pay(bytes, phase, self.known, self.where)
 
 
 @dataclass(eq=False)

@@ -156,7 +156,8 @@ def _finishers(m: Machine, step: Step, touch: Touch, block: BlockState, flight: 
     if isinstance(done, Value):
         pays = touch.value.type.bytes if touch.kind == "shared" and touch.access.mode != "read" else 0  # type: ignore[union-attr]
         for unit, barrier in zip(_units(m), mbarriers(m, done, block), strict=True):
-            agents[unit * m.span], stamps[unit * m.span] = barrier.agent, low + barrier.phase * TICK + step.number
+            warps = slice(unit * m.span, (unit + 1) * m.span)
+            agents[warps], stamps[warps] = barrier.agent, low + barrier.phase * TICK + step.number
             if pays:
                 flight.payments.append((barrier, pays, barrier.phase))
                 barrier.loads.append(flight)
@@ -207,8 +208,13 @@ def launch(m: Machine, step: Step) -> Flight:
                 live[value] = m.env[value]
         m.env, (m.mask, m.step, m.span, m.units, m.chosen) = live, state
 
-    issuers = m.agents if mask is None else m.agents[mask.warps]
-    flight = Flight(flight_label(step), step.op.where, finish, cluster.clocks.of[CAUSED, issuers].max(axis=0))
+    issuers, clocks = m.agents if mask is None else m.agents[mask.warps], cluster.clocks
+    known = clocks.of[:, issuers].max(axis=1)
+    if any(isinstance(t.access.done, Value) and t.access.proxy == "generic" for t in step.touches):
+        clocks.advance(issuers)  # a store of these threads, with the release of its mbarrier: it tells all they know
+    else:
+        known[:CAUSED] = clocks.low + 1  # an engine passes on no memory of who gave it work
+    flight = Flight(flight_label(step), step.op.where, finish, known)
     cluster.flights.append(flight)
     return flight
 

@@ -31,7 +31,7 @@ class Touch:
         # An elected thread asks an engine for the whole.
         copies = access.split == "all" and access.mode != "read"
         elected = isinstance(access.done, Value) or (access.done != "now" and QUEUES.get(access.done, ELECTED) == ELECTED)
-        self.split: str = "one" if copies or elected else access.split
+        self.split: str = "one" if copies or (elected and access.split != "warps") else access.split
         self.passes = extra_passes(type, self.split, span) if isinstance(type, SharedTile) and access.proxy == "generic" else 0
         self.cache: dict[Any, Any] = {}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import cluster as cluster_ops
-from ..ops import reduce, scalars, sync
+from ..ops import mbarrier, reduce, scalars, sync
 from ..program import Scope, Value
 from ..types import RegisterTile, RegisterVector, SharedVector, f32
 from .recorder import current, record, result, scope_of
@@ -23,17 +23,45 @@ def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
     type: RegisterTile = tile.type
     scope = scope_of(type.warps)
     blocks = _cluster_size() if across_cluster else 1
-    if blocks > 1 and not current().cache.get("cluster runs") and not _in_loop():  # nobody's shared memory may be written before its block runs
+    role = current().role is not None
+    if blocks > 1 and not role and not current().cache.get("cluster runs") and not _in_loop():  # nobody's shared memory may be written before its block runs
         current().cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
     if type.dtype != f32 and (type.warps > 1 or blocks > 1):
         tile = tile.to(f32)
     terms = result(reduce.Reduce(scope, kind, tile, "col", type.warps > 1))
     if type.warps == 1 and blocks == 1:
         return terms
-    if blocks > 1 and type.warps != current().program.warps:
-        raise TraceError(f"a row over the cluster of a tile over {type.warps} warps", fix="make the tile on the whole block")
+    if blocks > 1 and type.warps != current().warps:
+        raise TraceError(f"a row over the cluster of a tile over {type.warps} warps", fix="make the tile on the whole block, or the whole role")
     whole = RegisterVector(f32, type.rows, "col", type.layout, type.warps)
-    return _meet(scope, kind, terms, whole, blocks)
+    return _exchange(scope, kind, terms, whole, blocks) if blocks > 1 and role else _meet(scope, kind, terms, whole, blocks)
+
+
+def _exchange(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:
+    """Inside a role: blocks send one another their terms, and each waits at an mbarrier of its own for all of them.
+
+    Two places take turns, at run time: who sends the terms of a reduction has got all terms of the one before, each from a warp that had
+    read those of the one before that, so the place is free.
+    """
+    from .functions import shared
+    from .rings import Cursor, barrier
+
+    r, type = current(), SharedVector(f32, whole.length * whole.warps)
+    key: Any = ("exchange", id(r.role_block()), type, blocks)
+    if key not in r.cache:
+        name = f"{r.role}_terms"
+        places, landed = shared(type, count=2 * blocks, name=name), barrier(1, 2, f"{name}_landed")
+        r.cache[key] = places, landed, Cursor(name, 2, 0)  # type: ignore[assignment]
+    kept: Any = r.cache[key]
+    places, landed, cursor = kept
+    index = cursor.index
+    mine, here = places[index * blocks + _rank()], landed[index]
+    record(mbarrier.Arrive(scope, here, type.bytes * blocks))
+    record(reduce.SendTerms(scope, mine, terms, blocks, barrier=here))
+    record(mbarrier.Wait(scope, here, cursor.phase))
+    combined = result(reduce.Combine(scope, kind, tuple(places[index * blocks + i] for i in range(blocks)), whole))
+    cursor.advance()
+    return combined
 
 
 def _meet(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:

@@ -44,13 +44,13 @@ class Slot:
 class Cursor:
     """A role's place in a ring: slot index and phase, variables made where the role begins."""
 
-    def __init__(self, ring: Ring, what: str, first_phase: int | None):
+    def __init__(self, name: str, stages: int, first_phase: int | None):
         r = current()
         self.role, self.block = r.role_block(), r.role_block()
         self.warps, self.warpgroups, self.label = r.warps, r.role_warpgroups, r.role or "the kernel"
-        self.index = self._variable(f"{ring.name}_{what}", i32, 0)
-        self.phase = None if first_phase is None else self._variable(f"{ring.name}_{what}_phase", u32, first_phase)
-        self.stages = ring.stages
+        self.index = self._variable(name, i32, 0)
+        self.phase = None if first_phase is None else self._variable(f"{name}_phase", u32, first_phase)
+        self.stages = stages
         self.releases: list[mbarrier.Arrive] = []
         self.slots: list[Value] = []  # every tile that this role got, to find out how it reads them
 
@@ -87,7 +87,7 @@ class Ring:
     def _cursor(self, what: str, first_phase: int | None) -> Cursor:
         key = (id(current().role_block()), what)
         if key not in self.cursors:
-            self.cursors[key] = Cursor(self, what, first_phase)
+            self.cursors[key] = Cursor(f"{self.name}_{what}", self.stages, first_phase)
         return self.cursors[key]
 
     def _item(self, array: Shared, index: Value) -> Shared:
