@@ -26,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 
+from pykittens.errors import KernelError
 from pykittens.kernel import Kernel
 from pykittens.kernels import gates, norms, rows
 from pykittens.types import DTYPES
@@ -54,15 +55,13 @@ class Case:
 def _row_variants(n: int, size: int, inputs: int = 1, weights: int = 0) -> dict[str, Any]:
     """Names and configurations for rows of n elements, with as many inputs and weights."""
     found: dict[str, Any] = {}
-    choices: list[dict[str, Any]] = [{}, {"stages": 0}]
-    if n * size < 32768:
-        choices += [{"held": 32}, {"held": 32, "resident": 32, "ahead": True}, {"resident": 32}]
-    if n * size >= 4096:
-        choices += [{"stages": s} for s in (2, 3)] + [{"stages": 2, "ahead": False}, {"stages": 2, "held": 128}, {"stages": 3, "most": 8}]
-    if n * size >= 32768:
-        choices += [{"stages": 3, "held": 128, "ahead": False}]
-    if n * size >= 131072:
-        choices += [{"stages": 3, "processors": 150}]
+    choices: list[dict[str, Any]] = [{}]
+    if n * size <= rows.PART:
+        choices += [{"held": 32}, {"held": 32, "resident": 32}, {"resident": 32}]
+    else:
+        parts = min(8, rows.stream(n, size, inputs * size, weights * size).cluster * 2)
+        choices += [{"team": 16, "teams": 1}, {"cluster": parts}, {"cluster": parts, "teams": 3}]
+        choices += [{"cluster": 8, "team": 4, "teams": 3}, {"processors": 152}, {"processors": 156}]
     for choice in choices:
         config = rows.plan(n, size, 16, inputs=inputs * size, weights=weights * size, **choice)
         if config not in found.values():
@@ -168,7 +167,10 @@ def compile_all(chosen: list[Case], variants: bool, arch: str) -> None:
         case, config = job
         count = 2 * int(np.prod(case.shapes(1 << 24)["x" if case.module is not gates else "gate"][1:]))
         arrays = {k: np.zeros(s, DTYPES[case.dtype].numpy) for k, s in case.shapes(count).items()}
-        case.run(arrays, config)
+        try:
+            case.run(arrays, config)
+        except KernelError as error:
+            print(f"\r{case.name}: {error.fact.splitlines()[0]}")
 
     with mock.patch.object(Kernel, "_run", lambda self, args, named: self.compile(*args, **named, arch=arch)), ThreadPoolExecutor(2) as pool:
         for i, _ in enumerate(pool.map(work, jobs)):

@@ -59,8 +59,9 @@ def instances(name: str) -> Iterator[Instance]:
     if name in ("softmax", "layernorm", "rmsnorm"):
         few = row.make(**{**row.default(), "n": 2048, "dtype": "bf16"})
         assert few is not None
-        for settings in ({"clusters": False}, {"most": 1}):  # nine rows through three slots of one block, and of a cluster
-            yield replace(few, fixed={**few.fixed, "config": rows.plan(2048, 2, 16, stages=3, blocks_per_sm=1, processors=1, **settings)})
+        for cluster in (1, 2):  # nine rows through two slots of each of two teams
+            config = rows.stream(2048, 2, 4, 4, processors=cluster, cluster=cluster, team=4, stages=2)
+            yield replace(few, fixed={**few.fixed, "config": config})
     if name == "gemm":
         for share in ("a", "k"):
             yield replace(found, fixed={**found.fixed, "config": gemm.Config(cols=128, cluster=2, share=share)})

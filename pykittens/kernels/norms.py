@@ -47,8 +47,6 @@ def normalize(x: pk.gl(FLOATS, "M", pk.static("N")), residual: pk.gl(FLOATS, "M"
     for mine in walk(config, (x, residual), (weight, bias)):
         value = mine.load(x)
         stream = mine.load(residual) if residual is not None else None
-        if config.ahead:
-            scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
         if dropout:
             bits = pk.random_bits(value, (seed0, seed1), row=mine.first * config.rows, col=mine.part * config.cols)
             value = pk.where(bits >= threshold, value * keep, 0.0)
@@ -59,8 +57,7 @@ def normalize(x: pk.gl(FLOATS, "M", pk.static("N")), residual: pk.gl(FLOATS, "M"
         if centred:
             value = mine.cut(value - mine.sum(value) * (1 / config.n), 0.0)
         value = value * pk.rsqrt(mine.sum(value * value) * (1 / config.n) + eps)
-        if not config.ahead:
-            scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
+        scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
         if scale is not None:
             value = value * scale.to(f32)
         if shift is not None:
@@ -102,7 +99,7 @@ def _norm(centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: flo
 @remembered
 def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, config: Rows | None) -> Ready:
     rows, info = matrix(x, "x")
-    n, views, dtype, other, kept = info.shape[-1], [rows], info.dtype, None, 0
+    n, views, dtype, other, weights = info.shape[-1], [rows], info.dtype, None, []
     for name, array, shape in (("residual", residual, info.shape), ("weight", weight, (n,)), ("bias", bias, (n,))):
         if array is not None:
             view, about = matrix(array, name)
@@ -110,10 +107,10 @@ def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, co
             if name == "residual":
                 views, dtype, other = [rows, view], about.dtype, shown(view)
             else:
-                kept += DTYPES[about.dtype].size
-    inputs = sum(DTYPES[describe(view).dtype].size for view in views)
+                weights.append(view)
+    inputs, kept = (sum(DTYPES[describe(view).dtype].size for view in some) for some in (views, weights))
     heavy = dropout and weight is not None and bias is not None
-    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views), inputs=inputs, weights=kept, heavy=heavy, **machine(info))
+    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views, *weights), inputs=inputs, weights=kept, heavy=heavy, **machine(info))
     results = (result(info, rows), result(info, rows, dtype)) if dropout or residual is not None else (result(info, rows),)
     return Ready(config, (shown(rows), other, None, None), results)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,20 +13,21 @@ from pykittens.types import Coalesced, bf16, f16, f32
 
 FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
-WIDE = 65_536  # bytes of a row: from here on a thread holds twice as much, and weights are loaded before the reduction
-SHARED = 228 * 1024  # bytes of shared memory of a multiprocessor with clusters
-OTHER = 2048  # of which a block takes as many for terms and for the system
+PART = 32 * 1024  # bytes of a row that a team holds in registers: 8 warps of 128 bytes a thread, or 16 of 64
+SHARED = 227 * 1024 - 512  # bytes of shared memory of a block on Hopper, but for barriers
+TERMS = 2 * 128  # bytes for the terms that a team gets from one block of its cluster
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows of `n` elements. A team of `team` warps holds `rows` of them at a time, a block has `warps` warps.
 
-    `lanes` threads share a row, with runs of `width` elements. A row wider than a block lies in `cluster` blocks, `cols`
-    columns in each. `ahead`: weights are loaded before the rows are reduced. Hints: see `pk.warp.load`.
+    `lanes` threads share a row, with runs of `width` elements. A row wider than a team lies in `cluster` blocks, `cols`
+    columns in each. Hints: see `pk.warp.load`.
 
-    With `stages` each block (or cluster) walks through many rows, in a grid as large as `processors` multiprocessors hold at once: that
-    many rows are under way to slots of shared memory while one is reduced and written. `ahead` then keeps the weights there too.
+    With `stages` rows stream: a block stays, and keeps the weights in shared memory. One more warpgroup loads rows with TMA into slots,
+    `stages` for each team, and the teams reduce and write rows of their own: while one waits for the cluster's terms, another works. The
+    grid has a block for each of `processors` multiprocessors.
     """
 
     n: int
@@ -38,20 +39,20 @@ class Rows:
     warps: int = 4
     cluster: int = 1
     blocks_per_sm: int = 1
-    ahead: bool = False
     stages: int = 0
     processors: int = 132
     load_hint: str = ""
     store_hint: str = ""
 
     def __post_init__(self) -> None:
+        working = self.team * self.teams
         if not 1 <= self.n <= WIDEST:
             raise ArgumentError(f"rows of {self.n} elements", fix=f"widths from 1 to {WIDEST} are supported")
-        if not 1 <= self.team <= self.warps <= 32 or self.warps % self.team or (self.cluster > 1 and self.team < self.warps):
-            raise ArgumentError(f"teams of {self.team} warps in blocks of {self.warps}", fix="a block has 1 to 32 warps, whole teams")
-        if not 0 <= self.stages <= 16 or self.processors < 1 or (self.stages and (self.team, self.rows) != (self.warps, 1)):
-            raise ArgumentError(f"{self.rows} rows for {self.team} of {self.warps} warps in {self.stages} stages",
-                                fix="up to 16 stages, of one row for a whole block")  # fmt: skip
+        shared = self.cluster > 1 and not self.stages and self.teams > 1
+        if not 1 <= self.team <= working <= self.warps <= 32 or self.warps != working + self.loading or shared:
+            raise ArgumentError(f"teams of {self.team} warps in blocks of {self.warps}", fix="a block has 1 to 32 warps, whole teams (and four more to load)")
+        if not 0 <= self.stages <= 16 or self.processors < 1 or (self.stages and (self.rows != 1 or self.cols % 256)):
+            raise ArgumentError(f"{self.rows} rows of {self.cols} columns in {self.stages} stages", fix="up to 16 stages, of one row of a multiple of 256")
         if not 1 <= self.cluster <= 8 or self.cols * self.cluster < self.n:
             raise ArgumentError(f"{self.cluster} x {self.cols} columns for rows of {self.n}", fix="a cluster has up to 8 blocks, which cover the row")
 
@@ -64,26 +65,40 @@ class Rows:
         """Whether tiles have columns past the end of a row."""
         return self.cols * self.cluster > self.n
 
+    @property
+    def loading(self) -> int:
+        """How many warps of a block load."""
+        return 4 if self.stages else 0
+
+    @property
+    def teams(self) -> int:
+        """How many teams work in a block."""
+        return (self.warps - self.loading) // self.team
+
+    @property
+    def budget(self) -> int:
+        """Registers of a thread that works, where some of those that load are left over for it (setmaxnreg)."""
+        at_launch = 65536 // (32 * self.warps) // 8 * 8
+        return (at_launch * self.warps - 24 * self.loading) // (self.warps - self.loading) // 8 * 8
+
     def blocks(self, rows: int) -> int:
         """Blocks for that many rows."""
-        tiles = -(-rows // (self.rows * (self.warps // self.team)))
-        return (min(tiles, max(1, self.processors * self.blocks_per_sm // self.cluster)) if self.stages else tiles) * self.cluster
+        tiles = -(-rows // (self.rows * self.teams))
+        return (min(tiles, max(1, self.processors // self.cluster)) if self.stages else tiles) * self.cluster
 
 
 @lru_cache(maxsize=1024)
-def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resident: int = 0, clusters: bool = True, inputs: int = 0,
-         weights: int = 0, heavy: bool = False, processors: int = 132, **settings: Any) -> Rows:  # fmt: skip
-    """Rows of `n` elements of `size` bytes that begin at multiples of `align` bytes; a thread holds about `held` bytes of a row.
+def plan(n: int, size: int, align: int, *, inputs: int = 0, weights: int = 0, clusters: bool = True, processors: int = 132, held: int = 64, most: int = 16,
+         resident: int = 0, heavy: bool = False, **settings: Any) -> Rows:  # fmt: skip
+    """Rows of `n` elements of `size` bytes that begin, as weights do, at multiples of `align` bytes.
 
-    Blocks have up to `most` warps; wider rows are spread over a cluster, or over up to 32 warps without `clusters`. Registers are
-    bounded so that a multiprocessor has room for about `resident` warps (0: as many as spills allow). With `stages`
-    a persistent grid has as many rows on their way; an element of each of the inputs together has `inputs` bytes, of the weights `weights`.
-    Two weights take more registers, and so does what is `heavy`.
+    An element of each of the inputs together has `inputs` bytes, of the weights `weights`. A thread holds about `held` bytes of a row.
+    Blocks have up to `most` warps; wider rows stream (see `stream`), or where that is impossible are spread over a cluster, or over up
+    to 32 warps without `clusters`. Registers are bounded so that a multiprocessor has room for about `resident` warps (0: as
+    many as spills allow): two weights take more, and so does what is `heavy`.
     """
     if not 1 <= n <= WIDEST:
         raise ArgumentError(f"rows of {n} elements", fix=f"widths from 1 to {WIDEST} are supported")
-    if n * size == WIDE and clusters and weights <= size and not heavy and not settings:
-        held, resident, settings = 128, 16, {"ahead": True}
     width = max(1, min(16, align) // size)
     runs, turns = -(-n // width), max(1, held // size // width)
     lanes = _power(max(-(-runs // turns), min(8, runs)))
@@ -93,9 +108,10 @@ def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resid
         settings.setdefault("blocks_per_sm", _blocks(resident or (20 if heavy else 24), settings["warps"]))
         return Rows(n, width, lanes, turns * lanes * width, rows=32 // lanes * slots, **settings)
     warps = -(-runs // (32 * turns))
+    if warps > most and clusters and align == 16:
+        return stream(n, size, inputs or size, weights, processors, **settings)
     cluster = min(8, _power(-(-warps // most))) if clusters else 1
     warps = min(32, -(-warps // cluster))
-    cols = -(-n // (cluster * 32 * warps * width)) * 32 * warps * width
     settings = {
         "team": warps,
         "cluster": cluster,
@@ -103,13 +119,32 @@ def plan(n: int, size: int, align: int, *, held: int = 64, most: int = 16, resid
         **settings,
         "warps": warps,
     }
-    slot = cols * (inputs or size)
-    if settings.setdefault("stages", 0):
-        kept = OTHER + (cols * weights if settings.setdefault("ahead", SHARED - OTHER - cols * weights >= 2 * slot) else 0)
-        settings["stages"] = max(1, min(settings["stages"], (SHARED - kept) // slot))
-        settings["blocks_per_sm"] = max(1, min(settings["blocks_per_sm"], SHARED // (settings["stages"] * slot + kept)))
-        settings["processors"] = processors if cluster <= 2 else processors * 85 // 100  # large clusters do not find room everywhere
-    return Rows(n, width, 32 * warps, cols, **settings)
+    return Rows(n, width, 32 * warps, _columns(n, cluster, 32 * warps * width), **settings)
+
+
+def stream(n: int, size: int, inputs: int, weights: int, processors: int = 132, *, cluster: int = 0, team: int = 8, teams: int = 0, stages: int = 4,
+           **settings: Any) -> Rows:  # fmt: skip
+    """Rows that stream: in as few blocks as have room for a team's part of a row in registers, and for weights and slots in shared memory.
+
+    Blocks of large clusters hear from one another later, so that there it takes three teams to keep memory busy, with half as much each.
+    """
+    width, blocks = 16 // size, -(-n * size // PART)
+    several = blocks > 2
+    choices = [(cluster, teams or 2)] if cluster else [(2 * _power(blocks), teams or 3)] * several + [(_power(blocks) << i, teams or 2) for i in range(3)]
+    for blocks, count in choices:
+        cols = _columns(n, blocks, 32 * team * width)
+        room = (SHARED - count * blocks * TERMS - cols * weights) // (count * cols * inputs)
+        if room and blocks <= 8:
+            break
+    # Large clusters do not find room on every multiprocessor, and one that waited for room would begin when the others end.
+    at_once = processors if blocks <= 2 else processors * 85 // 100
+    settings = {"store_hint": "stream", **settings, "team": team, "warps": 4 + count * team, "cluster": blocks, "stages": max(1, min(stages, room))}
+    return Rows(n, width, 32 * team, cols, processors=at_once, **settings)
+
+
+def _columns(n: int, cluster: int, step: int) -> int:
+    """Columns of a block of a cluster that covers rows of n elements, a multiple of `step`."""
+    return -(-n // (cluster * step)) * step
 
 
 def _blocks(resident: int, warps: int) -> int:
@@ -125,19 +160,23 @@ def _power(x: int) -> int:
 class Mine:
     """What the running team works on: which rows of a matrix, and which columns of them."""
 
-    def __init__(self, config: Rows, tile: Any, part: Any):
+    def __init__(self, config: Rows, tile: Any, part: Any, here: dict[Any, Any] | None = None, release: Callable[[], None] | None = None):
         self.config, self.team, self.first, self.part = config, pk.group(config.team), tile, part
         self.end = config.n - part * config.cols  # columns from here on lie past the row's end
-        self.here: dict[Any, Any] = {}  # what lies in shared memory of a matrix or vector
-        self.refill: Any = None  # to be called when everybody has read its slots
+        self.here = here or {}  # what lies in shared memory of a matrix or vector
+        self.unread, self.release = {x for x in self.here if x.type.rank == 2}, release
 
     def load(self, x: Any) -> Any:
         """These rows of a matrix, as float32."""
         config, dtype = self.config, x.dtype if self.config.width > 1 else f32
-        if x in self.here:
-            return self.team.load(self.here[x], dtype=dtype, layout=config.layout).to(f32)
-        at = (0, 0, self.first, self.part)
-        return self.team.load(x, at, rows=config.rows, cols=config.cols, dtype=dtype, layout=config.layout, hint=config.load_hint).to(f32)
+        if x not in self.here:
+            at = (0, 0, self.first, self.part)
+            return self.team.load(x, at, rows=config.rows, cols=config.cols, dtype=dtype, layout=config.layout, hint=config.load_hint).to(f32)
+        tile = self.team.load(self.here[x], dtype=dtype, layout=config.layout)
+        self.unread.discard(x)
+        if not self.unread and self.release:  # the slot may be filled again
+            self.release()
+        return tile.to(f32)
 
     def load_weight(self, w: Any) -> Any:
         """These columns of a vector."""
@@ -156,45 +195,41 @@ class Mine:
         return pk.right_fill(value, self.end, fill) if self.config.ragged else value
 
     def max(self, value: Any) -> Any:
-        return self._met(value.row_max(cluster=self.config.cluster > 1))
+        return value.row_max(cluster=self.config.cluster > 1)
 
     def sum(self, value: Any) -> Any:
-        return self._met(value.row_sum(cluster=self.config.cluster > 1))
-
-    def _met(self, terms: Any) -> Any:
-        """Every thread had read its part of the row before it gave a term, so that the next row may come into the slot."""
-        refill, self.refill = self.refill, None
-        if refill:
-            refill()
-        return terms
+        return value.row_sum(cluster=self.config.cluster > 1)
 
 
 def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -> Iterator[Mine]:
-    """The tiles of rows that this team works on, one after another; those of a config with stages reduce each row at least once."""
-    wide = config.cluster > 1
-    team, part, place = pk.group(config.team), pk.cluster.rank if wide else 0, pk.cluster.index
+    """The tiles of rows that this team works on, one after another."""
+    part, place = pk.cluster.rank if config.cluster > 1 else 0, pk.cluster.index
+    inputs, weights = ([x for x in some if x is not None] for some in (inputs, weights))
     if not config.stages:
+        team = pk.group(config.team)
         yield Mine(config, place * team.count + team.index, part)
         return
-    kept = {w: pk.shared(pk.sv(w.dtype, config.cols)) for w in weights if config.ahead and w is not None}
-    for w, to in kept.items():
-        team.load_into(to, w, (0, 0, 0, part))
-    rings = {x: pk.shared(pk.sv(x.dtype, config.cols), count=config.stages) for x in inputs if x is not None}
-    count, stride = inputs[0].rows, pk.grid_size.x // config.cluster
-
-    def fill(slot: Any, tile: Any) -> None:
-        with pk.when(tile < count):
-            for x, slots in rings.items():
-                team.load_async(slots[slot] if config.stages > 1 else slots, x, (0, 0, tile, part))
-        team.commit()
-
-    for slot in range(config.stages):
-        fill(slot, place + slot * stride)
-    for i in pk.range(pk.cdiv(count - place, stride)):
-        slot, tile = i % config.stages, place + i * stride
-        team.wait_loads(pending=config.stages - 1)
-        (pk.cluster if wide else team).sync()
-        mine = Mine(config, tile, part)
-        mine.here = kept | {x: slots[slot] if config.stages > 1 else slots for x, slots in rings.items()}
-        mine.refill = lambda slot=slot, tile=tile: fill(slot, tile + config.stages * stride)
-        yield mine
+    rings = [pk.ring(config.stages, **{f"x{i}": pk.sv(x.dtype, config.cols) for i, x in enumerate(inputs)}, name=f"rows{t}") for t in range(config.teams)]
+    kept, loaded = {w: pk.shared(pk.sv(w.dtype, config.cols), name="weight") for w in weights}, pk.barrier()
+    stride = pk.grid_size.x // config.cluster
+    laps = pk.cdiv(inputs[0].rows - place, stride * config.teams)  # past the last row there are zeros to read, and nothing is written
+    with pk.role("load", warps=4, registers=24):
+        if kept:
+            pk.tma.expect(loaded, *kept.values())
+        for w, to in kept.items():
+            pk.tma.load(to, w, (0, 0, 0, part), loaded)
+        for lap in pk.range(laps):
+            for t, ring in enumerate(rings):
+                with ring.fill() as slot:
+                    for i, x in enumerate(inputs):
+                        pk.tma.load(getattr(slot, f"x{i}"), x, (0, 0, place + (lap * config.teams + t) * stride, part), hint=config.load_hint or None)
+    for t, ring in enumerate(rings):
+        with pk.role(f"team{t}", warps=config.team, registers=config.budget):
+            if kept:
+                pk.wait(loaded, 0)
+            for lap in pk.range(laps):
+                slot = ring.read()
+                here = {x: getattr(slot, f"x{i}") for i, x in enumerate(inputs)}
+                yield Mine(config, place + (lap * config.teams + t) * stride, part, kept | here, ring.release)
+    if config.cluster > 1:
+        pk.cluster.sync()  # nobody ends while others still send to it

@@ -51,7 +51,8 @@ def softmax(x: Any, *, config: Rows | None = None) -> Any:
 @remembered
 def _prepare(x: Any, *, config: Rows | None) -> Ready:
     rows, info = matrix(x, "x")
-    config = config or plan(info.shape[-1], DTYPES[info.dtype].size, alignment(rows), **machine(info))
+    size = DTYPES[info.dtype].size
+    config = config or plan(info.shape[-1], size, alignment(rows), inputs=size, **machine(info))
     return Ready(config, (shown(rows),), (result(info, rows),))
 
 

@@ -39,11 +39,11 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
     close(softmax(x, config=rows.plan(n, 4, 16, **settings)), reference(x))
 
 
-@pytest.mark.parametrize("settings", [{"stages": 1}, {"stages": 3, "most": 2}, {"stages": 2, "clusters": False, "blocks_per_sm": 1}], ids=str)
-@pytest.mark.parametrize("n", [2048, 3002, 40000])
-def test_rows_in_stages(n: int, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", [{"cluster": 1}, {"cluster": 2, "stages": 1}, {"cluster": 4, "teams": 3}], ids=str)
+@pytest.mark.parametrize("n", [2048, 3000, 20000])
+def test_rows_that_stream(n: int, settings: dict[str, Any]) -> None:
     x = random((11, n), BF16)
-    close(softmax(x, config=rows.plan(n, 2, 4, processors=2, **settings)), reference(x))
+    close(softmax(x, config=rows.stream(n, 2, 2, 0, processors=2, team=4, **settings)), reference(x))
 
 
 def test_large_numbers_do_not_overflow() -> None:
