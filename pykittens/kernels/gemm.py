@@ -32,7 +32,7 @@ class Config:
     `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share something: operand "b"
     where they stand below one another, "a" where side by side, or one tile of c, of which each sums a part of "k".
     `residents` blocks share a multiprocessor. `rotate`: each column of tiles begins elsewhere along k, so that not all
-    blocks ask for the same lines of a small operand at once.
+    blocks ask for the same lines of a small operand at once. `once`: an operand, "a" or "b", that is read once: its lines give way in L2.
     """
 
     rows: int = 128
@@ -45,6 +45,7 @@ class Config:
     depth: int = 128
     residents: int = 1
     rotate: bool = False
+    once: str = ""
 
     def __post_init__(self) -> None:
         if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b", "k"):
@@ -105,7 +106,7 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
 
     def load(operand, slot, source, major, k, transposed):
         move = pk.tma.share if config.share == operand else pk.tma.load
-        move(slot, source, (k, major) if transposed else (major, k))
+        move(slot, source, (k, major) if transposed else (major, k), hint="evict_first" if operand == config.once else None)
 
     with pk.role("load", warps=4, registers=24 if budget else 0):
         for row, col in each_tile():

@@ -29,7 +29,8 @@ CONFIGS = (
     Config(128, 192, 4, 2, group=4, cluster=2),
     Config(128, 128, 6, 2, group=8),
     Config(128, 128, 6, 2, group=4, cluster=2),
-    Config(64, 128, 8, 1),
+    Config(64, 128, 4, 1, depth=256),
+    Config(64, 256, 5, 1),
     Config(64, 64, 6, 1, depth=256),
     Config(64, 64, 10, 1, cluster=2, share="k"),
     Config(64, 128, 6, 1, cluster=4, share="k"),
@@ -39,6 +40,7 @@ CONFIGS = (
 MULTIPLIES, DELIVERS, MEMORY = 1950, 66, 2160
 # Cycles: a launch, first slot in and last tile out; one more tile; a cluster that adds up; one twice as large.
 LAUNCH, TILE, SPLIT, DOUBLE = 9450, 920, 5600, 540
+ONCE = 128  # so few rows that b is read once, or by two blocks at about the same time
 FEW = 32  # so few rows make all blocks ask for the same lines: a cycle for each time
 OPERANDS = ("bf16", "f16", "e4m3", "e5m2")
 
@@ -170,7 +172,9 @@ def choose(m: int, k: int, n: int, size: int, sms: int, straddle: bool = False) 
     """The first configuration that is within 2 % of what the rates make the fastest."""
     costs = [cycles(config, m, k, n, size, sms, straddle) for config in CONFIGS]
     best = next(config for config, cost in zip(CONFIGS, costs, strict=True) if cost <= 1.02 * min(costs))
-    return replace(best, rotate=True) if m <= FEW and best.rows == 64 and not best.splits else best
+    if m <= FEW and best.rows == 64 and not best.splits:
+        best = replace(best, rotate=True)
+    return replace(best, once="b") if m <= ONCE else best
 
 
 def cycles(config: Config, m: int, k: int, n: int, size: int, sms: int, straddle: bool) -> float:
