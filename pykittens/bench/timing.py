@@ -1,7 +1,7 @@
 """How long GPU work takes: everybody in turn, by device events, behind a write that empties the L2 cache, medians.
 
-A GPU throttles under load, so only times that were taken in turn compare; work of the host (a launch, an allocation) is hidden
-behind the write, which takes longer.
+A GPU throttles under load, so only times that were taken in turn compare. Before the write the GPU sleeps for longer than any host
+takes to launch, so that the work is there when the GPU comes to it: else the time of a short kernel would be its host's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 FLUSH = 256 << 20  # bytes written between two runs: more than any L2 holds
 LEAST, MOST, WARM = 5, 100, 2  # turns
+SLEEP = 1_000_000  # cycles, 0.5 to 0.7 ms
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def _event_pair(run: Callable[[], Any], scratch: Any) -> tuple[Any, Any]:
     import torch
 
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(SLEEP)
     scratch.zero_()
     start.record()
     run()
