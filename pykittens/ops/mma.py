@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Scope, Value
 from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32
-from .maps import register_type
+from .broadcast import register_type
 from .places import shared_address
 from .registers import LDMATRIX
 from .samples import Sample

@@ -12,9 +12,10 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
 from ..program import CLUSTER, Access, Effect, Op, Scope, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, bf16, f32, i32, u32
-from .maps import MATH, compute, register_type
+from .broadcast import compute, register_type
 from .places import MEMORY, vector_address
 from .samples import Sample, tiles
+from .unary import MATH
 
 # kind: (NumPy reduction, C of two floats, of two integers, identity for floats, for integers)
 REDUCTIONS: dict[str, tuple[Any, str, str, Any, Any]] = {

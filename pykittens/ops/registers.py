@@ -31,8 +31,8 @@ from ..types import (
     i32,
     u8,
 )
+from .broadcast import register_type
 from .coalesced import check_hint, load_runs, store_runs
-from .maps import register_type
 from .places import MEMORY, VECTOR, GlobalText, check_place, known_multiple, memory_c, shared_address, vector_address, vector_bytes
 from .samples import Rectangle, Sample, cut, pasted, rectangles, vectors
 from .scalars import scalar_dtype

@@ -16,7 +16,7 @@ from ..errors import TypeRuleError
 from ..layouts import descriptor_base, descriptor_step
 from ..program import Access, Effect, Op, Scope, Sync, Value
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
-from .maps import register_type
+from .broadcast import register_type
 from .mma import check_shapes, multiply
 from .samples import Sample
 

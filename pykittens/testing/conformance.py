@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..kernel import Kernel
-from ..ops import maps, registers, scalars, sync
+from ..ops import registers, scalars, sync
 from ..ops.samples import Rectangle, Sample, rounded
 from ..program import Access, Op, Scope, Value
 from ..trace import functions, scopes
@@ -33,7 +33,7 @@ from ..trace.recorder import record, result
 from ..trace.rings import barrier
 from ..trace.signature import GlobalPattern
 from ..trace.values import At, Tensor, place
-from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, f32, i32
+from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, f32, i32, with_dtype
 
 UNITS = 2  # units of the scope that run a sample together, each on its own elements
 TOLERANCE = {"bf16": 2.0**-7, "f16": 2.0**-10, "f32": 1e-5, "f64": 1e-12, "e4m3": 2.0**-3, "e5m2": 2.0**-2}
@@ -171,7 +171,7 @@ class Case:
         if isinstance(x, RegisterVector) and x.partial:
             tile = RegisterTile(x.dtype, x.length, 16, "row", x.warps)
             return result(registers.Load(scope, place(tensor, At((0, unit, 0, 0)), tile.shape), tile)).row_sum(partial=True)
-        stored = maps.with_dtype(x, i32) if x.dtype is bool_ else x
+        stored = with_dtype(x, i32) if x.dtype is bool_ else x
         loaded = result(registers.Load(scope, place(tensor, At(_corner(x, unit)), _shape(x)), stored))
         return loaded != 0 if x.dtype is bool_ else loaded
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import debug, inline, maps, masks, pairs, random, scalars, views
+from ..ops import binary, debug, fill, inline, masks, pairs, random, scalars, unary, views
 from ..ops.parts import TileJoin
 from ..ops.rolls import Rolls
 from ..ops.sync import NamedBarrierType
@@ -24,7 +24,7 @@ def _map(kind: str) -> Callable[[Any], Any]:
     def apply(x: Any) -> Any:
         _captured(x)
         if isinstance(x, Tile):
-            return result(maps.Unary(scope_of(x.type.warps), kind, x))
+            return result(unary.Unary(scope_of(x.type.warps), kind, x))
         x = _number(x)
         if kind in scalars.SCALAR_FUNCTIONS and is_scalar(x):
             return result(scalars.ScalarUnary(THREAD, kind, x))
@@ -45,7 +45,7 @@ def _two(kind: str, a: Any, b: Any) -> Any:
     _captured(b)
     for x in (a, b):
         if isinstance(x, Tile):
-            return result(maps.Binary(scope_of(x.type.warps), kind, _number(a), _number(b)))
+            return result(binary.Binary(scope_of(x.type.warps), kind, _number(a), _number(b)))
     a, b = _number(a), _number(b)
     if not isinstance(a, Value) and not isinstance(b, Value):
         return scalars.PYTHON[kind](a, b)
@@ -67,7 +67,7 @@ def fma(a: Any, b: Any, c: Any) -> Tile:
     tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
     if tile is None:
         raise TypeRuleError("pk.fma without a register tile", fix="write a * b + c for scalars")
-    return result(maps.Fma(scope_of(tile.type.warps), _number(a), _number(b), _number(c)))  # type: ignore[no-any-return]
+    return result(binary.Fma(scope_of(tile.type.warps), _number(a), _number(b), _number(c)))  # type: ignore[no-any-return]
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -77,7 +77,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if isinstance(condition, bool):
         return a if condition else b
     if isinstance(condition, Tile):
-        return result(maps.Select(scope_of(condition.type.warps), condition, _number(a), _number(b)))
+        return result(masks.Select(scope_of(condition.type.warps), condition, _number(a), _number(b)))
     if not is_scalar(condition):
         raise TypeRuleError(f"pk.where chooses by {condition!r}", fix="compare first: pk.where(x > 0, a, b)")
     if isinstance(a, Tile) or isinstance(b, Tile):
@@ -122,14 +122,14 @@ def col_index(tile: Tile) -> Tile:
 def _positions(tile: Tile, kind: Any) -> Tile:
     if not isinstance(tile, Tile) or not isinstance(tile.type, RegisterTile):
         raise TypeRuleError(f"row and column numbers of {tile!r}", fix="pass a register tile")
-    return result(maps.Positions(scope_of(tile.type.warps), tile.type.vector(kind, i32)))  # type: ignore[no-any-return]
+    return result(fill.Positions(scope_of(tile.type.warps), tile.type.vector(kind, i32)))  # type: ignore[no-any-return]
 
 
 def iota(vector: Tile) -> Tile:
     """The index of each element of a vector, int32."""
     if not isinstance(vector, Tile) or not isinstance(vector.type, RegisterVector):
         raise TypeRuleError(f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile")
-    return result(maps.Positions(scope_of(vector.type.warps), vector.type))  # type: ignore[no-any-return]
+    return result(fill.Positions(scope_of(vector.type.warps), vector.type))  # type: ignore[no-any-return]
 
 
 def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:

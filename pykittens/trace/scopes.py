@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, maps, mma, registers, scalars, sync
+from ..ops import cluster, copies, fill, mma, registers, scalars, sync
 from ..program import Operand, Scope, Value
 from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32
 from . import recorder
@@ -53,7 +53,7 @@ class ScopeHandle:
 
     def full(self, dtype: DType, rows: int, cols: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new tile, every element `value`."""
-        return result(maps.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), _number(value)))  # type: ignore[no-any-return]
 
     def zeros(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
         """A new tile of zeros."""
@@ -66,7 +66,7 @@ class ScopeHandle:
     def full_col(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row", partial: bool = False) -> Tile:
         """A new column vector (one value per row of a tile with `length` rows), every element `value`."""
         type = RegisterVector(dtype, length, "col", layout, self.warps, partial)
-        return result(maps.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
 
     def zeros_col(self, dtype: DType, length: int, *, layout: Layout = "row", partial: bool = False) -> Tile:
         """A new column vector of zeros; `partial`: one term per thread, to be summed by `total()`."""
@@ -74,7 +74,7 @@ class ScopeHandle:
 
     def full_row(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new row vector (one value per column of a tile with `length` columns), every element `value`."""
-        return result(maps.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), _number(value)))  # type: ignore[no-any-return]
 
     def zeros_row(self, dtype: DType, length: int, *, layout: Layout = "row") -> Tile:
         """A new row vector of zeros."""
@@ -83,7 +83,7 @@ class ScopeHandle:
     def full_vec(self, dtype: DType, length: int, value: Operand, *, width: int = 1) -> Tile:
         """A new naive vector, spread over all threads of the scope in runs of `width`."""
         type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
-        return result(maps.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
 
     # Moving data --------------------------------------------------------------------------------------
 

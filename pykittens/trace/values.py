@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ..errors import TraceError, TypeRuleError, user_frame_objects
-from ..ops import maps, mma, pairs, parts, reduce, registers, scalars, views
+from ..ops import binary, fill, mma, pairs, parts, reduce, registers, scalars, unary, views
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Place, Value
 from ..types import (
@@ -256,7 +256,7 @@ class Tile(Handle):
     def _binary(self, kind: str, a: Operand, b: Operand) -> Any:
         _captured(a)
         _captured(b)
-        return result(maps.Binary(scope_of(self.type.warps), kind, _number(a), _number(b)))
+        return result(binary.Binary(scope_of(self.type.warps), kind, _number(a), _number(b)))
 
     def __add__(self, other: Operand) -> Tile:
         return self._binary("add", self, other)
@@ -327,7 +327,7 @@ class Tile(Handle):
         return self._unary("abs")
 
     def _unary(self, kind: str) -> Tile:
-        return result(maps.Unary(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
+        return result(unary.Unary(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         if not (isinstance(key, slice) and key == slice(None)):
@@ -335,7 +335,7 @@ class Tile(Handle):
                 "a register tile is assigned as a whole: its elements lie in different threads", fix="x[:] = value, with pk.where to choose elements"
             )
         _captured(value)
-        record(maps.Assign(scope_of(self.type.warps), self, _number(value)))
+        record(fill.Assign(scope_of(self.type.warps), self, _number(value)))
 
     def __getitem__(self, key: Any) -> Tile:
         """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`."""
@@ -366,7 +366,7 @@ class Tile(Handle):
         """The same elements as another dtype, rounded to nearest even."""
         if dtype == self.type.dtype:
             return self
-        return result(maps.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
+        return result(unary.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
 
     def _reduce(self, kind: str, to: Any, partial: bool = False, cluster: bool = False) -> Tile:
         if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):

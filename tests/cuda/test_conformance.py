@@ -3,7 +3,7 @@
 import pytest
 
 from pykittens.ops.copies import CopyOut
-from pykittens.ops.maps import Select
+from pykittens.ops.masks import Select
 from pykittens.ops.scalars import ScalarBinary
 from pykittens.ops.tma import TmaLoad
 from pykittens.program import Op
