@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..kernel import Kernel
-from ..ops import registers, scalars, sync
+from ..ops import element, load, scalars, sync
 from ..ops.samples import Rectangle, Sample, rounded
 from ..program import Access, Op, Scope, Value
 from ..trace import functions, scopes
@@ -153,7 +153,7 @@ class Case:
         if isinstance(x, tuple):
             return tuple(self._operand(f"{name}{i}", part, tensors, handle, unit) for i, part in enumerate(x))
         if isinstance(x, Rectangle):
-            at = x.at if x.known else tuple(result(registers.LoadScalar(scalars.THREAD, place(tensors[f"{name}_at"], At((i,)), (1,)))) for i in (0, 1))
+            at = x.at if x.known else tuple(result(element.LoadScalar(scalars.THREAD, place(tensors[f"{name}_at"], At((i,)), (1,)))) for i in (0, 1))
             return place(tensors[name], At((0, unit, *at)), x.shape)
         if not _is_operand(x):
             return x.value if isinstance(x, Static) else x
@@ -170,16 +170,16 @@ class Case:
             return item
         if isinstance(x, RegisterVector) and x.partial:
             tile = RegisterTile(x.dtype, x.length, 16, "row", x.warps)
-            return result(registers.Load(scope, place(tensor, At((0, unit, 0, 0)), tile.shape), tile)).row_sum(partial=True)
+            return result(load.Load(scope, place(tensor, At((0, unit, 0, 0)), tile.shape), tile)).row_sum(partial=True)
         stored = with_dtype(x, i32) if x.dtype is bool_ else x
-        loaded = result(registers.Load(scope, place(tensor, At(_corner(x, unit)), _shape(x)), stored))
+        loaded = result(load.Load(scope, place(tensor, At(_corner(x, unit)), _shape(x)), stored))
         return loaded != 0 if x.dtype is bool_ else loaded
 
     def _store(self, tensor: Tensor, value: Any, handle: scopes.ScopeHandle, unit: Any) -> None:
         type, scope = value.type, self._scope()
         if isinstance(type, ScalarType):
             number = functions.where(value, 1, 0) if type.dtype is bool_ else value
-            record(registers.StoreScalar(scope, place(tensor, At((unit,)), (1,)), number))
+            record(element.StoreScalar(scope, place(tensor, At((unit,)), (1,)), number))
             return
         if isinstance(type, RegisterVector) and type.partial:
             value = value.total()

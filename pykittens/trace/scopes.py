@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, fill, mma, registers, scalars, sync
+from ..ops import cluster, copies, element, fill, load, mma, scalars, store, sync
 from ..program import Operand, Scope, Value
-from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32
+from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
 from .recorder import record, result
 from .values import Scalar, Shared, Tensor, Tile, _number, place
@@ -104,12 +104,12 @@ class ScopeHandle:
                 raise TypeRuleError(
                     f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)"
                 )
-            return result(registers.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
+            return result(load.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
         if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
-            return result(registers.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
+            return result(load.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
         if not isinstance(source.type, SharedTile):
             raise TypeRuleError(f"load makes a tile; {source.label} is {source.type}", fix="use load_vec, load_col or load_row for vectors")
-        return result(registers.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]
+        return result(load.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]
 
     def _load_vector(self, kind: Any, source: Value, coordinate: Any, length: int | None, dtype: DType | None, layout: Layout) -> Tile:
         self._memory(source, "load")
@@ -125,10 +125,10 @@ class ScopeHandle:
         else:
             raise TypeRuleError(f"a vector is not loaded from {source.type}", fix="load the tile, or use a shared vector")
         if kind == "naive":
-            type = registers.naive_vector(memory, dtype, length, self.warps)
+            type = load.naive_vector(memory, dtype, length, self.warps)
         else:
             type = RegisterVector(dtype, length, kind, layout, self.warps)
-        return result(registers.Load(self.scope, memory, type))  # type: ignore[no-any-return]
+        return result(load.Load(self.scope, memory, type))  # type: ignore[no-any-return]
 
     def load_vec(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None) -> Tile:
         """A new naive vector with a shared vector, or with `length` neighbours of a tensor's row."""
@@ -159,7 +159,7 @@ class ScopeHandle:
                 raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")
             record(copies.CopyOut(self.scope, where, source))
         else:
-            record(registers.Store(self.scope, where, source, hint))
+            record(store.Store(self.scope, where, source, hint))
 
     def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
         """Rectangle of a tensor, of the target's shape, into a shared tile or vector."""
@@ -196,9 +196,9 @@ class ScopeHandle:
         if isinstance(target, Tensor):
             from .values import At
 
-            record(registers.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), _number(value)))
+            record(element.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), _number(value)))
         else:
-            record(registers.StoreScalar(self.scope, target, _number(value), _number(at)))
+            record(element.StoreScalar(self.scope, target, _number(value), _number(at)))
 
     # Multiplying --------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class ScopeHandle:
 def _register_dtype(dtype: DType) -> DType:
     """What registers hold of a memory dtype: 8-bit floats widen to float32, 8-bit integers to int32."""
     if dtype.bits == 8:
-        return f32 if dtype.kind == "f" else registers.i32
+        return f32 if dtype.kind == "f" else i32
     return dtype
 
 

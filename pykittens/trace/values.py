@@ -8,22 +8,10 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ..errors import TraceError, TypeRuleError, user_frame_objects
-from ..ops import binary, fill, mma, pairs, parts, reduce, registers, scalars, unary, views
+from ..ops import binary, element, fill, pairs, parts, reduce, scalars, swap, unary, views
 from ..ops.sync import NamedBarrierType
 from ..program import Operand, Place, Value
-from ..types import (
-    BarrierType,
-    Coalesced,
-    DType,
-    Global,
-    RegisterTile,
-    RegisterVector,
-    ScalarType,
-    SharedVector,
-    Type,
-    bool_,
-    i32,
-)
+from ..types import BarrierType, Coalesced, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedVector, Type, bool_, i32
 from . import recorder
 from .recorder import record, result, scope_of
 
@@ -435,7 +423,7 @@ class Tile(Handle):
 
     def transpose(self) -> Tile:
         """The transposed tile, in the other layout, without moving data."""
-        return result(mma.SwapLayout(scope_of(self.type.warps), self, True))  # type: ignore[no-any-return]
+        return result(swap.SwapLayout(scope_of(self.type.warps), self, True))  # type: ignore[no-any-return]
 
     def split_pairs(self) -> tuple[Tile, Tile]:
         """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""
@@ -443,7 +431,7 @@ class Tile(Handle):
 
     def swap_layout(self) -> Tile:
         """The same tile in the other register layout (16-bit dtypes)."""
-        return result(mma.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]
+        return result(swap.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]
 
 
 class Shared(Handle):
@@ -481,7 +469,7 @@ class Shared(Handle):
             return item
         if isinstance(self.type, (SharedVector, BarrierType)):
             if isinstance(self.type, SharedVector) and not isinstance(key, slice):
-                return result(registers.LoadScalar(THREAD, self, _number(key)))
+                return result(element.LoadScalar(THREAD, self, _number(key)))
             raise TraceError(f"{self.label} is one {self.type}", fix="a vector is indexed by one integer")
         if not isinstance(key, tuple) or len(key) != 2 or not all(isinstance(k, slice) for k in key):
             raise TraceError(f"{self.label} is one {self.type}", fix="a part of a tile is written tile[row:row + 16, 0:64]")
@@ -550,7 +538,7 @@ class Tensor(Handle):
 
     def __getitem__(self, key: Any) -> Scalar:
         """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements."""
-        return result(registers.LoadScalar(THREAD, place(self, At(key if isinstance(key, tuple) else (key,)), (1,))))  # type: ignore[no-any-return]
+        return result(element.LoadScalar(THREAD, place(self, At(key if isinstance(key, tuple) else (key,)), (1,))))  # type: ignore[no-any-return]
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         raise TraceError(f"{self.label} is in global memory", fix="store into it: warp.store(tensor, value, coordinate)")
