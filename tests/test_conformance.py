@@ -27,7 +27,7 @@ for module in pkgutil.iter_modules(pykittens.ops.__path__):
 
 # What has no elements to compare, or needs several blocks, several threads or a text of the user's: tested where those are.
 WITHOUT_SAMPLES = {
-    "Range", "While", "BreakIf", "When", "Role", "Barrier", "NamedArrive", "NamedSync", "ClusterBarrier", "DependencyWait", "DependencyLaunch",
+    "Barrier", "NamedArrive", "NamedSync", "ClusterBarrier", "DependencyWait", "DependencyLaunch",
     "Arrive", "Wait", "Advance", "CommitCopies", "WaitCopies", "CommitBulk", "WaitBulk", "ProxyFence", "TmaPrefetch", "WgmmaWait", "Print", "Assert",
     "Inline", "Item", "Dimension", "ShareTerms", "Combine", "StoreRemote", "LoadRemote",
 }  # fmt: skip
