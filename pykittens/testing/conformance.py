@@ -28,11 +28,12 @@ from ..kernel import Kernel
 from ..ops import element, load, scalars, sync
 from ..ops.samples import Rectangle, Sample, rounded
 from ..program import Access, Op, Scope, Value
-from ..trace import functions, scopes
+from ..trace import elementwise, scopes
+from ..trace.memory import At, Tensor, place, shared
 from ..trace.recorder import record, result
 from ..trace.rings import barrier
+from ..trace.scalar import cast, var
 from ..trace.signature import GlobalPattern
-from ..trace.values import At, Tensor, place
 from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, f32, i32, with_dtype
 
 UNITS = 2  # units of the scope that run a sample together, each on its own elements
@@ -162,10 +163,10 @@ class Case:
         tensor = tensors[name]
         if isinstance(x, ScalarType):
             loaded = tensor[unit]
-            loaded = loaded != 0 if x.dtype is bool_ else functions.cast(loaded, x.dtype) if loaded.dtype != x.dtype else loaded
-            return functions.var(x.dtype, loaded) if x.mutable else loaded
+            loaded = loaded != 0 if x.dtype is bool_ else cast(loaded, x.dtype) if loaded.dtype != x.dtype else loaded
+            return var(x.dtype, loaded) if x.mutable else loaded
         if isinstance(x, (SharedTile, SharedVector)):
-            item = functions.shared(x, count=UNITS, name=name)[unit]
+            item = shared(x, count=UNITS, name=name)[unit]
             handle.load_into(item, tensor, At(_corner(x, unit)))
             return item
         if isinstance(x, RegisterVector) and x.partial:
@@ -178,7 +179,7 @@ class Case:
     def _store(self, tensor: Tensor, value: Any, handle: scopes.ScopeHandle, unit: Any) -> None:
         type, scope = value.type, self._scope()
         if isinstance(type, ScalarType):
-            number = functions.where(value, 1, 0) if type.dtype is bool_ else value
+            number = elementwise.where(value, 1, 0) if type.dtype is bool_ else value
             record(element.StoreScalar(scope, place(tensor, At((unit,)), (1,)), number))
             return
         if isinstance(type, RegisterVector) and type.partial:

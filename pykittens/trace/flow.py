@@ -19,10 +19,13 @@ from ..ops.scalars import THREAD, scalar_dtype
 from ..program import Block, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, i32, i64
 from . import recorder
+from .elementwise import maximum
+from .handle import number
 from .leaving import entered, left_early
 from .recorder import current, here, name_locals, record
+from .scalar import Scalar
+from .scopes import group, warp
 from .state import State
-from .values import Scalar, _number
 
 
 def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
@@ -34,7 +37,7 @@ def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
     """
     if not 1 <= len(bounds) <= 3:
         raise TraceError(f"pk.range with {len(bounds)} bounds", fix="write pk.range(stop), (start, stop) or (start, stop, step)")
-    start, stop, step = (_number(x) for x in ((0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]))
+    start, stop, step = (number(x) for x in ((0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]))
     if not isinstance(step, int) or step == 0:
         raise TraceError(f"pk.range with step {step!r}", fix="the step is a Python int other than 0")
     if not isinstance(unroll, int) or unroll < 1:
@@ -46,7 +49,7 @@ def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
         return
     count = (stop - start + (step - 1 if step > 0 else step + 1)) // step  # how often the body runs
     static = isinstance(count, int)
-    rounds = (max(count, 0) if static else _maximum(count, 0)) // unroll
+    rounds = (max(count, 0) if static else maximum(count, 0)) // unroll
     whole = start + rounds * (unroll * step)  # where the rounds end
     first: Any
     if not static or rounds:
@@ -62,12 +65,6 @@ def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
         yield from _guarded(control.When(THREAD, index < stop if step > 0 else index > stop, Block(), Block()), index)
     with r.region("pk.range"):  # the last phase never runs here: it brings the Python state back to where the rounds leave it
         yield whole + (unroll - 1) * step
-
-
-def _maximum(a: Operand, b: Operand) -> Any:
-    from .functions import maximum
-
-    return maximum(a, b)
 
 
 def _guarded(op: control.When, index: Any) -> Iterator[Any]:
@@ -154,7 +151,7 @@ def break_if(condition: Operand) -> None:
     if not loops or loops[-1] != "pk.loop":
         inside = "inside a pk.range" if loops else "outside of pk.loop()"
         raise TraceError(f"pk.break_if {inside}", fix="write `for _ in pk.loop():` right around it, with a pk.var to count")
-    record(control.BreakIf(THREAD, _number(condition)))
+    record(control.BreakIf(THREAD, number(condition)))
 
 
 class Watch:
@@ -213,7 +210,7 @@ def _advice(name: str, old: Any) -> str:
 def when(condition: Operand) -> Iterator[None]:
     """Runs its body where a traced condition holds: `with pk.when(i > 0): ...`."""
     r = current()
-    op = control.When(THREAD, _number(condition), Block(), Block())
+    op = control.When(THREAD, number(condition), Block(), Block())
     control.check_condition(op.condition)
     watch = Watch("pk.when")
     with r.region("pk.when") as op.then:
@@ -268,8 +265,6 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
         r.role_warpgroups = warpgroups > 0
         r.role_blocks.append(body)
         try:
-            from .scopes import group, warp
-
             yield (group(4) if warpgroups else warp).index
         finally:
             absolute = r.first_warp

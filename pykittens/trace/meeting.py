@@ -12,9 +12,10 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import cluster as cluster_ops
-from ..ops import reduce, scalars, sync
+from ..ops import element, load, reduce, scalars, sync
 from ..program import Scope, Value
 from ..types import RegisterTile, RegisterVector, SharedVector, f32
+from .memory import shared
 from .recorder import current, record, result, scope_of
 
 
@@ -50,16 +51,16 @@ def _meet(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: 
 
 def vector_reduce(vector: Any, kind: str) -> Any:
     """A scalar with `kind` over a naive vector of several warps."""
-    from .scopes import warp
-
     type: RegisterVector = vector.type
     term = result(reduce.VectorReduce(scope_of(type.warps), kind, vector))
     (place,), bare = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
     if bare:
         record(sync.Barrier(scope_of(type.warps)))
-    warp.set(place, warp.index % type.warps if current().warps > type.warps else warp.index, term)
+    warp, index = scope_of(1), result(scalars.Index(scalars.THREAD, "unit"))
+    record(element.StoreScalar(warp, place, term, index % type.warps if current().warps > type.warps else index))
     record(sync.Barrier(scope_of(type.warps)))
-    return result(reduce.VectorReduce(scope_of(1), kind, warp.load_vec(place)))
+    terms = result(load.Load(warp, place, load.naive_vector(place, term.dtype, type.warps, 1)))
+    return result(reduce.VectorReduce(warp, kind, terms))
 
 
 def _cluster_size() -> int:
@@ -77,8 +78,6 @@ def _in_loop() -> bool:
 
 def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bool]:
     """Room for one unit's terms, and whether a barrier must come before it is written."""
-    from .functions import shared
-
     r = current()
     pool, bare = ("terms", scope.warps, r.first_warp, type, blocks), False
     turn: Any

@@ -22,12 +22,12 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import atomics, mbarrier, scalars, tma, views
+from ..ops.scalars import THREAD
 from ..program import Access, Block, Op, Operand, Program, Scope, Sync, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
-from .functions import shared
+from .memory import Shared, shared
 from .recorder import current, here, record
-from .values import THREAD, Shared
 
 
 class Slot:

@@ -13,8 +13,11 @@ from ..ops import cluster, copies, element, fill, load, mma, scalars, store, syn
 from ..program import Operand, Scope, Value
 from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
+from .handle import number
+from .memory import At, Shared, Tensor, place
 from .recorder import record, result
-from .values import Scalar, Shared, Tensor, Tile, _number, place
+from .scalar import Scalar
+from .tile import Tile
 
 
 class ScopeHandle:
@@ -53,7 +56,7 @@ class ScopeHandle:
 
     def full(self, dtype: DType, rows: int, cols: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new tile, every element `value`."""
-        return result(fill.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), number(value)))  # type: ignore[no-any-return]
 
     def zeros(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
         """A new tile of zeros."""
@@ -66,7 +69,7 @@ class ScopeHandle:
     def full_col(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row", partial: bool = False) -> Tile:
         """A new column vector (one value per row of a tile with `length` rows), every element `value`."""
         type = RegisterVector(dtype, length, "col", layout, self.warps, partial)
-        return result(fill.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, number(value)))  # type: ignore[no-any-return]
 
     def zeros_col(self, dtype: DType, length: int, *, layout: Layout = "row", partial: bool = False) -> Tile:
         """A new column vector of zeros; `partial`: one term per thread, to be summed by `total()`."""
@@ -74,7 +77,7 @@ class ScopeHandle:
 
     def full_row(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new row vector (one value per column of a tile with `length` columns), every element `value`."""
-        return result(fill.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), number(value)))  # type: ignore[no-any-return]
 
     def zeros_row(self, dtype: DType, length: int, *, layout: Layout = "row") -> Tile:
         """A new row vector of zeros."""
@@ -83,7 +86,7 @@ class ScopeHandle:
     def full_vec(self, dtype: DType, length: int, value: Operand, *, width: int = 1) -> Tile:
         """A new naive vector, spread over all threads of the scope in runs of `width`."""
         type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
-        return result(fill.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, number(value)))  # type: ignore[no-any-return]
 
     # Moving data --------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class ScopeHandle:
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
         where: Any = place(target, coordinate, shape) if isinstance(target, Tensor) else target
         if rank is not None:
-            record(cluster.StoreRemote(self.scope, where, source, _number(rank)))
+            record(cluster.StoreRemote(self.scope, where, source, number(rank)))
         elif isinstance(source, Shared):
             if not isinstance(target, Tensor):
                 raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")
@@ -194,11 +197,9 @@ class ScopeHandle:
     def set(self, target: Value, at: Any, value: Operand) -> None:
         """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread."""
         if isinstance(target, Tensor):
-            from .values import At
-
-            record(element.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), _number(value)))
+            record(element.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)))
         else:
-            record(element.StoreScalar(self.scope, target, _number(value), _number(at)))
+            record(element.StoreScalar(self.scope, target, number(value), number(at)))
 
     # Multiplying --------------------------------------------------------------------------------------
 
@@ -247,11 +248,11 @@ class ScopeHandle:
 
     def arrive_at(self, barrier: Value, index: Operand = 0) -> None:
         """Counts this scope's warps at a named barrier and goes on."""
-        record(sync.NamedArrive(self.scope, barrier, _number(index)))
+        record(sync.NamedArrive(self.scope, barrier, number(index)))
 
     def sync_at(self, barrier: Value, index: Operand = 0) -> None:
         """Counts this scope's warps at a named barrier and waits for the others."""
-        record(sync.NamedSync(self.scope, barrier, _number(index)))
+        record(sync.NamedSync(self.scope, barrier, number(index)))
 
 
 def _register_dtype(dtype: DType) -> DType:
