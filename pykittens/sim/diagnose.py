@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import Diagnosis, Frame, RaceError, UninitializedError
 from ..program import Access
-from .engines import Flight
 from .shadow import Clash
 from .steps import Step
 
@@ -67,6 +66,3 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
 def flight_label(step: Step) -> str:
     """An asynchronous operation in words."""
     return f"{step.op.scope}.{step.op.name}"
-
-
-__all__ = ["Flight", "flight_label", "race"]

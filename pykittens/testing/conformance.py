@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from ..kernel import Kernel
-from ..ops import element, load, scalars, sync
+from ..ops import element, load, scalars
 from ..ops.samples import Rectangle, Sample, rounded
 from ..program import Access, Op, Scope, Value
 from ..trace import elementwise, scopes
@@ -34,7 +34,7 @@ from ..trace.recorder import record, result
 from ..trace.rings import barrier
 from ..trace.scalar import cast, var
 from ..trace.signature import GlobalPattern
-from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, f32, i32, with_dtype
+from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, i32, with_dtype
 
 UNITS = 2  # units of the scope that run a sample together, each on its own elements
 TOLERANCE = {"bf16": 2.0**-7, "f16": 2.0**-10, "f32": 1e-5, "f64": 1e-12, "e4m3": 2.0**-3, "e5m2": 2.0**-2}
@@ -424,4 +424,4 @@ def conform(*ops: type[Op], arch: str = "sm_80") -> None:
     assert not wrong, "\n".join(wrong)
 
 
-__all__ = ["Case", "Rectangle", "Sample", "cases", "conform", "elements", "f32", "operations", "sync"]
+__all__ = ["Case", "Rectangle", "Sample", "cases", "conform", "elements", "operations"]

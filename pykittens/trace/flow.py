@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from math import gcd
 from typing import Any
 
-from ..errors import KernelError, TraceError, user_frame_objects
+from ..errors import TraceError, user_frame_objects
 from ..ops import control
 from ..ops.places import known_multiple
 from ..ops.scalars import THREAD, scalar_dtype
@@ -23,7 +23,6 @@ from .elementwise import maximum
 from .handle import number
 from .leaving import entered, left_early
 from .recorder import current, here, name_locals, record
-from .scalar import Scalar
 from .scopes import group, warp
 from .state import State
 
@@ -378,4 +377,4 @@ def _line(value: Value) -> str:
     return str(value.where[0]) if value.where else "the signature"
 
 
-__all__ = ["KernelError", "Scalar", "break_if", "loop", "otherwise", "range", "role", "when"]
+__all__ = ["break_if", "loop", "otherwise", "range", "role", "when"]

@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import TraceError
 from ..ops import atomics, mbarrier, scalars, tma, views
 from ..ops.scalars import THREAD
-from ..program import Access, Block, Op, Operand, Program, Scope, Sync, Value
+from ..program import Access, Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
 from .memory import Shared, shared
@@ -262,4 +262,4 @@ def ring(stages: int, tile: SharedTile | SharedVector | None = None, /, name: st
     return Ring(stages, {"": tile} if tile is not None else tiles, name, tile is not None)
 
 
-__all__ = ["Ring", "Slot", "Sync", "barrier", "ring"]
+__all__ = ["Ring", "Slot", "barrier", "ring"]
