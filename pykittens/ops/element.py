@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, SharedVector, Type, bf16, f16, f32, i8, i32, u8
-from .places import MEMORY, GlobalText, vector_address
+from .places import MEMORY, VECTOR, GlobalText, vector_address
 from .samples import Rectangle, Sample, pasted
 from .scalars import scalar_dtype
+
+
+def check_memory(memory: Value | Place, what: str) -> None:
+    """The element can be reached: of a shared vector, one of 64 bits cannot."""
+    if isinstance(memory, Value) and isinstance(memory.type, SharedVector) and memory.type.dtype.bits > 32:
+        raise TypeRuleError(
+            f"{what} of {memory.label}: {memory.type}: its elements have 64 bits", fix="keep 32-bit elements in shared memory, or take one from a tensor"
+        )
 
 
 @dataclass(eq=False)
@@ -26,6 +35,7 @@ class LoadScalar(Op):
     collective = False
 
     def types(self) -> tuple[Type, ...]:
+        check_memory(self.source, "an element")
         dtype = self.source.type.dtype  # type: ignore[union-attr]
         if dtype.bits < 32 and dtype.kind == "f":
             return (ScalarType(f32),)
@@ -44,8 +54,7 @@ class LoadScalar(Op):
             g = GlobalText(c, self.source)
             c.define(self.result, c.from_memory(f"*({g.pointer})", dtype))
         else:
-            t = {1: "u8", 2: "u16", 4: "u32"}[dtype.size]
-            text = f"ld_shared<{t}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
+            text = f"ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
             c.define(self.result, c.from_memory(c.bits(text, dtype), dtype))
 
     @classmethod
@@ -66,6 +75,7 @@ class StoreScalar(Op):
     at: Operand = 0
 
     def types(self) -> tuple[Type, ...]:
+        check_memory(self.target, "set")
         scalar_dtype(self.value)
         return ()
 
