@@ -328,7 +328,7 @@ def kernel(function: Callable[..., Any] | None = None, *, warps: Any = 4, grid: 
     """
     unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl"}
     if unknown:
-        raise TraceError(f"@pk.kernel has no option {', '.join(sorted(unknown))}", fix="options: warps, grid, cluster, blocks_per_sm, debug, pdl")
+        raise TraceError(f"@pk.kernel has no option {', '.join(sorted(unknown))}", fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl")
     settings = {"warps": warps, "grid": grid, "cluster": cluster, **options}
     if function is not None:
         return Kernel(function, settings)

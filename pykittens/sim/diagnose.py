@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import Diagnosis, Frame, RaceError, UninitializedError
 from ..program import Access
+from .block import Cluster
 from .shadow import Clash
 from .steps import Step
-
-if TYPE_CHECKING:
-    from .block import Cluster
 
 WAITS = {
     "cp.async": "wait for the copy (wait_loads), and meet in a barrier where other warps copied a part",
