@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..errors import TraceError
 from ..ops import control
-from ..ops.scalars import SetVariable
+from ..ops.variables import SetVariable
 from ..program import BLOCK, CLUSTER, Block, Op, Operand, Program, Sync, Value, values_in
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import TypeRuleError, user_frame_objects
 from ..ops import cluster as cluster_ops
-from ..ops import mbarrier, scalars, wgmma
+from ..ops import indices, mbarrier, wgmma
 from ..ops import tma as tma_ops
 from ..ops.scalars import THREAD
 from ..program import Operand, Scope, Value
@@ -177,12 +177,12 @@ class Cluster:
     @property
     def rank(self) -> Scalar:
         """Which block of the cluster this is."""
-        return result(scalars.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
+        return result(indices.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
 
     @property
     def index(self) -> Scalar:
         """Which cluster of a one-dimensional grid this is."""
-        return result(scalars.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
+        return result(indices.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import cluster as cluster_ops
-from ..ops import element, load, reduce, scalars, sync
+from ..ops import element, indices, load, reduce, scalars, sync
+from ..ops.meeting import Combine, ShareTerms
 from ..program import Scope, Value
 from ..types import RegisterTile, RegisterVector, SharedVector, f32
 from .memory import shared
@@ -43,10 +44,10 @@ def _meet(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: 
     if bare:
         record(barrier(scope))
     mine = places[0] if blocks == 1 else places[0][_rank()]
-    record(reduce.ShareTerms(scope, mine, terms, blocks))
+    record(ShareTerms(scope, mine, terms, blocks))
     record(barrier(scope))
     sources = tuple(places) if blocks == 1 else tuple(places[0][i] for i in range(blocks))
-    return result(reduce.Combine(scope, kind, sources, whole))
+    return result(Combine(scope, kind, sources, whole))
 
 
 def vector_reduce(vector: Any, kind: str) -> Any:
@@ -56,7 +57,7 @@ def vector_reduce(vector: Any, kind: str) -> Any:
     (place,), bare = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
     if bare:
         record(sync.Barrier(scope_of(type.warps)))
-    warp, index = scope_of(1), result(scalars.Index(scalars.THREAD, "unit"))
+    warp, index = scope_of(1), result(indices.Index(scalars.THREAD, "unit"))
     record(element.StoreScalar(warp, place, term, index % type.warps if current().warps > type.warps else index))
     record(sync.Barrier(scope_of(type.warps)))
     terms = result(load.Load(warp, place, load.naive_vector(place, term.dtype, type.warps, 1)))
@@ -69,7 +70,7 @@ def _cluster_size() -> int:
 
 
 def _rank() -> Any:
-    return result(scalars.Index(scalars.THREAD, "cluster_rank"))
+    return result(indices.Index(scalars.THREAD, "cluster_rank"))
 
 
 def _in_loop() -> bool:
@@ -91,17 +92,17 @@ def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bo
         r.cache[key] = shared(type, count=units if blocks == 1 else blocks, name="terms")
     places: Any = r.cache[key]
     if units > 1:
-        places = places[result(scalars.Index(scope, "unit"))]
+        places = places[result(indices.Index(scope, "unit"))]
     return [places], bare
 
 
 def _turn(scope: Scope, type: SharedVector, blocks: int) -> tuple[str, bool]:
     """Whose turn it is in this body of a loop, and whether no barrier of the body comes after the reduction before, or after the start."""
     ops = current().block.ops
-    shares = [op for op in ops if isinstance(op, reduce.ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)]
+    shares = [op for op in ops if isinstance(op, ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)]
     for op in reversed(ops):
         if isinstance(op, cluster_ops.ClusterBarrier) or (blocks == 1 and isinstance(op, sync.Barrier) and op.scope.warps == scope.warps):
             return f"loop {len(shares) % 2}", False
-        if any(isinstance(inner, reduce.ShareTerms) for region in op.blocks() for inner in region.walk()):
+        if any(isinstance(inner, ShareTerms) for region in op.blocks() for inner in region.walk()):
             break
     return f"loop {len(shares) % 2}", True

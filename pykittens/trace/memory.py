@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import element, scalars, views
+from ..ops import element, indices, views
 from ..ops.scalars import THREAD
 from ..program import Operand, Place, Value
 from ..types import BarrierType, DType, Global, SharedTile, SharedVector
@@ -97,7 +97,7 @@ class Tensor(Handle):
         cache = current().cache
         key = (self, axis)
         if key not in cache:
-            made = result(scalars.Dimension(THREAD, self, axis))
+            made = result(indices.Dimension(THREAD, self, axis))
             made.name = f"{self.name}.{('batch', 'depth', 'rows', 'cols')[axis]}"
             if current().block is not current().program.body:
                 return made

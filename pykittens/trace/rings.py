@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import TraceError
-from ..ops import atomics, mbarrier, scalars, tma, views
+from ..ops import atomics, mbarrier, tma, variables, views
 from ..ops.scalars import THREAD
 from ..program import Access, Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
@@ -56,7 +56,7 @@ class Cursor:
 
     def _variable(self, name: str, dtype: Any, initial: int) -> Value:
         """A variable defined at the beginning of the role, wherever the trace stands now."""
-        op = scalars.Variable(THREAD, dtype, initial)
+        op = variables.Variable(THREAD, dtype, initial)
         op.where = here()
         op.results = (recorder.make_value(op.types()[0]),)
         value = op.results[0]

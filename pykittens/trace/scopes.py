@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, element, fill, load, mma, scalars, store, sync
+from ..ops import cluster, copies, element, fill, indices, load, mma, scalars, store, sync
 from ..program import Operand, Scope, Value
 from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
@@ -45,7 +45,7 @@ class ScopeHandle:
         """Which unit of this scope the running threads belong to, counted within the role (or block)."""
         if self.warps == recorder.current().warps:
             return 0
-        return result(scalars.Index(scalars.THREAD, "unit") if self.warps == 1 else scalars.Index(self.scope, "unit"))  # type: ignore[no-any-return]
+        return result(indices.Index(scalars.THREAD, "unit") if self.warps == 1 else indices.Index(self.scope, "unit"))  # type: ignore[no-any-return]
 
     @property
     def count(self) -> int:
