@@ -21,7 +21,7 @@ from .cuda import cache, writer
 from .cuda.bounded import debugging
 from .cuda.compiler import Cubin
 from .errors import ArgumentError, TraceError
-from .interop.arrays import ArrayInfo, describe
+from .interop.arrays import ArrayInfo, as_numpy, describe
 from .passes import prepare
 from .passes.shared_plan import check_shared
 from .program import Program
@@ -260,7 +260,6 @@ class Kernel:
 
         A `seed` shuffles what may happen in any order; `progress` is told which fraction of the blocks has run.
         """
-        from .interop.arrays import as_numpy
         from .sim import simulate
 
         given, fixed = self.arguments(args, named)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..layouts import Sym, vector_register
+from ..layouts import Sym, vector_element, vector_register
 from ..program import CLUSTER, Op, Scope, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, u32
 from .broadcast import compute, register_type
@@ -239,8 +239,6 @@ class VectorReduce(Op):
         acc, r = c.fresh("acc"), Sym("i")
         term = str(c.element(self.a, r))
         if type.kind == "naive":
-            from ..layouts import vector_element
-
             term = f"({vector_element(type, c.warp(self.scope), c.lane, r)} < {type.length} ? {term} : {start})"
         c.line(f"{'float' if type.dtype.kind == 'f' else type.dtype.c} {acc}[1] = {{{start}}};")
         c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[0] = {text.format(a=f'{acc}[0]', b=term)};")

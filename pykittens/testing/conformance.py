@@ -24,10 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from ..kernel import Kernel
+from ..cuda import driver
+from ..cuda.memory import DeviceArray
+from ..kernel import Kernel, spec
 from ..ops import element, load, scalars
 from ..ops.samples import Rectangle, Sample, rounded
-from ..program import Access, Op, Scope, Value
+from ..program import Access, Op, Place, Scope, Value
 from ..trace import elementwise, scopes
 from ..trace.memory import At, Tensor, place, shared
 from ..trace.recorder import record, result
@@ -115,8 +117,6 @@ class Case:
             if isinstance(x, tuple):
                 return tuple(map(stand_in, x))
             if isinstance(x, Rectangle):
-                from ..program import Place
-
                 tensor = Value(Global(x.dtype, (UNITS, *(x.size if x.static else ("R", "C")))), f"tensor{next(number)}")
                 at = x.at if x.known else (Value(ScalarType(i32)), Value(ScalarType(i32)))
                 return Place(tensor, (0, 0, *at), x.shape)
@@ -218,8 +218,6 @@ class Case:
 
     def launch(self) -> Arrays:
         """What comes out of the GPU."""
-        from ..cuda.memory import DeviceArray
-
         arrays = {name: DeviceArray(a) for name, a in self.arrays().items()}
         self.kernel(**{n: Narrowed(a, self.rectangles[n].size[1]) if n in self.rectangles else a for n, a in arrays.items()})
         return {name: arrays[name].numpy() for name in self.outputs + self.written}
@@ -233,8 +231,6 @@ class Case:
         return self.kernel.compile(**self._specs(), arch=arch)
 
     def _specs(self) -> dict[str, Any]:
-        from ..kernel import spec
-
         found = {}
         for name, (dtype, shape) in self.tensors.items():
             x = self.rectangles.get(name)
@@ -410,8 +406,6 @@ def operations() -> list[type[Op]]:
 
 def conform(*ops: type[Op], arch: str = "sm_80") -> None:
     """Raises an AssertionError that lists what does not agree, among everything that this machine can check."""
-    from ..cuda import driver
-
     wrong = []
     for case in cases(*ops):
         simulated, expected = case.simulate(), case.expected()
