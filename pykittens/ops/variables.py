@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import Op, Operand, Scope, Value
+from ..program import Op, Operand, Scope, Value, values_in
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
 from .samples import Sample
 from .scalars import scalar_dtype
@@ -57,6 +57,9 @@ class SetVariable(Op):
         if dtype is not None and dtype.kind == "f" and type.dtype.kind != "f":
             raise TypeRuleError(f"{self.variable.label} is {type}, the new value {dtype}", fix=f"convert with pk.cast(x, pk.{type.dtype})")
         return ()
+
+    def depends_on(self) -> Iterator[Value]:
+        return values_in(self.value)
 
     def numpy(self, m: Any) -> None:
         m.assign(self.variable, m.scalar(self.value))

@@ -186,6 +186,7 @@ class Cluster:
 
     @property
     def size(self) -> int:
+        """How many blocks it has."""
         x, y, z = current().program.cluster
         return x * y * z
 

@@ -65,6 +65,7 @@ class Cursor:
         return value
 
     def advance(self) -> None:
+        """Goes on to the next slot, in the kernel."""
         record(mbarrier.Advance(THREAD, self.index, self.phase, self.stages))
 
 

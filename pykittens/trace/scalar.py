@@ -127,6 +127,7 @@ class Variable(Scalar):
     """A mutable scalar: `x.set(value)`, `x[:] = value`, `x += 1`."""
 
     def set(self, value: Operand) -> None:
+        """Gives it a new value."""
         record(variables.SetVariable(THREAD, self, number(value)))
 
     def __setitem__(self, key: Any, value: Operand) -> None:

@@ -38,6 +38,7 @@ class ScopeHandle:
 
     @property
     def scope(self) -> Scope:
+        """The scope as operations know it."""
         return Scope(self._name, self.warps)
 
     @property
