@@ -16,7 +16,7 @@ import pytest
 
 import pykittens as pk
 import pykittens.ops
-from pykittens.cuda import compiler, driver, nvrtc
+from pykittens.gpu import compiler, driver, nvrtc
 from pykittens.ops.samples import Sample
 from pykittens.program import Op, Scope, Value
 from pykittens.testing.conformance import Case, cases, conform, operations

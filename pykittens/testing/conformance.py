@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda import driver
-from ..cuda.memory import DeviceArray
+from ..gpu import driver
+from ..gpu.memory import DeviceArray
 from ..kernel import Kernel, spec
 from ..ops import element, load, scalars
 from ..ops.samples import Rectangle, Sample, rounded

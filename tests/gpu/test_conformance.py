@@ -8,7 +8,7 @@ from pykittens.ops.scalars import ScalarBinary
 from pykittens.ops.tma import TmaLoad
 from pykittens.program import Op
 from pykittens.testing.conformance import cases
-from tests.cuda.fake_driver import FakeDriver
+from tests.gpu.fake_driver import FakeDriver
 
 
 @pytest.mark.parametrize("op", [CopyOut, Select, ScalarBinary, TmaLoad])
