@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pykittens
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pykittens"
 
@@ -67,3 +69,8 @@ def test_exceptions_are_needed() -> None:
     for name, target in EXCEPTIONS:
         text = MODULES[name].read_text(encoding="utf-8")
         assert re.search(rf"from \.+{target.removeprefix('interop.')}\b", text), (name, target)
+
+
+def test_no_public_name_hides_a_folder() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert not folders & set(pykittens.__all__)
