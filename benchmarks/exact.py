@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import pykittens as pk
-from pykittens.cuda import cache
+from pykittens.gpu import cache
 from pykittens.kernels import attention_ampere, attention_hopper
 from pykittens.kernels.attention import configuration
 from pykittens.testing.exact import SCALE, attention_operands

@@ -18,21 +18,13 @@ from .errors import (
 from .functional import attention, matmul
 from .kernel import Kernel, kernel, spec
 from .trace.dynamic import atomic_add, dynamic
-from .trace.flow import break_if, loop, otherwise, range, role, when
-from .trace.functions import (
-    assert_,
-    block_index,
-    cast,
-    cdiv,
+from .trace.elementwise import (
     col_index,
     cos,
-    cuda,
     erf,
     exp,
     exp2,
     fma,
-    grid_size,
-    inf,
     iota,
     join,
     join_pairs,
@@ -41,8 +33,6 @@ from .trace.functions import (
     log2,
     maximum,
     minimum,
-    named_barrier,
-    print,
     random_bits,
     rcp,
     relu,
@@ -50,20 +40,21 @@ from .trace.functions import (
     rolls,
     row_index,
     rsqrt,
-    shared,
     sigmoid,
     sin,
     sqrt,
     tanh,
-    var,
     where,
-)
+)  # fmt: skip
+from .trace.flow import break_if, loop, otherwise, range, role, when
+from .trace.functions import assert_, cuda, named_barrier, print
 from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
+from .trace.memory import at, shared
 from .trace.rings import barrier, ring
+from .trace.scalar import block_index, cast, cdiv, grid_size, var
 from .trace.schedule import grouped, persistent, rectangle, triangle
 from .trace.scopes import block, group, warp
 from .trace.signature import gl, static
-from .trace.values import At as _At
 from .types import Coalesced as coalesced
 from .types import RegisterTile as rt
 from .types import RegisterVector as rv
@@ -74,10 +65,7 @@ from .types import bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, u8, u32
 __version__ = "0.1.0"
 
 
-def at(*coordinate: object) -> _At:
-    """A coordinate in elements rather than in tiles."""
-    return _At(coordinate)
-
+inf = float("inf")
 
 # What `pk.name` may be, for type checkers and editors.
 __all__ = [

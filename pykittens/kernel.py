@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from .cuda import cache, writer
-from .cuda.bounded import debugging
-from .cuda.compiler import Cubin
 from .errors import ArgumentError, TraceError
-from .interop.arrays import ArrayInfo, describe
+from .gpu import cache, writer
+from .gpu.bounded import debugging
+from .gpu.compiler import Cubin
+from .interop.arrays import ArrayInfo, as_numpy, describe
 from .passes import prepare
 from .passes.shared_plan import check_shared
 from .program import Program
@@ -247,8 +247,8 @@ class Kernel:
         if not devices or next(iter(devices.values())) is None:
             self.simulate(*args, **named)
             return
-        from .cuda.again import Again
-        from .cuda.run import launch_once
+        from .gpu.again import Again
+        from .gpu.run import launch_once
 
         call = launch_once(self, specialisation, known, fixed)
         with self._lock:
@@ -260,7 +260,6 @@ class Kernel:
 
         A `seed` shuffles what may happen in any order; `progress` is told which fraction of the blocks has run.
         """
-        from .interop.arrays import as_numpy
         from .sim import simulate
 
         given, fixed = self.arguments(args, named)
@@ -273,7 +272,7 @@ class Kernel:
 
     def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
         """A launcher for these arguments with everything checked: calling it only launches."""
-        from .cuda.run import bind
+        from .gpu.run import bind
 
         given, fixed = self.arguments(args, named)
         specialisation, known = self.specialise(given, fixed)
@@ -324,11 +323,11 @@ def kernel(function: Callable[..., Any] | None = None, *, warps: Any = 4, grid: 
     `grid` and `cluster` are up to three ints, or a function of the arguments by name (tensors as `Argument`s, scalars,
     static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
     share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on the
-    GPU, see `cuda/bounded.py`), `pdl` (may begin before the kernel ahead of it has ended: `pk.wait_for_previous`).
+    GPU, see `gpu/bounded.py`), `pdl` (may begin before the kernel ahead of it has ended: `pk.wait_for_previous`).
     """
     unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl"}
     if unknown:
-        raise TraceError(f"@pk.kernel has no option {', '.join(sorted(unknown))}", fix="options: warps, grid, cluster, blocks_per_sm, debug, pdl")
+        raise TraceError(f"@pk.kernel has no option {', '.join(sorted(unknown))}", fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl")
     settings = {"warps": warps, "grid": grid, "cluster": cluster, **options}
     if function is not None:
         return Kernel(function, settings)

@@ -7,14 +7,11 @@ writer and the reports evaluate the same formula. Sources: PTX ISA "Warp-level m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .types import Coalesced
-
-if TYPE_CHECKING:
-    from .types import RegisterTile, RegisterVector, SharedTile
+from .types import Coalesced, RegisterTile, RegisterVector, SharedTile
 
 Index = Any  # int, integer array or Sym
 

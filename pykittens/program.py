@@ -212,6 +212,10 @@ class Op:
         for _, item in self.fields():
             yield from values_in(item)
 
+    def depends_on(self) -> Iterator[Value]:
+        """The values that what it makes or changes follows from: its operands, but for one that it overwrites."""
+        return self.operands()
+
     def blocks(self) -> Iterator[Block]:
         """Its regions."""
         for _, item in self.fields():

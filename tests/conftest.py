@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pykittens.cuda import driver
+from pykittens.gpu import driver
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pykittens.bench import attention, families, gemm, linear, machine, measure, memory, timing
 from pykittens.bench.measure import OURS, Cell, Trial
 from pykittens.cli import app
-from pykittens.cuda import driver
+from pykittens.gpu import driver
 
 torch = pytest.importorskip("torch")
 

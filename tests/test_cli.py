@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 import pykittens as pk
 from pykittens.cli import app
-from pykittens.cuda import cache, driver, nvrtc, sass
-from pykittens.cuda.compiler import CompilerMissing
-from pykittens.cuda.libcuda import CudaError
+from pykittens.gpu import cache, driver, nvrtc, sass
+from pykittens.gpu.compiler import CompilerMissing
+from pykittens.gpu.libcuda import CudaError
 from pykittens.kernels import attention_ada, reference
 from pykittens.kernels.registry import KERNELS
 

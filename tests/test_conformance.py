@@ -16,7 +16,7 @@ import pytest
 
 import pykittens as pk
 import pykittens.ops
-from pykittens.cuda import compiler, driver, nvrtc
+from pykittens.gpu import compiler, driver, nvrtc
 from pykittens.ops.samples import Sample
 from pykittens.program import Op, Scope, Value
 from pykittens.testing.conformance import Case, cases, conform, operations
@@ -27,7 +27,7 @@ for module in pkgutil.iter_modules(pykittens.ops.__path__):
 
 # What has no elements to compare, or needs several blocks, several threads or a text of the user's: tested where those are.
 WITHOUT_SAMPLES = {
-    "Range", "While", "BreakIf", "When", "Role", "Barrier", "NamedArrive", "NamedSync", "ClusterBarrier", "DependencyWait", "DependencyLaunch",
+    "Barrier", "NamedArrive", "NamedSync", "ClusterBarrier", "DependencyWait", "DependencyLaunch",
     "Arrive", "Wait", "Advance", "CommitCopies", "WaitCopies", "CommitBulk", "WaitBulk", "ProxyFence", "TmaPrefetch", "WgmmaWait", "Print", "Assert",
     "Inline", "Item", "Dimension", "ShareTerms", "Combine", "StoreRemote", "LoadRemote",
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pykittens.cuda import cache, sass
+from pykittens.gpu import cache, sass
 from pykittens.kernels.lines import count_lines
 from pykittens.kernels.registry import KERNELS
 from pykittens.kernels.shipped import Instance, Shipped, label

@@ -21,8 +21,8 @@ from pykittens.layouts import (
     vector_element,
     vector_register,
 )
+from pykittens.ops.matrices import matrix_row_col
 from pykittens.ops.mma import Mma
-from pykittens.ops.registers import matrix_row_col
 from pykittens.program import Scope, Value
 from pykittens.types import Coalesced, RegisterTile, RegisterVector, SharedTile
 

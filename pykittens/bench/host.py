@@ -26,7 +26,7 @@ _IMPORT = "import time; start = time.perf_counter(); import pykittens; print(tim
 
 def run(quick: bool = False) -> Iterator[Row]:
     """A row for each cost; `arch` is what kernels were compiled for."""
-    from ..cuda import driver
+    from ..gpu import driver
 
     for row in _run(quick):
         yield {"arch": driver.architecture(), **row}
@@ -44,7 +44,7 @@ def _run(quick: bool = False) -> Iterator[Row]:
 
 def kernel() -> tuple[str, tuple[Any, ...]]:
     """The attention kernel of this GPU, and its operands between the output and the scale."""
-    from ..cuda import driver
+    from ..gpu import driver
 
     return ("attention_hopper", (None,)) if driver.architecture() == "sm_90a" else ("attention_ada", ())
 
@@ -55,7 +55,7 @@ def compiling() -> float:
 
     import pykittens as pk
 
-    from ..cuda import compiler, driver
+    from ..gpu import compiler, driver
 
     module, rest = kernel()
     attend, arch = importlib.import_module(f"pykittens.kernels.{module}").attend, driver.architecture()

@@ -18,7 +18,7 @@ PACKAGES = (
 
 def facts() -> dict[str, Any]:
     """The columns that every row of results has."""
-    from ..cuda import cache, compiler, driver
+    from ..gpu import cache, compiler, driver
 
     return {
         "device": driver.device_name(), "driver": driver_version(), "compiler": ", ".join(sorted(cache.compilers)) or compiler.compiler_version(),
@@ -28,7 +28,7 @@ def facts() -> dict[str, Any]:
 
 def driver_version() -> str:
     """The driver's own version, such as 580.65, and the CUDA it knows."""
-    from ..cuda import driver
+    from ..gpu import driver
 
     knows = "CUDA {}.{}".format(*driver.driver_version())
     about = Path("/proc/driver/nvidia/version")

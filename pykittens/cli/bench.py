@@ -62,7 +62,7 @@ def run_bench(
 
 def need_gpu() -> None:
     """Ends the command, in one sentence and with status 2, where nothing can be measured."""
-    from ..cuda import driver
+    from ..gpu import driver
 
     missing = "" if driver.available() else "there is no NVIDIA GPU here, and the simulated one has no speed to measure"
     if not missing:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.markup import escape
 
-from ..cuda import cache, compiler
+from ..gpu import cache, compiler
 from ..kernels.registry import KERNELS
 from ..kernels.shipped import Instance, Shipped, label
 from .choice import shipped

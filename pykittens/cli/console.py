@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ..cuda.compiler import CompileError, CompilerMissing
-from ..cuda.libcuda import CudaError
-from ..cuda.sass import DisassemblerMissing
 from ..errors import KernelError
+from ..gpu.compiler import CompileError, CompilerMissing
+from ..gpu.libcuda import CudaError
+from ..gpu.sass import DisassemblerMissing
 from ..interop.base import Unsupported
 
 out = Console(highlight=False)

@@ -12,8 +12,8 @@ import numpy as np
 import typer
 from rich.markup import escape
 
-from ..cuda import driver, memory
 from ..errors import Diagnosis
+from ..gpu import driver, memory
 from ..kernel import Kernel
 from ..kernels import attention_ada, reference
 from ..sim import Report

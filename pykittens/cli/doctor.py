@@ -9,8 +9,8 @@ from typing import Any
 from rich.markup import escape
 
 from .. import __version__
-from ..cuda import cache, compiler, driver, nvrtc, sass
-from ..cuda.libcuda import CudaError
+from ..gpu import cache, compiler, driver, nvrtc, sass
+from ..gpu.libcuda import CudaError
 from ..kernels.registry import KERNELS
 from .console import AsJson, answer, command, out
 

@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from ..cuda import cache, driver, sass
-from ..cuda.compiler import ARCHITECTURES, Cubin
-from ..cuda.libcuda import CudaError
+from ..gpu import cache, driver, sass
+from ..gpu.compiler import ARCHITECTURES, Cubin
+from ..gpu.libcuda import CudaError
 from ..kernels.lines import count_lines
 from ..kernels.shipped import Instance, Shipped, label
 from .choice import instance, read_choice, shipped

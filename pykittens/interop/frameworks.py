@@ -175,7 +175,7 @@ class Generic(Framework):
         return hasattr(array, "__cuda_array_interface__")
 
     def describe(self, array: Any) -> ArrayInfo:
-        from ..cuda import driver
+        from ..gpu import driver
 
         face = array.__cuda_array_interface__
         if face.get("mask") is not None:

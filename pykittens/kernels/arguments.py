@@ -132,6 +132,6 @@ def machine(info: ArrayInfo) -> dict[str, Any]:
     """What `plan` asks about the device of an array: how many multiprocessors, and whether they have clusters (the simulator's have)."""
     if info.device is None:
         return {"clusters": True, "processors": 2}
-    from pykittens.cuda.driver import architecture, multiprocessors
+    from pykittens.gpu.driver import architecture, multiprocessors
 
     return {"clusters": int(architecture(info.device)[3:5]) >= 90, "processors": multiprocessors(info.device)}

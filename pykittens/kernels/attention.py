@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cuda import driver
-from ..cuda.libcuda import CudaError
 from ..errors import ArgumentError
+from ..gpu import driver
+from ..gpu.libcuda import CudaError
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo, Unsupported
 from ..types import DTYPES

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..cuda import driver
 from ..errors import ArgumentError
+from ..gpu import driver
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo, Unsupported
 from ..trace.fingerprint import fingerprint

@@ -94,7 +94,7 @@ def _loadable(info: ArrayInfo) -> bool:
 
 
 def _check_device(name: str, device: int) -> None:
-    from ..cuda.driver import architecture
+    from ..gpu.driver import architecture
 
     if (arch := architecture(device)) != "sm_90a":
         fix = "run it on a Hopper GPU (sm_90a), or on NumPy arrays"

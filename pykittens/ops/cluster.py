@@ -9,7 +9,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, shared_offset
 from ..program import Access, Effect, Op, Operand, Scope, Sync, Value
 from ..types import RegisterTile, SharedTile, Type, i32
-from .maps import register_type
+from .broadcast import register_type
 
 REMOTE_TILE = """
 __device__ __forceinline__ u32 in_block(u32 a, u32 rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }

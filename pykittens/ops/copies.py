@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Place, Scope, Sync, Value
@@ -30,18 +30,22 @@ def check_copy(shared: Value, place: Place, what: str) -> None:
 
 
 class Vectors:
-    """The vectors of `width` elements of a rectangle, which the threads of a scope take in turn: a loop over those of one.
+    """The vectors of a rectangle, as wide as its alignment allows, which the threads of a scope take in turn: a loop over those of one.
 
-    Inside it C names the vector's `row` and `column` in the rectangle, the address `at` which it lies in global memory,
+    `bytes` is what a vector has, `width` its elements, `type` its type in C. Inside the loop C names the vector's `row` and `column` in the rectangle, the address `at` which it lies in global memory,
     and the condition `row_inside` that its row exists (empty where all do). Where the threads cover whole rows, a thread
     stays in its columns, and what differs from one of its vectors to the next is the same for all threads.
     """
 
     row, column = "r", "x"
 
-    def __init__(self, c: Any, scope: Scope, g: GlobalText, width: int):
-        self.c, self.g = c, g
-        rows, cols = g.place.rows, g.place.cols
+    def __init__(self, c: Any, scope: Scope, place: Place, const: bool = True):
+        c.prelude(MEMORY)
+        self.c, self.g = c, GlobalText(c, place, const)
+        self.bytes = vector_bytes(place)
+        self.type = VECTOR[self.bytes]
+        self.width = self.bytes // place.type.dtype.size
+        g, width, rows, cols = self.g, self.width, place.rows, place.cols
         a_row, total, threads = cols // width, rows * (cols // width), scope.warps * 32
         thread = c.thread(scope)
         self.guarded = total % threads != 0
@@ -62,9 +66,10 @@ class Vectors:
         if self.guarded:
             c.line(f"if (r < {rows}) {{")
 
-    def inside(self, width: int) -> str:
+    @property
+    def inside(self) -> str:
         """C condition that the whole vector exists; empty where all do."""
-        columns = f"x + {width} <= {self.g.cols_left}" if self.g.cols_left else ""
+        columns = f"x + {self.width} <= {self.g.cols_left}" if self.g.cols_left else ""
         return " && ".join(test for test in (self.row_inside, columns) if test)
 
     def end(self) -> None:
@@ -76,8 +81,23 @@ def address(c: Any, shared: Value, row: str, col: str) -> str:
     return shared_address(c, shared, row, col) if isinstance(shared.type, SharedTile) else vector_address(c, shared, col)
 
 
+class Copy(Op):
+    """Elements between a rectangle in global memory and a shared tile or vector, as they are: each thread moves some."""
+
+    target: Value | Place
+    source: Value | Place
+
+    done: ClassVar[str] = "now"  # when it is finished: see `Access`
+
+    def numpy(self, m: Any) -> None:
+        m.write(self.target, m.read(self.source))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.source, "read", "threads", done=self.done), Access(self.target, "write", "threads", done=self.done))
+
+
 @dataclass(eq=False)
-class CopyIn(Op):
+class CopyIn(Copy):
     """Global to shared, finished when it returns to each thread; what lies past the end becomes zero."""
 
     scope: Scope
@@ -88,28 +108,18 @@ class CopyIn(Op):
         check_copy(self.target, self.source, "load")
         return ()
 
-    def numpy(self, m: Any) -> None:
-        m.write(self.target, m.read(self.source))
-
-    def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", "threads"), Access(self.target, "write", "threads"))
-
     def cuda(self, c: Any) -> None:
-        c.prelude(MEMORY)
-        bytes_, size = vector_bytes(self.source), self.source.type.dtype.size
-        width, vector = bytes_ // size, VECTOR[bytes_]
-        g = GlobalText(c, self.source)
-        each = Vectors(c, self.scope, g, width)
-        row, col = each.row, each.column
-        inside, load = each.inside(width), f"*(const {vector}*){each.at}"
-        if g.cols_left and width > 1:
+        each = Vectors(c, self.scope, self.source)
+        vector, inside = each.type, each.inside
+        load = f"*(const {vector}*){each.at}"
+        if each.g.cols_left and each.width > 1:
             rows = f"{each.row_inside} ? " if each.row_inside else ""
-            tail = f"load_tail<{vector}>({each.at}, {rows}{g.cols_left} - {col}{' : 0' if rows else ''})"
+            tail = f"load_tail<{vector}>({each.at}, {rows}{each.g.cols_left} - {each.column}{' : 0' if rows else ''})"
             load = f"{inside} ? {load} : {tail}"
         elif inside:
             load = f"{inside} ? {load} : {vector}{{}}"
         c.line(f"const {vector} v = {load};")
-        c.line(f"st_shared({address(c, self.target, row, col)}, v);")
+        c.line(f"st_shared({address(c, self.target, each.row, each.column)}, v);")
         each.end()
 
     @classmethod
@@ -123,7 +133,7 @@ class CopyIn(Op):
 
 
 @dataclass(eq=False)
-class CopyOut(Op):
+class CopyOut(Copy):
     """Shared to global; what lies past the end is not written."""
 
     scope: Scope
@@ -134,25 +144,14 @@ class CopyOut(Op):
         check_copy(self.source, self.target, "store")
         return ()
 
-    def numpy(self, m: Any) -> None:
-        m.write(self.target, m.read(self.source))
-
-    def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", "threads"), Access(self.target, "write", "threads"))
-
     def cuda(self, c: Any) -> None:
-        c.prelude(MEMORY)
-        bytes_, size = vector_bytes(self.target), self.target.type.dtype.size
-        width, vector = bytes_ // size, VECTOR[bytes_]
-        g = GlobalText(c, self.target, const=False)
-        each = Vectors(c, self.scope, g, width)
-        row, col = each.row, each.column
-        c.line(f"const {vector} v = ld_shared<{vector}>({address(c, self.source, row, col)});")
+        each = Vectors(c, self.scope, self.target, const=False)
+        vector, inside = each.type, each.inside
+        c.line(f"const {vector} v = ld_shared<{vector}>({address(c, self.source, each.row, each.column)});")
         store = f"*({vector}*){each.at} = v;"
-        inside = each.inside(width)
-        if g.cols_left and width > 1:
+        if each.g.cols_left and each.width > 1:
             rows = f"if ({each.row_inside}) " if each.row_inside else ""
-            c.line(f"if ({inside}) {store} else {rows}store_tail({each.at}, v, {g.cols_left} - {col});")
+            c.line(f"if ({inside}) {store} else {rows}store_tail({each.at}, v, {each.g.cols_left} - {each.column});")
         else:
             c.line(f"if ({inside}) {store}" if inside else store)
         each.end()
@@ -167,12 +166,14 @@ class CopyOut(Op):
 
 
 @dataclass(eq=False)
-class CopyAsync(Op):
+class CopyAsync(Copy):
     """Global to shared with cp.async (PTX "cp.async"): finished after `CommitCopies` and `WaitCopies`."""
 
     scope: Scope
     target: Value
     source: Place
+
+    done = "cp.async"
 
     def types(self) -> tuple[Type, ...]:
         check_copy(self.target, self.source, "load_async")
@@ -184,29 +185,15 @@ class CopyAsync(Op):
             )
         return ()
 
-    def numpy(self, m: Any) -> None:
-        m.write(self.target, m.read(self.source))
-
-    def effects(self) -> tuple[Effect, ...]:
-        return (
-            Access(self.source, "read", "threads", done="cp.async"),
-            Access(self.target, "write", "threads", done="cp.async"),
-        )
-
     def cuda(self, c: Any) -> None:
-        c.prelude(MEMORY)
+        each = Vectors(c, self.scope, self.source)
         c.prelude(CP_ASYNC)
-        bytes_, size = vector_bytes(self.source), self.source.type.dtype.size
-        width = bytes_ // size
-        g = GlobalText(c, self.source)
-        each = Vectors(c, self.scope, g, width)
-        row, col = each.row, each.column
-        count = str(bytes_)
-        if g.cols_left:
-            count = f"(u32)min({bytes_}, max(0, ({g.cols_left} - {col}) * {size}))"
+        count = str(each.bytes)
+        if each.g.cols_left:
+            count = f"(u32)min({each.bytes}, max(0, ({each.g.cols_left} - {each.column}) * {self.source.type.dtype.size}))"
         if each.row_inside:
             count = f"{each.row_inside} ? {count} : 0"
-        c.line(f"cp_async<{bytes_}>({address(c, self.target, row, col)}, {each.at}, {count});")  # of 0 bytes touches no memory
+        c.line(f"cp_async<{each.bytes}>({address(c, self.target, each.row, each.column)}, {each.at}, {count});")  # of 0 bytes touches no memory
         each.end()
 
     @classmethod

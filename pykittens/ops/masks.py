@@ -1,7 +1,8 @@
-"""Fills of a part of a tile, as ThunderKittens' right_fill and left_fill: what a row's end or a diagonal cuts off."""
+"""Choices between elements: by a mask, or by what a row's end or a diagonal cuts off (ThunderKittens' right_fill and left_fill)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,11 +11,54 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, coalesced_column, fragment
-from ..program import Op, Operand, Scope, Value
-from ..types import Coalesced, RegisterTile, ScalarType, Type, bf16, f32, i32
-from .maps import register_type
+from ..program import Op, Operand, Scope, Value, is_scalar
+from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
+from .broadcast import broadcast, common_type, read, register_type, same_dtype
 from .samples import Sample, tiles
 from .scalars import scalar_dtype
+
+
+@dataclass(eq=False)
+class Select(Op):
+    """a where the mask holds, else b (`pk.where`)."""
+
+    scope: Scope
+    mask: Value
+    a: Operand
+    b: Operand
+
+    def types(self) -> tuple[Type, ...]:
+        mask = register_type(self.mask, "where")
+        if mask.dtype is not bool_:
+            raise TypeRuleError(f"where chooses by a bool mask, not {mask}", fix="compare first, e.g. pk.where(x > 0, x, 0)")
+        shape = common_type("where", self.mask, *(x for x in (self.a, self.b)))
+        values = [x for x in (self.a, self.b) if not is_scalar(x)]
+        dtype = same_dtype("where", *values) if values else (scalar_dtype(self.a) or scalar_dtype(self.b) or f32)
+        return (with_dtype(shape, dtype),)
+
+    def numpy(self, m: Any) -> Any:
+        shape = self.result.type
+        mask, a, b = (broadcast(m, x, shape) for x in (self.mask, self.a, self.b))
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape)).astype(shape.dtype.numpy)
+
+    def cuda(self, c: Any) -> None:
+        shape, dtype = self.result.type, self.result.type.dtype
+        c.map(self.result, lambda r: f"{read(c, self.mask, shape, r, bool_)} ? {read(c, self.a, shape, r, dtype)} : {read(c, self.b, shape, r, dtype)}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in REGISTER_DTYPES:
+            tile = RegisterTile(dtype, 16, 32)
+            yield Sample({"mask": with_dtype(tile, bool_), "a": tile, "b": tile}, lambda mask, a, b: np.where(mask, a, b), exact=True)
+        for type in tiles(f32):
+            fields = {"mask": with_dtype(type, bool_), "a": type.vector("col"), "b": -math.inf}
+            yield Sample(fields, lambda mask, a, b: np.where(mask, a[:, None], b), exact=True)
+            yield Sample(
+                {"mask": with_dtype(type.vector("row"), bool_), "a": type, "b": ScalarType(f32)}, lambda mask, a, b: np.where(mask[None], a, b), exact=True
+            )
+        yield Sample({"mask": RegisterTile(bool_, 16, 32), "a": 1, "b": 0}, lambda mask: np.where(mask, 1, 0))
+        yield Sample({"mask": RegisterTile(bool_, 16, 32), "a": 1.5, "b": 0.5}, lambda mask: np.where(mask, 1.5, 0.5), exact=True)
 
 
 @dataclass(eq=False)

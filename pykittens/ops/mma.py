@@ -6,66 +6,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..errors import TypeRuleError
-from ..program import Access, Effect, Op, Scope, Value
+from ..program import Access, Effect
 from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32
-from .maps import register_type
-from .places import shared_address
-from .registers import LDMATRIX
+from .broadcast import register_type
+from .matrices import LDMATRIX, load_matrices
+from .product import Product, check_shapes, formula
 from .samples import Sample
 
 
-def matrix_shape(x: Value, transposed: bool, what: str) -> tuple[int, int]:
-    """Rows and columns of an operand after its transposition."""
-    if not isinstance(x.type, (RegisterTile, SharedTile)):
-        raise TypeRuleError(f"{what} multiplies tiles, not {x.type}", fix="use register or shared tiles")
-    rows, cols = x.type.shape
-    return (cols, rows) if transposed else (rows, cols)
-
-
-def check_shapes(what: str, d: Value, a: Value, b: Value, ta: bool, tb: bool) -> tuple[int, int, int]:
-    """(m, n, k) of d += a @ b, or the user's error with all three shapes."""
-    m, k = matrix_shape(a, ta, what)
-    k2, n = matrix_shape(b, tb, what)
-    dm, dn = matrix_shape(d, False, what)
-    if (m, n, k) != (dm, dn, k2):
-        raise TypeRuleError(
-            f"{what}: shapes do not multiply: accumulator {dm} x {dn}, A {m} x {k}{' (transposed)' if ta else ''}, B {k2} x {n}{' (transposed)' if tb else ''}",
-            fix="A is m x k, B is k x n and the accumulator m x n, after the transposes in the operation's name",
-        )
-    return m, n, k
-
-
-def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b for stacks of tiles, a few rows at a time: OpenBLAS keeps products of up to 2**18 terms on one core, where they are fastest."""
-    (units, m, k), n = a.shape, b.shape[2]
-    rows = next(r for r in (16, 8, 4, 2, 1) if r * k * n <= 1 << 18 or r == 1)
-    return np.matmul(a.reshape(units, m // rows, rows, k), b[:, None]).reshape(-1, m, n)
-
-
 @dataclass(eq=False)
-class Mma(Op):
-    """d += A @ B (or d = A @ B), finished when it returns. `ta`/`tb`: the operand is stored transposed.
+class Mma(Product):
+    """A product that is finished when it returns.
 
     A is in registers or shared memory, B in shared memory, or in a warp's registers. Register operands: A of AB
     and ABt is row layout, A of AtB column layout; B of ABt is row layout, B of AB column layout (the fragment).
     """
-
-    scope: Scope
-    d: Value
-    a: Value
-    b: Value
-    ta: bool
-    tb: bool
-    overwrite: bool
-
-    writes = ("d",)
-
-    @property
-    def name(self) -> str:
-        return f"{'mm' if self.overwrite else 'mma'}_A{'t' if self.ta else ''}B{'t' if self.tb else ''}"
 
     def types(self) -> tuple[Type, ...]:
         what = self.name
@@ -91,19 +47,6 @@ class Mma(Op):
         if isinstance(self.a.type, RegisterTile) and self.a.type.warps != d.warps:
             raise TypeRuleError(f"{what} mixes scopes: {self.a.type} and {d}", fix="make A on the same scope")
         return ()
-
-    def flops(self) -> int:
-        m, n, k = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)
-        return 2 * m * n * k
-
-    def numpy(self, m: Any) -> None:
-        a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
-        a, b = a.astype(np.float32), b.astype(np.float32)
-        a = a.swapaxes(1, 2) if self.ta else a
-        b = b.swapaxes(1, 2) if self.tb else b
-        with np.errstate(all="ignore"):
-            product = multiply(a, b)
-            m.assign(self.d, product if self.overwrite else m[self.d] + product)
 
     def effects(self) -> tuple[Effect, ...]:
         reads = []
@@ -162,38 +105,19 @@ class Mma(Op):
     def samples(cls) -> Iterable[Sample]:
         m, n, k, inputs = 32, 48, 64, {"a": "integers", "b": "integers", "d": "integers"}
 
-        def product(d: Any, a: Any, b: Any, ta: bool, tb: bool, overwrite: bool) -> Any:
-            return (0 if overwrite else d) + (a.T if ta else a) @ (b.T if tb else b)
-
         for ta in (False, True):
             for tb in (False, True):
                 a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
                 for a in (RegisterTile(bf16, *a_shape, "col" if ta else "row"), SharedTile(bf16, *a_shape)):
                     for b in (RegisterTile(bf16, *b_shape, "row" if tb else "col"), SharedTile(bf16, *b_shape)):
                         fields = {"d": RegisterTile(f32, m, n), "a": a, "b": b, "ta": ta, "tb": tb, "overwrite": ta}
-                        yield Sample(fields, product, inputs, exact=True)
+                        yield Sample(fields, formula, inputs, exact=True)
         for a4 in (RegisterTile(f16, 64, 32, "row", 4), SharedTile(f16, 64, 32)):
             for overwrite in (False, True):
                 fields = {"d": RegisterTile(f32, 64, 16, "row", 4), "a": a4, "b": SharedTile(f16, 16, 32), "ta": False, "tb": True, "overwrite": overwrite}
-                yield Sample(fields, product, inputs, exact=True)
+                yield Sample(fields, formula, inputs, exact=True)
         fields = {"d": RegisterTile(f32, 16, 16), "a": RegisterTile(f16, 16, 128), "b": SharedTile(f16, 16, 128), "ta": False, "tb": True, "overwrite": False}
-        yield Sample(fields, product, tolerance=1e-5)
-
-
-def load_matrices(c: Any, to: str, tile: Value, row: tuple[str, str], col: tuple[str, str], transposed: bool = False) -> str:
-    """C for one ldmatrix in a loop: this lane's row and column are (constant, what steps by multiples of 16).
-
-    A step of 16 columns flips bits of the swizzled address and a step of rows adds to it. So one register holds the address, and
-    the flip is hidden in the assembler: the compiler would keep a register for each of its values.
-    """
-    type, name = tile.type, "ldmatrix_trans" if transposed else "ldmatrix"
-    assert isinstance(type, SharedTile)
-    if type.column:  # a view from the middle of a panel: the step may cross into the next one
-        return f"{name}({to}, {shared_address(c, tile, ' + '.join(row), ' + '.join(col))})"
-    base = c.fresh("at")
-    c.line(f"const u32 {base} = {shared_address(c, tile, row[0], col[0])};")
-    offset = f"{row[1]} * {type.swizzle} + {col[1]} / {type.panel} * {type.pitch * type.swizzle}"
-    return f"{name}({to}, {base}, {col[1]} % {type.panel} * {type.dtype.size}, {offset})"
+        yield Sample(fields, formula, tolerance=1e-5)
 
 
 def _mma_text(dtype: str) -> str:
@@ -202,60 +126,4 @@ __device__ __forceinline__ void mma_{dtype}(float* d, const u32* a, u32 b0, u32 
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{dtype}.{dtype}.f32 {{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }}
-"""
-
-
-@dataclass(eq=False)
-class SwapLayout(Op):
-    """The same elements in the other register layout, or the transposed elements in the same registers.
-
-    `transpose` only renames: the column-layout fragment of a tile is the row-layout fragment of its transpose.
-    Swapping a 16-bit tile moves 8 x 8 matrices with movmatrix (PTX "movmatrix").
-    """
-
-    scope: Scope
-    a: Value
-    transpose: bool
-
-    def types(self) -> tuple[Type, ...]:
-        a = register_type(self.a, "swap_layout")
-        if not isinstance(a, RegisterTile) or (a.warps > 1):
-            raise TypeRuleError(f"swap_layout and transpose take a warp's tile, not {a}", fix="go through a shared tile")
-        other = "col" if a.layout == "row" else "row"
-        if self.transpose:
-            return (RegisterTile(a.dtype, a.cols, a.rows, other),)  # type: ignore[arg-type]
-        if not a.dtype.packed:
-            raise TypeRuleError(f"swap_layout moves 16-bit floats, not {a.dtype}", fix="convert first, or go through a shared tile")
-        return (RegisterTile(a.dtype, a.rows, a.cols, other),)  # type: ignore[arg-type]
-
-    def numpy(self, m: Any) -> Any:
-        return m[self.a].swapaxes(1, 2).copy() if self.transpose else m[self.a].copy()
-
-    def cuda(self, c: Any) -> None:
-        a, out = self.a.type, self.result.type
-        assert isinstance(a, RegisterTile) and isinstance(out, RegisterTile)
-        if self.transpose:
-            c.declare(self.result)
-            c.copy(self.result, self.a)
-            return
-        c.prelude(MOVMATRIX)
-        c.declare(self.result)
-        (rows, cols), name = (a.rows // 16, a.cols // 16), c[self.result]
-        source, target = (f"(r * {cols} + s)", f"(s * {rows} + r)") if a.layout == "row" else (f"(s * {rows} + r)", f"(r * {cols} + s)")
-        c.line(f"UNROLL for (int r = 0; r < {rows}; r++) UNROLL for (int s = 0; s < {cols}; s++) {{")
-        for to, origin in ((0, 0), (1, 2), (2, 1), (3, 3)):  # the middle matrices trade places
-            c.line(f"{name}[{target} * 4 + {to}] = movmatrix({c[self.a]}[{source} * 4 + {origin}]);")
-        c.line("}")
-
-    @classmethod
-    def samples(cls) -> Iterable[Sample]:
-        for layout in ("row", "col"):
-            for dtype in (bf16, f16, f32):
-                yield Sample({"a": RegisterTile(dtype, 32, 48, layout), "transpose": True}, lambda a: a.T, exact=True)
-                if dtype is not f32:
-                    yield Sample({"a": RegisterTile(dtype, 32, 48, layout), "transpose": False}, lambda a: a, exact=True)
-
-
-MOVMATRIX = """
-__device__ __forceinline__ u32 movmatrix(u32 x) { u32 r; asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(x)); return r; }
 """

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..program import Op, Scope, Value
 from ..types import Coalesced, RegisterTile, Type, bf16, f32
-from .maps import register_type
+from .broadcast import register_type
 from .samples import Sample
 
 

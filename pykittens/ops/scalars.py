@@ -1,4 +1,4 @@
-"""Scalars: one value for all threads of a warp. Arithmetic, comparison, indices, dimensions, variables."""
+"""Scalars: one value for all threads of a warp. Arithmetic, comparison, conversion, choice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import BLOCK, CLUSTER, Op, Operand, Scope, Value
-from ..types import DType, Global, ScalarType, Type, bool_, f32, i32, i64, u32
+from ..program import Op, Operand, Scope, Value
+from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
 from .samples import Sample
 
 THREAD = Scope("thread", 1)
@@ -28,12 +28,6 @@ __device__ __forceinline__ u32 floor_div(u32 a, u32 b) { return a / b; }
 __device__ __forceinline__ u32 floor_mod(u32 a, u32 b) { return a % b; }
 __device__ __forceinline__ i64 floor_mod(i64 a, i64 b) { return a - floor_div(a, b) * b; }
 __device__ __forceinline__ int floor_mod(int a, int b) { return a - floor_div(a, b) * b; }
-"""
-
-
-CLUSTER_RANK = """
-__device__ __forceinline__ int cluster_rank() { int r; asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-__device__ __forceinline__ int cluster_x() { int r; asm("mov.u32 %0, %%clusterid.x;" : "=r"(r)); return r; }
 """
 
 
@@ -57,7 +51,9 @@ def described(x: Operand, depth: int = 3) -> str:
     maker = x.maker if isinstance(x, Value) and not x.name else None
     if isinstance(maker, ScalarBinary) and depth:
         return f"({maker.described(depth - 1)})"
-    return maker.expression if isinstance(maker, Index) else x.name or str(x.type) if isinstance(x, Value) else str(x)
+    if maker is not None and maker.expression:
+        return maker.expression
+    return x.name or str(x.type) if isinstance(x, Value) else str(x)
 
 
 def promoted(a: Operand, b: Operand) -> DType:
@@ -322,131 +318,6 @@ class ScalarSelect(Op):
     def samples(cls) -> Iterable[Sample]:
         for a, b in ((ScalarType(i32), ScalarType(i32)), (ScalarType(f32), 0.5), (3, ScalarType(i64))):
             yield Sample({"condition": ScalarType(bool_), "a": a, "b": b}, lambda condition, a, b: a if condition else b, exact=True)
-
-
-@dataclass(eq=False)
-class Index(Op):
-    """Where the running threads are: kind is block_x/y/z, grid_x/y/z, cluster_rank, cluster_x, or unit (which warp,
-    warpgroup or group of the current role this is)."""
-
-    scope: Scope
-    kind: str
-
-    collective = False
-
-    @property
-    def alike(self) -> int:  # type: ignore[override]
-        return self.scope.warps if self.kind == "unit" else CLUSTER if self.kind.startswith("grid") or self.kind == "cluster_x" else BLOCK
-
-    @property
-    def expression(self) -> str:
-        where, axis = self.kind[:-2], self.kind[-1]
-        return {"unit": f"{self.scope if self.scope.warps > 1 else 'warp'}.index", "cluster_rank": "cluster.rank", "cluster_x": "cluster.index"}.get(
-            self.kind, f"{'block_index' if where == 'block' else 'grid_size'}.{axis}"
-        )
-
-    def types(self) -> tuple[Type, ...]:
-        return (ScalarType(i32),)
-
-    def numpy(self, m: Any) -> Any:
-        return m.index(self.kind, self.scope)
-
-    def cuda(self, c: Any) -> None:
-        if self.kind == "unit":
-            c.define(self.result, c.unit(self.scope))
-        elif self.kind.startswith("cluster"):
-            c.prelude(CLUSTER_RANK)
-            c.define(self.result, f"{self.kind}()")
-        else:
-            c.define(self.result, f"(int){'blockIdx' if self.kind.startswith('block') else 'gridDim'}.{self.kind[-1]}")
-
-    @classmethod
-    def samples(cls) -> Iterable[Sample]:
-        yield Sample({"kind": "unit"}, lambda unit: unit)
-        yield Sample({"kind": "unit"}, lambda unit: unit, warps=4)
-        for kind in ("block_x", "block_z", "grid_x", "grid_y"):
-            yield Sample({"kind": kind}, lambda kind: kind.startswith("grid"))
-
-
-@dataclass(eq=False)
-class Dimension(Op):
-    """The run-time length of dimension `axis` (0 to 3: batch, depth, rows, cols) of a tensor."""
-
-    scope: Scope
-    tensor: Value
-    axis: int
-
-    collective = False
-
-    def types(self) -> tuple[Type, ...]:
-        assert isinstance(self.tensor.type, Global)
-        return (ScalarType(i32),)
-
-    def numpy(self, m: Any) -> Any:
-        return m.shape(self.tensor)[self.axis]
-
-    def cuda(self, c: Any) -> None:
-        c.define(self.result, f"{c[self.tensor]}.shape[{self.axis}]")
-
-
-@dataclass(eq=False)
-class Variable(Op):
-    """A mutable scalar (`pk.var`) with its first value."""
-
-    scope: Scope
-    dtype: DType
-    initial: Operand
-
-    collective = False
-
-    def types(self) -> tuple[Type, ...]:
-        scalar_dtype(self.initial)
-        return (ScalarType(self.dtype, mutable=True),)
-
-    def numpy(self, m: Any) -> Any:
-        return m.scalar(self.initial)
-
-    def cuda(self, c: Any) -> None:
-        c.define(self.result, c.scalar(self.initial, self.dtype), mutable=True)
-
-    @classmethod
-    def samples(cls) -> Iterable[Sample]:
-        for dtype, initial in ((i32, -3), (f32, 2), (f32, ScalarType(f32)), (i64, ScalarType(i64)), (bool_, True)):
-            yield Sample({"dtype": dtype, "initial": initial}, lambda initial: initial, exact=True)
-
-
-@dataclass(eq=False)
-class SetVariable(Op):
-    """Gives a variable a new value."""
-
-    scope: Scope
-    variable: Value
-    value: Operand
-
-    writes = ("variable",)
-    collective = False
-
-    def types(self) -> tuple[Type, ...]:
-        type = self.variable.type
-        assert isinstance(type, ScalarType)
-        dtype = scalar_dtype(self.value)
-        if dtype is not None and dtype.kind == "f" and type.dtype.kind != "f":
-            raise TypeRuleError(f"{self.variable.label} is {type}, the new value {dtype}", fix=f"convert with pk.cast(x, pk.{type.dtype})")
-        return ()
-
-    def numpy(self, m: Any) -> None:
-        m.assign(self.variable, m.scalar(self.value))
-
-    def cuda(self, c: Any) -> None:
-        type = self.variable.type
-        assert isinstance(type, ScalarType)
-        c.line(f"{c[self.variable]} = {c.scalar(self.value, type.dtype)};")
-
-    @classmethod
-    def samples(cls) -> Iterable[Sample]:
-        for dtype in (i32, i64, u32, f32, bool_):
-            yield Sample({"variable": ScalarType(dtype, mutable=True), "value": ScalarType(dtype)}, lambda value: value, exact=True)
-        yield Sample({"variable": ScalarType(f32, mutable=True), "value": 3}, lambda value: value, exact=True)
 
 
 def literal(x: float | int | bool, dtype: DType) -> str:

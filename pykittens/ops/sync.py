@@ -38,48 +38,41 @@ class NamedBarrierType:
 
 
 @dataclass(eq=False)
-class NamedArrive(Op):
-    """This scope's warps are counted at named barrier `barrier[index]` and go on."""
+class Named(Op):
+    """This scope's warps are counted at named barrier `barrier[index]`."""
 
     scope: Scope
     barrier: Value
     index: Operand = 0
 
     def types(self) -> tuple[Type, ...]:
-        return _check_named(self.barrier)
+        if not isinstance(self.barrier.type, NamedBarrierType):
+            raise TypeRuleError(f"{self.barrier.label} is {self.barrier.type}, not a named barrier", fix="make one with pk.named_barrier(warps=8)")
+        return ()
 
     def numpy(self, m: Any) -> None:
         pass
+
+    def _line(self, c: Any, instruction: str) -> None:
+        threads = self.barrier.type.warps * 32  # type: ignore[union-attr]
+        c.line(f'asm volatile("{instruction} %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({threads}) : "memory");')
+
+
+class NamedArrive(Named):
+    """They are counted and go on."""
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("arrive", self.barrier, index=self.index),)
 
     def cuda(self, c: Any) -> None:
-        c.line(f'asm volatile("bar.arrive %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({self.barrier.type.warps * 32}) : "memory");')  # type: ignore[union-attr]
+        self._line(c, "bar.arrive")
 
 
-@dataclass(eq=False)
-class NamedSync(Op):
-    """This scope's warps are counted at named barrier `barrier[index]` and wait for its phase to end."""
-
-    scope: Scope
-    barrier: Value
-    index: Operand = 0
-
-    def types(self) -> tuple[Type, ...]:
-        return _check_named(self.barrier)
-
-    def numpy(self, m: Any) -> None:
-        pass
+class NamedSync(Named):
+    """They are counted and wait for the phase to end."""
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("wait", self.barrier, index=self.index),)
 
     def cuda(self, c: Any) -> None:
-        c.line(f'asm volatile("bar.sync %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({self.barrier.type.warps * 32}) : "memory");')  # type: ignore[union-attr]
-
-
-def _check_named(barrier: Value) -> tuple[Type, ...]:
-    if not isinstance(barrier.type, NamedBarrierType):
-        raise TypeRuleError(f"{barrier.label} is {barrier.type}, not a named barrier", fix="make one with pk.named_barrier(warps=8)")
-    return ()
+        self._line(c, "bar.sync")

@@ -10,14 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..errors import TypeRuleError
 from ..layouts import descriptor_base, descriptor_step
 from ..program import Access, Effect, Op, Scope, Sync, Value
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
-from .maps import register_type
-from .mma import check_shapes, multiply
+from .broadcast import register_type
+from .product import Product, check_shapes, formula
 from .samples import Sample
 
 WGMMA = """
@@ -61,22 +59,8 @@ __device__ __forceinline__ void {name}({ctype}* d, {a_parameter}, u64 b, int acc
 
 
 @dataclass(eq=False)
-class Wgmma(Op):
-    """d += A @ B (or d = A @ B) on the asynchronous tensor core; `ta`/`tb`: stored transposed."""
-
-    scope: Scope
-    d: Value
-    a: Value
-    b: Value
-    ta: bool
-    tb: bool
-    overwrite: bool
-
-    writes = ("d",)
-
-    @property
-    def name(self) -> str:
-        return f"{'mm' if self.overwrite else 'mma'}_A{'t' if self.ta else ''}B{'t' if self.tb else ''}"
+class Wgmma(Product):
+    """A product on the asynchronous tensor core."""
 
     def types(self) -> tuple[Type, ...]:
         what = f"warpgroup.{self.name}"
@@ -113,20 +97,6 @@ class Wgmma(Op):
             if isinstance(x.type, SharedTile) and x.type.column:
                 raise TypeRuleError(f"{what}: {x.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {x.type.panel} columns")
         return ()
-
-    def flops(self) -> int:
-        m, n, k = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)
-        return 2 * m * n * k
-
-    def numpy(self, m: Any) -> None:
-        a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
-        a, b = a.astype(np.float32), b.astype(np.float32)
-        a = a.swapaxes(1, 2) if self.ta else a
-        b = b.swapaxes(1, 2) if self.tb else b
-        with np.errstate(all="ignore"):
-            product = multiply(a, b)
-            out = product if self.overwrite else m[self.d].astype(np.float32) + product
-            m.assign(self.d, out.astype(self.d.type.dtype.numpy))  # type: ignore[union-attr]
 
     def effects(self) -> tuple[Effect, ...]:
         a = Access(self.a, "read", "all" if self.ta else "rows", "async", "wgmma")
@@ -165,15 +135,12 @@ class Wgmma(Op):
     def samples(cls) -> Iterable[Sample]:
         inputs, wait = {"a": "integers", "b": "integers", "d": "integers"}, lambda scope, operands: (WgmmaWait(scope, (operands["d"],)),)
 
-        def product(d: Any, a: Any, b: Any, ta: bool, tb: bool, overwrite: bool) -> Any:
-            return (0 if overwrite else d) + (a.T if ta else a) @ (b.T if tb else b)
-
         def sample(d: DType, a: DType, b: DType, shape: tuple[int, int, int], ta: bool, tb: bool, registers: bool = False) -> Sample:
             m, n, k = shape
             a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
             left = RegisterTile(a, *a_shape, "row", 4) if registers else SharedTile(a, *a_shape)
             fields = {"d": RegisterTile(d, m, n, "row", 4), "a": left, "b": SharedTile(b, *b_shape), "ta": ta, "tb": tb, "overwrite": tb}
-            return Sample(fields, product, inputs, exact=True, after=wait, arch=90)
+            return Sample(fields, formula, inputs, exact=True, after=wait, arch=90)
 
         for dtype in (bf16, f16):
             for tb in (False, True):

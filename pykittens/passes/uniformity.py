@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from ..errors import TraceError
 from ..ops import control
-from ..ops.scalars import SetVariable
 from ..program import BLOCK, CLUSTER, Block, Op, Operand, Program, Sync, Value, values_in
 
 
@@ -114,8 +113,7 @@ class _Analysis:
 
     def _operation(self, op: Op, around: tuple[Condition, ...], first: int) -> None:
         alike = Alike(op.alike, first % op.alike if op.alike > 0 else 0)
-        overwritten = isinstance(op, SetVariable)  # what it was before does not matter
-        for value in values_in(op.value) if overwritten else op.operands():  # type: ignore[attr-defined]
+        for value in op.depends_on():
             alike = alike.meet(self.known.get(value, alike))
         for value in op.results:
             self.depth[value] = len(around)

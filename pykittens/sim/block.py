@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import InFlightError, RaceError
-from ..program import Access, Sync, Value
+from ..program import Value
 from ..types import BarrierType
 from .barriers import MBarrier, Meeting, NamedBarrier
 from .clocks import SEEN, TICK, Clocks
@@ -15,9 +15,6 @@ from .engines import OUTLIVES_BLOCK, Flight, Queue
 from .memory import Address, SharedMemory
 from .shadow import Shadow
 from .world import Dim3, World
-
-if TYPE_CHECKING:
-    from .machine import Machine
 
 WORK = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store", "bulk.read": "a bulk store"}
 
@@ -35,16 +32,6 @@ class Cluster:
             self.blocks.append(BlockState(self, rank, at))
         self.flights: list[Flight] = []  # in the order they were issued
         self.meeting = Meeting("the cluster's barrier", world.blocks * world.program.warps, self.clocks)
-
-    def blocks_of(self, m: Machine, access: Access | Sync | None) -> list[BlockState]:
-        """The blocks whose shared memory or barrier an effect means."""
-        mask = getattr(access, "mask", None)
-        if mask is not None:
-            bits = int(_one(m.unit_scalar(mask)))
-            return [b for b in self.blocks if bits >> b.rank & 1]
-        if access is None or access.rank is None:
-            return [m.block]
-        return [self.blocks[int(_one(m.unit_scalar(access.rank)))]]
 
     def agent_label(self, agent: int) -> str:
         """An agent in words."""
@@ -71,10 +58,6 @@ class Cluster:
     def is_open(self, agent: int, group: int) -> bool:
         """Whether a group of a queue has not been closed."""
         return any(q.agent == agent and q.group == group for block in self.blocks for q in block.queues.values())
-
-
-def _one(x: Any) -> Any:
-    return x.flat[0] if isinstance(x, np.ndarray) else x
 
 
 class BlockState:

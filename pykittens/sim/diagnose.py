@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..errors import Diagnosis, Frame, RaceError, UninitializedError
 from ..program import Access
-from .engines import Flight
+from .block import Cluster
 from .shadow import Clash
 from .steps import Step
-
-if TYPE_CHECKING:
-    from .block import Cluster
 
 WAITS = {
     "cp.async": "wait for the copy (wait_loads), and meet in a barrier where other warps copied a part",
@@ -67,6 +62,3 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
 def flight_label(step: Step) -> str:
     """An asynchronous operation in words."""
     return f"{step.op.scope}.{step.op.name}"
-
-
-__all__ = ["Flight", "flight_label", "race"]

@@ -5,9 +5,10 @@ Structure (loops, branches, roles) is walked here; every other operation goes by
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,6 @@ from .orders import order
 from .registers import Mask
 from .roles import merge, part
 from .steps import Step, Touch, gang_size
-
-if TYPE_CHECKING:
-    from .run import Scheduler
 
 
 @dataclass
@@ -37,11 +35,19 @@ class Blocked:
 Steps = Generator[Blocked, None, None]
 
 
+@dataclass
+class Crowd:
+    """The gangs that take turns; `chance` shuffles what may happen in any order, where there is one."""
+
+    chance: random.Random | None
+    gangs: list[Gang] = field(default_factory=list)
+
+
 class Gang:
     """`m.warps` warps of a block that run `steps`."""
 
-    def __init__(self, m: Machine, steps: list[Step], scheduler: Scheduler):
-        self.m, self.scheduler = m, scheduler
+    def __init__(self, m: Machine, steps: list[Step], crowd: Crowd):
+        self.m, self.crowd = m, crowd
         self.left: np.ndarray | None = None  # warps that have left the loop around
         self.leaving = False  # all warps left it
         self.children: list[Gang] = []  # roles begun here that may still run
@@ -111,7 +117,7 @@ class Gang:
         waiting = order(self.m, step, effect)
         if waiting is None:
             return
-        if self.scheduler.random is not None:
+        if self.crowd.chance is not None:
             yield Blocked(lambda: True, lambda: "nothing")
         blocked = Blocked(waiting.ready, waiting.state, step.op.where)
         while not waiting.ready():
@@ -243,7 +249,7 @@ class Gang:
         low, high = max(op.first, m.first), min(op.first + op.scope.warps, m.first + m.warps)
         self.pending |= step.changes
         if low < high:
-            self.children += split(m, step.inside["body"], low, 1 if op.elected else high - low, op.first, self.scheduler)
+            self.children += split(m, step.inside["body"], low, 1 if op.elected else high - low, op.first, self.crowd)
 
     def _join(self) -> Steps:
         """Waits for the roles begun here to end, and takes over what they changed."""
@@ -254,16 +260,16 @@ class Gang:
             merge(self.m, child.m)
 
 
-def split(m: Machine, steps: list[Step], first: int, warps: int, role_first: int, scheduler: Scheduler) -> list[Gang]:
-    """Gangs for `warps` warps of a machine that run `steps`, handed to the scheduler."""
+def split(m: Machine, steps: list[Step], first: int, warps: int, role_first: int, crowd: Crowd) -> list[Gang]:
+    """Gangs for `warps` warps of a machine that run `steps`, in the crowd from here on."""
     size = gang_size(steps, warps)
     gangs = []
     for start in range(first, first + warps, size):
         env = {value: part(held, start - m.first, size, m.warps) for value, held in m.env.items()}
         child = Machine(m.block, start, size, role_first, env)
         child.given = dict(env)
-        gangs.append(Gang(child, steps, scheduler))
-    scheduler.gangs.extend(gangs)
+        gangs.append(Gang(child, steps, crowd))
+    crowd.gangs.extend(gangs)
     return gangs
 
 

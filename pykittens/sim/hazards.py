@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import InFlightError, OutOfBoundsError, RaceError
 from ..program import Value
 from .barriers import MBarrier
+from .block import BlockState
 from .clocks import CAUSED, TICK
 from .diagnose import flight_label, race
 from .engines import ELECTED, PER_WARP, QUEUES, Flight, Queue
@@ -17,9 +18,6 @@ from .machine import Machine
 from .registers import Flying
 from .shadow import Shadow
 from .steps import Step, Touch
-
-if TYPE_CHECKING:
-    from .block import BlockState
 
 CACHED = 4096  # footprints kept per access
 
@@ -44,7 +42,7 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
         _count(m, touch, touch.value.type.bytes * count)  # type: ignore[union-attr]
     if touch.passes:
         m.block.cluster.world.conflicts[step.number] = m.block.cluster.world.conflicts.get(step.number, 0) + touch.passes * m.units
-    for block in cluster.blocks_of(m, access):
+    for block in m.blocks_of(access):
         if block is not m.block:
             _check_started(m, step, block)
         agents, stamps = _finishers(m, step, touch, block, flight)

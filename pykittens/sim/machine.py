@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutOfBoundsError
-from ..program import Place, Scope, Value
+from ..program import Access, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector
 from .block import BlockState
 from .memory import Address, Tensor
@@ -41,6 +41,14 @@ class Machine(Registers):
 
     def print(self, text: str) -> None:
         self.block.cluster.report.lines.append(text)
+
+    def blocks_of(self, effect: Access | Sync | None) -> list[BlockState]:
+        """The blocks of the cluster whose shared memory or barrier an effect means."""
+        mask, rank = getattr(effect, "mask", None), getattr(effect, "rank", None)
+        if mask is not None:
+            bits = int(_one(self.unit_scalar(mask)))
+            return [b for b in self.block.cluster.blocks if bits >> b.rank & 1]
+        return [self.block] if rank is None else [self.block.cluster.blocks[int(_one(self.unit_scalar(rank)))]]
 
     # Memory -------------------------------------------------------------------------------------------
 
@@ -117,7 +125,7 @@ class Machine(Registers):
 
     def _blocks(self, value: Value) -> list[BlockState]:
         """The blocks of the cluster whose shared memory an operand of this operation means."""
-        return self.block.cluster.blocks_of(self, self.step.targets.get(value))
+        return self.blocks_of(self.step.targets.get(value))
 
     def read_element(self, source: Value | Place, at: Any = 0) -> Any:
         """One element of a tensor (the first of the place) or shared vector, for each active warp."""
@@ -188,3 +196,7 @@ class Machine(Registers):
 def _widened(x: Any) -> Any:
     """An element of memory as a scalar: ints, or float32."""
     return int(x) if np.asarray(x).dtype.kind in "iu" else bool(x) if np.asarray(x).dtype.kind == "b" else np.float32(x)
+
+
+def _one(x: Any) -> Any:
+    return x.flat[0] if isinstance(x, np.ndarray) else x

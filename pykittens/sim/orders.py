@@ -76,7 +76,7 @@ def _arrive(m: Machine, step: Step, sync: Sync) -> None:
             barrier.come_by(group, False, step.op.where)
         return
     bytes_ = np.broadcast_to(m.unit_scalar(sync.bytes), m.units)
-    for block in m.block.cluster.blocks_of(m, sync):
+    for block in m.blocks_of(sync):
         for barrier, group, more in zip(mbarriers(m, sync.target, block), _groups(m), bytes_, strict=True):
             agent = int(group[0])
             if block is not m.block:
@@ -93,7 +93,7 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
         return Waiting(lambda: all(b.phase > phase for b, phase in pairs), _nothing, lambda: "; ".join({b.state(): 0 for b, p in pairs if b.phase == p}))
     assert isinstance(sync.target.type, BarrierType)
     parities = np.broadcast_to(m.unit_scalar(sync.phase), m.units).astype(np.int64) & 1
-    (block,) = m.block.cluster.blocks_of(m, sync)
+    (block,) = m.blocks_of(sync)
     together: dict[tuple[MBarrier, int], list[np.ndarray]] = {}
     for barrier, parity, group in zip(mbarriers(m, sync.target, block), parities.tolist(), _groups(m), strict=True):
         together.setdefault((barrier, parity), []).append(group)

@@ -8,19 +8,17 @@ a `Mask` chooses warps: operands come cut down to those, results are put back am
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..errors import Diagnosis, OutOfBoundsError, UninitializedError
 from ..program import Op, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType
+from .block import BlockState
 from .engines import Queue
 from .memory import Address
 from .steps import Step
-
-if TYPE_CHECKING:
-    from .block import BlockState
 
 
 class Mask:

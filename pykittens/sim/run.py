@@ -13,7 +13,7 @@ from ..errors import ArgumentError, DeadlockError, Diagnosis, KernelError
 from ..program import Program, Value
 from ..types import Global
 from .block import Cluster
-from .gang import Blocked, Gang, split
+from .gang import Blocked, Crowd, Gang, split
 from .machine import Machine
 from .memory import Tensor
 from .report import Conflicts, Report
@@ -68,15 +68,14 @@ class Scheduler:
     """Runs the gangs of a cluster in turn until all have ended."""
 
     def __init__(self, cluster: Cluster, chance: random.Random | None):
-        self.cluster, self.random = cluster, chance
-        self.gangs: list[Gang] = []
+        self.cluster, self.crowd = cluster, Crowd(chance)
         self.blocked: dict[Gang, Blocked] = {}
 
     def run(self) -> None:
         world = self.cluster.world
         for block in self.cluster.blocks:
-            split(Machine(block, 0, block.warps, 0, block.values()), world.plan.body, 0, block.warps, 0, self)
-        while self.gangs:
+            split(Machine(block, 0, block.warps, 0, block.values()), world.plan.body, 0, block.warps, 0, self.crowd)
+        while self.crowd.gangs:
             if not self._turn():
                 self._deadlock()
         for flight in self.cluster.flights:
@@ -86,12 +85,12 @@ class Scheduler:
 
     def _turn(self) -> bool:
         """Every gang that can goes on until it must wait. Whether any could."""
-        gangs, moved = list(self.gangs), False
-        if self.random is not None:
-            self.random.shuffle(gangs)
+        gangs, chance, moved = list(self.crowd.gangs), self.crowd.chance, False
+        if chance is not None:
+            chance.shuffle(gangs)
         for gang in gangs:
-            if self.random is not None:
-                self._finish_some()
+            if chance is not None:
+                self._finish_some(chance)
             blocked = self.blocked.get(gang)
             if blocked is not None and not blocked.ready():
                 continue
@@ -99,7 +98,7 @@ class Scheduler:
             try:
                 self.blocked[gang] = next(gang.coroutine)
             except StopIteration:
-                self.gangs.remove(gang)
+                self.crowd.gangs.remove(gang)
                 self.blocked.pop(gang, None)
             except KernelError:
                 raise
@@ -108,15 +107,14 @@ class Scheduler:
                 raise Diagnosis(f"{op.scope}.{op.name} fails on the CPU: {error!r}", where=op.where) from error
         return moved
 
-    def _finish_some(self) -> None:
+    def _finish_some(self, chance: random.Random) -> None:
         """Some engines finish early."""
-        assert self.random is not None
         waiting = [f for f in self.cluster.flights if not f.done]
-        if waiting and self.random.random() < 0.5:
-            self.random.choice(waiting).complete()
+        if waiting and chance.random() < 0.5:
+            chance.choice(waiting).complete()
 
     def _deadlock(self) -> None:
-        waits = [(gang, self.blocked[gang]) for gang in self.gangs if self.blocked[gang].state()]
+        waits = [(gang, self.blocked[gang]) for gang in self.crowd.gangs if self.blocked[gang].state()]
         rows = [f"    {gang.label}{f', at {blocked.where[0]}' if blocked.where else ''}: {blocked.state()}" for gang, blocked in waits]
         where = waits[0][1].where
         block = self.cluster.blocks[0].label

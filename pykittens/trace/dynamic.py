@@ -21,17 +21,19 @@ from ..ops import atomics
 from ..program import Operand, Scope
 from ..types import SharedVector, i32
 from . import flow
-from .functions import grid_size, where
+from .elementwise import where
+from .handle import number
+from .memory import At, Tensor, place
 from .recorder import current, result
 from .rings import Ring
-from .values import At, Scalar, Tensor, _number, place
+from .scalar import Scalar, grid_size
 
 
 def atomic_add(tensor: Tensor, at: Any, value: Operand) -> Scalar:
     """Adds to one element of a tensor (`at` its coordinate, in elements), atomically; what it was before. Once for the role."""
     r = current()
     scope = Scope("warp", 1) if r.warps == 1 else Scope("role", r.warps)
-    return result(atomics.AtomicAdd(scope, place(tensor, At(at if isinstance(at, tuple) else (at,)), (1,)), _number(value)))  # type: ignore[no-any-return]
+    return result(atomics.AtomicAdd(scope, place(tensor, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)))  # type: ignore[no-any-return]
 
 
 class Dynamic:
@@ -44,7 +46,7 @@ class Dynamic:
             )
         if current().program.cluster != (1, 1, 1):
             raise TraceError("pk.dynamic gives tiles to single blocks, and these come in clusters", fix="use pk.persistent, whose clusters walk together")
-        self.counter, self.count, self.taken = counter, _number(count), False
+        self.counter, self.count, self.taken = counter, number(count), False
         self.ring = Ring(ahead, {"": SharedVector(i32, 4)}, "tiles", True)
 
     def take(self) -> Iterator[Scalar]:

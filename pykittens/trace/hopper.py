@@ -6,12 +6,18 @@ from typing import Any
 
 from ..errors import TypeRuleError, user_frame_objects
 from ..ops import cluster as cluster_ops
-from ..ops import mbarrier, scalars, wgmma
+from ..ops import indices, mbarrier, wgmma
 from ..ops import tma as tma_ops
+from ..ops.scalars import THREAD
 from ..program import Operand, Scope, Value
+from .flow import when
+from .functions import named_barrier
+from .handle import number
+from .memory import Shared, Tensor, place
 from .recorder import current, name_locals, record, result
+from .scalar import Scalar
 from .scopes import ScopeHandle, block
-from .values import THREAD, Scalar, Shared, Tensor, Tile, _number, place
+from .tile import Tile
 
 
 class WarpgroupHandle(ScopeHandle):
@@ -120,28 +126,24 @@ def _check_target(tile: Any) -> None:
 def arrive(barrier: Value, *, scope: ScopeHandle | None = None, rank: Operand | None = None) -> None:
     """One thread of the scope (by default the role) arrives at an mbarrier; `rank`: at that of another block of the cluster."""
     where = scope.scope if scope is not None else Scope("role", current().warps)
-    record(mbarrier.Arrive(where, barrier, 0, None if rank is None else _number(rank)))
+    record(mbarrier.Arrive(where, barrier, 0, None if rank is None else number(rank)))
 
 
 def wait(barrier: Value, phase: Operand, *, scope: ScopeHandle | None = None) -> None:
     """All threads of the scope (by default the role) wait until the phase of an mbarrier with this parity has ended."""
     where = scope.scope if scope is not None else Scope("role", current().warps)
-    record(mbarrier.Wait(where, barrier, _number(phase)))
+    record(mbarrier.Wait(where, barrier, number(phase)))
 
 
 class Turns:
     """Ping-pong: the warpgroups of a role take turns to issue work. One warpgroup alone needs none: nothing is recorded."""
 
     def __init__(self, count: int):
-        from .functions import named_barrier
-
         self.count = count
         self.barrier = named_barrier(warps=8, count=count) if count > 1 else None
 
     def start(self, me: Operand) -> None:
         """Before the first turn: the last warpgroup hands the first turn to warpgroup 0."""
-        from .flow import when
-
         if self.barrier is not None:
             with when(me == self.count - 1):
                 warpgroup.arrive_at(self.barrier, 0)
@@ -159,8 +161,6 @@ class Turns:
 
     def finish(self, me: Operand) -> None:
         """After the last turn: warpgroup 0 takes the turn that nobody uses, so that arrivals balance."""
-        from .flow import when
-
         if self.barrier is not None:
             with when(me == 0):
                 warpgroup.sync_at(self.barrier, 0)
@@ -177,15 +177,16 @@ class Cluster:
     @property
     def rank(self) -> Scalar:
         """Which block of the cluster this is."""
-        return result(scalars.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
+        return result(indices.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
 
     @property
     def index(self) -> Scalar:
         """Which cluster of a one-dimensional grid this is."""
-        return result(scalars.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
+        return result(indices.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:
+        """How many blocks it has."""
         x, y, z = current().program.cluster
         return x * y * z
 
@@ -196,7 +197,7 @@ class Cluster:
 
     def load(self, source: Shared, rank: Operand, *, scope: ScopeHandle | None = None) -> Tile:
         """A new register tile of `scope` (a warpgroup) with the shared tile that block `rank` of the cluster has in this place."""
-        return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, _number(rank)))  # type: ignore[no-any-return]
+        return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, number(rank)))  # type: ignore[no-any-return]
 
     def sync(self) -> None:
         """All threads of all blocks of the cluster meet."""

@@ -12,10 +12,13 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import cluster as cluster_ops
-from ..ops import mbarrier, reduce, scalars, sync
+from ..ops import element, indices, load, mbarrier, reduce, scalars, sync
+from ..ops.meeting import Combine, SendTerms, ShareTerms
 from ..program import Scope, Value
 from ..types import RegisterTile, RegisterVector, SharedVector, f32
+from .memory import shared
 from .recorder import current, record, result, scope_of
+from .rings import Cursor, barrier
 
 
 def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
@@ -43,9 +46,6 @@ def _exchange(scope: Scope, kind: str, terms: Value, whole: RegisterVector, bloc
     Two places take turns, at run time: who sends the terms of a reduction has got all terms of the one before, each from a warp that had
     read those of the one before that, so the place is free.
     """
-    from .functions import shared
-    from .rings import Cursor, barrier
-
     r, type = current(), SharedVector(f32, whole.length * whole.warps)
     key: Any = ("exchange", id(r.role_block()), type, blocks)
     if key not in r.cache:
@@ -57,37 +57,37 @@ def _exchange(scope: Scope, kind: str, terms: Value, whole: RegisterVector, bloc
     index = cursor.index
     mine, here = places[index * blocks + _rank()], landed[index]
     record(mbarrier.Arrive(scope, here, type.bytes * blocks))
-    record(reduce.SendTerms(scope, mine, terms, blocks, barrier=here))
+    record(SendTerms(scope, mine, terms, blocks, barrier=here))
     record(mbarrier.Wait(scope, here, cursor.phase))
-    combined = result(reduce.Combine(scope, kind, tuple(places[index * blocks + i] for i in range(blocks)), whole))
+    combined = result(Combine(scope, kind, tuple(places[index * blocks + i] for i in range(blocks)), whole))
     cursor.advance()
     return combined
 
 
 def _meet(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:
-    barrier: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
+    meet: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
     places, bare = _place(scope, SharedVector(f32, whole.length * whole.warps), blocks)
     if bare:
-        record(barrier(scope))
+        record(meet(scope))
     mine = places[0] if blocks == 1 else places[0][_rank()]
-    record(reduce.ShareTerms(scope, mine, terms, blocks))
-    record(barrier(scope))
+    record(ShareTerms(scope, mine, terms, blocks))
+    record(meet(scope))
     sources = tuple(places) if blocks == 1 else tuple(places[0][i] for i in range(blocks))
-    return result(reduce.Combine(scope, kind, sources, whole))
+    return result(Combine(scope, kind, sources, whole))
 
 
 def vector_reduce(vector: Any, kind: str) -> Any:
     """A scalar with `kind` over a naive vector of several warps."""
-    from .scopes import warp
-
     type: RegisterVector = vector.type
     term = result(reduce.VectorReduce(scope_of(type.warps), kind, vector))
     (place,), bare = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
     if bare:
         record(sync.Barrier(scope_of(type.warps)))
-    warp.set(place, warp.index % type.warps if current().warps > type.warps else warp.index, term)
+    warp, index = scope_of(1), result(indices.Index(scalars.THREAD, "unit"))
+    record(element.StoreScalar(warp, place, term, index % type.warps if current().warps > type.warps else index))
     record(sync.Barrier(scope_of(type.warps)))
-    return result(reduce.VectorReduce(scope_of(1), kind, warp.load_vec(place)))
+    terms = result(load.Load(warp, place, load.naive_vector(place, term.dtype, type.warps, 1)))
+    return result(reduce.VectorReduce(warp, kind, terms))
 
 
 def _cluster_size() -> int:
@@ -96,7 +96,7 @@ def _cluster_size() -> int:
 
 
 def _rank() -> Any:
-    return result(scalars.Index(scalars.THREAD, "cluster_rank"))
+    return result(indices.Index(scalars.THREAD, "cluster_rank"))
 
 
 def _in_loop() -> bool:
@@ -105,8 +105,6 @@ def _in_loop() -> bool:
 
 def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bool]:
     """Room for one unit's terms, and whether a barrier must come before it is written."""
-    from .functions import shared
-
     r = current()
     pool, bare = ("terms", scope.warps, r.first_warp, type, blocks), False
     turn: Any
@@ -120,17 +118,17 @@ def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bo
         r.cache[key] = shared(type, count=units if blocks == 1 else blocks, name="terms")
     places: Any = r.cache[key]
     if units > 1:
-        places = places[result(scalars.Index(scope, "unit"))]
+        places = places[result(indices.Index(scope, "unit"))]
     return [places], bare
 
 
 def _turn(scope: Scope, type: SharedVector, blocks: int) -> tuple[str, bool]:
     """Whose turn it is in this body of a loop, and whether no barrier of the body comes after the reduction before, or after the start."""
     ops = current().block.ops
-    shares = [op for op in ops if isinstance(op, reduce.ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)]
+    shares = [op for op in ops if isinstance(op, ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)]
     for op in reversed(ops):
         if isinstance(op, cluster_ops.ClusterBarrier) or (blocks == 1 and isinstance(op, sync.Barrier) and op.scope.warps == scope.warps):
             return f"loop {len(shares) % 2}", False
-        if any(isinstance(inner, reduce.ShareTerms) for region in op.blocks() for inner in region.walk()):
+        if any(isinstance(inner, ShareTerms) for region in op.blocks() for inner in region.walk()):
             break
     return f"loop {len(shares) % 2}", True

@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import TraceError
-from ..ops import atomics, mbarrier, scalars, tma, views
-from ..program import Access, Block, Op, Operand, Program, Scope, Sync, Value
+from ..ops import atomics, mbarrier, tma, variables, views
+from ..ops.scalars import THREAD
+from ..program import Access, Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
-from .functions import shared
+from .memory import Shared, shared
 from .recorder import current, here, record
-from .values import THREAD, Shared
 
 
 class Slot:
@@ -56,7 +56,7 @@ class Cursor:
 
     def _variable(self, name: str, dtype: Any, initial: int) -> Value:
         """A variable defined at the beginning of the role, wherever the trace stands now."""
-        op = scalars.Variable(THREAD, dtype, initial)
+        op = variables.Variable(THREAD, dtype, initial)
         op.where = here()
         op.results = (recorder.make_value(op.types()[0]),)
         value = op.results[0]
@@ -65,6 +65,7 @@ class Cursor:
         return value
 
     def advance(self) -> None:
+        """Goes on to the next slot, in the kernel."""
         record(mbarrier.Advance(THREAD, self.index, self.phase, self.stages))
 
 
@@ -262,4 +263,4 @@ def ring(stages: int, tile: SharedTile | SharedVector | None = None, /, name: st
     return Ring(stages, {"": tile} if tile is not None else tiles, name, tile is not None)
 
 
-__all__ = ["Ring", "Slot", "Sync", "barrier", "ring"]
+__all__ = ["Ring", "Slot", "barrier", "ring"]

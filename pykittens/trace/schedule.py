@@ -11,8 +11,9 @@ from typing import Any
 
 from ..program import Operand
 from . import flow
-from .functions import block_index, cdiv, grid_size, minimum, where
+from .elementwise import minimum, where
 from .recorder import current
+from .scalar import block_index, cdiv, grid_size
 
 
 def persistent(count: Operand) -> Iterator[Any]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, maps, mma, registers, scalars, sync
+from ..ops import cluster, copies, element, fill, indices, load, mma, scalars, store, sync
 from ..program import Operand, Scope, Value
-from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32
+from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
+from .handle import number
+from .memory import At, Shared, Tensor, place
 from .recorder import record, result
-from .values import Scalar, Shared, Tensor, Tile, _number, place
+from .scalar import Scalar
+from .tile import Tile
 
 
 class ScopeHandle:
@@ -35,6 +38,7 @@ class ScopeHandle:
 
     @property
     def scope(self) -> Scope:
+        """The scope as operations know it."""
         return Scope(self._name, self.warps)
 
     @property
@@ -42,7 +46,7 @@ class ScopeHandle:
         """Which unit of this scope the running threads belong to, counted within the role (or block)."""
         if self.warps == recorder.current().warps:
             return 0
-        return result(scalars.Index(scalars.THREAD, "unit") if self.warps == 1 else scalars.Index(self.scope, "unit"))  # type: ignore[no-any-return]
+        return result(indices.Index(scalars.THREAD, "unit") if self.warps == 1 else indices.Index(self.scope, "unit"))  # type: ignore[no-any-return]
 
     @property
     def count(self) -> int:
@@ -53,7 +57,7 @@ class ScopeHandle:
 
     def full(self, dtype: DType, rows: int, cols: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new tile, every element `value`."""
-        return result(maps.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), number(value)))  # type: ignore[no-any-return]
 
     def zeros(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
         """A new tile of zeros."""
@@ -66,7 +70,7 @@ class ScopeHandle:
     def full_col(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row", partial: bool = False) -> Tile:
         """A new column vector (one value per row of a tile with `length` rows), every element `value`."""
         type = RegisterVector(dtype, length, "col", layout, self.warps, partial)
-        return result(maps.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, number(value)))  # type: ignore[no-any-return]
 
     def zeros_col(self, dtype: DType, length: int, *, layout: Layout = "row", partial: bool = False) -> Tile:
         """A new column vector of zeros; `partial`: one term per thread, to be summed by `total()`."""
@@ -74,7 +78,7 @@ class ScopeHandle:
 
     def full_row(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new row vector (one value per column of a tile with `length` columns), every element `value`."""
-        return result(maps.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), number(value)))  # type: ignore[no-any-return]
 
     def zeros_row(self, dtype: DType, length: int, *, layout: Layout = "row") -> Tile:
         """A new row vector of zeros."""
@@ -83,7 +87,7 @@ class ScopeHandle:
     def full_vec(self, dtype: DType, length: int, value: Operand, *, width: int = 1) -> Tile:
         """A new naive vector, spread over all threads of the scope in runs of `width`."""
         type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
-        return result(maps.Fill(self.scope, type, _number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, number(value)))  # type: ignore[no-any-return]
 
     # Moving data --------------------------------------------------------------------------------------
 
@@ -104,12 +108,12 @@ class ScopeHandle:
                 raise TypeRuleError(
                     f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)"
                 )
-            return result(registers.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
+            return result(load.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
         if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
-            return result(registers.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
+            return result(load.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
         if not isinstance(source.type, SharedTile):
             raise TypeRuleError(f"load makes a tile; {source.label} is {source.type}", fix="use load_vec, load_col or load_row for vectors")
-        return result(registers.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]
+        return result(load.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]
 
     def _load_vector(self, kind: Any, source: Value, coordinate: Any, length: int | None, dtype: DType | None, layout: Layout) -> Tile:
         self._memory(source, "load")
@@ -125,10 +129,10 @@ class ScopeHandle:
         else:
             raise TypeRuleError(f"a vector is not loaded from {source.type}", fix="load the tile, or use a shared vector")
         if kind == "naive":
-            type = registers.naive_vector(memory, dtype, length, self.warps)
+            type = load.naive_vector(memory, dtype, length, self.warps)
         else:
             type = RegisterVector(dtype, length, kind, layout, self.warps)
-        return result(registers.Load(self.scope, memory, type))  # type: ignore[no-any-return]
+        return result(load.Load(self.scope, memory, type))  # type: ignore[no-any-return]
 
     def load_vec(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None) -> Tile:
         """A new naive vector with a shared vector, or with `length` neighbours of a tensor's row."""
@@ -153,13 +157,13 @@ class ScopeHandle:
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
         where: Any = place(target, coordinate, shape) if isinstance(target, Tensor) else target
         if rank is not None:
-            record(cluster.StoreRemote(self.scope, where, source, _number(rank)))
+            record(cluster.StoreRemote(self.scope, where, source, number(rank)))
         elif isinstance(source, Shared):
             if not isinstance(target, Tensor):
                 raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")
             record(copies.CopyOut(self.scope, where, source))
         else:
-            record(registers.Store(self.scope, where, source, hint))
+            record(store.Store(self.scope, where, source, hint))
 
     def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
         """Rectangle of a tensor, of the target's shape, into a shared tile or vector."""
@@ -194,11 +198,9 @@ class ScopeHandle:
     def set(self, target: Value, at: Any, value: Operand) -> None:
         """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread."""
         if isinstance(target, Tensor):
-            from .values import At
-
-            record(registers.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), _number(value)))
+            record(element.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)))
         else:
-            record(registers.StoreScalar(self.scope, target, _number(value), _number(at)))
+            record(element.StoreScalar(self.scope, target, number(value), number(at)))
 
     # Multiplying --------------------------------------------------------------------------------------
 
@@ -247,17 +249,17 @@ class ScopeHandle:
 
     def arrive_at(self, barrier: Value, index: Operand = 0) -> None:
         """Counts this scope's warps at a named barrier and goes on."""
-        record(sync.NamedArrive(self.scope, barrier, _number(index)))
+        record(sync.NamedArrive(self.scope, barrier, number(index)))
 
     def sync_at(self, barrier: Value, index: Operand = 0) -> None:
         """Counts this scope's warps at a named barrier and waits for the others."""
-        record(sync.NamedSync(self.scope, barrier, _number(index)))
+        record(sync.NamedSync(self.scope, barrier, number(index)))
 
 
 def _register_dtype(dtype: DType) -> DType:
     """What registers hold of a memory dtype: 8-bit floats widen to float32, 8-bit integers to int32."""
     if dtype.bits == 8:
-        return f32 if dtype.kind == "f" else registers.i32
+        return f32 if dtype.kind == "f" else i32
     return dtype
 
 

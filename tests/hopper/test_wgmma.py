@@ -7,7 +7,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, e4m3, e5m2, f16, f32, warpgroup
-from pykittens.cuda import driver
+from pykittens.gpu import driver
 from pykittens.types import DType
 
 EIGHT = [(e4m3, e4m3), (e5m2, e5m2), (e4m3, e5m2), (e5m2, e4m3)]

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pykittens.cuda import driver
+from pykittens.gpu import driver
 from pykittens.interop import arrays
 from pykittens.interop.arrays import (
     ArrayInfo,

@@ -187,7 +187,7 @@ def test_every_barrier_is_needed(n: int) -> None:
 def test_compiles_to_whole_vectors() -> None:
     """16-byte accesses only, no local memory, and every load of x before the first use of one."""
     from pykittens import spec
-    from pykittens.cuda import sass
+    from pykittens.gpu import sass
 
     for n in (256, 1024, 8192):
         x, w = spec(DTYPES["bf16"], (100, n)), spec(DTYPES["bf16"], (n,))

@@ -15,7 +15,7 @@ import pykittens as pk
 from pykittens import block, f32, i32, i64, warp
 from pykittens.ops import control
 from pykittens.program import Program
-from tests.trace.expecting import X, x
+from tests.expecting import X, x
 
 
 def names(program: Program) -> list[str]:

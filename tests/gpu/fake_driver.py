@@ -10,7 +10,7 @@ from ctypes import CFUNCTYPE, POINTER, c_int, c_uint, c_uint64, c_void_p
 from types import SimpleNamespace
 from typing import Any
 
-from pykittens.cuda import libcuda
+from pykittens.gpu import libcuda
 
 CONTEXT = 0x7000_0000_0000_1000
 ERRORS = {

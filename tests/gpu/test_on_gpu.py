@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pykittens.cuda import driver
-from pykittens.cuda.cache import load_or_compile
-from pykittens.cuda.launch import Launcher
-from pykittens.cuda.libcuda import CudaError
-from pykittens.cuda.tensormap import encode
+from pykittens.gpu import driver
+from pykittens.gpu.cache import load_or_compile
+from pykittens.gpu.launch import Launcher
+from pykittens.gpu.libcuda import CudaError
+from pykittens.gpu.tensormap import encode
 from pykittens.interop.arrays import current_stream, describe, empty_like
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not driver.available(), reason="no GPU")]

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pykittens.cuda.libcuda import CudaError
-from pykittens.cuda.tensormap import TensorMapError, encode, validate
-from tests.cuda.fake_driver import FakeDriver
+from pykittens.gpu.libcuda import CudaError
+from pykittens.gpu.tensormap import TensorMapError, encode, validate
+from tests.gpu.fake_driver import FakeDriver
 
 # (batch 2, heads 3, n 1000, d 128) in bf16, as attention sees it: box of 64 columns by 128 rows.
 GOOD: dict[str, Any] = {

@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from pykittens.cuda import nvrtc
-from pykittens.cuda.compiler import (
+from pykittens.gpu import nvrtc
+from pykittens.gpu.compiler import (
     ARCHITECTURES,
     CompileError,
     compile,
     compiler_version,
     known_faults,
 )
-from tests.cuda.kernels import MMA, SPILLING, WGMMA
+from tests.gpu.kernels import MMA, SPILLING, WGMMA
 
 try:
     nvrtc.version()
@@ -122,7 +122,7 @@ def test_a_newer_compiler_is_preferred_to_a_faulty_one(
 
 
 def test_missing_compiler_names_the_fix() -> None:
-    code = "from pykittens.cuda.compiler import compile\ncompile('', 'sm_80')"
+    code = "from pykittens.gpu.compiler import compile\ncompile('', 'sm_80')"
     blocked = "import sys; sys.modules['cuda.pathfinder'] = None\n"
     environment = {"CUDA_HOME": "/nowhere", "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", blocked + code], env=environment, capture_output=True, text=True)
@@ -131,7 +131,7 @@ def test_missing_compiler_names_the_fix() -> None:
 
 
 def test_an_unloadable_compiler_names_its_path() -> None:
-    code = "from pykittens.cuda.compiler import compile\ncompile('', 'sm_80')"
+    code = "from pykittens.gpu.compiler import compile\ncompile('', 'sm_80')"
     environment = {"PYKITTENS_NVRTC": "/nowhere/libnvrtc.so", "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "CompilerMissing: NVRTC cannot be loaded from /nowhere/libnvrtc.so" in done.stderr

@@ -3,12 +3,12 @@
 import pytest
 
 from pykittens.ops.copies import CopyOut
-from pykittens.ops.maps import Select
+from pykittens.ops.masks import Select
 from pykittens.ops.scalars import ScalarBinary
 from pykittens.ops.tma import TmaLoad
 from pykittens.program import Op
 from pykittens.testing.conformance import cases
-from tests.cuda.fake_driver import FakeDriver
+from tests.gpu.fake_driver import FakeDriver
 
 
 @pytest.mark.parametrize("op", [CopyOut, Select, ScalarBinary, TmaLoad])

@@ -10,10 +10,10 @@ import pytest
 import pykittens as pk
 from pykittens import f32, warp
 from pykittens.cli import demo, inputs
-from pykittens.cuda import driver, memory
+from pykittens.gpu import driver, memory
 from pykittens.interop.arrays import describe
 from pykittens.kernels import attention_ada
-from tests.cuda.fake_driver import CONTEXT, FakeDriver
+from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 
 def test_there_and_back(fake: FakeDriver) -> None:

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from pykittens.cuda import driver
-from pykittens.cuda.launch import Launcher
-from pykittens.cuda.libcuda import CudaError
-from pykittens.cuda.tensormap import encode
-from tests.cuda.fake_driver import CONTEXT, FakeDriver
+from pykittens.gpu import driver
+from pykittens.gpu.launch import Launcher
+from pykittens.gpu.libcuda import CudaError
+from pykittens.gpu.tensormap import encode
+from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 FUNCTION = driver.Function(0x7000_0000_0000_2000, CONTEXT, 0, "attend")
 KINDS = ("tensor", "tensor", "i32", "i64", "f32", "bool", "tensormap", "tensormap")

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from pykittens.cuda.compiler import CompilerMissing, Cubin, compile
-from pykittens.cuda.sass import DisassemblerMissing, Instruction, disassemble, instructions, loops, opcodes
-from tests.cuda.kernels import MMA, SPILLING, WGMMA
+from pykittens.gpu.compiler import CompilerMissing, Cubin, compile
+from pykittens.gpu.sass import DisassemblerMissing, Instruction, disassemble, instructions, loops, opcodes
+from tests.gpu.kernels import MMA, SPILLING, WGMMA
 
 
 def listing(source: str, arch: str, *options: str) -> str:
@@ -50,7 +50,7 @@ def test_an_unreadable_image() -> None:
 
 
 def test_a_missing_disassembler_names_the_fix() -> None:
-    code = "import sys; sys.modules['cuda.pathfinder'] = None; from pykittens.cuda import sass; sass._nvdisasm()"
+    code = "import sys; sys.modules['cuda.pathfinder'] = None; from pykittens.gpu import sass; sass._nvdisasm()"
     environment = {"PATH": "/nowhere", "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "DisassemblerMissing" in done.stderr

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pykittens.cuda import driver, libcuda
-from tests.cuda.fake_driver import FakeDriver
+from pykittens.gpu import driver, libcuda
+from tests.gpu.fake_driver import FakeDriver
 
 
 @pytest.fixture(autouse=True)

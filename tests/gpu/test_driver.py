@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from pykittens.cuda import driver
-from pykittens.cuda.compiler import Cubin
-from pykittens.cuda.libcuda import CudaError, aligned
-from tests.cuda.fake_driver import ATTRIBUTES, CONTEXT, FakeDriver
+from pykittens.gpu import driver
+from pykittens.gpu.compiler import Cubin
+from pykittens.gpu.libcuda import CudaError, aligned
+from tests.gpu.fake_driver import ATTRIBUTES, CONTEXT, FakeDriver
 
 CUBIN = Cubin(b"\x7fELF\0image", "attend", "sm_90a", "", 168, 0, 0, 0, 1024, (), "NVRTC 13.5", 0.5)
 

@@ -32,3 +32,9 @@ def refused(function: Callable[..., Any], *operands: Any, warps: int = 4, arch: 
         assert "fix: " in text, text
         return error
     raise AssertionError(f"{function.__name__} was not refused")
+
+
+def says(error: pk.KernelError, fact: str, fix: str = "") -> None:
+    """The error states the fact, and offers the fix."""
+    assert fact in error.fact, error.fact
+    assert fix in error.fix, error.fix

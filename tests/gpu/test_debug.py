@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import pykittens as pk
-from pykittens.cuda import cache, driver
+from pykittens.gpu import cache, driver
 from pykittens.kernels.registry import KERNELS
 from pykittens.kernels.shipped import Shipped
 

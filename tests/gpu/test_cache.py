@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pykittens.cuda import cache
-from pykittens.cuda.cache import Cache, key, load_or_compile
-from pykittens.cuda.compiler import CompileError, CompilerMissing, Cubin
+from pykittens.gpu import cache
+from pykittens.gpu.cache import Cache, key, load_or_compile
+from pykittens.gpu.compiler import CompileError, CompilerMissing, Cubin
 
 CUBIN = Cubin(
     image=bytes(range(256)) * 200,

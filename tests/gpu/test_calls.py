@@ -10,11 +10,11 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, f32, i32, warp
-from pykittens.cuda import tensormap
 from pykittens.errors import ArgumentError
+from pykittens.gpu import tensormap
 from pykittens.interop import frameworks
 from pykittens.kernel import Kernel
-from tests.cuda.fake_driver import CONTEXT, FakeDriver
+from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 torch = pytest.importorskip("torch")
 FACTOR = 2.0
@@ -219,7 +219,7 @@ def test_cost_in_python(fake: FakeDriver) -> None:
 
 def costs() -> tuple[float, float]:
     """Seconds over a prepared call of a C function that does nothing."""
-    from pykittens.cuda import libcuda
+    from pykittens.gpu import libcuda
 
     nothing = ctypes.CDLL(None).pthread_equal
     nothing.argtypes = [ctypes.c_void_p] * 4

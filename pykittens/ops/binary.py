@@ -1,0 +1,168 @@
+"""Operators on two or three register tiles, vectors or scalars, elementwise. 16-bit floats compute in float32 and round once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..program import Op, Operand, Scope, Value
+from ..types import DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
+from .broadcast import Register, broadcast, common_type, read, same_dtype
+from .samples import Sample, tiles, vectors
+from .unary import MATH
+
+# kind: (NumPy function, C expression for floats, for integers and bools or "")
+BINARY: dict[str, tuple[Any, str, str]] = {
+    "add": (np.add, "{a} + {b}", "{a} + {b}"),
+    "sub": (np.subtract, "{a} - {b}", "{a} - {b}"),
+    "mul": (np.multiply, "{a} * {b}", "{a} * {b}"),
+    "div": (np.divide, "fdiv({a}, {b})", ""),
+    "max": (np.maximum, "fmaxf({a}, {b})", "max({a}, {b})"),
+    "min": (np.minimum, "fminf({a}, {b})", "min({a}, {b})"),
+    "and": (np.bitwise_and, "", "{a} & {b}"),
+    "or": (np.bitwise_or, "", "{a} | {b}"),
+    "xor": (np.bitwise_xor, "", "{a} ^ {b}"),
+    "shl": (np.left_shift, "", "{a} << {b}"),
+    "shr": (np.right_shift, "", "{a} >> {b}"),
+    "lt": (np.less, "{a} < {b}", "{a} < {b}"),
+    "le": (np.less_equal, "{a} <= {b}", "{a} <= {b}"),
+    "gt": (np.greater, "{a} > {b}", "{a} > {b}"),
+    "ge": (np.greater_equal, "{a} >= {b}", "{a} >= {b}"),
+    "eq": (np.equal, "{a} == {b}", "{a} == {b}"),
+    "ne": (np.not_equal, "{a} != {b}", "{a} != {b}"),
+}
+
+
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
+
+
+# Two 16-bit floats at a time; a product is a * b + -0.
+PACKED_FMA = """
+__device__ __forceinline__ u32 fma_bf16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
+__device__ __forceinline__ u32 fma_f16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
+"""
+
+
+@dataclass(eq=False)
+class Binary(Op):
+    """a `kind` b, elementwise, with vectors broadcast."""
+
+    scope: Scope
+    kind: str
+    a: Operand
+    b: Operand
+
+    def types(self) -> tuple[Type, ...]:
+        shape = common_type(self.kind, self.a, self.b)
+        dtype = same_dtype(self.kind, self.a, self.b)
+        if self.kind == "div" and dtype.kind != "f":
+            raise TypeRuleError(f"/ takes floats, not {dtype}", fix="convert with x.to(pk.f32)")
+        if self.kind in ("and", "or", "xor", "shl", "shr") and dtype.kind == "f":
+            raise TypeRuleError(f"{self.kind} takes integers and masks, not {dtype}", fix="compare first, or convert")
+        partial = [isinstance(x, Value) and getattr(x.type, "partial", False) for x in (self.a, self.b)]
+        linear = {"add": all(partial), "sub": all(partial), "mul": sum(partial) < 2, "div": not partial[1]}
+        if any(partial) and not linear.get(self.kind, False):
+            raise TypeRuleError(f"{self.kind} of a partial vector would change its sum", fix="sum it first: x.total()")
+        return (with_dtype(shape, bool_ if self.kind in COMPARISONS else dtype),)
+
+    def _dtype(self) -> DType:
+        return same_dtype(self.kind, self.a, self.b)
+
+    def numpy(self, m: Any) -> Any:
+        shape, dtype = self.result.type, self._dtype()
+        wide = np.dtype(np.float32) if dtype.kind == "f" else dtype.numpy
+        a, b = (broadcast(m, x, shape) for x in (self.a, self.b))
+        a, b = (x.astype(wide) if isinstance(x, np.ndarray) and x.dtype != wide else x for x in (a, b))
+        a, b = (wide.type(x) if not isinstance(x, np.ndarray) else x for x in (a, b))
+        with np.errstate(all="ignore"):
+            out = BINARY[self.kind][0](a, b)
+        if self.kind in ("max", "min") and dtype.kind == "f":
+            out = np.where(np.isnan(a), b, np.where(np.isnan(b), a, out))  # PTX max/min: a NaN operand loses
+        return np.broadcast_to(out, (m.units, *shape.shape)).astype(shape.dtype.numpy)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MATH)
+        shape, dtype = self.result.type, self._dtype()
+        if self.kind == "mul" and dtype.packed and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b)):
+            self._packed_product(c, shape, dtype)
+            return
+        text = BINARY[self.kind][1 if dtype.kind == "f" else 2]
+        c.map(self.result, lambda r: text.format(a=read(c, self.a, shape, r, dtype), b=read(c, self.b, shape, r, dtype)))
+
+    def _packed_product(self, c: Any, shape: Register, dtype: DType) -> None:
+        """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the same as two."""
+        c.prelude(PACKED_FMA)
+        name = c.declare(self.result)
+        c.line(f"UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for kind, (formula, of_floats, of_integers) in BINARY.items():
+            ours = {"max": np.fmax, "min": np.fmin}.get(kind, formula)  # a NaN operand loses
+            dtypes = ((f32, bf16, f16) if of_floats else ()) + ((i32, u32) if of_integers else ())
+            for dtype in (*dtypes, *((bool_,) if kind in ("and", "or", "xor", "eq", "ne") else ())):
+                tile = RegisterTile(dtype, 16, 32)
+                inputs = {"a": "bits", "b": "counts" if kind in ("shl", "shr") else "bits"} if dtype.kind in "iu" else {}
+                if kind in COMPARISONS and dtype.kind != "b":
+                    inputs = {"a": "integers" if dtype is not u32 else "counts", "b": "counts"}
+                yield Sample({"kind": kind, "a": tile, "b": tile}, lambda a, b, f=ours: f(a, b), inputs)
+            if of_floats:
+                tile = RegisterTile(f32, 16, 32)
+                yield Sample({"kind": kind, "a": tile, "b": tile}, lambda a, b, f=ours: f(a, b), {"a": "special", "b": "special"})
+        for type in (*tiles(f32), *tiles(bf16)):
+            col, row = ({"kind": "mul", "a": type, "b": type.vector("col")}, {"kind": "sub", "a": type.vector("row"), "b": type})
+            yield Sample({"kind": "mul", "a": type, "b": type}, lambda a, b: a * b)
+            yield Sample(col, lambda a, b: a * b[:, None])
+            yield Sample(row, lambda a, b: a[None, :] - b)
+            yield Sample({"kind": "add", "a": type.vector("col"), "b": type.vector("row")}, lambda a, b: a[:, None] + b[None, :])
+        for vector in vectors(f32):
+            yield Sample({"kind": "sub", "a": vector, "b": vector}, lambda a, b: a - b)
+        for scalar in (2.5, 3, ScalarType(f32), ScalarType(i32)):
+            yield Sample({"kind": "sub", "a": RegisterTile(f32, 16, 32), "b": scalar}, lambda a, b: a - b)
+            yield Sample({"kind": "sub", "a": scalar, "b": RegisterTile(bf16, 16, 32)}, lambda a, b: a - b)
+        partial = RegisterVector(f32, 32, "col", partial=True)
+        yield Sample({"kind": "add", "a": partial, "b": partial}, lambda a, b: (a + b).sum(1))
+        yield Sample({"kind": "mul", "a": partial, "b": RegisterVector(f32, 32, "col")}, lambda a, b: a.sum(1) * b)
+
+
+@dataclass(eq=False)
+class Fma(Op):
+    """a * b + c, elementwise, rounded once."""
+
+    scope: Scope
+    a: Operand
+    b: Operand
+    c: Operand
+
+    def types(self) -> tuple[Type, ...]:
+        dtype = same_dtype("fma", self.a, self.b, self.c)
+        if dtype.kind != "f":
+            raise TypeRuleError(f"fma takes floats, not {dtype}", fix="write a * b + c")
+        return (with_dtype(common_type("fma", self.a, self.b, self.c), dtype),)
+
+    def numpy(self, m: Any) -> Any:
+        shape = self.result.type
+        a, b, c = (np.asarray(broadcast(m, x, shape), np.float64) for x in (self.a, self.b, self.c))
+        with np.errstate(all="ignore"):
+            out = a * b + c
+            return np.broadcast_to(out, (m.units, *shape.shape)).astype(np.float32).astype(shape.dtype.numpy)
+
+    def cuda(self, c: Any) -> None:
+        shape, dtype = self.result.type, self.result.type.dtype
+        if dtype.packed and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b, self.c)):
+            c.prelude(PACKED_FMA)
+            name, words = c.declare(self.result), -(-shape.registers // 2)
+            c.line(f"UNROLL for (int i = 0; i < {words}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], {c[self.c]}[i]);")
+            return
+        c.map(self.result, lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in (self.a, self.b, self.c))))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for type in (*tiles(f32), *tiles(bf16), RegisterTile(f16, 16, 32)):
+            yield Sample({"a": type, "b": type, "c": type}, lambda a, b, c: a * b + c)
+            yield Sample({"a": type, "b": type.vector("col"), "c": 0.5}, lambda a, b, c: a * b[:, None] + c)
+        yield Sample({"a": ScalarType(f32), "b": RegisterTile(f32, 16, 32), "c": RegisterVector(f32, 32, "row")}, lambda a, b, c: a * b + c[None, :])

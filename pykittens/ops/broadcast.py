@@ -1,0 +1,111 @@
+"""How the operands of an elementwise operation go together: one shape, one dtype, and which element of each goes with which.
+
+A column vector broadcasts along rows and a row vector along columns; a column vector with a row vector makes a tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..layouts import Sym, vector_register
+from ..program import Operand, Value, is_scalar
+from ..types import DType, RegisterTile, RegisterVector
+from .scalars import scalar_dtype
+
+Register = RegisterTile | RegisterVector
+
+
+def register_type(x: Operand, what: str) -> Register:
+    """The type of a register operand, or the user's error."""
+    if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector)):
+        return x.type
+    kind = x.type if isinstance(x, Value) else repr(x)
+    raise TypeRuleError(f"{what} takes a register tile or vector, not {kind}", fix="load it into registers first, e.g. warp.load(x)")
+
+
+def common_type(what: str, *operands: Operand) -> Register:
+    """The shape that operands broadcast to, with the dtype of the first register operand."""
+    types = [x.type for x in operands if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector))]
+    if not types:
+        raise TypeRuleError(f"{what} needs a register tile or vector among its operands", fix="use plain scalars, or pk.full for a tile")
+    for x in operands:
+        if not is_scalar(x):
+            register_type(x, what)
+    if len({t.warps for t in types}) > 1:
+        listed = " and ".join(str(t) for t in types)
+        raise TypeRuleError(f"{what} mixes scopes: {listed}", fix="make both on the same scope (warp, warpgroup, block or group)")
+    tiles = [t for t in types if isinstance(t, RegisterTile)]
+    vectors = [t for t in types if isinstance(t, RegisterVector)]
+    if tiles:
+        shape: Register = tiles[0]
+    elif {v.kind for v in vectors} == {"col", "row"}:
+        col, row = (next(v for v in vectors if v.kind == kind) for kind in ("col", "row"))
+        shape = RegisterTile(col.dtype, col.length, row.length, col.layout, col.warps)
+    else:
+        shape = next((v for v in vectors if v.partial), vectors[0])
+    for t in types:
+        if not _fits(t, shape):
+            raise TypeRuleError(f"{what}: {t} does not fit {shape}", fix=_fitting_advice(t, shape))
+    return shape
+
+
+def _fits(t: Register, shape: Register) -> bool:
+    if isinstance(t, RegisterTile):
+        return isinstance(shape, RegisterTile) and (t.rows, t.cols, t.layout) == (shape.rows, shape.cols, shape.layout)
+    if isinstance(shape, RegisterTile):
+        return not t.partial and t.kind != "naive" and t.layout == shape.layout and t.length == shape.vector(t.kind).length
+    same = (t.length, t.kind, t.layout, t.width) == (shape.length, shape.kind, shape.layout, shape.width)
+    return same and (not t.partial or shape.partial)
+
+
+def _fitting_advice(t: Register, shape: Register) -> str:
+    if isinstance(t, RegisterVector) and t.partial:
+        return "sum the partial vector over its threads first: x.total()"
+    if isinstance(t, (RegisterTile, RegisterVector)) and t.layout != shape.layout:
+        return "swap the layout of one of them: x.swap_layout()"
+    return "shapes must agree; a column vector has one value per row, a row vector one per column"
+
+
+def same_dtype(what: str, *operands: Operand) -> DType:
+    """The one dtype of all register operands; scalars adapt to it."""
+    dtypes = {x.type.dtype for x in operands if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector))}
+    if len(dtypes) != 1:
+        listed = " and ".join(sorted(d.name for d in dtypes))
+        raise TypeRuleError(f"{what} mixes {listed}", fix="convert one with x.to(pk.f32)")
+    (dtype,) = dtypes
+    for x in operands:
+        if is_scalar(x):
+            scalar = scalar_dtype(x)
+            if scalar is not None and scalar.kind == "f" and dtype.kind != "f":
+                raise TypeRuleError(f"{what} mixes a {dtype} tile with the float {x}", fix="convert the tile with x.to(pk.f32)")
+    return dtype
+
+
+def broadcast(m: Any, x: Operand, shape: Register) -> Any:
+    """Operand `x` as an array that broadcasts against one of type `shape` (first axis: units)."""
+    if is_scalar(x):
+        value = m.unit_scalar(x)
+        return value.reshape(value.shape + (1,) * len(shape.shape)) if isinstance(value, np.ndarray) else value
+    array = m[x]
+    if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
+        return array[:, :, None] if x.type.kind == "col" else array[:, None, :]
+    if isinstance(shape, RegisterVector) and shape.partial and not x.type.partial:
+        return array[:, :, None]
+    return array
+
+
+def compute(array: Any, dtype: DType) -> Any:
+    """16-bit floats as float32; everything else as it is."""
+    return array.astype(np.float32) if isinstance(array, np.ndarray) and dtype.packed else array
+
+
+def read(c: Any, x: Operand, shape: Register, register: Sym, dtype: DType) -> str:
+    """C for the element of operand `x` that goes with `register` of a value of type `shape`."""
+    if is_scalar(x):
+        return str(c.scalar(x, dtype))
+    if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
+        register = vector_register(shape, x.type, register)
+    return str(c.element(x, register))

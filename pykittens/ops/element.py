@@ -1,0 +1,109 @@
+"""One element of a global tensor or shared vector, as a scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..program import Access, Effect, Op, Operand, Place, Scope, Value
+from ..types import ScalarType, SharedVector, Type, bf16, f16, f32, i8, i32, u8
+from .places import MEMORY, VECTOR, GlobalText, vector_address
+from .samples import Rectangle, Sample, pasted
+from .scalars import scalar_dtype
+
+
+def check_memory(memory: Value | Place, what: str) -> None:
+    """The element can be reached: of a shared vector, one of 64 bits cannot."""
+    if isinstance(memory, Value) and isinstance(memory.type, SharedVector) and memory.type.dtype.bits > 32:
+        raise TypeRuleError(
+            f"{what} of {memory.label}: {memory.type}: its elements have 64 bits", fix="keep 32-bit elements in shared memory, or take one from a tensor"
+        )
+
+
+@dataclass(eq=False)
+class LoadScalar(Op):
+    """One element of a global tensor or shared vector, read by every thread."""
+
+    scope: Scope
+    source: Value | Place
+    at: Operand = 0
+
+    collective = False
+
+    def types(self) -> tuple[Type, ...]:
+        check_memory(self.source, "an element")
+        dtype = self.source.type.dtype  # type: ignore[union-attr]
+        if dtype.bits < 32 and dtype.kind == "f":
+            return (ScalarType(f32),)
+        return (ScalarType(dtype if dtype.bits >= 32 else i32),)
+
+    def numpy(self, m: Any) -> Any:
+        return m.read_element(self.source, self.at)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.source, "read", "all", at=None if isinstance(self.source, Place) else self.at),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        dtype = self.source.type.dtype  # type: ignore[union-attr]
+        if isinstance(self.source, Place):
+            g = GlobalText(c, self.source)
+            c.define(self.result, c.from_memory(f"*({g.pointer})", dtype))
+        else:
+            text = f"ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
+            c.define(self.result, c.from_memory(c.bits(text, dtype), dtype))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (f32, bf16, f16, i32, u8, i8):
+            place = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False)
+            yield Sample({"source": place}, lambda source: source[1, 2], exact=True)
+            yield Sample({"source": SharedVector(dtype, 32), "at": ScalarType(i32)}, lambda source, at: source[at], {"at": "counts"}, exact=True)
+
+
+@dataclass(eq=False)
+class StoreScalar(Op):
+    """One element of a global tensor or shared vector, written by one thread of the scope."""
+
+    scope: Scope
+    target: Value | Place
+    value: Operand
+    at: Operand = 0
+
+    def types(self) -> tuple[Type, ...]:
+        check_memory(self.target, "set")
+        scalar_dtype(self.value)
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        m.write_element(self.target, self.at, m.unit_scalar(self.value))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", "one", at=None if isinstance(self.target, Place) else self.at),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        dtype = self.target.type.dtype  # type: ignore[union-attr]
+        value = c.to_memory(c.scalar(self.value, dtype), dtype)
+        c.line("{")
+        if isinstance(self.target, Place):
+            g = GlobalText(c, self.target, const=False)
+            c.line(f"if ({c.thread(self.scope)} == 0) *({g.pointer}) = {value};")
+        else:
+            c.line(f"if ({c.thread(self.scope)} == 0) st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});")
+        if self.scope.warps == 1:
+            c.line("__syncwarp();")
+        c.line("}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (f32, bf16, i32, u8):
+            place, value = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False), ScalarType(f32 if dtype.kind == "f" else i32)
+            inputs = {"value": "counts"}
+            yield Sample({"target": place, "value": value}, lambda target, value, p=place: pasted(target, value, p), inputs, exact=True)
+            shared = {"target": SharedVector(dtype, 32), "value": value, "at": 3}
+            yield Sample(shared, lambda target, value: np.concatenate([target[:3], [value], target[4:]]), inputs, exact=True)

@@ -1,0 +1,118 @@
+"""What register tiles and vectors hold to begin with, or are changed to: fills, the numbers of their rows and columns, assignments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..layouts import vector_element
+from ..program import Op, Operand, Scope, Value, is_scalar
+from ..types import REGISTER_DTYPES, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, with_dtype
+from .broadcast import Register, broadcast, common_type, read, register_type
+from .samples import Sample, tiles, vectors
+from .scalars import scalar_dtype
+
+
+@dataclass(eq=False)
+class Fill(Op):
+    """A new tile or vector, every element `value`."""
+
+    scope: Scope
+    type: Register
+    value: Operand
+
+    def types(self) -> tuple[Type, ...]:
+        scalar_dtype(self.value)
+        return (self.type,)
+
+    def numpy(self, m: Any) -> Any:
+        full = np.empty((m.units, *self.type.shape), self.type.dtype.numpy)
+        full[:] = broadcast(m, self.value, self.type)
+        return full
+
+    def cuda(self, c: Any) -> None:
+        c.map(self.result, lambda r: c.scalar(self.value, self.type.dtype))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in REGISTER_DTYPES:
+            for type in (*tiles(dtype), *vectors(dtype)) if dtype in (f32, bf16) else tiles(dtype)[:1]:
+                yield Sample({"type": type, "value": True if dtype is bool_ else 3}, lambda type, value: np.full(type.shape, value))
+        for value in (-np.inf, np.nan, 1e-40, -0.1, 3e38):
+            yield Sample({"type": RegisterTile(f32, 16, 16), "value": value}, lambda value: np.full((16, 16), value), exact=True)
+        yield Sample({"type": RegisterTile(bf16, 16, 16), "value": ScalarType(f32)}, lambda value: np.full((16, 16), value), exact=True)
+        yield Sample({"type": RegisterVector(i32, 32, "col"), "value": ScalarType(i32)}, lambda value: np.full(32, value))
+
+
+@dataclass(eq=False)
+class Positions(Op):
+    """The index of every row (column vector) or column (row vector) of a tile, or element of a vector, as int32."""
+
+    scope: Scope
+    type: RegisterVector
+
+    def types(self) -> tuple[Type, ...]:
+        return (replace(self.type, dtype=i32, partial=False),)
+
+    def numpy(self, m: Any) -> Any:
+        return np.broadcast_to(np.arange(self.type.length, dtype=np.int32), (m.units, self.type.length)).copy()
+
+    def cuda(self, c: Any) -> None:
+        type = self.result.type
+        c.map(self.result, lambda r: str(vector_element(type, c.warp(self.scope), c.lane, r)))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for type in (*vectors(f32), *(tile.vector(kind) for tile in tiles(bf16) for kind in ("col", "row"))):
+            yield Sample({"type": type}, lambda type: np.arange(type.length))
+
+
+@dataclass(eq=False)
+class Assign(Op):
+    """`x[:] = value`: changes a tile or vector in place."""
+
+    scope: Scope
+    target: Value
+    value: Operand
+
+    writes = ("target",)
+
+    def types(self) -> tuple[Type, ...]:
+        target = register_type(self.target, "x[:] = ...")
+        if is_scalar(self.value):
+            scalar_dtype(self.value)
+            return ()
+        shape = common_type("x[:] = ...", self.target, self.value)
+        value = self.value.type
+        if shape != with_dtype(target, shape.dtype) or (isinstance(target, RegisterVector) and getattr(value, "partial", False) and not target.partial):
+            raise TypeRuleError(f"a {value} cannot be stored into a {target}", fix="make the target with the type of the value")
+        if value.dtype != target.dtype:
+            raise TypeRuleError(f"a {value} cannot be stored into a {target}", fix=f"convert it: value.to(pk.{target.dtype})")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        target = self.target.type
+        out = np.empty((m.units, *target.shape), target.dtype.numpy)
+        out[:] = broadcast(m, self.value, target)
+        m.assign(self.target, out)
+
+    def cuda(self, c: Any) -> None:
+        type = self.target.type
+        if not is_scalar(self.value) and self.value.type == type:
+            c.copy(self.target, self.value)
+        else:
+            c.map(self.target, lambda r: read(c, self.value, type, r, type.dtype), declare=False)
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in REGISTER_DTYPES:
+            yield Sample({"target": RegisterTile(dtype, 16, 32), "value": RegisterTile(dtype, 16, 32)}, lambda value: value, exact=True)
+        for type in (*tiles(f32), *tiles(f16)):
+            yield Sample({"target": type, "value": type.vector("row")}, lambda target, value: target * 0 + value, exact=True)
+            yield Sample({"target": type, "value": ScalarType(f32)}, lambda target, value: target * 0 + value, exact=True)
+        for vector in vectors(bf16):
+            yield Sample({"target": vector, "value": vector}, lambda value: value, exact=True)

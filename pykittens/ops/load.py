@@ -1,0 +1,172 @@
+"""Loads of register tiles and vectors from shared or global memory. Elements convert on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..layouts import Sym, fragment, vector_element
+from ..program import Access, Effect, Op, Place, Scope, Value
+from ..types import DType, Global, RegisterTile, RegisterVector, SharedTile, SharedVector, Type, bf16, e4m3, e5m2, f16, f32, i8, i32, u8
+from .coalesced import check_hint, load_runs
+from .matrices import LDMATRIX, blocks_and_steps, matrix_row_col
+from .places import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
+from .samples import Rectangle, Sample, cut, rectangles, vectors
+from .transfer import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
+
+
+@dataclass(eq=False)
+class Load(Op):
+    """A new register tile or vector with the elements of a shared tile or vector, or of a global rectangle."""
+
+    scope: Scope
+    source: Value | Place
+    type: RegisterTile | RegisterVector
+    hint: str = ""
+
+    def types(self) -> tuple[Type, ...]:
+        check_pair(self.type, self.source, "load")
+        check_hint(self.hint)
+        return (self.type,)
+
+    @property
+    def memory(self) -> DType:
+        return self.source.type.dtype  # type: ignore[union-attr]
+
+    def numpy(self, m: Any) -> Any:
+        array = m.read(self.source)
+        if array.ndim == 2 and isinstance(self.type, RegisterTile):
+            array = array[:, None]
+        if self.type.dtype.packed:
+            array = array.astype(np.float32)
+        with np.errstate(all="ignore"):
+            return np.broadcast_to(array.astype(self.type.dtype.numpy), (m.units, *self.type.shape))
+
+    def effects(self) -> tuple[Effect, ...]:
+        split = split_of(self.type)
+        return (Access(self.source, "read", "all" if split == "one" else split),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        c.declare(self.result)
+        c.line("{")
+        if in_runs(self.type):
+            load_runs(c, self.scope, self.result, self.source, self.hint)
+        elif isinstance(self.type, RegisterVector):
+            self._vector(c, self.type)
+        elif isinstance(self.source, Value) and self.memory.packed and self.memory == self.type.dtype:
+            self._ldmatrix(c, self.type)
+        elif self.type.layout == "row" and pairable(self.source):
+            self._pairs(c, self.type)
+        else:
+            self._elements(c, self.type)
+        c.line("}")
+
+    def _ldmatrix(self, c: Any, tile: RegisterTile) -> None:
+        c.prelude(LDMATRIX)
+        blocks, steps = blocks_and_steps(tile)
+        row, col = matrix_row_col(c, self.scope, tile, "b", "s")
+        name = "ldmatrix" if tile.layout == "row" else "ldmatrix_trans"
+        c.line(f"UNROLL for (int b = 0; b < {blocks}; b++) UNROLL for (int s = 0; s < {steps}; s++)")
+        c.line(f"  {name}({c[self.result]} + (b * {steps} + s) * 4, {shared_address(c, self.source, row, col)});")  # type: ignore[arg-type]
+
+    def _pairs(self, c: Any, tile: RegisterTile) -> None:
+        row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
+        size = self.memory.size
+        vector = VECTOR[2 * size]
+        g = None if isinstance(self.source, Value) else GlobalText(c, self.source)
+        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        if g is None:
+            load = f"ld_shared<{vector}>({shared_address(c, self.source, 'r', 'x')})"  # type: ignore[arg-type]
+        else:
+            load = f"*(const {vector}*)({g.at('r', 'x')})"
+            if g.inside("r", "x"):
+                load = f"({g.inside('r', 'x')}) ? {load} : {vector}{{}}"
+        c.line(f"union {{ {vector} v; {memory_c(self.memory)} e[2]; }} u; u.v = {load};")
+        c.store_pair(self.result, "i", c.from_memory("u.e[0]", self.memory), c.from_memory("u.e[1]", self.memory))
+        c.line("}")
+
+    def _elements(self, c: Any, tile: RegisterTile) -> None:
+        g = None if isinstance(self.source, Value) else GlobalText(c, self.source)
+
+        def one(register: Sym) -> str:
+            row, col = fragment(tile, c.warp(self.scope), c.lane, register)
+            if g is None:
+                text = f"ld_shared<{VECTOR[self.memory.size]}>({shared_address(c, self.source, row, col)})"  # type: ignore[arg-type]
+                return str(c.from_memory(c.bits(text, self.memory), self.memory))
+            inside = g.inside(row, col)
+            load = f"*({g.at(row, col)})"
+            text = c.from_memory(load, self.memory)
+            return f"(({inside}) ? {text} : 0)" if inside else str(text)
+
+        c.map(self.result, one, declare=False)
+
+    def _vector(self, c: Any, vector: RegisterVector) -> None:
+        g = None if isinstance(self.source, Value) else GlobalText(c, self.source)
+        if move_whole_runs(vector, self.source):
+            self._whole_runs(c, vector, g)
+            return
+        limit = naive_limit(vector)
+
+        def one(register: Sym) -> str:
+            at = vector_element(vector, c.warp(self.scope), c.lane, register)
+            if g is None:
+                text = f"ld_shared<{VECTOR[self.memory.size]}>({vector_address(c, self.source, at)})"  # type: ignore[arg-type]
+                text = c.from_memory(c.bits(text, self.memory), self.memory)
+                test = f"{at} < {limit}" if limit else ""
+            else:
+                tests = [t for t in (f"{at} < {limit}" if limit else "", g.inside("0", at)) if t]
+                test, text = " && ".join(tests), c.from_memory(f"*({g.at('0', at)})", self.memory)
+            return f"(({test}) ? {text} : 0)" if test else str(text)
+
+        c.map(self.result, one, declare=False)
+
+    def _whole_runs(self, c: Any, vector: RegisterVector, g: Any) -> None:
+        width, kind = vector.width, VECTOR[vector.width * self.memory.size]
+        whole, some = open_runs(c, self.scope, vector, g)
+        load = f"*(const {kind}*)({g.at('0', 'x')})"
+        if g.cols_left:
+            load = f"({whole}) ? {load} : ({some}) ? load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : {kind}{{}}"
+        elif whole:
+            load = f"({whole}) ? {load} : {kind}{{}}"
+        c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u; u.v = {load};")
+        c.line(f"UNROLL for (int j = 0; j < {width // 2}; j++) {{")
+        c.store_pair(self.result, f"(i * {width // 2} + j)", c.from_memory("u.e[2 * j]", self.memory), c.from_memory("u.e[2 * j + 1]", self.memory))
+        c.line("} }")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
+            held, arch = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype), 89 if dtype in (e4m3, e5m2) else 80
+            for layout in LAYOUTS[:2]:
+                fields = {"source": SharedTile(dtype, 32, 64), "type": RegisterTile(held, 32, 64, layout)}
+                yield Sample(fields, lambda source: source, exact=True, arch=arch)
+                fields = {"source": Rectangle(dtype, (16, 32), (40, 64), (16, 32)), "type": RegisterTile(held, 16, 32, layout)}
+                yield Sample(fields, lambda source: source[16:32, 32:64], exact=True, arch=arch)
+        for warps in (2, 4):
+            yield Sample({"source": SharedTile(bf16, 128, 96), "type": RegisterTile(bf16, 128, 96, "row", warps)}, lambda source: source, exact=True)
+        yield Sample({"source": SharedTile(f32, 16, 32), "type": RegisterTile(bf16, 16, 32)}, lambda source: source, exact=True)
+        yield Sample({"source": SharedTile(bf16, 16, 32), "type": RegisterTile(f32, 16, 32)}, lambda source: source, exact=True)
+        for place in rectangles(bf16) + rectangles(f32):
+            for layout in LAYOUTS:
+                fields = {"source": place, "type": RegisterTile(place.dtype, 16, 32, layout)}
+                yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)
+        for type in (*vectors(f32), *vectors(bf16)):
+            yield Sample({"source": SharedVector(type.dtype, type.length), "type": type}, lambda source: source, exact=True)
+            for cols, known in ((type.length, True), (type.length - 3, True), (type.length - 3, False)):
+                place = Rectangle(type.dtype, (type.length,), (3, cols), (1, 0), static=known, known=known)
+                yield Sample({"source": place, "type": type}, lambda source, p=place: cut(source, p), exact=True)
+
+
+def naive_vector(source: Value | Place, dtype: DType, length: int, warps: int) -> RegisterVector:
+    """The vector type whose loads from `source` are as wide as its alignment allows: 16 bytes a thread at best."""
+    memory = source.type
+    assert isinstance(memory, (Global, SharedVector))
+    bytes_ = vector_bytes(source) if isinstance(source, Place) else 16
+    width = max(1, bytes_ // memory.dtype.size)
+    while width > 1 and (length % width or width > 8):
+        width //= 2
+    return replace(RegisterVector(dtype, length, "naive", "row", warps), width=width)

@@ -1,0 +1,138 @@
+"""Reductions whose terms meet in shared memory, of a block or of a cluster: written by each warp, read back by all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..layouts import Sym
+from ..program import Access, Effect, Op, Scope, Value
+from ..types import Coalesced, RegisterVector, SharedVector, Type, f32
+from .broadcast import register_type
+from .mbarrier import check_barrier
+from .places import MEMORY, vector_address
+from .reduce import REDUCTIONS, combine_lanes, identity
+
+REMOTE = """
+__device__ __forceinline__ void st_cluster(u32 a, u32 rank, u32 v) {
+  asm volatile("{ .reg .b32 p; mapa.shared::cluster.u32 p, %0, %1; st.shared::cluster.b32 [p], %2; }" :: "r"(a), "r"(rank), "r"(v) : "memory");
+}
+"""
+SEND = """
+__device__ __forceinline__ void st_async(u32 a, u32 bar, u32 rank, u32 v) {
+  asm volatile("{ .reg .b32 p, q; mapa.shared::cluster.u32 p, %0, %2; mapa.shared::cluster.u32 q, %1, %2;"
+    " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [p], %3, [q]; }" :: "r"(a), "r"(bar), "r"(rank), "r"(v) : "memory");
+}
+"""
+
+
+@dataclass(eq=False)
+class ShareTerms(Op):
+    """The terms of a partial coalesced vector into a shared vector: those of the first warp, of the second, and so on.
+
+    In a cluster of `ranks` blocks they go to the same place in all of them.
+    """
+
+    scope: Scope
+    target: Value
+    source: Value
+    ranks: int = 1
+
+    def types(self) -> tuple[Type, ...]:
+        type, target = register_type(self.source, "share"), self.target.type
+        if not isinstance(type, RegisterVector) or not isinstance(type.layout, Coalesced) or type.kind != "col":
+            raise TypeRuleError(f"{type} has no terms to share", fix="reduce a coalesced tile by rows")
+        if not isinstance(target, SharedVector) or target.dtype != f32 or target.length != type.length * type.warps or type.dtype != f32:
+            raise TypeRuleError(f"the terms of {type} do not fit {self.target.type}", fix="make room with pk.sv(pk.f32, rows * warps)")
+        return ()
+
+    def numpy(self, m: Any) -> None:
+        array = m[self.source]
+        m.write(self.target, array.reshape(m.units, *array.shape[1:2], -1).swapaxes(1, 2).reshape(m.units, -1))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", "warps", mask=(1 << self.ranks) - 1 if self.ranks > 1 else None),)
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        type = self.source.type
+        assert isinstance(type, RegisterVector)
+        lane = f"{c.lane} == 0" if self.ranks == 1 else f"{c.lane} < {self.ranks}"
+        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) if ({lane})")
+        to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
+        value = f"__float_as_uint({c[self.source]}[i])"
+        if self.ranks == 1:
+            c.line(f"  st_shared({to}, {value});")
+        else:
+            c.require(90, self, "clusters")
+            c.prelude(REMOTE)
+            c.line(f"  st_cluster({to}, {c.lane}, {value});")
+
+
+@dataclass(eq=False)
+class SendTerms(ShareTerms):
+    """`ShareTerms` to all blocks of the cluster, each of which learns at its own `barrier` that they have come (PTX "st.async").
+
+    So only those wait who need the terms, and not for warps that have nothing to do with them.
+    """
+
+    barrier: Value = field(kw_only=True)
+
+    def types(self) -> tuple[Type, ...]:
+        check_barrier(self.barrier)
+        return super().types()
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", "warps", "generic", self.barrier, mask=(1 << self.ranks) - 1),)
+
+    def cuda(self, c: Any) -> None:
+        c.require(90, self, "clusters")
+        c.prelude(SEND)
+        type = self.source.type
+        assert isinstance(type, RegisterVector)
+        to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
+        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) if ({c.lane} < {self.ranks})")
+        c.line(f"  st_async({to}, {c[self.barrier]}, {c.lane}, __float_as_uint({c[self.source]}[i]));")
+
+
+@dataclass(eq=False)
+class Combine(Op):
+    """`kind` over the shared terms of every row: a complete column vector. `sources` hold those of one block each."""
+
+    scope: Scope
+    kind: str
+    sources: tuple[Value, ...]
+    type: RegisterVector
+
+    def types(self) -> tuple[Type, ...]:
+        return (self.type,)
+
+    def numpy(self, m: Any) -> Any:
+        terms = np.stack([np.broadcast_to(x, (m.units, *x.shape[1:])) for x in (m.read(s) for s in self.sources)], axis=1)
+        with np.errstate(all="ignore"):
+            return REDUCTIONS[self.kind][0](terms.reshape(m.units, -1, self.type.length), axis=1)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return tuple(Access(x, "read", "all") for x in self.sources)
+
+    def cuda(self, c: Any) -> None:
+        """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""
+        c.prelude(MEMORY)
+        rows, warps, text = self.type.length, self.type.warps, REDUCTIONS[self.kind][1]
+        terms, start = warps * len(self.sources), c.scalar(identity(self.kind, f32), f32)
+        acc = c.fresh("acc")
+        c.line(f"float {acc}[{rows}];")
+        lanes = 1 << max(0, min(32, terms) - 1).bit_length()
+        rounds = -(-terms // lanes)
+        step = 0 if len(self.sources) == 1 else f"({c[self.sources[1]]} - {c[self.sources[0]]})"
+        c.line(f"UNROLL for (int i = 0; i < {rows}; i++) {{ {acc}[i] = {start};")
+        c.line(f"UNROLL for (int k = 0; k < {rounds}; k++) {{ const int n = k * {lanes} + {c.lane} % {lanes};")
+        place = f"(n % {warps} * {rows} + i)" if step else f"(n * {rows} + i)"
+        to = vector_address(c, self.sources[0], place) + (f" + n / {warps} * {step}" if step else "")
+        value = text.format(a=f"{acc}[i]", b=f"__uint_as_float(ld_shared<u32>({to}))")
+        c.line(f"{f'if (n < {terms}) ' if terms % lanes else ''}{acc}[i] = {value}; }} }}")
+        combine_lanes(c, acc, rows, text, tuple(x for x in (16, 8, 4, 2, 1) if x < lanes))
+        c.map(self.result, lambda r: f"{acc}[{r}]")

@@ -1,0 +1,167 @@
+"""Stores of register tiles and vectors into shared or global memory. Elements convert on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..layouts import Sym, fragment, vector_element
+from ..program import Access, Effect, Op, Place, Scope, Value
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, SharedTile, SharedVector, Type, bf16, e4m3, e5m2, f16, f32, i8, i32, u8
+from .coalesced import check_hint, store_runs
+from .matrices import STMATRIX, blocks_and_steps, matrix_row_col
+from .places import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
+from .samples import Rectangle, Sample, pasted, rectangles, vectors
+from .transfer import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
+
+
+@dataclass(eq=False)
+class Store(Op):
+    """A register tile or vector into a shared tile or vector, or a global rectangle; past the end nothing is written."""
+
+    scope: Scope
+    target: Value | Place
+    source: Value
+    hint: str = ""
+
+    def types(self) -> tuple[Type, ...]:
+        check_pair(self.source, self.target, "store")
+        check_hint(self.hint)
+        return ()
+
+    @property
+    def memory(self) -> DType:
+        return self.target.type.dtype  # type: ignore[union-attr]
+
+    def numpy(self, m: Any) -> None:
+        array = m[self.source]
+        if self.memory.kind == "f" and self.memory.bits < 32 and array.dtype != self.memory.numpy:
+            array = array.astype(np.float32)
+        with np.errstate(all="ignore"):
+            m.write(self.target, array.astype(self.memory.numpy))
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "write", split_of(self.source.type)),)  # type: ignore[arg-type]
+
+    def cuda(self, c: Any) -> None:
+        c.prelude(MEMORY)
+        type = self.source.type
+        c.line("{")
+        if self.scope.warps == 1 and isinstance(self.target, Value):
+            c.line("__syncwarp();")
+        if in_runs(type):
+            store_runs(c, self.scope, self.target, self.source, self.hint)
+        elif isinstance(type, RegisterVector):
+            self._vector(c, type)
+        else:
+            assert isinstance(type, RegisterTile)
+            if isinstance(self.target, Value) and self.memory.packed and self.memory == type.dtype and c.arch >= 90:
+                self._stmatrix(c, type)
+            elif type.layout == "row" and pairable(self.target):
+                self._pairs(c, type)
+            else:
+                self._elements(c, type)
+        if self.scope.warps == 1 and isinstance(self.target, Value):
+            c.line("__syncwarp();")
+        c.line("}")
+
+    def _stmatrix(self, c: Any, tile: RegisterTile) -> None:
+        c.prelude(STMATRIX)
+        blocks, steps = blocks_and_steps(tile)
+        row, col = matrix_row_col(c, self.scope, tile, "b", "s")
+        name = "stmatrix" if tile.layout == "row" else "stmatrix_trans"
+        c.line(f"UNROLL for (int b = 0; b < {blocks}; b++) UNROLL for (int s = 0; s < {steps}; s++)")
+        c.line(f"  {name}({shared_address(c, self.target, row, col)}, {c[self.source]} + (b * {steps} + s) * 4);")  # type: ignore[arg-type]
+
+    def _pairs(self, c: Any, tile: RegisterTile) -> None:
+        row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
+        vector = VECTOR[2 * self.memory.size]
+        g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
+        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        a, b = (c.to_memory(c.element(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)")), self.memory) for j in (0, 1))
+        c.line(f"union {{ {vector} v; {memory_c(self.memory)} e[2]; }} u; u.e[0] = {a}; u.e[1] = {b};")
+        if g is None:
+            c.line(f"st_shared({shared_address(c, self.target, 'r', 'x')}, u.v); }}")  # type: ignore[arg-type]
+        else:
+            inside = g.inside("r", "x")
+            c.line(f"{f'if ({inside}) ' if inside else ''}*({vector}*)({g.at('r', 'x')}) = u.v; }}")
+
+    def _elements(self, c: Any, tile: RegisterTile) -> None:
+        row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("i"))
+        g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
+        value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
+        c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {{ const int r = {row}, x = {col};")
+        if g is None:
+            raw = c.raw(value, self.memory)
+            c.line(f"st_shared({shared_address(c, self.target, 'r', 'x')}, {raw}); }}")  # type: ignore[arg-type]
+        else:
+            inside = g.inside("r", "x")
+            c.line(f"{f'if ({inside}) ' if inside else ''}*({g.at('r', 'x')}) = {value}; }}")
+
+    def _vector(self, c: Any, vector: RegisterVector) -> None:
+        g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
+        if move_whole_runs(vector, self.target):
+            self._whole_runs(c, vector, g)
+            return
+        at = vector_element(vector, c.warp(self.scope), c.lane, Sym("i"))
+        value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
+        c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {{ const int x = {at};")
+        limit = naive_limit(vector)
+        tests = [f"x < {limit}"] if limit else []
+        if isinstance(vector.layout, Coalesced):
+            tests.append(f"{c.thread(self.scope)} % {vector.layout.lanes} == 0")
+        elif vector.kind != "naive":  # copies of an element in several threads: one writes
+            tests.append(f"{c.lane} % 4 == 0" if vector.ortho else f"{c.lane} / 4 == 0")
+        if g is not None and g.inside("0", "x"):
+            tests.append(g.inside("0", "x"))
+        if vector.kind == "row" and vector.warps > 1:
+            tests.append(f"{c.warp(self.scope)} == 0")
+        guard = f"if ({' && '.join(tests)}) " if tests else ""
+        if g is None:
+            c.line(f"{guard}st_shared({vector_address(c, self.target, 'x')}, {c.raw(value, self.memory)}); }}")  # type: ignore[arg-type]
+        else:
+            c.line(f"{guard}*({g.at('0', 'x')}) = {value}; }}")
+
+    def _whole_runs(self, c: Any, vector: RegisterVector, g: Any) -> None:
+        width, kind = vector.width, VECTOR[vector.width * self.memory.size]
+        whole, some = open_runs(c, self.scope, vector, g)
+        c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u;")
+        value = c.to_memory(c.element(self.source, Sym(f"(i * {width} + j)")), self.memory)
+        c.line(f"UNROLL for (int j = 0; j < {width}; j++) u.e[j] = {value};")
+        store = f"*({kind}*)({g.at('0', 'x')}) = u.v;"
+        if g.cols_left:
+            c.line(f"if ({whole}) {store} else if ({some}) store_tail({g.at('0', 'x')}, u.v, {g.cols_left} - x); }}")
+        else:
+            c.line((f"if ({whole}) " if whole else "") + store + " }")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
+            held, arch = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype), 89 if dtype in (e4m3, e5m2) else 80
+            inputs = {"source": "counts"} if dtype in (i8, u8) else {}
+            for layout in LAYOUTS[:2]:
+                yield Sample(
+                    {"target": SharedTile(dtype, 32, 64), "source": RegisterTile(held, 32, 64, layout)}, lambda source: source, inputs, exact=True, arch=arch
+                )
+            place = Rectangle(dtype, (16, 32), (40, 64), (16, 32))
+            yield Sample(
+                {"target": place, "source": RegisterTile(held, 16, 32)},
+                lambda target, source, p=place: pasted(target, source, p),
+                inputs,
+                exact=True,
+                arch=arch,
+            )
+        yield Sample({"target": SharedTile(bf16, 128, 96), "source": RegisterTile(bf16, 128, 96, "row", 4)}, lambda source: source, exact=True)
+        yield Sample({"target": SharedTile(bf16, 16, 32), "source": RegisterTile(f32, 16, 32)}, lambda source: source, {"source": "wide"}, exact=True)
+        for place in rectangles(bf16) + rectangles(f32):
+            for layout in LAYOUTS:
+                fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
+                yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
+        for type in (*vectors(f32), *vectors(bf16)):
+            yield Sample({"target": SharedVector(type.dtype, type.length), "source": type}, lambda source: source, exact=True)
+            for cols, known in ((type.length, True), (type.length - 3, True), (type.length - 3, False)):
+                place = Rectangle(type.dtype, (type.length,), (3, cols), (1, 0), static=known, known=known)
+                yield Sample({"target": place, "source": type}, lambda target, source, p=place: pasted(target, source, p), exact=True)

@@ -1,0 +1,82 @@
+"""What loads and stores between registers and memory have in common: operands of one shape, who moves what, and how wide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import TypeRuleError
+from ..layouts import Sym, vector_element
+from ..program import Place, Scope, Value
+from ..types import Coalesced, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector
+from .broadcast import register_type
+from .places import GlobalText, check_place, vector_bytes
+
+
+def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | Place, what: str) -> None:
+    """Register and memory operand have the same shape."""
+    type = register if isinstance(register, (RegisterTile, RegisterVector)) else register_type(register, what)
+    if isinstance(memory, Place):
+        check_place(memory, what)
+        shape: tuple[int, ...] = memory.shape
+    elif isinstance(memory.type, SharedVector) and isinstance(type, RegisterTile) and isinstance(type.layout, Coalesced):
+        shape = (1, memory.type.length)  # the only row of a tile
+    elif isinstance(memory.type, (SharedTile, SharedVector)):
+        shape = memory.type.shape
+    else:
+        raise TypeRuleError(f"{what} does not take {memory.type}", fix="use a shared tile or vector, or a global tensor with a coordinate")
+    wanted = (type.length,) if isinstance(type, RegisterVector) else type.shape
+    if shape != wanted:
+        raise TypeRuleError(f"{what}: a {type} does not fit {' x '.join(map(str, shape))} elements in memory", fix="shapes must agree")
+    if isinstance(type, RegisterVector) and type.partial:
+        raise TypeRuleError(f"{what}: a partial vector has no values yet", fix="sum it first: x.total()")
+    if what == "load" and in_runs(type) and type.layout.width == 1 and type.dtype.packed:  # type: ignore[union-attr]
+        raise TypeRuleError(f"load: a {type} holds pairs of neighbours, which a run of one does not", fix="load it as pk.f32")
+
+
+def in_runs(type: RegisterTile | RegisterVector) -> bool:
+    """Whether a thread's elements are runs of neighbours in memory: coalesced tiles and their row vectors."""
+    return isinstance(type.layout, Coalesced) and (isinstance(type, RegisterTile) or type.kind == "row")
+
+
+def split_of(type: RegisterTile | RegisterVector) -> Any:
+    if isinstance(type.layout, Coalesced):
+        return "threads" if isinstance(type, RegisterTile) else "all" if type.kind == "row" or type.warps == 1 else "one"
+    if isinstance(type, RegisterVector):
+        return "threads" if type.kind == "naive" else "rows" if type.kind == "col" else "all"
+    return "rows"
+
+
+def pairable(memory: Value | Place) -> bool:
+    """Whether two neighbours of a row can move in one access."""
+    if isinstance(memory, Value):
+        return True
+    size = memory.type.dtype.size
+    return memory.inside_columns() and vector_bytes(memory) % (2 * size) == 0
+
+
+def naive_limit(vector: RegisterVector) -> int:
+    """The length that each index of a naive vector must be tested against: 0 where it fills its threads, or is not naive."""
+    return vector.length if vector.kind == "naive" and vector.length % (32 * vector.warps * vector.width) else 0
+
+
+def move_whole_runs(vector: RegisterVector, memory: Value | Place) -> bool:
+    """Whether a thread's runs of a naive vector each move to or from global memory in one access."""
+    if vector.kind != "naive" or vector.width == 1 or not isinstance(memory, Place):
+        return False
+    bytes_ = vector.width * memory.type.dtype.size
+    return bytes_ <= 16 and vector_bytes(memory) % bytes_ == 0 and vector.length % vector.width == 0
+
+
+def open_runs(c: Any, scope: Scope, vector: RegisterVector, g: GlobalText) -> tuple[str, str]:
+    """Begins a loop over the runs `i` of a naive vector, `x` the first element of each.
+
+    Returns C conditions: that all of a run exists (empty where all do), and that some of it does, where the end of the row may cut it.
+    """
+    at, limit = vector_element(vector, c.warp(scope), c.lane, Sym(f"(i * {vector.width})")), naive_limit(vector)
+    c.line(f"UNROLL for (int i = 0; i < {vector.registers // vector.width}; i++) {{ const int x = {at};")
+    whole = (f"x < {limit}" if limit else "", g.inside("0", "x", vector.width))
+    some = (f"x < {limit}" if limit else "", f"x < {g.cols_left}", g.rows_left and f"0 < {g.rows_left}")
+    return " && ".join(filter(None, whole)), " && ".join(filter(None, some))
+
+
+LAYOUTS: tuple[Layout, ...] = ("row", "col", Coalesced(4, 2))

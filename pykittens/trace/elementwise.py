@@ -1,0 +1,147 @@
+"""Functions of tiles and scalars: maps, choices, positions, random bits, and tiles made of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..errors import TypeRuleError
+from ..ops import binary, fill, masks, pairs, random, scalars, unary
+from ..ops.parts import TileJoin
+from ..ops.rolls import Rolls
+from ..ops.scalars import THREAD
+from ..program import Operand, Value, is_scalar
+from ..types import RegisterTile, RegisterVector, i32
+from .handle import number, refuse_array
+from .recorder import record, result, scope_of
+from .tile import Tile
+
+
+def _map(kind: str) -> Callable[[Any], Any]:
+    def apply(x: Any) -> Any:
+        refuse_array(x)
+        if isinstance(x, Tile):
+            return result(unary.Unary(scope_of(x.type.warps), kind, x))
+        x = number(x)
+        if kind in scalars.SCALAR_FUNCTIONS and is_scalar(x):
+            return result(scalars.ScalarUnary(THREAD, kind, x))
+        raise TypeRuleError(f"pk.{kind} does not take {x!r}", fix="pass a register tile or vector, or for exp, log and sqrt a scalar")
+
+    apply.__name__ = kind
+    apply.__doc__ = f"{kind} of every element of a register tile or vector" + (" or of a scalar." if kind in scalars.SCALAR_FUNCTIONS else ".")
+    return apply
+
+
+exp, exp2, log, log2 = _map("exp"), _map("exp2"), _map("log"), _map("log2")
+
+
+sqrt, rsqrt, rcp, relu = _map("sqrt"), _map("rsqrt"), _map("rcp"), _map("relu")
+
+
+tanh, sigmoid, erf, sin, cos = _map("tanh"), _map("sigmoid"), _map("erf"), _map("sin"), _map("cos")
+
+
+def _two(kind: str, a: Any, b: Any) -> Any:
+    refuse_array(a)
+    refuse_array(b)
+    for x in (a, b):
+        if isinstance(x, Tile):
+            return result(binary.Binary(scope_of(x.type.warps), kind, number(a), number(b)))
+    a, b = number(a), number(b)
+    if not isinstance(a, Value) and not isinstance(b, Value):
+        return scalars.PYTHON[kind](a, b)
+    return result(scalars.ScalarBinary(THREAD, kind, a, b))
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two tiles, vectors or scalars, elementwise; a NaN operand loses (PTX max)."""
+    return _two("max", a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two tiles, vectors or scalars, elementwise; a NaN operand loses (PTX min)."""
+    return _two("min", a, b)
+
+
+def fma(a: Any, b: Any, c: Any) -> Tile:
+    """a * b + c, elementwise, rounded once."""
+    tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
+    if tile is None:
+        raise TypeRuleError("pk.fma without a register tile", fix="write a * b + c for scalars")
+    return result(binary.Fma(scope_of(tile.type.warps), number(a), number(b), number(c)))  # type: ignore[no-any-return]
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the mask (or scalar bool) holds, else `b`."""
+    refuse_array(a)
+    refuse_array(b)
+    if isinstance(condition, bool):
+        return a if condition else b
+    if isinstance(condition, Tile):
+        return result(masks.Select(scope_of(condition.type.warps), condition, number(a), number(b)))
+    if not is_scalar(condition):
+        raise TypeRuleError(f"pk.where chooses by {condition!r}", fix="compare first: pk.where(x > 0, a, b)")
+    if isinstance(a, Tile) or isinstance(b, Tile):
+        raise TypeRuleError("pk.where with a scalar condition and tiles", fix="compare tiles for an elementwise choice, or use pk.when")
+    return result(scalars.ScalarSelect(THREAD, condition, number(a), number(b)))
+
+
+def right_fill(x: Tile, col: Operand, value: Operand) -> Tile:
+    """A tile with `value` in every column from `col` on: what lies past a row's end."""
+    return result(masks.SideFill(scope_of(x.type.warps), "right", x, number(col), number(value)))  # type: ignore[no-any-return]
+
+
+def left_fill(x: Tile, col: Operand, value: Operand) -> Tile:
+    """A tile with `value` in every column before `col`."""
+    return result(masks.SideFill(scope_of(x.type.warps), "left", x, number(col), number(value)))  # type: ignore[no-any-return]
+
+
+def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col: Operand = 0) -> Tile:
+    """32 random bits (u32) for each element of a tile that begins at (row, col) of something larger: Philox 4x32-10.
+
+    They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits` gives the same.
+    """
+    key = (number(seed[0]), number(seed[1]))
+    return result(random.RandomBits(scope_of(like.type.warps), like.type, key, number(row), number(col)))  # type: ignore[no-any-return, arg-type]
+
+
+def join_pairs(a: Tile, b: Tile) -> Tile:
+    """A coalesced tile whose even columns are those of `a` and odd columns those of `b`; the inverse of `x.split_pairs()`."""
+    return result(pairs.JoinPairs(scope_of(a.type.warps), a, b))  # type: ignore[no-any-return]
+
+
+def row_index(tile: Tile) -> Tile:
+    """Column vector: the number of each row of a tile, int32."""
+    return _positions(tile, "col")
+
+
+def col_index(tile: Tile) -> Tile:
+    """Row vector: the number of each column of a tile, int32."""
+    return _positions(tile, "row")
+
+
+def _positions(tile: Tile, kind: Any) -> Tile:
+    if not isinstance(tile, Tile) or not isinstance(tile.type, RegisterTile):
+        raise TypeRuleError(f"row and column numbers of {tile!r}", fix="pass a register tile")
+    return result(fill.Positions(scope_of(tile.type.warps), tile.type.vector(kind, i32)))  # type: ignore[no-any-return]
+
+
+def iota(vector: Tile) -> Tile:
+    """The index of each element of a vector, int32."""
+    if not isinstance(vector, Tile) or not isinstance(vector.type, RegisterVector):
+        raise TypeRuleError(f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile")
+    return result(fill.Positions(scope_of(vector.type.warps), vector.type))  # type: ignore[no-any-return]
+
+
+def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
+    """A tile for each distance m: its column c is column (c + m) modulo the width of a 16-bit tile."""
+    if not isinstance(tile, Tile):
+        raise TypeRuleError(f"pk.rolls of {tile!r}", fix="pass a register tile")
+    return record(Rolls(scope_of(tile.type.warps), tile, tuple(distances))).results  # type: ignore[return-value]
+
+
+def join(*tiles: Tile) -> Tile:
+    """Tiles of the same rows side by side, as one."""
+    if not tiles or not all(isinstance(x, Tile) for x in tiles):
+        raise TypeRuleError(f"pk.join of {tiles!r}", fix="pass register tiles")
+    return result(TileJoin(scope_of(tiles[0].type.warps), tiles))  # type: ignore[no-any-return]

@@ -1,0 +1,75 @@
+"""What all values that kernel code holds have in common, and what may stand beside them as an operand."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from ..errors import TraceError, user_frame_objects
+from ..program import Operand, Value
+from . import recorder
+
+
+def _refuse_bool(value: Value) -> NoReturn:
+    raise TraceError(
+        f"a Python condition on {value.label}, which is known only when the kernel runs",
+        fix="write `with pk.when(condition):` for statements, pk.where(condition, a, b) for values",
+    )
+
+
+class Handle(Value):
+    """Common to all values: they have no truth value, and compare by operators, not by identity."""
+
+    __hash__ = Value.__hash__
+    __array_ufunc__ = None  # NumPy's operators leave theirs to ours
+
+    @property
+    def label(self) -> str:
+        """What an error calls it: the user's name for it, where there is one by now."""
+        if not self.name and recorder.recording():
+            recorder.name_locals(user_frame_objects())
+        return super().label
+
+    def __bool__(self) -> bool:
+        _refuse_bool(self)
+
+    def __index__(self) -> int:
+        raise TraceError(
+            f"{self.label} is known only when the kernel runs, so it cannot index a Python sequence or count a Python loop",
+            fix="loop with pk.range, keep tiles in shared memory to index them, or use a Python int",
+        )
+
+    __int__ = __index__
+
+    def __float__(self) -> float:
+        raise TraceError(f"{self.label} is known only when the kernel runs", fix="use it in tile arithmetic, or pk.cast(x, pk.f32) to convert")
+
+    def __len__(self) -> int:
+        raise TraceError(f"{self.label}: {self.type} has no Python length", fix="use .rows and .cols")
+
+    def __iter__(self) -> Any:
+        raise TraceError(f"{self.label}: {self.type} cannot be iterated", fix="operate on the whole tile")
+
+    def __repr__(self) -> str:
+        return f"<{self.label}: {self.type}>" if self.name else f"<{self.type}>"
+
+
+def number(x: Any) -> Operand:
+    """NumPy numbers as Python ones; everything else as it is."""
+    return x.item() if hasattr(x, "item") and not isinstance(x, Value) and getattr(x, "ndim", 1) == 0 else x
+
+
+def refuse_array(x: Any) -> None:
+    """Refuses an array of NumPy or another framework where an operand is meant."""
+    if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, Value) and getattr(x, "ndim", 1):
+        raise TraceError(f"an array of shape {tuple(x.shape)} is captured by the kernel", fix="pass it to the kernel as an operand")
+
+
+def extent(key: slice, length: int) -> tuple[int, int]:
+    """Where a slice of `length` elements begins, and how many it has."""
+    for bound in (key.start, key.stop, key.step):
+        if isinstance(bound, Value):
+            raise TraceError("a slice with bounds known only when the kernel runs has no size", fix="use tile.part(row, col, rows, cols)")
+    start, stop, step = key.indices(length)
+    if step != 1:
+        raise TraceError(f"a slice with step {step}", fix="parts of tiles are contiguous")
+    return start, stop - start

@@ -1,0 +1,154 @@
+"""Memory that kernel code holds: shared tiles and vectors, global tensors, and the rectangles of these that a coordinate names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import TraceError, TypeRuleError
+from ..ops import element, indices, views
+from ..ops.scalars import THREAD
+from ..program import Operand, Place, Value
+from ..types import BarrierType, DType, Global, SharedTile, SharedVector
+from .handle import Handle, extent, number
+from .recorder import current, result
+from .scalar import Scalar
+
+
+class Shared(Handle):
+    """A shared tile, vector or barrier, or an array of `count` of them."""
+
+    count = 1
+    stride = 0
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype  # type: ignore[union-attr]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape  # type: ignore[union-attr]
+
+    @property
+    def rows(self) -> int:
+        return self.type.rows  # type: ignore[union-attr]
+
+    @property
+    def cols(self) -> int:
+        return self.type.cols  # type: ignore[union-attr]
+
+    @property
+    def length(self) -> int:
+        return self.type.length  # type: ignore[union-attr]
+
+    def __getitem__(self, key: Any) -> Any:
+        if self.count > 1:
+            if isinstance(key, (slice, tuple)):
+                raise TraceError(f"{self.label} is {self.count} items", fix="index one first: tiles[i][0:16, :]")
+            item = result(views.Item(THREAD, self, number(key), self.count, self.stride))
+            item.name = f"{self.name}[{key.label if isinstance(key, Value) else key}]" if self.name else ""
+            return item
+        if isinstance(self.type, (SharedVector, BarrierType)):
+            if isinstance(self.type, SharedVector) and not isinstance(key, slice):
+                return result(element.LoadScalar(THREAD, self, number(key)))
+            raise TraceError(f"{self.label} is one {self.type}", fix="a vector is indexed by one integer")
+        if not isinstance(key, tuple) or len(key) != 2 or not all(isinstance(k, slice) for k in key):
+            raise TraceError(f"{self.label} is one {self.type}", fix="a part of a tile is written tile[row:row + 16, 0:64]")
+        (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
+        return self.part(row, col, rows, cols)
+
+    def part(self, row: Operand, col: Operand, rows: int, cols: int) -> Shared:
+        """The rows x cols part that begins at (row, col), in elements; both may be traced scalars."""
+        view = result(views.Part(THREAD, self, number(row), number(col), rows, cols))
+        view.landing = getattr(self, "landing", None)
+        view.name = f"{self.name} part" if self.name else ""
+        return view  # type: ignore[no-any-return]
+
+    def __setitem__(self, key: Any, value: Operand) -> None:
+        raise TraceError(f"{self.label} is in shared memory", fix="store into it: warp.store(tile, value)")
+
+
+def shared(type: SharedTile | SharedVector, count: int = 1, name: str = "") -> Shared:
+    """Allocates `count` tiles or vectors of shared memory for the whole kernel; index the array when `count` > 1."""
+    r = current()
+    if not isinstance(type, (SharedTile, SharedVector)):
+        raise TypeRuleError(f"pk.shared of {type!r}", fix="pass pk.st(dtype, rows, cols) or pk.sv(dtype, length)")
+    if not isinstance(count, int) or count < 1:
+        raise TypeRuleError(f"pk.shared with count={count!r}", fix="the count is a positive Python int")
+    align = 8 * type.swizzle if isinstance(type, SharedTile) else 128  # the swizzle pattern repeats every 8 spans
+    handle = r.buffer(type, count, align, name)
+    assert isinstance(handle, Shared)
+    handle.count, handle.stride = count, r.program.buffers[-1].item_bytes
+    return handle
+
+
+class Tensor(Handle):
+    """A global tensor. `batch`, `depth`, `rows`, `cols` are Python ints where static, else traced scalars."""
+
+    type: Global
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    def _dim(self, axis: int) -> Any:
+        dim = self.type.padded[axis]
+        if isinstance(dim, int):
+            return dim
+        cache = current().cache
+        key = (self, axis)
+        if key not in cache:
+            made = result(indices.Dimension(THREAD, self, axis))
+            made.name = f"{self.name}.{('batch', 'depth', 'rows', 'cols')[axis]}"
+            if current().block is not current().program.body:
+                return made
+            cache[key] = made
+        return cache[key]
+
+    @property
+    def batch(self) -> Any:
+        return self._dim(0)
+
+    @property
+    def depth(self) -> Any:
+        return self._dim(1)
+
+    @property
+    def rows(self) -> Any:
+        return self._dim(2)
+
+    @property
+    def cols(self) -> Any:
+        return self._dim(3)
+
+    def __getitem__(self, key: Any) -> Scalar:
+        """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements."""
+        return result(element.LoadScalar(THREAD, place(self, At(key if isinstance(key, tuple) else (key,)), (1,))))  # type: ignore[no-any-return]
+
+    def __setitem__(self, key: Any, value: Operand) -> None:
+        raise TraceError(f"{self.label} is in global memory", fix="store into it: warp.store(tensor, value, coordinate)")
+
+
+class At(tuple):  # type: ignore[type-arg]
+    """A coordinate in elements rather than in tiles: `pk.at(batch, depth, row, col)`."""
+
+
+def at(*coordinate: object) -> At:
+    """A coordinate in elements rather than in tiles."""
+    return At(coordinate)
+
+
+def place(tensor: Value, coordinate: Any, shape: tuple[int, ...]) -> Place:
+    """The rectangle of `shape` at a coordinate: in elements (`At`), else row and column count tiles of that shape."""
+    if not isinstance(tensor, Tensor):
+        raise TypeRuleError(f"a coordinate goes with a global tensor, not {tensor.label}: {tensor.type}", fix="leave the coordinate out for shared memory")
+    if coordinate is None:
+        raise TypeRuleError(f"where in {tensor.label}: {tensor.type}?", fix="give a coordinate (batch, depth, row, col), counted in tiles")
+    given = tuple(number(x) for x in (coordinate if isinstance(coordinate, tuple) else (coordinate,)))
+    rank = tensor.type.rank
+    if len(given) not in (rank, 4):
+        raise TypeRuleError(f"{len(given)} coordinates for {tensor.label}: {tensor.type}", fix=f"give {rank}, the last two counted in tiles")
+    first = (0,) * (4 - len(given)) + given
+    if not isinstance(coordinate, At):
+        rows = shape[0] if len(shape) == 2 else 1
+        first = (*first[:2], first[2] * rows if rows != 1 else first[2], first[3] * shape[-1])
+    return Place(tensor, first, shape)  # type: ignore[arg-type]

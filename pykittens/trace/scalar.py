@@ -1,0 +1,196 @@
+"""Scalars with their operators, and variables: scalars that change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import TraceError, TypeRuleError
+from ..ops import indices, scalars, variables
+from ..ops.scalars import THREAD
+from ..program import Operand, Value
+from ..types import DType, RegisterTile, RegisterVector, ScalarType, bool_, f32, i32, i64, u32
+from .handle import Handle, number
+from .recorder import record, result
+
+
+class Scalar(Handle):
+    """A number known when the kernel runs, the same in all threads of a warp. Immutable; see `pk.var`."""
+
+    type: ScalarType
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    def _binary(self, kind: str, a: Operand, b: Operand) -> Any:
+        for x in (a, b):
+            if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector)):
+                return NotImplemented  # the tile's own operator does it
+            if not isinstance(x, (Scalar, int, float)) and not hasattr(x, "__float__"):
+                return NotImplemented
+        return result(scalars.ScalarBinary(THREAD, kind, number(a), number(b)))
+
+    def __add__(self, other: Operand) -> Any:
+        return self._binary("add", self, other)
+
+    def __radd__(self, other: Operand) -> Any:
+        return self._binary("add", other, self)
+
+    def __sub__(self, other: Operand) -> Any:
+        return self._binary("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Any:
+        return self._binary("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Any:
+        return self._binary("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Any:
+        return self._binary("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Any:
+        return self._binary("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Any:
+        return self._binary("div", other, self)
+
+    def __floordiv__(self, other: Operand) -> Any:
+        return self._binary("floordiv", self, other)
+
+    def __rfloordiv__(self, other: Operand) -> Any:
+        return self._binary("floordiv", other, self)
+
+    def __mod__(self, other: Operand) -> Any:
+        return self._binary("mod", self, other)
+
+    def __rmod__(self, other: Operand) -> Any:
+        return self._binary("mod", other, self)
+
+    def __and__(self, other: Operand) -> Any:
+        return self._binary("and", self, other)
+
+    __rand__ = __and__
+
+    def __or__(self, other: Operand) -> Any:
+        return self._binary("or", self, other)
+
+    __ror__ = __or__
+
+    def __xor__(self, other: Operand) -> Any:
+        return self._binary("xor", self, other)
+
+    __rxor__ = __xor__
+
+    def __lshift__(self, other: Operand) -> Any:
+        return self._binary("shl", self, other)
+
+    def __rlshift__(self, other: Operand) -> Any:
+        return self._binary("shl", other, self)
+
+    def __rshift__(self, other: Operand) -> Any:
+        return self._binary("shr", self, other)
+
+    def __rrshift__(self, other: Operand) -> Any:
+        return self._binary("shr", other, self)
+
+    def __lt__(self, other: Operand) -> Any:
+        return self._binary("lt", self, other)
+
+    def __le__(self, other: Operand) -> Any:
+        return self._binary("le", self, other)
+
+    def __gt__(self, other: Operand) -> Any:
+        return self._binary("gt", self, other)
+
+    def __ge__(self, other: Operand) -> Any:
+        return self._binary("ge", self, other)
+
+    def __eq__(self, other: object) -> Any:
+        return self._binary("eq", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._binary("ne", self, other)
+
+    __hash__ = Value.__hash__
+
+    def __neg__(self) -> Scalar:
+        return result(scalars.ScalarUnary(THREAD, "neg", self))  # type: ignore[no-any-return]
+
+    def __abs__(self) -> Scalar:
+        return result(scalars.ScalarUnary(THREAD, "abs", self))  # type: ignore[no-any-return]
+
+    def __invert__(self) -> Scalar:
+        return result(scalars.ScalarUnary(THREAD, "not", self))  # type: ignore[no-any-return]
+
+
+class Variable(Scalar):
+    """A mutable scalar: `x.set(value)`, `x[:] = value`, `x += 1`."""
+
+    def set(self, value: Operand) -> None:
+        """Gives it a new value."""
+        record(variables.SetVariable(THREAD, self, number(value)))
+
+    def __setitem__(self, key: Any, value: Operand) -> None:
+        if key != slice(None):
+            raise TraceError("a variable is assigned as a whole", fix="x[:] = value")
+        self.set(value)
+
+    def __iadd__(self, other: Operand) -> Variable:
+        self.set(self + other)
+        return self
+
+    def __isub__(self, other: Operand) -> Variable:
+        self.set(self - other)
+        return self
+
+    def __imul__(self, other: Operand) -> Variable:
+        self.set(self * other)
+        return self
+
+    def __ixor__(self, other: Operand) -> Variable:
+        self.set(self ^ other)
+        return self
+
+    __hash__ = Value.__hash__
+
+
+def cast(x: Operand, dtype: DType) -> Scalar:
+    """A scalar as another dtype."""
+    return result(scalars.ScalarCast(THREAD, number(x), dtype))  # type: ignore[no-any-return]
+
+
+def var(dtype: DType, initial: Operand = 0) -> Variable:
+    """A mutable scalar, for state that changes in run-time loops and branches."""
+    if dtype not in (i32, i64, u32, f32, bool_):
+        raise TypeRuleError(f"a variable of {dtype}", fix="use i32, i64, u32, f32 or bool")
+    return result(variables.Variable(THREAD, dtype, number(initial)))  # type: ignore[no-any-return]
+
+
+def cdiv(a: Any, b: Any) -> Any:
+    """a / b rounded up, for integers: Python's or traced."""
+    return (a + b - 1) // b
+
+
+class _Axes:
+    """`.x`, `.y`, `.z` of the block's index or of the grid's size."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+
+    def _axis(self, axis: str) -> Scalar:
+        return result(indices.Index(THREAD, f"{self.kind}_{axis}"))  # type: ignore[no-any-return]
+
+    @property
+    def x(self) -> Scalar:
+        return self._axis("x")
+
+    @property
+    def y(self) -> Scalar:
+        return self._axis("y")
+
+    @property
+    def z(self) -> Scalar:
+        return self._axis("z")
+
+
+block_index, grid_size = _Axes("block"), _Axes("grid")

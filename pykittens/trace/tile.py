@@ -1,0 +1,232 @@
+"""Register tiles and vectors with their operators and reductions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import TraceError, TypeRuleError
+from ..ops import binary, fill, pairs, parts, reduce, swap, unary
+from ..program import Operand, Value
+from ..types import Coalesced, DType, RegisterTile, RegisterVector
+from .handle import Handle, extent, number, refuse_array
+from .meeting import row_reduce, vector_reduce
+from .recorder import record, result, scope_of
+from .scalar import Scalar
+
+
+class Tile(Handle):
+    """A register tile or vector. Expressions make new ones; `x[:] = ...`, `+=`, `*=` change one in place."""
+
+    type: RegisterTile | RegisterVector
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape
+
+    @property
+    def rows(self) -> int:
+        return self.type.rows if isinstance(self.type, RegisterTile) else self.type.length
+
+    @property
+    def cols(self) -> int:
+        if not isinstance(self.type, RegisterTile):
+            raise TypeRuleError(f"{self.type} has no columns", fix="use .length")
+        return self.type.cols
+
+    @property
+    def length(self) -> int:
+        if not isinstance(self.type, RegisterVector):
+            raise TypeRuleError(f"{self.type} has no length", fix="use .rows and .cols")
+        return self.type.length
+
+    def _binary(self, kind: str, a: Operand, b: Operand) -> Any:
+        refuse_array(a)
+        refuse_array(b)
+        return result(binary.Binary(scope_of(self.type.warps), kind, number(a), number(b)))
+
+    def __add__(self, other: Operand) -> Tile:
+        return self._binary("add", self, other)
+
+    def __radd__(self, other: Operand) -> Tile:
+        return self._binary("add", other, self)
+
+    def __sub__(self, other: Operand) -> Tile:
+        return self._binary("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Tile:
+        return self._binary("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Tile:
+        return self._binary("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Tile:
+        return self._binary("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Tile:
+        return self._binary("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Tile:
+        return self._binary("div", other, self)
+
+    def __and__(self, other: Operand) -> Tile:
+        return self._binary("and", self, other)
+
+    def __or__(self, other: Operand) -> Tile:
+        return self._binary("or", self, other)
+
+    def __xor__(self, other: Operand) -> Tile:
+        return self._binary("xor", self, other)
+
+    def __lshift__(self, other: Operand) -> Tile:
+        return self._binary("shl", self, other)
+
+    def __rshift__(self, other: Operand) -> Tile:
+        return self._binary("shr", self, other)
+
+    def __lt__(self, other: Operand) -> Tile:
+        return self._binary("lt", self, other)
+
+    def __le__(self, other: Operand) -> Tile:
+        return self._binary("le", self, other)
+
+    def __gt__(self, other: Operand) -> Tile:
+        return self._binary("gt", self, other)
+
+    def __ge__(self, other: Operand) -> Tile:
+        return self._binary("ge", self, other)
+
+    def __eq__(self, other: object) -> Tile:  # type: ignore[override]
+        return self._binary("eq", self, other)
+
+    def __ne__(self, other: object) -> Tile:  # type: ignore[override]
+        return self._binary("ne", self, other)
+
+    __hash__ = Value.__hash__
+
+    def __neg__(self) -> Tile:
+        return self._unary("neg")
+
+    def __invert__(self) -> Tile:
+        return self._unary("not")
+
+    def __abs__(self) -> Tile:
+        return self._unary("abs")
+
+    def _unary(self, kind: str) -> Tile:
+        return result(unary.Unary(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
+
+    def __setitem__(self, key: Any, value: Operand) -> None:
+        if not (isinstance(key, slice) and key == slice(None)):
+            raise TraceError(
+                "a register tile is assigned as a whole: its elements lie in different threads", fix="x[:] = value, with pk.where to choose elements"
+            )
+        refuse_array(value)
+        record(fill.Assign(scope_of(self.type.warps), self, number(value)))
+
+    def __getitem__(self, key: Any) -> Tile:
+        """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`."""
+        if not (isinstance(self.type, RegisterTile) and isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, slice) for k in key)):
+            raise TraceError(
+                "a register tile has no elements to index: they lie in different threads", fix="take a part: x[:, 0:64], or go through shared memory"
+            )
+        (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
+        return result(parts.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))  # type: ignore[no-any-return]
+
+    def _inplace(self, kind: str, other: Operand) -> Tile:
+        self[:] = self._binary(kind, self, other)
+        return self
+
+    def __iadd__(self, other: Operand) -> Tile:
+        return self._inplace("add", other)
+
+    def __isub__(self, other: Operand) -> Tile:
+        return self._inplace("sub", other)
+
+    def __imul__(self, other: Operand) -> Tile:
+        return self._inplace("mul", other)
+
+    def __itruediv__(self, other: Operand) -> Tile:
+        return self._inplace("div", other)
+
+    def to(self, dtype: DType) -> Tile:
+        """The same elements as another dtype, rounded to nearest even."""
+        if dtype == self.type.dtype:
+            return self
+        return result(unary.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
+
+    def _reduce(self, kind: str, to: Any, partial: bool = False, cluster: bool = False) -> Tile:
+        if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
+            return row_reduce(self, kind, cluster)  # type: ignore[no-any-return]
+        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial))  # type: ignore[no-any-return]
+
+    def row_max(self, *, cluster: bool = False) -> Tile:
+        """Column vector: the largest element of each row; `cluster`: of rows spread over the blocks of the cluster."""
+        return self._reduce("max", "col", cluster=cluster)
+
+    def row_min(self) -> Tile:
+        """Column vector: the smallest element of each row."""
+        return self._reduce("min", "col")
+
+    def row_sum(self, partial: bool = False, *, cluster: bool = False) -> Tile:
+        """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later.
+
+        `cluster`: of rows spread over the blocks of the cluster.
+        """
+        return self._reduce("sum", "col", partial, cluster)
+
+    def row_prod(self) -> Tile:
+        """Column vector: the product of each row."""
+        return self._reduce("prod", "col")
+
+    def col_max(self) -> Tile:
+        """Row vector: the largest element of each column."""
+        return self._reduce("max", "row")
+
+    def col_min(self) -> Tile:
+        """Row vector: the smallest element of each column."""
+        return self._reduce("min", "row")
+
+    def col_sum(self) -> Tile:
+        """Row vector: the sum of each column."""
+        return self._reduce("sum", "row")
+
+    def col_prod(self) -> Tile:
+        """Row vector: the product of each column."""
+        return self._reduce("prod", "row")
+
+    def total(self) -> Tile:
+        """A partial vector summed over the four threads of each row."""
+        return result(reduce.Total(scope_of(self.type.warps), "sum", self))  # type: ignore[no-any-return]
+
+    def _scalar(self, kind: str) -> Scalar:
+        if self.type.warps > 1 and isinstance(self.type, RegisterVector) and self.type.kind == "naive":
+            return vector_reduce(self, kind)  # type: ignore[no-any-return]
+        return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
+
+    def sum(self) -> Scalar:
+        """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory."""
+        return self._scalar("sum")
+
+    def max(self) -> Scalar:
+        """The largest element of a vector."""
+        return self._scalar("max")
+
+    def min(self) -> Scalar:
+        """The smallest element of a vector."""
+        return self._scalar("min")
+
+    def transpose(self) -> Tile:
+        """The transposed tile, in the other layout, without moving data."""
+        return result(swap.SwapLayout(scope_of(self.type.warps), self, True))  # type: ignore[no-any-return]
+
+    def split_pairs(self) -> tuple[Tile, Tile]:
+        """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""
+        return record(pairs.SplitPairs(scope_of(self.type.warps), self)).results  # type: ignore[return-value]
+
+    def swap_layout(self) -> Tile:
+        """The same tile in the other register layout (16-bit dtypes)."""
+        return result(swap.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]

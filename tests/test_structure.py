@@ -1,0 +1,76 @@
+"""The structure is what docs/design.md says: a file imports from the rows of the table above its own, and never in a circle."""
+
+import ast
+import re
+from pathlib import Path
+
+import pykittens
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pykittens"
+
+# (file, what it imports from below its row or in a circle), and why. Imports inside functions count.
+EXCEPTIONS = {
+    ("interop.torch", "kernels"): "torch's operators are clients of the kernels",
+    ("interop.frameworks", "gpu"): "only the driver knows which device a pointer belongs to",
+    ("interop.views", "interop.arrays"): "a view shows an array of any framework, and is one",
+}
+
+
+def modules() -> dict[str, Path]:
+    """Every module by its name within the package, but the package itself: it is the vocabulary, which kernels import as users do."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if name := ".".join(parts[:-1] if parts[-1] == "__init__" else parts):
+            found[name] = path
+    del found["__main__"]
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> set[str]:
+    """The modules of the package that a module imports anywhere."""
+    path, found = MODULES[name], set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+            if node.level:
+                base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            elif (node.module or "").split(".")[0] == "pykittens":
+                base = (node.module or "").split(".")[1:]
+            else:
+                continue
+            for alias in node.names:
+                full, short = ".".join([*base, alias.name]), ".".join(base)
+                found |= {full if full in MODULES else short} & set(MODULES)
+    return {target for target in found - {name} if not any(n == name and f"{target}.".startswith(f"{t}.") for n, t in EXCEPTIONS)}
+
+
+def test_files_import_from_the_rows_above() -> None:
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.M)
+    rows = {name.removesuffix(".py").rstrip("/"): i for i, cell in enumerate(table) for name in re.findall(r"`(\w+(?:\.py|/))`", cell)}
+    assert {name.split(".")[0] for name in MODULES} == set(rows)
+    upward = [f"{name} imports {target}" for name in MODULES for target in imports(name) if rows[target.split(".")[0]] > rows[name.split(".")[0]]]
+    assert not upward, upward
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    left = {name: imports(name) for name in MODULES}
+    while free := [name for name, needs in left.items() if not needs & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, left
+
+
+def test_exceptions_are_needed() -> None:
+    for name, target in EXCEPTIONS:
+        text = MODULES[name].read_text(encoding="utf-8")
+        assert re.search(rf"from \.+{target.removeprefix('interop.')}\b", text), (name, target)
+
+
+def test_no_public_name_hides_a_folder() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert not folders & set(pykittens.__all__)

@@ -1,0 +1,173 @@
+"""Traced values where Python wants to know more than a trace can tell; arrays where an operand is meant."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens import bf16, f32, warp
+from tests.expecting import X, line_of, refused, says, x
+
+# Python that only looks as if it ran in the kernel ----------------------------------------------------------
+
+
+def test_if_on_a_traced_value() -> None:
+    def k(x: X):
+        if x.rows > 3:  #!
+            pass
+
+    says(refused(k), "a Python condition on x.rows > 3, which is known only when the kernel runs", "with pk.when(condition)")
+
+
+@pytest.mark.parametrize("what", ["while", "and", "assert", "in", "chain", "ternary", "any"])
+def test_other_conditions(what: str) -> None:
+    def k(x: X):
+        n = x.rows
+        {"while": loop, "and": conjunction, "assert": claim, "in": member, "chain": chain, "ternary": ternary, "any": some}[what](n)  #!
+
+    def loop(n: Any) -> None:
+        while n:
+            pass
+
+    def conjunction(n: Any) -> Any:
+        return n > 1 and n < 5
+
+    def claim(n: Any) -> None:
+        assert n == 3
+
+    def member(n: Any) -> bool:
+        return n in [1, 2, 3]
+
+    def chain(n: Any) -> bool:
+        return bool(1 < n < 5)
+
+    def ternary(n: Any) -> int:
+        return 1 if n > 3 else 2
+
+    def some(n: Any) -> bool:
+        return any([n > 3])
+
+    with pytest.raises(pk.TraceError) as caught:
+        pk.kernel(k).program(x)
+    assert "a Python condition on x.rows" in caught.value.fact and f"called from {line_of(k)}" in str(caught.value)
+
+
+def test_a_tile_has_no_truth_value() -> None:
+    def k(x: X):
+        t = warp.load(x, (0, 0), rows=16)
+        if t > 0:  #!
+            pass
+
+    says(refused(k), "a Python condition on rt<bool, 16x64>")
+
+
+def test_indexing_python_by_a_traced_value() -> None:
+    def k(x: X):
+        tiles = [warp.zeros(f32, 16, 64) for _ in range(2)]
+        for i in pk.range(2):
+            warp.store(x, tiles[i], (i, 0))  #!
+
+    says(refused(k), "i is known only when the kernel runs, so it cannot index a Python sequence", "keep tiles in shared memory to index them")
+
+
+def test_python_range_of_a_traced_value() -> None:
+    def k(x: X):
+        for _ in range(x.rows):  #!
+            pass
+
+    says(refused(k), "x.rows is known only when the kernel runs", "pk.range")
+
+
+@pytest.mark.parametrize(("make", "text"), [
+    (lambda n, t: float(n), "n is known only when the kernel runs"),
+    (lambda n, t: int(n), "n is known only when the kernel runs"),
+    (lambda n, t: len(t), "t: rt<f32, 16x64> has no Python length"),
+    (lambda n, t: list(t), "t: rt<f32, 16x64> cannot be iterated"),
+    (lambda n, t: t[0, 1], "a register tile has no elements to index"),
+    (lambda n, t: t.__setitem__((0, 1), 3), "a register tile is assigned as a whole"),
+    (lambda n, t: t + np.ones((16, 64), np.float32), "an array of shape (16, 64) is captured by the kernel"),
+    (lambda n, t: np.ones((16, 64), np.float32) + t, "an array of shape (16, 64) is captured by the kernel"),
+    (lambda n, t: warp.store(np.ones((16, 64)), t, (0, 0)), "is not a tile or tensor"),
+    (lambda n, t: pk.exp("a"), "pk.exp does not take 'a'"),
+    (lambda n, t: pk.where("a", t, 0), "pk.where chooses by 'a'"),
+    (lambda n, t: pk.assert_(False, "no"), "pk.assert_ failed while tracing: no"),
+    (lambda n, t: pk.var(bf16, 0), "a variable of bf16"),
+    (lambda n, t: pk.shared(pk.rt(f32, 16, 16)), "pk.shared of"),
+    (lambda n, t: pk.shared(pk.st(f32, 16, 16), count=0), "pk.shared with count=0"),
+    (lambda n, t: pk.when(n).__enter__(), "a condition is a bool, not i32"),
+    (lambda n, t: next(pk.range(1.5)), "a loop bound is 1.5: f32"),
+    (lambda n, t: next(pk.range(0, 5, 0)), "pk.range with step 0"),
+    (lambda n, t: next(pk.range(0, 5, n)), "pk.range with step"),
+    (lambda n, t: next(pk.range(5, unroll=0)), "pk.range with unroll=0"),
+    (lambda n, t: next(pk.range()), "pk.range with 0 bounds"),
+    (lambda n, t: pk.break_if(n > 3), "pk.break_if outside of pk.loop()"),
+    (lambda n, t: pk.otherwise().__enter__(), "pk.otherwise without a pk.when just before it"),
+])  # fmt: skip
+def test_misuse(make: Callable[..., Any], text: str) -> None:
+    def k(x: X):
+        n, t = x.rows, warp.load(x, (0, 0), rows=16)
+        n.name, t.name = "n", "t"
+        make(n, t)  #!
+
+    with pytest.raises(pk.KernelError) as caught:
+        pk.kernel(k).program(x)
+    assert text in caught.value.fact and line_of(k) in str(caught.value) and caught.value.fix
+
+
+def test_outside_of_a_kernel() -> None:
+    with pytest.raises(pk.TraceError, match="tile operations run inside a kernel"):
+        warp.zeros(f32, 16, 16)
+    with pytest.raises(pk.TraceError, match="tile operations run inside a kernel"):
+        next(pk.range(3))
+
+
+def test_a_kernel_returns_nothing() -> None:
+    @pk.kernel
+    def k(x: X):
+        return 3
+
+    with pytest.raises(pk.TraceError, match="kernel 'k' returns 3"):
+        k.program(x)
+
+
+def test_break_if_inside_a_range() -> None:
+    def k(x: X):
+        for _ in pk.loop():
+            for i in pk.range(4):
+                pk.break_if(i == x.rows)  #!
+
+    says(refused(k), "pk.break_if inside a pk.range", "right around it")
+
+
+# Captured arrays --------------------------------------------------------------------------------------------
+
+table = np.arange(16.0)
+tables = [np.arange(4), {"a": np.arange(3)}]
+
+
+def test_captured_arrays() -> None:
+    weights = np.ones((4, 4), np.float32)
+
+    @pk.kernel
+    def closure(x: X):
+        warp.store(x, warp.full(f32, 16, 64, weights[0, 0]), (0, 0))
+
+    @pk.kernel
+    def a_global(x: X):
+        warp.store(x, warp.full(f32, 16, 64, table[3]), (0, 0))
+
+    @pk.kernel
+    def in_a_list(x: X):
+        warp.store(x, warp.full(f32, 16, 64, tables[0][1]), (0, 0))
+
+    @pk.kernel
+    def default(x: X, *, t=weights):
+        pass
+
+    for kernel, name, shape in ((closure, "weights", "(4, 4)"), (a_global, "table", "(16,)"), (in_a_list, "tables", "(4,)"), (default, "defaults", "(4, 4)")):
+        with pytest.raises(pk.TraceError) as caught:
+            kernel.program(x)
+        says(caught.value, f"the kernel captures '{name}', an array of shape {shape}", "pass it to the kernel as an operand")
+        assert caught.value.where
