@@ -232,7 +232,7 @@ class Kernel:
 
     def __call__(self, *args: Any, **named: Any) -> None:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
-        if self._again is None or not self._again(args, named):
+        if self._again is None or not self._again.repeat(args, named):
             self._run(args, named)
 
     def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -95,7 +95,7 @@ def calling(calls: int) -> Iterator[Row]:
         attend(q2, k2, v2, o2, *rest, 0.125)
 
     maps = "" if not call.maps else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
-    bare = statistics.median(each(call.launcher._call, calls) for _ in range(3))
+    bare = statistics.median(each(call.launcher.call, calls) for _ in range(3))
     for what, value, limit in (
         (f"a call of {module} on four torch tensors that move each time{maps}", each(moving, calls // 2, 250) / 2, 6.0 if rest else 8.0),
         (f"a call of {module}, bound", each(attend.bind(*operands[0], *rest, 0.125), calls), 1.5),

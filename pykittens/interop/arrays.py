@@ -3,18 +3,18 @@
 No framework is imported: an array can only exist if its framework is, and is then found in `sys.modules`.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from . import frameworks
-from .base import ArrayInfo, Framework, Unsupported, numpy_dtype
+from .base import Alike, ArrayInfo, Framework, Unsupported, numpy_dtype
 from .views import Views
 
 __all__ = [
-    "ArrayInfo", "Unsupported", "as_numpy", "common_device", "current_stream", "dense_copy", "describe",
+    "Alike", "ArrayInfo", "Unsupported", "alike", "as_numpy", "common_device", "current_stream", "dense_copy", "describe",
     "empty", "empty_like", "numpy_dtype", "probe", "streams", "waits",
 ]  # fmt: skip
 
@@ -81,6 +81,12 @@ def streams(kind: str) -> Callable[[int], int]:
 def probe(array: Any) -> Callable[[Any], tuple[int, Hashable]]:
     """A function from any array of this one's type to its pointer, and to what else is known of it: see `Framework.probe`."""
     return _framework(array).probe
+
+
+def alike(arrays: Sequence[Any]) -> Alike | None:
+    """How to see that other arrays look as these do, if their framework has a quick way: see `Framework.alike`."""
+    frameworks = {_framework(array) for array in arrays}
+    return frameworks.pop().alike(arrays) if len(frameworks) == 1 else None
 
 
 def waits(kind: str) -> bool:

@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from .base import (
     NUMPY,
+    Alike,
     Array,
     ArrayInfo,
     Framework,
@@ -90,6 +91,17 @@ class Torch(Framework):
 
     def probe(self, array: Any) -> tuple[int, Hashable]:
         return array.data_ptr(), (array.shape, array.stride(), array.dtype, array.get_device())  # -1 where it has none
+
+    def alike(self, arrays: Sequence[Any]) -> Alike | None:
+        """By the guard that torch's own compiler puts before compiled code: it compares type, shape, strides, dtype, device, `requires_grad`
+        and dispatch keys, those of modes that are on included. It takes no tensor twice."""
+        torch = sys.modules["torch"]
+        guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
+        if guards is None or not arrays or any(type(x) not in (torch.Tensor, torch.nn.Parameter) for x in arrays):
+            return None
+        shapes, strides = [[*x.shape] for x in arrays], [[*x.stride()] for x in arrays]
+        same = guards(*arrays, dynamic_dims_sizes=shapes, dynamic_dims_strides=strides).check
+        return Alike(same, torch.Tensor.data_ptr) if same(*arrays) else None
 
     def streams(self) -> Callable[[int], int]:
         """torch's way from a device to its stream's handle, by the short cut that its own compiler uses."""
