@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType
@@ -234,6 +234,14 @@ class Kernel:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
         if self._again is None or not self._again.repeat(args, named):
             self._run(args, named)
+
+    def launcher(self, *args: Any, **named: Any) -> Callable[[Sequence[int], Sequence[Any]], bool] | None:
+        """What launches the kernel for the pointers and the numbers of arguments that look like these, in their order.
+
+        Only after a call with such arguments on a GPU, else None. It returns False, and has done nothing, where the kernel
+        is no longer what it was; who calls it knows that the arrays look like these, and that they are aligned.
+        """
+        return None if self._again is None else self._again.launcher(args, named)
 
     def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         given, fixed = self.arguments(args, named)

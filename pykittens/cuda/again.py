@@ -10,15 +10,15 @@ Most calls look like the one before: `_repeating` asks that first, which takes a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import is_, itemgetter
+from operator import is_
 from types import FunctionType
 from typing import Any, NamedTuple
 
 from ..interop import arrays
+from ..interop.plans import ALIGNED, picker
 from ..trace.watch import Watch
 from .run import Call, Launch
 
-ALIGNED = 16
 _MOST, _MOST_FUNCTIONS = 1024, 64  # calls that one kernel keeps, functions among their static values
 _PLAIN = (bool, int, float, str)  # values that say by themselves whether they are the same
 _NUMBERS = frozenset((float, int, bool))
@@ -184,10 +184,3 @@ class Again:
             self._functions = [*self._functions, *functions]
             self._watch = Watch(self._functions)
         return self._watch.steady
-
-
-def picker(indices: Sequence[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """A function from a tuple to its members at some places."""
-    if list(indices) == [*range(indices[0], indices[-1] + 1)] if indices else True:
-        return itemgetter(slice(indices[0], indices[-1] + 1) if indices else slice(0, 0))
-    return itemgetter(*indices)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -67,12 +68,20 @@ class Framework:
         """A quicker way than `probe` to see whether other arrays look as these do, where there is one."""
         return None
 
+    def address(self, array: Any) -> int:
+        """Its pointer."""
+        return self.describe(array).pointer
+
     def view(self, array: Any, writable: bool) -> Array:
         """A NumPy view of an array on the CPU."""
         raise NotImplementedError
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
         raise NotImplementedError
+
+    def maker(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Callable[[], Any]:
+        """What makes such arrays as `empty` does, for who makes many."""
+        return partial(self.empty, shape, dtype, device)
 
     def copy(self, array: Any) -> Any:
         """A densely packed copy, at an address of its own."""
