@@ -1,93 +1,43 @@
-"""PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU."""
+"""PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU.
 
-from .errors import (
-    ArgumentError,
-    BarrierError,
-    DeadlockError,
-    Diagnosis,
-    InFlightError,
-    KernelAssertionError,
-    KernelError,
-    OutOfBoundsError,
-    RaceError,
-    ResourceError,
-    TraceError,
-    TypeRuleError,
-    UninitializedError,
-)
+Everything but the two functions on arrays is loaded when it is first asked for: see `vocabulary.py`.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from .functional import attention, matmul
-from .kernel import Kernel, kernel, spec
-from .trace.dynamic import atomic_add, dynamic
-from .trace.flow import break_if, loop, otherwise, range, role, when
-from .trace.functions import (
-    assert_,
-    block_index,
-    cast,
-    cdiv,
-    col_index,
-    cos,
-    cuda,
-    erf,
-    exp,
-    exp2,
-    fma,
-    grid_size,
-    inf,
-    iota,
-    join,
-    join_pairs,
-    left_fill,
-    log,
-    log2,
-    maximum,
-    minimum,
-    named_barrier,
-    print,
-    random_bits,
-    rcp,
-    relu,
-    right_fill,
-    rolls,
-    row_index,
-    rsqrt,
-    shared,
-    sigmoid,
-    sin,
-    sqrt,
-    tanh,
-    var,
-    where,
-)
-from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
-from .trace.rings import barrier, ring
-from .trace.schedule import grouped, persistent, rectangle, triangle
-from .trace.scopes import block, group, warp
-from .trace.signature import gl, static
-from .trace.values import At as _At
-from .types import Coalesced as coalesced
-from .types import RegisterTile as rt
-from .types import RegisterVector as rv
-from .types import SharedTile as st
-from .types import SharedVector as sv
-from .types import bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, u8, u32
+
+if TYPE_CHECKING:
+    from .kernel import kernel
+    from .trace.functions import cuda
+    from .vocabulary import *
 
 __version__ = "0.1.0"
 
 
-def at(*coordinate: object) -> _At:
-    """A coordinate in elements rather than in tiles."""
-    return _At(coordinate)
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") and name != "__all__" or name == "vocabulary":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    vocabulary = import_module(".vocabulary", __name__)
+    globals().update({word: getattr(vocabulary, word) for word in vocabulary.__all__}, __all__=vocabulary.__all__)
+    if name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[name]
 
 
-# What `pk.name` may be, for type checkers and editors.
-__all__ = [
-    "ArgumentError", "BarrierError", "DeadlockError", "Diagnosis", "InFlightError", "Kernel", "KernelAssertionError",
-    "KernelError", "OutOfBoundsError", "RaceError", "ResourceError", "TraceError", "TypeRuleError",
-    "UninitializedError", "arrive", "assert_", "at", "atomic_add", "attention", "barrier", "bf16", "block",
-    "block_index", "bool_", "break_if", "cast", "cdiv", "cluster", "coalesced", "col_index", "cos", "cuda", "dynamic",
-    "e4m3", "e5m2", "erf", "exp", "exp2", "f16", "f32", "f64", "fma", "gl", "grid_size", "group", "grouped", "i32", "i64", "i8", "inf", "iota",
-    "join", "join_pairs", "kernel", "launch_next", "left_fill", "log", "log2", "loop", "matmul", "maximum", "minimum", "named_barrier",
-    "otherwise", "persistent", "print", "random_bits", "range", "rcp", "rectangle", "relu", "right_fill", "ring", "role", "rolls", "row_index", "rsqrt",
-    "rt", "rv", "shared", "sigmoid", "sin", "spec", "sqrt", "st", "static", "sv", "tanh", "tma", "triangle", "turns", "u32", "u8",
-    "var", "wait", "wait_for_previous", "warp", "warpgroup", "when", "where",
-]  # fmt: skip
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module(".vocabulary", __name__).__all__})
+
+
+class _Package(ModuleType):
+    """`pk.kernel` and `pk.cuda` are words: they stay so when the modules of these names are imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("kernel", "cuda") or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

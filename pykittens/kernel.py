@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType
@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from .cuda import cache, writer
+from .cuda.again import Again
 from .cuda.bounded import debugging
 from .cuda.compiler import Cubin
+from .cuda.run import Launch, bind, launch_once
 from .errors import ArgumentError, TraceError
 from .interop.arrays import ArrayInfo, describe
 from .passes import prepare
@@ -74,7 +76,7 @@ class Kernel:
         self._programs: dict[Any, Program] = {}
         self._loaded: dict[Any, Any] = {}  # `Call`s
         self._functions: dict[Any, Any] = {}  # what is loaded on GPUs
-        self._again: Any = None  # calls that can be made again: there are none before the first on a GPU
+        self._again: Again | None = None  # calls that can be made again: there are none before the first on a GPU
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -235,7 +237,7 @@ class Kernel:
         if self._again is None or not self._again.repeat(args, named):
             self._run(args, named)
 
-    def launcher(self, *args: Any, **named: Any) -> Callable[[Sequence[int], Sequence[Any]], bool] | None:
+    def launcher(self, *args: Any, **named: Any) -> Launch | None:
         """What launches the kernel for the pointers and the numbers of arguments that look like these, in their order.
 
         Only after a call with such arguments on a GPU, else None. It returns False, and has done nothing, where the kernel
@@ -255,9 +257,6 @@ class Kernel:
         if not devices or next(iter(devices.values())) is None:
             self.simulate(*args, **named)
             return
-        from .cuda.again import Again
-        from .cuda.run import launch_once
-
         call = launch_once(self, specialisation, known, fixed)
         with self._lock:
             self._again = self._again or Again(self)
@@ -281,8 +280,6 @@ class Kernel:
 
     def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
         """A launcher for these arguments with everything checked: calling it only launches."""
-        from .cuda.run import bind
-
         given, fixed = self.arguments(args, named)
         specialisation, known = self.specialise(given, fixed)
         return bind(self, specialisation, known, given, fixed)

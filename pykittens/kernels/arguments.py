@@ -12,8 +12,9 @@ from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import ArrayInfo, Unsupported, addresses, describe, maker, probe
 from pykittens.interop.plans import ALIGNED, Plans
 from pykittens.interop.views import View, merged
-from pykittens.kernel import Kernel
 from pykittens.types import DTYPES
+
+from ..kernel import Kernel
 
 Shown = tuple[tuple[int, ...], tuple[int, ...]] | None  # shape and strides that an array is passed with; None: its own
 Result = tuple[tuple[str, tuple[int, ...], str, int | None], Shown]  # how to make it, how to pass it
