@@ -19,13 +19,12 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("__") and name != "__all__" or name == "vocabulary":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    vocabulary = import_module(".vocabulary", __name__)
-    globals().update({word: getattr(vocabulary, word) for word in vocabulary.__all__}, __all__=vocabulary.__all__)
-    if name not in globals():
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals()[name]
+    if "__all__" not in globals() and (name == "__all__" or not name.startswith("__")) and name != "vocabulary":
+        vocabulary = import_module(".vocabulary", __name__)
+        globals().update({word: getattr(vocabulary, word) for word in vocabulary.__all__}, __all__=vocabulary.__all__)
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

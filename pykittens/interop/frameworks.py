@@ -106,7 +106,10 @@ class Torch(Framework):
         places = sorted(firsts.values())
         twice = [(i, firsts[id(x)]) for i, x in enumerate(arrays) if firsts[id(x)] != i]
         once = [arrays[i] for i in places]
-        same = guards(*once, dynamic_dims_sizes=[[*x.shape] for x in once], dynamic_dims_strides=[[*x.stride()] for x in once]).check
+        try:
+            same = guards(*once, dynamic_dims_sizes=[[*x.shape] for x in once], dynamic_dims_strides=[[*x.stride()] for x in once]).check
+        except (TypeError, RuntimeError):  # another torch's guard, tensors without strides
+            return None
 
         def same_with_repeats(*arrays: Any) -> bool:
             return all(arrays[i] is arrays[j] for i, j in twice) and same(*[arrays[i] for i in places])

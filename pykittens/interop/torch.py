@@ -22,6 +22,8 @@ from .base import ArrayInfo
 from .frameworks import torch_dtype, torch_names
 from .plans import Plans
 
+# Whether this torch can be asked what `_direct` and `_plain` ask. One that cannot always calls the operators.
+_ASKABLE = all(hasattr(torch._C, name) for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys"))
 _library: Any = torch.library.Library("pykittens", "DEF")
 
 
@@ -90,7 +92,7 @@ def _maker(x: Tensor) -> Callable[[], Tensor]:
 
 def _direct() -> bool:
     """Whether no mode wants to see calls of operators; those of the dispatcher change its keys, which plans are found by."""
-    return not torch._C._is_torch_function_mode_enabled()
+    return _ASKABLE and not torch._C._is_torch_function_mode_enabled()
 
 
 def _graded(tensors: Sequence[Tensor]) -> bool:
@@ -99,7 +101,7 @@ def _graded(tensors: Sequence[Tensor]) -> bool:
 
 def _plain(tensors: Sequence[Tensor]) -> bool:
     """Whether an operator does with such tensors no more than its function: they are ordinary, no mode is on, no gradient wanted."""
-    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() or not _direct():
+    if not _direct() or torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
         return False
     if torch.is_grad_enabled() and _graded(tensors):
         return False

@@ -213,8 +213,11 @@ def test_bound(fake: FakeDriver) -> None:
         kernel().bind(pk.spec(bf16, (64, 64)), pk.spec(bf16, (64, 64)), 0.5)
 
 
-def test_what_repeats_is_seen_to_differ(fake: FakeDriver) -> None:
-    """The quick test of a call like the last one misses nothing: each of these follows a call that it resembles."""
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_repeats_is_seen_to_differ(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, quick: bool) -> None:
+    """The quick test of a call like the last one misses nothing, nor does the look-up: each of these follows a call that it resembles."""
+    if not quick:
+        monkeypatch.setattr(frameworks.Torch, "alike", lambda self, arrays: None)
 
     def add(x: pk.gl(bf16, "N", 64), bias: pk.gl(f32, "N"), y: pk.gl(bf16, "N", 64), by: f32, *, times: Any = 1) -> None:  # type: ignore[valid-type]
         tile = warp.load(x, (pk.block_index.x, 0), rows=16).to(f32) * (by * times)

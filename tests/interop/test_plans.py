@@ -14,7 +14,9 @@ import pykittens as pk
 from pykittens.cuda import libcuda
 from pykittens.errors import ArgumentError
 from pykittens.interop import frameworks
+from pykittens.kernels.based import based
 from pykittens.kernels.gates import swiglu
+from pykittens.kernels.linear_attention import linear_attention
 from pykittens.kernels.norms import layernorm, rmsnorm
 from pykittens.kernels.rotary import rotary
 from pykittens.kernels.softmax import softmax
@@ -26,6 +28,7 @@ operators = importlib.import_module("pykittens.interop.torch")
 attention_hopper, gemm, gates, norms, rotations, softmaxes = (
     importlib.import_module(f"pykittens.kernels.{name}") for name in ("attention_hopper", "gemm", "gates", "norms", "rotary", "softmax")
 )
+SEQUENCES = [importlib.import_module(f"pykittens.kernels.{name}") for name in ("based", "linear_attention")]
 ROWS = ((gates, "gated"), (norms, "normalize"), (rotations, "rotate"), (softmaxes, "soften"))
 
 
@@ -46,7 +49,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
 def forget_all() -> None:
     """Nothing of a driver, real or not, outlives a test: neither kernels nor plans."""
     forget()
-    for kernel in (attention_hopper.attend, gemm.gemm, *(getattr(module, name) for module, name in ROWS)):
+    for kernel in (attention_hopper.attend, gemm.gemm, *(module.attend for module in SEQUENCES), *(getattr(module, name) for module, name in ROWS)):
         kernel._again = None
         kernel._loaded.clear()
         kernel._functions.clear()
@@ -239,6 +242,17 @@ def test_rows(gpu: FakeDriver) -> None:
         gpu.parameter_sizes = [8] * 4
         assert rotary(heads, cos, sin, out=heads) is heads
         assert pointers(gpu, 4) == addresses(heads, cos, sin, heads)
+
+
+def test_sequences(gpu: FakeDriver) -> None:
+    """Nothing is described for the kernel, or traced, at the second call."""
+    (q, k, v), (few, _, _) = heads(), heads(d=16)
+    gpu.parameter_sizes = [8] * 4
+    for run, operands in ((linear_attention, (q, k, v)), (based, (few, few, v))):
+        run(*operands)
+        assert not {"specialise", "launch_once"} & set(called(partial(run, *operands)))
+        out = run(*operands)
+        assert pointers(gpu, 4) == addresses(*operands, out)
 
 
 def test_several_threads(gpu: FakeDriver) -> None:
