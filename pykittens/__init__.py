@@ -1,81 +1,41 @@
-"""PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU."""
+"""PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU.
 
-from .errors import (
-    ArgumentError,
-    BarrierError,
-    DeadlockError,
-    Diagnosis,
-    InFlightError,
-    KernelAssertionError,
-    KernelError,
-    OutOfBoundsError,
-    RaceError,
-    ResourceError,
-    TraceError,
-    TypeRuleError,
-    UninitializedError,
-)
+Everything but the two functions on arrays is loaded when it is first asked for: see `vocabulary.py`.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
 from .functional import attention, matmul
-from .kernel import Kernel, kernel, spec
-from .trace.dynamic import atomic_add, dynamic
-from .trace.elementwise import (
-    col_index,
-    cos,
-    erf,
-    exp,
-    exp2,
-    fma,
-    iota,
-    join,
-    join_pairs,
-    left_fill,
-    log,
-    log2,
-    maximum,
-    minimum,
-    random_bits,
-    rcp,
-    relu,
-    right_fill,
-    rolls,
-    row_index,
-    rsqrt,
-    sigmoid,
-    sin,
-    sqrt,
-    tanh,
-    where,
-)  # fmt: skip
-from .trace.flow import break_if, loop, otherwise, range, role, when
-from .trace.functions import assert_, cuda, named_barrier, print
-from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
-from .trace.memory import at, shared
-from .trace.rings import barrier, ring
-from .trace.scalar import block_index, cast, cdiv, grid_size, var
-from .trace.schedule import grouped, persistent, rectangle, triangle
-from .trace.scopes import block, group, warp
-from .trace.signature import gl, static
-from .types import Coalesced as coalesced
-from .types import RegisterTile as rt
-from .types import RegisterVector as rv
-from .types import SharedTile as st
-from .types import SharedVector as sv
-from .types import bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, u8, u32
+
+if TYPE_CHECKING:
+    from .kernel import kernel
+    from .vocabulary import *
 
 __version__ = "0.1.0"
 
 
-inf = float("inf")
+def __getattr__(name: str) -> Any:
+    if "__all__" not in globals() and (name == "__all__" or not name.startswith("__")) and name != "vocabulary":
+        vocabulary = import_module(".vocabulary", __name__)
+        globals().update({word: getattr(vocabulary, word) for word in vocabulary.__all__}, __all__=vocabulary.__all__)
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-# What `pk.name` may be, for type checkers and editors.
-__all__ = [
-    "ArgumentError", "BarrierError", "DeadlockError", "Diagnosis", "InFlightError", "Kernel", "KernelAssertionError",
-    "KernelError", "OutOfBoundsError", "RaceError", "ResourceError", "TraceError", "TypeRuleError",
-    "UninitializedError", "arrive", "assert_", "at", "atomic_add", "attention", "barrier", "bf16", "block",
-    "block_index", "bool_", "break_if", "cast", "cdiv", "cluster", "coalesced", "col_index", "cos", "cuda", "dynamic",
-    "e4m3", "e5m2", "erf", "exp", "exp2", "f16", "f32", "f64", "fma", "gl", "grid_size", "group", "grouped", "i32", "i64", "i8", "inf", "iota",
-    "join", "join_pairs", "kernel", "launch_next", "left_fill", "log", "log2", "loop", "matmul", "maximum", "minimum", "named_barrier",
-    "otherwise", "persistent", "print", "random_bits", "range", "rcp", "rectangle", "relu", "right_fill", "ring", "role", "rolls", "row_index", "rsqrt",
-    "rt", "rv", "shared", "sigmoid", "sin", "spec", "sqrt", "st", "static", "sv", "tanh", "tma", "triangle", "turns", "u32", "u8",
-    "var", "wait", "wait_for_previous", "warp", "warpgroup", "when", "where",
-]  # fmt: skip
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module(".vocabulary", __name__).__all__})
+
+
+class _Package(ModuleType):
+    """`pk.kernel` is a word: it stays so when the module of this name is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "kernel" or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

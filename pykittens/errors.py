@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import FrameType
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -37,6 +38,7 @@ class Frame:
         return linecache.getline(self.file, self.line).strip()
 
 
+@cache
 def is_user_file(file: str) -> bool:
     """Whether `file` is the user's: outside the package, or one of its library kernels."""
     return file != _CONTEXTLIB and (not file.startswith(_PACKAGE) or file.startswith(_LIBRARY))

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .types import DType
+
+_OPERATORS = __package__ + ".interop.torch"  # which imports torch; looked up rather than imported, since a call's import costs 1 us
 
 
 def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | None = None, return_lse: bool = False) -> Any:
@@ -21,9 +24,8 @@ def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | No
     is read in place. causal: row i sees the keys up to i + m - n; a row that sees none is zero. `scale` is 1 / sqrt(d)
     unless given. The result is a new array of the same framework and dtype; log-sum-exp is float32 (batch, heads, n).
     """
-    if _of_torch(q, k, v):
-        from .interop import torch as operators
-
+    if (torch := sys.modules.get("torch")) and isinstance(q, torch.Tensor) and isinstance(k, torch.Tensor) and isinstance(v, torch.Tensor):
+        operators = sys.modules.get(_OPERATORS) or import_module(_OPERATORS)
         return operators.attention(q, k, v, causal, scale, return_lse)
     from .interop import arrays
     from .kernels import attention as kernels
@@ -54,17 +56,10 @@ def matmul(
     `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product whose first element is (row, col) of
     the result, and the operands are tensors of one or two dimensions, such as a bias or a residual. torch.compile does not take it.
     """
-    if _of_torch(a, b) and epilogue is None and not operands:
-        from .interop import torch as operators
-
+    if (torch := sys.modules.get("torch")) and isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and epilogue is None and not operands:
+        operators = sys.modules.get(_OPERATORS) or import_module(_OPERATORS)
         return operators.matmul(a, b, scale_a, scale_b, dtype)
     from .kernels import matmul as kernels
 
     name = None if dtype is None else dtype.name
     return kernels.run(a, b, epilogue=epilogue, operands=operands, scale_a=scale_a, scale_b=scale_b, dtype=name)
-
-
-def _of_torch(*operands: Any) -> bool:
-    """Whether all of them are tensors, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and all(isinstance(x, torch.Tensor) for x in operands)

@@ -19,8 +19,10 @@ import numpy as np
 
 from .errors import ArgumentError, TraceError
 from .gpu import cache, writer
+from .gpu.again import Again
 from .gpu.bounded import debugging
 from .gpu.compiler import Cubin
+from .gpu.run import Launch, bind, launch_once
 from .interop.arrays import ArrayInfo, as_numpy, describe
 from .passes import prepare
 from .passes.shared_plan import check_shared
@@ -74,7 +76,7 @@ class Kernel:
         self._programs: dict[Any, Program] = {}
         self._loaded: dict[Any, Any] = {}  # `Call`s
         self._functions: dict[Any, Any] = {}  # what is loaded on GPUs
-        self._again: Any = None  # calls that can be made again: there are none before the first on a GPU
+        self._again: Again | None = None  # calls that can be made again: there are none before the first on a GPU
         self._lock = threading.RLock()
 
     def __repr__(self) -> str:
@@ -232,8 +234,16 @@ class Kernel:
 
     def __call__(self, *args: Any, **named: Any) -> None:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
-        if self._again is None or not self._again(args, named):
+        if self._again is None or not self._again.repeat(args, named):
             self._run(args, named)
+
+    def launcher(self, *args: Any, **named: Any) -> Launch | None:
+        """What launches the kernel for the pointers and the numbers of arguments that look like these, in their order.
+
+        Only after a call with such arguments on a GPU, else None. It returns False, and has done nothing, where the kernel
+        is no longer what it was; who calls it knows that the arrays look like these, and that they are aligned.
+        """
+        return None if self._again is None else self._again.launcher(args, named)
 
     def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         given, fixed = self.arguments(args, named)
@@ -247,9 +257,6 @@ class Kernel:
         if not devices or next(iter(devices.values())) is None:
             self.simulate(*args, **named)
             return
-        from .gpu.again import Again
-        from .gpu.run import launch_once
-
         call = launch_once(self, specialisation, known, fixed)
         with self._lock:
             self._again = self._again or Again(self)
@@ -272,8 +279,6 @@ class Kernel:
 
     def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
         """A launcher for these arguments with everything checked: calling it only launches."""
-        from .gpu.run import bind
-
         given, fixed = self.arguments(args, named)
         specialisation, known = self.specialise(given, fixed)
         return bind(self, specialisation, known, given, fixed)

@@ -202,25 +202,21 @@ class Op:
 
     # Walking ------------------------------------------------------------------------------------------
 
-    def fields(self) -> Iterator[tuple[str, Any]]:
+    def fields(self) -> list[tuple[str, Any]]:
         """Its dataclass fields by name, `scope` left out."""
-        for name in _fields(type(self)):  # type: ignore[arg-type]
-            yield name, getattr(self, name)
+        return [(name, getattr(self, name)) for name in _fields(type(self))]  # type: ignore[arg-type]
 
-    def operands(self) -> Iterator[Value]:
+    def operands(self) -> Iterable[Value]:
         """Every value it mentions, regions left out."""
-        for _, item in self.fields():
-            yield from values_in(item)
+        return [value for _, item in self.fields() for value in values_in(item)]
 
-    def depends_on(self) -> Iterator[Value]:
+    def depends_on(self) -> Iterable[Value]:
         """The values that what it makes or changes follows from: its operands, but for one that it overwrites."""
         return self.operands()
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> list[Block]:
         """Its regions."""
-        for _, item in self.fields():
-            if isinstance(item, Block):
-                yield item
+        return [item for _, item in self.fields() if isinstance(item, Block)]
 
 
 @functools.cache
@@ -228,16 +224,13 @@ def _fields(op: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope")
 
 
-def values_in(item: Any) -> Iterator[Value]:
+def values_in(item: Any) -> list[Value]:
     """The values inside an operand: a value, a tuple or list of them, or a place."""
     if isinstance(item, Value):
-        yield item
-    elif isinstance(item, (tuple, list)):
-        for part in item:
-            yield from values_in(part)
-    elif isinstance(item, Place):
-        yield item.tensor
-        yield from values_in(item.first)
+        return [item]
+    if isinstance(item, (tuple, list)):
+        return [value for part in item for value in values_in(part)]
+    return [item.tensor, *values_in(item.first)] if isinstance(item, Place) else []
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The public functions on arrays of every framework, on the simulated GPU."""
 
+import subprocess
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -99,3 +101,18 @@ def test_nan_passes() -> None:
     assert np.isnan(out[0, 0, 3]).all()
     assert np.isfinite(out[0, 0, :3]).all()
     assert (out[0, 1, :, 2] == np.inf).all()
+
+
+def test_importing() -> None:
+    """`import pykittens` loads neither NumPy nor what kernels are made with; words that are also modules stay words."""
+    program = (
+        "import sys, pykittens as pk\n"
+        "assert not {'numpy', 'pykittens.vocabulary', 'pykittens.kernel'} & set(sys.modules), sys.modules.keys()\n"
+        "import pykittens.kernel, pykittens.gpu.driver\n"
+        "from pykittens import cuda, kernel\n"
+        "assert pk.kernel is kernel and pk.cuda is cuda and type(kernel) is type(cuda) is type(pk.at)\n"
+        "assert pk.Kernel is sys.modules['pykittens.kernel'].Kernel and set(pk.__all__) <= set(dir(pk))\n"
+        "names = {}; exec('from pykittens import *', names); assert names['warp'] is pk.warp\n"
+        "assert not hasattr(pk, 'nothing') and pk.__version__\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

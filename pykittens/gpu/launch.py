@@ -54,6 +54,7 @@ class Launcher:
     `grid` and `block` count blocks and threads along x, y, z; `cluster` the blocks of a cluster; `pdl` lets
     the kernel start before the one ahead of it in the stream has ended (it must then wait for it itself).
     A launcher is for one thread at a time; the arrays behind its pointers are the caller's to keep alive.
+    `launch` sets `config.stream` and makes the prepared `call`, whose status but 0 is for `failed`: so may others.
     Raises ValueError for dimensions that no GPU has.
     """
 
@@ -81,14 +82,14 @@ class Launcher:
             raise ValueError(f"a block of {block} threads in a cluster of {cluster}; at most 1024 and 16 fit")
         self._attributes = _attributes(cluster, pdl)
         count = len(self._attributes)
-        self._config = _Config(grid, block, shared_bytes, None, ctypes.addressof(self._attributes), count)
+        self.config = _Config(grid, block, shared_bytes, None, ctypes.addressof(self._attributes), count)
         self.set_grid(grid)
         if math.prod(cluster) > 8:
             driver.allow_large_clusters(function)
         # Bound once: converting arguments is most of what a call through ctypes costs.
-        self._call = functools.partial(
+        self.call = functools.partial(
             library().cuLaunchKernelEx,
-            ctypes.cast(ctypes.byref(self._config), ctypes.c_void_p),
+            ctypes.cast(ctypes.byref(self.config), ctypes.c_void_p),
             ctypes.c_void_p(function.handle),
             ctypes.cast(self._arguments, ctypes.c_void_p),
             ctypes.c_void_p(),
@@ -101,7 +102,7 @@ class Launcher:
                 raise ValueError(f"a grid of {size} blocks along {axis}; 0 to {most} are possible")
             if size % group:
                 raise ValueError(f"a grid of {size} blocks along {axis}, in clusters of {group}: not a multiple")
-        self._config.grid = grid
+        self.config.grid = grid
         self._empty = math.prod(grid) == 0
 
     def set_tensor(self, index: int, pointer: int, shape: Sequence[int], strides: Sequence[int]) -> None:
@@ -156,15 +157,15 @@ class Launcher:
         """Queues the kernel on a stream (a CUstream; 0 is the default). `CudaError` if the driver refuses."""
         if self._empty:
             return
-        self._config.stream = stream
-        if status := self._call():
-            self._failed(status)
+        self.config.stream = stream
+        if status := self.call():
+            self.failed(status)
 
-    def _failed(self, status: int) -> None:
+    def failed(self, status: int) -> None:
         """A fresh thread has no context, or the current device is not the arrays': that is mended here."""
         if status < 700:  # from there on the GPU is at fault, and stays so
             with driver.using(self.function.context):
-                status = self._call()
+                status = self.call()
         check(status, f"launching `{self.function.name}`")
 
     def _offset(self, index: int, form: struct.Struct | None) -> int:

@@ -6,6 +6,7 @@ shapes, strides and dtypes of the arrays, so that the next call only puts pointe
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,10 @@ from ..trace.operands import check_outputs
 from ..types import DTYPES, Global
 from . import cache, driver, tensormap
 from .launch import Launcher
+
+# Launches a kernel that has been launched before, given pointers of arrays like those and numbers. False, and nothing is done, where a
+# number does not fit its parameter, or the kernel is no longer what it was.
+Launch = Callable[[Sequence[int], Sequence[Any]], bool]
 
 
 class Call:
@@ -49,26 +54,33 @@ class Call:
             else:
                 self.maps[m.tensor].append(i)
 
-    def order(self, tensors: Sequence[str], scalars: Sequence[str]) -> Callable[[Sequence[int], Sequence[Any]], None]:
-        """A function that launches, given the tensors' pointers and the scalars' values in these orders."""
+    def order(self, tensors: Sequence[str], scalars: Sequence[str], unchanged: Callable[[], bool] = lambda: True) -> Launch:
+        """A function that launches, given the tensors' pointers and the scalars' values in these orders: see `Launch`."""
         moves = [(word, i) for i, name in enumerate(tensors) for word in self.addresses[name]]
         maps = [(index, i) for i, name in enumerate(tensors) for index in self.maps[name]]
         slots = [self.launcher.slot(self.scalars[name]) for name in scalars]
-        lock, words, move, launch = self.lock, self.words, self.launcher.move_tensormap, self.launcher.launch
-        stream, device, waits = self.stream, self.device, self.waits
+        launcher, lock, words, stream, device, waits = self.launcher, self.lock, self.words, self.stream, self.device, self.waits
+        config, call = launcher.config, launcher.call  # what `launcher.launch` does, without its call
 
-        def run(pointers: Sequence[int], numbers: Sequence[Any]) -> None:
+        def run(pointers: Sequence[int], numbers: Sequence[Any]) -> bool:
+            if not unchanged():
+                return False
             with lock:  # the storage is this call's, the caller's thread is not
                 for word, i in moves:
                     words[word] = pointers[i]
                 for index, i in maps:
-                    move(index, pointers[i])
-                for put, number in zip(slots, numbers):  # noqa: B905  # strict costs time
-                    put(number)
-                queue = stream(device)
-                launch(queue)
+                    launcher.move_tensormap(index, pointers[i])
+                try:
+                    for put, number in zip(slots, numbers):  # noqa: B905  # strict costs time
+                        put(number)
+                except (struct.error, OverflowError):
+                    return False
+                config.stream = queue = stream(device)
+                if status := call():
+                    launcher.failed(status)
             if waits:
                 driver.synchronize(queue, device)
+            return True
 
         return run
 
@@ -83,7 +95,9 @@ def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], fixed: 
         if len(kernel._loaded) > 1024:
             kernel._loaded.clear()
         call = kernel._loaded[key] = Call(kernel, specialisation, known, fixed)
-    call.order(call.tensors, list(call.scalars))([known[n].pointer for n in call.tensors], [known[n] for n in call.scalars])
+    scalars = {name: known[name] for name in call.scalars}
+    if not call.order(call.tensors, list(scalars))([known[name].pointer for name in call.tensors], list(scalars.values())):
+        raise ArgumentError(f"{kernel.name}: one of {scalars} does not fit its parameter", fix="pass numbers that its dtype holds")
     return call
 
 

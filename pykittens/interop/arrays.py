@@ -3,19 +3,19 @@
 No framework is imported: an array can only exist if its framework is, and is then found in `sys.modules`.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from . import frameworks
-from .base import ArrayInfo, Framework, Unsupported, numpy_dtype
+from .base import Alike, ArrayInfo, Framework, Unsupported, numpy_dtype
 from .views import Views
 
 __all__ = [
-    "ArrayInfo", "Unsupported", "as_numpy", "common_device", "current_stream", "dense_copy", "describe",
-    "empty", "empty_like", "numpy_dtype", "probe", "streams", "waits",
+    "Alike", "ArrayInfo", "Unsupported", "addresses", "alike", "as_numpy", "common_device", "current_stream", "dense_copy", "describe",
+    "empty", "empty_like", "maker", "numpy_dtype", "probe", "streams", "waits",
 ]  # fmt: skip
 
 # By type, so that an array costs one look-up after the first of its type.
@@ -54,6 +54,11 @@ def empty(kind: str, shape: tuple[int, ...], dtype: str, device: int | None = No
     return _by_kind(kind).empty(shape, "f32" if dtype == "tf32" else dtype, device)
 
 
+def maker(kind: str, shape: tuple[int, ...], dtype: str, device: int | None = None) -> Callable[[], Any]:
+    """`empty`, for who makes many."""
+    return _by_kind(kind).maker(shape, "f32" if dtype == "tf32" else dtype, device)
+
+
 def empty_like(array: Any, name: str = "array") -> Any:
     """A new array of the same framework, shape, dtype and device, densely packed."""
     info = describe(array, name)
@@ -81,6 +86,17 @@ def streams(kind: str) -> Callable[[int], int]:
 def probe(array: Any) -> Callable[[Any], tuple[int, Hashable]]:
     """A function from any array of this one's type to its pointer, and to what else is known of it: see `Framework.probe`."""
     return _framework(array).probe
+
+
+def alike(arrays: Sequence[Any]) -> Alike | None:
+    """How to see that other arrays look as these do, if their framework has a quick way: see `Framework.alike`."""
+    frameworks = {_framework(array) for array in arrays}
+    return frameworks.pop().alike(arrays) if len(frameworks) == 1 else None
+
+
+def addresses(array: Any) -> Callable[[Any], int]:
+    """A function from any array of this one's framework to its pointer."""
+    return _framework(array).address
 
 
 def waits(kind: str) -> bool:

@@ -1,7 +1,8 @@
 """What we ask of an array framework, and our names for dtypes."""
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -33,6 +34,13 @@ class ArrayInfo(NamedTuple):
     kind: str  # "numpy", "torch", "cupy", "jax", "cuda" (any other with __cuda_array_interface__)
 
 
+class Alike(NamedTuple):
+    """How to see that arrays look like others: `same(*arrays)`, all at once, and the `address` of each."""
+
+    same: Callable[..., bool]
+    address: Callable[[Any], int]
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """NumPy's dtype for one of our names, such as "bf16"."""
     dtype: np.dtype[Any] = np.dtype(NUMPY[name])
@@ -56,12 +64,24 @@ class Framework:
         info = self.describe(array)
         return info.pointer, info[1:]
 
+    def alike(self, arrays: Sequence[Any]) -> Alike | None:
+        """A quicker way than `probe` to see whether other arrays look as these do, where there is one."""
+        return None
+
+    def address(self, array: Any) -> int:
+        """Its pointer."""
+        return self.describe(array).pointer
+
     def view(self, array: Any, writable: bool) -> Array:
         """A NumPy view of an array on the CPU."""
         raise NotImplementedError
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
         raise NotImplementedError
+
+    def maker(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Callable[[], Any]:
+        """What makes such arrays as `empty` does, for who makes many."""
+        return partial(self.empty, shape, dtype, device)
 
     def copy(self, array: Any) -> Any:
         """A densely packed copy, at an address of its own."""

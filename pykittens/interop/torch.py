@@ -1,35 +1,113 @@
 """torch operators: `torch.ops.pykittens.attention` and the like, for eager code, `torch.compile`, export and CUDA graphs.
 
 Importing this module registers them; `pykittens.attention` does so when it first sees tensors. They are registered with
-`torch.library.Library`, whose calls cost 6 us where those of `torch.library.custom_op` cost 17.
+`torch.library.Library`, whose calls cost 6 us where those of `torch.library.custom_op` cost 17. Eager calls on ordinary tensors that look
+like earlier ones go past the operators; a profiler then sees their kernels, not the operators.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..gpu.run import Launch
 from ..kernels import attention as kernels
 from ..kernels import matmul as products
 from ..types import DType
 from .base import ArrayInfo
 from .frameworks import torch_dtype, torch_names
+from .plans import Plans
 
+# Whether this torch can be asked what `_direct` and `_plain` ask. One that cannot always calls the operators.
+_ASKABLE = all(hasattr(torch._C, name) for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys"))
 _library: Any = torch.library.Library("pykittens", "DEF")
+
+
+class _Plan(NamedTuple):
+    """How to do again what an operator did."""
+
+    launch: Launch
+    numbers: tuple[Any, ...]  # for the launch, where the call gives no others
+    makers: list[Callable[[], Tensor]]  # of the results
+    at: int  # where their pointers stand among those of the operands
+    graded: bool  # some operand requires its gradient
+
+
+_attentions: Plans[_Plan] = Plans()
+_products: Plans[_Plan] = Plans()
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None, return_lse: bool = False) -> Any:
     """`pykittens.attention` on tensors."""
-    if return_lse:
-        return torch.ops.pykittens.attention_lse(q, k, v, causal, scale)
-    return torch.ops.pykittens.attention(q, k, v, causal, scale)
+    operator = torch.ops.pykittens.attention_lse if return_lse else torch.ops.pykittens.attention
+    if torch.compiler.is_dynamo_compiling():
+        return operator(q, k, v, causal, scale)
+    operands, key = (q, k, v), (causal, return_lse)
+    if made := _again(_attentions, operands, key, () if scale is None else (float(scale),)):
+        return tuple(made) if return_lse else made[0]
+    result = operator(q, k, v, causal, scale)
+    if _plain(operands):
+        out, lse = result if return_lse else (result, None)
+        if launch := kernels.launcher(q, k, v, out, lse, causal):
+            makers = [_maker(out), _maker(lse)] if return_lse else [_maker(out)]
+            _attentions.keep(operands, key, _Plan(launch, (q.shape[-1] ** -0.5,), makers, 3, _graded(operands)))
+    return result
 
 
 def matmul(a: Tensor, b: Tensor, scale_a: Tensor | None, scale_b: Tensor | None, dtype: DType | None) -> Tensor:
     """`pykittens.matmul` on tensors."""
-    return torch.ops.pykittens.matmul(a, b, scale_a, scale_b, None if dtype is None else torch_dtype(dtype.name))
+    key = None if dtype is None else torch_dtype(dtype.name)
+    if torch.compiler.is_dynamo_compiling():
+        return torch.ops.pykittens.matmul(a, b, scale_a, scale_b, key)
+    operands = (a, b, scale_a, scale_b)
+    if made := _again(_products, operands, key):
+        return made[0]
+    result: Tensor = torch.ops.pykittens.matmul(a, b, scale_a, scale_b, key)
+    given = [x for x in operands if x is not None]
+    if _plain(given) and (found := products.launcher(a, b, result, scale_a, scale_b)):
+        _products.keep(operands, key, _Plan(*found, [_maker(result)], 2, _graded(given)))
+    return result
+
+
+def _again(plans: Plans[_Plan], operands: Sequence[Tensor | None], key: Any, numbers: tuple[Any, ...] = ()) -> list[Tensor] | None:
+    """The results, where there is a plan for such operands: the dispatcher and all that an operator asks cost five times as much."""
+    if not _direct() or not (found := plans.find(operands, key)):
+        return None
+    (launch, usual, makers, at, graded), pointers = found
+    if graded and torch.is_grad_enabled():
+        return None
+    made = [make() for make in makers]
+    pointers[at:at] = [x.data_ptr() for x in made]
+    return made if launch(pointers, numbers or usual) else None
+
+
+def _maker(x: Tensor) -> Callable[[], Tensor]:
+    """What makes tensors like this one."""
+    return partial(torch.empty_strided, tuple(x.shape), x.stride(), dtype=x.dtype, device=x.device)
+
+
+def _direct() -> bool:
+    """Whether no mode wants to see calls of operators; those of the dispatcher change its keys, which plans are found by."""
+    return _ASKABLE and not torch._C._is_torch_function_mode_enabled()
+
+
+def _graded(tensors: Sequence[Tensor]) -> bool:
+    return any(x.requires_grad for x in tensors)
+
+
+def _plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether an operator does with such tensors no more than its function: they are ordinary, no mode is on, no gradient wanted."""
+    if not _direct() or torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
+        return False
+    if torch.is_grad_enabled() and _graded(tensors):
+        return False
+    with torch.inference_mode(False):
+        ordinary = torch._C._dispatch_keys(torch.empty(0, device=tensors[0].device))
+    return all((torch._C._dispatch_keys(x) | ordinary).raw_repr() == ordinary.raw_repr() for x in tensors)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:

@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import ArrayInfo, Unsupported, describe, empty, probe
+from pykittens.gpu.run import Launch
+from pykittens.interop.arrays import ArrayInfo, Unsupported, addresses, describe, maker, probe
+from pykittens.interop.plans import ALIGNED, Plans
 from pykittens.interop.views import View, merged
 from pykittens.types import DTYPES
 
+from ..kernel import Kernel
+
 Shown = tuple[tuple[int, ...], tuple[int, ...]] | None  # shape and strides that an array is passed with; None: its own
+Result = tuple[tuple[str, tuple[int, ...], str, int | None], Shown]  # how to make it, how to pass it
 _FLOATS = ("bf16", "f16", "f32")
 _MOST = 1024  # calls that are remembered of each function
 
 
-class Ready(NamedTuple):
+@dataclass(frozen=True)
+class Ready:
     """What is worked out for a call before its kernel runs, by what its arguments look like."""
 
     config: Any
     operands: tuple[Shown, ...]
-    results: tuple[tuple[tuple[str, tuple[int, ...], str, int | None], Shown], ...]  # how to make each, how to pass it
+    results: tuple[Result, ...]
+    _launches: dict[Any, tuple[Launch | None, Callable[[Any], int]]] = field(default_factory=dict)
 
-    def pass_on(self, *arrays: Any) -> list[Any]:
-        """The operands as the kernel takes them."""
-        return [x if shown is None else View(x, *shown) for x, shown in zip(arrays, self.operands, strict=True)]
+    @cached_property
+    def _makers(self) -> list[Callable[[], Any]]:
+        return [maker(*how) for how, _ in self.results]
 
-    def make(self) -> list[tuple[Any, Any]]:
-        """Each result, and the same as the kernel takes it."""
-        made = [(empty(*how), shown) for how, shown in self.results]
-        return [(x, x if shown is None else View(x, *shown)) for x, shown in made]
+    def run(self, kernel: Kernel, arrays: Sequence[Any], numbers: tuple[Any, ...] = (), missing: int = 0, **static: Any) -> list[Any]:
+        """The results of `kernel(*arrays, *results, *missing Nones, *numbers, config=..., **static)`, given arrays that look so."""
+        made, key = [make() for make in self._makers], (kernel, *static.values())
+        launch, address = self._launches.get(key, (None, _nowhere))
+        if launch:
+            pointers, bits = [address(x) for x in (*arrays, *made) if x is not None], 0
+            for pointer in pointers:
+                bits |= pointer
+            if not bits % ALIGNED and launch(pointers, numbers):
+                return made
+        shown = (*self.operands, *(as_what for _, as_what in self.results))
+        operands = [x if as_what is None else View(x, *as_what) for x, as_what in zip((*arrays, *made), shown, strict=True)]
+        operands += [None] * missing + list(numbers)
+        kernel(*operands, config=self.config, **static)
+        self._launches[key] = kernel.launcher(*operands, config=self.config, **static), addresses(arrays[0])
+        return made
 
 
-def remembered(function: Callable[..., Ready]) -> Callable[..., Ready]:
+def _nowhere(array: Any) -> int:
+    return 0
+
+
+class remembered:
     """Lets `function(*arrays, **settings)` run once for all arrays (or Nones) that look alike: type, shape, strides, dtype, device,
     alignment. What it refuses it refuses each time."""
-    known: dict[Any, Ready] = {}
 
-    @wraps(function)
-    def call(*arrays: Any, **settings: Any) -> Ready:
+    def __init__(self, function: Callable[..., Ready]) -> None:
+        self._function = function
+        self._known: dict[Any, Ready] = {}
+        self._plans: Plans[Ready] = Plans()
+
+    def __call__(self, *arrays: Any, **settings: Any) -> Ready:
+        rest = tuple(settings.values())
+        if near := self._plans.find(arrays, rest):
+            return near[0]
         try:
-            key = (*map(_looks, arrays), *settings.values())
-            found = known.get(key)
+            key = (*map(_looks, arrays), rest)
+            found = self._known.get(key)
         except TypeError:  # what is no array: refused below
-            return function(*arrays, **settings)
+            return self._function(*arrays, **settings)
         if found is None:
-            if len(known) >= _MOST:
-                known.clear()
-            found = known[key] = function(*arrays, **settings)
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            found = self._known[key] = self._function(*arrays, **settings)
+        self._plans.keep(arrays, rest, found)
         return found
 
-    return call
+    def forget(self) -> None:
+        """As if it had never been called."""
+        self._known.clear()
+        self._plans.clear()
 
 
 def _looks(array: Any) -> Any:
@@ -90,7 +124,7 @@ def shown(view: View) -> Shown:
     return None if tuple(info.shape) == view.shape else (view.shape, view.strides)
 
 
-def result(like: ArrayInfo, view: View, dtype: str | None = None) -> tuple[tuple[str, tuple[int, ...], str, int | None], Shown]:
+def result(like: ArrayInfo, view: View, dtype: str | None = None) -> Result:
     """A dense result with the shape of an operand, passed as `view` of that operand is."""
     strides = tuple(_product(view.shape[i + 1 :]) for i in range(len(view.shape)))
     how = (like.kind, tuple(like.shape), dtype or like.dtype, like.device)

@@ -12,8 +12,10 @@ from typing import Any
 from ..errors import ArgumentError
 from ..gpu import driver
 from ..gpu.libcuda import CudaError
+from ..gpu.run import Launch
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo, Unsupported
+from ..kernel import Kernel
 from ..types import DTYPES
 from . import attention_hopper
 
@@ -25,18 +27,32 @@ _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
 def run(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float | None) -> None:
     """Writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None. `infos` and `arch`: see `check`."""
-    dim, device = q.shape[-1], infos["q"].device
     q, k, v = (x if loadable(infos[name]) else arrays.dense_copy(x, name) for name, x in (("q", q), ("k", k), ("v", v)))
+    kernel, operands, static = _call(infos, arch, q, k, v, out, lse, causal, scale)
+    kernel(*operands, **static)
+
+
+def launcher(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool) -> Launch | None:
+    """What `run` did on such arrays, to be done again: given the pointers of q, k, v, out and lse (if there is one), and (scale,)."""
+    infos = describe(q, k, v)
+    if not all(map(loadable, infos.values())):
+        return None
+    kernel, operands, static = _call(infos, _architecture(infos["q"].device), q, k, v, out, lse, causal, None)
+    return kernel.launcher(*operands, **static)
+
+
+def _call(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool,
+          scale: float | None) -> tuple[Kernel, tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+    """The kernel, its operands and its static values."""
+    dim, device = q.shape[-1], infos["q"].device
     scale = dim**-0.5 if scale is None else float(scale)
     if arch in ("", "sm_90a"):
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
-        attention_hopper.attend(
-            q, k, v, out, lse, scale, causal=bool(causal), with_lse=lse is not None, sms=processors, **configuration(dim, bool(causal), k.shape[2])
-        )
-    else:
-        from . import attention_ampere
+        static = {"causal": bool(causal), "with_lse": lse is not None, "sms": processors, **configuration(dim, bool(causal), k.shape[2])}
+        return attention_hopper.attend, (q, k, v, out, lse, scale), static
+    from . import attention_ampere
 
-        attention_ampere.attend(q, k, v, out, scale, lse, causal=bool(causal))
+    return attention_ampere.attend, (q, k, v, out, scale, lse), {"causal": bool(causal)}
 
 
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:

@@ -57,6 +57,9 @@ class Config:
             raise ArgumentError(f"based with {self}", fix="at least one stage and one state")
 
 
+CONFIG = Config()  # made once, since a static value is recognised by identity
+
+
 @pk.kernel(warps=8, blocks_per_sm=2, grid=lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch))
 def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D), v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
            o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")), before: pk.gl(f32, "B", "H", pk.static("E"), FEATURES),
@@ -177,7 +180,7 @@ def based(q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = Fal
     check_state("based", "state", state, info, shape)
     o = arrays.empty(info.kind, (batch, heads, n, v.shape[-1]), info.dtype, info.device)
     after = arrays.empty(info.kind, shape, "f32", info.device) if return_state else None
-    attend(q, k, v, o, state, after, config=config or Config())
+    attend(q, k, v, o, state, after, config=config or CONFIG)
     return (o, after) if return_state else o
 
 

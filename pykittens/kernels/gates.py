@@ -80,10 +80,7 @@ def geglu(gate: Any, up: Any, *, approximate: str = "none", config: Config | Non
 
 
 def _gate(kind: str, gate: Any, up: Any, config: Config | None) -> Any:
-    ready = _prepare(gate, up, kind=kind, config=config)
-    ((o, into),) = ready.make()
-    gated(*ready.pass_on(gate, up), into, config=ready.config)
-    return o
+    return _prepare(gate, up, kind=kind, config=config).run(gated, (gate, up))[0]
 
 
 @remembered

@@ -57,6 +57,7 @@ class Config:
             raise ArgumentError(f"linear attention with {self}", fix=fix)
 
 
+CONFIGS = {64: Config(), 128: Config(blocks_per_sm=1)}  # by the features; made once, since a static value is recognised by identity
 OPTIONS: dict[str, Any] = {
     "warps": 8,
     "grid": lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch),
@@ -158,7 +159,7 @@ def linear_attention(q: Any, k: Any, v: Any, *, log_decay: Any = None, scale: fl
     e = v.shape[-1]
     check_state(name, "state", state, info, (batch, heads, e, d))
     check_state(name, "log_decay", log_decay, info, (heads,))
-    config = config or (Config() if d == 64 else Config(blocks_per_sm=1))
+    config = config or CONFIGS[d]
     o = arrays.empty(info.kind, (*info.shape[:3], e), info.dtype, info.device)
     after = arrays.empty(info.kind, (batch, heads, e, d), "f32", info.device) if return_state else None
     attend(q, k, v, o, log_decay, state, after, d**-0.5 if scale is None else float(scale), config=config)

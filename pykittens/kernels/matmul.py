@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..gpu import driver
+from ..gpu.run import Launch
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo, Unsupported
 from ..trace.fingerprint import fingerprint
@@ -55,6 +56,21 @@ def run(a: Any, b: Any, out: Any = None, *, epilogue: Callable[..., Any] | None 
     are arrays of one float32. `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product
     whose first element is (row, col) of the output, operands are tensors of one or two dimensions (a vector is one row).
     """
+    out, operands, static, _ = _call(a, b, out, epilogue, operands, scale_a, scale_b, dtype, config)
+    gemm(*operands, **static)
+    return out
+
+
+def launcher(a: Any, b: Any, out: Any, scale_a: Any = None, scale_b: Any = None) -> tuple[Launch, tuple[int]] | None:
+    """What `run` did on such arrays, to be done again: given the pointers of a, b, out and the scales; and the numbers to give with them."""
+    _, operands, static, plan = _call(a, b, out, None, (), scale_a, scale_b, None, None)
+    found = None if plan.a.copied or plan.b.copied else gemm.launcher(*operands, **static)
+    return found and (found, (plan.sms,))
+
+
+def _call(a: Any, b: Any, out: Any, epilogue: Callable[..., Any] | None, operands: Sequence[Any], scale_a: Any, scale_b: Any, dtype: str | None,
+          config: Config | None) -> tuple[Any, tuple[Any, ...], dict[str, Any], Plan]:  # fmt: skip
+    """The result, the kernel's operands and its static values."""
     infos = describe(a, b)
     first, second = (x._replace(pointer=x.pointer % 16) for x in infos.values())
     plan = make_plan(first, second)
@@ -72,9 +88,8 @@ def run(a: Any, b: Any, out: Any = None, *, epilogue: Callable[..., Any] | None 
     if epilogue is not None:
         epilogue = _epilogues.setdefault(fingerprint(epilogue), epilogue)
     a, b = plan.a.stored(a, first), plan.b.stored(b, second)
-    padded, config = extras + [None] * (4 - len(extras)), config or plan.config
-    gemm(a, b, out, *padded, plan.sms, config=config, ta=plan.a.transposed, tb=plan.b.transposed, epilogue=epilogue)
-    return out
+    static = {"config": config or plan.config, "ta": plan.a.transposed, "tb": plan.b.transposed, "epilogue": epilogue}
+    return out, (a, b, out, *extras, *[None] * (4 - len(extras)), plan.sms), static, plan
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,9 @@ def _norm(centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: flo
     if not eps >= 0:
         raise ArgumentError(f"a norm with eps = {eps}", fix="eps is a small number that is not negative")
     ready = _prepare(x, residual, weight, bias, dropout=p > 0, config=config)
-    (y, into), *more = ready.make()
-    s, stream = more[0] if more else (None, None)
     numbers = float(eps), 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    normalize(*ready.pass_on(x, residual, weight, bias), into, stream, *numbers, centred=centred, dropout=p > 0, config=ready.config)
-    return (y, s) if more else y
+    y, *s = ready.run(normalize, (x, residual, weight, bias), numbers, 2 - len(ready.results), centred=centred, dropout=p > 0)
+    return (y, *s) if s else y
 
 
 @remembered

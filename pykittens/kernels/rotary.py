@@ -113,11 +113,8 @@ def rotary(x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = 
     """
     ready = _prepare(x, cos, sin, out, interleaved=interleaved, config=config)
     if out is None:
-        ((out, into),) = ready.make()
-        operands = [*ready.pass_on(x, cos, sin), into]
-    else:
-        operands = ready.pass_on(x, cos, sin, out)
-    rotate(*operands, config=ready.config)
+        return ready.run(rotate, (x, cos, sin))[0]
+    ready.run(rotate, (x, cos, sin, out))
     return out
 
 

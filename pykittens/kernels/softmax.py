@@ -42,10 +42,7 @@ def soften(x: pk.gl(FLOATS, "M", pk.static("N")), y: pk.gl(FLOATS, "M", pk.stati
 
 def softmax(x: Any, *, config: Rows | None = None) -> Any:
     """softmax over the last axis of an array of any framework; `config` overrides how rows are spread over the machine."""
-    ready = _prepare(x, config=config)
-    ((y, into),) = ready.make()
-    soften(*ready.pass_on(x), into, config=ready.config)
-    return y
+    return _prepare(x, config=config).run(soften, (x,))[0]
 
 
 @remembered

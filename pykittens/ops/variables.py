@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ class SetVariable(Op):
             raise TypeRuleError(f"{self.variable.label} is {type}, the new value {dtype}", fix=f"convert with pk.cast(x, pk.{type.dtype})")
         return ()
 
-    def depends_on(self) -> Iterator[Value]:
+    def depends_on(self) -> Iterable[Value]:
         return values_in(self.value)
 
     def numpy(self, m: Any) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dis
+import sys
 from functools import cache
 from types import CodeType, FunctionType
 from typing import Any
 
 from ..errors import TraceError
+
+_LOAD_NAME, _LOAD_GLOBAL = dis.opmap["LOAD_NAME"], dis.opmap["LOAD_GLOBAL"]
+_FLAGS = 1 if sys.version_info >= (3, 11) else 0  # bits of LOAD_GLOBAL's argument that are not the name
 
 
 def fingerprint(function: Any) -> tuple[Any, ...]:
@@ -42,7 +46,14 @@ def _function(function: Any, seen: dict[int, Any]) -> tuple[Any, ...]:
 @cache
 def global_names(code: CodeType) -> tuple[str, ...]:
     """The globals that code reads, functions inside it included; attributes of the same name are not meant."""
-    own = [i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    own, extended, names = [], 0, code.co_names
+    for op, arg in zip(code.co_code[::2], code.co_code[1::2], strict=True):  # a tenth of the time of dis.get_instructions
+        arg |= extended
+        extended = arg << 8 if op == dis.EXTENDED_ARG else 0
+        if op == _LOAD_NAME:
+            own.append(names[arg])
+        elif op == _LOAD_GLOBAL:
+            own.append(names[arg >> _FLAGS])
     inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in global_names(c)]
     return tuple(dict.fromkeys((*own, *inner)))
 

@@ -38,16 +38,13 @@ class _Code:
     def __init__(self, code: CodeType):
         self.list: list[dis.Instruction] = []
         self.index: dict[int, int] = {}
+        self.lines: dict[int, int] = {}
+        line, starts = code.co_firstlineno, dict(dis.findlinestarts(code))
         for i in dis.get_instructions(code):
+            line = self.lines[i.offset] = starts.get(i.offset) or line
             self.index[i.offset] = len(self.list)  # a jump to a prefix is one to the instruction behind it
             if i.opname not in ("CACHE", "EXTENDED_ARG"):
                 self.list.append(i)
-        self.lines: dict[int, int] = {}
-        line = code.co_firstlineno
-        starts = dict(dis.findlinestarts(code))
-        for i in dis.get_instructions(code):
-            line = starts.get(i.offset) or line
-            self.lines[i.offset] = line
         table = getattr(dis, "_parse_exception_table", None)
         self.protected = list(table(code)) if table is not None else []  # Python 3.11 and newer
 

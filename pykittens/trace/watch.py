@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from operator import itemgetter
-from types import CellType, FunctionType
+from collections.abc import Callable, Iterable
+from operator import attrgetter, itemgetter
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 from .fingerprint import depends, global_names
+
+_code = attrgetter("__code__")
 
 
 class Watch:
@@ -41,23 +43,24 @@ class Watch:
             todo += [space[name] for name in read]
             todo += [cell.cell_contents for cell in value.__closure__ or () if _bound(cell)]
             todo += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        self._spaces = [(space, itemgetter(*read)) for space, read in names.values() if read]
-        self._seen = self._now()
+        reads: list[tuple[Callable[[Any], Any], Any]] = [(itemgetter(*read), space) for space, read in names.values() if read]
+        reads += [(_codes, self._functions)]
+        reads += [(attrgetter("cell_contents"), cell) for cell in self._cells if _bound(cell)]
+        self._seen = [(read, of, read(of)) for read, of in reads]
 
     def unchanged(self) -> bool:
         """Whether all of it is as it was."""
         try:
-            return self._now() == self._seen
-        except (KeyError, ValueError):  # a name that is gone, an array in the place of a number
+            for read, of, seen in self._seen:
+                if read(of) != seen:
+                    return False
+        except (KeyError, ValueError):  # a name or a cell that is gone, an array in the place of a number
             return False
+        return True
 
-    def _now(self) -> list[Any]:
-        seen: list[Any] = [f.__code__ for f in self._functions]
-        for space, get in self._spaces:
-            seen.append(get(space))
-        for cell in self._cells:
-            seen.append(cell.cell_contents if _bound(cell) else None)
-        return seen
+
+def _codes(functions: list[FunctionType]) -> list[CodeType]:
+    return [*map(_code, functions)]
 
 
 def _bound(cell: CellType) -> bool:

@@ -2,8 +2,11 @@
 
 import ctypes
 import struct
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -210,6 +213,119 @@ def test_bound(fake: FakeDriver) -> None:
         kernel().bind(pk.spec(bf16, (64, 64)), pk.spec(bf16, (64, 64)), 0.5)
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_repeats_is_seen_to_differ(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, quick: bool) -> None:
+    """The quick test of a call like the last one misses nothing, nor does the look-up: each of these follows a call that it resembles."""
+    if not quick:
+        monkeypatch.setattr(frameworks.Torch, "alike", lambda self, arrays: None)
+
+    def add(x: pk.gl(bf16, "N", 64), bias: pk.gl(f32, "N"), y: pk.gl(bf16, "N", 64), by: f32, *, times: Any = 1) -> None:  # type: ignore[valid-type]
+        tile = warp.load(x, (pk.block_index.x, 0), rows=16).to(f32) * (by * times)
+        warp.store(y, (tile if bias is None else tile + warp.load_col(bias, (0, 0, 0, pk.block_index.x), length=16)).to(bf16), (pk.block_index.x, 0))
+
+    run = pk.kernel(warps=1, grid=lambda x, **_: x.rows // 16)(add)
+    x, y = tensors()
+    bias, wide, memory = torch.zeros(64), torch.zeros(64, 128, dtype=torch.bfloat16), torch.zeros(64 * 64 + 8, dtype=torch.bfloat16)
+    programs = 0
+    for arguments, named, new in (
+        ((x, None, y, 1.0), {}, True),
+        ((x, bias, y, 1.0), {}, True),  # an array where there was none
+        ((wide[:, 64:], None, y, 1.0), {}, False),  # other strides
+        ((memory[1 : 64 * 64 + 1].view(64, 64), None, y, 1.0), {}, True),  # not aligned
+        ((x, None, y, 1), {}, False),
+        ((x, None, y, True), {}, False),
+        ((x, None, x, 1.0), {}, False),  # the same array twice
+        ((x, None, y, 1.0), {"times": 1}, False),
+        ((x, None, y, 1.0), {"times": 1.0}, True),  # equal, not the same
+        ((x, None, y, 1.0), {"times": True}, True),
+        ((torch.nn.Parameter(x), None, y, 1.0), {}, False),
+    ):
+        programs += new
+        for repeated in ((x, None, y, 0.5), arguments, (x, None, y, 0.5)):
+            fake.parameter_sizes = [56] * (3 if repeated[1] is not None else 2) + [4]
+            for _ in range(2):
+                run(*repeated, **(named if repeated is arguments else {}))
+                given = [a for a in repeated[:3] if a is not None]
+                launch = fake.launches[-1]
+                assert [struct.unpack("<Q", launch.arguments[i][:8])[0] for i in range(len(given))] == [a.data_ptr() for a in given]
+                assert [struct.unpack("<4q", launch.arguments[i][24:56])[2] for i in range(len(given)) if given[i].ndim == 2] == [
+                    a.stride(0) for a in given if a.ndim == 2
+                ]
+                assert struct.unpack("<f", launch.arguments[-1])[0] == repeated[3]
+        assert len(run._programs) == programs
+    for other in ((x.half(), None, y, 1.0), (x, None, y, "1"), (x, None, y, torch.ones(1)), (x, None, tensors(32)[1], 1.0), (x, None, y)):
+        launched = len(fake.launches)
+        for _ in range(2):
+            with pytest.raises(ArgumentError):
+                run(*other)
+        assert len(fake.launches) == launched
+        run(x, None, y, 0.5)
+
+
+def test_numbers_that_do_not_fit(fake: FakeDriver) -> None:
+    run = kernel()
+    for _ in range(2):
+        run(*tensors(), 1.0)
+        launched = len(fake.launches)
+        with pytest.raises(ArgumentError, match="does not fit"):
+            run(*tensors(), 1e300)
+        assert len(fake.launches) == launched
+
+
+def test_several_threads(fake: FakeDriver) -> None:
+    """Each launch has the pointers and the number of one call."""
+    run, wrong = kernel(), []
+    run(*tensors(), 0.0)
+    operands = {float(i): tensors() for i in range(1, 9)}
+
+    def call(number: float) -> None:
+        for _ in range(50):
+            run(*operands[number], number)
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in operands]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fake.launches) == 1 + 8 * 50
+    for launch in fake.launches[1:]:
+        x, y = operands[struct.unpack("<f", launch.arguments[2])[0]]
+        if pointers(launch) != [x.data_ptr(), y.data_ptr()]:
+            wrong.append(launch)
+    assert not wrong
+
+
+def test_a_changed_global_costs_one_call(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was traced anew is called again as quickly as before."""
+    run, (x, y) = kernel(), tensors()
+    run(x, y, 1.0)
+    monkeypatch.setitem(globals(), "FACTOR", 5.0)
+    run(x, y, 1.0)
+    assert called(partial(run, x, y, 1.0)) == REPEATED
+
+
+# The functions of a call like the last one, in order. What is added here is paid at every call.
+REPEATED = ["__call__", "repeat", "run", "unchanged", "_codes", "<lambda>"]
+
+
+def called(function: Any) -> list[str]:
+    """The Python functions that a call runs through before the driver's."""
+    names: list[str] = []
+    sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return names[: names.index("cuLaunchKernelEx")]
+
+
+def test_what_a_call_runs_through(fake: FakeDriver) -> None:
+    run, (x, y), (x2, y2) = kernel(), tensors(), tensors()
+    run(x, y, 1.0)
+    for operands in ((x, y, 1.0), (x2, y2, 2.0), (y, x, 1.0)):
+        assert called(partial(run, *operands)) == REPEATED
+
+
 def test_cost_in_python(fake: FakeDriver) -> None:
     """Over the bare driver call: about 3 us a call and 0.2 us a bound one here. The bounds only catch disasters."""
     call, bound = costs()
@@ -233,7 +349,7 @@ def costs() -> tuple[float, float]:
         run(*operands[0], 0.5)
         run(*operands[1], 0.5)
 
-    bare = least(call.launcher._call)
+    bare = least(call.launcher.call)
     return least(moving) / 2 - bare, least(run.bind(*operands[0], 0.5)) - bare
 
 

@@ -153,7 +153,7 @@ def test_refusals_are_said_in_words(fake: FakeDriver) -> None:
 
 def test_cost_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     ready = launcher()
-    ready._call = lambda: 0  # type: ignore[assignment]
+    ready.call = lambda: 0  # type: ignore[assignment]
     best = 1.0
     for _ in range(20):
         start = time.perf_counter()

@@ -144,7 +144,7 @@ def test_tensor_maps(torch: Any) -> None:
 def test_refusals(torch: Any) -> None:
     x = torch.ones(8, 64, device="cuda")
     ready = scaler(x, x, 1)
-    ready._config.shared_bytes = 300_000
+    ready.config.shared_bytes = 300_000
     with pytest.raises(CudaError, match="launching `scale`: invalid argument"):
         ready.launch()
     foreign = load_or_compile(SCALE, "sm_80" if driver.capability() >= (9, 0) else "sm_90a")

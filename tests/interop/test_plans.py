@@ -1,0 +1,274 @@
+"""Public functions called again on tensors of a GPU that is not there: what goes past torch's dispatcher, and what does not."""
+
+import importlib
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from tests.gpu.conftest import forget
+from tests.gpu.fake_driver import CONTEXT, FakeDriver
+
+import pykittens as pk
+from pykittens.errors import ArgumentError
+from pykittens.gpu import libcuda
+from pykittens.interop import frameworks
+from pykittens.kernels.based import based
+from pykittens.kernels.gates import swiglu
+from pykittens.kernels.linear_attention import linear_attention
+from pykittens.kernels.norms import layernorm, rmsnorm
+from pykittens.kernels.rotary import rotary
+from pykittens.kernels.softmax import softmax
+
+torch = pytest.importorskip("torch")
+operators = importlib.import_module("pykittens.interop.torch")
+attention_hopper, gemm, gates, norms, rotations, softmaxes = (
+    importlib.import_module(f"pykittens.kernels.{name}") for name in ("attention_hopper", "gemm", "gates", "norms", "rotary", "softmax")
+)
+SEQUENCES = [importlib.import_module(f"pykittens.kernels.{name}") for name in ("based", "linear_attention")]
+ROWS = ((gates, "gated"), (norms, "normalize"), (rotations, "rotate"), (softmaxes, "soften"))
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+    fake = FakeDriver()
+    monkeypatch.setattr(libcuda, "_open", lambda: fake.library)
+    describe, maker = frameworks.Torch.describe, frameworks.Torch.maker
+    monkeypatch.setattr(frameworks.Torch, "describe", lambda self, x: describe(self, x)._replace(device=0))
+    monkeypatch.setattr(frameworks.Torch, "maker", lambda self, shape, dtype, device: maker(self, shape, dtype, None))
+    monkeypatch.setattr(frameworks.Torch, "streams", lambda self: lambda device: 0x77)
+    forget_all()
+    fake.current.context = CONTEXT
+    yield fake
+    forget_all()
+
+
+def forget_all() -> None:
+    """Nothing of a driver, real or not, outlives a test: neither kernels nor plans."""
+    forget()
+    for kernel in (attention_hopper.attend, gemm.gemm, *(module.attend for module in SEQUENCES), *(getattr(module, name) for module, name in ROWS)):
+        kernel._again = None
+        kernel._loaded.clear()
+        kernel._functions.clear()
+    for plans in (operators._attentions, operators._products):
+        plans.clear()
+    for module, _ in ROWS:
+        module._prepare.forget()
+
+
+def heads(n: int = 64, d: int = 64, dtype: Any = None) -> list[Any]:
+    return [torch.randn(1, 2, n, d).to(dtype or torch.bfloat16) for _ in range(3)]
+
+
+def pointers(gpu: FakeDriver, tensors: int) -> list[int]:
+    """Those that the first parameters of the last launch began with."""
+    return [struct.unpack("<Q", x[:8])[0] for x in gpu.launches[-1].arguments[:tensors]]
+
+
+def addresses(*tensors: Any) -> list[int]:
+    return [x.data_ptr() for x in tensors]
+
+
+def called(function: Any) -> list[str]:
+    """The Python functions that a call runs through before the driver's."""
+    names: list[str] = []
+    sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return names[: names.index("cuLaunchKernelEx")]
+
+
+def test_attention(gpu: FakeDriver) -> None:
+    """Shapes, strides, dtypes and settings in turn: each launches with its own operands, and all but the first go past the dispatcher."""
+    q, k, v = heads()
+    moved = [x.clone() for x in (q, k, v)]
+    transposed = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
+    calls: list[tuple[list[Any], dict[str, Any]]] = [
+        ([q, k, v], {}), (moved, {}), (transposed, {}), (heads(128), {}), (heads(dtype=torch.float16), {}),
+        ([q, k, v], {"causal": True}), ([q, k, v], {"return_lse": True}), ([q, k, k], {}), ([q, k, v], {"scale": 0.5}),
+    ]  # fmt: skip
+    for round in range(3):
+        for operands, named in calls:
+            gpu.parameter_sizes = [8] * (4 + ("return_lse" in named)) + [4]
+            result = pk.attention(*operands, **named)
+            out = result[0] if "return_lse" in named else result
+            assert pointers(gpu, 5 if "return_lse" in named else 4) == addresses(*operands, *(result if "return_lse" in named else [out]))
+            assert (out.shape, out.dtype, out.stride()) == (operands[0].shape, operands[0].dtype, operands[0].stride())
+            assert struct.unpack("<f", gpu.launches[-1].arguments[-1])[0] == named.get("scale", 0.125)
+            if round:
+                names = called(partial(pk.attention, *operands, **named))
+                assert len(names) <= 18 and not {"_attention", "describe", "specialise"} & set(names), names
+    assert {launch.stream for launch in gpu.launches} == {0x77}
+
+
+def test_refusals_stay(gpu: FakeDriver) -> None:
+    gpu.parameter_sizes = [8] * 4
+    q, k, v = heads()
+    for _ in range(2):
+        pk.attention(q, k, v)
+        for operands, message in (((q.half(), k, v), "dtypes"), ((q, k[:, :, :8], v), "shapes"), ((q[:, :, :0], k, v), "empty"), ((q, k, None), "NoneType")):
+            with pytest.raises(ArgumentError, match=message):
+                pk.attention(*operands)
+
+
+def test_not_aligned(gpu: FakeDriver) -> None:
+    """Operands that have to be copied are, also where others like them were read in place."""
+    gpu.parameter_sizes = [8] * 4
+    q, k, v = heads()
+    memory = torch.zeros(q.numel() + 8, dtype=q.dtype)
+    odd = memory[1 : q.numel() + 1].view(q.shape)
+    for _ in range(2):
+        pk.attention(q, k, v)
+        pk.attention(odd, k, v)
+        assert pointers(gpu, 1)[0] != odd.data_ptr()
+        assert pointers(gpu, 3)[1:] == addresses(k, v)
+
+
+def test_who_watches_the_dispatcher_sees_operators(gpu: FakeDriver) -> None:
+    """Modes of both kinds, functionalization, gradients, fake tensors, subclasses and compilers, after plain calls and before others."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[str] = []
+
+    class Dispatch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Function(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Own(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return super().__torch_function__(func, types, args, kwargs or {})
+
+    gpu.parameter_sizes = [8] * 4
+    q, k, v = heads()
+
+    def watched(*operands: Any) -> bool:
+        seen.clear()
+        pk.attention(*operands)
+        return any("pykittens.attention" in name for name in seen)
+
+    for _ in range(3):
+        pk.attention(q, k, v)
+        for mode in (Dispatch(), Function()):
+            with mode:
+                assert watched(q, k, v)
+        assert watched(q.as_subclass(Own), k, v)
+        with FakeTensorMode() as fake:
+            launched = len(gpu.launches)
+            assert type(pk.attention(*map(fake.from_tensor, (q, k, v)))).__name__ == "FakeTensor"
+            assert len(gpu.launches) == launched
+        wanted = q.detach().requires_grad_()
+        for _ in range(2):
+            out = pk.attention(wanted, k, v)
+            assert out.requires_grad
+            with pytest.raises(NotImplementedError, match="no backward yet"):
+                out.sum().backward()
+            with torch.no_grad():
+                for _ in range(2):
+                    assert not pk.attention(wanted, k, v).requires_grad
+        with torch.inference_mode():
+            for _ in range(2):
+                assert pk.attention(q, k, v).is_inference()
+        assert not pk.attention(q, k, v).is_inference()
+        assert torch.func.functionalize(lambda q: pk.attention(q, k, v))(q).shape == q.shape
+        compiled = torch.compile(lambda q, k, v: pk.attention(q * 1, k, v) + 1, backend="aot_eager", fullgraph=True)
+        assert compiled(q, k, v).shape == q.shape
+        with torch.no_grad(), torch.autocast("cpu"):
+            assert pk.attention(q, k, v).dtype == q.dtype
+    negative = torch._neg_view(q.float()).bfloat16()
+    assert pk.attention(negative, k, v).shape == q.shape
+
+
+def test_matmul(gpu: FakeDriver) -> None:
+    """Square weights, plain and transposed, as parameters; scales of 8-bit floats."""
+    x, w, other = (torch.randn(64, 64).bfloat16() for _ in range(3))
+    weight = torch.nn.Parameter(w)
+    gpu.parameter_sizes = [8] * 3
+    for _ in range(3):
+        for right in (w, w.T, other):
+            out = pk.matmul(x, right)
+            assert sorted(pointers(gpu, 3)) == sorted(addresses(x, right, out))
+            assert (out.shape, out.dtype) == ((64, 64), torch.bfloat16)
+        assert pk.matmul(x, w, dtype=pk.f32).dtype == torch.float32
+        assert pk.matmul(x, weight).requires_grad
+        with torch.no_grad():
+            out = pk.matmul(x, weight)
+            assert not out.requires_grad
+            assert pointers(gpu, 3) == addresses(x, weight, out)
+    assert len(called(partial(pk.matmul, x, w))) <= 14
+    a, b = x.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).T
+    one, two = torch.ones(1), torch.ones(1)
+    gpu.parameter_sizes = [8] * 5
+    for scale_a, scale_b in ((one, two), (two, one)) * 2:
+        out = pk.matmul(a, b, scale_a=scale_a, scale_b=scale_b)
+        assert pointers(gpu, 5) == addresses(a, b, out, scale_a, scale_b)
+    gpu.parameter_sizes = [8] * 4
+    for named in ({"scale_a": one}, {"scale_b": two}) * 2:
+        out = pk.matmul(a, b, **named)
+        assert pointers(gpu, 4) == addresses(a, b, out, *named.values())
+
+
+def test_rows(gpu: FakeDriver) -> None:
+    x, other, weight, bias = torch.randn(4, 8, 64).bfloat16(), torch.randn(4, 8, 64).bfloat16(), torch.randn(64), torch.randn(64)
+    heads, cos, sin = torch.randn(1, 2, 16, 64), torch.randn(16, 32), torch.randn(16, 32)
+    for round in range(3):
+        for run, operands in (
+            (softmax, (x,)), (softmax, (other,)), (swiglu, (x, other)), (swiglu, (x, x)), (rotary, (heads, cos, sin)), (rotary, (heads, cos, cos)),
+            (rmsnorm, (x,)), (rmsnorm, (x, weight)), (layernorm, (x, weight)), (layernorm, (x, None, weight)), (layernorm, (other, weight, bias)),
+        ):  # fmt: skip
+            given = [a for a in operands if a is not None]
+            gpu.parameter_sizes = [8] * (len(given) + 1)
+            out = run(*operands)
+            assert pointers(gpu, len(given) + 1) == addresses(*given, out)
+            if round:
+                assert len(called(partial(run, *operands))) <= 18
+        gpu.parameter_sizes = [8] * 5
+        y, s = rmsnorm(x, weight, residual=other)
+        assert pointers(gpu, 5) == addresses(x, other, weight, y, s)
+        gpu.parameter_sizes = [8] * 4
+        assert rotary(heads, cos, sin, out=heads) is heads
+        assert pointers(gpu, 4) == addresses(heads, cos, sin, heads)
+
+
+def test_sequences(gpu: FakeDriver) -> None:
+    """Nothing is described for the kernel, or traced, at the second call."""
+    (q, k, v), (few, _, _) = heads(), heads(d=16)
+    gpu.parameter_sizes = [8] * 4
+    for run, operands in ((linear_attention, (q, k, v)), (based, (few, few, v))):
+        run(*operands)
+        assert not {"specialise", "launch_once"} & set(called(partial(run, *operands)))
+        out = run(*operands)
+        assert pointers(gpu, 4) == addresses(*operands, out)
+
+
+def test_several_threads(gpu: FakeDriver) -> None:
+    gpu.parameter_sizes = [8] * 4
+    pk.attention(*heads())
+    operands = [heads() for _ in range(6)]
+    results: list[tuple[Any, ...]] = []
+
+    def call(these: list[Any]) -> None:
+        for _ in range(20):
+            results.append((*these, pk.attention(*these)))
+
+    threads = [threading.Thread(target=call, args=(these,)) for these in operands]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    launched = sorted([struct.unpack("<Q", x)[0] for x in launch.arguments] for launch in gpu.launches[1:])
+    assert launched == sorted(addresses(*given) for given in results)
