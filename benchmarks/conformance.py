@@ -12,7 +12,7 @@ from typing import Any
 
 from .record import record
 
-TESTS = ("tests/gpu", "tests/interop", "tests/test_conformance.py")
+TESTS = ("tests/gpu", "tests/interop", "tests/test_operators.py", "tests/test_conformance.py")
 
 
 def counts(log: str) -> dict[str, Any]:

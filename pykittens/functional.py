@@ -1,6 +1,6 @@
 """The public functions: on NumPy, torch, CuPy and JAX arrays, on their GPU or on the simulated one.
 
-torch tensors go through torch's operators (`interop/torch.py`), so that the functions work under `torch.compile`.
+torch tensors go through torch's operators (`operators.py`), so that the functions work under `torch.compile`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .types import DType
 
-_OPERATORS = __package__ + ".interop.torch"  # which imports torch; looked up rather than imported, since a call's import costs 1 us
+_OPERATORS = __package__ + ".operators"  # which imports torch; looked up rather than imported, since a call's import costs 1 us
 
 
 def attention(q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | None = None, return_lse: bool = False) -> Any:

@@ -11,7 +11,6 @@ PACKAGE = ROOT / "pykittens"
 
 # (file, what it imports from below its row or in a circle), and why. Imports inside functions count.
 EXCEPTIONS = {
-    ("interop.torch", "kernels"): "torch's operators are clients of the kernels",
     ("interop.frameworks", "gpu"): "only the driver knows which device a pointer belongs to",
     ("interop.views", "interop.arrays"): "a view shows an array of any framework, and is one",
 }

@@ -9,8 +9,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.gpu.conftest import forget
-from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 import pykittens as pk
 from pykittens.errors import ArgumentError
@@ -22,9 +20,11 @@ from pykittens.kernels.linear_attention import linear_attention
 from pykittens.kernels.norms import layernorm, rmsnorm
 from pykittens.kernels.rotary import rotary
 from pykittens.kernels.softmax import softmax
+from tests.gpu.conftest import forget
+from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 torch = pytest.importorskip("torch")
-operators = importlib.import_module("pykittens.interop.torch")
+operators = importlib.import_module("pykittens.operators")
 attention_hopper, gemm, gates, norms, rotations, softmaxes = (
     importlib.import_module(f"pykittens.kernels.{name}") for name in ("attention_hopper", "gemm", "gates", "norms", "rotary", "softmax")
 )

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..gpu.run import Launch
-from ..kernels import attention as kernels
-from ..kernels import matmul as products
-from ..types import DType
-from .base import ArrayInfo
-from .frameworks import torch_dtype, torch_names
-from .plans import Plans
+from .gpu.run import Launch
+from .interop.base import ArrayInfo
+from .interop.frameworks import torch_dtype, torch_names
+from .interop.plans import Plans
+from .kernels import attention as kernels
+from .kernels import matmul as products
+from .types import DType
 
 # Whether this torch can be asked what `_direct` and `_plain` ask. One that cannot always calls the operators.
 _ASKABLE = all(hasattr(torch._C, name) for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys"))

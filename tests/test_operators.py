@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import pykittens as pk  # noqa: E402
-import pykittens.interop.torch  # noqa: E402
+import pykittens.operators  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 
 gpu = pytest.mark.gpu
