@@ -26,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 
+from pykittens.bench.measure import poisoned
 from pykittens.errors import KernelError
 from pykittens.kernel import Kernel
 from pykittens.kernels import gates, norms, rows
@@ -195,14 +196,10 @@ class Bench:
         a = {k: torch.randn(s, device=self.where, dtype=dtype) for k, s in shapes.items()}
         return {k: (v.cos() if k == "cos" else v.sin() if k == "sin" else v) for k, v in a.items()}
 
-    def poisoned(self, kind: str, shape: tuple[int, ...], dtype: str, device: int | None = None) -> Any:
-        torch = self.torch
-        return torch.full(shape, float("nan"), device=self.where, dtype={"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}[dtype])
-
     def check(self, case: Case, a: Arrays, config: Any) -> str:
         """Empty, or what is wrong with the results."""
         torch = self.torch
-        with mock.patch("pykittens.kernels.arguments.empty", self.poisoned):
+        with poisoned():
             results = case.run(a, config)
         results = results if isinstance(results, tuple) else (results,)
         for y in results:
