@@ -148,7 +148,11 @@ class Wgmma(Op):
         c.line(f"const u64 {bd} = wgmma_descriptor({c[self.b]}, {descriptor_base(b, not self.tb):#x}ull);")
         if isinstance(a, SharedTile):
             ad = c.fresh("ad")
-            c.line(f"const u64 {ad} = wgmma_descriptor({c[self.a]}, {descriptor_base(a, self.ta):#x}ull);")
+            address = c.fresh("address")
+            c.line(f"u32 {address} = {c[self.a]};")
+            if steps > 8:  # or the compiler keeps a descriptor for each step in registers, where A stays the same in a loop, and spills others
+                c.line(f'asm volatile("" : "+r"({address}));')
+            c.line(f"const u64 {ad} = wgmma_descriptor({address}, {descriptor_base(a, self.ta):#x}ull);")
         for block in range(m // 64):
             for step in range(steps):
                 b_text = f"{bd} + {descriptor_step(b, not self.tb, step) // 16}"
