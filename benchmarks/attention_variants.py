@@ -30,11 +30,9 @@ from pykittens.cuda import driver
 from pykittens.kernels import attention_hopper
 from pykittens.kernels.attention import configuration
 
-from . import attention_ahead
-
 CELLS = (
-    "heads 16, n 4096, dim 128", "n 16384, dim 128", "n 4096, dim 64", "n 16384, dim 64", "n 4096, dim 256", "n 1024, dim 64", "n 768, dim 64",
-    "n 1024, dim 128", "n 16384, dim 256", "n 1024, dim 256", "n 768, dim 128",
+    "heads 16, n 4096, dim 128", "n 4096, dim 64", "n 4096, dim 256", "n 16384, dim 128", "n 16384, dim 64", "n 16384, dim 256",
+    "n 1024, dim 128", "n 1024, dim 64", "n 1024, dim 256",
 )  # fmt: skip
 Options = dict[str, Any]
 
@@ -42,41 +40,23 @@ Options = dict[str, Any]
 def variants(dim: int, causal: bool, n: int) -> dict[str, Options]:
     """What is worth a try for a cell, by what it changes."""
     shipped = configuration(dim, causal, n)
-    keys = shipped.get("keys", 128)
-    half = keys // 32 * 16
-    best = {"beside": half, "early": True}
-    changes: list[Options] = [{}, {"beside": half}, best, {"beside": keys, "early": True}, {"early": True}]
-    changes += [best | {"pingpong": not shipped.get("pingpong", True)}]
+    half = shipped.get("keys", 128) // 32 * 16
+    plain, split = {"beside": 0, "early": False}, {"beside": half, "early": True}
+    changes: list[Options] = [{}, plain, {"beside": 0, "early": True}, {"pingpong": not shipped.get("pingpong", True)}]
     if dim == 64:
-        three = shipped.get("consumers") == 3
-        changes += [best | {"consumers": 2 if three else 3, "share": 1}, best | {"share": 3 - shipped.get("share", 1)}, {"beside": 96, "early": True}]
-    elif dim == 128:
-        long = {"keys": 160, "queries": 1, "share": 2, "beside": 80, "early": True}
-        short = {"keys": 128, "queries": 2, "beside": 64, "early": True}
-        changes += [short | {"share": 2, "pingpong": False}, short | {"share": 1, "pingpong": True}, long | {"pingpong": True}, long | {"pingpong": False}]
-        changes += [short | {"share": shipped.get("share", 1), "resident": True}, long | {"keys": 176, "beside": 96}]
+        changes += [plain | {"stages": 2}] if causal else [plain | {"stages": 2}, plain | {"share": 3 - shipped.get("share", 1)}]
     else:
-        changes += [best | {"share": 3 - shipped["share"]}, {"keys": 64, "beside": 32, "early": True}]
-    ahead: Options = {"ahead": True, "stages": 3, "share": 1, "consumers": 2}
-    if dim == 64:
-        changes += [ahead | {"pingpong": False, "beside": 64}, ahead | {"beside": 64}, ahead | {"share": 2, "beside": 64}]
-        changes += [ahead | {"pingpong": False, "keys": 112, "beside": 112}, ahead | {"consumers": 3, "keys": 64, "stages": 4, "beside": 64}]
-    elif dim == 128:
-        ahead |= {"keys": 96, "queries": 2, "beside": 48}
-        changes += [ahead | {"share": 2, "pingpong": False}, ahead | {"pingpong": True}]
+        changes += [split, plain | {"share": 3 - shipped.get("share", 1)}, {"beside": 0, "early": True, "share": 3 - shipped.get("share", 1)}]
+    if dim == 128:
+        changes += [plain | {"keys": 160, "queries": 1}, plain | {"keys": 160, "queries": 1, "pingpong": False}]
     found: dict[str, Options] = {}
-    defaults = {"ahead": False, **dict(attention_hopper.attend.signature.static)}
+    defaults = dict(attention_hopper.attend.signature.static)
     for change in changes:
         options = {k: v for k, v in (shipped | change).items() if v != defaults[k]}
         if options not in found.values():
             changed = [f"{k}={int(v)}" for k, v in (defaults | options).items() if (defaults | shipped)[k] != v]
             found[" ".join(changed) or "shipped"] = options
     return found
-
-
-def kernel(options: Options) -> tuple[Any, Options]:
-    """The kernel that these options mean, and its own."""
-    return attention_ahead.attend if options.get("ahead") else attention_hopper.attend, {k: v for k, v in options.items() if k != "ahead"}
 
 
 def chosen(words: list[str]) -> list[Cell]:
@@ -91,8 +71,7 @@ def compile_all(cells: list[Cell], arch: str) -> None:
     def work(job: tuple[Cell, Options]) -> None:
         b, h, n, d, causal = (job[0].facts[name] for name in attention.KEY)
         x = pk.spec(pk.bf16, (b, h, n, d))
-        attend, options = kernel(job[1])
-        cubin = attend.compile(x, x, x, x, None, d**-0.5, causal=causal, arch=arch, **options)
+        cubin = attention_hopper.attend.compile(x, x, x, x, None, d**-0.5, causal=causal, arch=arch, **job[1])
         if cubin.spills or cubin.serialized:
             print(f"\n{job[0].label} {job[1]}: {cubin.spill_store_bytes} bytes spilled {' '.join(cubin.serialized)}")
 
@@ -105,12 +84,12 @@ def compile_all(cells: list[Cell], arch: str) -> None:
 
 def call(options: Options, q: Any, k: Any, v: Any, causal: bool) -> Callable[[], Any]:
     """A run of the kernel with these options: everything but the launch is done the first time."""
-    attend, fixed = kernel(options)
 
     @cache
     def bound() -> tuple[Any, Callable[[], None]]:
         out = q.new_empty(q.shape)
-        return out, attend.bind(q, k, v, out, None, q.shape[-1] ** -0.5, causal=causal, sms=driver.multiprocessors(q.device.index), **fixed)
+        sms = driver.multiprocessors(q.device.index)
+        return out, attention_hopper.attend.bind(q, k, v, out, None, q.shape[-1] ** -0.5, causal=causal, sms=sms, **options)
 
     def run() -> Any:
         out, launch = bound()

@@ -23,11 +23,11 @@ HALF = (bf16, f16)
            grid=lambda q, consumers, share, sms, **_: min(sms // share, pk.cdiv(q.rows, 64 * consumers * share) * q.depth * q.batch) * share)  # fmt: skip
 def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
            lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False,
-           keys=128, stages=2, queries=2, consumers=2, pingpong=True, share=1, sms=132, beside=0, early=False, resident=False):  # fmt: skip
+           keys=128, stages=2, queries=2, consumers=2, pingpong=True, share=1, sms=132, beside=0, early=False):  # fmt: skip
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
 
     beside: for how many of a block's keys weights are made before the wait for the last value product (0: what the compiler likes).
-    early: the output is rescaled beside the scores' product, not after its own. resident: queries stay in registers.
+    early: the output is rescaled beside the scores' product, not after its own.
     """
     rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
@@ -70,7 +70,7 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
                 slot = k_ring.read()
                 if product:
                     turns.wait(me)
-                warpgroup.mm_ABt(score, asking, slot)
+                warpgroup.mm_ABt(score, mine, slot)
                 if product:
                     values()
                     turns.give(me)
@@ -78,7 +78,7 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
                 k_ring.release()
                 if masked:
                     last = pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), k.rows - 1) if causal else k.rows - 1
-                    score[:] = pk.where(pk.col_index(score) + j * keys <= last, score, -pk.inf)
+                    score[:] = pk.where(pk.col_index(score) <= last - j * keys, score, -pk.inf)
                 highest = pk.maximum(peak, score.row_max())
                 shift = pk.where(highest > -pk.inf, highest * c, 0.0)  # 0 for a row that has seen no key yet
                 shrink[:] = pk.exp2(peak * c - shift)
@@ -95,7 +95,6 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
             mine = q_ring.read().part(me * 64, 0, 64, q.cols)
-            asking = warpgroup.load(mine) if resident else mine
             step(blocks - 1, True, product=False)
             if causal:
                 for j in pk.range(blocks - 2, clear - 1, -1):
