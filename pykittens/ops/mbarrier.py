@@ -77,7 +77,8 @@ class Arrive(Op):
         if self.rank is not None:
             c.line(f"{elect}mbarrier_arrive_remote({b}, {c.scalar(self.rank, i32)});")
         elif isinstance(self.bytes, int) and self.bytes == 0:
-            c.line(f"mbarrier_arrive_first({b}, {c.thread(self.scope)});" if elect else f"mbarrier_arrive({b});")
+            wide = elect and self.scope.warps > 1
+            c.line(f"mbarrier_arrive_first({b}, {c.thread(self.scope)});" if wide else f"{elect}mbarrier_arrive({b});")
         else:
             c.line(f"{elect}mbarrier_expect({b}, {c.scalar(self.bytes, i32)});")
 
