@@ -6,7 +6,7 @@ FA4 is the Python package flash-attn-4, which takes (batch, n, heads, head dimen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -40,16 +40,21 @@ def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
     return f"head dimension {facts['dim']}, {'causal' if facts['causal'] else 'full'}", str(facts["n"])
 
 
-def trial(cell: Cell, everybody: bool) -> Trial:
-    """PyKittens and cuDNN; with `everybody` also FA2 and, where it is installed, FA4."""
+def trial(cell: Cell, everybody: bool, ours: Mapping[str, Callable[..., Callable[[], Any]]] | None = None) -> Trial:
+    """PyKittens and cuDNN; with `everybody` also FA2 and, where it is installed, FA4.
+
+    `ours` stands for PyKittens: names, and functions of (q, k, v, causal) that give what to run.
+    """
     import torch
 
     b, h, n, d, causal = (cell.facts[name] for name in KEY)
     q, k, v = (normal(b, h, n, d) for _ in range(3))
-    runs: dict[str, Callable[[], Any]] = {
-        OURS: lambda: pk.attention(q, k, v, causal=causal),
-        "cuDNN": lambda: torch_attention("CUDNN_ATTENTION", q, k, v, causal),
-    }
+    runs: dict[str, Callable[[], Any]]
+    if ours is None:
+        runs = {OURS: lambda: pk.attention(q, k, v, causal=causal)}
+    else:
+        runs = {name: make(q, k, v, causal) for name, make in ours.items()}
+    runs["cuDNN"] = lambda: torch_attention("CUDNN_ATTENTION", q, k, v, causal)
     if everybody:
         runs["FA2"] = lambda: torch_attention("FLASH_ATTENTION", q, k, v, causal)
         if fa4 := peers.function("flash_attn.cute", "flash_attn_func"):

@@ -64,10 +64,8 @@ def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     if dim == 64:
         return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "share": 2 if not causal and rows >= 8192 else 1}
     if dim == 128:
-        if rows >= 8192:
-            return {"keys": 160, "queries": 1, "share": 2}
-        return {} if causal else {"share": 2, "pingpong": False}
-    return {"keys": 80, "queries": 1, "share": 1 if causal else 2}
+        return {}
+    return {"keys": 80, "queries": 1, "early": True, "share": 2 if causal and rows >= 8192 else 1}
 
 
 def describe(q: Any, k: Any, v: Any) -> dict[str, ArrayInfo]:

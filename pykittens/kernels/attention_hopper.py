@@ -23,8 +23,12 @@ HALF = (bf16, f16)
            grid=lambda q, consumers, share, sms, **_: min(sms // share, pk.cdiv(q.rows, 64 * consumers * share) * q.depth * q.batch) * share)  # fmt: skip
 def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
            lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False,
-           keys=128, stages=2, queries=2, consumers=2, pingpong=True, share=1, sms=132):  # fmt: skip
-    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
+           keys=128, stages=2, queries=2, consumers=2, pingpong=True, share=1, sms=132, beside=0, early=False):  # fmt: skip
+    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
+
+    beside: for how many of a block's keys weights are made before the wait for the last value product (0: what the compiler likes).
+    early: the output is rescaled beside the scores' product, not after its own.
+    """
     rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
     k_ring, v_ring = pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"), pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v")
@@ -54,46 +58,50 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
         turns.start(me)
         for block, head, batch, blocks, clear in each_tile():
 
-            def softmax(j, masked):
-                """Scores of key block j become weights; peak, total and shrink follow."""
+            def values():
+                """The weights' product with their values begins."""
+                slot = v_ring.read()
+                if early:
+                    out[:] = out * shrink
+                warpgroup.mma_AB(out, weight, slot)
+
+            def step(j, masked, product=True):
+                """Scores of key block j become weights. Its scores and the last block's value product run while softmax works."""
+                slot = k_ring.read()
+                if product:
+                    turns.wait(me)
+                warpgroup.mm_ABt(score, mine, slot)
+                if product:
+                    values()
+                    turns.give(me)
+                warpgroup.wait(score)
+                k_ring.release()
                 if masked:
                     last = pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), k.rows - 1) if causal else k.rows - 1
-                    score[:] = pk.where(pk.col_index(score) + j * keys <= last, score, -pk.inf)
+                    score[:] = pk.where(pk.col_index(score) <= last - j * keys, score, -pk.inf)
                 highest = pk.maximum(peak, score.row_max())
                 shift = pk.where(highest > -pk.inf, highest * c, 0.0)  # 0 for a row that has seen no key yet
                 shrink[:] = pk.exp2(peak * c - shift)
-                score[:] = pk.exp2(score * c - shift)
-                total[:] = total * shrink + score.row_sum(partial=True)
-                peak[:] = highest
-
-            def step(j, masked):
-                """This block's scores and the last block's value product run while softmax works."""
-                slot = k_ring.read()
-                turns.wait(me)
-                warpgroup.mm_ABt(score, mine, slot)
-                warpgroup.mma_AB(out, weight, v_ring.read())
-                turns.give(me)
-                warpgroup.wait(score)
-                k_ring.release()
-                softmax(j, masked)
-                warpgroup.wait(out)
-                v_ring.release()
-                out[:] = out * shrink
-                weight[:] = score.to(q.dtype)
+                peak[:], total[:], made = highest, total * shrink, []
+                for part in (score[:, :beside], score[:, beside:]) if 0 < beside < keys else (score,):
+                    made.append(pk.exp2(part * c - shift))
+                    total[:] = total + made[-1].row_sum(partial=True)
+                    if product and len(made) == 1:
+                        warpgroup.wait(out, after=total if beside else None)
+                        v_ring.release()
+                        if not early:
+                            out[:] = out * shrink
+                weight[:] = pk.join(*made).to(q.dtype)
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
             mine = q_ring.read().part(me * 64, 0, 64, q.cols)
-            warpgroup.mm_ABt(score, mine, k_ring.read())
-            warpgroup.wait(score)
-            k_ring.release()
-            softmax(blocks - 1, True)
-            weight[:] = score.to(q.dtype)
+            step(blocks - 1, True, product=False)
             if causal:
                 for j in pk.range(blocks - 2, clear - 1, -1):
                     step(j, True)
             for j in pk.range(pk.minimum(blocks - 2, clear - 1), -1, -1):
                 step(j, False)
-            warpgroup.mma_AB(out, weight, v_ring.read())
+            values()
             warpgroup.wait(out)
             v_ring.release()
             sums = total.total()

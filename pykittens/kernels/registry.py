@@ -15,6 +15,7 @@ import numpy as np
 from ..kernel import Kernel, spec
 from ..types import DTYPES, f32
 from . import attention_ada, attention_ampere, attention_hopper, gates, gemm, norms, reference, rows
+from .attention import configuration
 from .based import FEATURES
 from .based import Config as BasedConfig
 from .based import D as FEATURE_DIM
@@ -55,8 +56,8 @@ def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
 
 
 def _attention_hopper(dim: int, dtype: str, causal: bool) -> Instance:
-    settings = {64: {"keys": 128}, 128: {"keys": 128}, 256: {"keys": 80, "queries": 1}}[dim]
-    rows = 3 * 128 - 40  # three tiles of each of two heads, and two blocks to do them
+    settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 4096)
+    rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
     return _attention(attention_hopper.attend, rows, 2 * settings["keys"] + 40, dim, dtype, {"lse": spec(f32, (1, 1, 1))}, causal=causal, sms=2, **settings)
 
 

@@ -15,8 +15,11 @@ __device__ __forceinline__ void mbarrier_expect(u32 b, u32 bytes) { asm volatile
 __device__ __forceinline__ void mbarrier_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(b) : "memory"); }
 __device__ __forceinline__ void mbarrier_arrive_remote(u32 b, u32 rank) {
   asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
-__device__ __forceinline__ void mbarrier_release(u32 b, u32 rank) {  // hands over what was read, not what was written: no fence for the cluster
-  asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
+__device__ __forceinline__ void mbarrier_arrive_first(u32 b, u32 thread) {  // thread 0 does; without a branch, which the compiler moves nothing across
+  asm volatile("{.reg .pred p; setp.eq.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" :: "r"(b), "r"(thread) : "memory"); }
+template<int N> __device__ __forceinline__ void mbarrier_release(u32 b, u32 thread) {  // a thread for each block; what was read is handed over, so no fence
+  asm volatile("{.reg .pred p; .reg .b32 r; setp.lt.u32 p, %1, %2; @p mapa.shared::cluster.u32 r, %0, %1; @p mbarrier.arrive.shared::cluster.b64 _, [r];}"
+    :: "r"(b), "r"(thread), "n"(N) : "memory"); }
 __device__ __forceinline__ bool mbarrier_try(u32 b, u32 phase) {
   u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
 __device__ __forceinline__ bool mbarrier_try_cluster(u32 b, u32 phase) {
@@ -68,14 +71,14 @@ class Arrive(Op):
         if self.together and not c.elected:
             c.line("__syncwarp();")
         if self.spread:
-            warp = c.warp(self.scope)
-            c.line(f"if ({'' if isinstance(warp, int) else f'{warp} == 0 && '}lane < {self.spread}) mbarrier_release({b}, lane);")
+            c.line(f"mbarrier_release<{self.spread}>({b}, {c.thread(self.scope)});")
             return
         elect = c.elect(self.scope)
         if self.rank is not None:
             c.line(f"{elect}mbarrier_arrive_remote({b}, {c.scalar(self.rank, i32)});")
         elif isinstance(self.bytes, int) and self.bytes == 0:
-            c.line(f"{elect}mbarrier_arrive({b});")
+            wide = elect and self.scope.warps > 1
+            c.line(f"mbarrier_arrive_first({b}, {c.thread(self.scope)});" if wide else f"{elect}mbarrier_arrive({b});")
         else:
             c.line(f"{elect}mbarrier_expect({b}, {c.scalar(self.bytes, i32)});")
 

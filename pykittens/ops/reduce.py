@@ -91,10 +91,10 @@ class Reduce(Op):
         start, r = c.scalar(identity(self.kind, tile.dtype), tile.dtype), Sym("i")
         if vector.ortho:  # two chains for each result, and the two neighbours that share a row combined first: short chains
             c.line(f"{compute_c} {acc}[{2 * vector.registers}];")
-            c.line(f"UNROLL for (int i = 0; i < {2 * vector.registers}; i++) {acc}[i] = {start};")
             pair = text.format(a=c.element(self.a, r * 2), b=c.element(self.a, r * 2 + 1))
-            index = f"{vector_register(tile, vector, r * 2)} * 2 + i / 2 % 2"
-            c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=pair)};")
+            index, pairs = f"{vector_register(tile, vector, r * 2)} * 2 + i / 2 % 2", tile.registers // vector.registers
+            c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{")  # no identity: the compiler keeps 0.0f + x and fmaxf(-inf, x)
+            c.line(f"  {acc}[{index}] = i % {pairs} < 4 ? {pair} : {text.format(a=f'{acc}[{index}]', b=pair)}; }}")
             both = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
             c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {both};")
             lanes: tuple[int, ...] = (1, 2)

@@ -33,9 +33,12 @@ class WarpgroupHandle(ScopeHandle):
             name_locals(user_frame_objects())
         record(wgmma.Wgmma(self.scope, d, a, b, ta, tb, overwrite))
 
-    def wait(self, *tiles: Tile, pending: int | None = None) -> None:
-        """Waits for the products that write (or read from registers) these tiles; without tiles, for all but `pending`."""
-        record(wgmma.WgmmaWait(self.scope, tiles, pending if not tiles else None))
+    def wait(self, *tiles: Tile, pending: int | None = None, after: Tile | None = None) -> None:
+        """Waits for the products that write (or read from registers) these tiles; without tiles, for all but `pending`.
+
+        `after`: a float32 vector. What it is computed from then runs beside the products; else the compiler may wait first.
+        """
+        record(wgmma.WgmmaWait(self.scope, tiles, pending if not tiles else None, after))
 
 
 class Tma:

@@ -52,6 +52,9 @@ class Cursor:
         self.phase = None if first_phase is None else self._variable(f"{name}_phase", u32, first_phase)
         self.stages = stages
         self.releases: list[mbarrier.Arrive] = []
+        self.held: list[tuple[Block, Value]] = []  # slots read and not yet released: where, and the barrier that gives them back
+        self.known: dict[mbarrier.Arrive, Value] | None = {}  # the same barrier for each release; None once one is not known while tracing
+        self.walk: list[Op] = []  # what finds the oldest slot in the kernel
         self.slots: list[Value] = []  # every tile that this role got, to find out how it reads them
 
     def _variable(self, name: str, dtype: Any, initial: int) -> Value:
@@ -64,9 +67,23 @@ class Cursor:
         self.block.ops.insert(0, op)
         return value
 
-    def advance(self) -> None:
+    def advance(self) -> Op:
         """Goes on to the next slot, in the kernel."""
-        record(mbarrier.Advance(THREAD, self.index, self.phase, self.stages))
+        op = mbarrier.Advance(THREAD, self.index, self.phase, self.stages)
+        record(op)
+        return op
+
+    def forget(self) -> None:
+        """Takes the cursor out of the kernel again."""
+        gone = {*self.walk, self.index.maker}
+
+        def clean(block: Block) -> None:
+            block.ops = [op for op in block.ops if op not in gone]
+            for op in block.ops:
+                for inner in op.blocks():
+                    clean(inner)
+
+        clean(self.block)
 
 
 class Ring:
@@ -185,8 +202,9 @@ class Ring:
         cursor = self._cursor("read", 0)
         record(mbarrier.Wait(Scope("role", r.warps) if not r.role_warpgroups else Scope("warpgroup", 4), self._item(self.full, cursor.index), cursor.phase))
         slot, tiles, _ = self._slot(cursor)
-        self._cursor("release", None)
-        self.cursors[(id(r.role_block()), "release")].slots += tiles
+        held = self._cursor("release", None)
+        held.slots += tiles
+        held.held.append((r.block, self._item(self.empty, cursor.index)))
         cursor.advance()
         return slot
 
@@ -194,10 +212,16 @@ class Ring:
         """Gives the oldest slot that this role still holds back to the filling role."""
         cursor = self._cursor("release", None)
         r = current()
-        op = mbarrier.Arrive(Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), self._item(self.empty, cursor.index))
+        barrier = self._item(self.empty, cursor.index)
+        op = mbarrier.Arrive(Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), barrier)
         cursor.releases.append(op)
         record(op)
-        cursor.advance()
+        cursor.walk += [cursor.advance(), *([barrier.maker] if isinstance(barrier.maker, views.Item) else [])]
+        block, known = cursor.held.pop(0) if cursor.held else (None, barrier)
+        if block is not r.block:
+            cursor.known = None
+        elif cursor.known is not None:
+            cursor.known[op] = known
 
     @contextmanager
     def reading(self) -> Iterator[Any]:
@@ -220,6 +244,10 @@ class Ring:
             arrivals += (cursor.warps if per_warp else cursor.warps // 4) * blocks
             for op in cursor.releases:
                 op.spread = blocks if blocks > 1 else 0
+            if cursor.known is not None:  # every slot is released where it is read: its barrier is known, and no cursor has to find it
+                for op, known in cursor.known.items():
+                    op.barrier = known
+                cursor.forget()
         self.empty.type = BarrierType(max(1, arrivals))
         putting = sum(cursor.warps for (_, what), cursor in self.cursors.items() if what == "put")
         if putting and any(what == "fill" for _, what in self.cursors):

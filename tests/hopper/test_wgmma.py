@@ -7,7 +7,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, e4m3, e5m2, f16, f32, warpgroup
-from pykittens.gpu import driver
+from pykittens.gpu import driver, sass
 from pykittens.types import DType
 
 EIGHT = [(e4m3, e4m3), (e5m2, e5m2), (e4m3, e5m2), (e5m2, e4m3)]
@@ -122,6 +122,30 @@ def test_waits_count(waits: str, counts: list[int]) -> None:
     assert [int(piece[0]) for piece in text.split("wgmma_wait<")[1:] if piece[0].isdigit()] == counts
 
 
+def test_a_wait_comes_after_what_shall_run_beside_the_product() -> None:
+    """ptxas moves a wait up over the exponentials that were written before it, unless it is told what comes first."""
+
+    @pk.kernel(warps=4)
+    def beside(x: pk.gl(bf16, 64, 64), c: pk.gl(f32, 64, 64)) -> None:
+        a = pk.shared(pk.st(bf16, 64, 64), name="a")
+        warpgroup.load_into(a, x, (0, 0))
+        warpgroup.sync()
+        score, out = warpgroup.load(a).to(f32), warpgroup.zeros(f32, 64, 64)
+        warpgroup.mm_AB(out, a, a)
+        weight = pk.exp2(score)
+        total = weight.row_sum(partial=True)
+        warpgroup.wait(out, after=total)
+        warpgroup.store(c, (out + weight) * total.total(), (0, 0))
+
+    x, c = np.random.default_rng(0).integers(-2, 3, (64, 64)).astype(bf16.numpy), np.zeros((64, 64), np.float32)
+    assert beside.simulate(x, c).clean
+    wide = x.astype(float)
+    assert (c == (wide @ wide + 2**wide) * (2**wide).sum(1, keepdims=True)).all()
+    opcodes = [i.opcode for i in sass.instructions(sass.disassemble(beside.compile(x, c)))]
+    wait = next(i for i, opcode in enumerate(opcodes) if opcode.startswith("WARPGROUP.DEPBAR"))
+    assert sum(opcode == "MUFU.EX2" for opcode in opcodes[:wait]) == 32
+
+
 def refused(function: Any, *specs: Any, **options: Any) -> str:
     with pytest.raises(pk.KernelError) as caught:
         pk.kernel(**{"warps": 4, **options})(function).cuda(*specs)
@@ -134,6 +158,13 @@ def test_a_tile_in_flight_is_not_touched() -> None:
         chain("none").program(pk.spec(bf16, (64, 64)), pk.spec(f32, (64, 64)))
     text = str(caught.value)
     assert "first is touched while the tensor core still writes it" in text and "it is in flight since" in text and "warpgroup.wait(first) first" in text
+
+
+def test_what_a_wait_comes_after_is_a_vector() -> None:
+    def tile(c: pk.gl(f32, 64, 64)) -> None:
+        warpgroup.wait(after=warpgroup.zeros(f32, 64, 64))
+
+    assert "pass a float32 vector" in refused(tile, pk.spec(f32, (64, 64)))
 
 
 def test_what_does_not_exist() -> None:
