@@ -29,7 +29,7 @@ for module in pkgutil.iter_modules(pykittens.ops.__path__):
 WITHOUT_SAMPLES = {
     "Barrier", "NamedArrive", "NamedSync", "ClusterBarrier", "DependencyWait", "DependencyLaunch",
     "Arrive", "Wait", "Advance", "CommitCopies", "WaitCopies", "CommitBulk", "WaitBulk", "ProxyFence", "TmaPrefetch", "WgmmaWait", "Print", "Assert",
-    "Inline", "Item", "Dimension", "ShareTerms", "Combine", "StoreRemote", "LoadRemote",
+    "Inline", "Item", "Dimension", "ShareTerms", "SendTerms", "Combine", "StoreRemote", "LoadRemote",
 }  # fmt: skip
 OURS = [op for op in operations() if op.__module__.startswith("pykittens.")]
 SAMPLED = [op for op in OURS if op.__name__ not in WITHOUT_SAMPLES]

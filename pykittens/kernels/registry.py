@@ -196,7 +196,7 @@ _ROWS = (
         make=_softmax,
         architectures=("sm_80", "sm_90a"),
         options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32")},
-        opcodes=("LDG|LDGSTS", "STG", "MUFU"),
+        opcodes=("LDG|UTMALDG", "STG", "MUFU"),
     ),
     *(
         Shipped(
@@ -205,7 +205,7 @@ _ROWS = (
             make=partial(_norm, centred=name == "layernorm"),
             architectures=("sm_80", "sm_90a"),
             options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32"), "dropout": (False, True)},
-            opcodes=("LDG", "STG"),
+            opcodes=("LDG|UTMALDG", "STG"),
         )
         for name, words in (("layernorm", "layer norm"), ("rmsnorm", "RMS norm"))
     ),

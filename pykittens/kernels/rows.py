@@ -231,5 +231,3 @@ def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -
                 slot = ring.read()
                 here = {x: getattr(slot, f"x{i}") for i, x in enumerate(inputs)}
                 yield Mine(config, place + (lap * config.teams + t) * stride, part, kept | here, ring.release)
-    if config.cluster > 1:
-        pk.cluster.sync()  # nobody ends while others still send to it

@@ -1,7 +1,7 @@
 """Which warps touch which cells of memory: an access as two flat arrays.
 
-A cell is the unit of hazard checks: 16 bytes of a tile, one element of a shared vector, and in global memory the widest
-power of two up to 16 bytes that no access straddles.
+A cell is the unit of hazard checks: 16 bytes of a shared tile or vector, one element of a vector that is touched element by
+element, and in global memory the widest power of two up to 16 bytes that no access straddles.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from ..errors import OutOfBoundsError, ResourceError
 from ..ops.places import known_multiple
-from ..program import Buffer, Place, Program, Value
+from ..passes.fences import root
+from ..program import Access, Buffer, Place, Program, Value
 from ..types import SharedTile, SharedVector
 from .memory import CHUNK, Tensor, chunk_offsets
 
@@ -33,8 +34,6 @@ def owners(shape: tuple[int, int], split: str, warps: int, size: int) -> np.ndar
         return np.arange(count) * warps // count
     if split == "threads":
         return np.arange(count) * size // CHUNK // 32 % warps
-    if split == "warps":
-        return np.arange(count) * warps // count
     return None
 
 
@@ -49,6 +48,7 @@ class SharedMap:
 
     def __init__(self, program: Program):
         self.buffers = sorted((b for b in program.buffers if b.bytes), key=lambda b: b.offset)
+        self.elementwise = _elementwise(program)
         self._check_overlaps(program)
         sizes = [self._cell(b) for b in self.buffers]
         self.step = min(sizes, default=CHUNK)
@@ -64,11 +64,10 @@ class SharedMap:
             table[where : where + len(cells)] = cells
         self.table, self.starts, self.owner = table, np.array(starts, np.int64), np.array(owner, np.int64)
 
-    @staticmethod
-    def _cell(buffer: Buffer) -> int:
-        if isinstance(buffer.item, SharedVector):
-            return math.gcd(CHUNK, buffer.item.dtype.size, buffer.item_bytes)
-        return CHUNK if isinstance(buffer.item, SharedTile) else math.gcd(CHUNK, buffer.item_bytes)
+    def _cell(self, buffer: Buffer) -> int:
+        if isinstance(buffer.item, SharedTile) or (isinstance(buffer.item, SharedVector) and buffer.value not in self.elementwise):
+            return CHUNK
+        return math.gcd(CHUNK, buffer.item_bytes, buffer.item.dtype.size if isinstance(buffer.item, SharedVector) else CHUNK)
 
     def _check_overlaps(self, program: Program) -> None:
         for a, b in zip(self.buffers, self.buffers[1:], strict=False):
@@ -91,9 +90,9 @@ class SharedMap:
             width = CHUNK
         else:
             assert isinstance(type, SharedVector)
-            width = type.dtype.size
-            offsets = (np.arange(type.length) if at is None else np.array([at])) * width
-            owner = _vector_owners(type, split, warps) if at is None else owners((1, 1), split, warps, width)
+            width = type.dtype.size if root(value) in self.elementwise else CHUNK
+            offsets = np.arange(0, type.bytes, width) if at is None else np.array([at * width])
+            owner = _vector_owners(type, split, warps, width) if at is None else owners((1, 1), split, warps, width)
         places = base + offsets.ravel()
         cells = self._cells(value, places, width)
         if len(cells) != len(places) and owner is not None:
@@ -122,11 +121,22 @@ class SharedMap:
         return f"{buffer.value.label}[{(self.starts[cell] - buffer.offset) // buffer.item_bytes}]"
 
 
+def _elementwise(program: Program) -> set[Value]:
+    """The shared vectors of which some access touches single elements, or divides elements among warps."""
+    found = set()
+    for op in program.walk():
+        for e in op.effects() if not any(True for _ in op.blocks()) else ():
+            if isinstance(e, Access) and isinstance(e.target, Value) and (e.at is not None or e.split == "warps"):
+                found.add(root(e.target))
+    return found
+
+
 @lru_cache(maxsize=256)
-def _vector_owners(type: SharedVector, split: str, warps: int) -> np.ndarray | None:
+def _vector_owners(type: SharedVector, split: str, warps: int, width: int) -> np.ndarray | None:
+    places = np.arange(0, type.bytes, width)
     if split == "rows" and warps > 1:
-        return np.arange(type.length) // 16 % warps
-    return owners((1, type.length), split, warps, type.dtype.size)
+        return places // (16 * type.dtype.size) % warps
+    return owners((1, len(places)), split, warps, width)
 
 
 class GlobalMap:
