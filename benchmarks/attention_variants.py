@@ -40,15 +40,12 @@ Options = dict[str, Any]
 def variants(dim: int, causal: bool, n: int) -> dict[str, Options]:
     """What is worth a try for a cell, by what it changes."""
     shipped = configuration(dim, causal, n)
-    half = shipped.get("keys", 128) // 32 * 16
-    plain, split = {"beside": 0, "early": False}, {"beside": half, "early": True}
-    changes: list[Options] = [{}, plain, {"beside": 0, "early": True}, {"pingpong": not shipped.get("pingpong", True)}]
+    stay, pingpong = shipped.get("stay", True), shipped.get("pingpong", True)
+    changes: list[Options] = [{}, {"stay": not stay}, {"pingpong": not pingpong}, {"stay": not stay, "pingpong": not pingpong}]
     if dim == 64:
-        changes += [plain | {"stages": 2}] if causal else [plain | {"stages": 2}, plain | {"share": 3 - shipped.get("share", 1)}]
-    else:
-        changes += [split, plain | {"share": 3 - shipped.get("share", 1)}, {"beside": 0, "early": True, "share": 3 - shipped.get("share", 1)}]
-    if dim == 128:
-        changes += [plain | {"keys": 160, "queries": 1}, plain | {"keys": 160, "queries": 1, "pingpong": False}]
+        changes += [{"stages": 4}, {"consumers": 5 - shipped.get("consumers", 2)}]
+    elif dim == 128:
+        changes += [{"keys": 288 - shipped.get("keys", 128), "queries": 3 - shipped.get("queries", 2), "pingpong": not pingpong}]
     found: dict[str, Options] = {}
     defaults = dict(attention_hopper.attend.signature.static)
     for change in changes:

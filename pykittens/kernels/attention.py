@@ -58,14 +58,16 @@ def _call(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: A
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s defaults.
 
-    Blocks of a cluster that load keys together halve the traffic from L2, which pays where every block does the same work;
-    three consumers keep the special-function units busy where the head dimension gives the tensor core little to do.
+    Three consumers keep the special-function units busy where the head dimension gives the tensor core little to do. Blocks stay where
+    tiles are short, so that a tile's first loads run beside the end of the one before; where they are long, the hardware hands them
+    out as blocks become free, which leaves less idle at the end.
     """
+    long = rows >= 8192
     if dim == 64:
-        return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "share": 2 if not causal and rows >= 8192 else 1}
+        return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}
     if dim == 128:
-        return {}
-    return {"keys": 80, "queries": 1, "early": True, "share": 2 if causal and rows >= 8192 else 1}
+        return {"keys": 160, "queries": 1, "pingpong": False, "stay": False} if long else {}
+    return {"keys": 80, "queries": 1, "stay": not (causal and long)}
 
 
 def describe(q: Any, k: Any, v: Any) -> dict[str, ArrayInfo]:

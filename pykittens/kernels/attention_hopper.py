@@ -4,7 +4,7 @@
 
 q, o: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64, 128 or 256, any strides with contiguous
 rows; heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n).
-One thread loads with TMA; each of `consumers` warpgroups owns 64 query rows. While one warpgroup does softmax, its value
+Three threads load with TMA; each of `consumers` warpgroups owns 64 query rows. While one warpgroup does softmax, its value
 product and the others' products run: the pipeline of FlashAttention-3 (Shah et al. 2024, section 3). A block works through
 many tiles and loads the next tile's operands while it finishes one; `share` blocks of a cluster load keys and values together.
 """
@@ -19,16 +19,18 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
-@pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, cluster=lambda share, **_: share,
-           grid=lambda q, consumers, share, sms, **_: min(sms // share, pk.cdiv(q.rows, 64 * consumers * share) * q.depth * q.batch) * share)  # fmt: skip
+def grid(q, consumers, stay, sms, **_):
+    """A block a tile, or as many as there are multiprocessors, which stay."""
+    tiles = pk.cdiv(q.rows, 64 * consumers) * q.depth * q.batch
+    return min(tiles, sms) if stay else tiles
+
+
+@pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, grid=grid)
 def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
            lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False,
-           keys=128, stages=2, queries=2, consumers=2, pingpong=True, share=1, sms=132, beside=0, early=False):  # fmt: skip
-    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
-
-    beside: for how many of a block's keys weights are made before the wait for the last value product (0: what the compiler likes).
-    early: the output is rescaled beside the scores' product, not after its own.
-    """
+           keys=128, stages=2, queries=2, consumers=2, pingpong=True, stay=True, sms=132):  # fmt: skip
+    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
+    early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
     k_ring, v_ring = pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"), pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v")
@@ -36,22 +38,24 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
 
     def each_tile():
         """This block's tiles: (row block, head, batch, key blocks, how many of them need no mask)."""
-        for tile, head, real in (pk.triangle if causal else pk.rectangle)(pk.cdiv(q.rows, rows * share), q.depth * q.batch):
-            block = tile * share + (pk.cluster.rank if share > 1 else 0)  # the blocks of a cluster own neighbouring rows
+        tiles = pk.cdiv(q.rows, rows)
+        for tile, head, real in (pk.triangle if causal and stay else pk.rectangle)(tiles, q.depth * q.batch):
+            block = tile if stay or not causal else tiles - 1 - tile  # the longest first
             visible = pk.minimum(block * rows + diagonal + 1, k.rows) if causal else k.rows  # keys that the first row sees
-            most = pk.minimum((tile + 1) * share * rows + diagonal, k.rows) if causal else k.rows  # that the cluster's last row sees
+            most = pk.minimum((block + 1) * rows + diagonal, k.rows) if causal else k.rows  # that the last row sees
             yield block, head % q.depth, head // q.depth, pk.maximum(pk.cdiv(most, keys) * real, 1), pk.maximum(visible, 0) // keys
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
-        for block, head, batch, blocks, _ in each_tile():
-            with q_ring.fill() as slot:
-                pk.tma.load(slot, q, (batch, head, block, 0))
-            for j in pk.range(blocks - 1, -1, -1):  # the last block first: it needs the mask
-                at = (batch, head // (q.depth // k.depth), j, 0)
-                with k_ring.fill() as slot:
-                    pk.tma.share(slot, k, at)
-                with v_ring.fill() as slot:
-                    pk.tma.share(slot, v, at)
+        with pk.role("queries", warps=1):
+            for block, head, batch, _, _ in each_tile():
+                with q_ring.fill() as room:
+                    pk.tma.load(room, q, (batch, head, block, 0))
+        for name, ring, source in (("keys", k_ring, k), ("values", v_ring, v)):  # scores are wanted a block before their values
+            with pk.role(name, warps=1):
+                for _, head, batch, blocks, _ in each_tile():
+                    for j in pk.range(blocks - 1, -1, -1):  # the last block first: it needs the mask
+                        with ring.fill() as slot:
+                            pk.tma.load(slot, source, (batch, head // (q.depth // k.depth), j, 0))
     with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
         score, weight, out = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys), warpgroup.zeros(f32, 64, q.cols)
         peak, shrink, total = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64, partial=True)
@@ -82,16 +86,14 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
                 highest = pk.maximum(peak, score.row_max())
                 shift = pk.where(highest > -pk.inf, highest * c, 0.0)  # 0 for a row that has seen no key yet
                 shrink[:] = pk.exp2(peak * c - shift)
-                peak[:], total[:], made = highest, total * shrink, []
-                for part in (score[:, :beside], score[:, beside:]) if 0 < beside < keys else (score,):
-                    made.append(pk.exp2(part * c - shift))
-                    total[:] = total + made[-1].row_sum(partial=True)
-                    if product and len(made) == 1:
-                        warpgroup.wait(out, after=total if beside else None)
-                        v_ring.release()
-                        if not early:
-                            out[:] = out * shrink
-                weight[:] = pk.join(*made).to(q.dtype)
+                peak[:], total[:], made = highest, total * shrink, pk.exp2(score * c - shift)
+                total[:] = total + made.row_sum(partial=True)
+                if product:
+                    warpgroup.wait(out)
+                    v_ring.release()
+                    if not early:
+                        out[:] = out * shrink
+                weight[:] = made.to(q.dtype)
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
             mine = q_ring.read().part(me * 64, 0, 64, q.cols)
@@ -115,5 +117,3 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
             q_ring.release()
         turns.finish(me)
         warpgroup.tma.wait()
-    if share > 1:
-        pk.cluster.sync()  # neighbours still arrive at this block's barriers
