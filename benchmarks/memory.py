@@ -112,8 +112,8 @@ def _rotary(n: int, d: int, r: int, interleaved: bool) -> Case:
 
     def variants() -> dict[str, Any]:
         found, x = {}, np.empty((1, heads, 64, d), np.float16)
-        for choice in [{}] + [{"heads": h} for h in (1, 2)] + [{"rows": k} for k in (8, 16)] + [{"warps": w} for w in (2, 8)] + [
-                {"load_hint": ""}, {"store_hint": "stream"}, {"heads": 2, "rows": 8}, {"heads": 1, "rows": 8}, {"heads": 1, "rows": 16}]:  # fmt: skip
+        for choice in [{}] + [{"heads": h} for h in (2, 4)] + [{"rows": k} for k in (8, 16)] + [{"warps": w} for w in (2, 8)] + [
+                {"load_hint": ""}, {"load_hint": "stream"}, {"store_hint": ""}, {"heads": 2, "rows": 8}]:  # fmt: skip
             config = rotary.plan(rotary._heads(x, "x")[0], 16, r, interleaved, **choice)
             if config not in found.values():
                 found[" ".join(f"{k}={v}" for k, v in choice.items()) or "default"] = config

@@ -42,7 +42,7 @@ ENOUGH = {
     "based": {"dim": (64,)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
     "linear_attention": {"dim": (64,)},
-    **dict.fromkeys(("softmax", "layernorm", "rmsnorm"), {"n": (1000, 256, 8192)}),  # wide rows: a small instance below
+    **{name: {"n": (1000, 256, 8192)} for name in ("softmax", "layernorm", "rmsnorm")},  # wide rows: a small instance below
 }
 
 

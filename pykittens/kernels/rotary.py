@@ -42,8 +42,8 @@ class Config:
     rows: int = 0  # 0: as many as the narrowest layout holds at a time
     heads: int = 1
     warps: int = 4
-    load_hint: str = "stream"
-    store_hint: str = ""
+    load_hint: str = ""
+    store_hint: str = "stream"
 
     def __post_init__(self) -> None:
         if not 2 <= self.r <= self.d <= 4096 or self.r % 2:
@@ -140,11 +140,12 @@ def _prepare(x: Any, cos: Any, sin: Any, out: Any, *, interleaved: bool, config:
 
 def plan(view: View, align: int, r: int, interleaved: bool, **settings: Any) -> Config:
     """How the rows of (batch, heads, n, d) are divided: runs as wide as their alignment allows."""
-    width, d = align // DTYPES[describe(view).dtype].size, view.shape[3]
+    size, d = DTYPES[describe(view).dtype].size, view.shape[3]
+    width = align // size
     runs = max(1, min(width, _power(r if interleaved else r // 2)))
-    heads = next(h for h in (4, 2, 1) if view.shape[1] % h == 0)
     rest = max(1, min(width, _power(r), _power(d - r))) if r < d else 1
-    return Config(d, r, interleaved, max(2, runs) if interleaved else runs, rest, **{"heads": heads, **settings})
+    hint = "stream" if r * size >= 256 else ""  # the halves of a shorter row lie in one line of L1
+    return Config(d, r, interleaved, max(2, runs) if interleaved else runs, rest, **{"load_hint": hint, **settings})
 
 
 def _power(x: int) -> int:

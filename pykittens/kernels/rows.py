@@ -13,7 +13,7 @@ from pykittens.types import Coalesced, bf16, f16, f32
 
 FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
-PART = 32 * 1024  # bytes of a row that a team holds in registers: 8 warps of 128 bytes a thread, or 16 of 64
+PART = 32 * 1024  # bytes of a row that 8 warps hold in registers, 128 a thread
 SHARED = 227 * 1024 - 512  # bytes of shared memory of a block on Hopper, but for barriers
 TERMS = 2 * 128  # bytes for the terms that a team gets from one block of its cluster
 
@@ -122,23 +122,29 @@ def plan(n: int, size: int, align: int, *, inputs: int = 0, weights: int = 0, cl
     return Rows(n, width, 32 * warps, _columns(n, cluster, 32 * warps * width), **settings)
 
 
-def stream(n: int, size: int, inputs: int, weights: int, processors: int = 132, *, cluster: int = 0, team: int = 8, teams: int = 0, stages: int = 4,
+def stream(n: int, size: int, inputs: int, weights: int, processors: int = 132, *, cluster: int = 0, team: int = 8, teams: int = 2, stages: int = 4,
            **settings: Any) -> Rows:  # fmt: skip
     """Rows that stream: in as few blocks as have room for a team's part of a row in registers, and for weights and slots in shared memory.
 
-    Blocks of large clusters hear from one another later, so that there it takes three teams to keep memory busy, with half as much each.
+    Where little goes along with a row, one team of 16 warps holds twice as much, and needs no cluster. Blocks of large clusters hear from
+    one another later, so that there it takes three teams to keep memory busy, with half as much each.
     """
-    width, blocks = 16 // size, -(-n * size // PART)
-    several = blocks > 2
-    choices = [(cluster, teams or 2)] if cluster else [(2 * _power(blocks), teams or 3)] * several + [(_power(blocks) << i, teams or 2) for i in range(3)]
-    for blocks, count in choices:
+    width, blocks = 16 // size, _power(-(-n * size // PART))
+    choices = [(blocks << i, team, teams) for i in range(3)]
+    if cluster:
+        choices = [(cluster, team, teams)]
+    elif blocks <= 2 and inputs == size and weights <= size:
+        choices.insert(0, (1, 16, 1))
+    elif blocks > 2:
+        choices.insert(0, (2 * blocks, team, 3))
+    for blocks, team, teams in choices:
         cols = _columns(n, blocks, 32 * team * width)
-        room = (SHARED - count * blocks * TERMS - cols * weights) // (count * cols * inputs)
+        room = (SHARED - teams * blocks * TERMS - cols * weights) // (teams * cols * inputs)
         if room and blocks <= 8:
             break
     # Large clusters do not find room on every multiprocessor, and one that waited for room would begin when the others end.
     at_once = processors if blocks <= 2 else processors * 85 // 100
-    settings = {"store_hint": "stream", **settings, "team": team, "warps": 4 + count * team, "cluster": blocks, "stages": max(1, min(stages, room))}
+    settings = {"store_hint": "stream", **settings, "team": team, "warps": 4 + teams * team, "cluster": blocks, "stages": max(1, min(stages, room))}
     return Rows(n, width, 32 * team, cols, processors=at_once, **settings)
 
 

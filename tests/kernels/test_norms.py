@@ -124,7 +124,7 @@ def test_how_wide_rows_are_divided() -> None:
         for size, inputs, weights in ((2, 2, 0), (2, 2, 4), (2, 4, 4), (2, 6, 8), (4, 4, 0), (4, 8, 8)):
             config = rows.plan(n, size, 16, inputs=inputs, weights=weights)
             assert config.stages >= 1 and config.team * config.teams + 4 == config.warps
-            assert config.cols * size <= rows.PART and config.cols * config.cluster >= n
+            assert config.cols * size <= 128 * 32 * config.team and config.cols * config.cluster >= n
             slots = config.cols * (config.teams * config.stages * inputs + weights)
             assert slots + config.teams * config.cluster * rows.TERMS <= rows.SHARED
             assert 24 * 4 + config.budget * (config.warps - 4) <= 2048
