@@ -104,6 +104,16 @@ def host(rows: Rows) -> str:
     )
 
 
+def gpu(rows: Rows) -> str:
+    """What ran on a GPU, and how it ended."""
+    source = of("conformance", rows) + of("exact", rows)
+    if not source:
+        return _NONE
+    body = [(r["what"], "", f"{r['passed']} passed, {r['failed']} failed") for r in of("conformance", rows)]
+    body += [(r["what"], r["made_by"], f"{r['different'] or 'no'} element{'' if r['different'] == 1 else 's'} differ{'s' if r['different'] == 1 else ''}") for r in of("exact", rows)]  # fmt: skip
+    return markdown(("what", "kernels made by", ""), body, source)
+
+
 def family(name: str) -> Callable[[Rows], str]:
     """The cells of a family of `pykittens bench`: our rate, and how much faster we are than each of the others in the same run."""
 
@@ -146,7 +156,7 @@ def _beside(peer: dict[str, Any]) -> str:
     return f"{peer['rate']:.0f} ({peer['ratio']:.2f}x)" if "ratio" in peer else ""
 
 
-TABLES: dict[str, Callable[[Rows], str]] = {"errors": errors, "speed": speed, "host": host, "summary": summary} | {
+TABLES: dict[str, Callable[[Rows], str]] = {"errors": errors, "speed": speed, "host": host, "gpu": gpu, "summary": summary} | {
     f"bench_{name}": family(name) for name in FAMILIES
 }
 
