@@ -220,15 +220,17 @@ def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -
     stride = pk.grid_size.x // config.cluster
     laps = pk.cdiv(inputs[0].rows - place, stride * config.teams)  # past the last row there are zeros to read, and nothing is written
     with pk.role("load", warps=4, registers=24):
-        if kept:
-            pk.tma.expect(loaded, *kept.values())
-        for w, to in kept.items():
-            pk.tma.load(to, w, (0, 0, 0, part), loaded)
-        for lap in pk.range(laps):
-            for t, ring in enumerate(rings):
-                with ring.fill() as slot:
-                    for i, x in enumerate(inputs):
-                        pk.tma.load(getattr(slot, f"x{i}"), x, (0, 0, place + (lap * config.teams + t) * stride, part), hint=config.load_hint or None)
+        for t, ring in enumerate(rings):  # a warp for each team, so that none waits for another's slot
+            with pk.role(f"load{t}", warps=1):
+                if kept and t == 0:
+                    pk.tma.expect(loaded, *kept.values())
+                for w, to in kept.items() if t == 0 else ():
+                    pk.tma.load(to, w, (0, 0, 0, part), loaded)
+                for lap in pk.range(laps):
+                    with ring.fill() as slot:
+                        for i, x in enumerate(inputs):
+                            at = (0, 0, place + (lap * config.teams + t) * stride, part)
+                            pk.tma.load(getattr(slot, f"x{i}"), x, at, hint=config.load_hint or None)
     for t, ring in enumerate(rings):
         with pk.role(f"team{t}", warps=config.team, registers=config.budget):
             if kept:

@@ -70,14 +70,16 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
 
 
 def boxes(c: Any, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
-    """The instructions of a copy: shared address, coordinates (innermost first), and their number."""
+    """The instructions of a copy: shared address, coordinates (innermost first), and their number. May open a loop over the one that follows."""
     batch, depth, row, col = (c.scalar(x, i32) for x in place.first)
     type, base = shared.type, c[shared]
     if isinstance(type, SharedVector):
         if spec.panels:
             return [(base, f"0, {row}, {col} / {LONGEST}, {depth}, {batch}", 5)]
-        length = spec.box[1]
-        return [(f"{base} + {i * type.dtype.size}", f"{col} + {i}, {row}, {depth}, {batch}", 4) for i in range(0, type.length, length)]
+        if type.length == spec.box[1]:
+            return [(base, f"{col}, {row}, {depth}, {batch}", 4)]
+        c.line(f'_Pragma("unroll 1") for (int i = 0; i < {type.length}; i += {LONGEST})')  # unrolled, its addresses would fill registers
+        return [(f"{base} + i * {type.dtype.size}", f"{col} + i, {row}, {depth}, {batch}", 4)]
     assert isinstance(type, SharedTile)
     if spec.panels:
         return [(base, f"0, {row}, {col} / {type.panel}, {depth}, {batch}", 5)]
@@ -165,12 +167,12 @@ class TmaLoad(Op):
         c.require(90, self, "TMA")
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.target, self.source)
-        found = boxes(c, self.target, self.source, spec)
-        name, text = load_text(found[0][2], self.hint is not None, self.mask is not None)
-        c.prelude(text)
         extra = f"{c.scalar(self.mask, i32)}, " if self.mask is not None else ""
         extra += f"{HINTS[self.hint]}, " if self.hint is not None else ""
         c.line(f"{c.elect(self.scope)}{{")
+        found = boxes(c, self.target, self.source, spec)
+        name, text = load_text(found[0][2], self.hint is not None, self.mask is not None)
+        c.prelude(text)
         for address, coordinates, _ in found:
             c.line(f"{name}({address}, &{c.map_name(spec)}, {c[self.barrier]}, {extra}{coordinates});")
         c.line("}")
@@ -234,10 +236,10 @@ class TmaStore(Op):
         c.require(90, self, "TMA")
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.source, self.target)
+        c.line(f"{c.elect(self.scope)}{{")
         found = boxes(c, self.source, self.target, spec)
         name, text = store_text(found[0][2], self.kind)
         c.prelude(text)
-        c.line(f"{c.elect(self.scope)}{{")
         for address, coordinates, _ in found:
             c.line(f"{name}(&{c.map_name(spec)}, {address}, {coordinates});")
         c.line("}")

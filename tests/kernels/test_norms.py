@@ -184,6 +184,19 @@ def test_every_barrier_is_needed(n: int) -> None:
     close(y, norms.reference(x, eps=1e-5)[0])
 
 
+@pytest.mark.parametrize("n", [50304, 65536])
+def test_wide_rows_compile_without_spills(n: int) -> None:
+    """Whatever goes along with a row; also where TMA moves it in many boxes, because it is no multiple of 256."""
+    from pykittens import spec
+
+    x, w = spec(DTYPES["bf16"], (100, n)), spec(DTYPES["bf16"], (n,))
+    for residual, weight, bias in ((None, None, None), (x, w, w)):
+        config = rows.plan(n, 2, 16, inputs=4 if residual else 2, weights=2 * (weight is not None) + 2 * (bias is not None))
+        operands = (x, residual, weight, bias, x, residual, 1e-5, 1.0, 0, 0, 0)
+        cubin = norms.normalize.compile(*operands, centred=True, dropout=False, config=config)
+        assert not cubin.spills and cubin.stack_bytes == 0 and not cubin.serialized, cubin.log
+
+
 def test_compiles_to_whole_vectors() -> None:
     """16-byte accesses only, no local memory, and every load of x before the first use of one."""
     from pykittens import spec
