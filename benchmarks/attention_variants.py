@@ -31,8 +31,8 @@ from pykittens.kernels import attention_hopper
 from pykittens.kernels.attention import configuration
 
 CELLS = (
-    "heads 16, n 4096, dim 128", "n 4096, dim 64", "n 4096, dim 256", "n 16384, dim 128", "n 16384, dim 64", "n 16384, dim 256",
-    "n 1024, dim 128", "n 1024, dim 64", "n 1024, dim 256",
+    "n 4096, dim 64", "heads 16, n 4096, dim 128", "n 16384, dim 64", "n 16384, dim 128", "n 1024, dim 64", "n 1024, dim 128",
+    "n 4096, dim 256", "n 16384, dim 256", "n 1024, dim 256",
 )  # fmt: skip
 Options = dict[str, Any]
 
@@ -40,12 +40,15 @@ Options = dict[str, Any]
 def variants(dim: int, causal: bool, n: int) -> dict[str, Options]:
     """What is worth a try for a cell, by what it changes."""
     shipped = configuration(dim, causal, n)
-    stay, pingpong = shipped.get("stay", True), shipped.get("pingpong", True)
-    changes: list[Options] = [{}, {"stay": not stay}, {"pingpong": not pingpong}, {"stay": not stay, "pingpong": not pingpong}]
+    pingpong = shipped.get("pingpong", True)
+    changes: list[Options] = [{}, {"chain": False}, {"chain": False, "late": 0}]
+    changes += [{"hand": True}, {"ready": True}] if pingpong else [{"late": 2}, {"pingpong": True}]
     if dim == 64:
-        changes += [{"stages": 4}, {"consumers": 5 - shipped.get("consumers", 2)}]
+        changes += [{"keys": 192, "consumers": 2, "stages": 2}]
     elif dim == 128:
         changes += [{"keys": 288 - shipped.get("keys", 128), "queries": 3 - shipped.get("queries", 2), "pingpong": not pingpong}]
+    else:
+        changes += [{"late": 2}]
     found: dict[str, Options] = {}
     defaults = dict(attention_hopper.attend.signature.static)
     for change in changes:

@@ -17,6 +17,9 @@ __device__ __forceinline__ void mbarrier_arrive_remote(u32 b, u32 rank) {
   asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
 __device__ __forceinline__ void mbarrier_arrive_first(u32 b, u32 thread) {  // thread 0 does; without a branch, which the compiler moves nothing across
   asm volatile("{.reg .pred p; setp.eq.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" :: "r"(b), "r"(thread) : "memory"); }
+template<int R> __device__ __forceinline__ void mbarrier_arrive_after(u32 b, u32 thread, const float (&x)[R]) {  // x is no NaN that no arithmetic gives
+  bool is = thread == 0; UNROLL for (int i = 0; i < R; i++) is &= __float_as_uint(x[i]) != 0x7f8badadu;
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" :: "r"(b), "r"((u32)is) : "memory"); }
 template<int N> __device__ __forceinline__ void mbarrier_release(u32 b, u32 thread) {  // a thread for each block; what was read is handed over, so no fence
   asm volatile("{.reg .pred p; .reg .b32 r; setp.lt.u32 p, %1, %2; @p mapa.shared::cluster.u32 r, %0, %1; @p mbarrier.arrive.shared::cluster.b64 _, [r];}"
     :: "r"(b), "r"(thread), "n"(N) : "memory"); }
@@ -48,6 +51,7 @@ class Arrive(Op):
     bytes: Operand = 0
     rank: Operand | None = None  # the block of the cluster whose barrier is meant; None: the own
     spread: int = 0  # n > 0: a slot of a ring goes back to all n blocks of the cluster: one thread for each arrives at its barrier
+    after: Value | None = None  # a float32 vector that is computed first. ptxas moves no wait for products above an arrival: this keeps one back
     together: bool = False  # for all lanes of a warp, which meet first: each has written something that is handed over
 
     single = True
@@ -78,6 +82,9 @@ class Arrive(Op):
             c.line(f"{elect}mbarrier_arrive_remote({b}, {c.scalar(self.rank, i32)});")
         elif isinstance(self.bytes, int) and self.bytes == 0:
             wide = elect and self.scope.warps > 1
+            if wide and self.after is not None:
+                c.line(f"mbarrier_arrive_after({b}, {c.thread(self.scope)}, {c[self.after]});")
+                return
             c.line(f"mbarrier_arrive_first({b}, {c.thread(self.scope)});" if wide else f"{elect}mbarrier_arrive({b});")
         else:
             c.line(f"{elect}mbarrier_expect({b}, {c.scalar(self.bytes, i32)});")

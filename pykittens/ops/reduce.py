@@ -42,6 +42,8 @@ class Reduce(Op):
 
     A partial row reduction stays inside each thread: its four terms per row are combined later by `Total`. Of a coalesced tile
     it stays inside each warp: its terms meet in shared memory (`ShareTerms`, `Combine`).
+
+    `onto` is a vector like the result that the terms are added to, one after another: who makes it comes first, then.
     """
 
     scope: Scope
@@ -49,6 +51,7 @@ class Reduce(Op):
     a: Value
     to: Literal["col", "row"]
     partial: bool = False
+    onto: Value | None = None
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, f"{self.to}_{self.kind}")
@@ -59,7 +62,10 @@ class Reduce(Op):
             raise TypeRuleError(f"a column reduction of {type} crosses warps", fix="reduce on the warp, or store to a shared tile and reduce there")
         if isinstance(type.layout, Coalesced) and self.partial != (type.warps > 1):
             raise TypeRuleError(f"{self.to}_{self.kind} of {type}", fix="call row_sum(), row_max(), ... which meet in shared memory as needed")
-        return (type.vector(self.to, partial=self.partial),)
+        vector = type.vector(self.to, partial=self.partial)
+        if self.onto is not None and (self.onto.type != vector or not vector.ortho or isinstance(type.layout, Coalesced)):
+            raise TypeRuleError(f"{self.to}_{self.kind} of {type} onto {self.onto.type}", fix=f"pass a {vector}, which a tile of row layout gives")
+        return (vector,)
 
     def numpy(self, m: Any) -> Any:
         type = self.a.type
@@ -75,6 +81,8 @@ class Reduce(Op):
                 out = reduce(array.reshape(units, rows, cols // 8, 4, 2), axis=(2, 4))
             else:
                 out = reduce(array, axis=2 if self.to == "col" else 1)
+            if self.onto is not None:
+                out = reduce([compute(m[self.onto], type.dtype), out])
         return out.astype(type.dtype.numpy)
 
     def cuda(self, c: Any) -> None:
@@ -89,7 +97,13 @@ class Reduce(Op):
             self._coalesced(c, tile, vector, tile.layout, acc, text)
             return
         start, r = c.scalar(identity(self.kind, tile.dtype), tile.dtype), Sym("i")
-        if vector.ortho:  # two chains for each result, and the two neighbours that share a row combined first: short chains
+        if self.onto is not None:
+            index = str(vector_register(tile, vector, r))
+            c.line(f"{compute_c} {acc}[{vector.registers}];")
+            c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {c.element(self.onto, Sym('i'))};")
+            c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=c.element(self.a, r))};")
+            lanes: tuple[int, ...] = (1, 2)
+        elif vector.ortho:  # two chains for each result, and the two neighbours that share a row combined first: short chains
             c.line(f"{compute_c} {acc}[{2 * vector.registers}];")
             pair = text.format(a=c.element(self.a, r * 2), b=c.element(self.a, r * 2 + 1))
             index, pairs = f"{vector_register(tile, vector, r * 2)} * 2 + i / 2 % 2", tile.registers // vector.registers
@@ -97,7 +111,7 @@ class Reduce(Op):
             c.line(f"  {acc}[{index}] = i % {pairs} < 4 ? {pair} : {text.format(a=f'{acc}[{index}]', b=pair)}; }}")
             both = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
             c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {both};")
-            lanes: tuple[int, ...] = (1, 2)
+            lanes = (1, 2)
         else:
             c.line(f"{compute_c} {acc}[{vector.registers}];")
             c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {start};")
@@ -150,7 +164,11 @@ class Reduce(Op):
                 yield Sample(
                     {"kind": "max", "a": type, "to": "row"}, lambda a: np.fmax.reduce(a, axis=0), {"a": "special"}
                 )  # zeros of either sign are the same
-        yield Sample({"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}, lambda a: a.sum(1))
+        fields = {"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}
+        yield Sample(fields, lambda a: a.sum(1))
+        yield Sample(fields | {"onto": RegisterVector(f32, 32, "col", partial=True)}, lambda a, onto: a.sum(1) + onto.sum(1))
+        fields = {"kind": "max", "a": RegisterTile(f32, 32, 48), "to": "col", "onto": RegisterVector(f32, 32, "col")}
+        yield Sample(fields, lambda a, onto: np.fmax(a.max(1), onto), exact=True)
 
 
 def combine_lanes(c: Any, acc: str, count: int, text: str, lanes: tuple[int, ...]) -> None:

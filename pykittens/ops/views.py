@@ -41,8 +41,10 @@ class Item(Op):
 
     def cuda(self, c: Any) -> None:
         c.define(self.result, f"{c[self.array]} + {c.scalar(self.index, i32)} * {self.stride}", ctype="u32")
-        if isinstance(self.result.type, SharedTile) and self.result.type.column:
-            c.line(f"const int {c[self.result]}_col = {c[self.array]}_col;")
+        if isinstance(self.result.type, SharedTile):
+            c.line(f"const u32 {c[self.result]}_step = {c.scalar(self.index, i32)} * {self.stride // 16};")  # of a descriptor
+            if self.result.type.column:
+                c.line(f"const int {c[self.result]}_col = {c[self.array]}_col;")
 
 
 @dataclass(eq=False)

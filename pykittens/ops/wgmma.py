@@ -17,12 +17,14 @@ from ..types import DType, RegisterTile, RegisterVector, SharedTile, Type, bf16,
 from .broadcast import register_type
 from .product import Product, check_shapes, formula
 from .samples import Sample
+from .views import Item
 
 WGMMA = """
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template<int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
-__device__ __forceinline__ u64 wgmma_descriptor(u32 address, u64 base) { return (u64)((address & 0x3FFFF) >> 4) | base; }
+__device__ __forceinline__ u64 wgmma_descriptor(u32 address, u64 base, u32 step = 0) {  // of a slot in a ring: only the step is worked out in a loop
+  return (u64)((((address & 0x3FFFF) >> 4) | (u32)base) + step) | (base >> 32 << 32); }
 template<int R> __device__ __forceinline__ void pin(float (&d)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]) :: "memory"); }
 template<int R> __device__ __forceinline__ void pin(u32 (&d)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+r"(d[i]) :: "memory"); }
 template<int R> __device__ __forceinline__ void keep(const u32 (&a)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" :: "r"(a[i]) : "memory"); }
@@ -115,7 +117,9 @@ class Wgmma(Product):
         acc, accumulators = c[self.d], d.registers // (m // 64) // (1 if d.dtype is f32 else 2)
         c.line("{ wgmma_fence();")
         bd = c.fresh("bd")
-        c.line(f"const u64 {bd} = wgmma_descriptor({c[self.b]}, {descriptor_base(b, not self.tb):#x}ull);")
+        item = self.b.maker if isinstance(self.b.maker, Item) else None
+        origin = f"{c[item.array if item else self.b]}, {descriptor_base(b, not self.tb):#x}ull"
+        c.line(f"const u64 {bd} = wgmma_descriptor({origin}{f', {c[self.b]}_step' if item else ''});")
         if isinstance(a, SharedTile):
             ad = c.fresh("ad")
             address = c.fresh("address")

@@ -200,20 +200,20 @@ class Ring:
         """The next slot, once it is full. `release` gives it back when it has been read."""
         r = current()
         cursor = self._cursor("read", 0)
-        record(mbarrier.Wait(Scope("role", r.warps) if not r.role_warpgroups else Scope("warpgroup", 4), self._item(self.full, cursor.index), cursor.phase))
-        slot, tiles, _ = self._slot(cursor)
+        slot, tiles, full = self._slot(cursor)  # before the wait: the way from there to the first product is short
+        record(mbarrier.Wait(Scope("role", r.warps) if not r.role_warpgroups else Scope("warpgroup", 4), full, cursor.phase))
         held = self._cursor("release", None)
         held.slots += tiles
         held.held.append((r.block, self._item(self.empty, cursor.index)))
         cursor.advance()
         return slot
 
-    def release(self) -> None:
-        """Gives the oldest slot that this role still holds back to the filling role."""
+    def release(self, *, after: Value | None = None) -> None:
+        """Gives the oldest slot that this role still holds back to the filling role; not before the vector `after` has been computed."""
         cursor = self._cursor("release", None)
         r = current()
         barrier = self._item(self.empty, cursor.index)
-        op = mbarrier.Arrive(Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), barrier)
+        op = mbarrier.Arrive(Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), barrier, after=after)
         cursor.releases.append(op)
         record(op)
         cursor.walk += [cursor.advance(), *([barrier.maker] if isinstance(barrier.maker, views.Item) else [])]

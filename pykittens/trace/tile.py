@@ -158,10 +158,10 @@ class Tile(Handle):
             return self
         return result(unary.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
 
-    def _reduce(self, kind: str, to: Any, partial: bool = False, cluster: bool = False) -> Tile:
+    def _reduce(self, kind: str, to: Any, partial: bool = False, cluster: bool = False, onto: Tile | None = None) -> Tile:
         if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
             return row_reduce(self, kind, cluster)  # type: ignore[no-any-return]
-        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial))  # type: ignore[no-any-return]
+        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto))  # type: ignore[no-any-return]
 
     def row_max(self, *, cluster: bool = False) -> Tile:
         """Column vector: the largest element of each row; `cluster`: of rows spread over the blocks of the cluster."""
@@ -171,12 +171,12 @@ class Tile(Handle):
         """Column vector: the smallest element of each row."""
         return self._reduce("min", "col")
 
-    def row_sum(self, partial: bool = False, *, cluster: bool = False) -> Tile:
+    def row_sum(self, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None) -> Tile:
         """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later.
 
-        `cluster`: of rows spread over the blocks of the cluster.
+        `cluster`: of rows spread over the blocks of the cluster. `onto`: a partial vector that it is added to, element after element.
         """
-        return self._reduce("sum", "col", partial, cluster)
+        return self._reduce("sum", "col", partial, cluster, onto)
 
     def row_prod(self) -> Tile:
         """Column vector: the product of each row."""
