@@ -28,7 +28,7 @@ def grid(q, consumers, stay, sms, **_):
 @pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, grid=grid)
 def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
            lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False,
-           keys=128, stages=2, queries=2, consumers=2, pingpong=True, stay=True, chain=True, late=1, hand=False, ready=False, sms=132):  # fmt: skip
+           keys=128, stages=2, queries=2, consumers=2, pingpong=True, stay=True, chain=True, late=1, fma=0, hand=False, ready=False, sms=132):  # fmt: skip
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
@@ -89,7 +89,7 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
                 highest = pk.maximum(peak, score.row_max())
                 shift = pk.where(highest > -pk.inf, highest * c, 0.0) if masked or not late else highest * c  # 0 for a row that has seen no key yet
                 shrink[:] = pk.exp2(peak * c - shift)
-                peak[:], made = highest, pk.exp2(score * c - shift)
+                peak[:], made = highest, pk.exp2(score * c - shift, fma=0 if masked else fma)
                 total[:] = made.row_sum(partial=True, onto=total * shrink) if chain else total * shrink + made.row_sum(partial=True)
                 k_ring.release(after=(None, shrink, total)[late])  # the wait below stays behind it: its product runs beside this arithmetic
                 if product:

@@ -164,11 +164,11 @@ class Reduce(Op):
                 yield Sample(
                     {"kind": "max", "a": type, "to": "row"}, lambda a: np.fmax.reduce(a, axis=0), {"a": "special"}
                 )  # zeros of either sign are the same
-        fields = {"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}
-        yield Sample(fields, lambda a: a.sum(1))
-        yield Sample(fields | {"onto": RegisterVector(f32, 32, "col", partial=True)}, lambda a, onto: a.sum(1) + onto.sum(1))
-        fields = {"kind": "max", "a": RegisterTile(f32, 32, 48), "to": "col", "onto": RegisterVector(f32, 32, "col")}
-        yield Sample(fields, lambda a, onto: np.fmax(a.max(1), onto), exact=True)
+        run: dict[str, Any] = {"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}
+        yield Sample(run, lambda a: a.sum(1))
+        yield Sample(run | {"onto": RegisterVector(f32, 32, "col", partial=True)}, lambda a, onto: a.sum(1) + onto.sum(1))
+        run = {"kind": "max", "a": RegisterTile(f32, 32, 48), "to": "col", "onto": RegisterVector(f32, 32, "col")}
+        yield Sample(run, lambda a, onto: np.fmax(a.max(1), onto), exact=True)
 
 
 def combine_lanes(c: Any, acc: str, count: int, text: str, lanes: tuple[int, ...]) -> None:
