@@ -41,14 +41,12 @@ def variants(dim: int, causal: bool, n: int) -> dict[str, Options]:
     """What is worth a try for a cell, by what it changes."""
     shipped = configuration(dim, causal, n)
     pingpong = shipped.get("pingpong", True)
-    changes: list[Options] = [{}, {"chain": False, "late": 0}]
+    stay = shipped.get("stay", True)
+    changes: list[Options] = [{}, {"stay": not stay}, {"pingpong": not pingpong}, {"stay": not stay, "pingpong": not pingpong}]
     if dim == 64:
-        changes += [{"fma": 8}, {"hand": True}, {"ready": True}, {"keys": 192, "consumers": 2, "stages": 2}]
+        changes += [{"stages": 4}, {"consumers": 5 - shipped.get("consumers", 2)}]
     elif dim == 128:
-        changes += [{"fma": 8}, {"chain": False}, {"hand": True}] if pingpong else [{"fma": 8}, {"late": 2}, {"pingpong": True}]
         changes += [{"keys": 288 - shipped.get("keys", 128), "queries": 3 - shipped.get("queries", 2), "pingpong": not pingpong}]
-    else:
-        changes += [{"chain": False}, {"late": 2}]
     found: dict[str, Options] = {}
     defaults = dict(attention_hopper.attend.signature.static)
     for change in changes:

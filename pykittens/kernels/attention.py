@@ -66,7 +66,7 @@ def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     if dim == 64:
         return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}
     if dim == 128:
-        return {"keys": 160, "queries": 1, "pingpong": False, "stay": False} if long else {}
+        return {"keys": 160, "queries": 1, "pingpong": False, "stay": False} if causal and long else {}
     return {"keys": 80, "queries": 1, "stay": not (causal and long)}
 
 

@@ -28,7 +28,7 @@ def grid(q, consumers, stay, sms, **_):
 @pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, grid=grid)
 def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
            lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False,
-           keys=128, stages=2, queries=2, consumers=2, pingpong=True, stay=True, chain=True, late=1, fma=0, hand=False, ready=False, sms=132):  # fmt: skip
+           keys=128, stages=2, queries=2, consumers=2, pingpong=True, stay=True, sms=132):  # fmt: skip
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
@@ -62,9 +62,9 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
         turns.start(me)
         for block, head, batch, blocks, clear in each_tile():
 
-            def values(slot=None):
+            def values():
                 """The weights' product with their values begins."""
-                slot = v_ring.read() if slot is None else slot
+                slot = v_ring.read()
                 if early:
                     out[:] = out * shrink
                 warpgroup.mma_AB(out, weight, slot)
@@ -72,26 +72,22 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
             def step(j, masked, product=True):
                 """Scores of key block j become weights. Its scores and the last block's value product run while softmax works."""
                 slot = k_ring.read()
-                held = v_ring.read() if product and ready else None
                 if product:
                     turns.wait(me)
                 warpgroup.mm_ABt(score, mine, slot)
                 if product:
-                    if hand:
-                        turns.give(me)
-                    values(held)
-                    if not hand:
-                        turns.give(me)
+                    values()
+                    turns.give(me)
                 warpgroup.wait(score)
                 if masked:
                     last = pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), k.rows - 1) if causal else k.rows - 1
                     score[:] = pk.where(pk.col_index(score) <= last - j * keys, score, -pk.inf)
                 highest = pk.maximum(peak, score.row_max())
-                shift = pk.where(highest > -pk.inf, highest * c, 0.0) if masked or not late else highest * c  # 0 for a row that has seen no key yet
+                shift = pk.where(highest > -pk.inf, highest * c, 0.0) if masked else highest * c  # 0 for a row that has seen no key yet
                 shrink[:] = pk.exp2(peak * c - shift)
-                peak[:], made = highest, pk.exp2(score * c - shift, fma=0 if masked else fma)
-                total[:] = made.row_sum(partial=True, onto=total * shrink) if chain else total * shrink + made.row_sum(partial=True)
-                k_ring.release(after=(None, shrink, total)[late])  # the wait below stays behind it: its product runs beside this arithmetic
+                peak[:], made = highest, pk.exp2(score * c - shift)
+                total[:] = made.row_sum(partial=True, onto=total * shrink)
+                k_ring.release(after=shrink)  # the wait below stays behind it: its product runs beside this arithmetic
                 if product:
                     warpgroup.wait(out)
                     v_ring.release()

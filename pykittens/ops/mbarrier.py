@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..program import Effect, Op, Operand, Scope, Sync, Value
-from ..types import BarrierType, ScalarType, Type, i32, u32
+from ..types import BarrierType, RegisterVector, ScalarType, Type, f32, i32, u32
 
 MBARRIER = """
 __device__ __forceinline__ void mbarrier_init(u32 b, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(count) : "memory"); }
@@ -58,6 +58,8 @@ class Arrive(Op):
 
     def types(self) -> tuple[Type, ...]:
         check_barrier(self.barrier)
+        if self.after is not None and not (isinstance(self.after.type, RegisterVector) and self.after.type.dtype == f32):
+            raise TypeRuleError(f"a release after {self.after.type}", fix="pass a float32 vector that follows from what shall come before it")
         return ()
 
     def numpy(self, m: Any) -> None:

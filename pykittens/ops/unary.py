@@ -45,11 +45,6 @@ FORMULAS: dict[str, Any] = {  # of float64, for the conformance tests
 
 MATH = """
 __device__ __forceinline__ float ex2(float x) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-__device__ __forceinline__ float ex2_fma(float x) {  // 2^n (n an integer) times a cubic of the rest, to 7.5e-5; what is under 2^-126 becomes about that
-  x = fmaxf(x, -126.0f);
-  const float t = __fadd_rn(x, 12582912.0f), f = __fsub_rn(x, __fsub_rn(t, 12582912.0f));  // 1.5 * 2^23: the sum's low bits are n
-  const float p = fmaf(fmaf(fmaf(0.055171493f, f, 0.24261093f), f, 0.69326097f), f, 0.99992806f);
-  return __uint_as_float(__float_as_uint(p) + (__float_as_uint(t) << 23)); }
 __device__ __forceinline__ float lg2(float x) { float r; asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
 __device__ __forceinline__ float rcp(float x) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
 __device__ __forceinline__ float fdiv(float a, float b) { float r; asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
@@ -73,12 +68,11 @@ def _erf(x: np.ndarray) -> np.ndarray:
 
 @dataclass(eq=False)
 class Unary(Op):
-    """`kind` of every element. `fma` = n > 0, for exp2: multiply-adds work out four of every 4 n registers, the special-function unit the others."""
+    """`kind` of every element."""
 
     scope: Scope
     kind: str
     a: Value
-    fma: int = 0
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, self.kind)
@@ -100,9 +94,7 @@ class Unary(Op):
         text = UNARY[self.kind][1]
         if self.kind == "abs" and self.a.type.dtype.kind != "f":  # type: ignore[union-attr]
             text = "abs({a})"
-        if self.fma:
-            text = "({r} % {every} < 4 ? ex2_fma({a}) : ex2({a}))"
-        c.map(self.result, lambda r: text.format(a=c.element(self.a, r), r=r, every=4 * self.fma))
+        c.map(self.result, lambda r: text.format(a=c.element(self.a, r)))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import TypeRuleError
 from ..layouts import descriptor_base, descriptor_step
 from ..program import Access, Effect, Op, Scope, Sync, Value
-from ..types import DType, RegisterTile, RegisterVector, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
+from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
 from .broadcast import register_type
 from .product import Product, check_shapes, formula
 from .samples import Sample
@@ -164,16 +164,11 @@ class Wgmma(Product):
 
 @dataclass(eq=False)
 class WgmmaWait(Op):
-    """Waits for the groups that touch `tiles` (none: for all but `pending`). A pass finds the count and what is finished.
-
-    ptxas moves a wait up over arithmetic, and the arithmetic then no longer runs beside the products. `after` is a
-    float32 vector that is computed before the wait: a branch on it, which is never taken, holds the wait back.
-    """
+    """Waits for the groups that touch `tiles` (none: for all but `pending`). A pass finds the count and what is finished."""
 
     scope: Scope
     tiles: tuple[Value, ...]
     pending: int | None = None
-    after: Value | None = None
 
     finished: tuple[Value, ...] = ()  # set by passes/inflight.py: accumulators that may be touched from here on
     released: tuple[Value, ...] = ()  # register A operands that may be overwritten from here on
@@ -181,10 +176,6 @@ class WgmmaWait(Op):
     def types(self) -> tuple[Type, ...]:
         for x in self.tiles:
             register_type(x, "warpgroup.wait")
-        if self.after is not None:
-            type = register_type(self.after, "warpgroup.wait(after=)")
-            if not isinstance(type, RegisterVector) or type.dtype is not f32:
-                raise TypeRuleError(f"warpgroup.wait(after={type})", fix="pass a float32 vector that depends on what shall come before the wait")
         return ()
 
     def numpy(self, m: Any) -> None:
@@ -195,9 +186,6 @@ class WgmmaWait(Op):
 
     def cuda(self, c: Any) -> None:
         c.prelude(WGMMA)
-        if self.after is not None:  # a NaN that no arithmetic gives
-            never = " | ".join(f"(__float_as_int({c[self.after]}[{i}]) == 0x7f8badad)" for i in range(self.after.type.registers))
-            c.line(f'if ({never}) asm volatile("nanosleep.u32 0;");')
         c.line(f"wgmma_wait<{self.pending or 0}>();")
         for x in self.finished:  # or the compiler may read the accumulator above the wait
             c.line(f"pin({c[x]});")

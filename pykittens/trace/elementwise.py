@@ -32,17 +32,7 @@ def _map(kind: str) -> Callable[[Any], Any]:
     return apply
 
 
-exp, log, log2 = _map("exp"), _map("log"), _map("log2")
-_exp2 = _map("exp2")
-
-
-def exp2(x: Any, *, fma: int = 0) -> Any:
-    """exp2 of every element of a register tile or vector or of a scalar.
-
-    `fma` = n, of a float32 tile where special functions are what takes longest: multiply-adds work out one of every n, to 7.5e-5, and make
-    what is under 2^-126 about that.
-    """
-    return result(unary.Unary(scope_of(x.type.warps), "exp2", x, fma)) if fma else _exp2(x)
+exp, exp2, log, log2 = _map("exp"), _map("exp2"), _map("log"), _map("log2")
 
 
 sqrt, rsqrt, rcp, relu = _map("sqrt"), _map("rsqrt"), _map("rcp"), _map("relu")

@@ -33,12 +33,12 @@ class WarpgroupHandle(ScopeHandle):
             name_locals(user_frame_objects())
         record(wgmma.Wgmma(self.scope, d, a, b, ta, tb, overwrite))
 
-    def wait(self, *tiles: Tile, pending: int | None = None, after: Tile | None = None) -> None:
+    def wait(self, *tiles: Tile, pending: int | None = None) -> None:
         """Waits for the products that write (or read from registers) these tiles; without tiles, for all but `pending`.
 
-        `after`: a float32 vector. What it is computed from then runs beside the products; else the compiler may wait first.
+        The compiler may wait earlier, so that less arithmetic runs beside the products: `ring.release(after=x)` keeps the wait behind x.
         """
-        record(wgmma.WgmmaWait(self.scope, tiles, pending if not tiles else None, after))
+        record(wgmma.WgmmaWait(self.scope, tiles, pending if not tiles else None))
 
 
 class Tma:
