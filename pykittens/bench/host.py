@@ -103,18 +103,25 @@ def calling(calls: int) -> Iterator[Row]:
         attend(q, k, v, o, *rest, 0.125)
         attend(q2, k2, v2, o2, *rest, 0.125)
 
+    found = each(
+        {
+            "bare": call.launcher.call,
+            "moving": moving,
+            "bound": attend.bind(*operands[0], *rest, 0.125),
+            "attention": lambda: _attention(q, k, v),
+            "torch": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v),
+        },
+        calls,
+    )
     maps = "" if not call.maps else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
-    bare = statistics.median(each(call.launcher.call, calls) for _ in range(3))
+    bare = found["bare"]
     for what, value, limit in (
-        (f"a call of {module} on four torch tensors that move each time{maps}", each(moving, calls // 2, 250) / 2, 6.0 if rest else 8.0),
-        (f"a call of {module}, bound", each(attend.bind(*operands[0], *rest, 0.125), calls), 1.5),
+        (f"a call of {module} on four torch tensors that move each time{maps}", found["moving"] / 2, 6.0 if rest else 8.0),
+        (f"a call of {module}, bound", found["bound"], 1.5),
     ):
         yield {"what": f"{what}, over a bare driver launch", "value": value - bare, "unit": "us", "limit": limit, "bare": bare}
-    for name, run in {
-        "pykittens.attention on torch tensors": lambda: _attention(q, k, v),
-        "torch's scaled_dot_product_attention": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v),
-    }.items():
-        yield {"what": f"{name}, in all", "value": each(run, calls // 5), "unit": "us", "limit": None}
+    for what, name in {"pykittens.attention on torch tensors": "attention", "torch's scaled_dot_product_attention": "torch"}.items():
+        yield {"what": f"{what}, in all", "value": found[name], "unit": "us", "limit": None}
 
 
 def _attention(q: Any, k: Any, v: Any) -> Any:
@@ -123,16 +130,20 @@ def _attention(q: Any, k: Any, v: Any) -> Any:
     return pk.attention(q, k, v)
 
 
-def each(call: Callable[[], Any], calls: int = 10_000, batch: int = 500) -> float:
-    """Microseconds of one call: the median over batches, short enough that the GPU's queue never fills."""
+def each(runs: dict[str, Callable[[], Any]], calls: int = 10_000, batch: int = 250) -> dict[str, float]:
+    """Microseconds of one call of each: medians over batches that take turns, short enough that the GPU's queue never fills.
+
+    Turns, because a host's speed changes within a second as well as a GPU's does.
+    """
     import torch
 
-    times = []
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(max(1, calls // batch)):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(batch):
-            call()
-        times.append((time.perf_counter() - start) / batch * 1e6)
+        for name, call in runs.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(batch):
+                call()
+            times[name].append((time.perf_counter() - start) / batch * 1e6)
     torch.cuda.synchronize()
-    return statistics.median(times)
+    return {name: statistics.median(found) for name, found in times.items()}

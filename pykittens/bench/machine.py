@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import re
+import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -52,10 +53,10 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """How this process was started, in the words of who would do it again."""
+    """How this process was started, in the words of who would do it again; of folders and files elsewhere, the names."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module:
         name = f"python -m {module.name.removesuffix('.__main__')}"
     else:
         name = Path(sys.argv[0]).name if Path(sys.argv[0]).suffix != ".py" else f"python {Path(sys.argv[0]).name}"
-    return " ".join([name, *sys.argv[1:]])
+    return " ".join([name, shlex.join(Path(x).name if Path(x).is_absolute() else x for x in sys.argv[1:])]).strip()
