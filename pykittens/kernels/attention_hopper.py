@@ -1,12 +1,13 @@
-"""Flash attention, forward, for Hopper: TMA, asynchronous tensor cores, warp roles, a persistent grid.
+"""Flash attention, forward, for Hopper: TMA, asynchronous tensor cores, warp roles.
 
     out = softmax(q @ k.T * scale) @ v        for each batch and head
 
 q, o: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64, 128 or 256, any strides with contiguous
 rows; heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n).
 Three threads load with TMA; each of `consumers` warpgroups owns 64 query rows. While one warpgroup does softmax, its value
-product and the others' products run: the pipeline of FlashAttention-3 (Shah et al. 2024, section 3). A block works through
-many tiles and loads the next tile's operands while it finishes one.
+product and the others' products run: the pipeline of FlashAttention-3 (Shah et al. 2024, section 3). Blocks stay (`stay`), and
+load the next tile's operands while they finish one, or have one tile each. Speed beside FlashAttention-4, cuDNN and
+FlashAttention-2: docs/benchmarks.md, measured by `pykittens bench attention --peers`.
 """
 
 from __future__ import annotations

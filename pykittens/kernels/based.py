@@ -21,8 +21,7 @@ in registers, and adds f(z) S and the chunk's own masked weights (two terms) tim
 range is small, the rows of the state are scaled on their way (|k| stays below 256). A NaN or infinity of v reaches all rows
 of its chunk. Two blocks share a multiprocessor: shared memory 92 KiB, 112 KiB with the last state.
 
-One H200, batch 16, 16 heads, e = 64, operations as the published kernel counts them (`pykittens bench linear`): 460, 519 and
-516 TFLOP/s at n = 1024, 4096 and 16384, 3.3, 2.3 and 1.9 times the published kernel.
+Speed, operations as the published kernel counts them: docs/benchmarks.md, measured by `pykittens bench linear`.
 """
 
 from __future__ import annotations

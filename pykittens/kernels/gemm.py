@@ -9,8 +9,7 @@ the next one is being loaded. The blocks of a cluster share one operand, each lo
 summing a part of k and then some columns of all parts. What lies past the end of an operand reads as zero and is not written.
 After fast.cu (Pranjal Shankhdhar 2024) and CUTLASS's persistent kernels. `matmul.py` chooses the configuration.
 
-On one H200, random normal data, beside cuBLAS in the same run (TFLOP/s, cuBLAS then this): 4096^3 722, 711; 8192^3 679, 698;
-16384^3 677, 694; 8192 x 28672 x 8192 695, 705; 64 x 8192 x 8192 191, 192 (memory); e4m3 4096^3 1402, 1387; 8192^3 1341, 1336.
+Speed beside cuBLAS: docs/benchmarks.md, measured by `pykittens bench gemm`.
 """
 
 from __future__ import annotations

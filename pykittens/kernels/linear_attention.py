@@ -20,8 +20,7 @@ decays are sums of two 16-bit terms. In f16, whose range is small, each row of t
 of v reaches all rows of its chunk. Shared memory: `stages` chunks of q, k, v and `states` states, the decayed k, the output; 88 to
 104 KiB at d = 64.
 
-One H200, batch 16, 16 heads, d = e = 64 (`pykittens bench linear`): 0.042 ms at n = 1024; 0.91 and 0.96 of the speed of
-a device copy at n = 4096 and 16384, 0.85 and 0.8 with decay.
+Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench linear`.
 """
 
 from __future__ import annotations

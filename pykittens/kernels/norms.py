@@ -11,9 +11,8 @@ Everything between is float32, and the variance is the second pass over register
 element, scaled by 1 / (1 - p), where its Philox bits (row, column, under the seed) are at least p * 2^32.
 
 Memory is the only limit, so each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and
-several teams on a multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. A row
-wider than 16 warps lies in the blocks of a cluster, whose terms meet through distributed shared memory; the next rows are on their
-way to the shared memory of these blocks meanwhile, in which the weights stay.
+several teams on a multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. Rows wider
+than 32 KiB stream: see `rows.py`. Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench memory`.
 """
 
 from __future__ import annotations

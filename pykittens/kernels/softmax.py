@@ -6,8 +6,8 @@ x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenl
 float32. A row with a NaN, with +inf, or of -inf only is NaN, as the formula has it.
 
 Each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and several teams on a multiprocessor
-keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. A row wider than 16 warps lies in the
-blocks of a cluster, whose terms meet through distributed shared memory; the next rows are on their way to it meanwhile.
+keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. Rows wider than 32 KiB stream: see
+`rows.py`. Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench memory`.
 """
 
 from __future__ import annotations
