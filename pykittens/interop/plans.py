@@ -14,19 +14,19 @@ _MOST, _MOST_ALIKE = 1024, 8  # plans that are kept in all, and of arrays whose 
 T = TypeVar("T")
 
 
-class _Kept(NamedTuple, Generic[T]):
+class _Kept(NamedTuple):  # which Python 3.10 cannot make generic
     same: Callable[..., bool]
     address: Callable[[Any], int]
     arrays_of: Callable[[Sequence[Any]], Sequence[Any]]
     nones: tuple[int, ...]
-    plan: T
+    plan: Any
 
 
 class Plans(Generic[T]):
     """Plans by what arrays (or Nones) look like, and by anything else that is hashable."""
 
     def __init__(self) -> None:
-        self._kept: dict[Any, list[_Kept[T]]] = {}
+        self._kept: dict[Any, list[_Kept]] = {}
 
     def find(self, arrays: Sequence[Any], rest: Hashable) -> tuple[T, list[int]] | None:
         """The plan that was kept for arrays like these, and their pointers; None where there is none, or one is not aligned."""

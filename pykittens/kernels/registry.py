@@ -55,11 +55,8 @@ def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
     return _attention(attention_ampere.attend, 128 + 40, 2 * keys + 40, dim, dtype, causal=causal)
 
 
-def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instance | None:
-    short, chosen = (configuration(dim, causal, n) for n in (4096, 16384 if long else 4096))
-    if long and (chosen == short or dtype != "bf16"):
-        return None
-    settings = {"keys": 128, "consumers": 2} | chosen
+def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instance:
+    settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096)
     rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
     return _attention(attention_hopper.attend, rows, 2 * settings["keys"] + 40, dim, dtype, {"lse": spec(f32, (1, 1, 1))}, causal=causal, sms=2, **settings)
 

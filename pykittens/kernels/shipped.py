@@ -67,10 +67,12 @@ class Shipped:
         return {name: values[0] for name, values in self.options.items()}
 
     def configurations(self) -> Iterator[tuple[dict[str, Any], Instance]]:
-        """Every choice of options that has an instance."""
+        """Every choice of options that has an instance which no choice before it has."""
+        seen: set[str] = set()
         for values in itertools.product(*self.options.values()):
             choice = dict(zip(self.options, values, strict=True))
-            if instance := self.make(**choice):
+            if (instance := self.make(**choice)) and (what := repr((instance.operands, instance.fixed))) not in seen:
+                seen.add(what)
                 yield choice, instance
 
     def targets(self, instance: Instance) -> tuple[str, ...]:
