@@ -113,7 +113,7 @@ def calling(calls: int) -> Iterator[Row]:
         },
         calls,
     )
-    maps = "" if not call.maps else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
+    maps = "" if not call.program.maps else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
     bare = found["bare"]
     for what, value, limit in (
         (f"a call of {module} on four torch tensors that move each time{maps}", found["moving"] / 2, 6.0 if rest else 8.0),
