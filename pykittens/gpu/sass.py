@@ -4,13 +4,16 @@ A warp scheduler issues one instruction per cycle, so the instructions of the ma
 of a variant, read before any GPU is used.
 """
 
+import bisect
 import functools
 import itertools
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +86,39 @@ def instructions(sass: str) -> list[Instruction]:
 def opcodes(sass: str) -> Counter[str]:
     """How often each base opcode (HGMMA, UTMALDG, STL, ...) stands in a listing."""
     return Counter(instruction.base for instruction in instructions(sass))
+
+
+def opcodes_of(cubins: Sequence[Cubin]) -> list[Counter[str]]:
+    """`opcodes` of each of several kernels for one architecture, by one call of nvdisasm, whose start takes longer than a kernel does.
+
+    The code of all, one after another, is read as it stands, without what else is in an ELF file.
+    """
+    (arch,) = {cubin.arch for cubin in cubins}
+    code = [_code(cubin) for cubin in cubins]
+    ends = list(itertools.accumulate(map(len, code)))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernels.bin"
+        file.write_bytes(b"".join(code))
+        done = subprocess.run([_nvdisasm(), "-b", f"SM{arch[3:5]}", str(file)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"nvdisasm cannot read kernels for {arch}: {done.stderr.strip()}")
+    found: list[Counter[str]] = [Counter() for _ in cubins]
+    for instruction in instructions(done.stdout):
+        found[bisect.bisect_right(ends, instruction.address)][instruction.base] += 1
+    return found
+
+
+def _code(cubin: Cubin) -> bytes:
+    """The instructions in a cubin, an ELF64 file: the section `.text.NAME`."""
+    image = cubin.image
+    (table,), (size, count, names) = struct.unpack_from("<Q", image, 0x28), struct.unpack_from("<HHH", image, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", image, table + i * size) for i in range(count)]  # name, type, flags, address, offset, size
+    wanted = f".text.{cubin.entry}\0".encode()
+    for name, _, _, _, offset, length in sections:
+        start = sections[names][4] + name
+        if image[start : start + len(wanted)] == wanted:
+            return image[offset : offset + length]
+    raise RuntimeError(f"no code of `{cubin.entry}` in its cubin")
 
 
 def loops(sass: str) -> list[Loop]:

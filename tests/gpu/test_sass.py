@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pykittens.gpu.compiler import CompilerMissing, Cubin, compile
-from pykittens.gpu.sass import DisassemblerMissing, Instruction, disassemble, instructions, loops, opcodes
+from pykittens.gpu.sass import DisassemblerMissing, Instruction, disassemble, instructions, loops, opcodes, opcodes_of
 from tests.gpu.kernels import MMA, SPILLING, WGMMA
 
 
@@ -34,6 +34,14 @@ def test_warpgroup_instructions() -> None:
     sass = listing(WGMMA.replace("TOUCH", ""), "sm_90a")
     assert opcodes(sass)["HGMMA"] == 2
     assert loops(sass) == []
+
+
+def test_several_kernels_in_one_call() -> None:
+    sources = MMA, WGMMA.replace("TOUCH", ""), MMA
+    alone = [opcodes(listing(source, "sm_90a")) for source in sources]
+    together = opcodes_of([compile(source, "sm_90a") for source in sources])
+    for one, other in zip(alone, together, strict=True):
+        assert {**one, "NOP": 0} == {**other, "NOP": 0}  # which also pad a kernel's end
 
 
 def test_spills_show() -> None:
