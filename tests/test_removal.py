@@ -17,6 +17,7 @@ from pykittens.kernels.shipped import Instance
 from pykittens.testing.removal import removals
 
 FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
+BETWEEN = "a place is written again behind the barrier of the pass's other reduction, which all warps reach when they have read it: one reduction needs it"
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
 # How many statements of that kind and line are harmless, and why.
 HARMLESS = {
@@ -27,6 +28,8 @@ HARMLESS = {
         (1, "the wait of each tile covers what the stores read, and the end of the grid finishes what they write"),
     ("linear_attention", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("linear_attention", "barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
+    ("softmax", "barrier", "return value.row_max(cluster=self.config.cluster > 1)"): (1, BETWEEN),
+    ("layernorm", "barrier", "return value.row_sum(cluster=self.config.cluster > 1)"): (1, BETWEEN),
     ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     ("based", "proxyfence", "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term"):
         (1, "the fence of the first chunk's features, before their barrier, covers it"),
@@ -59,8 +62,9 @@ def instances(name: str) -> Iterator[Instance]:
     if name in ("softmax", "layernorm", "rmsnorm"):
         few = row.make(**{**row.default(), "n": 2048, "dtype": "bf16"})
         assert few is not None
-        config = rows.stream(2048, 2, 4, 4, processors=2, cluster=2, team=4, stages=2)  # nine rows through two slots of each of two teams
-        yield replace(few, fixed={**few.fixed, "config": config})
+        for cluster in (1, 2):  # nine rows through two slots of each of two teams
+            config = rows.stream(2048, 2, 4, 4, processors=cluster, cluster=cluster, team=4, stages=2)
+            yield replace(few, fixed={**few.fixed, "config": config})
     if name == "gemm":
         for share in ("a", "k"):
             yield replace(found, fixed={**found.fixed, "config": gemm.Config(cols=128, cluster=2, share=share)})

@@ -3,7 +3,8 @@
     out = epilogue((a @ b) * scale_a * scale_b)
 
 The choice follows three rates of an H200: what a tensor core multiplies, what L2 delivers to a multiprocessor, and what memory
-delivers to all of them. Fitted to 16 shapes, they choose the fastest configuration, or one within 1 % of it, for each.
+delivers to all of them, fitted to 16 shapes there; the wide tiles for few rows were added from six shapes on an H100
+(benchmarks/results/experiments/gemm-1.txt).
 """
 
 from __future__ import annotations

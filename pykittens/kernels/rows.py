@@ -230,7 +230,7 @@ def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -
                     with ring.fill() as slot:
                         for i, x in enumerate(inputs):
                             at = (0, 0, place + (lap * config.teams + t) * stride, part)
-                            pk.tma.load(getattr(slot, f"x{i}"), x, at, hint=config.load_hint or None)
+                            pk.tma.load(getattr(slot, f"x{i}"), x, at)
     for t, ring in enumerate(rings):
         with pk.role(f"team{t}", warps=config.team, registers=config.budget):
             if kept:
