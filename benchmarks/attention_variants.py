@@ -2,11 +2,12 @@
 
     python -m benchmarks.attention_variants                                # the cells in CELLS, in that order
     python -m benchmarks.attention_variants --cells "n 4096, dim 128"      # cells with these facts
-    python -m benchmarks.attention_variants --compile-only                 # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
+    # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
+    python -m benchmarks.attention_variants --compile-only
 
-A variant is what its static options change of the shipped configuration. Each is checked against float64, on outputs that begin as
-NaN, before everybody takes turns. A line has a cell: the peers, then the variants, best first, with how many times as
-fast they are as the best peer.
+A variant is what its static options change of the shipped configuration. Each is checked against float64, on outputs
+that begin as NaN, before everybody takes turns. A line has a cell: the peers, then the variants, best first, with how
+many times as fast they are as the best peer.
 """
 
 from __future__ import annotations
@@ -31,9 +32,16 @@ from pykittens.kernels import attention_hopper
 from pykittens.kernels.attention import configuration
 
 CELLS = (
-    "n 4096, dim 64", "heads 16, n 4096, dim 128", "n 16384, dim 64", "n 16384, dim 128", "n 1024, dim 64", "n 1024, dim 128",
-    "n 4096, dim 256", "n 16384, dim 256", "n 1024, dim 256",
-)  # fmt: skip
+    "n 4096, dim 64",
+    "heads 16, n 4096, dim 128",
+    "n 16384, dim 64",
+    "n 16384, dim 128",
+    "n 1024, dim 64",
+    "n 1024, dim 128",
+    "n 4096, dim 256",
+    "n 16384, dim 256",
+    "n 1024, dim 256",
+)
 Options = dict[str, Any]
 
 
@@ -42,11 +50,18 @@ def variants(dim: int, causal: bool, n: int) -> dict[str, Options]:
     shipped = configuration(dim, causal, n)
     pingpong = shipped.get("pingpong", True)
     stay = shipped.get("stay", True)
-    changes: list[Options] = [{}, {"stay": not stay}, {"pingpong": not pingpong}, {"stay": not stay, "pingpong": not pingpong}]
+    changes: list[Options] = [
+        {},
+        {"stay": not stay},
+        {"pingpong": not pingpong},
+        {"stay": not stay, "pingpong": not pingpong},
+    ]
     if dim == 64:
         changes += [{"stages": 4}, {"consumers": 5 - shipped.get("consumers", 2)}]
     elif dim == 128:
-        changes += [{"keys": 288 - shipped.get("keys", 128), "queries": 3 - shipped.get("queries", 2), "pingpong": not pingpong}]
+        changes += [
+            {"keys": 288 - shipped.get("keys", 128), "queries": 3 - shipped.get("queries", 2), "pingpong": not pingpong}
+        ]
     found: dict[str, Options] = {}
     defaults = dict(attention_hopper.attend.signature.static)
     for change in changes:
@@ -73,7 +88,11 @@ def compile_all(cells: list[Cell], arch: str) -> None:
         if cubin.spills or cubin.serialized:
             print(f"\n{job[0].label} {job[1]}: {cubin.spill_store_bytes} bytes spilled {' '.join(cubin.serialized)}")
 
-    jobs = [(cell, options) for cell in cells for options in variants(cell.facts["dim"], cell.facts["causal"], cell.facts["n"]).values()]
+    jobs = [
+        (cell, options)
+        for cell in cells
+        for options in variants(cell.facts["dim"], cell.facts["causal"], cell.facts["n"]).values()
+    ]
     with ThreadPoolExecutor(2) as pool:
         for i, _ in enumerate(pool.map(work, jobs)):
             print(f"\r{i + 1} of {len(jobs)} kernels", end="", flush=True)
@@ -87,7 +106,9 @@ def call(options: Options, q: Any, k: Any, v: Any, causal: bool) -> Callable[[],
     def bound() -> tuple[Any, Callable[[], None]]:
         out = q.new_empty(q.shape)
         sms = driver.multiprocessors(q.device.index)
-        return out, attention_hopper.attend.bind(q, k, v, out, None, q.shape[-1] ** -0.5, causal=causal, sms=sms, **options)
+        return out, attention_hopper.attend.bind(
+            q, k, v, out, None, q.shape[-1] ** -0.5, causal=causal, sms=sms, **options
+        )
 
     def run() -> Any:
         out, launch = bound()
@@ -100,7 +121,9 @@ def call(options: Options, q: Any, k: Any, v: Any, causal: bool) -> Callable[[],
 def rank(cell: Cell, budget: float) -> str:
     """The line of a cell."""
     found = variants(cell.facts["dim"], cell.facts["causal"], cell.facts["n"])
-    trial = attention.trial(cell, True, {name: lambda *operands, o=options: call(o, *operands) for name, options in found.items()})
+    trial = attention.trial(
+        cell, True, {name: lambda *operands, o=options: call(o, *operands) for name, options in found.items()}
+    )
     runs = {name: run for name, run in trial.runs.items() if name != "FA2"}
     errors, wrong = {}, {}
     for name in list(runs):
@@ -120,7 +143,10 @@ def rank(cell: Cell, budget: float) -> str:
     return " | ".join(
         [cell.label]
         + [f"{name} {cell.rate(ms):.0f}" for name, ms in peers.items()]
-        + [f"{cell.rate(ms):.0f} {least / ms:.3f} {name}" for name, ms in sorted(times.items(), key=lambda item: item[1])]
+        + [
+            f"{cell.rate(ms):.0f} {least / ms:.3f} {name}"
+            for name, ms in sorted(times.items(), key=lambda item: item[1])
+        ]
         + [f"WRONG {name}: {why}" for name, why in wrong.items()]
     )
 

@@ -42,7 +42,15 @@ def measure(name: str, kernel: Any, n: int, d: int, causal: bool) -> dict[str, A
     error = row_error(out, expected)
     torch_error = row_error(torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal), expected)
     ratio = error / torch_error if torch_error else 1.0 if error == 0 else float("inf")
-    return {"kernel": name, "dim": d, "n": n, "causal": causal, "error": error, "torch_error": torch_error, "ratio": ratio}
+    return {
+        "kernel": name,
+        "dim": d,
+        "n": n,
+        "causal": causal,
+        "error": error,
+        "torch_error": torch_error,
+        "ratio": ratio,
+    }
 
 
 def attention(q: Any, k: Any, v: Any, causal: bool) -> Any:

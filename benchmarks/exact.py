@@ -1,6 +1,7 @@
 """Attention and products whose every sum is exact, on a GPU: with A in registers, ptxas before 13.3 may overwrite it too early.
 
-python -m benchmarks.exact      # kernels from PYKITTENS_AOT or the cache, else from this machine's compiler: a row names which
+python -m benchmarks.exact      # kernels from PYKITTENS_AOT or the cache, else from this machine's compiler: a row
+names which
 
 Any difference is a failure. Run it with kernels of an old and of a new compiler.
 """
@@ -28,7 +29,9 @@ def attention(name: str, dim: int, dtype: torch.dtype) -> int:
     """How many elements differ, in all."""
     wrong = 0
     for n, m in LENGTHS:
-        q, k, v, expected = (torch.from_numpy(x).cuda()[None, None].expand(4, 8, -1, -1) for x in attention_operands(n, m, dim, n + dim))
+        q, k, v, expected = (
+            torch.from_numpy(x).cuda()[None, None].expand(4, 8, -1, -1) for x in attention_operands(n, m, dim, n + dim)
+        )
         q, k, v = (x.to(dtype).contiguous() for x in (q, k, v))
         for _ in range(REPEATS):
             out = torch.full_like(q, float("nan"))
@@ -54,11 +57,21 @@ def main() -> int:
     for name, dims in {"attention_hopper": (64, 128, 256) if hopper else (), "attention_ampere": (64, 128)}.items():
         for dim in dims:
             for dtype in (torch.bfloat16, torch.float16):
-                rows.append({"what": f"{name}, dim {dim}, {dtype}".replace("torch.", ""), "different": attention(name, dim, dtype)})
+                rows.append(
+                    {
+                        "what": f"{name}, dim {dim}, {dtype}".replace("torch.", ""),
+                        "different": attention(name, dim, dtype),
+                    }
+                )
     for m, n, k in ((512, 768, 512), (1000, 1032, 1000), (64, 4096, 4096), (5, 1000, 2048)) if hopper else ():
         for dtype in (torch.bfloat16, torch.float8_e4m3fn):
             if dtype is torch.bfloat16 or k % 16 == 0:
-                rows.append({"what": f"matmul {m} x {n} x {k}, {dtype}".replace("torch.", ""), "different": product(m, n, k, dtype)})
+                rows.append(
+                    {
+                        "what": f"matmul {m} x {n} x {k}, {dtype}".replace("torch.", ""),
+                        "different": product(m, n, k, dtype),
+                    }
+                )
     made_by = ", ".join(sorted(cache.compilers))
     rows = [{**row, "made_by": made_by} for row in rows]
     for row in rows:

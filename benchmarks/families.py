@@ -1,9 +1,10 @@
 """Every family of `pykittens bench` beside everybody who is installed, recorded. `python -m benchmarks.tables` then makes tables and charts.
 
-python -m benchmarks.families [FAMILY ...] [--quick]              # attention, gemm, linear, memory, host; all unless named
-python -m benchmarks.families --compile-only [--arch sm_90a]      # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
-python -m benchmarks.families --site FOLDER                       # peers are importable from there, too
-python -m benchmarks.families memory --alone --cells "width 4096" --seconds 60   # a part of a family; rows of other cells stay
+python -m benchmarks.families [FAMILY ...] [--quick]              # attention, gemm, linear, memory, host; all unless
+named python -m benchmarks.families --compile-only [--arch sm_90a]      # only fills the cache of kernels
+(PYKITTENS_CACHE); needs no GPU python -m benchmarks.families --site FOLDER                       # peers are importable
+from there, too python -m benchmarks.families memory --alone --cells "width 4096" --seconds 60   # a part of a family;
+rows of other cells stay
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ def main() -> int:
     parser.add_argument("--arch", default="sm_90a")
     parser.add_argument("--cells", nargs="*", default=[], help='only cells with these facts, such as "n 4096, causal"')
     parser.add_argument("--alone", action="store_true", help="without the peers that have to be installed or compiled")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell of a family after so long; what was measured is filed")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="begin no cell of a family after so long; what was measured is filed",
+    )
     parser.add_argument("--site", type=Path)
     parser.add_argument("--out", type=Path, help="the results file, instead of benchmarks/results/<device>.json")
     o = parser.parse_args()
@@ -58,12 +64,19 @@ def main() -> int:
                 if time.perf_counter() - start > o.seconds:
                     break
             for peer, (mean, least, count) in worst(rows):
-                print(f"    {name} beside {peer}: geometric mean {mean:.3f}, least {least:.3f}, {count} cells", flush=True)
+                print(
+                    f"    {name} beside {peer}: geometric mean {mean:.3f}, least {least:.3f}, {count} cells", flush=True
+                )
         good = [row for row in rows if "problem" not in row]
         wrong += len(rows) - len(good)
         if good:
             key = host.KEY if name == "host" else FAMILIES[name].KEY
-            print("->", record("host" if name == "host" else f"bench_{name}", good, key, o.out), f"({time.perf_counter() - start:.0f} s)", flush=True)
+            print(
+                "->",
+                record("host" if name == "host" else f"bench_{name}", good, key, o.out),
+                f"({time.perf_counter() - start:.0f} s)",
+                flush=True,
+            )
     return wrong
 
 

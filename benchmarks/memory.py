@@ -1,14 +1,17 @@
 """The memory-bound kernels beside torch eager, torch.compile and a device copy of as many bytes, in one run.
 
     python -m benchmarks.memory                          # every case, with peers; files its rows in benchmarks/results
-    python -m benchmarks.memory --variants               # ways to divide the work, ranked, without peers and without filing
-    python -m benchmarks.memory --compile-only [...]     # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
+    # ways to divide the work, ranked, without peers and without filing
+    python -m benchmarks.memory --variants
+    # only fills the cache of kernels (PYKITTENS_CACHE); needs no GPU
+    python -m benchmarks.memory --compile-only [...]
 
 Options: --only WORDS (cases whose name has one of them), --peers copy,eager,compile, --repeats 11, --gib 1.
 
-Correctness comes first: fresh random inputs, outputs that begin as NaN, rows from the front, the middle and the end against float64,
-within 1.5 times the error of the same formula in float32 plus the rounding of the output. Then interleaved repeats of a few
-launches between two events, medians. GB/s counts each operand read once and each result written once.
+Correctness comes first: fresh random inputs, outputs that begin as NaN, rows from the front, the middle and the end
+against float64, within 1.5 times the error of the same formula in float32 plus the rounding of the output. Then
+interleaved repeats of a few launches between two events, medians. GB/s counts each operand read once and each result
+written once.
 """
 
 from __future__ import annotations
@@ -86,15 +89,32 @@ def _norm(kind: str, n: int, residual: bool, p: float, dtype: str) -> Case:
         y = f.layer_norm(s, *rest, a["bias"], 1e-5) if kind == "layernorm" else f.rms_norm(s, *rest, 1e-5)
         return (y, s) if residual else y
 
-    name = f"{kind}{'+residual' if residual else ''}{'+dropout' if p else ''} {n}{'' if dtype == 'bf16' else ' ' + dtype}"
-    return Case(name, shapes, run, peer, 4 if residual else 2, norms,
-                lambda: _row_variants(n, DTYPES[dtype].size, 1 + residual, 2 if kind == "layernorm" else 1), dtype)  # fmt: skip
+    name = (
+        f"{kind}{'+residual' if residual else ''}{'+dropout' if p else ''} {n}{'' if dtype == 'bf16' else ' ' + dtype}"
+    )
+    return Case(
+        name,
+        shapes,
+        run,
+        peer,
+        4 if residual else 2,
+        norms,
+        lambda: _row_variants(n, DTYPES[dtype].size, 1 + residual, 2 if kind == "layernorm" else 1),
+        dtype,
+    )
 
 
 def _softmax(n: int, dtype: str) -> Case:
     return Case(
-        f"softmax {n}{'' if dtype == 'bf16' else ' ' + dtype}", lambda elements: {"x": (elements // n, n)}, lambda a, config: softmax.softmax(a["x"], config=config),
-        lambda torch, a: torch.softmax(a["x"], -1), 2, softmax, lambda: _row_variants(n, DTYPES[dtype].size), dtype)  # fmt: skip
+        f"softmax {n}{'' if dtype == 'bf16' else ' ' + dtype}",
+        lambda elements: {"x": (elements // n, n)},
+        lambda a, config: softmax.softmax(a["x"], config=config),
+        lambda torch, a: torch.softmax(a["x"], -1),
+        2,
+        softmax,
+        lambda: _row_variants(n, DTYPES[dtype].size),
+        dtype,
+    )
 
 
 def _rotary(n: int, d: int, r: int, interleaved: bool) -> Case:
@@ -112,15 +132,22 @@ def _rotary(n: int, d: int, r: int, interleaved: bool) -> Case:
 
     def variants() -> dict[str, Any]:
         found, x = {}, np.empty((1, heads, 64, d), np.float16)
-        for choice in [{}] + [{"heads": h} for h in (2, 4)] + [{"rows": k} for k in (8, 16)] + [{"warps": w} for w in (2, 8)] + [
-                {"load_hint": ""}, {"load_hint": "stream"}, {"store_hint": ""}, {"heads": 2, "rows": 8}]:  # fmt: skip
+        for choice in (
+            [{}]
+            + [{"heads": h} for h in (2, 4)]
+            + [{"rows": k} for k in (8, 16)]
+            + [{"warps": w} for w in (2, 8)]
+            + [{"load_hint": ""}, {"load_hint": "stream"}, {"store_hint": ""}, {"heads": 2, "rows": 8}]
+        ):
             config = rotary.plan(rotary._heads(x, "x")[0], 16, r, interleaved, **choice)
             if config not in found.values():
                 found[" ".join(f"{k}={v}" for k, v in choice.items()) or "default"] = config
         return found
 
     run = lambda a, config: rotary.rotary(**a, interleaved=interleaved, config=config)  # noqa: E731
-    return Case(f"rotary {'interleaved ' if interleaved else ''}{r} of {d}, n {n}", shapes, run, peer, 2, rotary, variants)
+    return Case(
+        f"rotary {'interleaved ' if interleaved else ''}{r} of {d}, n {n}", shapes, run, peer, 2, rotary, variants
+    )
 
 
 def _gate(kind: str, n: int) -> Case:
@@ -129,11 +156,24 @@ def _gate(kind: str, n: int) -> Case:
 
     def peer(torch: Any, a: Arrays) -> Any:
         f = torch.nn.functional
-        return (f.silu(a["gate"]) if kind == "silu" else f.gelu(a["gate"], approximate="tanh" if kind == "gelu_tanh" else "none")) * a["up"]
+        return (
+            f.silu(a["gate"])
+            if kind == "silu"
+            else f.gelu(a["gate"], approximate="tanh" if kind == "gelu_tanh" else "none")
+        ) * a["up"]
 
     def variants() -> dict[str, Any]:
         found = {}
-        for choice in [{}, {"held": 8}, {"held": 32}, {"warps": 2}, {"warps": 8}, {"load_hint": ""}, {"store_hint": "stream"}, {"held": 32, "warps": 8}]:
+        for choice in [
+            {},
+            {"held": 8},
+            {"held": 32},
+            {"warps": 2},
+            {"warps": 8},
+            {"load_hint": ""},
+            {"store_hint": "stream"},
+            {"held": 32, "warps": 8},
+        ]:
             config = gates.plan(kind, n, 2, 16, **choice)  # type: ignore[arg-type]
             if config not in found.values():
                 found[" ".join(f"{k}={v}" for k, v in choice.items()) or "default"] = config
@@ -173,7 +213,10 @@ def compile_all(chosen: list[Case], variants: bool, arch: str) -> None:
         except KernelError as error:
             print(f"\r{case.name}: {error.fact.splitlines()[0]}")
 
-    with mock.patch.object(Kernel, "_run", lambda self, args, named: self.compile(*args, **named, arch=arch)), ThreadPoolExecutor(2) as pool:
+    with (
+        mock.patch.object(Kernel, "_run", lambda self, args, named: self.compile(*args, **named, arch=arch)),
+        ThreadPoolExecutor(2) as pool,
+    ):
         for i, _ in enumerate(pool.map(work, jobs)):
             print(f"\r{i + 1} of {len(jobs)} kernels", end="", flush=True)
     print()
@@ -185,7 +228,7 @@ class Bench:
     def __init__(self, gib: float, repeats: int, where: str = "cuda"):
         import torch
 
-        self.torch, self.bytes, self.repeats, self.where = torch, gib * 2**30, repeats, where
+        self.torch, self.bytes, self.repeats, self.location = torch, gib * 2**30, repeats, where
 
     def operands(self, case: Case, seed: int) -> Arrays:
         torch = self.torch
@@ -193,7 +236,7 @@ class Bench:
         dtype = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}[case.dtype]
         elements = int(self.bytes / case.moved / dtype.itemsize)
         shapes = case.shapes(elements)
-        a = {k: torch.randn(s, device=self.where, dtype=dtype) for k, s in shapes.items()}
+        a = {k: torch.randn(s, device=self.location, dtype=dtype) for k, s in shapes.items()}
         return {k: (v.cos() if k == "cos" else v.sin() if k == "sin" else v) for k, v in a.items()}
 
     def check(self, case: Case, a: Arrays, config: Any) -> str:
@@ -209,9 +252,15 @@ class Bench:
             return self.check_dropout(a, results)
         first = next(iter(a))
         count = a[first].shape[0]
-        picked = torch.tensor(sorted({*range(min(8, count)), count // 2, *range(max(0, count - 8), count)}), device=self.where)
-        some = {k: v[picked] if v.shape[:1] == a[first].shape[:1] and v.dim() == a[first].dim() else v for k, v in a.items()}
-        exact, single = (case.peer(torch, {k: v.to(t) for k, v in some.items()}) for t in (torch.float64, torch.float32))
+        picked = torch.tensor(
+            sorted({*range(min(8, count)), count // 2, *range(max(0, count - 8), count)}), device=self.location
+        )
+        some = {
+            k: v[picked] if v.shape[:1] == a[first].shape[:1] and v.dim() == a[first].dim() else v for k, v in a.items()
+        }
+        exact, single = (
+            case.peer(torch, {k: v.to(t) for k, v in some.items()}) for t in (torch.float64, torch.float32)
+        )
         pairs = zip(results, *((e if isinstance(e, tuple) else (e,)) for e in (exact, single)), strict=True)
         for y, e, s in pairs:
             rounding = torch.finfo(y.dtype).eps * e.abs() + torch.finfo(torch.float32).eps
@@ -253,10 +302,15 @@ class Bench:
     def bytes_of(self, case: Case, a: Arrays) -> int:
         tensors = [v for v in a.values()]
         outputs = case.moved - sum(v.numel() == max(t.numel() for t in tensors) for v in tensors)
-        return sum(t.numel() * t.element_size() for t in tensors) + outputs * max(t.numel() * t.element_size() for t in tensors)
+        return sum(t.numel() * t.element_size() for t in tensors) + outputs * max(
+            t.numel() * t.element_size() for t in tensors
+        )
 
     def copy(self, size: int) -> Callable[[], Any]:
-        a, b = (self.torch.empty(size // 2, dtype=self.torch.uint8, device=self.where).view(self.torch.uint8) for _ in range(2))
+        a, b = (
+            self.torch.empty(size // 2, dtype=self.torch.uint8, device=self.location).view(self.torch.uint8)
+            for _ in range(2)
+        )
         return lambda: b.copy_(a)
 
     def measure(self, case: Case, configs: dict[str, Any], peers: list[str]) -> list[dict[str, Any]]:
@@ -278,7 +332,14 @@ class Bench:
         with self.torch.no_grad():
             ms = self.times(functions)
         found = [
-            {"case": case.name, "who": who, "ms": round(t, 5), "gbps": round(size / t / 1e6), "of_copy": round(ms["copy"] / t, 4)} for who, t in ms.items()
+            {
+                "case": case.name,
+                "who": who,
+                "ms": round(t, 5),
+                "gbps": round(size / t / 1e6),
+                "of_copy": round(ms["copy"] / t, 4),
+            }
+            for who, t in ms.items()
         ]
         return found + [{"case": case.name, "who": who, "wrong": why} for who, why in wrong.items() if why]
 
@@ -299,13 +360,17 @@ def main() -> None:
         return
     bench, everything = Bench(o.gib, o.repeats), []
     for case in chosen:
-        found = bench.measure(case, case.variants() if o.variants else {"pykittens": None}, [] if o.variants else o.peers.split(","))
+        found = bench.measure(
+            case, case.variants() if o.variants else {"pykittens": None}, [] if o.variants else o.peers.split(",")
+        )
         everything += found
         good = sorted((r for r in found if "ms" in r and r["who"] != "copy"), key=lambda r: r["ms"])
         base = [r for r in good if r["who"] == "default"]
         shown = (base + [r for r in good if r["who"] != "default"][:5]) if o.variants else good
         gbps = next(r["gbps"] for r in found if r["who"] == "copy")
-        print(f"{case.name:32s} copy {gbps} | " + " | ".join(f"{r['who']} {r['of_copy']:.3f}" for r in shown), flush=True)
+        print(
+            f"{case.name:32s} copy {gbps} | " + " | ".join(f"{r['who']} {r['of_copy']:.3f}" for r in shown), flush=True
+        )
         for r in found:
             if "wrong" in r:
                 print(f"    WRONG {r['who']}: {r['wrong']}", flush=True)

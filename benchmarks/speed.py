@@ -2,7 +2,8 @@
 
     python -m benchmarks.speed
 
-Correctness first. Then the two take turns, many times; each time is by device events, behind a write that empties the L2.
+Correctness first. Then the two take turns, many times; each time is by device events, behind a write that empties the
+L2.
 """
 
 from __future__ import annotations
@@ -33,12 +34,23 @@ def main() -> None:
                 runs[name] = kernel.bind(q, k, v, out, d**-0.5, causal=causal)
                 runs[name]()
                 if (error := errors.row_error(out, expected)) > 2e-2:
-                    raise SystemExit(f"{name} {(batch, heads, n, d)} causal={causal} differs from FlashAttention-2 by {error}")
+                    raise SystemExit(
+                        f"{name} {(batch, heads, n, d)} causal={causal} differs from FlashAttention-2 by {error}"
+                    )
             times = interleaved(runs)
             flops = 4 * batch * heads * n * n * d * (0.5 if causal else 1)
             for name in errors.KERNELS:
-                row = {"kernel": name, "batch": batch, "heads": heads, "n": n, "dim": d, "causal": causal, "tflops": flops / times[name] / 1e12,
-                       "fa2_tflops": flops / times["FA2"] / 1e12, "ratio": times["FA2"] / times[name]}  # fmt: skip
+                row = {
+                    "kernel": name,
+                    "batch": batch,
+                    "heads": heads,
+                    "n": n,
+                    "dim": d,
+                    "causal": causal,
+                    "tflops": flops / times[name] / 1e12,
+                    "fa2_tflops": flops / times["FA2"] / 1e12,
+                    "ratio": times["FA2"] / times[name],
+                }
                 rows.append(row)
                 print(row, flush=True)
     print("->", record("attention_speed", rows, ("kernel", "batch", "heads", "n", "dim", "causal")))

@@ -65,7 +65,10 @@ def markdown(head: tuple[str, ...], body: list[tuple[str, ...]], source: Rows) -
     """A table, and under it where its numbers come from."""
     lines = [head, ("---",) * len(head), *body]
     origins = {(r["device"], r["driver"], r["compiler"], r["date"], r["command"]) for r in source}
-    notes = [f"{device}, driver {driver}, {compiler}, {date}: `{command}`" for device, driver, compiler, date, command in sorted(origins)]
+    notes = [
+        f"{device}, driver {driver}, {compiler}, {date}: `{command}`"
+        for device, driver, compiler, date, command in sorted(origins)
+    ]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n" + "\n".join(notes)
 
 
@@ -79,7 +82,18 @@ def errors(rows: Rows) -> str:
     source = of("attention_error", rows)
     if not source:
         return _NONE
-    body = [(r["kernel"], f"{r['dim']}", f"{r['n']}", "causal" if r["causal"] else "full", f"{r['error']:.2e}", f"{r['torch_error']:.2e}", f"{r['ratio']:.2f}") for r in source]  # fmt: skip
+    body = [
+        (
+            r["kernel"],
+            f"{r['dim']}",
+            f"{r['n']}",
+            "causal" if r["causal"] else "full",
+            f"{r['error']:.2e}",
+            f"{r['torch_error']:.2e}",
+            f"{r['ratio']:.2f}",
+        )
+        for r in source
+    ]
     return markdown(("kernel", "head dim", "n", "", "error", "torch's", "ratio"), body, source)
 
 
@@ -88,7 +102,17 @@ def speed(rows: Rows) -> str:
     source = of("attention_speed", rows)
     if not source:
         return _NONE
-    body = [(r["kernel"], f"{r['batch']}, {r['heads']}, {r['n']}, {r['dim']}", "causal" if r["causal"] else "full", f"{r['tflops']:.0f}", f"{r['fa2_tflops']:.0f}", f"{r['ratio']:.2f}") for r in source]  # fmt: skip
+    body = [
+        (
+            r["kernel"],
+            f"{r['batch']}, {r['heads']}, {r['n']}, {r['dim']}",
+            "causal" if r["causal"] else "full",
+            f"{r['tflops']:.0f}",
+            f"{r['fa2_tflops']:.0f}",
+            f"{r['ratio']:.2f}",
+        )
+        for r in source
+    ]
     return markdown(("kernel", "batch, heads, n, head dim", "", "TFLOP/s", "FA2", "ratio"), body, source)
 
 
@@ -99,7 +123,10 @@ def host(rows: Rows) -> str:
         return _NONE
     return markdown(
         ("what", "compiled for", "measured", "promised"),
-        [(r["what"], r["arch"], f"{r['value']:.3g} {r['unit']}", f"{r['limit']:g} {r['unit']}" if r["limit"] else "") for r in source],
+        [
+            (r["what"], r["arch"], f"{r['value']:.3g} {r['unit']}", f"{r['limit']:g} {r['unit']}" if r["limit"] else "")
+            for r in source
+        ],
         source,
     )
 
@@ -110,7 +137,14 @@ def gpu(rows: Rows) -> str:
     if not source:
         return _NONE
     body = [(r["what"], "", f"{r['passed']} passed, {r['failed']} failed") for r in of("conformance", rows)]
-    body += [(r["what"], r["made_by"], f"{r['different'] or 'no'} element{'' if r['different'] == 1 else 's'} differ{'s' if r['different'] == 1 else ''}") for r in of("exact", rows)]  # fmt: skip
+    body += [
+        (
+            r["what"],
+            r["made_by"],
+            f"{r['different'] or 'no'} element{'' if r['different'] == 1 else 's'} differ{'s' if r['different'] == 1 else ''}",
+        )
+        for r in of("exact", rows)
+    ]
     return markdown(("what", "kernels made by", ""), body, source)
 
 
@@ -124,13 +158,28 @@ def family(name: str) -> Callable[[Rows], str]:
         key = FAMILIES[name].KEY
         peers = list(dict.fromkeys(peer for row in source for peer, found in row["peers"].items() if "ratio" in found))
         body = [
-            (", ".join(_fact(k, row[k]) for k in key if row[k] is not False), f"{row['rate']:.0f} {row['unit']}", f"{row['error']:.1e}",
-             *(_beside(row["peers"].get(peer, {})) for peer in peers))
+            (
+                ", ".join(_fact(k, row[k]) for k in key if row[k] is not False),
+                f"{row['rate']:.0f} {row['unit']}",
+                f"{row['error']:.1e}",
+                *(_beside(row["peers"].get(peer, {})) for peer in peers),
+            )
             for row in source
-        ]  # fmt: skip
-        ratios = [[row["peers"][peer]["ratio"] for row in source if "ratio" in row["peers"].get(peer, {})] for peer in peers]
-        body.append(("geometric mean of the ratios", "", "", *(f"**{math.exp(statistics.fmean(map(math.log, found))):.2f}**" for found in ratios)))
-        return markdown((", ".join(key), "PyKittens", "error", *peers), body, source) + f"\n\n![rates](charts/{name}.svg)"
+        ]
+        ratios = [
+            [row["peers"][peer]["ratio"] for row in source if "ratio" in row["peers"].get(peer, {})] for peer in peers
+        ]
+        body.append(
+            (
+                "geometric mean of the ratios",
+                "",
+                "",
+                *(f"**{math.exp(statistics.fmean(map(math.log, found))):.2f}**" for found in ratios),
+            )
+        )
+        return (
+            markdown((", ".join(key), "PyKittens", "error", *peers), body, source) + f"\n\n![rates](charts/{name}.svg)"
+        )
 
     return table
 
@@ -156,9 +205,13 @@ def _beside(peer: dict[str, Any]) -> str:
     return f"{peer['rate']:.0f} ({peer['ratio']:.2f}x)" if "ratio" in peer else ""
 
 
-TABLES: dict[str, Callable[[Rows], str]] = {"errors": errors, "speed": speed, "host": host, "gpu": gpu, "summary": summary} | {
-    f"bench_{name}": family(name) for name in FAMILIES
-}
+TABLES: dict[str, Callable[[Rows], str]] = {
+    "errors": errors,
+    "speed": speed,
+    "host": host,
+    "gpu": gpu,
+    "summary": summary,
+} | {f"bench_{name}": family(name) for name in FAMILIES}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -48,7 +48,9 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     """The running Python frames that are the user's, innermost first."""
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(1)
-    tracing = getattr(_made, "errors", None) is not None  # else a library file's frame is a host function, not its author's kernel
+    tracing = (
+        getattr(_made, "errors", None) is not None
+    )  # else a library file's frame is a host function, not its author's kernel
     while frame is not None and len(found) < limit:
         file = frame.f_code.co_filename
         if file == _CONTEXTLIB or (file == "<string>" and _ours(frame)):
@@ -92,9 +94,15 @@ class KernelError(Exception):
     frame first), found from the running frames when it is not given.
     """
 
-    def __init__(self, fact: str, fix: str = "", where: tuple[Frame, ...] | None = None, also: dict[str, tuple[Frame, ...]] | None = None):
+    def __init__(
+        self,
+        fact: str,
+        fix: str = "",
+        location: tuple[Frame, ...] | None = None,
+        also: dict[str, tuple[Frame, ...]] | None = None,
+    ):
         self.fact, self.fix = fact, fix
-        self.where = user_frames() if where is None else where
+        self.location = user_frames() if location is None else location
         self.also = also or {}
         super().__init__(fact)
         made = getattr(_made, "errors", None)
@@ -103,8 +111,11 @@ class KernelError(Exception):
 
     def __str__(self) -> str:
         lines = [self.fact]
-        for i, frame in enumerate(self.where[:3]):
-            lines.append(f"  {'at' if i == 0 else 'called from'} {frame} in {frame.function}" + (f"\n      {frame.text}" if frame.text else ""))
+        for i, frame in enumerate(self.location[:3]):
+            lines.append(
+                f"  {'at' if i == 0 else 'called from'} {frame} in {frame.function}"
+                + (f"\n      {frame.text}" if frame.text else "")
+            )
         for label, frames in self.also.items():
             for frame in frames[:1]:
                 lines.append(f"  {label} {frame} in {frame.function}" + (f"\n      {frame.text}" if frame.text else ""))

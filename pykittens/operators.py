@@ -1,8 +1,8 @@
 """torch operators: `torch.ops.pykittens.attention` and the like, for eager code, `torch.compile`, export and CUDA graphs.
 
 Importing this module registers them; `pykittens.attention` does so when it first sees tensors. They are registered with
-`torch.library.Library`, whose calls cost 6 us where those of `torch.library.custom_op` cost 17. Eager calls on ordinary tensors that look
-like earlier ones go past the operators; a profiler then sees their kernels, not the operators.
+`torch.library.Library`, whose calls cost 6 us where those of `torch.library.custom_op` cost 17. Eager calls on ordinary
+tensors that look like earlier ones go past the operators; a profiler then sees their kernels, not the operators.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from .kernels import matmul as products
 from .types import DType
 
 # Whether this torch can be asked what `_direct` and `_plain` ask. One that cannot always calls the operators.
-_ASKABLE = all(hasattr(torch._C, name) for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys"))
+_ASKABLE = all(
+    hasattr(torch._C, name)
+    for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys")
+)
 _library: Any = torch.library.Library("pykittens", "DEF")
 
 
@@ -41,7 +44,9 @@ _attentions: Plans[_Plan] = Plans()
 _products: Plans[_Plan] = Plans()
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None, return_lse: bool = False) -> Any:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None, return_lse: bool = False
+) -> Any:
     """`pykittens.attention` on tensors."""
     operator = torch.ops.pykittens.attention_lse if return_lse else torch.ops.pykittens.attention
     if torch.compiler.is_dynamo_compiling():
@@ -73,7 +78,9 @@ def matmul(a: Tensor, b: Tensor, scale_a: Tensor | None, scale_b: Tensor | None,
     return result
 
 
-def _again(plans: Plans[_Plan], operands: Sequence[Tensor | None], key: Any, numbers: tuple[Any, ...] = ()) -> list[Tensor] | None:
+def _again(
+    plans: Plans[_Plan], operands: Sequence[Tensor | None], key: Any, numbers: tuple[Any, ...] = ()
+) -> list[Tensor] | None:
     """The results, where there is a plan for such operands: the dispatcher and all that an operator asks cost five times as much."""
     if not _direct() or not (found := plans.find(operands, key)):
         return None
@@ -117,7 +124,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: flo
     return out
 
 
-def _attention_lse(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> tuple[Tensor, Tensor]:
+def _attention_lse(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     about = kernels.describe(q, k, v)
     arch, out, lse = kernels.check(about), _output(q), q.new_empty(q.shape[:3], dtype=torch.float32)
     kernels.run(about, arch, q, k, v, out, lse, causal, scale)
@@ -129,17 +138,25 @@ def _fake_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale
     return _output(q)
 
 
-def _fake_attention_lse(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> tuple[Tensor, Tensor]:
+def _fake_attention_lse(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
     kernels.check({"q": _about(q), "k": _about(k), "v": _about(v)})
     return _output(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-def _matmul(a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    out: Tensor = products.run(a, b, scale_a=scale_a, scale_b=scale_b, dtype=None if dtype is None else torch_names()[dtype])
+def _matmul(
+    a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    out: Tensor = products.run(
+        a, b, scale_a=scale_a, scale_b=scale_b, dtype=None if dtype is None else torch_names()[dtype]
+    )
     return out
 
 
-def _fake_matmul(a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+def _fake_matmul(
+    a: Tensor, b: Tensor, scale_a: Tensor | None = None, scale_b: Tensor | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
     products.check({"a": _about(a), "b": _about(b)})
     return a.new_empty((a.shape[0], b.shape[1]), dtype=dtype or (torch.bfloat16 if a.dtype.itemsize == 1 else a.dtype))
 
@@ -151,7 +168,9 @@ def _output(q: Tensor) -> Tensor:
 
 def _about(x: Tensor) -> ArrayInfo:
     """What can be known of a tensor without memory."""
-    return ArrayInfo(0, x.shape, x.stride(), torch_names().get(x.dtype, str(x.dtype)), x.get_device() if x.is_cuda else None, "torch")
+    return ArrayInfo(
+        0, x.shape, x.stride(), torch_names().get(x.dtype, str(x.dtype)), x.get_device() if x.is_cuda else None, "torch"
+    )
 
 
 def _register(name: str, schema: str, run: Any, fake: Any) -> None:
@@ -170,4 +189,9 @@ def _register(name: str, schema: str, run: Any, fake: Any) -> None:
 _QKV = "Tensor q, Tensor k, Tensor v, bool causal=False, float? scale=None"
 _register("attention", f"({_QKV}) -> Tensor", _attention, _fake_attention)
 _register("attention_lse", f"({_QKV}) -> (Tensor, Tensor)", _attention_lse, _fake_attention_lse)
-_register("matmul", "(Tensor a, Tensor b, Tensor? scale_a=None, Tensor? scale_b=None, ScalarType? dtype=None) -> Tensor", _matmul, _fake_matmul)
+_register(
+    "matmul",
+    "(Tensor a, Tensor b, Tensor? scale_a=None, Tensor? scale_b=None, ScalarType? dtype=None) -> Tensor",
+    _matmul,
+    _fake_matmul,
+)

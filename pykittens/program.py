@@ -25,15 +25,15 @@ class Value:
 
     def __init__(self, type: Type, name: str = ""):
         self.type, self.name = type, name
-        self.where: tuple[Frame, ...] = ()
+        self.location: tuple[Frame, ...] = ()
         self.block: Block | None = None  # the region that made it; None for parameters and buffers
-        self.maker: Op | None = None
-        self.multiple = 1  # of an integer without a maker: a number it is certainly a multiple of
+        self.producer: Op | None = None
+        self.multiple = 1  # of an integer without a producer: a number it is certainly a multiple of
 
     @property
     def label(self) -> str:
         """What an error calls it: its name, the expression that made it, or its type."""
-        return self.name or (self.maker.expression if self.maker is not None else "") or str(self.type)
+        return self.name or (self.producer.expression if self.producer is not None else "") or str(self.type)
 
 
 Operand = Any  # Value | int | float: a scalar operand may be a Python number, known at trace time
@@ -97,11 +97,12 @@ class Access:
 
     mode "reduce" is a write that other reductions of the same operation may overlap. proxy: "generic" (ordinary loads
     and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name of the group queue it joins
-    ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it completes
-    on (whose pending bytes it pays when it writes shared memory). split: which warps of the scope touch which elements:
-    "rows" (16 in turn), "threads" (16-byte vectors in turn), "warps" (equal parts), "all" (each warp touches everything), "one" (an elected
-    thread). rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r set
-    writes the same bytes, and pays the same barrier, of block r. at: only this element of a shared vector.
+    ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it
+    completes on (whose pending bytes it pays when it writes shared memory). split: which warps of the scope touch which
+    elements: "rows" (16 in turn), "threads" (16-byte vectors in turn), "warps" (equal parts), "all" (each warp touches
+    everything), "one" (an elected thread). rank: the block of the cluster whose shared memory is meant (None: the own);
+    mask: multicast, bit r set writes the same bytes, and pays the same barrier, of block r. at: only this element of a
+    shared vector.
     """
 
     target: Value | Place
@@ -119,11 +120,11 @@ class Sync:
     """One effect that orders others.
 
     kind: "barrier" (the scope's warps meet), "cluster" (all warps of all blocks of the cluster meet), "arrive" (`count`
-    arrivals at an mbarrier, one from the scope, which first adds `bytes` to what its phase waits for; or the scope's warps
-    are counted at a named barrier), "wait" (until the phase with parity `phase` of an mbarrier has ended; or for a named
-    barrier, counting the scope's warps too), "commit" and "join" (a group queue named `queue`; `pending` groups may stay
-    unfinished), "fence" (generic writes known to this thread become visible to the async proxy). target: the barrier,
-    its item `index` for named ones; rank: the block of the cluster whose barrier is meant (None: the own).
+    arrivals at an mbarrier, one from the scope, which first adds `bytes` to what its phase waits for; or the scope's
+    warps are counted at a named barrier), "wait" (until the phase with parity `phase` of an mbarrier has ended; or for
+    a named barrier, counting the scope's warps too), "commit" and "join" (a group queue named `queue`; `pending` groups
+    may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy). target: the
+    barrier, its item `index` for named ones; rank: the block of the cluster whose barrier is meant (None: the own).
     """
 
     kind: Literal["barrier", "cluster", "arrive", "wait", "commit", "join", "fence"]
@@ -140,7 +141,7 @@ class Sync:
 Effect = Union[Access, Sync]
 
 
-CLUSTER, BLOCK = -1, 0  # for `Op.alike`
+CLUSTER, BLOCK = -1, 0  # for `Op.uniform_over`
 
 
 class Op:
@@ -151,12 +152,14 @@ class Op:
     """
 
     scope: Scope
-    where: tuple[Frame, ...] = ()
+    location: tuple[Frame, ...] = ()
     results: tuple[Value, ...] = ()
     writes: ClassVar[tuple[str, ...]] = ()  # fields whose register operands change in place
     collective: ClassVar[bool] = True  # all threads of the scope must come to it
-    alike: int = CLUSTER  # how many warps in turn get the same results from the same operands at most, or BLOCK, or CLUSTER
-    single: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
+    uniform_over: int = (
+        CLUSTER  # how many warps in turn get the same results from the same operands at most, or BLOCK, or CLUSTER
+    )
+    single_thread: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
 
     def types(self) -> tuple[Type, ...]:
         """The types of the results; raises `TypeRuleError` for operands it does not take."""
@@ -307,7 +310,7 @@ class Program:
     body: Block = field(default_factory=Block)
     cluster: tuple[int, int, int] = (1, 1, 1)
     maps: list[TensorMapSpec] = field(default_factory=list)
-    where: tuple[Frame, ...] = ()
+    location: tuple[Frame, ...] = ()
     shared_bytes: int = 0
     blocks_per_sm: int = 1
     registers: int = 0  # at most this many registers a thread; 0 lets the compiler choose
@@ -354,7 +357,9 @@ class Printer:
         self.out = [f"kernel {p.name}({parameters})  # {p.warps} warps, {p.shared_bytes} bytes shared"]
         for b in p.buffers:
             count = f"{b.count} x " if b.count > 1 else ""
-            self.out.append(f"  shared {self.name(b.value)}: {count}{b.item}  # bytes {b.offset} to {b.offset + b.bytes}")
+            self.out.append(
+                f"  shared {self.name(b.value)}: {count}{b.item}  # bytes {b.offset} to {b.offset + b.bytes}"
+            )
         self.block(p.body, 1)
         return "\n".join(self.out)
 
@@ -362,7 +367,7 @@ class Printer:
         for op in block:
             results = ", ".join(f"{self.name(r)}: {r.type}" for r in op.results)
             fields = ", ".join(f"{k}={self.operand(v)}" for k, v in op.fields() if not isinstance(v, Block))
-            line = f"  # {op.where[0].line}" if op.where else ""
+            line = f"  # {op.location[0].line}" if op.location else ""
             head = f"{results} = " if results else ""
             self.out.append(f"{'  ' * depth}{head}{op.scope}.{op.name}({fields}){line}")
             for inner in op.blocks():
@@ -384,4 +389,6 @@ def mapped(item: Any, change: Callable[[Value], Value]) -> Any:
 
 def is_scalar(operand: Operand) -> bool:
     """Whether an operand is a number known now or a traced scalar."""
-    return isinstance(operand, (bool, int, float)) or (isinstance(operand, Value) and isinstance(operand.type, ScalarType))
+    return isinstance(operand, (bool, int, float)) or (
+        isinstance(operand, Value) and isinstance(operand.type, ScalarType)
+    )

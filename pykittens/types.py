@@ -18,8 +18,9 @@ from .errors import TypeRuleError
 class Coalesced:
     """The layout of a tile whose rows are read and written at the speed of memory.
 
-    `lanes` neighbouring threads share a row; each holds runs of `width` neighbouring elements, `lanes * width` apart. A warp's
-    tile takes 1 to 32 lanes a row (a power of two), a larger scope's all its threads. `width` is as a rule what 16 bytes hold.
+    `lanes` neighbouring threads share a row; each holds runs of `width` neighbouring elements, `lanes * width` apart. A
+    warp's tile takes 1 to 32 lanes a row (a power of two), a larger scope's all its threads. `width` is as a rule what
+    16 bytes hold.
     """
 
     lanes: int
@@ -28,7 +29,9 @@ class Coalesced:
     def __post_init__(self) -> None:
         for name, x, limit in (("lanes", self.lanes, 1024), ("width", self.width, 16)):
             if not isinstance(x, int) or not 1 <= x <= limit or (name == "width" and x & (x - 1)):
-                raise TypeRuleError(f"a coalesced layout with {name}={x!r}", fix=f"{name} is 1 to {limit}, and the width a power of two")
+                raise TypeRuleError(
+                    f"a coalesced layout with {name}={x!r}", fix=f"{name} is 1 to {limit}, and the width a power of two"
+                )
 
     def __str__(self) -> str:
         return f"{self.lanes} lanes x {self.width}"
@@ -182,10 +185,15 @@ class RegisterVector:
         _check_dtype(self.dtype, REGISTER_DTYPES, "a register vector")
         _check_layout(self.layout, "a register vector")
         if self.kind not in ("col", "row", "naive"):
-            raise TypeRuleError(f"a register vector with kind {self.kind!r}", fix='use "col" (one value a row), "row" (one a column) or "naive"')
+            raise TypeRuleError(
+                f"a register vector with kind {self.kind!r}",
+                fix='use "col" (one value a row), "row" (one a column) or "naive"',
+            )
         unit = 1 if self.kind == "naive" or isinstance(self.layout, Coalesced) else 16 * self.spread
         if self.length <= 0 or self.length % unit:
-            raise TypeRuleError(f"a register vector cannot have {self.length} elements", fix=f"use a positive multiple of {unit}")
+            raise TypeRuleError(
+                f"a register vector cannot have {self.length} elements", fix=f"use a positive multiple of {unit}"
+            )
         if self.partial and (self.kind != "col" or self.layout == "col"):
             raise TypeRuleError("only the column vector of a row-layout tile can be partial", fix="reduce it at once")
 
@@ -211,7 +219,11 @@ class RegisterVector:
         if self.kind == "naive":
             return -(-self.length // (32 * self.warps * self.width)) * self.width
         if isinstance(self.layout, Coalesced):
-            return self.length * self.layout.lanes // (32 * self.warps) if self.kind == "col" else self.length // self.layout.lanes
+            return (
+                self.length * self.layout.lanes // (32 * self.warps)
+                if self.kind == "col"
+                else self.length // self.layout.lanes
+            )
         return self.length // self.spread // (8 if self.ortho else 4)
 
     def __str__(self) -> str:
@@ -226,7 +238,10 @@ def swizzle_bytes(dtype: DType, cols: int) -> int:
     for span in (128, 64, 32):
         if (cols * dtype.size) % span == 0:
             return span
-    raise TypeRuleError(f"a shared tile with rows of {cols} {dtype} ({cols * dtype.size} bytes) has no swizzle", fix="make a row a multiple of 32 bytes")
+    raise TypeRuleError(
+        f"a shared tile with rows of {cols} {dtype} ({cols * dtype.size} bytes) has no swizzle",
+        fix="make a row a multiple of 32 bytes",
+    )
 
 
 @dataclass(frozen=True)
@@ -247,14 +262,18 @@ class SharedTile:
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, i8, u8), "a shared tile")
         if self.rows <= 0 or self.cols <= 0 or self.rows % 8 or self.cols % 16:
-            raise TypeRuleError(f"a shared tile cannot be {self.rows} x {self.cols}", fix="rows must be a positive multiple of 8 and columns of 16")
+            raise TypeRuleError(
+                f"a shared tile cannot be {self.rows} x {self.cols}",
+                fix="rows must be a positive multiple of 8 and columns of 16",
+            )
         if not self.swizzle:
             object.__setattr__(self, "swizzle", swizzle_bytes(self.dtype, self.cols))
         if self.swizzle not in (32, 64, 128):
             raise TypeRuleError(f"a shared tile cannot swizzle over {self.swizzle} bytes", fix="use 32, 64 or 128")
         if self.cols * self.dtype.size % self.swizzle and not self.pitch:
             raise TypeRuleError(
-                f"a shared tile with rows of {self.cols * self.dtype.size} bytes cannot swizzle over {self.swizzle}", fix="use a swizzle that divides a row"
+                f"a shared tile with rows of {self.cols * self.dtype.size} bytes cannot swizzle over {self.swizzle}",
+                fix="use a swizzle that divides a row",
             )
         if not self.pitch:
             object.__setattr__(self, "pitch", self.rows)

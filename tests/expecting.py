@@ -18,7 +18,9 @@ def line_of(function: Callable[..., Any]) -> str:
     return f"{inspect.getsourcefile(function)}:{number}"
 
 
-def refused(function: Callable[..., Any], *operands: Any, warps: int = 4, arch: str = "", **fixed: Any) -> pk.KernelError:
+def refused(
+    function: Callable[..., Any], *operands: Any, warps: int = 4, arch: str = "", **fixed: Any
+) -> pk.KernelError:
     """The error of tracing (or, for an `arch`, of writing) a kernel; it must name the line marked `#!`."""
     kernel = pk.kernel(warps=warps)(function)
     try:

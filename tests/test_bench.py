@@ -20,7 +20,9 @@ torch = pytest.importorskip("torch")
 def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials on the CPU, where each run takes as long as its name has letters."""
     monkeypatch.setattr(measure, "DEVICE", "cpu")
-    monkeypatch.setattr(measure, "in_turn", lambda runs, budget: {name: timing.Times(len(name), 1.0, 20.0) for name in runs})
+    monkeypatch.setattr(
+        measure, "in_turn", lambda runs, budget: {name: timing.Times(len(name), 1.0, 20.0) for name in runs}
+    )
 
 
 SMALL: list[tuple[Any, Cell]] = [
@@ -28,7 +30,10 @@ SMALL: list[tuple[Any, Cell]] = [
     (gemm, Cell({"m": 70, "n": 64, "k": 64, "dtype": "bf16"}, 1e9)),
     (gemm, Cell({"m": 64, "n": 64, "k": 64, "dtype": "e4m3"}, 1e9)),
     (linear, Cell({"kind": "based", "batch": 1, "heads": 1, "n": 130, "features": 16, "dim": 64}, 1e9)),
-    (linear, Cell({"kind": "linear_attention", "batch": 1, "heads": 1, "n": 130, "features": 64, "dim": 64}, 1e6, "GB/s")),
+    (
+        linear,
+        Cell({"kind": "linear_attention", "batch": 1, "heads": 1, "n": 130, "features": 64, "dim": 64}, 1e6, "GB/s"),
+    ),
     *((memory, Cell({"kind": kind, "width": 64 if kind == "rotary" else 256}, 1e6, "GB/s")) for kind in memory.MOVED),
 ]
 
@@ -53,17 +58,30 @@ def test_trials(simulated: None, monkeypatch: pytest.MonkeyPatch, family: Any, c
 def test_all_cells() -> None:
     """The cells are those that others were measured with."""
     labels = {name: [cell.label for cell in families.select(name)] for name in families.FAMILIES}
-    assert {name: len(found) for name, found in labels.items()} == {"attention": 30, "gemm": 11, "linear": 6, "memory": 40}
+    assert {name: len(found) for name, found in labels.items()} == {
+        "attention": 30,
+        "gemm": 11,
+        "linear": 6,
+        "memory": 40,
+    }
     assert labels["attention"][11] == "batch 1, heads 32, n 16384, dim 64, causal"
-    assert families.select("attention", ["n 4096, causal"]) == [c for c in attention.cells() if c.facts["n"] == 4096 and c.facts["causal"]]
+    assert families.select("attention", ["n 4096, causal"]) == [
+        c for c in attention.cells() if c.facts["n"] == 4096 and c.facts["causal"]
+    ]
     assert families.select("gemm", ["m 64", "e4m3"])[0].label == "m 64, n 8192, k 8192, bf16"
-    assert families.select("linear")[1].rate(0.3253) == pytest.approx(227, rel=0.01)  # TFLOP/s as the published kernel's are counted
+    assert families.select("linear")[1].rate(0.3253) == pytest.approx(
+        227, rel=0.01
+    )  # TFLOP/s as the published kernel's are counted
     assert families.select("attention")[0].rate(1.0) == pytest.approx(4 * 16 * 16 * 768**2 * 64 / 1e9)
     assert all(cell.work >= 1 << 30 for cell in families.select("memory"))
 
 
 def trial(result: Callable[[], Any]) -> Trial:
-    return Trial({OURS: result, "other": lambda: torch.ones(4)}, lambda x: measure.row_error(x, torch.ones(4).double()), lambda errors: 1e-3)
+    return Trial(
+        {OURS: result, "other": lambda: torch.ones(4)},
+        lambda x: measure.row_error(x, torch.ones(4).double()),
+        lambda errors: 1e-3,
+    )
 
 
 def test_wrong_results_are_not_timed(simulated: None) -> None:
@@ -88,9 +106,20 @@ def test_poison() -> None:
 
 def test_charts(tmp_path: Path) -> None:
     rows = [
-        {"batch": 1, "heads": 2, "n": n, "dim": d, "causal": causal, "unit": "TFLOP/s", "rate": 600.0, "peers": {"cuDNN": {"rate": 500.0, "ratio": 1.2}, "<FA4>": {"problem": ""}}}
-        for d in (64, 128) for causal in (False, True) for n in (768, 16384)
-    ]  # fmt: skip
+        {
+            "batch": 1,
+            "heads": 2,
+            "n": n,
+            "dim": d,
+            "causal": causal,
+            "unit": "TFLOP/s",
+            "rate": 600.0,
+            "peers": {"cuDNN": {"rate": 500.0, "ratio": 1.2}, "<FA4>": {"problem": ""}},
+        }
+        for d in (64, 128)
+        for causal in (False, True)
+        for n in (768, 16384)
+    ]
     rows.append({"batch": 1, "heads": 2, "n": 5, "dim": 64, "causal": False, "unit": "TFLOP/s", "problem": "wrong"})
     image = xml.etree.ElementTree.fromstring(families.chart("attention", rows))
     texts = ["".join(element.itertext()) for element in image.iter("{http://www.w3.org/2000/svg}text")]
@@ -108,14 +137,31 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are filed with their machine, and make the tables and their summary."""
     from benchmarks import record, tables
 
-    monkeypatch.setattr(record, "facts", lambda: {"device": "NVIDIA H200", "driver": "580", "compiler": "13.3", "date": "today", "command": "c"})
+    monkeypatch.setattr(
+        record,
+        "facts",
+        lambda: {"device": "NVIDIA H200", "driver": "580", "compiler": "13.3", "date": "today", "command": "c"},
+    )
     peers = {"cuDNN": {"rate": 500.0, "ratio": 1.25}, "FA4": {"problem": "absent"}}
-    row = {"batch": 1, "heads": 2, "n": 768, "dim": 64, "causal": True, "unit": "TFLOP/s", "rate": 625.0, "error": 2e-3, "peers": peers}
+    row = {
+        "batch": 1,
+        "heads": 2,
+        "n": 768,
+        "dim": 64,
+        "causal": True,
+        "unit": "TFLOP/s",
+        "rate": 625.0,
+        "error": 2e-3,
+        "peers": peers,
+    }
     file = record.record("bench_attention", [row, {**row, "causal": False}], attention.KEY, tmp_path / "h200.json")
     record.record("bench_attention", [row], attention.KEY, file)
     rows = record.read(file)
     assert len(rows) == 2
-    text = tables.fill("<!-- begin:bench_attention -->\n<!-- end:bench_attention -->\n<!-- begin:summary -->\n<!-- end:summary -->", rows)
+    text = tables.fill(
+        "<!-- begin:bench_attention -->\n<!-- end:bench_attention -->\n<!-- begin:summary -->\n<!-- end:summary -->",
+        rows,
+    )
     assert "| 1, 2, 768, 64, causal | 625 TFLOP/s | 2.0e-03 | 500 (1.25x) |" in text
     assert "| Attention forward, bf16 | cuDNN | **1.25** | 1.25 | 2 |" in text
     assert "FA4" not in text
@@ -133,7 +179,9 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_gpu(family: str) -> None:
     done = CliRunner().invoke(app, ["bench", family])
     assert done.exit_code == 2
-    assert done.output == "pykittens bench: there is no NVIDIA GPU here, and the simulated one has no speed to measure.\n"
+    assert (
+        done.output == "pykittens bench: there is no NVIDIA GPU here, and the simulated one has no speed to measure.\n"
+    )
 
 
 @pytest.mark.gpu
@@ -142,7 +190,21 @@ def test_on_a_gpu(tmp_path: Path) -> None:
     import json
 
     file, picture = tmp_path / "rows.json", tmp_path / "chart.svg"
-    done = CliRunner().invoke(app, ["bench", "attention", "--quick", "--peers", "--cells", "n 1024, dim 128", "--json", str(file), "--chart", str(picture)])
+    done = CliRunner().invoke(
+        app,
+        [
+            "bench",
+            "attention",
+            "--quick",
+            "--peers",
+            "--cells",
+            "n 1024, dim 128",
+            "--json",
+            str(file),
+            "--chart",
+            str(picture),
+        ],
+    )
     assert done.exit_code == 0, done.output
     rows = json.loads(file.read_text())["families"]["attention"]
     assert len(rows) == 2

@@ -9,7 +9,13 @@ import pytest
 from benchmarks import record, tables
 from pykittens.bench import host
 
-WHERE = {"device": "NVIDIA H200", "driver": "580.65 (CUDA 13.0)", "compiler": "NVRTC 13.5", "date": "2026-11-22", "command": "python -m benchmarks.host"}
+WHERE = {
+    "device": "NVIDIA H200",
+    "driver": "580.65 (CUDA 13.0)",
+    "compiler": "NVRTC 13.5",
+    "date": "2026-11-22",
+    "command": "python -m benchmarks.host",
+}
 
 
 @pytest.fixture
@@ -28,7 +34,11 @@ def test_a_new_measurement_replaces_the_old_one(file: Path) -> None:
     record.record("errors", [{"n": 17}], ("n",))
     record.record("host", [row("call", 7.0)], ("what",))
     rows = record.read(file)
-    assert [(r["table"], r.get("what"), r.get("value")) for r in rows] == [("errors", None, None), ("host", "bound", 1.0), ("host", "call", 7.0)]
+    assert [(r["table"], r.get("what"), r.get("value")) for r in rows] == [
+        ("errors", None, None),
+        ("host", "bound", 1.0),
+        ("host", "call", 7.0),
+    ]
     assert all(WHERE.items() <= r.items() for r in rows)
     assert json.loads(file.read_text()) == rows
     assert len(file.read_text().splitlines()) == len(rows) + 2  # one row a line: changes can be read

@@ -68,7 +68,10 @@ def test_inspect_without_a_disassembler(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (["gemmm"], "there is no kernel 'gemmm'\n  fix: choose one of attention_ada"),
         (["attention_ada", "--dim", "80"], "--dim is '80'\n  fix: choose one of 64, 128"),
-        (["attention_ada", "--width=3"], "attention_ada has no option '--width=3'\n  fix: it takes --dim 64|128 --dtype bf16|f16 --causal"),
+        (
+            ["attention_ada", "--width=3"],
+            "attention_ada has no option '--width=3'\n  fix: it takes --dim 64|128 --dtype bf16|f16 --causal",
+        ),
         (["attention_ada", "--arch", "sm_75"], "there is no architecture 'sm_75'\n  fix: choose one of sm_80"),
         (["attention_ada", "--program"], "exclude each other"),
     ],
@@ -96,7 +99,9 @@ def test_compile_fills_a_directory_that_needs_no_compiler(tmp_path: Path, monkey
 
 
 def test_compile_refuses_in_words(tmp_path: Path) -> None:
-    assert "there is no architecture 'sm_1'" in ask("compile", "--arch", "sm_1", "--out", str(tmp_path), status=1)["error"]
+    assert (
+        "there is no architecture 'sm_1'" in ask("compile", "--arch", "sm_1", "--out", str(tmp_path), status=1)["error"]
+    )
 
 
 def test_doctor_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,10 +119,14 @@ def test_doctor_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("known", "works"), [((13, 0), True), ((12, 8), False)])
 def test_doctor_weighs_the_driver(monkeypatch: pytest.MonkeyPatch, known: tuple[int, int], works: bool) -> None:
     fakes = {
-        "driver_version": lambda: known, "device_count": lambda: 1, "device_name": lambda i: "NVIDIA GeForce RTX 4090",
-        "capability": lambda i: (8, 9), "multiprocessors": lambda i: 128, "shared_limit": lambda i: 101376,
+        "driver_version": lambda: known,
+        "device_count": lambda: 1,
+        "device_name": lambda i: "NVIDIA GeForce RTX 4090",
+        "capability": lambda i: (8, 9),
+        "multiprocessors": lambda i: 128,
+        "shared_limit": lambda i: 101376,
         "architecture": lambda i=0: "sm_89",
-    }  # fmt: skip
+    }
     for name, fake in fakes.items():
         monkeypatch.setattr(driver, name, fake)
     facts = ask("doctor")
@@ -190,7 +199,13 @@ def safetensors(file: Path, arrays: dict[str, Any]) -> str:
 def test_demo_on_safetensors(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     mine = arrays(ml_dtypes.bfloat16, (40, 64))
-    facts = ask("demo", "--device", "cpu", "--safetensors", safetensors(tmp_path / "a", {"query": mine["q"], "key": mine["k"], "Value": mine["v"]}))
+    facts = ask(
+        "demo",
+        "--device",
+        "cpu",
+        "--safetensors",
+        safetensors(tmp_path / "a", {"query": mine["q"], "key": mine["k"], "Value": mine["v"]}),
+    )
     assert facts["passed"] and facts["shape"]["q"] == [1, 1, 40, 64]
     error = ask("demo", "--safetensors", safetensors(tmp_path / "b", {"w": mine["q"]}), status=1)["error"]
     assert "has no tensor q or query; it has w" in error
@@ -202,7 +217,10 @@ def test_demo_on_safetensors(tmp_path: Path) -> None:
     ("change", "says"),
     [
         ({"q": np.zeros((1, 2, 40, 80), np.float32)}, "attention_ada has no head dimension 80"),
-        ({"k": np.zeros((1, 3, 40, 64), np.float32)}, "the shapes do not go together: q bfloat16 (1, 2, 40, 64), k bfloat16 (1, 3, 40, 64)"),
+        (
+            {"k": np.zeros((1, 3, 40, 64), np.float32)},
+            "the shapes do not go together: q bfloat16 (1, 2, 40, 64), k bfloat16 (1, 3, 40, 64)",
+        ),
         ({"q": np.zeros((1, 2, 40, 64), np.float16)}, "the dtypes differ: q float16"),
         ({"v": np.zeros((1, 2, 40, 64), np.int32)}, "v is int32"),
         ({"v": np.zeros((1, 2, 0, 64), np.float32)}, "v has shape (1, 2, 0, 64)"),
@@ -219,7 +237,10 @@ def test_demo_refuses_in_words(tmp_path: Path, change: dict[str, Any], says: str
     [
         (["--d", "80"], "attention_ada has no head dimension 80"),
         (["--q", "q.npy"], "--k and --v missing\n  fix: give --q, --k and --v, or --safetensors"),
-        (["--q", "nowhere.npy", "--k", "nowhere.npy", "--v", "nowhere.npy"], "No such file or directory: 'nowhere.npy'"),
+        (
+            ["--q", "nowhere.npy", "--k", "nowhere.npy", "--v", "nowhere.npy"],
+            "No such file or directory: 'nowhere.npy'",
+        ),
         (["--device", "tpu"], "there is no device 'tpu'"),
         (["--safetensors", "x", "--q", "q.npy"], "exclude each other"),
     ],
@@ -242,7 +263,11 @@ def test_demo_tells_what_the_machine_found(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(attention_ada.attend, "simulate", racy)
     facts = ask("demo", "--device", "cpu", "--n", "16", status=1)
-    assert not facts["passed"] and "two warps at once" in facts["diagnoses"][0] and "fix: synchronise" in facts["diagnoses"][0]
+    assert (
+        not facts["passed"]
+        and "two warps at once" in facts["diagnoses"][0]
+        and "fix: synchronise" in facts["diagnoses"][0]
+    )
     assert "two warps at once" in run("demo", "--device", "cpu", "--n", "16", status=1)
 
 

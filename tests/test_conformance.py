@@ -25,12 +25,36 @@ from pykittens.types import RegisterTile, Type
 for module in pkgutil.iter_modules(pykittens.ops.__path__):
     importlib.import_module(f"pykittens.ops.{module.name}")
 
-# What has no elements to compare, or needs several blocks, several threads or a text of the user's: tested where those are.
+# What has no elements to compare, or needs several blocks, several threads or a text of the user's: tested where those
+# are.
 WITHOUT_SAMPLES = {
-    "Barrier", "NamedArrive", "NamedSync", "ClusterBarrier", "DependencyWait", "DependencyLaunch",
-    "Arrive", "Wait", "Advance", "CommitCopies", "WaitCopies", "CommitBulk", "WaitBulk", "ProxyFence", "TmaPrefetch", "WgmmaWait", "Print", "Assert",
-    "Inline", "Item", "Dimension", "ShareTerms", "SendTerms", "Combine", "StoreRemote", "LoadRemote",
-}  # fmt: skip
+    "Barrier",
+    "NamedArrive",
+    "NamedSync",
+    "ClusterBarrier",
+    "DependencyWait",
+    "DependencyLaunch",
+    "Arrive",
+    "Wait",
+    "Advance",
+    "CommitCopies",
+    "WaitCopies",
+    "CommitBulk",
+    "WaitBulk",
+    "ProxyFence",
+    "TmaPrefetch",
+    "WgmmaWait",
+    "Print",
+    "Assert",
+    "Inline",
+    "Item",
+    "Dimension",
+    "ShareTerms",
+    "SendTerms",
+    "Combine",
+    "StoreRemote",
+    "LoadRemote",
+}
 OURS = [op for op in operations() if op.__module__.startswith("pykittens.")]
 SAMPLED = [op for op in OURS if op.__name__ not in WITHOUT_SAMPLES]
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")
@@ -39,7 +63,9 @@ BATCH = 24  # kernels compiled together
 
 @pytest.mark.parametrize("op", OURS, ids=lambda op: op.__name__)
 def test_every_operation_has_samples(op: type[Op]) -> None:
-    assert any(True for _ in op.samples()) != (op.__name__ in WITHOUT_SAMPLES), f"{op.__name__} needs samples(), or a reason to have none"
+    assert any(True for _ in op.samples()) != (op.__name__ in WITHOUT_SAMPLES), (
+        f"{op.__name__} needs samples(), or a reason to have none"
+    )
 
 
 @pytest.mark.parametrize("op", SAMPLED, ids=lambda op: op.__name__)
@@ -52,7 +78,12 @@ def test_simulator_and_numpy(op: type[Op]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-ALL = [(op, number, sample) for op in SAMPLED for number, sample in enumerate(op.samples()) if number < 12 or number % 4 == 0]
+ALL = [
+    (op, number, sample)
+    for op in SAMPLED
+    for number, sample in enumerate(op.samples())
+    if number < 12 or number % 4 == 0
+]
 
 
 @pytest.mark.parametrize("first", range(0, len(ALL), BATCH))
@@ -132,7 +163,10 @@ def test_an_operation_of_the_users() -> None:
 
 
 def test_a_wrong_meaning_is_found() -> None:
-    with pytest.raises(AssertionError, match=r"WrongCube\[0\]: a=rt<f32, 16x32>, simulated: result0: \d+ of 1024 elements differ, first at \(0, 0, 0\)"):
+    with pytest.raises(
+        AssertionError,
+        match=r"WrongCube\[0\]: a=rt<f32, 16x32>, simulated: result0: \d+ of 1024 elements differ, first at \(0, 0, 0\)",
+    ):
         conform(WrongCube)
 
 
@@ -145,5 +179,10 @@ def test_what_counts_as_equal() -> None:
     case = next(cases(Cube))
     one = {"result0": np.array([[[1.0, np.nan, np.inf, 0.0]]], np.float32)}
     assert not case.differences(one, {"result0": np.array([[[1.0 + 1e-6, np.nan, np.inf, -0.0]]])}, bits=False)
-    for other in ([1.1, np.nan, np.inf, 0.0], [1.0, 1.0, np.inf, 0.0], [1.0, np.nan, -np.inf, 0.0], [1.0, np.nan, 1e38, 0.0]):
+    for other in (
+        [1.1, np.nan, np.inf, 0.0],
+        [1.0, 1.0, np.inf, 0.0],
+        [1.0, np.nan, -np.inf, 0.0],
+        [1.0, np.nan, 1e38, 0.0],
+    ):
         assert case.differences(one, {"result0": np.array([[other]])}, bits=False)

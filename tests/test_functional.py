@@ -17,15 +17,22 @@ BF16 = ml_dtypes.bfloat16
 
 def operands(heads: int = 2, key_heads: int = 2, n: int = 70, m: int = 70, d: int = 64, dtype: Any = BF16) -> list[Any]:
     rng = np.random.default_rng(n * d + heads)
-    return [rng.standard_normal(shape).astype(dtype) for shape in ((1, heads, n, d), (1, key_heads, m, d), (1, key_heads, m, d))]
+    return [
+        rng.standard_normal(shape).astype(dtype)
+        for shape in ((1, heads, n, d), (1, key_heads, m, d), (1, key_heads, m, d))
+    ]
 
 
 def expected(q: Any, k: Any, v: Any, causal: bool = False, scale: float | None = None) -> Any:
     times = q.shape[1] // k.shape[1]
-    return reference.attention(q, k.repeat(times, 1), v.repeat(times, 1), scale=scale or q.shape[-1] ** -0.5, causal=causal)
+    return reference.attention(
+        q, k.repeat(times, 1), v.repeat(times, 1), scale=scale or q.shape[-1] ** -0.5, causal=causal
+    )
 
 
-@pytest.mark.parametrize(("heads", "key_heads", "n", "m", "d"), [(2, 2, 70, 70, 64), (4, 2, 40, 150, 128), (2, 1, 65, 33, 256)])
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "n", "m", "d"), [(2, 2, 70, 70, 64), (4, 2, 40, 150, 128), (2, 1, 65, 33, 256)]
+)
 @pytest.mark.parametrize("causal", [False, True])
 def test_numpy(heads: int, key_heads: int, n: int, m: int, d: int, causal: bool) -> None:
     q, k, v = operands(heads, key_heads, n, m, d)
@@ -78,20 +85,26 @@ def bad(**changes: Any) -> list[Any]:
     ("arrays", "message"),
     [
         (bad(q=lambda x: x[0]), r"q bf16 \(2, 70, 64\), .*fix: q, k and v have four dimensions"),
-        (bad(q=lambda x: x.astype(np.float32)), r"these dtypes are not supported.*fix: pass all of them as bf16, or all as f16"),
+        (
+            bad(q=lambda x: x.astype(np.float32)),
+            r"these dtypes are not supported.*fix: pass all of them as bf16, or all as f16",
+        ),
         (bad(k=lambda x: x.astype(np.float16)), r"k f16 .* these dtypes are not supported"),
         (bad(v=lambda x: x[:, :, :3]), r"shapes do not go together.*fix: k and v have one shape"),
         (bad(q=lambda x: x[:0]), r"an array is empty"),
         (operands(heads=3), r"3 query heads share 2 key heads"),
         (operands(d=80), r"no kernel for head dimension 80.*fix: head dimensions 64, 128, 256 are supported"),
-        (bad(v=lambda x: x.tolist()), r"`v` is a builtins.list, which is no array.*fix: pass NumPy, torch, CuPy or JAX arrays"),
+        (
+            bad(v=lambda x: x.tolist()),
+            r"`v` is a builtins.list, which is no array.*fix: pass NumPy, torch, CuPy or JAX arrays",
+        ),
         (bad(q=lambda x: None), r"`q` is a builtins.NoneType"),
     ],
-)  # fmt: skip
+)
 def test_refusals(arrays: list[Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=f"(?s){message}") as error:
         pk.attention(*arrays)
-    assert error.value.where[0].file == __file__
+    assert error.value.location[0].file == __file__
 
 
 def test_nan_passes() -> None:

@@ -23,36 +23,118 @@ def zeros(*shape: int, dtype: Any = np.float16) -> Any:
 
 
 BAD_ARGUMENTS: list[tuple[str, Callable[[], Any], str, str]] = [
-    ("dtype", lambda: taking(zeros(32, 64, dtype=np.float32), zeros(32, 8), 1), "taking: operand 'a' is f32", "it takes bf16 or f16"),
+    (
+        "dtype",
+        lambda: taking(zeros(32, 64, dtype=np.float32), zeros(32, 8), 1),
+        "taking: operand 'a' is f32",
+        "it takes bf16 or f16",
+    ),
     ("odd dtype", lambda: taking(zeros(32, 64, dtype=np.complex64), zeros(32, 8), 1), "operand 'a'", ""),
-    ("rank", lambda: taking(zeros(1, 32, 64), zeros(32, 8), 1), "taking: operand 'a' has shape (1, 32, 64)", "it takes 2 dimensions: gl<bf16 or f16, N x 64>"),
-    ("static", lambda: taking(zeros(32, 65), zeros(32, 8), 1), "taking: operand 'a' has shape (32, 65)", "it takes gl<bf16 or f16, N x 64>"),
-    ("names", lambda: taking(zeros(32, 64), zeros(33, 8), 1), "operand 'b' has N = 33, operand 'a' has N = 32", "dimension N must agree"),
-    ("empty", lambda: taking(zeros(0, 64), zeros(0, 8), 1), "taking: operand 'a' is empty: shape (0, 64)", "every dimension is at least 1"),
+    (
+        "rank",
+        lambda: taking(zeros(1, 32, 64), zeros(32, 8), 1),
+        "taking: operand 'a' has shape (1, 32, 64)",
+        "it takes 2 dimensions: gl<bf16 or f16, N x 64>",
+    ),
+    (
+        "static",
+        lambda: taking(zeros(32, 65), zeros(32, 8), 1),
+        "taking: operand 'a' has shape (32, 65)",
+        "it takes gl<bf16 or f16, N x 64>",
+    ),
+    (
+        "names",
+        lambda: taking(zeros(32, 64), zeros(33, 8), 1),
+        "operand 'b' has N = 33, operand 'a' has N = 32",
+        "dimension N must agree",
+    ),
+    (
+        "empty",
+        lambda: taking(zeros(0, 64), zeros(0, 8), 1),
+        "taking: operand 'a' is empty: shape (0, 64)",
+        "every dimension is at least 1",
+    ),
     ("empty static", lambda: taking(zeros(3, 64), zeros(3, 0), 1), "taking: operand 'b' is empty: shape (3, 0)", ""),
-    ("last stride", lambda: taking(zeros(64, 32).T, zeros(32, 8), 1), "operand 'a' has strides (1, 32) for shape (32, 64)", "must be contiguous"),
-    ("every second", lambda: taking(zeros(32, 128)[:, ::2], zeros(32, 8), 1), "has strides (128, 2) for shape (32, 64)", "must be contiguous"),
-    ("backwards", lambda: taking(zeros(32, 64)[::-1], zeros(32, 8), 1), "operand 'a' has negative strides (-64, 1)", "pass a copy"),
+    (
+        "last stride",
+        lambda: taking(zeros(64, 32).T, zeros(32, 8), 1),
+        "operand 'a' has strides (1, 32) for shape (32, 64)",
+        "must be contiguous",
+    ),
+    (
+        "every second",
+        lambda: taking(zeros(32, 128)[:, ::2], zeros(32, 8), 1),
+        "has strides (128, 2) for shape (32, 64)",
+        "must be contiguous",
+    ),
+    (
+        "backwards",
+        lambda: taking(zeros(32, 64)[::-1], zeros(32, 8), 1),
+        "operand 'a' has negative strides (-64, 1)",
+        "pass a copy",
+    ),
     ("missing", lambda: taking(zeros(32, 64), n=1), "taking misses 'b'", "pass every operand"),
-    ("too many", lambda: taking(zeros(32, 64), zeros(32, 8), 1, 4), "taking takes 3 operands (a, b, n), not 4", "pass static values by name"),
+    (
+        "too many",
+        lambda: taking(zeros(32, 64), zeros(32, 8), 1, 4),
+        "taking takes 3 operands (a, b, n), not 4",
+        "pass static values by name",
+    ),
     ("twice", lambda: taking(zeros(32, 64), zeros(32, 8), 1, a=1), "taking got 'a' twice", ""),
-    ("unknown", lambda: taking(zeros(32, 64), zeros(32, 8), 1, q=1), "taking has no parameter 'q'", "it takes a, b, n, m"),
-    ("no array", lambda: taking("a", zeros(32, 8), 1), "taking: operand 'a' is str", "pass a NumPy, torch, CuPy or JAX array"),
+    (
+        "unknown",
+        lambda: taking(zeros(32, 64), zeros(32, 8), 1, q=1),
+        "taking has no parameter 'q'",
+        "it takes a, b, n, m",
+    ),
+    (
+        "no array",
+        lambda: taking("a", zeros(32, 8), 1),
+        "taking: operand 'a' is str",
+        "pass a NumPy, torch, CuPy or JAX array",
+    ),
     ("list", lambda: taking([[1.0] * 64], zeros(32, 8), 1), "taking: operand 'a' is list", ""),
-    ("no int", lambda: taking(zeros(32, 64), zeros(32, 8), 1.5), "taking: 'n' is 1.5, where i32 is needed", "pass a Python int"),
-    ("too large", lambda: taking(zeros(32, 64), zeros(32, 8), 2**31), "taking: 'n' is 2147483648, which i32 cannot hold", ""),
-    ("spec", lambda: taking(pk.spec(f16, (32, 64)), zeros(32, 8), 1), "a pk.spec has no elements to run on", ".program, .cuda or .compile"),
-    ("cp.async", lambda: taking(zeros(32, 65)[:, :64], zeros(32, 8), 1), "cp.async moves 4, 8 or 16 bytes; a has pointer and strides that are multiples of 2 bytes only", "16 bytes"),
-    ("huge", lambda: taking.program(pk.spec(f16, (2**31, 64)), pk.spec(f16, (2**31, 8)), 1), "dimension of 2147483648", "2**31"),
-]  # fmt: skip
+    (
+        "no int",
+        lambda: taking(zeros(32, 64), zeros(32, 8), 1.5),
+        "taking: 'n' is 1.5, where i32 is needed",
+        "pass a Python int",
+    ),
+    (
+        "too large",
+        lambda: taking(zeros(32, 64), zeros(32, 8), 2**31),
+        "taking: 'n' is 2147483648, which i32 cannot hold",
+        "",
+    ),
+    (
+        "spec",
+        lambda: taking(pk.spec(f16, (32, 64)), zeros(32, 8), 1),
+        "a pk.spec has no elements to run on",
+        ".program, .cuda or .compile",
+    ),
+    (
+        "cp.async",
+        lambda: taking(zeros(32, 65)[:, :64], zeros(32, 8), 1),
+        "cp.async moves 4, 8 or 16 bytes; a has pointer and strides that are multiples of 2 bytes only",
+        "16 bytes",
+    ),
+    (
+        "huge",
+        lambda: taking.program(pk.spec(f16, (2**31, 64)), pk.spec(f16, (2**31, 8)), 1),
+        "dimension of 2147483648",
+        "2**31",
+    ),
+]
 
 
-@pytest.mark.parametrize(("call", "fact", "fix"), [case[1:] for case in BAD_ARGUMENTS], ids=[case[0] for case in BAD_ARGUMENTS])
+@pytest.mark.parametrize(
+    ("call", "fact", "fix"), [case[1:] for case in BAD_ARGUMENTS], ids=[case[0] for case in BAD_ARGUMENTS]
+)
 def test_arguments(call: Callable[[], Any], fact: str, fix: str) -> None:
     with pytest.raises(pk.KernelError) as caught:
         call()
     says(caught.value, fact, fix)
-    assert any(frame.file == __file__ for frame in caught.value.where), str(caught.value)
+    assert any(frame.file == __file__ for frame in caught.value.location), str(caught.value)
 
 
 def test_mixed_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +169,7 @@ def test_decorations() -> None:
         def untyped(a):
             pass
 
-    assert caught.value.where[0].file == __file__
+    assert caught.value.location[0].file == __file__
     with pytest.raises(pk.TraceError, match="pk.gl with 5 dimensions"):
         pk.gl(f32, 1, 2, 3, 4, 5)
     with pytest.raises(pk.KernelError, match="pk.gl of 'f32'"):

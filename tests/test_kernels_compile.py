@@ -4,16 +4,18 @@ import pytest
 
 from pykittens.gpu import cache, sass
 from pykittens.gpu.compiler import Cubin
-from pykittens.kernels.lines import count_lines
+from pykittens.kernels.catalog import Instance, Shipped, label
 from pykittens.kernels.registry import KERNELS
-from pykittens.kernels.shipped import Instance, Shipped, label
+from pykittens.kernels.source_length import count_lines
 
 TOGETHER = 6  # configurations of a test: they are compiled alone, and disassembled together
 CASES = [
     pytest.param(row, arch, found[i : i + TOGETHER], id=f"{row.name}-{arch}-{i}")
     for row in KERNELS.values()
     for arch in row.architectures
-    for found in [[(label(choice), instance) for choice, instance in row.configurations() if arch in row.targets(instance)]]
+    for found in [
+        [(label(choice), instance) for choice, instance in row.configurations() if arch in row.targets(instance)]
+    ]
     for i in range(0, len(found), TOGETHER)
 ]
 
@@ -33,7 +35,9 @@ def test_compiles_well(row: Shipped, arch: str, found: list[tuple[str, Instance]
     wrong = {}
     for (name, instance), cubin, present in zip(found, cubins, sass.opcodes_of(cubins), strict=True):
         missing = [one_of for one_of in row.opcodes if not any(present[opcode] for opcode in one_of.split("|"))]
-        if bad := faults(cubin, instance) + ([f"instructions it was written for are missing: {missing}"] if missing else []):
+        if bad := faults(cubin, instance) + (
+            [f"instructions it was written for are missing: {missing}"] if missing else []
+        ):
             wrong[name] = bad
     assert not wrong, wrong
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from pykittens.kernels.catalog import Instance, label
 from pykittens.kernels.reference import row_error
 from pykittens.kernels.registry import KERNELS
-from pykittens.kernels.shipped import Instance, label
 
 TOLERANCE = {"bfloat16": 1e-2, "float16": 1e-3, "float32": 1e-5}
 CASES = [
@@ -19,11 +19,13 @@ CASES = [
 def test_runs_clean_and_right(found: Instance) -> None:
     assert found.expected is not None
     arrays = found.arrays()
-    expected = found.expected(**arrays, **found.fixed)
-    report = found.kernel.simulate(**arrays, **found.fixed)
+    expected = found.expected(**arrays, **found.statics)
+    report = found.kernel.simulate(**arrays, **found.statics)
     assert report.clean
     assert report.bank_conflicts == 0, str(report)
     assert set(expected) == set(found.outputs)
-    tolerance = max(TOLERANCE[x.dtype.name] for x in arrays.values() if isinstance(x, np.ndarray) and x.dtype.name in TOLERANCE)  # of the shortest
+    tolerance = max(
+        TOLERANCE[x.dtype.name] for x in arrays.values() if isinstance(x, np.ndarray) and x.dtype.name in TOLERANCE
+    )  # of the shortest
     for name, values in expected.items():
         assert row_error(arrays[name], values) < tolerance, name

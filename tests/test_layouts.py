@@ -21,19 +21,25 @@ from pykittens.layouts import (
     vector_element,
     vector_register,
 )
-from pykittens.ops.matrices import matrix_row_col
+from pykittens.ops.ldmatrix import matrix_row_col
 from pykittens.ops.mma import Mma
 from pykittens.program import Scope, Value
 from pykittens.types import Coalesced, RegisterTile, RegisterVector, SharedTile
 
 FRAGMENTS = [
     rt(dtype, rows * warps, cols, layout, warps)
-    for dtype in (bf16, f32) for rows in (16, 32, 48) for cols in (16, 32, 80) for layout in ("row", "col") for warps in (1, 2, 4)
-]  # fmt: skip
+    for dtype in (bf16, f32)
+    for rows in (16, 32, 48)
+    for cols in (16, 32, 80)
+    for layout in ("row", "col")
+    for warps in (1, 2, 4)
+]
 COALESCED = [
     rt(f32, 2 * (32 * warps // lanes), lanes * width * 3, Coalesced(lanes, width), warps)
-    for warps, choices in ((1, (1, 2, 4, 8, 16, 32)), (4, (128,))) for lanes in choices for width in (1, 2, 4, 8)
-]  # fmt: skip
+    for warps, choices in ((1, (1, 2, 4, 8, 16, 32)), (4, (128,)))
+    for lanes in choices
+    for width in (1, 2, 4, 8)
+]
 TILES = FRAGMENTS + COALESCED
 
 
@@ -45,7 +51,10 @@ def threads(tile: RegisterTile | RegisterVector) -> tuple[np.ndarray, np.ndarray
 @pytest.mark.parametrize("tile", TILES, ids=str)
 def test_every_element_of_a_tile_is_held_once(tile: RegisterTile) -> None:
     row, col = np.broadcast_arrays(*fragment(tile, *threads(tile)), subok=False)[:2]
-    row, col = np.broadcast_to(row, (tile.warps, 32, tile.registers)), np.broadcast_to(col, (tile.warps, 32, tile.registers))
+    row, col = (
+        np.broadcast_to(row, (tile.warps, 32, tile.registers)),
+        np.broadcast_to(col, (tile.warps, 32, tile.registers)),
+    )
     assert row.min() == 0 and col.min() == 0 and row.max() == tile.rows - 1 and col.max() == tile.cols - 1
     assert len(np.unique(row * tile.cols + col)) == tile.rows * tile.cols == row.size
 
@@ -61,7 +70,11 @@ def test_a_tiles_vectors_lie_in_the_threads_that_need_them(tile: RegisterTile, k
     assert np.array_equal(*np.broadcast_arrays(vector_element(vector, warp, lane, held), wanted))
 
 
-@pytest.mark.parametrize("vector", [rv(f32, n, "naive", warps=w, width=k) for n in (32, 100, 512) for w in (1, 2, 4) for k in (1, 2, 4, 8)], ids=str)
+@pytest.mark.parametrize(
+    "vector",
+    [rv(f32, n, "naive", warps=w, width=k) for n in (32, 100, 512) for w in (1, 2, 4) for k in (1, 2, 4, 8)],
+    ids=str,
+)
 def test_every_element_of_a_naive_vector_is_held_once(vector: RegisterVector) -> None:
     element = np.broadcast_to(vector_element(vector, *threads(vector)), (vector.warps, 32, vector.registers))
     inside = element[element < vector.length]
@@ -145,8 +158,8 @@ def test_a_warpgroups_tile_is_the_accumulator_of_wgmma() -> None:
                     assert fragment(tile, warp, lane, m * (tile.registers // 2) + i) == (m * 64 + row, col)
 
 
-# ldmatrix and stmatrix: matrix j has its row r at the address that lane 8 j + r gives; a lane receives two neighbours of row
-# lane / 4 of each matrix, or with .trans, of column lane / 4 (PTX ISA, "ldmatrix").
+# ldmatrix and stmatrix: matrix j has its row r at the address that lane 8 j + r gives; a lane receives two neighbours
+# of row lane / 4 of each matrix, or with .trans, of column lane / 4 (PTX ISA, "ldmatrix").
 
 
 class Text:
@@ -191,7 +204,10 @@ def test_ldmatrix_addresses(tile: RegisterTile) -> None:
     for warp in range(tile.warps):
         for b in range(blocks):
             for s in range(steps):
-                given = [(evaluate(row, lane=n, warp=warp, b=b, s=s), evaluate(col, lane=n, warp=warp, b=b, s=s)) for n in range(32)]
+                given = [
+                    (evaluate(row, lane=n, warp=warp, b=b, s=s), evaluate(col, lane=n, warp=warp, b=b, s=s))
+                    for n in range(32)
+                ]
                 for lane in range(0, 32, 5):
                     for register in range(4):
                         for half in range(2):
@@ -221,7 +237,10 @@ def test_shared_operands_of_mma(which: str, transposed: bool, warps: int) -> Non
         for block in range(2):
             for step in range(k // 16):
                 names = {"m": block, "n": block, "k": step, "warp": warp}
-                given = [where[(evaluate(c.base, lane=lane, **names) ^ evaluate(flip, **names)) + evaluate(offset, **names)] for lane in range(32)]
+                given = [
+                    where[(evaluate(c.base, lane=lane, **names) ^ evaluate(flip, **names)) + evaluate(offset, **names)]
+                    for lane in range(32)
+                ]
                 for lane in range(32):
                     for i in range(8):
                         got = received(given, lane, i // 2, i % 2, name == "ldmatrix_trans")
@@ -236,7 +255,9 @@ def test_shared_operands_of_mma(which: str, transposed: bool, warps: int) -> Non
 
 # Shared memory ----------------------------------------------------------------------------------------------
 
-SHARED = [st(dtype, rows, cols) for dtype in (bf16, f32, e4m3) for rows in (8, 16, 64) for cols in (32, 64, 96, 128, 256)] + [st(bf16, 64, 16), st(f16, 16, 48)]
+SHARED = [
+    st(dtype, rows, cols) for dtype in (bf16, f32, e4m3) for rows in (8, 16, 64) for cols in (32, 64, 96, 128, 256)
+] + [st(bf16, 64, 16), st(f16, 16, 48)]
 SHARED += [st(bf16, 32, 64, swizzle=span) for span in (32, 64)] + [st(f32, 16, 32, pitch=64)]
 
 
@@ -344,7 +365,10 @@ def test_symbols_of_offsets(tile: SharedTile) -> None:
         assert evaluate(shared_offset(tile, Sym("r"), c), r=r) == want
 
 
-@pytest.mark.parametrize("text", ["x + 0", "x * 1", "0 + x", "x // 1", "x % 1", "x * 0", "x & 0", "x ^ 0", "1 * x", "x >> 0", "x << 0", "x | 0"])
+@pytest.mark.parametrize(
+    "text",
+    ["x + 0", "x * 1", "0 + x", "x // 1", "x % 1", "x * 0", "x & 0", "x ^ 0", "1 * x", "x >> 0", "x << 0", "x | 0"],
+)
 def test_symbols_simplify(text: str) -> None:
     class Or(Sym):
         def __or__(self, other: Any) -> Sym:

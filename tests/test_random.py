@@ -32,7 +32,9 @@ def fill(o: pk.gl(pk.i32, 64, 96), seed: pk.u32, *, layout, first):
     pk.warp.store(o, pk.random_bits(like, (seed, 5), row=me + 1000, col=first).to(pk.i32), pk.at(0, 0, me, 0))
 
 
-@pytest.mark.parametrize("layout", ["row", "col", pk.coalesced(8, 4), pk.coalesced(16, 2), pk.coalesced(32, 1)], ids=str)
+@pytest.mark.parametrize(
+    "layout", ["row", "col", pk.coalesced(8, 4), pk.coalesced(16, 2), pk.coalesced(32, 1)], ids=str
+)
 @pytest.mark.parametrize("first", [0, 3, 64])
 def test_a_bit_depends_on_its_place_only(layout: object, first: int) -> None:
     o = np.zeros((64, 96), np.int32)

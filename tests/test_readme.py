@@ -27,5 +27,9 @@ def test_ci_runs_the_test_command() -> None:
 
 def test_the_package_says_what_it_exports() -> None:
     vocabulary = importlib.import_module("pykittens.vocabulary")
-    public = {name for name, value in vars(vocabulary).items() if not name.startswith("_") and type(value).__name__ != "module"}
+    public = {
+        name
+        for name, value in vars(vocabulary).items()
+        if not name.startswith("_") and type(value).__name__ != "module"
+    }
     assert public == set(vocabulary.__all__)

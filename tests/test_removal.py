@@ -1,7 +1,8 @@
 """Every synchronisation statement of every shipped kernel is needed, and its removal is found; or it is listed here with a proof.
 
-A kernel is run in several instances; a statement is found where one of them finds it. Lists are by kernel, what the statement does,
-and its line. A statement that nothing misses and that is not listed fails, and so does a listed one that is now missed.
+A kernel is run in several instances; a statement is found where one of them finds it. Lists are by kernel, what the
+statement does, and its line. A statement that nothing misses and that is not listed fails, and so does a listed one
+that is now missed.
 """
 
 from collections import Counter
@@ -12,8 +13,8 @@ import pytest
 
 import pykittens as pk
 from pykittens.kernels import gemm, rows
+from pykittens.kernels.catalog import Instance
 from pykittens.kernels.registry import KERNELS
-from pykittens.kernels.shipped import Instance
 from pykittens.testing.removal import removals
 
 FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
@@ -21,22 +22,34 @@ BETWEEN = "a place is written again behind the barrier of the pass's other reduc
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
 # How many statements of that kind and line are harmless, and why.
 HARMLESS = {
-    ("attention_ampere", "barrier", "group.sync()"): (1, "every warp has read its queries before the last step's second barrier"),
-    ("attention_hopper", "namedsync", "turns.finish(me)"):
-        (1, "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block"),
-    ("attention_hopper", "waitbulk", "warpgroup.tma.wait()"):
-        (1, "the wait of each tile covers what the stores read, and the end of the grid finishes what they write"),
+    ("attention_ampere", "barrier", "group.sync()"): (
+        1,
+        "every warp has read its queries before the last step's second barrier",
+    ),
+    ("attention_hopper", "namedsync", "turns.finish(me)"): (
+        1,
+        "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block",
+    ),
+    ("attention_hopper", "waitbulk", "warpgroup.tma.wait()"): (
+        1,
+        "the wait of each tile covers what the stores read, and the end of the grid finishes what they write",
+    ),
     ("linear_attention", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("linear_attention", "barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
     ("softmax", "barrier", "return value.row_max(cluster=self.config.cluster > 1)"): (1, BETWEEN),
     ("layernorm", "barrier", "return value.row_sum(cluster=self.config.cluster > 1)"): (1, BETWEEN),
     ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
-    ("based", "proxyfence", "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term"):
-        (1, "the fence of the first chunk's features, before their barrier, covers it"),
-    ("based", "wgmmawait", "warpgroup.wait(rest)  # whose registers are needed"):
-        (1, "the next wait for the output covers it: this one lets the compiler use registers again"),
+    (
+        "based",
+        "proxyfence",
+        "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term",
+    ): (1, "the fence of the first chunk's features, before their barrier, covers it"),
+    ("based", "wgmmawait", "warpgroup.wait(rest)  # whose registers are needed"): (
+        1,
+        "the next wait for the output covers it: this one lets the compiler use registers again",
+    ),
     ("based", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
-}  # fmt: skip
+}
 
 # Options whose other values change nothing in how a kernel synchronises.
 ENOUGH = {
@@ -45,7 +58,9 @@ ENOUGH = {
     "based": {"dim": (64,)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
     "linear_attention": {"dim": (64,)},
-    **{name: {"n": (1000, 256, 8192)} for name in ("softmax", "layernorm", "rmsnorm")},  # wide rows: a small instance below
+    **{
+        name: {"n": (1000, 256, 8192)} for name in ("softmax", "layernorm", "rmsnorm")
+    },  # wide rows: a small instance below
 }
 
 
@@ -64,15 +79,17 @@ def instances(name: str) -> Iterator[Instance]:
         assert few is not None
         for cluster in (1, 2):  # nine rows through two slots of each of two teams
             config = rows.stream(2048, 2, 4, 4, processors=cluster, cluster=cluster, team=4, stages=2)
-            yield replace(few, fixed={**few.fixed, "config": config})
+            yield replace(few, statics={**few.statics, "config": config})
     if name == "gemm":
         for share in ("a", "k"):
-            yield replace(found, fixed={**found.fixed, "config": gemm.Config(cols=128, cluster=2, share=share)})
+            yield replace(found, statics={**found.statics, "config": gemm.Config(cols=128, cluster=2, share=share)})
 
 
 def longer(found: Instance, rows: int) -> Instance:
     """The instance with sequences of `rows` rows, and one head."""
-    changed = {n: replace(x, shape=(1, 1, rows if n in "qkvo" else x.shape[2], x.shape[3])) for n, x in found.operands.items()}
+    changed = {
+        n: replace(x, shape=(1, 1, rows if n in "qkvo" else x.shape[2], x.shape[3])) for n, x in found.operands.items()
+    }
     return replace(found, operands=changed)
 
 
@@ -82,8 +99,8 @@ def test_every_removal_is_found(name: str) -> None:
     keys, words = {}, {}
     for instance in instances(name):
         seen: Counter[object] = Counter()
-        for removal in removals(instance.kernel, **instance.arrays(), **instance.fixed):
-            place = (removal.what, removal.op.where)
+        for removal in removals(instance.kernel, **instance.arrays(), **instance.statics):
+            place = (removal.what, removal.op.location)
             seen[place] += 1
             statement = (place, seen[place])
             is_found[statement] = is_found.get(statement, False) or removal.found is not None

@@ -45,14 +45,27 @@ def imports(name: str) -> set[str]:
             for alias in node.names:
                 full, short = ".".join([*base, alias.name]), ".".join(base)
                 found |= {full if full in MODULES else short} & set(MODULES)
-    return {target for target in found - {name} if not any(n == name and f"{target}.".startswith(f"{t}.") for n, t in EXCEPTIONS)}
+    return {
+        target
+        for target in found - {name}
+        if not any(n == name and f"{target}.".startswith(f"{t}.") for n, t in EXCEPTIONS)
+    }
 
 
 def test_files_import_from_the_rows_above() -> None:
     table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.M)
-    rows = {name.removesuffix(".py").rstrip("/"): i for i, cell in enumerate(table) for name in re.findall(r"`(\w+(?:\.py|/))`", cell)}
+    rows = {
+        name.removesuffix(".py").rstrip("/"): i
+        for i, cell in enumerate(table)
+        for name in re.findall(r"`(\w+(?:\.py|/))`", cell)
+    }
     assert {name.split(".")[0] for name in MODULES} == set(rows)
-    upward = [f"{name} imports {target}" for name in MODULES for target in imports(name) if rows[target.split(".")[0]] > rows[name.split(".")[0]]]
+    upward = [
+        f"{name} imports {target}"
+        for name in MODULES
+        for target in imports(name)
+        if rows[target.split(".")[0]] > rows[name.split(".")[0]]
+    ]
     assert not upward, upward
 
 

@@ -1,7 +1,7 @@
 """Attention forward: the lengths, head dimensions and masks that other kernels have been measured with on an H200.
 
-Operations: 4 * batch * heads * n * n * head dimension, half of that when causal. FA2 and cuDNN are torch's own back ends;
-FA4 is the Python package flash-attn-4, which takes (batch, n, heads, head dimension).
+Operations: 4 * batch * heads * n * n * head dimension, half of that when causal. FA2 and cuDNN are torch's own back
+ends; FA4 is the Python package flash-attn-4, which takes (batch, n, heads, head dimension).
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ ERROR_LIMIT = 1.5  # times cuDNN's
 def cells() -> list[Cell]:
     """Every cell, the full mask of a head dimension before the causal one."""
     return [
-        Cell({"batch": b, "heads": h, "n": n, "dim": d, "causal": causal}, 4.0 * b * h * n * n * d * (0.5 if causal else 1))
-        for d, sizes in SIZES.items() for causal in (False, True) for b, h, n in sizes
-    ]  # fmt: skip
+        Cell(
+            {"batch": b, "heads": h, "n": n, "dim": d, "causal": causal},
+            4.0 * b * h * n * n * d * (0.5 if causal else 1),
+        )
+        for d, sizes in SIZES.items()
+        for causal in (False, True)
+        for b, h, n in sizes
+    ]
 
 
 def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:

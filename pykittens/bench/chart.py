@@ -26,7 +26,9 @@ def bars(title: str, unit: str, panels: Mapping[str, Panel]) -> str:
         widest = max(widest, x)
     widest, height, at, legend = max(widest, 480), y + _TOP + _HEIGHT + _BOTTOM, _LEFT, []
     for name in names:
-        legend.append(f'<rect x="{at}" y="42" width="12" height="12" fill="{colour[name]}"/><text x="{at + 17}" y="52">{escape(name)}</text>')
+        legend.append(
+            f'<rect x="{at}" y="42" width="12" height="12" fill="{colour[name]}"/><text x="{at + 17}" y="52">{escape(name)}</text>'
+        )
         at += 40 + 8 * len(name)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{widest}" height="{height}" viewBox="0 0 {widest} {height}" '
@@ -47,9 +49,13 @@ def _panel(heading: str, panel: Panel, colour: Mapping[str, str]) -> str:
             parts.append(
                 f'<rect x="{x:g}" y="{y:.1f}" width="{_BAR - 3}" height="{height:.1f}" fill="{colour[name]}"><title>{escape(name)}: {value:.4g}</title></rect>'
             )
-            parts.append(f'<text x="{x + (_BAR - 3) / 2:g}" y="{y - 4:.1f}" font-size="10" text-anchor="middle">{_short(value)}</text>')
+            parts.append(
+                f'<text x="{x + (_BAR - 3) / 2:g}" y="{y - 4:.1f}" font-size="10" text-anchor="middle">{_short(value)}</text>'
+            )
             x += _BAR
-        parts.append(f'<text x="{(first + x - 3) / 2:g}" y="{_TOP + _HEIGHT + 8}" text-anchor="middle">{escape(label)}</text>')
+        parts.append(
+            f'<text x="{(first + x - 3) / 2:g}" y="{_TOP + _HEIGHT + 8}" text-anchor="middle">{escape(label)}</text>'
+        )
         x += _GAP
     return "".join(parts)
 

@@ -20,10 +20,20 @@ def select(family: str, words: Sequence[str] = ()) -> list[Cell]:
     """The cells of a family: all, or those whose label has every part of one of `words`, such as "n 4096, causal"."""
     cells: list[Cell] = FAMILIES[family].cells()
     wanted = [[part.strip() for part in word.split(",")] for word in words]
-    return [cell for cell in cells if not wanted or any(all(part in cell.label.split(", ") for part in parts) for parts in wanted)]
+    return [
+        cell
+        for cell in cells
+        if not wanted or any(all(part in cell.label.split(", ") for part in parts) for parts in wanted)
+    ]
 
 
-def run(family: str, cells: Sequence[Cell], everybody: bool = False, quick: bool = False, progress: Progress = lambda done, all, label: None) -> Iterator[Row]:
+def run(
+    family: str,
+    cells: Sequence[Cell],
+    everybody: bool = False,
+    quick: bool = False,
+    progress: Progress = lambda done, all, label: None,
+) -> Iterator[Row]:
     """The rows of cells, one by one. A cell that cannot be tried says so in `problem`."""
     import torch
 
@@ -34,7 +44,11 @@ def run(family: str, cells: Sequence[Cell], everybody: bool = False, quick: bool
                 torch.manual_seed(i)  # other numbers for every cell, the same for every run
                 row = measure(cell, FAMILIES[family].trial(cell, everybody), QUICK if quick else 60.0)
         except Exception as error:
-            row = {**cell.facts, "unit": cell.unit, "problem": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
+            row = {
+                **cell.facts,
+                "unit": cell.unit,
+                "problem": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+            }
         yield row
         gc.collect()
         torch.cuda.empty_cache()
@@ -63,12 +77,20 @@ def worst(rows: Sequence[Row]) -> list[tuple[str, Any]]:
         for name, peer in row.get("peers", {}).items():
             if "ratio" in peer:
                 ratios.setdefault(name, []).append(peer["ratio"])
-    return [(name, (math.exp(sum(map(math.log, found)) / len(found)), min(found), len(found))) for name, found in ratios.items()]
+    return [
+        (name, (math.exp(sum(map(math.log, found)) / len(found)), min(found), len(found)))
+        for name, found in ratios.items()
+    ]
 
 
 def line(label: str, row: Row) -> str:
     """One row in words: our rate, then each contender's and how many times as fast we are."""
     if "problem" in row:
         return f"{label}: {row['problem']}"
-    peers = (f"{name} {peer['rate']:.0f} ({peer['ratio']:.3f})" if "ratio" in peer else f"{name}: {peer['problem']}" for name, peer in row["peers"].items())
-    return f"{label}: {row['rate']:.0f} {row['unit']} ({row['ms']:.4g} ms, error {row['error']:.1e}) | " + ", ".join(peers)
+    peers = (
+        f"{name} {peer['rate']:.0f} ({peer['ratio']:.3f})" if "ratio" in peer else f"{name}: {peer['problem']}"
+        for name, peer in row["peers"].items()
+    )
+    return f"{label}: {row['rate']:.0f} {row['unit']} ({row['ms']:.4g} ms, error {row['error']:.1e}) | " + ", ".join(
+        peers
+    )

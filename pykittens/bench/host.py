@@ -39,10 +39,25 @@ def _run(quick: bool = False) -> Iterator[Row]:
     module, rest = kernel()
     yield {"what": f"compiling {module}, cold", "value": compiling(), "unit": "s", "limit": 1.5}
     new = _NEW_PROCESS.format(module=module, rest="None, " if rest else "")
-    yield {"what": f"a cached {module} in a new process: traced, found and loaded", "value": new_process(new), "unit": "ms", "limit": 50.0}
-    yield {"what": "import pykittens in a new process", "value": new_process(_IMPORT.format("")), "unit": "ms", "limit": 150.0}
+    yield {
+        "what": f"a cached {module} in a new process: traced, found and loaded",
+        "value": new_process(new),
+        "unit": "ms",
+        "limit": 50.0,
+    }
+    yield {
+        "what": "import pykittens in a new process",
+        "value": new_process(_IMPORT.format("")),
+        "unit": "ms",
+        "limit": 150.0,
+    }
     words = new_process(_IMPORT.format("; pykittens.kernel"))
-    yield {"what": "import pykittens and the words of kernels, NumPy included, in a new process", "value": words, "unit": "ms", "limit": None}
+    yield {
+        "what": "import pykittens and the words of kernels, NumPy included, in a new process",
+        "value": words,
+        "unit": "ms",
+        "limit": None,
+    }
     yield from calling(1000 if quick else 10_000)
 
 
@@ -80,7 +95,9 @@ def new_process(program: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
         for _ in range(4):
-            done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+            done = subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+            )
             times.append(float(done.stdout.split()[-1]) * 1000)
     return statistics.median(times[1:])
 
@@ -93,7 +110,9 @@ def calling(calls: int) -> Iterator[Row]:
 
     module, rest = kernel()
     attend = importlib.import_module(f"pykittens.kernels.{module}").attend
-    operands = [tuple(torch.randn(1, 1, 16, 64, device="cuda", dtype=torch.bfloat16) for _ in range(4)) for _ in range(2)]
+    operands = [
+        tuple(torch.randn(1, 1, 16, 64, device="cuda", dtype=torch.bfloat16) for _ in range(4)) for _ in range(2)
+    ]
     for four in operands:
         attend(*four, *rest, 0.125)
     call = next(reversed(attend._loaded.values()))
@@ -113,14 +132,31 @@ def calling(calls: int) -> Iterator[Row]:
         },
         calls,
     )
-    maps = "" if not call.program.maps else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
+    maps = (
+        ""
+        if not call.program.maps
+        else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
+    )
     bare = found["bare"]
     for what, value, limit in (
-        (f"a call of {module} on four torch tensors that move each time{maps}", found["moving"] / 2, 6.0 if rest else 8.0),
+        (
+            f"a call of {module} on four torch tensors that move each time{maps}",
+            found["moving"] / 2,
+            6.0 if rest else 8.0,
+        ),
         (f"a call of {module}, bound", found["bound"], 1.5),
     ):
-        yield {"what": f"{what}, over a bare driver launch", "value": value - bare, "unit": "us", "limit": limit, "bare": bare}
-    for what, name in {"pykittens.attention on torch tensors": "attention", "torch's scaled_dot_product_attention": "torch"}.items():
+        yield {
+            "what": f"{what}, over a bare driver launch",
+            "value": value - bare,
+            "unit": "us",
+            "limit": limit,
+            "bare": bare,
+        }
+    for what, name in {
+        "pykittens.attention on torch tensors": "attention",
+        "torch's scaled_dot_product_attention": "torch",
+    }.items():
         yield {"what": f"{what}, in all", "value": found[name], "unit": "us", "limit": None}
 
 

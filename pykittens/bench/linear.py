@@ -1,7 +1,7 @@
 """Linear attention: Based (TFLOP/s, as its published kernel counts them) and plain (bytes that must move, beside a device copy).
 
-Based: 2 * B * N * H * E + 4 * B * N * H * 64 * E operations with E = 16 * 16 + 16 + 1. Plain: q, k, v are read and o is written once.
-Peers: flash-linear-attention, where it is installed; it takes (batch, n, heads, head dimension).
+Based: 2 * B * N * H * E + 4 * B * N * H * 64 * E operations with E = 16 * 16 + 16 + 1. Plain: q, k, v are read and o is
+written once. Peers: flash-linear-attention, where it is installed; it takes (batch, n, heads, head dimension).
 """
 
 from __future__ import annotations
@@ -23,10 +23,19 @@ ROUNDING = 2.0**-8  # half a unit in the last place of a bf16 result
 def cells() -> list[Cell]:
     """Based, then plain linear attention."""
     based = [
-        Cell({"kind": "based", "batch": 16, "heads": 16, "n": n, "features": 16, "dim": 64}, (2.0 + 4 * 64) * 16 * n * 16 * (16 * 16 + 16 + 1)) for n in LENGTHS
+        Cell(
+            {"kind": "based", "batch": 16, "heads": 16, "n": n, "features": 16, "dim": 64},
+            (2.0 + 4 * 64) * 16 * n * 16 * (16 * 16 + 16 + 1),
+        )
+        for n in LENGTHS
     ]
     plain = [
-        Cell({"kind": "linear_attention", "batch": 16, "heads": 16, "n": n, "features": 64, "dim": 64}, 4.0 * 16 * 16 * n * 64 * 2, "GB/s") for n in LENGTHS
+        Cell(
+            {"kind": "linear_attention", "batch": 16, "heads": 16, "n": n, "features": 64, "dim": 64},
+            4.0 * 16 * 16 * n * 64 * 2,
+            "GB/s",
+        )
+        for n in LENGTHS
     ]
     return based + plain
 
@@ -58,7 +67,10 @@ def trial(cell: Cell, everybody: bool) -> Trial:
             runs[name] = run
             only_timed.add(name)  # some of its kernels leave rounding to bf16 inside: only ours must be exact
     heads = [(0, 0), (b - 1, h - 1)]
-    exact, single = (cache(partial(references, kind, [(q[at], k[at], v[at]) for at in heads], scale, t)) for t in (torch.float64, torch.float32))
+    exact, single = (
+        cache(partial(references, kind, [(q[at], k[at], v[at]) for at in heads], scale, t))
+        for t in (torch.float64, torch.float32)
+    )
 
     def error(out: Any) -> float:
         if not torch.isfinite(out).all():
@@ -93,6 +105,8 @@ def _fla(kind: str, swapped: list[Any], scale: float) -> dict[str, Callable[[], 
     q, k, v = swapped
     if kind == "based":
         found = {name: peers.function("fla.ops.based", name) for name in ("parallel_based", "fused_chunk_based")}
-        return {f"fla {name}": partial(function, q, k, v, use_norm=False) for name, function in found.items() if function}
+        return {
+            f"fla {name}": partial(function, q, k, v, use_norm=False) for name, function in found.items() if function
+        }
     chunk = peers.function("fla.ops.linear_attn", "chunk_linear_attn")
     return {"fla": lambda: peers.first(chunk(q, k, v, scale=scale, normalize=False))} if chunk else {}

@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "pykittens", "torch", "triton", "numpy", "nvidia-cudnn-cu13", "nvidia-cublas", "flash-attn-4", "quack-kernels", "nvidia-cutlass-dsl",
+    "pykittens",
+    "torch",
+    "triton",
+    "numpy",
+    "nvidia-cudnn-cu13",
+    "nvidia-cublas",
+    "flash-attn-4",
+    "quack-kernels",
+    "nvidia-cutlass-dsl",
     "flash-linear-attention",
-)  # fmt: skip
+)
 
 
 def facts() -> dict[str, Any]:
@@ -22,9 +30,14 @@ def facts() -> dict[str, Any]:
     from ..gpu import cache, compiler, driver
 
     return {
-        "device": driver.device_name(), "driver": driver_version(), "compiler": ", ".join(sorted(cache.compilers)) or compiler.compiler_version(),
-        "python": platform.python_version(), "versions": versions(), "command": command(), "date": datetime.date.today().isoformat(),
-    }  # fmt: skip
+        "device": driver.device_name(),
+        "driver": driver_version(),
+        "compiler": ", ".join(sorted(cache.compilers)) or compiler.compiler_version(),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "command": command(),
+        "date": datetime.date.today().isoformat(),
+    }
 
 
 def driver_version() -> str:

@@ -26,7 +26,12 @@ class Cell:
     def label(self) -> str:
         """Its facts as words: "batch 4, heads 16, n 4096, dim 128, causal"."""
         words = (
-            (name if value else "") if isinstance(value, bool) else value if isinstance(value, str) else f"{name} {value}" for name, value in self.facts.items()
+            (name if value else "")
+            if isinstance(value, bool)
+            else value
+            if isinstance(value, str)
+            else f"{name} {value}"
+            for name, value in self.facts.items()
         )
         return ", ".join(word for word in words if word)
 
@@ -39,8 +44,8 @@ class Cell:
 class Trial:
     """Who computes a cell, on inputs made for it, and how good their results are.
 
-    `error` compares a result with float64; `limit` says from everybody's errors how large ours may be. A peer that is in
-    `only_timed` computes something of the same cost, such as a copy of as many bytes.
+    `error` compares a result with float64; `limit` says from everybody's errors how large ours may be. A peer that is
+    in `only_timed` computes something of the same cost, such as a copy of as many bytes.
     """
 
     runs: dict[str, Callable[[], Any]]
@@ -61,7 +66,9 @@ def measure(cell: Cell, trial: Trial, budget: float = 60.0) -> Row:
                 errors[name] = trial.error(result)
             del result
         except Exception as error:
-            problems[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            problems[name] = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            )
             del runs[name]
     if OURS in errors:
         limit = trial.limit(errors)
@@ -74,8 +81,9 @@ def measure(cell: Cell, trial: Trial, budget: float = 60.0) -> Row:
     ours = times.pop(OURS)
     row |= {"ms": ours.median, "low": ours.low, "high": ours.high, "rate": cell.rate(ours.median)}
     row["peers"] = {
-        name: {"ms": t.median, "rate": cell.rate(t.median), "ratio": t.median / ours.median, "error": errors.get(name)} for name, t in times.items()
-    } | {name: {"problem": problem} for name, problem in problems.items()}  # fmt: skip
+        name: {"ms": t.median, "rate": cell.rate(t.median), "ratio": t.median / ours.median, "error": errors.get(name)}
+        for name, t in times.items()
+    } | {name: {"problem": problem} for name, problem in problems.items()}
     return row
 
 

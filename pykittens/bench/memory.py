@@ -17,17 +17,41 @@ TITLE = "Memory-bound kernels, bf16"
 KEY = ("kind", "width")
 TRAFFIC = 1 << 30
 WIDTHS = (256, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
-MOVED = {"layernorm": 2, "layernorm+residual": 4, "rmsnorm": 2, "softmax": 2, "swiglu": 3, "geglu": 3, "rotary": 2}  # tensors read or written
-OPERANDS = {"layernorm": 1, "layernorm+residual": 2, "rmsnorm": 1, "softmax": 1, "swiglu": 2, "geglu": 2, "rotary": 1}  # as large as the result
+MOVED = {
+    "layernorm": 2,
+    "layernorm+residual": 4,
+    "rmsnorm": 2,
+    "softmax": 2,
+    "swiglu": 3,
+    "geglu": 3,
+    "rotary": 2,
+}  # tensors read or written
+OPERANDS = {
+    "layernorm": 1,
+    "layernorm+residual": 2,
+    "rmsnorm": 1,
+    "softmax": 1,
+    "swiglu": 2,
+    "geglu": 2,
+    "rotary": 1,
+}  # as large as the result
 ROTARY = ((16, 4096, 64), (16, 16384, 128))  # heads, n, head dimension
 ROUNDING = 2.0**-8  # half a unit in the last place of a bf16 result
 
 
 def cells() -> list[Cell]:
     """Every kernel at every width; rotary embedding at its head dimensions."""
-    found = [(kind, width) for kind in MOVED if kind != "rotary" for width in (WIDTHS if kind not in ("swiglu", "geglu") else (1024, 11008, 65536))]
+    found = [
+        (kind, width)
+        for kind in MOVED
+        if kind != "rotary"
+        for width in (WIDTHS if kind not in ("swiglu", "geglu") else (1024, 11008, 65536))
+    ]
     found += [("rotary", d) for _, _, d in ROTARY]
-    return [Cell({"kind": kind, "width": width}, float(_rows(kind, width) * width * 2 * MOVED[kind]), "GB/s") for kind, width in found]
+    return [
+        Cell({"kind": kind, "width": width}, float(_rows(kind, width) * width * 2 * MOVED[kind]), "GB/s")
+        for kind, width in found
+    ]
 
 
 def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
@@ -79,7 +103,9 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     count = operands[0].shape[0]
     some = torch.tensor(sorted({0, count // 2, count - 1}), device=measuring.DEVICE)
     sample = [o[some] if o.shape[0] == count and o.dim() == operands[0].dim() else o for o in operands]
-    exact, single = (cache(lambda t=t: _tensors(plain(*(o.to(t) for o in sample)))) for t in (torch.float64, torch.float32))
+    exact, single = (
+        cache(lambda t=t: _tensors(plain(*(o.to(t) for o in sample)))) for t in (torch.float64, torch.float32)
+    )
 
     def error(result: Any) -> float:
         outputs = _tensors(result)

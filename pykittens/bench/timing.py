@@ -1,7 +1,8 @@
 """How long GPU work takes: everybody in turn, by device events, behind a write that empties the L2 cache, medians.
 
-A GPU throttles under load, so only times that were taken in turn compare. Before the write the GPU sleeps for longer than any host
-takes to launch, so that the work is there when the GPU comes to it: else the time of a short kernel would be its host's.
+A GPU throttles under load, so only times that were taken in turn compare. Before the write the GPU sleeps for longer
+than any host takes to launch, so that the work is there when the GPU comes to it: else the time of a short kernel would
+be its host's.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -29,16 +29,33 @@ class Family(str, Enum):
 @command
 def run_bench(
     family: Annotated[Family, typer.Argument(help="host: what calls cost the CPU. all: everything.")],
-    peers: Annotated[bool, typer.Option("--peers", help="Beside everybody that is installed: FA2, FA4, quack, torch.compile, flash-linear-attention.")] = False,
-    file: Annotated[Optional[Path], typer.Option("--json", help="Write the rows here, with device, driver and versions.")] = None,  # noqa: UP045
-    picture: Annotated[Optional[Path], typer.Option("--chart", help="Draw the rates here, as .svg; `all` puts the family's name before the suffix.")] = None,  # noqa: UP045
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers",
+            help="Beside everybody that is installed: FA2, FA4, quack, torch.compile, flash-linear-attention.",
+        ),
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--json", help="Write the rows here, with device, driver and versions.")
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--chart", help="Draw the rates here, as .svg; `all` puts the family's name before the suffix."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A quarter of the repeats.")] = False,
-    cells: Annotated[Optional[list[str]], typer.Option(help='Only cells with these facts, such as "n 4096, causal"; may be repeated.')] = None,  # noqa: UP045
+    cells: Annotated[
+        list[str] | None,
+        typer.Option(help='Only cells with these facts, such as "n 4096, causal"; may be repeated.'),
+    ] = None,
 ) -> None:
     """Measure the shipped kernels on this GPU: correctness first, then everybody in turn, medians and ratios."""
     need_gpu()
     if picture and picture.suffix != ".svg":
-        raise Refusal(f"charts are drawn as .svg, not as {picture.suffix or 'a file without a suffix'}", fix=f"--chart {picture.with_suffix('.svg')}")
+        raise Refusal(
+            f"charts are drawn as .svg, not as {picture.suffix or 'a file without a suffix'}",
+            fix=f"--chart {picture.with_suffix('.svg')}",
+        )
     from ..bench import machine
 
     names = [f.value for f in Family if f is not Family.all] if family is Family.all else [family.value]
@@ -95,7 +112,10 @@ def family_rows(name: str, peers: bool, quick: bool, words: Sequence[str]) -> li
 
     cells = select(name, words)
     if not cells:
-        raise Refusal(f"no cell of {name} has {' or '.join(map(repr, words))}", fix=f"the first of its cells: {select(name)[0].label}")
+        raise Refusal(
+            f"no cell of {name} has {' or '.join(map(repr, words))}",
+            fix=f"the first of its cells: {select(name)[0].label}",
+        )
     rows = []
     out.print(f"[bold]{FAMILIES[name].TITLE}[/]")
     with progress(f"measuring {name}", len(cells)) as advance:

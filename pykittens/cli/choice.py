@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..kernels.catalog import Instance, Shipped, label
 from ..kernels.registry import KERNELS
-from ..kernels.shipped import Instance, Shipped, label
 from .console import Refusal
 
 
@@ -44,7 +44,10 @@ def instance(row: Shipped, choice: dict[str, Any]) -> Instance:
 
 def describe_options(row: Shipped) -> str:
     """A kernel's options as they are typed: "--dim 64|128 --causal"."""
-    flags = [f"--{name.replace('_', '-')}" + ("" if isinstance(values[0], bool) else " " + "|".join(map(str, values))) for name, values in row.options.items()]
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if isinstance(values[0], bool) else " " + "|".join(map(str, values)))
+        for name, values in row.options.items()
+    ]
     return " ".join(flags)
 
 

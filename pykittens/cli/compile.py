@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from ..gpu import cache, compiler
+from ..kernels.catalog import Instance, Shipped, label
 from ..kernels.registry import KERNELS
-from ..kernels.shipped import Instance, Shipped, label
 from .choice import shipped
 from .console import AsJson, Refusal, answer, command, out, progress
 
@@ -21,16 +21,27 @@ from .console import AsJson, Refusal, answer, command, out, progress
 def compile_kernels(
     arch: Annotated[list[str], typer.Option(help="An architecture, such as sm_90a; may be given several times.")],
     target: Annotated[Path, typer.Option("--out", help="The directory to fill.", file_okay=False)],
-    kernels: Annotated[Optional[list[str]], typer.Argument(help="Names that `pykittens list` shows; all by default.")] = None,  # noqa: UP045
+    kernels: Annotated[
+        list[str] | None, typer.Argument(help="Names that `pykittens list` shows; all by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fill a directory with compiled kernels that another machine runs without a compiler."""
     for wrong in set(arch) - set(compiler.ARCHITECTURES):
         raise Refusal(f"there is no architecture {wrong!r}", fix=f"choose one of {', '.join(compiler.ARCHITECTURES)}")
     rows = [shipped(name) for name in kernels] if kernels else list(KERNELS.values())
-    jobs = [(row, choice, found, a) for row in rows for choice, found in row.configurations() for a in arch if a in row.targets(found)]
+    jobs = [
+        (row, choice, found, a)
+        for row in rows
+        for choice, found in row.configurations()
+        for a in arch
+        if a in row.targets(found)
+    ]
     if not jobs:
-        raise Refusal(f"none of {', '.join(row.name for row in rows)} can be compiled for {', '.join(arch)}", fix="`pykittens list` shows what can")
+        raise Refusal(
+            f"none of {', '.join(row.name for row in rows)} can be compiled for {', '.join(arch)}",
+            fix="`pykittens list` shows what can",
+        )
     store, done = cache.Cache(target), []
     # The compiler lets go of Python's lock while it works.
     with progress(f"compiling {len(jobs)} kernels", len(jobs)) as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -41,9 +52,14 @@ def compile_kernels(
         answer({"directory": str(target.resolve()), "compiler": compiler.compiler_version(), "kernels": done})
         return
     for facts in done:
-        out.print(f"{facts['kernel']} ({label(facts['configuration'])}) for {facts['arch']}: {facts['bytes']:,} bytes, {facts['registers']} registers")
+        out.print(
+            f"{facts['kernel']} ({label(facts['configuration'])}) for {facts['arch']}: {facts['bytes']:,} bytes, {facts['registers']} registers"
+        )
     total = sum(facts["bytes"] for facts in done)
-    out.print(f"{len(done)} kernels, {total:,} bytes. To use them: [bold]PYKITTENS_AOT={escape(str(target.resolve()))}[/]", soft_wrap=True)
+    out.print(
+        f"{len(done)} kernels, {total:,} bytes. To use them: [bold]PYKITTENS_AOT={escape(str(target.resolve()))}[/]",
+        soft_wrap=True,
+    )
 
 
 def _compile(store: cache.Cache, row: Shipped, choice: dict[str, Any], found: Instance, arch: str) -> dict[str, Any]:
@@ -52,7 +68,12 @@ def _compile(store: cache.Cache, row: Shipped, choice: dict[str, Any], found: In
     cubin = compiler.compile(source, arch)
     file = store.put(name, cubin)
     return {
-        "kernel": row.name, "configuration": choice, "arch": arch, "file": file.name, "bytes": file.stat().st_size,
-        "registers": cubin.registers, "spill_bytes": cubin.spill_store_bytes + cubin.spill_load_bytes,
+        "kernel": row.name,
+        "configuration": choice,
+        "arch": arch,
+        "file": file.name,
+        "bytes": file.stat().st_size,
+        "registers": cubin.registers,
+        "spill_bytes": cubin.spill_store_bytes + cubin.spill_load_bytes,
         "warnings": cubin.warnings,
-    }  # fmt: skip
+    }

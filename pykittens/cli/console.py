@@ -33,7 +33,17 @@ class Refusal(Exception):
         super().__init__(f"{fact}\n  fix: {fix}" if fix else fact)
 
 
-_EXPECTED = (Refusal, KernelError, CompileError, CompilerMissing, CudaError, DisassemblerMissing, Unsupported, OSError, MemoryError)
+_EXPECTED = (
+    Refusal,
+    KernelError,
+    CompileError,
+    CompilerMissing,
+    CudaError,
+    DisassemblerMissing,
+    Unsupported,
+    OSError,
+    MemoryError,
+)
 
 
 def command(function: Answer) -> Answer:
@@ -61,7 +71,12 @@ def answer(facts: dict[str, Any]) -> None:
 @contextmanager
 def progress(doing: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
     """Shows that something long is going on; yields a function that says how much of `total` is done."""
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), *([BarColumn()] if total else []), TimeElapsedColumn()]
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        *([BarColumn()] if total else []),
+        TimeElapsedColumn(),
+    ]
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(doing, total=total)
         yield lambda done: bar.update(task, completed=done)

@@ -79,10 +79,19 @@ def run_demo(
     tolerance = TOLERANCE if torch_error is None else OVER_TORCH * torch_error
     passed = error <= tolerance and not run.diagnoses
     facts = {
-        "kernel": KERNEL, "device": run.device, "shape": {"q": arrays["q"].shape, "k": arrays["k"].shape},
-        "dtype": arrays["q"].dtype.name, "causal": causal, "passed": passed, "error": error, "tolerance": tolerance,
-        "torch_error": torch_error, "seconds": run.seconds, "diagnoses": run.diagnoses, "saw": _saw(run.report),
-    }  # fmt: skip
+        "kernel": KERNEL,
+        "device": run.device,
+        "shape": {"q": arrays["q"].shape, "k": arrays["k"].shape},
+        "dtype": arrays["q"].dtype.name,
+        "causal": causal,
+        "passed": passed,
+        "error": error,
+        "tolerance": tolerance,
+        "torch_error": torch_error,
+        "seconds": run.seconds,
+        "diagnoses": run.diagnoses,
+        "saw": _saw(run.report),
+    }
     if as_json:
         answer(facts)
     else:
@@ -112,14 +121,22 @@ def check_shapes(arrays: dict[str, Array]) -> None:
     said = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
     if q.shape[-1] not in _HEAD_DIMENSIONS:
-        raise Refusal(f"{KERNEL} has no head dimension {q.shape[-1]} ({said})", fix=f"it may be {' or '.join(map(str, _HEAD_DIMENSIONS))}")
+        raise Refusal(
+            f"{KERNEL} has no head dimension {q.shape[-1]} ({said})",
+            fix=f"it may be {' or '.join(map(str, _HEAD_DIMENSIONS))}",
+        )
     if k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
-        raise Refusal(f"the shapes do not go together: {said}", fix="K and V have one shape, which differs from that of Q in the number of rows at most")
+        raise Refusal(
+            f"the shapes do not go together: {said}",
+            fix="K and V have one shape, which differs from that of Q in the number of rows at most",
+        )
     if len({array.dtype for array in arrays.values()}) > 1:
         raise Refusal(f"the dtypes differ: {said}", fix="all of them bf16, or all of them float16")
 
 
-def simulated(kernel: Kernel, arrays: dict[str, Array], scale: float, causal: bool, advance: Callable[[float], None]) -> Run:
+def simulated(
+    kernel: Kernel, arrays: dict[str, Array], scale: float, causal: bool, advance: Callable[[float], None]
+) -> Run:
     """The kernel on the simulated GPU, with every check on."""
     result = np.zeros_like(arrays["q"])
     start = time.perf_counter()
@@ -146,7 +163,10 @@ def torch_attention(arrays: dict[str, Array], scale: float, causal: bool) -> Arr
     except ImportError:
         raise Refusal("--torch needs torch", fix="pip install torch") from None
     if causal and arrays["q"].shape[2] != arrays["k"].shape[2]:
-        raise Refusal("torch's causal attention lines rows and keys up otherwise when their numbers differ", fix="leave out --torch")
+        raise Refusal(
+            "torch's causal attention lines rows and keys up otherwise when their numbers differ",
+            fix="leave out --torch",
+        )
     dtype = getattr(torch, arrays["q"].dtype.name)
     place = "cuda" if torch.cuda.is_available() else "cpu"
     q, k, v = (torch.from_numpy(np.ascontiguousarray(x).view(np.int16)).view(dtype).to(place) for x in arrays.values())
@@ -159,7 +179,9 @@ def _saw(report: Report | None) -> dict[str, Any] | None:
     if report is None:
         return None
     moved = {
-        f"{memory}_bytes_{verb}": counts[memory] for verb, counts in (("read", report.read), ("written", report.written)) for memory in ("global", "shared")
+        f"{memory}_bytes_{verb}": counts[memory]
+        for verb, counts in (("read", report.read), ("written", report.written))
+        for memory in ("global", "shared")
     }
     return {
         "blocks": report.blocks,

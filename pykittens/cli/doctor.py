@@ -22,12 +22,18 @@ _DRIVERS = {12: "525", 13: "580"}  # the first driver of each major version of C
 def run_doctor(as_json: AsJson = False) -> None:
     """Say what is installed, which GPU there is, and what would run where."""
     facts: dict[str, Any] = {
-        "pykittens": __version__, "python": platform.python_version(), "platform": platform.platform(),
+        "pykittens": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "compiler": _compiler(), "disassembler": _disassembler(),
-        "cache": {"directory": str(cache.user_directory()), "ahead_of_time": [str(path) for path in cache.ahead_of_time()]},
+        "compiler": _compiler(),
+        "disassembler": _disassembler(),
+        "cache": {
+            "directory": str(cache.user_directory()),
+            "ahead_of_time": [str(path) for path in cache.ahead_of_time()],
+        },
         "gpu": _gpus(),
-    }  # fmt: skip
+    }
     facts["runs"] = {name: _where(row.architectures, facts) for name, row in KERNELS.items()}
     if as_json:
         answer(facts)
@@ -46,7 +52,11 @@ def _version(package: str) -> str | None:
 def _compiler() -> dict[str, Any]:
     """The CUDA compiler, and whether it compiles."""
     try:
-        facts: dict[str, Any] = {"version": compiler.compiler_version(), "path": nvrtc.path(), "faults": list(compiler.known_faults())}
+        facts: dict[str, Any] = {
+            "version": compiler.compiler_version(),
+            "path": nvrtc.path(),
+            "faults": list(compiler.known_faults()),
+        }
         cubin = compiler.compile('extern "C" __global__ void nothing() {}', "sm_80")
     except (compiler.CompilerMissing, compiler.CompileError) as error:
         return {"works": False, "problem": str(error)}
@@ -74,15 +84,20 @@ def _gpus() -> dict[str, Any]:
         needed = 13
     facts["driver_needed"] = f"CUDA {needed}.0" + (f" (driver {_DRIVERS[needed]})" if needed in _DRIVERS else "")
     if major < needed:
-        facts |= {"works": False, "problem": f"the driver knows CUDA {major}.{minor}; cubins of this compiler need {facts['driver_needed']} or newer"}
+        facts |= {
+            "works": False,
+            "problem": f"the driver knows CUDA {major}.{minor}; cubins of this compiler need {facts['driver_needed']} or newer",
+        }
     return facts
 
 
 def _device(i: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "name": driver.device_name(i), "capability": "{}.{}".format(*driver.capability(i)),
-        "multiprocessors": driver.multiprocessors(i), "shared_bytes": driver.shared_limit(i),
-    }  # fmt: skip
+        "name": driver.device_name(i),
+        "capability": "{}.{}".format(*driver.capability(i)),
+        "multiprocessors": driver.multiprocessors(i),
+        "shared_bytes": driver.shared_limit(i),
+    }
     try:
         return {**facts, "arch": driver.architecture(i)}
     except CudaError as error:
@@ -113,7 +128,9 @@ def _show(facts: dict[str, Any]) -> None:
     else:
         out.print(f"{note} no disassembler (only `inspect` wants it): pip install nvidia-cuda-nvdisasm", soft_wrap=True)
     out.print(
-        f"{good} cache {escape(facts['cache']['directory'])}" + "".join(f", ahead of time {escape(p)}" for p in facts["cache"]["ahead_of_time"]), soft_wrap=True
+        f"{good} cache {escape(facts['cache']['directory'])}"
+        + "".join(f", ahead of time {escape(p)}" for p in facts["cache"]["ahead_of_time"]),
+        soft_wrap=True,
     )
     if gpu["works"]:
         out.print(f"{good} driver {gpu['driver']}; {gpu['driver_needed']} or newer is needed")

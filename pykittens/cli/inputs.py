@@ -11,14 +11,21 @@ import numpy as np
 from .console import Refusal
 
 Array = np.ndarray[Any, Any]
-_SAFETENSORS = {"BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
+_SAFETENSORS = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
 _NAMES = {"q": ("q", "query"), "k": ("k", "key"), "v": ("v", "value")}
 
 
 def random_inputs(batch: int, heads: int, n: int, d: int, seed: int) -> dict[str, Array]:
     """Random normal q, k and v in bf16."""
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal((batch, heads, n, d), dtype=np.float32).astype(ml_dtypes.bfloat16) for name in "qkv"}
+    return {
+        name: rng.standard_normal((batch, heads, n, d), dtype=np.float32).astype(ml_dtypes.bfloat16) for name in "qkv"
+    }
 
 
 def read_npy(files: dict[str, Path | None]) -> dict[str, Array]:
@@ -51,7 +58,10 @@ def read_safetensors(file: Path) -> dict[str, Array]:
     for name, spellings in _NAMES.items():
         tensor = next((tensors[s] for s in spellings if s in tensors), None)
         if tensor is None:
-            raise Refusal(f"{file} has no tensor {' or '.join(spellings)}; it has {', '.join(tensors) or 'none'}", fix="name them q, k and v")
+            raise Refusal(
+                f"{file} has no tensor {' or '.join(spellings)}; it has {', '.join(tensors) or 'none'}",
+                fix="name them q, k and v",
+            )
         if tensor["dtype"] not in _SAFETENSORS:
             raise Refusal(f"{name} in {file} is {tensor['dtype']}", fix=f"it may be {', '.join(_SAFETENSORS)}")
         arrays[name] = np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]]).reshape(tensor["shape"])
@@ -70,10 +80,16 @@ def _sixteen_bits(name: str, array: Array) -> Array:
         return array.view(ml_dtypes.bfloat16)
     if array.dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         return array.astype(ml_dtypes.bfloat16)
-    raise Refusal(f"{name} is {array.dtype}", fix="it may be bf16 (also as uint16), float16, float32 or float64; the last two are rounded to bf16")
+    raise Refusal(
+        f"{name} is {array.dtype}",
+        fix="it may be bf16 (also as uint16), float16, float32 or float64; the last two are rounded to bf16",
+    )
 
 
 def _four_dimensions(name: str, array: Array) -> Array:
     if not 2 <= array.ndim <= 4 or array.size == 0:
-        raise Refusal(f"{name} has shape {array.shape}", fix="(batch, heads, rows, head dimension), where the first two may be left out; none of them 0")
+        raise Refusal(
+            f"{name} has shape {array.shape}",
+            fix="(batch, heads, rows, head dimension), where the first two may be left out; none of them 0",
+        )
     return array.reshape((1,) * (4 - array.ndim) + array.shape)

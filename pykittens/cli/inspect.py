@@ -12,8 +12,8 @@ from rich.syntax import Syntax
 from ..gpu import cache, driver, sass
 from ..gpu.compiler import ARCHITECTURES, Cubin
 from ..gpu.libcuda import CudaError
-from ..kernels.lines import count_lines
-from ..kernels.shipped import Instance, Shipped, label
+from ..kernels.catalog import Instance, Shipped, label
+from ..kernels.source_length import count_lines
 from .choice import instance, read_choice, shipped
 from .console import AsJson, Refusal, answer, command, out, progress
 
@@ -49,14 +49,26 @@ def inspect_instance(row: Shipped, choice: dict[str, Any], found: Instance, arch
         pass
     else:
         opcodes = dict(sass.opcodes(listing).most_common())
-        loops = [{"depth": loop.depth, "instructions": len(loop.instructions), "opcodes": dict(loop.opcodes.most_common())}
-                 for loop in sass.loops(listing)]  # fmt: skip
+        loops = [
+            {"depth": loop.depth, "instructions": len(loop.instructions), "opcodes": dict(loop.opcodes.most_common())}
+            for loop in sass.loops(listing)
+        ]
     facts = Inspection(
-        kernel=row.name, arch=arch, configuration=choice, lines=count_lines(found.kernel), threads=program.threads,
-        registers=cubin.registers, spill_bytes=cubin.spill_store_bytes + cubin.spill_load_bytes, local_bytes=cubin.stack_bytes,
-        shared_bytes=program.shared_bytes + cubin.shared_bytes, warnings=cubin.warnings, compiler=cubin.compiler,
-        compile_seconds=round(cubin.seconds, 3), sass=opcodes, loops=loops,
-    )  # fmt: skip
+        kernel=row.name,
+        arch=arch,
+        configuration=choice,
+        lines=count_lines(found.kernel),
+        threads=program.threads,
+        registers=cubin.registers,
+        spill_bytes=cubin.spill_store_bytes + cubin.spill_load_bytes,
+        local_bytes=cubin.stack_bytes,
+        shared_bytes=program.shared_bytes + cubin.shared_bytes,
+        warnings=cubin.warnings,
+        compiler=cubin.compiler,
+        compile_seconds=round(cubin.seconds, 3),
+        sass=opcodes,
+        loops=loops,
+    )
     return facts, cubin
 
 
@@ -108,14 +120,22 @@ def _architecture(row: Shipped, asked: str) -> str:
     if asked not in ARCHITECTURES:
         raise Refusal(f"there is no architecture {asked!r}", fix=f"choose one of {', '.join(ARCHITECTURES)}")
     if asked not in row.architectures:
-        raise Refusal(f"{row.name} cannot be compiled for {asked}", fix=f"it is made for {', '.join(row.architectures)}")
+        raise Refusal(
+            f"{row.name} cannot be compiled for {asked}", fix=f"it is made for {', '.join(row.architectures)}"
+        )
     return asked
 
 
 def _show(facts: Inspection, meant: list[str]) -> None:
-    out.print(f"[bold]{facts.kernel}[/] ({label(facts.configuration)}) for {facts.arch}, by {facts.compiler} in {facts.compile_seconds} s")
-    out.print(f"  {facts.lines} lines of Python; {facts.threads} threads, {facts.shared_bytes:,} bytes of shared memory for a block")
-    out.print(f"  {facts.registers} registers a thread, {facts.spill_bytes} bytes spilled, {facts.local_bytes} bytes of local memory")
+    out.print(
+        f"[bold]{facts.kernel}[/] ({label(facts.configuration)}) for {facts.arch}, by {facts.compiler} in {facts.compile_seconds} s"
+    )
+    out.print(
+        f"  {facts.lines} lines of Python; {facts.threads} threads, {facts.shared_bytes:,} bytes of shared memory for a block"
+    )
+    out.print(
+        f"  {facts.registers} registers a thread, {facts.spill_bytes} bytes spilled, {facts.local_bytes} bytes of local memory"
+    )
     for warning in facts.warnings:
         out.print(f"  [yellow]{escape(warning)}[/]")
     if facts.sass is None or facts.loops is None:

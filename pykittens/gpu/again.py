@@ -1,8 +1,9 @@
 """Calling a kernel again: what a call costs when one like it has gone before.
 
 A call is looked up by what its arguments look like: type, shape, strides, dtype and device of arrays, values of static
-parameters. Then pointers and numbers are put in place, and it is launched. Nothing is described, checked or traced again,
-but that pointers are as well aligned as kernels expect, and that no global the kernel refers to has been rebound.
+parameters. Then pointers and numbers are put in place, and it is launched. Nothing is described, checked or traced
+again, but that pointers are as well aligned as kernels expect, and that no global the kernel refers to has been
+rebound.
 
 Most calls look like the one before: `_repeating` asks that first, which takes a third of the look-up's time.
 """
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..interop import arrays
 from ..interop.plans import ALIGNED, picker
-from ..trace.watch import Watch
+from ..trace.rebinding_guard import RebindingGuard
 from .run import Call, Launch
 
 _MOST, _MOST_FUNCTIONS = 1024, 64  # calls that one kernel keeps, functions among their static values
@@ -30,7 +31,7 @@ Repeat = Callable[[tuple[Any, ...], dict[str, Any]], bool]
 class _Kept(NamedTuple):
     launch: Launch
     repeat: Repeat
-    fixed: list[Any]  # kept, so that nothing else gets their identity
+    statics: list[Any]  # kept, so that nothing else gets their identity
 
 
 class Again:
@@ -41,8 +42,10 @@ class Again:
         self._kernel = kernel
         self._operands = {name for name, _ in kernel.signature.runtime}
         self._calls: dict[Any, _Kept] = {}
-        self._watch: Watch | None = None
-        self._functions = self._own = [x for x in (kernel.function, *kernel.options.values()) if isinstance(x, FunctionType)]
+        self._watch: RebindingGuard | None = None
+        self._functions = self._own = [
+            x for x in (kernel.function, *kernel.options.values()) if isinstance(x, FunctionType)
+        ]
 
     def launcher(self, args: tuple[Any, ...], named: dict[str, Any]) -> Launch | None:
         """What launches for the pointers and numbers of such arguments; None if there was no call like it."""
@@ -56,7 +59,10 @@ class Again:
         try:
             key, pointers, numbers = self._look(args, named)
             found = self._calls.get(key)
-        except (TypeError, RuntimeError):  # tensors without memory, values without a hash: the long way says what is wrong
+        except (
+            TypeError,
+            RuntimeError,
+        ):  # tensors without memory, values without a hash: the long way says what is wrong
             return False
         if found is None:
             return False
@@ -79,15 +85,17 @@ class Again:
                     _probes[type(x)] = arrays.probe(x)
                 except arrays.Unsupported:
                     continue
-        fixed = [value for name, value in named.items() if name not in self._operands]
+        statics = [value for name, value in named.items() if name not in self._operands]
         try:
             key, pointers, _ = self._look(args, named)
-            hash((key, tuple(fixed)))
+            hash((key, tuple(statics)))
         except TypeError:
             return
-        if any(pointer % ALIGNED for pointer in pointers) or not self._watches(fixed):
+        if any(pointer % ALIGNED for pointer in pointers) or not self._watches(statics):
             return
-        names = [name for name, _ in self._kernel.signature.runtime][: len(args)] + [name for name in named if name in self._operands]
+        names = [name for name, _ in self._kernel.signature.runtime][: len(args)] + [
+            name for name in named if name in self._operands
+        ]
         values = [*args, *(value for name, value in named.items() if name in self._operands)]
         tensors = [name for name, x in zip(names, values, strict=True) if type(x) in _probes]
         scalars = [name for name, x in zip(names, values, strict=True) if type(x) in _PLAIN]
@@ -97,7 +105,7 @@ class Again:
         launch = call.order(tensors, scalars, self._watch.unchanged)
         simple = not self._kernel.by_value and not self._operands & set(named)
         self.repeat = self._repeating(args, named, launch) if simple else self._look_up
-        self._calls[key] = _Kept(launch, self.repeat, fixed)
+        self._calls[key] = _Kept(launch, self.repeat, statics)
 
     def _repeating(self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch) -> Repeat:
         """Launches what looks like these arguments, and looks up what does not."""
@@ -111,7 +119,8 @@ class Again:
         names, values, look_up = tuple(named), tuple(named.values()), self._look_up
 
         def repeat(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-            # Static values by identity: 1, 1.0 and True are equal. What is equal and not identical is found in the look-up.
+            # Static values by identity: 1, 1.0 and True are equal. What is equal and not identical is found in the
+            # look-up.
             if len(args) != count or tuple(named) != names or (names and not all(map(is_, named.values(), values))):
                 return look_up(args, named)
             given, numbers = arrays_of(args), numbers_of(args)
@@ -174,13 +183,13 @@ class Again:
             about += numbers
         return tuple(about), pointers, numbers
 
-    def _watches(self, fixed: Sequence[Any]) -> bool:
+    def _watches(self, statics: Sequence[Any]) -> bool:
         """Whether a change of what the kernel and its static values refer to would be seen."""
-        functions = [x for x in fixed if isinstance(x, FunctionType) and x not in self._functions]
+        functions = [x for x in statics if isinstance(x, FunctionType) and x not in self._functions]
         if self._watch is None or functions:
             if len(self._functions) > _MOST_FUNCTIONS:  # one made anew for every call
                 self._calls.clear()
                 self._functions = self._own
             self._functions = [*self._functions, *functions]
-            self._watch = Watch(self._functions)
+            self._watch = RebindingGuard(self._functions)
         return self._watch.steady

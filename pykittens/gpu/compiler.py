@@ -8,9 +8,15 @@ from . import nvrtc
 from .nvrtc import CompilerMissing
 
 __all__ = [
-    "ARCHITECTURES", "CompileError", "CompilerMissing", "Cubin", "SERIALIZED", "compile", "compiler_version",
+    "ARCHITECTURES",
+    "CompileError",
+    "CompilerMissing",
+    "Cubin",
+    "SERIALIZED",
+    "compile",
+    "compiler_version",
     "known_faults",
-]  # fmt: skip
+]
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
 

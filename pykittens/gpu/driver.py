@@ -83,7 +83,9 @@ def architecture(device: int = 0) -> str:
     major, minor = capability(device)
     runnable = [arch for arch in ARCHITECTURES if arch[3:4] == str(major) and int(arch[4]) <= minor]
     if not runnable:
-        raise CudaError(f"device {device} ({device_name(device)}) has compute capability {major}.{minor}, and runs none of {', '.join(ARCHITECTURES)}")
+        raise CudaError(
+            f"device {device} ({device_name(device)}) has compute capability {major}.{minor}, and runs none of {', '.join(ARCHITECTURES)}"
+        )
     return runnable[-1]
 
 
@@ -130,7 +132,9 @@ def load(cubin: Cubin, device: int = 0, shared_bytes: int = 0) -> Function:
     """
     total, limit = shared_bytes + cubin.shared_bytes, shared_limit(device)
     if total > limit:
-        raise CudaError(f"`{cubin.entry}` wants {total:,} bytes of shared memory for a block; device {device} ({device_name(device)}) has {limit:,}")
+        raise CudaError(
+            f"`{cubin.entry}` wants {total:,} bytes of shared memory for a block; device {device} ({device_name(device)}) has {limit:,}"
+        )
     with _lock:
         function = _load(cubin.image, cubin.entry, device)
         if shared_bytes > _granted.get(function.handle, 0):  # never less: another launcher may need it

@@ -24,9 +24,18 @@ from .tensormap import TensorMap, replace_address
 GLOBAL = struct.Struct("<Q4i4q")
 _POINTER = struct.Struct("<Q")
 _SCALARS = {
-    "bool": "?", "i8": "b", "u8": "B", "i16": "h", "u16": "H", "i32": "i", "u32": "I", "i64": "q", "u64": "Q",
-    "f32": "f", "f64": "d",
-}  # fmt: skip
+    "bool": "?",
+    "i8": "b",
+    "u8": "B",
+    "i16": "h",
+    "u16": "H",
+    "i32": "i",
+    "u32": "I",
+    "i64": "q",
+    "u64": "Q",
+    "f32": "f",
+    "f64": "d",
+}
 _CLUSTER_DIMENSION, _PROGRAMMATIC_SERIALIZATION = 4, 6  # CUlaunchAttributeID
 
 Dim3 = tuple[int, int, int]
@@ -110,11 +119,18 @@ class Launcher:
         missing = 4 - len(shape)
         try:
             GLOBAL.pack_into(
-                self._buffer, self._offset(index, GLOBAL),
-                pointer, *(1,) * missing, *shape, *(0,) * missing, *strides,
-            )  # fmt: skip
+                self._buffer,
+                self._offset(index, GLOBAL),
+                pointer,
+                *(1,) * missing,
+                *shape,
+                *(0,) * missing,
+                *strides,
+            )
         except struct.error as error:
-            raise ValueError(f"a tensor of shape {tuple(shape)} and strides {tuple(strides)} does not fit: {error}") from None
+            raise ValueError(
+                f"a tensor of shape {tuple(shape)} and strides {tuple(strides)} does not fit: {error}"
+            ) from None
 
     def set_pointer(self, index: int, pointer: int) -> None:
         """The tensor at parameter `index` moves to another address."""

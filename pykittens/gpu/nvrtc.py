@@ -72,7 +72,9 @@ def _library() -> ctypes.CDLL:
     if not libraries or _version(libraries[0]) < SOUND:
         libraries += [_load(name) for name in _toolkit()]
     if not libraries:
-        raise CompilerMissing(f"compiling a kernel needs NVRTC, which is not here ({'; '.join(errors)}). Fix: {INSTALL}")
+        raise CompilerMissing(
+            f"compiling a kernel needs NVRTC, which is not here ({'; '.join(errors)}). Fix: {INSTALL}"
+        )
     return max(libraries, key=_version)
 
 

@@ -21,15 +21,15 @@ from ..types import DTYPES, Global
 from . import cache, driver, tensormap
 from .launch import Launcher
 
-# Launches a kernel that has been launched before, given pointers of arrays like those and numbers. False, and nothing is done, where a
-# number does not fit its parameter, or the kernel is no longer what it was.
+# Launches a kernel that has been launched before, given pointers of arrays like those and numbers. False, and nothing
+# is done, where a number does not fit its parameter, or the kernel is no longer what it was.
 Launch = Callable[[Sequence[int], Sequence[Any]], bool]
 
 
 class Call:
     """A kernel's launcher for one set of types, shapes and strides."""
 
-    def __init__(self, kernel: Any, specialisation: Any, known: dict[str, Any], fixed: dict[str, Any]):
+    def __init__(self, kernel: Any, specialisation: Any, known: dict[str, Any], statics: dict[str, Any]):
         arrays_known = {name: x for name, x in known.items() if isinstance(x, ArrayInfo)}
         kind, device = next((x.kind, x.device) for x in arrays_known.values())
         assert device is not None
@@ -37,7 +37,7 @@ class Call:
         check_outputs(self.program, arrays_known)
         self.device, self.stream, self.waits = device, arrays.streams(kind), arrays.waits(kind) or self.program.debug
         self.lock = threading.Lock()
-        self.launcher = _launcher(kernel, self.program, known, fixed, device)
+        self.launcher = _launcher(kernel, self.program, known, statics, device)
         self.words = self.launcher.words
         parameters = [p.name for p in self.program.parameters]
         self.tensors = [name for name in parameters if name in arrays_known]
@@ -54,12 +54,21 @@ class Call:
             else:
                 self.maps[m.tensor].append(i)
 
-    def order(self, tensors: Sequence[str], scalars: Sequence[str], unchanged: Callable[[], bool] = lambda: True) -> Launch:
+    def order(
+        self, tensors: Sequence[str], scalars: Sequence[str], unchanged: Callable[[], bool] = lambda: True
+    ) -> Launch:
         """A function that launches, given the tensors' pointers and the scalars' values in these orders: see `Launch`."""
         moves = [(word, i) for i, name in enumerate(tensors) for word in self.addresses[name]]
         maps = [(index, i) for i, name in enumerate(tensors) for index in self.maps[name]]
         slots = [self.launcher.slot(self.scalars[name]) for name in scalars]
-        launcher, lock, words, stream, device, waits = self.launcher, self.lock, self.words, self.stream, self.device, self.waits
+        launcher, lock, words, stream, device, waits = (
+            self.launcher,
+            self.lock,
+            self.words,
+            self.stream,
+            self.device,
+            self.waits,
+        )
         config, call = launcher.config, launcher.call  # what `launcher.launch` does, without its call
 
         def run(pointers: Sequence[int], numbers: Sequence[Any]) -> bool:
@@ -85,7 +94,7 @@ class Call:
         return run
 
 
-def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], fixed: dict[str, Any]) -> Call:
+def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], statics: dict[str, Any]) -> Call:
     """Launches, and returns the `Call` for these shapes, strides and static values, which is kept."""
     layout = tuple((x.shape, x.strides, x.kind, x.device) if isinstance(x, ArrayInfo) else None for x in known.values())
     numbers = tuple(x for x in known.values() if not isinstance(x, ArrayInfo)) if kernel.by_value else ()
@@ -94,18 +103,26 @@ def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], fixed: 
     if call is None:
         if len(kernel._loaded) > 1024:
             kernel._loaded.clear()
-        call = kernel._loaded[key] = Call(kernel, specialisation, known, fixed)
+        call = kernel._loaded[key] = Call(kernel, specialisation, known, statics)
     scalars = {name: known[name] for name in call.scalars}
-    if not call.order(call.tensors, list(scalars))([known[name].pointer for name in call.tensors], list(scalars.values())):
-        raise ArgumentError(f"{kernel.name}: one of {scalars} does not fit its parameter", fix="pass numbers that its dtype holds")
+    if not call.order(call.tensors, list(scalars))(
+        [known[name].pointer for name in call.tensors], list(scalars.values())
+    ):
+        raise ArgumentError(
+            f"{kernel.name}: one of {scalars} does not fit its parameter", fix="pass numbers that its dtype holds"
+        )
     return call
 
 
-def bind(kernel: Any, specialisation: Any, known: dict[str, Any], given: dict[str, Any], fixed: dict[str, Any]) -> Callable[[], None]:
+def bind(
+    kernel: Any, specialisation: Any, known: dict[str, Any], given: dict[str, Any], statics: dict[str, Any]
+) -> Callable[[], None]:
     """A function of no arguments that launches the kernel on the current stream with everything in place."""
     if not any(isinstance(x, ArrayInfo) and x.device is not None for x in known.values()):
-        raise ArgumentError(f"{kernel.name}.bind launches on a GPU", fix="pass CUDA arrays; call the kernel itself to simulate it")
-    call = Call(kernel, specialisation, known, fixed)
+        raise ArgumentError(
+            f"{kernel.name}.bind launches on a GPU", fix="pass CUDA arrays; call the kernel itself to simulate it"
+        )
+    call = Call(kernel, specialisation, known, statics)
     launch, stream, device, waits = call.launcher.launch, call.stream, call.device, call.waits
 
     def launch_bound() -> None:
@@ -118,13 +135,15 @@ def bind(kernel: Any, specialisation: Any, known: dict[str, Any], given: dict[st
     return launch_bound
 
 
-def _launcher(kernel: Any, program: Program, known: dict[str, Any], fixed: dict[str, Any], device: int) -> Launcher:
+def _launcher(kernel: Any, program: Program, known: dict[str, Any], statics: dict[str, Any], device: int) -> Launcher:
     """A launcher with every argument in place but tensor maps."""
     kinds = ["tensor" if isinstance(p.value.type, Global) else p.value.type.dtype.name for p in program.parameters]  # type: ignore[union-attr]
     kinds += ["tensormap"] * len(program.maps)
-    x, y, z = (-(-g // c) * c for g, c in zip(kernel._dims("grid", known, fixed), program.cluster, strict=True))
+    x, y, z = (-(-g // c) * c for g, c in zip(kernel._dims("grid", known, statics), program.cluster, strict=True))
     function, pdl = _function(kernel, program, device), bool(kernel.options.get("pdl"))
-    launcher = Launcher(function, kinds, (x, y, z), (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=pdl)
+    launcher = Launcher(
+        function, kinds, (x, y, z), (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=pdl
+    )
     for i, p in enumerate(program.parameters):
         argument = known[p.name]
         if isinstance(argument, ArrayInfo):
@@ -142,7 +161,9 @@ def _function(kernel: Any, program: Program, device: int) -> driver.Function:
         cubin = cache.load_or_compile(kernel._text(program, arch), arch, ())
         if cubin.registers * program.threads > 65536:
             raise ResourceError(
-                f"{kernel.name} wants {cubin.registers} registers for each of {program.threads} threads", fix="use fewer warps", where=program.where
+                f"{kernel.name} wants {cubin.registers} registers for each of {program.threads} threads",
+                fix="use fewer warps",
+                location=program.location,
             )
         kernel._functions[key] = driver.load(cubin, device, program.shared_bytes)
     return kernel._functions[key]
@@ -166,4 +187,8 @@ def map_geometry(info: ArrayInfo, spec: TensorMapSpec) -> tuple[tuple[int, ...],
     if not spec.panels:
         return (cols, rows, depth, batch), (sr, sd, sb), (spec.box[1], spec.box[0], 1, 1)
     panel = spec.swizzle // size if spec.swizzle else LONGEST
-    return (panel, rows, cols // panel, depth, batch), (sr, panel * size, sd, sb), (panel, spec.box[0], spec.box[1] // panel, 1, 1)
+    return (
+        (panel, rows, cols // panel, depth, batch),
+        (sr, panel * size, sd, sb),
+        (panel, spec.box[0], spec.box[1] // panel, 1, 1),
+    )

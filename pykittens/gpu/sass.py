@@ -99,7 +99,9 @@ def opcodes_of(cubins: Sequence[Cubin]) -> list[Counter[str]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernels.bin"
         file.write_bytes(b"".join(code))
-        done = subprocess.run([_nvdisasm(), "-b", f"SM{arch[3:5]}", str(file)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [_nvdisasm(), "-b", f"SM{arch[3:5]}", str(file)], capture_output=True, text=True, check=False
+        )
     if done.returncode:
         raise RuntimeError(f"nvdisasm cannot read kernels for {arch}: {done.stderr.strip()}")
     found: list[Counter[str]] = [Counter() for _ in cubins]
@@ -112,7 +114,9 @@ def _code(cubin: Cubin) -> bytes:
     """The instructions in a cubin, an ELF64 file: the section `.text.NAME`."""
     image = cubin.image
     (table,), (size, count, names) = struct.unpack_from("<Q", image, 0x28), struct.unpack_from("<HHH", image, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQ", image, table + i * size) for i in range(count)]  # name, type, flags, address, offset, size
+    sections = [
+        struct.unpack_from("<IIQQQQ", image, table + i * size) for i in range(count)
+    ]  # name, type, flags, address, offset, size
     wanted = f".text.{cubin.entry}\0".encode()
     for name, _, _, _, offset, length in sections:
         start = sections[names][4] + name

@@ -13,10 +13,23 @@ from .libcuda import aligned, check, library
 
 # name: (CUtensorMapDataType, bytes of an element). The engine moves 8-bit floats and booleans as bytes.
 _TYPES = {
-    "u8": (0, 1), "i8": (0, 1), "e4m3": (0, 1), "e5m2": (0, 1), "bool": (0, 1), "u16": (1, 2), "i16": (1, 2),
-    "u32": (2, 4), "i32": (3, 4), "u64": (4, 8), "i64": (5, 8), "f16": (6, 2), "f32": (7, 4), "f64": (8, 8),
-    "bf16": (9, 2), "tf32": (11, 4),
-}  # fmt: skip
+    "u8": (0, 1),
+    "i8": (0, 1),
+    "e4m3": (0, 1),
+    "e5m2": (0, 1),
+    "bool": (0, 1),
+    "u16": (1, 2),
+    "i16": (1, 2),
+    "u32": (2, 4),
+    "i32": (3, 4),
+    "u64": (4, 8),
+    "i64": (5, 8),
+    "f16": (6, 2),
+    "f32": (7, 4),
+    "f64": (8, 8),
+    "bf16": (9, 2),
+    "tf32": (11, 4),
+}
 _SWIZZLES = {0: 0, 32: 1, 64: 2, 128: 3}  # bytes: CUtensorMapSwizzle
 _PROMOTIONS = {0: 0, 64: 1, 128: 2, 256: 3}  # bytes: CUtensorMapL2promotion
 

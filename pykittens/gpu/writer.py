@@ -20,7 +20,7 @@ from ..ops.scalars import literal
 from ..passes.registers import at_launch
 from ..program import Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
-from .bounded import array_of, line_text, role_text, spins, support
+from .debug_waits import array_of, line_text, role_text, spins, support
 from .prelude import ELECT, FP8, PRELUDE
 
 _KEYWORDS = frozenset(
@@ -42,7 +42,9 @@ class Writer:
         self.used: set[str] = set(_KEYWORDS)
         self.frame: Frame | None = None
         self.first_warp, self.role_warps, self.role = 0, program.warps, ""
-        self.barriers: dict[Any, int] = {}  # named barriers: first id by (first warp of the role, warps of the scope), or by value
+        self.barriers: dict[
+            Any, int
+        ] = {}  # named barriers: first id by (first warp of the role, warps of the scope), or by value
         self.next_barrier = 1  # 0 is __syncthreads
 
     # Names --------------------------------------------------------------------------------------------
@@ -109,7 +111,9 @@ class Writer:
             self.line(f"UNROLL for (int i = 0; i < {n}; i++) {name}[i] = {text(Sym('i'))};")
             return
         if n > 1:
-            self.line(f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});")
+            self.line(
+                f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
+            )
         if n % 2:
             self.line(f"{name}[{n // 2}] = pack_{type.dtype}({text(Sym(str(n - 1)))}, 0.0f);")
 
@@ -136,7 +140,9 @@ class Writer:
         if self.arch < 89:
             where = (self.frame,) if self.frame is not None else None
             raise ResourceError(
-                f"8-bit floats: sm_{self.arch} cannot convert them", fix="compile for sm_89 or newer, or copy them without converting", where=where
+                f"8-bit floats: sm_{self.arch} cannot convert them",
+                fix="compile for sm_89 or newer, or copy them without converting",
+                location=where,
             )
         self.prelude(FP8)
 
@@ -211,12 +217,16 @@ class Writer:
     def require(self, arch: int, op: Op, what: str) -> None:
         """Refuses an operation that this architecture lacks."""
         if self.arch < arch:
-            raise ResourceError(f"{what}: sm_{self.arch} has none", fix=f"compile for sm_{arch} or newer", where=op.where)
+            raise ResourceError(
+                f"{what}: sm_{self.arch} has none", fix=f"compile for sm_{arch} or newer", location=op.location
+            )
 
     def require_accelerated(self, op: Op, what: str) -> None:
         """Refuses an operation that only sm_90a has."""
         if not self.accelerated:
-            raise ResourceError(f"{what} exists on sm_90a only, not on sm_{self.arch}", fix="compile for sm_90a", where=op.where)
+            raise ResourceError(
+                f"{what} exists on sm_90a only, not on sm_{self.arch}", fix="compile for sm_90a", location=op.location
+            )
 
     @property
     def clustered(self) -> bool:
@@ -240,7 +250,7 @@ class Writer:
     def named(self, barrier: Value, index: Operand) -> str:
         """The number of a named barrier."""
         if barrier not in self.barriers:
-            self.barriers[barrier] = self._take_barriers(getattr(barrier, "count", 1), None, barrier.where)
+            self.barriers[barrier] = self._take_barriers(getattr(barrier, "count", 1), None, barrier.location)
         return f"{self.barriers[barrier]} + {self.scalar(index, i32)}"
 
     def _take_barriers(self, count: int, op: Op | None, where: Any = None) -> int:
@@ -248,9 +258,10 @@ class Writer:
         self.next_barrier += count
         if self.next_barrier > 16:
             raise ResourceError(
-                f"a block has 16 hardware barriers; this kernel uses {self.next_barrier}", fix="synchronise larger scopes, or use mbarriers",
-                where=op.where if op is not None else where,
-            )  # fmt: skip
+                f"a block has 16 hardware barriers; this kernel uses {self.next_barrier}",
+                fix="synchronise larger scopes, or use mbarriers",
+                location=op.location if op is not None else where,
+            )
         return first
 
     def bounded(self, op: Op, condition: str, phase: str, barrier: Value) -> None:
@@ -258,7 +269,7 @@ class Writer:
         self.prelude(support())
         array, several = array_of(barrier)
         index = f"({self[barrier]} - {self[array]}) / {array.type.bytes}" if several else "-1"  # type: ignore[union-attr]
-        about = f"{json.dumps(array.label)}, {index}, {phase}, {role_text(self.program, self.role)}, {line_text(op.where)}"
+        about = f"{json.dumps(array.label)}, {index}, {phase}, {role_text(self.program, self.role)}, {line_text(op.location)}"
         self.line(f"for (const u64 since = nanoseconds(); !{condition};) bounded(since, {about});")
 
     # Statements ---------------------------------------------------------------------------------------
@@ -269,15 +280,15 @@ class Writer:
             self.statement(op)
 
     def statement(self, op: Op) -> None:
-        if op.where and op.where[0] != self.frame:
-            self.frame = op.where[0]
+        if op.location and op.location[0] != self.frame:
+            self.frame = op.location[0]
             self.line(f'#line {self.frame.line} "{self.frame.file}"')
         if isinstance(op, control.Range):
             self._range(op)
         elif isinstance(op, control.While):
             if self.debug and spins(op):
                 self.prelude(support())
-                about = f'"a loop to be left", -2, 0, {role_text(self.program, self.role)}, {line_text(op.where)}'
+                about = f'"a loop to be left", -2, 0, {role_text(self.program, self.role)}, {line_text(op.location)}'
                 self.line(f"for (const u64 since = nanoseconds();; bounded(since, {about})) {{")
             else:
                 self.line("for (;;) {")
@@ -301,7 +312,9 @@ class Writer:
         assert isinstance(op.index.type, ScalarType)
         i, c = self[op.index], op.index.type.dtype
         start, stop = self.scalar(op.start, c), self.scalar(op.stop, c)
-        self.line(f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += {op.step}) {{')
+        self.line(
+            f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += {op.step}) {{'
+        )
         self.block(op.body)
         self.line("}")
 
@@ -313,7 +326,9 @@ class Writer:
             change = "dec" if op.registers < at_launch(self.program) else "inc"
             self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
         if op.elected:
-            self.line(f"if (warp_id == {op.first} && {self.one()}) {{  // only single-thread operations: one thread runs them")
+            self.line(
+                f"if (warp_id == {op.first} && {self.one()}) {{  // only single-thread operations: one thread runs them"
+            )
             self.elected = True
         self.block(op.body)
         if op.elected:
@@ -348,7 +363,8 @@ class Writer:
         name = f"{name}_kernel" if name in _KEYWORDS else name
         self.line(f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{')
         self.line(
-            f"const int thread = threadIdx.x & {(1 << (p.threads - 1).bit_length()) - 1}, lane = thread & 31;"  # never negative
+            # never negative
+            f"const int thread = threadIdx.x & {(1 << (p.threads - 1).bit_length()) - 1}, lane = thread & 31;"
         )
         # Roles branch on it, and should do so as whole warps. Elsewhere it is cheaper to work out again than to keep.
         uniform = any(isinstance(op, control.Role) for op in p.walk())
@@ -357,7 +373,9 @@ class Writer:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
             self.line("const u32 shared_base = shared_address(shared_memory);")
             for b in p.buffers:
-                self.line(f"const u32 {self[b.value]} = shared_base + {b.offset};  // {b.count} x {b.item}, {b.bytes} bytes")
+                self.line(
+                    f"const u32 {self[b.value]} = shared_base + {b.offset};  // {b.count} x {b.item}, {b.bytes} bytes"
+                )
         self.prologue()
         text = PRELUDE + "".join(self.support) + "\n".join(self.out) + "\n" + _indented(body) + "\n}\n"
         return text
@@ -376,7 +394,9 @@ class Writer:
             self.line(f'asm volatile("prefetch.tensormap [%0];" :: "l"(&{self.map_name(spec)}) : "memory");')
         for b in barriers:
             assert isinstance(b.value.type, BarrierType)
-            self.line(f"for (int i = 0; i < {b.count}; i++) mbarrier_init({self[b.value]} + i * {b.item_bytes}, {b.value.type.count});")
+            self.line(
+                f"for (int i = 0; i < {b.count}; i++) mbarrier_init({self[b.value]} + i * {b.item_bytes}, {b.value.type.count});"
+            )
         self.line('asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");')
         self.line("}")
         if self.clustered:

@@ -14,9 +14,24 @@ from .base import Alike, ArrayInfo, Framework, Unsupported, numpy_dtype
 from .views import Views
 
 __all__ = [
-    "Alike", "ArrayInfo", "Unsupported", "addresses", "alike", "as_numpy", "common_device", "current_stream", "dense_copy", "describe",
-    "empty", "empty_like", "maker", "numpy_dtype", "probe", "streams", "waits",
-]  # fmt: skip
+    "Alike",
+    "ArrayInfo",
+    "Unsupported",
+    "addresses",
+    "alike",
+    "as_numpy",
+    "common_device",
+    "current_stream",
+    "dense_copy",
+    "describe",
+    "empty",
+    "empty_like",
+    "maker",
+    "numpy_dtype",
+    "probe",
+    "streams",
+    "waits",
+]
 
 # By type, so that an array costs one look-up after the first of its type.
 _of_type: dict[type, Framework] = {}

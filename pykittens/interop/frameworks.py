@@ -22,10 +22,22 @@ from .base import (
 )
 
 _TORCH = {
-    "bf16": "bfloat16", "f16": "float16", "f32": "float32", "f64": "float64", "e4m3": "float8_e4m3fn",
-    "e5m2": "float8_e5m2", "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16", "i32": "int32",
-    "u32": "uint32", "i64": "int64", "u64": "uint64", "bool": "bool",
-}  # fmt: skip
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "e4m3": "float8_e4m3fn",
+    "e5m2": "float8_e5m2",
+    "i8": "int8",
+    "u8": "uint8",
+    "i16": "int16",
+    "u16": "uint16",
+    "i32": "int32",
+    "u32": "uint32",
+    "i64": "int64",
+    "u64": "uint64",
+    "bool": "bool",
+}
 
 
 class Numpy(Framework):
@@ -107,7 +119,9 @@ class Torch(Framework):
         twice = [(i, firsts[id(x)]) for i, x in enumerate(arrays) if firsts[id(x)] != i]
         once = [arrays[i] for i in places]
         try:
-            same = guards(*once, dynamic_dims_sizes=[[*x.shape] for x in once], dynamic_dims_strides=[[*x.stride()] for x in once]).check
+            same = guards(
+                *once, dynamic_dims_sizes=[[*x.shape] for x in once], dynamic_dims_strides=[[*x.stride()] for x in once]
+            ).check
         except (TypeError, RuntimeError):  # another torch's guard, tensors without strides
             return None
 

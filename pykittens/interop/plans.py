@@ -57,7 +57,9 @@ class Plans(Generic[T]):
         if len(self._kept) >= _MOST:
             self._kept.clear()
         nones = tuple(i for i, x in enumerate(arrays) if x is None)
-        others = [kept for kept in self._kept.get((arrays[0].shape, rest), ()) if kept.nones != nones or not kept.same(*given)]
+        others = [
+            kept for kept in self._kept.get((arrays[0].shape, rest), ()) if kept.nones != nones or not kept.same(*given)
+        ]
         self._kept[arrays[0].shape, rest] = [_Kept(*alike, picker(places), nones, plan), *others][:_MOST_ALIKE]
 
     def clear(self) -> None:

@@ -47,7 +47,9 @@ class Views(Framework):
         return np.lib.stride_tricks.as_strided(whole, array.shape, strides, writeable=whole.flags.writeable)
 
 
-def merged(shape: tuple[int, ...], strides: tuple[int, ...], count: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def merged(
+    shape: tuple[int, ...], strides: tuple[int, ...], count: int
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """Shape and strides with the leading dimensions merged into `count`, the last of which may still differ in stride.
 
     Missing ones are 1. None where the strides do not allow it.

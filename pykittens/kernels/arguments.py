@@ -35,7 +35,9 @@ class Ready:
     def _makers(self) -> list[Callable[[], Any]]:
         return [maker(*how) for how, _ in self.results]
 
-    def run(self, kernel: Kernel, arrays: Sequence[Any], numbers: tuple[Any, ...] = (), missing: int = 0, **static: Any) -> list[Any]:
+    def run(
+        self, kernel: Kernel, arrays: Sequence[Any], numbers: tuple[Any, ...] = (), missing: int = 0, **static: Any
+    ) -> list[Any]:
         """The results of `kernel(*arrays, *results, *missing Nones, *numbers, config=..., **static)`, given arrays that look so."""
         made, key = [make() for make in self._makers], (kernel, *static.values())
         launch, address = self._launches.get(key, (None, _nowhere))
@@ -46,7 +48,9 @@ class Ready:
             if not bits % ALIGNED and launch(pointers, numbers):
                 return made
         shown = (*self.operands, *(as_what for _, as_what in self.results))
-        operands = [x if as_what is None else View(x, *as_what) for x, as_what in zip((*arrays, *made), shown, strict=True)]
+        operands = [
+            x if as_what is None else View(x, *as_what) for x, as_what in zip((*arrays, *made), shown, strict=True)
+        ]
         operands += [None] * missing + list(numbers)
         kernel(*operands, config=self.config, **static)
         self._launches[key] = kernel.launcher(*operands, config=self.config, **static), addresses(arrays[0])
@@ -104,7 +108,9 @@ def floats(array: Any, name: str) -> ArrayInfo:
     if info.dtype not in _FLOATS:
         raise ArgumentError(f"{name} is {info.dtype}", fix="pass bf16, f16 or f32")
     if not info.shape or 0 in info.shape:
-        raise ArgumentError(f"{name} has shape {tuple(info.shape)}", fix="pass at least one row of at least one element")
+        raise ArgumentError(
+            f"{name} has shape {tuple(info.shape)}", fix="pass at least one row of at least one element"
+        )
     return info
 
 
@@ -141,9 +147,14 @@ def _product(lengths: tuple[int, ...]) -> int:
 def agree(first: ArrayInfo, name: str, info: ArrayInfo, shape: tuple[int, ...]) -> None:
     """Raises `ArgumentError` where an operand does not go with the first."""
     if tuple(info.shape) != tuple(shape):
-        raise ArgumentError(f"{name} has shape {tuple(info.shape)}, where {tuple(shape)} is needed", fix="shapes must agree")
+        raise ArgumentError(
+            f"{name} has shape {tuple(info.shape)}, where {tuple(shape)} is needed", fix="shapes must agree"
+        )
     if (info.kind, info.device) != (first.kind, first.device):
-        raise ArgumentError(f"{name} is a {info.kind} array on {_place(info)}, x a {first.kind} array on {_place(first)}", fix="use one of both")
+        raise ArgumentError(
+            f"{name} is a {info.kind} array on {_place(info)}, x a {first.kind} array on {_place(first)}",
+            fix="use one of both",
+        )
 
 
 def _place(info: ArrayInfo) -> str:

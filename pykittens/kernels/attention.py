@@ -25,7 +25,17 @@ AMPERE = (64, 128)
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
 
-def run(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float | None) -> None:
+def run(
+    infos: dict[str, ArrayInfo],
+    arch: str,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    causal: bool,
+    scale: float | None,
+) -> None:
     """Writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None. `infos` and `arch`: see `check`."""
     q, k, v = (x if loadable(infos[name]) else arrays.dense_copy(x, name) for name, x in (("q", q), ("k", k), ("v", v)))
     kernel, operands, static = _call(infos, arch, q, k, v, out, lse, causal, scale)
@@ -41,14 +51,28 @@ def launcher(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool) -> Launch
     return kernel.launcher(*operands, **static)
 
 
-def _call(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool,
-          scale: float | None) -> tuple[Kernel, tuple[Any, ...], dict[str, Any]]:  # fmt: skip
+def _call(
+    infos: dict[str, ArrayInfo],
+    arch: str,
+    q: Any,
+    k: Any,
+    v: Any,
+    out: Any,
+    lse: Any,
+    causal: bool,
+    scale: float | None,
+) -> tuple[Kernel, tuple[Any, ...], dict[str, Any]]:
     """The kernel, its operands and its static values."""
     dim, device = q.shape[-1], infos["q"].device
     scale = dim**-0.5 if scale is None else float(scale)
     if arch in ("", "sm_90a"):
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
-        static = {"causal": bool(causal), "with_lse": lse is not None, "sms": processors, **configuration(dim, bool(causal), k.shape[2])}
+        static = {
+            "causal": bool(causal),
+            "with_lse": lse is not None,
+            "sms": processors,
+            **configuration(dim, bool(causal), k.shape[2]),
+        }
         return attention_hopper.attend, (q, k, v, out, lse, scale), static
     from . import attention_ampere
 
@@ -58,9 +82,9 @@ def _call(infos: dict[str, ArrayInfo], arch: str, q: Any, k: Any, v: Any, out: A
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s defaults.
 
-    Three consumers keep the special-function units busy where the head dimension gives the tensor core little to do. Blocks stay where
-    tiles are short, so that a tile's first loads run beside the end of the one before; where they are long, the hardware hands them
-    out as blocks become free, which leaves less idle at the end.
+    Three consumers keep the special-function units busy where the head dimension gives the tensor core little to do.
+    Blocks stay where tiles are short, so that a tile's first loads run beside the end of the one before; where they are
+    long, the hardware hands them out as blocks become free, which leaves less idle at the end.
     """
     long = rows >= 8192
     if dim == 64:
@@ -88,7 +112,10 @@ def check(infos: dict[str, ArrayInfo]) -> str:
     elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
         problem, fix = "these dtypes are not supported", "pass all of them as bf16, or all as f16"
     elif not (q.device == k.device == v.device and q.kind == k.kind == v.kind):
-        places = (f"{name} is a {x.kind} array on {'the CPU' if x.device is None else f'GPU {x.device}'}" for name, x in infos.items())
+        places = (
+            f"{name} is a {x.kind} array on {'the CPU' if x.device is None else f'GPU {x.device}'}"
+            for name, x in infos.items()
+        )
         problem, fix = ", ".join(places), "pass arrays of one framework on one device"
     elif 0 in q.shape or 0 in k.shape or 0 in v.shape:
         problem, fix = "an array is empty", "every dimension is at least 1"

@@ -2,10 +2,10 @@
 
     out = softmax(q @ k.T * scale) @ v        for each batch and head; scale = 1 / sqrt(head dimension)
 
-q, o: (batch, heads, n, d), k, v: (batch, heads, m, d), bf16 or f16, d 64 or 128, any strides with contiguous rows.
-The warps of a block (16, or 8 at d 128) own 16 query rows each; together they copy as many keys and values into
-shared memory, and each warp multiplies its rows with all of them, 16 keys at a time. The running maximum and sum are those of Milakov and Gimelshein,
-"Online normalizer calculation for softmax" (2018). Shared memory: 64 KiB.
+q, o: (batch, heads, n, d), k, v: (batch, heads, m, d), bf16 or f16, d 64 or 128, any strides with contiguous rows. The
+warps of a block (16, or 8 at d 128) own 16 query rows each; together they copy as many keys and values into shared
+memory, and each warp multiplies its rows with all of them, 16 keys at a time. The running maximum and sum are those of
+Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018). Shared memory: 64 KiB.
 """
 
 from __future__ import annotations
@@ -17,14 +17,26 @@ LOG2E = 1.4426950408889634
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
 
 
-@pk.kernel(warps=lambda q, **_: 16 if q.cols <= 64 else 8, grid=lambda q, **_: (pk.cdiv(q.rows, 256 if q.cols <= 64 else 128), q.depth, q.batch))
-def attend(q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")), k: pk.gl((bf16, f16), "B", "H", "M", pk.static("D")),
-           v: pk.gl((bf16, f16), "B", "H", "M", pk.static("D")), o: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")),
-           scale: f32, *, causal=False):  # fmt: skip
+@pk.kernel(
+    warps=lambda q, **_: 16 if q.cols <= 64 else 8,
+    grid=lambda q, **_: (pk.cdiv(q.rows, 256 if q.cols <= 64 else 128), q.depth, q.batch),
+)
+def attend(
+    q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")),
+    k: pk.gl((bf16, f16), "B", "H", "M", pk.static("D")),
+    v: pk.gl((bf16, f16), "B", "H", "M", pk.static("D")),
+    o: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")),
+    scale: f32,
+    *,
+    causal=False,
+):
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     rows = 16 * pk.warp.count  # of this block's queries, and keys at a time
-    keys, values = pk.shared(pk.st(q.dtype, rows, q.cols), name="keys"), pk.shared(pk.st(q.dtype, rows, q.cols), name="values")
+    keys, values = (
+        pk.shared(pk.st(q.dtype, rows, q.cols), name="keys"),
+        pk.shared(pk.st(q.dtype, rows, q.cols), name="values"),
+    )
     me = block * pk.warp.count + warp.index
     query, c = warp.load(q, (batch, head, me, 0), rows=16), scale * LOG2E
     peak, total, out = warp.full_col(f32, 16, LOWEST), warp.zeros_col(f32, 16), warp.zeros(f32, 16, q.cols)
@@ -49,4 +61,6 @@ def attend(q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")), k: pk.gl((bf16,
             out *= shrink
             warp.mma_AB(out, weight.to(q.dtype), values.part(i * 16, 0, 16, q.cols))
             peak[:] = highest
-    warp.store(o, (out * pk.where(total == 0.0, 0.0, 1.0 / total)).to(q.dtype), (batch, head, me, 0))  # a row that sees no key is 0
+    warp.store(
+        o, (out * pk.where(total == 0.0, 0.0, 1.0 / total)).to(q.dtype), (batch, head, me, 0)
+    )  # a row that sees no key is 0

@@ -2,13 +2,13 @@
 
     out = softmax(q @ k.T * scale) @ v        for each batch and head; scale > 0
 
-After Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning" (2023). q, o: (batch, heads,
-n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64 or 128, any lengths, any strides with contiguous rows; heads a
-multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n).
-A block owns `rows` queries, 32 of them each warp: two fragments of 16, so that what ldmatrix brings of keys and values is
+After Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning" (2023). q, o: (batch,
+heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64 or 128, any lengths, any strides with contiguous rows;
+heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n). A
+block owns `rows` queries, 32 of them each warp: two fragments of 16, so that what ldmatrix brings of keys and values is
 multiplied twice. It goes through the keys from the last to the first, `keys` at a time: only the first steps mask. The
-values are on their way while the scores are made, the next keys during softmax and the second product.
-Shared memory: rows * d + 2 * keys * d elements, 48 KiB at d 128 (two blocks on an Ada multiprocessor), 32 KiB at d 64.
+values are on their way while the scores are made, the next keys during softmax and the second product. Shared memory:
+rows * d + 2 * keys * d elements, 48 KiB at d 128 (two blocks on an Ada multiprocessor), 32 KiB at d 64.
 """
 
 from __future__ import annotations
@@ -22,16 +22,32 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
-@pk.kernel(warps=lambda rows, **_: rows // 32, blocks_per_sm=lambda blocks, **_: blocks,
-           grid=lambda q, rows, **_: (pk.cdiv(q.rows, rows), q.depth, q.batch))  # fmt: skip
-def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
-           scale: f32, lse: pk.gl(f32, "B", "H", "N") = None, *, causal=False, rows=128, keys=None, blocks=2):  # fmt: skip
+@pk.kernel(
+    warps=lambda rows, **_: rows // 32,
+    blocks_per_sm=lambda blocks, **_: blocks,
+    grid=lambda q, rows, **_: (pk.cdiv(q.rows, rows), q.depth, q.batch),
+)
+def attend(
+    q: pk.gl(HALF, "B", "H", "N", D),
+    k: pk.gl(HALF, "B", "G", "M", D),
+    v: pk.gl(HALF, "B", "G", "M", D),
+    o: pk.gl(HALF, "B", "H", "N", D),
+    scale: f32,
+    lse: pk.gl(f32, "B", "H", "N") = None,
+    *,
+    causal=False,
+    rows=128,
+    keys=None,
+    blocks=2,
+):
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     group, d, c = pk.block, q.cols, scale * LOG2E
     keys = keys or 4096 // d  # as many as registers hold scores of
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     block = pk.grid_size.x - 1 - block if causal else block  # the longest first
-    queries, key, value = (pk.shared(pk.st(q.dtype, n, d), name=name) for n, name in ((rows, "queries"), (keys, "keys"), (keys, "values")))
+    queries, key, value = (
+        pk.shared(pk.st(q.dtype, n, d), name=name) for n, name in ((rows, "queries"), (keys, "keys"), (keys, "values"))
+    )
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
     score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, d)
 

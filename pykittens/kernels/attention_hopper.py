@@ -3,11 +3,11 @@
     out = softmax(q @ k.T * scale) @ v        for each batch and head
 
 q, o: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64, 128 or 256, any strides with contiguous
-rows; heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n).
-Three threads load with TMA; each of `consumers` warpgroups owns 64 query rows. While one warpgroup does softmax, its value
-product and the others' products run: the pipeline of FlashAttention-3 (Shah et al. 2024, section 3). Blocks stay (`stay`), and
-load the next tile's operands while they finish one, or have one tile each. Speed beside FlashAttention-4, cuDNN and
-FlashAttention-2: docs/benchmarks.md, measured by `pykittens bench attention --peers`.
+rows; heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads,
+n). Three threads load with TMA; each of `consumers` warpgroups owns 64 query rows. While one warpgroup does softmax,
+its value product and the others' products run: the pipeline of FlashAttention-3 (Shah et al. 2024, section 3). Blocks
+stay (`stay`), and load the next tile's operands while they finish one, or have one tile each. Speed beside
+FlashAttention-4, cuDNN and FlashAttention-2: docs/benchmarks.md, measured by `pykittens bench attention --peers`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,32 @@ def grid(q, consumers, stay, sms, **_):
 
 
 @pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, grid=grid)
-def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v: pk.gl(HALF, "B", "G", "M", D), o: pk.gl(HALF, "B", "H", "N", D),
-           lse: pk.gl(f32, "LB", "LH", "LN"), scale: f32, *, causal=False, with_lse=False,
-           keys=128, stages=2, queries=2, consumers=2, pingpong=True, stay=True, sms=132):  # fmt: skip
+def attend(
+    q: pk.gl(HALF, "B", "H", "N", D),
+    k: pk.gl(HALF, "B", "G", "M", D),
+    v: pk.gl(HALF, "B", "G", "M", D),
+    o: pk.gl(HALF, "B", "H", "N", D),
+    lse: pk.gl(f32, "LB", "LH", "LN"),
+    scale: f32,
+    *,
+    causal=False,
+    with_lse=False,
+    keys=128,
+    stages=2,
+    queries=2,
+    consumers=2,
+    pingpong=True,
+    stay=True,
+    sms=132,
+):
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
-    k_ring, v_ring = pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"), pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v")
+    k_ring, v_ring = (
+        pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"),
+        pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v"),
+    )
     diagonal = k.rows - q.rows  # query i stands at key i + diagonal
 
     def each_tile():
@@ -42,24 +60,43 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
         tiles = pk.cdiv(q.rows, rows)
         for tile, head, real in (pk.triangle if causal and stay else pk.rectangle)(tiles, q.depth * q.batch):
             block = tile if stay or not causal else tiles - 1 - tile  # the longest first
-            visible = pk.minimum(block * rows + diagonal + 1, k.rows) if causal else k.rows  # keys that the first row sees
+            visible = (
+                pk.minimum(block * rows + diagonal + 1, k.rows) if causal else k.rows
+            )  # keys that the first row sees
             most = pk.minimum((block + 1) * rows + diagonal, k.rows) if causal else k.rows  # that the last row sees
-            yield block, head % q.depth, head // q.depth, pk.maximum(pk.cdiv(most, keys) * real, 1), pk.maximum(visible, 0) // keys
+            yield (
+                block,
+                head % q.depth,
+                head // q.depth,
+                pk.maximum(pk.cdiv(most, keys) * real, 1),
+                pk.maximum(visible, 0) // keys,
+            )
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):
             for block, head, batch, _, _ in each_tile():
                 with q_ring.fill() as room:
                     pk.tma.load(room, q, (batch, head, block, 0))
-        for name, ring, source in (("keys", k_ring, k), ("values", v_ring, v)):  # scores are wanted a block before their values
+        for name, ring, source in (
+            ("keys", k_ring, k),
+            ("values", v_ring, v),
+        ):  # scores are wanted a block before their values
             with pk.role(name, warps=1):
                 for _, head, batch, blocks, _ in each_tile():
                     for j in pk.range(blocks - 1, -1, -1):  # the last block first: it needs the mask
                         with ring.fill() as slot:
                             pk.tma.load(slot, source, (batch, head // (q.depth // k.depth), j, 0))
     with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
-        score, weight, out = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys), warpgroup.zeros(f32, 64, q.cols)
-        peak, shrink, total = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64, partial=True)
+        score, weight, out = (
+            warpgroup.zeros(f32, 64, keys),
+            warpgroup.zeros(q.dtype, 64, keys),
+            warpgroup.zeros(f32, 64, q.cols),
+        )
+        peak, shrink, total = (
+            warpgroup.zeros_col(f32, 64),
+            warpgroup.zeros_col(f32, 64),
+            warpgroup.zeros_col(f32, 64, partial=True),
+        )
         turns.start(me)
         for block, head, batch, blocks, clear in each_tile():
 
@@ -81,10 +118,16 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
                     turns.give(me)
                 warpgroup.wait(score)
                 if masked:
-                    last = pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), k.rows - 1) if causal else k.rows - 1
+                    last = (
+                        pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), k.rows - 1)
+                        if causal
+                        else k.rows - 1
+                    )
                     score[:] = pk.where(pk.col_index(score) <= last - j * keys, score, -pk.inf)
                 highest = pk.maximum(peak, score.row_max())
-                shift = pk.where(highest > -pk.inf, highest * c, 0.0) if masked else highest * c  # 0 for a row that has seen no key yet
+                shift = (
+                    pk.where(highest > -pk.inf, highest * c, 0.0) if masked else highest * c
+                )  # 0 for a row that has seen no key yet
                 shrink[:] = pk.exp2(peak * c - shift)
                 peak[:], made = highest, pk.exp2(score * c - shift)
                 total[:] = made.row_sum(partial=True, onto=total * shrink)
@@ -108,7 +151,9 @@ def attend(q: pk.gl(HALF, "B", "H", "N", D), k: pk.gl(HALF, "B", "G", "M", D), v
             warpgroup.wait(out)
             v_ring.release()
             sums = total.total()
-            warpgroup.store(mine, (out * pk.where(sums == 0.0, 0.0, 1.0 / sums)).to(q.dtype))  # a row that sees no key is 0
+            warpgroup.store(
+                mine, (out * pk.where(sums == 0.0, 0.0, 1.0 / sums)).to(q.dtype)
+            )  # a row that sees no key is 0
             warpgroup.sync()
             warpgroup.tma.store(o, mine, (batch, head, block * consumers + me, 0))
             warpgroup.tma.commit()

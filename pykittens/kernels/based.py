@@ -2,24 +2,27 @@
 
     o_i = sum_{j <= i} (1 + s_ij + s_ij^2 / 2) v_j,   s_ij = q_i . k_j / sqrt(16)        for each batch and head
 
-Arora et al., "Simple linear attention language models balance the recall-throughput tradeoff" (2024), section 4; the scaling
-and the absence of a normaliser are those of the published kernel (ThunderKittens, kernels/based: s = q k / 4).
+Arora et al., "Simple linear attention language models balance the recall-throughput tradeoff" (2024), section 4; the
+scaling and the absence of a normaliser are those of the published kernel (ThunderKittens, kernels/based: s = q k / 4).
 
-q, k: (batch, heads, n, 16), v, o: (batch, heads, n, e), bf16 or f16, e 64 or 128, any n, any strides with contiguous rows.
-State: float32 (batch, heads, e, 160), the sum of v_j f(k_j) before the first and after the last row, where (indices modulo 16)
+q, k: (batch, heads, n, 16), v, o: (batch, heads, n, e), bf16 or f16, e 64 or 128, any n, any strides with contiguous
+rows. State: float32 (batch, heads, e, 160), the sum of v_j f(k_j) before the first and after the last row, where
+(indices modulo 16)
 
     f(x) = (x_c x_(c + m) for m = 0 .. 7 and c = 0 .. 15;   x_c x_(c + 8) for c = 0 .. 7, 1, seven zeros;   x_0 .. x_15)
 
-A square is symmetric: these 136 products do what 256 do in the published kernel. With z = q / 4, those of m = 0 counting half,
+A square is symmetric: these 136 products do what 256 do in the published kernel. With z = q / 4, those of m = 0
+counting half,
 
     1 + s + s^2 / 2 = f(z) . f(k) - (1 / 2) sum_c z_c^2 k_c^2
 
-Chunks of 64 rows (see linear_attention.py). A block owns one head and 64 columns of the values. One warpgroup keeps the state in
-registers: it puts it into a ring as 16-bit numbers, those of 1 and x, most of the sum, in two terms; then it writes f(k) of a
-chunk to shared memory and adds v^T f(k), f(k) in two terms, exactly, where the last state is asked for. The other makes f(z)
-in registers, and adds f(z) S and the chunk's own masked weights (two terms) times v; it also loads, with TMA. In f16, whose
-range is small, the rows of the state are scaled on their way (|k| stays below 256). A NaN or infinity of v reaches all rows
-of its chunk. Two blocks share a multiprocessor: shared memory 92 KiB, 112 KiB with the last state.
+Chunks of 64 rows (see linear_attention.py). A block owns one head and 64 columns of the values. One warpgroup keeps the
+state in registers: it puts it into a ring as 16-bit numbers, those of 1 and x, most of the sum, in two terms; then it
+writes f(k) of a chunk to shared memory and adds v^T f(k), f(k) in two terms, exactly, where the last state is asked
+for. The other makes f(z) in registers, and adds f(z) S and the chunk's own masked weights (two terms) times v; it also
+loads, with TMA. In f16, whose range is small, the rows of the state are scaled on their way (|k| stays below 256). A
+NaN or infinity of v reaches all rows of its chunk. Two blocks share a multiprocessor: shared memory 92 KiB, 112 KiB
+with the last state.
 
 Speed, operations as the published kernel counts them: docs/benchmarks.md, measured by `pykittens bench linear`.
 """
@@ -60,9 +63,16 @@ CONFIG = Config()  # made once, since a static value is recognised by identity
 
 
 @pk.kernel(warps=8, blocks_per_sm=2, grid=lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch))
-def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D), v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
-           o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")), before: pk.gl(f32, "B", "H", pk.static("E"), FEATURES),
-           after: pk.gl(f32, "B", "H", pk.static("E"), FEATURES), *, config=Config()):  # fmt: skip
+def attend(
+    q: pk.gl(DTYPES, "B", "H", "N", D),
+    k: pk.gl(DTYPES, "B", "H", "N", D),
+    v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
+    o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
+    before: pk.gl(f32, "B", "H", pk.static("E"), FEATURES),
+    after: pk.gl(f32, "B", "H", pk.static("E"), FEATURES),
+    *,
+    config=Config(),
+):
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, chunks, scaled, exact = q.dtype, pk.cdiv(q.rows, CHUNK), q.dtype is f16, after is not None
@@ -153,7 +163,9 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", D), k: pk.gl(DTYPES, "B", "H", "N", D
 
 def products(x, distances, share=1.0):
     """x_c x_(c + m) of rows of 16, for each distance m; those of distance 0 count `share`."""
-    return [(x * share if m == 0 and share != 1.0 else x) * rolled for m, rolled in zip(distances, pk.rolls(x, distances))]
+    return [
+        (x * share if m == 0 and share != 1.0 else x) * rolled for m, rolled in zip(distances, pk.rolls(x, distances))
+    ]
 
 
 def remainders(x, distances):
@@ -168,7 +180,9 @@ def half(x, one):
     return pk.where(column == D // 2, one, pk.where(column < D // 2, x, 0.0))
 
 
-def based(q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = False, config: Config | None = None) -> Any:
+def based(
+    q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = False, config: Config | None = None
+) -> Any:
     """Based linear attention on arrays of any framework: o, or (o, state) with `return_state`.
 
     `state`: what an earlier call returned, for rows that continue it. Shapes: see the module.
@@ -190,8 +204,9 @@ def features(x: np.ndarray) -> np.ndarray:
     return np.concatenate([rolled.reshape(*x.shape[:-1], -1), x], axis=-1)
 
 
-def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, state: np.ndarray | None = None,
-              dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def reference(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, state: np.ndarray | None = None, dtype: Any = np.float64
+) -> tuple[np.ndarray, np.ndarray]:
     """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     share = np.where(np.arange(FEATURES) < D, dtype(0.5), dtype(1.0))  # of each feature in the sum

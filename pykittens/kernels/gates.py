@@ -3,9 +3,9 @@
     swiglu: o = silu(gate) * up,   silu(x) = x / (1 + exp(-x))
     geglu:  o = gelu(gate) * up,   gelu(x) = x (1 + erf(x / sqrt(2))) / 2, or its tanh form x sigmoid(1.5957691 (x + 0.044715 x^3))
 
-Shazeer, "GLU Variants Improve Transformer" (2020); Hendrycks, Gimpel, "Gaussian Error Linear Units" (2016). gate, up: (..., n), each
-bf16, f16 or f32, rows contiguous and evenly spaced: the two halves of one projection, x[..., :n] and x[..., n:], will do. o has
-the dtype of gate. n from 1 to 2^30; arithmetic is float32.
+Shazeer, "GLU Variants Improve Transformer" (2020); Hendrycks, Gimpel, "Gaussian Error Linear Units" (2016). gate, up:
+(..., n), each bf16, f16 or f32, rows contiguous and evenly spaced: the two halves of one projection, x[..., :n] and
+x[..., n:], will do. o has the dtype of gate. n from 1 to 2^30; arithmetic is float32.
 
 A warp takes a tile of one or several rows, all loads before the first use. It needs no shared memory.
 """
@@ -52,12 +52,21 @@ class Config:
 
 
 @pk.kernel(**OPTIONS)
-def gated(gate: pk.gl(FLOATS, "M", pk.static("N")), up: pk.gl(FLOATS, "M", pk.static("N")), o: pk.gl(FLOATS, "M", pk.static("N")), *, config):
+def gated(
+    gate: pk.gl(FLOATS, "M", pk.static("N")),
+    up: pk.gl(FLOATS, "M", pk.static("N")),
+    o: pk.gl(FLOATS, "M", pk.static("N")),
+    *,
+    config,
+):
     """o = activation(gate) * up."""
     across = -(-gate.cols // config.cols)
     down = pk.block_index.x // across * config.warps + warp.index
     at, layout = (0, 0, down, pk.block_index.x % across if across > 1 else 0), Coalesced(config.lanes, config.width)
-    x, y = (warp.load(t, at, rows=config.rows, cols=config.cols, dtype=f32, layout=layout, hint=config.load_hint) for t in (gate, up))
+    x, y = (
+        warp.load(t, at, rows=config.rows, cols=config.cols, dtype=f32, layout=layout, hint=config.load_hint)
+        for t in (gate, up)
+    )
     if config.kind == "silu":
         x = x * pk.sigmoid(x)
     elif config.kind == "gelu":

@@ -2,12 +2,13 @@
 
     c = epilogue(a @ b)
 
-a (m, k), b (k, n): bf16, f16 or 8-bit floats, in either order of rows and columns; c (m, n): bf16, f16 or f32; float32 sums.
-One warp loads slots of a and b with TMA; each of the other warpgroups owns some rows of the tile. Blocks stay and walk the tiles
-of c in groups of rows that keep both operands in L2 (Triton's order); while a tile leaves through two small buffers a warpgroup,
-the next one is being loaded. The blocks of a cluster share one operand, each loading its part of it to all, or one tile, each
-summing a part of k and then some columns of all parts. What lies past the end of an operand reads as zero and is not written.
-After fast.cu (Pranjal Shankhdhar 2024) and CUTLASS's persistent kernels. `matmul.py` chooses the configuration.
+a (m, k), b (k, n): bf16, f16 or 8-bit floats, in either order of rows and columns; c (m, n): bf16, f16 or f32; float32
+sums. One warp loads slots of a and b with TMA; each of the other warpgroups owns some rows of the tile. Blocks stay and
+walk the tiles of c in groups of rows that keep both operands in L2 (Triton's order); while a tile leaves through two
+small buffers a warpgroup, the next one is being loaded. The blocks of a cluster share one operand, each loading its
+part of it to all, or one tile, each summing a part of k and then some columns of all parts. What lies past the end of
+an operand reads as zero and is not written. After fast.cu (Pranjal Shankhdhar 2024) and CUTLASS's persistent kernels.
+`matmul.py` chooses the configuration.
 
 Speed beside cuBLAS: docs/benchmarks.md, measured by `pykittens bench gemm`.
 """
@@ -28,10 +29,11 @@ FLOATS = (bf16, f16, f32, e4m3, e5m2)
 class Config:
     """A block makes rows x cols of c with `consumers` warpgroups, from `stages` slots of `depth` bytes along k.
 
-    `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share something: operand "b"
-    where they stand below one another, "a" where side by side, or one tile of c, of which each sums a part of "k".
-    `residents` blocks share a multiprocessor. `rotate`: each column of tiles begins elsewhere along k, so that not all
-    blocks ask for the same lines of a small operand at once. `once`: an operand, "a" or "b", that is read once: its lines give way in L2.
+    `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share something:
+    operand "b" where they stand below one another, "a" where side by side, or one tile of c, of which each sums a part
+    of "k". `residents` blocks share a multiprocessor. `rotate`: each column of tiles begins elsewhere along k, so that
+    not all blocks ask for the same lines of a small operand at once. `once`: an operand, "a" or "b", that is read once:
+    its lines give way in L2.
     """
 
     rows: int = 128
@@ -48,7 +50,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b", "k"):
-            raise ValueError(f"{self}: rows are a multiple of 64 a consumer, columns 64, 128, 192 or 256, and share a, b or k")
+            raise ValueError(
+                f"{self}: rows are a multiple of 64 a consumer, columns 64, 128, 192 or 256, and share a, b or k"
+            )
 
     @property
     def stack(self) -> tuple[int, int]:
@@ -68,15 +72,31 @@ def grid(c: Any, sms: int, config: Config, **_: Any) -> int:
     return (items if config.splits else min(items, max(1, sms * config.residents // config.cluster))) * config.cluster
 
 
-@pk.kernel(warps=lambda config, **_: 4 + 4 * config.consumers, cluster=lambda config, **_: config.cluster, grid=grid,
-           blocks_per_sm=lambda config, **_: config.residents)  # fmt: skip
-def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((bf16, f16, f32), "M", "N"),
-         x0: pk.gl(FLOATS, "R0", "C0"), x1: pk.gl(FLOATS, "R1", "C1"), x2: pk.gl(FLOATS, "R2", "C2"),
-         x3: pk.gl(FLOATS, "R3", "C3"), sms: pk.i32,
-         *, config: Config, ta: bool = False, tb: bool = False, epilogue: Callable[..., Any] | None = None):  # fmt: skip
+@pk.kernel(
+    warps=lambda config, **_: 4 + 4 * config.consumers,
+    cluster=lambda config, **_: config.cluster,
+    grid=grid,
+    blocks_per_sm=lambda config, **_: config.residents,
+)
+def gemm(
+    a: pk.gl(FLOATS, "AR", "AC"),
+    b: pk.gl(FLOATS, "BR", "BC"),
+    c: pk.gl((bf16, f16, f32), "M", "N"),
+    x0: pk.gl(FLOATS, "R0", "C0"),
+    x1: pk.gl(FLOATS, "R1", "C1"),
+    x2: pk.gl(FLOATS, "R2", "C2"),
+    x3: pk.gl(FLOATS, "R3", "C3"),
+    sms: pk.i32,
+    *,
+    config: Config,
+    ta: bool = False,
+    tb: bool = False,
+    epilogue: Callable[..., Any] | None = None,
+):
     """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k).
 
-    `epilogue(x, row, col, *operands)` gets a float32 tile of the product, where in c it begins, and what is given of x0 to x3.
+    `epilogue(x, row, col, *operands)` gets a float32 tile of the product, where in c it begins, and what is given of x0
+    to x3.
     """
     depth, mine = config.depth // a.dtype.size, config.rows // config.consumers
     ring = pk.ring(
@@ -101,11 +121,22 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
     def each_tile():
         """Row and column, in tiles, of this block's tiles."""
         for row, col in pk.grouped(high, wide, config.group):
-            yield (row, col) if config.splits else (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
+            yield (
+                (row, col)
+                if config.splits
+                else (row * down + rank, col)
+                if config.share == "b"
+                else (row, col * right + rank)
+            )
 
     def load(operand, slot, source, major, k, transposed):
         move = pk.tma.share if config.share == operand else pk.tma.load
-        move(slot, source, (k, major) if transposed else (major, k), hint="evict_first" if operand == config.once else None)
+        move(
+            slot,
+            source,
+            (k, major) if transposed else (major, k),
+            hint="evict_first" if operand == config.once else None,
+        )
 
     with pk.role("load", warps=4, registers=24 if budget else 0):
         for row, col in each_tile():
@@ -141,7 +172,10 @@ def gemm(a: pk.gl(FLOATS, "AR", "AC"), b: pk.gl(FLOATS, "BR", "BC"), c: pk.gl((b
                 for r in range(config.cluster):
                     pk.arrive(arrived, scope=warpgroup, rank=r)
                 pk.wait(arrived, 0, scope=warpgroup)
-                whole, left = sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster)), rank * own
+                whole, left = (
+                    sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster)),
+                    rank * own,
+                )
             for n, (down_by, right_by) in enumerate((r, s) for r in range(0, mine, 64) for s in range(0, own, width)):
                 at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
                 x = whole[down_by : down_by + 64, right_by : right_by + width]

@@ -2,23 +2,23 @@
 
     o_i = scale * sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j        for each batch and head; g = 0 where there is no decay
 
-Katharopoulos et al., "Transformers are RNNs" (2020); the decay is log gamma in Sun et al., "Retentive Network" (2023), and minus
-the slope in Qin et al., "Lightning Attention-2" (2024). Chunks of 64 rows turn the recurrence into matrix products (Hua et
-al. 2022, "FLASH"): with S the state before a chunk, and i, j counted inside it,
+Katharopoulos et al., "Transformers are RNNs" (2020); the decay is log gamma in Sun et al., "Retentive Network" (2023),
+and minus the slope in Qin et al., "Lightning Attention-2" (2024). Chunks of 64 rows turn the recurrence into matrix
+products (Hua et al. 2022, "FLASH"): with S the state before a chunk, and i, j counted inside it,
 
     o_i = scale * (exp(g (i + 1)) q_i S + sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j)
     S' = exp(64 g) S + sum_j exp(g (63 - j)) k_j v_j
 
-q, k: (batch, heads, n, d), v, o: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides with contiguous rows.
-State: float32 (batch, heads, e, d), the sum of v_j k_j with its decay, before the first and after the last row. Where it is
-given, the rows continue an earlier call's.
+q, k: (batch, heads, n, d), v, o: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides with
+contiguous rows. State: float32 (batch, heads, e, d), the sum of v_j k_j with its decay, before the first and after the
+last row. Where it is given, the rows continue an earlier call's.
 
-A block owns one head and 64 columns of the values. One warpgroup keeps the state in registers (accumulators of wgmma) and puts
-it into a ring before it adds a chunk; the other adds the chunk's own masked weights times v to q S, and loads, with TMA, what
-comes when it has done with a chunk. Nothing but the result is rounded to 16 bits: the state, the weights, and k where it
-decays are sums of two 16-bit terms. In f16, whose range is small, each row of the state is scaled on its way. A NaN or infinity
-of v reaches all rows of its chunk. Shared memory: `stages` chunks of q, k, v and `states` states, the decayed k, the output; 88 to
-104 KiB at d = 64.
+A block owns one head and 64 columns of the values. One warpgroup keeps the state in registers (accumulators of wgmma)
+and puts it into a ring before it adds a chunk; the other adds the chunk's own masked weights times v to q S, and loads,
+with TMA, what comes when it has done with a chunk. Nothing but the result is rounded to 16 bits: the state, the
+weights, and k where it decays are sums of two 16-bit terms. In f16, whose range is small, each row of the state is
+scaled on its way. A NaN or infinity of v reaches all rows of its chunk. Shared memory: `stages` chunks of q, k, v and
+`states` states, the decayed k, the output; 88 to 104 KiB at d = 64.
 
 Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench linear`.
 """
@@ -56,7 +56,10 @@ class Config:
             raise ArgumentError(f"linear attention with {self}", fix=fix)
 
 
-CONFIGS = {64: Config(), 128: Config(blocks_per_sm=1)}  # by the features; made once, since a static value is recognised by identity
+CONFIGS = {
+    64: Config(),
+    128: Config(blocks_per_sm=1),
+}  # by the features; made once, since a static value is recognised by identity
 OPTIONS: dict[str, Any] = {
     "warps": 8,
     "grid": lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch),
@@ -65,10 +68,18 @@ OPTIONS: dict[str, Any] = {
 
 
 @pk.kernel(**OPTIONS)
-def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B", "H", "N", pk.static("D")),
-           v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")), o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")), log_decay: pk.gl(f32, "H"),
-           before: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")), after: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")),
-           scale: f32, *, config=Config()):  # fmt: skip
+def attend(
+    q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")),
+    k: pk.gl(DTYPES, "B", "H", "N", pk.static("D")),
+    v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
+    o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
+    log_decay: pk.gl(f32, "H"),
+    before: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")),
+    after: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")),
+    scale: f32,
+    *,
+    config=Config(),
+):
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
@@ -119,7 +130,11 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B"
         warpgroup.tma.wait()
 
     with pk.role("state", warpgroups=1):
-        state = warpgroup.zeros(f32, CHUNK, d) if before is None else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
+        state = (
+            warpgroup.zeros(f32, CHUNK, d)
+            if before is None
+            else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
+        )
         faded = pk.shared(rows, count=2, name="faded") if decays else None
         position = pk.row_index(state)
         for i in pk.range(chunks):
@@ -145,12 +160,21 @@ def attend(q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")), k: pk.gl(DTYPES, "B"
             warpgroup.store(after, state, (batch, head, part, 0))
 
 
-def linear_attention(q: Any, k: Any, v: Any, *, log_decay: Any = None, scale: float | None = None, state: Any = None,
-                     return_state: bool = False, config: Config | None = None) -> Any:  # fmt: skip
+def linear_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    log_decay: Any = None,
+    scale: float | None = None,
+    state: Any = None,
+    return_state: bool = False,
+    config: Config | None = None,
+) -> Any:
     """Causal linear attention on arrays of any framework: o, or (o, state) with `return_state`.
 
-    `log_decay`: float32 (heads,), zero or less; `state`: what an earlier call returned, for rows that continue it. `scale` is
-    1 / sqrt(d) unless given. Shapes: see the module.
+    `log_decay`: float32 (heads,), zero or less; `state`: what an earlier call returned, for rows that continue it.
+    `scale` is 1 / sqrt(d) unless given. Shapes: see the module.
     """
     name = "linear attention"
     (q, k, v), info = operands(name, q, k, v, DIMS, DIMS)
@@ -165,8 +189,16 @@ def linear_attention(q: Any, k: Any, v: Any, *, log_decay: Any = None, scale: fl
     return (o, after) if return_state else o
 
 
-def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, log_decay: np.ndarray | None = None, scale: float | None = None,
-              state: np.ndarray | None = None, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def reference(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    log_decay: np.ndarray | None = None,
+    scale: float | None = None,
+    state: np.ndarray | None = None,
+    dtype: Any = np.float64,
+) -> tuple[np.ndarray, np.ndarray]:
     """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
     q, k, v = (x.astype(dtype) for x in (q, k, v))
     batch, heads, n, d = q.shape

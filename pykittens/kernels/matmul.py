@@ -2,9 +2,9 @@
 
     out = epilogue((a @ b) * scale_a * scale_b)
 
-The choice follows three rates of an H200: what a tensor core multiplies, what L2 delivers to a multiprocessor, and what memory
-delivers to all of them, fitted to 16 shapes there; the wide tiles for few rows were added from six shapes on an H100
-(benchmarks/results/experiments/gemm-1.txt).
+The choice follows three rates of an H200: what a tensor core multiplies, what L2 delivers to a multiprocessor, and what
+memory delivers to all of them, fitted to 16 shapes there; the wide tiles for few rows were added from six shapes on an
+H100 (benchmarks/results/experiments/gemm-1.txt).
 """
 
 from __future__ import annotations
@@ -46,16 +46,29 @@ ONCE = 128  # so few rows that b is read once, or by two blocks at about the sam
 FEW = 32  # so few rows make all blocks ask for the same lines: a cycle for each time
 OPERANDS = ("bf16", "f16", "e4m3", "e5m2")
 
-_epilogues: dict[Any, Callable[..., Any]] = {}  # the first of its kind, so that a lambda made anew for each call is traced once
+_epilogues: dict[
+    Any, Callable[..., Any]
+] = {}  # the first of its kind, so that a lambda made anew for each call is traced once
 
 
-def run(a: Any, b: Any, out: Any = None, *, epilogue: Callable[..., Any] | None = None, operands: Sequence[Any] = (),
-        scale_a: Any = None, scale_b: Any = None, dtype: str | None = None, config: Config | None = None) -> Any:  # fmt: skip
+def run(
+    a: Any,
+    b: Any,
+    out: Any = None,
+    *,
+    epilogue: Callable[..., Any] | None = None,
+    operands: Sequence[Any] = (),
+    scale_a: Any = None,
+    scale_b: Any = None,
+    dtype: str | None = None,
+    config: Config | None = None,
+) -> Any:
     """a (m, k) @ b (k, n) into `out` (m, n), or into a new array of `dtype` (by default a's, bf16 for 8-bit floats).
 
-    a and b: both bf16, both f16, or 8-bit floats, stored by rows or by columns (a view such as b.T). `scale_a` and `scale_b`
-    are arrays of one float32. `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product
-    whose first element is (row, col) of the output, operands are tensors of one or two dimensions (a vector is one row).
+    a and b: both bf16, both f16, or 8-bit floats, stored by rows or by columns (a view such as b.T). `scale_a` and
+    `scale_b` are arrays of one float32. `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32
+    tile of the product whose first element is (row, col) of the output, operands are tensors of one or two dimensions
+    (a vector is one row).
     """
     out, operands, static, _ = _call(a, b, out, epilogue, operands, scale_a, scale_b, dtype, config)
     gemm(*operands, **static)
@@ -69,12 +82,21 @@ def launcher(a: Any, b: Any, out: Any, scale_a: Any = None, scale_b: Any = None)
     return found and (found, (plan.sms,))
 
 
-def _call(a: Any, b: Any, out: Any, epilogue: Callable[..., Any] | None, operands: Sequence[Any], scale_a: Any, scale_b: Any, dtype: str | None,
-          config: Config | None) -> tuple[Any, tuple[Any, ...], dict[str, Any], Plan]:  # fmt: skip
+def _call(
+    a: Any,
+    b: Any,
+    out: Any,
+    epilogue: Callable[..., Any] | None,
+    operands: Sequence[Any],
+    scale_a: Any,
+    scale_b: Any,
+    dtype: str | None,
+    config: Config | None,
+) -> tuple[Any, tuple[Any, ...], dict[str, Any], Choice]:
     """The result, the kernel's operands and its static values."""
     infos = describe(a, b)
     first, second = (x._replace(pointer=x.pointer % 16) for x in infos.values())
-    plan = make_plan(first, second)
+    plan = choose_kernel(first, second)
     m, n = first.shape[0], second.shape[1]
     if out is None:
         out = arrays.empty(first.kind, (m, n), dtype or plan.dtype, first.device)
@@ -118,7 +140,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Choice:
     """All that follows from the operands' shapes, strides, dtypes and devices."""
 
     a: Order
@@ -129,7 +151,7 @@ class Plan:
 
 
 @lru_cache(maxsize=4096)
-def make_plan(first: ArrayInfo, second: ArrayInfo) -> Plan:
+def choose_kernel(first: ArrayInfo, second: ArrayInfo) -> Choice:
     """What to do with operands; their pointers count modulo 16. One `ArgumentError` for what the kernel does not take."""
     check({"a": first, "b": second})
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
@@ -137,7 +159,7 @@ def make_plan(first: ArrayInfo, second: ArrayInfo) -> Plan:
     sms = 2 if first.device is None else driver.multiprocessors(first.device)
     (m, k), n = first.shape, second.shape[1]
     config = choose(m, k, n, size, 132 if first.device is None else sms, a.straddles or b.straddles)
-    return Plan(a, b, "bf16" if eight else first.dtype, config, sms)
+    return Choice(a, b, "bf16" if eight else first.dtype, config, sms)
 
 
 def order(info: ArrayInfo, transposed: bool | None) -> Order:
@@ -145,8 +167,14 @@ def order(info: ArrayInfo, transposed: bool | None) -> Order:
     size = DTYPES[info.dtype].size
     choices = (False, True) if transposed is None else (transposed,)
     for choice in choices:
-        (lines, length), (stride, step) = (info.shape[::-1], info.strides[::-1]) if choice else (info.shape, info.strides)
-        if (step == 1 or length == 1) and info.pointer == 0 and (lines == 1 or (stride >= length and stride * size % 16 == 0)):
+        (lines, length), (stride, step) = (
+            (info.shape[::-1], info.strides[::-1]) if choice else (info.shape, info.strides)
+        )
+        if (
+            (step == 1 or length == 1)
+            and info.pointer == 0
+            and (lines == 1 or (stride >= length and stride * size % 16 == 0))
+        ):
             return Order(choice, False, stride * size % 128 != 0)
     choice = choices[0] if len(choices) == 1 else info.strides[1] != 1 and info.strides[0] == 1
     return Order(choice, True, (info.shape[0] if choice else info.shape[1]) * size % 128 != 0)
@@ -166,11 +194,17 @@ def check(infos: dict[str, ArrayInfo]) -> None:
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
         raise ArgumentError(f"matmul of {said}", fix="a is (m, k) and b is (k, n), every dimension at least 1")
-    if a.dtype not in OPERANDS or b.dtype not in OPERANDS or (a.dtype != b.dtype and not a.dtype[0] == b.dtype[0] == "e"):
+    if (
+        a.dtype not in OPERANDS
+        or b.dtype not in OPERANDS
+        or (a.dtype != b.dtype and not a.dtype[0] == b.dtype[0] == "e")
+    ):
         fix = "pass both as bf16, both as f16, or 8-bit floats (e4m3, e5m2)"
         raise ArgumentError(f"matmul of {said}: these dtypes do not go together", fix=fix)
     if (a.kind, a.device) != (b.kind, b.device):
-        raise ArgumentError(f"matmul of {said}: they lie in different places", fix="pass arrays of one framework on one device")
+        raise ArgumentError(
+            f"matmul of {said}: they lie in different places", fix="pass arrays of one framework on one device"
+        )
 
 
 def _scaled(epilogue: Callable[..., Any] | None, count: int) -> Callable[..., Any]:

@@ -4,15 +4,17 @@
     layernorm: y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * weight + bias
     rmsnorm:   y = s / sqrt(mean(s^2) + eps) * weight + bias
 
-over the last axis: Ba, Kiros, Hinton, "Layer Normalization" (2016); Zhang, Sennrich, "Root Mean Square Layer Normalization"
-(2019). x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced; residual: the same shape, and
-weight and bias: (n,), each bf16, f16 or f32. s is returned as the new residual, rounded to the residual's dtype; y has that of x.
-Everything between is float32, and the variance is the second pass over registers, not mean(s^2) - mean(s)^2. Dropout keeps an
-element, scaled by 1 / (1 - p), where its Philox bits (row, column, under the seed) are at least p * 2^32.
+over the last axis: Ba, Kiros, Hinton, "Layer Normalization" (2016); Zhang, Sennrich, "Root Mean Square Layer
+Normalization" (2019). x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced;
+residual: the same shape, and weight and bias: (n,), each bf16, f16 or f32. s is returned as the new residual, rounded
+to the residual's dtype; y has that of x. Everything between is float32, and the variance is the second pass over
+registers, not mean(s^2) - mean(s)^2. Dropout keeps an element, scaled by 1 / (1 - p), where its Philox bits (row,
+column, under the seed) are at least p * 2^32.
 
-Memory is the only limit, so each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and
-several teams on a multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. Rows wider
-than 32 KiB stream: see `rows.py`. Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench memory`.
+Memory is the only limit, so each byte moves once: a team of warps holds its rows in registers (32 elements a thread),
+and several teams on a multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp,
+twice. Rows wider than 32 KiB stream: see `rows.py`. Speed beside a device copy: docs/benchmarks.md, measured by
+`pykittens bench memory`.
 """
 
 from __future__ import annotations
@@ -39,9 +41,23 @@ OPTIONS: dict[str, Any] = {
 
 
 @pk.kernel(**OPTIONS)
-def normalize(x: pk.gl(FLOATS, "M", pk.static("N")), residual: pk.gl(FLOATS, "M", pk.static("N")), weight: pk.gl(FLOATS, pk.static("N")),
-              bias: pk.gl(FLOATS, pk.static("N")), y: pk.gl(FLOATS, "M", pk.static("N")), s: pk.gl(FLOATS, "M", pk.static("N")),
-              eps: f32, keep: f32, threshold: pk.u32, seed0: pk.u32, seed1: pk.u32, *, centred, dropout, config):  # fmt: skip
+def normalize(
+    x: pk.gl(FLOATS, "M", pk.static("N")),
+    residual: pk.gl(FLOATS, "M", pk.static("N")),
+    weight: pk.gl(FLOATS, pk.static("N")),
+    bias: pk.gl(FLOATS, pk.static("N")),
+    y: pk.gl(FLOATS, "M", pk.static("N")),
+    s: pk.gl(FLOATS, "M", pk.static("N")),
+    eps: f32,
+    keep: f32,
+    threshold: pk.u32,
+    seed0: pk.u32,
+    seed1: pk.u32,
+    *,
+    centred,
+    dropout,
+    config,
+):
     """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the mean."""
     for mine in walk(config, (x, residual), (weight, bias)):
         value = mine.load(x)
@@ -64,8 +80,17 @@ def normalize(x: pk.gl(FLOATS, "M", pk.static("N")), residual: pk.gl(FLOATS, "M"
         mine.store(y, value)
 
 
-def layernorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float = 1e-5, p: float = 0.0,
-              seed: int = 0, config: Rows | None = None) -> Any:  # fmt: skip
+def layernorm(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    residual: Any = None,
+    eps: float = 1e-5,
+    p: float = 0.0,
+    seed: int = 0,
+    config: Rows | None = None,
+) -> Any:
     """LayerNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
 
     See the head of this file. `config` overrides how rows are spread over the machine.
@@ -73,8 +98,17 @@ def layernorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = N
     return _norm(True, x, weight, bias, residual, eps, p, seed, config)
 
 
-def rmsnorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float = 1e-6, p: float = 0.0,
-            seed: int = 0, config: Rows | None = None) -> Any:  # fmt: skip
+def rmsnorm(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    residual: Any = None,
+    eps: float = 1e-6,
+    p: float = 0.0,
+    seed: int = 0,
+    config: Rows | None = None,
+) -> Any:
     """RMSNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
 
     See the head of this file. `config` overrides how rows are spread over the machine.
@@ -82,14 +116,18 @@ def rmsnorm(x: Any, weight: Any = None, bias: Any = None, *, residual: Any = Non
     return _norm(False, x, weight, bias, residual, eps, p, seed, config)
 
 
-def _norm(centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: int, config: Rows | None) -> Any:
+def _norm(
+    centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: int, config: Rows | None
+) -> Any:
     if not 0 <= p < 1:
         raise ArgumentError(f"dropout with p = {p}", fix="p is at least 0 and less than 1")
     if not eps >= 0:
         raise ArgumentError(f"a norm with eps = {eps}", fix="eps is a small number that is not negative")
     ready = _prepare(x, residual, weight, bias, dropout=p > 0, config=config)
     numbers = float(eps), 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    y, *s = ready.run(normalize, (x, residual, weight, bias), numbers, 2 - len(ready.results), centred=centred, dropout=p > 0)
+    y, *s = ready.run(
+        normalize, (x, residual, weight, bias), numbers, 2 - len(ready.results), centred=centred, dropout=p > 0
+    )
     return (y, *s) if s else y
 
 
@@ -107,20 +145,41 @@ def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, co
                 weights.append(view)
     inputs, kept = (sum(DTYPES[describe(view).dtype].size for view in some) for some in (views, weights))
     heavy = dropout and weight is not None and bias is not None
-    config = config or plan(n, DTYPES[info.dtype].size, alignment(*views, *weights), inputs=inputs, weights=kept, heavy=heavy, **machine(info))
-    results = (result(info, rows), result(info, rows, dtype)) if dropout or residual is not None else (result(info, rows),)
+    config = config or plan(
+        n,
+        DTYPES[info.dtype].size,
+        alignment(*views, *weights),
+        inputs=inputs,
+        weights=kept,
+        heavy=heavy,
+        **machine(info),
+    )
+    results = (
+        (result(info, rows), result(info, rows, dtype)) if dropout or residual is not None else (result(info, rows),)
+    )
     return Ready(config, (shown(rows), other, None, None), results)
 
 
-def reference(x: np.ndarray, weight: Any = None, bias: Any = None, *, residual: Any = None, eps: float, p: float = 0.0, seed: int = 0,
-              centred: bool = True) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def reference(
+    x: np.ndarray,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    residual: Any = None,
+    eps: float,
+    p: float = 0.0,
+    seed: int = 0,
+    centred: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
     """(y, s) in float64."""
     from pykittens.ops.random import random_bits
 
     s = x.astype(np.float64)
     if p > 0:
         m, n = s.size // s.shape[-1], s.shape[-1]
-        bits = random_bits(np.arange(m)[:, None], np.arange(n)[None], (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)).reshape(s.shape)
+        bits = random_bits(
+            np.arange(m)[:, None], np.arange(n)[None], (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
+        ).reshape(s.shape)
         s = np.where(bits >= int(p * 2**32), s / (1 - p), 0)
     s = s if residual is None else s + residual.astype(np.float64)
     with np.errstate(all="ignore"):

@@ -10,7 +10,15 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
-def attention(q: Array, k: Array, v: Array, *, scale: float, causal: bool = False, progress: Callable[[float], None] = lambda done: None) -> Array:
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    causal: bool = False,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Array:
     """softmax(q @ k.T * scale) @ v for each batch and head; arrays are (batch, heads, rows, d).
 
     causal: row i of n sees the keys up to i + m - n; a row that sees none is zero. NaN and infinity pass as the

@@ -1,7 +1,7 @@
 """The table of shipped kernels: what `list`, `inspect`, `compile` and the tests go through.
 
-A row says how to make an instance of its kernel for each configuration. An instance is small enough to simulate (a few laps
-of every loop), and compiles to the very code that larger operands use: lengths are known at launch.
+A row says how to make an instance of its kernel for each configuration. An instance is small enough to simulate (a few
+laps of every loop), and compiles to the very code that larger operands use: lengths are known at launch.
 """
 
 from __future__ import annotations
@@ -21,28 +21,32 @@ from .based import Config as BasedConfig
 from .based import D as FEATURE_DIM
 from .based import attend as based_attend
 from .based import reference as based_reference
+from .catalog import Array, Instance, Shipped
 from .linear_attention import Config as LinearConfig
 from .linear_attention import attend as linear_attend
 from .linear_attention import reference as linear_reference
 from .rotary import Config as RotaryConfig
 from .rotary import reference as rotary_reference
 from .rotary import rotate
-from .shipped import Array, Instance, Shipped
 from .softmax import reference as softmax_reference
 from .softmax import soften
 
 # The rows ---------------------------------------------------------------------------------------------------
 
 
-def _attention(kernel: Kernel, n: int, m: int, dim: int, dtype: str, more: Mapping[str, Any] | None = None, **fixed: Any) -> Instance:
+def _attention(
+    kernel: Kernel, n: int, m: int, dim: int, dtype: str, more: Mapping[str, Any] | None = None, **statics: Any
+) -> Instance:
     """Two heads; operands besides q, k, v, o and scale are `more`."""
     q, k = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 2, m, dim))
     scale = dim**-0.5
 
     def expected(q: Array, k: Array, v: Array, **_: Any) -> dict[str, Array]:
-        return {"o": reference.attention(q, k, v, scale=scale, causal=fixed["causal"])}
+        return {"o": reference.attention(q, k, v, scale=scale, causal=statics["causal"])}
 
-    return Instance(kernel, {"q": q, "k": k, "v": k, "o": q, **(more or {}), "scale": scale}, fixed, expected=expected)
+    return Instance(
+        kernel, {"q": q, "k": k, "v": k, "o": q, **(more or {}), "scale": scale}, statics, expected=expected
+    )
 
 
 def _attention_ada(dim: int, dtype: str, causal: bool) -> Instance:
@@ -58,7 +62,17 @@ def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
 def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instance:
     settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096)
     rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
-    return _attention(attention_hopper.attend, rows, 2 * settings["keys"] + 40, dim, dtype, {"lse": spec(f32, (1, 1, 1))}, causal=causal, sms=2, **settings)
+    return _attention(
+        attention_hopper.attend,
+        rows,
+        2 * settings["keys"] + 40,
+        dim,
+        dtype,
+        {"lse": spec(f32, (1, 1, 1))},
+        causal=causal,
+        sms=2,
+        **settings,
+    )
 
 
 def _gemm(dtype: str, ta: bool, tb: bool, cluster: int) -> Instance | None:
@@ -79,13 +93,24 @@ def _gemm(dtype: str, ta: bool, tb: bool, cluster: int) -> Instance | None:
 def _linear_attention(dim: int, dtype: str, decay: bool) -> Instance:
     x, state = spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, dim)), spec(f32, (1, 2, dim, dim))
     config = LinearConfig() if dim == 64 else LinearConfig(stages=2, blocks_per_sm=1)
-    operands = {"q": x, "k": x, "v": x, "o": x, "log_decay": spec(f32, (2,)) if decay else None, "before": state, "after": state, "scale": dim**-0.5}
+    operands = {
+        "q": x,
+        "k": x,
+        "v": x,
+        "o": x,
+        "log_decay": spec(f32, (2,)) if decay else None,
+        "before": state,
+        "after": state,
+        "scale": dim**-0.5,
+    }
 
     def expected(q: Array, k: Array, v: Array, log_decay: Array | None, before: Array, **_: Any) -> dict[str, Array]:
         o, after = linear_reference(q, k, v, log_decay=log_decay, state=before)
         return {"o": o, "after": after}
 
-    return Instance(linear_attend, operands, {"config": config}, ("o", "after"), expected, {"log_decay": np.array([-0.1, -0.01])})
+    return Instance(
+        linear_attend, operands, {"config": config}, ("o", "after"), expected, {"log_decay": np.array([-0.1, -0.01])}
+    )
 
 
 def _based(dim: int, dtype: str) -> Instance:
@@ -107,7 +132,9 @@ def _softmax(n: int, dtype: str) -> Instance:
 
 def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
     x, w, size = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), DTYPES[dtype].size
-    config = rows.plan(n, size, 16, inputs=2 * size, weights=2 * size if centred else size, heavy=dropout and centred, processors=2)
+    config = rows.plan(
+        n, size, 16, inputs=2 * size, weights=2 * size if centred else size, heavy=dropout and centred, processors=2
+    )
     bias = w if centred else None
     p = 0.25 if dropout else 0.0
     numbers = {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
@@ -117,7 +144,9 @@ def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
         y, s = norms.reference(x, weight, bias, residual=residual, eps=1e-5, p=p, seed=(9 << 32) + 7, centred=centred)
         return {"y": y, "s": s}
 
-    return Instance(norms.normalize, operands, {"centred": centred, "dropout": dropout, "config": config}, ("y", "s"), expected)
+    return Instance(
+        norms.normalize, operands, {"centred": centred, "dropout": dropout, "config": config}, ("y", "s"), expected
+    )
 
 
 def _rotary(dim: int, turning: int, dtype: str, interleaved: bool) -> Instance | None:
@@ -135,7 +164,13 @@ def _rotary(dim: int, turning: int, dtype: str, interleaved: bool) -> Instance |
 
 def _gate(n: int, dtype: str, *, kind: str) -> Instance:
     x, config = spec(DTYPES[dtype], (9, n)), gates.plan(kind, n, DTYPES[dtype].size, 16)
-    return Instance(gates.gated, {"gate": x, "up": x, "o": x}, {"config": config}, ("o",), lambda gate, up, **_: {"o": gates.reference(kind, gate, up)})
+    return Instance(
+        gates.gated,
+        {"gate": x, "up": x, "o": x},
+        {"config": config},
+        ("o",),
+        lambda gate, up, **_: {"o": gates.reference(kind, gate, up)},
+    )
 
 
 _MMA_SYNC = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
@@ -164,7 +199,7 @@ _ROWS = (
         architectures=("sm_90a",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
-        most_lines=100,
+        most_lines=150,
     ),
     Shipped(
         name="gemm",

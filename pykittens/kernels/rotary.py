@@ -3,13 +3,14 @@
     half-split:   o[i] = x[i] cos[i] - x[i + h] sin[i],            o[i + h] = x[i + h] cos[i] + x[i] sin[i]
     interleaved:  o[2 i] = x[2 i] cos[i] - x[2 i + 1] sin[i],      o[2 i + 1] = x[2 i + 1] cos[i] + x[2 i] sin[i]
 
-for i < h = r / 2; features from r on pass unchanged. Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding"
-(2021; interleaved), and the half-split form of GPT-NeoX. x: (..., heads, n, d) with contiguous features and otherwise any strides,
-so that a view of (batch, n, heads, d) will do; cos and sin: (m, h) with m >= n, a row for each position. bf16, f16 or f32 each;
-d up to 4096, r even and at most d, n any. Arithmetic is float32.
+for i < h = r / 2; features from r on pass unchanged. Su et al., "RoFormer: Enhanced Transformer with Rotary Position
+Embedding" (2021; interleaved), and the half-split form of GPT-NeoX. x: (..., heads, n, d) with contiguous features and
+otherwise any strides, so that a view of (batch, n, heads, d) will do; cos and sin: (m, h) with m >= n, a row for each
+position. bf16, f16 or f32 each; d up to 4096, r even and at most d, n any. Arithmetic is float32.
 
-A warp takes `rows` positions of `heads` heads: it brings their cosines and sines once, all loads before the first use. It needs no
-shared memory: pairs lie in one thread, since both halves of a row have the same layout, or neighbours the same run.
+A warp takes `rows` positions of `heads` heads: it brings their cosines and sines once, all loads before the first use.
+It needs no shared memory: pairs lie in one thread, since both halves of a row have the same layout, or neighbours the
+same run.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if not 2 <= self.r <= self.d <= 4096 or self.r % 2:
-            raise ArgumentError(f"{self.r} of {self.d} features turn", fix="an even number of features turns, of at most 4096")
+            raise ArgumentError(
+                f"{self.r} of {self.d} features turn", fix="an even number of features turns, of at most 4096"
+            )
         if not self.rows:
             layouts = [self.turning] + ([self.passing] if self.r < self.d else [])
             object.__setattr__(self, "rows", max(32 // x.lanes for x in layouts))
@@ -75,8 +78,14 @@ OPTIONS: dict[str, Any] = {
 
 
 @pk.kernel(**OPTIONS)
-def rotate(x: pk.gl(FLOATS, "B", "H", "N", pk.static("D")), cos: pk.gl(FLOATS, "M", pk.static("HALF")), sin: pk.gl(FLOATS, "M", pk.static("HALF")),
-           o: pk.gl(FLOATS, "B", "H", "N", pk.static("D")), *, config):  # fmt: skip
+def rotate(
+    x: pk.gl(FLOATS, "B", "H", "N", pk.static("D")),
+    cos: pk.gl(FLOATS, "M", pk.static("HALF")),
+    sin: pk.gl(FLOATS, "M", pk.static("HALF")),
+    o: pk.gl(FLOATS, "B", "H", "N", pk.static("D")),
+    *,
+    config,
+):
     """o = x with the first `config.r` features of each row turned."""
     half, tiles, groups = config.r // 2, pk.cdiv(x.rows, config.rows * config.warps), x.depth // config.heads
     block, layout = pk.block_index.x, config.turning
@@ -85,13 +94,17 @@ def rotate(x: pk.gl(FLOATS, "B", "H", "N", pk.static("D")), cos: pk.gl(FLOATS, "
     at = [(batch, group * config.heads + i, row) for i in range(config.heads)]
 
     def load(tensor, place, first, cols, layout):
-        return warp.load(tensor, pk.at(*place, first), rows=config.rows, cols=cols, layout=layout, dtype=f32, hint=config.load_hint)
+        return warp.load(
+            tensor, pk.at(*place, first), rows=config.rows, cols=cols, layout=layout, dtype=f32, hint=config.load_hint
+        )
 
     def turn(a, b):
         return a * c - b * s, b * c + a * s
 
     angles = Coalesced(layout.lanes, layout.width // 2) if config.interleaved else layout
-    c, s = (warp.load(t, pk.at(0, 0, row, 0), rows=config.rows, cols=half, layout=angles, dtype=f32) for t in (cos, sin))
+    c, s = (
+        warp.load(t, pk.at(0, 0, row, 0), rows=config.rows, cols=half, layout=angles, dtype=f32) for t in (cos, sin)
+    )
     if config.interleaved:
         loaded = [load(x, place, 0, config.r, layout) for place in at]
         results = [[(0, pk.join_pairs(*turn(*pairs.split_pairs())))] for pairs in loaded]
@@ -106,7 +119,9 @@ def rotate(x: pk.gl(FLOATS, "B", "H", "N", pk.static("D")), cos: pk.gl(FLOATS, "
             warp.store(o, value, pk.at(*place, first), hint=config.store_hint)
 
 
-def rotary(x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = None, config: Config | None = None) -> Any:
+def rotary(
+    x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = None, config: Config | None = None
+) -> Any:
     """x with its first 2 * cos.shape[-1] features turned by each row's angles, for an array of any framework; see the head of this file.
 
     `out` receives the result (it may be x itself). `config` overrides how the work is divided.
@@ -157,11 +172,20 @@ def _heads(array: Any, name: str) -> tuple[View, Any]:
     """An array as (batch, heads, n, d), without a copy."""
     info = floats(array, name)
     if len(info.shape) < 2 or (info.shape[-1] > 1 and info.strides[-1] != 1):
-        raise ArgumentError(f"{name} has shape {tuple(info.shape)} and strides {info.strides}", fix="pass (..., heads, n, d) with contiguous features")
-    shape, strides = ((1,) * (3 - len(info.shape)) + tuple(info.shape), (0,) * (3 - len(info.shape)) + tuple(info.strides))
+        raise ArgumentError(
+            f"{name} has shape {tuple(info.shape)} and strides {info.strides}",
+            fix="pass (..., heads, n, d) with contiguous features",
+        )
+    shape, strides = (
+        (1,) * (3 - len(info.shape)) + tuple(info.shape),
+        (0,) * (3 - len(info.shape)) + tuple(info.strides),
+    )
     lead = merged(shape[:-3], strides[:-3], 1)
     if lead is None:
-        raise ArgumentError(f"{name} has shape {tuple(info.shape)} and strides {info.strides}", fix="pass (batch, heads, n, d), or a contiguous copy")
+        raise ArgumentError(
+            f"{name} has shape {tuple(info.shape)} and strides {info.strides}",
+            fix="pass (batch, heads, n, d), or a contiguous copy",
+        )
     return View(array, (*lead[0], *shape[-3:]), (*lead[1], *strides[-3:-1], 1)), info
 
 
@@ -169,7 +193,11 @@ def reference(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool
     """The rotation in float64."""
     h, n = cos.shape[1], x.shape[-2]
     o, c, s = x.astype(np.float64), cos[:n].astype(np.float64), sin[:n].astype(np.float64)
-    first, second = (np.s_[..., 0 : 2 * h : 2], np.s_[..., 1 : 2 * h : 2]) if interleaved else (np.s_[..., :h], np.s_[..., h : 2 * h])
+    first, second = (
+        (np.s_[..., 0 : 2 * h : 2], np.s_[..., 1 : 2 * h : 2])
+        if interleaved
+        else (np.s_[..., :h], np.s_[..., h : 2 * h])
+    )
     a, b = o[first].copy(), o[second].copy()
     o[first], o[second] = a * c - b * s, b * c + a * s
     return o

@@ -25,9 +25,9 @@ class Rows:
     `lanes` threads share a row, with runs of `width` elements. A row wider than a team lies in `cluster` blocks, `cols`
     columns in each. Hints: see `pk.warp.load`.
 
-    With `stages` rows stream: a block stays, and keeps the weights in shared memory. One more warpgroup loads rows with TMA into slots,
-    `stages` for each team, and the teams reduce and write rows of their own: while one waits for the cluster's terms, another works. The
-    grid has a block for each of `processors` multiprocessors.
+    With `stages` rows stream: a block stays, and keeps the weights in shared memory. One more warpgroup loads rows with
+    TMA into slots, `stages` for each team, and the teams reduce and write rows of their own: while one waits for the
+    cluster's terms, another works. The grid has a block for each of `processors` multiprocessors.
     """
 
     n: int
@@ -50,11 +50,20 @@ class Rows:
             raise ArgumentError(f"rows of {self.n} elements", fix=f"widths from 1 to {WIDEST} are supported")
         shared = self.cluster > 1 and not self.stages and self.teams > 1
         if not 1 <= self.team <= working <= self.warps <= 32 or self.warps != working + self.loading or shared:
-            raise ArgumentError(f"teams of {self.team} warps in blocks of {self.warps}", fix="a block has 1 to 32 warps, whole teams (and four more to load)")
+            raise ArgumentError(
+                f"teams of {self.team} warps in blocks of {self.warps}",
+                fix="a block has 1 to 32 warps, whole teams (and four more to load)",
+            )
         if not 0 <= self.stages <= 16 or self.processors < 1 or (self.stages and (self.rows != 1 or self.cols % 256)):
-            raise ArgumentError(f"{self.rows} rows of {self.cols} columns in {self.stages} stages", fix="up to 16 stages, of one row of a multiple of 256")
+            raise ArgumentError(
+                f"{self.rows} rows of {self.cols} columns in {self.stages} stages",
+                fix="up to 16 stages, of one row of a multiple of 256",
+            )
         if not 1 <= self.cluster <= 8 or self.cols * self.cluster < self.n:
-            raise ArgumentError(f"{self.cluster} x {self.cols} columns for rows of {self.n}", fix="a cluster has up to 8 blocks, which cover the row")
+            raise ArgumentError(
+                f"{self.cluster} x {self.cols} columns for rows of {self.n}",
+                fix="a cluster has up to 8 blocks, which cover the row",
+            )
 
     @property
     def layout(self) -> Coalesced:
@@ -88,14 +97,27 @@ class Rows:
 
 
 @lru_cache(maxsize=1024)
-def plan(n: int, size: int, align: int, *, inputs: int = 0, weights: int = 0, clusters: bool = True, processors: int = 132, held: int = 64, most: int = 16,
-         resident: int = 0, heavy: bool = False, **settings: Any) -> Rows:  # fmt: skip
+def plan(
+    n: int,
+    size: int,
+    align: int,
+    *,
+    inputs: int = 0,
+    weights: int = 0,
+    clusters: bool = True,
+    processors: int = 132,
+    held: int = 64,
+    most: int = 16,
+    resident: int = 0,
+    heavy: bool = False,
+    **settings: Any,
+) -> Rows:
     """Rows of `n` elements of `size` bytes that begin, as weights do, at multiples of `align` bytes.
 
-    An element of each of the inputs together has `inputs` bytes, of the weights `weights`. A thread holds about `held` bytes of a row.
-    Blocks have up to `most` warps; wider rows stream (see `stream`), or where that is impossible are spread over a cluster, or over up
-    to 32 warps without `clusters`. Registers are bounded so that a multiprocessor has room for about `resident` warps (0: as
-    many as spills allow): two weights take more, and so does what is `heavy`.
+    An element of each of the inputs together has `inputs` bytes, of the weights `weights`. A thread holds about `held`
+    bytes of a row. Blocks have up to `most` warps; wider rows stream (see `stream`), or where that is impossible are
+    spread over a cluster, or over up to 32 warps without `clusters`. Registers are bounded so that a multiprocessor has
+    room for about `resident` warps (0: as many as spills allow): two weights take more, and so does what is `heavy`.
     """
     if not 1 <= n <= WIDEST:
         raise ArgumentError(f"rows of {n} elements", fix=f"widths from 1 to {WIDEST} are supported")
@@ -115,19 +137,33 @@ def plan(n: int, size: int, align: int, *, inputs: int = 0, weights: int = 0, cl
     settings = {
         "team": warps,
         "cluster": cluster,
-        "blocks_per_sm": _blocks(resident or (28 if not heavy and weights <= size else 24 if cluster == 1 else 16), warps),
+        "blocks_per_sm": _blocks(
+            resident or (28 if not heavy and weights <= size else 24 if cluster == 1 else 16), warps
+        ),
         **settings,
         "warps": warps,
     }
     return Rows(n, width, 32 * warps, _columns(n, cluster, 32 * warps * width), **settings)
 
 
-def stream(n: int, size: int, inputs: int, weights: int, processors: int = 132, *, cluster: int = 0, team: int = 8, teams: int = 2, stages: int = 4,
-           **settings: Any) -> Rows:  # fmt: skip
+def stream(
+    n: int,
+    size: int,
+    inputs: int,
+    weights: int,
+    processors: int = 132,
+    *,
+    cluster: int = 0,
+    team: int = 8,
+    teams: int = 2,
+    stages: int = 4,
+    **settings: Any,
+) -> Rows:
     """Rows that stream: in as few blocks as have room for a team's part of a row in registers, and for weights and slots in shared memory.
 
-    Where little goes along with a row, one team of 16 warps holds twice as much, and needs no cluster. Blocks of large clusters hear from
-    one another later, so that there it takes three teams to keep memory busy, with half as much each.
+    Where little goes along with a row, one team of 16 warps holds twice as much, and needs no cluster. Blocks of large
+    clusters hear from one another later, so that there it takes three teams to keep memory busy, with half as much
+    each.
     """
     width, blocks = 16 // size, _power(-(-n * size // PART))
     choices = [(blocks << i, team, teams) for i in range(3)]
@@ -142,9 +178,17 @@ def stream(n: int, size: int, inputs: int, weights: int, processors: int = 132, 
         room = (SHARED - teams * blocks * TERMS - cols * weights) // (teams * cols * inputs)
         if room and blocks <= 8:
             break
-    # Large clusters do not find room on every multiprocessor, and one that waited for room would begin when the others end.
+    # Large clusters do not find room on every multiprocessor, and one that waited for room would begin when the others
+    # end.
     at_once = processors if blocks <= 2 else processors * 85 // 100
-    settings = {"store_hint": "stream", **settings, "team": team, "warps": 4 + teams * team, "cluster": blocks, "stages": max(1, min(stages, room))}
+    settings = {
+        "store_hint": "stream",
+        **settings,
+        "team": team,
+        "warps": 4 + teams * team,
+        "cluster": blocks,
+        "stages": max(1, min(stages, room)),
+    }
     return Rows(n, width, 32 * team, cols, processors=at_once, **settings)
 
 
@@ -166,7 +210,14 @@ def _power(x: int) -> int:
 class Mine:
     """What the running team works on: which rows of a matrix, and which columns of them."""
 
-    def __init__(self, config: Rows, tile: Any, part: Any, here: dict[Any, Any] | None = None, release: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        config: Rows,
+        tile: Any,
+        part: Any,
+        here: dict[Any, Any] | None = None,
+        release: Callable[[], None] | None = None,
+    ):
         self.config, self.team, self.first, self.part = config, pk.group(config.team), tile, part
         self.end = config.n - part * config.cols  # columns from here on lie past the row's end
         self.here = here or {}  # what lies in shared memory of a matrix or vector
@@ -177,7 +228,9 @@ class Mine:
         config, dtype = self.config, x.dtype if self.config.width > 1 else f32
         if x not in self.here:
             at = (0, 0, self.first, self.part)
-            return self.team.load(x, at, rows=config.rows, cols=config.cols, dtype=dtype, layout=config.layout, hint=config.load_hint).to(f32)
+            return self.team.load(
+                x, at, rows=config.rows, cols=config.cols, dtype=dtype, layout=config.layout, hint=config.load_hint
+            ).to(f32)
         tile = self.team.load(self.here[x], dtype=dtype, layout=config.layout)
         self.unread.discard(x)
         if not self.unread and self.release:  # the slot may be filled again
@@ -189,7 +242,9 @@ class Mine:
         dtype = w.dtype if self.config.width > 1 else f32
         if w in self.here:
             return self.team.load_row(self.here[w], dtype=dtype, layout=self.config.layout)
-        return self.team.load_row(w, (0, 0, 0, self.part), length=self.config.cols, dtype=dtype, layout=self.config.layout)
+        return self.team.load_row(
+            w, (0, 0, 0, self.part), length=self.config.cols, dtype=dtype, layout=self.config.layout
+        )
 
     def store(self, o: Any, value: Any) -> None:
         """These rows of a matrix, rounded to its dtype."""
@@ -215,10 +270,15 @@ def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -
         team = pk.group(config.team)
         yield Mine(config, place * team.count + team.index, part)
         return
-    rings = [pk.ring(config.stages, **{f"x{i}": pk.sv(x.dtype, config.cols) for i, x in enumerate(inputs)}, name=f"rows{t}") for t in range(config.teams)]
+    rings = [
+        pk.ring(config.stages, **{f"x{i}": pk.sv(x.dtype, config.cols) for i, x in enumerate(inputs)}, name=f"rows{t}")
+        for t in range(config.teams)
+    ]
     kept, loaded = {w: pk.shared(pk.sv(w.dtype, config.cols), name="weight") for w in weights}, pk.barrier()
     stride = pk.grid_size.x // config.cluster
-    laps = pk.cdiv(inputs[0].rows - place, stride * config.teams)  # past the last row there are zeros to read, and nothing is written
+    laps = pk.cdiv(
+        inputs[0].rows - place, stride * config.teams
+    )  # past the last row there are zeros to read, and nothing is written
     with pk.role("load", warps=4, registers=24):
         for t, ring in enumerate(rings):  # a warp for each team, so that none waits for another's slot
             with pk.role(f"load{t}", warps=1):

@@ -54,7 +54,9 @@ def operands(name: str, q: Any, k: Any, v: Any, features: Dims, values: Dims) ->
     if any(n == 0 for x in infos.values() for n in x.shape):
         raise ArgumentError(f"{said}: an array is empty", fix="every dimension is at least 1")
     if a.shape != b.shape or a.shape[:3] != c.shape[:3]:
-        raise ArgumentError(f"{said}: the shapes do not go together", fix="q and k have one shape, and v their batch, heads and rows")
+        raise ArgumentError(
+            f"{said}: the shapes do not go together", fix="q and k have one shape, and v their batch, heads and rows"
+        )
     for what, given, supported in (("feature", a.shape[3], features), ("value", c.shape[3], values)):
         if given not in supported:
             fix = f"{what} dimensions {', '.join(map(str, supported))} are supported"

@@ -2,12 +2,12 @@
 
     y = exp(x - max(x)) / sum(exp(x - max(x)))
 
-x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced; y has its dtype, everything between is
-float32. A row with a NaN, with +inf, or of -inf only is NaN, as the formula has it.
+x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced; y has its dtype, everything
+between is float32. A row with a NaN, with +inf, or of -inf only is NaN, as the formula has it.
 
-Each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and several teams on a multiprocessor
-keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. Rows wider than 32 KiB stream: see
-`rows.py`. Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench memory`.
+Each byte moves once: a team of warps holds its rows in registers (32 elements a thread), and several teams on a
+multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory: 4 bytes a warp, twice. Rows wider than
+32 KiB stream: see `rows.py`. Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench memory`.
 """
 
 from __future__ import annotations

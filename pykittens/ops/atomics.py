@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ResourceError, TypeRuleError
 from ..program import Access, Effect, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, SharedVector, Type, f32, i32, u32
-from .places import MEMORY, GlobalText, vector_address
+from .addressing import MEMORY, GlobalText, vector_address
 from .samples import Rectangle, Sample, pasted
 from .scalars import promoted, scalar_dtype
 
@@ -29,19 +29,25 @@ class AtomicAdd(Op):
     target: Place
     value: Operand
 
-    single = True
+    single_thread = True
 
     @property
-    def alike(self) -> int:  # type: ignore[override]
+    def uniform_over(self) -> int:  # type: ignore[override]
         return self.scope.warps
 
     def types(self) -> tuple[Type, ...]:
         dtype = self.target.type.dtype
         if dtype not in DTYPES:
-            raise TypeRuleError(f"pk.atomic_add to {self.target.tensor.label}: {dtype}", fix=f"it takes {', '.join(d.name for d in DTYPES)}")
+            raise TypeRuleError(
+                f"pk.atomic_add to {self.target.tensor.label}: {dtype}",
+                fix=f"it takes {', '.join(d.name for d in DTYPES)}",
+            )
         scalar_dtype(self.value)
         if dtype.kind != "f" and promoted(self.value, 0).kind == "f":
-            raise TypeRuleError(f"pk.atomic_add of a float to {self.target.tensor.label}: {dtype}", fix=f"convert with pk.cast(x, pk.{dtype})")
+            raise TypeRuleError(
+                f"pk.atomic_add of a float to {self.target.tensor.label}: {dtype}",
+                fix=f"convert with pk.cast(x, pk.{dtype})",
+            )
         return (ScalarType(dtype),)
 
     def numpy(self, m: Any) -> Any:
@@ -68,8 +74,9 @@ class AtomicAdd(Op):
     def _crowd(self) -> ResourceError:
         return ResourceError(
             f"pk.atomic_add by {self.scope.warps} warps, all of which would need the result",
-            fix="do it in a role of one warp, or in one where every operation is a single thread's, such as TMA loads", where=self.where,
-        )  # fmt: skip
+            fix="do it in a role of one warp, or in one where every operation is a single thread's, such as TMA loads",
+            location=self.location,
+        )
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -78,8 +85,9 @@ class AtomicAdd(Op):
             yield Sample(
                 {"target": place, "value": ScalarType(dtype)},
                 lambda target, value, p=place: (target[1, 2], pasted(target, target[1, 2] + value, p)),
-                {"target": "counts", "value": "counts"}, exact=True,
-            )  # fmt: skip
+                {"target": "counts", "value": "counts"},
+                exact=True,
+            )
 
 
 @dataclass(eq=False)
@@ -91,7 +99,7 @@ class StoreOne(Op):
     value: Operand
     at: Operand = 0
 
-    single = True
+    single_thread = True
 
     def types(self) -> tuple[Type, ...]:
         scalar_dtype(self.value)

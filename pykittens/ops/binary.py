@@ -87,17 +87,25 @@ class Binary(Op):
     def cuda(self, c: Any) -> None:
         c.prelude(MATH)
         shape, dtype = self.result.type, self._dtype()
-        if self.kind == "mul" and dtype.packed and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b)):
+        if (
+            self.kind == "mul"
+            and dtype.packed
+            and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b))
+        ):
             self._packed_product(c, shape, dtype)
             return
         text = BINARY[self.kind][1 if dtype.kind == "f" else 2]
-        c.map(self.result, lambda r: text.format(a=read(c, self.a, shape, r, dtype), b=read(c, self.b, shape, r, dtype)))
+        c.map(
+            self.result, lambda r: text.format(a=read(c, self.a, shape, r, dtype), b=read(c, self.b, shape, r, dtype))
+        )
 
     def _packed_product(self, c: Any, shape: Register, dtype: DType) -> None:
         """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the same as two."""
         c.prelude(PACKED_FMA)
         name = c.declare(self.result)
-        c.line(f"UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);")
+        c.line(
+            f"UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);"
+        )
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -106,19 +114,28 @@ class Binary(Op):
             dtypes = ((f32, bf16, f16) if of_floats else ()) + ((i32, u32) if of_integers else ())
             for dtype in (*dtypes, *((bool_,) if kind in ("and", "or", "xor", "eq", "ne") else ())):
                 tile = RegisterTile(dtype, 16, 32)
-                inputs = {"a": "bits", "b": "counts" if kind in ("shl", "shr") else "bits"} if dtype.kind in "iu" else {}
+                inputs = (
+                    {"a": "bits", "b": "counts" if kind in ("shl", "shr") else "bits"} if dtype.kind in "iu" else {}
+                )
                 if kind in COMPARISONS and dtype.kind != "b":
                     inputs = {"a": "integers" if dtype is not u32 else "counts", "b": "counts"}
                 yield Sample({"kind": kind, "a": tile, "b": tile}, lambda a, b, f=ours: f(a, b), inputs)
             if of_floats:
                 tile = RegisterTile(f32, 16, 32)
-                yield Sample({"kind": kind, "a": tile, "b": tile}, lambda a, b, f=ours: f(a, b), {"a": "special", "b": "special"})
+                yield Sample(
+                    {"kind": kind, "a": tile, "b": tile}, lambda a, b, f=ours: f(a, b), {"a": "special", "b": "special"}
+                )
         for type in (*tiles(f32), *tiles(bf16)):
-            col, row = ({"kind": "mul", "a": type, "b": type.vector("col")}, {"kind": "sub", "a": type.vector("row"), "b": type})
+            col, row = (
+                {"kind": "mul", "a": type, "b": type.vector("col")},
+                {"kind": "sub", "a": type.vector("row"), "b": type},
+            )
             yield Sample({"kind": "mul", "a": type, "b": type}, lambda a, b: a * b)
             yield Sample(col, lambda a, b: a * b[:, None])
             yield Sample(row, lambda a, b: a[None, :] - b)
-            yield Sample({"kind": "add", "a": type.vector("col"), "b": type.vector("row")}, lambda a, b: a[:, None] + b[None, :])
+            yield Sample(
+                {"kind": "add", "a": type.vector("col"), "b": type.vector("row")}, lambda a, b: a[:, None] + b[None, :]
+            )
         for vector in vectors(f32):
             yield Sample({"kind": "sub", "a": vector, "b": vector}, lambda a, b: a - b)
         for scalar in (2.5, 3, ScalarType(f32), ScalarType(i32)):
@@ -156,13 +173,21 @@ class Fma(Op):
         if dtype.packed and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b, self.c)):
             c.prelude(PACKED_FMA)
             name, words = c.declare(self.result), -(-shape.registers // 2)
-            c.line(f"UNROLL for (int i = 0; i < {words}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], {c[self.c]}[i]);")
+            c.line(
+                f"UNROLL for (int i = 0; i < {words}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], {c[self.c]}[i]);"
+            )
             return
-        c.map(self.result, lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in (self.a, self.b, self.c))))
+        c.map(
+            self.result,
+            lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in (self.a, self.b, self.c))),
+        )
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for type in (*tiles(f32), *tiles(bf16), RegisterTile(f16, 16, 32)):
             yield Sample({"a": type, "b": type, "c": type}, lambda a, b, c: a * b + c)
             yield Sample({"a": type, "b": type.vector("col"), "c": 0.5}, lambda a, b, c: a * b[:, None] + c)
-        yield Sample({"a": ScalarType(f32), "b": RegisterTile(f32, 16, 32), "c": RegisterVector(f32, 32, "row")}, lambda a, b, c: a * b + c[None, :])
+        yield Sample(
+            {"a": ScalarType(f32), "b": RegisterTile(f32, 16, 32), "c": RegisterVector(f32, 32, "row")},
+            lambda a, b, c: a * b + c[None, :],
+        )

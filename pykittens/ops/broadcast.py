@@ -23,20 +23,26 @@ def register_type(x: Operand, what: str) -> Register:
     if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector)):
         return x.type
     kind = x.type if isinstance(x, Value) else repr(x)
-    raise TypeRuleError(f"{what} takes a register tile or vector, not {kind}", fix="load it into registers first, e.g. warp.load(x)")
+    raise TypeRuleError(
+        f"{what} takes a register tile or vector, not {kind}", fix="load it into registers first, e.g. warp.load(x)"
+    )
 
 
 def common_type(what: str, *operands: Operand) -> Register:
     """The shape that operands broadcast to, with the dtype of the first register operand."""
     types = [x.type for x in operands if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector))]
     if not types:
-        raise TypeRuleError(f"{what} needs a register tile or vector among its operands", fix="use plain scalars, or pk.full for a tile")
+        raise TypeRuleError(
+            f"{what} needs a register tile or vector among its operands", fix="use plain scalars, or pk.full for a tile"
+        )
     for x in operands:
         if not is_scalar(x):
             register_type(x, what)
     if len({t.warps for t in types}) > 1:
         listed = " and ".join(str(t) for t in types)
-        raise TypeRuleError(f"{what} mixes scopes: {listed}", fix="make both on the same scope (warp, warpgroup, block or group)")
+        raise TypeRuleError(
+            f"{what} mixes scopes: {listed}", fix="make both on the same scope (warp, warpgroup, block or group)"
+        )
     tiles = [t for t in types if isinstance(t, RegisterTile)]
     vectors = [t for t in types if isinstance(t, RegisterVector)]
     if tiles:
@@ -56,7 +62,9 @@ def _fits(t: Register, shape: Register) -> bool:
     if isinstance(t, RegisterTile):
         return isinstance(shape, RegisterTile) and (t.rows, t.cols, t.layout) == (shape.rows, shape.cols, shape.layout)
     if isinstance(shape, RegisterTile):
-        return not t.partial and t.kind != "naive" and t.layout == shape.layout and t.length == shape.vector(t.kind).length
+        return (
+            not t.partial and t.kind != "naive" and t.layout == shape.layout and t.length == shape.vector(t.kind).length
+        )
     same = (t.length, t.kind, t.layout, t.width) == (shape.length, shape.kind, shape.layout, shape.width)
     return same and (not t.partial or shape.partial)
 
@@ -71,7 +79,9 @@ def _fitting_advice(t: Register, shape: Register) -> str:
 
 def same_dtype(what: str, *operands: Operand) -> DType:
     """The one dtype of all register operands; scalars adapt to it."""
-    dtypes = {x.type.dtype for x in operands if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector))}
+    dtypes = {
+        x.type.dtype for x in operands if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector))
+    }
     if len(dtypes) != 1:
         listed = " and ".join(sorted(d.name for d in dtypes))
         raise TypeRuleError(f"{what} mixes {listed}", fix="convert one with x.to(pk.f32)")
@@ -80,7 +90,9 @@ def same_dtype(what: str, *operands: Operand) -> DType:
         if is_scalar(x):
             scalar = scalar_dtype(x)
             if scalar is not None and scalar.kind == "f" and dtype.kind != "f":
-                raise TypeRuleError(f"{what} mixes a {dtype} tile with the float {x}", fix="convert the tile with x.to(pk.f32)")
+                raise TypeRuleError(
+                    f"{what} mixes a {dtype} tile with the float {x}", fix="convert the tile with x.to(pk.f32)"
+                )
     return dtype
 
 

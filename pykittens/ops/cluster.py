@@ -48,8 +48,14 @@ class StoreRemote(Op):
 
     def types(self) -> tuple[Type, ...]:
         source, target = register_type(self.source, "store to another block"), getattr(self.target, "type", None)
-        if not isinstance(source, RegisterTile) or source.layout != "row" or not (source.dtype.packed or source.dtype.name == "f32"):
-            raise TypeRuleError(f"a store of {source} to another block", fix="store a row-layout tile of f32, bf16 or f16")
+        if (
+            not isinstance(source, RegisterTile)
+            or source.layout != "row"
+            or not (source.dtype.packed or source.dtype.name == "f32")
+        ):
+            raise TypeRuleError(
+                f"a store of {source} to another block", fix="store a row-layout tile of f32, bf16 or f16"
+            )
         if (
             not isinstance(self.target, Value)
             or not isinstance(target, SharedTile)
@@ -57,7 +63,9 @@ class StoreRemote(Op):
             or target.shape != source.shape
             or target.dtype != source.dtype
         ):
-            raise TypeRuleError(f"a store of {source} to {target} of another block", fix="the tile there has the same shape and dtype")
+            raise TypeRuleError(
+                f"a store of {source} to {target} of another block", fix="the tile there has the same shape and dtype"
+            )
         return ()
 
     def numpy(self, m: Any) -> None:
@@ -89,7 +97,12 @@ class LoadRemote(Op):
 
     def types(self) -> tuple[Type, ...]:
         source = getattr(self.source, "type", None)
-        if not isinstance(self.source, Value) or not isinstance(source, SharedTile) or source.column or not (source.dtype.packed or source.dtype.name == "f32"):
+        if (
+            not isinstance(self.source, Value)
+            or not isinstance(source, SharedTile)
+            or source.column
+            or not (source.dtype.packed or source.dtype.name == "f32")
+        ):
             raise TypeRuleError(f"a load of {source} from another block", fix="load a shared tile of f32, bf16 or f16")
         return (RegisterTile(source.dtype, source.rows, source.cols, "row", self.scope.warps),)
 
@@ -118,7 +131,7 @@ class DependencyWait(Op):
 
     scope: Scope
 
-    single = True
+    single_thread = True
     collective = False
 
     def numpy(self, m: Any) -> None:
@@ -135,7 +148,7 @@ class DependencyLaunch(Op):
 
     scope: Scope
 
-    single = True
+    single_thread = True
     collective = False
 
     def numpy(self, m: Any) -> None:

@@ -1,7 +1,8 @@
 """Loads and stores of coalesced tiles and row vectors: runs of neighbours a thread, as wide as the memory's alignment allows.
 
-Elements of a run move in accesses of up to 16 bytes; where registers hold what memory holds, nothing is converted. Accesses to
-global memory are predicated and may carry a hint: "stream" for what is touched once and should displace nothing in L1.
+Elements of a run move in accesses of up to 16 bytes; where registers hold what memory holds, nothing is converted.
+Accesses to global memory are predicated and may carry a hint: "stream" for what is touched once and should displace
+nothing in L1.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
 from ..program import Place, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, SharedVector
-from .places import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
+from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
 
 # hint: (load, store), PTX "Cache Eviction Priority Hints" and "Cache Operators"
-HINTS = {"": ("ld.global", "st.global"), "stream": ("ld.global.L1::no_allocate", "st.global.cs"), "once": ("ld.global.cs", "st.global.wt")}
-_REGISTERS = {16: ("v4.b32", ("x", "y", "z", "w")), 8: ("v2.b32", ("x", "y")), 4: ("b32", ("",)), 2: ("b16", ("",)), 1: ("b8", ("",))}
+HINTS = {
+    "": ("ld.global", "st.global"),
+    "stream": ("ld.global.L1::no_allocate", "st.global.cs"),
+    "once": ("ld.global.cs", "st.global.wt"),
+}
+_REGISTERS = {
+    16: ("v4.b32", ("x", "y", "z", "w")),
+    8: ("v2.b32", ("x", "y")),
+    4: ("b32", ("",)),
+    2: ("b16", ("",)),
+    1: ("b8", ("",)),
+}
 
 
 def check_hint(hint: str) -> None:
@@ -37,7 +48,9 @@ def accesses(hint: str) -> str:
         clear = " ".join(f"mov.b{16 if bytes_ <= 2 else 32} %{i}, 0;" for i in range(n))
         outputs = ", ".join(f'"={kind}"({x})' for x in names)
         inputs = ", ".join(f'"{kind}"({x})' for x in names)
-        unpack = " ".join(f"const {word} {x} = ({word})v{'.' + p if p else ''};" for x, p in zip(names, parts, strict=True))
+        unpack = " ".join(
+            f"const {word} {x} = ({word})v{'.' + p if p else ''};" for x, p in zip(names, parts, strict=True)
+        )
         pack = f"{v}{{{', '.join(names)}}}" if n > 1 else f"({v})v0"
         text += (
             f"template<> __device__ __forceinline__ {v} ld_{hint or 'plain'}<{v}>(const void* a, bool inside) {{ {word} {', '.join(names)};\n"
@@ -53,7 +66,9 @@ def accesses(hint: str) -> str:
 class Runs:
     """C for the runs of a coalesced tile or row vector that lies at `memory`: loop over them, their address and guard."""
 
-    def __init__(self, c: Any, scope: Any, type: RegisterTile | RegisterVector, memory: Value | Place, hint: str, const: bool):
+    def __init__(
+        self, c: Any, scope: Any, type: RegisterTile | RegisterVector, memory: Value | Place, hint: str, const: bool
+    ):
         assert isinstance(type.layout, Coalesced)
         c.prelude(MEMORY)
         self.c, self.memory, self.type, self.layout = c, memory, type, type.layout
@@ -95,7 +110,9 @@ class Runs:
         """Whether the end of the rows may cut a piece."""
         assert isinstance(self.memory, Place)
         dim = self.memory.type.padded[3]
-        return self.piece > 1 and not self.memory.inside_columns() and not (isinstance(dim, int) and dim % self.piece == 0)
+        return (
+            self.piece > 1 and not self.memory.inside_columns() and not (isinstance(dim, int) and dim % self.piece == 0)
+        )
 
     def at(self, piece: int) -> str:
         assert self.g is not None
@@ -138,7 +155,12 @@ def load_runs(c: Any, scope: Any, result: Value, source: Value | Place, hint: st
             c.line(f"UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {c[result]}[({first}) / 2 + j] = u.w[j]; }}")
         elif type.dtype.packed and runs.piece > 1:
             c.line(f"UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {{")
-            c.store_pair(result, f"(({first}) / 2 + j)", c.from_memory("u.e[2 * j]", runs.dtype), c.from_memory("u.e[2 * j + 1]", runs.dtype))
+            c.store_pair(
+                result,
+                f"(({first}) / 2 + j)",
+                c.from_memory("u.e[2 * j]", runs.dtype),
+                c.from_memory("u.e[2 * j + 1]", runs.dtype),
+            )
             c.line("} }")
         elif type.dtype.packed:  # single elements into halves of words: even ones first
             word, value = f"{c[result]}[({first}) / 2]", c.from_memory("u.e[0]", runs.dtype)
@@ -146,7 +168,9 @@ def load_runs(c: Any, scope: Any, result: Value, source: Value | Place, hint: st
                 f"{word} = {'' if p % 2 == 0 else f'{word} & 0xffffu | '}pack_{type.dtype}({'0.0f, ' if p % 2 else ''}{value}{'' if p % 2 else ', 0.0f'}); }}"
             )
         else:
-            c.line(f"UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype)}; }}")
+            c.line(
+                f"UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype)}; }}"
+            )
     c.line("}")
 
 
@@ -171,7 +195,9 @@ def store_runs(c: Any, scope: Any, target: Value | Place, source: Value, hint: s
         if runs.g is None:
             c.line(f"st_shared({runs.shared(p)}, u.v); }}")
         elif runs.ragged():
-            c.line(f"if ({runs.inside(p)}) st_{runs.hint}({runs.at(p)}, u.v, true); else store_tail({runs.at(p)}, u.v, {runs.left(p)}); }}")
+            c.line(
+                f"if ({runs.inside(p)}) st_{runs.hint}({runs.at(p)}, u.v, true); else store_tail({runs.at(p)}, u.v, {runs.left(p)}); }}"
+            )
         else:
             c.line(f"st_{runs.hint}({runs.at(p)}, u.v, {runs.inside(p)}); }}")
     c.line("}")

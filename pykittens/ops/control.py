@@ -83,7 +83,10 @@ class Role(Op):
 def check_bound(bound: Operand) -> None:
     dtype = scalar_dtype(bound)
     if dtype is not None and dtype.kind not in "iu":
-        raise TypeRuleError(f"a loop bound is {bound.label if isinstance(bound, Value) else bound}: {dtype}", fix="loop bounds are integers")
+        raise TypeRuleError(
+            f"a loop bound is {bound.label if isinstance(bound, Value) else bound}: {dtype}",
+            fix="loop bounds are integers",
+        )
 
 
 def check_condition(condition: Operand) -> None:

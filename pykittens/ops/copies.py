@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector, Type, bf16, f32, u8
-from .places import MEMORY, VECTOR, GlobalText, check_place, shared_address, vector_address, vector_bytes
+from .addressing import MEMORY, VECTOR, GlobalText, check_place, shared_address, vector_address, vector_bytes
 from .samples import Rectangle, Sample, cut, pasted, rectangles
 
 CP_ASYNC = """
@@ -24,17 +24,23 @@ def check_copy(shared: Value, place: Place, what: str) -> None:
     """Shared tile (or vector) and rectangle have the same shape and dtype."""
     check_place(place, what)
     if not isinstance(shared.type, (SharedTile, SharedVector)):
-        raise TypeRuleError(f"{what} takes a shared tile or vector, not {shared.type}", fix="allocate one with pk.shared(pk.st(...))")
+        raise TypeRuleError(
+            f"{what} takes a shared tile or vector, not {shared.type}", fix="allocate one with pk.shared(pk.st(...))"
+        )
     if shared.type.dtype != place.type.dtype:
-        raise TypeRuleError(f"{what}: {shared.type} and {place.tensor.label}: {place.type} differ in dtype", fix="copies do not convert; go through registers")
+        raise TypeRuleError(
+            f"{what}: {shared.type} and {place.tensor.label}: {place.type} differ in dtype",
+            fix="copies do not convert; go through registers",
+        )
 
 
 class Vectors:
     """The vectors of a rectangle, as wide as its alignment allows, which the threads of a scope take in turn: a loop over those of one.
 
-    `bytes` is what a vector has, `width` its elements, `type` its type in C. Inside the loop C names the vector's `row` and `column` in the rectangle, the address `at` which it lies in global memory,
-    and the condition `row_inside` that its row exists (empty where all do). Where the threads cover whole rows, a thread
-    stays in its columns, and what differs from one of its vectors to the next is the same for all threads.
+    `bytes` is what a vector has, `width` its elements, `type` its type in C. Inside the loop C names the vector's `row`
+    and `column` in the rectangle, the address `at` which it lies in global memory, and the condition `row_inside` that
+    its row exists (empty where all do). Where the threads cover whole rows, a thread stays in its columns, and what
+    differs from one of its vectors to the next is the same for all threads.
     """
 
     row, column = "r", "x"
@@ -78,7 +84,9 @@ class Vectors:
 
 
 def address(c: Any, shared: Value, row: str, col: str) -> str:
-    return shared_address(c, shared, row, col) if isinstance(shared.type, SharedTile) else vector_address(c, shared, col)
+    return (
+        shared_address(c, shared, row, col) if isinstance(shared.type, SharedTile) else vector_address(c, shared, col)
+    )
 
 
 class Copy(Op):
@@ -93,7 +101,10 @@ class Copy(Op):
         m.write(self.target, m.read(self.source))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", "threads", done=self.done), Access(self.target, "write", "threads", done=self.done))
+        return (
+            Access(self.source, "read", "threads", done=self.done),
+            Access(self.target, "write", "threads", done=self.done),
+        )
 
 
 @dataclass(eq=False)
@@ -126,10 +137,14 @@ class CopyIn(Copy):
     def samples(cls) -> Iterable[Sample]:
         for place in rectangles(bf16) + rectangles(f32) + rectangles(u8):
             shared, warps = SharedTile(place.dtype, 16, 32), 2 if place.static else 1
-            yield Sample({"target": shared, "source": place}, lambda source, p=place: cut(source, p), exact=True, warps=warps)
+            yield Sample(
+                {"target": shared, "source": place}, lambda source, p=place: cut(source, p), exact=True, warps=warps
+            )
         for cols, at in ((64, 0), (61, 0), (128, 32)):
             run = Rectangle(f32, (64,), (3, cols), (1, at), static=False)
-            yield Sample({"target": SharedVector(f32, 64), "source": run}, lambda source, p=run: cut(source, p), exact=True)
+            yield Sample(
+                {"target": SharedVector(f32, 64), "source": run}, lambda source, p=run: cut(source, p), exact=True
+            )
 
 
 @dataclass(eq=False)
@@ -160,9 +175,18 @@ class CopyOut(Copy):
     def samples(cls) -> Iterable[Sample]:
         for place in rectangles(bf16) + rectangles(f32) + rectangles(u8):
             fields = {"target": place, "source": SharedTile(place.dtype, 16, 32)}
-            yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True, warps=2 if place.static else 1)
+            yield Sample(
+                fields,
+                lambda target, source, p=place: pasted(target, source, p),
+                exact=True,
+                warps=2 if place.static else 1,
+            )
         run = Rectangle(bf16, (64,), (3, 61), (1, 0), static=False)
-        yield Sample({"target": run, "source": SharedVector(bf16, 64)}, lambda target, source: pasted(target, source, run), exact=True)
+        yield Sample(
+            {"target": run, "source": SharedVector(bf16, 64)},
+            lambda target, source: pasted(target, source, run),
+            exact=True,
+        )
 
 
 @dataclass(eq=False)
@@ -190,22 +214,41 @@ class CopyAsync(Copy):
         c.prelude(CP_ASYNC)
         count = str(each.bytes)
         if each.g.cols_left:
-            count = f"(u32)min({each.bytes}, max(0, ({each.g.cols_left} - {each.column}) * {self.source.type.dtype.size}))"
+            count = (
+                f"(u32)min({each.bytes}, max(0, ({each.g.cols_left} - {each.column}) * {self.source.type.dtype.size}))"
+            )
         if each.row_inside:
             count = f"{each.row_inside} ? {count} : 0"
-        c.line(f"cp_async<{each.bytes}>({address(c, self.target, each.row, each.column)}, {each.at}, {count});")  # of 0 bytes touches no memory
+        c.line(
+            f"cp_async<{each.bytes}>({address(c, self.target, each.row, each.column)}, {each.at}, {count});"
+        )  # of 0 bytes touches no memory
         each.end()
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         finish = lambda scope, operands: (CommitCopies(scope), WaitCopies(scope, 0))  # noqa: E731
         for place in rectangles(bf16) + rectangles(f32):
-            if place.known and (place.pitch or place.size[1]) * place.dtype.size % 4 == 0 and place.at[1] * place.dtype.size % 4 == 0:
+            if (
+                place.known
+                and (place.pitch or place.size[1]) * place.dtype.size % 4 == 0
+                and place.at[1] * place.dtype.size % 4 == 0
+            ):
                 fields = {"target": SharedTile(place.dtype, 16, 32), "source": place}
-                yield Sample(fields, lambda source, p=place: cut(source, p), exact=True, warps=2 if place.static else 1, after=finish)
+                yield Sample(
+                    fields,
+                    lambda source, p=place: cut(source, p),
+                    exact=True,
+                    warps=2 if place.static else 1,
+                    after=finish,
+                )
         for cols, at in ((64, 0), (61, 0), (128, 32)):
             run = Rectangle(f32, (64,), (3, cols), (1, at), static=False, pitch=128)
-            yield Sample({"target": SharedVector(f32, 64), "source": run}, lambda source, p=run: cut(source, p), exact=True, after=finish)
+            yield Sample(
+                {"target": SharedVector(f32, 64), "source": run},
+                lambda source, p=run: cut(source, p),
+                exact=True,
+                after=finish,
+            )
 
 
 @dataclass(eq=False)

@@ -25,7 +25,9 @@ class Print(Op):
     def types(self) -> tuple[Type, ...]:
         for x in self.values:
             if not is_scalar(x) and not isinstance(x.type, (RegisterTile, RegisterVector)):
-                raise TypeRuleError(f"pk.print shows scalars and register tiles, not {x.type}", fix="load it into registers first")
+                raise TypeRuleError(
+                    f"pk.print shows scalars and register tiles, not {x.type}", fix="load it into registers first"
+                )
         return ()
 
     def numpy(self, m: Any) -> None:
@@ -40,7 +42,12 @@ class Print(Op):
         place = f"blockIdx.x, blockIdx.y, blockIdx.z, {c.unit(self.scope)}"
         for x in self.values:
             if is_scalar(x):
-                form = "%f" if isinstance(x, float) or (isinstance(x, Value) and isinstance(x.type, ScalarType) and x.type.dtype.kind == "f") else "%lld"
+                form = (
+                    "%f"
+                    if isinstance(x, float)
+                    or (isinstance(x, Value) and isinstance(x.type, ScalarType) and x.type.dtype.kind == "f")
+                    else "%lld"
+                )
                 cast = "double" if form == "%f" else "long long"
                 value = c[x] if isinstance(x, Value) else x
                 c.line(f'if ({c.thread(self.scope)} == 0) printf("{head}{form}\\n", {place}, ({cast})({value}));')
@@ -58,7 +65,9 @@ class Print(Op):
             c.line(f'  printf("{head}[%d, %d] = %f\\n", {place}, {row}, {col}, (double){c.element(x, i)});')
         else:
             assert isinstance(type, RegisterVector)
-            c.line(f'  printf("{head}[%d] = %f\\n", {place}, {vector_element(type, c.warp(self.scope), c.lane, i)}, (double){c.element(x, i)});')
+            c.line(
+                f'  printf("{head}[%d] = %f\\n", {place}, {vector_element(type, c.warp(self.scope), c.lane, i)}, (double){c.element(x, i)});'
+            )
 
 
 @dataclass(eq=False)
@@ -77,15 +86,18 @@ class Assert(Op):
         held = np.atleast_1d(m.unit_scalar(self.condition))
         if not held.all():
             raise KernelAssertionError(
-                f"assertion failed in block {m.block_label()}, {self.scope} {m.unit_label(int(np.argmin(held)))}: {self.text}", where=self.where
+                f"assertion failed in block {m.block_label()}, {self.scope} {m.unit_label(int(np.argmin(held)))}: {self.text}",
+                location=self.location,
             )
 
     def cuda(self, c: Any) -> None:
         if c.debug:
             text = self.text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-            line = f"{self.where[0]}" if self.where else ""
+            line = f"{self.location[0]}" if self.location else ""
             condition = c[self.condition] if isinstance(self.condition, Value) else int(self.condition)
             c.line(f"if (!({condition})) {{")
-            c.line('if (lane == 0) printf("pykittens: assertion failed in block (%d, %d, %d), warp %d, at '
-                   f'{line}: {text}\\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x >> 5);')  # fmt: skip
+            c.line(
+                'if (lane == 0) printf("pykittens: assertion failed in block (%d, %d, %d), warp %d, at '
+                f'{line}: {text}\\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x >> 5);'
+            )
             c.line('__syncwarp(); asm volatile("trap;"); }')  # no lane traps before the text is out

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, SharedVector, Type, bf16, f16, f32, i8, i32, u8
-from .places import MEMORY, VECTOR, GlobalText, vector_address
+from .addressing import MEMORY, VECTOR, GlobalText, vector_address
 from .samples import Rectangle, Sample, pasted
 from .scalars import scalar_dtype
 
@@ -20,7 +20,8 @@ def check_memory(memory: Value | Place, what: str) -> None:
     """The element can be reached: of a shared vector, one of 64 bits cannot."""
     if isinstance(memory, Value) and isinstance(memory.type, SharedVector) and memory.type.dtype.bits > 32:
         raise TypeRuleError(
-            f"{what} of {memory.label}: {memory.type}: its elements have 64 bits", fix="keep 32-bit elements in shared memory, or take one from a tensor"
+            f"{what} of {memory.label}: {memory.type}: its elements have 64 bits",
+            fix="keep 32-bit elements in shared memory, or take one from a tensor",
         )
 
 
@@ -62,7 +63,12 @@ class LoadScalar(Op):
         for dtype in (f32, bf16, f16, i32, u8, i8):
             place = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False)
             yield Sample({"source": place}, lambda source: source[1, 2], exact=True)
-            yield Sample({"source": SharedVector(dtype, 32), "at": ScalarType(i32)}, lambda source, at: source[at], {"at": "counts"}, exact=True)
+            yield Sample(
+                {"source": SharedVector(dtype, 32), "at": ScalarType(i32)},
+                lambda source, at: source[at],
+                {"at": "counts"},
+                exact=True,
+            )
 
 
 @dataclass(eq=False)
@@ -94,7 +100,9 @@ class StoreScalar(Op):
             g = GlobalText(c, self.target, const=False)
             c.line(f"if ({c.thread(self.scope)} == 0) *({g.pointer}) = {value};")
         else:
-            c.line(f"if ({c.thread(self.scope)} == 0) st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});")
+            c.line(
+                f"if ({c.thread(self.scope)} == 0) st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});"
+            )
         if self.scope.warps == 1:
             c.line("__syncwarp();")
         c.line("}")
@@ -102,8 +110,18 @@ class StoreScalar(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for dtype in (f32, bf16, i32, u8):
-            place, value = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False), ScalarType(f32 if dtype.kind == "f" else i32)
+            place, value = (
+                Rectangle(dtype, (1,), (3, 5), (1, 2), known=False),
+                ScalarType(f32 if dtype.kind == "f" else i32),
+            )
             inputs = {"value": "counts"}
-            yield Sample({"target": place, "value": value}, lambda target, value, p=place: pasted(target, value, p), inputs, exact=True)
+            yield Sample(
+                {"target": place, "value": value},
+                lambda target, value, p=place: pasted(target, value, p),
+                inputs,
+                exact=True,
+            )
             shared = {"target": SharedVector(dtype, 32), "value": value, "at": 3}
-            yield Sample(shared, lambda target, value: np.concatenate([target[:3], [value], target[4:]]), inputs, exact=True)
+            yield Sample(
+                shared, lambda target, value: np.concatenate([target[:3], [value], target[4:]]), inputs, exact=True
+            )

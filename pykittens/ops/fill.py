@@ -11,7 +11,19 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import vector_element
 from ..program import Op, Operand, Scope, Value, is_scalar
-from ..types import REGISTER_DTYPES, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, with_dtype
+from ..types import (
+    REGISTER_DTYPES,
+    RegisterTile,
+    RegisterVector,
+    ScalarType,
+    Type,
+    bf16,
+    bool_,
+    f16,
+    f32,
+    i32,
+    with_dtype,
+)
 from .broadcast import Register, broadcast, common_type, read, register_type
 from .samples import Sample, tiles, vectors
 from .scalars import scalar_dtype
@@ -41,11 +53,22 @@ class Fill(Op):
     def samples(cls) -> Iterable[Sample]:
         for dtype in REGISTER_DTYPES:
             for type in (*tiles(dtype), *vectors(dtype)) if dtype in (f32, bf16) else tiles(dtype)[:1]:
-                yield Sample({"type": type, "value": True if dtype is bool_ else 3}, lambda type, value: np.full(type.shape, value))
+                yield Sample(
+                    {"type": type, "value": True if dtype is bool_ else 3},
+                    lambda type, value: np.full(type.shape, value),
+                )
         for value in (-np.inf, np.nan, 1e-40, -0.1, 3e38):
-            yield Sample({"type": RegisterTile(f32, 16, 16), "value": value}, lambda value: np.full((16, 16), value), exact=True)
-        yield Sample({"type": RegisterTile(bf16, 16, 16), "value": ScalarType(f32)}, lambda value: np.full((16, 16), value), exact=True)
-        yield Sample({"type": RegisterVector(i32, 32, "col"), "value": ScalarType(i32)}, lambda value: np.full(32, value))
+            yield Sample(
+                {"type": RegisterTile(f32, 16, 16), "value": value}, lambda value: np.full((16, 16), value), exact=True
+            )
+        yield Sample(
+            {"type": RegisterTile(bf16, 16, 16), "value": ScalarType(f32)},
+            lambda value: np.full((16, 16), value),
+            exact=True,
+        )
+        yield Sample(
+            {"type": RegisterVector(i32, 32, "col"), "value": ScalarType(i32)}, lambda value: np.full(32, value)
+        )
 
 
 @dataclass(eq=False)
@@ -88,10 +111,16 @@ class Assign(Op):
             return ()
         shape = common_type("x[:] = ...", self.target, self.value)
         value = self.value.type
-        if shape != with_dtype(target, shape.dtype) or (isinstance(target, RegisterVector) and getattr(value, "partial", False) and not target.partial):
-            raise TypeRuleError(f"a {value} cannot be stored into a {target}", fix="make the target with the type of the value")
+        if shape != with_dtype(target, shape.dtype) or (
+            isinstance(target, RegisterVector) and getattr(value, "partial", False) and not target.partial
+        ):
+            raise TypeRuleError(
+                f"a {value} cannot be stored into a {target}", fix="make the target with the type of the value"
+            )
         if value.dtype != target.dtype:
-            raise TypeRuleError(f"a {value} cannot be stored into a {target}", fix=f"convert it: value.to(pk.{target.dtype})")
+            raise TypeRuleError(
+                f"a {value} cannot be stored into a {target}", fix=f"convert it: value.to(pk.{target.dtype})"
+            )
         return ()
 
     def numpy(self, m: Any) -> None:
@@ -110,9 +139,17 @@ class Assign(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for dtype in REGISTER_DTYPES:
-            yield Sample({"target": RegisterTile(dtype, 16, 32), "value": RegisterTile(dtype, 16, 32)}, lambda value: value, exact=True)
+            yield Sample(
+                {"target": RegisterTile(dtype, 16, 32), "value": RegisterTile(dtype, 16, 32)},
+                lambda value: value,
+                exact=True,
+            )
         for type in (*tiles(f32), *tiles(f16)):
-            yield Sample({"target": type, "value": type.vector("row")}, lambda target, value: target * 0 + value, exact=True)
-            yield Sample({"target": type, "value": ScalarType(f32)}, lambda target, value: target * 0 + value, exact=True)
+            yield Sample(
+                {"target": type, "value": type.vector("row")}, lambda target, value: target * 0 + value, exact=True
+            )
+            yield Sample(
+                {"target": type, "value": ScalarType(f32)}, lambda target, value: target * 0 + value, exact=True
+            )
         for vector in vectors(bf16):
             yield Sample({"target": vector, "value": vector}, lambda value: value, exact=True)

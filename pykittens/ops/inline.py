@@ -33,14 +33,17 @@ class Inline(Op):
     writes = ("values",)
 
     @property
-    def alike(self) -> int:  # type: ignore[override]
+    def uniform_over(self) -> int:  # type: ignore[override]
         return self.scope.warps  # nobody knows what it does
 
     def types(self) -> tuple[Type, ...]:
         used = set(re.findall(r"(?<!\{)\{([a-z_A-Z][a-zA-Z_0-9]*)\}(?!\})", self.text))
         unknown = used - set(self.names)
         if unknown:
-            raise TypeRuleError(f"pk.cuda: no operand is called {', '.join(sorted(unknown))}", fix=f"operands here: {', '.join(self.names)}")
+            raise TypeRuleError(
+                f"pk.cuda: no operand is called {', '.join(sorted(unknown))}",
+                fix=f"operands here: {', '.join(self.names)}",
+            )
         for name, x in zip(self.names, self.values, strict=True):
             if name in self.outputs and is_scalar(x) and not isinstance(x, Value):
                 raise TypeRuleError(f"pk.cuda writes {name}, which is the number {x}", fix="pass a pk.var or a tile")
@@ -51,9 +54,19 @@ class Inline(Op):
 
     def numpy(self, m: Any) -> None:
         if self.meaning is None:
-            raise TypeRuleError("this pk.cuda has no meaning on the CPU", fix="give it numpy=function of its operands", where=self.where)
-        arrays = {n: m.read(x) if isinstance(getattr(x, "type", None), (SharedTile, SharedVector)) else m.unit_scalar(x) if is_scalar(x) else m[x]
-                  for n, x in zip(self.names, self.values, strict=True)}  # fmt: skip
+            raise TypeRuleError(
+                "this pk.cuda has no meaning on the CPU",
+                fix="give it numpy=function of its operands",
+                location=self.location,
+            )
+        arrays = {
+            n: m.read(x)
+            if isinstance(getattr(x, "type", None), (SharedTile, SharedVector))
+            else m.unit_scalar(x)
+            if is_scalar(x)
+            else m[x]
+            for n, x in zip(self.names, self.values, strict=True)
+        }
         out = self.meaning(**arrays)
         results = out if isinstance(out, tuple) else (out,)
         for target, array in zip(self.written(), results, strict=True):

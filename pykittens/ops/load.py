@@ -10,12 +10,28 @@ import numpy as np
 
 from ..layouts import Sym, fragment, vector_element
 from ..program import Access, Effect, Op, Place, Scope, Value
-from ..types import DType, Global, RegisterTile, RegisterVector, SharedTile, SharedVector, Type, bf16, e4m3, e5m2, f16, f32, i8, i32, u8
+from ..types import (
+    DType,
+    Global,
+    RegisterTile,
+    RegisterVector,
+    SharedTile,
+    SharedVector,
+    Type,
+    bf16,
+    e4m3,
+    e5m2,
+    f16,
+    f32,
+    i8,
+    i32,
+    u8,
+)
+from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
 from .coalesced import check_hint, load_runs
-from .matrices import LDMATRIX, blocks_and_steps, matrix_row_col
-from .places import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
+from .ldmatrix import LDMATRIX, blocks_and_steps, matrix_row_col
+from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
 from .samples import Rectangle, Sample, cut, rectangles, vectors
-from .transfer import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
 
 
 @dataclass(eq=False)
@@ -129,12 +145,19 @@ class Load(Op):
         whole, some = open_runs(c, self.scope, vector, g)
         load = f"*(const {kind}*)({g.at('0', 'x')})"
         if g.cols_left:
-            load = f"({whole}) ? {load} : ({some}) ? load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : {kind}{{}}"
+            load = (
+                f"({whole}) ? {load} : ({some}) ? load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : {kind}{{}}"
+            )
         elif whole:
             load = f"({whole}) ? {load} : {kind}{{}}"
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u; u.v = {load};")
         c.line(f"UNROLL for (int j = 0; j < {width // 2}; j++) {{")
-        c.store_pair(self.result, f"(i * {width // 2} + j)", c.from_memory("u.e[2 * j]", self.memory), c.from_memory("u.e[2 * j + 1]", self.memory))
+        c.store_pair(
+            self.result,
+            f"(i * {width // 2} + j)",
+            c.from_memory("u.e[2 * j]", self.memory),
+            c.from_memory("u.e[2 * j + 1]", self.memory),
+        )
         c.line("} }")
 
     @classmethod
@@ -144,18 +167,31 @@ class Load(Op):
             for layout in LAYOUTS[:2]:
                 fields = {"source": SharedTile(dtype, 32, 64), "type": RegisterTile(held, 32, 64, layout)}
                 yield Sample(fields, lambda source: source, exact=True, arch=arch)
-                fields = {"source": Rectangle(dtype, (16, 32), (40, 64), (16, 32)), "type": RegisterTile(held, 16, 32, layout)}
+                fields = {
+                    "source": Rectangle(dtype, (16, 32), (40, 64), (16, 32)),
+                    "type": RegisterTile(held, 16, 32, layout),
+                }
                 yield Sample(fields, lambda source: source[16:32, 32:64], exact=True, arch=arch)
         for warps in (2, 4):
-            yield Sample({"source": SharedTile(bf16, 128, 96), "type": RegisterTile(bf16, 128, 96, "row", warps)}, lambda source: source, exact=True)
-        yield Sample({"source": SharedTile(f32, 16, 32), "type": RegisterTile(bf16, 16, 32)}, lambda source: source, exact=True)
-        yield Sample({"source": SharedTile(bf16, 16, 32), "type": RegisterTile(f32, 16, 32)}, lambda source: source, exact=True)
+            yield Sample(
+                {"source": SharedTile(bf16, 128, 96), "type": RegisterTile(bf16, 128, 96, "row", warps)},
+                lambda source: source,
+                exact=True,
+            )
+        yield Sample(
+            {"source": SharedTile(f32, 16, 32), "type": RegisterTile(bf16, 16, 32)}, lambda source: source, exact=True
+        )
+        yield Sample(
+            {"source": SharedTile(bf16, 16, 32), "type": RegisterTile(f32, 16, 32)}, lambda source: source, exact=True
+        )
         for place in rectangles(bf16) + rectangles(f32):
             for layout in LAYOUTS:
                 fields = {"source": place, "type": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)
         for type in (*vectors(f32), *vectors(bf16)):
-            yield Sample({"source": SharedVector(type.dtype, type.length), "type": type}, lambda source: source, exact=True)
+            yield Sample(
+                {"source": SharedVector(type.dtype, type.length), "type": type}, lambda source: source, exact=True
+            )
             for cols, known in ((type.length, True), (type.length - 3, True), (type.length - 3, False)):
                 place = Rectangle(type.dtype, (type.length,), (3, cols), (1, 0), static=known, known=known)
                 yield Sample({"source": place, "type": type}, lambda source, p=place: cut(source, p), exact=True)

@@ -30,7 +30,9 @@ class Select(Op):
     def types(self) -> tuple[Type, ...]:
         mask = register_type(self.mask, "where")
         if mask.dtype is not bool_:
-            raise TypeRuleError(f"where chooses by a bool mask, not {mask}", fix="compare first, e.g. pk.where(x > 0, x, 0)")
+            raise TypeRuleError(
+                f"where chooses by a bool mask, not {mask}", fix="compare first, e.g. pk.where(x > 0, x, 0)"
+            )
         shape = common_type("where", self.mask, *(x for x in (self.a, self.b)))
         values = [x for x in (self.a, self.b) if not is_scalar(x)]
         dtype = same_dtype("where", *values) if values else (scalar_dtype(self.a) or scalar_dtype(self.b) or f32)
@@ -44,21 +46,34 @@ class Select(Op):
 
     def cuda(self, c: Any) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
-        c.map(self.result, lambda r: f"{read(c, self.mask, shape, r, bool_)} ? {read(c, self.a, shape, r, dtype)} : {read(c, self.b, shape, r, dtype)}")
+        c.map(
+            self.result,
+            lambda r: (
+                f"{read(c, self.mask, shape, r, bool_)} ? {read(c, self.a, shape, r, dtype)} : {read(c, self.b, shape, r, dtype)}"
+            ),
+        )
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for dtype in REGISTER_DTYPES:
             tile = RegisterTile(dtype, 16, 32)
-            yield Sample({"mask": with_dtype(tile, bool_), "a": tile, "b": tile}, lambda mask, a, b: np.where(mask, a, b), exact=True)
+            yield Sample(
+                {"mask": with_dtype(tile, bool_), "a": tile, "b": tile},
+                lambda mask, a, b: np.where(mask, a, b),
+                exact=True,
+            )
         for type in tiles(f32):
             fields = {"mask": with_dtype(type, bool_), "a": type.vector("col"), "b": -math.inf}
             yield Sample(fields, lambda mask, a, b: np.where(mask, a[:, None], b), exact=True)
             yield Sample(
-                {"mask": with_dtype(type.vector("row"), bool_), "a": type, "b": ScalarType(f32)}, lambda mask, a, b: np.where(mask[None], a, b), exact=True
+                {"mask": with_dtype(type.vector("row"), bool_), "a": type, "b": ScalarType(f32)},
+                lambda mask, a, b: np.where(mask[None], a, b),
+                exact=True,
             )
         yield Sample({"mask": RegisterTile(bool_, 16, 32), "a": 1, "b": 0}, lambda mask: np.where(mask, 1, 0))
-        yield Sample({"mask": RegisterTile(bool_, 16, 32), "a": 1.5, "b": 0.5}, lambda mask: np.where(mask, 1.5, 0.5), exact=True)
+        yield Sample(
+            {"mask": RegisterTile(bool_, 16, 32), "a": 1.5, "b": 0.5}, lambda mask: np.where(mask, 1.5, 0.5), exact=True
+        )
 
 
 @dataclass(eq=False)
@@ -83,15 +98,26 @@ class SideFill(Op):
     def numpy(self, m: Any) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterTile)
-        col, value = (x.reshape(-1, 1, 1) if isinstance(x, np.ndarray) else x for x in (m.unit_scalar(self.col), m.unit_scalar(self.value)))
+        col, value = (
+            x.reshape(-1, 1, 1) if isinstance(x, np.ndarray) else x
+            for x in (m.unit_scalar(self.col), m.unit_scalar(self.value))
+        )
         columns = np.arange(type.cols)[None, None, :]
         with np.errstate(all="ignore"):
-            return np.where(columns >= col if self.side == "right" else columns < col, np.asarray(value, type.dtype.numpy), m[self.a])
+            return np.where(
+                columns >= col if self.side == "right" else columns < col,
+                np.asarray(value, type.dtype.numpy),
+                m[self.a],
+            )
 
     def cuda(self, c: Any) -> None:
         type = self.a.type
         assert isinstance(type, RegisterTile)
-        col, value, sign = c.scalar(self.col, i32), c.scalar(self.value, type.dtype), ">=" if self.side == "right" else "<"
+        col, value, sign = (
+            c.scalar(self.col, i32),
+            c.scalar(self.value, type.dtype),
+            ">=" if self.side == "right" else "<",
+        )
 
         def one(register: Sym) -> str:
             keep = ""
@@ -117,4 +143,10 @@ class SideFill(Op):
             for side in ("right", "left"):
                 for col in (0, 8, 13, 1000, -5, ScalarType(i32)):
                     fields = {"side": side, "a": type, "col": col, "value": 7.0}
-                    yield Sample(fields, lambda side, a, col, value: np.where((np.arange(a.shape[1]) >= col) == (side == "right"), value, a), exact=True)
+                    yield Sample(
+                        fields,
+                        lambda side, a, col, value: np.where(
+                            (np.arange(a.shape[1]) >= col) == (side == "right"), value, a
+                        ),
+                        exact=True,
+                    )

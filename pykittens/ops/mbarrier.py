@@ -37,7 +37,9 @@ __device__ __forceinline__ void mbarrier_wait_cluster(u32 b, u32 phase) {
 def check_barrier(barrier: Value) -> None:
     """The operand is one mbarrier."""
     if not isinstance(barrier.type, BarrierType):
-        raise TypeRuleError(f"{barrier.label} is {barrier.type}, not an mbarrier", fix="make one with pk.barrier(count)")
+        raise TypeRuleError(
+            f"{barrier.label} is {barrier.type}, not an mbarrier", fix="make one with pk.barrier(count)"
+        )
     if getattr(barrier, "count", 1) > 1:
         raise TypeRuleError(f"{barrier.label} is an array of barriers", fix="index one: barriers[i]")
 
@@ -50,16 +52,26 @@ class Arrive(Op):
     barrier: Value
     bytes: Operand = 0
     rank: Operand | None = None  # the block of the cluster whose barrier is meant; None: the own
-    spread: int = 0  # n > 0: a slot of a ring goes back to all n blocks of the cluster: one thread for each arrives at its barrier
-    after: Value | None = None  # a float32 vector that is computed first. ptxas moves no wait for products above an arrival: this keeps one back
+    # n > 0: a slot of a ring goes back to all n blocks of the cluster: one thread for each arrives at its barrier
+    spread: int = 0
+    after: Value | None = (
+        # a float32 vector that is computed first. ptxas moves no wait for products above an arrival: this keeps one
+        # back
+        None
+    )
     together: bool = False  # for all lanes of a warp, which meet first: each has written something that is handed over
 
-    single = True
+    single_thread = True
 
     def types(self) -> tuple[Type, ...]:
         check_barrier(self.barrier)
-        if self.after is not None and not (isinstance(self.after.type, RegisterVector) and self.after.type.dtype == f32):
-            raise TypeRuleError(f"a release after {self.after.type}", fix="pass a float32 vector that follows from what shall come before it")
+        if self.after is not None and not (
+            isinstance(self.after.type, RegisterVector) and self.after.type.dtype == f32
+        ):
+            raise TypeRuleError(
+                f"a release after {self.after.type}",
+                fix="pass a float32 vector that follows from what shall come before it",
+            )
         return ()
 
     def numpy(self, m: Any) -> None:
@@ -100,9 +112,11 @@ class Wait(Op):
     barrier: Value
     phase: Operand
 
-    remote: bool = False  # set by passes/remote.py: threads of other blocks arrive, so acquire what the cluster released
+    remote: bool = (
+        False  # set by passes/remote.py: threads of other blocks arrive, so acquire what the cluster released
+    )
 
-    single = True  # may run in one elected thread
+    single_thread = True  # may run in one elected thread
     collective = True
 
     def types(self) -> tuple[Type, ...]:
@@ -137,7 +151,7 @@ class Advance(Op):
 
     writes = ("index", "phase")
     collective = False
-    single = True
+    single_thread = True
 
     def types(self) -> tuple[Type, ...]:
         assert isinstance(self.index.type, ScalarType)

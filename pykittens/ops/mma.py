@@ -10,8 +10,8 @@ from ..errors import TypeRuleError
 from ..program import Access, Effect
 from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32
 from .broadcast import register_type
-from .matrices import LDMATRIX, load_matrices
-from .product import Product, check_shapes, formula
+from .ldmatrix import LDMATRIX, load_matrices
+from .matmul_base import Product, check_shapes, formula
 from .samples import Sample
 
 
@@ -27,11 +27,17 @@ class Mma(Product):
         what = self.name
         d = register_type(self.d, what)
         if not isinstance(d, RegisterTile) or d.dtype is not f32 or d.layout != "row":
-            raise TypeRuleError(f"{what} accumulates into a row-layout float32 register tile, not {self.d.type}", fix="make it with warp.zeros(pk.f32, m, n)")
+            raise TypeRuleError(
+                f"{what} accumulates into a row-layout float32 register tile, not {self.d.type}",
+                fix="make it with warp.zeros(pk.f32, m, n)",
+            )
         m, _, k = check_shapes(what, self.d, self.a, self.b, self.ta, self.tb)
         dtypes = {self.a.type.dtype, self.b.type.dtype}  # type: ignore[union-attr]
         if dtypes not in ({bf16}, {f16}):
-            raise TypeRuleError(f"{what} multiplies bf16 by bf16 or f16 by f16, not {self.a.type} by {self.b.type}", fix="convert with x.to(pk.bf16)")
+            raise TypeRuleError(
+                f"{what} multiplies bf16 by bf16 or f16 by f16, not {self.a.type} by {self.b.type}",
+                fix="convert with x.to(pk.bf16)",
+            )
         if k % 16:
             raise TypeRuleError(f"{what}: k = {k} is not a multiple of 16", fix="use wider tiles")
         for x, layout in ((self.a, "col" if self.ta else "row"), (self.b, "row" if self.tb else "col")):
@@ -42,7 +48,8 @@ class Mma(Product):
                 )
         if d.warps > 1 and (self.ta or isinstance(self.b.type, RegisterTile)):
             raise TypeRuleError(
-                f"{what} on {d.warps} warps shares B among them, and each warp owns rows of A", fix="put B (and a transposed A) into shared memory on a warp"
+                f"{what} on {d.warps} warps shares B among them, and each warp owns rows of A",
+                fix="put B (and a transposed A) into shared memory on a warp",
             )
         if isinstance(self.a.type, RegisterTile) and self.a.type.warps != d.warps:
             raise TypeRuleError(f"{what} mixes scopes: {self.a.type} and {d}", fix="make A on the same scope")
@@ -91,7 +98,14 @@ class Mma(Product):
     def _load_a(self, c: Any, d: RegisterTile) -> str:
         """C that loads 16 x 16 of A at step k: rows `m`."""
         if self.ta:  # stored k x m: the matrices come transposed, k in the low rows of the address
-            return load_matrices(c, "a[m]", self.a, ("lane % 8 + lane / 16 * 8", "k * 16"), ("lane / 8 % 2 * 8", "m * 16"), transposed=True)
+            return load_matrices(
+                c,
+                "a[m]",
+                self.a,
+                ("lane % 8 + lane / 16 * 8", "k * 16"),
+                ("lane / 8 % 2 * 8", "m * 16"),
+                transposed=True,
+            )
         row = f"{c.warp(self.scope)} * 16 + lane % 16"
         return load_matrices(c, "a[m]", self.a, (row, f"m * {16 * d.warps}"), ("lane / 16 * 8", "k * 16"))
 
@@ -114,9 +128,23 @@ class Mma(Product):
                         yield Sample(fields, formula, inputs, exact=True)
         for a4 in (RegisterTile(f16, 64, 32, "row", 4), SharedTile(f16, 64, 32)):
             for overwrite in (False, True):
-                fields = {"d": RegisterTile(f32, 64, 16, "row", 4), "a": a4, "b": SharedTile(f16, 16, 32), "ta": False, "tb": True, "overwrite": overwrite}
+                fields = {
+                    "d": RegisterTile(f32, 64, 16, "row", 4),
+                    "a": a4,
+                    "b": SharedTile(f16, 16, 32),
+                    "ta": False,
+                    "tb": True,
+                    "overwrite": overwrite,
+                }
                 yield Sample(fields, formula, inputs, exact=True)
-        fields = {"d": RegisterTile(f32, 16, 16), "a": RegisterTile(f16, 16, 128), "b": SharedTile(f16, 16, 128), "ta": False, "tb": True, "overwrite": False}
+        fields = {
+            "d": RegisterTile(f32, 16, 16),
+            "a": RegisterTile(f16, 16, 128),
+            "b": SharedTile(f16, 16, 128),
+            "ta": False,
+            "tb": True,
+            "overwrite": False,
+        }
         yield Sample(fields, formula, tolerance=1e-5)
 
 

@@ -25,7 +25,9 @@ class SplitPairs(Op):
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "split_pairs")
         if not isinstance(type, RegisterTile) or not isinstance(type.layout, Coalesced) or type.layout.width < 2:
-            raise TypeRuleError(f"split_pairs of {type}", fix="load it with layout=pk.coalesced(lanes, width), width 2 or more")
+            raise TypeRuleError(
+                f"split_pairs of {type}", fix="load it with layout=pk.coalesced(lanes, width), width 2 or more"
+            )
         half = replace(type, cols=type.cols // 2, layout=replace(type.layout, width=type.layout.width // 2))
         return (half, half)
 
@@ -54,7 +56,9 @@ class JoinPairs(Op):
     def types(self) -> tuple[Type, ...]:
         a, b = register_type(self.a, "join_pairs"), register_type(self.b, "join_pairs")
         if a != b or not isinstance(a, RegisterTile) or not isinstance(a.layout, Coalesced):
-            raise TypeRuleError(f"join_pairs of {a} and {b}", fix="pass two coalesced tiles of one type, as split_pairs makes them")
+            raise TypeRuleError(
+                f"join_pairs of {a} and {b}", fix="pass two coalesced tiles of one type, as split_pairs makes them"
+            )
         return (replace(a, cols=a.cols * 2, layout=replace(a.layout, width=a.layout.width * 2)),)
 
     def numpy(self, m: Any) -> Any:

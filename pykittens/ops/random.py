@@ -1,7 +1,7 @@
 """Random bits by counter: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
-A number depends on the seed and on its position only, so that both back ends, any layout and any grid agree bit by bit, and a
-backward pass can make the same numbers again.
+A number depends on the seed and on its position only, so that both back ends, any layout and any grid agree bit by bit,
+and a backward pass can make the same numbers again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, fragment
 from ..program import Op, Operand, Scope
 from ..types import Coalesced, RegisterTile, ScalarType, Type, f32, i32, u32, with_dtype
-from .places import known_multiple
+from .addressing import known_multiple
 from .samples import Sample
 from .scalars import scalar_dtype
 
@@ -75,7 +75,10 @@ class RandomBits(Op):
         return (with_dtype(self.type, u32),)
 
     def numpy(self, m: Any) -> Any:
-        row, col, *seed = (x.reshape(-1, 1, 1) if isinstance(x, np.ndarray) else x for x in map(m.unit_scalar, (self.row, self.col, *self.seed)))
+        row, col, *seed = (
+            x.reshape(-1, 1, 1) if isinstance(x, np.ndarray) else x
+            for x in map(m.unit_scalar, (self.row, self.col, *self.seed))
+        )
         rows, cols = np.arange(self.type.rows)[None, :, None] + row, np.arange(self.type.cols)[None, None, :] + col
         return np.broadcast_to(random_bits(rows, cols, (seed[0], seed[1])), (m.units, *self.type.shape))
 
@@ -83,7 +86,9 @@ class RandomBits(Op):
         c.prelude(PHILOX)
         layout, key = self.type.layout, ", ".join(f"(u32){c.scalar(x, u32)}" for x in self.seed)
         row, col = c.scalar(self.row), c.scalar(self.col)
-        if isinstance(layout, Coalesced) and layout.width % 4 == 0 and known_multiple(self.col) % 4 == 0:  # four words at a time
+        if (
+            isinstance(layout, Coalesced) and layout.width % 4 == 0 and known_multiple(self.col) % 4 == 0
+        ):  # four words at a time
             c.declare(self.result)
             r, x = fragment(self.type, c.warp(self.scope), c.lane, Sym("i") * 4)
             c.line(f"UNROLL for (int i = 0; i < {self.type.registers // 4}; i++) {{")
@@ -99,10 +104,16 @@ class RandomBits(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for type in (RegisterTile(f32, 16, 32), RegisterTile(f32, 8, 128, Coalesced(8, 4)), RegisterTile(f32, 8, 64, Coalesced(8, 2))):
+        for type in (
+            RegisterTile(f32, 16, 32),
+            RegisterTile(f32, 8, 128, Coalesced(8, 4)),
+            RegisterTile(f32, 8, 64, Coalesced(8, 2)),
+        ):
             for col in (0, 4, 5, ScalarType(i32)):
                 yield Sample(
-                    {"type": type, "seed": (ScalarType(i32), 7), "row": ScalarType(i32), "col": col}, _expected_bits, {"row": "counts", "col": "counts"}
+                    {"type": type, "seed": (ScalarType(i32), 7), "row": ScalarType(i32), "col": col},
+                    _expected_bits,
+                    {"row": "counts", "col": "counts"},
                 )
 
 

@@ -40,8 +40,8 @@ def check_numbers(kind: str, type: RegisterTile | RegisterVector) -> None:
 class Reduce(Op):
     """`kind` over each row (a column vector) or each column (a row vector) of a tile.
 
-    A partial row reduction stays inside each thread: its four terms per row are combined later by `Total`. Of a coalesced tile
-    it stays inside each warp: its terms meet in shared memory (`ShareTerms`, `Combine`).
+    A partial row reduction stays inside each thread: its four terms per row are combined later by `Total`. Of a
+    coalesced tile it stays inside each warp: its terms meet in shared memory (`ShareTerms`, `Combine`).
 
     `onto` is a vector like the result that the terms are added to, one after another: who makes it comes first, then.
     """
@@ -56,15 +56,29 @@ class Reduce(Op):
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, f"{self.to}_{self.kind}")
         if not isinstance(type, RegisterTile):
-            raise TypeRuleError(f"row and column reductions take a tile, not {type}", fix="a vector reduces to a scalar: v.sum(), v.max()")
+            raise TypeRuleError(
+                f"row and column reductions take a tile, not {type}",
+                fix="a vector reduces to a scalar: v.sum(), v.max()",
+            )
         check_numbers(self.kind, type)
         if self.to == "row" and type.warps > 1:
-            raise TypeRuleError(f"a column reduction of {type} crosses warps", fix="reduce on the warp, or store to a shared tile and reduce there")
+            raise TypeRuleError(
+                f"a column reduction of {type} crosses warps",
+                fix="reduce on the warp, or store to a shared tile and reduce there",
+            )
         if isinstance(type.layout, Coalesced) and self.partial != (type.warps > 1):
-            raise TypeRuleError(f"{self.to}_{self.kind} of {type}", fix="call row_sum(), row_max(), ... which meet in shared memory as needed")
+            raise TypeRuleError(
+                f"{self.to}_{self.kind} of {type}",
+                fix="call row_sum(), row_max(), ... which meet in shared memory as needed",
+            )
         vector = type.vector(self.to, partial=self.partial)
-        if self.onto is not None and (self.onto.type != vector or not vector.ortho or isinstance(type.layout, Coalesced)):
-            raise TypeRuleError(f"{self.to}_{self.kind} of {type} onto {self.onto.type}", fix=f"pass a {vector}, which a tile of row layout gives")
+        if self.onto is not None and (
+            self.onto.type != vector or not vector.ortho or isinstance(type.layout, Coalesced)
+        ):
+            raise TypeRuleError(
+                f"{self.to}_{self.kind} of {type} onto {self.onto.type}",
+                fix=f"pass a {vector}, which a tile of row layout gives",
+            )
         return (vector,)
 
     def numpy(self, m: Any) -> Any:
@@ -101,13 +115,19 @@ class Reduce(Op):
             index = str(vector_register(tile, vector, r))
             c.line(f"{compute_c} {acc}[{vector.registers}];")
             c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {c.element(self.onto, Sym('i'))};")
-            c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=c.element(self.a, r))};")
+            c.line(
+                f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=c.element(self.a, r))};"
+            )
             lanes: tuple[int, ...] = (1, 2)
-        elif vector.ortho:  # two chains for each result, and the two neighbours that share a row combined first: short chains
+        elif (
+            vector.ortho
+        ):  # two chains for each result, and the two neighbours that share a row combined first: short chains
             c.line(f"{compute_c} {acc}[{2 * vector.registers}];")
             pair = text.format(a=c.element(self.a, r * 2), b=c.element(self.a, r * 2 + 1))
             index, pairs = f"{vector_register(tile, vector, r * 2)} * 2 + i / 2 % 2", tile.registers // vector.registers
-            c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{")  # no identity: the compiler keeps 0.0f + x and fmaxf(-inf, x)
+            c.line(
+                f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{"
+            )  # no identity: the compiler keeps 0.0f + x and fmaxf(-inf, x)
             c.line(f"  {acc}[{index}] = i % {pairs} < 4 ? {pair} : {text.format(a=f'{acc}[{index}]', b=pair)}; }}")
             both = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
             c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {both};")
@@ -123,7 +143,9 @@ class Reduce(Op):
             combine_lanes(c, acc, vector.registers, text, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
-    def _coalesced(self, c: Any, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, text: str) -> None:
+    def _coalesced(
+        self, c: Any, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, text: str
+    ) -> None:
         """Inside a thread with up to four chains for each result, then across the lanes that share it."""
         if self.to == "row":
             chains, terms = 1, tile.registers // vector.registers
@@ -151,14 +173,28 @@ class Reduce(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for kind in ("max", "min", "sum", "prod"):
-            formula = {"max": np.fmax.reduce, "min": np.fmin.reduce, "sum": np.add.reduce, "prod": np.multiply.reduce}[kind]
+            formula = {"max": np.fmax.reduce, "min": np.fmin.reduce, "sum": np.add.reduce, "prod": np.multiply.reduce}[
+                kind
+            ]
             for dtype in (f32, bf16, i32, u32):
-                inputs = {"a": "ones" if kind == "prod" and dtype.kind == "f" else "counts" if dtype is u32 else "normal" if dtype.kind == "f" else "bits"}
+                inputs = {
+                    "a": "ones"
+                    if kind == "prod" and dtype.kind == "f"
+                    else "counts"
+                    if dtype is u32
+                    else "normal"
+                    if dtype.kind == "f"
+                    else "bits"
+                }
                 for to, axis in (("col", 1), ("row", 0)):
                     fields = {"kind": kind, "a": RegisterTile(dtype, 32, 48), "to": to}
-                    yield Sample(fields, lambda a, f=formula, axis=axis: f(a, axis=axis), inputs, exact=kind in ("max", "min"))
+                    yield Sample(
+                        fields, lambda a, f=formula, axis=axis: f(a, axis=axis), inputs, exact=kind in ("max", "min")
+                    )
         for type in tiles(f32):
-            if type.warps == 1 or not isinstance(type.layout, Coalesced):  # the terms of several warps meet in shared memory: trace/meeting.py
+            if type.warps == 1 or not isinstance(
+                type.layout, Coalesced
+            ):  # the terms of several warps meet in shared memory: trace/cross_warp_reduction.py
                 yield Sample({"kind": "sum", "a": type, "to": "col"}, lambda a: a.sum(1))
             if type.warps == 1:
                 yield Sample(
@@ -166,7 +202,9 @@ class Reduce(Op):
                 )  # zeros of either sign are the same
         run: dict[str, Any] = {"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}
         yield Sample(run, lambda a: a.sum(1))
-        yield Sample(run | {"onto": RegisterVector(f32, 32, "col", partial=True)}, lambda a, onto: a.sum(1) + onto.sum(1))
+        yield Sample(
+            run | {"onto": RegisterVector(f32, 32, "col", partial=True)}, lambda a, onto: a.sum(1) + onto.sum(1)
+        )
         run = {"kind": "max", "a": RegisterTile(f32, 32, 48), "to": "col", "onto": RegisterVector(f32, 32, "col")}
         yield Sample(run, lambda a, onto: np.fmax(a.max(1), onto), exact=True)
 
@@ -191,12 +229,17 @@ class Total(Op):
         if not isinstance(type, RegisterVector) or not type.partial:
             raise TypeRuleError(f"total takes a partial vector, not {type}", fix="it is complete already")
         if isinstance(type.layout, Coalesced):
-            raise TypeRuleError(f"the terms of {type} lie in different warps", fix="reduce the tile with row_sum(), which meets in shared memory")
+            raise TypeRuleError(
+                f"the terms of {type} lie in different warps",
+                fix="reduce the tile with row_sum(), which meets in shared memory",
+            )
         return (RegisterVector(type.dtype, type.length, type.kind, type.layout, type.warps),)
 
     def numpy(self, m: Any) -> Any:
         with np.errstate(all="ignore"):
-            return REDUCTIONS[self.kind][0](compute(m[self.a], self.a.type.dtype), axis=2).astype(self.a.type.dtype.numpy)  # type: ignore[union-attr]
+            return REDUCTIONS[self.kind][0](compute(m[self.a], self.a.type.dtype), axis=2).astype(
+                self.a.type.dtype.numpy
+            )  # type: ignore[union-attr]
 
     def cuda(self, c: Any) -> None:
         type = self.result.type
@@ -224,16 +267,21 @@ class VectorReduce(Op):
     a: Value
 
     @property
-    def alike(self) -> int:  # type: ignore[override]
+    def uniform_over(self) -> int:  # type: ignore[override]
         return 1 if self.scope.warps > 1 and getattr(self.a.type, "kind", "") == "naive" else CLUSTER
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, self.kind)
         if not isinstance(type, RegisterVector) or type.partial:
-            raise TypeRuleError(f"{self.kind} to a scalar takes a complete vector, not {type}", fix="reduce the tile by rows or columns first")
+            raise TypeRuleError(
+                f"{self.kind} to a scalar takes a complete vector, not {type}",
+                fix="reduce the tile by rows or columns first",
+            )
         check_numbers(self.kind, type)
         if (type.warps > 1 and type.kind == "col") or isinstance(type.layout, Coalesced):
-            raise TypeRuleError(f"{self.kind} of {type} to a scalar", fix="reduce a warp's vector, or a naive one of any scope")
+            raise TypeRuleError(
+                f"{self.kind} of {type} to a scalar", fix="reduce a warp's vector, or a naive one of any scope"
+            )
         return (ScalarType(type.dtype if type.dtype.bits == 32 else f32 if type.dtype.kind == "f" else i32),)
 
     def numpy(self, m: Any) -> Any:
@@ -245,12 +293,17 @@ class VectorReduce(Op):
             step = 32 * type.warps * type.width
             start = identity(self.kind, type.dtype)
             whole = np.pad(array, ((0, 0), (0, -type.length % step)), constant_values=start)
-            return REDUCTIONS[self.kind][0](whole.reshape(m.units, -1, type.warps, step // type.warps), axis=(1, 3)).ravel()
+            return REDUCTIONS[self.kind][0](
+                whole.reshape(m.units, -1, type.warps, step // type.warps), axis=(1, 3)
+            ).ravel()
 
     def cuda(self, c: Any) -> None:
         type = self.a.type
         assert isinstance(type, RegisterVector)
-        text, lanes = REDUCTIONS[self.kind][1 if type.dtype.kind == "f" else 2], {True: (4, 8, 16), False: (1, 2)}[type.ortho]
+        text, lanes = (
+            REDUCTIONS[self.kind][1 if type.dtype.kind == "f" else 2],
+            {True: (4, 8, 16), False: (1, 2)}[type.ortho],
+        )
         if type.kind == "naive":
             lanes = (1, 2, 4, 8, 16)
         start = c.scalar(identity(self.kind, type.dtype), type.dtype)
@@ -266,6 +319,12 @@ class VectorReduce(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for kind, formula in (("max", np.max), ("min", np.min), ("sum", np.sum)):
-            for type in (RegisterTile(f32, 32, 48).vector("col"), RegisterTile(bf16, 32, 48).vector("row"), RegisterTile(f32, 32, 48, "col").vector("col"),
-                         RegisterVector(f32, 100, "naive", width=4), RegisterVector(i32, 33, "naive"), RegisterTile(f32, 64, 32, "row", 4).vector("row")):  # fmt: skip
+            for type in (
+                RegisterTile(f32, 32, 48).vector("col"),
+                RegisterTile(bf16, 32, 48).vector("row"),
+                RegisterTile(f32, 32, 48, "col").vector("col"),
+                RegisterVector(f32, 100, "naive", width=4),
+                RegisterVector(i32, 33, "naive"),
+                RegisterTile(f32, 64, 32, "row", 4).vector("row"),
+            ):
                 yield Sample({"kind": kind, "a": type}, lambda a, f=formula: f(a))

@@ -19,8 +19,9 @@ from .samples import Sample
 class Rolls(Op):
     """A tile for each distance m: its column c is column (c + m) modulo the width of a 16-bit row-layout tile.
 
-    The four threads that share a row hold its pairs of columns in turn. A roll by two columns is the pair of the next thread
-    (one shuffle a word, shared by all distances that need it), by eight another word of the same thread; an odd roll takes half a word of each of two.
+    The four threads that share a row hold its pairs of columns in turn. A roll by two columns is the pair of the next
+    thread (one shuffle a word, shared by all distances that need it), by eight another word of the same thread; an odd
+    roll takes half a word of each of two.
     """
 
     scope: Scope
@@ -30,9 +31,13 @@ class Rolls(Op):
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "rolls")
         if not isinstance(type, RegisterTile) or type.layout != "row" or not type.dtype.packed:
-            raise TypeRuleError(f"rolls of {type}", fix="columns roll in row-layout tiles of bf16 or f16: convert first")
+            raise TypeRuleError(
+                f"rolls of {type}", fix="columns roll in row-layout tiles of bf16 or f16: convert first"
+            )
         if not self.distances or not all(isinstance(m, int) and 0 <= m < type.cols for m in self.distances):
-            raise TypeRuleError(f"{type} rolled by {self.distances!r}", fix=f"distances are Python ints from 0 to {type.cols - 1}")
+            raise TypeRuleError(
+                f"{type} rolled by {self.distances!r}", fix=f"distances are Python ints from 0 to {type.cols - 1}"
+            )
         return (type,) * len(self.distances)
 
     def numpy(self, m: Any) -> Any:
@@ -41,17 +46,25 @@ class Rolls(Op):
 
     def cuda(self, c: Any) -> None:
         type, source = self.a.type, c[self.a]
-        words, blocks = type.registers // 2, type.cols // 8  # blocks of 8 columns: a word of each of the four threads, in each row
+        words, blocks = (
+            type.registers // 2,
+            type.cols // 8,
+        )  # blocks of 8 columns: a word of each of the four threads, in each row
         turned = {0: source}  # the words of the thread that is 0 to 3 further on
         pairs = {pair for m in self.distances for pair in (m // 2, m // 2 + m % 2)}
         for turn in sorted({pair % 4 for pair in pairs} - {0}):
             turned[turn] = c.fresh("turned")
             c.line(f"u32 {turned[turn]}[{words}];")
-            c.line(f"UNROLL for (int i = 0; i < {words}; i++) {turned[turn]}[i] = __shfl_sync(0xffffffffu, {source}[i], (lane & 28) | ((lane + {turn}) & 3));")
+            c.line(
+                f"UNROLL for (int i = 0; i < {words}; i++) {turned[turn]}[i] = __shfl_sync(0xffffffffu, {source}[i], (lane & 28) | ((lane + {turn}) & 3));"
+            )
 
         def word(i: int, pair: int) -> str:
             """Word `i` of the tile rolled by `pair` pairs: past the last thread it lies in the next block of columns."""
-            here, there = (i % 2 + 2 * ((i // 2 + step) % blocks) + i // (2 * blocks) * 2 * blocks for step in (pair // 4, pair // 4 + 1))
+            here, there = (
+                i % 2 + 2 * ((i // 2 + step) % blocks) + i // (2 * blocks) * 2 * blocks
+                for step in (pair // 4, pair // 4 + 1)
+            )
             name, turn = turned[pair % 4], pair % 4
             return f"((lane & 3) < {4 - turn} ? {name}[{here}] : {name}[{there}])" if turn else f"{name}[{here}]"
 
@@ -66,5 +79,13 @@ class Rolls(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         sixteen = RegisterTile(bf16, 16, 16)
-        for type, distances in ((sixteen, tuple(range(16))), (RegisterTile(f16, 32, 32), (0, 9, 30)), (RegisterTile(bf16, 64, 16, "row", 4), (5,))):
-            yield Sample({"a": type, "distances": distances}, lambda a, distances: tuple(np.roll(a, -m, 1) for m in distances), exact=True)
+        for type, distances in (
+            (sixteen, tuple(range(16))),
+            (RegisterTile(f16, 32, 32), (0, 9, 30)),
+            (RegisterTile(bf16, 64, 16, "row", 4), (5,)),
+        ):
+            yield Sample(
+                {"a": type, "distances": distances},
+                lambda a, distances: tuple(np.roll(a, -m, 1) for m in distances),
+                exact=True,
+            )

@@ -1,7 +1,7 @@
 """Small configurations of operations for the conformance tests: what to feed them, and what should come out.
 
-`Op.samples()` yields `Sample`s; `pykittens.testing.conformance` makes a kernel of each, runs it on the simulated GPU, on a GPU
-where there is one, and compares with the sample's formula.
+`Op.samples()` yields `Sample`s; `pykittens.testing.conformance` makes a kernel of each, runs it on the simulated GPU,
+on a GPU where there is one, and compares with the sample's formula.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..types import Coalesced, DType, RegisterTile, RegisterVector
 class Rectangle:
     """Stands for a `Place` operand: a rectangle (or run) of `shape` elements at row and column `at` of a tensor of `size`.
 
-    `static`: the tensor's rows and columns are known when the kernel is compiled. `known`: so is `at`. `pitch`: elements from row
-    to row in memory, if more than the columns.
+    `static`: the tensor's rows and columns are known when the kernel is compiled. `known`: so is `at`. `pitch`:
+    elements from row to row in memory, if more than the columns.
     """
 
     dtype: DType
@@ -34,27 +34,35 @@ class Rectangle:
 
     def __str__(self) -> str:
         text = f"{self.dtype} {'x'.join(map(str, self.shape))} at {self.at[0]},{self.at[1]} of {self.size[0]}x{self.size[1]}"
-        return text + ("" if self.static else " dynamic") + ("" if self.known else " traced") + (f" pitch {self.pitch}" if self.pitch else "")
+        return (
+            text
+            + ("" if self.static else " dynamic")
+            + ("" if self.known else " traced")
+            + (f" pitch {self.pitch}" if self.pitch else "")
+        )
 
 
 @dataclass(frozen=True)
 class Sample:
     """One configuration of an operation.
 
-    fields: its fields by name, without the scope. A type stands for an operand of that type (a mutable `ScalarType` for a
-    variable), a `Rectangle` for a place in global memory, a tuple for a tuple of these; everything else is the attribute itself.
+    fields: its fields by name, without the scope. A type stands for an operand of that type (a mutable `ScalarType` for
+    a variable), a `Rectangle` for a place in global memory, a tuple for a tuple of these; everything else is the
+    attribute itself.
 
-    expected: a formula of NumPy arrays, independent of the operation's own meaning where it can be. It takes the operands by field
-    (the parameters it names; floats as float64, integers as int64, masks as bool; of one unit) and `unit`, the number of the unit,
-    and returns the results in order, then the operands changed in place: registers, shared tiles, global tensors. A partial vector
-    is expected as its total.
+    expected: a formula of NumPy arrays, independent of the operation's own meaning where it can be. It takes the
+    operands by field (the parameters it names; floats as float64, integers as int64, masks as bool; of one unit) and
+    `unit`, the number of the unit, and returns the results in order, then the operands changed in place: registers,
+    shared tiles, global tensors. A partial vector is expected as its total.
 
-    inputs: how the elements are chosen, by field: "normal", "positive", "unit" (-1 to 1), "integers" (-8 to 8), "bits" (any integer),
-    "special" (infinities, NaNs, zeros of both signs among others), "steps" (distinct small numbers), "ones" (mostly), "mask".
+    inputs: how the elements are chosen, by field: "normal", "positive", "unit" (-1 to 1), "integers" (-8 to 8), "bits"
+    (any integer), "special" (infinities, NaNs, zeros of both signs among others), "steps" (distinct small numbers),
+    "ones" (mostly), "mask".
 
-    exact: compiled kernel and simulator agree bit for bit; what moves, converts or counts must. tolerance: else, relative to the size
-    of the elements. before, after: operations recorded around it, given the scope and the operands: what an asynchronous one needs to
-    finish. warps: of the scope, where no operand says so. arch: the oldest architecture that has it.
+    exact: compiled kernel and simulator agree bit for bit; what moves, converts or counts must. tolerance: else,
+    relative to the size of the elements. before, after: operations recorded around it, given the scope and the
+    operands: what an asynchronous one needs to finish. warps: of the scope, where no operand says so. arch: the oldest
+    architecture that has it.
     """
 
     fields: Mapping[str, Any]

@@ -35,7 +35,9 @@ def scalar_dtype(x: Operand) -> DType | None:
     """The dtype of a scalar operand; None for a Python number that fits any."""
     if isinstance(x, Value):
         if not isinstance(x.type, ScalarType):
-            raise TypeRuleError(f"{x.label} is {x.type}, where a scalar is needed", fix="pass a number or a traced scalar")
+            raise TypeRuleError(
+                f"{x.label} is {x.type}, where a scalar is needed", fix="pass a number or a traced scalar"
+            )
         return x.type.dtype
     if isinstance(x, (bool, np.bool_)):
         return bool_
@@ -48,11 +50,11 @@ def scalar_dtype(x: Operand) -> DType | None:
 
 def described(x: Operand, depth: int = 3) -> str:
     """What an error calls a scalar operand: its name, or the expression that made it as far as `depth` allows."""
-    maker = x.maker if isinstance(x, Value) and not x.name else None
-    if isinstance(maker, ScalarBinary) and depth:
-        return f"({maker.described(depth - 1)})"
-    if maker is not None and maker.expression:
-        return maker.expression
+    producer = x.producer if isinstance(x, Value) and not x.name else None
+    if isinstance(producer, ScalarBinary) and depth:
+        return f"({producer.described(depth - 1)})"
+    if producer is not None and producer.expression:
+        return producer.expression
     return x.name or str(x.type) if isinstance(x, Value) else str(x)
 
 
@@ -151,21 +153,34 @@ class ScalarBinary(Op):
                     if dtype is not u32
                     else {"a": "large", "b": "counts"}
                 )
-                yield Sample({"kind": kind, "a": ScalarType(dtype), "b": ScalarType(dtype)}, lambda a, b, f=formulas[kind]: f(a, b), inputs, exact=True)
+                yield Sample(
+                    {"kind": kind, "a": ScalarType(dtype), "b": ScalarType(dtype)},
+                    lambda a, b, f=formulas[kind]: f(a, b),
+                    inputs,
+                    exact=True,
+                )
         for kind in BITS:
             for left in (i32, i64, u32):
                 inputs = {"a": "integers" if left is not u32 else "large", "b": "counts"}
                 yield Sample(
-                    {"kind": kind, "a": ScalarType(left), "b": ScalarType(i32 if left is not u32 else u32)}, lambda a, b, f=formulas[kind]: f(a, b), inputs
+                    {"kind": kind, "a": ScalarType(left), "b": ScalarType(i32 if left is not u32 else u32)},
+                    lambda a, b, f=formulas[kind]: f(a, b),
+                    inputs,
                 )
         for kind in ("floordiv", "mod"):
             for right in (4, 3, -3, 1, ScalarType(i32), ScalarType(i64)):
                 fields, inputs = {"kind": kind, "a": ScalarType(i32), "b": right}, {"a": "integers", "b": "large"}
                 yield Sample(fields, lambda a, b, f=formulas[kind]: f(a, b), inputs)
                 yield Sample({**fields, "a": ScalarType(i64)}, lambda a, b, f=formulas[kind]: f(a, b), inputs)
-            yield Sample({"kind": kind, "a": -7, "b": ScalarType(i32)}, lambda a, b, f=formulas[kind]: f(a, b), {"b": "large"})
-            yield Sample({"kind": kind, "a": ScalarType(u32), "b": 8}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "large"})
-            yield Sample({"kind": kind, "a": ScalarType(u32), "b": 7}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "huge"})
+            yield Sample(
+                {"kind": kind, "a": -7, "b": ScalarType(i32)}, lambda a, b, f=formulas[kind]: f(a, b), {"b": "large"}
+            )
+            yield Sample(
+                {"kind": kind, "a": ScalarType(u32), "b": 8}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "large"}
+            )
+            yield Sample(
+                {"kind": kind, "a": ScalarType(u32), "b": 7}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "huge"}
+            )
         yield Sample({"kind": "div", "a": ScalarType(i32), "b": ScalarType(f32)}, lambda a, b: a / b)
         yield Sample({"kind": "mul", "a": ScalarType(i32), "b": 0.5}, lambda a, b: a * b)
         yield Sample({"kind": "and", "a": ScalarType(bool_), "b": ScalarType(bool_)}, lambda a, b: a & b)
@@ -195,8 +210,12 @@ PYTHON: dict[str, Any] = {
     "floordiv": lambda a, b: a // b,
     "mod": lambda a, b: a % b,
     "div": _div,
-    "min": lambda a, b: min(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.minimum(a, b),
-    "max": lambda a, b: max(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.maximum(a, b),
+    "min": lambda a, b: (
+        min(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.minimum(a, b)
+    ),
+    "max": lambda a, b: (
+        max(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.maximum(a, b)
+    ),
 }
 
 
@@ -251,9 +270,19 @@ class ScalarUnary(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for kind in SCALAR_FUNCTIONS:
-            formula = {"not": np.logical_not, "rsqrt": lambda a: a**-0.5, "neg": np.negative, "abs": np.abs}.get(kind) or getattr(np, kind)
+            formula = {"not": np.logical_not, "rsqrt": lambda a: a**-0.5, "neg": np.negative, "abs": np.abs}.get(
+                kind
+            ) or getattr(np, kind)
             for dtype in (bool_,) if kind == "not" else (i32, i64, f32) if kind in ("neg", "abs") else (f32,):
-                inputs = {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal" if dtype is f32 else "mask" if dtype is bool_ else "large"}
+                inputs = {
+                    "a": "positive"
+                    if kind in ("log", "log2", "sqrt", "rsqrt")
+                    else "normal"
+                    if dtype is f32
+                    else "mask"
+                    if dtype is bool_
+                    else "large"
+                }
                 yield Sample({"kind": kind, "a": ScalarType(dtype)}, lambda a, f=formula: f(a), inputs)
 
 
@@ -284,8 +313,15 @@ class ScalarCast(Op):
     def samples(cls) -> Iterable[Sample]:
         for source in (i32, i64, u32, f32, bool_):
             for target in (i32, i64, u32, f32):
-                inputs = {"a": "mask" if source is bool_ else "counts" if target is u32 or source is u32 else "hundreds"}
-                yield Sample({"a": ScalarType(source), "dtype": target}, lambda a, f=np.asarray if target is f32 else np.trunc: f(a), inputs, exact=True)
+                inputs = {
+                    "a": "mask" if source is bool_ else "counts" if target is u32 or source is u32 else "hundreds"
+                }
+                yield Sample(
+                    {"a": ScalarType(source), "dtype": target},
+                    lambda a, f=np.asarray if target is f32 else np.trunc: f(a),
+                    inputs,
+                    exact=True,
+                )
 
 
 @dataclass(eq=False)
@@ -317,7 +353,11 @@ class ScalarSelect(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for a, b in ((ScalarType(i32), ScalarType(i32)), (ScalarType(f32), 0.5), (3, ScalarType(i64))):
-            yield Sample({"condition": ScalarType(bool_), "a": a, "b": b}, lambda condition, a, b: a if condition else b, exact=True)
+            yield Sample(
+                {"condition": ScalarType(bool_), "a": a, "b": b},
+                lambda condition, a, b: a if condition else b,
+                exact=True,
+            )
 
 
 def literal(x: float | int | bool, dtype: DType) -> str:

@@ -10,12 +10,28 @@ import numpy as np
 
 from ..layouts import Sym, fragment, vector_element
 from ..program import Access, Effect, Op, Place, Scope, Value
-from ..types import Coalesced, DType, RegisterTile, RegisterVector, SharedTile, SharedVector, Type, bf16, e4m3, e5m2, f16, f32, i8, i32, u8
+from ..types import (
+    Coalesced,
+    DType,
+    RegisterTile,
+    RegisterVector,
+    SharedTile,
+    SharedVector,
+    Type,
+    bf16,
+    e4m3,
+    e5m2,
+    f16,
+    f32,
+    i8,
+    i32,
+    u8,
+)
+from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
 from .coalesced import check_hint, store_runs
-from .matrices import STMATRIX, blocks_and_steps, matrix_row_col
-from .places import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
+from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
+from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
 from .samples import Rectangle, Sample, pasted, rectangles, vectors
-from .transfer import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
 
 
 @dataclass(eq=False)
@@ -81,7 +97,9 @@ class Store(Op):
         vector = VECTOR[2 * self.memory.size]
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
-        a, b = (c.to_memory(c.element(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)")), self.memory) for j in (0, 1))
+        a, b = (
+            c.to_memory(c.element(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)")), self.memory) for j in (0, 1)
+        )
         c.line(f"union {{ {vector} v; {memory_c(self.memory)} e[2]; }} u; u.e[0] = {a}; u.e[1] = {b};")
         if g is None:
             c.line(f"st_shared({shared_address(c, self.target, 'r', 'x')}, u.v); }}")  # type: ignore[arg-type]
@@ -144,7 +162,11 @@ class Store(Op):
             inputs = {"source": "counts"} if dtype in (i8, u8) else {}
             for layout in LAYOUTS[:2]:
                 yield Sample(
-                    {"target": SharedTile(dtype, 32, 64), "source": RegisterTile(held, 32, 64, layout)}, lambda source: source, inputs, exact=True, arch=arch
+                    {"target": SharedTile(dtype, 32, 64), "source": RegisterTile(held, 32, 64, layout)},
+                    lambda source: source,
+                    inputs,
+                    exact=True,
+                    arch=arch,
                 )
             place = Rectangle(dtype, (16, 32), (40, 64), (16, 32))
             yield Sample(
@@ -154,14 +176,29 @@ class Store(Op):
                 exact=True,
                 arch=arch,
             )
-        yield Sample({"target": SharedTile(bf16, 128, 96), "source": RegisterTile(bf16, 128, 96, "row", 4)}, lambda source: source, exact=True)
-        yield Sample({"target": SharedTile(bf16, 16, 32), "source": RegisterTile(f32, 16, 32)}, lambda source: source, {"source": "wide"}, exact=True)
+        yield Sample(
+            {"target": SharedTile(bf16, 128, 96), "source": RegisterTile(bf16, 128, 96, "row", 4)},
+            lambda source: source,
+            exact=True,
+        )
+        yield Sample(
+            {"target": SharedTile(bf16, 16, 32), "source": RegisterTile(f32, 16, 32)},
+            lambda source: source,
+            {"source": "wide"},
+            exact=True,
+        )
         for place in rectangles(bf16) + rectangles(f32):
             for layout in LAYOUTS:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
         for type in (*vectors(f32), *vectors(bf16)):
-            yield Sample({"target": SharedVector(type.dtype, type.length), "source": type}, lambda source: source, exact=True)
+            yield Sample(
+                {"target": SharedVector(type.dtype, type.length), "source": type}, lambda source: source, exact=True
+            )
             for cols, known in ((type.length, True), (type.length - 3, True), (type.length - 3, False)):
                 place = Rectangle(type.dtype, (type.length,), (3, cols), (1, 0), static=known, known=known)
-                yield Sample({"target": place, "source": type}, lambda target, source, p=place: pasted(target, source, p), exact=True)
+                yield Sample(
+                    {"target": place, "source": type},
+                    lambda target, source, p=place: pasted(target, source, p),
+                    exact=True,
+                )

@@ -47,7 +47,10 @@ class Named(Op):
 
     def types(self) -> tuple[Type, ...]:
         if not isinstance(self.barrier.type, NamedBarrierType):
-            raise TypeRuleError(f"{self.barrier.label} is {self.barrier.type}, not a named barrier", fix="make one with pk.named_barrier(warps=8)")
+            raise TypeRuleError(
+                f"{self.barrier.label} is {self.barrier.type}, not a named barrier",
+                fix="make one with pk.named_barrier(warps=8)",
+            )
         return ()
 
     def numpy(self, m: Any) -> None:
@@ -55,7 +58,9 @@ class Named(Op):
 
     def _line(self, c: Any, instruction: str) -> None:
         threads = self.barrier.type.warps * 32  # type: ignore[union-attr]
-        c.line(f'asm volatile("{instruction} %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({threads}) : "memory");')
+        c.line(
+            f'asm volatile("{instruction} %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({threads}) : "memory");'
+        )
 
 
 class NamedArrive(Named):

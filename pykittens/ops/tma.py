@@ -1,9 +1,9 @@
 """The tensor memory accelerator: one thread asks for a whole tile (PTX "cp.async.bulk.tensor").
 
-A tensor map describes a tensor to the hardware. Where the columns are static and fill whole panels, it has
-five dimensions, (column in panel, row, panel, depth, batch), and one instruction moves a tile of any width; else four,
-(column, row, depth, batch), and a tile takes one instruction a panel. What lies outside reads as zero and is not written.
-A vector is a row of panels of 256 elements, the most that a box has along a dimension.
+A tensor map describes a tensor to the hardware. Where the columns are static and fill whole panels, it has five
+dimensions, (column in panel, row, panel, depth, batch), and one instruction moves a tile of any width; else four,
+(column, row, depth, batch), and a tile takes one instruction a panel. What lies outside reads as zero and is not
+written. A vector is a row of panels of 256 elements, the most that a box has along a dimension.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..program import Access, Effect, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32
+from .addressing import known_multiple
 from .copies import check_copy
 from .mbarrier import Arrive, Wait, check_barrier
-from .places import known_multiple
 from .samples import Rectangle, Sample, cut, pasted
 
 # Cache policies as createpolicy makes them (PTX "createpolicy"; the encodings CUTLASS lists in TMA::CacheHintSm90).
-HINTS = {"evict_first": "0x12F0000000000000ull", "evict_last": "0x14F0000000000000ull", "evict_normal": "0x1000000000000000ull"}
+HINTS = {
+    "evict_first": "0x12F0000000000000ull",
+    "evict_last": "0x14F0000000000000ull",
+    "evict_normal": "0x1000000000000000ull",
+}
 
 LONGEST = 256  # elements of a box along one dimension
 TENSOR_MAP = "struct __align__(64) TensorMap { u64 opaque[16]; };\n"
@@ -55,11 +59,19 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
         )
     if isinstance(type, SharedTile):
         if type.column:
-            raise TypeRuleError(f"{what}: {shared.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {type.panel} columns")
+            raise TypeRuleError(
+                f"{what}: {shared.label} begins inside a panel of its tile",
+                fix=f"begin parts at multiples of {type.panel} columns",
+            )
         if type.rows > 256:
-            raise TypeRuleError(f"{what}: a TMA box has at most 256 rows, not {type.rows}", fix="copy the tile in parts")
+            raise TypeRuleError(
+                f"{what}: a TMA box has at most 256 rows, not {type.rows}", fix="copy the tile in parts"
+            )
         if known_multiple(place.first[3]) % type.panel and type.cols > type.panel:
-            raise TypeRuleError(f"{what}: the first column may lie inside a panel of {type.panel} columns", fix=f"begin at multiples of {type.panel} columns")
+            raise TypeRuleError(
+                f"{what}: the first column may lie inside a panel of {type.panel} columns",
+                fix=f"begin at multiples of {type.panel} columns",
+            )
     else:
         assert isinstance(type, SharedVector)
         if type.bytes % 16 or (type.length > LONGEST and type.length % LONGEST):
@@ -78,14 +90,18 @@ def boxes(c: Any, shared: Value, place: Place, spec: TensorMapSpec) -> list[tupl
             return [(base, f"0, {row}, {col} / {LONGEST}, {depth}, {batch}", 5)]
         if type.length == spec.box[1]:
             return [(base, f"{col}, {row}, {depth}, {batch}", 4)]
-        c.line(f'_Pragma("unroll 1") for (int i = 0; i < {type.length}; i += {LONGEST})')  # unrolled, its addresses would fill registers
+        c.line(
+            f'_Pragma("unroll 1") for (int i = 0; i < {type.length}; i += {LONGEST})'
+        )  # unrolled, its addresses would fill registers
         return [(f"{base} + i * {type.dtype.size}", f"{col} + i, {row}, {depth}, {batch}", 4)]
     assert isinstance(type, SharedTile)
     if spec.panels:
         return [(base, f"0, {row}, {col} / {type.panel}, {depth}, {batch}", 5)]
     found = []
     for p in range(-(-type.cols // type.panel)):
-        found.append((f"{base} + {p * type.pitch * type.swizzle}", f"{col} + {p * type.panel}, {row}, {depth}, {batch}", 4))
+        found.append(
+            (f"{base} + {p * type.pitch * type.swizzle}", f"{col} + {p * type.panel}, {row}, {depth}, {batch}", 4)
+        )
     return found
 
 
@@ -137,7 +153,7 @@ class TmaLoad(Op):
     hint: str | None = None
     mask: Operand | None = None
 
-    single = True
+    single_thread = True
 
     def types(self) -> tuple[Type, ...]:
         check_tma(self.target, self.source, "tma.load")
@@ -179,21 +195,35 @@ class TmaLoad(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for tile, at in ((SharedTile(bf16, 64, 64), (32, 64)), (SharedTile(f32, 16, 64), (0, 0)), (SharedTile(e4m3, 32, 128), (96, 0))):
+        for tile, at in (
+            (SharedTile(bf16, 64, 64), (32, 64)),
+            (SharedTile(f32, 16, 64), (0, 0)),
+            (SharedTile(e4m3, 32, 128), (96, 0)),
+        ):
             for static in (True, False):
                 place = Rectangle(tile.dtype, tile.shape, (112, 128), at, static)  # may reach past the last rows
                 yield Sample(
-                    {"target": tile, "source": place, "barrier": BarrierType(1)}, lambda source, p=place: cut(source, p), exact=True, arch=90,
+                    {"target": tile, "source": place, "barrier": BarrierType(1)},
+                    lambda source, p=place: cut(source, p),
+                    exact=True,
+                    arch=90,
                     before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
                     after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
-                )  # fmt: skip
-        for dtype, length, first, static in ((bf16, 64, 8, False), (f32, 512, 256, True), (bf16, 1024, 24, False)):  # reach past the end of the row
+                )
+        for dtype, length, first, static in (
+            (bf16, 64, 8, False),
+            (f32, 512, 256, True),
+            (bf16, 1024, 24, False),
+        ):  # reach past the end of the row
             place = Rectangle(dtype, (length,), (3, 768), (1, first), static)
             yield Sample(
-                {"target": SharedVector(dtype, length), "source": place, "barrier": BarrierType(1)}, lambda source, p=place: cut(source, p), exact=True,
-                arch=90, before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
+                {"target": SharedVector(dtype, length), "source": place, "barrier": BarrierType(1)},
+                lambda source, p=place: cut(source, p),
+                exact=True,
+                arch=90,
+                before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
                 after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
-            )  # fmt: skip
+            )
 
 
 @dataclass(eq=False)
@@ -205,7 +235,7 @@ class TmaStore(Op):
     source: Value
     kind: Literal["store", "add", "min", "max"] = "store"
 
-    single = True
+    single_thread = True
 
     def types(self) -> tuple[Type, ...]:
         check_tma(self.source, self.target, f"tma.{self.kind}")
@@ -254,9 +284,11 @@ class TmaStore(Op):
                     yield Sample(
                         {"target": place, "source": tile, "kind": kind},
                         lambda target, source, p=place, f=formula: pasted(target, f(cut(target, p), source), p),
-                        {"target": "integers", "source": "integers"}, exact=True, arch=90,
+                        {"target": "integers", "source": "integers"},
+                        exact=True,
+                        arch=90,
                         after=lambda scope, operands: (CommitBulk(scope), WaitBulk(scope, 0, False)),
-                    )  # fmt: skip
+                    )
 
 
 @dataclass(eq=False)
@@ -267,7 +299,7 @@ class TmaPrefetch(Op):
     source: Place
     like: Value  # the shared tile whose box is meant
 
-    single = True
+    single_thread = True
 
     def types(self) -> tuple[Type, ...]:
         check_tma(self.like, self.source, "tma.prefetch")
@@ -287,7 +319,9 @@ class TmaPrefetch(Op):
         for _, coordinates, dims in boxes(c, self.like, self.source, spec):
             names = ", ".join(f"%{i + 1}" for i in range(dims))
             inputs = "".join(f', "r"({x.strip()})' for x in coordinates.split(","))
-            c.line(f'asm volatile("cp.async.bulk.prefetch.tensor.{dims}d.L2.global.tile [%0, {{{names}}}];" :: "l"(&{c.map_name(spec)}){inputs} : "memory");')
+            c.line(
+                f'asm volatile("cp.async.bulk.prefetch.tensor.{dims}d.L2.global.tile [%0, {{{names}}}];" :: "l"(&{c.map_name(spec)}){inputs} : "memory");'
+            )
         c.line("}")
 
 
@@ -297,7 +331,7 @@ class CommitBulk(Op):
 
     scope: Scope
 
-    single = True
+    single_thread = True
 
     def numpy(self, m: Any) -> None:
         pass
@@ -317,7 +351,7 @@ class WaitBulk(Op):
     pending: int
     read: bool
 
-    single = True
+    single_thread = True
 
     def numpy(self, m: Any) -> None:
         pass
@@ -327,7 +361,9 @@ class WaitBulk(Op):
         return joins if self.read else (*joins, Sync("join", queue="bulk", pending=self.pending))
 
     def cuda(self, c: Any) -> None:
-        c.line(f'{c.elect(self.scope)}asm volatile("cp.async.bulk.wait_group{".read" if self.read else ""} {self.pending};" ::: "memory");')
+        c.line(
+            f'{c.elect(self.scope)}asm volatile("cp.async.bulk.wait_group{".read" if self.read else ""} {self.pending};" ::: "memory");'
+        )
 
 
 @dataclass(eq=False)
@@ -345,4 +381,6 @@ class ProxyFence(Op):
 
     def cuda(self, c: Any) -> None:
         if c.arch >= 90:
-            c.line(f'asm volatile("fence.proxy.async{".shared::cta" if self.memory == "shared" else ""};" ::: "memory");')
+            c.line(
+                f'asm volatile("fence.proxy.async{".shared::cta" if self.memory == "shared" else ""};" ::: "memory");'
+            )

@@ -11,7 +11,20 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import Op, Scope, Value
-from ..types import REGISTER_DTYPES, DType, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
+from ..types import (
+    REGISTER_DTYPES,
+    DType,
+    RegisterTile,
+    RegisterVector,
+    Type,
+    bf16,
+    bool_,
+    f16,
+    f32,
+    i32,
+    u32,
+    with_dtype,
+)
 from .broadcast import compute, register_type
 from .samples import Sample, tiles, vectors
 
@@ -37,10 +50,23 @@ UNARY: dict[str, tuple[Any, str]] = {
 
 
 FORMULAS: dict[str, Any] = {  # of float64, for the conformance tests
-    "neg": np.negative, "abs": np.abs, "exp": np.exp, "exp2": np.exp2, "log": np.log, "log2": np.log2, "relu": lambda a: np.fmax(a, 0),
-    "sqrt": np.sqrt, "rsqrt": lambda a: 1 / np.sqrt(a), "rcp": lambda a: 1 / a, "tanh": np.tanh, "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
-    "erf": np.vectorize(math.erf), "sin": np.sin, "cos": np.cos, "not": np.logical_not,
-}  # fmt: skip
+    "neg": np.negative,
+    "abs": np.abs,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "log": np.log,
+    "log2": np.log2,
+    "relu": lambda a: np.fmax(a, 0),
+    "sqrt": np.sqrt,
+    "rsqrt": lambda a: 1 / np.sqrt(a),
+    "rcp": lambda a: 1 / a,
+    "tanh": np.tanh,
+    "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
+    "erf": np.vectorize(math.erf),
+    "sin": np.sin,
+    "cos": np.cos,
+    "not": np.logical_not,
+}
 
 
 MATH = """
@@ -81,7 +107,9 @@ class Unary(Op):
         if (self.kind == "not") != (type.dtype is bool_):
             raise TypeRuleError(f"{self.kind} does not take {type}", fix="~ takes bool masks; arithmetic takes numbers")
         if isinstance(type, RegisterVector) and type.partial and self.kind != "neg":
-            raise TypeRuleError(f"{self.kind} of a partial vector would not be {self.kind} of its sum", fix="sum it first: x.total()")
+            raise TypeRuleError(
+                f"{self.kind} of a partial vector would not be {self.kind} of its sum", fix="sum it first: x.total()"
+            )
         return (type,)
 
     def numpy(self, m: Any) -> Any:
@@ -99,12 +127,21 @@ class Unary(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for kind in UNARY:
-            formula, inputs = FORMULAS[kind], {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal"}
+            formula, inputs = (
+                FORMULAS[kind],
+                {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal"},
+            )
             dtypes = (bool_,) if kind == "not" else (f32, bf16, f16, i32) if kind in ("neg", "abs") else (f32, bf16)
             for dtype in dtypes:
-                yield Sample({"kind": kind, "a": RegisterTile(dtype, 16, 32)}, lambda a, f=formula: f(a), inputs if dtype.kind == "f" else {})
+                yield Sample(
+                    {"kind": kind, "a": RegisterTile(dtype, 16, 32)},
+                    lambda a, f=formula: f(a),
+                    inputs if dtype.kind == "f" else {},
+                )
             if kind != "not":
-                yield Sample({"kind": kind, "a": RegisterTile(f32, 16, 32)}, lambda a, f=formula: f(a), {"a": "special"})
+                yield Sample(
+                    {"kind": kind, "a": RegisterTile(f32, 16, 32)}, lambda a, f=formula: f(a), {"a": "special"}
+                )
         for type in (*tiles(f32), *vectors(bf16)):
             yield Sample({"kind": "relu", "a": type}, lambda a: np.maximum(a, 0), exact=True)
         yield Sample({"kind": "neg", "a": RegisterVector(f32, 32, "col", partial=True)}, lambda a: -a.sum(1))
@@ -121,7 +158,10 @@ class Convert(Op):
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "to")
         if self.dtype not in REGISTER_DTYPES:
-            raise TypeRuleError(f"registers cannot hold {self.dtype}", fix="store the float32 tile to a shared or global tile of that dtype")
+            raise TypeRuleError(
+                f"registers cannot hold {self.dtype}",
+                fix="store the float32 tile to a shared or global tile of that dtype",
+            )
         return (with_dtype(type, self.dtype),)
 
     def numpy(self, m: Any) -> Any:
@@ -139,9 +179,13 @@ class Convert(Op):
     def samples(cls) -> Iterable[Sample]:
         for source in REGISTER_DTYPES:
             for target in REGISTER_DTYPES:
-                inputs = {"f": "hundreds" if target is not u32 else "positive", "i": "bits", "u": "bits", "b": "mask"}[source.kind]
+                inputs = {"f": "hundreds" if target is not u32 else "positive", "i": "bits", "u": "bits", "b": "mask"}[
+                    source.kind
+                ]
                 fields = {"a": RegisterTile(source, 16, 32), "dtype": target}
-                yield Sample(fields, lambda a, dtype: a.astype(np.float32) if dtype.packed else a, {"a": inputs}, exact=True)
+                yield Sample(
+                    fields, lambda a, dtype: a.astype(np.float32) if dtype.packed else a, {"a": inputs}, exact=True
+                )
         for type in (*tiles(f32), *vectors(f32)):
             yield Sample({"a": type, "dtype": bf16}, lambda a: a, {"a": "wide"}, exact=True)
         for target in (bf16, f16):

@@ -14,7 +14,7 @@ from .scalars import scalar_dtype
 
 
 @dataclass(eq=False)
-class Variable(Op):
+class DeclareVariable(Op):
     """A mutable scalar (`pk.var`) with its first value."""
 
     scope: Scope
@@ -55,7 +55,10 @@ class SetVariable(Op):
         assert isinstance(type, ScalarType)
         dtype = scalar_dtype(self.value)
         if dtype is not None and dtype.kind == "f" and type.dtype.kind != "f":
-            raise TypeRuleError(f"{self.variable.label} is {type}, the new value {dtype}", fix=f"convert with pk.cast(x, pk.{type.dtype})")
+            raise TypeRuleError(
+                f"{self.variable.label} is {type}, the new value {dtype}",
+                fix=f"convert with pk.cast(x, pk.{type.dtype})",
+            )
         return ()
 
     def depends_on(self) -> Iterable[Value]:
@@ -72,5 +75,9 @@ class SetVariable(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for dtype in (i32, i64, u32, f32, bool_):
-            yield Sample({"variable": ScalarType(dtype, mutable=True), "value": ScalarType(dtype)}, lambda value: value, exact=True)
+            yield Sample(
+                {"variable": ScalarType(dtype, mutable=True), "value": ScalarType(dtype)},
+                lambda value: value,
+                exact=True,
+            )
         yield Sample({"variable": ScalarType(f32, mutable=True), "value": 3}, lambda value: value, exact=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import TypeRuleError
 from ..program import Op, Operand, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, i32
-from .places import known_multiple
+from .addressing import known_multiple
 from .samples import Sample
 from .scalars import scalar_dtype
 
@@ -31,7 +31,9 @@ class Item(Op):
         if dtype is not None and dtype.kind not in "iu":
             raise TypeRuleError(f"an index is {dtype}", fix="index with an integer")
         if isinstance(self.index, int) and not 0 <= self.index < self.count:
-            raise TypeRuleError(f"index {self.index} of {self.count} items of {self.array.label}", fix=f"use 0 to {self.count - 1}")
+            raise TypeRuleError(
+                f"index {self.index} of {self.count} items of {self.array.label}", fix=f"use 0 to {self.count - 1}"
+            )
         return (self.array.type,)
 
     def numpy(self, m: Any) -> Any:
@@ -42,7 +44,9 @@ class Item(Op):
     def cuda(self, c: Any) -> None:
         c.define(self.result, f"{c[self.array]} + {c.scalar(self.index, i32)} * {self.stride}", ctype="u32")
         if isinstance(self.result.type, SharedTile):
-            c.line(f"const u32 {c[self.result]}_step = {c.scalar(self.index, i32)} * {self.stride // 16};")  # of a descriptor
+            c.line(
+                f"const u32 {c[self.result]}_step = {c.scalar(self.index, i32)} * {self.stride // 16};"
+            )  # of a descriptor
             if self.result.type.column:
                 c.line(f"const int {c[self.result]}_col = {c[self.array]}_col;")
 
@@ -66,16 +70,27 @@ class Part(Op):
     def types(self) -> tuple[Type, ...]:
         tile = self.tile.type
         if not isinstance(tile, SharedTile):
-            raise TypeRuleError(f"a part is of a shared tile, not of {tile}", fix="slice the tile, not the array: tiles[i][0:16, :]")
-        for first, extent, limit, what in ((self.row, self.rows, tile.rows, "rows"), (self.col, self.cols, tile.cols, "columns")):
+            raise TypeRuleError(
+                f"a part is of a shared tile, not of {tile}", fix="slice the tile, not the array: tiles[i][0:16, :]"
+            )
+        for first, extent, limit, what in (
+            (self.row, self.rows, tile.rows, "rows"),
+            (self.col, self.cols, tile.cols, "columns"),
+        ):
             if isinstance(first, int) and not 0 <= first <= limit - extent:
-                raise TypeRuleError(f"{what} {first} to {first + extent} of {tile}", fix=f"stay within its {limit} {what}")
+                raise TypeRuleError(
+                    f"{what} {first} to {first + extent} of {tile}", fix=f"stay within its {limit} {what}"
+                )
         if known_multiple(self.row) % 8:
-            raise TypeRuleError(f"a part of {tile} begins at a row that may not be a multiple of 8", fix="start parts at multiples of 8 rows")
+            raise TypeRuleError(
+                f"a part of {tile} begins at a row that may not be a multiple of 8",
+                fix="start parts at multiples of 8 rows",
+            )
         if known_multiple(self.col) * tile.dtype.size % 16:
             unit = 16 // tile.dtype.size
             raise TypeRuleError(
-                f"a part of {tile} begins at a column that may not be a multiple of {unit}", fix=f"start parts at multiples of {unit} columns (16 bytes)"
+                f"a part of {tile} begins at a column that may not be a multiple of {unit}",
+                fix=f"start parts at multiples of {unit} columns (16 bytes)",
             )
         column = tile.column or known_multiple(self.col) % tile.panel != 0
         return (replace(tile, rows=self.rows, cols=self.cols, column=column),)
@@ -109,9 +124,18 @@ class Part(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         whole = SharedTile(bf16, 32, 192)
-        for row, col, rows, cols in ((0, 64, 16, 64), (16, 128, 16, 64), (8, 0, 24, 128), (0, 32, 32, 32), (8, 80, 16, 16), (0, 0, 16, 16)):
+        for row, col, rows, cols in (
+            (0, 64, 16, 64),
+            (16, 128, 16, 64),
+            (8, 0, 24, 128),
+            (0, 32, 32, 32),
+            (8, 80, 16, 16),
+            (0, 0, 16, 16),
+        ):
             fields = {"tile": whole, "row": row, "col": col, "rows": rows, "cols": cols}
-            yield Sample(fields, lambda tile, row, col, rows, cols: tile[row : row + rows, col : col + cols], exact=True)
+            yield Sample(
+                fields, lambda tile, row, col, rows, cols: tile[row : row + rows, col : col + cols], exact=True
+            )
 
 
 SHARED = (SharedTile, SharedVector, BarrierType)

@@ -15,7 +15,7 @@ from ..layouts import descriptor_base, descriptor_step
 from ..program import Access, Effect, Op, Scope, Sync, Value
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
 from .broadcast import register_type
-from .product import Product, check_shapes, formula
+from .matmul_base import Product, check_shapes, formula
 from .samples import Sample
 from .views import Item
 
@@ -30,8 +30,14 @@ template<int R> __device__ __forceinline__ void pin(u32 (&d)[R]) { UNROLL for (i
 template<int R> __device__ __forceinline__ void keep(const u32 (&a)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" :: "r"(a[i]) : "memory"); }
 """
 
-PAIRS = {(bf16, bf16): "bf16.bf16", (f16, f16): "f16.f16", (e4m3, e4m3): "e4m3.e4m3", (e5m2, e5m2): "e5m2.e5m2",
-         (e4m3, e5m2): "e4m3.e5m2", (e5m2, e4m3): "e5m2.e4m3"}  # fmt: skip
+PAIRS = {
+    (bf16, bf16): "bf16.bf16",
+    (f16, f16): "f16.f16",
+    (e4m3, e4m3): "e4m3.e4m3",
+    (e5m2, e5m2): "e5m2.e5m2",
+    (e4m3, e5m2): "e4m3.e5m2",
+    (e5m2, e4m3): "e5m2.e4m3",
+}
 
 
 def instruction(n: int, d: DType, a: DType, b: DType, registers: bool, ta: bool, tb: bool) -> tuple[str, str]:
@@ -69,10 +75,13 @@ class Wgmma(Product):
         d = register_type(self.d, what)
         if not isinstance(d, RegisterTile) or d.layout != "row" or d.dtype not in (f32, f16):
             raise TypeRuleError(
-                f"{what} accumulates into a row-layout float32 (or float16) tile, not {self.d.type}", fix="make it with warpgroup.zeros(pk.f32, m, n)"
+                f"{what} accumulates into a row-layout float32 (or float16) tile, not {self.d.type}",
+                fix="make it with warpgroup.zeros(pk.f32, m, n)",
             )
         if d.warps != 4:
-            raise TypeRuleError(f"{what}: the accumulator {d} is not a warpgroup's", fix="make it with warpgroup.zeros(...)")
+            raise TypeRuleError(
+                f"{what}: the accumulator {d} is not a warpgroup's", fix="make it with warpgroup.zeros(...)"
+            )
         m, n, k = check_shapes(what, self.d, self.a, self.b, self.ta, self.tb)
         a, b = self.a.type, self.b.type
         assert isinstance(a, (RegisterTile, SharedTile))
@@ -87,7 +96,9 @@ class Wgmma(Product):
         if m % 64 or k % (32 if eight else 16):
             raise TypeRuleError(f"{what}: m = {m}, k = {k}", fix=f"m is a multiple of 64, k of {32 if eight else 16}")
         if eight and (self.ta or not self.tb):
-            raise TypeRuleError(f"{what}: 8-bit operands must have k along their rows", fix="use mma_ABt, with B stored n x k")
+            raise TypeRuleError(
+                f"{what}: 8-bit operands must have k along their rows", fix="use mma_ABt, with B stored n x k"
+            )
         if d.dtype is f16 and a.dtype is bf16:
             raise TypeRuleError(f"{what} of bf16 accumulates into float32", fix="make the accumulator float32")
         if isinstance(a, RegisterTile) and (self.ta or a.warps != 4 or a.layout != "row"):
@@ -97,7 +108,10 @@ class Wgmma(Product):
             )
         for x in (self.a, self.b):
             if isinstance(x.type, SharedTile) and x.type.column:
-                raise TypeRuleError(f"{what}: {x.label} begins inside a panel of its tile", fix=f"begin parts at multiples of {x.type.panel} columns")
+                raise TypeRuleError(
+                    f"{what}: {x.label} begins inside a panel of its tile",
+                    fix=f"begin parts at multiples of {x.type.panel} columns",
+                )
         return ()
 
     def effects(self) -> tuple[Effect, ...]:
@@ -117,21 +131,27 @@ class Wgmma(Product):
         acc, accumulators = c[self.d], d.registers // (m // 64) // (1 if d.dtype is f32 else 2)
         c.line("{ wgmma_fence();")
         bd = c.fresh("bd")
-        item = self.b.maker if isinstance(self.b.maker, Item) else None
+        item = self.b.producer if isinstance(self.b.producer, Item) else None
         origin = f"{c[item.array if item else self.b]}, {descriptor_base(b, not self.tb):#x}ull"
         c.line(f"const u64 {bd} = wgmma_descriptor({origin}{f', {c[self.b]}_step' if item else ''});")
         if isinstance(a, SharedTile):
             ad = c.fresh("ad")
             address = c.fresh("address")
             c.line(f"u32 {address} = {c[self.a]};")
-            if steps > 8:  # or the compiler keeps a descriptor for each step in registers, where A stays the same in a loop, and spills others
+            if (
+                steps > 8
+                # or the compiler keeps a descriptor for each step in registers, where A stays the same in a loop, and
+                # spills others
+            ):
                 c.line(f'asm volatile("" : "+r"({address}));')
             c.line(f"const u64 {ad} = wgmma_descriptor({address}, {descriptor_base(a, self.ta):#x}ull);")
         for block in range(m // 64):
             for step in range(steps):
                 b_text = f"{bd} + {descriptor_step(b, not self.tb, step) // 16}"
                 if isinstance(a, SharedTile):
-                    shift = descriptor_step(a, self.ta, step) + (block * 64 // a.panel * a.pitch * a.swizzle if self.ta else block * 64 * a.swizzle)
+                    shift = descriptor_step(a, self.ta, step) + (
+                        block * 64 // a.panel * a.pitch * a.swizzle if self.ta else block * 64 * a.swizzle
+                    )
                     a_text = f"{ad} + {shift // 16}"
                 else:
                     a_text = f"{c[self.a]} + {(block * steps + step) * 4}"
@@ -141,13 +161,25 @@ class Wgmma(Product):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        inputs, wait = {"a": "integers", "b": "integers", "d": "integers"}, lambda scope, operands: (WgmmaWait(scope, (operands["d"],)),)
+        inputs, wait = (
+            {"a": "integers", "b": "integers", "d": "integers"},
+            lambda scope, operands: (WgmmaWait(scope, (operands["d"],)),),
+        )
 
-        def sample(d: DType, a: DType, b: DType, shape: tuple[int, int, int], ta: bool, tb: bool, registers: bool = False) -> Sample:
+        def sample(
+            d: DType, a: DType, b: DType, shape: tuple[int, int, int], ta: bool, tb: bool, registers: bool = False
+        ) -> Sample:
             m, n, k = shape
             a_shape, b_shape = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
             left = RegisterTile(a, *a_shape, "row", 4) if registers else SharedTile(a, *a_shape)
-            fields = {"d": RegisterTile(d, m, n, "row", 4), "a": left, "b": SharedTile(b, *b_shape), "ta": ta, "tb": tb, "overwrite": tb}
+            fields = {
+                "d": RegisterTile(d, m, n, "row", 4),
+                "a": left,
+                "b": SharedTile(b, *b_shape),
+                "ta": ta,
+                "tb": tb,
+                "overwrite": tb,
+            }
             return Sample(fields, formula, inputs, exact=True, after=wait, arch=90)
 
         for dtype in (bf16, f16):

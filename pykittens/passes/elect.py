@@ -10,7 +10,9 @@ def elect_roles(program: Program) -> None:
     """Marks such roles `elected`."""
     for op in program.walk():
         if isinstance(op, control.Role):
-            op.elected = any(o.single and not isinstance(o, control.Role) for o in op.body.walk()) and _single(op.body, op.scope.warps)
+            op.elected = any(o.single_thread and not isinstance(o, control.Role) for o in op.body.walk()) and _single(
+                op.body, op.scope.warps
+            )
 
 
 def _single(block: Block, warps: int) -> bool:
@@ -21,6 +23,6 @@ def _single(block: Block, warps: int) -> bool:
                 return False
         elif isinstance(op, control.BreakIf):
             continue
-        elif isinstance(op, control.Role) or (op.collective and not (op.single and op.scope.warps == warps)):
+        elif isinstance(op, control.Role) or (op.collective and not (op.single_thread and op.scope.warps == warps)):
             return False
     return True

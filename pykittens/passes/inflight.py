@@ -1,8 +1,8 @@
 """What is in flight on the tensor core at every point of a warpgroup's program.
 
 A queue of groups flows through the program; at a loop's head the queue from before and the one from the end of the body
-must agree (a fixpoint), and after a branch those of both sides. The pass sets the number of groups that each wait may leave,
-names what each wait finishes, and refuses an operation that touches a tile in flight.
+must agree (a fixpoint), and after a branch those of both sides. The pass sets the number of groups that each wait may
+leave, names what each wait finishes, and refuses an operation that touches a tile in flight.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Group:
 
     writes: tuple[Value, ...]
     reads: tuple[Value, ...]
-    where: tuple[Frame, ...]
+    location: tuple[Frame, ...]
 
     def same(self, other: Group) -> bool:
         return self.writes == other.writes and self.reads == other.reads
@@ -54,7 +54,11 @@ def _op(op: Op, queue: Queue) -> Queue:
     if isinstance(op, control.Role):
         left = _block(op.body, ())
         if left:
-            raise TraceError("a product is still in flight at the end of its role", fix="warpgroup.wait(...) before the role ends", where=left[-1].where)
+            raise TraceError(
+                "a product is still in flight at the end of its role",
+                fix="warpgroup.wait(...) before the role ends",
+                location=left[-1].location,
+            )
         return queue
     if isinstance(op, WgmmaWait):
         return _wait(op, queue)
@@ -68,25 +72,36 @@ def _op(op: Op, queue: Queue) -> Queue:
 def _issued(op: Op, effects: tuple[object, ...]) -> Group | None:
     if not any(isinstance(e, Sync) and e.kind == "commit" and e.queue == "wgmma" for e in effects):
         return None
-    touched = [e for e in effects if isinstance(e, Access) and e.done == "wgmma" and isinstance(e.target, Value) and isinstance(e.target.type, RegisterTile)]
+    touched = [
+        e
+        for e in effects
+        if isinstance(e, Access)
+        and e.done == "wgmma"
+        and isinstance(e.target, Value)
+        and isinstance(e.target.type, RegisterTile)
+    ]
     writes = tuple(e.target for e in touched if e.mode == "write")
     reads = tuple(e.target for e in touched if e.mode == "read")
-    return Group(writes, reads, op.where)  # type: ignore[arg-type]
+    return Group(writes, reads, op.location)  # type: ignore[arg-type]
 
 
 def _touch(op: Op, value: Value, queue: Queue, group: Group | None) -> None:
     for flying in queue:
         if any(value is w for w in flying.writes) and not (group is not None and any(value is w for w in group.writes)):
             raise InFlightError(
-                f"{value.label} is touched while the tensor core still writes it", fix=f"warpgroup.wait({value.name or 'tile'}) first",
-                where=op.where, also={"it is in flight since": flying.where},
-            )  # fmt: skip
+                f"{value.label} is touched while the tensor core still writes it",
+                fix=f"warpgroup.wait({value.name or 'tile'}) first",
+                location=op.location,
+                also={"it is in flight since": flying.location},
+            )
         written = any(value is x for name in op.writes for x in _fields(op, name))
         if written and any(value is r for r in flying.reads):
             raise InFlightError(
-                f"{value.label} is overwritten while the tensor core still reads it", fix=f"warpgroup.wait({value.name or 'tile'}) first, or use another tile",
-                where=op.where, also={"it is in flight since": flying.where},
-            )  # fmt: skip
+                f"{value.label} is overwritten while the tensor core still reads it",
+                fix=f"warpgroup.wait({value.name or 'tile'}) first, or use another tile",
+                location=op.location,
+                also={"it is in flight since": flying.location},
+            )
 
 
 def _fields(op: Op, name: str) -> tuple[object, ...]:
@@ -103,7 +118,7 @@ def _wait(op: WgmmaWait, queue: Queue) -> Queue:
                 raise TraceError(
                     f"warpgroup.wait({tile.name or 'tile'}): nothing in flight touches it here",
                     fix="wait once, after the product that writes it",
-                    where=op.where,
+                    location=op.location,
                 )
             last = max(last, found[-1])
         pending = len(queue) - 1 - last
@@ -132,6 +147,8 @@ def _agree(a: Queue, b: Queue, op: Op, what: str) -> None:
     names = ", ".join(w.label for g in (b if len(b) >= len(a) else a) for w in g.writes) or "nothing"
     longer = max(a, b, key=len)
     raise TraceError(
-        f"what is in flight differs {what}: {len(a)} products, then {len(b)} ({names})", fix="wait for the same tiles on every way there",
-        where=op.where, also={"in flight since": longer[-1].where} if longer else {},
-    )  # fmt: skip
+        f"what is in flight differs {what}: {len(a)} products, then {len(b)} ({names})",
+        fix="wait for the same tiles on every way there",
+        location=op.location,
+        also={"in flight since": longer[-1].location} if longer else {},
+    )

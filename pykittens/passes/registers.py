@@ -24,11 +24,16 @@ def check_budgets(program: Program) -> None:
     rest = program.warps - sum(op.scope.warps for op in roles)
     if silent or rest:
         names = ", ".join(repr(op.label) for op in silent) or f"the last {rest} warps"
-        raise ResourceError(f"{names} of {program.name!r} have no register budget, others do", fix="give every role registers=...", where=asking[0].where)
+        raise ResourceError(
+            f"{names} of {program.name!r} have no register budget, others do",
+            fix="give every role registers=...",
+            location=asking[0].location,
+        )
     total, pool = sum(op.registers * op.scope.warps * 32 for op in roles), at_launch(program) * program.threads
     if total > pool:
         rows = " + ".join(f"{op.registers} x {op.scope.warps * 32} ({op.label})" for op in roles)
         raise ResourceError(
             f"register budgets add up to {rows} = {total}; a block of {program.threads} threads starts with {at_launch(program)} each, {pool} in all",
-            fix="lower a budget: a warp that asks for more than is left waits forever", where=asking[0].where,
-        )  # fmt: skip
+            fix="lower a budget: a warp that asks for more than is left waits forever",
+            location=asking[0].location,
+        )

@@ -1,7 +1,7 @@
 """Waits at mbarriers where threads of other blocks of the cluster arrive acquire what those released.
 
-Other waits need no more than the block's scope: a TMA load that is multicast pays the barrier of each block it writes to, and a
-slot of a ring that goes back to all blocks hands over nothing that its readers wrote.
+Other waits need no more than the block's scope: a TMA load that is multicast pays the barrier of each block it writes
+to, and a slot of a ring that goes back to all blocks hands over nothing that its readers wrote.
 """
 
 from __future__ import annotations

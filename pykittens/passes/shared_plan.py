@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..errors import ResourceError
 from ..program import Program
 
-# Bytes of dynamic shared memory a block may ask for (CUDA C Programming Guide, "Technical specifications per compute capability").
+# Bytes of dynamic shared memory a block may ask for (CUDA C Programming Guide, "Technical specifications per compute
+# capability").
 SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 
 
@@ -24,9 +25,13 @@ def check_shared(program: Program, arch: int) -> None:
     limit = SHARED_LIMIT[arch]
     if program.shared_bytes <= limit:
         return
-    rows = [f"    {b.value.label}: {f'{b.count} x ' if b.count > 1 else ''}{b.item} = {b.bytes} bytes" for b in program.buffers]
+    rows = [
+        f"    {b.value.label}: {f'{b.count} x ' if b.count > 1 else ''}{b.item} = {b.bytes} bytes"
+        for b in program.buffers
+    ]
     raise ResourceError(
-        f"kernel {program.name!r} wants {program.shared_bytes} bytes of shared memory; a block on sm_{arch} has {limit}:\n" + "\n".join(rows),
+        f"kernel {program.name!r} wants {program.shared_bytes} bytes of shared memory; a block on sm_{arch} has {limit}:\n"
+        + "\n".join(rows),
         fix="use smaller tiles or fewer stages",
-        where=program.where,
+        location=program.location,
     )

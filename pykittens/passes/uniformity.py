@@ -1,9 +1,9 @@
 """Operations that a whole scope does together may not stand where only a part of it comes.
 
-For every value the pass finds how many warps are sure to have the same: a kernel parameter is the same for the whole cluster,
-the block's index for the block, `warpgroup.index` for four warps in turn, and what is computed from several as little as the
-least. What is changed in place takes what the branches around the change leave, with a fixpoint at loops. An operation of more
-warps than agree on a condition around it is refused: the others would wait for it for ever.
+For every value the pass finds how many warps are sure to have the same: a kernel parameter is the same for the whole
+cluster, the block's index for the block, `warpgroup.index` for four warps in turn, and what is computed from several as
+little as the least. What is changed in place takes what the branches around the change leave, with a fixpoint at loops.
+An operation of more warps than agree on a condition around it is refused: the others would wait for it for ever.
 """
 
 from __future__ import annotations
@@ -109,10 +109,12 @@ class _Analysis:
             alike = alike.meet(condition.alike)
         loop = around[inner].op
         if loop not in self.loops or alike != self.loops[loop].alike:
-            self.loops[loop] = Condition(loop, alike.meet(self.loops[loop].alike) if loop in self.loops else alike, op.condition)
+            self.loops[loop] = Condition(
+                loop, alike.meet(self.loops[loop].alike) if loop in self.loops else alike, op.condition
+            )
 
     def _operation(self, op: Op, around: tuple[Condition, ...], first: int) -> None:
-        alike = Alike(op.alike, first % op.alike if op.alike > 0 else 0)
+        alike = Alike(op.uniform_over, first % op.uniform_over if op.uniform_over > 0 else 0)
         for value in op.depends_on():
             alike = alike.meet(self.known.get(value, alike))
         for value in op.results:
@@ -131,13 +133,22 @@ class _Analysis:
                 self._refuse(op, condition, "blocks of its cluster", "use a condition that is the same for all of them")
             if op.scope.warps > 1 and not condition.alike.covers(op.scope.warps, first):
                 self._refuse(
-                    op, condition, f"warps of a {op.scope}", f"use a condition that is the same for all {op.scope.warps} warps, or do it on fewer warps"
+                    op,
+                    condition,
+                    f"warps of a {op.scope}",
+                    f"use a condition that is the same for all {op.scope.warps} warps, or do it on fewer warps",
                 )
 
     def _refuse(self, op: Op, condition: Condition, whom: str, advice: str) -> None:
         label = condition.value.label if isinstance(condition.value, Value) else str(condition.value)
-        what = {control.When: f"a branch on {label}", control.Range: f"a loop up to {label}", control.While: f"a loop left on {label}"}[type(condition.op)]
+        what = {
+            control.When: f"a branch on {label}",
+            control.Range: f"a loop up to {label}",
+            control.While: f"a loop left on {label}",
+        }[type(condition.op)]
         raise TraceError(
             f"{op.scope} {op.name} inside {what}, which may differ between the {whom}: those that do not come would be waited for, for ever",
-            fix=f"move it out of there, or {advice}", where=op.where, also={"the condition is at": condition.op.where},
-        )  # fmt: skip
+            fix=f"move it out of there, or {advice}",
+            location=op.location,
+            also={"the condition is at": condition.op.location},
+        )

@@ -15,8 +15,8 @@ from .memory import CHUNK, chunk_offsets
 def extra_passes(tile: SharedTile, split: str, warps: int) -> int:
     """Extra passes when one unit of `warps` warps touches a whole tile.
 
-    "threads": each lane takes 16-byte vectors in turn. Otherwise 16-bit elements move as 8 x 8 matrices (ldmatrix, stmatrix: eight
-    rows of 16 bytes a pass), wider and narrower ones as the pairs of a register fragment.
+    "threads": each lane takes 16-byte vectors in turn. Otherwise 16-bit elements move as 8 x 8 matrices (ldmatrix,
+    stmatrix: eight rows of 16 bytes a pass), wider and narrower ones as the pairs of a register fragment.
     """
     if split == "threads":
         lines = chunk_offsets(tile).ravel()
@@ -29,7 +29,9 @@ def extra_passes(tile: SharedTile, split: str, warps: int) -> int:
     total = 0
     for row in range(0, tile.rows, 8):
         for col in range(0, tile.cols, 8):
-            total += bank_conflicts(np.asarray(shared_offset(tile, row + lane // 4, col + lane % 4 * 2)), 2 * tile.dtype.size)
+            total += bank_conflicts(
+                np.asarray(shared_offset(tile, row + lane // 4, col + lane % 4 * 2)), 2 * tile.dtype.size
+            )
     return times * total
 
 

@@ -23,14 +23,16 @@ class MBarrier:
         self.gathered = clocks.blank()  # what the arrivals of this phase have told
         self.loads: list[Any] = []  # in flight
         self.landed: list[tuple[int, Any]] = []  # (phase, load) that nobody has waited for
-        self.waits: list[tuple[int, np.ndarray, np.ndarray, tuple[Frame, ...]]] = []  # (phase, warps, their times, line)
+        self.waits: list[
+            tuple[int, np.ndarray, np.ndarray, tuple[Frame, ...]]
+        ] = []  # (phase, warps, their times, line)
         self.visitors: list[tuple[int, int, tuple[Frame, ...]]] = []  # arrivals from other blocks: (warp, time, line)
 
     def passed(self, parity: int) -> bool:
         """Whether a wait for the phase with this parity goes on."""
         return self.phase & 1 != parity
 
-    def arrive(self, agent: int, count: int, bytes: int, where: tuple[Frame, ...]) -> None:
+    def arrive(self, agent: int, count: int, bytes: int, location: tuple[Frame, ...]) -> None:
         """`count` arrivals by one warp, which first adds `bytes` to what the phase waits for."""
         agents = np.array([agent])
         self.gathered = np.maximum(self.gathered, self.clocks.release(agents))
@@ -40,17 +42,17 @@ class MBarrier:
             raise BarrierError(
                 f"{self.name} is made for {self.count} arrivals a phase; phase {self.phase} gets {self.count - self.pending}",
                 fix="count one arrival for each thread or warp that arrives in a phase, or let fewer arrive",
-                where=where,
+                location=location,
             )
-        self._end(where)
+        self._end(location)
 
-    def pay(self, bytes: int, phase: int, known: np.ndarray, where: tuple[Frame, ...]) -> None:
+    def pay(self, bytes: int, phase: int, known: np.ndarray, location: tuple[Frame, ...]) -> None:
         """`bytes` of a load, issued in `phase`, have landed, which tells waiters what is `known`."""
         if self.phase != phase:
             raise BarrierError(
                 f"phase {phase} of {self.name} ended before a load issued in it had landed: fewer bytes were promised than its loads bring",
                 fix=f"promise the bytes of all loads that complete on {self.name}",
-                where=where,
+                location=location,
             )
         self.bytes -= bytes
         self.gathered[SEEN, self.agent] = max(self.gathered[SEEN, self.agent], self.clocks.time(phase + 1))
@@ -59,11 +61,11 @@ class MBarrier:
             raise BarrierError(
                 f"phase {phase} of {self.name} was promised {-self.bytes} bytes less than its loads bring",
                 fix=f"promise the bytes of all loads that complete on {self.name}",
-                where=where,
+                location=location,
             )
-        self._end(where)
+        self._end(location)
 
-    def _end(self, where: tuple[Frame, ...]) -> None:
+    def _end(self, location: tuple[Frame, ...]) -> None:
         if self.pending or self.bytes:
             return
         self.known = np.maximum(self.known, self.gathered)
@@ -72,17 +74,17 @@ class MBarrier:
                 raise BarrierError(
                     f"phase {self.phase} of {self.name} can end before a warp has seen phase {phase} end: it would miss the phase, and hang or run a lap behind",
                     fix=f"let every warp that waits for {self.name} arrive (or meet one that does) before the phase after it can end",
-                    where=line,
-                    also={f"phase {self.phase} ended at": where},
+                    location=line,
+                    also={f"phase {self.phase} ended at": location},
                 )
         self.waits = [w for w in self.waits if w[0] >= self.phase]
         self.phase += 1
         self.pending = self.count
 
-    def acquire(self, agents: np.ndarray, where: tuple[Frame, ...]) -> None:
+    def acquire(self, agents: np.ndarray, location: tuple[Frame, ...]) -> None:
         """These warps go on: they know what the ended phases tell."""
         self.clocks.acquire(agents, self.known)
-        self.waits.append((self.phase - 1, agents, self.clocks.of[CAUSED, agents, agents], where))
+        self.waits.append((self.phase - 1, agents, self.clocks.of[CAUSED, agents, agents], location))
         self.landed = [(phase, load) for phase, load in self.landed if phase >= self.phase]
 
     def state(self) -> str:
@@ -101,19 +103,21 @@ class NamedBarrier:
         self.phase, self.come = 0, 0
         self.gathered = clocks.blank()
         self.waiting: list[np.ndarray] = []
-        self.counted: list[tuple[np.ndarray, np.ndarray, tuple[Frame, ...]]] = []  # of this phase: (warps, their times, line)
+        self.counted: list[
+            tuple[np.ndarray, np.ndarray, tuple[Frame, ...]]
+        ] = []  # of this phase: (warps, their times, line)
         self.before: list[tuple[np.ndarray, np.ndarray, tuple[Frame, ...]]] = []  # of the phase before
 
-    def come_by(self, agents: np.ndarray, wait: bool, where: tuple[Frame, ...]) -> None:
+    def come_by(self, agents: np.ndarray, wait: bool, location: tuple[Frame, ...]) -> None:
         """These warps are counted; those that wait learn what all told when the phase ends."""
-        self._check_phase(agents, where)
-        self.counted.append((agents, self.clocks.of[CAUSED, agents, agents], where))
+        self._check_phase(agents, location)
+        self.counted.append((agents, self.clocks.of[CAUSED, agents, agents], location))
         self.come += len(agents)
         if self.come > self.warps:
             raise BarrierError(
                 f"{self.name} is made for {self.warps} warps; phase {self.phase} gets {self.come}",
                 fix="make it for all warps that arrive and wait in one phase",
-                where=where,
+                location=location,
             )
         self.gathered = np.maximum(self.gathered, self.clocks.release(agents))
         if wait:
@@ -124,14 +128,14 @@ class NamedBarrier:
             self.phase, self.come, self.waiting, self.gathered = self.phase + 1, 0, [], self.clocks.blank()
             self.before, self.counted = self.counted, []
 
-    def _check_phase(self, agents: np.ndarray, where: tuple[Frame, ...]) -> None:
+    def _check_phase(self, agents: np.ndarray, location: tuple[Frame, ...]) -> None:
         """Who comes must know that the phase before has ended, or it may be counted there."""
         for others, _, line in self.counted:
             if np.isin(agents, others).any():
                 raise BarrierError(
                     f"a warp is counted twice in phase {self.phase} of {self.name}",
                     fix="let a phase end (its other warps arrive or wait) before the same warps come again",
-                    where=where,
+                    location=location,
                     also={"it was counted at": line},
                 )
         for others, times, line in self.before:
@@ -139,7 +143,7 @@ class NamedBarrier:
                 raise BarrierError(
                     f"a warp comes to phase {self.phase} of {self.name}, and nothing tells it that phase {self.phase - 1} has ended: it may be counted there",
                     fix="let it wait for that phase, or for a warp that did",
-                    where=where,
+                    location=location,
                     also={"a warp of the phase before comes at": line},
                 )
 

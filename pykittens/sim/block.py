@@ -12,9 +12,9 @@ from ..types import BarrierType
 from .barriers import MBarrier, Meeting, NamedBarrier
 from .clocks import SEEN, TICK, Clocks
 from .engines import OUTLIVES_BLOCK, Flight, Queue
+from .grid_state import Dim3, GridState
 from .memory import Address, SharedMemory
 from .shadow import Shadow
-from .world import Dim3, World
 
 WORK = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store", "bulk.read": "a bulk store"}
 
@@ -22,38 +22,43 @@ WORK = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a b
 class Cluster:
     """One cluster while it runs; `first` is the index of its first block."""
 
-    def __init__(self, world: World, number: int, first: Dim3):
-        self.world, self.report, self.tensors, self.grid = world, world.report, world.tensors, world.grid
-        self.clocks = Clocks(world.agents, number)
-        x, y, _ = world.program.cluster
+    def __init__(self, grid_state: GridState, number: int, first: Dim3):
+        self.grid_state, self.report, self.tensors, self.grid = (
+            grid_state,
+            grid_state.report,
+            grid_state.tensors,
+            grid_state.grid,
+        )
+        self.clocks = Clocks(grid_state.agents, number)
+        x, y, _ = grid_state.program.cluster
         self.blocks: list[BlockState] = []
-        for rank in range(world.blocks):
+        for rank in range(grid_state.blocks):
             at = (first[0] + rank % x, first[1] + rank // x % y, first[2] + rank // (x * y))
             self.blocks.append(BlockState(self, rank, at))
         self.flights: list[Flight] = []  # in the order they were issued
-        self.meeting = Meeting("the cluster's barrier", world.blocks * world.program.warps, self.clocks)
+        self.meeting = Meeting("the cluster's barrier", grid_state.blocks * grid_state.program.warps, self.clocks)
 
     def agent_label(self, agent: int) -> str:
         """An agent in words."""
-        world, warps = self.world, self.world.program.warps
-        count = world.blocks * warps
+        grid_state, warps = self.grid_state, self.grid_state.program.warps
+        count = grid_state.blocks * warps
         if agent < count:
             return self.blocks[agent // warps].warp_label(agent % warps)
         agent -= count
-        if agent < len(world.queues) * count:
-            name, place = world.queues[agent // count], agent % count
+        if agent < len(grid_state.queues) * count:
+            name, place = grid_state.queues[agent // count], agent % count
             return f"{WORK.get(name, f'an operation of queue {name}')} of {self.blocks[place // warps].warp_label(place % warps)}"
-        agent -= len(world.queues) * count
-        block = self.blocks[agent // len(world.barriers)]
-        return f"a load that completes on {block.barrier_list[agent % len(world.barriers)].name}"
+        agent -= len(grid_state.queues) * count
+        block = self.blocks[agent // len(grid_state.barriers)]
+        return f"a load that completes on {block.barrier_list[agent % len(grid_state.barriers)].name}"
 
     def queue_of(self, agent: int) -> str:
         """The name of the queue an agent works for, "mbarrier" for one of loads, or nothing for a warp."""
-        count = self.world.blocks * self.world.program.warps
+        count = self.grid_state.blocks * self.grid_state.program.warps
         if agent < count:
             return ""
         agent -= count
-        return self.world.queues[agent // count] if agent < len(self.world.queues) * count else "mbarrier"
+        return self.grid_state.queues[agent // count] if agent < len(self.grid_state.queues) * count else "mbarrier"
 
     def is_open(self, agent: int, group: int) -> bool:
         """Whether a group of a queue has not been closed."""
@@ -64,17 +69,21 @@ class BlockState:
     """One block while it runs."""
 
     def __init__(self, cluster: Cluster, rank: int, index: Dim3):
-        world = cluster.world
-        self.cluster, self.rank, self.index, self.warps = cluster, rank, index, world.program.warps
+        grid_state = cluster.grid_state
+        self.cluster, self.rank, self.index, self.warps = cluster, rank, index, grid_state.program.warps
         self.first_agent = rank * self.warps
-        self.memory = SharedMemory(world.program.shared_bytes)
-        self.shadow = Shadow(len(world.map), world.agents, fresh=True)
-        engines = world.blocks * self.warps * (1 + len(world.queues)) + rank * len(world.barriers)
+        self.memory = SharedMemory(grid_state.program.shared_bytes)
+        self.shadow = Shadow(len(grid_state.map), grid_state.agents, fresh=True)
+        engines = grid_state.blocks * self.warps * (1 + len(grid_state.queues)) + rank * len(grid_state.barriers)
         self.barrier_list: list[MBarrier] = []
         self.barriers: dict[int, MBarrier] = {}
-        for i, (buffer, item) in enumerate(world.barriers):
+        for i, (buffer, item) in enumerate(grid_state.barriers):
             assert isinstance(buffer.item, BarrierType)
-            name = buffer.value.label + (f"[{item}]" if buffer.count > 1 else "") + (f" of block {rank} of the cluster" if world.blocks > 1 else "")
+            name = (
+                buffer.value.label
+                + (f"[{item}]" if buffer.count > 1 else "")
+                + (f" of block {rank} of the cluster" if grid_state.blocks > 1 else "")
+            )
             barrier = MBarrier(name, buffer.item.count, engines + i, cluster.clocks)
             self.barrier_list.append(barrier)
             self.barriers[buffer.offset + item * buffer.item_bytes] = barrier
@@ -84,17 +93,17 @@ class BlockState:
 
     def values(self) -> dict[Value, Any]:
         """What every warp begins with: scalar parameters and the addresses of buffers."""
-        found = dict(self.cluster.world.scalars)
-        found.update({b.value: Address(b.offset) for b in self.cluster.world.program.buffers})
+        found = dict(self.cluster.grid_state.scalars)
+        found.update({b.value: Address(b.offset) for b in self.cluster.grid_state.program.buffers})
         return found
 
     def queue(self, name: str, warp: int) -> Queue:
         """A group queue of a warp, or of the unit that begins with it."""
         key = (name, warp)
         if key not in self.queues:
-            world = self.cluster.world
-            count = world.blocks * self.warps
-            self.queues[key] = Queue(name, count * (1 + world.queues.index(name)) + self.first_agent + warp)
+            grid_state = self.cluster.grid_state
+            count = grid_state.blocks * self.warps
+            self.queues[key] = Queue(name, count * (1 + grid_state.queues.index(name)) + self.first_agent + warp)
         return self.queues[key]
 
     def named_barrier(self, value: Value, index: int) -> NamedBarrier:
@@ -108,12 +117,14 @@ class BlockState:
     def meeting(self, first: int, warps: int, scope: str) -> Meeting:
         key = (first, warps)
         if key not in self.meetings:
-            self.meetings[key] = Meeting(f"the barrier of {scope} (warps {first} to {first + warps - 1})", warps, self.cluster.clocks)
+            self.meetings[key] = Meeting(
+                f"the barrier of {scope} (warps {first} to {first + warps - 1})", warps, self.cluster.clocks
+            )
         return self.meetings[key]
 
     def warp_label(self, warp: int) -> str:
         """A warp in words: its role, and its block where several run together."""
-        roles = [label for first, count, label in self.cluster.world.roles if first <= warp < first + count]
+        roles = [label for first, count, label in self.cluster.grid_state.roles if first <= warp < first + count]
         role = f" ({roles[-1]})" if roles else ""
         return f"warp {warp}{role}" + (f" of block {self.rank} of the cluster" if len(self.cluster.blocks) > 1 else "")
 
@@ -125,15 +136,16 @@ class BlockState:
             for _, flight in queue.flights if name not in OUTLIVES_BLOCK else ():
                 raise InFlightError(
                     f"block {self.label} ends while {flight.label} of {self.warp_label(warp)} may still be under way",
-                    fix="wait for it before the kernel ends" + (" (at least until its source has been read)" if name == "bulk.read" else ""),
-                    where=flight.where,
+                    fix="wait for it before the kernel ends"
+                    + (" (at least until its source has been read)" if name == "bulk.read" else ""),
+                    location=flight.location,
                 )
         for barrier in self.barrier_list:
             for _, flight in barrier.landed:
                 raise InFlightError(
                     f"block {self.label} ends while {flight.label} may still be writing its shared memory: nobody waits for {barrier.name}",
                     fix="wait for every load, or do not issue it",
-                    where=flight.where,
+                    location=flight.location,
                 )
         if len(self.cluster.blocks) > 1:
             self._check_visitors()
@@ -146,12 +158,18 @@ class BlockState:
         cell = int(late.argmax()) if late.any() else -1
         if cell >= 0:
             agent, step = int(self.shadow.agent[cell]), int(self.shadow.stamp[cell] % TICK)
-            self._too_late(f"{self.cluster.agent_label(agent)} writes {self.cluster.world.map.describe(cell)} of it", self.cluster.world.plan.op(step).where)
+            self._too_late(
+                f"{self.cluster.agent_label(agent)} writes {self.cluster.grid_state.map.describe(cell)} of it",
+                self.cluster.grid_state.plan.op(step).location,
+            )
         reads = self.shadow.reads >= known[None]
         if reads.any():
             cell, agent = (int(x) for x in np.unravel_index(int(reads.argmax()), reads.shape))
             step = int(self.shadow.reads[cell, agent] % TICK)
-            self._too_late(f"{self.cluster.agent_label(agent)} reads {self.cluster.world.map.describe(cell)} of it", self.cluster.world.plan.op(step).where)
+            self._too_late(
+                f"{self.cluster.agent_label(agent)} reads {self.cluster.grid_state.map.describe(cell)} of it",
+                self.cluster.grid_state.plan.op(step).location,
+            )
         for barrier in self.barrier_list:
             for agent, time, where in barrier.visitors:
                 if known[agent] < time:
@@ -161,7 +179,7 @@ class BlockState:
         raise RaceError(
             f"block {self.label} may have ended when {what}",
             fix="let the blocks of the cluster meet before they end: pk.cluster.sync()",
-            where=where,
+            location=where,
         )
 
     @property

@@ -19,20 +19,22 @@ WAITS = {
 
 def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str) -> Diagnosis:
     """The error for a clash; `by` is the agent that made the second access, `what` names the bytes."""
-    op, block = step.op, cluster.blocks[min(by // cluster.world.program.warps, len(cluster.blocks) - 1)]
+    op, block = step.op, cluster.blocks[min(by // cluster.grid_state.program.warps, len(cluster.blocks) - 1)]
     does = {"read": "reads", "write": "writes", "reduce": "adds to"}[access.mode]
     who, at = cluster.agent_label(by), f"(block {block.label})"
     if clash.kind == "unwritten":
         return UninitializedError(
-            f"{op.scope}.{op.name}: {who} reads {what}, which nothing wrote {at}", fix="store or load it first, and wait for what does", where=op.where
+            f"{op.scope}.{op.name}: {who} reads {what}, which nothing wrote {at}",
+            fix="store or load it first, and wait for what does",
+            location=op.location,
         )
-    first = cluster.world.plan.op(clash.operation)
-    also: dict[str, tuple[Frame, ...]] = {f"the {'read' if clash.kind == 'read' else 'write'} at": first.where}
+    first = cluster.grid_state.plan.op(clash.operation)
+    also: dict[str, tuple[Frame, ...]] = {f"the {'read' if clash.kind == 'read' else 'write'} at": first.location}
     if clash.foreign:
         return RaceError(
             f"{op.scope}.{op.name}: {who} {does} {what}, which another block of the grid {'reads' if clash.kind == 'read' else 'writes'}; nothing orders blocks {at}",
             fix="give each block elements of its own, or combine with a reduction (atomics)",
-            where=op.where,
+            location=op.location,
             also=also,
         )
     other = cluster.agent_label(clash.agent)
@@ -40,7 +42,7 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
         return RaceError(
             f"missing proxy fence: {op.scope}.{op.name} of {who} {does} {what} through the async proxy, and the ordinary write of {other} is not fenced {at}",
             fix="let the writers meet the other side in a barrier after their writes (warp.sync(), pk.block.sync()); the compiler fences before it",
-            where=op.where,
+            location=op.location,
             also=also,
         )
     queue = cluster.queue_of(clash.agent)
@@ -51,12 +53,14 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
             fact = f"{who} writes {what}, and so does {other}, in the same operation"
     else:
         fact = f"{who} {does} {what} while {other} may still read it: nothing orders the two"
-    fix = WAITS.get(queue, "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group")
+    fix = WAITS.get(
+        queue, "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group"
+    )
     if queue and cluster.is_open(clash.agent, clash.time):
         fix = "close the group (commit) before you wait: an open group is not waited for"
     if clash.operation == step.number and not queue:
         fix = "give each warp bytes of its own, or put a barrier at the end of the loop they are in"
-    return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, where=op.where, also=also)
+    return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, location=op.location, also=also)
 
 
 def flight_label(step: Step) -> str:

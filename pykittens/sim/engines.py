@@ -22,7 +22,7 @@ class Flight:
     """An asynchronous operation on its way: `finish` does what it means, then its barriers are paid, and told what it passes on (`known`)."""
 
     label: str
-    where: tuple[Frame, ...]
+    location: tuple[Frame, ...]
     finish: Callable[[], None]
     known: np.ndarray
     payments: list[tuple[MBarrier, int, int]] = field(default_factory=list)  # (barrier, bytes, phase at issue)
@@ -44,7 +44,7 @@ class Flight:
         self.finish()
         for barrier, bytes, phase in self.payments:
             barrier.loads.remove(self)
-            barrier.pay(bytes, phase, self.known, self.where)
+            barrier.pay(bytes, phase, self.known, self.location)
 
 
 @dataclass(eq=False)

@@ -1,7 +1,7 @@
 """Which warps touch which cells of memory: an access as two flat arrays.
 
-A cell is the unit of hazard checks: 16 bytes of a shared tile or vector, one element of a vector that is touched element by
-element, and in global memory the widest power of two up to 16 bytes that no access straddles.
+A cell is the unit of hazard checks: 16 bytes of a shared tile or vector, one element of a vector that is touched
+element by element, and in global memory the widest power of two up to 16 bytes that no access straddles.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import OutOfBoundsError, ResourceError
-from ..ops.places import known_multiple
+from ..ops.addressing import known_multiple
 from ..passes.fences import root
 from ..program import Access, Buffer, Place, Program, Value
 from ..types import SharedTile, SharedVector
-from .memory import CHUNK, Tensor, chunk_offsets
+from .memory import CHUNK, GlobalArray, chunk_offsets
 
 Footprint = tuple[np.ndarray, np.ndarray]  # (warp of the unit or gang, cell), a pair for each that a warp touches
 
@@ -65,9 +65,13 @@ class SharedMap:
         self.table, self.starts, self.owner = table, np.array(starts, np.int64), np.array(owner, np.int64)
 
     def _cell(self, buffer: Buffer) -> int:
-        if isinstance(buffer.item, SharedTile) or (isinstance(buffer.item, SharedVector) and buffer.value not in self.elementwise):
+        if isinstance(buffer.item, SharedTile) or (
+            isinstance(buffer.item, SharedVector) and buffer.value not in self.elementwise
+        ):
             return CHUNK
-        return math.gcd(CHUNK, buffer.item_bytes, buffer.item.dtype.size if isinstance(buffer.item, SharedVector) else CHUNK)
+        return math.gcd(
+            CHUNK, buffer.item_bytes, buffer.item.dtype.size if isinstance(buffer.item, SharedVector) else CHUNK
+        )
 
     def _check_overlaps(self, program: Program) -> None:
         for a, b in zip(self.buffers, self.buffers[1:], strict=False):
@@ -75,8 +79,8 @@ class SharedMap:
                 raise ResourceError(
                     f"shared buffers overlap: {a.value.label} has bytes {a.offset} to {a.offset + a.bytes}, {b.value.label} begins at {b.offset}",
                     fix="give every buffer bytes of its own: run the shared-memory plan",
-                    where=a.value.where or program.where,
-                    also={"the other is made at": b.value.where},
+                    location=a.value.location or program.location,
+                    also={"the other is made at": b.value.location},
                 )
 
     def __len__(self) -> int:
@@ -86,7 +90,10 @@ class SharedMap:
         """The cells of one shared tile or vector (or its element `at`), and the warp of the unit that touches each."""
         type = value.type
         if isinstance(type, SharedTile):
-            offsets, owner = chunk_offsets(type, column), owners((type.rows, type.cols * type.dtype.size // CHUNK), split, warps, CHUNK)
+            offsets, owner = (
+                chunk_offsets(type, column),
+                owners((type.rows, type.cols * type.dtype.size // CHUNK), split, warps, CHUNK),
+            )
             width = CHUNK
         else:
             assert isinstance(type, SharedVector)
@@ -105,7 +112,8 @@ class SharedMap:
         buffers = set(self.owner[cells].tolist()) if (cells >= 0).all() else {-1}
         if len(buffers) != 1 or -1 in buffers:
             raise OutOfBoundsError(
-                f"{value.label} ({value.type}) at bytes {places.min()} to {places.max() + width} leaves its buffer", fix="bound the index of the view"
+                f"{value.label} ({value.type}) at bytes {places.min()} to {places.max() + width} leaves its buffer",
+                fix="bound the index of the view",
             )
         number = buffers.pop()
         fine = width // self._cell(self.buffers[number])
@@ -142,9 +150,11 @@ def _vector_owners(type: SharedVector, split: str, warps: int, width: int) -> np
 class GlobalMap:
     """The cells of the memory behind tensors that overlap one another (mostly: one tensor)."""
 
-    def __init__(self, tensors: list[Tensor], places: Iterable[tuple[Tensor, Place]]):
+    def __init__(self, tensors: list[GlobalArray], places: Iterable[tuple[GlobalArray, Place]]):
         self.low = min(t.start for t in tensors)
-        high = max(t.start + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True)) + t.size for t in tensors)
+        high = max(
+            t.start + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True)) + t.size for t in tensors
+        )
         step = CHUNK
         for t in tensors:
             strides = [s for n, s in zip(t.shape[:3], t.strides[:3], strict=True) if n > 1]
@@ -158,10 +168,17 @@ class GlobalMap:
     def __len__(self) -> int:
         return int(self.length)
 
-    def footprint(self, tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...], split: str, warps: int) -> Footprint:
+    def footprint(
+        self, tensor: GlobalArray, first: tuple[int, ...], shape: tuple[int, ...], split: str, warps: int
+    ) -> Footprint:
         """The cells of a rectangle, and the warp of the unit that touches each."""
         rows, cols = tensor.clip(first, shape)
-        start = tensor.start - self.low + sum(i * s for i, s in zip(first[:3], tensor.strides[:3], strict=True)) + first[3] * tensor.size
+        start = (
+            tensor.start
+            - self.low
+            + sum(i * s for i, s in zip(first[:3], tensor.strides[:3], strict=True))
+            + first[3] * tensor.size
+        )
         width = max(self.step, tensor.size)
         chunks = -(-cols * tensor.size // width)
         places = start + np.arange(rows)[:, None] * tensor.strides[2] + np.arange(chunks)[None, :] * width

@@ -17,10 +17,10 @@ from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Sync, Value
 from . import hazards
 from .machine import Machine
-from .orders import order
 from .registers import Mask
 from .roles import merge, part
 from .steps import Step, Touch, gang_size
+from .synchronisation import order
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Blocked:
 
     ready: Callable[[], bool]
     state: Callable[[], str]
-    where: tuple[Frame, ...] = ()
+    location: tuple[Frame, ...] = ()
 
 
 Steps = Generator[Blocked, None, None]
@@ -119,7 +119,7 @@ class Gang:
             return
         if self.crowd.chance is not None:
             yield Blocked(lambda: True, lambda: "nothing")
-        blocked = Blocked(waiting.ready, waiting.state, step.op.where)
+        blocked = Blocked(waiting.ready, waiting.state, step.op.location)
         while not waiting.ready():
             yield blocked
         waiting.proceed()

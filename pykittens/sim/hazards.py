@@ -41,14 +41,23 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
     else:
         _count(m, touch, touch.value.type.bytes * count)  # type: ignore[union-attr]
     if touch.passes:
-        m.block.cluster.world.conflicts[step.number] = m.block.cluster.world.conflicts.get(step.number, 0) + touch.passes * m.units
+        m.block.cluster.grid_state.conflicts[step.number] = (
+            m.block.cluster.grid_state.conflicts.get(step.number, 0) + touch.passes * m.units
+        )
     for block in m.blocks_of(access):
         if block is not m.block:
             _check_started(m, step, block)
         agents, stamps = _finishers(m, step, touch, block, flight)
         clash = _note(block.shadow, m, touch, agents, stamps, local, cells)
         if clash is not None:
-            raise race(cluster, step, access, clash, int(m.agents[local[clash.by]]), cluster.world.map.describe(clash.cell))
+            raise race(
+                cluster,
+                step,
+                access,
+                clash,
+                int(m.agents[local[clash.by]]),
+                cluster.grid_state.map.describe(clash.cell),
+            )
 
 
 def _check_started(m: Machine, step: Step, block: BlockState) -> None:
@@ -56,15 +65,17 @@ def _check_started(m: Machine, step: Step, block: BlockState) -> None:
     clocks = m.block.cluster.clocks
     others = np.arange(block.first_agent, block.first_agent + block.warps)
     known = clocks.of[CAUSED][np.ix_(m.agents if m.mask is None else m.agents[m.mask.warps], others)]
-    if not m.block.cluster.world.barriers and (known.max(axis=1) == clocks.low + 1).any():
+    if not m.block.cluster.grid_state.barriers and (known.max(axis=1) == clocks.low + 1).any():
         raise RaceError(
             f"{step.op.scope}.{step.op.name} touches shared memory of block {block.rank} of the cluster, which may not run yet",
             fix="let the blocks of the cluster meet first: pk.cluster.sync()",
-            where=step.op.where,
+            location=step.op.location,
         )
 
 
-def _note(shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, local: np.ndarray, cells: np.ndarray) -> Any:
+def _note(
+    shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, local: np.ndarray, cells: np.ndarray
+) -> Any:
     access, clocks, rows = touch.access, m.block.cluster.clocks, m.agents
     if access.mode == "read":
         return shadow.read(clocks, rows[local], agents[local], cells, stamps[local], access.proxy)
@@ -92,11 +103,14 @@ def _shared_footprint(m: Machine, touch: Touch, split: str) -> Footprint:
     if found is None:
         count = max(len(bases), len(indices))
         bases, columns, indices = (x * count if len(x) == 1 else x for x in (bases, columns, indices))
-        map_ = m.block.cluster.world.map
+        map_ = m.block.cluster.grid_state.map
         try:
-            parts = [map_.footprint(touch.value, b, c, split, m.span, i) for b, c, i in zip(bases, columns, indices, strict=True)]
+            parts = [
+                map_.footprint(touch.value, b, c, split, m.span, i)
+                for b, c, i in zip(bases, columns, indices, strict=True)
+            ]
         except OutOfBoundsError as error:
-            raise OutOfBoundsError(error.fact, error.fix, where=m.step.op.where) from None
+            raise OutOfBoundsError(error.fact, error.fix, location=m.step.op.location) from None
         found = _gathered(m, parts)
         if len(touch.cache) >= CACHED:
             touch.cache.clear()
@@ -108,7 +122,9 @@ def _gathered(m: Machine, parts: list[Footprint]) -> Footprint:
     """The footprints of units, as one over the warps of the gang."""
     units = _units(m)
     parts = parts if len(parts) > 1 else parts * m.units
-    return np.concatenate([p[0] + u * m.span for p, u in zip(parts, units, strict=True)]), np.concatenate([p[1] for p in parts])
+    return np.concatenate([p[0] + u * m.span for p, u in zip(parts, units, strict=True)]), np.concatenate(
+        [p[1] for p in parts]
+    )
 
 
 def _touch_global(m: Machine, step: Step, touch: Touch, split: str, agents: Any, stamps: Any) -> int:
@@ -118,11 +134,11 @@ def _touch_global(m: Machine, step: Step, touch: Touch, split: str, agents: Any,
     corners = m.corners(place)
     total = 0
     for corner in corners:
-        tensor.check(corner, step.op.where)
+        tensor.check(corner, step.op.location)
         inside = tensor.clip(corner, place.shape)
         total += inside[0] * inside[1] * tensor.size
     total *= m.units if len(corners) == 1 else 1
-    shadowed = m.block.cluster.world.globals.get(touch.value)
+    shadowed = m.block.cluster.grid_state.globals.get(touch.value)
     if shadowed is None:
         return total
     map_, shadow = shadowed
@@ -144,7 +160,9 @@ def _touch_global(m: Machine, step: Step, touch: Touch, split: str, agents: Any,
 # Asynchronous accesses --------------------------------------------------------------------------------------
 
 
-def _finishers(m: Machine, step: Step, touch: Touch, block: BlockState, flight: Flight | None) -> tuple[np.ndarray, np.ndarray]:
+def _finishers(
+    m: Machine, step: Step, touch: Touch, block: BlockState, flight: Flight | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Which agents finish an access to `block`, and what they stamp it with, by warp of the gang. Lines an asynchronous one up."""
     done, low = touch.access.done, m.block.cluster.clocks.low
     if done == "now":
@@ -212,7 +230,7 @@ def launch(m: Machine, step: Step) -> Flight:
         clocks.advance(issuers)  # a store of these threads, with the release of its mbarrier: it tells all they know
     else:
         known[:CAUSED] = clocks.low + 1  # an engine passes on no memory of who gave it work
-    flight = Flight(flight_label(step), step.op.where, finish, known)
+    flight = Flight(flight_label(step), step.op.location, finish, known)
     cluster.flights.append(flight)
     return flight
 
@@ -247,8 +265,8 @@ def check_registers(m: Machine, step: Step) -> None:
         raise InFlightError(
             f"{step.op.scope}.{step.op.name} {'changes' if changes else 'uses'} {value.label} while {flight_label(flying.step)} still {verb} it",
             fix=f"wait for it first: warpgroup.wait({value.name or 'x'})",
-            where=step.op.where,
-            also={"it was issued at": flying.step.op.where},
+            location=step.op.location,
+            also={"it was issued at": flying.step.op.location},
         )
 
 

@@ -10,7 +10,7 @@ from ..errors import OutOfBoundsError
 from ..program import Access, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector
 from .block import BlockState
-from .memory import Address, Tensor
+from .memory import Address, GlobalArray
 from .registers import Registers
 
 
@@ -29,7 +29,7 @@ class Machine(Registers):
         if kind == "cluster_rank":
             return self.block.rank
         if kind == "cluster_x":
-            return self.block.index[0] // self.block.cluster.world.program.cluster[0]
+            return self.block.index[0] // self.block.cluster.grid_state.program.cluster[0]
         return (self.block.index if kind.startswith("block") else self.block.cluster.grid)["xyz".index(kind[-1])]
 
     def block_label(self) -> str:
@@ -56,7 +56,7 @@ class Machine(Registers):
         """The four dimensions of a global tensor."""
         return self.tensor(tensor).shape
 
-    def tensor(self, value: Value) -> Tensor:
+    def tensor(self, value: Value) -> GlobalArray:
         return self.block.cluster.tensors[value]
 
     def address(self, value: Value) -> Any:
@@ -172,7 +172,7 @@ class Machine(Registers):
             raise OutOfBoundsError(
                 f"{vector.label}: element {int(low if low < 0 else high)} of {type.length}",
                 fix=f"keep the index within 0 to {type.length - 1}",
-                where=self.step.op.where,
+                location=self.step.op.location,
             )
         return index
 
@@ -181,10 +181,12 @@ class Machine(Registers):
         if isinstance(memory, Place):
             tensor, corners = self.tensor(memory.tensor), self.corners(memory)
             for corner in corners:
-                tensor.check(corner, op.where)
+                tensor.check(corner, op.location)
                 if 0 in tensor.clip(corner, (1, 1)):
                     raise OutOfBoundsError(
-                        f"{tensor.name}: element {corner} is outside of its shape {tensor.shape}", fix="bound the coordinate", where=op.where
+                        f"{tensor.name}: element {corner} is outside of its shape {tensor.shape}",
+                        fix="bound the coordinate",
+                        location=op.location,
                     )
             return corners
         type = memory.type

@@ -65,16 +65,24 @@ class SharedMemory:
         return parts[0][None] if len(parts) == 1 else np.stack(parts)
 
 
-class Tensor:
+class GlobalArray:
     """A global tensor: an array with four dimensions (batch, depth, rows, cols)."""
 
     def __init__(self, name: str, type: Global, array: np.ndarray):
         if array.dtype != type.dtype.numpy:
-            raise ArgumentError(f"{name} holds {array.dtype}, where the kernel takes {type}", fix=f"pass {type.dtype}", where=())
+            raise ArgumentError(
+                f"{name} holds {array.dtype}, where the kernel takes {type}", fix=f"pass {type.dtype}", location=()
+            )
         if array.ndim > 4 or any(isinstance(d, int) and d != n for d, n in zip(type.dims, array.shape, strict=True)):
-            raise ArgumentError(f"{name} has shape {array.shape}, where the kernel takes {type}", fix="dimensions must agree", where=())
+            raise ArgumentError(
+                f"{name} has shape {array.shape}, where the kernel takes {type}",
+                fix="dimensions must agree",
+                location=(),
+            )
         if array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
-            raise ArgumentError(f"the columns of {name} are not contiguous", fix="pass np.ascontiguousarray(x)", where=())
+            raise ArgumentError(
+                f"the columns of {name} are not contiguous", fix="pass np.ascontiguousarray(x)", location=()
+            )
         self.name, self.type = name, type
         self.array = array[(None,) * (4 - array.ndim)]
         self.shape = self.array.shape
@@ -82,7 +90,7 @@ class Tensor:
         self.start: int = array.__array_interface__["data"][0]
         self.strides = self.array.strides
 
-    def check(self, first: tuple[int, ...], where: tuple[Frame, ...]) -> None:
+    def check(self, first: tuple[int, ...], location: tuple[Frame, ...]) -> None:
         """Raises `OutOfBoundsError` where no part of a rectangle may be: a batch or depth outside, a negative row or column."""
         b, d, r, c = first
         if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and r >= 0 and c >= 0:
@@ -91,7 +99,7 @@ class Tensor:
             f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) is outside of its shape "
             f"{' x '.join(map(str, self.shape))} (batch, depth, rows, columns)",
             fix="only rows and columns past the end are defined (they read as zero and are not written); bound the coordinate, or the grid",
-            where=where,
+            location=location,
         )
 
     def clip(self, first: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:

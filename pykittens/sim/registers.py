@@ -73,7 +73,7 @@ class Registers:
             raise Diagnosis(
                 f"{step.op.scope}.{step.op.name} is a collective under a divergent branch: only {self.mask.count} of the warps of its {step.op.scope} come to it",
                 fix="let all warps of the scope take the branch (a condition that is the same for all), or move the operation out of it",
-                where=step.op.where,
+                location=step.op.location,
             )
 
     # Registers and scalars ----------------------------------------------------------------------------
@@ -86,8 +86,8 @@ class Registers:
             raise UninitializedError(
                 f"{op.scope}.{op.name} uses {value.label}, which these warps never made",
                 fix="make it before the branch or role that uses it",
-                where=op.where,
-                also={"it is made at": value.where},
+                location=op.location,
+                also={"it is made at": value.location},
             ) from None
 
     def __getitem__(self, value: Value) -> np.ndarray:
@@ -118,8 +118,8 @@ class Registers:
             raise Diagnosis(
                 f"{op.scope}.{op.name}: {of.label} differs between the warps of one {op.scope}: {rows[0].tolist()}",
                 fix=f"use a value that is the same for the whole {op.scope}, or do the operation on a warp",
-                where=op.where,
-                also={"it is made at": of.where},
+                location=op.location,
+                also={"it is made at": of.location},
             )
         return rows[0, 0].item() if len(rows) == 1 else rows[:, 0]
 
@@ -159,12 +159,18 @@ class Registers:
             new = _plain(new)
             if type.dtype.kind == "f":
                 new = new.astype(np.float32) if isinstance(new, np.ndarray) else np.float32(new)
-            self.env[value] = new if self.mask is None else self._scatter(np.broadcast_to(new, self.mask.count), self._value(value))
+            self.env[value] = (
+                new if self.mask is None else self._scatter(np.broadcast_to(new, self.mask.count), self._value(value))
+            )
             return
         assert isinstance(type, (RegisterTile, RegisterVector))
         if self.chosen is not None:
             new = self._among(self._value(value), new, type)
-        self.env[value] = new if new.shape[0] == self.warps // self.span else np.broadcast_to(new, (self.warps // self.span, *type.shape))
+        self.env[value] = (
+            new
+            if new.shape[0] == self.warps // self.span
+            else np.broadcast_to(new, (self.warps // self.span, *type.shape))
+        )
 
     def _among(self, old: np.ndarray | None, new: np.ndarray, type: RegisterTile | RegisterVector) -> np.ndarray:
         full = np.zeros((self.warps // self.span, *type.shape), type.dtype.numpy) if old is None else old.copy()
@@ -194,7 +200,7 @@ class Registers:
             raise Diagnosis(
                 f"{op.name} gives {int(high if high >= limit else low)}, which does not fit {dtype}",
                 fix="compute it in 64 bits: pk.cast(x, pk.i64)",
-                where=op.where,
+                location=op.location,
             )
         return value
 
@@ -204,7 +210,9 @@ class Registers:
         if low < 0 or high >= count:
             name = next((v.label for v in op.operands()), op.name)
             raise OutOfBoundsError(
-                f"index {int(low if low < 0 else high)} of {name}, which has {count}", fix=f"keep it within 0 to {count - 1}", where=op.where
+                f"index {int(low if low < 0 else high)} of {name}, which has {count}",
+                fix=f"keep it within 0 to {count - 1}",
+                location=op.location,
             )
 
 

@@ -14,11 +14,11 @@ class Conflicts:
 
     operation: str
     tile: str
-    where: tuple[Frame, ...]
+    location: tuple[Frame, ...]
     passes: int = 0
 
     def __str__(self) -> str:
-        line = f" at {self.where[0]}" if self.where else ""
+        line = f" at {self.location[0]}" if self.location else ""
         return f"{self.operation} of {self.tile}{line}: {self.passes} extra passes"
 
 

@@ -14,53 +14,74 @@ from ..program import Program, Value
 from ..types import Global
 from .block import Cluster
 from .gang import Blocked, Crowd, Gang, split
+from .grid_state import Dim3, GridState
 from .machine import Machine
-from .memory import Tensor
+from .memory import GlobalArray
 from .report import Conflicts, Report
-from .steps import Plan
-from .world import Dim3, World
+from .steps import StepPlan
 
 
-def simulate(program: Program, arguments: dict[str, Any], grid: Dim3, *, seed: int | None = None, progress: Callable[[float], None] | None = None) -> Report:
+def simulate(
+    program: Program,
+    arguments: dict[str, Any],
+    grid: Dim3,
+    *,
+    seed: int | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Report:
     """Runs a program on the simulated GPU: outputs are written into the arrays of `arguments` in place.
 
-    `arguments` has an array for each global tensor and a number for each scalar parameter, by name. The grid is in blocks.
-    A `seed` makes gangs take turns, and engines finish, in a random legal order. Raises a `Diagnosis` for what
+    `arguments` has an array for each global tensor and a number for each scalar parameter, by name. The grid is in
+    blocks. A `seed` makes gangs take turns, and engines finish, in a random legal order. Raises a `Diagnosis` for what
     the program does wrong. `progress` is told, after each cluster, which fraction of the blocks has run.
     """
     if any(g < 1 or g % c for g, c in zip(grid, program.cluster, strict=True)):
-        raise ArgumentError(f"a grid of {grid} blocks in clusters of {program.cluster}", fix="make it a multiple of the cluster", where=program.where)
-    plan = Plan(program)
+        raise ArgumentError(
+            f"a grid of {grid} blocks in clusters of {program.cluster}",
+            fix="make it a multiple of the cluster",
+            location=program.location,
+        )
+    plan = StepPlan(program)
     tensors, scalars = _operands(program, arguments, plan.written)
     report = Report(blocks=grid[0] * grid[1] * grid[2])
-    world = World(program, plan, tensors, scalars, grid, report)
+    grid_state = GridState(program, plan, tensors, scalars, grid, report)
     chance = random.Random(seed) if seed is not None else None
     corners = [range(0, n, step) for n, step in zip(grid, program.cluster, strict=True)]
     for number, (z, y, x) in enumerate(itertools.product(*reversed(corners))):
-        Scheduler(Cluster(world, number, (x, y, z)), chance).run()
+        Scheduler(Cluster(grid_state, number, (x, y, z)), chance).run()
         if progress:
             progress((number + 1) * program.cluster[0] * program.cluster[1] * program.cluster[2] / report.blocks)
-    for number, passes in sorted(world.conflicts.items()):
+    for number, passes in sorted(grid_state.conflicts.items()):
         step = plan.steps[number - 1]
         tile = ", ".join(t.value.label for t in step.touches if t.passes)
-        report.conflicts.append(Conflicts(step.op.name, tile, step.op.where, passes))
+        report.conflicts.append(Conflicts(step.op.name, tile, step.op.location, passes))
     return report
 
 
-def _operands(program: Program, arguments: dict[str, Any], written: set[Value]) -> tuple[dict[Value, Tensor], dict[Value, Any]]:
-    tensors: dict[Value, Tensor] = {}
+def _operands(
+    program: Program, arguments: dict[str, Any], written: set[Value]
+) -> tuple[dict[Value, GlobalArray], dict[Value, Any]]:
+    tensors: dict[Value, GlobalArray] = {}
     scalars: dict[Value, Any] = {}
     for parameter in program.parameters:
         if parameter.name not in arguments:
-            raise ArgumentError(f"{program.name} misses {parameter.name!r}", fix="pass every parameter", where=program.where)
+            raise ArgumentError(
+                f"{program.name} misses {parameter.name!r}", fix="pass every parameter", location=program.location
+            )
         given, type = arguments[parameter.name], parameter.value.type
         if not isinstance(type, Global):
             assert hasattr(type, "dtype")
-            scalars[parameter.value] = np.float32(given) if type.dtype.kind == "f" else bool(given) if type.dtype.kind == "b" else int(given)
+            scalars[parameter.value] = (
+                np.float32(given) if type.dtype.kind == "f" else bool(given) if type.dtype.kind == "b" else int(given)
+            )
             continue
         if parameter.value in written and not given.flags.writeable:
-            raise ArgumentError(f"{program.name} writes {parameter.name!r}, which is read-only", fix="pass a copy", where=program.where)
-        tensors[parameter.value] = Tensor(parameter.name, type, given)
+            raise ArgumentError(
+                f"{program.name} writes {parameter.name!r}, which is read-only",
+                fix="pass a copy",
+                location=program.location,
+            )
+        tensors[parameter.value] = GlobalArray(parameter.name, type, given)
     return tensors, scalars
 
 
@@ -72,9 +93,11 @@ class Scheduler:
         self.blocked: dict[Gang, Blocked] = {}
 
     def run(self) -> None:
-        world = self.cluster.world
+        grid_state = self.cluster.grid_state
         for block in self.cluster.blocks:
-            split(Machine(block, 0, block.warps, 0, block.values()), world.plan.body, 0, block.warps, 0, self.crowd)
+            split(
+                Machine(block, 0, block.warps, 0, block.values()), grid_state.plan.body, 0, block.warps, 0, self.crowd
+            )
         while self.crowd.gangs:
             if not self._turn():
                 self._deadlock()
@@ -104,7 +127,7 @@ class Scheduler:
                 raise
             except Exception as error:  # in the NumPy face of an operation, perhaps the user's own
                 op = gang.m.step.op
-                raise Diagnosis(f"{op.scope}.{op.name} fails on the CPU: {error!r}", where=op.where) from error
+                raise Diagnosis(f"{op.scope}.{op.name} fails on the CPU: {error!r}", location=op.location) from error
         return moved
 
     def _finish_some(self, chance: random.Random) -> None:
@@ -115,12 +138,16 @@ class Scheduler:
 
     def _deadlock(self) -> None:
         waits = [(gang, self.blocked[gang]) for gang in self.crowd.gangs if self.blocked[gang].state()]
-        rows = [f"    {gang.label}{f', at {blocked.where[0]}' if blocked.where else ''}: {blocked.state()}" for gang, blocked in waits]
-        where = waits[0][1].where
+        rows = [
+            f"    {gang.label}{f', at {blocked.location[0]}' if blocked.location else ''}: {blocked.state()}"
+            for gang, blocked in waits
+        ]
+        where = waits[0][1].location
         block = self.cluster.blocks[0].label
         raise DeadlockError(
-            f"deadlock in block {block}: every warp that has not ended waits for something that cannot happen any more:\n" + "\n".join(rows),
+            f"deadlock in block {block}: every warp that has not ended waits for something that cannot happen any more:\n"
+            + "\n".join(rows),
             fix="let the missing arrivals, bytes or warps come, or do not wait for them; check the parity that is waited for",
-            where=where,
-            also={f"{gang.label} at": blocked.where for gang, blocked in waits[1:]},
+            location=where,
+            also={f"{gang.label} at": blocked.location for gang, blocked in waits[1:]},
         )

@@ -38,7 +38,9 @@ class Shadow:
         self.reads = np.zeros((cells, agents) if fresh else (0, agents), np.int64)
         self.watched = np.zeros(cells, bool)  # cells read since the last write
 
-    def read(self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, cells: np.ndarray, stamps: np.ndarray, proxy: str) -> Clash | None:
+    def read(
+        self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, cells: np.ndarray, stamps: np.ndarray, proxy: str
+    ) -> Clash | None:
         """Notes a read of `cells` by `agents` that begins when the warps `rows` come to it; the clash it makes, if any."""
         clash = self._after_write(clocks, rows, cells, proxy)
         if clash is not None:
@@ -55,7 +57,14 @@ class Shadow:
         return None
 
     def write(
-        self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, cells: np.ndarray, stamps: np.ndarray, proxy: str, reduce: bool = False
+        self,
+        clocks: Clocks,
+        rows: np.ndarray,
+        agents: np.ndarray,
+        cells: np.ndarray,
+        stamps: np.ndarray,
+        proxy: str,
+        reduce: bool = False,
     ) -> Clash | None:
         """Notes a write (or reduction); the clash it makes, if any."""
         clash = self._after_write(clocks, rows, cells, proxy, reduce)
@@ -76,10 +85,14 @@ class Shadow:
             twice = self.agent[cells] != agents
             if twice.any():
                 at = int(twice.argmax())
-                return self._clash("write", int(cells[at]), at, int(self.agent[cells[at]]), int(self.stamp[cells[at]]), clocks)
+                return self._clash(
+                    "write", int(cells[at]), at, int(self.agent[cells[at]]), int(self.stamp[cells[at]]), clocks
+                )
         return None
 
-    def _after_write(self, clocks: Clocks, rows: np.ndarray, cells: np.ndarray, proxy: str, reduce: bool = False) -> Clash | None:
+    def _after_write(
+        self, clocks: Clocks, rows: np.ndarray, cells: np.ndarray, proxy: str, reduce: bool = False
+    ) -> Clash | None:
         stamp, agent = self.stamp[cells], self.agent[cells]
         bad = stamp >= clocks.of[SEEN][rows, agent]
         if clocks.low and not self.fresh:

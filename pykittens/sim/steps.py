@@ -30,9 +30,13 @@ class Touch:
         # Where all threads write the same bytes, one of them does: nobody races with its own copy.
         # An elected thread asks an engine for the whole.
         copies = access.split == "all" and access.mode != "read"
-        elected = isinstance(access.done, Value) or (access.done != "now" and QUEUES.get(access.done, ELECTED) == ELECTED)
+        elected = isinstance(access.done, Value) or (
+            access.done != "now" and QUEUES.get(access.done, ELECTED) == ELECTED
+        )
         self.split: str = "one" if copies or (elected and access.split != "warps") else access.split
-        self.passes = extra_passes(type, self.split, span) if isinstance(type, SharedTile) and access.proxy == "generic" else 0
+        self.passes = (
+            extra_passes(type, self.split, span) if isinstance(type, SharedTile) and access.proxy == "generic" else 0
+        )
         self.cache: dict[Any, Any] = {}
 
 
@@ -43,7 +47,7 @@ class Step:
         self.op, self.number, self.numpy = op, number, op.numpy
         self.structure = isinstance(op, STRUCTURE)
         self.span = op.scope.warps if op.collective else 1
-        self.single = op.single
+        self.single = op.single_thread
         effects: list[Sync | Touch] = [Touch(e, self.span) if isinstance(e, Access) else e for e in op.effects()]
         first = next((i for i, e in enumerate(effects) if not isinstance(e, Sync)), len(effects))
         last = next((i for i, e in enumerate(effects) if i >= first and isinstance(e, Sync)), len(effects))
@@ -54,7 +58,9 @@ class Step:
             self.span = 1  # every thread waits for itself
         self.late = any(isinstance(e, Touch) and e.access.done != "now" for e in effects)
         self.effects = bool(effects)
-        self.ends = any(isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait") for e in effects)  # it may have to wait
+        self.ends = any(
+            isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait") for e in effects
+        )  # it may have to wait
         self.targets = {e.value: e.access for e in effects if isinstance(e, Touch) and e.kind == "shared"}
         self.registers = [v for v in op.operands() if isinstance(v.type, (RegisterTile, RegisterVector))]
         self.scalars = [v for v in op.operands() if not isinstance(v.type, (RegisterTile, RegisterVector))]
@@ -69,7 +75,7 @@ class Step:
         return f"<{self.op.scope}.{self.op.name}>"
 
 
-class Plan:
+class StepPlan:
     """All steps of a program, numbered from 1, and what follows from them before anything runs."""
 
     def __init__(self, program: Program):
@@ -105,7 +111,11 @@ class Plan:
     @property
     def written(self) -> set[Value]:
         """The tensors that some operation writes: only these can race."""
-        return {e.target.tensor for e in self.effects() if isinstance(e, Access) and e.mode != "read" and isinstance(e.target, Place)}
+        return {
+            e.target.tensor
+            for e in self.effects()
+            if isinstance(e, Access) and e.mode != "read" and isinstance(e.target, Place)
+        }
 
 
 def gang_size(steps: list[Step], warps: int) -> int:
@@ -130,11 +140,21 @@ def _computes(step: Step) -> bool:
     op = step.op
     scalar = all(isinstance(r.type, ScalarType) for r in op.results)
     counted = any(isinstance(e, Sync) and e.kind in ("arrive", "wait") for e in (*step.before, *step.after))
-    return op.collective and not step.structure and not step.single and bool(step.touches or step.written or not scalar or counted)
+    return (
+        op.collective
+        and not step.structure
+        and not step.single
+        and bool(step.touches or step.written or not scalar or counted)
+    )
 
 
 def _waits(effect: Any) -> bool:
-    return isinstance(effect, Sync) and effect.kind == "wait" and effect.target is not None and isinstance(effect.target.type, BarrierType)
+    return (
+        isinstance(effect, Sync)
+        and effect.kind == "wait"
+        and effect.target is not None
+        and isinstance(effect.target.type, BarrierType)
+    )
 
 
 def _point_to_point(steps: list[Step]) -> bool:

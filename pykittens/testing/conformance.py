@@ -4,8 +4,8 @@
 
     conform(MyOp)                       # everything this machine can check, for every sample of MyOp
 
-Each sample (`Op.samples`) becomes a kernel: operands are loaded from global tensors, the operation is recorded, results and changed
-operands are stored. Two units of the sample's scope do so at once, each with its own elements.
+Each sample (`Op.samples`) becomes a kernel: operands are loaded from global tensors, the operation is recorded, results
+and changed operands are stored. Two units of the sample's scope do so at once, each with its own elements.
 
 * `Case.simulate` against the sample's formula, in float64;
 * `Case.compile` for an architecture, without a GPU;
@@ -36,7 +36,19 @@ from ..trace.recorder import record, result
 from ..trace.rings import barrier
 from ..trace.scalar import cast, var
 from ..trace.signature import GlobalPattern
-from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, bool_, i32, with_dtype
+from ..types import (
+    BarrierType,
+    DType,
+    Global,
+    RegisterTile,
+    RegisterVector,
+    ScalarType,
+    SharedTile,
+    SharedVector,
+    bool_,
+    i32,
+    with_dtype,
+)
 
 UNITS = 2  # units of the scope that run a sample together, each on its own elements
 TOLERANCE = {"bf16": 2.0**-7, "f16": 2.0**-10, "f32": 1e-5, "f64": 1e-12, "e4m3": 2.0**-3, "e5m2": 2.0**-2}
@@ -51,7 +63,12 @@ class Case:
         self.name = f"{op.__name__}[{number}]: {sample}"
         self.fields = {n: x if n in _operands(op) else Static(x) for n, x in sample.fields.items()}
         self.warps = max(
-            [t.warps for t in (*_leaves(self.fields), sample.fields.get("type")) if isinstance(t, (RegisterTile, RegisterVector))] + [sample.warps]
+            [
+                t.warps
+                for t in (*_leaves(self.fields), sample.fields.get("type"))
+                if isinstance(t, (RegisterTile, RegisterVector))
+            ]
+            + [sample.warps]
         )
         self.tensors: dict[str, tuple[DType, tuple[int, ...]]] = {}  # parameters: dtype and shape, the units first
         self.patterns: dict[str, GlobalPattern] = {}
@@ -62,8 +79,14 @@ class Case:
         self.results = probe.types()
         self.changed = [n for n in probe.writes if _is_operand(self.fields[n])]
         written = [id(e.target) for e in probe.effects() if isinstance(e, Access) and e.mode != "read"]
-        self.changed += [n for n in self.fields if id(getattr(probe, n)) in written and isinstance(self.fields[n], (SharedTile, SharedVector))]
-        self.written = [n for n in self.fields if id(getattr(probe, n)) in written and isinstance(self.fields[n], Rectangle)]
+        self.changed += [
+            n
+            for n in self.fields
+            if id(getattr(probe, n)) in written and isinstance(self.fields[n], (SharedTile, SharedVector))
+        ]
+        self.written = [
+            n for n in self.fields if id(getattr(probe, n)) in written and isinstance(self.fields[n], Rectangle)
+        ]
         self.outputs: list[str] = []
         self.masks: set[str] = set()  # outputs that are masks
         for i, type in enumerate(self.results):
@@ -77,7 +100,9 @@ class Case:
 
     # Parameters -------------------------------------------------------------------------------------------
 
-    def _parameter(self, name: str, dtype: DType, shape: tuple[int, ...], pattern: tuple[Any, ...] | None = None) -> None:
+    def _parameter(
+        self, name: str, dtype: DType, shape: tuple[int, ...], pattern: tuple[Any, ...] | None = None
+    ) -> None:
         self.tensors[name] = dtype, shape
         self.patterns[name] = GlobalPattern((dtype,), pattern or shape)
 
@@ -101,7 +126,13 @@ class Case:
             self._parameter(name, _memory(x.dtype), (UNITS,))
 
     def _output(self, name: str, type: Any) -> None:
-        shape = () if isinstance(type, ScalarType) else (type.length,) if isinstance(type, (RegisterVector, SharedVector)) else type.shape
+        shape = (
+            ()
+            if isinstance(type, ScalarType)
+            else (type.length,)
+            if isinstance(type, (RegisterVector, SharedVector))
+            else type.shape
+        )
         self._parameter(name, _memory(type.dtype), (UNITS, *shape))
         self.outputs.append(name)
         if type.dtype is bool_:
@@ -145,7 +176,10 @@ class Case:
             for name, value in zip(self.outputs, made, strict=True):
                 self._store(tensors[name], value, handle, unit)
 
-        parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=p) for n, p in self.patterns.items()]
+        parameters = [
+            inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=p)
+            for n, p in self.patterns.items()
+        ]
         conformance.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return Kernel(conformance, {"warps": UNITS * self.warps, "grid": (1, 1, 1), "cluster": (1, 1, 1)})
 
@@ -154,7 +188,14 @@ class Case:
         if isinstance(x, tuple):
             return tuple(self._operand(f"{name}{i}", part, tensors, handle, unit) for i, part in enumerate(x))
         if isinstance(x, Rectangle):
-            at = x.at if x.known else tuple(result(element.LoadScalar(scalars.THREAD, place(tensors[f"{name}_at"], At((i,)), (1,)))) for i in (0, 1))
+            at = (
+                x.at
+                if x.known
+                else tuple(
+                    result(element.LoadScalar(scalars.THREAD, place(tensors[f"{name}_at"], At((i,)), (1,))))
+                    for i in (0, 1)
+                )
+            )
             return place(tensors[name], At((0, unit, *at)), x.shape)
         if not _is_operand(x):
             return x.value if isinstance(x, Static) else x
@@ -202,7 +243,9 @@ class Case:
             else:
                 field = next(f for f in sorted(self.fields, key=len, reverse=True) if name.startswith(f))
                 mask = any(getattr(t, "dtype", None) is bool_ for t in _leaves({field: self.fields[field]}))
-                kind = self.sample.inputs.get(field) or ("mask" if mask else "normal" if dtype.kind == "f" else "bits100")
+                kind = self.sample.inputs.get(field) or (
+                    "mask" if mask else "normal" if dtype.kind == "f" else "bits100"
+                )
                 found[name] = elements(kind, dtype, shape, chance)
         return found
 
@@ -219,7 +262,9 @@ class Case:
     def launch(self) -> Arrays:
         """What comes out of the GPU."""
         arrays = {name: DeviceArray(a) for name, a in self.arrays().items()}
-        self.kernel(**{n: Narrowed(a, self.rectangles[n].size[1]) if n in self.rectangles else a for n, a in arrays.items()})
+        self.kernel(
+            **{n: Narrowed(a, self.rectangles[n].size[1]) if n in self.rectangles else a for n, a in arrays.items()}
+        )
         return {name: arrays[name].numpy() for name in self.outputs + self.written}
 
     def text(self, arch: str) -> str:
@@ -245,7 +290,11 @@ class Case:
         if self.sample.expected is None:
             return None
         arrays = self._views(self.arrays())
-        wanted = [p.name for p in inspect.signature(self.sample.expected).parameters.values() if p.default is inspect.Parameter.empty]
+        wanted = [
+            p.name
+            for p in inspect.signature(self.sample.expected).parameters.values()
+            if p.default is inspect.Parameter.empty
+        ]
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.outputs + self.written}
         for unit in range(UNITS):
             known = {"unit": unit, **{name: self._plain(name, x, arrays, unit) for name, x in self.fields.items()}}
@@ -283,13 +332,17 @@ class Case:
                 g, w = (a[:, :, : self.rectangles[name].size[1]] for a in (g, w))
             if self.exact(name):
                 w = rounded(dtype, w)
-                same = g == w if not bits else (g.view(f"u{dtype.size}") == np.ascontiguousarray(w).view(f"u{dtype.size}"))
+                same = (
+                    g == w if not bits else (g.view(f"u{dtype.size}") == np.ascontiguousarray(w).view(f"u{dtype.size}"))
+                )
                 same |= (g != g) & (w != w)
             else:
                 same = close(g, w, self.tolerance(name), dtype)
             if not same.all():
                 spot = tuple(int(i) for i in np.argwhere(~same)[0])
-                found.append(f"{name}: {int((~same).sum())} of {same.size} elements differ, first at {spot}: {g[spot]!s}, not {w[spot]!s}")
+                found.append(
+                    f"{name}: {int((~same).sum())} of {same.size} elements differ, first at {spot}: {g[spot]!s}, not {w[spot]!s}"
+                )
         return found
 
 
@@ -361,7 +414,9 @@ def elements(kind: str, dtype: DType, shape: tuple[int, ...], chance: np.random.
         "integers": lambda: chance.integers(-8, 9, n),
         "counts": lambda: chance.integers(0, 9, n),
         "bits100": lambda: chance.integers(0 if dtype.kind == "u" else -100, 101, n),
-        "special": lambda: chance.choice(np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, 3.0, -2.5, 1e4, -1e4, 1e-4]), n),
+        "special": lambda: chance.choice(
+            np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, 3.0, -2.5, 1e4, -1e4, 1e-4]), n
+        ),
         "hundreds": lambda: chance.uniform(-300, 300, n),
         "large": lambda: chance.integers(1, 10**6, n) * (chance.choice([-1, 1], n) if dtype.kind != "u" else 1),
         "huge": lambda: chance.integers(2**31, 2**32, n),
@@ -371,13 +426,20 @@ def elements(kind: str, dtype: DType, shape: tuple[int, ...], chance: np.random.
         "wide": lambda: chance.standard_normal(n) * np.exp(12 * chance.standard_normal(n)),
     }
     with np.errstate(all="ignore"):
-        return np.asarray(numbers[kind](), np.float32 if dtype.kind == "f" else np.int64).astype(dtype.numpy).reshape(shape)
+        return (
+            np.asarray(numbers[kind](), np.float32 if dtype.kind == "f" else np.int64)
+            .astype(dtype.numpy)
+            .reshape(shape)
+        )
 
 
 def close(got: np.ndarray, want: np.ndarray, tolerance: float, dtype: DType) -> np.ndarray:
     """Which elements agree: NaN with NaN, infinity with itself, others relative to their size and that of all."""
     with np.errstate(all="ignore"):
-        g, w = np.asarray(got, np.float64), np.asarray(rounded(dtype, want) if np.asarray(want).dtype.kind == "f" else want, np.float64)
+        g, w = (
+            np.asarray(got, np.float64),
+            np.asarray(rounded(dtype, want) if np.asarray(want).dtype.kind == "f" else want, np.float64),
+        )
         w = np.where(np.isfinite(w), np.asarray(want, np.float64), w)  # what overflows the dtype is infinite
         finite = np.abs(w[np.isfinite(w)])
         size = np.abs(w) + (finite.mean() if finite.size else 0.0)

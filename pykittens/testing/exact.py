@@ -1,8 +1,9 @@
 """Attention on numbers that leave nothing to rounding: any error at all is a fault of the kernel, or of the compiler.
 
-A query is a unit vector, so that its scores are one column of k: 0, -1 or -2. With a scale of ln 2 weights are powers of two, 1, 1/2 and
-1/4. Every column has as many of each as make their sum a power of two, in an order of its own; v holds small integers. So all products
-and sums are exact in float32, and the result is rounded once, to the output's dtype.
+A query is a unit vector, so that its scores are one column of k: 0, -1 or -2. With a scale of ln 2 weights are powers
+of two, 1, 1/2 and 1/4. Every column has as many of each as make their sum a power of two, in an order of its own; v
+holds small integers. So all products and sums are exact in float32, and the result is rounded once, to the output's
+dtype.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     for removal in removals(my_kernel, x, y, causal=True):
         assert removal.found, f"nothing misses the {removal}"
 
-Each statement is taken out of the traced program, one at a time, and the kernel is simulated. Where nothing is diagnosed, either the
-statement is superfluous, or the instance is too small: every ring should go round three times, and there should be more blocks than
-run at once. The kernel as it is must run clean.
+Each statement is taken out of the traced program, one at a time, and the kernel is simulated. Where nothing is
+diagnosed, either the statement is superfluous, or the instance is too small: every ring should go round three times,
+and there should be more blocks than run at once. The kernel as it is must run clean.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Removal:
     @property
     def line(self) -> str:
         """The Python line that it comes from."""
-        return self.op.where[0].text if self.op.where else ""
+        return self.op.location[0].text if self.op.location else ""
 
     def __str__(self) -> str:
-        return f"{self.what} of `{self.line}` ({' from '.join(map(str, self.op.where))})"
+        return f"{self.what} of `{self.line}` ({' from '.join(map(str, self.op.location))})"
 
 
 def statements(program: Program) -> Iterator[tuple[Block, Op]]:
@@ -59,7 +59,9 @@ def _statements(block: Block) -> Iterator[tuple[Block, Op]]:
             yield block, op
 
 
-def removals(kernel: Kernel, *operands: Any, seeds: tuple[int | None, ...] = (None,), **named: Any) -> Iterator[Removal]:
+def removals(
+    kernel: Kernel, *operands: Any, seeds: tuple[int | None, ...] = (None,), **named: Any
+) -> Iterator[Removal]:
     """Takes each synchronisation statement out of a kernel and simulates what is left, in each of the orders that `seeds` give.
 
     Arrays are not written: each run has its own copies.

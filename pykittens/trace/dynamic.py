@@ -6,9 +6,9 @@
     with pk.role("multiply", warpgroups=2):
         for tile in work: ...                         # the others are given the same ones
 
-Where tiles differ in length, or blocks begin at different times, this is fairer than `pk.persistent`. The last block to find no tile
-left sets the counter back to 0, so that the next launch, or the next replay of a CUDA graph, finds it so. Kernels
-that may run at the same time need a counter each.
+Where tiles differ in length, or blocks begin at different times, this is fairer than `pk.persistent`. The last block to
+find no tile left sets the counter back to 0, so that the next launch, or the next replay of a CUDA graph, finds it so.
+Kernels that may run at the same time need a counter each.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def atomic_add(tensor: Tensor, at: Any, value: Operand) -> Scalar:
     """Adds to one element of a tensor (`at` its coordinate, in elements), atomically; what it was before. Once for the role."""
     r = current()
     scope = Scope("warp", 1) if r.warps == 1 else Scope("role", r.warps)
-    return result(atomics.AtomicAdd(scope, place(tensor, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)))  # type: ignore[no-any-return]
+    return result(
+        atomics.AtomicAdd(scope, place(tensor, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value))
+    )  # type: ignore[no-any-return]
 
 
 class Dynamic:
@@ -42,17 +44,23 @@ class Dynamic:
     def __init__(self, counter: Tensor, count: Operand, ahead: int):
         if not isinstance(counter, Tensor) or counter.type.dtype is not i32:
             raise TypeRuleError(
-                f"pk.dynamic counts in {getattr(counter, 'type', counter)}", fix="pass a tensor of one 32-bit integer: counter: pk.gl(pk.i32, 1)"
+                f"pk.dynamic counts in {getattr(counter, 'type', counter)}",
+                fix="pass a tensor of one 32-bit integer: counter: pk.gl(pk.i32, 1)",
             )
         if current().program.cluster != (1, 1, 1):
-            raise TraceError("pk.dynamic gives tiles to single blocks, and these come in clusters", fix="use pk.persistent, whose clusters walk together")
+            raise TraceError(
+                "pk.dynamic gives tiles to single blocks, and these come in clusters",
+                fix="use pk.persistent, whose clusters walk together",
+            )
         self.counter, self.count, self.taken = counter, number(count), False
         self.ring = Ring(ahead, {"": SharedVector(i32, 4)}, "tiles", True)
 
     def take(self) -> Iterator[Scalar]:
         """The tiles that this role takes for the block: numbers from 0 to count - 1, in increasing order."""
         if self.taken:
-            raise TraceError("two roles take tiles from one pk.dynamic", fix="let one take them, and the others iterate over it")
+            raise TraceError(
+                "two roles take tiles from one pk.dynamic", fix="let one take them, and the others iterate over it"
+            )
         self.taken = True
         blocks = grid_size.x * grid_size.y * grid_size.z
         for _ in flow.loop():

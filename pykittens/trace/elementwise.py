@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..ops import binary, fill, masks, pairs, random, scalars, unary
-from ..ops.parts import TileJoin
 from ..ops.rolls import Rolls
 from ..ops.scalars import THREAD
+from ..ops.slice_concat import TileJoin
 from ..program import Operand, Value, is_scalar
 from ..types import RegisterTile, RegisterVector, i32
 from .handle import number, refuse_array
@@ -25,10 +25,14 @@ def _map(kind: str) -> Callable[[Any], Any]:
         x = number(x)
         if kind in scalars.SCALAR_FUNCTIONS and is_scalar(x):
             return result(scalars.ScalarUnary(THREAD, kind, x))
-        raise TypeRuleError(f"pk.{kind} does not take {x!r}", fix="pass a register tile or vector, or for exp, log and sqrt a scalar")
+        raise TypeRuleError(
+            f"pk.{kind} does not take {x!r}", fix="pass a register tile or vector, or for exp, log and sqrt a scalar"
+        )
 
     apply.__name__ = kind
-    apply.__doc__ = f"{kind} of every element of a register tile or vector" + (" or of a scalar." if kind in scalars.SCALAR_FUNCTIONS else ".")
+    apply.__doc__ = f"{kind} of every element of a register tile or vector" + (
+        " or of a scalar." if kind in scalars.SCALAR_FUNCTIONS else "."
+    )
     return apply
 
 
@@ -82,7 +86,9 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if not is_scalar(condition):
         raise TypeRuleError(f"pk.where chooses by {condition!r}", fix="compare first: pk.where(x > 0, a, b)")
     if isinstance(a, Tile) or isinstance(b, Tile):
-        raise TypeRuleError("pk.where with a scalar condition and tiles", fix="compare tiles for an elementwise choice, or use pk.when")
+        raise TypeRuleError(
+            "pk.where with a scalar condition and tiles", fix="compare tiles for an elementwise choice, or use pk.when"
+        )
     return result(scalars.ScalarSelect(THREAD, condition, number(a), number(b)))
 
 
@@ -129,7 +135,9 @@ def _positions(tile: Tile, kind: Any) -> Tile:
 def iota(vector: Tile) -> Tile:
     """The index of each element of a vector, int32."""
     if not isinstance(vector, Tile) or not isinstance(vector.type, RegisterVector):
-        raise TypeRuleError(f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile")
+        raise TypeRuleError(
+            f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile"
+        )
     return result(fill.Positions(scope_of(vector.type.warps), vector.type))  # type: ignore[no-any-return]
 
 

@@ -31,7 +31,11 @@ def _function(function: Any, seen: dict[int, Any]) -> tuple[Any, ...]:
         return ("again", seen[id(function)])
     seen[id(function)] = len(seen)
     code: CodeType = function.__code__
-    parts: list[Any] = [code, _value("defaults", function.__defaults__, seen), _value("defaults", function.__kwdefaults__, seen)]
+    parts: list[Any] = [
+        code,
+        _value("defaults", function.__defaults__, seen),
+        _value("defaults", function.__kwdefaults__, seen),
+    ]
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
             parts.append((name, _value(name, cell.cell_contents, seen)))
@@ -47,7 +51,9 @@ def _function(function: Any, seen: dict[int, Any]) -> tuple[Any, ...]:
 def global_names(code: CodeType) -> tuple[str, ...]:
     """The globals that code reads, functions inside it included; attributes of the same name are not meant."""
     own, extended, names = [], 0, code.co_names
-    for op, arg in zip(code.co_code[::2], code.co_code[1::2], strict=True):  # a tenth of the time of dis.get_instructions
+    for op, arg in zip(
+        code.co_code[::2], code.co_code[1::2], strict=True
+    ):  # a tenth of the time of dis.get_instructions
         arg |= extended
         extended = arg << 8 if op == dis.EXTENDED_ARG else 0
         if op == _LOAD_NAME:
@@ -72,7 +78,10 @@ def _value(name: str, value: Any, seen: dict[int, Any]) -> Any:
         or type(value).__module__.partition(".")[0] in ("torch", "cupy", "jax", "jaxlib")
     ):
         if getattr(value, "ndim", 0):
-            raise TraceError(f"the kernel captures {name!r}, an array of shape {tuple(value.shape)}", fix="pass it to the kernel as an operand")
+            raise TraceError(
+                f"the kernel captures {name!r}, an array of shape {tuple(value.shape)}",
+                fix="pass it to the kernel as an operand",
+            )
     if isinstance(value, (int, float, complex)):
         return type(value), repr(value)  # 1, 1.0 and True are equal, but not the same to a kernel; nor are 0.0 and -0.0
     try:

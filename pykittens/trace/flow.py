@@ -14,17 +14,17 @@ from typing import Any
 
 from ..errors import TraceError, user_frame_objects
 from ..ops import control
-from ..ops.places import known_multiple
+from ..ops.addressing import known_multiple
 from ..ops.scalars import THREAD, scalar_dtype
 from ..program import Block, Op, Operand, Scope
 from ..types import ScalarType, i32, i64
 from . import recorder
-from .agreement import Guard, compare
+from .consistency import Guard, compare
 from .elementwise import maximum
 from .handle import number
 from .recorder import current, here, name_locals, record
 from .scopes import group, warp
-from .state import State
+from .snapshot import Snapshot
 
 
 def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
@@ -35,7 +35,9 @@ def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
     state is that after a whole number of rounds (and exact where both bounds are Python ints).
     """
     if not 1 <= len(bounds) <= 3:
-        raise TraceError(f"pk.range with {len(bounds)} bounds", fix="write pk.range(stop), (start, stop) or (start, stop, step)")
+        raise TraceError(
+            f"pk.range with {len(bounds)} bounds", fix="write pk.range(stop), (start, stop) or (start, stop, step)"
+        )
     start, stop, step = (number(x) for x in ((0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]))
     if not isinstance(step, int) or step == 0:
         raise TraceError(f"pk.range with step {step!r}", fix="the step is a Python int other than 0")
@@ -62,7 +64,9 @@ def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
     for phase in builtins.range(unroll - 1):
         index = whole + phase * step
         yield from _guarded(control.When(THREAD, index < stop if step > 0 else index > stop, Block(), Block()), index)
-    with r.region("pk.range"):  # the last phase never runs here: it brings the Python state back to where the rounds leave it
+    with r.region(
+        "pk.range"
+    ):  # the last phase never runs here: it brings the Python state back to where the rounds leave it
         yield whole + (unroll - 1) * step
 
 
@@ -84,7 +88,7 @@ def _loop(start: Operand, stop: Operand, step: int) -> Iterator[Any]:
     r = current()
     dtype = i64 if any(scalar_dtype(x) is i64 for x in (start, stop)) else i32
     index = recorder.make_value(ScalarType(dtype))
-    index.where = here()
+    index.location = here()
     index.multiple = gcd(known_multiple(start), step)
 
     def make(body: Block) -> Op:
@@ -107,7 +111,7 @@ def _recorded(kind: str, make: Any) -> Iterator[Block]:
     """Records a loop body, and again to verify it; then adds the loop made of the first recording."""
     r = current()
     frames = user_frame_objects()
-    before, verifying = State(frames), r.verifying[:]
+    before, verifying = Snapshot(frames), r.verifying[:]
     finished = False
     try:
         with r.region(kind) as body:
@@ -116,13 +120,13 @@ def _recorded(kind: str, make: Any) -> Iterator[Block]:
         r.check()
         if not r.verifying:
             made = r.program.buffers[:], r.program.maps[:], r.program.facts.get("named barriers", [])[:]
-            first = State(frames)
+            first = Snapshot(frames)
             r.verifying.append(body)
             with r.region(kind) as again:
                 yield again
             r.verifying[:] = verifying
             r.check()
-            compare(body, again, before, first, State(frames), len(made[0]))
+            compare(body, again, before, first, Snapshot(frames), len(made[0]))
             r.program.buffers[:], r.program.maps[:] = made[:2]
             r.program.facts.get("named barriers", [])[:] = made[2]
         finished = True
@@ -140,7 +144,7 @@ def _left(r: recorder.Recorder, kind: str) -> None:
         r.error = TraceError(
             f"the body of a {kind} was left by break, return or an exception",
             fix="leave a run-time loop with pk.break_if(condition) in pk.loop()",
-            where=here(),
+            location=here(),
         )
 
 
@@ -149,7 +153,9 @@ def break_if(condition: Operand) -> None:
     loops = [kind for kind, _ in current().open if kind in ("pk.loop", "pk.range")]
     if not loops or loops[-1] != "pk.loop":
         inside = "inside a pk.range" if loops else "outside of pk.loop()"
-        raise TraceError(f"pk.break_if {inside}", fix="write `for _ in pk.loop():` right around it, with a pk.var to count")
+        raise TraceError(
+            f"pk.break_if {inside}", fix="write `for _ in pk.loop():` right around it, with a pk.var to count"
+        )
     record(control.BreakIf(THREAD, number(condition)))
 
 
@@ -174,7 +180,10 @@ def otherwise() -> Iterator[None]:
     r.check()
     op = r.cache.get("last when")
     if not isinstance(op, control.When) or not r.block.ops or r.block.ops[-1] is not op or op.otherwise.ops:
-        raise TraceError("pk.otherwise without a pk.when just before it", fix="write `with pk.when(c): ...` and then `with pk.otherwise(): ...`")
+        raise TraceError(
+            "pk.otherwise without a pk.when just before it",
+            fix="write `with pk.when(c): ...` and then `with pk.otherwise(): ...`",
+        )
     guard = Guard("pk.otherwise")
     with r.region("pk.otherwise") as op.otherwise:
         yield
@@ -191,19 +200,31 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
     r = current()
     count = warps + 4 * warpgroups
     if count <= 0 or (warps and warpgroups):
-        raise TraceError(f"role {name!r} has {warps} warps and {warpgroups} warpgroups", fix="give it warps=n or warpgroups=n")
+        raise TraceError(
+            f"role {name!r} has {warps} warps and {warpgroups} warpgroups", fix="give it warps=n or warpgroups=n"
+        )
     if any(kind != "pk.role" for kind, _ in r.open):
-        raise TraceError(f"role {name!r} begins inside a {r.open[-1][0]}", fix="roles are static: open them outside of loops and branches")
+        raise TraceError(
+            f"role {name!r} begins inside a {r.open[-1][0]}",
+            fix="roles are static: open them outside of loops and branches",
+        )
     if registers and (registers % 8 or not 24 <= registers <= 256 or count % 4 or r.role_level):
         raise TraceError(
-            f"role {name!r}: {registers} registers a thread for {count} warps", fix="setmaxnreg takes a multiple of 8 from 24 to 256 for whole warpgroups"
+            f"role {name!r}: {registers} registers a thread for {count} warps",
+            fix="setmaxnreg takes a multiple of 8 from 24 to 256 for whole warpgroups",
         )
     taken = r.cache.setdefault(("warps of", id(r.block)), 0)  # type: ignore[arg-type]
     first: int = taken  # type: ignore[assignment]
     if first + count > r.warps:
-        raise TraceError(f"role {name!r} wants warps {first} to {first + count - 1} of {r.warps}", fix="give the kernel more warps, or the roles fewer")
+        raise TraceError(
+            f"role {name!r} wants warps {first} to {first + count - 1} of {r.warps}",
+            fix="give the kernel more warps, or the roles fewer",
+        )
     if (warpgroups or registers) and (r.first_warp + first) % 4:
-        raise TraceError(f"role {name!r} begins at warp {r.first_warp + first}", fix="warpgroups begin at multiples of 4 warps: order the roles so")
+        raise TraceError(
+            f"role {name!r} begins at warp {r.first_warp + first}",
+            fix="warpgroups begin at multiples of 4 warps: order the roles so",
+        )
     r.cache[("warps of", id(r.block))] = first + count  # type: ignore[assignment]
     saved = r.warps, r.first_warp, r.role, r.role_warpgroups
     guard = Guard("pk.role")

@@ -11,18 +11,18 @@ from ..ops.sync import NamedBarrierType
 from ..program import Operand
 from . import recorder
 from .handle import number
+from .handle_types import NamedBarrier
 from .recorder import current, record, scope_of
 from .scopes import ScopeHandle, warp
 from .tile import Tile
-from .values import Barrier
 
 
-def named_barrier(warps: int, count: int = 1) -> Barrier:
+def named_barrier(warps: int, count: int = 1) -> NamedBarrier:
     """`count` hardware barriers (of the block's 16), each ended by `warps` warps."""
     r = current()
     handle = recorder.make_value(NamedBarrierType(warps))
-    assert isinstance(handle, Barrier)
-    handle.count, handle.where = count, recorder.here()
+    assert isinstance(handle, NamedBarrier)
+    handle.count, handle.location = count, recorder.here()
     r.program.facts.setdefault("named barriers", []).append(handle)
     return handle
 
@@ -47,8 +47,15 @@ def assert_(condition: Operand, text: str = "") -> None:
     record(debug.Assert(warp.scope, condition, text))
 
 
-def cuda(text: str, *, reads: dict[str, Any] | None = None, writes: dict[str, Any] | None = None, numpy: Callable[..., Any] | None = None,
-         scope: ScopeHandle = warp, support: str = "") -> None:  # fmt: skip
+def cuda(
+    text: str,
+    *,
+    reads: dict[str, Any] | None = None,
+    writes: dict[str, Any] | None = None,
+    numpy: Callable[..., Any] | None = None,
+    scope: ScopeHandle = warp,
+    support: str = "",
+) -> None:
     """Inlines CUDA C or PTX, with `{name}` for operands; see `ops/inline.py`.
 
     `reads` and `writes` name the operands; `numpy(**arrays)` returns the new value of each written operand (a tuple

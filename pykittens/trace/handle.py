@@ -41,7 +41,10 @@ class Handle(Value):
     __int__ = __index__
 
     def __float__(self) -> float:
-        raise TraceError(f"{self.label} is known only when the kernel runs", fix="use it in tile arithmetic, or pk.cast(x, pk.f32) to convert")
+        raise TraceError(
+            f"{self.label} is known only when the kernel runs",
+            fix="use it in tile arithmetic, or pk.cast(x, pk.f32) to convert",
+        )
 
     def __len__(self) -> int:
         raise TraceError(f"{self.label}: {self.type} has no Python length", fix="use .rows and .cols")
@@ -61,14 +64,19 @@ def number(x: Any) -> Operand:
 def refuse_array(x: Any) -> None:
     """Refuses an array of NumPy or another framework where an operand is meant."""
     if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, Value) and getattr(x, "ndim", 1):
-        raise TraceError(f"an array of shape {tuple(x.shape)} is captured by the kernel", fix="pass it to the kernel as an operand")
+        raise TraceError(
+            f"an array of shape {tuple(x.shape)} is captured by the kernel", fix="pass it to the kernel as an operand"
+        )
 
 
 def extent(key: slice, length: int) -> tuple[int, int]:
     """Where a slice of `length` elements begins, and how many it has."""
     for bound in (key.start, key.stop, key.step):
         if isinstance(bound, Value):
-            raise TraceError("a slice with bounds known only when the kernel runs has no size", fix="use tile.part(row, col, rows, cols)")
+            raise TraceError(
+                "a slice with bounds known only when the kernel runs has no size",
+                fix="use tile.part(row, col, rows, cols)",
+            )
     start, stop, step = key.indices(length)
     if step != 1:
         raise TraceError(f"a slice with step {step}", fix="parts of tiles are contiguous")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import TypeRuleError, user_frame_objects
 from ..ops import cluster as cluster_ops
-from ..ops import indices, mbarrier, wgmma
+from ..ops import mbarrier, thread_indices, wgmma
 from ..ops import tma as tma_ops
 from ..ops.scalars import THREAD
 from ..program import Operand, Scope, Value
@@ -36,7 +36,8 @@ class WarpgroupHandle(ScopeHandle):
     def wait(self, *tiles: Tile, pending: int | None = None) -> None:
         """Waits for the products that write (or read from registers) these tiles; without tiles, for all but `pending`.
 
-        The compiler may wait earlier, so that less arithmetic runs beside the products: `ring.release(after=x)` keeps the wait behind x.
+        The compiler may wait earlier, so that less arithmetic runs beside the products: `ring.release(after=x)` keeps
+        the wait behind x.
         """
         record(wgmma.WgmmaWait(self.scope, tiles, pending if not tiles else None))
 
@@ -51,20 +52,31 @@ class Tma:
     def _scope(self) -> Scope:
         return self._handle.scope if self._handle is not block else Scope("role", current().warps)
 
-    def load(self, target: Shared, source: Tensor, coordinate: Any, barrier: Value | None = None, *,
-             hint: str | None = None, multicast: Operand | None = None) -> None:  # fmt: skip
+    def load(
+        self,
+        target: Shared,
+        source: Tensor,
+        coordinate: Any,
+        barrier: Value | None = None,
+        *,
+        hint: str | None = None,
+        multicast: Operand | None = None,
+    ) -> None:
         """A rectangle of a tensor into a shared tile, paid to `barrier` (by default the tile's ring slot's) when it has landed.
 
-        Outside a ring the barrier must expect the bytes: see `load_once`. `hint`: evict_first, evict_last. `multicast`: a
-        mask of blocks of the cluster that all receive the tile at the same place.
+        Outside a ring the barrier must expect the bytes: see `load_once`. `hint`: evict_first, evict_last. `multicast`:
+        a mask of blocks of the cluster that all receive the tile at the same place.
         """
         barrier = getattr(target, "landing", None) if barrier is None else barrier
         if barrier is None:
             raise TypeRuleError(
-                f"tma.load into {getattr(target, 'label', target)} completes on no barrier", fix="load a ring's slot, or pass a barrier from pk.barrier()"
+                f"tma.load into {getattr(target, 'label', target)} completes on no barrier",
+                fix="load a ring's slot, or pass a barrier from pk.barrier()",
             )
         _check_target(target)
-        record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.type.shape), barrier, hint, multicast))  # type: ignore[union-attr]
+        record(
+            tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.type.shape), barrier, hint, multicast)
+        )  # type: ignore[union-attr]
 
     def share(self, target: Shared, source: Tensor, coordinate: Any, *, hint: str | None = None) -> None:
         """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of them."""
@@ -75,10 +87,20 @@ class Tma:
         _check_target(target)
         rows = target.type.rows // count  # type: ignore[union-attr]
         if rows % 8:
-            raise TypeRuleError(f"{target.label}: {target.type} does not divide over {count} blocks", fix=f"make its rows a multiple of {8 * count}")
+            raise TypeRuleError(
+                f"{target.label}: {target.type} does not divide over {count} blocks",
+                fix=f"make its rows a multiple of {8 * count}",
+            )
         part = target.part(cluster.rank * rows, 0, rows, target.type.cols)  # type: ignore[union-attr]
         *outer, row, col = coordinate
-        self.load(part, source, (*outer, row * count + cluster.rank, col), getattr(target, "landing", None), hint=hint, multicast=cluster.everyone)
+        self.load(
+            part,
+            source,
+            (*outer, row * count + cluster.rank, col),
+            getattr(target, "landing", None),
+            hint=hint,
+            multicast=cluster.everyone,
+        )
 
     def expect(self, barrier: Value, *tiles: Shared, bytes: Operand = 0) -> None:
         """Arrives at `barrier` and promises the bytes of these tiles."""
@@ -121,7 +143,9 @@ class Tma:
 
 def _check_target(tile: Any) -> None:
     if not isinstance(tile, Shared):
-        raise TypeRuleError(f"TMA moves shared tiles, not {tile!r}", fix="pass a shared tile: pk.shared(pk.st(...)) or a ring's slot")
+        raise TypeRuleError(
+            f"TMA moves shared tiles, not {tile!r}", fix="pass a shared tile: pk.shared(pk.st(...)) or a ring's slot"
+        )
     if tile.count > 1:
         raise TypeRuleError(f"{tile.label} is an array of {tile.count} {tile.type}", fix=f"index one: {tile.name}[i]")
 
@@ -180,12 +204,12 @@ class Cluster:
     @property
     def rank(self) -> Scalar:
         """Which block of the cluster this is."""
-        return result(indices.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
+        return result(thread_indices.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
 
     @property
     def index(self) -> Scalar:
         """Which cluster of a one-dimensional grid this is."""
-        return result(indices.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
+        return result(thread_indices.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:

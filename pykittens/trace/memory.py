@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import element, indices, views
+from ..ops import element, thread_indices, views
 from ..ops.scalars import THREAD
 from ..program import Operand, Place, Value
 from ..types import BarrierType, DType, Global, SharedTile, SharedVector
@@ -52,7 +52,9 @@ class Shared(Handle):
                 return result(element.LoadScalar(THREAD, self, number(key)))
             raise TraceError(f"{self.label} is one {self.type}", fix="a vector is indexed by one integer")
         if not isinstance(key, tuple) or len(key) != 2 or not all(isinstance(k, slice) for k in key):
-            raise TraceError(f"{self.label} is one {self.type}", fix="a part of a tile is written tile[row:row + 16, 0:64]")
+            raise TraceError(
+                f"{self.label} is one {self.type}", fix="a part of a tile is written tile[row:row + 16, 0:64]"
+            )
         (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
         return self.part(row, col, rows, cols)
 
@@ -97,7 +99,7 @@ class Tensor(Handle):
         cache = current().cache
         key = (self, axis)
         if key not in cache:
-            made = result(indices.Dimension(THREAD, self, axis))
+            made = result(thread_indices.Dimension(THREAD, self, axis))
             made.name = f"{self.name}.{('batch', 'depth', 'rows', 'cols')[axis]}"
             if current().block is not current().program.body:
                 return made
@@ -125,7 +127,9 @@ class Tensor(Handle):
         return result(element.LoadScalar(THREAD, place(self, At(key if isinstance(key, tuple) else (key,)), (1,))))  # type: ignore[no-any-return]
 
     def __setitem__(self, key: Any, value: Operand) -> None:
-        raise TraceError(f"{self.label} is in global memory", fix="store into it: warp.store(tensor, value, coordinate)")
+        raise TraceError(
+            f"{self.label} is in global memory", fix="store into it: warp.store(tensor, value, coordinate)"
+        )
 
 
 class At(tuple):  # type: ignore[type-arg]
@@ -140,13 +144,22 @@ def at(*coordinate: object) -> At:
 def place(tensor: Value, coordinate: Any, shape: tuple[int, ...]) -> Place:
     """The rectangle of `shape` at a coordinate: in elements (`At`), else row and column count tiles of that shape."""
     if not isinstance(tensor, Tensor):
-        raise TypeRuleError(f"a coordinate goes with a global tensor, not {tensor.label}: {tensor.type}", fix="leave the coordinate out for shared memory")
+        raise TypeRuleError(
+            f"a coordinate goes with a global tensor, not {tensor.label}: {tensor.type}",
+            fix="leave the coordinate out for shared memory",
+        )
     if coordinate is None:
-        raise TypeRuleError(f"where in {tensor.label}: {tensor.type}?", fix="give a coordinate (batch, depth, row, col), counted in tiles")
+        raise TypeRuleError(
+            f"where in {tensor.label}: {tensor.type}?",
+            fix="give a coordinate (batch, depth, row, col), counted in tiles",
+        )
     given = tuple(number(x) for x in (coordinate if isinstance(coordinate, tuple) else (coordinate,)))
     rank = tensor.type.rank
     if len(given) not in (rank, 4):
-        raise TypeRuleError(f"{len(given)} coordinates for {tensor.label}: {tensor.type}", fix=f"give {rank}, the last two counted in tiles")
+        raise TypeRuleError(
+            f"{len(given)} coordinates for {tensor.label}: {tensor.type}",
+            fix=f"give {rank}, the last two counted in tiles",
+        )
     first = (0,) * (4 - len(given)) + given
     if not isinstance(coordinate, At):
         rows = shape[0] if len(shape) == 2 else 1

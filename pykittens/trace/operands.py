@@ -31,7 +31,9 @@ def misaligned(shape: Sequence[int], strides: Sequence[int] | None, size: int, p
 def overlaps(shape: Sequence[int], strides: Sequence[int] | None) -> int | None:
     """The dimension whose stride is shorter than what lies within it, so that elements may share memory."""
     reach = 1
-    for stride, axis in sorted((stride, axis) for axis, (length, stride) in enumerate(zip(shape, strides or (), strict=False)) if length > 1):
+    for stride, axis in sorted(
+        (stride, axis) for axis, (length, stride) in enumerate(zip(shape, strides or (), strict=False)) if length > 1
+    ):
         if stride < reach:
             return axis
         reach += (shape[axis] - 1) * stride
@@ -41,8 +43,16 @@ def overlaps(shape: Sequence[int], strides: Sequence[int] | None) -> int | None:
 def written(program: Program) -> frozenset[str]:
     """The tensors that a program writes, by name."""
     if "written" not in program.facts:
-        effects = [e for op in program.walk() if not any(True for _ in op.blocks()) for e in op.effects() if isinstance(e, Access)]
-        program.facts["written"] = frozenset(e.target.tensor.name for e in effects if e.mode != "read" and isinstance(e.target, Place))
+        effects = [
+            e
+            for op in program.walk()
+            if not any(True for _ in op.blocks())
+            for e in op.effects()
+            if isinstance(e, Access)
+        ]
+        program.facts["written"] = frozenset(
+            e.target.tensor.name for e in effects if e.mode != "read" and isinstance(e.target, Place)
+        )
     return program.facts["written"]
 
 
@@ -55,5 +65,6 @@ def check_outputs(program: Program, known: dict[str, Any]) -> None:
             raise ArgumentError(
                 f"{program.name} writes {name!r}, whose elements overlap: shape {tuple(x.shape)}, strides {tuple(x.strides)}; dimension {axis} "
                 f"moves on by {x.strides[axis]} elements, less than what lies within it",
-                fix="pass an array of its own: a copy, not a broadcast or sliding view", where=program.where,
-            )  # fmt: skip
+                fix="pass an array of its own: a copy, not a broadcast or sliding view",
+                location=program.location,
+            )

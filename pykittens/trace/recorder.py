@@ -43,8 +43,12 @@ class Recorder:
         self.role: str | None = None
         self.role_level = 0
         self.error: KernelError | None = None  # found where it could not be raised (a closed generator)
-        self.raised: list[KernelError] = []  # errors made while tracing: the kernel may not go on as if nothing had happened
-        self.verifying: list[Block] = []  # in the second recording of a loop, the first: inner loops need not be verified again
+        self.raised: list[
+            KernelError
+        ] = []  # errors made while tracing: the kernel may not go on as if nothing had happened
+        self.verifying: list[
+            Block
+        ] = []  # in the second recording of a loop, the first: inner loops need not be verified again
         self.cache: dict[Any, Value] = {}
         self.open: list[tuple[str, tuple[Frame, ...]]] = []  # regions begun and not ended, outermost first
         self.hooks: list[Callable[[Op], None]] = []  # called with every operation recorded
@@ -92,7 +96,7 @@ class Recorder:
 
     def record(self, op: Op) -> Op:
         self.check()
-        op.where = here()
+        op.location = here()
         for value in op.operands():
             if not self.visible(value):
                 self._invisible(value)
@@ -100,11 +104,13 @@ class Recorder:
             types = op.types()
         except TypeRuleError as error:
             name_locals(user_frame_objects())
-            error.also.update({f"{v.name} is {v.type}, made at": v.where for v in op.operands() if v.name and v.where})
+            error.also.update(
+                {f"{v.name} is {v.type}, made at": v.location for v in op.operands() if v.name and v.location}
+            )
             raise
         op.results = tuple(make_value(t) for t in types)
         for result in op.results:
-            result.where, result.block, result.maker = op.where, self.block, op
+            result.location, result.block, result.producer = op.location, self.block, op
         for hook in self.hooks:
             hook(op)
         self.block.ops.append(op)
@@ -116,23 +122,28 @@ class Recorder:
         if self.foreign(value):
             raise TraceError(
                 f"{value.label} was made while another kernel was traced, or this one for other arguments",
-                fix="make it inside the kernel: tiles and tensors do not outlive the trace that made them", also={"it was made at": value.where},
-            )  # fmt: skip
+                fix="make it inside the kernel: tiles and tensors do not outlive the trace that made them",
+                also={"it was made at": value.location},
+            )
         name, block = value.name if value.name.isidentifier() else "x", value.block
         while block is not None and not any(block is first for first in self.verifying):
             block = block.parent
         scalar = isinstance(value.type, ScalarType)
-        inside = f"a pk.var: {name} = pk.var(pk.{value.type}, ...) before, {name}[:] = ... inside" if scalar else f"{name}[:] = ..."
+        inside = (
+            f"a pk.var: {name} = pk.var(pk.{value.type}, ...) before, {name}[:] = ... inside"
+            if scalar
+            else f"{name}[:] = ..."
+        )
         if block is not None:
             raise TraceError(
                 f"{value.label} is rebound in this loop: each pass would use what the pass before it made",
                 fix=f"make it before the loop and change it in place, with {inside}",
-                also={"it is made at": value.where},
+                also={"it is made at": value.location},
             )
         raise TraceError(
             f"{value.label} is used outside the region that made it",
             fix=f"make it before the loop or branch, and change it inside with {inside}",
-            also={"it was made at": value.where},
+            also={"it was made at": value.location},
         )
 
     @contextmanager
@@ -154,14 +165,18 @@ class Recorder:
         finally:
             if len(self.open) != depth and self.error is None and self.tracing():
                 kind_open, where = self.open[-1]
-                self.error = TraceError(f"a {kind_open} begun here is still open where its {kind} ends", fix="end inner regions first", where=where)
+                self.error = TraceError(
+                    f"a {kind_open} begun here is still open where its {kind} ends",
+                    fix="end inner regions first",
+                    location=where,
+                )
             del self.open[depth - 1 :]
             self.block = outer
 
     def buffer(self, type: Type, count: int, align: int, name: str) -> Value:
         """Allocates shared memory: `count` items of a type."""
         value = make_value(type)
-        value.name, value.where = name, here()
+        value.name, value.location = name, here()
         self.program.buffers.append(Buffer(value, count, align))
         return value
 
@@ -178,7 +193,9 @@ def current() -> Recorder:
     """The trace in progress; an error outside of a kernel."""
     recorder: Recorder | None = getattr(_state, "recorder", None)
     if recorder is None:
-        raise TraceError("tile operations run inside a kernel", fix="call them from a function decorated with @pk.kernel")
+        raise TraceError(
+            "tile operations run inside a kernel", fix="call them from a function decorated with @pk.kernel"
+        )
     return recorder
 
 

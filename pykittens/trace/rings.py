@@ -6,12 +6,13 @@
     slot = kv.read(); ...; kv.release()                                 # a reading role: waits until it is full
     with kv.put() as slot: warpgroup.store(slot.k, tile)                # or filled by ordinary stores instead of loads
 
-Each role has its own cursors (index and phase), which begin at slot 0. A full barrier counts one arrival and the bytes of
-the loads; an empty barrier counts one arrival for each warpgroup that reads with wgmma alone, and one for each warp of a
-role that also reads with ordinary loads, since its warps finish apart.
+Each role has its own cursors (index and phase), which begin at slot 0. A full barrier counts one arrival and the bytes
+of the loads; an empty barrier counts one arrival for each warpgroup that reads with wgmma alone, and one for each warp
+of a role that also reads with ordinary loads, since its warps finish apart.
 
-Where a fill loads with `multicast=pk.cluster.everyone`, every block of the cluster fills the same slots at the same time, each with its
-share: a full barrier waits for the bytes from all blocks, and a reader's release goes to the empty barriers of all blocks.
+Where a fill loads with `multicast=pk.cluster.everyone`, every block of the cluster fills the same slots at the same
+time, each with its share: a full barrier waits for the bytes from all blocks, and a reader's release goes to the empty
+barriers of all blocks.
 """
 
 from __future__ import annotations
@@ -52,18 +53,22 @@ class Cursor:
         self.phase = None if first_phase is None else self._variable(f"{name}_phase", u32, first_phase)
         self.stages = stages
         self.releases: list[mbarrier.Arrive] = []
-        self.held: list[tuple[Block, Value]] = []  # slots read and not yet released: where, and the barrier that gives them back
-        self.known: dict[mbarrier.Arrive, Value] | None = {}  # the same barrier for each release; None once one is not known while tracing
+        self.held: list[
+            tuple[Block, Value]
+        ] = []  # slots read and not yet released: where, and the barrier that gives them back
+        self.known: (
+            dict[mbarrier.Arrive, Value] | None
+        ) = {}  # the same barrier for each release; None once one is not known while tracing
         self.walk: list[Op] = []  # what finds the oldest slot in the kernel
         self.slots: list[Value] = []  # every tile that this role got, to find out how it reads them
 
     def _variable(self, name: str, dtype: Any, initial: int) -> Value:
         """A variable defined at the beginning of the role, wherever the trace stands now."""
-        op = variables.Variable(THREAD, dtype, initial)
-        op.where = here()
+        op = variables.DeclareVariable(THREAD, dtype, initial)
+        op.location = here()
         op.results = (recorder.make_value(op.types()[0]),)
         value = op.results[0]
-        value.name, value.where, value.block, value.maker = name, op.where, self.block, op
+        value.name, value.location, value.block, value.producer = name, op.location, self.block, op
         self.block.ops.insert(0, op)
         return value
 
@@ -75,7 +80,7 @@ class Cursor:
 
     def forget(self) -> None:
         """Takes the cursor out of the kernel again."""
-        gone = {*self.walk, self.index.maker}
+        gone = {*self.walk, self.index.producer}
 
         def clean(block: Block) -> None:
             block.ops = [op for op in block.ops if op not in gone]
@@ -92,7 +97,8 @@ class Ring:
     def __init__(self, stages: int, tiles: dict[str, SharedTile | SharedVector], name: str, single: bool):
         if not isinstance(stages, int) or stages < 1 or not tiles:
             raise TraceError(
-                f"pk.ring of {stages!r} slots with {len(tiles)} tiles", fix="pk.ring(stages, k=pk.st(...), v=pk.st(...)) with at least one of each"
+                f"pk.ring of {stages!r} slots with {len(tiles)} tiles",
+                fix="pk.ring(stages, k=pk.st(...), v=pk.st(...)) with at least one of each",
             )
         self.stages, self.name, self.single = stages, name, single
         self.tiles = {key: shared(type, stages, f"{name}_{key}" if key else name) for key, type in tiles.items()}
@@ -132,7 +138,9 @@ class Ring:
         r = current()
         if self.filling is not None:
             raise TraceError(f"ring {self.name}: a fill inside a fill", fix="end the first `with ring.fill()`")
-        cursor = self._cursor("fill", 1)  # the first pass finds every slot empty: the phase before the first counts as ended
+        cursor = self._cursor(
+            "fill", 1
+        )  # the first pass finds every slot empty: the phase before the first counts as ended
         scope = Scope("role", r.warps)
         record(mbarrier.Wait(scope, self._item(self.empty, cursor.index), cursor.phase))
         slot, _, full = self._slot(cursor)
@@ -159,7 +167,10 @@ class Ring:
             self.filling = None
         arrive.bytes = sum(op.bytes * self._senders(op) for op in loads)
         if not loads:
-            raise TraceError(f"ring {self.name}: nothing is loaded in this fill", fix="load the slot's tiles with pk.tma.load inside it")
+            raise TraceError(
+                f"ring {self.name}: nothing is loaded in this fill",
+                fix="load the slot's tiles with pk.tma.load inside it",
+            )
         cursor.advance()
 
     @contextmanager
@@ -167,7 +178,13 @@ class Ring:
         """The next slot, once it is empty, for this role to write with ordinary stores; each warp hands over what it wrote."""
         r = current()
         cursor = self._cursor("put", 1)
-        record(mbarrier.Wait(Scope("warpgroup", 4) if r.role_warpgroups else Scope("role", r.warps), self._item(self.empty, cursor.index), cursor.phase))
+        record(
+            mbarrier.Wait(
+                Scope("warpgroup", 4) if r.role_warpgroups else Scope("role", r.warps),
+                self._item(self.empty, cursor.index),
+                cursor.phase,
+            )
+        )
         slot, _, full = self._slot(cursor)
         yield slot
         record(mbarrier.Arrive(Scope("warp", 1), full, together=True))
@@ -201,7 +218,11 @@ class Ring:
         r = current()
         cursor = self._cursor("read", 0)
         slot, tiles, full = self._slot(cursor)  # before the wait: the way from there to the first product is short
-        record(mbarrier.Wait(Scope("role", r.warps) if not r.role_warpgroups else Scope("warpgroup", 4), full, cursor.phase))
+        record(
+            mbarrier.Wait(
+                Scope("role", r.warps) if not r.role_warpgroups else Scope("warpgroup", 4), full, cursor.phase
+            )
+        )
         held = self._cursor("release", None)
         held.slots += tiles
         held.held.append((r.block, self._item(self.empty, cursor.index)))
@@ -216,7 +237,7 @@ class Ring:
         op = mbarrier.Arrive(Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), barrier, after=after)
         cursor.releases.append(op)
         record(op)
-        cursor.walk += [cursor.advance(), *([barrier.maker] if isinstance(barrier.maker, views.Item) else [])]
+        cursor.walk += [cursor.advance(), *([barrier.producer] if isinstance(barrier.producer, views.Item) else [])]
         block, known = cursor.held.pop(0) if cursor.held else (None, barrier)
         if block is not r.block:
             cursor.known = None
@@ -244,7 +265,9 @@ class Ring:
             arrivals += (cursor.warps if per_warp else cursor.warps // 4) * blocks
             for op in cursor.releases:
                 op.spread = blocks if blocks > 1 else 0
-            if cursor.known is not None:  # every slot is released where it is read: its barrier is known, and no cursor has to find it
+            if (
+                cursor.known is not None
+            ):  # every slot is released where it is read: its barrier is known, and no cursor has to find it
                 for op, known in cursor.known.items():
                     op.barrier = known
                 cursor.forget()
@@ -267,8 +290,8 @@ class Ring:
 
 def _root(value: Value) -> Value:
     """The buffer that a view is of."""
-    while isinstance(value.maker, (views.Item, views.Part)):
-        value = value.maker.array if isinstance(value.maker, views.Item) else value.maker.tile
+    while isinstance(value.producer, (views.Item, views.Part)):
+        value = value.producer.array if isinstance(value.producer, views.Item) else value.producer.tile
     return value
 
 
@@ -284,10 +307,19 @@ def barrier(count: int = 1, n: int = 1, name: str = "") -> Shared:
     return handle
 
 
-def ring(stages: int, tile: SharedTile | SharedVector | None = None, /, name: str = "ring", **tiles: SharedTile | SharedVector) -> Ring:
+def ring(
+    stages: int,
+    tile: SharedTile | SharedVector | None = None,
+    /,
+    name: str = "ring",
+    **tiles: SharedTile | SharedVector,
+) -> Ring:
     """A ring of `stages` slots: of one tile, or of a record of named tiles."""
     if (tile is None) == (not tiles):
-        raise TraceError("pk.ring takes one tile, or tiles by name", fix="pk.ring(2, pk.st(...)) or pk.ring(2, k=pk.st(...), v=pk.st(...))")
+        raise TraceError(
+            "pk.ring takes one tile, or tiles by name",
+            fix="pk.ring(2, pk.st(...)) or pk.ring(2, k=pk.st(...), v=pk.st(...))",
+        )
     return Ring(stages, {"": tile} if tile is not None else tiles, name, tile is not None)
 
 

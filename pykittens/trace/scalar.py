@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import indices, scalars, variables
+from ..ops import scalars, thread_indices, variables
 from ..ops.scalars import THREAD
 from ..program import Operand, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, bool_, f32, i32, i64, u32
@@ -163,7 +163,7 @@ def var(dtype: DType, initial: Operand = 0) -> Variable:
     """A mutable scalar, for state that changes in run-time loops and branches."""
     if dtype not in (i32, i64, u32, f32, bool_):
         raise TypeRuleError(f"a variable of {dtype}", fix="use i32, i64, u32, f32 or bool")
-    return result(variables.Variable(THREAD, dtype, number(initial)))  # type: ignore[no-any-return]
+    return result(variables.DeclareVariable(THREAD, dtype, number(initial)))  # type: ignore[no-any-return]
 
 
 def cdiv(a: Any, b: Any) -> Any:
@@ -178,7 +178,7 @@ class _Axes:
         self.kind = kind
 
     def _axis(self, axis: str) -> Scalar:
-        return result(indices.Index(THREAD, f"{self.kind}_{axis}"))  # type: ignore[no-any-return]
+        return result(thread_indices.Index(THREAD, f"{self.kind}_{axis}"))  # type: ignore[no-any-return]
 
     @property
     def x(self) -> Scalar:

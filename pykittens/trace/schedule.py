@@ -1,7 +1,7 @@
 """Persistent kernels: which tiles a block works through, one after another.
 
-The blocks of a cluster walk together and get the same tiles. The grid is as many blocks as run at once; blocks without a
-tile do nothing.
+The blocks of a cluster walk together and get the same tiles. The grid is as many blocks as run at once; blocks without
+a tile do nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def persistent(count: Operand) -> Iterator[Any]:
 def grouped(rows: Operand, cols: Operand, group: int) -> Iterator[tuple[Any, Any]]:
     """Tiles of a matrix of rows x cols tiles: (row, col), `group` rows at a time, column after column.
 
-    Blocks at work at the same time then stand in a rectangle, and read each row and column of the operands from L2 together.
+    Blocks at work at the same time then stand in a rectangle, and read each row and column of the operands from L2
+    together.
     """
     for tile in persistent(rows * cols):
         first, inside = tile // (group * cols) * group, tile % (group * cols)
@@ -43,8 +44,8 @@ def rectangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
 def triangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
     """Tiles of `count` triangles of `rows` rows, row r costing r + 1: (row, matrix, 1 or 0).
 
-    A block takes a long row and then the short one that makes their sum the same for all, so that every block does as much;
-    the middle one of an odd number is followed by row `rows`, which does not exist and is marked 0.
+    A block takes a long row and then the short one that makes their sum the same for all, so that every block does as
+    much; the middle one of an odd number is followed by row `rows`, which does not exist and is marked 0.
     """
     first, stride = _place()
     pairs = cdiv(rows, 2)

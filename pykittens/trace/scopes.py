@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, element, fill, indices, load, mma, scalars, store, sync
+from ..ops import cluster, copies, element, fill, load, mma, scalars, store, sync, thread_indices
 from ..program import Operand, Scope, Value
 from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
@@ -33,7 +33,10 @@ class ScopeHandle:
         if self._warps is None:
             return present
         if present % self._warps:
-            raise TraceError(f"a {self._name} has {self._warps} warps, the current role {present}", fix=f"give the role a multiple of {self._warps} warps")
+            raise TraceError(
+                f"a {self._name} has {self._warps} warps, the current role {present}",
+                fix=f"give the role a multiple of {self._warps} warps",
+            )
         return self._warps
 
     @property
@@ -46,7 +49,11 @@ class ScopeHandle:
         """Which unit of this scope the running threads belong to, counted within the role (or block)."""
         if self.warps == recorder.current().warps:
             return 0
-        return result(indices.Index(scalars.THREAD, "unit") if self.warps == 1 else indices.Index(self.scope, "unit"))  # type: ignore[no-any-return]
+        return result(
+            thread_indices.Index(scalars.THREAD, "unit")
+            if self.warps == 1
+            else thread_indices.Index(self.scope, "unit")
+        )  # type: ignore[no-any-return]
 
     @property
     def count(self) -> int:
@@ -67,7 +74,9 @@ class ScopeHandle:
         """A new tile of ones."""
         return self.full(dtype, rows, cols, 1, layout=layout)
 
-    def full_col(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row", partial: bool = False) -> Tile:
+    def full_col(
+        self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row", partial: bool = False
+    ) -> Tile:
         """A new column vector (one value per row of a tile with `length` rows), every element `value`."""
         type = RegisterVector(dtype, length, "col", layout, self.warps, partial)
         return result(fill.Fill(self.scope, type, number(value)))  # type: ignore[no-any-return]
@@ -91,14 +100,23 @@ class ScopeHandle:
 
     # Moving data --------------------------------------------------------------------------------------
 
-    def load(self, source: Value, coordinate: Any = None, *, rows: int | None = None, cols: int | None = None,
-             dtype: DType | None = None, layout: Layout = "row", hint: str = "") -> Tile:  # fmt: skip
+    def load(
+        self,
+        source: Value,
+        coordinate: Any = None,
+        *,
+        rows: int | None = None,
+        cols: int | None = None,
+        dtype: DType | None = None,
+        layout: Layout = "row",
+        hint: str = "",
+    ) -> Tile:
         """A new register tile with a shared tile, with a shared vector as its only row (coalesced), or with the rows x cols rectangle of a tensor.
 
         `coordinate` is (batch, depth, row, col), row and col counted in tiles (or `pk.at(...)`, in elements). `cols`
-        defaults to all columns of the tensor where they are static. What lies past the end is zero. `layout`: "row" and "col" are
-        the tensor cores' fragments, `pk.coalesced(lanes, width)` is for tiles that only pass through; `hint="stream"` (coalesced
-        tiles of a tensor) reads what nobody needs again.
+        defaults to all columns of the tensor where they are static. What lies past the end is zero. `layout`: "row" and
+        "col" are the tensor cores' fragments, `pk.coalesced(lanes, width)` is for tiles that only pass through;
+        `hint="stream"` (coalesced tiles of a tensor) reads what nobody needs again.
         """
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
@@ -106,61 +124,107 @@ class ScopeHandle:
             cols = cols or source.cols
             if rows is None or not isinstance(cols, int):
                 raise TypeRuleError(
-                    f"load of {source.label}: {source.type} needs the size of the tile", fix="pass rows=16 (and cols=64 where columns are dynamic)"
+                    f"load of {source.label}: {source.type} needs the size of the tile",
+                    fix="pass rows=16 (and cols=64 where columns are dynamic)",
                 )
-            return result(load.Load(self.scope, place(source, coordinate, (rows, cols)), RegisterTile(dtype, rows, cols, layout, self.warps), hint))  # type: ignore[no-any-return]
+            return result(
+                load.Load(
+                    self.scope,
+                    place(source, coordinate, (rows, cols)),
+                    RegisterTile(dtype, rows, cols, layout, self.warps),
+                    hint,
+                )
+            )  # type: ignore[no-any-return]
         if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
             return result(load.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
         if not isinstance(source.type, SharedTile):
-            raise TypeRuleError(f"load makes a tile; {source.label} is {source.type}", fix="use load_vec, load_col or load_row for vectors")
-        return result(load.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps)))  # type: ignore[no-any-return]
+            raise TypeRuleError(
+                f"load makes a tile; {source.label} is {source.type}",
+                fix="use load_vec, load_col or load_row for vectors",
+            )
+        return result(
+            load.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps))
+        )  # type: ignore[no-any-return]
 
-    def _load_vector(self, kind: Any, source: Value, coordinate: Any, length: int | None, dtype: DType | None, layout: Layout) -> Tile:
+    def _load_vector(
+        self, kind: Any, source: Value, coordinate: Any, length: int | None, dtype: DType | None, layout: Layout
+    ) -> Tile:
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
         memory: Any = source
         if isinstance(source, Tensor):
             length = length or source.cols
             if not isinstance(length, int):
-                raise TypeRuleError(f"load of {source.label}: {source.type} needs a length", fix="pass length=..., the elements of the vector")
+                raise TypeRuleError(
+                    f"load of {source.label}: {source.type} needs a length",
+                    fix="pass length=..., the elements of the vector",
+                )
             memory = place(source, coordinate, (length,))
         elif isinstance(source.type, SharedVector):
             length = source.type.length
         else:
-            raise TypeRuleError(f"a vector is not loaded from {source.type}", fix="load the tile, or use a shared vector")
+            raise TypeRuleError(
+                f"a vector is not loaded from {source.type}", fix="load the tile, or use a shared vector"
+            )
         if kind == "naive":
             type = load.naive_vector(memory, dtype, length, self.warps)
         else:
             type = RegisterVector(dtype, length, kind, layout, self.warps)
         return result(load.Load(self.scope, memory, type))  # type: ignore[no-any-return]
 
-    def load_vec(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None) -> Tile:
+    def load_vec(
+        self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None
+    ) -> Tile:
         """A new naive vector with a shared vector, or with `length` neighbours of a tensor's row."""
         return self._load_vector("naive", source, coordinate, length, dtype, "row")
 
-    def load_col(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None, layout: Layout = "row") -> Tile:
+    def load_col(
+        self,
+        source: Value,
+        coordinate: Any = None,
+        *,
+        length: int | None = None,
+        dtype: DType | None = None,
+        layout: Layout = "row",
+    ) -> Tile:
         """A new column vector (one value per row of a tile) with a shared vector, or with neighbours of a tensor's row."""
         return self._load_vector("col", source, coordinate, length, dtype, layout)
 
-    def load_row(self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None, layout: Layout = "row") -> Tile:
+    def load_row(
+        self,
+        source: Value,
+        coordinate: Any = None,
+        *,
+        length: int | None = None,
+        dtype: DType | None = None,
+        layout: Layout = "row",
+    ) -> Tile:
         """A new row vector (one value per column of a tile) with a shared vector, or with neighbours of a tensor's row."""
         return self._load_vector("row", source, coordinate, length, dtype, layout)
 
-    def store(self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "", rank: Operand | None = None) -> None:
+    def store(
+        self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "", rank: Operand | None = None
+    ) -> None:
         """Register or shared `source` into a tensor at a coordinate, or register `source` into a shared tile or vector.
 
         `rank`: into the shared tile of that block of the cluster.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
-            raise TypeRuleError(f"store of {source!r}", fix="store(target, source, coordinate) takes a register or shared tile or vector as source")
+            raise TypeRuleError(
+                f"store of {source!r}",
+                fix="store(target, source, coordinate) takes a register or shared tile or vector as source",
+            )
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
         where: Any = place(target, coordinate, shape) if isinstance(target, Tensor) else target
         if rank is not None:
             record(cluster.StoreRemote(self.scope, where, source, number(rank)))
         elif isinstance(source, Shared):
             if not isinstance(target, Tensor):
-                raise TypeRuleError(f"a store from {source.label} to {target.label}, both in shared memory", fix="go through registers: load, then store")
+                raise TypeRuleError(
+                    f"a store from {source.label} to {target.label}, both in shared memory",
+                    fix="go through registers: load, then store",
+                )
             record(copies.CopyOut(self.scope, where, source))
         else:
             record(store.Store(self.scope, where, source, hint))
@@ -175,17 +239,29 @@ class ScopeHandle:
 
     def _rectangle(self, target: Value, source: Value, coordinate: Any) -> Any:
         self._memory(target, "load")
-        if not isinstance(target, Shared) or not isinstance(target.type, (SharedTile, SharedVector)) or not isinstance(source, Tensor):
-            raise TypeRuleError(f"a copy from {source.label} to {target.label}", fix="load_into and load_async go from a tensor to a shared tile or vector")
+        if (
+            not isinstance(target, Shared)
+            or not isinstance(target.type, (SharedTile, SharedVector))
+            or not isinstance(source, Tensor)
+        ):
+            raise TypeRuleError(
+                f"a copy from {source.label} to {target.label}",
+                fix="load_into and load_async go from a tensor to a shared tile or vector",
+            )
         return place(source, coordinate, target.type.shape)
 
     def _memory(self, x: Value, what: str) -> None:
         if not isinstance(x, Value):
             raise TypeRuleError(f"{what}: {x!r} is not a tile or tensor", fix="pass arrays to the kernel as operands")
         if isinstance(x, Shared) and x.count > 1:
-            raise TypeRuleError(f"{what}: {x.label} is an array of {x.count} {x.type}", fix=f"index one: {x.name or 'tiles'}[i]")
+            raise TypeRuleError(
+                f"{what}: {x.label} is an array of {x.count} {x.type}", fix=f"index one: {x.name or 'tiles'}[i]"
+            )
         if not isinstance(x.type, (Global, SharedTile, SharedVector)):
-            raise TypeRuleError(f"{what}: {x.label} is {x.type}, not memory", fix="store(target, source) and load(source) take shared tiles and tensors")
+            raise TypeRuleError(
+                f"{what}: {x.label} is {x.type}, not memory",
+                fix="store(target, source) and load(source) take shared tiles and tensors",
+            )
 
     def commit(self) -> None:
         """Closes a group of this scope's `load_async` copies."""
@@ -198,7 +274,11 @@ class ScopeHandle:
     def set(self, target: Value, at: Any, value: Operand) -> None:
         """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread."""
         if isinstance(target, Tensor):
-            record(element.StoreScalar(self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)))
+            record(
+                element.StoreScalar(
+                    self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)
+                )
+            )
         else:
             record(element.StoreScalar(self.scope, target, number(value), number(at)))
 
@@ -206,7 +286,10 @@ class ScopeHandle:
 
     def _mma(self, d: Value, a: Value, b: Value, ta: bool, tb: bool, overwrite: bool) -> None:
         if isinstance(d, Tile) and d.type.warps != self.warps:
-            raise TypeRuleError(f"the accumulator {d.type} is not of this {self._name} ({self.warps} warps)", fix=f"make it with {self._name}.zeros(...)")
+            raise TypeRuleError(
+                f"the accumulator {d.type} is not of this {self._name} ({self.warps} warps)",
+                fix=f"make it with {self._name}.zeros(...)",
+            )
         record(mma.Mma(self.scope, d, a, b, ta, tb, overwrite))
 
     def mma_AB(self, d: Value, a: Value, b: Value) -> None:

@@ -35,10 +35,14 @@ def gl(dtype: DType | tuple[DType, ...], *dims: int | str | static) -> GlobalPat
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
     for d in dtypes:
         if not isinstance(d, DType):
-            raise TraceError(f"pk.gl of {d!r}", fix="the first argument is a dtype or a tuple of them: pk.gl(pk.bf16, ...)")
+            raise TraceError(
+                f"pk.gl of {d!r}", fix="the first argument is a dtype or a tuple of them: pk.gl(pk.bf16, ...)"
+            )
     for n in dims:
         if not isinstance(n, (str, static)) and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
-            raise TraceError(f"pk.gl with dimension {n!r}", fix='a dimension is a positive int, a name ("N"), or pk.static(name)')
+            raise TraceError(
+                f"pk.gl with dimension {n!r}", fix='a dimension is a positive int, a name ("N"), or pk.static(name)'
+            )
     if not 1 <= len(dims) <= 4:
         raise TraceError(f"pk.gl with {len(dims)} dimensions", fix="a tensor has one to four")
     return GlobalPattern(dtypes, dims)
@@ -52,7 +56,7 @@ class Signature:
     runtime: tuple[tuple[str, GlobalPattern | DType], ...]
     optional: tuple[str, ...]  # run-time parameters that may be left out: the kernel sees None
     static: tuple[tuple[str, Any], ...]  # inspect.Parameter.empty where there is no default
-    where: tuple[Frame, ...]
+    location: tuple[Frame, ...]
 
 
 def read_signature(function: Callable[..., Any]) -> Signature:
@@ -79,7 +83,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             raise TraceError(
                 f"parameter {p.name!r} of kernel {function.__name__!r} has no type",
                 fix="annotate it with pk.gl(...) or a dtype, or make it keyword-only for a value fixed at trace time",
-                where=where,
+                location=where,
             )
     return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(fixed), where)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import binary, fill, pairs, parts, reduce, swap, unary
+from ..ops import binary, fill, layout_conversion, pairs, reduce, slice_concat, unary
 from ..program import Operand, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector
+from .cross_warp_reduction import row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
-from .meeting import row_reduce, vector_reduce
 from .recorder import record, result, scope_of
 from .scalar import Scalar
 
@@ -122,19 +122,26 @@ class Tile(Handle):
     def __setitem__(self, key: Any, value: Operand) -> None:
         if not (isinstance(key, slice) and key == slice(None)):
             raise TraceError(
-                "a register tile is assigned as a whole: its elements lie in different threads", fix="x[:] = value, with pk.where to choose elements"
+                "a register tile is assigned as a whole: its elements lie in different threads",
+                fix="x[:] = value, with pk.where to choose elements",
             )
         refuse_array(value)
         record(fill.Assign(scope_of(self.type.warps), self, number(value)))
 
     def __getitem__(self, key: Any) -> Tile:
         """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`."""
-        if not (isinstance(self.type, RegisterTile) and isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, slice) for k in key)):
+        if not (
+            isinstance(self.type, RegisterTile)
+            and isinstance(key, tuple)
+            and len(key) == 2
+            and all(isinstance(k, slice) for k in key)
+        ):
             raise TraceError(
-                "a register tile has no elements to index: they lie in different threads", fix="take a part: x[:, 0:64], or go through shared memory"
+                "a register tile has no elements to index: they lie in different threads",
+                fix="take a part: x[:, 0:64], or go through shared memory",
             )
         (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
-        return result(parts.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))  # type: ignore[no-any-return]
+        return result(slice_concat.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))  # type: ignore[no-any-return]
 
     def _inplace(self, kind: str, other: Operand) -> Tile:
         self[:] = self._binary(kind, self, other)
@@ -158,7 +165,9 @@ class Tile(Handle):
             return self
         return result(unary.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
 
-    def _reduce(self, kind: str, to: Any, partial: bool = False, cluster: bool = False, onto: Tile | None = None) -> Tile:
+    def _reduce(
+        self, kind: str, to: Any, partial: bool = False, cluster: bool = False, onto: Tile | None = None
+    ) -> Tile:
         if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
             return row_reduce(self, kind, cluster)  # type: ignore[no-any-return]
         return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto))  # type: ignore[no-any-return]
@@ -174,7 +183,8 @@ class Tile(Handle):
     def row_sum(self, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None) -> Tile:
         """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later.
 
-        `cluster`: of rows spread over the blocks of the cluster. `onto`: a partial vector that it is added to, element after element.
+        `cluster`: of rows spread over the blocks of the cluster. `onto`: a partial vector that it is added to, element
+        after element.
         """
         return self._reduce("sum", "col", partial, cluster, onto)
 
@@ -221,7 +231,7 @@ class Tile(Handle):
 
     def transpose(self) -> Tile:
         """The transposed tile, in the other layout, without moving data."""
-        return result(swap.SwapLayout(scope_of(self.type.warps), self, True))  # type: ignore[no-any-return]
+        return result(layout_conversion.SwapLayout(scope_of(self.type.warps), self, True))  # type: ignore[no-any-return]
 
     def split_pairs(self) -> tuple[Tile, Tile]:
         """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""
@@ -229,4 +239,4 @@ class Tile(Handle):
 
     def swap_layout(self) -> Tile:
         """The same tile in the other register layout (16-bit dtypes)."""
-        return result(swap.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]
+        return result(layout_conversion.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]

@@ -100,11 +100,14 @@ class FakeDriver:
     def cuTensorMapEncodeTiled(self, out: int, dtype: int, rank: int, pointer: int, *rest: Any) -> int:
         shape, strides, box, steps, *modes = rest
         self.encoded = SimpleNamespace(
-            dtype=dtype, pointer=pointer, modes=modes,
+            dtype=dtype,
+            pointer=pointer,
+            modes=modes,
             shape=(c_uint64 * rank).from_address(shape)[:],
             strides=(c_uint64 * rank).from_address(strides)[:],
-            box=(c_uint * rank).from_address(box)[:], steps=(c_uint * rank).from_address(steps)[:],
-        )  # fmt: skip
+            box=(c_uint * rank).from_address(box)[:],
+            steps=(c_uint * rank).from_address(steps)[:],
+        )
         assert out % 64 == 0
         ctypes.memset(out, 0xAB, 128)
         return write(c_uint64, out, pointer)
@@ -125,10 +128,15 @@ class FakeDriver:
         pointers = (c_void_p * len(self.parameter_sizes)).from_address(arguments)[:]
         copies = [ctypes.string_at(p, n) for p, n in zip(pointers, self.parameter_sizes, strict=True)]
         launch = SimpleNamespace(
-            function=function, grid=numbers[:3], block=numbers[3:6], shared_bytes=numbers[6],
-            stream=stream or 0, attributes={a[0]: a[2:5] for a in found}, addresses=pointers,
+            function=function,
+            grid=numbers[:3],
+            block=numbers[3:6],
+            shared_bytes=numbers[6],
+            stream=stream or 0,
+            attributes={a[0]: a[2:5] for a in found},
+            addresses=pointers,
             arguments=copies,
-        )  # fmt: skip
+        )
         self.launches.append(launch)
         return 0
 

@@ -98,7 +98,9 @@ def test_a_directory_that_cannot_be_written_only_costs_time(compilations: list[s
     assert len(compilations) == 2
 
 
-def test_ahead_of_time_directories_need_no_compiler(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ahead_of_time_directories_need_no_compiler(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(*_: object, **__: object) -> Cubin:
         raise CompilerMissing("no compiler")
 

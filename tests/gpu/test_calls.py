@@ -117,7 +117,9 @@ def test_a_global_that_changes(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
     changed(x, y, 1.0)
     old = scale.__code__
     try:
-        scale.__code__ = old.replace(co_consts=tuple(32 if c == 16 else c for c in old.co_consts))  # what autoreload does
+        scale.__code__ = old.replace(
+            co_consts=tuple(32 if c == 16 else c for c in old.co_consts)
+        )  # what autoreload does
         changed(x, y, 1.0)
     finally:
         scale.__code__ = old
@@ -191,7 +193,11 @@ def test_tensor_maps_move(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, fir
         assert here == [
             x.data_ptr(),
             y.data_ptr(),
-            *((x.data_ptr(), y.data_ptr()) if "x" in copy.program(x, y).maps[0].tensor else (y.data_ptr(), x.data_ptr())),
+            *(
+                (x.data_ptr(), y.data_ptr())
+                if "x" in copy.program(x, y).maps[0].tensor
+                else (y.data_ptr(), x.data_ptr())
+            ),
         ]
 
 
@@ -219,13 +225,23 @@ def test_what_repeats_is_seen_to_differ(fake: FakeDriver, monkeypatch: pytest.Mo
     if not quick:
         monkeypatch.setattr(frameworks.Torch, "alike", lambda self, arrays: None)
 
-    def add(x: pk.gl(bf16, "N", 64), bias: pk.gl(f32, "N"), y: pk.gl(bf16, "N", 64), by: f32, *, times: Any = 1) -> None:  # type: ignore[valid-type]
+    def add(
+        x: pk.gl(bf16, "N", 64), bias: pk.gl(f32, "N"), y: pk.gl(bf16, "N", 64), by: f32, *, times: Any = 1
+    ) -> None:  # type: ignore[valid-type]
         tile = warp.load(x, (pk.block_index.x, 0), rows=16).to(f32) * (by * times)
-        warp.store(y, (tile if bias is None else tile + warp.load_col(bias, (0, 0, 0, pk.block_index.x), length=16)).to(bf16), (pk.block_index.x, 0))
+        warp.store(
+            y,
+            (tile if bias is None else tile + warp.load_col(bias, (0, 0, 0, pk.block_index.x), length=16)).to(bf16),
+            (pk.block_index.x, 0),
+        )
 
     run = pk.kernel(warps=1, grid=lambda x, **_: x.rows // 16)(add)
     x, y = tensors()
-    bias, wide, memory = torch.zeros(64), torch.zeros(64, 128, dtype=torch.bfloat16), torch.zeros(64 * 64 + 8, dtype=torch.bfloat16)
+    bias, wide, memory = (
+        torch.zeros(64),
+        torch.zeros(64, 128, dtype=torch.bfloat16),
+        torch.zeros(64 * 64 + 8, dtype=torch.bfloat16),
+    )
     programs = 0
     for arguments, named, new in (
         ((x, None, y, 1.0), {}, True),
@@ -247,13 +263,21 @@ def test_what_repeats_is_seen_to_differ(fake: FakeDriver, monkeypatch: pytest.Mo
                 run(*repeated, **(named if repeated is arguments else {}))
                 given = [a for a in repeated[:3] if a is not None]
                 launch = fake.launches[-1]
-                assert [struct.unpack("<Q", launch.arguments[i][:8])[0] for i in range(len(given))] == [a.data_ptr() for a in given]
-                assert [struct.unpack("<4q", launch.arguments[i][24:56])[2] for i in range(len(given)) if given[i].ndim == 2] == [
-                    a.stride(0) for a in given if a.ndim == 2
+                assert [struct.unpack("<Q", launch.arguments[i][:8])[0] for i in range(len(given))] == [
+                    a.data_ptr() for a in given
                 ]
+                assert [
+                    struct.unpack("<4q", launch.arguments[i][24:56])[2] for i in range(len(given)) if given[i].ndim == 2
+                ] == [a.stride(0) for a in given if a.ndim == 2]
                 assert struct.unpack("<f", launch.arguments[-1])[0] == repeated[3]
         assert len(run._programs) == programs
-    for other in ((x.half(), None, y, 1.0), (x, None, y, "1"), (x, None, y, torch.ones(1)), (x, None, tensors(32)[1], 1.0), (x, None, y)):
+    for other in (
+        (x.half(), None, y, 1.0),
+        (x, None, y, "1"),
+        (x, None, y, torch.ones(1)),
+        (x, None, tensors(32)[1], 1.0),
+        (x, None, y),
+    ):
         launched = len(fake.launches)
         for _ in range(2):
             with pytest.raises(ArgumentError):

@@ -11,8 +11,8 @@ import pytest
 
 import pykittens as pk
 from pykittens.gpu import cache, driver
+from pykittens.kernels.catalog import Shipped
 from pykittens.kernels.registry import KERNELS
-from pykittens.kernels.shipped import Shipped
 
 X = pk.spec(pk.f32, (16, 16))
 
@@ -57,7 +57,9 @@ def test_a_wait_says_who_waits_for_what(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PYKITTENS_PATIENCE", "0.5")
     text = forgetful.cuda(X)
     place = re.escape(f"{__file__}:{forgetful.function.__code__.co_firstlineno + 4} in forgetful")
-    assert re.search(rf"\"gates\", \((\w+) - gates\) / 8, 0u?, \"role 'patient' of forgetful\", \"{place}\"", text), text
+    assert re.search(rf"\"gates\", \((\w+) - gates\) / 8, 0u?, \"role 'patient' of forgetful\", \"{place}\"", text), (
+        text
+    )
     assert "> 500000000ull" in text and "has waited 0.5 s for" in text
 
 
@@ -99,7 +101,9 @@ def test_prints_and_assertions_compile() -> None:
 
 def run(script: Path, *arguments: str) -> Any:
     environment = {**os.environ, "PYKITTENS_PATIENCE": "0.5", "PYTHONPATH": str(Path(pk.__file__).parents[1])}
-    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=120, env=environment
+    )
 
 
 @pytest.mark.gpu
@@ -111,7 +115,12 @@ def test_a_hang_ends_in_a_sentence(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     hung, failed = run(script, "1"), run(script, "7")
     said = hung.stdout + hung.stderr
-    assert "warp 1, role 'patient' of forgetful has waited 0.5 s for the phase with parity 0 of gates[1] to end, at " in said, said
+    assert (
+        "warp 1, role 'patient' of forgetful has waited 0.5 s for the phase with parity 0 of gates[1] to end, at "
+        in said
+    ), said
     assert "hang.py:12 in forgetful" in said, said
     assert hung.returncode and "CudaError: waiting for the GPU" in hung.stderr, hung.stderr
-    assert "assertion failed in block (" in failed.stdout + failed.stderr and "n is small" in failed.stdout + failed.stderr
+    assert (
+        "assertion failed in block (" in failed.stdout + failed.stderr and "n is small" in failed.stdout + failed.stderr
+    )

@@ -32,14 +32,18 @@ def test_device(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     ("capability", "arch"),
     [((8, 0), "sm_80"), ((8, 6), "sm_86"), ((8, 7), "sm_86"), ((8, 9), "sm_89"), ((9, 0), "sm_90a")],
 )
-def test_architecture(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], arch: str) -> None:
+def test_architecture(
+    fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], arch: str
+) -> None:
     monkeypatch.setitem(ATTRIBUTES, 75, capability[0])
     monkeypatch.setitem(ATTRIBUTES, 76, capability[1])
     assert driver.architecture() == arch
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (10, 0), (12, 0)])
-def test_architectures_we_have_no_code_for(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+def test_architectures_we_have_no_code_for(
+    fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
     monkeypatch.setitem(ATTRIBUTES, 75, capability[0])
     monkeypatch.setitem(ATTRIBUTES, 76, capability[1])
     with pytest.raises(CudaError, match=r"compute capability \d+\.\d, and runs none of sm_80"):

@@ -30,7 +30,11 @@ def double(x: pk.gl(f32, "N", 32), y: pk.gl(f32, "N", 32), counter: pk.gl(i32, 1
 
 
 def arrays(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.random.default_rng(0).standard_normal((rows, 32)).astype(np.float32), np.zeros((rows, 32), np.float32), np.zeros(1, np.int32)
+    return (
+        np.random.default_rng(0).standard_normal((rows, 32)).astype(np.float32),
+        np.zeros((rows, 32), np.float32),
+        np.zeros(1, np.int32),
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 64, 500])

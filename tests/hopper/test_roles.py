@@ -12,7 +12,9 @@ from pykittens.testing.removal import removals
 X = pk.spec(f32, (64, 64))
 
 
-def refused(kernel: pk.Kernel, *operands: Any, words: tuple[str, ...], kind: type[pk.KernelError] = pk.KernelError) -> None:
+def refused(
+    kernel: pk.Kernel, *operands: Any, words: tuple[str, ...], kind: type[pk.KernelError] = pk.KernelError
+) -> None:
     with pytest.raises(kind) as caught:
         kernel.cuda(*(operands or (X,)))
     text = str(caught.value)
@@ -69,7 +71,10 @@ def test_register_budgets() -> None:
     assert text.count("setmaxnreg.dec") == 1 and text.count("setmaxnreg.inc") == 2
     refused(
         budgets(240, 240, 240),
-        words=("register budgets add up to 240 x 128 (role 0) + 240 x 128 (role 1)", "= 92160; a block of 384 threads starts with 168 each, 64512 in all"),
+        words=(
+            "register budgets add up to 240 x 128 (role 0) + 240 x 128 (role 1)",
+            "= 92160; a block of 384 threads starts with 168 each, 64512 in all",
+        ),
     )
     refused(budgets(24, 0, 240), words=("'role 1' of 'roles' have no register budget, others do",))
     refused(budgets(24, 244), words=("244", "multiple of 8"))
@@ -87,7 +92,12 @@ def test_a_load_in_a_branch_of_a_fill() -> None:
         with pk.role("load", warps=1), ring.fill() as slot, pk.when(n > 0):
             pk.tma.load(slot, x, (0, 0))
 
-    refused(maybe, pk.spec(bf16, (64, 64)), 1, words=("ring ring: a load inside a branch of its fill", "put the whole fill inside the branch"))
+    refused(
+        maybe,
+        pk.spec(bf16, (64, 64)),
+        1,
+        words=("ring ring: a load inside a branch of its fill", "put the whole fill inside the branch"),
+    )
 
 
 def test_fills_that_are_none() -> None:
@@ -135,7 +145,9 @@ def test_waits_that_can_never_be_met() -> None:
     with pytest.raises(pk.DeadlockError) as caught:
         starved.simulate(x, y)
     text = str(caught.value)
-    assert "warp 1 (store)" in text and "tiles_full[0], phase 1: misses 1 of 1 arrivals" in text and "fix: " in text, text
+    assert "warp 1 (store)" in text and "tiles_full[0], phase 1: misses 1 of 1 arrivals" in text and "fix: " in text, (
+        text
+    )
 
 
 def test_shared_memory_lists_its_buffers() -> None:
@@ -145,9 +157,15 @@ def test_shared_memory_lists_its_buffers() -> None:
         pk.shared(pk.st(f32, 64, 64), name="sums")
 
     refused(
-        large, pk.spec(bf16, (64, 64)), kind=pk.ResourceError,
-        words=("wants 278656 bytes of shared memory; a block on sm_90 has 232448", "keys_k: 8 x st<bf16, 128x128> = 262144 bytes", "sums: st<f32, 64x64> = 16384"),
-    )  # fmt: skip
+        large,
+        pk.spec(bf16, (64, 64)),
+        kind=pk.ResourceError,
+        words=(
+            "wants 278656 bytes of shared memory; a block on sm_90 has 232448",
+            "keys_k: 8 x st<bf16, 128x128> = 262144 bytes",
+            "sums: st<f32, 64x64> = 16384",
+        ),
+    )
 
 
 # Clusters ---------------------------------------------------------------------------------------------------

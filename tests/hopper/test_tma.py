@@ -12,7 +12,12 @@ from pykittens.gpu.run import map_geometry
 from pykittens.interop.arrays import describe
 from pykittens.types import DType
 
-REDUCTIONS: dict[str, Any] = {"store": lambda new, old: new, "store_add": np.add, "store_min": np.minimum, "store_max": np.maximum}
+REDUCTIONS: dict[str, Any] = {
+    "store": lambda new, old: new,
+    "store_add": np.add,
+    "store_min": np.minimum,
+    "store_max": np.maximum,
+}
 
 
 def copier(dtype: DType, cols: int, tile: tuple[int, int], kind: str = "store", hint: str | None = None) -> pk.Kernel:
@@ -37,7 +42,9 @@ def copier(dtype: DType, cols: int, tile: tuple[int, int], kind: str = "store", 
 def operands(dtype: DType, cols: int) -> tuple[Any, Any]:
     """A transposed view of small integers, and an array like it."""
     rng, low = np.random.default_rng(0), 0 if dtype.kind == "u" else -8
-    return rng.integers(low, 9, (2, 70, 3, cols)).astype(dtype.numpy).transpose(0, 2, 1, 3), rng.integers(low, 9, (2, 3, 70, cols)).astype(dtype.numpy)
+    return rng.integers(low, 9, (2, 70, 3, cols)).astype(dtype.numpy).transpose(0, 2, 1, 3), rng.integers(
+        low, 9, (2, 3, 70, cols)
+    ).astype(dtype.numpy)
 
 
 @pytest.mark.parametrize("kind", REDUCTIONS)
@@ -58,7 +65,10 @@ def test_stores(dtype: DType, kind: str) -> None:
     assert kernel.compile(x, y).registers
 
 
-@pytest.mark.parametrize(("cols", "tile", "dims"), [(256, (64, 256), 5), (192, (16, 128), 5), (200, (32, 128), 4), (64, (256, 64), 4), (40, (64, 16), 4)])
+@pytest.mark.parametrize(
+    ("cols", "tile", "dims"),
+    [(256, (64, 256), 5), (192, (16, 128), 5), (200, (32, 128), 4), (64, (256, 64), 4), (40, (64, 16), 4)],
+)
 def test_shapes(cols: int, tile: tuple[int, int], dims: int) -> None:
     """Where the columns fill whole panels, maps have five dimensions; past the end nothing is written."""
     x, y = operands(bf16, cols)
@@ -85,7 +95,10 @@ def test_hints(hint: str) -> None:
     assert "evict_first, evict_last, evict_normal" in str(caught.value)
 
 
-@pytest.mark.parametrize(("dtype", "length", "cols"), [(f32, 64, 64), (bf16, 256, 256), (f16, 128, 100), (i32, 4, 64), (f32, 768, 768), (bf16, 512, 700)])
+@pytest.mark.parametrize(
+    ("dtype", "length", "cols"),
+    [(f32, 64, 64), (bf16, 256, 256), (f16, 128, 100), (i32, 4, 64), (f32, 768, 768), (bf16, 512, 700)],
+)
 def test_vectors(dtype: DType, length: int, cols: int) -> None:
     @pk.kernel(warps=1)
     def move(x: pk.gl(dtype, "R", "C"), y: pk.gl(dtype, "R", "C")) -> None:
@@ -117,7 +130,10 @@ def test_what_tma_cannot_take() -> None:
     assert "a TMA box has at most 256 rows, not 512" in refused(copier(bf16, 64, (512, 64)), x, x)
     odd = pk.spec(bf16, (1, 1, 512, 60))
     text = refused(copier(bf16, 60, (64, 64)), odd, odd)
-    assert "x begins or strides at multiples of 8 bytes only; TMA takes multiples of 16 (dimension 2 of shape (1, 1, 512, 60)" in text
+    assert (
+        "x begins or strides at multiples of 8 bytes only; TMA takes multiples of 16 (dimension 2 of shape (1, 1, 512, 60)"
+        in text
+    )
     assert "has a stride of 120 bytes)" in text
     shifted = pk.spec(bf16, (1, 1, 512, 64), align=2)
     assert "x begins or strides at multiples of 2 bytes only" in refused(copier(bf16, 64, (64, 64)), shifted, shifted)
@@ -132,7 +148,9 @@ def test_what_tma_cannot_take() -> None:
         pk.tma.load(run, x, (0, 0), gate)
 
     text = refused(long, pk.spec(bf16, (4, 512)))
-    assert "a TMA vector has a multiple of 16 bytes, and of 256 elements if it has more than those; not 264 bf16" in text
+    assert (
+        "a TMA vector has a multiple of 16 bytes, and of 256 elements if it has more than those; not 264 bf16" in text
+    )
 
 
 def test_operands_of_tma() -> None:
@@ -145,7 +163,10 @@ def test_operands_of_tma() -> None:
 
         return refused(bad, x)
 
-    tile, several = (lambda: pk.shared(pk.st(bf16, 64, 64), name="tile")), (lambda: pk.shared(pk.st(bf16, 64, 64), count=2, name="tiles"))
+    tile, several = (
+        (lambda: pk.shared(pk.st(bf16, 64, 64), name="tile")),
+        (lambda: pk.shared(pk.st(bf16, 64, 64), count=2, name="tiles")),
+    )
     assert "tma.load into tile completes on no barrier" in kernel(lambda x: pk.tma.load(tile(), x, (0, 0)))
     assert "tiles is an array of 2" in kernel(lambda x: pk.tma.load(several(), x, (0, 0), pk.barrier()))
     assert "TMA moves shared tiles" in kernel(lambda x: pk.tma.store(x, warp.zeros(bf16, 64, 64), (0, 0)))
@@ -158,7 +179,10 @@ def test_outputs_that_overlap() -> None:
     with pytest.raises(pk.ArgumentError) as caught:
         kernel.simulate(x, window)
     text = str(caught.value)
-    assert "writes 'y', whose elements overlap: shape (1, 2, 64, 64)" in text and "dimension 1 moves on by 1024 elements" in text
+    assert (
+        "writes 'y', whose elements overlap: shape (1, 2, 64, 64)" in text
+        and "dimension 1 moves on by 1024 elements" in text
+    )
     assert kernel.simulate(window, x).clean  # an input may
     with pytest.raises(pk.ArgumentError, match="dimension 1 moves on by 0 elements"):
         kernel.simulate(x, np.lib.stride_tricks.as_strided(x[0, 0], (1, 2, 64, 64), (0, 0, 128, 2)))

@@ -28,7 +28,9 @@ def product(n: int, a: DType, b: DType, total: DType, ta: bool, tb: bool, regist
         for i, what in enumerate(("mm", "mma")):
             part = left.part(i * half, 0, half, m) if ta else left.part(0, i * half, m, half)
             other = right.part(0, i * half, n, half) if tb else right.part(i * half, 0, half, n)
-            getattr(warpgroup, f"{what}_A{'t' * ta}B{'t' * tb}")(out, warpgroup.load(part) if registers else part, other)
+            getattr(warpgroup, f"{what}_A{'t' * ta}B{'t' * tb}")(
+                out, warpgroup.load(part) if registers else part, other
+            )
         warpgroup.wait(out)
         warpgroup.store(c, out, (0, 0))
 
@@ -44,11 +46,26 @@ def operands(n: int, a: DType, b: DType, total: DType, ta: bool, tb: bool, m: in
 
 
 CASES = [
-    *(pytest.param(n, bf16, bf16, f32, False, tb, False, id=f"n{n}-{'ABt' if tb else 'AB'}") for n in range(16, 257, 16) for tb in (n % 32 == 0,)),
     *(
-        pytest.param(64, dtype, dtype, total, ta, tb, registers, id=f"{dtype}-{total}-A{'t' * ta}B{'t' * tb}-{'registers' if registers else 'shared'}")
+        pytest.param(n, bf16, bf16, f32, False, tb, False, id=f"n{n}-{'ABt' if tb else 'AB'}")
+        for n in range(16, 257, 16)
+        for tb in (n % 32 == 0,)
+    ),
+    *(
+        pytest.param(
+            64,
+            dtype,
+            dtype,
+            total,
+            ta,
+            tb,
+            registers,
+            id=f"{dtype}-{total}-A{'t' * ta}B{'t' * tb}-{'registers' if registers else 'shared'}",
+        )
         for dtype, total in ((bf16, f32), (f16, f32), (f16, f16))
-        for ta, tb, registers in ((ta, tb, r) for ta in (False, True) for tb in (False, True) for r in (False, True) if not (ta and r))
+        for ta, tb, registers in (
+            (ta, tb, r) for ta in (False, True) for tb in (False, True) for r in (False, True) if not (ta and r)
+        )
     ),
     *(pytest.param(n, a, b, f32, False, True, False, id=f"{a}-{b}-n{n}") for a, b in EIGHT for n in (32, 256)),
     pytest.param(96, e4m3, e4m3, f16, False, True, False, id="e4m3-f16"),
@@ -72,7 +89,13 @@ def test_exact_on_a_gpu(n: int, a: DType, b: DType, total: DType, ta: bool, tb: 
     if driver.capability() != (9, 0):
         pytest.skip("wgmma is Hopper's")
     x, y, c, expected = operands(n, a, b, total, ta, tb)
-    names = {bf16: torch.bfloat16, f16: torch.float16, f32: torch.float32, e4m3: torch.float8_e4m3fn, e5m2: torch.float8_e5m2}
+    names = {
+        bf16: torch.bfloat16,
+        f16: torch.float16,
+        f32: torch.float32,
+        e4m3: torch.float8_e4m3fn,
+        e5m2: torch.float8_e5m2,
+    }
     left, right = (torch.from_numpy(z.astype(np.float32)).cuda().to(names[dtype]) for z, dtype in ((x, a), (y, b)))
     out = torch.zeros(c.shape, dtype=names[total], device="cuda")
     product(n, a, b, total, ta, tb, registers)(left, right, out)
@@ -114,7 +137,11 @@ def chain(waits: str) -> pk.Kernel:
 
 @pytest.mark.parametrize(("waits", "counts"), [("tiles", [1, 0]), ("pending", [1, 0]), ("both", [0, 0])])
 def test_waits_count(waits: str, counts: list[int]) -> None:
-    kernel, x, c = chain(waits), np.random.default_rng(0).integers(-2, 3, (64, 64)).astype(bf16.numpy), np.zeros((64, 64), np.float32)
+    kernel, x, c = (
+        chain(waits),
+        np.random.default_rng(0).integers(-2, 3, (64, 64)).astype(bf16.numpy),
+        np.zeros((64, 64), np.float32),
+    )
     assert kernel.simulate(x, c).clean
     wide = x.astype(float)
     assert (c == wide @ wide + wide @ wide.T + 1).all()
@@ -166,7 +193,11 @@ def test_a_tile_in_flight_is_not_touched() -> None:
     with pytest.raises(pk.InFlightError) as caught:
         chain("none").program(pk.spec(bf16, (64, 64)), pk.spec(f32, (64, 64)))
     text = str(caught.value)
-    assert "first is touched while the tensor core still writes it" in text and "it is in flight since" in text and "warpgroup.wait(first) first" in text
+    assert (
+        "first is touched while the tensor core still writes it" in text
+        and "it is in flight since" in text
+        and "warpgroup.wait(first) first" in text
+    )
 
 
 def test_what_a_release_comes_after_is_a_vector() -> None:
@@ -182,7 +213,9 @@ def test_what_a_release_comes_after_is_a_vector() -> None:
 
 
 def test_what_does_not_exist() -> None:
-    def says(fact: str, fix: str, a: Any, b: Any, d: Any, product: str = "mma_AB", b_in_registers: bool = False) -> None:
+    def says(
+        fact: str, fix: str, a: Any, b: Any, d: Any, product: str = "mma_AB", b_in_registers: bool = False
+    ) -> None:
         def kernel(x: pk.gl(bf16, 16, 16)) -> None:
             left, right = (pk.shared(z) if isinstance(z, pk.st) else warpgroup.zeros(*z) for z in (a, b))
             getattr(warpgroup, product)(warpgroup.zeros(*d), left, right)
@@ -192,13 +225,38 @@ def test_what_does_not_exist() -> None:
 
     st = pk.st
     says("n = 272", "n = 8 to 256 in steps of 8", st(bf16, 64, 64), st(bf16, 64, 272), (f32, 64, 272))
-    says("does not multiply bf16 by f16", "bf16 by bf16, f16 by f16, e4m3 by e4m3", st(bf16, 64, 64), st(f16, 64, 64), (f32, 64, 64))
+    says(
+        "does not multiply bf16 by f16",
+        "bf16 by bf16, f16 by f16, e4m3 by e4m3",
+        st(bf16, 64, 64),
+        st(f16, 64, 64),
+        (f32, 64, 64),
+    )
     says("does not multiply f32 by f32", "wgmma multiplies", st(f32, 64, 64), st(f32, 64, 64), (f32, 64, 64))
     says("8-bit operands must have k along their rows", "mma_ABt", st(e4m3, 64, 64), st(e4m3, 64, 64), (f32, 64, 64))
-    says("of bf16 accumulates into float32", "make the accumulator float32", st(bf16, 64, 64), st(bf16, 64, 64), (f16, 64, 64))
-    says("accumulates into a row-layout float32 (or float16) tile", "warpgroup.zeros", st(bf16, 64, 64), st(bf16, 64, 64), (bf16, 64, 64))
+    says(
+        "of bf16 accumulates into float32",
+        "make the accumulator float32",
+        st(bf16, 64, 64),
+        st(bf16, 64, 64),
+        (f16, 64, 64),
+    )
+    says(
+        "accumulates into a row-layout float32 (or float16) tile",
+        "warpgroup.zeros",
+        st(bf16, 64, 64),
+        st(bf16, 64, 64),
+        (bf16, 64, 64),
+    )
     says("reads B from shared memory", "store it to a shared tile", st(bf16, 64, 64), (bf16, 64, 64), (f32, 64, 64))
-    says("a register A is a warpgroup's row-layout tile", "not transposed", (bf16, 64, 64), st(bf16, 64, 64), (f32, 64, 64), "mma_AtB")
+    says(
+        "a register A is a warpgroup's row-layout tile",
+        "not transposed",
+        (bf16, 64, 64),
+        st(bf16, 64, 64),
+        (f32, 64, 64),
+        "mma_AtB",
+    )
 
 
 def test_wgmma_is_hoppers_alone() -> None:

@@ -207,7 +207,9 @@ def test_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
         shape, strides, itemsize, dtype = (4, 8), (2, 8), 2, np.dtype(np.float16)
 
     stream = types.SimpleNamespace(ptr=0x5000)
-    module = types.SimpleNamespace(ndarray=ndarray, cuda=types.SimpleNamespace(get_current_stream=lambda device: stream))
+    module = types.SimpleNamespace(
+        ndarray=ndarray, cuda=types.SimpleNamespace(get_current_stream=lambda device: stream)
+    )
     monkeypatch.setitem(sys.modules, "cupy", module)
     assert describe(ndarray()) == ArrayInfo(0x7F00, (4, 8), (1, 4), "f16", 2, "cupy")
     assert current_stream("cupy", 2) == 0x5000

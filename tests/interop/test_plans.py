@@ -26,7 +26,8 @@ from tests.gpu.fake_driver import CONTEXT, FakeDriver
 torch = pytest.importorskip("torch")
 operators = importlib.import_module("pykittens.operators")
 attention_hopper, gemm, gates, norms, rotations, softmaxes = (
-    importlib.import_module(f"pykittens.kernels.{name}") for name in ("attention_hopper", "gemm", "gates", "norms", "rotary", "softmax")
+    importlib.import_module(f"pykittens.kernels.{name}")
+    for name in ("attention_hopper", "gemm", "gates", "norms", "rotary", "softmax")
 )
 SEQUENCES = [importlib.import_module(f"pykittens.kernels.{name}") for name in ("based", "linear_attention")]
 ROWS = ((gates, "gated"), (norms, "normalize"), (rotations, "rotate"), (softmaxes, "soften"))
@@ -49,7 +50,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
 def forget_all() -> None:
     """Nothing of a driver, real or not, outlives a test: neither kernels nor plans."""
     forget()
-    for kernel in (attention_hopper.attend, gemm.gemm, *(module.attend for module in SEQUENCES), *(getattr(module, name) for module, name in ROWS)):
+    for kernel in (
+        attention_hopper.attend,
+        gemm.gemm,
+        *(module.attend for module in SEQUENCES),
+        *(getattr(module, name) for module, name in ROWS),
+    ):
         kernel._again = None
         kernel._loaded.clear()
         kernel._functions.clear()
@@ -89,15 +95,24 @@ def test_attention(gpu: FakeDriver) -> None:
     moved = [x.clone() for x in (q, k, v)]
     transposed = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
     calls: list[tuple[list[Any], dict[str, Any]]] = [
-        ([q, k, v], {}), (moved, {}), (transposed, {}), (heads(128), {}), (heads(dtype=torch.float16), {}),
-        ([q, k, v], {"causal": True}), ([q, k, v], {"return_lse": True}), ([q, k, k], {}), ([q, k, v], {"scale": 0.5}),
-    ]  # fmt: skip
+        ([q, k, v], {}),
+        (moved, {}),
+        (transposed, {}),
+        (heads(128), {}),
+        (heads(dtype=torch.float16), {}),
+        ([q, k, v], {"causal": True}),
+        ([q, k, v], {"return_lse": True}),
+        ([q, k, k], {}),
+        ([q, k, v], {"scale": 0.5}),
+    ]
     for round in range(3):
         for operands, named in calls:
             gpu.parameter_sizes = [8] * (4 + ("return_lse" in named)) + [4]
             result = pk.attention(*operands, **named)
             out = result[0] if "return_lse" in named else result
-            assert pointers(gpu, 5 if "return_lse" in named else 4) == addresses(*operands, *(result if "return_lse" in named else [out]))
+            assert pointers(gpu, 5 if "return_lse" in named else 4) == addresses(
+                *operands, *(result if "return_lse" in named else [out])
+            )
             assert (out.shape, out.dtype, out.stride()) == (operands[0].shape, operands[0].dtype, operands[0].stride())
             assert struct.unpack("<f", gpu.launches[-1].arguments[-1])[0] == named.get("scale", 0.125)
             if round:
@@ -111,7 +126,12 @@ def test_refusals_stay(gpu: FakeDriver) -> None:
     q, k, v = heads()
     for _ in range(2):
         pk.attention(q, k, v)
-        for operands, message in (((q.half(), k, v), "dtypes"), ((q, k[:, :, :8], v), "shapes"), ((q[:, :, :0], k, v), "empty"), ((q, k, None), "NoneType")):
+        for operands, message in (
+            ((q.half(), k, v), "dtypes"),
+            ((q, k[:, :, :8], v), "shapes"),
+            ((q[:, :, :0], k, v), "empty"),
+            ((q, k, None), "NoneType"),
+        ):
             with pytest.raises(ArgumentError, match=message):
                 pk.attention(*operands)
 
@@ -223,13 +243,27 @@ def test_matmul(gpu: FakeDriver) -> None:
 
 
 def test_rows(gpu: FakeDriver) -> None:
-    x, other, weight, bias = torch.randn(4, 8, 64).bfloat16(), torch.randn(4, 8, 64).bfloat16(), torch.randn(64), torch.randn(64)
+    x, other, weight, bias = (
+        torch.randn(4, 8, 64).bfloat16(),
+        torch.randn(4, 8, 64).bfloat16(),
+        torch.randn(64),
+        torch.randn(64),
+    )
     heads, cos, sin = torch.randn(1, 2, 16, 64), torch.randn(16, 32), torch.randn(16, 32)
     for round in range(3):
         for run, operands in (
-            (softmax, (x,)), (softmax, (other,)), (swiglu, (x, other)), (swiglu, (x, x)), (rotary, (heads, cos, sin)), (rotary, (heads, cos, cos)),
-            (rmsnorm, (x,)), (rmsnorm, (x, weight)), (layernorm, (x, weight)), (layernorm, (x, None, weight)), (layernorm, (other, weight, bias)),
-        ):  # fmt: skip
+            (softmax, (x,)),
+            (softmax, (other,)),
+            (swiglu, (x, other)),
+            (swiglu, (x, x)),
+            (rotary, (heads, cos, sin)),
+            (rotary, (heads, cos, cos)),
+            (rmsnorm, (x,)),
+            (rmsnorm, (x, weight)),
+            (layernorm, (x, weight)),
+            (layernorm, (x, None, weight)),
+            (layernorm, (other, weight, bias)),
+        ):
             given = [a for a in operands if a is not None]
             gpu.parameter_sizes = [8] * (len(given) + 1)
             out = run(*operands)

@@ -24,7 +24,9 @@ def normal(*shapes: tuple[int, ...], dtype: Any = BF16) -> list[np.ndarray]:
     return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
-def run(kernel: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False, scale: float | None = None) -> np.ndarray:
+def run(
+    kernel: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False, scale: float | None = None
+) -> np.ndarray:
     out = np.full(q.shape, np.nan, q.dtype)
     report = kernel.simulate(q, k, v, out, q.shape[-1] ** -0.5 if scale is None else scale, causal=causal)
     assert report.clean
@@ -95,7 +97,11 @@ def test_small_integers_are_exact(kernel: Any, d: int) -> None:
 @full_or_causal
 def test_equal_weights_are_exact(kernel: Any, causal: bool) -> None:
     """Zero queries weigh all keys they see alike: exact wherever their number is a power of two."""
-    q, k, v = np.zeros((1, 1, 128, 64), BF16), normal((1, 1, 128, 64))[0], np.random.default_rng(0).integers(-8, 9, (1, 1, 128, 64)).astype(BF16)
+    q, k, v = (
+        np.zeros((1, 1, 128, 64), BF16),
+        normal((1, 1, 128, 64))[0],
+        np.random.default_rng(0).integers(-8, 9, (1, 1, 128, 64)).astype(BF16),
+    )
     out = run(kernel, q, k, v, causal)[0, 0].astype(np.float64)
     for count in (1, 2, 4, 8, 16, 32, 64, 128) if causal else (128,):
         mean = v[0, 0, :count].astype(np.float64).mean(0).astype(BF16)

@@ -12,7 +12,11 @@ from tests.kernels.sequences import BF16, check, distance, random
 
 
 def operands(n: int, e: int = 64, dtype: Any = BF16, heads: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return random(1, 1, heads, n, 16, dtype=dtype), random(2, 1, heads, n, 16, dtype=dtype), random(3, 1, heads, n, e, dtype=dtype)
+    return (
+        random(1, 1, heads, n, 16, dtype=dtype),
+        random(2, 1, heads, n, 16, dtype=dtype),
+        random(3, 1, heads, n, e, dtype=dtype),
+    )
 
 
 def test_reference_is_the_formula() -> None:
@@ -65,7 +69,9 @@ def test_f16_states_beyond_its_range() -> None:
 
 def test_strides_in_place() -> None:
     q, k, v = operands(130)
-    swapped = [np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2) for x in (q, k, v)]  # (batch, n, heads, d) in memory
+    swapped = [
+        np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2) for x in (q, k, v)
+    ]  # (batch, n, heads, d) in memory
     assert (based(*swapped) == based(q, k, v)).all()
     wide = np.zeros((1, 2, 130, 19), BF16)  # rows at odd multiples of 2 bytes
     wide[..., :16] = q

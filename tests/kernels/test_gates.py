@@ -12,7 +12,11 @@ from pykittens.kernels.gates import Config, geglu, reference, swiglu
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
-GATES: dict[str, Callable[..., Any]] = {"silu": swiglu, "gelu": geglu, "gelu_tanh": lambda *a, **k: geglu(*a, approximate="tanh", **k)}
+GATES: dict[str, Callable[..., Any]] = {
+    "silu": swiglu,
+    "gelu": geglu,
+    "gelu_tanh": lambda *a, **k: geglu(*a, approximate="tanh", **k),
+}
 
 
 def random(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

@@ -97,7 +97,9 @@ def test_epilogues() -> None:
     expected = np.maximum(exact(a, b) + bias, 0) + residual.astype(np.float32)
     for config in (None, Config(64, 128, 2, 1, cluster=2, share="k")):
         assert same(matmul.run(a, b, epilogue=finish, operands=(bias, residual), config=config), expected)
-    column = matmul.run(a, b, epilogue=lambda x, row, col: pk.where(pk.row_index(x) + row > pk.col_index(x) + col, x, 0.0))
+    column = matmul.run(
+        a, b, epilogue=lambda x, row, col: pk.where(pk.row_index(x) + row > pk.col_index(x) + col, x, 0.0)
+    )
     assert same(column, np.where(np.arange(72)[:, None] > np.arange(136), exact(a, b), 0))
 
 
@@ -112,7 +114,11 @@ def test_an_epilogue_made_anew_is_traced_once() -> None:
 
 def test_bad_operands() -> None:
     a = integers(64, 64, BF16)
-    wrong = [(integers(32, 64, BF16), r"b is \(k, n\)"), (integers(64, 64, np.float16), "pass both as bf16"), (a[None], "every")]
+    wrong = [
+        (integers(32, 64, BF16), r"b is \(k, n\)"),
+        (integers(64, 64, np.float16), "pass both as bf16"),
+        (a[None], "every"),
+    ]
     for b, words in wrong:
         with pytest.raises(ArgumentError, match=words):
             matmul.run(a, b)
@@ -149,7 +155,9 @@ def test_too_few_buffers_are_found() -> None:
         leave(np.zeros((256, 64), BF16))
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(4096, 4096, 4096), (64, 8192, 8192), (1000, 1032, 1000), (1, 1, 1), (99999, 16, 16)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(4096, 4096, 4096), (64, 8192, 8192), (1000, 1032, 1000), (1, 1, 1), (99999, 16, 16)]
+)
 def test_the_choice_fits(m: int, n: int, k: int) -> None:
     config = matmul.choose(m, k, n, 2, 132)
     assert replace(config, rotate=False, once="") in matmul.CONFIGS

@@ -28,7 +28,9 @@ def test_reference_is_the_formula(decay: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize("decay", DECAYS, ids=["plain", "decay", "extremes"])
-@pytest.mark.parametrize(("n", "d", "e"), [(1, 64, 64), (17, 64, 128), (64, 128, 64), (65, 64, 64), (200, 64, 64), (130, 128, 128)])
+@pytest.mark.parametrize(
+    ("n", "d", "e"), [(1, 64, 64), (17, 64, 128), (64, 128, 64), (65, 64, 64), (200, 64, 64), (130, 128, 128)]
+)
 def test_lengths_and_dimensions(n: int, d: int, e: int, decay: Any, dtype: Any) -> None:
     q, k, v = operands(n, d, e, dtype)
     o, state = linear_attention(q, k, v, log_decay=decay, return_state=True)
@@ -42,7 +44,9 @@ def test_lengths_and_dimensions(n: int, d: int, e: int, decay: Any, dtype: Any) 
 def test_a_state_continues(cut: int, decay: Any, dtype: Any) -> None:
     q, k, v = operands(170, dtype=dtype)
     first, state = linear_attention(q[:, :, :cut], k[:, :, :cut], v[:, :, :cut], log_decay=decay, return_state=True)
-    second, last = linear_attention(q[:, :, cut:], k[:, :, cut:], v[:, :, cut:], log_decay=decay, state=state, return_state=True)
+    second, last = linear_attention(
+        q[:, :, cut:], k[:, :, cut:], v[:, :, cut:], log_decay=decay, state=state, return_state=True
+    )
     check(np.concatenate([first, second], 2), last, partial(reference, q, k, v, log_decay=decay))
 
 
@@ -54,7 +58,9 @@ def test_scale() -> None:
 @pytest.mark.parametrize("config", [Config(1, 1), Config(2, 1), Config(2, 2, 1)], ids=str)
 def test_every_config(config: Config) -> None:
     q, k, v = operands(300)
-    assert (linear_attention(q, k, v, log_decay=DECAYS[1], config=config) == linear_attention(q, k, v, log_decay=DECAYS[1])).all()
+    assert (
+        linear_attention(q, k, v, log_decay=DECAYS[1], config=config) == linear_attention(q, k, v, log_decay=DECAYS[1])
+    ).all()
 
 
 def test_f16_states_beyond_its_range() -> None:

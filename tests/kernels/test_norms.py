@@ -94,7 +94,9 @@ def test_nan_and_infinity_stay_in_their_row(value: float, n: int) -> None:
         close(np.delete(y, 2, 0), np.delete(expected, 2, 0))
 
 
-@pytest.mark.parametrize("settings", [{"held": 32}, {"most": 4}, {"most": 8, "held": 32}, {"clusters": False}, {"warps": 1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"held": 32}, {"most": 4}, {"most": 8, "held": 32}, {"clusters": False}, {"warps": 1}], ids=str
+)
 @pytest.mark.parametrize("n", [256, 6000, 40000])
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
     x, w, r = random((3, n), BF16), random((n,), BF16, 1), random((3, n), BF16, 2)
@@ -103,7 +105,9 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
     close(s, stream), close(y, expected)
 
 
-@pytest.mark.parametrize("settings", [{"cluster": 1}, {"cluster": 2, "stages": 1}, {"cluster": 4, "teams": 3}, {}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"cluster": 1}, {"cluster": 2, "stages": 1}, {"cluster": 4, "teams": 3}, {}], ids=str
+)
 @pytest.mark.parametrize("n", [2048, 5000])
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
 def test_rows_that_stream(n: int, dtype: Any, settings: dict[str, Any]) -> None:
@@ -158,7 +162,16 @@ def test_bad_arguments(norm: Any, arguments: dict[str, Any], words: str) -> None
 
 
 def test_configurations_are_checked() -> None:
-    for bad in ({"n": 0}, {"team": 3}, {"warps": 64}, {"cluster": 16}, {"cols": 64}, {"stages": -1}, {"stages": 2}, {"processors": 0}):
+    for bad in (
+        {"n": 0},
+        {"team": 3},
+        {"warps": 64},
+        {"cluster": 16},
+        {"cols": 64},
+        {"stages": -1},
+        {"stages": 2},
+        {"processors": 0},
+    ):
         with pytest.raises(ArgumentError):
             rows.Rows(**{"n": 128, "width": 8, "lanes": 16, "cols": 128, **bad})
 
@@ -191,7 +204,9 @@ def test_wide_rows_compile_without_spills(n: int) -> None:
 
     x, w = spec(DTYPES["bf16"], (100, n)), spec(DTYPES["bf16"], (n,))
     for residual, weight, bias in ((None, None, None), (x, w, w)):
-        config = rows.plan(n, 2, 16, inputs=4 if residual else 2, weights=2 * (weight is not None) + 2 * (bias is not None))
+        config = rows.plan(
+            n, 2, 16, inputs=4 if residual else 2, weights=2 * (weight is not None) + 2 * (bias is not None)
+        )
         operands = (x, residual, weight, bias, x, residual, 1e-5, 1.0, 0, 0, 0)
         cubin = norms.normalize.compile(*operands, centred=True, dropout=False, config=config)
         assert not cubin.spills and cubin.stack_bytes == 0 and not cubin.serialized, cubin.log
@@ -204,7 +219,9 @@ def test_compiles_to_whole_vectors() -> None:
 
     for n in (256, 1024, 8192):
         x, w = spec(DTYPES["bf16"], (100, n)), spec(DTYPES["bf16"], (n,))
-        cubin = norms.normalize.compile(x, None, w, None, x, None, 1e-5, 1.0, 0, 0, 0, centred=False, dropout=False, config=rows.plan(n, 2, 16))
+        cubin = norms.normalize.compile(
+            x, None, w, None, x, None, 1e-5, 1.0, 0, 0, 0, centred=False, dropout=False, config=rows.plan(n, 2, 16)
+        )
         code = sass.instructions(sass.disassemble(cubin))
         loads = [i for i in code if i.base == "LDG"]
         assert not cubin.spills and cubin.stack_bytes == 0

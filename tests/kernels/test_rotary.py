@@ -27,7 +27,10 @@ def close(o: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize(("d", "r"), [(64, 64), (128, 128), (128, 64), (96, 96), (80, 32), (10, 10), (7, 6), (256, 256), (9, 2), (65, 64), (2, 2)])
+@pytest.mark.parametrize(
+    ("d", "r"),
+    [(64, 64), (128, 128), (128, 64), (96, 96), (80, 32), (10, 10), (7, 6), (256, 256), (9, 2), (65, 64), (2, 2)],
+)
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
 def test_every_dimension(d: int, r: int, interleaved: bool, dtype: Any) -> None:
     x, (cos, sin) = random((2, 3, 37, d), dtype), angles(40, r // 2)

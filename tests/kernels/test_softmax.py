@@ -23,7 +23,9 @@ def close(y: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(y.astype(np.float64) - expected) <= (EPS[y.dtype.name] + 2e-6) * expected + tiny).all()
 
 
-@pytest.mark.parametrize("n", (1, 2, 3, 7, 8, 15, 64, 100, 256, 1000, 1023, 1024, 1025, 3000, 8192, 20000, 32768, 65535, 65536))
+@pytest.mark.parametrize(
+    "n", (1, 2, 3, 7, 8, 15, 64, 100, 256, 1000, 1023, 1024, 1025, 3000, 8192, 20000, 32768, 65535, 65536)
+)
 @pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32], ids=str)
 def test_every_width(n: int, dtype: Any) -> None:
     x = random((2, 3, n) if n < 5000 else (2, n), dtype)

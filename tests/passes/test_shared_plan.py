@@ -25,7 +25,10 @@ def test_shared_memory_that_does_not_fit(arch: str, limit: int) -> None:
     with pytest.raises(pk.ResourceError) as caught:
         too_big.cuda(x, arch=arch)
     text = str(caught.value)
-    assert f"kernel 'too_big' wants {rows * 1024 + 256} bytes of shared memory; a block on {arch[:5]} has {limit * 1024}" in text
+    assert (
+        f"kernel 'too_big' wants {rows * 1024 + 256} bytes of shared memory; a block on {arch[:5]} has {limit * 1024}"
+        in text
+    )
     assert f"big: st<f32, {rows}x256> = {rows * 1024} bytes" in text and "small: 2 x sv<f32, 4> = 256 bytes" in text
     assert "too_big" in text and "fix: use smaller tiles or fewer stages" in text
 

@@ -68,10 +68,20 @@ def sync_misaligned(x: X):
         block.sync()  #!
 
 
-@pytest.mark.parametrize("kernel", [
-    sync_under_warp, sync_under_variable, tile_in_a_divergent_loop, sync_in_a_divergent_while, sync_under_a_break_under_a_branch,
-    sync_under_what_a_warp_found, sync_under_a_loaded_number, sync_in_a_role, sync_misaligned,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        sync_under_warp,
+        sync_under_variable,
+        tile_in_a_divergent_loop,
+        sync_in_a_divergent_while,
+        sync_under_a_break_under_a_branch,
+        sync_under_what_a_warp_found,
+        sync_under_a_loaded_number,
+        sync_in_a_role,
+        sync_misaligned,
+    ],
+)
 def test_collectives_under_a_divergent_branch(kernel: Callable[..., Any]) -> None:
     error = refused(kernel)
     says(error, "which may differ between the warps of a", "move it out of there")

@@ -28,7 +28,7 @@ def regions(block: Block) -> Iterator[Block]:
 def bench(name: str, instance: Instance) -> None:
     """Runs an instance, then without each operation that only synchronises."""
     kernel, program, arrays = instance.kernel, instance.program(), instance.arrays()
-    given, fixed = kernel.arguments((), {**instance.operands, **instance.fixed})
+    given, fixed = kernel.arguments((), {**instance.operands, **instance.statics})
     grid = kernel._dims("grid", kernel.specialise(given, fixed)[1], fixed)
     start = time.perf_counter()
     simulate(program, arrays, grid)
@@ -46,7 +46,9 @@ def bench(name: str, instance: Instance) -> None:
             except pk.KernelError as error:
                 found = type(error).__name__
             region.ops.insert(at, op)
-            print(f"    {time.perf_counter() - start:5.2f} s  {op.scope}.{op.name} at line {op.where[0].line}: {found}")
+            print(
+                f"    {time.perf_counter() - start:5.2f} s  {op.scope}.{op.name} at line {op.location[0].line}: {found}"
+            )
 
 
 if __name__ == "__main__":

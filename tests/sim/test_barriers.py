@@ -22,7 +22,12 @@ def zeros(*shape: int, dtype: object = np.float32) -> np.ndarray:
     return np.zeros(shape, dtype)
 
 
-def check(kernel: Callable[..., pk.Kernel], error: type[Exception] | tuple[type[Exception], ...], words: str, *arrays: np.ndarray) -> Exception:
+def check(
+    kernel: Callable[..., pk.Kernel],
+    error: type[Exception] | tuple[type[Exception], ...],
+    words: str,
+    *arrays: np.ndarray,
+) -> Exception:
     """`kernel(True)` is clean and `kernel(False)` raises `error` with these words, in every order of gangs and engines."""
     for seed in ORDERS:
         assert kernel(True).simulate(*arrays, seed=seed).clean
@@ -54,11 +59,14 @@ def test_a_load_is_read_before_it_has_landed() -> None:
     check(kernel, (pk.RaceError, pk.UninitializedError), "tile", zeros(16, 16), zeros(32, 16))
 
 
-@pytest.mark.parametrize("promised, error, words", [
-    (2048, pk.DeadlockError, "1024 promised bytes that nothing in flight brings, warp 1 (use), full, phase 0"),
-    (512, pk.BarrierError, "full was promised 512 bytes less"),
-    (None, pk.DeadlockError, "misses 1 of 1 arrivals and the promise of 1024 bytes that have landed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "promised, error, words",
+    [
+        (2048, pk.DeadlockError, "1024 promised bytes that nothing in flight brings, warp 1 (use), full, phase 0"),
+        (512, pk.BarrierError, "full was promised 512 bytes less"),
+        (None, pk.DeadlockError, "misses 1 of 1 arrivals and the promise of 1024 bytes that have landed"),
+    ],
+)
 def test_bytes(promised: int | None, error: type[Exception], words: str) -> None:
     def kernel(right: bool) -> pk.Kernel:
         @pk.kernel(warps=2)
@@ -189,7 +197,11 @@ def test_a_slot_is_filled_while_it_is_read(missing: str) -> None:
     def kernel(right: bool) -> pk.Kernel:
         @pk.kernel(warps=8)
         def laps(x: pk.gl(f32, 64, 64), y: pk.gl(f32, 64, 64)) -> None:
-            tile, full, empty = pk.shared(pk.st(f32, 64, 16), name="tile"), pk.barrier(name="full"), pk.barrier(name="empty")
+            tile, full, empty = (
+                pk.shared(pk.st(f32, 64, 16), name="tile"),
+                pk.barrier(name="full"),
+                pk.barrier(name="empty"),
+            )
             with pk.role("load", warps=4):
                 for k in pk.range(4):
                     if right or missing != "release":
@@ -228,7 +240,13 @@ def test_wgmma_reads_a_slot_that_is_overwritten() -> None:
 
         return product
 
-    check(kernel, pk.RaceError, "writes tile, a matrix product of warp 0, warpgroup.wait", zeros(64, 64, dtype=BF16), zeros(64, 64))
+    check(
+        kernel,
+        pk.RaceError,
+        "writes tile, a matrix product of warp 0, warpgroup.wait",
+        zeros(64, 64, dtype=BF16),
+        zeros(64, 64),
+    )
 
 
 def test_a_missing_proxy_fence() -> None:
@@ -294,8 +312,15 @@ def test_a_bulk_store_still_reads_its_tile() -> None:
 
         return stores
 
-    check(lambda right: kernel(right), pk.RaceError, "writes tile, a bulk store of warp 0 may still read it", zeros(32, 16))
-    check(lambda right: kernel(right, True), pk.InFlightError, "ends while, until its source has been read", zeros(32, 16))
+    check(
+        lambda right: kernel(right),
+        pk.RaceError,
+        "writes tile, a bulk store of warp 0 may still read it",
+        zeros(32, 16),
+    )
+    check(
+        lambda right: kernel(right, True), pk.InFlightError, "ends while, until its source has been read", zeros(32, 16)
+    )
 
 
 def test_a_bulk_store_s_result_is_read_too_early() -> None:
@@ -394,7 +419,13 @@ def test_deadlock_names_everyone() -> None:
 
     with pytest.raises(pk.DeadlockError) as caught:
         embrace.simulate()
-    for word in ("warp 0 (a)", "first, phase 0: misses 1 of 1 arrivals", "warp 1 (b)", "second, phase 0", "test_barriers.py"):
+    for word in (
+        "warp 0 (a)",
+        "first, phase 0: misses 1 of 1 arrivals",
+        "warp 1 (b)",
+        "second, phase 0",
+        "test_barriers.py",
+    ):
         assert word in str(caught.value)
 
 

@@ -46,7 +46,13 @@ def test_read_before_the_write_of_another_warp() -> None:
 
         return pass_on
 
-    found = check(kernel, pk.RaceError, "race, warp 0 reads tiles[1], the write by warp 1, pk.block.sync()", zeros(64, 16), zeros(64, 16))
+    found = check(
+        kernel,
+        pk.RaceError,
+        "race, warp 0 reads tiles[1], the write by warp 1, pk.block.sync()",
+        zeros(64, 16),
+        zeros(64, 16),
+    )
     assert "warp.load_into(tiles[warp.index]" in str(found) and "warp.store(y, warp.load(" in str(found)
 
 
@@ -264,7 +270,9 @@ def test_uninitialised_shared_memory() -> None:
     check(kernel, pk.UninitializedError, "warp 0 reads tile, nothing wrote", zeros(32, 16))
 
 
-@pytest.mark.parametrize("at, words", [((2, 0, 0, 0), "batch 2"), ((0, -1, 0, 0), "depth -1"), ((0, 0, -1, 0), "row -16")])
+@pytest.mark.parametrize(
+    "at, words", [((2, 0, 0, 0), "batch 2"), ((0, -1, 0, 0), "depth -1"), ((0, 0, -1, 0), "row -16")]
+)
 def test_coordinates_outside(at: tuple[int, ...], words: str) -> None:
     @pk.kernel(warps=1)
     def outside(x: pk.gl(f32, "B", "H", "N", 16), y: pk.gl(f32, 16, 16), b: i32, h: i32, r: i32) -> None:
@@ -273,7 +281,9 @@ def test_coordinates_outside(at: tuple[int, ...], words: str) -> None:
     assert outside.simulate(zeros(2, 1, 20, 16), zeros(16, 16), 1, 0, 1).clean
     with pytest.raises(pk.OutOfBoundsError) as caught:
         outside.simulate(zeros(2, 1, 20, 16), zeros(16, 16), *at[:3])
-    assert words in str(caught.value) and "x: coordinate" in str(caught.value) and "2 x 1 x 20 x 16" in str(caught.value)
+    assert (
+        words in str(caught.value) and "x: coordinate" in str(caught.value) and "2 x 1 x 20 x 16" in str(caught.value)
+    )
 
 
 def test_indices_outside() -> None:

@@ -18,14 +18,18 @@ def test_if_on_a_traced_value() -> None:
         if x.rows > 3:  #!
             pass
 
-    says(refused(k), "a Python condition on x.rows > 3, which is known only when the kernel runs", "with pk.when(condition)")
+    says(
+        refused(k),
+        "a Python condition on x.rows > 3, which is known only when the kernel runs",
+        "with pk.when(condition)",
+    )
 
 
 @pytest.mark.parametrize("what", ["while", "and", "assert", "in", "chain", "ternary", "any"])
 def test_other_conditions(what: str) -> None:
     def k(x: X):
         n = x.rows
-        {"while": loop, "and": conjunction, "assert": claim, "in": member, "chain": chain, "ternary": ternary, "any": some}[what](n)  #!
+        conditions[what](n)  #!
 
     def loop(n: Any) -> None:
         while n:
@@ -49,6 +53,8 @@ def test_other_conditions(what: str) -> None:
     def some(n: Any) -> bool:
         return any([n > 3])
 
+    conditions = {"while": loop, "and": conjunction, "assert": claim, "in": member, "chain": chain}
+    conditions |= {"ternary": ternary, "any": some}
     with pytest.raises(pk.TraceError) as caught:
         pk.kernel(k).program(x)
     assert "a Python condition on x.rows" in caught.value.fact and f"called from {line_of(k)}" in str(caught.value)
@@ -69,7 +75,11 @@ def test_indexing_python_by_a_traced_value() -> None:
         for i in pk.range(2):
             warp.store(x, tiles[i], (i, 0))  #!
 
-    says(refused(k), "i is known only when the kernel runs, so it cannot index a Python sequence", "keep tiles in shared memory to index them")
+    says(
+        refused(k),
+        "i is known only when the kernel runs, so it cannot index a Python sequence",
+        "keep tiles in shared memory to index them",
+    )
 
 
 def test_python_range_of_a_traced_value() -> None:
@@ -80,31 +90,34 @@ def test_python_range_of_a_traced_value() -> None:
     says(refused(k), "x.rows is known only when the kernel runs", "pk.range")
 
 
-@pytest.mark.parametrize(("make", "text"), [
-    (lambda n, t: float(n), "n is known only when the kernel runs"),
-    (lambda n, t: int(n), "n is known only when the kernel runs"),
-    (lambda n, t: len(t), "t: rt<f32, 16x64> has no Python length"),
-    (lambda n, t: list(t), "t: rt<f32, 16x64> cannot be iterated"),
-    (lambda n, t: t[0, 1], "a register tile has no elements to index"),
-    (lambda n, t: t.__setitem__((0, 1), 3), "a register tile is assigned as a whole"),
-    (lambda n, t: t + np.ones((16, 64), np.float32), "an array of shape (16, 64) is captured by the kernel"),
-    (lambda n, t: np.ones((16, 64), np.float32) + t, "an array of shape (16, 64) is captured by the kernel"),
-    (lambda n, t: warp.store(np.ones((16, 64)), t, (0, 0)), "is not a tile or tensor"),
-    (lambda n, t: pk.exp("a"), "pk.exp does not take 'a'"),
-    (lambda n, t: pk.where("a", t, 0), "pk.where chooses by 'a'"),
-    (lambda n, t: pk.assert_(False, "no"), "pk.assert_ failed while tracing: no"),
-    (lambda n, t: pk.var(bf16, 0), "a variable of bf16"),
-    (lambda n, t: pk.shared(pk.rt(f32, 16, 16)), "pk.shared of"),
-    (lambda n, t: pk.shared(pk.st(f32, 16, 16), count=0), "pk.shared with count=0"),
-    (lambda n, t: pk.when(n).__enter__(), "a condition is a bool, not i32"),
-    (lambda n, t: next(pk.range(1.5)), "a loop bound is 1.5: f32"),
-    (lambda n, t: next(pk.range(0, 5, 0)), "pk.range with step 0"),
-    (lambda n, t: next(pk.range(0, 5, n)), "pk.range with step"),
-    (lambda n, t: next(pk.range(5, unroll=0)), "pk.range with unroll=0"),
-    (lambda n, t: next(pk.range()), "pk.range with 0 bounds"),
-    (lambda n, t: pk.break_if(n > 3), "pk.break_if outside of pk.loop()"),
-    (lambda n, t: pk.otherwise().__enter__(), "pk.otherwise without a pk.when just before it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda n, t: float(n), "n is known only when the kernel runs"),
+        (lambda n, t: int(n), "n is known only when the kernel runs"),
+        (lambda n, t: len(t), "t: rt<f32, 16x64> has no Python length"),
+        (lambda n, t: list(t), "t: rt<f32, 16x64> cannot be iterated"),
+        (lambda n, t: t[0, 1], "a register tile has no elements to index"),
+        (lambda n, t: t.__setitem__((0, 1), 3), "a register tile is assigned as a whole"),
+        (lambda n, t: t + np.ones((16, 64), np.float32), "an array of shape (16, 64) is captured by the kernel"),
+        (lambda n, t: np.ones((16, 64), np.float32) + t, "an array of shape (16, 64) is captured by the kernel"),
+        (lambda n, t: warp.store(np.ones((16, 64)), t, (0, 0)), "is not a tile or tensor"),
+        (lambda n, t: pk.exp("a"), "pk.exp does not take 'a'"),
+        (lambda n, t: pk.where("a", t, 0), "pk.where chooses by 'a'"),
+        (lambda n, t: pk.assert_(False, "no"), "pk.assert_ failed while tracing: no"),
+        (lambda n, t: pk.var(bf16, 0), "a variable of bf16"),
+        (lambda n, t: pk.shared(pk.rt(f32, 16, 16)), "pk.shared of"),
+        (lambda n, t: pk.shared(pk.st(f32, 16, 16), count=0), "pk.shared with count=0"),
+        (lambda n, t: pk.when(n).__enter__(), "a condition is a bool, not i32"),
+        (lambda n, t: next(pk.range(1.5)), "a loop bound is 1.5: f32"),
+        (lambda n, t: next(pk.range(0, 5, 0)), "pk.range with step 0"),
+        (lambda n, t: next(pk.range(0, 5, n)), "pk.range with step"),
+        (lambda n, t: next(pk.range(5, unroll=0)), "pk.range with unroll=0"),
+        (lambda n, t: next(pk.range()), "pk.range with 0 bounds"),
+        (lambda n, t: pk.break_if(n > 3), "pk.break_if outside of pk.loop()"),
+        (lambda n, t: pk.otherwise().__enter__(), "pk.otherwise without a pk.when just before it"),
+    ],
+)
 def test_misuse(make: Callable[..., Any], text: str) -> None:
     def k(x: X):
         n, t = x.rows, warp.load(x, (0, 0), rows=16)
@@ -166,8 +179,17 @@ def test_captured_arrays() -> None:
     def default(x: X, *, t=weights):
         pass
 
-    for kernel, name, shape in ((closure, "weights", "(4, 4)"), (a_global, "table", "(16,)"), (in_a_list, "tables", "(4,)"), (default, "defaults", "(4, 4)")):
+    for kernel, name, shape in (
+        (closure, "weights", "(4, 4)"),
+        (a_global, "table", "(16,)"),
+        (in_a_list, "tables", "(4,)"),
+        (default, "defaults", "(4, 4)"),
+    ):
         with pytest.raises(pk.TraceError) as caught:
             kernel.program(x)
-        says(caught.value, f"the kernel captures '{name}', an array of shape {shape}", "pass it to the kernel as an operand")
-        assert caught.value.where
+        says(
+            caught.value,
+            f"the kernel captures '{name}', an array of shape {shape}",
+            "pass it to the kernel as an operand",
+        )
+        assert caught.value.location

@@ -139,7 +139,9 @@ def test_a_value_outside_of_its_region(kernel: Callable[..., Any]) -> None:
 kept: dict[str, Any] = {}
 
 
-@pytest.mark.parametrize("make", [lambda x: warp.zeros(f32, 16, 64), lambda x: pk.shared(pk.st(f32, 16, 64)), lambda x: x, lambda x: x.rows])
+@pytest.mark.parametrize(
+    "make", [lambda x: warp.zeros(f32, 16, 64), lambda x: pk.shared(pk.st(f32, 16, 64)), lambda x: x, lambda x: x.rows]
+)
 def test_a_value_of_another_trace(make: Callable[[Any], Any]) -> None:
     def keeping(x: X):
         kept["it"] = make(x)
@@ -155,7 +157,9 @@ def test_a_value_of_another_trace(make: Callable[[Any], Any]) -> None:
                 warp.store(x, value if isinstance(value.type, pk.rt) else warp.load(value, (0, 0), rows=16), (0, 0))
 
     pk.kernel(keeping).program(x)
-    with pytest.raises(pk.TraceError, match="was made while another kernel was traced, or this one for other arguments") as caught:
+    with pytest.raises(
+        pk.TraceError, match="was made while another kernel was traced, or this one for other arguments"
+    ) as caught:
         pk.kernel(using).program(x)
     assert "it was made at" in caught.value.also
 
@@ -170,7 +174,9 @@ def test_operands_are_shown_with_the_lines_that_made_them() -> None:
         scores + weights  #!
 
     text = str(refused(k))
-    assert re.search(r"scores is rt<f32, 16x64>, made at .*test_recorder.py:\d+ in k\n +scores = warp.zeros", text), text
+    assert re.search(r"scores is rt<f32, 16x64>, made at .*test_recorder.py:\d+ in k\n +scores = warp.zeros", text), (
+        text
+    )
     assert "weights is rt<bf16, 16x64>, made at" in text
 
 
@@ -184,5 +190,5 @@ def test_an_error_in_a_helper_names_both_lines() -> None:
 
     with pytest.raises(pk.TypeRuleError) as caught:
         k.program(x)
-    assert [f.function for f in caught.value.where[:2]] == ["helper", "k"]
+    assert [f.function for f in caught.value.location[:2]] == ["helper", "k"]
     assert "called from" in str(caught.value)

@@ -231,7 +231,13 @@ def test_roles_have_their_own_warps() -> None:
 
     program = k.program(x)
     roles = [op for op in program.walk() if isinstance(op, control.Role)]
-    assert [(op.label, op.first, op.scope.warps) for op in roles] == [("one", 0, 2), ("two", 2, 2), ("inner", 2, 1), ("inner too", 3, 1), ("three", 4, 4)]
+    assert [(op.label, op.first, op.scope.warps) for op in roles] == [
+        ("one", 0, 2),
+        ("two", 2, 2),
+        ("inner", 2, 1),
+        ("inner too", 3, 1),
+        ("three", 4, 4),
+    ]
     assert run(k)[:8, 0].tolist() == [10, 11, 20, 21, 30, 31, 32, 33]
 
 
@@ -295,7 +301,7 @@ def test_kernels_without_a_file(filename: str) -> None:
     assert run(space["made"])[:3, 0].tolist() == [0, 7, 7]
     with pytest.raises(pk.TraceError, match="was left by return, break or continue") as caught:
         space["bad"].program(x)
-    assert str(caught.value.where[0]) == f"{filename}:11"
+    assert str(caught.value.location[0]) == f"{filename}:11"
 
 
 def test_a_notebooks_cell_shows_its_source() -> None:
@@ -334,9 +340,9 @@ def test_statements_know_their_lines() -> None:
 
     program = k.program(x)
     load, product = (op for op in program.walk() if op.name in ("load", "binary"))
-    assert load.where[0].text == "t = warp.load(x, (0, 0), rows=16)" and load.where[0].function == "k"
-    assert [f.function for f in product.where[:2]] == ["helper", "k"] and product.where[1].text == "helper(t)"
-    assert all(op.where and op.where[0].file == __file__ for op in program.walk())
+    assert load.location[0].text == "t = warp.load(x, (0, 0), rows=16)" and load.location[0].function == "k"
+    assert [f.function for f in product.location[:2]] == ["helper", "k"] and product.location[1].text == "helper(t)"
+    assert all(op.location and op.location[0].file == __file__ for op in program.walk())
 
 
 def test_values_are_called_what_the_user_calls_them() -> None:
@@ -405,7 +411,14 @@ def test_static_dimensions_and_values() -> None:
     seen = []
 
     @pk.kernel(warps=lambda a, wide, **_: 8 if wide else 4)
-    def k(a: pk.gl((pk.bf16, f32), "B", "N", pk.static("D")), b: pk.gl(f32, "N", 4), n: i32 = 3, *, wide: bool = False, name: str = "x"):
+    def k(
+        a: pk.gl((pk.bf16, f32), "B", "N", pk.static("D")),
+        b: pk.gl(f32, "N", 4),
+        n: i32 = 3,
+        *,
+        wide: bool = False,
+        name: str = "x",
+    ):
         seen.append((a.cols, type(a.rows).__name__, b.cols, a.dtype, a.batch, wide, name, warp.count))
 
     k.program(pk.spec(f32, (2, 5, 48)), pk.spec(f32, (5, 4)), 1)

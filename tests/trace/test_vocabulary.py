@@ -33,7 +33,10 @@ def test_reductions(axis: str, kind: str) -> None:
 def test_products(name: str, ta: bool, tb: bool) -> None:
     @pk.kernel(warps=1)
     def k(a: pk.gl(bf16, "AM", "AK"), b: pk.gl(bf16, "BK", "BN"), d: pk.gl(f32, 16, 32)):
-        left, right = pk.shared(pk.st(bf16, *((48, 16) if ta else (16, 48)))), pk.shared(pk.st(bf16, *((32, 48) if tb else (48, 32))))
+        left, right = (
+            pk.shared(pk.st(bf16, *((48, 16) if ta else (16, 48)))),
+            pk.shared(pk.st(bf16, *((32, 48) if tb else (48, 32)))),
+        )
         warp.load_into(left, a, (0, 0))
         warp.load_into(right, b, (0, 0))
         warp.sync()

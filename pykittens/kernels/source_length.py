@@ -31,7 +31,11 @@ def count_lines(kernel: Kernel) -> int:
         text, first = inspect.getsourcelines(item)
         file = inspect.getsourcefile(item) or ""
         lines |= {(file, first + i) for i in range(len(text))}
-        functions = [item] if isinstance(item, FunctionType) else [f for f in vars(item).values() if isinstance(f, FunctionType)]
+        functions = (
+            [item]
+            if isinstance(item, FunctionType)
+            else [f for f in vars(item).values() if isinstance(f, FunctionType)]
+        )
         for function in functions:
             todo += _mentions(function)
     return len(lines)

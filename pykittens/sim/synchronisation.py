@@ -73,15 +73,15 @@ def _arrive(m: Machine, step: Step, sync: Sync) -> None:
     assert sync.target is not None
     if isinstance(sync.target.type, NamedBarrierType):
         for barrier, group in _named(m, sync):
-            barrier.come_by(group, False, step.op.where)
+            barrier.come_by(group, False, step.op.location)
         return
     bytes_ = np.broadcast_to(m.unit_scalar(sync.bytes), m.units)
     for block in m.blocks_of(sync):
         for barrier, group, more in zip(mbarriers(m, sync.target, block), _groups(m), bytes_, strict=True):
             agent = int(group[0])
             if block is not m.block:
-                barrier.visitors.append((agent, int(m.block.cluster.clocks.of[SEEN, agent, agent]), step.op.where))
-            barrier.arrive(agent, sync.count, int(more), step.op.where)
+                barrier.visitors.append((agent, int(m.block.cluster.clocks.of[SEEN, agent, agent]), step.op.location))
+            barrier.arrive(agent, sync.count, int(more), step.op.location)
 
 
 def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
@@ -89,8 +89,12 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
     if isinstance(sync.target.type, NamedBarrierType):
         pairs = [(barrier, barrier.phase) for barrier, _ in _named(m, sync)]
         for barrier, group in _named(m, sync):
-            barrier.come_by(group, True, step.op.where)
-        return Waiting(lambda: all(b.phase > phase for b, phase in pairs), _nothing, lambda: "; ".join({b.state(): 0 for b, p in pairs if b.phase == p}))
+            barrier.come_by(group, True, step.op.location)
+        return Waiting(
+            lambda: all(b.phase > phase for b, phase in pairs),
+            _nothing,
+            lambda: "; ".join({b.state(): 0 for b, p in pairs if b.phase == p}),
+        )
     assert isinstance(sync.target.type, BarrierType)
     parities = np.broadcast_to(m.unit_scalar(sync.phase), m.units).astype(np.int64) & 1
     (block,) = m.blocks_of(sync)
@@ -107,9 +111,13 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
 
     def proceed() -> None:
         for barrier, _, group in waits:
-            barrier.acquire(group, step.op.where)
+            barrier.acquire(group, step.op.location)
 
-    return Waiting(ready, proceed, lambda: "; ".join(f"{b.state()} (waiting for parity {p})" for b, p, _ in waits if not b.passed(p)))
+    return Waiting(
+        ready,
+        proceed,
+        lambda: "; ".join(f"{b.state()} (waiting for parity {p})" for b, p, _ in waits if not b.passed(p)),
+    )
 
 
 def _named(m: Machine, sync: Sync) -> Any:

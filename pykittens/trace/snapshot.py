@@ -16,8 +16,8 @@ _ATOMS = (int, float, complex, str, bytes, type(None))
 _DEPTH, _ITEMS = 4, 64  # how far a snapshot looks into containers and objects
 
 
-class State:
-    """What the names of some frames mean now: `before = State(frames)`, and later `before.changes(State(frames))`."""
+class Snapshot:
+    """What the names of some frames mean now: `before = Snapshot(frames)`, and later `before.changes(Snapshot(frames))`."""
 
     def __init__(self, frames: list[FrameType]):
         self.values: dict[tuple[FrameType, str], Any] = {}
@@ -27,11 +27,17 @@ class State:
                 self.values[frame, name] = value
                 self.frozen[frame, name] = freeze(value)
 
-    def changes(self, after: State, same: Callable[[Any, Any], bool] | None = None) -> Iterator[tuple[str, Any, Any]]:
+    def changes(
+        self, after: Snapshot, same: Callable[[Any, Any], bool] | None = None
+    ) -> Iterator[tuple[str, Any, Any]]:
         """(name, old, new) for every name of this state that means something else in `after`, as deep as snapshots look."""
         for key, old in self.frozen.items():
             if key in after.frozen and not equal(old, after.frozen[key], same or _identical):
-                yield key[1], self.values[key] if _atomic(old) else old, after.values[key] if _atomic(old) else after.frozen[key]
+                yield (
+                    key[1],
+                    self.values[key] if _atomic(old) else old,
+                    after.values[key] if _atomic(old) else after.frozen[key],
+                )
 
 
 class Frozen(tuple[Any, ...]):
@@ -62,7 +68,10 @@ def freeze(value: Any, depth: int = _DEPTH) -> Any:
     if isinstance(value, (*_ATOMS, Value)) or depth == 0:
         return value
     if isinstance(value, (list, tuple, set)):
-        return _frozen(type(value).__name__ if type(value) in (list, set) else "tuple", [freeze(x, depth - 1) for x in list(value)[:_ITEMS]])
+        return _frozen(
+            type(value).__name__ if type(value) in (list, set) else "tuple",
+            [freeze(x, depth - 1) for x in list(value)[:_ITEMS]],
+        )
     if isinstance(value, dict):
         return _frozen("dict", [(k, freeze(v, depth - 1)) for k, v in list(value.items())[:_ITEMS]])
     if _users_object(value):
@@ -73,8 +82,13 @@ def freeze(value: Any, depth: int = _DEPTH) -> Any:
 def _users_object(value: Any) -> bool:
     """Whether it is an instance of a plain class of the user's: not ours, not a module, function or array."""
     module = type(value).__module__
-    return hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value) and module != "builtins" \
-        and module.partition(".")[0] not in ("pykittens", "numpy", "torch", "cupy", "jax", "jaxlib")  # fmt: skip
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, type)
+        and not callable(value)
+        and module != "builtins"
+        and module.partition(".")[0] not in ("pykittens", "numpy", "torch", "cupy", "jax", "jaxlib")
+    )
 
 
 def _atomic(value: Any) -> bool:

@@ -32,12 +32,16 @@ class SwapLayout(Op):
     def types(self) -> tuple[Type, ...]:
         a = register_type(self.a, "swap_layout")
         if not isinstance(a, RegisterTile) or (a.warps > 1):
-            raise TypeRuleError(f"swap_layout and transpose take a warp's tile, not {a}", fix="go through a shared tile")
+            raise TypeRuleError(
+                f"swap_layout and transpose take a warp's tile, not {a}", fix="go through a shared tile"
+            )
         other = "col" if a.layout == "row" else "row"
         if self.transpose:
             return (RegisterTile(a.dtype, a.cols, a.rows, other),)  # type: ignore[arg-type]
         if not a.dtype.packed:
-            raise TypeRuleError(f"swap_layout moves 16-bit floats, not {a.dtype}", fix="convert first, or go through a shared tile")
+            raise TypeRuleError(
+                f"swap_layout moves 16-bit floats, not {a.dtype}", fix="convert first, or go through a shared tile"
+            )
         return (RegisterTile(a.dtype, a.rows, a.cols, other),)  # type: ignore[arg-type]
 
     def numpy(self, m: Any) -> Any:
@@ -53,7 +57,11 @@ class SwapLayout(Op):
         c.prelude(MOVMATRIX)
         c.declare(self.result)
         (rows, cols), name = (a.rows // 16, a.cols // 16), c[self.result]
-        source, target = (f"(r * {cols} + s)", f"(s * {rows} + r)") if a.layout == "row" else (f"(s * {rows} + r)", f"(r * {cols} + s)")
+        source, target = (
+            (f"(r * {cols} + s)", f"(s * {rows} + r)")
+            if a.layout == "row"
+            else (f"(s * {rows} + r)", f"(r * {cols} + s)")
+        )
         c.line(f"UNROLL for (int r = 0; r < {rows}; r++) UNROLL for (int s = 0; s < {cols}; s++) {{")
         for to, origin in ((0, 0), (1, 2), (2, 1), (3, 3)):  # the middle matrices trade places
             c.line(f"{name}[{target} * 4 + {to}] = movmatrix({c[self.a]}[{source} * 4 + {origin}]);")
@@ -65,4 +73,6 @@ class SwapLayout(Op):
             for dtype in (bf16, f16, f32):
                 yield Sample({"a": RegisterTile(dtype, 32, 48, layout), "transpose": True}, lambda a: a.T, exact=True)
                 if dtype is not f32:
-                    yield Sample({"a": RegisterTile(dtype, 32, 48, layout), "transpose": False}, lambda a: a, exact=True)
+                    yield Sample(
+                        {"a": RegisterTile(dtype, 32, 48, layout), "transpose": False}, lambda a: a, exact=True
+                    )

@@ -3,7 +3,8 @@
 Python calls `__exit__` in the same way for both. But the compiler gives every way out of the block its own call, and
 what follows that call tells them apart: after the end of the block, Python goes on where it would also go on after an
 exception that `__exit__` swallowed. So the bytecode after the running call is compared with the bytecode after the
-block's exception handler. Nothing is found (and nothing refused) where the bytecode looks unlike that of Python 3.10 to 3.13.
+block's exception handler. Nothing is found (and nothing refused) where the bytecode looks unlike that of Python 3.10 to
+3.13.
 """
 
 from __future__ import annotations
@@ -109,10 +110,15 @@ class _Code:
         """The line on which the body was left: that of the last instruction before the call of `__exit__`."""
         own = self.lines[self.list[call].offset]
         n = call - 1
-        while n > 0 and self.lines[self.list[n].offset] == own and (
-            self.list[n].opname in ("LOAD_CONST", "DUP_TOP", "PRECALL", "POP_BLOCK", "SWAP", "ROT_TWO", "NOP") or self.exit_call(self.list[n].offset)
-            or (self.list[n].opname == "POP_TOP" and self.exit_call(self.list[n - 1].offset))
-        ):  # fmt: skip
+        while (
+            n > 0
+            and self.lines[self.list[n].offset] == own
+            and (
+                self.list[n].opname in ("LOAD_CONST", "DUP_TOP", "PRECALL", "POP_BLOCK", "SWAP", "ROT_TWO", "NOP")
+                or self.exit_call(self.list[n].offset)
+                or (self.list[n].opname == "POP_TOP" and self.exit_call(self.list[n - 1].offset))
+            )
+        ):
             n -= 1
         return self.lines[self.list[n].offset]
 

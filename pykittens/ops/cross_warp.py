@@ -11,9 +11,9 @@ from ..errors import TypeRuleError
 from ..layouts import Sym
 from ..program import Access, Effect, Op, Scope, Value
 from ..types import Coalesced, RegisterVector, SharedVector, Type, f32
+from .addressing import MEMORY, vector_address
 from .broadcast import register_type
 from .mbarrier import check_barrier
-from .places import MEMORY, vector_address
 from .reduce import REDUCTIONS, combine_lanes, identity
 
 REMOTE = """
@@ -45,8 +45,15 @@ class ShareTerms(Op):
         type, target = register_type(self.source, "share"), self.target.type
         if not isinstance(type, RegisterVector) or not isinstance(type.layout, Coalesced) or type.kind != "col":
             raise TypeRuleError(f"{type} has no terms to share", fix="reduce a coalesced tile by rows")
-        if not isinstance(target, SharedVector) or target.dtype != f32 or target.length != type.length * type.warps or type.dtype != f32:
-            raise TypeRuleError(f"the terms of {type} do not fit {self.target.type}", fix="make room with pk.sv(pk.f32, rows * warps)")
+        if (
+            not isinstance(target, SharedVector)
+            or target.dtype != f32
+            or target.length != type.length * type.warps
+            or type.dtype != f32
+        ):
+            raise TypeRuleError(
+                f"the terms of {type} do not fit {self.target.type}", fix="make room with pk.sv(pk.f32, rows * warps)"
+            )
         return ()
 
     def numpy(self, m: Any) -> None:
@@ -111,7 +118,9 @@ class Combine(Op):
         return (self.type,)
 
     def numpy(self, m: Any) -> Any:
-        terms = np.stack([np.broadcast_to(x, (m.units, *x.shape[1:])) for x in (m.read(s) for s in self.sources)], axis=1)
+        terms = np.stack(
+            [np.broadcast_to(x, (m.units, *x.shape[1:])) for x in (m.read(s) for s in self.sources)], axis=1
+        )
         with np.errstate(all="ignore"):
             return REDUCTIONS[self.kind][0](terms.reshape(m.units, -1, self.type.length), axis=1)
 

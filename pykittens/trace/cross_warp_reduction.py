@@ -1,9 +1,10 @@
 """Reductions that cross warps or blocks: each warp's term into shared memory, a barrier, and all terms read back.
 
-They are ordinary operations of the program, so that the simulator checks the barrier as it checks anybody's. Two places in
-shared memory take turns, so that straight-line code needs one barrier a reduction: when a place is written again, everybody has
-passed the barrier of the reduction between. In run-time loops other places take turns in each loop's body; one is written behind a
-barrier of its own, unless the body has one since it was read, or before its first reduction.
+They are ordinary operations of the program, so that the simulator checks the barrier as it checks anybody's. Two places
+in shared memory take turns, so that straight-line code needs one barrier a reduction: when a place is written again,
+everybody has passed the barrier of the reduction between. In run-time loops other places take turns in each loop's
+body; one is written behind a barrier of its own, unless the body has one since it was read, or before its first
+reduction.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import cluster as cluster_ops
-from ..ops import element, indices, load, mbarrier, reduce, scalars, sync
-from ..ops.meeting import Combine, SendTerms, ShareTerms
+from ..ops import element, load, mbarrier, reduce, scalars, sync, thread_indices
+from ..ops.cross_warp import Combine, SendTerms, ShareTerms
 from ..program import Scope, Value
 from ..types import RegisterTile, RegisterVector, SharedVector, f32
 from .memory import shared
@@ -27,7 +28,9 @@ def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
     scope = scope_of(type.warps)
     blocks = _cluster_size() if across_cluster else 1
     role = current().role is not None
-    if blocks > 1 and not role and not current().cache.get("cluster runs") and not _in_loop():  # nobody's shared memory may be written before its block runs
+    if (
+        blocks > 1 and not role and not current().cache.get("cluster runs") and not _in_loop()
+    ):  # nobody's shared memory may be written before its block runs
         current().cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
     if type.dtype != f32 and (type.warps > 1 or blocks > 1):
         tile = tile.to(f32)
@@ -35,16 +38,23 @@ def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
     if type.warps == 1 and blocks == 1:
         return terms
     if blocks > 1 and type.warps != current().warps:
-        raise TraceError(f"a row over the cluster of a tile over {type.warps} warps", fix="make the tile on the whole block, or the whole role")
+        raise TraceError(
+            f"a row over the cluster of a tile over {type.warps} warps",
+            fix="make the tile on the whole block, or the whole role",
+        )
     whole = RegisterVector(f32, type.rows, "col", type.layout, type.warps)
-    return _exchange(scope, kind, terms, whole, blocks) if blocks > 1 and role else _meet(scope, kind, terms, whole, blocks)
+    return (
+        _exchange(scope, kind, terms, whole, blocks)
+        if blocks > 1 and role
+        else _meet(scope, kind, terms, whole, blocks)
+    )
 
 
 def _exchange(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:
     """Inside a role: blocks send one another their terms, and each waits at an mbarrier of its own for all of them.
 
-    Two places take turns, at run time: who sends the terms of a reduction has got all terms of the one before, each from a warp that had
-    read those of the one before that, so the place is free.
+    Two places take turns, at run time: who sends the terms of a reduction has got all terms of the one before, each
+    from a warp that had read those of the one before that, so the place is free.
     """
     r, type = current(), SharedVector(f32, whole.length * whole.warps)
     key: Any = ("exchange", id(r.role_block()), type, blocks)
@@ -83,7 +93,7 @@ def vector_reduce(vector: Any, kind: str) -> Any:
     (place,), bare = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
     if bare:
         record(sync.Barrier(scope_of(type.warps)))
-    warp, index = scope_of(1), result(indices.Index(scalars.THREAD, "unit"))
+    warp, index = scope_of(1), result(thread_indices.Index(scalars.THREAD, "unit"))
     record(element.StoreScalar(warp, place, term, index % type.warps if current().warps > type.warps else index))
     record(sync.Barrier(scope_of(type.warps)))
     terms = result(load.Load(warp, place, load.naive_vector(place, term.dtype, type.warps, 1)))
@@ -96,7 +106,7 @@ def _cluster_size() -> int:
 
 
 def _rank() -> Any:
-    return result(indices.Index(scalars.THREAD, "cluster_rank"))
+    return result(thread_indices.Index(scalars.THREAD, "cluster_rank"))
 
 
 def _in_loop() -> bool:
@@ -118,16 +128,22 @@ def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bo
         r.cache[key] = shared(type, count=units if blocks == 1 else blocks, name="terms")
     places: Any = r.cache[key]
     if units > 1:
-        places = places[result(indices.Index(scope, "unit"))]
+        places = places[result(thread_indices.Index(scope, "unit"))]
     return [places], bare
 
 
 def _turn(scope: Scope, type: SharedVector, blocks: int) -> tuple[str, bool]:
     """Whose turn it is in this body of a loop, and whether no barrier of the body comes after the reduction before, or after the start."""
     ops = current().block.ops
-    shares = [op for op in ops if isinstance(op, ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)]
+    shares = [
+        op
+        for op in ops
+        if isinstance(op, ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)
+    ]
     for op in reversed(ops):
-        if isinstance(op, cluster_ops.ClusterBarrier) or (blocks == 1 and isinstance(op, sync.Barrier) and op.scope.warps == scope.warps):
+        if isinstance(op, cluster_ops.ClusterBarrier) or (
+            blocks == 1 and isinstance(op, sync.Barrier) and op.scope.warps == scope.warps
+        ):
             return f"loop {len(shares) % 2}", False
         if any(isinstance(inner, ShareTerms) for region in op.blocks() for inner in region.walk()):
             break

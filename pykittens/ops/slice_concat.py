@@ -32,13 +32,23 @@ class TilePart(Op):
     def types(self) -> tuple[Type, ...]:
         tile = register_type(self.tile, "a part")
         if not isinstance(tile, RegisterTile) or tile.layout != "row":
-            raise TypeRuleError(f"a part of {tile}", fix="parts are of row-layout tiles; store others to shared memory and load a part")
+            raise TypeRuleError(
+                f"a part of {tile}", fix="parts are of row-layout tiles; store others to shared memory and load a part"
+            )
         block = 16 * tile.warps
-        for first, extent, limit, step, what in ((self.row, self.rows, tile.rows, block, "rows"), (self.col, self.cols, tile.cols, 16, "columns")):
+        for first, extent, limit, step, what in (
+            (self.row, self.rows, tile.rows, block, "rows"),
+            (self.col, self.cols, tile.cols, 16, "columns"),
+        ):
             if first < 0 or extent <= 0 or first + extent > limit:
-                raise TypeRuleError(f"{what} {first} to {first + extent} of {tile}", fix=f"stay within its {limit} {what}")
+                raise TypeRuleError(
+                    f"{what} {first} to {first + extent} of {tile}", fix=f"stay within its {limit} {what}"
+                )
             if first % step or extent % step:
-                raise TypeRuleError(f"{what} {first} to {first + extent} of {tile}", fix=f"parts begin and end at multiples of {step} {what}")
+                raise TypeRuleError(
+                    f"{what} {first} to {first + extent} of {tile}",
+                    fix=f"parts begin and end at multiples of {step} {what}",
+                )
         return (replace(tile, rows=self.rows, cols=self.cols),)
 
     def numpy(self, m: Any) -> Any:
@@ -47,7 +57,9 @@ class TilePart(Op):
     def cuda(self, c: Any) -> None:
         tile, part = self.tile.type, self.result.type
         assert isinstance(tile, RegisterTile) and isinstance(part, RegisterTile)
-        word = 4 if tile.dtype.packed else 2  # columns that one register word of a thread spans: 8 columns are 4 elements
+        word = (
+            4 if tile.dtype.packed else 2
+        )  # columns that one register word of a thread spans: 8 columns are 4 elements
         a_block, p_block, first = tile.cols // word, part.cols // word, self.col // word
         to, name = c.declare(self.result), c[self.tile]
         for block in range(self.rows // (16 * tile.warps)):
@@ -56,10 +68,15 @@ class TilePart(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for tile, row, col, rows, cols in ((RegisterTile(bf16, 32, 64), 16, 16, 16, 32), (RegisterTile(f32, 48, 48), 0, 32, 48, 16),
-                                           (RegisterTile(f32, 128, 32, "row", 4), 64, 16, 64, 16)):  # fmt: skip
+        for tile, row, col, rows, cols in (
+            (RegisterTile(bf16, 32, 64), 16, 16, 16, 32),
+            (RegisterTile(f32, 48, 48), 0, 32, 48, 16),
+            (RegisterTile(f32, 128, 32, "row", 4), 64, 16, 64, 16),
+        ):
             fields = {"tile": tile, "row": row, "col": col, "rows": rows, "cols": cols}
-            yield Sample(fields, lambda tile, row, col, rows, cols: tile[row : row + rows, col : col + cols], exact=True)
+            yield Sample(
+                fields, lambda tile, row, col, rows, cols: tile[row : row + rows, col : col + cols], exact=True
+            )
 
 
 @dataclass(eq=False)
@@ -74,7 +91,9 @@ class TileJoin(Op):
         tiles = [t for t in types if isinstance(t, RegisterTile) and t.layout == "row"]
         said = f"join of {' and '.join(map(str, types))}"
         if len(tiles) < len(types):
-            raise TypeRuleError(said, fix="row-layout tiles stand side by side; store others to shared memory and load all")
+            raise TypeRuleError(
+                said, fix="row-layout tiles stand side by side; store others to shared memory and load all"
+            )
         if len({(t.dtype, t.rows, t.warps) for t in tiles}) > 1:
             raise TypeRuleError(said, fix="tiles side by side have the same rows, dtype and scope")
         return (replace(tiles[0], cols=sum(t.cols for t in tiles)),)
@@ -89,7 +108,9 @@ class TileJoin(Op):
         for tile in self.tiles:
             width = tile.type.cols // word
             for block in range(joined.rows // (16 * joined.warps)):
-                c.line(f"UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = {c[tile]}[{block * width} + i];")
+                c.line(
+                    f"UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = {c[tile]}[{block * width} + i];"
+                )
             first += width
 
     @classmethod

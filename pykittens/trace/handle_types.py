@@ -12,7 +12,7 @@ from .scalar import Scalar, Variable
 from .tile import Tile
 
 
-class Barrier(Handle):
+class NamedBarrier(Handle):
     """A named barrier of the hardware, or an array of them."""
 
     type: NamedBarrierType  # type: ignore[assignment]
@@ -27,7 +27,7 @@ def _make(type: Type) -> Value:
     if isinstance(type, Global):
         return Tensor(type)
     if isinstance(type, NamedBarrierType):
-        return Barrier(type)
+        return NamedBarrier(type)
     return Shared(type)
 
 

@@ -10,29 +10,48 @@ from ..ops.control import Role
 from ..program import Access, Program, Sync, Value
 from ..types import BarrierType
 from .footprint import GlobalMap, SharedMap
-from .memory import Tensor
+from .memory import GlobalArray
 from .report import Report
 from .shadow import Shadow
-from .steps import Plan
+from .steps import StepPlan
 
 Dim3 = tuple[int, int, int]
 
 
-class World:
+class GridState:
     """What all clusters of a run share: the program, global memory and its shadows, the report."""
 
-    def __init__(self, program: Program, plan: Plan, tensors: dict[Value, Tensor], scalars: dict[Value, Any], grid: Dim3, report: Report):
-        self.program, self.plan, self.tensors, self.scalars, self.grid, self.report = program, plan, tensors, scalars, grid, report
+    def __init__(
+        self,
+        program: Program,
+        plan: StepPlan,
+        tensors: dict[Value, GlobalArray],
+        scalars: dict[Value, Any],
+        grid: Dim3,
+        report: Report,
+    ):
+        self.program, self.plan, self.tensors, self.scalars, self.grid, self.report = (
+            program,
+            plan,
+            tensors,
+            scalars,
+            grid,
+            report,
+        )
         self.map = SharedMap(program)
         self.queues = sorted({name for name in map(_queue, plan.effects()) if name})
         self.barriers = [(b, i) for b in program.buffers if isinstance(b.item, BarrierType) for i in range(b.count)]
         x, y, z = program.cluster
         self.blocks = x * y * z
-        self.agents = self.blocks * (program.warps * (1 + len(self.queues)) + len(self.barriers))  # warps, their queues, barriers
+        self.agents = self.blocks * (
+            program.warps * (1 + len(self.queues)) + len(self.barriers)
+        )  # warps, their queues, barriers
         self.conflicts: dict[int, int] = {}  # extra passes by step
         self.globals: dict[Value, tuple[GlobalMap, Shadow]] = {}
         self._shadow_globals()
-        self.roles: list[tuple[int, int, str]] = [(op.first, op.scope.warps, op.label) for op in program.walk() if isinstance(op, Role)]
+        self.roles: list[tuple[int, int, str]] = [
+            (op.first, op.scope.warps, op.label) for op in program.walk() if isinstance(op, Role)
+        ]
 
     def _shadow_globals(self) -> None:
         """A shadow for every tensor that is written, one for those that overlap."""

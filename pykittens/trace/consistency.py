@@ -11,9 +11,9 @@ from ..errors import TraceError, user_frame_objects
 from ..ops import control
 from ..program import Block, Op, Place, Value
 from ..types import ScalarType
-from .leaving import entered, left_early
+from .early_exit import entered, left_early
 from .recorder import current, here, name_locals
-from .state import State
+from .snapshot import Snapshot
 
 
 class Guard:
@@ -21,7 +21,7 @@ class Guard:
 
     def __init__(self, kind: str):
         self.kind, self.frames = kind, user_frame_objects()
-        self.sites, self.before = entered(self.frames), State(self.frames)
+        self.sites, self.before = entered(self.frames), Snapshot(self.frames)
 
     def close(self) -> None:
         """At the end of the region: raises if it was left by return, break or continue, or rebound a name."""
@@ -30,9 +30,10 @@ class Guard:
         if line is not None:
             raise TraceError(
                 f"the body of a {self.kind} was left by return, break or continue: the kernel is recorded once, so what follows would never run",
-                fix="let the region end; put what follows under pk.otherwise or another pk.when", where=(line,),
-            )  # fmt: skip
-        for name, old, new in self.before.changes(State(self.frames), self._same):
+                fix="let the region end; put what follows under pk.otherwise or another pk.when",
+                location=(line,),
+            )
+        for name, old, new in self.before.changes(Snapshot(self.frames), self._same):
             values = isinstance(old, Value) or isinstance(new, Value)
             if isinstance(old, Value) and not current().visible(old):
                 continue  # dead already: the index of an earlier loop, say
@@ -40,8 +41,9 @@ class Guard:
                 continue  # roles are static: what Python does in one is known
             raise TraceError(
                 f"{name!r} changes inside {self.kind}, from {_shown(old)} to {_shown(new)}: after it, Python would keep the new value whether or not it ran",
-                fix=_advice(name, old), where=here(),
-            )  # fmt: skip
+                fix=_advice(name, old),
+                location=here(),
+            )
 
     @staticmethod
     def _same(a: Any, b: Any) -> bool:
@@ -50,7 +52,7 @@ class Guard:
 
 def _shown(x: Any) -> str:
     if isinstance(x, Value):
-        return f"the {x.type} made at line {x.where[0].line}" if x.where else f"the {x.type}"
+        return f"the {x.type} made at line {x.location[0].line}" if x.location else f"the {x.type}"
     return repr(x)
 
 
@@ -59,7 +61,9 @@ def _advice(name: str, old: Any) -> str:
     if isinstance(old, Value):
         scalar = isinstance(old.type, ScalarType) and not old.type.mutable
         change = (
-            f"make it a variable, {name} = pk.var(pk.{old.type}, ...), and change that: {name}[:] = ..." if scalar else f"change it in place: {name}[:] = ..."
+            f"make it a variable, {name} = pk.var(pk.{old.type}, ...), and change that: {name}[:] = ..."
+            if scalar
+            else f"change it in place: {name}[:] = ..."
         )
         return change + ", or give what is made inside another name"
     if isinstance(old, (bool, int, float)):
@@ -68,7 +72,7 @@ def _advice(name: str, old: Any) -> str:
     return f"keep {name} as it is: index shared tiles by a traced number, or keep numbers in a pk.var"
 
 
-def compare(body: Block, again: Block, before: State, first: State, second: State, buffers: int) -> None:
+def compare(body: Block, again: Block, before: Snapshot, first: Snapshot, second: Snapshot, buffers: int) -> None:
     """Both recordings of a loop body must be the same, up to the names of the values made inside; and so must Python's state."""
     r = current()
     made = len(r.program.buffers) - buffers
@@ -79,31 +83,40 @@ def compare(body: Block, again: Block, before: State, first: State, second: Stat
 
     def same(a: Any, b: Any) -> bool:
         if isinstance(a, Value) and isinstance(b, Value):
-            return names.get(b, b) is a or not (r.visible(a) or r.visible(b))  # made in the loop, both: of no use after it
+            return names.get(b, b) is a or not (
+                r.visible(a) or r.visible(b)
+            )  # made in the loop, both: of no use after it
         return id(b) not in existing  # an object of the user's that is as old as the loop may not trade places
 
     changes = list(first.changes(second, same))
     if difference is None and not changes:
-        for name, a, b in before.changes(first):  # an outer value under a new name would be right from the second pass on only
+        for name, a, b in before.changes(
+            first
+        ):  # an outer value under a new name would be right from the second pass on only
             if isinstance(a, Value) and isinstance(b, Value) and r.visible(a) and r.visible(b):
-                raise TraceError(_frozen(name, a, b), fix=_advice(name, a), where=here())
+                raise TraceError(_frozen(name, a, b), fix=_advice(name, a), location=here())
         return
-    where = difference[0].where if difference is not None and difference[0] is not None else here()
+    where = difference[0].location if difference is not None and difference[0] is not None else here()
     alternating = {name for name, _, _ in changes}
-    blamed = [(n, a, b) for n, a, b in before.changes(first, lambda a, b: a is b) if n in alternating or (not alternating and not isinstance(b, Value))]
+    blamed = [
+        (n, a, b)
+        for n, a, b in before.changes(first, lambda a, b: a is b)
+        if n in alternating or (not alternating and not isinstance(b, Value))
+    ]
     if blamed or changes:
         name, a, b = (blamed or changes)[0]
         others = [repr(n) for n, _, _ in blamed[1:4]]
         raise TraceError(
             _frozen(name, a, b) + (f" (so do {', '.join(others)})" if others else ""),
             fix=_advice(name, a) + "; or pk.range(..., unroll=2) for what alternates",
-            where=where,
+            location=where,
         )
     assert difference is not None
     raise TraceError(
         f"Python state changes from one pass of this loop to the next, and would be frozen as in the first ({difference[2]})",
-        fix="keep what changes in a tile (x[:] = ...) or a pk.var; or pk.range(..., unroll=2) for state that alternates", where=where,
-    )  # fmt: skip
+        fix="keep what changes in a tile (x[:] = ...) or a pk.var; or pk.range(..., unroll=2) for state that alternates",
+        location=where,
+    )
 
 
 def _frozen(name: str, a: Any, b: Any) -> str:
@@ -142,9 +155,14 @@ def _operand_difference(x: Any, y: Any, names: dict[Value, Value]) -> tuple[Any,
     if isinstance(x, Value) and isinstance(y, Value):
         if names.get(y, y) is x:
             return None
-        return y if y.name else x, f"is {x.label} made at {_line(x)} in the first pass, {y.label} made at {_line(y)} in the second"
+        return (
+            y if y.name else x,
+            f"is {x.label} made at {_line(x)} in the first pass, {y.label} made at {_line(y)} in the second",
+        )
     if isinstance(x, Place) and isinstance(y, Place):
-        return _operand_difference((x.tensor, *x.first), (y.tensor, *y.first), names) or (None if x.shape == y.shape else (None, "changes its shape"))
+        return _operand_difference((x.tensor, *x.first), (y.tensor, *y.first), names) or (
+            None if x.shape == y.shape else (None, "changes its shape")
+        )
     if isinstance(x, (tuple, list)) and isinstance(y, (tuple, list)) and len(x) == len(y):
         for p, q in zip(x, y, strict=True):
             bad = _operand_difference(p, q, names)
@@ -166,4 +184,4 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _line(value: Value) -> str:
-    return str(value.where[0]) if value.where else "the signature"
+    return str(value.location[0]) if value.location else "the signature"

@@ -22,18 +22,18 @@ class Instance:
 
     kernel: Kernel
     operands: Mapping[str, Any]  # run-time parameters in order: `pk.spec`s and numbers
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    statics: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ("o",)
     expected: Callable[..., dict[str, Array]] | None = None  # outputs in float64, from all operands by name
     values: Mapping[str, Array] = field(default_factory=dict)  # of operands that cannot be any numbers
 
     def program(self) -> Program:
         """The traced program."""
-        return self.kernel.program(**self.operands, **self.fixed)
+        return self.kernel.program(**self.operands, **self.statics)
 
     def cuda(self, arch: str) -> str:
         """The CUDA C for an architecture."""
-        return self.kernel.cuda(**self.operands, **self.fixed, arch=arch)
+        return self.kernel.cuda(**self.operands, **self.statics, arch=arch)
 
     def arrays(self, seed: int = 0) -> dict[str, Any]:
         """Operands to run on: random normal arrays (or `values`), zeros for the outputs."""
@@ -71,7 +71,7 @@ class Shipped:
         seen: set[str] = set()
         for values in itertools.product(*self.options.values()):
             choice = dict(zip(self.options, values, strict=True))
-            if (instance := self.make(**choice)) and (what := repr((instance.operands, instance.fixed))) not in seen:
+            if (instance := self.make(**choice)) and (what := repr((instance.operands, instance.statics))) not in seen:
                 seen.add(what)
                 yield choice, instance
 
@@ -83,6 +83,12 @@ class Shipped:
 
 def label(choice: Mapping[str, Any]) -> str:
     """A choice of options as a few words: "dim 64, bf16, causal"."""
-    words = [(name if value else f"not {name}") if isinstance(value, bool) else value if isinstance(value, str) else f"{name} {value}"
-             for name, value in choice.items()]  # fmt: skip
+    words = [
+        (name if value else f"not {name}")
+        if isinstance(value, bool)
+        else value
+        if isinstance(value, str)
+        else f"{name} {value}"
+        for name, value in choice.items()
+    ]
     return ", ".join(words)

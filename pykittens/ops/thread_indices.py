@@ -27,15 +27,23 @@ class Index(Op):
     collective = False
 
     @property
-    def alike(self) -> int:  # type: ignore[override]
-        return self.scope.warps if self.kind == "unit" else CLUSTER if self.kind.startswith("grid") or self.kind == "cluster_x" else BLOCK
+    def uniform_over(self) -> int:  # type: ignore[override]
+        return (
+            self.scope.warps
+            if self.kind == "unit"
+            else CLUSTER
+            if self.kind.startswith("grid") or self.kind == "cluster_x"
+            else BLOCK
+        )
 
     @property
     def expression(self) -> str:
         where, axis = self.kind[:-2], self.kind[-1]
-        return {"unit": f"{self.scope if self.scope.warps > 1 else 'warp'}.index", "cluster_rank": "cluster.rank", "cluster_x": "cluster.index"}.get(
-            self.kind, f"{'block_index' if where == 'block' else 'grid_size'}.{axis}"
-        )
+        return {
+            "unit": f"{self.scope if self.scope.warps > 1 else 'warp'}.index",
+            "cluster_rank": "cluster.rank",
+            "cluster_x": "cluster.index",
+        }.get(self.kind, f"{'block_index' if where == 'block' else 'grid_size'}.{axis}")
 
     def types(self) -> tuple[Type, ...]:
         return (ScalarType(i32),)

@@ -1,11 +1,11 @@
-"""Debug builds: a wait that lasts too long says where it is, and ends the kernel.
+"""Debug builds: a wait that lasts too long says location it is, and ends the kernel.
 
     PYKITTENS_DEBUG=1 python train.py          # or @pk.kernel(..., debug=True)
     PYKITTENS_PATIENCE=30                      # seconds that a wait may last; 5 unless said
 
-Waits at mbarriers, rings and loops that only look at memory are bounded. A hardware barrier cannot be: there those who wait for its
-threads elsewhere speak. Each warp tells once, others get a moment to tell theirs, then the kernel traps; a debug build waits
-for the end of every launch, so that the error comes out of the call that made it.
+Waits at mbarriers, rings and loops that only look at memory are bounded. A hardware barrier cannot be: there those who
+wait for its threads elsewhere speak. Each warp tells once, others get a moment to tell theirs, then the kernel traps; a
+debug build waits for the end of every launch, so that the error comes out of the call that made it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,11 @@ def support() -> str:
     except ValueError:
         patience = 0.0
     if not 0 < patience < 1e6:
-        raise ResourceError(f"PYKITTENS_PATIENCE is {text!r}", fix="give the seconds that a wait of a debug build may last, for example 5", where=())
+        raise ResourceError(
+            f"PYKITTENS_PATIENCE is {text!r}",
+            fix="give the seconds that a wait of a debug build may last, for example 5",
+            location=(),
+        )
     return SUPPORT.replace("PATIENCE_TEXT", f"{patience:g}").replace("PATIENCE", str(int(patience * 1e9)))
 
 
@@ -57,14 +61,14 @@ def role_text(program: Program, role: str) -> str:
     return json.dumps(f"role {role!r} of {program.name}" if role else program.name)
 
 
-def line_text(where: tuple[Frame, ...]) -> str:
+def line_text(location: tuple[Frame, ...]) -> str:
     """The user's line, as a C string."""
-    return json.dumps(f"{where[0]} in {where[0].function}" if where else "no line")
+    return json.dumps(f"{location[0]} in {location[0].function}" if location else "no line")
 
 
 def array_of(barrier: Value) -> tuple[Value, bool]:
     """The buffer that a barrier lies in, and whether it is one of several."""
-    array = barrier.maker.array if barrier.maker is not None and hasattr(barrier.maker, "array") else barrier
+    array = barrier.producer.array if barrier.producer is not None and hasattr(barrier.producer, "array") else barrier
     return array, getattr(array, "count", 1) > 1
 
 

@@ -46,19 +46,19 @@ def known_multiple(x: Operand) -> int:
     """A number that the scalar is certainly a multiple of (0 for the constant 0)."""
     if isinstance(x, int):
         return abs(x)
-    maker: Op | None = x.maker if isinstance(x, Value) else None
-    if maker is None:
+    producer: Op | None = x.producer if isinstance(x, Value) else None
+    if producer is None:
         return x.multiple if isinstance(x, Value) else 1
-    if isinstance(maker, ScalarCast) and (scalar_dtype(maker.a) or i32).kind in "iu":
-        return known_multiple(maker.a)
-    if isinstance(maker, ScalarBinary):
-        a, b = known_multiple(maker.a), known_multiple(maker.b)
-        if maker.kind == "mul":
+    if isinstance(producer, ScalarCast) and (scalar_dtype(producer.a) or i32).kind in "iu":
+        return known_multiple(producer.a)
+    if isinstance(producer, ScalarBinary):
+        a, b = known_multiple(producer.a), known_multiple(producer.b)
+        if producer.kind == "mul":
             return a * b
-        if maker.kind in ("add", "sub", "min", "max"):
+        if producer.kind in ("add", "sub", "min", "max"):
             return math.gcd(a, b)
-        if maker.kind == "shl" and isinstance(maker.b, int):
-            return a << maker.b
+        if producer.kind == "shl" and isinstance(producer.b, int):
+            return a << producer.b
     return 1
 
 
@@ -74,9 +74,14 @@ def check_place(place: Place, what: str) -> None:
         dtype = scalar_dtype(x)
         if dtype is not None and dtype.kind not in "iu":
             raise TypeRuleError(f"{what}: a coordinate is {dtype}", fix="coordinates are integers")
-    if isinstance(place.first[3], int) and isinstance(place.type.padded[3], int) and place.first[3] >= place.type.padded[3]:
+    if (
+        isinstance(place.first[3], int)
+        and isinstance(place.type.padded[3], int)
+        and place.first[3] >= place.type.padded[3]
+    ):
         raise TypeRuleError(
-            f"{what}: column {place.first[3]} is past the {place.type.padded[3]} columns of {place.tensor.label}", fix="coordinates count tiles"
+            f"{what}: column {place.first[3]} is past the {place.type.padded[3]} columns of {place.tensor.label}",
+            fix="coordinates count tiles",
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..program import Scope, Value
 from ..types import RegisterTile, SharedTile
-from .places import shared_address
+from .addressing import shared_address
 
 LDMATRIX = """
 __device__ __forceinline__ void ldmatrix(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
@@ -45,11 +45,13 @@ def blocks_and_steps(tile: RegisterTile) -> tuple[int, int]:
     return (rows, cols) if tile.layout == "row" else (cols, rows)
 
 
-def load_matrices(c: Any, to: str, tile: Value, row: tuple[str, str], col: tuple[str, str], transposed: bool = False) -> str:
+def load_matrices(
+    c: Any, to: str, tile: Value, row: tuple[str, str], col: tuple[str, str], transposed: bool = False
+) -> str:
     """C for one ldmatrix in a loop: this lane's row and column are (constant, what steps by multiples of 16).
 
-    A step of 16 columns flips bits of the swizzled address and a step of rows adds to it. So one register holds the address, and
-    the flip is hidden in the assembler: the compiler would keep a register for each of its values.
+    A step of 16 columns flips bits of the swizzled address and a step of rows adds to it. So one register holds the
+    address, and the flip is hidden in the assembler: the compiler would keep a register for each of its values.
     """
     type, name = tile.type, "ldmatrix_trans" if transposed else "ldmatrix"
     assert isinstance(type, SharedTile)

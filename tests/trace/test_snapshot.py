@@ -40,10 +40,15 @@ def rebind_in_while(x: X):
         pk.break_if(x.rows > 3)
 
 
-@pytest.mark.parametrize(("kernel", "name", "fix"), [
-    (rebind_tile, "t", "t[:] = ..."), (rebind_scalar, "n", "n = pk.var(pk.i32, ...)"),
-    (rebind_in_inner_loop, "t", "t[:] = ..."), (rebind_in_while, "t", "t[:] = ..."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "name", "fix"),
+    [
+        (rebind_tile, "t", "t[:] = ..."),
+        (rebind_scalar, "n", "n = pk.var(pk.i32, ...)"),
+        (rebind_in_inner_loop, "t", "t[:] = ..."),
+        (rebind_in_while, "t", "t[:] = ..."),
+    ],
+)
 def test_rebinding_in_a_loop(kernel: Callable[..., Any], name: str, fix: str) -> None:
     error = refused(kernel)
     says(error, f"{name} is rebound in this loop", fix)
@@ -153,14 +158,24 @@ def growing(x: X):
         width += 16
 
 
-@pytest.mark.parametrize(("kernel", "fact"), [
-    (phase_bit, "'phase' changes from one pass of this loop to the next, from 0 to 1"), (phase_bit_unused, "'phase' changes"),
-    (counter, "'count' changes from one pass of this loop to the next, from 0 to 1"), (first_time_flag, "'first' changes"),
-    (list_append, "'parts' changes from one pass of this loop to the next, from [] to [1]"), (list_reverse, "'tiles' changes"),
-    (swap_names, "'a' changes from one pass of this loop to the next, from the rt<f32, 16x64> made at line"), (swap_names_unused, "'a' changes"),
-    (best_so_far, "'best' changes"), (swap_attributes, "'pair' changes"), (dictionary, "'cache' changes"), (nonlocal_state, "'turn' changes"),
-    (growing, "'width' changes from one pass of this loop to the next, from 16 to 32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "fact"),
+    [
+        (phase_bit, "'phase' changes from one pass of this loop to the next, from 0 to 1"),
+        (phase_bit_unused, "'phase' changes"),
+        (counter, "'count' changes from one pass of this loop to the next, from 0 to 1"),
+        (first_time_flag, "'first' changes"),
+        (list_append, "'parts' changes from one pass of this loop to the next, from [] to [1]"),
+        (list_reverse, "'tiles' changes"),
+        (swap_names, "'a' changes from one pass of this loop to the next, from the rt<f32, 16x64> made at line"),
+        (swap_names_unused, "'a' changes"),
+        (best_so_far, "'best' changes"),
+        (swap_attributes, "'pair' changes"),
+        (dictionary, "'cache' changes"),
+        (nonlocal_state, "'turn' changes"),
+        (growing, "'width' changes from one pass of this loop to the next, from 16 to 32"),
+    ],
+)
 def test_state_that_changes_in_a_loop(kernel: Callable[..., Any], fact: str) -> None:
     error = refused(kernel)
     says(error, fact)
@@ -270,13 +285,16 @@ def branch_through_a_helper(x: X):
     warp.store(x, warp.full(f32, 16, 64, n), (0, 0))
 
 
-@pytest.mark.parametrize(("kernel", "fact", "fix"), [
-    (branch_int, "'n' changes inside pk.when, from 1 to 2", "n = pk.var(pk.i32, 1)"),
-    (branch_tile, "'t' changes inside pk.when, from the rt<f32, 16x64> made at line", "t[:] = ..."),
-    (branch_list, "'parts' changes inside pk.when, from [] to [3]", "keep parts as it is"),
-    (branch_attribute, "'pair' changes inside pk.when, from Pair(a=1, b=2) to Pair(a=3, b=2)", ""),
-    (branch_otherwise, "'n' changes inside pk.otherwise, from 1 to 2", "pk.var"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kernel", "fact", "fix"),
+    [
+        (branch_int, "'n' changes inside pk.when, from 1 to 2", "n = pk.var(pk.i32, 1)"),
+        (branch_tile, "'t' changes inside pk.when, from the rt<f32, 16x64> made at line", "t[:] = ..."),
+        (branch_list, "'parts' changes inside pk.when, from [] to [3]", "keep parts as it is"),
+        (branch_attribute, "'pair' changes inside pk.when, from Pair(a=1, b=2) to Pair(a=3, b=2)", ""),
+        (branch_otherwise, "'n' changes inside pk.otherwise, from 1 to 2", "pk.var"),
+    ],
+)
 def test_state_that_changes_in_a_branch(kernel: Callable[..., Any], fact: str, fix: str) -> None:
     error = refused(kernel)
     says(error, fact, fix)

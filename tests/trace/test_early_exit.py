@@ -49,9 +49,17 @@ def swallow_in_a_range(x: X):
     warp.store(x, warp.zeros(f32, 16, 64), (0, 0))
 
 
-@pytest.mark.parametrize("kernel", [
-    leave_range_by_break, leave_range_by_return, leave_inner_range, leave_loop_by_break, leave_unrolled_range, swallow_in_a_range,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        leave_range_by_break,
+        leave_range_by_return,
+        leave_inner_range,
+        leave_loop_by_break,
+        leave_unrolled_range,
+        swallow_in_a_range,
+    ],
+)
 def test_leaving_a_loop(kernel: Callable[..., Any]) -> None:
     says(refused(kernel), "was left by break, return or an exception", "pk.break_if(condition) in pk.loop()")
 
@@ -163,10 +171,23 @@ def return_through_a_context_manager_of_the_users(x: X):
     warp.store(x, warp.zeros(f32, 16, 64), (0, 0))
 
 
-@pytest.mark.parametrize("kernel", [
-    when_return, when_return_first, when_return_under_if, when_continue, when_break, when_break_of_a_while, when_continue_in_a_run_time_loop,
-    otherwise_return, role_return, nested_when_return, when_return_in_except, return_through_a_context_manager_of_the_users,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        when_return,
+        when_return_first,
+        when_return_under_if,
+        when_continue,
+        when_break,
+        when_break_of_a_while,
+        when_continue_in_a_run_time_loop,
+        otherwise_return,
+        role_return,
+        nested_when_return,
+        when_return_in_except,
+        return_through_a_context_manager_of_the_users,
+    ],
+)
 def test_leaving_a_with_region(kernel: Callable[..., Any]) -> None:
     says(refused(kernel), "was left by return, break or continue", "let the region end")
 
@@ -174,7 +195,7 @@ def test_leaving_a_with_region(kernel: Callable[..., Any]) -> None:
 def test_leaving_in_a_helper_names_the_helpers_line() -> None:
     with pytest.raises(pk.TraceError, match="was left by return, break or continue") as caught:
         pk.kernel(when_return_value).program(x)
-    assert caught.value.where[0].function == "helper" and "return warp.zeros" in caught.value.where[0].text
+    assert caught.value.location[0].function == "helper" and "return warp.zeros" in caught.value.location[0].text
 
 
 def test_what_is_no_early_exit() -> None:
@@ -212,7 +233,7 @@ def test_what_is_no_early_exit() -> None:
             def inner():
                 return 3
 
-            inner()  # fmt: skip
+            inner()
 
     def helper(x):
         with pk.when(x.rows > 3):

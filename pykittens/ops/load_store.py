@@ -8,8 +8,8 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element
 from ..program import Place, Scope, Value
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector
+from .addressing import GlobalText, check_place, vector_bytes
 from .broadcast import register_type
-from .places import GlobalText, check_place, vector_bytes
 
 
 def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | Place, what: str) -> None:
@@ -18,19 +18,28 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
     if isinstance(memory, Place):
         check_place(memory, what)
         shape: tuple[int, ...] = memory.shape
-    elif isinstance(memory.type, SharedVector) and isinstance(type, RegisterTile) and isinstance(type.layout, Coalesced):
+    elif (
+        isinstance(memory.type, SharedVector) and isinstance(type, RegisterTile) and isinstance(type.layout, Coalesced)
+    ):
         shape = (1, memory.type.length)  # the only row of a tile
     elif isinstance(memory.type, (SharedTile, SharedVector)):
         shape = memory.type.shape
     else:
-        raise TypeRuleError(f"{what} does not take {memory.type}", fix="use a shared tile or vector, or a global tensor with a coordinate")
+        raise TypeRuleError(
+            f"{what} does not take {memory.type}",
+            fix="use a shared tile or vector, or a global tensor with a coordinate",
+        )
     wanted = (type.length,) if isinstance(type, RegisterVector) else type.shape
     if shape != wanted:
-        raise TypeRuleError(f"{what}: a {type} does not fit {' x '.join(map(str, shape))} elements in memory", fix="shapes must agree")
+        raise TypeRuleError(
+            f"{what}: a {type} does not fit {' x '.join(map(str, shape))} elements in memory", fix="shapes must agree"
+        )
     if isinstance(type, RegisterVector) and type.partial:
         raise TypeRuleError(f"{what}: a partial vector has no values yet", fix="sum it first: x.total()")
     if what == "load" and in_runs(type) and type.layout.width == 1 and type.dtype.packed:  # type: ignore[union-attr]
-        raise TypeRuleError(f"load: a {type} holds pairs of neighbours, which a run of one does not", fix="load it as pk.f32")
+        raise TypeRuleError(
+            f"load: a {type} holds pairs of neighbours, which a run of one does not", fix="load it as pk.f32"
+        )
 
 
 def in_runs(type: RegisterTile | RegisterVector) -> bool:
@@ -40,7 +49,9 @@ def in_runs(type: RegisterTile | RegisterVector) -> bool:
 
 def split_of(type: RegisterTile | RegisterVector) -> Any:
     if isinstance(type.layout, Coalesced):
-        return "threads" if isinstance(type, RegisterTile) else "all" if type.kind == "row" or type.warps == 1 else "one"
+        return (
+            "threads" if isinstance(type, RegisterTile) else "all" if type.kind == "row" or type.warps == 1 else "one"
+        )
     if isinstance(type, RegisterVector):
         return "threads" if type.kind == "naive" else "rows" if type.kind == "col" else "all"
     return "rows"
@@ -70,7 +81,8 @@ def move_whole_runs(vector: RegisterVector, memory: Value | Place) -> bool:
 def open_runs(c: Any, scope: Scope, vector: RegisterVector, g: GlobalText) -> tuple[str, str]:
     """Begins a loop over the runs `i` of a naive vector, `x` the first element of each.
 
-    Returns C conditions: that all of a run exists (empty where all do), and that some of it does, where the end of the row may cut it.
+    Returns C conditions: that all of a run exists (empty where all do), and that some of it does, where the end of the
+    row may cut it.
     """
     at, limit = vector_element(vector, c.warp(scope), c.lane, Sym(f"(i * {vector.width})")), naive_limit(vector)
     c.line(f"UNROLL for (int i = 0; i < {vector.registers // vector.width}; i++) {{ const int x = {at};")

@@ -15,7 +15,7 @@ from .fingerprint import depends, global_names
 _code = attrgetter("__code__")
 
 
-class Watch:
+class RebindingGuard:
     """What functions refer to now: their code, globals, closure cells and defaults, and those of their helpers.
 
     `steady` is False where one of these is a list, a dictionary or a set, whose contents can change unseen.
@@ -43,7 +43,9 @@ class Watch:
             todo += [space[name] for name in read]
             todo += [cell.cell_contents for cell in value.__closure__ or () if _bound(cell)]
             todo += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        reads: list[tuple[Callable[[Any], Any], Any]] = [(itemgetter(*read), space) for space, read in names.values() if read]
+        reads: list[tuple[Callable[[Any], Any], Any]] = [
+            (itemgetter(*read), space) for space, read in names.values() if read
+        ]
         reads += [(_codes, self._functions)]
         reads += [(attrgetter("cell_contents"), cell) for cell in self._cells if _bound(cell)]
         self._seen = [(read, of, read(of)) for read, of in reads]
