@@ -20,7 +20,7 @@ from unittest import mock
 
 from pykittens.bench import attention, gemm, host, linear, measure, memory
 from pykittens.bench.families import FAMILIES, line, run, select, worst
-from pykittens.kernel import Kernel
+from pykittens.call.kernel import Kernel
 
 from .record import record
 

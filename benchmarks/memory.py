@@ -30,8 +30,8 @@ from unittest import mock
 import numpy as np
 
 from pykittens.bench.measure import poisoned
+from pykittens.call.kernel import Kernel
 from pykittens.errors import KernelError
-from pykittens.kernel import Kernel
 from pykittens.kernels import gates, norms, rows
 from pykittens.types import DTYPES
 

@@ -3,15 +3,13 @@
 Everything but the two functions on arrays is loaded when it is first asked for: see `vocabulary.py`.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .functional import attention, matmul
 
 if TYPE_CHECKING:
-    from .kernel import kernel
+    from .call.kernel import kernel
     from .vocabulary import *
 
 __version__ = "0.1.0"
@@ -28,14 +26,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *import_module(".vocabulary", __name__).__all__})
-
-
-class _Package(ModuleType):
-    """`pk.kernel` is a word: it stays so when the module of this name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "kernel" or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .gpu.run import Launch
+from .call.launch import Launch
+from .call.memory import Plans
 from .interop.base import ArrayInfo
 from .interop.frameworks import torch_dtype, torch_names
-from .interop.plans import Plans
 from .kernels import attention as kernels
 from .kernels import matmul as products
 from .types import DType

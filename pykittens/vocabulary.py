@@ -1,5 +1,7 @@
 """All that `pk.name` may be: the words kernels are written in, errors, and functions on arrays."""
 
+from .call.arguments import spec
+from .call.kernel import Kernel, kernel
 from .errors import (
     ArgumentError,
     BarrierError,
@@ -16,7 +18,6 @@ from .errors import (
     UninitializedError,
 )
 from .functional import attention, matmul
-from .kernel import Kernel, kernel, spec
 from .trace.dynamic import atomic_add, dynamic
 from .trace.elementwise import (
     col_index,

@@ -120,11 +120,11 @@ def test_importing() -> None:
     """`import pykittens` loads neither NumPy nor what kernels are made with; words that are also modules stay words."""
     program = (
         "import sys, pykittens as pk\n"
-        "assert not {'numpy', 'pykittens.vocabulary', 'pykittens.kernel'} & set(sys.modules), sys.modules.keys()\n"
-        "import pykittens.kernel, pykittens.gpu.driver\n"
+        "assert not {'numpy', 'pykittens.vocabulary', 'pykittens.call.kernel'} & set(sys.modules), sys.modules.keys()\n"
+        "import pykittens.call.kernel, pykittens.gpu.driver\n"
         "from pykittens import cuda, kernel\n"
         "assert pk.kernel is kernel and pk.cuda is cuda and type(kernel) is type(cuda) is type(pk.at)\n"
-        "assert pk.Kernel is sys.modules['pykittens.kernel'].Kernel and set(pk.__all__) <= set(dir(pk))\n"
+        "assert pk.Kernel is sys.modules['pykittens.call.kernel'].Kernel and set(pk.__all__) <= set(dir(pk))\n"
         "names = {}; exec('from pykittens import *', names); assert names['warp'] is pk.warp\n"
         "assert not hasattr(pk, 'nothing') and pk.__version__\n"
     )

@@ -51,7 +51,7 @@ def _run(quick: bool = False) -> Iterator[Row]:
         "unit": "ms",
         "limit": 150.0,
     }
-    words = new_process(_IMPORT.format("; pykittens.kernel"))
+    words = new_process(_IMPORT.format("; pykittens.call.kernel"))
     yield {
         "what": "import pykittens and the words of kernels, NumPy included, in a new process",
         "value": words,

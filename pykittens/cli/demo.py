@@ -12,9 +12,9 @@ import numpy as np
 import typer
 from rich.markup import escape
 
+from ..call.kernel import Kernel
 from ..errors import Diagnosis
 from ..gpu import driver, memory
-from ..kernel import Kernel
 from ..kernels import attention_ada, reference
 from ..sim import Report
 from .console import AsJson, Refusal, answer, command, out, progress

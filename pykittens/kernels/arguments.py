@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from pykittens.call.launch import Launch
+from pykittens.call.memory import ALIGNED, Plans
 from pykittens.errors import ArgumentError
-from pykittens.gpu.run import Launch
 from pykittens.interop.arrays import ArrayInfo, Unsupported, addresses, describe, maker, probe
-from pykittens.interop.plans import ALIGNED, Plans
 from pykittens.interop.views import View, merged
 from pykittens.types import DTYPES
 
-from ..kernel import Kernel
+from ..call.kernel import Kernel
 
 Shown = tuple[tuple[int, ...], tuple[int, ...]] | None  # shape and strides that an array is passed with; None: its own
 Result = tuple[tuple[str, tuple[int, ...], str, int | None], Shown]  # how to make it, how to pass it

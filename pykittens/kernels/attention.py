@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..call.kernel import Kernel
+from ..call.launch import Launch
 from ..errors import ArgumentError
 from ..gpu import driver
 from ..gpu.libcuda import CudaError
-from ..gpu.run import Launch
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo, Unsupported
-from ..kernel import Kernel
 from ..types import DTYPES
 from . import attention_hopper
 

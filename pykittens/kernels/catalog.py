@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..call.arguments import spec
+from ..call.kernel import Kernel
 from ..interop.base import numpy_dtype
-from ..kernel import Kernel, spec
 from ..program import Program
 
 Array = np.ndarray[Any, Any]

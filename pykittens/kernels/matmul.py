@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from ..call.fingerprint import fingerprint
+from ..call.launch import Launch
 from ..errors import ArgumentError
 from ..gpu import driver
-from ..gpu.run import Launch
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo, Unsupported
-from ..trace.fingerprint import fingerprint
 from ..types import DTYPES
 from .gemm import Config, gemm
 

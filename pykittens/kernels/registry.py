@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..kernel import Kernel, spec
+from ..call.arguments import spec
+from ..call.kernel import Kernel
 from ..types import DTYPES, f32
 from . import attention_ada, attention_ampere, attention_hopper, gates, gemm, norms, reference, rows
 from .attention import configuration

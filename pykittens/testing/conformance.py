@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from ..call.arguments import spec
+from ..call.kernel import Kernel
 from ..gpu import driver
 from ..gpu.memory import DeviceArray
-from ..kernel import Kernel, spec
 from ..ops import element, load, scalars
 from ..ops.samples import Rectangle, Sample, rounded
 from ..program import Access, Op, Place, Scope, Value

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ..call.kernel import Kernel
 from ..errors import Diagnosis
-from ..kernel import Kernel
 from ..program import Block, Op, Program, Sync
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, e4m3, f16, f32, i32, u8, warp
-from pykittens.gpu.run import map_geometry
+from pykittens.call.launch import map_geometry
 from pykittens.interop.arrays import describe
 from pykittens.types import DType
 

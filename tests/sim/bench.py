@@ -29,7 +29,7 @@ def bench(name: str, instance: Instance) -> None:
     """Runs an instance, then without each operation that only synchronises."""
     kernel, program, arrays = instance.kernel, instance.program(), instance.arrays()
     given, fixed = kernel.arguments((), {**instance.operands, **instance.statics})
-    grid = kernel._dims("grid", kernel.specialise(given, fixed)[1], fixed)
+    grid = kernel.dims("grid", kernel.specialise(given, fixed)[1], fixed)
     start = time.perf_counter()
     simulate(program, arrays, grid)
     print(f"{name}: {time.perf_counter() - start:.2f} s")

@@ -16,9 +16,9 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from ..interop import arrays
-from ..interop.plans import ALIGNED, picker
-from ..trace.rebinding_guard import RebindingGuard
-from .run import Call, Launch
+from .launch import Call, Launch
+from .memory import ALIGNED, picker
+from .rebinding_guard import RebindingGuard
 
 _MOST, _MOST_FUNCTIONS = 1024, 64  # calls that one kernel keeps, functions among their static values
 _PLAIN = (bool, int, float, str)  # values that say by themselves whether they are the same

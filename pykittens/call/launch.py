@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ArgumentError, ResourceError
+from ..gpu import cache, driver, tensormap
+from ..gpu.launch import Launcher
 from ..interop import arrays
 from ..interop.base import ArrayInfo
 from ..ops.tma import LONGEST
 from ..program import Program, TensorMapSpec
 from ..trace.operands import check_outputs
 from ..types import DTYPES, Global
-from . import cache, driver, tensormap
-from .launch import Launcher
 
 # Launches a kernel that has been launched before, given pointers of arrays like those and numbers. False, and nothing
 # is done, where a number does not fit its parameter, or the kernel is no longer what it was.
@@ -33,7 +33,7 @@ class Call:
         arrays_known = {name: x for name, x in known.items() if isinstance(x, ArrayInfo)}
         kind, device = next((x.kind, x.device) for x in arrays_known.values())
         assert device is not None
-        self.program: Program = kernel._program(specialisation, known)
+        self.program: Program = kernel.program_for(specialisation, known)
         check_outputs(self.program, arrays_known)
         self.device, self.stream, self.waits = device, arrays.streams(kind), arrays.waits(kind) or self.program.debug
         self.lock = threading.Lock()
@@ -139,7 +139,7 @@ def _launcher(kernel: Any, program: Program, known: dict[str, Any], statics: dic
     """A launcher with every argument in place but tensor maps."""
     kinds = ["tensor" if isinstance(p.value.type, Global) else p.value.type.dtype.name for p in program.parameters]  # type: ignore[union-attr]
     kinds += ["tensormap"] * len(program.maps)
-    x, y, z = (-(-g // c) * c for g, c in zip(kernel._dims("grid", known, statics), program.cluster, strict=True))
+    x, y, z = (-(-g // c) * c for g, c in zip(kernel.dims("grid", known, statics), program.cluster, strict=True))
     function, pdl = _function(kernel, program, device), bool(kernel.options.get("pdl"))
     launcher = Launcher(
         function, kinds, (x, y, z), (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=pdl
@@ -158,7 +158,7 @@ def _function(kernel: Any, program: Program, device: int) -> driver.Function:
     key = (id(program), device)  # the kernel keeps its programs
     if key not in kernel._functions:
         arch = driver.architecture(device)
-        cubin = cache.load_or_compile(kernel._text(program, arch), arch, ())
+        cubin = cache.load_or_compile(kernel.text(program, arch), arch, ())
         if cubin.registers * program.threads > 65536:
             raise ResourceError(
                 f"{kernel.name} wants {cubin.registers} registers for each of {program.threads} threads",

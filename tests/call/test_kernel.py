@@ -139,7 +139,7 @@ def test_arguments(call: Callable[[], Any], fact: str, fix: str) -> None:
 
 def test_mixed_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
-    module = sys.modules["pykittens.kernel"]
+    module = sys.modules["pykittens.call.arguments"]
 
     real, devices = module.describe, iter((0, 1))
     monkeypatch.setattr(module, "describe", lambda a, *rest: real(a, *rest)._replace(device=next(devices)))

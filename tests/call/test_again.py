@@ -13,10 +13,10 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, f32, i32, warp
+from pykittens.call.kernel import Kernel
 from pykittens.errors import ArgumentError
 from pykittens.gpu import tensormap
 from pykittens.interop import frameworks
-from pykittens.kernel import Kernel
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 torch = pytest.importorskip("torch")
@@ -55,7 +55,7 @@ def test_again(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second call launches with its own pointers and numbers, and describes nothing."""
     run = kernel()
     run(*tensors(), 0.5)
-    monkeypatch.setattr(Kernel, "specialise", None)
+    monkeypatch.setattr("pykittens.call.kernel.specialise", None)
     x, y = tensors()
     run(x, y, 0.25)
     run(y, x, 3.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from . import arrays as interop
+from ..interop import arrays as interop
 
 ALIGNED = 16  # bytes: what the pointers of remembered arrays are multiples of
 _MOST, _MOST_ALIKE = 1024, 8  # plans that are kept in all, and of arrays whose first has one shape

@@ -1,0 +1,199 @@
+"""What is known of a call's arguments, and what a program depends on of it: the specialisation."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..interop.arrays import ArrayInfo, describe
+from ..trace.operands import misaligned
+from ..trace.signature import GlobalPattern, Signature, global_type, static
+from ..types import DTYPES, DType, Global, ScalarType
+
+
+@dataclass(frozen=True)
+class spec:
+    """Stands for an array when a kernel is traced or compiled without one: dtype, shape, and strides if not contiguous."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    align: int = 16
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What `grid=` and `cluster=` functions see of a tensor: its four dimensions, missing leading ones 1."""
+
+    batch: int
+    depth: int
+    rows: int
+    cols: int
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """What a program depends on: parameter types and static values."""
+
+    types: tuple[tuple[str, Global | ScalarType | None], ...]  # None: an operand that was not given
+    statics: tuple[tuple[str, Any], ...]
+
+
+def bind_arguments(
+    signature: Signature, args: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run-time arguments by name, and static values by name (defaults filled in)."""
+    names = [name for name, _ in signature.runtime]
+    if len(args) > len(names):
+        raise ArgumentError(
+            f"{signature.name} takes {len(names)} operands ({', '.join(names)}), not {len(args)}",
+            fix="pass static values by name",
+        )
+    given = dict(zip(names, args, strict=False))
+    statics = {name: default for name, default in signature.static}
+    for name, value in named.items():
+        if name in given:
+            raise ArgumentError(f"{signature.name} got {name!r} twice", fix="pass it once")
+        if name in names:
+            given[name] = value
+        elif name in statics:
+            statics[name] = value
+        else:
+            raise ArgumentError(
+                f"{signature.name} has no parameter {name!r}", fix=f"it takes {', '.join(names + list(statics))}"
+            )
+    empty = inspect.Parameter.empty
+    given = dict.fromkeys(signature.optional) | given
+    missing = [n for n in names if n not in given] + [n for n, v in statics.items() if v is empty]
+    if missing:
+        raise ArgumentError(
+            f"{signature.name} misses {', '.join(map(repr, missing))}",
+            fix="pass every operand and every static value without a default",
+        )
+    return {n: given[n] for n in names}, statics
+
+
+def specialise(
+    signature: Signature, given: dict[str, Any], statics: dict[str, Any]
+) -> tuple[Specialisation, dict[str, ArrayInfo | spec | Any]]:
+    """The specialisation for arguments, and what is known of each; raises `ArgumentError` for what the kernel does not take."""
+    types: list[tuple[str, Global | ScalarType | None]] = []
+    known: dict[str, Any] = {}
+    lengths: dict[str, tuple[int, str]] = {}
+    for name, pattern in signature.runtime:
+        value = given[name]
+        if value is None and not isinstance(pattern, DType):
+            types.append((name, None))  # the kernel sees None
+            known[name] = None
+            continue
+        if isinstance(pattern, DType):
+            types.append((name, ScalarType(pattern)))
+            known[name] = _scalar(signature.name, name, pattern, value)
+            continue
+        info = value if isinstance(value, spec) else _describe(signature.name, name, value)
+        known[name] = info
+        types.append((name, _tensor(signature.name, name, pattern, info, lengths)))
+    return Specialisation(tuple(types), tuple(sorted(statics.items()))), known
+
+
+def _describe(kernel: str, name: str, value: Any) -> ArrayInfo:
+    try:
+        return describe(value)
+    except TypeError as error:
+        raise ArgumentError(
+            f"{kernel}: operand {name!r} is {type(value).__name__}: {error}",
+            fix="pass a NumPy, torch, CuPy or JAX array",
+        ) from None
+
+
+def _scalar(kernel: str, name: str, dtype: DType, value: Any) -> Any:
+    if dtype.kind in "iu" and not isinstance(value, (int, np.integer)):
+        raise ArgumentError(f"{kernel}: {name!r} is {value!r}, where {dtype} is needed", fix="pass a Python int")
+    if not isinstance(value, (bool, int, float, np.number, np.bool_)):
+        raise ArgumentError(
+            f"{kernel}: {name!r} is {type(value).__name__}, where {dtype} is needed", fix="pass a Python number"
+        )
+    low, high = {"i": (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1)), "u": (0, 2**dtype.bits)}.get(
+        dtype.kind, (0, 0)
+    )
+    if dtype.kind in "iu" and not low <= value < high:
+        raise ArgumentError(
+            f"{kernel}: {name!r} is {value}, which {dtype} cannot hold",
+            fix=f"pass {low} to {high - 1}, or make the parameter pk.i64",
+        )
+    return float(value) if dtype.kind == "f" else int(value)
+
+
+def _tensor(
+    kernel: str, name: str, pattern: GlobalPattern, info: ArrayInfo | spec, lengths: dict[str, tuple[int, str]]
+) -> Global:
+    where = f"{kernel}: operand {name!r}"
+    shape = tuple(info.shape)
+    dtype = info.dtype if isinstance(info.dtype, DType) else DTYPES.get(info.dtype)
+    if dtype is None or dtype not in pattern.dtypes:
+        raise ArgumentError(f"{where} is {info.dtype}", fix=f"it takes {' or '.join(d.name for d in pattern.dtypes)}")
+    if len(shape) != len(pattern.dims):
+        raise ArgumentError(f"{where} has shape {shape}", fix=f"it takes {len(pattern.dims)} dimensions: {pattern}")
+    if 0 in shape:
+        raise ArgumentError(f"{where} is empty: shape {shape}", fix="every dimension is at least 1")
+    if max(shape) >= 2**31:
+        raise ArgumentError(
+            f"{where} has a dimension of {max(shape)}: shape {shape}",
+            fix="a dimension is less than 2**31 long: split it in two",
+        )
+    for dim, length in zip(pattern.dims, shape, strict=True):
+        if isinstance(dim, int):
+            if dim != length:
+                raise ArgumentError(f"{where} has shape {shape}", fix=f"it takes {pattern}")
+            continue
+        key = dim.name if isinstance(dim, static) else dim
+        first = lengths.setdefault(key, (length, name))
+        if first[0] != length:
+            raise ArgumentError(
+                f"{where} has {key} = {length}, operand {first[1]!r} has {key} = {first[0]}",
+                fix=f"dimension {key} must agree: {pattern}",
+            )
+    strides = info.strides
+    if strides is not None and shape[-1] > 1 and strides[-1] != 1:
+        raise ArgumentError(
+            f"{where} has strides {tuple(strides)} for shape {shape}",
+            fix="the last dimension must be contiguous: pass x.contiguous()",
+        )
+    if strides is not None and any(s < 0 for s in strides):
+        raise ArgumentError(f"{where} has negative strides {tuple(strides)}", fix="pass a copy")
+    return global_type(pattern, dtype, shape, _alignment(info, dtype))
+
+
+def seen_by_options(x: Any) -> Any:
+    """What a function of the arguments, such as `grid=`, is given for one of them."""
+    if isinstance(x, (ArrayInfo, spec)):
+        dtype = x.dtype if isinstance(x.dtype, DType) else DTYPES[x.dtype]
+        batch, depth, rows, cols = (1,) * (4 - len(x.shape)) + tuple(x.shape)
+        return Argument(batch, depth, rows, cols, dtype)
+    return x
+
+
+def _alignment(info: ArrayInfo | spec, dtype: DType) -> int:
+    """What the pointer and all strides but the last are multiples of, in bytes, at most 16."""
+    if isinstance(info, spec):
+        bits = info.align
+        shape, strides = info.shape, info.strides
+        if strides is None:
+            strides = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+    else:
+        bits, shape, strides = info.pointer | 16, info.shape, info.strides
+    for length, stride in zip(shape[:-1], strides[:-1], strict=True):
+        if length > 1:
+            bits |= stride * dtype.size
+    return min(16, bits & -bits)
+
+
+def why_misaligned(x: ArrayInfo | spec) -> str:
+    """Why TMA could not take a tensor; nothing where it could."""
+    dtype = x.dtype if isinstance(x.dtype, DType) else DTYPES.get(x.dtype)
+    return misaligned(x.shape, x.strides, dtype.size if dtype else 1, None if isinstance(x, spec) else x.pointer)

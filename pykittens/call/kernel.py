@@ -1,0 +1,228 @@
+"""`@pk.kernel`: a Python function that runs on a GPU for CUDA arrays and on the simulated GPU for NumPy arrays.
+
+A kernel is traced once per specialisation: dtypes, static dimensions, alignment and static values. The same
+program then goes to the simulator or, as CUDA C, to the compiler and its cache.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from types import FunctionType
+from typing import Any
+
+from ..errors import ArgumentError, TraceError
+from ..gpu import cache, writer
+from ..gpu.compiler import Cubin
+from ..gpu.debug_waits import debugging
+from ..interop.arrays import ArrayInfo, as_numpy
+from ..passes import prepare
+from ..passes.shared_plan import check_shared
+from ..program import Program
+from ..trace.operands import check_outputs
+from ..trace.signature import Signature, read_signature
+from ..trace.tracer import trace
+from ..types import DType
+from .again import Again
+from .arguments import Specialisation, bind_arguments, seen_by_options, spec, specialise, why_misaligned
+from .fingerprint import fingerprint
+from .launch import Launch, bind, launch_once
+
+Dim3 = tuple[int, int, int]
+
+
+class Kernel:
+    """A kernel function and its programs, one per specialisation. Made by `@pk.kernel`."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
+        self.function, self.options = function, options
+        self.name = function.__name__
+        self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
+        self.signature: Signature = read_signature(function)
+        self._programs: dict[Any, Program] = {}
+        self._loaded: dict[Any, Any] = {}  # `Call`s
+        self._functions: dict[Any, Any] = {}  # what is loaded on GPUs
+        self._again: Again | None = None  # calls that can be made again: there are none before the first on a GPU
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.name}({', '.join(name for name, _ in self.signature.runtime)})>"
+
+    # From a specialisation to a program -----------------------------------------------------------------
+
+    def program(self, *args: Any, **named: Any) -> Program:
+        """The program for arguments (arrays, or `pk.spec`s that stand for them)."""
+        given, statics = bind_arguments(self.signature, args, named)
+        specialisation, known = specialise(self.signature, given, statics)
+        return self.program_for(specialisation, known)
+
+    def program_for(self, specialisation: Specialisation, known: dict[str, Any]) -> Program:
+        """The program for a specialisation, traced once."""
+        statics = dict(specialisation.statics)
+        warps, cluster = self._option("warps", known, statics, 4), self.dims("cluster", known, statics)
+        extra = {
+            k: self._option(k, known, statics, None)
+            for k in ("blocks_per_sm", "registers", "debug")
+            if k in self.options
+        }
+        if debugging():
+            extra["debug"] = True
+        key = (self.key(specialisation), warps, cluster, *extra.values())
+        with self._lock:
+            if key not in self._programs:
+                notes = {n: why_misaligned(x) for n, x in known.items() if isinstance(x, (ArrayInfo, spec))}
+                program = trace(
+                    self.function, dict(specialisation.types), statics, notes, warps=warps, cluster=cluster, **extra
+                )
+                prepare(program)
+                self._programs[key] = program
+            return self._programs[key]
+
+    def _option(self, name: str, known: dict[str, Any], statics: dict[str, Any], default: Any) -> Any:
+        """An option of the decorator: a value, or a function of the arguments and static values."""
+        value = self.options.get(name, default)
+        return value(**{n: seen_by_options(x) for n, x in known.items()}, **statics) if callable(value) else value
+
+    def dims(self, option: str, known: dict[str, Any], statics: dict[str, Any]) -> Dim3:
+        """The grid or the cluster for arguments, along x, y, z."""
+        value = self._option(option, known, statics, (1, 1, 1))
+        dims = tuple(int(x) for x in (value if isinstance(value, (tuple, list)) else (value,)))
+        dims = (*dims, 1, 1, 1)[:3]
+        if any(d < 1 for d in dims):
+            raise ArgumentError(
+                f"{self.name}: {option} is {dims}", fix="every grid dimension is at least 1: are the arguments empty?"
+            )
+        return dims  # type: ignore[return-value]
+
+    def cuda(self, *args: Any, arch: str = "sm_90a", **named: Any) -> str:
+        """The CUDA C for arguments or specs."""
+        return self.text(self.program(*args, **named), arch)
+
+    def text(self, program: Program, arch: str) -> str:
+        """A program's CUDA C. `ResourceError` where a block of that architecture cannot hold it."""
+        check_shared(program, int(arch[3:5]))
+        return writer.write(program, arch)
+
+    def compile(self, *args: Any, arch: str = "sm_90a", **named: Any) -> Cubin:
+        """The cubin for arguments or specs, from the cache or the compiler. Needs no GPU."""
+        return cache.load_or_compile(self.cuda(*args, arch=arch, **named), arch, ())
+
+    def key(self, specialisation: Specialisation) -> Any:
+        """What a program depends on: the specialisation, what the function refers to, and static functions by what they do."""
+        statics = tuple(
+            (name, fingerprint(x) if isinstance(x, FunctionType) else (type(x), x))
+            for name, x in specialisation.statics
+        )
+        return specialisation.types, statics, fingerprint(self.function)
+
+    @cached_property
+    def by_value(self) -> bool:
+        """Whether an option, such as the grid, is a function of a scalar operand's value."""
+        scalars = {name for name, pattern in self.signature.runtime if isinstance(pattern, DType)}
+        return any(
+            mentions(option, scalars) if isinstance(option, FunctionType) else True
+            for option in self.options.values()
+            if callable(option)
+        )
+
+    # Running --------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **named: Any) -> None:
+        """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
+        if self._again is None or not self._again.repeat(args, named):
+            self._run(args, named)
+
+    def launcher(self, *args: Any, **named: Any) -> Launch | None:
+        """What launches the kernel for the pointers and the numbers of arguments that look like these, in their order.
+
+        Only after a call with such arguments on a GPU, else None. It returns False, and has done nothing, where the
+        kernel is no longer what it was; who calls it knows that the arrays look like these, and that they are aligned.
+        """
+        return None if self._again is None else self._again.launcher(args, named)
+
+    def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given, statics = bind_arguments(self.signature, args, named)
+        specialisation, known = specialise(self.signature, given, statics)
+        devices = {name: x.device for name, x in known.items() if isinstance(x, ArrayInfo)}
+        if len(set(devices.values())) > 1:
+            listed = ", ".join(f"{n} on {'the CPU' if d is None else f'GPU {d}'}" for n, d in devices.items())
+            raise ArgumentError(
+                f"{self.name}: operands lie on different devices: {listed}", fix="move them to one device"
+            )
+        if any(isinstance(x, spec) for x in known.values()):
+            raise ArgumentError(
+                f"{self.name}: a pk.spec has no elements to run on", fix="use .program, .cuda or .compile with specs"
+            )
+        if not devices or next(iter(devices.values())) is None:
+            self.simulate(*args, **named)
+            return
+        call = launch_once(self, specialisation, known, statics)
+        with self._lock:
+            self._again = self._again or Again(self)
+            self._again.remember(args, named, call)
+
+    def simulate(
+        self, *args: Any, seed: int | None = None, progress: Callable[[float], None] | None = None, **named: Any
+    ) -> Any:
+        """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place.
+
+        A `seed` shuffles what may happen in any order; `progress` is told which fraction of the blocks has run.
+        """
+        from ..sim import simulate
+
+        given, statics = bind_arguments(self.signature, args, named)
+        specialisation, known = specialise(self.signature, given, statics)
+        program = self.program_for(specialisation, known)
+        check_shared(program, 90)  # the most that any GPU has
+        check_outputs(program, known)
+        arrays = {
+            n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x
+            for n, value in given.items()
+        }
+        return simulate(program, arrays, self.dims("grid", known, statics), seed=seed, progress=progress)
+
+    def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
+        """A launcher for these arguments with everything checked: calling it only launches."""
+        given, statics = bind_arguments(self.signature, args, named)
+        specialisation, known = specialise(self.signature, given, statics)
+        return bind(self, specialisation, known, given, statics)
+
+
+def mentions(function: FunctionType, names: set[str]) -> bool:
+    """Whether a function with the arguments of a kernel by name reads any of `names`: one it names, or all that are left."""
+    code = function.__code__
+    count = code.co_argcount + code.co_kwonlyargcount
+    rest = count + bool(code.co_flags & inspect.CO_VARARGS)
+    left = code.co_varnames[rest : rest + bool(code.co_flags & inspect.CO_VARKEYWORDS)]
+    return bool(names & set(code.co_varnames[:count])) or any(i.argval in left for i in dis.get_instructions(code))
+
+
+def kernel(
+    function: Callable[..., Any] | None = None,
+    *,
+    warps: Any = 4,
+    grid: Any = (1, 1, 1),
+    cluster: Any = (1, 1, 1),
+    **options: Any,
+) -> Any:
+    """Makes a kernel of a function: `@pk.kernel(warps=8, grid=lambda q, **_: (q.rows // 64, q.batch))`.
+
+    `grid` and `cluster` are up to three ints, or a function of the arguments by name (tensors as `Argument`s, scalars,
+    static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
+    share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
+    the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
+    `pk.wait_for_previous`).
+    """
+    unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl"}
+    if unknown:
+        raise TraceError(
+            f"@pk.kernel has no option {', '.join(sorted(unknown))}",
+            fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl",
+        )
+    settings = {"warps": warps, "grid": grid, "cluster": cluster, **options}
+    if function is not None:
+        return Kernel(function, settings)
+    return lambda f: Kernel(f, settings)
