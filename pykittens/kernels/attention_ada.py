@@ -13,6 +13,8 @@ from __future__ import annotations
 import pykittens as pk
 from pykittens import bf16, f16, f32, warp
 
+from .scale import magnitude
+
 LOG2E = 1.4426950408889634
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
 
@@ -38,7 +40,8 @@ def attend(
         pk.shared(pk.st(q.dtype, rows, q.cols), name="values"),
     )
     me = block * pk.warp.count + warp.index
-    query, c = warp.load(q, (batch, head, me, 0), rows=16), scale * LOG2E
+    query, c = warp.load(q, (batch, head, me, 0), rows=16), magnitude(scale) * LOG2E
+    query *= pk.where(scale > 0.0, 1.0, pk.where(scale < 0.0, -1.0, 0.0))  # the largest product has the largest score
     peak, total, out = warp.full_col(f32, 16, LOWEST), warp.zeros_col(f32, 16), warp.zeros(f32, 16, q.cols)
     diagonal = k.rows - q.rows  # query i stands at key i + diagonal
     seen = pk.minimum((block + 1) * rows + diagonal, k.rows) if causal else k.rows
@@ -61,6 +64,5 @@ def attend(
             out *= shrink
             warp.mma_AB(out, weight.to(q.dtype), values.part(i * 16, 0, 16, q.cols))
             peak[:] = highest
-    warp.store(
-        o, (out * pk.where(total == 0.0, 0.0, 1.0 / total)).to(q.dtype), (batch, head, me, 0)
-    )  # a row that sees no key is 0
+    # a row that sees no key is 0, even where a value is NaN
+    warp.store(o, pk.where(total == 0.0, 0.0, out * (1.0 / total)).to(q.dtype), (batch, head, me, 0))

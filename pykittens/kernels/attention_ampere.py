@@ -1,6 +1,6 @@
 """Flash attention 2, forward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and Hopper without its own instructions.
 
-    out = softmax(q @ k.T * scale) @ v        for each batch and head; scale > 0
+    out = softmax(q @ k.T * scale) @ v        for each batch and head
 
 After Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning" (2023). q, o: (batch,
 heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64 or 128, any lengths, any strides with contiguous rows;
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import pykittens as pk
 from pykittens import bf16, f16, f32
+
+from .scale import magnitude, turn
 
 LOG2E = 1.4426950408889634
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
@@ -41,7 +43,7 @@ def attend(
     blocks=2,
 ):
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
-    group, d, c = pk.block, q.cols, scale * LOG2E
+    group, d, c = pk.block, q.cols, magnitude(scale) * LOG2E
     keys = keys or 4096 // d  # as many as registers hold scores of
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     block = pk.grid_size.x - 1 - block if causal else block  # the longest first
@@ -67,6 +69,9 @@ def attend(
 
     group.load_async(queries, q, (batch, head, block, 0))
     load(key, k, last)
+    with pk.when(scale <= 0.0):
+        arrived()
+        turn(group, queries, scale)
     query = queries
     if d <= 64:  # registers hold the queries too
         arrived()
@@ -94,6 +99,7 @@ def attend(
     if lse is not None:
         group.store(lse, (peak + pk.log2(sums)) * (1 / LOG2E), (batch, head, block))
     group.sync()
-    group.store(queries, (out * pk.where(sums == 0.0, 0.0, 1.0 / sums)).to(q.dtype))  # a row that sees no key is 0
+    # a row that sees no key is 0, even where a value is NaN
+    group.store(queries, pk.where(sums == 0.0, 0.0, out * (1.0 / sums)).to(q.dtype))
     group.sync()
     group.store(o, queries, (batch, head, block, 0))

@@ -15,6 +15,8 @@ from __future__ import annotations
 import pykittens as pk
 from pykittens import bf16, f16, f32, warpgroup
 
+from .scale import magnitude, turn
+
 LOG2E = 1.4426950408889634
 D = pk.static("D")
 HALF = (bf16, f16)
@@ -47,7 +49,7 @@ def attend(
 ):
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
-    rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), scale * LOG2E
+    rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), magnitude(scale) * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
     k_ring, v_ring = (
         pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"),
@@ -141,6 +143,9 @@ def attend(
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
             mine = q_ring.read().part(me * 64, 0, 64, q.cols)
+            with pk.when(scale <= 0.0):
+                turn(warpgroup, mine, scale)
+                warpgroup.sync()
             step(blocks - 1, True, product=False)
             if causal:
                 for j in pk.range(blocks - 2, clear - 1, -1):
@@ -151,9 +156,8 @@ def attend(
             warpgroup.wait(out)
             v_ring.release()
             sums = total.total()
-            warpgroup.store(
-                mine, (out * pk.where(sums == 0.0, 0.0, 1.0 / sums)).to(q.dtype)
-            )  # a row that sees no key is 0
+            # a row that sees no key is 0, even where a value is NaN
+            warpgroup.store(mine, pk.where(sums == 0.0, 0.0, out * (1.0 / sums)).to(q.dtype))
             warpgroup.sync()
             warpgroup.tma.store(o, mine, (batch, head, block * consumers + me, 0))
             warpgroup.tma.commit()
