@@ -19,6 +19,7 @@ from ..ops.mbarrier import MBARRIER
 from ..ops.scalars import literal
 from ..passes.registers import at_launch
 from ..program import Block, Op, Operand, Program, Scope, Value
+from ..program.interfaces import Statement
 from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
 from .debug_waits import array_of, line_text, role_text, spins, support
 from .prelude import ELECT, FP8, PRELUDE
@@ -214,14 +215,14 @@ class Writer:
         self.prelude(ELECT)
         return "elect_one()"
 
-    def require(self, arch: int, op: Op, what: str) -> None:
+    def require(self, arch: int, op: Statement, what: str) -> None:
         """Refuses an operation that this architecture lacks."""
         if self.arch < arch:
             raise ResourceError(
                 f"{what}: sm_{self.arch} has none", fix=f"compile for sm_{arch} or newer", location=op.location
             )
 
-    def require_accelerated(self, op: Op, what: str) -> None:
+    def require_accelerated(self, op: Statement, what: str) -> None:
         """Refuses an operation that only sm_90a has."""
         if not self.accelerated:
             raise ResourceError(
@@ -233,7 +234,7 @@ class Writer:
         """Whether blocks come in clusters."""
         return self.program.cluster != (1, 1, 1)
 
-    def barrier(self, op: Op) -> str:
+    def barrier(self, op: Statement) -> str:
         """The statement in which the threads of the operation's scope meet."""
         warps = op.scope.warps
         if warps == 1:
@@ -253,7 +254,7 @@ class Writer:
             self.barriers[barrier] = self._take_barriers(getattr(barrier, "count", 1), None, barrier.location)
         return f"{self.barriers[barrier]} + {self.scalar(index, i32)}"
 
-    def _take_barriers(self, count: int, op: Op | None, where: Any = None) -> int:
+    def _take_barriers(self, count: int, op: Statement | None, where: Any = None) -> int:
         first = self.next_barrier
         self.next_barrier += count
         if self.next_barrier > 16:
@@ -264,7 +265,7 @@ class Writer:
             )
         return first
 
-    def bounded(self, op: Op, condition: str, phase: str, barrier: Value) -> None:
+    def bounded(self, op: Statement, condition: str, phase: str, barrier: Value) -> None:
         """Waits until the condition holds, in a debug build: not for ever, see `bounded.py`."""
         self.prelude(support())
         array, several = array_of(barrier)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, shared_offset
-from ..program import Op, Operand, Place, Value
+from ..program import CudaWriter, Op, Operand, Place, Value
 from ..types import DType, SharedTile, SharedVector, i32
 from .scalars import ScalarBinary, ScalarCast, scalar_dtype
 
@@ -93,7 +93,7 @@ def memory_c(dtype: DType) -> str:
 class GlobalText:
     """C names for a rectangle of a global tensor: its pointer, row stride, and how many rows and columns lie inside."""
 
-    def __init__(self, c: Any, place: Place, const: bool = True):
+    def __init__(self, c: CudaWriter, place: Place, const: bool = True):
         self.place = place
         tensor, t = c[place.tensor], memory_c(place.type.dtype)
         self.pointer, self.element = c.fresh("p"), t
@@ -122,7 +122,7 @@ class GlobalText:
         return f"{self.pointer}{line} + {col}"
 
 
-def shared_address(c: Any, tile: Value, row: Any, col: Any) -> str:
+def shared_address(c: CudaWriter, tile: Value, row: Any, col: Any) -> str:
     """C address (32 bits) of element (row, col) of a shared tile."""
     type = tile.type
     assert isinstance(type, SharedTile)
@@ -132,7 +132,7 @@ def shared_address(c: Any, tile: Value, row: Any, col: Any) -> str:
     return f"{c[tile]} + {shared_offset(type, row, col)}"
 
 
-def vector_address(c: Any, vector: Value, element: Any) -> str:
+def vector_address(c: CudaWriter, vector: Value, element: Any) -> str:
     """C address of an element of a shared vector."""
     type = vector.type
     assert isinstance(type, SharedVector)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ResourceError, TypeRuleError
-from ..program import Access, Effect, Op, Operand, Place, Scope, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, SharedVector, Type, f32, i32, u32
 from .addressing import MEMORY, GlobalText, vector_address
 from .samples import Rectangle, Sample, pasted
@@ -50,7 +50,7 @@ class AtomicAdd(Op):
             )
         return (ScalarType(dtype),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         if self.scope.warps > 1 and m.warps > 1:
             raise self._crowd()
         return m.add_element(self.target, m.unit_scalar(self.value))
@@ -58,7 +58,7 @@ class AtomicAdd(Op):
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "reduce", "one"),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         if self.scope.warps > 1 and not c.elected:
             raise self._crowd()
         c.prelude(MEMORY)
@@ -105,13 +105,13 @@ class StoreOne(Op):
         scalar_dtype(self.value)
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         m.write_element(self.target, self.at, m.unit_scalar(self.value))
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", "one", at=self.at),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
         type = self.target.type
         assert isinstance(type, SharedVector)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Operand, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
 from .broadcast import Register, broadcast, common_type, read, same_dtype
 from .samples import Sample, tiles, vectors
@@ -72,7 +72,7 @@ class Binary(Op):
     def _dtype(self) -> DType:
         return same_dtype(self.kind, self.a, self.b)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         shape, dtype = self.result.type, self._dtype()
         wide = np.dtype(np.float32) if dtype.kind == "f" else dtype.numpy
         a, b = (broadcast(m, x, shape) for x in (self.a, self.b))
@@ -84,7 +84,7 @@ class Binary(Op):
             out = np.where(np.isnan(a), b, np.where(np.isnan(b), a, out))  # PTX max/min: a NaN operand loses
         return np.broadcast_to(out, (m.units, *shape.shape)).astype(shape.dtype.numpy)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MATH)
         shape, dtype = self.result.type, self._dtype()
         if (
@@ -99,7 +99,7 @@ class Binary(Op):
             self.result, lambda r: text.format(a=read(c, self.a, shape, r, dtype), b=read(c, self.b, shape, r, dtype))
         )
 
-    def _packed_product(self, c: Any, shape: Register, dtype: DType) -> None:
+    def _packed_product(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
         """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the same as two."""
         c.prelude(PACKED_FMA)
         name = c.declare(self.result)
@@ -161,14 +161,14 @@ class Fma(Op):
             raise TypeRuleError(f"fma takes floats, not {dtype}", fix="write a * b + c")
         return (with_dtype(common_type("fma", self.a, self.b, self.c), dtype),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         shape = self.result.type
         a, b, c = (np.asarray(broadcast(m, x, shape), np.float64) for x in (self.a, self.b, self.c))
         with np.errstate(all="ignore"):
             out = a * b + c
             return np.broadcast_to(out, (m.units, *shape.shape)).astype(np.float32).astype(shape.dtype.numpy)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
         if dtype.packed and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b, self.c)):
             c.prelude(PACKED_FMA)

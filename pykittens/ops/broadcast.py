@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
-from ..program import Operand, Value, is_scalar
+from ..program import CudaWriter, NumpyMachine, Operand, Value, is_scalar
 from ..types import DType, RegisterTile, RegisterVector
 from .scalars import scalar_dtype
 
@@ -96,7 +96,7 @@ def same_dtype(what: str, *operands: Operand) -> DType:
     return dtype
 
 
-def broadcast(m: Any, x: Operand, shape: Register) -> Any:
+def broadcast(m: NumpyMachine, x: Operand, shape: Register) -> Any:
     """Operand `x` as an array that broadcasts against one of type `shape` (first axis: units)."""
     if is_scalar(x):
         value = m.unit_scalar(x)
@@ -114,7 +114,7 @@ def compute(array: Any, dtype: DType) -> Any:
     return array.astype(np.float32) if isinstance(array, np.ndarray) and dtype.packed else array
 
 
-def read(c: Any, x: Operand, shape: Register, register: Sym, dtype: DType) -> str:
+def read(c: CudaWriter, x: Operand, shape: Register, register: Sym, dtype: DType) -> str:
     """C for the element of operand `x` that goes with `register` of a value of type `shape`."""
     if is_scalar(x):
         return str(c.scalar(x, dtype))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, shared_offset
-from ..program import Access, Effect, Op, Operand, Scope, Sync, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..types import RegisterTile, SharedTile, Type, i32
 from .broadcast import register_type
 
@@ -26,13 +26,13 @@ class ClusterBarrier(Op):
 
     scope: Scope
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("cluster"),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")
         c.line('asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");')
 
@@ -68,13 +68,13 @@ class StoreRemote(Op):
             )
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         m.write(self.target, m[self.source])
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", "rows", rank=self.rank),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")
         c.prelude(REMOTE_TILE)
         tile, target = self.source.type, self.target.type
@@ -106,13 +106,13 @@ class LoadRemote(Op):
             raise TypeRuleError(f"a load of {source} from another block", fix="load a shared tile of f32, bf16 or f16")
         return (RegisterTile(source.dtype, source.rows, source.cols, "row", self.scope.warps),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return m.read(self.source)
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.source, "read", "rows", rank=self.rank),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")
         c.prelude(REMOTE_TILE)
         tile, source = self.result.type, self.source.type
@@ -134,10 +134,10 @@ class DependencyWait(Op):
     single_thread = True
     collective = False
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "programmatic dependent launch")
         c.line('asm volatile("griddepcontrol.wait;" ::: "memory");')
 
@@ -151,9 +151,9 @@ class DependencyLaunch(Op):
     single_thread = True
     collective = False
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "programmatic dependent launch")
         c.line('asm volatile("griddepcontrol.launch_dependents;" ::: "memory");')

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
-from ..program import Place, Value
+from ..program import CudaWriter, Place, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, SharedVector
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
 
@@ -67,7 +67,13 @@ class Runs:
     """C for the runs of a coalesced tile or row vector that lies at `memory`: loop over them, their address and guard."""
 
     def __init__(
-        self, c: Any, scope: Any, type: RegisterTile | RegisterVector, memory: Value | Place, hint: str, const: bool
+        self,
+        c: CudaWriter,
+        scope: Any,
+        type: RegisterTile | RegisterVector,
+        memory: Value | Place,
+        hint: str,
+        const: bool,
     ):
         assert isinstance(type.layout, Coalesced)
         c.prelude(MEMORY)
@@ -135,7 +141,7 @@ class Runs:
         return self.type.dtype == self.dtype and self.dtype.packed and self.piece > 1
 
 
-def load_runs(c: Any, scope: Any, result: Value, source: Value | Place, hint: str) -> None:
+def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, hint: str) -> None:
     """Fills a coalesced tile or row vector from memory."""
     type = result.type
     assert isinstance(type, (RegisterTile, RegisterVector))
@@ -174,7 +180,7 @@ def load_runs(c: Any, scope: Any, result: Value, source: Value | Place, hint: st
     c.line("}")
 
 
-def store_runs(c: Any, scope: Any, target: Value | Place, source: Value, hint: str) -> None:
+def store_runs(c: CudaWriter, scope: Any, target: Value | Place, source: Value, hint: str) -> None:
     """A coalesced tile or row vector into memory."""
     type = source.type
     assert isinstance(type, (RegisterTile, RegisterVector))

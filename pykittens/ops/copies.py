@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import TypeRuleError
-from ..program import Access, Effect, Op, Place, Scope, Sync, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector, Type, bf16, f32, u8
 from .addressing import MEMORY, VECTOR, GlobalText, check_place, shared_address, vector_address, vector_bytes
 from .samples import Rectangle, Sample, cut, pasted, rectangles
@@ -45,7 +45,7 @@ class Vectors:
 
     row, column = "r", "x"
 
-    def __init__(self, c: Any, scope: Scope, place: Place, const: bool = True):
+    def __init__(self, c: CudaWriter, scope: Scope, place: Place, const: bool = True):
         c.prelude(MEMORY)
         self.c, self.g = c, GlobalText(c, place, const)
         self.bytes = vector_bytes(place)
@@ -83,7 +83,7 @@ class Vectors:
         self.c.line("} } }" if self.guarded else "} }")
 
 
-def address(c: Any, shared: Value, row: str, col: str) -> str:
+def address(c: CudaWriter, shared: Value, row: str, col: str) -> str:
     return (
         shared_address(c, shared, row, col) if isinstance(shared.type, SharedTile) else vector_address(c, shared, col)
     )
@@ -97,7 +97,7 @@ class Copy(Op):
 
     done: ClassVar[str] = "now"  # when it is finished: see `Access`
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         m.write(self.target, m.read(self.source))
 
     def effects(self) -> tuple[Effect, ...]:
@@ -119,7 +119,7 @@ class CopyIn(Copy):
         check_copy(self.target, self.source, "load")
         return ()
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         each = Vectors(c, self.scope, self.source)
         vector, inside = each.type, each.inside
         load = f"*(const {vector}*){each.at}"
@@ -159,7 +159,7 @@ class CopyOut(Copy):
         check_copy(self.source, self.target, "store")
         return ()
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         each = Vectors(c, self.scope, self.target, const=False)
         vector, inside = each.type, each.inside
         c.line(f"const {vector} v = ld_shared<{vector}>({address(c, self.source, each.row, each.column)});")
@@ -209,7 +209,7 @@ class CopyAsync(Copy):
             )
         return ()
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         each = Vectors(c, self.scope, self.source)
         c.prelude(CP_ASYNC)
         count = str(each.bytes)
@@ -257,13 +257,13 @@ class CommitCopies(Op):
 
     scope: Scope
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("commit", queue="cp.async"),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.line('asm volatile("cp.async.commit_group;" ::: "memory");')
 
 
@@ -279,13 +279,13 @@ class WaitCopies(Op):
             raise TypeRuleError(f"cannot wait for {self.pending} pending groups", fix="pass a Python int, 0 or more")
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("join", queue="cp.async", pending=self.pending),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.line(f'asm volatile("cp.async.wait_group {self.pending};" ::: "memory");')
         if self.scope.warps == 1:
             c.line("__syncwarp();")

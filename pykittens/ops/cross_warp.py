@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym
-from ..program import Access, Effect, Op, Scope, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
 from ..types import Coalesced, RegisterVector, SharedVector, Type, f32
 from .addressing import MEMORY, vector_address
 from .broadcast import register_type
@@ -56,14 +56,14 @@ class ShareTerms(Op):
             )
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         array = m[self.source]
         m.write(self.target, array.reshape(m.units, *array.shape[1:2], -1).swapaxes(1, 2).reshape(m.units, -1))
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", "warps", mask=(1 << self.ranks) - 1 if self.ranks > 1 else None),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
         type = self.source.type
         assert isinstance(type, RegisterVector)
@@ -95,7 +95,7 @@ class SendTerms(ShareTerms):
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", "warps", "generic", self.barrier, mask=(1 << self.ranks) - 1),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")
         c.prelude(SEND)
         type = self.source.type
@@ -117,7 +117,7 @@ class Combine(Op):
     def types(self) -> tuple[Type, ...]:
         return (self.type,)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         terms = np.stack(
             [np.broadcast_to(x, (m.units, *x.shape[1:])) for x in (m.read(s) for s in self.sources)], axis=1
         )
@@ -127,7 +127,7 @@ class Combine(Op):
     def effects(self) -> tuple[Effect, ...]:
         return tuple(Access(x, "read", "all") for x in self.sources)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""
         c.prelude(MEMORY)
         rows, warps, text = self.type.length, self.type.warps, REDUCTIONS[self.kind][1]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..errors import KernelAssertionError, TypeRuleError
 from ..layouts import Sym, fragment, vector_element
-from ..program import Op, Operand, Scope, Value, is_scalar
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import RegisterTile, RegisterVector, ScalarType, Type
 from .control import check_condition
 
@@ -30,13 +29,13 @@ class Print(Op):
                 )
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         shown = [m.unit_scalar(x) if is_scalar(x) else m[x] for x in self.values]
         for unit in range(m.units):
             parts = [str(x[unit] if isinstance(x, np.ndarray) else x) for x in shown]
             m.print(f"[block {m.block_label()} {self.scope} {m.unit_label(unit)}] {self.text}{' '.join(parts)}")
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         text = self.text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
         head = f"[block %d,%d,%d {self.scope} %d] {text}"
         place = f"blockIdx.x, blockIdx.y, blockIdx.z, {c.unit(self.scope)}"
@@ -56,7 +55,7 @@ class Print(Op):
         if not self.values:
             c.line(f'if ({c.thread(self.scope)} == 0) printf("{head}\\n", {place});')
 
-    def _tile(self, c: Any, x: Value, head: str, place: str) -> None:
+    def _tile(self, c: CudaWriter, x: Value, head: str, place: str) -> None:
         type = x.type
         i = Sym("i")
         c.line(f"for (int i = 0; i < {type.registers}; i++)")  # type: ignore[union-attr]
@@ -82,7 +81,7 @@ class Assert(Op):
         check_condition(self.condition)
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         held = np.atleast_1d(m.unit_scalar(self.condition))
         if not held.all():
             raise KernelAssertionError(
@@ -90,7 +89,7 @@ class Assert(Op):
                 location=self.location,
             )
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         if c.debug:
             text = self.text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
             line = f"{self.location[0]}" if self.location else ""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Access, Effect, Op, Operand, Place, Scope, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..types import ScalarType, SharedVector, Type, bf16, f16, f32, i8, i32, u8
 from .addressing import MEMORY, VECTOR, GlobalText, vector_address
 from .samples import Rectangle, Sample, pasted
@@ -42,13 +42,13 @@ class LoadScalar(Op):
             return (ScalarType(f32),)
         return (ScalarType(dtype if dtype.bits >= 32 else i32),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return m.read_element(self.source, self.at)
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.source, "read", "all", at=None if isinstance(self.source, Place) else self.at),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
         dtype = self.source.type.dtype  # type: ignore[union-attr]
         if isinstance(self.source, Place):
@@ -85,13 +85,13 @@ class StoreScalar(Op):
         scalar_dtype(self.value)
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         m.write_element(self.target, self.at, m.unit_scalar(self.value))
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", "one", at=None if isinstance(self.target, Place) else self.at),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
         dtype = self.target.type.dtype  # type: ignore[union-attr]
         value = c.to_memory(c.scalar(self.value, dtype), dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import vector_element
-from ..program import Op, Operand, Scope, Value, is_scalar
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import (
     REGISTER_DTYPES,
     RegisterTile,
@@ -41,12 +41,12 @@ class Fill(Op):
         scalar_dtype(self.value)
         return (self.type,)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         full = np.empty((m.units, *self.type.shape), self.type.dtype.numpy)
         full[:] = broadcast(m, self.value, self.type)
         return full
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.map(self.result, lambda r: c.scalar(self.value, self.type.dtype))
 
     @classmethod
@@ -81,10 +81,10 @@ class Positions(Op):
     def types(self) -> tuple[Type, ...]:
         return (replace(self.type, dtype=i32, partial=False),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return np.broadcast_to(np.arange(self.type.length, dtype=np.int32), (m.units, self.type.length)).copy()
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
         c.map(self.result, lambda r: str(vector_element(type, c.warp(self.scope), c.lane, r)))
 
@@ -123,13 +123,13 @@ class Assign(Op):
             )
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         target = self.target.type
         out = np.empty((m.units, *target.shape), target.dtype.numpy)
         out[:] = broadcast(m, self.value, target)
         m.assign(self.target, out)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.target.type
         if not is_scalar(self.value) and self.value.type == type:
             c.copy(self.target, self.value)

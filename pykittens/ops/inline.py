@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Access, Effect, Op, Scope, Value, is_scalar
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value, is_scalar
 from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type
 
 
@@ -52,7 +52,7 @@ class Inline(Op):
     def written(self) -> list[Value]:
         return [x for name, x in zip(self.names, self.values, strict=True) if name in self.outputs]
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         if self.meaning is None:
             raise TypeRuleError(
                 "this pk.cuda has no meaning on the CPU",
@@ -85,7 +85,7 @@ class Inline(Op):
                 found.append(Access(x, "write" if name in self.outputs else "read", "threads"))
         return tuple(found)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         if self.support:
             c.prelude(self.support)
         text = self.text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import Op, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, Type, bf16, f16, f32
 from .broadcast import register_type
 from .samples import Sample
@@ -44,10 +44,10 @@ class SwapLayout(Op):
             )
         return (RegisterTile(a.dtype, a.rows, a.cols, other),)  # type: ignore[arg-type]
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return m[self.a].swapaxes(1, 2).copy() if self.transpose else m[self.a].copy()
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         a, out = self.a.type, self.result.type
         assert isinstance(a, RegisterTile) and isinstance(out, RegisterTile)
         if self.transpose:

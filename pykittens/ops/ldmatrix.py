@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..program import Scope, Value
+from ..program import CudaWriter, Scope, Value
 from ..types import RegisterTile, SharedTile
 from .addressing import shared_address
 
@@ -26,7 +26,7 @@ __device__ __forceinline__ void stmatrix_trans(u32 a, const u32* v) {
 """
 
 
-def matrix_row_col(c: Any, scope: Scope, tile: RegisterTile, block: Any, step: Any) -> tuple[str, str]:
+def matrix_row_col(c: CudaWriter, scope: Scope, tile: RegisterTile, block: Any, step: Any) -> tuple[str, str]:
     """C (row, column) that this lane addresses in the 16 x 16 matrix (`block`, `step`) for ldmatrix or stmatrix.
 
     The four 8 x 8 matrices come in the order of the fragment's packed registers: for row layout down the rows first;
@@ -46,7 +46,7 @@ def blocks_and_steps(tile: RegisterTile) -> tuple[int, int]:
 
 
 def load_matrices(
-    c: Any, to: str, tile: Value, row: tuple[str, str], col: tuple[str, str], transposed: bool = False
+    c: CudaWriter, to: str, tile: Value, row: tuple[str, str], col: tuple[str, str], transposed: bool = False
 ) -> str:
     """C for one ldmatrix in a loop: this lane's row and column are (constant, what steps by multiples of 16).
 

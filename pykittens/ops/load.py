@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..layouts import Sym, fragment, vector_element
-from ..program import Access, Effect, Op, Place, Scope, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..types import (
     DType,
     Global,
@@ -52,7 +52,7 @@ class Load(Op):
     def memory(self) -> DType:
         return self.source.type.dtype  # type: ignore[union-attr]
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         array = m.read(self.source)
         if array.ndim == 2 and isinstance(self.type, RegisterTile):
             array = array[:, None]
@@ -65,7 +65,7 @@ class Load(Op):
         split = split_of(self.type)
         return (Access(self.source, "read", "all" if split == "one" else split),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
         c.declare(self.result)
         c.line("{")
@@ -81,7 +81,7 @@ class Load(Op):
             self._elements(c, self.type)
         c.line("}")
 
-    def _ldmatrix(self, c: Any, tile: RegisterTile) -> None:
+    def _ldmatrix(self, c: CudaWriter, tile: RegisterTile) -> None:
         c.prelude(LDMATRIX)
         blocks, steps = blocks_and_steps(tile)
         row, col = matrix_row_col(c, self.scope, tile, "b", "s")
@@ -89,7 +89,7 @@ class Load(Op):
         c.line(f"UNROLL for (int b = 0; b < {blocks}; b++) UNROLL for (int s = 0; s < {steps}; s++)")
         c.line(f"  {name}({c[self.result]} + (b * {steps} + s) * 4, {shared_address(c, self.source, row, col)});")  # type: ignore[arg-type]
 
-    def _pairs(self, c: Any, tile: RegisterTile) -> None:
+    def _pairs(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
         size = self.memory.size
         vector = VECTOR[2 * size]
@@ -105,7 +105,7 @@ class Load(Op):
         c.store_pair(self.result, "i", c.from_memory("u.e[0]", self.memory), c.from_memory("u.e[1]", self.memory))
         c.line("}")
 
-    def _elements(self, c: Any, tile: RegisterTile) -> None:
+    def _elements(self, c: CudaWriter, tile: RegisterTile) -> None:
         g = None if isinstance(self.source, Value) else GlobalText(c, self.source)
 
         def one(register: Sym) -> str:
@@ -120,7 +120,7 @@ class Load(Op):
 
         c.map(self.result, one, declare=False)
 
-    def _vector(self, c: Any, vector: RegisterVector) -> None:
+    def _vector(self, c: CudaWriter, vector: RegisterVector) -> None:
         g = None if isinstance(self.source, Value) else GlobalText(c, self.source)
         if move_whole_runs(vector, self.source):
             self._whole_runs(c, vector, g)
@@ -140,7 +140,7 @@ class Load(Op):
 
         c.map(self.result, one, declare=False)
 
-    def _whole_runs(self, c: Any, vector: RegisterVector, g: Any) -> None:
+    def _whole_runs(self, c: CudaWriter, vector: RegisterVector, g: Any) -> None:
         width, kind = vector.width, VECTOR[vector.width * self.memory.size]
         whole, some = open_runs(c, self.scope, vector, g)
         load = f"*(const {kind}*)({g.at('0', 'x')})"

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element
-from ..program import Place, Scope, Value
+from ..program import CudaWriter, Place, Scope, Value
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector
 from .addressing import GlobalText, check_place, vector_bytes
 from .broadcast import register_type
@@ -78,7 +78,7 @@ def move_whole_runs(vector: RegisterVector, memory: Value | Place) -> bool:
     return bytes_ <= 16 and vector_bytes(memory) % bytes_ == 0 and vector.length % vector.width == 0
 
 
-def open_runs(c: Any, scope: Scope, vector: RegisterVector, g: GlobalText) -> tuple[str, str]:
+def open_runs(c: CudaWriter, scope: Scope, vector: RegisterVector, g: GlobalText) -> tuple[str, str]:
     """Begins a loop over the runs `i` of a naive vector, `x` the first element of each.
 
     Returns C conditions: that all of a run exists (empty where all do), and that some of it does, where the end of the

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, coalesced_column, fragment
-from ..program import Op, Operand, Scope, Value, is_scalar
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
 from .broadcast import broadcast, common_type, read, register_type, same_dtype
 from .samples import Sample, tiles
@@ -38,13 +38,13 @@ class Select(Op):
         dtype = same_dtype("where", *values) if values else (scalar_dtype(self.a) or scalar_dtype(self.b) or f32)
         return (with_dtype(shape, dtype),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         shape = self.result.type
         mask, a, b = (broadcast(m, x, shape) for x in (self.mask, self.a, self.b))
         with np.errstate(all="ignore"):
             return np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape)).astype(shape.dtype.numpy)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
         c.map(
             self.result,
@@ -95,7 +95,7 @@ class SideFill(Op):
             raise TypeRuleError(f"{self.side}_fill at column {self.col}", fix="the column is an integer")
         return (type,)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterTile)
         col, value = (
@@ -110,7 +110,7 @@ class SideFill(Op):
                 m[self.a],
             )
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.a.type
         assert isinstance(type, RegisterTile)
         col, value, sign = (

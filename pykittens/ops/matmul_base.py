@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Scope, Value
+from ..program import NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, SharedTile
 
 
@@ -62,7 +62,7 @@ class Product(Op):
         m, n, k = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)
         return 2 * m * n * k
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
         a, b = a.astype(np.float32), b.astype(np.float32)
         a = a.swapaxes(1, 2) if self.ta else a

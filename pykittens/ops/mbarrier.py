@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import Effect, Op, Operand, Scope, Sync, Value
+from ..program import CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..types import BarrierType, RegisterVector, ScalarType, Type, f32, i32, u32
 
 MBARRIER = """
@@ -74,7 +73,7 @@ class Arrive(Op):
             )
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
@@ -82,7 +81,7 @@ class Arrive(Op):
             return tuple(Sync("arrive", self.barrier, rank=rank) for rank in range(self.spread))
         return (Sync("arrive", self.barrier, bytes=self.bytes, rank=self.rank),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MBARRIER)
         c.require(90, self, "mbarriers with byte counts")
         b = c[self.barrier]
@@ -123,13 +122,13 @@ class Wait(Op):
         check_barrier(self.barrier)
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("wait", self.barrier, phase=self.phase),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MBARRIER)
         c.require(90, self, "mbarriers with byte counts")
         suffix = "_cluster" if self.remote else ""
@@ -157,7 +156,7 @@ class Advance(Op):
         assert isinstance(self.index.type, ScalarType)
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         index = m.scalar(self.index) + 1
         wrapped = index == self.stages
         m.assign(self.index, m.choose(wrapped, 0, index))
@@ -165,7 +164,7 @@ class Advance(Op):
             phase = m.scalar(self.phase)
             m.assign(self.phase, m.choose(wrapped, phase ^ 1, phase))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         flip = f" {c[self.phase]} ^= 1;" if self.phase is not None else ""
         if self.stages == 1:
             c.line(flip.strip() or ";")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import Access, Effect
+from ..program import Access, CudaWriter, Effect
 from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32
 from .broadcast import register_type
 from .ldmatrix import LDMATRIX, load_matrices
@@ -63,7 +62,7 @@ class Mma(Product):
             reads.append(Access(self.b, "read", "all"))
         return tuple(reads)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(LDMATRIX)
         d = self.d.type
         assert isinstance(d, RegisterTile)
@@ -95,7 +94,7 @@ class Mma(Product):
         c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[{high[0]}], {b}[{high[1]}]);")
         c.line("} } } }")
 
-    def _load_a(self, c: Any, d: RegisterTile) -> str:
+    def _load_a(self, c: CudaWriter, d: RegisterTile) -> str:
         """C that loads 16 x 16 of A at step k: rows `m`."""
         if self.ta:  # stored k x m: the matrices come transposed, k in the low rows of the address
             return load_matrices(
@@ -109,7 +108,7 @@ class Mma(Product):
         row = f"{c.warp(self.scope)} * 16 + lane % 16"
         return load_matrices(c, "a[m]", self.a, (row, f"m * {16 * d.warps}"), ("lane / 16 * 8", "k * 16"))
 
-    def _load_b(self, c: Any) -> str:
+    def _load_b(self, c: CudaWriter) -> str:
         """C that loads 16 x 16 of B at step k, columns `n`: the two registers that an mma takes come next to each other, as it wants them."""
         if self.tb:  # stored n x k
             return load_matrices(c, "b", self.b, ("lane % 8 + lane / 16 * 8", "n * 16"), ("lane / 8 % 2 * 8", "k * 16"))

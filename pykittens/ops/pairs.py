@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Coalesced, RegisterTile, Type, bf16, f32
 from .broadcast import register_type
 from .samples import Sample
@@ -31,13 +31,16 @@ class SplitPairs(Op):
         half = replace(type, cols=type.cols // 2, layout=replace(type.layout, width=type.layout.width // 2))
         return (half, half)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         array = m[self.a]
         return array[:, :, 0::2], array[:, :, 1::2]
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         for i, part in enumerate(self.results):
-            c.map(part, lambda r, i=i: c.element(self.a, r * 2 + i))
+            self._half(c, part, i)
+
+    def _half(self, c: CudaWriter, part: Value, first: int) -> None:
+        c.map(part, lambda register: c.element(self.a, register * 2 + first))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -61,11 +64,11 @@ class JoinPairs(Op):
             )
         return (replace(a, cols=a.cols * 2, layout=replace(a.layout, width=a.layout.width * 2)),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         a, b = m[self.a], m[self.b]
         return np.stack([a, b], axis=-1).reshape(*a.shape[:2], -1)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         def one(r: Any) -> str:
             a, b = c.element(self.a, r // 2), c.element(self.b, r // 2)
             return f"({r}) % 2 ? {b} : {a}"

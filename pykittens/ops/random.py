@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment
-from ..program import Op, Operand, Scope
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope
 from ..types import Coalesced, RegisterTile, ScalarType, Type, f32, i32, u32, with_dtype
 from .addressing import known_multiple
 from .samples import Sample
@@ -74,7 +74,7 @@ class RandomBits(Op):
                 raise TypeRuleError(f"random bits with a {dtype}", fix="seed, row and column are integers")
         return (with_dtype(self.type, u32),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         row, col, *seed = (
             x.reshape(-1, 1, 1) if isinstance(x, np.ndarray) else x
             for x in map(m.unit_scalar, (self.row, self.col, *self.seed))
@@ -82,7 +82,7 @@ class RandomBits(Op):
         rows, cols = np.arange(self.type.rows)[None, :, None] + row, np.arange(self.type.cols)[None, None, :] + col
         return np.broadcast_to(random_bits(rows, cols, (seed[0], seed[1])), (m.units, *self.type.shape))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(PHILOX)
         layout, key = self.type.layout, ", ".join(f"(u32){c.scalar(x, u32)}" for x in self.seed)
         row, col = c.scalar(self.row), c.scalar(self.col)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element, vector_register
-from ..program import CLUSTER, Op, Scope, Value
+from ..program import CLUSTER, CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, u32
 from .broadcast import compute, register_type
 from .samples import Sample, tiles
@@ -81,7 +81,7 @@ class Reduce(Op):
             )
         return (vector,)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterTile)
         array = compute(m[self.a], type.dtype)
@@ -99,7 +99,7 @@ class Reduce(Op):
                 out = reduce([compute(m[self.onto], type.dtype), out])
         return out.astype(type.dtype.numpy)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MATH)
         tile, vector = self.a.type, self.result.type
         assert isinstance(tile, RegisterTile) and isinstance(vector, RegisterVector)
@@ -144,7 +144,7 @@ class Reduce(Op):
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
     def _coalesced(
-        self, c: Any, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, text: str
+        self, c: CudaWriter, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, text: str
     ) -> None:
         """Inside a thread with up to four chains for each result, then across the lanes that share it."""
         if self.to == "row":
@@ -209,7 +209,7 @@ class Reduce(Op):
         yield Sample(run, lambda a, onto: np.fmax(a.max(1), onto), exact=True)
 
 
-def combine_lanes(c: Any, acc: str, count: int, text: str, lanes: tuple[int, ...]) -> None:
+def combine_lanes(c: CudaWriter, acc: str, count: int, text: str, lanes: tuple[int, ...]) -> None:
     """Combines `acc` with the lanes whose number differs in the given bits."""
     for lane in lanes:
         other = f"__shfl_xor_sync(0xffffffffu, {acc}[i], {lane})"
@@ -235,13 +235,13 @@ class Total(Op):
             )
         return (RegisterVector(type.dtype, type.length, type.kind, type.layout, type.warps),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         with np.errstate(all="ignore"):
             return REDUCTIONS[self.kind][0](compute(m[self.a], self.a.type.dtype), axis=2).astype(
                 self.a.type.dtype.numpy
             )  # type: ignore[union-attr]
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
         assert isinstance(type, RegisterVector)
         acc = c.fresh("acc")
@@ -284,7 +284,7 @@ class VectorReduce(Op):
             )
         return (ScalarType(type.dtype if type.dtype.bits == 32 else f32 if type.dtype.kind == "f" else i32),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         with np.errstate(all="ignore"):
             array, type = compute(m[self.a], self.a.type.dtype), self.a.type  # type: ignore[union-attr]
             if type.kind != "naive" or type.warps == 1:  # type: ignore[union-attr]
@@ -297,7 +297,7 @@ class VectorReduce(Op):
                 whole.reshape(m.units, -1, type.warps, step // type.warps), axis=(1, 3)
             ).ravel()
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.a.type
         assert isinstance(type, RegisterVector)
         text, lanes = (

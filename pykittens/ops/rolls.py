@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, Type, bf16, f16
 from .broadcast import register_type
 from .samples import Sample
@@ -40,11 +40,11 @@ class Rolls(Op):
             )
         return (type,) * len(self.distances)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         rolled = tuple(np.roll(m[self.a], -distance, axis=2) for distance in self.distances)
         return rolled if len(rolled) > 1 else rolled[0]
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type, source = self.a.type, c[self.a]
         words, blocks = (
             type.registers // 2,

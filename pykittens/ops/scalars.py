@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Operand, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
 from .samples import Sample
 
@@ -66,7 +66,7 @@ def promoted(a: Operand, b: Operand) -> DType:
     return i64 if i32 in found and u32 in found else max(found, key=lambda d: d.bits, default=i32)
 
 
-def as_dtype(c: Any, x: Operand, dtype: DType) -> str:
+def as_dtype(c: CudaWriter, x: Operand, dtype: DType) -> str:
     """C for a scalar as a dtype: C's own conversions would take the wrong overload, or compare signed with unsigned."""
     own = x.type.dtype if isinstance(x, Value) and isinstance(x.type, ScalarType) else dtype
     return f"({dtype.c}){c.scalar(x, dtype)}" if own != dtype and dtype is i64 else str(c.scalar(x, dtype))
@@ -112,7 +112,7 @@ class ScalarBinary(Op):
         a, b = (described(x, depth) for x in (self.a, self.b))
         return f"{a} {operator} {b}" if operator else f"{self.kind}({a}, {b})"
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         a, b, kind = m.scalar(self.a), m.scalar(self.b), self.kind
         type = self.result.type
         assert isinstance(type, ScalarType)
@@ -121,7 +121,7 @@ class ScalarBinary(Op):
             return np.float32(value) if not isinstance(value, np.ndarray) else value.astype(np.float32)
         return m.checked_int(value, type.dtype, self)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
         assert isinstance(type, ScalarType)
         common = promoted(self.a, self.b)
@@ -256,10 +256,10 @@ class ScalarUnary(Op):
             return (ScalarType(dtype),)
         return (ScalarType(bool_ if self.kind == "not" else f32),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return SCALAR_FUNCTIONS[self.kind][0](m.scalar(self.a))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
         assert isinstance(type, ScalarType)
         text = SCALAR_FUNCTIONS[self.kind][1]
@@ -300,13 +300,13 @@ class ScalarCast(Op):
         scalar_dtype(self.a)
         return (ScalarType(self.dtype),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         a = m.scalar(self.a)
         if isinstance(a, np.ndarray):
             return a.astype(self.dtype.numpy)
         return np.float32(a) if self.dtype.kind == "f" else bool(a) if self.dtype is bool_ else int(a)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.define(self.result, f"({self.dtype.c}){c.scalar(self.a, scalar_dtype(self.a) or self.dtype)}")
 
     @classmethod
@@ -340,11 +340,11 @@ class ScalarSelect(Op):
             raise TypeRuleError("pk.where chooses by a bool", fix="compare first: pk.where(x > 0, a, b)")
         return (ScalarType(promoted(self.a, self.b)),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         cond, a, b = m.scalar(self.condition), m.scalar(self.a), m.scalar(self.b)
         return np.where(cond, a, b) if isinstance(cond, np.ndarray) else (a if cond else b)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
         assert isinstance(type, ScalarType)
         a, b = as_dtype(c, self.a, type.dtype), as_dtype(c, self.b, type.dtype)

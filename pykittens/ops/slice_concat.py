@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, Type, bf16, f32
 from .broadcast import register_type
 from .samples import Sample
@@ -51,10 +51,10 @@ class TilePart(Op):
                 )
         return (replace(tile, rows=self.rows, cols=self.cols),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return m[self.tile][:, self.row : self.row + self.rows, self.col : self.col + self.cols]
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         tile, part = self.tile.type, self.result.type
         assert isinstance(tile, RegisterTile) and isinstance(part, RegisterTile)
         word = (
@@ -98,10 +98,10 @@ class TileJoin(Op):
             raise TypeRuleError(said, fix="tiles side by side have the same rows, dtype and scope")
         return (replace(tiles[0], cols=sum(t.cols for t in tiles)),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return np.concatenate([m[x] for x in self.tiles], axis=2)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         joined = self.result.type
         word = 4 if joined.dtype.packed else 2
         to, first = c.declare(self.result), 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..layouts import Sym, fragment, vector_element
-from ..program import Access, Effect, Op, Place, Scope, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..types import (
     Coalesced,
     DType,
@@ -52,7 +52,7 @@ class Store(Op):
     def memory(self) -> DType:
         return self.target.type.dtype  # type: ignore[union-attr]
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         array = m[self.source]
         if self.memory.kind == "f" and self.memory.bits < 32 and array.dtype != self.memory.numpy:
             array = array.astype(np.float32)
@@ -62,7 +62,7 @@ class Store(Op):
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", split_of(self.source.type)),)  # type: ignore[arg-type]
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
         type = self.source.type
         c.line("{")
@@ -84,7 +84,7 @@ class Store(Op):
             c.line("__syncwarp();")
         c.line("}")
 
-    def _stmatrix(self, c: Any, tile: RegisterTile) -> None:
+    def _stmatrix(self, c: CudaWriter, tile: RegisterTile) -> None:
         c.prelude(STMATRIX)
         blocks, steps = blocks_and_steps(tile)
         row, col = matrix_row_col(c, self.scope, tile, "b", "s")
@@ -92,7 +92,7 @@ class Store(Op):
         c.line(f"UNROLL for (int b = 0; b < {blocks}; b++) UNROLL for (int s = 0; s < {steps}; s++)")
         c.line(f"  {name}({shared_address(c, self.target, row, col)}, {c[self.source]} + (b * {steps} + s) * 4);")  # type: ignore[arg-type]
 
-    def _pairs(self, c: Any, tile: RegisterTile) -> None:
+    def _pairs(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
         vector = VECTOR[2 * self.memory.size]
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
@@ -107,7 +107,7 @@ class Store(Op):
             inside = g.inside("r", "x")
             c.line(f"{f'if ({inside}) ' if inside else ''}*({vector}*)({g.at('r', 'x')}) = u.v; }}")
 
-    def _elements(self, c: Any, tile: RegisterTile) -> None:
+    def _elements(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("i"))
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
@@ -119,7 +119,7 @@ class Store(Op):
             inside = g.inside("r", "x")
             c.line(f"{f'if ({inside}) ' if inside else ''}*({g.at('r', 'x')}) = {value}; }}")
 
-    def _vector(self, c: Any, vector: RegisterVector) -> None:
+    def _vector(self, c: CudaWriter, vector: RegisterVector) -> None:
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         if move_whole_runs(vector, self.target):
             self._whole_runs(c, vector, g)
@@ -143,7 +143,7 @@ class Store(Op):
         else:
             c.line(f"{guard}*({g.at('0', 'x')}) = {value}; }}")
 
-    def _whole_runs(self, c: Any, vector: RegisterVector, g: Any) -> None:
+    def _whole_runs(self, c: CudaWriter, vector: RegisterVector, g: Any) -> None:
         width, kind = vector.width, VECTOR[vector.width * self.memory.size]
         whole, some = open_runs(c, self.scope, vector, g)
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u;")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import Effect, Op, Operand, Scope, Sync, Value
+from ..program import CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..types import Type
 
 
@@ -16,13 +15,13 @@ class Barrier(Op):
 
     scope: Scope
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("barrier"),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.line(c.barrier(self))
 
 
@@ -53,10 +52,10 @@ class Named(Op):
             )
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
-    def _line(self, c: Any, instruction: str) -> None:
+    def _line(self, c: CudaWriter, instruction: str) -> None:
         threads = self.barrier.type.warps * 32  # type: ignore[union-attr]
         c.line(
             f'asm volatile("{instruction} %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({threads}) : "memory");'
@@ -69,7 +68,7 @@ class NamedArrive(Named):
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("arrive", self.barrier, index=self.index),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         self._line(c, "bar.arrive")
 
 
@@ -79,5 +78,5 @@ class NamedSync(Named):
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("wait", self.barrier, index=self.index),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         self._line(c, "bar.sync")

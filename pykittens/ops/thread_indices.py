@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..program import BLOCK, CLUSTER, Op, Scope, Value
+from ..program import BLOCK, CLUSTER, CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Global, ScalarType, Type, i32
 from .samples import Sample
 
@@ -48,10 +48,10 @@ class Index(Op):
     def types(self) -> tuple[Type, ...]:
         return (ScalarType(i32),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return m.index(self.kind, self.scope)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         if self.kind == "unit":
             c.define(self.result, c.unit(self.scope))
         elif self.kind.startswith("cluster"):
@@ -82,8 +82,8 @@ class Dimension(Op):
         assert isinstance(self.tensor.type, Global)
         return (ScalarType(i32),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return m.shape(self.tensor)[self.axis]
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.define(self.result, f"{c[self.tensor]}.shape[{self.axis}]")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Access, Effect, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32
 from .addressing import known_multiple
 from .copies import check_copy
@@ -81,7 +81,7 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
             )
 
 
-def boxes(c: Any, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
+def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
     """The instructions of a copy: shared address, coordinates (innermost first), and their number. May open a loop over the one that follows."""
     batch, depth, row, col = (c.scalar(x, i32) for x in place.first)
     type, base = shared.type, c[shared]
@@ -170,7 +170,7 @@ class TmaLoad(Op):
         """What it pays to the barrier: the whole tile, zero fill included."""
         return self.target.type.bytes  # type: ignore[union-attr]
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         m.write(self.target, m.read(self.source))
 
     def effects(self) -> tuple[Effect, ...]:
@@ -179,7 +179,7 @@ class TmaLoad(Op):
             Access(self.target, "write", "one", "async", self.barrier, mask=self.mask),
         )
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "TMA")
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.target, self.source)
@@ -250,7 +250,7 @@ class TmaStore(Op):
     def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
         return (map_spec(self.source, self.target),)
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         if self.kind == "store":
             m.write(self.target, m.read(self.source))
         else:
@@ -262,7 +262,7 @@ class TmaStore(Op):
             Access(self.target, "write" if self.kind == "store" else "reduce", "one", "async", "bulk"),
         )
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "TMA")
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.source, self.target)
@@ -308,10 +308,10 @@ class TmaPrefetch(Op):
     def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
         return (map_spec(self.like, self.source),)
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "TMA")
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.like, self.source)
@@ -333,13 +333,13 @@ class CommitBulk(Op):
 
     single_thread = True
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("commit", queue="bulk"), Sync("commit", queue="bulk.read"))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.line(f'{c.elect(self.scope)}asm volatile("cp.async.bulk.commit_group;" ::: "memory");')
 
 
@@ -353,14 +353,14 @@ class WaitBulk(Op):
 
     single_thread = True
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         joins = (Sync("join", queue="bulk.read", pending=self.pending),)
         return joins if self.read else (*joins, Sync("join", queue="bulk", pending=self.pending))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.line(
             f'{c.elect(self.scope)}asm volatile("cp.async.bulk.wait_group{".read" if self.read else ""} {self.pending};" ::: "memory");'
         )
@@ -373,13 +373,13 @@ class ProxyFence(Op):
     scope: Scope
     memory: Literal["shared", "all"] = "shared"
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("fence"),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         if c.arch >= 90:
             c.line(
                 f'asm volatile("fence.proxy.async{".shared::cta" if self.memory == "shared" else ""};" ::: "memory");'

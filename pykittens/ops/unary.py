@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..program import Op, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import (
     REGISTER_DTYPES,
     DType,
@@ -112,12 +112,12 @@ class Unary(Op):
             )
         return (type,)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         with np.errstate(all="ignore"):
             return UNARY[self.kind][0](compute(m[self.a], type.dtype)).astype(type.dtype.numpy)  # type: ignore[union-attr]
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(MATH)
         text = UNARY[self.kind][1]
         if self.kind == "abs" and self.a.type.dtype.kind != "f":  # type: ignore[union-attr]
@@ -164,14 +164,14 @@ class Convert(Op):
             )
         return (with_dtype(type, self.dtype),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         array = m[self.a]
         if self.dtype in (bf16, f16) and array.dtype != self.dtype.numpy:
             array = array.astype(np.float32)
         with np.errstate(all="ignore"):
             return array.astype(self.dtype.numpy)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         cast = {"f": "(float)", "b": "(bool)"}.get(self.dtype.kind, f"({self.dtype.c})")
         c.map(self.result, lambda r: f"{cast}{c.element(self.a, r)}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import Op, Operand, Scope, Value, values_in
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, values_in
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
 from .samples import Sample
 from .scalars import scalar_dtype
@@ -27,10 +27,10 @@ class DeclareVariable(Op):
         scalar_dtype(self.initial)
         return (ScalarType(self.dtype, mutable=True),)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         return m.scalar(self.initial)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.define(self.result, c.scalar(self.initial, self.dtype), mutable=True)
 
     @classmethod
@@ -64,10 +64,10 @@ class SetVariable(Op):
     def depends_on(self) -> Iterable[Value]:
         return values_in(self.value)
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         m.assign(self.variable, m.scalar(self.value))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         type = self.variable.type
         assert isinstance(type, ScalarType)
         c.line(f"{c[self.variable]} = {c.scalar(self.value, type.dtype)};")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import Op, Operand, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, i32
 from .addressing import known_multiple
 from .samples import Sample
@@ -36,12 +36,12 @@ class Item(Op):
             )
         return (self.array.type,)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         index = m.unit_scalar(self.index)
         m.check_index(index, self.count, self)
         return m.shared(m.address(self.array) + index * self.stride, m.column(self.array))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.define(self.result, f"{c[self.array]} + {c.scalar(self.index, i32)} * {self.stride}", ctype="u32")
         if isinstance(self.result.type, SharedTile):
             c.line(
@@ -100,7 +100,7 @@ class Part(Op):
         assert isinstance(tile, SharedTile)
         return row * tile.swizzle + panel * (tile.pitch * tile.swizzle)
 
-    def numpy(self, m: Any) -> Any:
+    def numpy(self, m: NumpyMachine) -> Any:
         tile, type = self.tile.type, self.result.type
         assert isinstance(tile, SharedTile) and isinstance(type, SharedTile)
         row, col = m.unit_scalar(self.row), m.unit_scalar(self.col)
@@ -110,7 +110,7 @@ class Part(Op):
             return m.shared(m.address(self.tile) + self._shift(row, 0), m.column(self.tile) + col)
         return m.shared(m.address(self.tile) + self._shift(row, col // tile.panel), 0)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         tile, type = self.tile.type, self.result.type
         assert isinstance(tile, SharedTile) and isinstance(type, SharedTile)
         row, col = c.scalar(self.row, i32), c.scalar(self.col, i32)

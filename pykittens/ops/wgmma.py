@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import descriptor_base, descriptor_step
-from ..program import Access, Effect, Op, Scope, Sync, Value
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Sync, Value
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
 from .broadcast import register_type
 from .matmul_base import Product, check_shapes, formula
@@ -119,7 +118,7 @@ class Wgmma(Product):
         b = Access(self.b, "read", "all", "async", "wgmma")
         return (a, b, Access(self.d, "write", "rows", done="wgmma"), Sync("commit", queue="wgmma"))
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.require_accelerated(self, "wgmma")
         c.prelude(WGMMA)
         d, a, b = self.d.type, self.a.type, self.b.type
@@ -210,13 +209,13 @@ class WgmmaWait(Op):
             register_type(x, "warpgroup.wait")
         return ()
 
-    def numpy(self, m: Any) -> None:
+    def numpy(self, m: NumpyMachine) -> None:
         pass
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("join", queue="wgmma", pending=self.pending or 0),)
 
-    def cuda(self, c: Any) -> None:
+    def cuda(self, c: CudaWriter) -> None:
         c.prelude(WGMMA)
         c.line(f"wgmma_wait<{self.pending or 0}>();")
         for x in self.finished:  # or the compiler may read the accumulator above the wait

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import Diagnosis, OutOfBoundsError, UninitializedError
-from ..program import Op, Value
+from ..program import Value
+from ..program.interfaces import Statement
 from ..types import DType, RegisterTile, RegisterVector, ScalarType
 from .block import BlockState
 from .engines import Queue
@@ -188,7 +189,7 @@ class Registers:
         """a where the scalar condition holds, else b."""
         return np.where(condition, a, b) if isinstance(condition, np.ndarray) else (a if condition else b)
 
-    def checked_int(self, value: Any, dtype: DType, op: Op) -> Any:
+    def checked_int(self, value: Any, dtype: DType, op: Statement) -> Any:
         """An integer result in its dtype: unsigned ones wrap, signed ones must fit."""
         if dtype.kind == "b":
             return value.astype(bool) if isinstance(value, np.ndarray) else bool(value)
@@ -204,7 +205,7 @@ class Registers:
             )
         return value
 
-    def check_index(self, index: Any, count: int, op: Op) -> None:
+    def check_index(self, index: Any, count: int, op: Statement) -> None:
         """Raises `OutOfBoundsError` for an index outside of `count` items."""
         low, high = (index.min(), index.max()) if isinstance(index, np.ndarray) else (index, index)
         if low < 0 or high >= count:

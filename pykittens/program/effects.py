@@ -1,0 +1,61 @@
+"""What operations do to memory, and how they order one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+from .values import Operand, Place, Value
+
+# Which warps of the scope touch which elements of an access.
+Split = Literal["rows", "threads", "warps", "all", "one"]
+
+
+@dataclass(frozen=True)
+class Access:
+    """One effect: an operation reads or writes shared or global memory, or registers after it has returned.
+
+    mode "reduce" is a write that other reductions of the same operation may overlap. proxy: "generic" (ordinary loads
+    and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name of the group queue it joins
+    ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it
+    completes on (whose pending bytes it pays when it writes shared memory). split: which warps of the scope touch which
+    elements: "rows" (16 in turn), "threads" (16-byte vectors in turn), "warps" (equal parts), "all" (each warp touches
+    everything), "one" (an elected thread). rank: the block of the cluster whose shared memory is meant (None: the own);
+    mask: multicast, bit r set writes the same bytes, and pays the same barrier, of block r. at: only this element of a
+    shared vector.
+    """
+
+    target: Value | Place
+    mode: Literal["read", "write", "reduce"]
+    split: Split = "all"
+    proxy: Literal["generic", "async"] = "generic"
+    done: str | Value = "now"
+    rank: Operand | None = None
+    mask: Operand | None = None
+    at: Operand | None = None
+
+
+@dataclass(frozen=True)
+class Sync:
+    """One effect that orders others.
+
+    kind: "barrier" (the scope's warps meet), "cluster" (all warps of all blocks of the cluster meet), "arrive" (`count`
+    arrivals at an mbarrier, one from the scope, which first adds `bytes` to what its phase waits for; or the scope's
+    warps are counted at a named barrier), "wait" (until the phase with parity `phase` of an mbarrier has ended; or for
+    a named barrier, counting the scope's warps too), "commit" and "join" (a group queue named `queue`; `pending` groups
+    may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy). target: the
+    barrier, its item `index` for named ones; rank: the block of the cluster whose barrier is meant (None: the own).
+    """
+
+    kind: Literal["barrier", "cluster", "arrive", "wait", "commit", "join", "fence"]
+    target: Value | None = None
+    queue: str = ""
+    pending: int = 0
+    phase: Operand = 0
+    bytes: Operand = 0
+    count: int = 1
+    index: Operand = 0
+    rank: Operand | None = None
+
+
+Effect = Union[Access, Sync]

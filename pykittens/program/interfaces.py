@@ -1,0 +1,195 @@
+"""What an operation's faces may ask of the two back ends: the writer of CUDA C, and the machine that runs NumPy.
+
+The back ends stand after the operations in the pipeline; these are the only words operations know them by.
+`gpu/writer.py` and `sim/machine.py` implement them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import Frame
+from ..layouts import Sym
+from ..types import DType
+from .tensor_map import TensorMapSpec
+from .values import Operand, Place, Scope, Value
+
+
+class Statement(Protocol):
+    """What both back ends read of the operation that calls them: who does it, and the line that made it."""
+
+    scope: Scope
+    location: tuple[Frame, ...]
+
+    @property
+    def name(self) -> str:
+        """What a diagnosis calls it."""
+
+    def operands(self) -> Iterable[Value]:
+        """Every value it mentions."""
+
+
+class CudaWriter(Protocol):
+    """Collects the CUDA C of one kernel for one architecture. Strings it takes and gives are C."""
+
+    arch: int  # compute capability times ten: 80, 86, 89, 90
+    debug: bool
+    elected: bool  # inside a role that one thread runs alone
+
+    @property
+    def lane(self) -> Sym:
+        """The running thread's place in its warp."""
+
+    def warp(self, scope: Scope) -> Any:
+        """Index of this warp in its unit of the scope: 0 when the unit is one warp, else a `Sym`."""
+
+    def thread(self, scope: Scope) -> str:
+        """Index of this thread in its unit of the scope."""
+
+    def unit(self, scope: Scope) -> str:
+        """Which unit of the scope this thread belongs to, counted in its role."""
+
+    def __getitem__(self, value: Value) -> str:
+        """The C name of a value."""
+
+    def fresh(self, base: str) -> str:
+        """A C name not used yet."""
+
+    def line(self, text: str) -> None:
+        """Adds a line."""
+
+    def prelude(self, text: str) -> None:
+        """Adds text that stands once before the kernel."""
+
+    def scalar(self, x: Operand, dtype: DType | None = None) -> str:
+        """A scalar operand as an expression; a Python number as a literal of `dtype`."""
+
+    def define(self, value: Value, text: str, mutable: bool = False, ctype: str = "") -> None:
+        """Declares a scalar (or address) with its value."""
+
+    def declare(self, value: Value) -> str:
+        """Declares the registers of a tile or vector; returns their name."""
+
+    def element(self, x: Value, register: Any) -> str:
+        """The element in register number `register` of this thread."""
+
+    def map(self, value: Value, text: Callable[[Sym], str], declare: bool = True) -> None:
+        """Sets every register of a tile or vector to `text(register)`."""
+
+    def copy(self, target: Value, source: Value) -> None:
+        """Copies all registers of a tile or vector."""
+
+    def store_pair(self, value: Value, pair: str, low: str, high: str) -> None:
+        """Sets registers 2 * pair and 2 * pair + 1."""
+
+    def from_memory(self, text: str, dtype: DType) -> str:
+        """An element as it lies in memory, as float, int or bool."""
+
+    def to_memory(self, text: str, dtype: DType) -> str:
+        """A float, int or bool as it lies in memory."""
+
+    def bits(self, text: str, dtype: DType) -> str:
+        """Unsigned bits as the memory type of `dtype`."""
+
+    def raw(self, text: str, dtype: DType) -> str:
+        """The memory type of `dtype` as unsigned bits."""
+
+    def elect(self, scope: Scope) -> str:
+        """C that lets one thread of each unit of the scope run the next statement; empty where only one runs anyway."""
+
+    def one(self) -> str:
+        """C that holds in one thread of a warp, always the same."""
+
+    def require(self, arch: int, op: Statement, what: str) -> None:
+        """Refuses an operation that this architecture lacks: `ResourceError`."""
+
+    def require_accelerated(self, op: Statement, what: str) -> None:
+        """Refuses an operation that only sm_90a has: `ResourceError`."""
+
+    def barrier(self, op: Statement) -> str:
+        """The statement in which the threads of the operation's scope meet."""
+
+    def named(self, barrier: Value, index: Operand) -> str:
+        """The number of a named barrier."""
+
+    def bounded(self, op: Statement, condition: str, phase: str, barrier: Value) -> None:
+        """Waits until the condition holds, in a debug build: not for ever."""
+
+    def map_name(self, spec: TensorMapSpec) -> str:
+        """The name of a tensor map parameter."""
+
+
+class NumpyMachine(Protocol):
+    """A gang of warps in lockstep. An array's first axis counts the units of the scope that run the operation together."""
+
+    warps: int
+    units: int
+
+    def __getitem__(self, value: Value) -> np.ndarray:
+        """The elements of a register value."""
+
+    def scalar(self, x: Any) -> Any:
+        """A scalar operand: a number, or one for each warp."""
+
+    def unit_scalar(self, x: Any) -> Any:
+        """A scalar operand: a number, or one for each unit."""
+
+    def per_warp(self, array: np.ndarray) -> Any:
+        """One item a unit as one a warp."""
+
+    def assign(self, value: Value, new: Any) -> None:
+        """Changes a register value in place."""
+
+    def choose(self, condition: Any, a: Any, b: Any) -> Any:
+        """a where the condition holds, else b."""
+
+    def checked_int(self, value: Any, dtype: DType, op: Statement) -> Any:
+        """An integer scalar as `dtype` holds it."""
+
+    def check_index(self, index: Any, count: int, op: Statement) -> None:
+        """Refuses an index out of range: `OutOfBoundsError`."""
+
+    def index(self, kind: str, scope: Scope) -> Any:
+        """block_x/y/z, grid_x/y/z, cluster_rank, cluster_x, or which unit of the scope each warp belongs to."""
+
+    def block_label(self) -> str:
+        """What a diagnosis calls the block."""
+
+    def unit_label(self, unit: int) -> str:
+        """What a diagnosis calls a unit."""
+
+    def print(self, text: str) -> None:
+        """Adds a line to the report."""
+
+    def shape(self, tensor: Value) -> tuple[int, ...]:
+        """The four dimensions of a global tensor."""
+
+    def address(self, value: Value) -> Any:
+        """The byte a shared value begins at: a number, or one for each unit."""
+
+    def column(self, value: Value) -> Any:
+        """The first column of a view inside a panel."""
+
+    def shared(self, base: Any, column: Any = 0) -> Any:
+        """A shared value for the active units."""
+
+    def read(self, source: Value | Place) -> np.ndarray:
+        """The elements of shared or global memory: (units, *shape), or (1, *shape) where all units read the same."""
+
+    def write(self, target: Value | Place, array: np.ndarray) -> None:
+        """Sets the elements of shared or global memory."""
+
+    def reduce(self, target: Place, array: np.ndarray, kind: str) -> None:
+        """Combines (add, min, max) a rectangle of global memory with an array."""
+
+    def read_element(self, source: Value | Place, at: Any = 0) -> Any:
+        """One element of a tensor (the first of the place) or shared vector, for each active warp."""
+
+    def write_element(self, target: Value | Place, at: Any, value: Any) -> None:
+        """Sets one element of a tensor or shared vector, for each active unit."""
+
+    def add_element(self, target: Place, value: Any) -> Any:
+        """Adds to one element of a tensor, each unit in turn; what each found there, for its warps."""
