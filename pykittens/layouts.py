@@ -107,6 +107,17 @@ def coalesced_column(layout: Coalesced, warps: int, warp: Index, lane: Index, re
     return (register // width) * (layout.lanes * width) + thread * width + register % width
 
 
+def matrix_place(tile: RegisterTile, warp: Index, lane: Index, block: Index, step: Index) -> tuple[Index, Index]:
+    """(row, column) at which a lane addresses the 16 x 16 matrix (`block`, `step`) of a tile, for ldmatrix and stmatrix.
+
+    The four 8 x 8 matrices come in the order of the fragment's packed registers: for row layout down the rows first; a
+    column-layout tile moves transposed, across the columns first. Each lane names 8 neighbours (16 bytes) of a row.
+    """
+    if tile.layout == "row":
+        return (block * tile.warps + warp) * 16 + lane % 16, step * 16 + lane // 16 * 8
+    return (step * tile.warps + warp) * 16 + lane % 8 + lane // 16 * 8, block * 16 + lane // 8 % 2 * 8
+
+
 def vector_register(tile: RegisterTile, vector: RegisterVector, register: Index) -> Index:
     """Which register of `vector` goes with `register` of `tile` (both in the same thread)."""
     if isinstance(tile.layout, Coalesced):

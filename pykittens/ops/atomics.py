@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import ResourceError, TypeRuleError
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value
+from ..thread_map import ONE_THREAD
 from ..types import ScalarType, SharedVector, Type, f32, i32, u32
 from .addressing import MEMORY, GlobalText, vector_address
 from .samples import Rectangle, Sample, pasted
@@ -56,7 +57,7 @@ class AtomicAdd(Op):
         return m.add_element(self.target, m.unit_scalar(self.value))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "reduce", "one"),)
+        return (Access(self.target, "reduce", ONE_THREAD),)
 
     def cuda(self, c: CudaWriter) -> None:
         if self.scope.warps > 1 and not c.elected:
@@ -109,7 +110,7 @@ class StoreOne(Op):
         m.write_element(self.target, self.at, m.unit_scalar(self.value))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", "one", at=self.at),)
+        return (Access(self.target, "write", ONE_THREAD, at=self.at),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)

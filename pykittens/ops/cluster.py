@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, shared_offset
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
+from ..thread_map import Registers
 from ..types import RegisterTile, SharedTile, Type, i32
 from .broadcast import register_type
 
@@ -72,7 +73,7 @@ class StoreRemote(Op):
         m.write(self.target, m[self.source])
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", "rows", rank=self.rank),)
+        return (Access(self.target, "write", Registers(self.source.type, 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")
@@ -110,7 +111,7 @@ class LoadRemote(Op):
         return m.read(self.source)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", "rows", rank=self.rank),)
+        return (Access(self.source, "read", Registers(self.types()[0], 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")

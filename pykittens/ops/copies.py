@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ..errors import TypeRuleError
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Sync, Value
+from ..thread_map import InTurn
 from ..types import SharedTile, SharedVector, Type, bf16, f32, u8
 from .addressing import MEMORY, VECTOR, GlobalText, check_place, shared_address, vector_address, vector_bytes
 from .samples import Rectangle, Sample, cut, pasted, rectangles
@@ -101,9 +102,12 @@ class Copy(Op):
         m.write(self.target, m.read(self.source))
 
     def effects(self) -> tuple[Effect, ...]:
+        place = self.source if isinstance(self.source, Place) else self.target
+        assert isinstance(place, Place)
+        threads = InTurn(vector_bytes(place) // place.type.dtype.size)
         return (
-            Access(self.source, "read", "threads", done=self.done),
-            Access(self.target, "write", "threads", done=self.done),
+            Access(self.source, "read", threads, done=self.done),
+            Access(self.target, "write", threads, done=self.done),
         )
 
 

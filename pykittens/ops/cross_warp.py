@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
+from ..thread_map import WarpShares
 from ..types import Coalesced, RegisterVector, SharedVector, Type, f32
 from .addressing import MEMORY, vector_address
 from .broadcast import register_type
@@ -61,7 +62,8 @@ class ShareTerms(Op):
         m.write(self.target, array.reshape(m.units, *array.shape[1:2], -1).swapaxes(1, 2).reshape(m.units, -1))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", "warps", mask=(1 << self.ranks) - 1 if self.ranks > 1 else None),)
+        everyone = (1 << self.ranks) - 1 if self.ranks > 1 else None
+        return (Access(self.target, "write", WarpShares(self.ranks > 1), mask=everyone),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
@@ -93,7 +95,7 @@ class SendTerms(ShareTerms):
         return super().types()
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", "warps", "generic", self.barrier, mask=(1 << self.ranks) - 1),)
+        return (Access(self.target, "write", WarpShares(remote=True), "generic", self.barrier, mask=(1 << self.ranks) - 1),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")
@@ -125,7 +127,7 @@ class Combine(Op):
             return REDUCTIONS[self.kind][0](terms.reshape(m.units, -1, self.type.length), axis=1)
 
     def effects(self) -> tuple[Effect, ...]:
-        return tuple(Access(x, "read", "all") for x in self.sources)
+        return tuple(Access(x, "read") for x in self.sources)
 
     def cuda(self, c: CudaWriter) -> None:
         """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""

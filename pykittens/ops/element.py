@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value
+from ..thread_map import ONE_THREAD
 from ..types import ScalarType, SharedVector, Type, bf16, f16, f32, i8, i32, u8
 from .addressing import MEMORY, VECTOR, GlobalText, vector_address
 from .samples import Rectangle, Sample, pasted
@@ -46,7 +47,7 @@ class LoadScalar(Op):
         return m.read_element(self.source, self.at)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", "all", at=None if isinstance(self.source, Place) else self.at),)
+        return (Access(self.source, "read", at=None if isinstance(self.source, Place) else self.at),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
@@ -89,7 +90,7 @@ class StoreScalar(Op):
         m.write_element(self.target, self.at, m.unit_scalar(self.value))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", "one", at=None if isinstance(self.target, Place) else self.at),)
+        return (Access(self.target, "write", ONE_THREAD, at=None if isinstance(self.target, Place) else self.at),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value, is_scalar
+from ..thread_map import InTurn
 from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type
 
 
@@ -82,7 +83,7 @@ class Inline(Op):
         found = []
         for name, x in zip(self.names, self.values, strict=True):
             if isinstance(getattr(x, "type", None), (SharedTile, SharedVector)):
-                found.append(Access(x, "write" if name in self.outputs else "read", "threads"))
+                found.append(Access(x, "write" if name in self.outputs else "read", InTurn(16 // x.type.dtype.size)))
         return tuple(found)
 
     def cuda(self, c: CudaWriter) -> None:

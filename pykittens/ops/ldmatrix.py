@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..layouts import Sym, matrix_place
 from ..program import CudaWriter, Scope, Value
 from ..types import RegisterTile, SharedTile
 from .addressing import shared_address
@@ -27,16 +28,9 @@ __device__ __forceinline__ void stmatrix_trans(u32 a, const u32* v) {
 
 
 def matrix_row_col(c: CudaWriter, scope: Scope, tile: RegisterTile, block: Any, step: Any) -> tuple[str, str]:
-    """C (row, column) that this lane addresses in the 16 x 16 matrix (`block`, `step`) for ldmatrix or stmatrix.
-
-    The four 8 x 8 matrices come in the order of the fragment's packed registers: for row layout down the rows first;
-    a column-layout tile is loaded transposed, across the columns first.
-    """
-    if tile.layout == "row":
-        row = f"(({block}) * {tile.warps} + {c.warp(scope)}) * 16 + {c.lane} % 16"
-        return row, f"({step}) * 16 + {c.lane} / 16 * 8"
-    low, high = f"{c.lane} % 8 + {c.lane} / 16 * 8", f"{c.lane} / 8 % 2 * 8"
-    return f"(({step}) * {tile.warps} + {c.warp(scope)}) * 16 + {low}", f"({block}) * 16 + {high}"
+    """C (row, column) that this lane addresses in the 16 x 16 matrix (`block`, `step`): see `layouts.matrix_place`."""
+    row, col = matrix_place(tile, c.warp(scope), Sym(str(c.lane)), Sym(f"({block})"), Sym(f"({step})"))
+    return str(row), str(col)
 
 
 def blocks_and_steps(tile: RegisterTile) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..layouts import Sym, fragment, vector_element
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
+from ..thread_map import Matrices, Registers
 from ..types import (
     DType,
     Global,
@@ -30,7 +31,7 @@ from ..types import (
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
 from .coalesced import check_hint, load_runs
 from .ldmatrix import LDMATRIX, blocks_and_steps, matrix_row_col
-from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
+from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
 from .samples import Rectangle, Sample, cut, rectangles, vectors
 
 
@@ -62,8 +63,21 @@ class Load(Op):
             return np.broadcast_to(array.astype(self.type.dtype.numpy), (m.units, *self.type.shape))
 
     def effects(self) -> tuple[Effect, ...]:
-        split = split_of(self.type)
-        return (Access(self.source, "read", "all" if split == "one" else split),)
+        if self._by_matrices:
+            assert isinstance(self.type, RegisterTile)
+            return (Access(self.source, "read", Matrices(self.type)),)
+        return (Access(self.source, "read", Registers(self.type, neighbours(self.type, self.source))),)
+
+    @property
+    def _by_matrices(self) -> bool:
+        """Whether ldmatrix loads it."""
+        return (
+            isinstance(self.type, RegisterTile)
+            and not in_runs(self.type)
+            and isinstance(self.source, Value)
+            and self.memory.packed
+            and self.memory == self.type.dtype
+        )
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
@@ -73,7 +87,7 @@ class Load(Op):
             load_runs(c, self.scope, self.result, self.source, self.hint)
         elif isinstance(self.type, RegisterVector):
             self._vector(c, self.type)
-        elif isinstance(self.source, Value) and self.memory.packed and self.memory == self.type.dtype:
+        elif self._by_matrices:
             self._ldmatrix(c, self.type)
         elif self.type.layout == "row" and pairable(self.source):
             self._pairs(c, self.type)

@@ -47,14 +47,16 @@ def in_runs(type: RegisterTile | RegisterVector) -> bool:
     return isinstance(type.layout, Coalesced) and (isinstance(type, RegisterTile) or type.kind == "row")
 
 
-def split_of(type: RegisterTile | RegisterVector) -> Any:
-    if isinstance(type.layout, Coalesced):
-        return (
-            "threads" if isinstance(type, RegisterTile) else "all" if type.kind == "row" or type.warps == 1 else "one"
-        )
+def neighbours(type: RegisterTile | RegisterVector, memory: Value | Place) -> int:
+    """How many neighbouring elements one access of a thread moves, as `Load` and `Store` write it."""
+    widest = vector_bytes(memory) if isinstance(memory, Place) else 16
+    size = memory.type.dtype.size  # type: ignore[union-attr]
+    if in_runs(type):
+        assert isinstance(type.layout, Coalesced)
+        return min(type.layout.width, widest // size)
     if isinstance(type, RegisterVector):
-        return "threads" if type.kind == "naive" else "rows" if type.kind == "col" else "all"
-    return "rows"
+        return type.width if move_whole_runs(type, memory) else 1
+    return 2 if type.layout == "row" and pairable(memory) else 1
 
 
 def pairable(memory: Value | Place) -> bool:

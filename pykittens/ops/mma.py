@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import TypeRuleError
 from ..program import Access, CudaWriter, Effect
+from ..thread_map import MatrixOperand
 from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32
 from .broadcast import register_type
 from .ldmatrix import LDMATRIX, load_matrices
@@ -57,9 +58,9 @@ class Mma(Product):
     def effects(self) -> tuple[Effect, ...]:
         reads = []
         if isinstance(self.a.type, SharedTile):
-            reads.append(Access(self.a, "read", "all" if self.ta else "rows"))
+            reads.append(Access(self.a, "read", MatrixOperand(shared=self.ta)))
         if isinstance(self.b.type, SharedTile):
-            reads.append(Access(self.b, "read", "all"))
+            reads.append(Access(self.b, "read", MatrixOperand(shared=True)))
         return tuple(reads)
 
     def cuda(self, c: CudaWriter) -> None:

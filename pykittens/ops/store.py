@@ -10,6 +10,7 @@ import numpy as np
 
 from ..layouts import Sym, fragment, vector_element
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
+from ..thread_map import Matrices, Registers
 from ..types import (
     Coalesced,
     DType,
@@ -30,7 +31,7 @@ from ..types import (
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
 from .coalesced import check_hint, store_runs
 from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
-from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, open_runs, pairable, split_of
+from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
 from .samples import Rectangle, Sample, pasted, rectangles, vectors
 
 
@@ -60,7 +61,24 @@ class Store(Op):
             m.write(self.target, array.astype(self.memory.numpy))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", split_of(self.source.type)),)  # type: ignore[arg-type]
+        type = self.source.type
+        assert isinstance(type, (RegisterTile, RegisterVector))
+        if self._by_matrices:
+            assert isinstance(type, RegisterTile)
+            return (Access(self.target, "write", Matrices(type)),)
+        return (Access(self.target, "write", Registers(type, neighbours(type, self.target), once=True)),)
+
+    @property
+    def _by_matrices(self) -> bool:
+        """Whether stmatrix stores it, where the architecture has it."""
+        type = self.source.type
+        return (
+            isinstance(type, RegisterTile)
+            and not in_runs(type)
+            and isinstance(self.target, Value)
+            and self.memory.packed
+            and self.memory == type.dtype
+        )
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
@@ -74,7 +92,7 @@ class Store(Op):
             self._vector(c, type)
         else:
             assert isinstance(type, RegisterTile)
-            if isinstance(self.target, Value) and self.memory.packed and self.memory == type.dtype and c.arch >= 90:
+            if self._by_matrices and c.arch >= 90:
                 self._stmatrix(c, type)
             elif type.layout == "row" and pairable(self.target):
                 self._pairs(c, type)

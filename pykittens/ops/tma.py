@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
+from ..thread_map import ONE_THREAD
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32
 from .addressing import known_multiple
 from .copies import check_copy
@@ -175,8 +176,8 @@ class TmaLoad(Op):
 
     def effects(self) -> tuple[Effect, ...]:
         return (
-            Access(self.source, "read", "one", "async", self.barrier),
-            Access(self.target, "write", "one", "async", self.barrier, mask=self.mask),
+            Access(self.source, "read", ONE_THREAD, "async", self.barrier),
+            Access(self.target, "write", ONE_THREAD, "async", self.barrier, mask=self.mask),
         )
 
     def cuda(self, c: CudaWriter) -> None:
@@ -258,8 +259,8 @@ class TmaStore(Op):
 
     def effects(self) -> tuple[Effect, ...]:
         return (
-            Access(self.source, "read", "one", "async", "bulk.read"),
-            Access(self.target, "write" if self.kind == "store" else "reduce", "one", "async", "bulk"),
+            Access(self.source, "read", ONE_THREAD, "async", "bulk.read"),
+            Access(self.target, "write" if self.kind == "store" else "reduce", ONE_THREAD, "async", "bulk"),
         )
 
     def cuda(self, c: CudaWriter) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..errors import TypeRuleError
 from ..layouts import descriptor_base, descriptor_step
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Sync, Value
+from ..thread_map import MatrixOperand
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
 from .broadcast import register_type
 from .matmul_base import Product, check_shapes, formula
@@ -114,9 +115,9 @@ class Wgmma(Product):
         return ()
 
     def effects(self) -> tuple[Effect, ...]:
-        a = Access(self.a, "read", "all" if self.ta else "rows", "async", "wgmma")
-        b = Access(self.b, "read", "all", "async", "wgmma")
-        return (a, b, Access(self.d, "write", "rows", done="wgmma"), Sync("commit", queue="wgmma"))
+        a = Access(self.a, "read", MatrixOperand(shared=self.ta), "async", "wgmma")
+        b = Access(self.b, "read", MatrixOperand(shared=True), "async", "wgmma")
+        return (a, b, Access(self.d, "write", done="wgmma"), Sync("commit", queue="wgmma"))
 
     def cuda(self, c: CudaWriter) -> None:
         c.require_accelerated(self, "wgmma")

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Union
 
+from ..thread_map import EVERY_THREAD, ThreadMap
 from .values import Operand, Place, Value
-
-# Which warps of the scope touch which elements of an access.
-Split = Literal["rows", "threads", "warps", "all", "one"]
 
 
 @dataclass(frozen=True)
@@ -18,16 +16,14 @@ class Access:
     mode "reduce" is a write that other reductions of the same operation may overlap. proxy: "generic" (ordinary loads
     and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name of the group queue it joins
     ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it
-    completes on (whose pending bytes it pays when it writes shared memory). split: which warps of the scope touch which
-    elements: "rows" (16 in turn), "threads" (16-byte vectors in turn), "warps" (equal parts), "all" (each warp touches
-    everything), "one" (an elected thread). rank: the block of the cluster whose shared memory is meant (None: the own);
-    mask: multicast, bit r set writes the same bytes, and pays the same barrier, of block r. at: only this element of a
-    shared vector.
+    completes on (whose pending bytes it pays when it writes shared memory). threads: which threads of the scope touch
+    which elements. rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r
+    set writes the same bytes, and pays the same barrier, of block r. at: only this element of a shared vector.
     """
 
     target: Value | Place
     mode: Literal["read", "write", "reduce"]
-    split: Split = "all"
+    threads: ThreadMap = EVERY_THREAD
     proxy: Literal["generic", "async"] = "generic"
     done: str | Value = "now"
     rank: Operand | None = None

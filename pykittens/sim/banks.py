@@ -1,4 +1,4 @@
-"""Bank conflicts of an access to a shared tile: computed once from its addresses, which repeat every 1024 bytes."""
+"""Bank conflicts of an access to shared memory: counted once from the addresses that its instructions ask for."""
 
 from __future__ import annotations
 
@@ -7,32 +7,25 @@ from functools import lru_cache
 import numpy as np
 
 from ..layouts import bank_conflicts, shared_offset
-from ..types import SharedTile
-from .memory import CHUNK, chunk_offsets
+from ..thread_map import ThreadMap
+from ..types import SharedTile, SharedVector
 
 
 @lru_cache(maxsize=1024)
-def extra_passes(tile: SharedTile, split: str, warps: int) -> int:
-    """Extra passes when one unit of `warps` warps touches a whole tile.
-
-    "threads": each lane takes 16-byte vectors in turn. Otherwise 16-bit elements move as 8 x 8 matrices (ldmatrix,
-    stmatrix: eight rows of 16 bytes a pass), wider and narrower ones as the pairs of a register fragment.
-    """
-    if split == "threads":
-        lines = chunk_offsets(tile).ravel()
-        return sum(bank_conflicts(lines[i : i + 32], CHUNK) for i in range(0, len(lines), 32))
-    times = warps if split == "all" else 1
-    if tile.dtype.bits == 16:
-        groups = chunk_offsets(tile).reshape(-1, 8, tile.cols * 2 // CHUNK).swapaxes(1, 2).reshape(-1, 8)
-        return times * sum(bank_conflicts(group, CHUNK) for group in groups)
-    lane = np.arange(32)
-    total = 0
-    for row in range(0, tile.rows, 8):
-        for col in range(0, tile.cols, 8):
-            total += bank_conflicts(
-                np.asarray(shared_offset(tile, row + lane // 4, col + lane % 4 * 2)), 2 * tile.dtype.size
-            )
-    return times * total
+def extra_passes(shared: SharedTile | SharedVector, threads: ThreadMap, warps: int) -> int:
+    """Extra passes when one unit of `warps` warps touches a whole tile or vector. A tile's swizzle repeats every 1024 bytes."""
+    first, width = threads.moves(shared.shape, warps)
+    size, total = shared.dtype.size, 0
+    for lanes in first.reshape(-1, 32):
+        asked = lanes[lanes >= 0]
+        if not len(asked):
+            continue
+        if isinstance(shared, SharedTile):
+            at = np.asarray(shared_offset(shared, asked // shared.cols, asked % shared.cols))
+        else:
+            at = asked * size
+        total += bank_conflicts(at, width * size)
+    return total
 
 
 __all__ = ["extra_passes"]

@@ -1,7 +1,7 @@
-"""Which warps touch which cells of memory: an access as two flat arrays.
+"""Which warps, and which of their lanes, touch which cells of memory: an access as flat arrays.
 
-A cell is the unit of hazard checks: 16 bytes of a shared tile or vector, one element of a vector that is touched
-element by element, and in global memory the widest power of two up to 16 bytes that no access straddles.
+A cell is the unit of hazard checks: the widest power of two up to 16 bytes that each warp touches as a whole or not at
+all, in every access of the program. What the lanes of a warp do inside a cell is a pattern (`lane_patterns.py`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,31 +17,63 @@ from ..errors import OutOfBoundsError, ResourceError
 from ..ops.addressing import known_multiple
 from ..passes.fences import root
 from ..program import Access, Buffer, Place, Program, Value
+from ..thread_map import Shape, ThreadMap
 from ..types import SharedTile, SharedVector
+from .lane_patterns import PATTERNS
 from .memory import CHUNK, GlobalArray, chunk_offsets
 
-Footprint = tuple[np.ndarray, np.ndarray]  # (warp of the unit or gang, cell), a pair for each that a warp touches
+
+class Footprint(NamedTuple):
+    """Each pair of a warp (of the unit, or of the gang) and a cell that it touches, and the pattern of its lanes there."""
+
+    warp: np.ndarray
+    cell: np.ndarray
+    lanes: np.ndarray
 
 
-def owners(shape: tuple[int, int], split: str, warps: int, size: int) -> np.ndarray | None:
-    """Which warp of a unit touches each chunk of `size` bytes, row by row; None when all of them touch all."""
-    rows, chunks = shape
-    count = rows * chunks
-    if warps == 1 or split == "one":
-        return np.zeros(count, np.int64)
-    if split == "rows":
-        return np.repeat(np.arange(rows) // 16 % warps, chunks)
-    if split == "warps":
-        return np.arange(count) * warps // count
-    if split == "threads":
-        return np.arange(count) * size // CHUNK // 32 % warps
-    return None
+class Touched(NamedTuple):
+    """The same before it is known where the access lies: cells by row, and number in the row."""
+
+    warp: np.ndarray
+    row: np.ndarray
+    number: np.ndarray
+    lanes: np.ndarray
 
 
-def _spread(cells: np.ndarray, owner: np.ndarray | None, warps: int) -> Footprint:
-    if owner is None:
-        return np.repeat(np.arange(warps), len(cells)), np.tile(cells, warps)
-    return owner, cells
+@lru_cache(maxsize=512)
+def touched(threads: ThreadMap, shape: Shape, warps: int, size: int, width: int) -> Touched:
+    """What the warps of a unit touch of `shape` elements of `size` bytes, in cells of `width` bytes."""
+    lanes = _grid(threads, shape, warps)
+    each = max(1, width // size)  # elements of a cell
+    cut = max(1, size // width)  # cells of an element
+    lanes = np.pad(lanes, ((0, 0), (0, 0), (0, -lanes.shape[2] % each)))
+    lanes = lanes.reshape(*lanes.shape[:2], -1, each)
+    warp, row, number = np.nonzero(lanes.any(axis=3))
+    masks = lanes[warp, row, number]
+    if cut > 1:
+        warp, row, number, masks = (np.repeat(x, cut, axis=0) for x in (warp, row, number, masks))
+        number = number * cut + np.tile(np.arange(cut), len(number) // cut)
+    return Touched(warp, row, number, PATTERNS.intern(np.repeat(masks, width // each, axis=1)))
+
+
+@lru_cache(maxsize=512)
+def grain(threads: ThreadMap, shape: Shape, warps: int, size: int) -> int:
+    """The widest cell, in bytes, that every warp touches as a whole or not at all."""
+    if warps == 1:
+        return CHUNK
+    mine = _grid(threads, shape, warps) != 0
+    each = CHUNK // size
+    while each > 1:
+        cells = np.pad(mine, ((0, 0), (0, 0), (0, -mine.shape[2] % each)), mode="edge").reshape(warps, -1, each)
+        if (cells.any(axis=2) == cells.all(axis=2)).all():
+            break
+        each //= 2
+    return each * size
+
+
+def _grid(threads: ThreadMap, shape: Shape, warps: int) -> np.ndarray:
+    """Lanes by warp, row and column."""
+    return threads.lanes(shape, warps).reshape(warps, shape[0] if len(shape) == 2 else 1, shape[-1])
 
 
 class SharedMap:
@@ -48,14 +81,14 @@ class SharedMap:
 
     def __init__(self, program: Program):
         self.buffers = sorted((b for b in program.buffers if b.bytes), key=lambda b: b.offset)
-        self.elementwise = _elementwise(program)
+        self.grains = _grains(program)
         self._check_overlaps(program)
-        sizes = [self._cell(b) for b in self.buffers]
-        self.step = min(sizes, default=CHUNK)
+        self.widths = [self._width(b) for b in self.buffers]
+        self.step = min(self.widths, default=CHUNK)
         table = np.full(-(-program.shared_bytes // self.step) + 1, -1, np.int64)
         starts: list[int] = []
         owner: list[int] = []
-        for number, (buffer, size) in enumerate(zip(self.buffers, sizes, strict=True)):
+        for number, (buffer, size) in enumerate(zip(self.buffers, self.widths, strict=True)):
             first, count, repeat = len(starts), -(-buffer.bytes // size), size // self.step
             starts.extend(buffer.offset + i * size for i in range(count))
             owner.extend([number] * count)
@@ -64,14 +97,11 @@ class SharedMap:
             table[where : where + len(cells)] = cells
         self.table, self.starts, self.owner = table, np.array(starts, np.int64), np.array(owner, np.int64)
 
-    def _cell(self, buffer: Buffer) -> int:
-        if isinstance(buffer.item, SharedTile) or (
-            isinstance(buffer.item, SharedVector) and buffer.value not in self.elementwise
-        ):
-            return CHUNK
-        return math.gcd(
-            CHUNK, buffer.item_bytes, buffer.item.dtype.size if isinstance(buffer.item, SharedVector) else CHUNK
-        )
+    def _width(self, buffer: Buffer) -> int:
+        """How wide the cells of a buffer are."""
+        if not isinstance(buffer.item, (SharedTile, SharedVector)):
+            return math.gcd(CHUNK, buffer.item_bytes)
+        return math.gcd(self.grains.get(buffer.value, CHUNK), buffer.item_bytes if buffer.count > 1 else CHUNK)
 
     def _check_overlaps(self, program: Program) -> None:
         for a, b in zip(self.buffers, self.buffers[1:], strict=False):
@@ -86,40 +116,41 @@ class SharedMap:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def footprint(self, value: Value, base: int, column: int, split: str, warps: int, at: int | None) -> Footprint:
-        """The cells of one shared tile or vector (or its element `at`), and the warp of the unit that touches each."""
+    def footprint(
+        self, value: Value, base: int, column: int, threads: ThreadMap, warps: int, at: int | None
+    ) -> Footprint:
+        """What the warps of a unit touch of one shared tile or vector (or its element `at`)."""
         type = value.type
+        assert isinstance(type, (SharedTile, SharedVector))
+        size = type.dtype.size
+        number = self._buffer(value, base)
+        width = self.widths[number]
         if isinstance(type, SharedTile):
-            offsets, owner = (
-                chunk_offsets(type, column),
-                owners((type.rows, type.cols * type.dtype.size // CHUNK), split, warps, CHUNK),
-            )
-            width = CHUNK
+            part = touched(threads, type.shape, warps, size, width)
+            byte = part.number * width
+            places = chunk_offsets(type, column)[part.row, byte // CHUNK] + byte % CHUNK
         else:
-            assert isinstance(type, SharedVector)
-            width = type.dtype.size if root(value) in self.elementwise else CHUNK
-            offsets = np.arange(0, type.bytes, width) if at is None else np.array([at * width])
-            owner = _vector_owners(type, split, warps, width) if at is None else owners((1, 1), split, warps, width)
-        places = base + offsets.ravel()
-        cells = self._cells(value, places, width)
-        if len(cells) != len(places) and owner is not None:
-            owner = np.repeat(owner, len(cells) // len(places))
-        return _spread(cells, owner, warps)
-
-    def _cells(self, value: Value, places: np.ndarray, width: int) -> np.ndarray:
+            part = touched(threads, type.shape if at is None else (1,), warps, size, width)
+            places = part.number * width + (0 if at is None else at * size)
+        places = places + base
         inside = (places >= 0) & (places // self.step < len(self.table))
         cells = self.table[np.where(inside, places // self.step, -1)]
-        buffers = set(self.owner[cells].tolist()) if (cells >= 0).all() else {-1}
-        if len(buffers) != 1 or -1 in buffers:
+        if not inside.all() or (self.owner[cells] != number).any() or (cells < 0).any():
             raise OutOfBoundsError(
                 f"{value.label} ({value.type}) at bytes {places.min()} to {places.max() + width} leaves its buffer",
                 fix="bound the index of the view",
             )
-        number = buffers.pop()
-        fine = width // self._cell(self.buffers[number])
-        if fine > 1:  # a tile laid over a vector, whose cells are smaller
-            cells = self.table[(places[:, None] + np.arange(0, width, width // fine)).ravel() // self.step]
-        return cells
+        return Footprint(part.warp, cells, part.lanes)
+
+    def _buffer(self, value: Value, base: int) -> int:
+        """The buffer that holds the byte `base`."""
+        inside = 0 <= base and base // self.step < len(self.table)
+        cell = int(self.table[base // self.step]) if inside else -1
+        if cell < 0:
+            raise OutOfBoundsError(
+                f"{value.label} ({value.type}) at byte {base} leaves its buffer", fix="bound the index of the view"
+            )
+        return int(self.owner[cell])
 
     def describe(self, cell: int) -> str:
         """The buffer that a cell lies in, with its item."""
@@ -129,28 +160,26 @@ class SharedMap:
         return f"{buffer.value.label}[{(self.starts[cell] - buffer.offset) // buffer.item_bytes}]"
 
 
-def _elementwise(program: Program) -> set[Value]:
-    """The shared vectors of which some access touches single elements, or divides elements among warps."""
-    found = set()
+def _grains(program: Program) -> dict[Value, int]:
+    """The widest cells that all accesses to a shared buffer allow."""
+    found: dict[Value, int] = {}
     for op in program.walk():
         for e in op.effects() if not any(True for _ in op.blocks()) else ():
-            if isinstance(e, Access) and isinstance(e.target, Value) and (e.at is not None or e.split == "warps"):
-                found.add(root(e.target))
+            if isinstance(e, Access) and isinstance(e.target, Value):
+                type = e.target.type
+                if not isinstance(type, (SharedTile, SharedVector)):
+                    continue
+                warps = op.scope.warps if op.collective else 1
+                wide = type.dtype.size if e.at is not None else grain(e.threads, type.shape, warps, type.dtype.size)
+                found[root(e.target)] = min(found.get(root(e.target), CHUNK), wide)
     return found
-
-
-@lru_cache(maxsize=256)
-def _vector_owners(type: SharedVector, split: str, warps: int, width: int) -> np.ndarray | None:
-    places = np.arange(0, type.bytes, width)
-    if split == "rows" and warps > 1:
-        return places // (16 * type.dtype.size) % warps
-    return owners((1, len(places)), split, warps, width)
 
 
 class GlobalMap:
     """The cells of the memory behind tensors that overlap one another (mostly: one tensor)."""
 
-    def __init__(self, tensors: list[GlobalArray], places: Iterable[tuple[GlobalArray, Place]]):
+    def __init__(self, tensors: list[GlobalArray], accesses: Iterable[tuple[GlobalArray, Access, int]]):
+        """`accesses`: those of the program, each with its tensor and how many warps do it together."""
         self.low = min(t.start for t in tensors)
         high = max(
             t.start + sum((n - 1) * s for n, s in zip(t.shape, t.strides, strict=True)) + t.size for t in tensors
@@ -159,8 +188,11 @@ class GlobalMap:
         for t in tensors:
             strides = [s for n, s in zip(t.shape[:3], t.strides[:3], strict=True) if n > 1]
             step = math.gcd(step, t.start - self.low, *strides)
-        for t, place in places:
+        for t, access, warps in accesses:
+            place = access.target
+            assert isinstance(place, Place)
             step = math.gcd(step, known_multiple(place.first[3]) * t.size, place.cols * t.size)
+            step = math.gcd(step, grain(access.threads, place.shape, warps, t.size))
         self.step = step
         self.length = -(-(high - self.low) // step)
         self.tensors = tensors
@@ -169,9 +201,9 @@ class GlobalMap:
         return int(self.length)
 
     def footprint(
-        self, tensor: GlobalArray, first: tuple[int, ...], shape: tuple[int, ...], split: str, warps: int
+        self, tensor: GlobalArray, first: tuple[int, ...], shape: Shape, threads: ThreadMap, warps: int
     ) -> Footprint:
-        """The cells of a rectangle, and the warp of the unit that touches each."""
+        """What the warps of a unit touch of a rectangle."""
         rows, cols = tensor.clip(first, shape)
         start = (
             tensor.start
@@ -180,17 +212,12 @@ class GlobalMap:
             + first[3] * tensor.size
         )
         width = max(self.step, tensor.size)
-        chunks = -(-cols * tensor.size // width)
-        places = start + np.arange(rows)[:, None] * tensor.strides[2] + np.arange(chunks)[None, :] * width
-        full = -(-shape[-1] * tensor.size // width)
-        owner = None
-        if len(shape) == 1 and split == "rows" and warps > 1:
-            owner = (np.arange(chunks) * width // tensor.size // 16) % warps
-        else:
-            whole = owners((shape[0] if len(shape) == 2 else 1, full), split, warps, width)
-            if whole is not None:
-                owner = whole.reshape(-1, full)[:rows, :chunks].ravel()
-        return _spread(places.ravel() // self.step, owner, warps)
+        part = touched(threads, shape, warps, tensor.size, width)
+        cells = (start + part.row * tensor.strides[2] + part.number * width) // self.step
+        if (rows, cols) == (shape[0] if len(shape) == 2 else 1, shape[-1]):
+            return Footprint(part.warp, cells, part.lanes)
+        inside = (part.row < rows) & (part.number * width < cols * tensor.size)
+        return Footprint(part.warp[inside], cells[inside], part.lanes[inside])
 
     def describe(self, cell: int) -> str:
         """The tensor a cell lies in, with its coordinate where strides tell it."""

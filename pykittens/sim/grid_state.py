@@ -55,7 +55,7 @@ class GridState:
 
     def _shadow_globals(self) -> None:
         """A shadow for every tensor that is written, one for those that overlap."""
-        places = [(self.tensors[p.tensor], p) for p in self.plan.places()]
+        accesses = [(self.tensors[v], access, warps) for v, access, warps in self.plan.global_accesses()]
         groups: list[list[Value]] = []
         for value, tensor in self.tensors.items():
             near = [g for g in groups if any(np.may_share_memory(self.tensors[v].array, tensor.array) for v in g)]
@@ -63,7 +63,7 @@ class GridState:
         for group in groups:
             if any(v in self.plan.written for v in group):
                 tensors = [self.tensors[v] for v in group]
-                map_ = GlobalMap(tensors, [(t, p) for t, p in places if t in tensors])
+                map_ = GlobalMap(tensors, [a for a in accesses if a[0] in tensors])
                 shadow = Shadow(len(map_), self.agents, fresh=False)
                 self.globals.update({v: (map_, shadow) for v in group})
 

@@ -29,17 +29,15 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
         _take_off(m, step, touch)
         return
     cluster = m.block.cluster
-    split = touch.split
-    count = m.units * (m.span if split == "all" else 1)
     if touch.kind == "global":
         agents, stamps = _finishers(m, step, touch, m.block, flight)
-        _count(m, touch, _touch_global(m, step, touch, split, agents, stamps))
+        _count(m, touch, _touch_global(m, step, touch, agents, stamps))
         return
-    local, cells = _shared_footprint(m, touch, split)
+    local, cells, _ = _shared_footprint(m, touch)
     if access.at is not None:
-        _count(m, touch, touch.value.type.dtype.size * count)  # type: ignore[union-attr]
+        _count(m, touch, int(touch.value.type.dtype.size * touch.copies) * m.units)  # type: ignore[union-attr]
     else:
-        _count(m, touch, touch.value.type.bytes * count)  # type: ignore[union-attr]
+        _count(m, touch, int(touch.value.type.bytes * touch.copies) * m.units)  # type: ignore[union-attr]
     if touch.passes:
         m.block.cluster.grid_state.conflicts[step.number] = (
             m.block.cluster.grid_state.conflicts.get(step.number, 0) + touch.passes * m.units
@@ -91,7 +89,7 @@ def _units(m: Machine) -> Any:
     return range(m.units) if m.chosen is None else m.chosen.tolist()
 
 
-def _shared_footprint(m: Machine, touch: Touch, split: str) -> Footprint:
+def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
     """(warp of the gang, cell) pairs of all active units."""
     bases, columns = m.spots(touch.value)
     indices: list[Any]
@@ -106,7 +104,7 @@ def _shared_footprint(m: Machine, touch: Touch, split: str) -> Footprint:
         map_ = m.block.cluster.grid_state.map
         try:
             parts = [
-                map_.footprint(touch.value, b, c, split, m.span, i)
+                map_.footprint(touch.value, b, c, touch.threads, m.span, i)
                 for b, c, i in zip(bases, columns, indices, strict=True)
             ]
         except OutOfBoundsError as error:
@@ -122,12 +120,17 @@ def _gathered(m: Machine, parts: list[Footprint]) -> Footprint:
     """The footprints of units, as one over the warps of the gang."""
     units = _units(m)
     parts = parts if len(parts) > 1 else parts * m.units
-    return np.concatenate([p[0] + u * m.span for p, u in zip(parts, units, strict=True)]), np.concatenate(
-        [p[1] for p in parts]
+    if len(parts) == 1:
+        (unit,) = units
+        return parts[0]._replace(warp=parts[0].warp + unit * m.span)
+    return Footprint(
+        np.concatenate([p.warp + u * m.span for p, u in zip(parts, units, strict=True)]),
+        np.concatenate([p.cell for p in parts]),
+        np.concatenate([p.lanes for p in parts]),
     )
 
 
-def _touch_global(m: Machine, step: Step, touch: Touch, split: str, agents: Any, stamps: Any) -> int:
+def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any) -> int:
     """Checks an access to global memory; its bytes."""
     assert touch.place is not None
     place, tensor = touch.place, m.tensor(touch.value)
@@ -145,11 +148,11 @@ def _touch_global(m: Machine, step: Step, touch: Touch, split: str, agents: Any,
     key = (m.warps, m.mask.key if m.mask is not None else None, tuple(corners))
     found = touch.cache.get(key)
     if found is None:
-        found = _gathered(m, [map_.footprint(tensor, corner, place.shape, split, m.span) for corner in corners])
+        found = _gathered(m, [map_.footprint(tensor, corner, place.shape, touch.threads, m.span) for corner in corners])
         if len(touch.cache) >= CACHED:
             touch.cache.clear()
         touch.cache[key] = found
-    local, cells = found
+    local, cells, _ = found
     clash = _note(shadow, m, touch, agents, stamps, local, cells)
     if clash is not None:
         cluster = m.block.cluster

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Access, Block, Effect, Op, Place, Program, Sync, Value, values_in
+from ..thread_map import EVERY_THREAD, ONE_THREAD
 from ..types import BarrierType, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
 from .banks import extra_passes
-from .engines import ELECTED, QUEUES
 
 STRUCTURE = (Range, While, BreakIf, When, Role)
 
@@ -17,7 +19,7 @@ STRUCTURE = (Range, While, BreakIf, When, Role)
 class Touch:
     """One access of an operation. Footprints are cached by where the gang's units point."""
 
-    __slots__ = ("access", "cache", "kind", "passes", "place", "split", "value")
+    __slots__ = ("access", "cache", "copies", "kind", "passes", "place", "threads", "value")
 
     def __init__(self, access: Access, span: int):
         self.access = access
@@ -28,15 +30,16 @@ class Touch:
         shared = isinstance(type, (SharedTile, SharedVector))
         self.kind = "global" if self.place else "shared" if shared else "register"
         # Where all threads write the same bytes, one of them does: nobody races with its own copy.
-        # An elected thread asks an engine for the whole.
-        copies = access.split == "all" and access.mode != "read"
-        elected = isinstance(access.done, Value) or (
-            access.done != "now" and QUEUES.get(access.done, ELECTED) == ELECTED
-        )
-        self.split: str = "one" if copies or (elected and access.split != "warps") else access.split
-        self.passes = (
-            extra_passes(type, self.split, span) if isinstance(type, SharedTile) and access.proxy == "generic" else 0
-        )
+        copies = access.threads == EVERY_THREAD and access.mode != "read"
+        self.threads = ONE_THREAD if copies else access.threads
+        counts = isinstance(type, (SharedTile, SharedVector)) and access.proxy == "generic" and access.at is None
+        self.passes = extra_passes(type, self.threads, span) if counts else 0  # type: ignore[arg-type]
+        self.copies = 1.0  # how many warps touch an element of shared memory
+        if shared and access.proxy == "generic" and access.at is None:
+            lanes = self.threads.lanes(type.shape, span)
+            self.copies = np.count_nonzero(lanes) / lanes.shape[1]
+        elif self.threads == EVERY_THREAD:
+            self.copies = span
         self.cache: dict[Any, Any] = {}
 
 
@@ -104,9 +107,14 @@ class StepPlan:
             for e in (*step.before, *step.touches, *step.after):
                 yield e.access if isinstance(e, Touch) else e
 
-    def places(self) -> Iterable[Place]:
-        """All rectangles of global memory that are accessed."""
-        return [e.target for e in self.effects() if isinstance(e, Access) and isinstance(e.target, Place)]
+    def global_accesses(self) -> Iterable[tuple[Value, Access, int]]:
+        """All accesses to global memory: the tensor, the access, and how many warps do it together."""
+        return [
+            (e.place.tensor, e.access, step.span)
+            for step in self.steps
+            for e in (*step.before, *step.touches, *step.after)
+            if isinstance(e, Touch) and e.place is not None
+        ]
 
     @property
     def written(self) -> set[Value]:

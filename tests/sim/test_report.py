@@ -9,7 +9,8 @@ import pytest
 import pykittens as pk
 from pykittens import bf16, f32, warp
 from pykittens.sim.banks import extra_passes
-from pykittens.types import SharedTile
+from pykittens.thread_map import InTurn, Matrices, Registers
+from pykittens.types import RegisterTile, SharedTile
 
 
 def test_bytes_and_operations() -> None:
@@ -31,10 +32,11 @@ def test_bytes_and_operations() -> None:
 
 
 @pytest.mark.parametrize("swizzle", [32, 64, 128])
-@pytest.mark.parametrize("split", ["rows", "threads"])
-def test_swizzled_tiles_have_no_conflicts(swizzle: int, split: str) -> None:
-    assert extra_passes(SharedTile(bf16, 64, 64, swizzle), "rows", 1) == 0
-    assert extra_passes(SharedTile(bf16, 64, 64), split, 4) == 0
+def test_swizzled_tiles_have_no_conflicts(swizzle: int) -> None:
+    for layout in ("row", "col"):
+        assert extra_passes(SharedTile(bf16, 64, 64, swizzle), Matrices(RegisterTile(bf16, 64, 64, layout)), 1) == 0
+    assert extra_passes(SharedTile(bf16, 64, 64), Matrices(RegisterTile(bf16, 64, 64, "row", 4)), 4) == 0
+    assert extra_passes(SharedTile(bf16, 64, 64), InTurn(8), 4) == 0
 
 
 def test_conflicts_are_counted_for_each_access() -> None:
@@ -49,7 +51,7 @@ def test_conflicts_are_counted_for_each_access() -> None:
             warp.store(y, warp.load(tile.part(warp.index * 16, 0, 16, 32)), (warp.index, 0))
 
     report = wide.simulate(np.zeros((32, 32), np.float32), np.zeros((32, 32), np.float32))
-    once = extra_passes(SharedTile(f32, 16, 32, pitch=32), "rows", 1)
+    once = extra_passes(SharedTile(f32, 16, 32, pitch=32), Registers(RegisterTile(f32, 16, 32), 2), 1)
     assert once > 0
     assert [(c.operation, c.tile, c.passes) for c in report.conflicts] == [("load", "tile part", 2 * 3 * once)]
     assert report.bank_conflicts == 6 * once
