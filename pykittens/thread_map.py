@@ -156,7 +156,7 @@ class MatrixOperand(ThreadMap):
         return np.repeat(np.where(mine, ALL_LANES, np.uint32(0)), cols, axis=1)
 
     def moves(self, shape: Shape, warps: int) -> tuple[np.ndarray, int]:
-        tile = RegisterTile(bf16, *shape, "row", 1 if self.shared else warps)
+        tile = RegisterTile(bf16, shape[0], shape[1], "row", 1 if self.shared else warps)
         first, width = Matrices(tile).moves(shape, tile.warps)
         return np.broadcast_to(first, (warps, *first.shape[1:])), width
 

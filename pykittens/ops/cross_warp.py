@@ -95,7 +95,9 @@ class SendTerms(ShareTerms):
         return super().types()
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", WarpShares(remote=True), "generic", self.barrier, mask=(1 << self.ranks) - 1),)
+        return (
+            Access(self.target, "write", WarpShares(remote=True), "generic", self.barrier, mask=(1 << self.ranks) - 1),
+        )
 
     def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element
 from ..program import CudaWriter, Place, Scope, Value

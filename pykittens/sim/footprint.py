@@ -144,7 +144,7 @@ class SharedMap:
 
     def _buffer(self, value: Value, base: int) -> int:
         """The buffer that holds the byte `base`."""
-        inside = 0 <= base and base // self.step < len(self.table)
+        inside = base >= 0 and base // self.step < len(self.table)
         cell = int(self.table[base // self.step]) if inside else -1
         if cell < 0:
             raise OutOfBoundsError(

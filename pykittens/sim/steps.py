@@ -27,16 +27,16 @@ class Touch:
         self.place = target if isinstance(target, Place) else None
         self.value: Value = target.tensor if isinstance(target, Place) else target
         type = self.value.type
-        shared = isinstance(type, (SharedTile, SharedVector))
+        shared = type if isinstance(type, (SharedTile, SharedVector)) else None
         self.kind = "global" if self.place else "shared" if shared else "register"
         # Where all threads write the same bytes, one of them does: nobody races with its own copy.
         copies = access.threads == EVERY_THREAD and access.mode != "read"
         self.threads = ONE_THREAD if copies else access.threads
-        counts = isinstance(type, (SharedTile, SharedVector)) and access.proxy == "generic" and access.at is None
-        self.passes = extra_passes(type, self.threads, span) if counts else 0  # type: ignore[arg-type]
+        whole = shared is not None and access.proxy == "generic" and access.at is None
+        self.passes = extra_passes(shared, self.threads, span) if shared and whole else 0
         self.copies = 1.0  # how many warps touch an element of shared memory
-        if shared and access.proxy == "generic" and access.at is None:
-            lanes = self.threads.lanes(type.shape, span)
+        if shared and whole:
+            lanes = self.threads.lanes(shared.shape, span)
             self.copies = np.count_nonzero(lanes) / lanes.shape[1]
         elif self.threads == EVERY_THREAD:
             self.copies = span
