@@ -57,7 +57,7 @@ class AtomicAdd(Op):
         return m.add_element(self.target, m.unit_scalar(self.value))
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "reduce", ONE_THREAD),)
+        return (Access(self.target, "reduce", ONE_THREAD, order="relaxed", reduction="add"),)
 
     def cuda(self, c: CudaWriter) -> None:
         if self.scope.warps > 1 and not c.elected:

@@ -128,15 +128,22 @@ class LoadRemote(Op):
 
 @dataclass(eq=False)
 class DependencyWait(Op):
-    """Waits until the kernels that this one depends on have ended (PTX "griddepcontrol.wait")."""
+    """Waits until the kernels that this one depends on have ended (PTX "griddepcontrol.wait").
+
+    They may touch all tensors but the `independent` ones.
+    """
 
     scope: Scope
+    independent: tuple[Value, ...] = ()
 
     single_thread = True
     collective = False
 
     def numpy(self, m: NumpyMachine) -> None:
         pass
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Sync("previous"),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "programmatic dependent launch")

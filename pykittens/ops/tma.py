@@ -258,10 +258,11 @@ class TmaStore(Op):
             m.reduce(self.target, m.read(self.source), self.kind)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (
-            Access(self.source, "read", ONE_THREAD, "async", "bulk.read"),
-            Access(self.target, "write" if self.kind == "store" else "reduce", ONE_THREAD, "async", "bulk"),
-        )
+        read = Access(self.source, "read", ONE_THREAD, "async", "bulk.read")
+        if self.kind == "store":
+            return (read, Access(self.target, "write", ONE_THREAD, "async", "bulk"))
+        # Each element's reduction is relaxed at gpu scope (PTX ISA, cp.reduce.async.bulk.tensor).
+        return (read, Access(self.target, "reduce", ONE_THREAD, "async", "bulk", order="relaxed", reduction=self.kind))
 
     def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "TMA")

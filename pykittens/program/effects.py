@@ -13,8 +13,10 @@ from .values import Operand, Place, Value
 class Access:
     """One effect: an operation reads or writes shared or global memory, or registers after it has returned.
 
-    mode "reduce" is a write that other reductions of the same operation may overlap. proxy: "generic" (ordinary loads
-    and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name of the group queue it joins
+    mode "reduce" changes each element in one step, from what it was before; reductions of one kind (`reduction`: "add",
+    ...) may overlap. order: "weak" (ordinary loads and stores), or the semantics of a strong operation at `scope` (PTX ISA,
+    memory consistency model): what comes before a "release" is known to those that read its value with an "acquire".
+    proxy: "generic" (ordinary loads and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name of the group queue it joins
     ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it
     completes on (whose pending bytes it pays when it writes shared memory). threads: which threads of the scope touch
     which elements. rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r
@@ -29,6 +31,9 @@ class Access:
     rank: Operand | None = None
     mask: Operand | None = None
     at: Operand | None = None
+    order: Literal["weak", "relaxed", "acquire", "release", "acq_rel"] = "weak"
+    scope: Literal["cta", "cluster", "gpu"] = "gpu"
+    reduction: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class Sync:
     arrivals at an mbarrier, one from the scope, which first adds `bytes` to what its phase waits for; or the scope's
     warps are counted at a named barrier), "wait" (until the phase with parity `phase` of an mbarrier has ended; or for
     a named barrier, counting the scope's warps too), "commit" and "join" (a group queue named `queue`; `pending` groups
-    may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy). target: the
+    may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy), "previous" (until
+    the kernels before this one in the stream have ended). target: the
     barrier, its item `index` for named ones; rank: the block of the cluster whose barrier is meant (None: the own).
     """
 
-    kind: Literal["barrier", "cluster", "arrive", "wait", "commit", "join", "fence"]
+    kind: Literal["barrier", "cluster", "arrive", "wait", "commit", "join", "fence", "previous"]
     target: Value | None = None
     queue: str = ""
     pending: int = 0

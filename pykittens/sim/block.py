@@ -16,13 +16,11 @@ from .grid_state import Dim3, GridState
 from .memory import Address, SharedMemory
 from .shadow import Shadow
 
-WORK = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store", "bulk.read": "a bulk store"}
-
 
 class Cluster:
-    """One cluster while it runs; `first` is the index of its first block."""
+    """One cluster while it runs."""
 
-    def __init__(self, grid_state: GridState, number: int, first: Dim3):
+    def __init__(self, grid_state: GridState, number: int):
         self.grid_state, self.report, self.tensors, self.grid = (
             grid_state,
             grid_state.report,
@@ -30,27 +28,16 @@ class Cluster:
             grid_state.grid,
         )
         self.clocks = Clocks(grid_state.agents, number)
-        x, y, _ = grid_state.program.cluster
-        self.blocks: list[BlockState] = []
-        for rank in range(grid_state.blocks):
-            at = (first[0] + rank % x, first[1] + rank // x % y, first[2] + rank // (x * y))
-            self.blocks.append(BlockState(self, rank, at))
+        self.number = number
+        self.blocks = [
+            BlockState(self, rank, grid_state.block_index(number, rank)) for rank in range(grid_state.blocks)
+        ]
         self.flights: list[Flight] = []  # in the order they were issued
         self.meeting = Meeting("the cluster's barrier", grid_state.blocks * grid_state.program.warps, self.clocks)
 
     def agent_label(self, agent: int) -> str:
         """An agent in words."""
-        grid_state, warps = self.grid_state, self.grid_state.program.warps
-        count = grid_state.blocks * warps
-        if agent < count:
-            return self.blocks[agent // warps].warp_label(agent % warps)
-        agent -= count
-        if agent < len(grid_state.queues) * count:
-            name, place = grid_state.queues[agent // count], agent % count
-            return f"{WORK.get(name, f'an operation of queue {name}')} of {self.blocks[place // warps].warp_label(place % warps)}"
-        agent -= len(grid_state.queues) * count
-        block = self.blocks[agent // len(grid_state.barriers)]
-        return f"a load that completes on {block.barrier_list[agent % len(grid_state.barriers)].name}"
+        return self.grid_state.agent_label(agent)
 
     def queue_of(self, agent: int) -> str:
         """The name of the queue an agent works for, "mbarrier" for one of loads, or nothing for a warp."""
@@ -73,7 +60,7 @@ class BlockState:
         self.cluster, self.rank, self.index, self.warps = cluster, rank, index, grid_state.program.warps
         self.first_agent = rank * self.warps
         self.memory = SharedMemory(grid_state.program.shared_bytes)
-        self.shadow = Shadow(len(grid_state.map), grid_state.agents, fresh=True)
+        self.shadow = Shadow(len(grid_state.map), grid_state.agents)
         engines = grid_state.blocks * self.warps * (1 + len(grid_state.queues)) + rank * len(grid_state.barriers)
         self.barrier_list: list[MBarrier] = []
         self.barriers: dict[int, MBarrier] = {}
@@ -124,9 +111,7 @@ class BlockState:
 
     def warp_label(self, warp: int) -> str:
         """A warp in words: its role, and its block where several run together."""
-        roles = [label for first, count, label in self.cluster.grid_state.roles if first <= warp < first + count]
-        role = f" ({roles[-1]})" if roles else ""
-        return f"warp {warp}{role}" + (f" of block {self.rank} of the cluster" if len(self.cluster.blocks) > 1 else "")
+        return self.cluster.grid_state.agent_label(self.first_agent + warp)
 
     # The end ------------------------------------------------------------------------------------------
 

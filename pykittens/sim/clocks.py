@@ -16,18 +16,17 @@ from __future__ import annotations
 import numpy as np
 
 SEEN, FENCED, CAUSED = 0, 1, 2
-TICK = 1 << 20  # a stamp is a time in ticks plus the number of the operation
-CLUSTER = 1 << 44  # and in front the number of the cluster, since clusters run one after another, unordered
+TICK = 1 << 20  # a stamp is a time in ticks plus the number of the operation; a clock that knows nothing shows 1
 
 
 class Clocks:
-    """The clocks of one cluster: `of[view, agent]` is a vector over agents."""
+    """The clocks of cluster number `cluster`: `of[view, agent]` is a vector over its agents."""
 
     def __init__(self, agents: int, cluster: int):
-        self.low = cluster * CLUSTER
-        self.of = np.full((3, agents, agents), self.low + 1, np.int64)
+        self.number = cluster
+        self.of = np.ones((3, agents, agents), np.int64)
         own = np.arange(agents)
-        self.of[SEEN, own, own] = self.of[CAUSED, own, own] = self.low + TICK
+        self.of[SEEN, own, own] = self.of[CAUSED, own, own] = TICK
 
     def stamp(self, agents: np.ndarray, operation: int) -> np.ndarray:
         """What accesses of these warps are stamped with now."""
@@ -61,8 +60,8 @@ class Clocks:
 
     def blank(self) -> np.ndarray:
         """The knowledge of one who knows nothing; shape (views, agents)."""
-        return np.full((3, self.of.shape[1]), self.low + 1, np.int64)
+        return np.ones((3, self.of.shape[1]), np.int64)
 
     def time(self, ticks: int) -> int:
         """The clock value that covers an engine's first `ticks` groups or phases."""
-        return self.low + ticks * TICK
+        return ticks * TICK

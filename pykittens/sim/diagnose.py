@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import Diagnosis, Frame, RaceError, UninitializedError
-from ..program import Access
+from ..program import Access, Op
+from .access_classes import AccessClass
 from .block import Cluster
 from .shadow import Clash
 from .steps import Step
@@ -15,6 +16,9 @@ WAITS = {
     "bulk": "wait for the bulk store to finish before touching what it writes",
     "bulk.read": "wait until the bulk store has read its tile before it is overwritten",
 }
+
+BARRIER = "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group"
+OPEN = "close the group (commit) before you wait: an open group is not waited for"
 
 
 def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str) -> Diagnosis:
@@ -30,21 +34,11 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
         )
     first = cluster.grid_state.plan.op(clash.operation)
     also: dict[str, tuple[Frame, ...]] = {f"the {'read' if clash.kind == 'read' else 'write'} at": first.location}
-    if clash.foreign:
-        return RaceError(
-            f"{op.scope}.{op.name}: {who} {does} {what}, which another block of the grid {'reads' if clash.kind == 'read' else 'writes'}; nothing orders blocks {at}",
-            fix="give each block elements of its own, or combine with a reduction (atomics)",
-            location=op.location,
-            also=also,
-        )
+    if clash.first is not None:
+        return _global_race(cluster, step, access, clash, by, what, also)
     other = cluster.agent_label(clash.agent)
     if clash.kind == "proxy":
-        return RaceError(
-            f"missing proxy fence: {op.scope}.{op.name} of {who} {does} {what} through the async proxy, and the ordinary write of {other} is not fenced {at}",
-            fix="let the writers meet the other side in a barrier after their writes (warp.sync(), pk.block.sync()); the compiler fences before it",
-            location=op.location,
-            also=also,
-        )
+        return _missing_fence(op, who, access, what, other, at, also)
     queue = cluster.queue_of(clash.agent)
     if clash.kind == "write":
         landing = "may not have landed" if queue in ("cp.async", "mbarrier") else "may not have happened"
@@ -53,14 +47,58 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
             fact = f"{who} writes {what}, and so does {other}, in the same operation"
     else:
         fact = f"{who} {does} {what} while {other} may still read it: nothing orders the two"
-    fix = WAITS.get(
-        queue, "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group"
-    )
+    fix = WAITS.get(queue, BARRIER)
     if queue and cluster.is_open(clash.agent, clash.time):
-        fix = "close the group (commit) before you wait: an open group is not waited for"
+        fix = OPEN
     if clash.operation == step.number and not queue:
         fix = "give each warp bytes of its own, or put a barrier at the end of the loop they are in"
     return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, location=op.location, also=also)
+
+
+def _missing_fence(
+    op: Op, who: str, access: Access, what: str, other: str, at: str, also: dict[str, tuple[Frame, ...]]
+) -> Diagnosis:
+    return RaceError(
+        f"missing proxy fence: {op.scope}.{op.name} of {who} {_verb(access, access.reduction)} {what} through the async proxy, and the ordinary write of {other} is not fenced {at}",
+        fix="let the writers meet the other side in a barrier after their writes (warp.sync(), pk.block.sync()); the compiler fences before it",
+        location=op.location,
+        also=also,
+    )
+
+
+def _global_race(
+    cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str, also: dict[str, tuple[Frame, ...]]
+) -> Diagnosis:
+    """The same, of global memory."""
+    op, grid_state, first = step.op, cluster.grid_state, clash.first
+    assert first is not None
+    block = cluster.blocks[int(grid_state.block_of[by])]
+    who = grid_state.agent_label(by, None if clash.cluster is None else cluster.number)
+    other = grid_state.agent_label(clash.agent, clash.cluster)
+    at, queue = f"(block {block.label})", cluster.queue_of(clash.agent)
+    if clash.kind == "proxy":
+        return _missing_fence(op, who, access, what, other, at, also)
+    does, did = _verb(access, access.reduction), _verb(first, first.combines)
+    fact = f"race: {op.scope}.{op.name}: {who} {does} {what}, and {other} {did} it: nothing orders the two {at}"
+    strong = first.scope and access.order != "weak"
+    if strong and first.combines and access.reduction not in ("", first.combines):
+        fix = "let all of them be of one kind, or order them: what is left depends on which comes last"
+    elif strong:
+        fix = f'both must be of a scope that holds both blocks (scope="gpu"): they are of {first.scope} and {access.scope}'
+    elif clash.cluster is None:
+        fix = WAITS.get(queue, BARRIER)
+        if queue and cluster.is_open(clash.agent, clash.time):
+            fix = OPEN
+    else:
+        fix = "give each block elements of its own, combine with a reduction (atomics), or hand over by a flag (pk.signal after the one, pk.wait_for before the other)"
+    return RaceError(fact, fix=fix, location=op.location, also=also)
+
+
+def _verb(access: Access | AccessClass, reduction: str) -> str:
+    """What an access does, in words."""
+    if access.mode == "reduce":
+        return {"add": "adds to", "": "changes"}.get(reduction, f"reduces ({reduction}) into")
+    return {"read": "reads", "write": "writes"}[access.mode]
 
 
 def flight_label(step: Step) -> str:

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from ..ops.cluster import DependencyWait
 from ..ops.control import Role
 from ..program import Access, Program, Sync, Value
 from ..types import BarrierType
 from .footprint import GlobalMap, SharedMap
+from .global_shadow import GlobalShadow
 from .memory import GlobalArray
 from .report import Report
-from .shadow import Shadow
 from .steps import StepPlan
 
 Dim3 = tuple[int, int, int]
+WORK = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store", "bulk.read": "a bulk store"}
 
 
 class GridState:
@@ -43,11 +45,18 @@ class GridState:
         self.barriers = [(b, i) for b in program.buffers if isinstance(b.item, BarrierType) for i in range(b.count)]
         x, y, z = program.cluster
         self.blocks = x * y * z
-        self.agents = self.blocks * (
-            program.warps * (1 + len(self.queues)) + len(self.barriers)
-        )  # warps, their queues, barriers
+        # Agents: warps, their queues, barriers, and the kernels before this one.
+        self.previous = self.blocks * (program.warps * (1 + len(self.queues)) + len(self.barriers))
+        self.agents = self.previous + 1
+        waits = [op for op in program.walk() if isinstance(op, DependencyWait)]
+        self.waits_for_previous = bool(waits)
+        self.independent = {tensor for op in waits for tensor in op.independent}  # of what those kernels touch
+        warps, ranks = program.warps, np.arange(self.blocks)
+        self.block_of = np.concatenate(  # by agent, the rank of its block in the cluster
+            [np.repeat(ranks, warps)] * (1 + len(self.queues)) + [np.repeat(ranks, len(self.barriers)), [0]]
+        )
         self.conflicts: dict[int, int] = {}  # extra passes by step
-        self.globals: dict[Value, tuple[GlobalMap, Shadow]] = {}
+        self.globals: dict[Value, tuple[GlobalMap, GlobalShadow]] = {}
         self._shadow_globals()
         self.roles: list[tuple[int, int, str]] = [
             (op.first, op.scope.warps, op.label) for op in program.walk() if isinstance(op, Role)
@@ -64,8 +73,44 @@ class GridState:
             if any(v in self.plan.written for v in group):
                 tensors = [self.tensors[v] for v in group]
                 map_ = GlobalMap(tensors, [a for a in accesses if a[0] in tensors])
-                shadow = Shadow(len(map_), self.agents, fresh=False)
+                shadow = GlobalShadow(len(map_), self.plan.classes, self.block_of, chained=False)
                 self.globals.update({v: (map_, shadow) for v in group})
+
+    def warp_label(self, warp: int) -> str:
+        """A warp of a block in words, with its role."""
+        roles = [label for first, count, label in self.roles if first <= warp < first + count]
+        return f"warp {warp} ({roles[-1]})" if roles else f"warp {warp}"
+
+    def agent_label(self, agent: int, cluster: int | None = None) -> str:
+        """An agent in words: of a cluster by its number, or of the one that the words are about."""
+        count = self.blocks * self.program.warps
+        if agent == self.previous:
+            return "a kernel before this one"
+        unit, place = divmod(agent, count)
+        if unit > len(self.queues):
+            rank, item = divmod(agent - count * (1 + len(self.queues)), len(self.barriers))
+            buffer, index = self.barriers[item]
+            name = buffer.value.label + (f"[{index}]" if buffer.count > 1 else "")
+            return f"a load that completes on {name}{self._of_block(rank, cluster)}"
+        rank, warp = divmod(place, self.program.warps)
+        who = self.warp_label(warp) + self._of_block(rank, cluster)
+        if unit == 0:
+            return who
+        name = self.queues[unit - 1]
+        return f"{WORK.get(name, f'an operation of queue {name}')} of {who}"
+
+    def _of_block(self, rank: int, cluster: int | None) -> str:
+        if cluster is not None:
+            return f" of block {','.join(map(str, self.block_index(cluster, rank)))}"
+        return f" of block {rank} of the cluster" if self.blocks > 1 else ""
+
+    def block_index(self, cluster: int, rank: int) -> Dim3:
+        """Which block of the grid block `rank` of a cluster is. Clusters count along x, then y, then z."""
+        shape = self.program.cluster
+        count = [n // c for n, c in zip(self.grid, shape, strict=True)]
+        corner = cluster % count[0], cluster // count[0] % count[1], cluster // (count[0] * count[1])
+        inner = rank % shape[0], rank // shape[0] % shape[1], rank // (shape[0] * shape[1])
+        return tuple(c * s + i for c, s, i in zip(corner, shape, inner, strict=True))  # type: ignore[return-value]
 
 
 def _queue(effect: Any) -> str:

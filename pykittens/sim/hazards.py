@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import InFlightError, OutOfBoundsError, RaceError
+from ..ops.cluster import DependencyWait
 from ..program import Value
 from .barriers import MBarrier
 from .block import BlockState
-from .clocks import CAUSED, TICK
+from .clocks import CAUSED, SEEN, TICK
 from .diagnose import flight_label, race
 from .engines import ELECTED, PER_WARP, QUEUES, Flight, Queue
 from .footprint import Footprint
+from .global_shadow import layers
 from .machine import Machine
 from .registers import Flying
 from .shadow import Shadow
@@ -63,7 +65,7 @@ def _check_started(m: Machine, step: Step, block: BlockState) -> None:
     clocks = m.block.cluster.clocks
     others = np.arange(block.first_agent, block.first_agent + block.warps)
     known = clocks.of[CAUSED][np.ix_(m.agents if m.mask is None else m.agents[m.mask.warps], others)]
-    if not m.block.cluster.grid_state.barriers and (known.max(axis=1) == clocks.low + 1).any():
+    if not m.block.cluster.grid_state.barriers and (known.max(axis=1) == 1).any():
         raise RaceError(
             f"{step.op.scope}.{step.op.name} touches shared memory of block {block.rank} of the cluster, which may not run yet",
             fix="let the blocks of the cluster meet first: pk.cluster.sync()",
@@ -141,6 +143,8 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
         inside = tensor.clip(corner, place.shape)
         total += inside[0] * inside[1] * tensor.size
     total *= m.units if len(corners) == 1 else 1
+    if m.block.cluster.grid_state.waits_for_previous:
+        _check_previous(m, step, touch)
     shadowed = m.block.cluster.grid_state.globals.get(touch.value)
     if shadowed is None:
         return total
@@ -148,16 +152,35 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     key = (m.warps, m.mask.key if m.mask is not None else None, tuple(corners))
     found = touch.cache.get(key)
     if found is None:
-        found = _gathered(m, [map_.footprint(tensor, corner, place.shape, touch.threads, m.span) for corner in corners])
+        parts = [map_.footprint(tensor, corner, place.shape, touch.threads, m.span) for corner in corners]
+        found = layers(_gathered(m, parts))
         if len(touch.cache) >= CACHED:
             touch.cache.clear()
         touch.cache[key] = found
-    local, cells, _ = found
-    clash = _note(shadow, m, touch, agents, stamps, local, cells)
-    if clash is not None:
-        cluster = m.block.cluster
-        raise race(cluster, step, touch.access, clash, int(m.agents[local[clash.by]]), map_.describe(clash.cell))
+    cluster, now = m.block.cluster, touch.access.done == "now"
+    for local, cells, _ in found:
+        clash = shadow.note(cluster.clocks, m.agents[local], agents[local], cells, stamps[local], touch.number, now)
+        if clash is not None:
+            raise race(cluster, step, touch.access, clash, int(m.agents[local[clash.by]]), map_.describe(clash.cell))
     return total
+
+
+def _check_previous(m: Machine, step: Step, touch: Touch) -> None:
+    """The kernels before this one in the stream, which may still run, must have been waited for."""
+    cluster = m.block.cluster
+    grid_state, active = cluster.grid_state, m.agents if m.mask is None else m.agents[m.mask.warps]
+    unaware = cluster.clocks.of[SEEN, active, grid_state.previous] < TICK
+    if touch.value in grid_state.independent or not unaware.any():
+        return
+    wait = next(op for op in grid_state.program.walk() if isinstance(op, DependencyWait))
+    reads, name = touch.access.mode == "read", touch.value.label
+    raise RaceError(
+        f"{step.op.scope}.{step.op.name}: {cluster.agent_label(int(active[unaware.argmax()]))} {'reads' if reads else 'writes'} {name}, "
+        f"which the kernel before this one may still {'write' if reads else 'read or write'} (block {m.block.label})",
+        fix=f"do it after pk.wait_for_previous(); if that kernel does not touch {name}, say pk.wait_for_previous(independent=({name},))",
+        location=step.op.location,
+        also={"it is waited for at": wait.location},
+    )
 
 
 # Asynchronous accesses --------------------------------------------------------------------------------------
@@ -167,7 +190,7 @@ def _finishers(
     m: Machine, step: Step, touch: Touch, block: BlockState, flight: Flight | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which agents finish an access to `block`, and what they stamp it with, by warp of the gang. Lines an asynchronous one up."""
-    done, low = touch.access.done, m.block.cluster.clocks.low
+    done = touch.access.done
     if done == "now":
         return m.agents, m.block.cluster.clocks.stamp(m.agents, step.number)
     assert flight is not None
@@ -176,7 +199,7 @@ def _finishers(
         pays = touch.value.type.bytes if touch.kind == "shared" and touch.access.mode != "read" else 0  # type: ignore[union-attr]
         for unit, barrier in zip(_units(m), mbarriers(m, done, block), strict=True):
             warps = slice(unit * m.span, (unit + 1) * m.span)
-            agents[warps], stamps[warps] = barrier.agent, low + barrier.phase * TICK + step.number
+            agents[warps], stamps[warps] = barrier.agent, barrier.phase * TICK + step.number
             if pays:
                 flight.payments.append((barrier, pays, barrier.phase))
                 barrier.loads.append(flight)
@@ -186,7 +209,7 @@ def _finishers(
     for unit in _units(m):
         for warp in range(unit * m.span, (unit + 1) * m.span):
             queue = queue_of(m, done, warp)
-            agents[warp], stamps[warp] = queue.agent, low + queue.group * TICK + step.number
+            agents[warp], stamps[warp] = queue.agent, queue.group * TICK + step.number
             if kept == PER_WARP or warp == unit * m.span:
                 _line_up(queue, flight)
     return agents, stamps
@@ -232,7 +255,7 @@ def launch(m: Machine, step: Step) -> Flight:
     if any(isinstance(t.access.done, Value) and t.access.proxy == "generic" for t in step.touches):
         clocks.advance(issuers)  # a store of these threads, with the release of its mbarrier: it tells all they know
     else:
-        known[:CAUSED] = clocks.low + 1  # an engine passes on no memory of who gave it work
+        known[:CAUSED] = 1  # an engine passes on no memory of who gave it work
     flight = Flight(flight_label(step), step.op.location, finish, known)
     cluster.flights.append(flight)
     return flight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -46,11 +45,10 @@ def simulate(
     report = Report(blocks=grid[0] * grid[1] * grid[2])
     grid_state = GridState(program, plan, tensors, scalars, grid, report)
     chance = random.Random(seed) if seed is not None else None
-    corners = [range(0, n, step) for n, step in zip(grid, program.cluster, strict=True)]
-    for number, (z, y, x) in enumerate(itertools.product(*reversed(corners))):
-        Scheduler(Cluster(grid_state, number, (x, y, z)), chance).run()
+    for number in range(report.blocks // grid_state.blocks):
+        Scheduler(Cluster(grid_state, number), chance).run()
         if progress:
-            progress((number + 1) * program.cluster[0] * program.cluster[1] * program.cluster[2] / report.blocks)
+            progress((number + 1) * grid_state.blocks / report.blocks)
     for number, passes in sorted(grid_state.conflicts.items()):
         step = plan.steps[number - 1]
         tile = ", ".join(t.value.label for t in step.touches if t.passes)

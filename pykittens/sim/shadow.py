@@ -1,4 +1,4 @@
-"""Shadow memory: for each cell the last write, and the reads since. It finds what no clock orders."""
+"""Shadow of shared memory: for each cell the last write, and the reads since. It finds what no clock orders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .access_classes import AccessClass
 from .clocks import FENCED, SEEN, TICK, Clocks
 
 
@@ -14,7 +15,8 @@ class Clash:
     """Two accesses that conflict: `agent` and `operation` made the first, `by` (index into the access) the second.
 
     kind: "write" or "read" of the first, "proxy" for a generic write that no fence separates from the async proxy,
-    "unwritten" when there was no first. `foreign`: the first belongs to an earlier cluster. `time`: ticks of the agent.
+    "unwritten" when there was no first. `cluster`: the first's, where it is another cluster. `time`: ticks of the agent.
+    `first`: the class of the first, in global memory.
     """
 
     kind: str
@@ -22,20 +24,20 @@ class Clash:
     by: int
     agent: int = -1
     operation: int = 0
-    foreign: bool = False
+    cluster: int | None = None
     time: int = 0
+    first: AccessClass | None = None
 
 
 class Shadow:
-    """`cells` cells, `agents` agents. `fresh` memory (shared) must be written before it is read."""
+    """`cells` cells, `agents` agents. A cell must be written before it is read."""
 
-    def __init__(self, cells: int, agents: int, fresh: bool):
-        self.fresh = fresh
+    def __init__(self, cells: int, agents: int):
         self.stamp = np.zeros(cells, np.int64)
         self.agent = np.zeros(cells, np.int32)
         self.generic = np.zeros(cells, bool)  # how it was written
         self.reduced = np.zeros(cells, bool)
-        self.reads = np.zeros((cells, agents) if fresh else (0, agents), np.int64)
+        self.reads = np.zeros((cells, agents), np.int64)
         self.watched = np.zeros(cells, bool)  # cells read since the last write
 
     def read(
@@ -45,13 +47,10 @@ class Shadow:
         clash = self._after_write(clocks, rows, cells, proxy)
         if clash is not None:
             return clash
-        if self.fresh:
-            unwritten = self.stamp[cells] == 0
-            if unwritten.any():
-                at = int(unwritten.argmax())
-                return Clash("unwritten", int(cells[at]), at)
-        elif not len(self.reads):
-            self.reads = np.zeros((len(self.stamp), self.reads.shape[1]), np.int64)
+        unwritten = self.stamp[cells] == 0
+        if unwritten.any():
+            at = int(unwritten.argmax())
+            return Clash("unwritten", int(cells[at]), at)
         self.reads[cells, agents] = stamps
         self.watched[cells] = True
         return None
@@ -73,10 +72,10 @@ class Shadow:
         live = np.flatnonzero(self.watched[cells])
         if len(live):
             reads = self.reads[cells[live]]
-            bad = (reads >= clocks.of[SEEN][rows[live]]) | ((reads < clocks.low) & (reads > 0))
+            bad = reads >= clocks.of[SEEN][rows[live]]
             if bad.any():
                 at, agent = (int(x) for x in np.unravel_index(int(bad.argmax()), bad.shape))
-                return self._clash("read", int(cells[live[at]]), int(live[at]), agent, int(reads[at, agent]), clocks)
+                return self._clash("read", int(cells[live[at]]), int(live[at]), agent, int(reads[at, agent]))
             self.reads[cells[live]] = 0
             self.watched[cells] = False
         self.stamp[cells], self.agent[cells] = stamps, agents
@@ -85,9 +84,7 @@ class Shadow:
             twice = self.agent[cells] != agents
             if twice.any():
                 at = int(twice.argmax())
-                return self._clash(
-                    "write", int(cells[at]), at, int(self.agent[cells[at]]), int(self.stamp[cells[at]]), clocks
-                )
+                return self._clash("write", int(cells[at]), at, int(self.agent[cells[at]]), int(self.stamp[cells[at]]))
         return None
 
     def _after_write(
@@ -95,8 +92,6 @@ class Shadow:
     ) -> Clash | None:
         stamp, agent = self.stamp[cells], self.agent[cells]
         bad = stamp >= clocks.of[SEEN][rows, agent]
-        if clocks.low and not self.fresh:
-            bad |= (stamp < clocks.low) & (stamp > 0)
         if reduce:
             bad &= ~self.reduced[cells]
         kind = "write"
@@ -106,8 +101,8 @@ class Shadow:
         if not bad.any():
             return None
         at = int(bad.argmax())
-        return self._clash(kind, int(cells[at]), at, int(agent[at]), int(stamp[at]), clocks)
+        return self._clash(kind, int(cells[at]), at, int(agent[at]), int(stamp[at]))
 
     @staticmethod
-    def _clash(kind: str, cell: int, by: int, agent: int, stamp: int, clocks: Clocks) -> Clash:
-        return Clash(kind, cell, by, agent, stamp % TICK, stamp < clocks.low, (stamp - clocks.low) // TICK)
+    def _clash(kind: str, cell: int, by: int, agent: int, stamp: int) -> Clash:
+        return Clash(kind, cell, by, agent, stamp % TICK, time=stamp // TICK)

@@ -11,6 +11,7 @@ from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Access, Block, Effect, Op, Place, Program, Sync, Value, values_in
 from ..thread_map import EVERY_THREAD, ONE_THREAD
 from ..types import BarrierType, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
+from .access_classes import ClassTable, classify
 from .banks import extra_passes
 
 STRUCTURE = (Range, While, BreakIf, When, Role)
@@ -19,7 +20,7 @@ STRUCTURE = (Range, While, BreakIf, When, Role)
 class Touch:
     """One access of an operation. Footprints are cached by where the gang's units point."""
 
-    __slots__ = ("access", "cache", "copies", "kind", "passes", "place", "threads", "value")
+    __slots__ = ("access", "cache", "copies", "kind", "number", "passes", "place", "threads", "value")
 
     def __init__(self, access: Access, span: int):
         self.access = access
@@ -41,6 +42,7 @@ class Touch:
         elif self.threads == EVERY_THREAD:
             self.copies = span
         self.cache: dict[Any, Any] = {}
+        self.number = 0  # of its class among the accesses to global memory
 
 
 class Step:
@@ -85,6 +87,20 @@ class StepPlan:
         self.program = program
         self.steps: list[Step] = []
         self.body = self._block(program.body)
+        self.classes = self._classify()
+
+    def _classify(self) -> ClassTable:
+        """The classes of all accesses to global memory, which are told their numbers."""
+        used = {v for step in self.steps for v in step.op.operands()}
+        found = {}
+        for step in self.steps:
+            for touch in (*step.touches, *step.after):
+                if isinstance(touch, Touch) and touch.kind == "global":
+                    found[touch] = classify(touch.access, any(r in used for r in step.results))
+        table = ClassTable(found.values())
+        for touch, made in found.items():
+            touch.number = table.number[made]
+        return table
 
     def _block(self, block: Block) -> list[Step]:
         made = []

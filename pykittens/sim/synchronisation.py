@@ -12,7 +12,7 @@ from ..ops.sync import NamedBarrierType
 from ..program import Sync
 from ..types import BarrierType
 from .barriers import MBarrier
-from .clocks import CAUSED, SEEN
+from .clocks import CAUSED, SEEN, TICK
 from .engines import ELECTED, PER_WARP, QUEUES
 from .hazards import mbarriers, queue_of
 from .machine import Machine
@@ -157,6 +157,10 @@ def _fence(m: Machine, step: Step, sync: Sync) -> None:
     m.block.cluster.clocks.fence(_groups(m).ravel())
 
 
+def _previous(m: Machine, step: Step, sync: Sync) -> None:
+    m.block.cluster.clocks.of[SEEN, _groups(m).ravel(), m.block.cluster.grid_state.previous] = TICK
+
+
 ORDERS: dict[str, Callable[[Machine, Step, Sync], Waiting | None]] = {
     "barrier": _barrier,
     "cluster": _cluster,
@@ -165,6 +169,7 @@ ORDERS: dict[str, Callable[[Machine, Step, Sync], Waiting | None]] = {
     "commit": _commit,
     "join": _join,
     "fence": _fence,
+    "previous": _previous,
 }
 
 __all__ = ["Waiting", "order"]

@@ -231,9 +231,19 @@ class Cluster:
         record(cluster_ops.ClusterBarrier(Scope("block", current().program.warps)))
 
 
-def wait_for_previous() -> None:
-    """Waits for the kernel before this one in the stream (programmatic dependent launch, PTX "griddepcontrol.wait")."""
-    record(cluster_ops.DependencyWait(Scope("role", current().warps)))
+def wait_for_previous(*, independent: tuple[Tensor, ...] = ()) -> None:
+    """Waits for the kernel before this one in the stream (programmatic dependent launch, PTX "griddepcontrol.wait").
+
+    No tensor may be touched before, but for the `independent` ones, which the kernels before do not write (nor read,
+    where this one writes them): weights that are loaded early, say.
+    """
+    for tensor in independent:
+        if not isinstance(tensor, Tensor):
+            raise TypeRuleError(
+                f"pk.wait_for_previous(independent=...) of {tensor!r}",
+                fix="pass a tuple of the kernel's global tensors",
+            )
+    record(cluster_ops.DependencyWait(Scope("role", current().warps), tuple(independent)))
 
 
 def launch_next() -> None:
