@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from .functional import attention, matmul
 
 if TYPE_CHECKING:
-    from .call.kernel import kernel
     from .vocabulary import *
 
 __version__ = "0.1.0"

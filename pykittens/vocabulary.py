@@ -50,9 +50,9 @@ from .trace.elementwise import (
 from .trace.flow import break_if, loop, otherwise, range, role, when
 from .trace.functions import assert_, cuda, named_barrier, print
 from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
-from .trace.memory import at, shared
+from .trace.memory import Tensor, at, shared
 from .trace.rings import barrier, ring
-from .trace.scalar import block_index, cast, cdiv, grid_size, var
+from .trace.scalar import Scalar, block_index, cast, cdiv, grid_size, var
 from .trace.schedule import grouped, persistent, rectangle, triangle
 from .trace.scopes import block, group, warp
 from .trace.signature import gl, static
@@ -77,6 +77,8 @@ __all__ = [
     "OutOfBoundsError",
     "RaceError",
     "ResourceError",
+    "Scalar",
+    "Tensor",
     "TraceError",
     "TypeRuleError",
     "UninitializedError",

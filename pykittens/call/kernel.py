@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from types import FunctionType
-from typing import Any
+from typing import Any, overload
 
 from ..errors import ArgumentError, TraceError
 from ..gpu import cache, writer
@@ -198,6 +198,16 @@ def mentions(function: FunctionType, names: set[str]) -> bool:
     rest = count + bool(code.co_flags & inspect.CO_VARARGS)
     left = code.co_varnames[rest : rest + bool(code.co_flags & inspect.CO_VARKEYWORDS)]
     return bool(names & set(code.co_varnames[:count])) or any(i.argval in left for i in dis.get_instructions(code))
+
+
+@overload
+def kernel(function: Callable[..., Any], /) -> Kernel: ...
+
+
+@overload
+def kernel(
+    *, warps: Any = 4, grid: Any = (1, 1, 1), cluster: Any = (1, 1, 1), **options: Any
+) -> Callable[[Callable[..., Any]], Kernel]: ...
 
 
 def kernel(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from ..errors import Frame, TraceError
 from ..types import DType, Global, ScalarType
+from .memory import Tensor
+from .scalar import Scalar
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,48 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         if isinstance(annotation, str):  # from __future__ import annotations
             cells = dict(zip(code.co_freevars, (c.cell_contents for c in function.__closure__ or ()), strict=False))
             annotation = eval(annotation, {**function.__globals__, **cells})
-        if isinstance(annotation, (GlobalPattern, DType)):
-            runtime.append((p.name, annotation))
+        if (pattern := run_time(annotation)) is not None:
+            runtime.append((p.name, pattern))
             if p.default is None:
                 optional.append(p.name)
-        elif isinstance(annotation, ScalarType):
-            runtime.append((p.name, annotation.dtype))
         elif p.kind is p.KEYWORD_ONLY:
             fixed.append((p.name, p.default))
         else:
             raise TraceError(
                 f"parameter {p.name!r} of kernel {function.__name__!r} has no type",
-                fix="annotate it with pk.gl(...) or a dtype, or make it keyword-only for a value fixed at trace time",
+                fix='annotate it, as Annotated[pk.Tensor, pk.f32, "N", 128] or Annotated[pk.Scalar, pk.f32], '
+                "or make it keyword-only for a value fixed at trace time",
                 location=where,
             )
     return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(fixed), where)
+
+
+def run_time(annotation: Any) -> GlobalPattern | DType | None:
+    """What a run-time parameter may be, read from its annotation; None for the annotation of a static value.
+
+    `Annotated[Tensor, f32, "N", 128]` is a tensor: dtype (or a tuple of dtypes), then dimensions, or one `pk.gl(...)`;
+    `Annotated[Scalar, f32]` is a scalar. Type checkers see `Tensor` and `Scalar`. `... | None` may be left out where its
+    default is None. `pk.gl(...)` or a dtype alone are accepted too, which type checkers are not fond of.
+    """
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [run_time(part) for part in get_args(annotation) if part is not type(None)]
+        return kinds[0] if len(kinds) == 1 else None
+    if isinstance(annotation, ScalarType):
+        return annotation.dtype
+    if isinstance(annotation, (GlobalPattern, DType)):
+        return annotation
+    if get_origin(annotation) is not Annotated:
+        return None
+    base, *about = get_args(annotation)
+    if isinstance(base, type) and issubclass(base, Scalar):
+        if len(about) == 1 and isinstance(about[0], DType):
+            return about[0]
+        raise TraceError(
+            f"Annotated[Scalar, {', '.join(map(str, about))}]", fix="a scalar has one dtype: Annotated[Scalar, pk.f32]"
+        )
+    if isinstance(base, type) and issubclass(base, Tensor):
+        return about[0] if len(about) == 1 and isinstance(about[0], GlobalPattern) else gl(*about)
+    return None
 
 
 def global_type(pattern: GlobalPattern, dtype: DType, shape: tuple[int, ...], align: int) -> Global:
