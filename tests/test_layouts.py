@@ -243,7 +243,7 @@ def test_shared_operands_of_mma(which: str, transposed: bool, warps: int) -> Non
                 ]
                 for lane in range(32):
                     for i in range(8):
-                        got = received(given, lane, i // 2, i % 2, name == "ldmatrix_trans")
+                        got = received(given, lane, i // 2, i % 2, name == "pk_ldmatrix_trans")
                         if which == "a":
                             row, col = ptx_a(lane, i)
                             want = (((block * warps) + warp) * 16 + row, step * 16 + col)

@@ -1,7 +1,7 @@
 """Compiled kernels on disk, found by their content.
 
-The key is the generated text without its `#line` directives, the architecture and the options: moving
-a kernel in its Python file does not compile it again. The compiler's version is not part of it, so that a
+The key is the generated text without its `#line` directives and comments, the architecture and the options: moving
+a kernel in its Python file, or renaming its variables, does not compile it again. The compiler's version is not part of it, so that a
 machine without a compiler finds what another one made; the entry records it.
 
 An entry is one file: a line with the format and a SHA-256 of the rest, a line of JSON, the cubin. It appears
@@ -30,9 +30,16 @@ FORMAT = b"pykittens-cubin-1"
 compilers: set[str] = set()  # that made the kernels this process has got, for the records of measurements
 
 
+_LINE = re.compile(r"(?m)^[ \t]*#[ \t]*line\b.*\n?")
+# A comment, or what only looks like one: a raw string, a string, a character.
+_COMMENT = re.compile(
+    r"""R"([^()\s]*)\(.*?\)\1"|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[ \t]*//[^\n]*|/\*.*?\*/""", re.DOTALL
+)
+
+
 def key(source: str, arch: str, options: tuple[str, ...] = ()) -> str:
     """What a kernel is filed under: 64 hexadecimal digits."""
-    text = re.sub(r"(?m)^[ \t]*#[ \t]*line\b.*\n?", "", source)
+    text = _COMMENT.sub(lambda found: "" if found[0].lstrip().startswith("/") else found[0], _LINE.sub("", source))
     return hashlib.sha256("\0".join((FORMAT.decode(), arch, *options, text)).encode()).hexdigest()
 
 

@@ -10,15 +10,15 @@ debug build waits for the end of every launch, so that the error comes out of th
 
 from __future__ import annotations
 
-import json
 import os
 
 from ..errors import Frame, ResourceError
 from ..program import Op, Program, Sync, Value
+from .c_text import string
 
 SUPPORT = r"""
-__device__ __forceinline__ u64 nanoseconds() { u64 t; asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)); return t; }
-__device__ __noinline__ void expired(const char* what, int index, u32 phase, const char* role, const char* line) {
+__device__ __forceinline__ u64 pk_nanoseconds() { u64 t; asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)); return t; }
+__device__ __noinline__ void pk_expired(const char* what, int index, u32 phase, const char* role, const char* line) {
   const u32 active = __activemask();
   if ((threadIdx.x & 31) == __ffs(active) - 1) {
     printf("pykittens: block (%d, %d, %d), warp %d, %s has waited PATIENCE_TEXT s for ", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x >> 5, role);
@@ -26,11 +26,11 @@ __device__ __noinline__ void expired(const char* what, int index, u32 phase, con
     else if (index == -1) printf("the phase with parity %u of %s to end, at %s\n", phase, what, line);
     else printf("the phase with parity %u of %s[%d] to end, at %s\n", phase, what, index, line);
   }
-  for (const u64 since = nanoseconds(); nanoseconds() - since < 200000000ull;) __nanosleep(1000);  // others tell theirs
+  for (const u64 since = pk_nanoseconds(); pk_nanoseconds() - since < 200000000ull;) __nanosleep(1000);  // others tell theirs
   asm volatile("trap;");
 }
-__device__ __forceinline__ void bounded(u64 since, const char* what, int index, u32 phase, const char* role, const char* line) {
-  if (nanoseconds() - since > PATIENCEull) expired(what, index, phase, role, line);
+__device__ __forceinline__ void pk_bounded(u64 since, const char* what, int index, u32 phase, const char* role, const char* line) {
+  if (pk_nanoseconds() - since > PATIENCEull) pk_expired(what, index, phase, role, line);
 }
 """
 
@@ -58,12 +58,12 @@ def support() -> str:
 
 def role_text(program: Program, role: str) -> str:
     """Who waits, as a C string."""
-    return json.dumps(f"role {role!r} of {program.name}" if role else program.name)
+    return string(f"role {role!r} of {program.name}" if role else program.name)
 
 
 def line_text(location: tuple[Frame, ...]) -> str:
     """The user's line, as a C string."""
-    return json.dumps(f"{location[0]} in {location[0].function}" if location else "no line")
+    return string(f"{location[0]} in {location[0].function}" if location else "no line")
 
 
 def array_of(barrier: Value) -> tuple[Value, bool]:

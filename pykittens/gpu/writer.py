@@ -7,8 +7,7 @@ tiles hold pairs in 32-bit words. A shared tile is its 32-bit address.
 
 from __future__ import annotations
 
-import json
-import re
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,17 +17,12 @@ from ..ops import control
 from ..ops.mbarrier import MBARRIER
 from ..ops.scalars import literal
 from ..passes.registers import at_launch
-from ..program import Block, Op, Operand, Program, Scope, Value
+from ..program import Block, Op, Operand, Program, Scope, TensorMapSpec, Value
 from ..program.interfaces import Statement
 from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, ScalarType, bool_, i32
+from . import c_text
 from .debug_waits import array_of, line_text, role_text, spins, support
 from .prelude import ELECT, FP8, PRELUDE
-
-_KEYWORDS = frozenset(
-    "auto bool break case char class const continue default delete do double else enum extern float for goto if inline int long new "
-    "operator private public register return short signed sizeof static struct switch template this typedef union unsigned using "
-    "virtual void volatile while true false asm at thread lane warp_id shared_base exp log max min abs sqrt u8 u16 u32 u64 i64 r r0 x i k m n a b v u p".split()
-)
 
 
 class Writer:
@@ -40,7 +34,8 @@ class Writer:
         self.out: list[str] = []
         self.support: dict[str, None] = {}  # prelude texts in the order of first use
         self.names: dict[Value, str] = {}
-        self.used: set[str] = set(_KEYWORDS)
+        self.maps: dict[TensorMapSpec, str] = {}
+        self.numbers = itertools.count(1)
         self.frame: Frame | None = None
         self.first_warp, self.role_warps, self.role = 0, program.warps, ""
         self.barriers: dict[
@@ -51,19 +46,18 @@ class Writer:
     # Names --------------------------------------------------------------------------------------------
 
     def fresh(self, base: str) -> str:
-        """A C name not used yet."""
-        base = re.sub(r"\W", "_", base) or "v"
-        base = f"v_{base}" if base[0].isdigit() or base.startswith("_") else base
-        name, n = base, 1
-        while name in self.used:
-            name, n = f"{base}{n}", n + 1
-        self.used.add(name)
-        return name
+        """A C identifier not used yet: the compiler's own base and a number."""
+        return f"{base}_{next(self.numbers)}"
 
     def __getitem__(self, value: Value) -> str:
+        """The identifier of a value. Its name is the author's: a comment where it is declared, see `c_text.py`."""
         if value not in self.names:
-            self.names[value] = self.fresh(value.name or "v")
+            self.names[value] = self.fresh("v")
         return self.names[value]
+
+    def string(self, text: str) -> str:
+        """A text as a C string literal."""
+        return c_text.string(text)
 
     def line(self, text: str) -> None:
         self.out.append(text)
@@ -83,23 +77,22 @@ class Writer:
         if not ctype:
             assert isinstance(value.type, ScalarType)
             ctype = value.type.dtype.c
-        self.line(f"{'' if mutable else 'const '}{ctype} {self[value]} = {text};")
+        note = c_text.comment(value.name)
+        self.line(f"{'' if mutable else 'const '}{ctype} {self[value]} = {text};{note}")
 
     def declare(self, value: Value) -> str:
         """Declares the registers of a tile or vector."""
         type = value.type
         assert isinstance(type, (RegisterTile, RegisterVector))
-        if type.dtype.packed:
-            self.line(f"u32 {self[value]}[{-(-type.registers // 2)}];")
-        else:
-            self.line(f"{type.dtype.c} {self[value]}[{type.registers}];")
+        ctype, words = ("u32", -(-type.registers // 2)) if type.dtype.packed else (type.dtype.c, type.registers)
+        self.line(f"{ctype} {self[value]}[{words}];{c_text.comment(value.name)}")
         return self[value]
 
     def element(self, x: Value, register: Any) -> str:
         """The element in register number `register` of this thread, as float (16-bit floats too), int or bool."""
         type = x.type
         assert isinstance(type, (RegisterTile, RegisterVector))
-        return f"get_{type.dtype}({self[x]}, {register})" if type.dtype.packed else f"{self[x]}[{register}]"
+        return f"pk_get_{type.dtype}({self[x]}, {register})" if type.dtype.packed else f"{self[x]}[{register}]"
 
     def map(self, value: Value, text: Callable[[Sym], str], declare: bool = True) -> None:
         """Sets every register of a tile or vector to `text(register)`."""
@@ -109,21 +102,21 @@ class Writer:
             self.declare(value)
         name, n = self[value], type.registers
         if not type.dtype.packed:
-            self.line(f"UNROLL for (int i = 0; i < {n}; i++) {name}[i] = {text(Sym('i'))};")
+            self.line(f"PK_UNROLL for (int i = 0; i < {n}; i++) {name}[i] = {text(Sym('i'))};")
             return
         if n > 1:
             self.line(
-                f"UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
+                f"PK_UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pk_pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
             )
         if n % 2:
-            self.line(f"{name}[{n // 2}] = pack_{type.dtype}({text(Sym(str(n - 1)))}, 0.0f);")
+            self.line(f"{name}[{n // 2}] = pk_pack_{type.dtype}({text(Sym(str(n - 1)))}, 0.0f);")
 
     def copy(self, target: Value, source: Value) -> None:
         """Copies all registers of a tile or vector, as they are."""
         type = target.type
         assert isinstance(type, (RegisterTile, RegisterVector))
         words = -(-type.registers // 2) if type.dtype.packed else type.registers
-        self.line(f"UNROLL for (int i = 0; i < {words}; i++) {self[target]}[i] = {self[source]}[i];")
+        self.line(f"PK_UNROLL for (int i = 0; i < {words}; i++) {self[target]}[i] = {self[source]}[i];")
 
     def store_pair(self, value: Value, pair: str, low: str, high: str) -> None:
         """Sets registers 2 * pair and 2 * pair + 1."""
@@ -131,7 +124,7 @@ class Writer:
         assert isinstance(type, (RegisterTile, RegisterVector))
         name = self[value]
         if type.dtype.packed:
-            self.line(f"{name}[{pair}] = pack_{type.dtype}({low}, {high});")
+            self.line(f"{name}[{pair}] = pk_pack_{type.dtype}({low}, {high});")
         else:
             self.line(f"{name}[2 * {pair}] = {low}; {name}[2 * {pair} + 1] = {high};")
 
@@ -153,13 +146,13 @@ class Writer:
             self._need_fp8()
         if dtype.bits == 8 and dtype.kind == "i":  # lies in memory as unsigned bits
             return f"(int)({dtype.c})({text})"
-        return f"{dtype}_float({text})" if dtype.kind == "f" and dtype.bits < 32 else text
+        return f"pk_{dtype}_float({text})" if dtype.kind == "f" and dtype.bits < 32 else text
 
     def to_memory(self, text: str, dtype: DType) -> str:
         """A float, int or bool as it lies in memory."""
         if dtype.bits == 8 and dtype.kind == "f":
             self._need_fp8()
-        return f"float_{dtype}({text})" if dtype.kind == "f" and dtype.bits < 32 else f"({dtype.c})({text})"
+        return f"pk_float_{dtype}({text})" if dtype.kind == "f" and dtype.bits < 32 else f"({dtype.c})({text})"
 
     def bits(self, text: str, dtype: DType) -> str:
         """Unsigned bits as the memory type of `dtype`."""
@@ -213,7 +206,7 @@ class Writer:
         if self.arch < 90:
             return "lane == 0"
         self.prelude(ELECT)
-        return "elect_one()"
+        return "pk_elect_one()"
 
     def require(self, arch: int, op: Statement, what: str) -> None:
         """Refuses an operation that this architecture lacks."""
@@ -270,8 +263,8 @@ class Writer:
         self.prelude(support())
         array, several = array_of(barrier)
         index = f"({self[barrier]} - {self[array]}) / {array.type.bytes}" if several else "-1"  # type: ignore[union-attr]
-        about = f"{json.dumps(array.label)}, {index}, {phase}, {role_text(self.program, self.role)}, {line_text(op.location)}"
-        self.line(f"for (const u64 since = nanoseconds(); !{condition};) bounded(since, {about});")
+        about = f"{c_text.string(array.label)}, {index}, {phase}, {role_text(self.program, self.role)}, {line_text(op.location)}"
+        self.line(f"for (const u64 since = pk_nanoseconds(); !{condition};) pk_bounded(since, {about});")
 
     # Statements ---------------------------------------------------------------------------------------
 
@@ -283,14 +276,14 @@ class Writer:
     def statement(self, op: Op) -> None:
         if op.location and op.location[0] != self.frame:
             self.frame = op.location[0]
-            self.line(f'#line {self.frame.line} "{self.frame.file}"')
+            self.line(f"#line {self.frame.line} {c_text.string(self.frame.file)}")
         if isinstance(op, control.Range):
             self._range(op)
         elif isinstance(op, control.While):
             if self.debug and spins(op):
                 self.prelude(support())
                 about = f'"a loop to be left", -2, 0, {role_text(self.program, self.role)}, {line_text(op.location)}'
-                self.line(f"for (const u64 since = nanoseconds();; bounded(since, {about})) {{")
+                self.line(f"for (const u64 since = pk_nanoseconds();; pk_bounded(since, {about})) {{")
             else:
                 self.line("for (;;) {")
             self.block(op.body)
@@ -322,7 +315,9 @@ class Writer:
     def _role(self, op: control.Role) -> None:
         saved = self.first_warp, self.role_warps, self.role
         self.first_warp, self.role_warps, self.role = op.first, op.scope.warps, op.label
-        self.line(f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{  // role {op.label}")
+        self.line(
+            f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{{c_text.comment(f'role {op.label}')}"
+        )
         if op.registers:
             change = "dec" if op.registers < at_launch(self.program) else "inc"
             self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
@@ -343,15 +338,16 @@ class Writer:
     def text(self) -> str:
         """The whole source."""
         p = self.program
-        parameters = []
+        parameters: list[tuple[str, str]] = []  # declaration, what people call it
         for q in p.parameters:
             if isinstance(q.value.type, Global):
-                parameters.append(f"const __grid_constant__ Global {self[q.value]}")
+                parameters.append((f"const __grid_constant__ pk_global {self[q.value]}", q.name))
             else:
                 assert isinstance(q.value.type, ScalarType)
-                parameters.append(f"const {q.value.type.dtype.c} {self[q.value]}")
+                parameters.append((f"const {q.value.type.dtype.c} {self[q.value]}", q.name))
         for spec in p.maps:
-            parameters.append(f"const __grid_constant__ TensorMap {self.map_name(spec)}")
+            note = f"map of {spec.tensor}, {spec.box[0]} x {spec.box[1]}"
+            parameters.append((f"const __grid_constant__ pk_tensor_map {self.map_name(spec)}", note))
         for b in p.buffers:
             self[b.value]
             if isinstance(b.value.type, BarrierType):
@@ -360,9 +356,11 @@ class Writer:
         body, self.out = self.out, []
         bounds = f"{p.threads}, {p.blocks_per_sm}"
         cluster = f" __cluster_dims__({', '.join(map(str, p.cluster))})" if p.cluster != (1, 1, 1) else ""
-        name = re.sub(r"\W", "_", p.name)
-        name = f"{name}_kernel" if name in _KEYWORDS else name
-        self.line(f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}({", ".join(parameters)}) {{')
+        name = f"pk_kernel_{c_text.ascii_name(p.name)}"
+        self.line(f'extern "C" __global__ void __launch_bounds__({bounds}){cluster} {name}(')
+        for i, (declaration, note) in enumerate(parameters):
+            self.line(f"  {declaration}{',' * (i + 1 < len(parameters))}{c_text.comment(note)}")
+        self.line(") {")
         self.line(
             # never negative
             f"const int thread = threadIdx.x & {(1 << (p.threads - 1).bit_length()) - 1}, lane = thread & 31;"
@@ -372,18 +370,19 @@ class Writer:
         self.line(f"const int warp_id = {'__shfl_sync(0xffffffffu, thread >> 5, 0)' if uniform else 'thread >> 5'};")
         if p.buffers:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
-            self.line("const u32 shared_base = shared_address(shared_memory);")
+            self.line("const u32 shared_base = pk_shared_address(shared_memory);")
             for b in p.buffers:
-                self.line(
-                    f"const u32 {self[b.value]} = shared_base + {b.offset};  // {b.count} x {b.item}, {b.bytes} bytes"
-                )
+                note = c_text.comment(f"{b.value.name}: {b.count} x {b.item}, {b.bytes} bytes")
+                self.line(f"const u32 {self[b.value]} = shared_base + {b.offset};{note}")
         self.prologue()
         text = PRELUDE + "".join(self.support) + "\n".join(self.out) + "\n" + _indented(body) + "\n}\n"
         return text
 
     def map_name(self, spec: Any) -> str:
-        """C name of a tensor map parameter."""
-        return f"map_{spec.tensor}_{spec.box[0]}x{spec.box[1]}_{spec.swizzle}"
+        """C identifier of a tensor map parameter."""
+        if spec not in self.maps:
+            self.maps[spec] = self.fresh("map")
+        return self.maps[spec]
 
     def prologue(self) -> None:
         """What every block does before its body: mbarriers begin to count, and all threads (of the cluster) see it."""
@@ -396,7 +395,7 @@ class Writer:
         for b in barriers:
             assert isinstance(b.value.type, BarrierType)
             self.line(
-                f"for (int i = 0; i < {b.count}; i++) mbarrier_init({self[b.value]} + i * {b.item_bytes}, {b.value.type.count});"
+                f"for (int i = 0; i < {b.count}; i++) pk_mbarrier_init({self[b.value]} + i * {b.item_bytes}, {b.value.type.count});"
             )
         self.line('asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");')
         self.line("}")

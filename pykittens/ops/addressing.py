@@ -13,31 +13,31 @@ from ..types import DType, SharedTile, SharedVector, i32
 from .scalars import ScalarBinary, ScalarCast, scalar_dtype
 
 # bytes -> (C type of that many bytes)
-VECTOR = {16: "u32x4", 8: "u32x2", 4: "u32", 2: "u16", 1: "u8"}
+VECTOR = {16: "pk_u32x4", 8: "pk_u32x2", 4: "u32", 2: "u16", 1: "u8"}
 
 MEMORY = """
-struct __align__(16) u32x4 { u32 x, y, z, w; };
-struct __align__(8) u32x2 { u32 x, y; };
-__device__ __forceinline__ void st_shared(u32 a, u32x4 v) { asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); }
-__device__ __forceinline__ void st_shared(u32 a, u32x2 v) { asm volatile("st.shared.v2.b32 [%0], {%1, %2};" :: "r"(a), "r"(v.x), "r"(v.y) : "memory"); }
-__device__ __forceinline__ void st_shared(u32 a, u32 v) { asm volatile("st.shared.b32 [%0], %1;" :: "r"(a), "r"(v) : "memory"); }
-__device__ __forceinline__ void st_shared(u32 a, u16 v) { asm volatile("st.shared.b16 [%0], %1;" :: "r"(a), "h"(v) : "memory"); }
-__device__ __forceinline__ void st_shared(u32 a, u8 v) { asm volatile("st.shared.b8 [%0], %1;" :: "r"(a), "r"((u32)v) : "memory"); }
-template<class T> __device__ __forceinline__ T ld_shared(u32 a);
-template<> __device__ __forceinline__ u32x4 ld_shared<u32x4>(u32 a) { u32x4 v; asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ u32x2 ld_shared<u32x2>(u32 a) { u32x2 v; asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ u32 ld_shared<u32>(u32 a) { u32 v; asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ u16 ld_shared<u16>(u32 a) { u16 v; asm volatile("ld.shared.b16 %0, [%1];" : "=h"(v) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ u8 ld_shared<u8>(u32 a) { u32 v; asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return (u8)v; }
-template<class V, class E> __device__ __forceinline__ V load_tail(const E* p, int left) {
+struct __align__(16) pk_u32x4 { u32 x, y, z, w; };
+struct __align__(8) pk_u32x2 { u32 x, y; };
+__device__ __forceinline__ void pk_st_shared(u32 a, pk_u32x4 v) { asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); }
+__device__ __forceinline__ void pk_st_shared(u32 a, pk_u32x2 v) { asm volatile("st.shared.v2.b32 [%0], {%1, %2};" :: "r"(a), "r"(v.x), "r"(v.y) : "memory"); }
+__device__ __forceinline__ void pk_st_shared(u32 a, u32 v) { asm volatile("st.shared.b32 [%0], %1;" :: "r"(a), "r"(v) : "memory"); }
+__device__ __forceinline__ void pk_st_shared(u32 a, u16 v) { asm volatile("st.shared.b16 [%0], %1;" :: "r"(a), "h"(v) : "memory"); }
+__device__ __forceinline__ void pk_st_shared(u32 a, u8 v) { asm volatile("st.shared.b8 [%0], %1;" :: "r"(a), "r"((u32)v) : "memory"); }
+template<class T> __device__ __forceinline__ T pk_ld_shared(u32 a);
+template<> __device__ __forceinline__ pk_u32x4 pk_ld_shared<pk_u32x4>(u32 a) { pk_u32x4 v; asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ pk_u32x2 pk_ld_shared<pk_u32x2>(u32 a) { pk_u32x2 v; asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ u32 pk_ld_shared<u32>(u32 a) { u32 v; asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ u16 pk_ld_shared<u16>(u32 a) { u16 v; asm volatile("ld.shared.b16 %0, [%1];" : "=h"(v) : "r"(a) : "memory"); return v; }
+template<> __device__ __forceinline__ u8 pk_ld_shared<u8>(u32 a) { u32 v; asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return (u8)v; }
+template<class V, class E> __device__ __forceinline__ V pk_load_tail(const E* p, int left) {
   union { V v; E e[sizeof(V) / sizeof(E)]; } u;
-  UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) u.e[i] = i < left ? p[i] : E(0);
+  PK_UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) u.e[i] = i < left ? p[i] : E(0);
   return u.v;
 }
-template<class V, class E> __device__ __forceinline__ void store_tail(E* p, V v, int left) {
+template<class V, class E> __device__ __forceinline__ void pk_store_tail(E* p, V v, int left) {
   union { V v; E e[sizeof(V) / sizeof(E)]; } u;
   u.v = v;
-  UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) if (i < left) p[i] = u.e[i];
+  PK_UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) if (i < left) p[i] = u.e[i];
 }
 """
 

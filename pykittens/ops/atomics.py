@@ -117,7 +117,7 @@ class StoreOne(Op):
         type = self.target.type
         assert isinstance(type, SharedVector)
         value = c.raw(c.to_memory(c.scalar(self.value, type.dtype), type.dtype), type.dtype)
-        c.line(f"{c.elect(self.scope)}st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {value});")
+        c.line(f"{c.elect(self.scope)}pk_st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {value});")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

@@ -20,7 +20,7 @@ BINARY: dict[str, tuple[Any, str, str]] = {
     "add": (np.add, "{a} + {b}", "{a} + {b}"),
     "sub": (np.subtract, "{a} - {b}", "{a} - {b}"),
     "mul": (np.multiply, "{a} * {b}", "{a} * {b}"),
-    "div": (np.divide, "fdiv({a}, {b})", ""),
+    "div": (np.divide, "pk_fdiv({a}, {b})", ""),
     "max": (np.maximum, "fmaxf({a}, {b})", "max({a}, {b})"),
     "min": (np.minimum, "fminf({a}, {b})", "min({a}, {b})"),
     "and": (np.bitwise_and, "", "{a} & {b}"),
@@ -42,8 +42,8 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 # Two 16-bit floats at a time; a product is a * b + -0.
 PACKED_FMA = """
-__device__ __forceinline__ u32 fma_bf16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
-__device__ __forceinline__ u32 fma_f16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
+__device__ __forceinline__ u32 pk_fma_bf16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
+__device__ __forceinline__ u32 pk_fma_f16(u32 a, u32 b, u32 c) { u32 r; asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c)); return r; }
 """
 
 
@@ -104,7 +104,7 @@ class Binary(Op):
         c.prelude(PACKED_FMA)
         name = c.declare(self.result)
         c.line(
-            f"UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);"
+            f"PK_UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = pk_fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);"
         )
 
     @classmethod
@@ -174,7 +174,7 @@ class Fma(Op):
             c.prelude(PACKED_FMA)
             name, words = c.declare(self.result), -(-shape.registers // 2)
             c.line(
-                f"UNROLL for (int i = 0; i < {words}; i++) {name}[i] = fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], {c[self.c]}[i]);"
+                f"PK_UNROLL for (int i = 0; i < {words}; i++) {name}[i] = pk_fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], {c[self.c]}[i]);"
             )
             return
         c.map(

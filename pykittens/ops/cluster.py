@@ -13,11 +13,11 @@ from ..types import RegisterTile, SharedTile, Type, i32
 from .broadcast import register_type
 
 REMOTE_TILE = """
-__device__ __forceinline__ u32 in_block(u32 a, u32 rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }
-__device__ __forceinline__ void st_remote(u32 a, u32 x) { asm volatile("st.shared::cluster.b32 [%0], %1;" :: "r"(a), "r"(x) : "memory"); }
-__device__ __forceinline__ void st_remote(u32 a, float x, float y) { asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(a), "f"(x), "f"(y) : "memory"); }
-__device__ __forceinline__ void ld_remote(u32 a, u32& x) { asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(x) : "r"(a) : "memory"); }
-__device__ __forceinline__ void ld_remote(u32 a, float& x, float& y) { asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(a) : "memory"); }
+__device__ __forceinline__ u32 pk_in_block(u32 a, u32 rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }
+__device__ __forceinline__ void pk_st_remote(u32 a, u32 x) { asm volatile("st.shared::cluster.b32 [%0], %1;" :: "r"(a), "r"(x) : "memory"); }
+__device__ __forceinline__ void pk_st_remote(u32 a, float x, float y) { asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(a), "f"(x), "f"(y) : "memory"); }
+__device__ __forceinline__ void pk_ld_remote(u32 a, u32& x) { asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(x) : "r"(a) : "memory"); }
+__device__ __forceinline__ void pk_ld_remote(u32 a, float& x, float& y) { asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(a) : "memory"); }
 """
 
 
@@ -83,9 +83,9 @@ class StoreRemote(Op):
         base, name = c.fresh("remote"), c[self.source]
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
         value = f"{name}[i]" if tile.dtype.packed else f"{name}[2 * i], {name}[2 * i + 1]"
-        c.line(f"{{ const u32 {base} = in_block({c[self.target]}, {c.scalar(self.rank, i32)});")
-        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
-        c.line(f"st_remote({base} + {shared_offset(target, Sym('r'), Sym('x'))}, {value}); }} }}")
+        c.line(f"{{ const u32 {base} = pk_in_block({c[self.target]}, {c.scalar(self.rank, i32)});")
+        c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        c.line(f"pk_st_remote({base} + {shared_offset(target, Sym('r'), Sym('x'))}, {value}); }} }}")
 
 
 @dataclass(eq=False)
@@ -121,9 +121,9 @@ class LoadRemote(Op):
         base, name = c.fresh("remote"), c.declare(self.result)
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
         value = f"{name}[i]" if tile.dtype.packed else f"{name}[2 * i], {name}[2 * i + 1]"
-        c.line(f"{{ const u32 {base} = in_block({c[self.source]}, {c.scalar(self.rank, i32)});")
-        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
-        c.line(f"ld_remote({base} + {shared_offset(source, Sym('r'), Sym('x'))}, {value}); }} }}")
+        c.line(f"{{ const u32 {base} = pk_in_block({c[self.source]}, {c.scalar(self.rank, i32)});")
+        c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        c.line(f"pk_ld_remote({base} + {shared_offset(source, Sym('r'), Sym('x'))}, {value}); }} }}")
 
 
 @dataclass(eq=False)

@@ -38,7 +38,7 @@ def check_hint(hint: str) -> None:
 def accesses(hint: str) -> str:
     """CUDA C of `ld_HINT<V>(address, inside)` and `st_HINT(address, value, inside)` for every width."""
     load, store = HINTS[hint]
-    text = f"template<class V> __device__ __forceinline__ V ld_{hint or 'plain'}(const void* a, bool inside);\n"
+    text = f"template<class V> __device__ __forceinline__ V pk_ld_{hint or 'plain'}(const void* a, bool inside);\n"
     for bytes_, (suffix, parts) in _REGISTERS.items():
         v, kind, n = VECTOR[bytes_], "h" if bytes_ <= 2 else "r", len(parts)
         word = "u16" if bytes_ <= 2 else "u32"
@@ -53,10 +53,10 @@ def accesses(hint: str) -> str:
         )
         pack = f"{v}{{{', '.join(names)}}}" if n > 1 else f"({v})v0"
         text += (
-            f"template<> __device__ __forceinline__ {v} ld_{hint or 'plain'}<{v}>(const void* a, bool inside) {{ {word} {', '.join(names)};\n"
+            f"template<> __device__ __forceinline__ {v} pk_ld_{hint or 'plain'}<{v}>(const void* a, bool inside) {{ {word} {', '.join(names)};\n"
             f'  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{n + 1}, 0; {clear} @p {load}.{suffix} {registers}, [%{n}]; }}" '
             f': {outputs} : "l"(a), "r"((int)inside) : "memory"); return {pack}; }}\n'
-            f"__device__ __forceinline__ void st_{hint or 'plain'}(void* a, {v} v, bool inside) {{ {unpack}\n"
+            f"__device__ __forceinline__ void pk_st_{hint or 'plain'}(void* a, {v} v, bool inside) {{ {unpack}\n"
             f'  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{n + 1}, 0; @p {store}.{suffix} [%{n}], {registers}; }}" '
             f':: {inputs}, "l"(a), "r"((int)inside) : "memory"); }}\n'
         )
@@ -95,7 +95,7 @@ class Runs:
             self.row, self.col = Sym("0"), vector_element(type, c.warp(scope), c.lane, register)
 
     def open(self) -> None:
-        self.c.line(f"UNROLL for (int i = 0; i < {self.count}; i++) {{ const int r = {self.row}, x = {self.col};")
+        self.c.line(f"PK_UNROLL for (int i = 0; i < {self.count}; i++) {{ const int r = {self.row}, x = {self.col};")
 
     def column(self, piece: int) -> str:
         return f"(x + {piece * self.piece})" if piece else "x"
@@ -150,17 +150,17 @@ def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, h
     runs.open()
     for p in range(runs.pieces):
         if runs.g is None:
-            load = f"ld_shared<{vector}>({runs.shared(p)})"
+            load = f"pk_ld_shared<{vector}>({runs.shared(p)})"
         else:
-            load = f"ld_{runs.hint}<{vector}>({runs.at(p)}, {runs.inside(p)})"
+            load = f"pk_ld_{runs.hint}<{vector}>({runs.at(p)}, {runs.inside(p)})"
             if runs.ragged():
-                load = f"({runs.inside(p)}) ? ld_{runs.hint}<{vector}>({runs.at(p)}, true) : load_tail<{vector}>({runs.at(p)}, {runs.left(p)})"
+                load = f"({runs.inside(p)}) ? pk_ld_{runs.hint}<{vector}>({runs.at(p)}, true) : pk_load_tail<{vector}>({runs.at(p)}, {runs.left(p)})"
         c.line(f"{{ union {{ {vector} v; {t} e[{runs.piece}]; u32 w[{max(1, runs.bytes // 4)}]; }} u; u.v = {load};")
         first = f"i * {width} + {p * runs.piece}"
         if runs.whole_words:
-            c.line(f"UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {c[result]}[({first}) / 2 + j] = u.w[j]; }}")
+            c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {c[result]}[({first}) / 2 + j] = u.w[j]; }}")
         elif type.dtype.packed and runs.piece > 1:
-            c.line(f"UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {{")
+            c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {{")
             c.store_pair(
                 result,
                 f"(({first}) / 2 + j)",
@@ -171,11 +171,11 @@ def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, h
         elif type.dtype.packed:  # single elements into halves of words: even ones first
             word, value = f"{c[result]}[({first}) / 2]", c.from_memory("u.e[0]", runs.dtype)
             c.line(
-                f"{word} = {'' if p % 2 == 0 else f'{word} & 0xffffu | '}pack_{type.dtype}({'0.0f, ' if p % 2 else ''}{value}{'' if p % 2 else ', 0.0f'}); }}"
+                f"{word} = {'' if p % 2 == 0 else f'{word} & 0xffffu | '}pk_pack_{type.dtype}({'0.0f, ' if p % 2 else ''}{value}{'' if p % 2 else ', 0.0f'}); }}"
             )
         else:
             c.line(
-                f"UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype)}; }}"
+                f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype)}; }}"
             )
     c.line("}")
 
@@ -191,19 +191,21 @@ def store_runs(c: CudaWriter, scope: Any, target: Value | Place, source: Value, 
         first = f"i * {width} + {p * runs.piece}"
         c.line(f"{{ union {{ {vector} v; {t} e[{runs.piece}]; u32 w[{max(1, runs.bytes // 4)}]; }} u;")
         if runs.whole_words:
-            c.line(f"UNROLL for (int j = 0; j < {runs.piece // 2}; j++) u.w[j] = {c[source]}[({first}) / 2 + j];")
+            c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) u.w[j] = {c[source]}[({first}) / 2 + j];")
         elif runs.dtype.packed and runs.piece > 1:
             low, high = (c.element(source, f"({first} + 2 * j{' + 1' if k else ''})") for k in (0, 1))
-            c.line(f"UNROLL for (int j = 0; j < {runs.piece // 2}; j++) u.w[j] = pack_{runs.dtype}({low}, {high});")
-        else:
-            value = c.to_memory(c.element(source, f"({first} + j)"), runs.dtype)
-            c.line(f"UNROLL for (int j = 0; j < {runs.piece}; j++) u.e[j] = {value};")
-        if runs.g is None:
-            c.line(f"st_shared({runs.shared(p)}, u.v); }}")
-        elif runs.ragged():
             c.line(
-                f"if ({runs.inside(p)}) st_{runs.hint}({runs.at(p)}, u.v, true); else store_tail({runs.at(p)}, u.v, {runs.left(p)}); }}"
+                f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) u.w[j] = pk_pack_{runs.dtype}({low}, {high});"
             )
         else:
-            c.line(f"st_{runs.hint}({runs.at(p)}, u.v, {runs.inside(p)}); }}")
+            value = c.to_memory(c.element(source, f"({first} + j)"), runs.dtype)
+            c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) u.e[j] = {value};")
+        if runs.g is None:
+            c.line(f"pk_st_shared({runs.shared(p)}, u.v); }}")
+        elif runs.ragged():
+            c.line(
+                f"if ({runs.inside(p)}) pk_st_{runs.hint}({runs.at(p)}, u.v, true); else pk_store_tail({runs.at(p)}, u.v, {runs.left(p)}); }}"
+            )
+        else:
+            c.line(f"pk_st_{runs.hint}({runs.at(p)}, u.v, {runs.inside(p)}); }}")
     c.line("}")

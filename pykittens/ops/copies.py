@@ -14,7 +14,7 @@ from .addressing import MEMORY, VECTOR, GlobalText, check_place, shared_address,
 from .samples import Rectangle, Sample, cut, pasted, rectangles
 
 CP_ASYNC = """
-template<int N> __device__ __forceinline__ void cp_async(u32 to, const void* from, u32 bytes) {
+template<int N> __device__ __forceinline__ void pk_cp_async(u32 to, const void* from, u32 bytes) {
   if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(bytes) : "memory");
   else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" :: "r"(to), "l"(from), "n"(N), "r"(bytes) : "memory");
 }
@@ -61,12 +61,12 @@ class Vectors:
             step = threads // a_row
             c.line(f"const int r0 = {thread} / {a_row}, x = {thread} % {a_row} * {width};")
             c.line(f"{g.qualifier}{g.element}* at = {g.at('r0', 'x')};")
-            c.line(f"UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
+            c.line(f"PK_UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
             c.line(f"const int r = i * {step} + r0;")
             self.at = f"(at + (i64)(i * {step}) * {g.stride})" if total > threads else "at"
             self.row_inside = f"r0 < {g.rows_left} - i * {step}" if g.rows_left else ""
         else:
-            c.line(f"UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
+            c.line(f"PK_UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
             c.line(f"const int n = i * {threads} + {thread}, r = n / {a_row}, x = n % {a_row} * {width};")
             self.at = f"({g.at('r', 'x')})"
             self.row_inside = f"r < {g.rows_left}" if g.rows_left else ""
@@ -129,12 +129,14 @@ class CopyIn(Copy):
         load = f"*(const {vector}*){each.at}"
         if each.g.cols_left and each.width > 1:
             rows = f"{each.row_inside} ? " if each.row_inside else ""
-            tail = f"load_tail<{vector}>({each.at}, {rows}{each.g.cols_left} - {each.column}{' : 0' if rows else ''})"
+            tail = (
+                f"pk_load_tail<{vector}>({each.at}, {rows}{each.g.cols_left} - {each.column}{' : 0' if rows else ''})"
+            )
             load = f"{inside} ? {load} : {tail}"
         elif inside:
             load = f"{inside} ? {load} : {vector}{{}}"
         c.line(f"const {vector} v = {load};")
-        c.line(f"st_shared({address(c, self.target, each.row, each.column)}, v);")
+        c.line(f"pk_st_shared({address(c, self.target, each.row, each.column)}, v);")
         each.end()
 
     @classmethod
@@ -166,11 +168,11 @@ class CopyOut(Copy):
     def cuda(self, c: CudaWriter) -> None:
         each = Vectors(c, self.scope, self.target, const=False)
         vector, inside = each.type, each.inside
-        c.line(f"const {vector} v = ld_shared<{vector}>({address(c, self.source, each.row, each.column)});")
+        c.line(f"const {vector} v = pk_ld_shared<{vector}>({address(c, self.source, each.row, each.column)});")
         store = f"*({vector}*){each.at} = v;"
         if each.g.cols_left and each.width > 1:
             rows = f"if ({each.row_inside}) " if each.row_inside else ""
-            c.line(f"if ({inside}) {store} else {rows}store_tail({each.at}, v, {each.g.cols_left} - {each.column});")
+            c.line(f"if ({inside}) {store} else {rows}pk_store_tail({each.at}, v, {each.g.cols_left} - {each.column});")
         else:
             c.line(f"if ({inside}) {store}" if inside else store)
         each.end()
@@ -224,7 +226,7 @@ class CopyAsync(Copy):
         if each.row_inside:
             count = f"{each.row_inside} ? {count} : 0"
         c.line(
-            f"cp_async<{each.bytes}>({address(c, self.target, each.row, each.column)}, {each.at}, {count});"
+            f"pk_cp_async<{each.bytes}>({address(c, self.target, each.row, each.column)}, {each.at}, {count});"
         )  # of 0 bytes touches no memory
         each.end()
 

@@ -18,12 +18,12 @@ from .mbarrier import check_barrier
 from .reduce import REDUCTIONS, combine_lanes, identity
 
 REMOTE = """
-__device__ __forceinline__ void st_cluster(u32 a, u32 rank, u32 v) {
+__device__ __forceinline__ void pk_st_cluster(u32 a, u32 rank, u32 v) {
   asm volatile("{ .reg .b32 p; mapa.shared::cluster.u32 p, %0, %1; st.shared::cluster.b32 [p], %2; }" :: "r"(a), "r"(rank), "r"(v) : "memory");
 }
 """
 SEND = """
-__device__ __forceinline__ void st_async(u32 a, u32 bar, u32 rank, u32 v) {
+__device__ __forceinline__ void pk_st_async(u32 a, u32 bar, u32 rank, u32 v) {
   asm volatile("{ .reg .b32 p, q; mapa.shared::cluster.u32 p, %0, %2; mapa.shared::cluster.u32 q, %1, %2;"
     " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [p], %3, [q]; }" :: "r"(a), "r"(bar), "r"(rank), "r"(v) : "memory");
 }
@@ -70,15 +70,15 @@ class ShareTerms(Op):
         type = self.source.type
         assert isinstance(type, RegisterVector)
         lane = f"{c.lane} == 0" if self.ranks == 1 else f"{c.lane} < {self.ranks}"
-        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) if ({lane})")
+        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) if ({lane})")
         to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
         value = f"__float_as_uint({c[self.source]}[i])"
         if self.ranks == 1:
-            c.line(f"  st_shared({to}, {value});")
+            c.line(f"  pk_st_shared({to}, {value});")
         else:
             c.require(90, self, "clusters")
             c.prelude(REMOTE)
-            c.line(f"  st_cluster({to}, {c.lane}, {value});")
+            c.line(f"  pk_st_cluster({to}, {c.lane}, {value});")
 
 
 @dataclass(eq=False)
@@ -105,8 +105,8 @@ class SendTerms(ShareTerms):
         type = self.source.type
         assert isinstance(type, RegisterVector)
         to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
-        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) if ({c.lane} < {self.ranks})")
-        c.line(f"  st_async({to}, {c[self.barrier]}, {c.lane}, __float_as_uint({c[self.source]}[i]));")
+        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) if ({c.lane} < {self.ranks})")
+        c.line(f"  pk_st_async({to}, {c[self.barrier]}, {c.lane}, __float_as_uint({c[self.source]}[i]));")
 
 
 @dataclass(eq=False)
@@ -141,11 +141,11 @@ class Combine(Op):
         lanes = 1 << max(0, min(32, terms) - 1).bit_length()
         rounds = -(-terms // lanes)
         step = 0 if len(self.sources) == 1 else f"({c[self.sources[1]]} - {c[self.sources[0]]})"
-        c.line(f"UNROLL for (int i = 0; i < {rows}; i++) {{ {acc}[i] = {start};")
-        c.line(f"UNROLL for (int k = 0; k < {rounds}; k++) {{ const int n = k * {lanes} + {c.lane} % {lanes};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {rows}; i++) {{ {acc}[i] = {start};")
+        c.line(f"PK_UNROLL for (int k = 0; k < {rounds}; k++) {{ const int n = k * {lanes} + {c.lane} % {lanes};")
         place = f"(n % {warps} * {rows} + i)" if step else f"(n * {rows} + i)"
         to = vector_address(c, self.sources[0], place) + (f" + n / {warps} * {step}" if step else "")
-        value = text.format(a=f"{acc}[i]", b=f"__uint_as_float(ld_shared<u32>({to}))")
+        value = text.format(a=f"{acc}[i]", b=f"__uint_as_float(pk_ld_shared<u32>({to}))")
         c.line(f"{f'if (n < {terms}) ' if terms % lanes else ''}{acc}[i] = {value}; }} }}")
         combine_lanes(c, acc, rows, text, tuple(x for x in (16, 8, 4, 2, 1) if x < lanes))
         c.map(self.result, lambda r: f"{acc}[{r}]")

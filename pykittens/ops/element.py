@@ -56,7 +56,7 @@ class LoadScalar(Op):
             g = GlobalText(c, self.source)
             c.define(self.result, c.from_memory(f"*({g.pointer})", dtype))
         else:
-            text = f"ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
+            text = f"pk_ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
             c.define(self.result, c.from_memory(c.bits(text, dtype), dtype))
 
     @classmethod
@@ -102,7 +102,7 @@ class StoreScalar(Op):
             c.line(f"if ({c.thread(self.scope)} == 0) *({g.pointer}) = {value};")
         else:
             c.line(
-                f"if ({c.thread(self.scope)} == 0) st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});"
+                f"if ({c.thread(self.scope)} == 0) pk_st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});"
             )
         if self.scope.warps == 1:
             c.line("__syncwarp();")

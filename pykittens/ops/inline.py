@@ -12,7 +12,11 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value, is_scalar
 from ..thread_map import InTurn
-from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type
+from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type, i32, i64
+from .scalars import literal, scalar_dtype
+
+_OPERAND = re.compile(r"\{([^\W\d]\w*)\}")
+_RESERVED = re.compile(r"\bpk_\w+|\bv_\d+\b")
 
 
 @dataclass(eq=False)
@@ -38,12 +42,15 @@ class Inline(Op):
         return self.scope.warps  # nobody knows what it does
 
     def types(self) -> tuple[Type, ...]:
-        used = set(re.findall(r"(?<!\{)\{([a-z_A-Z][a-zA-Z_0-9]*)\}(?!\})", self.text))
-        unknown = used - set(self.names)
+        unknown = {x[1] for x in _OPERAND.finditer(self.text) if f"{{{x[0]}}}" not in self.text} - set(self.names)
         if unknown:
             raise TypeRuleError(
                 f"pk.cuda: no operand is called {', '.join(sorted(unknown))}",
                 fix=f"operands here: {', '.join(self.names)}",
+            )
+        if taken := _RESERVED.search(self.text + "\n" + self.support):
+            raise TypeRuleError(
+                f"pk.cuda: {taken[0]} is a name of the compiler's", fix=f"call it {taken[0].replace('_', '', 1)}"
             )
         for name, x in zip(self.names, self.values, strict=True):
             if name in self.outputs and is_scalar(x) and not isinstance(x, Value):
@@ -89,10 +96,17 @@ class Inline(Op):
     def cuda(self, c: CudaWriter) -> None:
         if self.support:
             c.prelude(self.support)
-        text = self.text
-        for name, x in zip(self.names, self.values, strict=True):
-            text = text.replace("{" + name + "}", str(c[x] if isinstance(x, Value) else x))
+        operands = {n: _c(c, x) for n, x in zip(self.names, self.values, strict=True)}
+        # Once over the text: what stands for an operand is not looked at again.
+        text = _OPERAND.sub(lambda found: operands.get(found[1], found[0]), self.text)
         c.line("{")
         for line in text.strip().splitlines():
             c.line(line)
         c.line("}")
+
+
+def _c(c: CudaWriter, x: Any) -> str:
+    """An operand in C: its identifier, or a number as a literal (Python's 0.5 is a float, not a double)."""
+    if isinstance(x, Value):
+        return c[x]
+    return literal(x, scalar_dtype(x) or (i32 if -(2**31) <= x < 2**31 else i64))

@@ -13,7 +13,7 @@ from .broadcast import register_type
 from .samples import Sample
 
 MOVMATRIX = """
-__device__ __forceinline__ u32 movmatrix(u32 x) { u32 r; asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(x)); return r; }
+__device__ __forceinline__ u32 pk_movmatrix(u32 x) { u32 r; asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(x)); return r; }
 """
 
 
@@ -62,9 +62,9 @@ class SwapLayout(Op):
             if a.layout == "row"
             else (f"(s * {rows} + r)", f"(r * {cols} + s)")
         )
-        c.line(f"UNROLL for (int r = 0; r < {rows}; r++) UNROLL for (int s = 0; s < {cols}; s++) {{")
+        c.line(f"PK_UNROLL for (int r = 0; r < {rows}; r++) PK_UNROLL for (int s = 0; s < {cols}; s++) {{")
         for to, origin in ((0, 0), (1, 2), (2, 1), (3, 3)):  # the middle matrices trade places
-            c.line(f"{name}[{target} * 4 + {to}] = movmatrix({c[self.a]}[{source} * 4 + {origin}]);")
+            c.line(f"{name}[{target} * 4 + {to}] = pk_movmatrix({c[self.a]}[{source} * 4 + {origin}]);")
         c.line("}")
 
     @classmethod

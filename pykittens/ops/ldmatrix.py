@@ -10,19 +10,19 @@ from ..types import RegisterTile, SharedTile
 from .addressing import shared_address
 
 LDMATRIX = """
-__device__ __forceinline__ void ldmatrix(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
+__device__ __forceinline__ void pk_ldmatrix(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
   asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [t]; }}"
     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a), "r"(flip), "r"(offset) : "memory"); }
-__device__ __forceinline__ void ldmatrix_trans(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
+__device__ __forceinline__ void pk_ldmatrix_trans(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
   asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6; ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [t]; }}"
     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a), "r"(flip), "r"(offset) : "memory"); }
 """
 
 
 STMATRIX = """
-__device__ __forceinline__ void stmatrix(u32 a, const u32* v) {
+__device__ __forceinline__ void pk_stmatrix(u32 a, const u32* v) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory"); }
-__device__ __forceinline__ void stmatrix_trans(u32 a, const u32* v) {
+__device__ __forceinline__ void pk_stmatrix_trans(u32 a, const u32* v) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory"); }
 """
 
@@ -47,7 +47,7 @@ def load_matrices(
     A step of 16 columns flips bits of the swizzled address and a step of rows adds to it. So one register holds the
     address, and the flip is hidden in the assembler: the compiler would keep a register for each of its values.
     """
-    type, name = tile.type, "ldmatrix_trans" if transposed else "ldmatrix"
+    type, name = tile.type, "pk_ldmatrix_trans" if transposed else "pk_ldmatrix"
     assert isinstance(type, SharedTile)
     if type.column:  # a view from the middle of a panel: the step may cross into the next one
         return f"{name}({to}, {shared_address(c, tile, ' + '.join(row), ' + '.join(col))})"

@@ -99,8 +99,8 @@ class Load(Op):
         c.prelude(LDMATRIX)
         blocks, steps = blocks_and_steps(tile)
         row, col = matrix_row_col(c, self.scope, tile, "b", "s")
-        name = "ldmatrix" if tile.layout == "row" else "ldmatrix_trans"
-        c.line(f"UNROLL for (int b = 0; b < {blocks}; b++) UNROLL for (int s = 0; s < {steps}; s++)")
+        name = "pk_ldmatrix" if tile.layout == "row" else "pk_ldmatrix_trans"
+        c.line(f"PK_UNROLL for (int b = 0; b < {blocks}; b++) PK_UNROLL for (int s = 0; s < {steps}; s++)")
         c.line(f"  {name}({c[self.result]} + (b * {steps} + s) * 4, {shared_address(c, self.source, row, col)});")  # type: ignore[arg-type]
 
     def _pairs(self, c: CudaWriter, tile: RegisterTile) -> None:
@@ -108,9 +108,9 @@ class Load(Op):
         size = self.memory.size
         vector = VECTOR[2 * size]
         g = None if isinstance(self.source, Value) else GlobalText(c, self.source)
-        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
         if g is None:
-            load = f"ld_shared<{vector}>({shared_address(c, self.source, 'r', 'x')})"  # type: ignore[arg-type]
+            load = f"pk_ld_shared<{vector}>({shared_address(c, self.source, 'r', 'x')})"  # type: ignore[arg-type]
         else:
             load = f"*(const {vector}*)({g.at('r', 'x')})"
             if g.inside("r", "x"):
@@ -125,7 +125,7 @@ class Load(Op):
         def one(register: Sym) -> str:
             row, col = fragment(tile, c.warp(self.scope), c.lane, register)
             if g is None:
-                text = f"ld_shared<{VECTOR[self.memory.size]}>({shared_address(c, self.source, row, col)})"  # type: ignore[arg-type]
+                text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({shared_address(c, self.source, row, col)})"  # type: ignore[arg-type]
                 return str(c.from_memory(c.bits(text, self.memory), self.memory))
             inside = g.inside(row, col)
             load = f"*({g.at(row, col)})"
@@ -144,7 +144,7 @@ class Load(Op):
         def one(register: Sym) -> str:
             at = vector_element(vector, c.warp(self.scope), c.lane, register)
             if g is None:
-                text = f"ld_shared<{VECTOR[self.memory.size]}>({vector_address(c, self.source, at)})"  # type: ignore[arg-type]
+                text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({vector_address(c, self.source, at)})"  # type: ignore[arg-type]
                 text = c.from_memory(c.bits(text, self.memory), self.memory)
                 test = f"{at} < {limit}" if limit else ""
             else:
@@ -159,13 +159,11 @@ class Load(Op):
         whole, some = open_runs(c, self.scope, vector, g)
         load = f"*(const {kind}*)({g.at('0', 'x')})"
         if g.cols_left:
-            load = (
-                f"({whole}) ? {load} : ({some}) ? load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : {kind}{{}}"
-            )
+            load = f"({whole}) ? {load} : ({some}) ? pk_load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : {kind}{{}}"
         elif whole:
             load = f"({whole}) ? {load} : {kind}{{}}"
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u; u.v = {load};")
-        c.line(f"UNROLL for (int j = 0; j < {width // 2}; j++) {{")
+        c.line(f"PK_UNROLL for (int j = 0; j < {width // 2}; j++) {{")
         c.store_pair(
             self.result,
             f"(i * {width // 2} + j)",

@@ -85,7 +85,7 @@ def open_runs(c: CudaWriter, scope: Scope, vector: RegisterVector, g: GlobalText
     row may cut it.
     """
     at, limit = vector_element(vector, c.warp(scope), c.lane, Sym(f"(i * {vector.width})")), naive_limit(vector)
-    c.line(f"UNROLL for (int i = 0; i < {vector.registers // vector.width}; i++) {{ const int x = {at};")
+    c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers // vector.width}; i++) {{ const int x = {at};")
     whole = (f"x < {limit}" if limit else "", g.inside("0", "x", vector.width))
     some = (f"x < {limit}" if limit else "", f"x < {g.cols_left}", g.rows_left and f"0 < {g.rows_left}")
     return " && ".join(filter(None, whole)), " && ".join(filter(None, some))

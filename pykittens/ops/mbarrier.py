@@ -9,26 +9,26 @@ from ..program import CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync
 from ..types import BarrierType, RegisterVector, ScalarType, Type, f32, i32, u32
 
 MBARRIER = """
-__device__ __forceinline__ void mbarrier_init(u32 b, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(count) : "memory"); }
-__device__ __forceinline__ void mbarrier_expect(u32 b, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(b), "r"(bytes) : "memory"); }
-__device__ __forceinline__ void mbarrier_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(b) : "memory"); }
-__device__ __forceinline__ void mbarrier_arrive_remote(u32 b, u32 rank) {
+__device__ __forceinline__ void pk_mbarrier_init(u32 b, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(count) : "memory"); }
+__device__ __forceinline__ void pk_mbarrier_expect(u32 b, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(b), "r"(bytes) : "memory"); }
+__device__ __forceinline__ void pk_mbarrier_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(b) : "memory"); }
+__device__ __forceinline__ void pk_mbarrier_arrive_remote(u32 b, u32 rank) {
   asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
-__device__ __forceinline__ void mbarrier_arrive_first(u32 b, u32 thread) {  // thread 0 does; without a branch, which the compiler moves nothing across
+__device__ __forceinline__ void pk_mbarrier_arrive_first(u32 b, u32 thread) {  // thread 0 does; without a branch, which the compiler moves nothing across
   asm volatile("{.reg .pred p; setp.eq.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" :: "r"(b), "r"(thread) : "memory"); }
-template<int R> __device__ __forceinline__ void mbarrier_arrive_after(u32 b, u32 thread, const float (&x)[R]) {  // x is no NaN that no arithmetic gives
-  bool is = thread == 0; UNROLL for (int i = 0; i < R; i++) is &= __float_as_uint(x[i]) != 0x7f8badadu;
+template<int R> __device__ __forceinline__ void pk_mbarrier_arrive_after(u32 b, u32 thread, const float (&x)[R]) {  // x is no NaN that no arithmetic gives
+  bool is = thread == 0; PK_UNROLL for (int i = 0; i < R; i++) is &= __float_as_uint(x[i]) != 0x7f8badadu;
   asm volatile("{.reg .pred p; setp.ne.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" :: "r"(b), "r"((u32)is) : "memory"); }
-template<int N> __device__ __forceinline__ void mbarrier_release(u32 b, u32 thread) {  // a thread for each block; what was read is handed over, so no fence
+template<int N> __device__ __forceinline__ void pk_mbarrier_release(u32 b, u32 thread) {  // a thread for each block; what was read is handed over, so no fence
   asm volatile("{.reg .pred p; .reg .b32 r; setp.lt.u32 p, %1, %2; @p mapa.shared::cluster.u32 r, %0, %1; @p mbarrier.arrive.shared::cluster.b64 _, [r];}"
     :: "r"(b), "r"(thread), "n"(N) : "memory"); }
-__device__ __forceinline__ bool mbarrier_try(u32 b, u32 phase) {
+__device__ __forceinline__ bool pk_mbarrier_try(u32 b, u32 phase) {
   u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
-__device__ __forceinline__ bool mbarrier_try_cluster(u32 b, u32 phase) {
+__device__ __forceinline__ bool pk_mbarrier_try_cluster(u32 b, u32 phase) {
   u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
-__device__ __forceinline__ void mbarrier_wait(u32 b, u32 phase) {
+__device__ __forceinline__ void pk_mbarrier_wait(u32 b, u32 phase) {
   asm volatile("{.reg .pred p; L%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra D%=; bra L%=; D%=: }" :: "r"(b), "r"(phase) : "memory"); }
-__device__ __forceinline__ void mbarrier_wait_cluster(u32 b, u32 phase) {
+__device__ __forceinline__ void pk_mbarrier_wait_cluster(u32 b, u32 phase) {
   asm volatile("{.reg .pred p; L%=: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1; @p bra D%=; bra L%=; D%=: }" :: "r"(b), "r"(phase) : "memory"); }
 """
 
@@ -88,19 +88,23 @@ class Arrive(Op):
         if self.together and not c.elected:
             c.line("__syncwarp();")
         if self.spread:
-            c.line(f"mbarrier_release<{self.spread}>({b}, {c.thread(self.scope)});")
+            c.line(f"pk_mbarrier_release<{self.spread}>({b}, {c.thread(self.scope)});")
             return
         elect = c.elect(self.scope)
         if self.rank is not None:
-            c.line(f"{elect}mbarrier_arrive_remote({b}, {c.scalar(self.rank, i32)});")
+            c.line(f"{elect}pk_mbarrier_arrive_remote({b}, {c.scalar(self.rank, i32)});")
         elif isinstance(self.bytes, int) and self.bytes == 0:
             wide = elect and self.scope.warps > 1
             if wide and self.after is not None:
-                c.line(f"mbarrier_arrive_after({b}, {c.thread(self.scope)}, {c[self.after]});")
+                c.line(f"pk_mbarrier_arrive_after({b}, {c.thread(self.scope)}, {c[self.after]});")
                 return
-            c.line(f"mbarrier_arrive_first({b}, {c.thread(self.scope)});" if wide else f"{elect}mbarrier_arrive({b});")
+            c.line(
+                f"pk_mbarrier_arrive_first({b}, {c.thread(self.scope)});"
+                if wide
+                else f"{elect}pk_mbarrier_arrive({b});"
+            )
         else:
-            c.line(f"{elect}mbarrier_expect({b}, {c.scalar(self.bytes, i32)});")
+            c.line(f"{elect}pk_mbarrier_expect({b}, {c.scalar(self.bytes, i32)});")
 
 
 @dataclass(eq=False)
@@ -134,9 +138,9 @@ class Wait(Op):
         suffix = "_cluster" if self.remote else ""
         call = f"({c[self.barrier]}, {c.scalar(self.phase, u32)})"
         if c.debug:
-            c.bounded(self, f"mbarrier_try{suffix}{call}", c.scalar(self.phase, u32), self.barrier)
+            c.bounded(self, f"pk_mbarrier_try{suffix}{call}", c.scalar(self.phase, u32), self.barrier)
         else:
-            c.line(f"mbarrier_wait{suffix}{call};")
+            c.line(f"pk_mbarrier_wait{suffix}{call};")
 
 
 @dataclass(eq=False)

@@ -74,25 +74,25 @@ class Mma(Product):
         acc = c[self.d]
         c.line("{")
         if self.overwrite:
-            c.line(f"UNROLL for (int i = 0; i < {d.registers}; i++) {acc}[i] = 0.0f;")
+            c.line(f"PK_UNROLL for (int i = 0; i < {d.registers}; i++) {acc}[i] = 0.0f;")
         a, b, low, high = f"{c[self.a]} + (m * {steps} + k) * 4", "b", (0, 1), (2, 3)
         if isinstance(self.a.type, SharedTile):
             a, load_a = "a[m]", self._load_a(c, d)
         if isinstance(self.b.type, SharedTile):
             load_b = self._load_b(c)
-        c.line(f"UNROLL for (int k = 0; k < {steps}; k++) {{")
+        c.line(f"PK_UNROLL for (int k = 0; k < {steps}; k++) {{")
         if isinstance(self.a.type, SharedTile):
             c.line(f"u32 a[{blocks}][4];")
-            c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {load_a};")
-        c.line(f"UNROLL for (int n = 0; n < {columns}; n++) {{")
+            c.line(f"PK_UNROLL for (int m = 0; m < {blocks}; m++) {load_a};")
+        c.line(f"PK_UNROLL for (int n = 0; n < {columns}; n++) {{")
         if isinstance(self.b.type, SharedTile):
             c.line(f"u32 b[4]; {load_b};")
         else:
             b, low, high = c.fresh("b"), (0, 2), (1, 3)
             c.line(f"const u32* {b} = {c[self.b]} + (n * {steps} + k) * 4;")
-        c.line(f"UNROLL for (int m = 0; m < {blocks}; m++) {{")
-        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8, {a}, {b}[{low[0]}], {b}[{low[1]}]);")
-        c.line(f"mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[{high[0]}], {b}[{high[1]}]);")
+        c.line(f"PK_UNROLL for (int m = 0; m < {blocks}; m++) {{")
+        c.line(f"pk_mma_{dtype}({acc} + (m * {columns} + n) * 8, {a}, {b}[{low[0]}], {b}[{low[1]}]);")
+        c.line(f"pk_mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[{high[0]}], {b}[{high[1]}]);")
         c.line("} } } }")
 
     def _load_a(self, c: CudaWriter, d: RegisterTile) -> str:
@@ -150,7 +150,7 @@ class Mma(Product):
 
 def _mma_text(dtype: str) -> str:
     return f"""
-__device__ __forceinline__ void mma_{dtype}(float* d, const u32* a, u32 b0, u32 b1) {{
+__device__ __forceinline__ void pk_mma_{dtype}(float* d, const u32* a, u32 b0, u32 b1) {{
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{dtype}.{dtype}.f32 {{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }}

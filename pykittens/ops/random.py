@@ -21,16 +21,16 @@ from .samples import Sample
 from .scalars import scalar_dtype
 
 PHILOX = """
-__device__ __forceinline__ void philox(u32* c, u32 k0, u32 k1) {
-  UNROLL for (int i = 0; i < 10; i++) {
+__device__ __forceinline__ void pk_philox(u32* c, u32 k0, u32 k1) {
+  PK_UNROLL for (int i = 0; i < 10; i++) {
     const u64 a = (u64)c[0] * 0xD2511F53u, b = (u64)c[2] * 0xCD9E8D57u;
     c[0] = (u32)(b >> 32) ^ c[1] ^ k0; c[1] = (u32)b; c[2] = (u32)(a >> 32) ^ c[3] ^ k1; c[3] = (u32)a;
     k0 += 0x9E3779B9u; k1 += 0xBB67AE85u;
   }
 }
-__device__ __forceinline__ u32 philox_word(u32 col, u32 row, u32 k0, u32 k1) {
+__device__ __forceinline__ u32 pk_philox_word(u32 col, u32 row, u32 k0, u32 k1) {
   u32 c[4] = {col >> 2, row, 0, 0};
-  philox(c, k0, k1);
+  pk_philox(c, k0, k1);
   return col & 2 ? (col & 1 ? c[3] : c[2]) : (col & 1 ? c[1] : c[0]);
 }
 """
@@ -91,14 +91,14 @@ class RandomBits(Op):
         ):  # four words at a time
             c.declare(self.result)
             r, x = fragment(self.type, c.warp(self.scope), c.lane, Sym("i") * 4)
-            c.line(f"UNROLL for (int i = 0; i < {self.type.registers // 4}; i++) {{")
+            c.line(f"PK_UNROLL for (int i = 0; i < {self.type.registers // 4}; i++) {{")
             c.line(f"u32 w[4] = {{(u32)({col} + {x}) >> 2, (u32)({row} + {r}), 0, 0}};")
-            c.line(f"philox(w, {key}); UNROLL for (int j = 0; j < 4; j++) {c[self.result]}[4 * i + j] = w[j]; }}")
+            c.line(f"pk_philox(w, {key}); PK_UNROLL for (int j = 0; j < 4; j++) {c[self.result]}[4 * i + j] = w[j]; }}")
             return
 
         def one(register: Sym) -> str:
             r, x = fragment(self.type, c.warp(self.scope), c.lane, register)
-            return f"philox_word((u32)({col} + {x}), (u32)({row} + {r}), {key})"
+            return f"pk_philox_word((u32)({col} + {x}), (u32)({row} + {r}), {key})"
 
         c.map(self.result, one)
 

@@ -114,9 +114,11 @@ class Reduce(Op):
         if self.onto is not None:
             index = str(vector_register(tile, vector, r))
             c.line(f"{compute_c} {acc}[{vector.registers}];")
-            c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {c.element(self.onto, Sym('i'))};")
             c.line(
-                f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=c.element(self.a, r))};"
+                f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {c.element(self.onto, Sym('i'))};"
+            )
+            c.line(
+                f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=c.element(self.a, r))};"
             )
             lanes: tuple[int, ...] = (1, 2)
         elif (
@@ -126,18 +128,18 @@ class Reduce(Op):
             pair = text.format(a=c.element(self.a, r * 2), b=c.element(self.a, r * 2 + 1))
             index, pairs = f"{vector_register(tile, vector, r * 2)} * 2 + i / 2 % 2", tile.registers // vector.registers
             c.line(
-                f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{"
+                f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{"
             )  # no identity: the compiler keeps 0.0f + x and fmaxf(-inf, x)
             c.line(f"  {acc}[{index}] = i % {pairs} < 4 ? {pair} : {text.format(a=f'{acc}[{index}]', b=pair)}; }}")
             both = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
-            c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {both};")
+            c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {both};")
             lanes = (1, 2)
         else:
             c.line(f"{compute_c} {acc}[{vector.registers}];")
-            c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {start};")
+            c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {start};")
             index = str(vector_register(tile, vector, r))
             term = text.format(a=f"{acc}[{index}]", b=c.element(self.a, r))
-            c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
+            c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
             lanes = (4, 8, 16)
         if not self.partial:
             combine_lanes(c, acc, vector.registers, text, lanes)
@@ -160,13 +162,13 @@ class Reduce(Op):
         start, ctype = c.scalar(identity(self.kind, tile.dtype), tile.dtype), "float" if is_float else tile.dtype.c
         count = vector.registers * chains
         c.line(f"{ctype} {acc}[{count}];")
-        c.line(f"UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {start};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {start};")
         term = text.format(a=f"{acc}[{index}]", b=c.element(self.a, Sym("i")))
-        c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
         while chains > 1:
             chains //= 2
             pair = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
-            c.line(f"UNROLL for (int i = 0; i < {vector.registers * chains}; i++) {acc}[i] = {pair};")
+            c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers * chains}; i++) {acc}[i] = {pair};")
         combine_lanes(c, acc, vector.registers, text, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
@@ -213,7 +215,7 @@ def combine_lanes(c: CudaWriter, acc: str, count: int, text: str, lanes: tuple[i
     """Combines `acc` with the lanes whose number differs in the given bits."""
     for lane in lanes:
         other = f"__shfl_xor_sync(0xffffffffu, {acc}[i], {lane})"
-        c.line(f"UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {text.format(a=f'{acc}[i]', b=other)};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {text.format(a=f'{acc}[i]', b=other)};")
 
 
 @dataclass(eq=False)
@@ -246,7 +248,7 @@ class Total(Op):
         assert isinstance(type, RegisterVector)
         acc = c.fresh("acc")
         c.line(f"float {acc}[{type.registers}];")
-        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[i] = {c.element(self.a, Sym('i'))};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[i] = {c.element(self.a, Sym('i'))};")
         combine_lanes(c, acc, type.registers, REDUCTIONS[self.kind][1], (1, 2))
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
@@ -312,7 +314,7 @@ class VectorReduce(Op):
         if type.kind == "naive":
             term = f"({vector_element(type, c.warp(self.scope), c.lane, r)} < {type.length} ? {term} : {start})"
         c.line(f"{'float' if type.dtype.kind == 'f' else type.dtype.c} {acc}[1] = {{{start}}};")
-        c.line(f"UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[0] = {text.format(a=f'{acc}[0]', b=term)};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[0] = {text.format(a=f'{acc}[0]', b=term)};")
         combine_lanes(c, acc, 1, text, lanes)
         c.define(self.result, f"{acc}[0]")
 

@@ -22,12 +22,12 @@ BITS = {"and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"}
 FUNCTIONS = {"min", "max", "div", "floordiv", "mod"}
 
 FLOOR = """
-__device__ __forceinline__ i64 floor_div(i64 a, i64 b) { i64 q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
-__device__ __forceinline__ int floor_div(int a, int b) { int q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
-__device__ __forceinline__ u32 floor_div(u32 a, u32 b) { return a / b; }
-__device__ __forceinline__ u32 floor_mod(u32 a, u32 b) { return a % b; }
-__device__ __forceinline__ i64 floor_mod(i64 a, i64 b) { return a - floor_div(a, b) * b; }
-__device__ __forceinline__ int floor_mod(int a, int b) { return a - floor_div(a, b) * b; }
+__device__ __forceinline__ i64 pk_floor_div(i64 a, i64 b) { i64 q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
+__device__ __forceinline__ int pk_floor_div(int a, int b) { int q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
+__device__ __forceinline__ u32 pk_floor_div(u32 a, u32 b) { return a / b; }
+__device__ __forceinline__ u32 pk_floor_mod(u32 a, u32 b) { return a % b; }
+__device__ __forceinline__ i64 pk_floor_mod(i64 a, i64 b) { return a - pk_floor_div(a, b) * b; }
+__device__ __forceinline__ int pk_floor_mod(int a, int b) { return a - pk_floor_div(a, b) * b; }
 """
 
 
@@ -132,7 +132,7 @@ class ScalarBinary(Op):
                 text = f"{a} >> {shift}" if self.kind == "floordiv" else f"{a} & {(1 << shift) - 1}"
             else:
                 c.prelude(FLOOR)
-                text = f"floor_{'div' if self.kind == 'floordiv' else 'mod'}({a}, {b})"
+                text = f"pk_floor_{'div' if self.kind == 'floordiv' else 'mod'}({a}, {b})"
         elif self.kind in ("min", "max"):
             text = f"{'f' if common.kind == 'f' else ''}{self.kind}{'f' if common.kind == 'f' else ''}({a}, {b})"
         elif self.kind == "div":

@@ -64,7 +64,7 @@ class TilePart(Op):
         to, name = c.declare(self.result), c[self.tile]
         for block in range(self.rows // (16 * tile.warps)):
             source = (self.row // (16 * tile.warps) + block) * a_block + first
-            c.line(f"UNROLL for (int i = 0; i < {p_block}; i++) {to}[{block * p_block} + i] = {name}[{source} + i];")
+            c.line(f"PK_UNROLL for (int i = 0; i < {p_block}; i++) {to}[{block * p_block} + i] = {name}[{source} + i];")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -109,7 +109,7 @@ class TileJoin(Op):
             width = tile.type.cols // word
             for block in range(joined.rows // (16 * joined.warps)):
                 c.line(
-                    f"UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = {c[tile]}[{block * width} + i];"
+                    f"PK_UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = {c[tile]}[{block * width} + i];"
                 )
             first += width
 

@@ -106,21 +106,21 @@ class Store(Op):
         c.prelude(STMATRIX)
         blocks, steps = blocks_and_steps(tile)
         row, col = matrix_row_col(c, self.scope, tile, "b", "s")
-        name = "stmatrix" if tile.layout == "row" else "stmatrix_trans"
-        c.line(f"UNROLL for (int b = 0; b < {blocks}; b++) UNROLL for (int s = 0; s < {steps}; s++)")
+        name = "pk_stmatrix" if tile.layout == "row" else "pk_stmatrix_trans"
+        c.line(f"PK_UNROLL for (int b = 0; b < {blocks}; b++) PK_UNROLL for (int s = 0; s < {steps}; s++)")
         c.line(f"  {name}({shared_address(c, self.target, row, col)}, {c[self.source]} + (b * {steps} + s) * 4);")  # type: ignore[arg-type]
 
     def _pairs(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
         vector = VECTOR[2 * self.memory.size]
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
-        c.line(f"UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
         a, b = (
             c.to_memory(c.element(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)")), self.memory) for j in (0, 1)
         )
         c.line(f"union {{ {vector} v; {memory_c(self.memory)} e[2]; }} u; u.e[0] = {a}; u.e[1] = {b};")
         if g is None:
-            c.line(f"st_shared({shared_address(c, self.target, 'r', 'x')}, u.v); }}")  # type: ignore[arg-type]
+            c.line(f"pk_st_shared({shared_address(c, self.target, 'r', 'x')}, u.v); }}")  # type: ignore[arg-type]
         else:
             inside = g.inside("r", "x")
             c.line(f"{f'if ({inside}) ' if inside else ''}*({vector}*)({g.at('r', 'x')}) = u.v; }}")
@@ -129,10 +129,10 @@ class Store(Op):
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("i"))
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
-        c.line(f"UNROLL for (int i = 0; i < {tile.registers}; i++) {{ const int r = {row}, x = {col};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {{ const int r = {row}, x = {col};")
         if g is None:
             raw = c.raw(value, self.memory)
-            c.line(f"st_shared({shared_address(c, self.target, 'r', 'x')}, {raw}); }}")  # type: ignore[arg-type]
+            c.line(f"pk_st_shared({shared_address(c, self.target, 'r', 'x')}, {raw}); }}")  # type: ignore[arg-type]
         else:
             inside = g.inside("r", "x")
             c.line(f"{f'if ({inside}) ' if inside else ''}*({g.at('r', 'x')}) = {value}; }}")
@@ -144,7 +144,7 @@ class Store(Op):
             return
         at = vector_element(vector, c.warp(self.scope), c.lane, Sym("i"))
         value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
-        c.line(f"UNROLL for (int i = 0; i < {vector.registers}; i++) {{ const int x = {at};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {{ const int x = {at};")
         limit = naive_limit(vector)
         tests = [f"x < {limit}"] if limit else []
         if isinstance(vector.layout, Coalesced):
@@ -157,7 +157,7 @@ class Store(Op):
             tests.append(f"{c.warp(self.scope)} == 0")
         guard = f"if ({' && '.join(tests)}) " if tests else ""
         if g is None:
-            c.line(f"{guard}st_shared({vector_address(c, self.target, 'x')}, {c.raw(value, self.memory)}); }}")  # type: ignore[arg-type]
+            c.line(f"{guard}pk_st_shared({vector_address(c, self.target, 'x')}, {c.raw(value, self.memory)}); }}")  # type: ignore[arg-type]
         else:
             c.line(f"{guard}*({g.at('0', 'x')}) = {value}; }}")
 
@@ -166,10 +166,10 @@ class Store(Op):
         whole, some = open_runs(c, self.scope, vector, g)
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u;")
         value = c.to_memory(c.element(self.source, Sym(f"(i * {width} + j)")), self.memory)
-        c.line(f"UNROLL for (int j = 0; j < {width}; j++) u.e[j] = {value};")
+        c.line(f"PK_UNROLL for (int j = 0; j < {width}; j++) u.e[j] = {value};")
         store = f"*({kind}*)({g.at('0', 'x')}) = u.v;"
         if g.cols_left:
-            c.line(f"if ({whole}) {store} else if ({some}) store_tail({g.at('0', 'x')}, u.v, {g.cols_left} - x); }}")
+            c.line(f"if ({whole}) {store} else if ({some}) pk_store_tail({g.at('0', 'x')}, u.v, {g.cols_left} - x); }}")
         else:
             c.line((f"if ({whole}) " if whole else "") + store + " }")
 

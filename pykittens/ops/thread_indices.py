@@ -11,8 +11,8 @@ from ..types import Global, ScalarType, Type, i32
 from .samples import Sample
 
 CLUSTER_RANK = """
-__device__ __forceinline__ int cluster_rank() { int r; asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
-__device__ __forceinline__ int cluster_x() { int r; asm("mov.u32 %0, %%clusterid.x;" : "=r"(r)); return r; }
+__device__ __forceinline__ int pk_cluster_rank() { int r; asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return r; }
+__device__ __forceinline__ int pk_cluster_x() { int r; asm("mov.u32 %0, %%clusterid.x;" : "=r"(r)); return r; }
 """
 
 
@@ -56,7 +56,7 @@ class Index(Op):
             c.define(self.result, c.unit(self.scope))
         elif self.kind.startswith("cluster"):
             c.prelude(CLUSTER_RANK)
-            c.define(self.result, f"{self.kind}()")
+            c.define(self.result, f"pk_{self.kind}()")
         else:
             c.define(self.result, f"(int){'blockIdx' if self.kind.startswith('block') else 'gridDim'}.{self.kind[-1]}")
 

@@ -31,7 +31,7 @@ HINTS = {
 }
 
 LONGEST = 256  # elements of a box along one dimension
-TENSOR_MAP = "struct __align__(64) TensorMap { u64 opaque[16]; };\n"
+TENSOR_MAP = "struct __align__(64) pk_tensor_map { u64 opaque[16]; };\n"
 
 
 def map_spec(shared: Value, place: Place) -> TensorMapSpec:
@@ -108,7 +108,7 @@ def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> li
 
 def load_text(dims: int, hint: bool, multicast: bool) -> tuple[str, str]:
     """Name and definition of a device function for one load instruction."""
-    name = f"tma_load_{dims}d{'_hint' if hint else ''}{'_multicast' if multicast else ''}"
+    name = f"pk_tma_load_{dims}d{'_hint' if hint else ''}{'_multicast' if multicast else ''}"
     coordinates = ", ".join(f"int c{i}" for i in range(dims))
     first = 3 + hint + multicast
     operands = ", ".join(f"%{first + i}" for i in range(dims))
@@ -117,7 +117,7 @@ def load_text(dims: int, hint: bool, multicast: bool) -> tuple[str, str]:
     return (
         name,
         f"""
-__device__ __forceinline__ void {name}(u32 to, const TensorMap* map, u32 bar{", u32 mask" * multicast}{", u64 policy" * hint}, {coordinates}) {{
+__device__ __forceinline__ void {name}(u32 to, const pk_tensor_map* map, u32 bar{", u32 mask" * multicast}{", u64 policy" * hint}, {coordinates}) {{
   asm volatile("cp.async.bulk.tensor.{dims}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{".multicast::cluster" * multicast}{".L2::cache_hint" * hint} [%0], [%1, {{{operands}}}], [%2]{mask}{policy};"
     :: "r"(to), "l"(map), "r"(bar){inputs} : "memory"); }}
 """,
@@ -126,7 +126,7 @@ __device__ __forceinline__ void {name}(u32 to, const TensorMap* map, u32 bar{", 
 
 def store_text(dims: int, kind: str) -> tuple[str, str]:
     """Name and definition of a device function for one store (or reducing store) instruction."""
-    name = f"tma_{kind}_{dims}d"
+    name = f"pk_tma_{kind}_{dims}d"
     coordinates = ", ".join(f"int c{i}" for i in range(dims))
     operands = ", ".join(f"%{2 + i}" for i in range(dims))
     inputs = "".join(f', "r"(c{i})' for i in range(dims))
@@ -137,7 +137,7 @@ def store_text(dims: int, kind: str) -> tuple[str, str]:
     return (
         name,
         f"""
-__device__ __forceinline__ void {name}(const TensorMap* map, u32 from, {coordinates}) {{
+__device__ __forceinline__ void {name}(const pk_tensor_map* map, u32 from, {coordinates}) {{
   asm volatile("{instruction} [%0, {{{operands}}}], [%1];" :: "l"(map), "r"(from){inputs} : "memory"); }}
 """,
     )

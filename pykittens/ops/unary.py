@@ -32,19 +32,22 @@ from .samples import Sample, tiles, vectors
 UNARY: dict[str, tuple[Any, str]] = {
     "neg": (np.negative, "-{a}"),
     "abs": (np.abs, "fabsf({a})"),
-    "exp": (np.exp, "ex2({a} * 1.4426950408889634f)"),
-    "exp2": (np.exp2, "ex2({a})"),
-    "log": (np.log, "lg2({a}) * 0.6931471805599453f"),
-    "log2": (np.log2, "lg2({a})"),
+    "exp": (np.exp, "pk_ex2({a} * 1.4426950408889634f)"),
+    "exp2": (np.exp2, "pk_ex2({a})"),
+    "log": (np.log, "pk_lg2({a}) * 0.6931471805599453f"),
+    "log2": (np.log2, "pk_lg2({a})"),
     "relu": (lambda x: np.fmax(x, np.float32(0)), "fmaxf({a}, 0.0f)"),
     "sqrt": (np.sqrt, "sqrtf({a})"),
     "rsqrt": (lambda x: np.float32(1) / np.sqrt(x), "rsqrtf({a})"),
-    "rcp": (lambda x: np.float32(1) / x, "rcp({a})"),
-    "tanh": (np.tanh, "tanh_exact({a})"),
-    "sigmoid": (lambda x: np.float32(1) / (np.float32(1) + np.exp(-x)), "rcp(1.0f + ex2({a} * -1.4426950408889634f))"),
+    "rcp": (lambda x: np.float32(1) / x, "pk_rcp({a})"),
+    "tanh": (np.tanh, "pk_tanh_exact({a})"),
+    "sigmoid": (
+        lambda x: np.float32(1) / (np.float32(1) + np.exp(-x)),
+        "pk_rcp(1.0f + pk_ex2({a} * -1.4426950408889634f))",
+    ),
     "erf": (lambda x: _erf(x), "erff({a})"),
-    "sin": (np.sin, "sin_reduced({a})"),
-    "cos": (np.cos, "cos_reduced({a})"),
+    "sin": (np.sin, "pk_sin_reduced({a})"),
+    "cos": (np.cos, "pk_cos_reduced({a})"),
     "not": (np.logical_not, "!{a}"),
 }
 
@@ -70,17 +73,17 @@ FORMULAS: dict[str, Any] = {  # of float64, for the conformance tests
 
 
 MATH = """
-__device__ __forceinline__ float ex2(float x) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-__device__ __forceinline__ float lg2(float x) { float r; asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-__device__ __forceinline__ float rcp(float x) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-__device__ __forceinline__ float fdiv(float a, float b) { float r; asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
-__device__ __forceinline__ float reduced(float x) {  // by a multiple of 2 pi = 6.28125 + 1.9353072e-3 + 1.0253376e-11, to 1e-6 for |x| < 1e5
+__device__ __forceinline__ float pk_ex2(float x) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
+__device__ __forceinline__ float pk_lg2(float x) { float r; asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
+__device__ __forceinline__ float pk_rcp(float x) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
+__device__ __forceinline__ float pk_fdiv(float a, float b) { float r; asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
+__device__ __forceinline__ float pk_reduced(float x) {  // by a multiple of 2 pi = 6.28125 + 1.9353072e-3 + 1.0253376e-11, to 1e-6 for |x| < 1e5
   const float k = rintf(x * 0.15915494309189535f);
   return fmaf(k, -1.0253376e-11f, fmaf(k, -1.9353071795864769e-3f, fmaf(k, -6.28125f, x)));
 }
-__device__ __forceinline__ float sin_reduced(float x) { float r; asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(reduced(x))); return r; }
-__device__ __forceinline__ float cos_reduced(float x) { float r; asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(reduced(x))); return r; }
-__device__ __forceinline__ float tanh_exact(float x) { return 1.0f - 2.0f * rcp(1.0f + ex2(x * 2.885390081777927f)); }
+__device__ __forceinline__ float pk_sin_reduced(float x) { float r; asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
+__device__ __forceinline__ float pk_cos_reduced(float x) { float r; asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
+__device__ __forceinline__ float pk_tanh_exact(float x) { return 1.0f - 2.0f * pk_rcp(1.0f + pk_ex2(x * 2.885390081777927f)); }
 """
 
 

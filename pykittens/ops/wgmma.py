@@ -20,14 +20,14 @@ from .samples import Sample
 from .views import Item
 
 WGMMA = """
-__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template<int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
-__device__ __forceinline__ u64 wgmma_descriptor(u32 address, u64 base, u32 step = 0) {  // of a slot in a ring: only the step is worked out in a loop
+__device__ __forceinline__ void pk_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void pk_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template<int N> __device__ __forceinline__ void pk_wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
+__device__ __forceinline__ u64 pk_wgmma_descriptor(u32 address, u64 base, u32 step = 0) {  // of a slot in a ring: only the step is worked out in a loop
   return (u64)((((address & 0x3FFFF) >> 4) | (u32)base) + step) | (base >> 32 << 32); }
-template<int R> __device__ __forceinline__ void pin(float (&d)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]) :: "memory"); }
-template<int R> __device__ __forceinline__ void pin(u32 (&d)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+r"(d[i]) :: "memory"); }
-template<int R> __device__ __forceinline__ void keep(const u32 (&a)[R]) { UNROLL for (int i = 0; i < R; i++) asm volatile("" :: "r"(a[i]) : "memory"); }
+template<int R> __device__ __forceinline__ void pk_pin(float (&d)[R]) { PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]) :: "memory"); }
+template<int R> __device__ __forceinline__ void pk_pin(u32 (&d)[R]) { PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+r"(d[i]) :: "memory"); }
+template<int R> __device__ __forceinline__ void pk_keep(const u32 (&a)[R]) { PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" :: "r"(a[i]) : "memory"); }
 """
 
 PAIRS = {
@@ -44,7 +44,7 @@ def instruction(n: int, d: DType, a: DType, b: DType, registers: bool, ta: bool,
     """Name and definition of a device function that issues one wgmma.mma_async."""
     inputs, k = PAIRS[a, b], 16 * 2 // a.size
     count = n // 2 if d is f32 else n // 4
-    name = f"wgmma_n{n}_{d}_{inputs.replace('.', '_')}{'_r' if registers else ''}{'_ta' if ta else ''}{'_tb' if tb else ''}"
+    name = f"pk_wgmma_n{n}_{d}_{inputs.replace('.', '_')}{'_r' if registers else ''}{'_ta' if ta else ''}{'_tb' if tb else ''}"
     ctype, letter = ("float", "f") if d is f32 else ("u32", "r")
     regs = ", ".join(f"%{i}" for i in range(count))
     outs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))
@@ -129,11 +129,11 @@ class Wgmma(Product):
         name, text = instruction(n, d.dtype, a.dtype, b.dtype, isinstance(a, RegisterTile), self.ta, not self.tb)
         c.prelude(text)
         acc, accumulators = c[self.d], d.registers // (m // 64) // (1 if d.dtype is f32 else 2)
-        c.line("{ wgmma_fence();")
+        c.line("{ pk_wgmma_fence();")
         bd = c.fresh("bd")
         item = self.b.producer if isinstance(self.b.producer, Item) else None
         origin = f"{c[item.array if item else self.b]}, {descriptor_base(b, not self.tb):#x}ull"
-        c.line(f"const u64 {bd} = wgmma_descriptor({origin}{f', {c[self.b]}_step' if item else ''});")
+        c.line(f"const u64 {bd} = pk_wgmma_descriptor({origin}{f', {c[self.b]}_step' if item else ''});")
         if isinstance(a, SharedTile):
             ad = c.fresh("ad")
             address = c.fresh("address")
@@ -144,7 +144,7 @@ class Wgmma(Product):
                 # spills others
             ):
                 c.line(f'asm volatile("" : "+r"({address}));')
-            c.line(f"const u64 {ad} = wgmma_descriptor({address}, {descriptor_base(a, self.ta):#x}ull);")
+            c.line(f"const u64 {ad} = pk_wgmma_descriptor({address}, {descriptor_base(a, self.ta):#x}ull);")
         for block in range(m // 64):
             for step in range(steps):
                 b_text = f"{bd} + {descriptor_step(b, not self.tb, step) // 16}"
@@ -157,7 +157,7 @@ class Wgmma(Product):
                     a_text = f"{c[self.a]} + {(block * steps + step) * 4}"
                 accumulate = 0 if self.overwrite and step == 0 else 1
                 c.line(f"{name}({acc} + {block * accumulators}, {a_text}, {b_text}, {accumulate});")
-        c.line("wgmma_commit(); }")
+        c.line("pk_wgmma_commit(); }")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -218,8 +218,8 @@ class WgmmaWait(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(WGMMA)
-        c.line(f"wgmma_wait<{self.pending or 0}>();")
+        c.line(f"pk_wgmma_wait<{self.pending or 0}>();")
         for x in self.finished:  # or the compiler may read the accumulator above the wait
-            c.line(f"pin({c[x]});")
+            c.line(f"pk_pin({c[x]});")
         for x in self.released:  # ptxas before 13.3 may reuse A's registers before wgmma has read them
-            c.line(f"keep({c[x]});")
+            c.line(f"pk_keep({c[x]});")

@@ -53,10 +53,13 @@ class CudaWriter(Protocol):
         """Which unit of the scope this thread belongs to, counted in its role."""
 
     def __getitem__(self, value: Value) -> str:
-        """The C name of a value."""
+        """The C identifier of a value."""
 
     def fresh(self, base: str) -> str:
-        """A C name not used yet."""
+        """A C identifier not used yet: the base and a number."""
+
+    def string(self, text: str) -> str:
+        """A text as a C string literal."""
 
     def line(self, text: str) -> None:
         """Adds a line."""

@@ -40,7 +40,9 @@ class Machine(Registers):
         return str((self.first - self.role_first) // self.span + number)
 
     def print(self, text: str) -> None:
+        """A line of `pk.print`: shown at once, so that it stands before a diagnosis, and kept in the report."""
         self.block.cluster.report.lines.append(text)
+        print(text)
 
     def blocks_of(self, effect: Access | Sync | None) -> list[BlockState]:
         """The blocks of the cluster whose shared memory or barrier an effect means."""

@@ -29,15 +29,9 @@ def named_barrier(warps: int, count: int = 1) -> NamedBarrier:
 
 def print(*parts: Any, scope: ScopeHandle = warp) -> None:
     """Prints texts, scalars and register tiles from inside the kernel, on both back ends."""
-    text = ""
-    values: list[Any] = []
-    for part in parts:
-        if isinstance(part, str) and not values:
-            text += part + " "
-        else:
-            values.append(number(part))
-    tiles = [x for x in values if isinstance(x, Tile)]
-    record(debug.Print(scope_of(tiles[0].type.warps) if tiles else scope.scope, text, tuple(values)))
+    shown = tuple(part if isinstance(part, str) else number(part) for part in parts)
+    tiles = [x for x in shown if isinstance(x, Tile)]
+    record(debug.Print(scope_of(tiles[0].type.warps) if tiles else scope.scope, shown))
 
 
 def assert_(condition: Operand, text: str = "") -> None:

@@ -57,7 +57,7 @@ def test_a_wait_says_who_waits_for_what(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PYKITTENS_PATIENCE", "0.5")
     text = forgetful.cuda(X)
     place = re.escape(f"{__file__}:{forgetful.function.__code__.co_firstlineno + 4} in forgetful")
-    assert re.search(rf"\"gates\", \((\w+) - gates\) / 8, 0u?, \"role 'patient' of forgetful\", \"{place}\"", text), (
+    assert re.search(rf"\"gates\", \((v_\d+) - v_\d+\) / 8, 0u?, \"role 'patient' of forgetful\", \"{place}\"", text), (
         text
     )
     assert "> 500000000ull" in text and "has waited 0.5 s for" in text
