@@ -109,7 +109,9 @@ def _compiled_for(sample: Sample, turn: int) -> str:
 
 
 def _in_namespace(text: str, number: int) -> str:
-    return f"namespace case_{number} {{\n{text.replace(' conformance(', f' conformance_{number}(')}\n}}"
+    return (
+        f"namespace case_{number} {{\n{text.replace('pk_kernel_conformance(', f'pk_kernel_conformance_{number}(')}\n}}"
+    )
 
 
 @pytest.mark.gpu

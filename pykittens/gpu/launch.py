@@ -1,6 +1,6 @@
 """A kernel ready to go: every argument already in place, so that a launch is one prepared driver call.
 
-A kernel's C parameters are tensors (`struct Global`, below), scalars and tensor maps, in that order or any
+A kernel's C parameters are tensors (`struct pk_global`, below), scalars and tensor maps, in that order or any
 other. A `Launcher` owns their storage and the driver's array of pointers to it; the driver copies the
 arguments when it is called, so launching allocates nothing, waits for nothing, and can be captured in a
 CUDA graph.
@@ -19,7 +19,7 @@ from .driver import Function
 from .libcuda import aligned, check, library
 from .tensormap import TensorMap, replace_address
 
-# struct Global { void* data; int shape[4]; long long stride[4]; }: 56 bytes. Strides count elements; a tensor
+# struct pk_global { void* data; int shape[4]; long long stride[4]; }: 56 bytes. Strides count elements; a tensor
 # of fewer dimensions has leading ones of shape 1 and stride 0.
 GLOBAL = struct.Struct("<Q4i4q")
 _POINTER = struct.Struct("<Q")
