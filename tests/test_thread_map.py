@@ -17,8 +17,8 @@ from pykittens.program import Access, Op, Parameter, Place, Program, Scope, Valu
 from pykittens.thread_map import MatrixOperand, ThreadMap
 from pykittens.types import Coalesced, Global, RegisterTile, RegisterVector, SharedTile, SharedVector, bf16, f32, u8
 
-CALL = re.compile(r"(st_shared|ld_shared<\w+>|ldmatrix\w*|stmatrix\w*|cp_async<\d+>)\(")
-WIDTH = {"u32x4": 16, "u32x2": 8, "u32": 4, "u16": 2, "u8": 1}
+CALL = re.compile(r"pk_(st_shared|ld_shared<\w+>|ldmatrix\w*|stmatrix\w*|cp_async<\d+>)\(")
+WIDTH = {"pk_u32x4": 16, "pk_u32x2": 8, "u32": 4, "u16": 2, "u8": 1}
 
 
 def emitted(op: Op, warps: int) -> str:
@@ -31,6 +31,7 @@ def emitted(op: Op, warps: int) -> str:
             c.names[value] = "0"
         elif isinstance(value.type, Global):
             program.parameters.append(Parameter("tensor", value))
+            c.names[value] = "tensor"
     op.cuda(c)
     return "\n".join(c.out)
 
@@ -92,7 +93,7 @@ def addresses(text: str, warps: int, size: int) -> Iterator[tuple[np.ndarray, np
             if not expression.strip().startswith("tensor"):
                 names[name.strip()] = evaluate(expression, names)
     inside = np.ones(thread.shape, bool)
-    for guard in re.findall(r"if (\(.*?\)) (?:\{|st_shared)", text):
+    for guard in re.findall(r"if (\(.*?\)) (?:\{|pk_st_shared)", text):
         inside &= evaluate(guard[1:-1], names)
     for call, place in zip(calls, places, strict=True):
         mine = inside & evaluate(choice(text[: call.start()]), names)
