@@ -10,17 +10,16 @@ Most calls look like the one before: `_repeating` asks that first, which takes a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import is_
-from types import FunctionType
 from typing import Any, NamedTuple
 
 from ..interop import arrays
+from .identity import Identity, identity, leaf_of
 from .launch import Call, Launch
 from .memory import ALIGNED, picker
-from .rebinding_guard import RebindingGuard
 
-_MOST, _MOST_FUNCTIONS = 1024, 64  # calls that one kernel keeps, functions among their static values
+_MOST = 1024  # calls that one kernel keeps
 _PLAIN = (bool, int, float, str)  # values that say by themselves whether they are the same
 _NUMBERS = frozenset((float, int, bool))
 _probes: dict[type, Callable[[Any], tuple[int, Any]]] = {}  # by the types of arrays that have been seen
@@ -31,7 +30,6 @@ Repeat = Callable[[tuple[Any, ...], dict[str, Any]], bool]
 class _Kept(NamedTuple):
     launch: Launch
     repeat: Repeat
-    statics: list[Any]  # kept, so that nothing else gets their identity
 
 
 class Again:
@@ -42,10 +40,7 @@ class Again:
         self._kernel = kernel
         self._operands = {name for name, _ in kernel.signature.runtime}
         self._calls: dict[Any, _Kept] = {}
-        self._watch: RebindingGuard | None = None
-        self._functions = self._own = [
-            x for x in (kernel.function, *kernel.options.values()) if isinstance(x, FunctionType)
-        ]
+        self._identity: Identity | None = None
 
     def launcher(self, args: tuple[Any, ...], named: dict[str, Any]) -> Launch | None:
         """What launches for the pointers and numbers of such arguments; None if there was no call like it."""
@@ -69,13 +64,13 @@ class Again:
         if found.launch(pointers, numbers):
             self.repeat = found.repeat
             return True
-        if not self._watch.unchanged():  # type: ignore[union-attr]  # there is one since there is a call
+        if self._identity is not self._kernel.identity:
             self._forget()
         return False
 
     def _forget(self) -> None:
         self._calls.clear()
-        self._watch, self.repeat = None, self._look_up
+        self._identity, self.repeat = None, self._look_up
 
     def remember(self, args: tuple[Any, ...], named: dict[str, Any], call: Call) -> None:
         """Lets calls with such arguments be made again."""
@@ -85,14 +80,16 @@ class Again:
                     _probes[type(x)] = arrays.probe(x)
                 except arrays.Unsupported:
                     continue
-        statics = [value for name, value in named.items() if name not in self._operands]
         try:
             key, pointers, _ = self._look(args, named)
-            hash((key, tuple(statics)))
+            hash(key)
         except TypeError:
             return
-        if any(pointer % ALIGNED for pointer in pointers) or not self._watches(statics):
+        if any(pointer % ALIGNED for pointer in pointers):
             return
+        if self._identity is not self._kernel.identity:
+            self._forget()
+            self._identity = self._kernel.identity
         names = [name for name, _ in self._kernel.signature.runtime][: len(args)] + [
             name for name in named if name in self._operands
         ]
@@ -101,11 +98,13 @@ class Again:
         scalars = [name for name, x in zip(names, values, strict=True) if type(x) in _PLAIN]
         if len(self._calls) >= _MOST:
             self._calls.clear()
-        assert self._watch is not None
-        launch = call.order(tensors, scalars, self._watch.unchanged)
-        simple = not self._kernel.by_value and not self._operands & set(named)
-        self.repeat = self._repeating(args, named, launch) if simple else self._look_up
-        self._calls[key] = _Kept(launch, self.repeat, statics)
+        launch = call.order(tensors, scalars, self._identity.unchanged)
+        statics = [x for name, x in named.items() if name not in self._operands and leaf_of(x) is None]
+        all_of_it = identity(*self._identity.values, *statics, static=True) if statics else self._identity
+        self.repeat = self._look_up
+        if all_of_it.steady and not self._kernel.by_value and not self._operands & set(named):
+            self.repeat = self._repeating(args, named, call.order(tensors, scalars, all_of_it.unchanged))
+        self._calls[key] = _Kept(launch, self.repeat)
 
     def _repeating(self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch) -> Repeat:
         """Launches what looks like these arguments, and looks up what does not."""
@@ -163,8 +162,7 @@ class Again:
             about.append(name)
             kind = type(x)
             if name not in self._operands:
-                about.append(x if kind in _PLAIN else id(x))
-                about.append(kind)
+                about.append(leaf_of(x) or identity(x, static=True))
             elif kind in probes:
                 pointer, seen = probes[kind](x)
                 bits |= pointer
@@ -182,14 +180,3 @@ class Again:
         if self._kernel.by_value:
             about += numbers
         return tuple(about), pointers, numbers
-
-    def _watches(self, statics: Sequence[Any]) -> bool:
-        """Whether a change of what the kernel and its static values refer to would be seen."""
-        functions = [x for x in statics if isinstance(x, FunctionType) and x not in self._functions]
-        if self._watch is None or functions:
-            if len(self._functions) > _MOST_FUNCTIONS:  # one made anew for every call
-                self._calls.clear()
-                self._functions = self._own
-            self._functions = [*self._functions, *functions]
-            self._watch = RebindingGuard(self._functions)
-        return self._watch.steady

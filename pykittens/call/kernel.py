@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from types import FunctionType
 from typing import Any, overload
@@ -28,7 +28,7 @@ from ..trace.tracer import trace
 from ..types import DType
 from .again import Again
 from .arguments import Specialisation, bind_arguments, seen_by_options, spec, specialise, why_misaligned
-from .fingerprint import fingerprint
+from .identity import Identity, identity, leaf_of
 from .launch import Launch, bind, launch_once
 
 Dim3 = tuple[int, int, int]
@@ -110,13 +110,15 @@ class Kernel:
         """The cubin for arguments or specs, from the cache or the compiler. Needs no GPU."""
         return cache.load_or_compile(self.cuda(*args, arch=arch, **named), arch, ())
 
-    def key(self, specialisation: Specialisation) -> Any:
-        """What a program depends on: the specialisation, what the function refers to, and static functions by what they do."""
-        statics = tuple(
-            (name, fingerprint(x) if isinstance(x, FunctionType) else (type(x), x))
-            for name, x in specialisation.statics
-        )
-        return specialisation.types, statics, fingerprint(self.function)
+    @property
+    def identity(self) -> Identity:
+        """That of the function and of what the options call, as they are now."""
+        return identity(self.function, *(x for x in self.options.values() if callable(x)))
+
+    def key(self, specialisation: Specialisation) -> Hashable:
+        """What a program depends on: the specialisation, and the content of the function and of static values."""
+        statics = tuple((name, leaf_of(x) or identity(x, static=True)) for name, x in specialisation.statics)
+        return specialisation.types, statics, self.identity
 
     @cached_property
     def by_value(self) -> bool:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..call.fingerprint import fingerprint
 from ..call.launch import Launch
 from ..errors import ArgumentError
 from ..gpu import driver
@@ -45,10 +44,6 @@ LAUNCH, TILE, SPLIT, DOUBLE = 9450, 920, 5600, 540
 ONCE = 128  # so few rows that b is read once, or by two blocks at about the same time
 FEW = 32  # so few rows make all blocks ask for the same lines: a cycle for each time
 OPERANDS = ("bf16", "f16", "e4m3", "e5m2")
-
-_epilogues: dict[
-    Any, Callable[..., Any]
-] = {}  # the first of its kind, so that a lambda made anew for each call is traced once
 
 
 def run(
@@ -108,8 +103,6 @@ def _call(
         epilogue = _scaled(epilogue, len(operands))
     if len(extras) > 4:
         raise ArgumentError(f"matmul: {len(extras)} operands of an epilogue, scales included", fix="at most 4")
-    if epilogue is not None:
-        epilogue = _epilogues.setdefault(fingerprint(epilogue), epilogue)
     a, b = plan.a.stored(a, first), plan.b.stored(b, second)
     static = {"config": config or plan.config, "ta": plan.a.transposed, "tb": plan.b.transposed, "epilogue": epilogue}
     return out, (a, b, out, *extras, *[None] * (4 - len(extras)), plan.sms), static, plan

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
-from ..call.fingerprint import global_names
 from ..call.kernel import Kernel
+from ..call.reads import global_names
 
 _LIBRARY = __package__ + "."  # the shipped kernels' helpers, which may lie in a file of their own
 
