@@ -42,6 +42,7 @@ HARMLESS = {
     ("linear_attention", "barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
     ("softmax", "barrier", "return value.row_max(cluster=self.config.cluster > 1)"): (1, BETWEEN),
     ("layernorm", "barrier", "return value.row_sum(cluster=self.config.cluster > 1)"): (1, BETWEEN),
+    ("layernorm_backward", "barrier", "return pk.row_sums(*values, cluster=self.config.cluster > 1)"): (2, BETWEEN),
     ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     (
         "based",
@@ -62,8 +63,9 @@ ENOUGH = {
     "based": {"dim": (64,)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
     "linear_attention": {"dim": (64,)},
+    **{name: {"n": (1000,), "dtype": ("bf16",)} for name in ("layernorm_backward", "rmsnorm_backward")},
     **{
-        name: {"n": (1000, 256, 8192)} for name in ("softmax", "layernorm", "rmsnorm")
+        name: {"n": (1000, 256, 8192)} for name in ("softmax", "softmax_backward", "layernorm", "rmsnorm")
     },  # wide rows: a small instance below
 }
 
@@ -80,7 +82,7 @@ def instances(name: str) -> Iterator[Instance]:
     if name == "attention_hopper":  # with one block of keys, two tiles of queries are under way
         few = pk.spec(pk.bf16, (1, 2, 100, 64))
         yield replace(found, operands={**found.operands, "k": few, "v": few})
-    if name in ("softmax", "layernorm", "rmsnorm"):
+    if name.split("_")[0] in ("softmax", "layernorm", "rmsnorm"):
         few = row.make(**{**row.default(), "n": 2048, "dtype": "bf16"})
         assert few is not None
         for cluster in (1, 2):  # nine rows through two slots of each of two teams

@@ -28,17 +28,16 @@ class Ready:
 
     config: Any
     operands: tuple[Shown, ...]
-    results: tuple[Result, ...]
+    results: tuple[Result | None, ...]  # None: one that this call does without
+    more: Sequence[Any] = ()  # what else the caller has worked out
     _launches: dict[Any, tuple[Launch | None, Callable[[Any], int]]] = field(default_factory=dict)
 
     @cached_property
     def _makers(self) -> list[Callable[[], Any]]:
-        return [maker(*how) for how, _ in self.results]
+        return [maker(*made[0]) if made else _none for made in self.results]
 
-    def run(
-        self, kernel: Kernel, arrays: Sequence[Any], numbers: tuple[Any, ...] = (), missing: int = 0, **static: Any
-    ) -> list[Any]:
-        """The results of `kernel(*arrays, *results, *missing Nones, *numbers, config=..., **static)`, given arrays that look so."""
+    def run(self, kernel: Kernel, arrays: Sequence[Any], numbers: tuple[Any, ...] = (), **static: Any) -> list[Any]:
+        """The results of `kernel(*arrays, *results, *numbers, config=..., **static)`, given arrays that look so."""
         made, key = [make() for make in self._makers], (kernel, *static.values())
         launch, address = self._launches.get(key, (None, _nowhere))
         if launch:
@@ -47,11 +46,11 @@ class Ready:
                 bits |= pointer
             if not bits % ALIGNED and launch(pointers, numbers):
                 return made
-        shown = (*self.operands, *(as_what for _, as_what in self.results))
+        shown = (*self.operands, *(made and made[1] for made in self.results))
         operands = [
             x if as_what is None else View(x, *as_what) for x, as_what in zip((*arrays, *made), shown, strict=True)
         ]
-        operands += [None] * missing + list(numbers)
+        operands += numbers
         kernel(*operands, config=self.config, **static)
         self._launches[key] = kernel.launcher(*operands, config=self.config, **static), addresses(arrays[0])
         return made
@@ -59,6 +58,10 @@ class Ready:
 
 def _nowhere(array: Any) -> int:
     return 0
+
+
+def _none() -> None:
+    return None
 
 
 class remembered:

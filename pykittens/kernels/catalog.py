@@ -12,6 +12,7 @@ import numpy as np
 from ..call.arguments import spec
 from ..call.kernel import Kernel
 from ..interop.base import numpy_dtype
+from ..ops.tma import TmaLoad
 from ..program import Program
 
 Array = np.ndarray[Any, Any]
@@ -77,9 +78,10 @@ class Shipped:
                 yield choice, instance
 
     def targets(self, instance: Instance) -> tuple[str, ...]:
-        """The architectures that an instance runs on: all of the row's, but clusters begin with sm_90."""
-        clustered = instance.program().cluster != (1, 1, 1)
-        return tuple(arch for arch in self.architectures if not clustered or arch >= "sm_90")
+        """The architectures that an instance runs on: all of the row's, but clusters and TMA begin with sm_90."""
+        program = instance.program()
+        hopper = program.cluster != (1, 1, 1) or any(isinstance(op, TmaLoad) for op in program.walk())
+        return tuple(arch for arch in self.architectures if not hopper or arch >= "sm_90")
 
 
 def label(choice: Mapping[str, Any]) -> str:

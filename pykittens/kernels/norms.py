@@ -119,16 +119,23 @@ def rmsnorm(
 def _norm(
     centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: int, config: Rows | None
 ) -> Any:
+    check(eps, p)
+    ready = _prepare(x, residual, weight, bias, dropout=p > 0, config=config)
+    y, s = ready.run(normalize, (x, residual, weight, bias), numbers(eps, p, seed), centred=centred, dropout=p > 0)
+    return y if s is None else (y, s)
+
+
+def check(eps: float, p: float) -> None:
+    """Raises `ArgumentError` for an eps or a probability of dropout that mean nothing."""
     if not 0 <= p < 1:
         raise ArgumentError(f"dropout with p = {p}", fix="p is at least 0 and less than 1")
     if not eps >= 0:
         raise ArgumentError(f"a norm with eps = {eps}", fix="eps is a small number that is not negative")
-    ready = _prepare(x, residual, weight, bias, dropout=p > 0, config=config)
-    numbers = float(eps), 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-    y, *s = ready.run(
-        normalize, (x, residual, weight, bias), numbers, 2 - len(ready.results), centred=centred, dropout=p > 0
-    )
-    return (y, *s) if s else y
+
+
+def numbers(eps: float, p: float, seed: int) -> tuple[Any, ...]:
+    """What the kernels are passed after their arrays."""
+    return float(eps), 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
 
 
 @remembered
@@ -154,9 +161,7 @@ def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, co
         heavy=heavy,
         **machine(info),
     )
-    results = (
-        (result(info, rows), result(info, rows, dtype)) if dropout or residual is not None else (result(info, rows),)
-    )
+    results = result(info, rows), result(info, rows, dtype) if dropout or residual is not None else None
     return Ready(config, (shown(rows), other, None, None), results)
 
 
@@ -172,18 +177,21 @@ def reference(
     centred: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(y, s) in float64."""
-    from pykittens.ops.random import random_bits
-
     s = x.astype(np.float64)
     if p > 0:
-        m, n = s.size // s.shape[-1], s.shape[-1]
-        bits = random_bits(
-            np.arange(m)[:, None], np.arange(n)[None], (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
-        ).reshape(s.shape)
-        s = np.where(bits >= int(p * 2**32), s / (1 - p), 0)
+        s = np.where(kept(s.shape, p, seed), s / (1 - p), 0)
     s = s if residual is None else s + residual.astype(np.float64)
     with np.errstate(all="ignore"):
         y = s - s.mean(-1, keepdims=True) if centred else s
         y = y / np.sqrt((y * y).mean(-1, keepdims=True) + eps)
         y = y if weight is None else y * weight.astype(np.float64)
         return y if bias is None else y + bias.astype(np.float64), s
+
+
+def kept(shape: tuple[int, ...], p: float, seed: int) -> np.ndarray:
+    """Which elements dropout keeps."""
+    from pykittens.ops.random import random_bits
+
+    n, key = shape[-1], (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
+    rows = np.arange(np.prod(shape[:-1], dtype=int))
+    return (random_bits(rows[:, None], np.arange(n)[None], key) >= int(p * 2**32)).reshape(shape)

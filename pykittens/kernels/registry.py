@@ -15,7 +15,7 @@ import numpy as np
 from ..call.arguments import spec
 from ..call.kernel import Kernel
 from ..types import DTYPES, f32
-from . import attention_ada, attention_ampere, attention_hopper, gates, gemm, norms, reference, rows
+from . import attention_ada, attention_ampere, attention_hopper, gates, gemm, norms, norms_backward, reference, rows
 from .attention import configuration
 from .based import FEATURES
 from .based import Config as BasedConfig
@@ -23,6 +23,7 @@ from .based import D as FEATURE_DIM
 from .based import attend as based_attend
 from .based import reference as based_reference
 from .catalog import Array, Instance, Shipped
+from .column_sums import column_sums
 from .linear_attention import Config as LinearConfig
 from .linear_attention import attend as linear_attend
 from .linear_attention import reference as linear_reference
@@ -30,7 +31,8 @@ from .rotary import Config as RotaryConfig
 from .rotary import reference as rotary_reference
 from .rotary import rotate
 from .softmax import reference as softmax_reference
-from .softmax import soften
+from .softmax import reference_backward as softmax_reference_backward
+from .softmax import soften, soften_backward
 
 # The rows ---------------------------------------------------------------------------------------------------
 
@@ -131,6 +133,18 @@ def _softmax(n: int, dtype: str) -> Instance:
     return Instance(soften, {"x": x, "y": x}, {"config": config}, ("y",), lambda x, **_: {"y": softmax_reference(x)})
 
 
+def _softmax_backward(n: int, dtype: str) -> Instance:
+    x, size = spec(DTYPES[dtype], (9, n)), DTYPES[dtype].size
+    config = rows.plan(n, size, 16, inputs=2 * size, held=16 * size, resident=20, processors=2)
+    return Instance(
+        soften_backward,
+        {"y": x, "dy": x, "dx": x},
+        {"config": config},
+        ("dx",),
+        lambda y, dy, **_: {"dx": softmax_reference_backward(dy, y)},
+    )
+
+
 def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
     x, w, size = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), DTYPES[dtype].size
     config = rows.plan(
@@ -150,7 +164,61 @@ def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
     )
 
 
-def _rotary(dim: int, turning: int, dtype: str, interleaved: bool) -> Instance | None:
+def _norm_backward(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
+    x, w, size = spec(DTYPES[dtype], (9, n)), spec(DTYPES[dtype], (n,)), DTYPES[dtype].size
+    inputs = (3 if dropout else 2) * size  # with the gradient of the residual stream
+    config = norms_backward.plan_backward(
+        n, size, 16, inputs=inputs, weights=size, sums=2 if centred else 1, processors=2
+    )
+    parts = spec(f32, (config.parts(9), n))
+    p = 0.25 if dropout else 0.0
+    operands: dict[str, Any] = {
+        "s": x,
+        "dy": x,
+        "ds": x if dropout else None,
+        "weight": w,
+        "dx": x,
+        "dresidual": x if dropout else None,
+    }
+    operands |= {"dweight": parts, "dbias": parts if centred else None}
+    operands |= {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
+    outputs = tuple(name for name in ("dx", "dresidual", "dweight", "dbias") if operands[name] is not None)
+
+    def expected(s: Array, dy: Array, ds: Array | None, weight: Array, **_: Any) -> dict[str, Array]:
+        keys: dict[str, Any] = {"eps": 1e-5, "p": p, "seed": (9 << 32) + 7, "centred": centred}
+        dx, stream, *_ = norms_backward.reference(dy, s, weight, ds=ds, **keys)
+        sums: dict[str, Array] = {name: np.zeros(parts.shape) for name in ("dweight", "dbias")}
+        for team in range(parts.shape[0]):  # which rows a team adds up: see rows.teams
+            teams, stride = config.teams, config.blocks(9) // config.cluster
+            place, t = divmod(team, teams)
+            first = place + t * stride if config.stages else team * config.rows
+            step = parts.shape[0] * (1 if config.stages else config.rows)
+            mine = [r for i in range(first, 9, step) for r in range(i, min(9, i + config.rows))]
+            if mine:
+                ds_mine = None if ds is None else ds[mine]
+                *_, sums["dweight"][team], sums["dbias"][team] = norms_backward.reference(
+                    dy[mine], s[mine], weight, ds=ds_mine, eps=1e-5, centred=centred
+                )
+        results = {"dx": dx, "dresidual": stream, **sums}
+        return {name: results[name] for name in outputs}
+
+    statics = {"centred": centred, "dropout": dropout, "config": config}
+    return Instance(norms_backward.normalize_backward, operands, statics, outputs, expected)
+
+
+def _column_sums(n: int, width: int, dtype: str) -> Instance | None:
+    if n % width:
+        return None
+    parts, o = spec(f32, (1100, n)), spec(DTYPES[dtype], (n,))
+
+    def expected(parts: Array, more: Array, **_: Any) -> dict[str, Array]:
+        return {"o": parts.astype(float).sum(0), "other": more.astype(float).sum(0)}
+
+    operands = {"parts": parts, "more": parts, "o": o, "other": o}
+    return Instance(column_sums, operands, {"cols": 16 * width, "width": width}, ("o", "other"), expected)
+
+
+def _rotary(dim: int, turning: int, dtype: str, interleaved: bool, back: bool = False) -> Instance | None:
     if turning > dim:
         return None
     width = 16 // DTYPES[dtype].size
@@ -158,9 +226,10 @@ def _rotary(dim: int, turning: int, dtype: str, interleaved: bool) -> Instance |
     x, table = spec(DTYPES[dtype], (2, 4, 150, dim)), spec(f32, (160, turning // 2))
 
     def expected(x: Array, cos: Array, sin: Array, **_: Any) -> dict[str, Array]:
-        return {"o": rotary_reference(x, cos, sin, interleaved)}
+        return {"o": rotary_reference(x, cos, -sin if back else sin, interleaved)}
 
-    return Instance(rotate, {"x": x, "cos": table, "sin": table, "o": x}, {"config": config}, ("o",), expected)
+    statics = {"config": config, "back": back}
+    return Instance(rotate, {"x": x, "cos": table, "sin": table, "o": x}, statics, ("o",), expected)
 
 
 def _gate(n: int, dtype: str, *, kind: str) -> Instance:
@@ -234,6 +303,33 @@ _ROWS = (
         options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32")},
         opcodes=("LDG|UTMALDG", "STG", "MUFU"),
     ),
+    Shipped(
+        name="softmax_backward",
+        about="gradient of softmax over the last axis",
+        make=_softmax_backward,
+        architectures=("sm_80", "sm_90a"),
+        options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32")},
+        opcodes=("LDG|UTMALDG", "STG"),
+    ),
+    *(
+        Shipped(
+            name=f"{name}_backward",
+            about=f"gradient of {words}, with a residual stream and dropout",
+            make=partial(_norm_backward, centred=name == "layernorm"),
+            architectures=("sm_80", "sm_90a"),
+            options={"n": (1000, 256, 8192, 65536), "dtype": ("bf16", "f32"), "dropout": (False, True)},
+            opcodes=("LDG|UTMALDG", "STG"),
+        )
+        for name, words in (("layernorm", "layer norm"), ("rmsnorm", "RMS norm"))
+    ),
+    Shipped(
+        name="column_sums",
+        about="sums over the rows of a workspace, in a fixed order",
+        make=_column_sums,
+        architectures=("sm_80", "sm_90a"),
+        options={"n": (100, 97), "width": (4, 1), "dtype": ("bf16", "f32")},
+        opcodes=("LDG", "STG"),
+    ),
     *(
         Shipped(
             name=name,
@@ -251,6 +347,14 @@ _ROWS = (
         make=_rotary,
         architectures=("sm_80", "sm_90a"),
         options={"dim": (128, 64), "turning": (128, 64), "dtype": ("bf16", "f32"), "interleaved": (False, True)},
+        opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="rotary_backward",
+        about="gradient of rotary position embedding, half-split or interleaved, of all or some features",
+        make=partial(_rotary, back=True),
+        architectures=("sm_80", "sm_90a"),
+        options={"dim": (128,), "turning": (128, 64), "dtype": ("bf16", "f32"), "interleaved": (False, True)},
         opcodes=("LDG", "STG"),
     ),
     *(

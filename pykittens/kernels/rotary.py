@@ -1,4 +1,4 @@
-"""Rotary position embedding, forward: each pair of features turns by the angle of its row.
+"""Rotary position embedding: each pair of features turns by the angle of its row.
 
     half-split:   o[i] = x[i] cos[i] - x[i + h] sin[i],            o[i + h] = x[i + h] cos[i] + x[i] sin[i]
     interleaved:  o[2 i] = x[2 i] cos[i] - x[2 i + 1] sin[i],      o[2 i + 1] = x[2 i + 1] cos[i] + x[2 i] sin[i]
@@ -7,6 +7,8 @@ for i < h = r / 2; features from r on pass unchanged. Su et al., "RoFormer: Enha
 Embedding" (2021; interleaved), and the half-split form of GPT-NeoX. x: (..., heads, n, d) with contiguous features and
 otherwise any strides, so that a view of (batch, n, heads, d) will do; cos and sin: (m, h) with m >= n, a row for each
 position. bf16, f16 or f32 each; d up to 4096, r even and at most d, n any. Arithmetic is float32.
+
+A rotation's gradient is the rotation back: dx = rotary(do, cos, -sin), with `back`. Tables have no gradient.
 
 A warp takes `rows` positions of `heads` heads: it brings their cosines and sines once, all loads before the first use.
 It needs no shared memory: pairs lie in one thread, since both halves of a row have the same layout, or neighbours the
@@ -85,8 +87,9 @@ def rotate(
     o: pk.gl(FLOATS, "B", "H", "N", pk.static("D")),
     *,
     config,
+    back=False,
 ):
-    """o = x with the first `config.r` features of each row turned."""
+    """o = x with the first `config.r` features of each row turned; `back`: the other way."""
     half, tiles, groups = config.r // 2, pk.cdiv(x.rows, config.rows * config.warps), x.depth // config.heads
     block, layout = pk.block_index.x, config.turning
     group = block // tiles % groups
@@ -99,7 +102,7 @@ def rotate(
         )
 
     def turn(a, b):
-        return a * c - b * s, b * c + a * s
+        return (a * c + b * s, b * c - a * s) if back else (a * c - b * s, b * c + a * s)
 
     angles = Coalesced(layout.lanes, layout.width // 2) if config.interleaved else layout
     c, s = (
@@ -120,16 +123,24 @@ def rotate(
 
 
 def rotary(
-    x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = None, config: Config | None = None
+    x: Any,
+    cos: Any,
+    sin: Any,
+    *,
+    interleaved: bool = False,
+    back: bool = False,
+    out: Any = None,
+    config: Config | None = None,
 ) -> Any:
     """x with its first 2 * cos.shape[-1] features turned by each row's angles, for an array of any framework; see the head of this file.
 
-    `out` receives the result (it may be x itself). `config` overrides how the work is divided.
+    `back` turns the other way: the gradient of x from that of the result. `out` receives the result (it may be x
+    itself). `config` overrides how the work is divided.
     """
     ready = _prepare(x, cos, sin, out, interleaved=interleaved, config=config)
     if out is None:
-        return ready.run(rotate, (x, cos, sin))[0]
-    ready.run(rotate, (x, cos, sin, out))
+        return ready.run(rotate, (x, cos, sin), back=back)[0]
+    ready.run(rotate, (x, cos, sin, out), back=back)
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pykittens as pk
@@ -43,6 +43,7 @@ class Rows:
     processors: int = 132
     load_hint: str = ""
     store_hint: str = ""
+    stays: bool = False
 
     def __post_init__(self) -> None:
         working = self.team * self.teams
@@ -93,7 +94,12 @@ class Rows:
     def blocks(self, rows: int) -> int:
         """Blocks for that many rows."""
         tiles = -(-rows // (self.rows * self.teams))
-        return (min(tiles, max(1, self.processors // self.cluster)) if self.stages else tiles) * self.cluster
+        room = self.processors if self.stages else self.processors * self.blocks_per_sm
+        return (min(tiles, max(1, room // self.cluster)) if self.stages or self.stays else tiles) * self.cluster
+
+    def parts(self, rows: int) -> int:
+        """Rows of a workspace with the sums of every team over its rows."""
+        return self.blocks(rows) // self.cluster * self.teams
 
 
 @lru_cache(maxsize=1024)
@@ -220,26 +226,32 @@ class Mine:
     ):
         self.config, self.team, self.first, self.part = config, pk.group(config.team), tile, part
         self.end = config.n - part * config.cols  # columns from here on lie past the row's end
-        self.here = here or {}  # what lies in shared memory of a matrix or vector
+        self.here = here or {}  # what lies in shared memory of a matrix or vector, or in registers of a matrix
         self.unread, self.release = {x for x in self.here if x.type.rank == 2}, release
 
     def load(self, x: Any) -> Any:
         """These rows of a matrix, as float32."""
-        config, dtype = self.config, x.dtype if self.config.width > 1 else f32
+        config, dtype = self.config, self._dtype(x)
         if x not in self.here:
-            at = (0, 0, self.first, self.part)
-            return self.team.load(
-                x, at, rows=config.rows, cols=config.cols, dtype=dtype, layout=config.layout, hint=config.load_hint
-            ).to(f32)
-        tile = self.team.load(self.here[x], dtype=dtype, layout=config.layout)
+            return self.read(x).to(f32)
+        tile = self.here[x]
+        if config.stages:
+            tile = self.team.load(tile, dtype=dtype, layout=config.layout)
         self.unread.discard(x)
         if not self.unread and self.release:  # the slot may be filled again
             self.release()
         return tile.to(f32)
 
+    def read(self, x: Any) -> Any:
+        """These rows of a matrix, from global memory."""
+        config, at = self.config, (0, 0, self.first, self.part)
+        return self.team.load(
+            x, at, rows=config.rows, cols=config.cols, dtype=self._dtype(x), layout=config.layout, hint=config.load_hint
+        )
+
     def load_weight(self, w: Any) -> Any:
         """These columns of a vector."""
-        dtype = w.dtype if self.config.width > 1 else f32
+        dtype = self._dtype(w)
         if w in self.here:
             return self.team.load_row(self.here[w], dtype=dtype, layout=self.config.layout)
         return self.team.load_row(
@@ -255,21 +267,81 @@ class Mine:
         """`value` with `fill` in the columns past the end of the row."""
         return pk.right_fill(value, self.end, fill) if self.config.ragged else value
 
+    def exists(self, x: Any, value: Any) -> Any:
+        """Which rows of a tile lie in the matrix x: the last tile may reach past its end."""
+        return pk.row_index(value) + self.first * self.config.rows < x.rows
+
     def max(self, value: Any) -> Any:
         return value.row_max(cluster=self.config.cluster > 1)
 
     def sum(self, value: Any) -> Any:
         return value.row_sum(cluster=self.config.cluster > 1)
 
+    def sums(self, *values: Any) -> list[Any]:
+        """`sum` of each; several warps meet once for all."""
+        return pk.row_sums(*values, cluster=self.config.cluster > 1)
+
+    def _dtype(self, x: Any) -> Any:
+        return x.dtype if self.config.width > 1 else f32
+
+
+@dataclass
+class Team:
+    """A team of warps. `tiles()` walks the tiles of rows that it works on; what it makes before, it may sum over all of them."""
+
+    config: Rows
+    part: Any  # which columns of a row
+    index: Any  # of this team among those of all blocks
+    tiles: Callable[[], Iterator[Mine]]
+
+    def zeros(self) -> Any:
+        """A tile to add tiles of rows to."""
+        config = self.config
+        return pk.group(config.team).zeros(f32, config.rows, config.cols, layout=config.layout)
+
+    def finish(self, parts: Any, total: Any) -> None:
+        """The sum over a tile's rows into this team's row of a workspace (`Rows.parts`)."""
+        if self.config.rows > 1:
+            total = total.col_sum()
+        pk.group(self.config.team).store(parts, total, (0, 0, self.index, self.part))
+
 
 def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -> Iterator[Mine]:
     """The tiles of rows that this team works on, one after another."""
+    for team in teams(config, inputs, weights):
+        yield from team.tiles()
+
+
+def teams(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -> Iterator[Team]:
+    """The running team, to be traced once for each role that it may be."""
     part, place = pk.cluster.rank if config.cluster > 1 else 0, pk.cluster.index
-    inputs, weights = ([x for x in some if x is not None] for some in (inputs, weights))
-    if not config.stages:
-        team = pk.group(config.team)
-        yield Mine(config, place * team.count + team.index, part)
+    inputs, weights = (tuple(x for x in some if x is not None) for some in (inputs, weights))
+    if config.stages:
+        yield from _stream(config, inputs, weights, part, place)
         return
+    team = pk.group(config.team)
+    index = place * team.count + team.index
+    yield Team(
+        config,
+        part,
+        index,
+        lambda: _stay(config, inputs, part, place, index) if config.stays else iter([Mine(config, index, part)]),
+    )
+
+
+def _stay(config: Rows, inputs: tuple[Any, ...], part: Any, place: Any, index: Any) -> Iterator[Mine]:
+    """Tiles of a block that stays: the next one is on its way while one is worked on."""
+    stride = pk.grid_size.x // config.cluster * config.teams
+    following = {x: Mine(config, index, part).read(x) for x in inputs}
+    for lap in pk.range(pk.cdiv(pk.cdiv(inputs[0].rows, config.rows) - place * config.teams, stride)):
+        here = {x: tile + 0 for x, tile in following.items()}
+        ahead = Mine(config, index + (lap + 1) * stride, part)
+        for x, tile in following.items():
+            tile[:] = ahead.read(x)
+        yield Mine(config, index + lap * stride, part, here)
+
+
+def _stream(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], part: Any, place: Any) -> Iterator[Team]:
     rings = [
         pk.ring(config.stages, **{f"x{i}": pk.sv(x.dtype, config.cols) for i, x in enumerate(inputs)}, name=f"rows{t}")
         for t in range(config.teams)
@@ -291,11 +363,15 @@ def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -
                         for i, x in enumerate(inputs):
                             at = (0, 0, place + (lap * config.teams + t) * stride, part)
                             pk.tma.load(getattr(slot, f"x{i}"), x, at)
+
+    def tiles(t: int, ring: Any) -> Iterator[Mine]:
+        if kept:
+            pk.wait(loaded, 0)
+        for lap in pk.range(laps):
+            slot = ring.read()
+            here = {x: getattr(slot, f"x{i}") for i, x in enumerate(inputs)}
+            yield Mine(config, place + (lap * config.teams + t) * stride, part, kept | here, ring.release)
+
     for t, ring in enumerate(rings):
         with pk.role(f"team{t}", warps=config.team, registers=config.budget):
-            if kept:
-                pk.wait(loaded, 0)
-            for lap in pk.range(laps):
-                slot = ring.read()
-                here = {x: getattr(slot, f"x{i}") for i, x in enumerate(inputs)}
-                yield Mine(config, place + (lap * config.teams + t) * stride, part, kept | here, ring.release)
+            yield Team(config, part, place * config.teams + t, partial(tiles, t, ring))

@@ -1,6 +1,6 @@
-"""Softmax over the last axis, forward.
+"""Softmax over the last axis, and its gradient.
 
-    y = exp(x - max(x)) / sum(exp(x - max(x)))
+    y = exp(x - max(x)) / sum(exp(x - max(x))),    dx = y (dy - sum(y dy))
 
 x: (..., n) with n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced; y has its dtype, everything
 between is float32. A row with a NaN, with +inf, or of -inf only is NaN, as the formula has it.
@@ -19,7 +19,7 @@ import numpy as np
 import pykittens as pk
 from pykittens.types import DTYPES
 
-from .arguments import Ready, alignment, machine, matrix, remembered, result, shown
+from .arguments import Ready, agree, alignment, machine, matrix, remembered, result, shown
 from .rows import FLOATS, Rows, plan, walk
 
 LOG2E = 1.4426950408889634
@@ -40,9 +40,28 @@ def soften(x: pk.gl(FLOATS, "M", pk.static("N")), y: pk.gl(FLOATS, "M", pk.stati
         mine.store(y, weight * pk.rcp(mine.sum(weight)))
 
 
+@pk.kernel(**{**OPTIONS, "grid": lambda y, config, **_: config.blocks(y.rows)})
+def soften_backward(
+    y: pk.gl(FLOATS, "M", pk.static("N")),
+    dy: pk.gl(FLOATS, "M", pk.static("N")),
+    dx: pk.gl(FLOATS, "M", pk.static("N")),
+    *,
+    config,
+):
+    """dx = y (dy - sum(y dy)) for each row."""
+    for mine in walk(config, (y, dy)):
+        weight, grad = mine.load(y), mine.load(dy)
+        mine.store(dx, weight * (grad - mine.sum(weight * grad)))
+
+
 def softmax(x: Any, *, config: Rows | None = None) -> Any:
     """softmax over the last axis of an array of any framework; `config` overrides how rows are spread over the machine."""
     return _prepare(x, config=config).run(soften, (x,))[0]
+
+
+def softmax_backward(dy: Any, y: Any, *, config: Rows | None = None) -> Any:
+    """dx for the gradient dy of y = softmax(x), each of any float dtype; dx has that of dy."""
+    return _prepare_backward(y, dy, config=config).run(soften_backward, (y, dy))[0]
 
 
 @remembered
@@ -53,9 +72,33 @@ def _prepare(x: Any, *, config: Rows | None) -> Ready:
     return Ready(config, (shown(rows),), (result(info, rows),))
 
 
+@remembered
+def _prepare_backward(y: Any, dy: Any, *, config: Rows | None) -> Ready:
+    (rows, info), (gradient, about) = matrix(y, "y"), matrix(dy, "dy")
+    agree(info, "dy", about, info.shape)
+    size, other = DTYPES[about.dtype].size, DTYPES[info.dtype].size
+    config = config or plan(
+        info.shape[-1],
+        size,
+        alignment(rows, gradient),
+        inputs=size + other,
+        held=16 * size,
+        resident=20,
+        **machine(info),
+    )
+    return Ready(config, (shown(rows), shown(gradient)), (result(about, gradient),))
+
+
 def reference(x: np.ndarray) -> np.ndarray:
     """softmax(x) in float64."""
     x = x.astype(np.float64)
     with np.errstate(all="ignore"):
         weight = np.exp(x - x.max(-1, keepdims=True))
         return weight / weight.sum(-1, keepdims=True)
+
+
+def reference_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """dx in float64."""
+    dy, y = dy.astype(np.float64), y.astype(np.float64)
+    with np.errstate(all="ignore"):
+        return y * (dy - (y * dy).sum(-1, keepdims=True))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,53 +34,64 @@ __device__ __forceinline__ void pk_st_async(u32 a, u32 bar, u32 rank, u32 v) {
 
 @dataclass(eq=False)
 class ShareTerms(Op):
-    """The terms of a partial coalesced vector into a shared vector: those of the first warp, of the second, and so on.
+    """The terms of partial coalesced vectors into a shared vector: all those of the first warp, of the second, and so on.
 
     In a cluster of `ranks` blocks they go to the same place in all of them.
     """
 
     scope: Scope
     target: Value
-    source: Value
+    sources: tuple[Value, ...]
     ranks: int = 1
 
+    @property
+    def rows(self) -> int:
+        """Terms of a warp."""
+        return sum(source.type.length for source in self.sources)  # type: ignore[union-attr, misc]
+
     def types(self) -> tuple[Type, ...]:
-        type, target = register_type(self.source, "share"), self.target.type
-        if not isinstance(type, RegisterVector) or not isinstance(type.layout, Coalesced) or type.kind != "col":
-            raise TypeRuleError(f"{type} has no terms to share", fix="reduce a coalesced tile by rows")
-        if (
-            not isinstance(target, SharedVector)
-            or target.dtype != f32
-            or target.length != type.length * type.warps
-            or type.dtype != f32
-        ):
-            raise TypeRuleError(
-                f"the terms of {type} do not fit {self.target.type}", fix="make room with pk.sv(pk.f32, rows * warps)"
-            )
+        target = self.target.type
+        for source in self.sources:
+            type = register_type(source, "share")
+            if not isinstance(type, RegisterVector) or not isinstance(type.layout, Coalesced) or type.kind != "col":
+                raise TypeRuleError(f"{type} has no terms to share", fix="reduce a coalesced tile by rows")
+            if (
+                not isinstance(target, SharedVector)
+                or target.dtype != f32
+                or target.length != self.rows * type.warps
+                or type.dtype != f32
+            ):
+                fix = "make room with pk.sv(pk.f32, rows * warps)"
+                raise TypeRuleError(f"the terms of {type} do not fit {target}", fix=fix)
         return ()
 
     def numpy(self, m: NumpyMachine) -> None:
-        array = m[self.source]
-        m.write(self.target, array.reshape(m.units, *array.shape[1:2], -1).swapaxes(1, 2).reshape(m.units, -1))
+        arrays = [m[source] for source in self.sources]
+        terms = np.concatenate([array.reshape(m.units, array.shape[1], -1) for array in arrays], axis=1)
+        m.write(self.target, terms.swapaxes(1, 2).reshape(m.units, -1))
 
     def effects(self) -> tuple[Effect, ...]:
         everyone = (1 << self.ranks) - 1 if self.ranks > 1 else None
         return (Access(self.target, "write", WarpShares(self.ranks > 1), mask=everyone),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.prelude(MEMORY)
-        type = self.source.type
-        assert isinstance(type, RegisterVector)
         lane = f"{c.lane} == 0" if self.ranks == 1 else f"{c.lane} < {self.ranks}"
-        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) if ({lane})")
-        to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
-        value = f"__float_as_uint({c[self.source]}[i])"
-        if self.ranks == 1:
-            c.line(f"  pk_st_shared({to}, {value});")
-        else:
+        if self.ranks > 1:
             c.require(90, self, "clusters")
             c.prelude(REMOTE)
-            c.line(f"  pk_st_cluster({to}, {c.lane}, {value});")
+        for to, value in self._terms(c, lane):
+            c.line(f"  pk_st_shared({to}, {value});" if self.ranks == 1 else f"  pk_st_cluster({to}, {c.lane}, {value});")
+
+    def _terms(self, c: CudaWriter, condition: str) -> Iterator[tuple[str, str]]:
+        """For each source a loop over its terms, in the threads where `condition` holds: the address of a term, and its bits."""
+        c.prelude(MEMORY)
+        first = 0
+        for source in self.sources:
+            count = source.type.registers  # type: ignore[union-attr]
+            c.line(f"PK_UNROLL for (int i = 0; i < {count}; i++) if ({condition})")
+            to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {self.rows} + {first} + i)"))
+            yield to, f"__float_as_uint({c[source]}[i])"
+            first += count
 
 
 @dataclass(eq=False)
@@ -102,31 +115,31 @@ class SendTerms(ShareTerms):
     def cuda(self, c: CudaWriter) -> None:
         c.require(90, self, "clusters")
         c.prelude(SEND)
-        type = self.source.type
-        assert isinstance(type, RegisterVector)
-        to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {type.registers} + i)"))
-        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) if ({c.lane} < {self.ranks})")
-        c.line(f"  pk_st_async({to}, {c[self.barrier]}, {c.lane}, __float_as_uint({c[self.source]}[i]));")
+        for to, value in self._terms(c, f"{c.lane} < {self.ranks}"):
+            c.line(f"  pk_st_async({to}, {c[self.barrier]}, {c.lane}, {value});")
 
 
 @dataclass(eq=False)
 class Combine(Op):
-    """`kind` over the shared terms of every row: a complete column vector. `sources` hold those of one block each."""
+    """`kind` over the shared terms of every row: complete column vectors of these types. `sources` hold those of one block each."""
 
     scope: Scope
     kind: str
     sources: tuple[Value, ...]
-    type: RegisterVector
+    vectors: tuple[RegisterVector, ...]
 
     def types(self) -> tuple[Type, ...]:
-        return (self.type,)
+        return self.vectors
 
     def numpy(self, m: NumpyMachine) -> Any:
         terms = np.stack(
             [np.broadcast_to(x, (m.units, *x.shape[1:])) for x in (m.read(s) for s in self.sources)], axis=1
         )
+        ends = np.cumsum([vector.length for vector in self.vectors])
         with np.errstate(all="ignore"):
-            return REDUCTIONS[self.kind][0](terms.reshape(m.units, -1, self.type.length), axis=1)
+            whole = REDUCTIONS[self.kind][0](terms.reshape(m.units, -1, ends[-1]), axis=1)
+        parts = np.split(whole, ends[:-1], axis=1)
+        return parts if len(parts) > 1 else parts[0]
 
     def effects(self) -> tuple[Effect, ...]:
         return tuple(Access(x, "read") for x in self.sources)
@@ -134,7 +147,7 @@ class Combine(Op):
     def cuda(self, c: CudaWriter) -> None:
         """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""
         c.prelude(MEMORY)
-        rows, warps, text = self.type.length, self.type.warps, REDUCTIONS[self.kind][1]
+        rows, warps, text = sum(x.length for x in self.vectors), self.vectors[0].warps, REDUCTIONS[self.kind][1]
         terms, start = warps * len(self.sources), c.scalar(identity(self.kind, f32), f32)
         acc = c.fresh("acc")
         c.line(f"float {acc}[{rows}];")
@@ -148,4 +161,7 @@ class Combine(Op):
         value = text.format(a=f"{acc}[i]", b=f"__uint_as_float(pk_ld_shared<u32>({to}))")
         c.line(f"{f'if (n < {terms}) ' if terms % lanes else ''}{acc}[i] = {value}; }} }}")
         combine_lanes(c, acc, rows, text, tuple(x for x in (16, 8, 4, 2, 1) if x < lanes))
-        c.map(self.result, lambda r: f"{acc}[{r}]")
+        first = 0
+        for result, vector in zip(self.results, self.vectors, strict=True):
+            c.map(result, partial(f"{acc}[{first} + {{}}]".format))
+            first += vector.registers

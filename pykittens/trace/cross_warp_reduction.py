@@ -9,9 +9,10 @@ reduction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import TraceError
+from ..errors import TraceError, TypeRuleError
 from ..ops import cluster as cluster_ops
 from ..ops import element, load, mbarrier, reduce, scalars, sync, thread_indices
 from ..ops.cross_warp import Combine, SendTerms, ShareTerms
@@ -22,41 +23,42 @@ from .recorder import current, record, result, scope_of
 from .rings import Cursor, barrier
 
 
-def row_reduce(tile: Any, kind: str, across_cluster: bool) -> Any:
-    """A column vector with `kind` over each row of a coalesced tile of several warps, or of a tile spread over the cluster."""
-    type: RegisterTile = tile.type
+def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool) -> Sequence[Any]:
+    """Column vectors with `kind` over each row of coalesced tiles of several warps, or spread over the cluster. Terms of all meet at once."""
+    type: RegisterTile = tiles[0].type
     scope = scope_of(type.warps)
     blocks = _cluster_size() if across_cluster else 1
     role = current().role is not None
+    if any(x.type.layout != type.layout or x.type.warps != type.warps for x in tiles):
+        fix = "reduce them one by one"
+        raise TypeRuleError(f"sums together of {', '.join(str(x.type) for x in tiles)}, spread differently", fix=fix)
     if (
         blocks > 1 and not role and not current().cache.get("cluster runs") and not _in_loop()
     ):  # nobody's shared memory may be written before its block runs
         current().cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
-    if type.dtype != f32 and (type.warps > 1 or blocks > 1):
-        tile = tile.to(f32)
-    terms = result(reduce.Reduce(scope, kind, tile, "col", type.warps > 1))
-    if type.warps == 1 and blocks == 1:
+    alone = type.warps == 1 and blocks == 1
+    terms = [result(reduce.Reduce(scope, kind, x if alone else x.to(f32), "col", type.warps > 1)) for x in tiles]
+    if alone:
         return terms
     if blocks > 1 and type.warps != current().warps:
         raise TraceError(
             f"a row over the cluster of a tile over {type.warps} warps",
             fix="make the tile on the whole block, or the whole role",
         )
-    whole = RegisterVector(f32, type.rows, "col", type.layout, type.warps)
-    return (
-        _exchange(scope, kind, terms, whole, blocks)
-        if blocks > 1 and role
-        else _meet(scope, kind, terms, whole, blocks)
-    )
+    whole = tuple(RegisterVector(f32, x.type.rows, "col", type.layout, type.warps) for x in tiles)
+    meet = _exchange if blocks > 1 and role else _meet
+    return meet(scope, kind, tuple(terms), whole, blocks)
 
 
-def _exchange(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:
+def _exchange(
+    scope: Scope, kind: str, terms: tuple[Value, ...], whole: tuple[RegisterVector, ...], blocks: int
+) -> Sequence[Any]:
     """Inside a role: blocks send one another their terms, and each waits at an mbarrier of its own for all of them.
 
     Two places take turns, at run time: who sends the terms of a reduction has got all terms of the one before, each
     from a warp that had read those of the one before that, so the place is free.
     """
-    r, type = current(), SharedVector(f32, whole.length * whole.warps)
+    r, type = current(), _room(whole)
     key: Any = ("exchange", id(r.role_block()), type, blocks)
     if key not in r.cache:
         name = f"{r.role}_terms"
@@ -69,21 +71,28 @@ def _exchange(scope: Scope, kind: str, terms: Value, whole: RegisterVector, bloc
     record(mbarrier.Arrive(scope, here, type.bytes * blocks))
     record(SendTerms(scope, mine, terms, blocks, barrier=here))
     record(mbarrier.Wait(scope, here, cursor.phase))
-    combined = result(Combine(scope, kind, tuple(places[index * blocks + i] for i in range(blocks)), whole))
+    combined = record(Combine(scope, kind, tuple(places[index * blocks + i] for i in range(blocks)), whole))
     cursor.advance()
-    return combined
+    return combined.results
 
 
-def _meet(scope: Scope, kind: str, terms: Value, whole: RegisterVector, blocks: int) -> Any:
+def _meet(
+    scope: Scope, kind: str, terms: tuple[Value, ...], whole: tuple[RegisterVector, ...], blocks: int
+) -> Sequence[Any]:
     meet: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
-    places, bare = _place(scope, SharedVector(f32, whole.length * whole.warps), blocks)
+    places, bare = _place(scope, _room(whole), blocks)
     if bare:
         record(meet(scope))
     mine = places[0] if blocks == 1 else places[0][_rank()]
     record(ShareTerms(scope, mine, terms, blocks))
     record(meet(scope))
     sources = tuple(places) if blocks == 1 else tuple(places[0][i] for i in range(blocks))
-    return result(Combine(scope, kind, sources, whole))
+    return record(Combine(scope, kind, sources, whole)).results
+
+
+def _room(vectors: tuple[RegisterVector, ...]) -> SharedVector:
+    """Room for the terms of all warps of a block."""
+    return SharedVector(f32, sum(x.length for x in vectors) * vectors[0].warps)
 
 
 def vector_reduce(vector: Any, kind: str) -> Any:

@@ -11,7 +11,8 @@ from ..ops.rolls import Rolls
 from ..ops.scalars import THREAD
 from ..ops.slice_concat import TileJoin
 from ..program import Operand, Value, is_scalar
-from ..types import RegisterTile, RegisterVector, i32
+from ..types import Coalesced, RegisterTile, RegisterVector, i32
+from .cross_warp_reduction import row_reduce
 from .handle import number, refuse_array
 from .recorder import record, result, scope_of
 from .tile import Tile
@@ -146,6 +147,15 @@ def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
     if not isinstance(tile, Tile):
         raise TypeRuleError(f"pk.rolls of {tile!r}", fix="pass a register tile")
     return record(Rolls(scope_of(tile.type.warps), tile, tuple(distances))).results  # type: ignore[return-value]
+
+
+def row_sums(*tiles: Tile, cluster: bool = False) -> list[Tile]:
+    """`x.row_sum(cluster=...)` of several coalesced tiles of the same layout: what their warps have to exchange goes at once."""
+    if not tiles or not all(
+        isinstance(x, Tile) and isinstance(x.type, RegisterTile) and isinstance(x.type.layout, Coalesced) for x in tiles
+    ):
+        raise TypeRuleError(f"pk.row_sums of {tiles!r}", fix="pass coalesced tiles; others have x.row_sum()")
+    return list(row_reduce(tiles, "sum", cluster))
 
 
 def join(*tiles: Tile) -> Tile:

@@ -169,7 +169,7 @@ class Tile(Handle):
         self, kind: str, to: Any, partial: bool = False, cluster: bool = False, onto: Tile | None = None
     ) -> Tile:
         if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
-            return row_reduce(self, kind, cluster)  # type: ignore[no-any-return]
+            return row_reduce([self], kind, cluster)[0]  # type: ignore[no-any-return]
         return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto))  # type: ignore[no-any-return]
 
     def row_max(self, *, cluster: bool = False) -> Tile:

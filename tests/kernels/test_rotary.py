@@ -39,6 +39,18 @@ def test_every_dimension(d: int, r: int, interleaved: bool, dtype: Any) -> None:
     close(o, reference(x, cos, sin, interleaved))
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("d", "r"), [(64, 64), (80, 32), (7, 6), (2, 2)])
+@pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
+def test_gradient(d: int, r: int, interleaved: bool, dtype: Any) -> None:
+    """The rotation is linear, so its gradient is its transpose, which is its inverse; tables need not lie on the circle."""
+    do, cos, sin = random((2, 3, 37, d), dtype), *random((2, 40, r // 2), np.float32)
+    close(rotary(do, cos, sin, interleaved=interleaved, back=True), reference(do, cos, -sin, interleaved))
+    basis = np.eye(d)[None, :, None, :].repeat(2, 2)  # row 1 of every unit vector
+    whole = reference(basis, cos, sin, interleaved)[0, :, 1]
+    np.testing.assert_allclose(reference(basis, cos, -sin, interleaved)[0, :, 1], whole.T, atol=1e-12)
+
+
 @pytest.mark.parametrize("n", [1, 2, 31, 100, 257])
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_every_length_and_layout(n: int, interleaved: bool) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pykittens.errors import ArgumentError
 from pykittens.kernels import rows
-from pykittens.kernels.softmax import reference, softmax
+from pykittens.kernels.softmax import reference, reference_backward, softmax, softmax_backward
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
@@ -32,6 +32,29 @@ def test_every_width(n: int, dtype: Any) -> None:
     y = softmax(x)
     assert y.dtype == dtype and y.shape == x.shape
     close(y, reference(x))
+
+
+@pytest.mark.parametrize("n", (1, 2, 7, 64, 1000, 1025, 8192, 20000, 65535))
+@pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
+def test_gradient_of_every_width(n: int, dtype: Any) -> None:
+    x, dy = random((2, 3, n) if n < 5000 else (2, n), np.float32), random((6, n), dtype).reshape(2, 3, n)
+    y = softmax(x).astype(dtype)
+    dy = dy if n < 5000 else dy[:, 0]
+    dx, expected = softmax_backward(dy, y), reference_backward(dy, y)
+    assert dx.dtype == dtype and dx.shape == y.shape
+    largest = np.abs(y * dy.astype(np.float64)).max()
+    assert (np.abs(dx - expected) <= EPS[dx.dtype.name] * np.abs(expected) + 2e-6 * largest + 1e-12).all()
+
+
+def test_gradient_is_that_of_the_forward() -> None:
+    """Against differences of the forward's own formula, in float64."""
+    rng = np.random.default_rng(1)
+    x, dy, step = rng.standard_normal((2, 9)), rng.standard_normal((2, 9)), 1e-6
+    slope = np.zeros_like(x)
+    for i in range(9):
+        move = np.eye(9)[i] * step
+        slope[:, i] = (dy * (reference(x + move) - reference(x - move))).sum(-1) / (2 * step)
+    np.testing.assert_allclose(reference_backward(dy, reference(x)), slope, atol=1e-8)
 
 
 @pytest.mark.parametrize("settings", [{"held": 32}, {"most": 4}, {"clusters": False}, {"warps": 2}], ids=str)

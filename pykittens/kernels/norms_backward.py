@@ -1,0 +1,223 @@
+"""Gradients of LayerNorm and RMSNorm (`norms.py`), with dropout and a residual stream before them.
+
+With s the stream that was normalised, r = 1 / sqrt(mean((s - mean(s))^2) + eps) and v = (s - mean(s)) r (for RMSNorm
+without the means), for gradients dy of y and, where s was returned too, ds of s:
+
+    g         = dy * weight
+    dresidual = (g - mean(g) - v * mean(g * v)) r + ds                (RMSNorm: without mean(g))
+    dx        = dresidual / (1 - p) where the element was kept, else 0
+    dweight   = sum of dy * v over the rows,   dbias = sum of dy over the rows
+
+The statistics of a row are computed again, since all of s is read anyway, and so is the dropout mask, from the seed.
+Rows move once, as in the forward. Each team keeps its sums for dweight and dbias in registers over all its rows; its
+row of a workspace of `Rows.parts` rows is added up by `column_sums.py`, in an order that never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import f32
+from pykittens.interop.arrays import describe, maker
+from pykittens.types import DTYPES
+
+from . import norms
+from .arguments import Ready, Result, agree, alignment, machine, matrix, remembered, result, shown
+from .column_sums import add_up
+from .rows import FLOATS, Rows, plan, stream, teams
+
+STREAMS = 4096  # wider rows stream
+
+OPTIONS: dict[str, Any] = {
+    "warps": lambda config, **_: config.warps,
+    "grid": lambda s, config, **_: config.blocks(s.rows),
+    "cluster": lambda config, **_: config.cluster,
+    "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
+}
+
+
+@pk.kernel(**OPTIONS)
+def normalize_backward(
+    s: pk.gl(FLOATS, "M", pk.static("N")),
+    dy: pk.gl(FLOATS, "M", pk.static("N")),
+    ds: pk.gl(FLOATS, "M", pk.static("N")),
+    weight: pk.gl(FLOATS, pk.static("N")),
+    dx: pk.gl(FLOATS, "M", pk.static("N")),
+    dresidual: pk.gl(FLOATS, "M", pk.static("N")),
+    dweight: pk.gl(f32, "G", pk.static("N")),
+    dbias: pk.gl(f32, "G", pk.static("N")),
+    eps: f32,
+    keep: f32,
+    threshold: pk.u32,
+    seed0: pk.u32,
+    seed1: pk.u32,
+    *,
+    centred,
+    dropout,
+    config,
+):
+    """dx, dresidual, and each team's sums for dweight and dbias. `keep` is 1 / (1 - p), `threshold` p * 2^32."""
+    mean = 1 / config.n
+    for team in teams(config, (s, dy, ds), (weight,)):
+        to_weight, to_bias = (x if x is None else team.zeros() for x in (dweight, dbias))
+        for mine in team.tiles():
+            value, grad = mine.load(s), mine.load(dy)
+            scaled = grad if weight is None else grad * mine.load_weight(weight).to(f32)
+            if centred:
+                average, shift = mine.sums(value, scaled)
+                value = mine.cut(value - average * mean, 0.0)
+            square, along = mine.sums(value * value, scaled * value)
+            root = pk.where(
+                mine.exists(s, value), pk.rsqrt(square * mean + eps), 0.0
+            )  # nothing comes of rows past the end
+            value = value * root
+            if to_weight is not None:
+                to_weight += grad * value
+            if to_bias is not None:
+                to_bias += grad
+            change = scaled - value * (along * root * mean)
+            if centred:
+                change = change - shift * mean
+            change = change * root
+            if ds is not None:
+                change = change + mine.load(ds)
+            if dresidual is not None:
+                mine.store(dresidual, change)
+            if dropout:
+                bits = pk.random_bits(value, (seed0, seed1), row=mine.first * config.rows, col=mine.part * config.cols)
+                change = pk.where(bits >= threshold, change * keep, 0.0)
+            if dx is not None:
+                mine.store(dx, change)
+        for parts, total in ((dweight, to_weight), (dbias, to_bias)):
+            if parts is not None:
+                team.finish(parts, total)
+
+
+def layernorm_backward(dy: Any, s: Any, weight: Any = None, **settings: Any) -> tuple[Any, Any, Any, Any]:
+    """(dx, dresidual, dweight, dbias) of `layernorm` for arrays of any framework; see `rmsnorm_backward`."""
+    return _backward(True, dy, s, weight, **{"eps": 1e-5, **settings})
+
+
+def rmsnorm_backward(dy: Any, s: Any, weight: Any = None, **settings: Any) -> tuple[Any, Any, Any, Any]:
+    """(dx, dresidual, dweight, dbias) of `rmsnorm` for arrays of any framework.
+
+    dy: gradient of y, of its dtype; s: what was normalised, of any float dtype: the second result of the forward, or x
+    where there was none. Settings: `ds`, the gradient of the second result; `eps`, `p` and `seed` as in the forward;
+    `bias` and `residual`, dtypes of what the forward had of these (without, they have no gradient, and None stands for
+    it); `config` overrides how rows are spread over the machine. dweight has the weight's dtype.
+    """
+    return _backward(False, dy, s, weight, **{"eps": 1e-6, **settings})
+
+
+def _backward(
+    centred: bool,
+    dy: Any,
+    s: Any,
+    weight: Any,
+    *,
+    eps: float,
+    ds: Any = None,
+    p: float = 0.0,
+    seed: int = 0,
+    bias: str | None = None,
+    residual: str | None = None,
+    config: Rows | None = None,
+) -> tuple[Any, Any, Any, Any]:
+    norms.check(eps, p)
+    same = residual is not None and p == 0 and residual == describe(dy).dtype  # dx and dresidual are the same numbers
+    ready = _prepare(s, dy, ds, weight, dropout=p > 0, bias=bias, residual=None if same else residual, config=config)
+    statics = {"centred": centred, "dropout": p > 0}
+    dx, dresidual, *parts = ready.run(normalize_backward, (s, dy, ds, weight), norms.numbers(eps, p, seed), **statics)
+    sums = [None if x is None else maker() for x, maker in zip(parts, ready.more, strict=True)]
+    if any(x is not None for x in parts):
+        add_up(*parts, *sums)
+    return (dx, dx if same else dresidual, *sums)
+
+
+@remembered
+def _prepare(
+    s: Any, dy: Any, ds: Any, weight: Any, *, dropout: bool, bias: str | None, residual: str | None, config: Rows | None
+) -> Ready:
+    (rows, info), (gradient, about) = matrix(s, "s"), matrix(dy, "dy")
+    agree(info, "dy", about, info.shape)
+    n, views, other, weights = info.shape[-1], [rows, gradient], None, []
+    if ds is not None:
+        view, third = matrix(ds, "ds")
+        agree(info, "ds", third, info.shape)
+        views.append(view)
+        other = shown(view)
+    if weight is not None:
+        view, fourth = matrix(weight, "weight")
+        agree(info, "weight", fourth, (n,))
+        weights.append(view)
+    inputs, kept = (sum(DTYPES[describe(view).dtype].size for view in some) for some in (views, weights))
+    config = config or plan_backward(
+        n,
+        DTYPES[about.dtype].size,
+        alignment(*views, *weights),
+        inputs=inputs,
+        weights=kept,
+        sums=len(weights) + (bias is not None),
+        **machine(info),
+    )
+    parts = (config.parts(rows.shape[0]), n)
+    dtypes = describe(weights[0]).dtype if weights else None, bias
+    sums: list[Result | None] = [((info.kind, parts, "f32", info.device), None) if x else None for x in dtypes]
+    results = (result(about, gradient), result(about, gradient, residual) if residual else None, *sums)
+    more = [x and maker(info.kind, (n,), x, info.device) for x in dtypes]
+    return Ready(config, (shown(rows), shown(gradient), other, None), results, more)
+
+
+def plan_backward(
+    n: int,
+    size: int,
+    align: int,
+    *,
+    inputs: int,
+    weights: int = 0,
+    sums: int = 0,
+    clusters: bool = True,
+    processors: int = 132,
+    **settings: Any,
+) -> Rows:
+    """How rows are divided: a thread has 16 elements of a row, of each input and of each of `sums`. Where there are sums, blocks stay."""
+    if n > STREAMS and clusters and align == 16:
+        settings = {"cluster": 1 << max(0, -(-n // 8192) - 1).bit_length(), "team": 16, "teams": 1, **settings}
+        return stream(n, size, inputs, weights, processors, **settings)
+    config = plan(
+        n, size, align, clusters=clusters, processors=processors, stays=sums > 0, **{"held": 16 * size, **settings}
+    )
+    registers = 48 + 16 * (
+        sums + inputs // size + -(-inputs // 4)
+    )  # sums, inputs in float32, the next inputs as they are
+    return replace(config, blocks_per_sm=max(1, 65536 // registers // 128 * 4 // config.warps))
+
+
+def reference(
+    dy: np.ndarray,
+    s: np.ndarray,
+    weight: Any = None,
+    *,
+    ds: Any = None,
+    eps: float,
+    p: float = 0.0,
+    seed: int = 0,
+    centred: bool = True,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(dx, dresidual, dweight, dbias) in float64."""
+    s, dy = s.astype(np.float64), dy.astype(np.float64)
+    with np.errstate(all="ignore"):
+        value = s - s.mean(-1, keepdims=True) if centred else s
+        root = 1 / np.sqrt((value * value).mean(-1, keepdims=True) + eps)
+        value = value * root
+        scaled = dy if weight is None else dy * weight.astype(np.float64)
+        change = scaled - value * (scaled * value).mean(-1, keepdims=True)
+        change = (change - scaled.mean(-1, keepdims=True) if centred else change) * root
+        change = change if ds is None else change + ds.astype(np.float64)
+        dropped = change if p == 0 else np.where(norms.kept(s.shape, p, seed), change / (1 - p), 0)
+        n = s.shape[-1]
+        return dropped, change, (dy * value).reshape(-1, n).sum(0), dy.reshape(-1, n).sum(0)
