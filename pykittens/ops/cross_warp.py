@@ -80,7 +80,8 @@ class ShareTerms(Op):
             c.require(90, self, "clusters")
             c.prelude(REMOTE)
         for to, value in self._terms(c, lane):
-            c.line(f"  pk_st_shared({to}, {value});" if self.ranks == 1 else f"  pk_st_cluster({to}, {c.lane}, {value});")
+            here = self.ranks == 1
+            c.line(f"  pk_st_shared({to}, {value});" if here else f"  pk_st_cluster({to}, {c.lane}, {value});")
 
     def _terms(self, c: CudaWriter, condition: str) -> Iterator[tuple[str, str]]:
         """For each source a loop over its terms, in the threads where `condition` holds: the address of a term, and its bits."""
