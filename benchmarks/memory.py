@@ -17,7 +17,6 @@ written once.
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import statistics
 import sys
@@ -32,11 +31,13 @@ import numpy as np
 from pykittens.bench.measure import poisoned
 from pykittens.call.kernel import Kernel
 from pykittens.errors import KernelError
-from pykittens.kernels import gates, norms, rows
+from pykittens.functions.declaration import Function
+from pykittens.functions.gates import GEGLU, SWIGLU
+from pykittens.functions.norms import LAYERNORM, RMSNORM
+from pykittens.functions.rotary import ROTARY
+from pykittens.functions.softmax import SOFTMAX
+from pykittens.kernels import gates, norms, rotary, rows, softmax
 from pykittens.types import DTYPES
-
-# The functions of the same names hide these two modules.
-rotary, softmax = (importlib.import_module(f"pykittens.kernels.{name}") for name in ("rotary", "softmax"))
 
 WIDTHS = (256, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 Arrays = dict[str, Any]
@@ -54,6 +55,14 @@ class Case:
     module: Any
     variants: Callable[[], dict[str, Any]] = field(default=lambda: {})
     dtype: str = "bf16"
+
+
+def tuned(function: Function, arrays: Any, settings: Any, also: bool, config: Any) -> Any:
+    """A public function under a configuration (None: its own choice)."""
+    if config is None:
+        return function(arrays, settings, also)
+    made = function.run(arrays, settings, also, config=config)
+    return made[0] if len(made) == 1 else tuple(made)
 
 
 def _row_variants(n: int, size: int, inputs: int = 1, weights: int = 0) -> dict[str, Any]:
@@ -79,7 +88,8 @@ def _norm(kind: str, n: int, residual: bool, p: float, dtype: str) -> Case:
         return like | ({"residual": (elements // n, n)} if residual else {})
 
     def run(a: Arrays, config: Any) -> Any:
-        return getattr(norms, kind)(**a, p=p, seed=1234, eps=1e-5, config=config)
+        arrays = (a["x"], a.get("residual"), a.get("weight"), a.get("bias"))
+        return tuned(LAYERNORM if kind == "layernorm" else RMSNORM, arrays, (1e-5, p, 1234), residual or p > 0, config)
 
     def peer(torch: Any, a: Arrays) -> Any:
         f, s = torch.nn.functional, a["x"]
@@ -108,7 +118,7 @@ def _softmax(n: int, dtype: str) -> Case:
     return Case(
         f"softmax {n}{'' if dtype == 'bf16' else ' ' + dtype}",
         lambda elements: {"x": (elements // n, n)},
-        lambda a, config: softmax.softmax(a["x"], config=config),
+        lambda a, config: tuned(SOFTMAX, (a["x"],), (), False, config),
         lambda torch, a: torch.softmax(a["x"], -1),
         2,
         softmax,
@@ -131,7 +141,7 @@ def _rotary(n: int, d: int, r: int, interleaved: bool) -> Case:
         return torch.cat((turned, a["x"][..., r:]), -1) if r < d else turned
 
     def variants() -> dict[str, Any]:
-        found, x = {}, np.empty((1, heads, 64, d), np.float16)
+        found = {}
         for choice in (
             [{}]
             + [{"heads": h} for h in (2, 4)]
@@ -139,12 +149,12 @@ def _rotary(n: int, d: int, r: int, interleaved: bool) -> Case:
             + [{"warps": w} for w in (2, 8)]
             + [{"load_hint": ""}, {"load_hint": "stream"}, {"store_hint": ""}, {"heads": 2, "rows": 8}]
         ):
-            config = rotary.plan(rotary._heads(x, "x")[0], 16, r, interleaved, **choice)
+            config = rotary.plan(d, 2, 16, r, interleaved, **choice)
             if config not in found.values():
                 found[" ".join(f"{k}={v}" for k, v in choice.items()) or "default"] = config
         return found
 
-    run = lambda a, config: rotary.rotary(**a, interleaved=interleaved, config=config)  # noqa: E731
+    run = lambda a, config: tuned(ROTARY, (*a.values(),), (interleaved,), False, config)  # noqa: E731
     return Case(
         f"rotary {'interleaved ' if interleaved else ''}{r} of {d}, n {n}", shapes, run, peer, 2, rotary, variants
     )
@@ -152,7 +162,8 @@ def _rotary(n: int, d: int, r: int, interleaved: bool) -> Case:
 
 def _gate(kind: str, n: int) -> Case:
     def run(a: Arrays, config: Any) -> Any:
-        return gates._gate(kind, a["gate"], a["up"], config)
+        settings = () if kind == "silu" else ("tanh" if kind == "gelu_tanh" else "none",)
+        return tuned(SWIGLU if kind == "silu" else GEGLU, (a["gate"], a["up"]), settings, False, config)
 
     def peer(torch: Any, a: Arrays) -> Any:
         f = torch.nn.functional

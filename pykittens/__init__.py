@@ -1,27 +1,38 @@
 """PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU.
 
-Everything but the two functions on arrays is loaded when it is first asked for: see `vocabulary.py`.
+Everything is loaded when it is first asked for: the words of kernels (`vocabulary.py`) all together, the functions on arrays
+(`functions/`) a family at a time.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .functional import attention, matmul
+from .functions import PUBLIC
 
 if TYPE_CHECKING:
+    from .functions.attention import attention
+    from .functions.gates import geglu, swiglu
+    from .functions.norms import layernorm, rmsnorm
+    from .functions.product import matmul
+    from .functions.rotary import rotary
+    from .functions.sequences import based, linear_attention
+    from .functions.softmax import softmax
     from .vocabulary import *
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    if name in PUBLIC:
+        found = globals()[name] = getattr(import_module(f".functions.{PUBLIC[name]}", __name__), name)
+        return found
     if "__all__" not in globals() and (name == "__all__" or not name.startswith("__")) and name != "vocabulary":
-        vocabulary = import_module(".vocabulary", __name__)
-        globals().update({word: getattr(vocabulary, word) for word in vocabulary.__all__}, __all__=vocabulary.__all__)
+        words = import_module(".vocabulary", __name__)
+        globals().update({word: getattr(words, word) for word in words.__all__}, __all__=[*words.__all__, *PUBLIC])
         if name in globals():
             return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module(".vocabulary", __name__).__all__})
+    return sorted({*globals(), *import_module(".vocabulary", __name__).__all__, *PUBLIC})

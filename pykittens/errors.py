@@ -53,7 +53,11 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     )  # else a library file's frame is a host function, not its author's kernel
     while frame is not None and len(found) < limit:
         file = frame.f_code.co_filename
-        if file == _CONTEXTLIB or (file == "<string>" and _ours(frame)):
+        if (
+            file == _CONTEXTLIB
+            or frame.f_globals.get("__name__", "").startswith("torch.")
+            or (file == "<string>" and _ours(frame))
+        ):
             pass
         elif is_user_file(file) and not file.startswith("<frozen") and (tracing or not file.startswith(_LIBRARY)):
             found.append(frame)

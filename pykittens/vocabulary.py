@@ -1,4 +1,4 @@
-"""All that `pk.name` may be: the words kernels are written in, errors, and functions on arrays."""
+"""The words kernels are written in, and errors: with the public functions (`functions/`) all that `pk.name` may be."""
 
 from .call.arguments import spec
 from .call.kernel import Kernel, kernel
@@ -17,7 +17,6 @@ from .errors import (
     TypeRuleError,
     UninitializedError,
 )
-from .functional import attention, matmul
 from .trace.dynamic import atomic_add, dynamic
 from .trace.elementwise import (
     col_index,
@@ -87,7 +86,6 @@ __all__ = [
     "assert_",
     "at",
     "atomic_add",
-    "attention",
     "barrier",
     "bf16",
     "block",
@@ -128,7 +126,6 @@ __all__ = [
     "log",
     "log2",
     "loop",
-    "matmul",
     "maximum",
     "minimum",
     "named_barrier",

@@ -50,8 +50,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     """PyKittens and, for plain linear attention, a device copy; with `everybody` also flash-linear-attention."""
     import torch
 
-    from ..kernels.based import based
-    from ..kernels.linear_attention import linear_attention
+    from pykittens import based, linear_attention
 
     kind, b, h, n, f, d = (cell.facts[name] for name in KEY)
     q, k, v = normal(b, h, n, f), normal(b, h, n, f), normal(b, h, n, d)

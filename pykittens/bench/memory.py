@@ -64,7 +64,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     """PyKittens and a device copy; with `everybody` also torch.compile and, where it is installed, quack."""
     import torch
 
-    from .. import kernels
+    import pykittens as pk
 
     kind, width = cell.facts["kind"], cell.facts["width"]
     rows, functional = _rows(kind, width), torch.nn.functional
@@ -75,25 +75,25 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     theirs: Callable[..., Any] | None = None
     if kind == "layernorm":
         operands += [weight, bias]
-        ours, plain = kernels.layernorm, lambda x, w, b: functional.layer_norm(x, (width,), w, b, 1e-5)
+        ours, plain = pk.layernorm, lambda x, w, b: functional.layer_norm(x, (width,), w, b, 1e-5)
     elif kind == "layernorm+residual":
         operands += [weight, bias]
-        ours = lambda x, r, w, b: kernels.layernorm(x, w, b, residual=r)  # noqa: E731
+        ours = lambda x, r, w, b: pk.layernorm(x, w, b, residual=r)  # noqa: E731
         plain = lambda x, r, w, b: (functional.layer_norm(x + r, (width,), w, b, 1e-5), x + r)  # noqa: E731
     elif kind == "rmsnorm":
         operands += [weight]
-        ours, plain = kernels.rmsnorm, lambda x, w: functional.rms_norm(x, (width,), w, 1e-6)
+        ours, plain = pk.rmsnorm, lambda x, w: functional.rms_norm(x, (width,), w, 1e-6)
         theirs = peers.function("quack", "rmsnorm")
     elif kind == "softmax":
-        ours, plain, theirs = kernels.softmax, lambda x: torch.softmax(x, -1), peers.function("quack", "softmax")
+        ours, plain, theirs = pk.softmax, lambda x: torch.softmax(x, -1), peers.function("quack", "softmax")
     elif kind == "rotary":
         heads, n, d = next(r for r in ROTARY if r[2] == width)
         angle = normal(n, d // 2, dtype=torch.float32)
         operands = [operands[0].view(-1, heads, n, d), angle.cos().bfloat16(), angle.sin().bfloat16()]
-        ours, plain = kernels.rotary, _rotated
+        ours, plain = pk.rotary, _rotated
     else:
         act = functional.silu if kind == "swiglu" else functional.gelu
-        ours, plain = kernels.swiglu if kind == "swiglu" else kernels.geglu, lambda gate, up: act(gate) * up
+        ours, plain = pk.swiglu if kind == "swiglu" else pk.geglu, lambda gate, up: act(gate) * up
     runs: dict[str, Callable[[], Any]] = {OURS: lambda: ours(*operands), "copy": copy_of(int(cell.work))}
     if everybody:
         compiled = torch.compile(plain, dynamic=False)

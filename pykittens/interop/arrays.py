@@ -26,8 +26,10 @@ __all__ = [
     "describe",
     "empty",
     "empty_like",
+    "fill",
     "maker",
     "numpy_dtype",
+    "place",
     "probe",
     "streams",
     "waits",
@@ -88,6 +90,11 @@ def dense_copy(array: Any, name: str = "array") -> Any:
         raise Unsupported(f"`{name}` {error}") from None
 
 
+def fill(array: Any, value: Any) -> None:
+    """Sets all elements of an array fresh from `empty` to a number, or to those of another array of its framework."""
+    _framework(array).fill(array, value)
+
+
 def current_stream(kind: str, device: int) -> int:
     """The CUstream that a framework would queue its next operation on; 0, the default, if it has none."""
     return _by_kind(kind).streams()(device)
@@ -129,12 +136,13 @@ def common_device(infos: Mapping[str, ArrayInfo]) -> int | None:
     for name, info in infos.items():
         places.setdefault(info.device, name)
     if len(places) > 1:
-        said = ", ".join(f"`{name}` is on {_place(device)}" for device, name in places.items())
+        said = ", ".join(f"`{name}` is on {place(device)}" for device, name in places.items())
         raise Unsupported(f"the arrays lie in different places: {said}")
     return next(iter(places), None)
 
 
-def _place(device: int | None) -> str:
+def place(device: int | None) -> str:
+    """A device in words."""
     return "the CPU" if device is None else f"GPU {device}"
 
 

@@ -94,6 +94,10 @@ class Framework:
         """What makes such arrays as `empty` does, for who makes many."""
         return partial(self.empty, shape, dtype, device)
 
+    def fill(self, array: Any, value: Any) -> None:
+        """Sets all elements of an array that nobody else has seen."""
+        array[...] = value
+
     def copy(self, array: Any) -> Any:
         """A densely packed copy, at an address of its own."""
         raise Unsupported(f"is a {type(array).__qualname__}, which cannot be copied into a dense array")

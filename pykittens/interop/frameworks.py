@@ -47,6 +47,8 @@ class Numpy(Framework):
         return isinstance(array, np.ndarray)
 
     def describe(self, array: Any) -> ArrayInfo:
+        if isinstance(array, np.ma.MaskedArray):
+            raise Unsupported("is a masked array, and kernels know no masks: pass x.filled(...) or x.data")
         name, strides = dtype_name(array.dtype), in_elements(array.strides, array.itemsize)
         return ArrayInfo(array.ctypes.data, array.shape, strides, name, None, "numpy")
 
@@ -198,6 +200,11 @@ class Jax(Framework):
         memory = (ctypes.c_char * array.nbytes).from_address(array.unsafe_buffer_pointer())
         memory.owner = array  # keeps it alive as long as the view
         return np.frombuffer(memory, array.dtype).reshape(array.shape)
+
+    def fill(self, array: Any, value: Any) -> None:
+        if next(iter(array.devices())).platform != "cpu":
+            raise Unsupported("is empty in part, and JAX's arrays on a GPU cannot be filled in place")
+        self.view(array, True)[...] = value
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
         jax = sys.modules["jax"]

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pykittens.call.launch import Launch
 from pykittens.call.memory import ALIGNED, Plans
 from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import ArrayInfo, Unsupported, addresses, describe, maker, probe
+from pykittens.interop.base import packed
 from pykittens.interop.views import View, merged
 from pykittens.types import DTYPES
 
 from ..call.kernel import Kernel
+from .rows import WIDEST
 
 Shown = tuple[tuple[int, ...], tuple[int, ...]] | None  # shape and strides that an array is passed with; None: its own
 Result = tuple[tuple[str, tuple[int, ...], str, int | None], Shown]  # how to make it, how to pass it
@@ -102,6 +104,38 @@ def _looks(array: Any) -> Any:
     return type(array), looks, pointer % 16
 
 
+class KernelCall(NamedTuple):
+    """A kernel and what to call it with."""
+
+    kernel: Kernel
+    operands: tuple[Any, ...]
+    statics: dict[str, Any]
+
+
+def check_floats(function: str, name: str, info: ArrayInfo) -> None:
+    """Raises `ArgumentError` where an operand is no array of floats, of one dimension at least."""
+    if info.dtype not in _FLOATS:
+        raise ArgumentError(f"{function}: {name} is {info.dtype}", fix="pass bf16, f16 or f32")
+    if not info.shape:
+        raise ArgumentError(f"{function}: {name} has shape ()", fix="pass at least one dimension")
+
+
+def check_rows(function: str, name: str, info: ArrayInfo, widest: int | None = WIDEST) -> None:
+    """Raises `ArgumentError` where an operand is no array of rows of floats that are at most `widest` long."""
+    check_floats(function, name, info)
+    if widest is not None and info.shape[-1] > widest:
+        fix = f"widths up to {widest} are supported"
+        raise ArgumentError(f"{function}: {name} has rows of {info.shape[-1]} elements", fix=fix)
+
+
+def check_shape(function: str, name: str, info: ArrayInfo, shape: tuple[int, ...]) -> None:
+    """Raises `ArgumentError` where an operand does not go with the first."""
+    check_floats(function, name, info)
+    if tuple(info.shape) != tuple(shape):
+        said = f"{function}: {name} has shape {tuple(info.shape)}, where {tuple(shape)} is needed"
+        raise ArgumentError(said, fix="shapes must agree")
+
+
 def floats(array: Any, name: str) -> ArrayInfo:
     """What an array of floats is; raises `ArgumentError` for anything else, and where it is empty."""
     try:
@@ -162,6 +196,16 @@ def agree(first: ArrayInfo, name: str, info: ArrayInfo, shape: tuple[int, ...]) 
 
 def _place(info: ArrayInfo) -> str:
     return "the CPU" if info.device is None else f"GPU {info.device}"
+
+
+def operand(view: View) -> Any:
+    """What to pass for a view: the array itself where the view changes nothing."""
+    return view.array if tuple(describe(view.array).shape) == view.shape else view
+
+
+def like(dense: Any, view: View) -> View:
+    """A dense array, with the shape of what `view` shows, seen as that view is."""
+    return View(dense, view.shape, packed(view.shape))
 
 
 def alignment(*views: View) -> int:

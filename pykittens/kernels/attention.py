@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..call.kernel import Kernel
-from ..call.launch import Launch
 from ..errors import ArgumentError
 from ..gpu import driver
 from ..gpu.libcuda import CudaError
 from ..interop import arrays
-from ..interop.arrays import ArrayInfo, Unsupported
+from ..interop.arrays import ArrayInfo
 from ..types import DTYPES
 from . import attention_hopper
+from .arguments import KernelCall
 
 DTYPE_NAMES = ("bf16", "f16")
 HOPPER = (64, 128, 256)
@@ -25,47 +24,12 @@ AMPERE = (64, 128)
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
 
-def run(
-    infos: dict[str, ArrayInfo],
-    arch: str,
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    lse: Any,
-    causal: bool,
-    scale: float | None,
-) -> None:
-    """Writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None. `infos` and `arch`: see `check`."""
-    q, k, v = (x if loadable(infos[name]) else arrays.dense_copy(x, name) for name, x in (("q", q), ("k", k), ("v", v)))
-    kernel, operands, static = _call(infos, arch, q, k, v, out, lse, causal, scale)
-    kernel(*operands, **static)
-
-
-def launcher(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool) -> Launch | None:
-    """What `run` did on such arrays, to be done again: given the pointers of q, k, v, out and lse (if there is one), and (scale,)."""
-    infos = describe(q, k, v)
-    if not all(map(loadable, infos.values())):
-        return None
-    kernel, operands, static = _call(infos, _architecture(infos["q"].device), q, k, v, out, lse, causal, None)
-    return kernel.launcher(*operands, **static)
-
-
-def _call(
-    infos: dict[str, ArrayInfo],
-    arch: str,
-    q: Any,
-    k: Any,
-    v: Any,
-    out: Any,
-    lse: Any,
-    causal: bool,
-    scale: float | None,
-) -> tuple[Kernel, tuple[Any, ...], dict[str, Any]]:
-    """The kernel, its operands and its static values."""
-    dim, device = q.shape[-1], infos["q"].device
-    scale = dim**-0.5 if scale is None else float(scale)
-    if arch in ("", "sm_90a"):
+def call(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float) -> KernelCall:
+    """What writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None, for operands that `check` takes."""
+    given = ((name, x, arrays.describe(x, name)) for name, x in (("q", q), ("k", k), ("v", v)))
+    q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
+    dim, device = q.shape[-1], arrays.describe(q).device
+    if _architecture(device) in ("", "sm_90a"):
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
         static = {
             "causal": bool(causal),
@@ -73,10 +37,10 @@ def _call(
             "sms": processors,
             **configuration(dim, bool(causal), k.shape[2]),
         }
-        return attention_hopper.attend, (q, k, v, out, lse, scale), static
+        return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scale), static)
     from . import attention_ampere
 
-    return attention_ampere.attend, (q, k, v, out, scale, lse), {"causal": bool(causal)}
+    return KernelCall(attention_ampere.attend, (q, k, v, out, scale, lse), {"causal": bool(causal)})
 
 
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
@@ -94,16 +58,8 @@ def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     return {"keys": 80, "queries": 1, "stay": not (causal and long)}
 
 
-def describe(q: Any, k: Any, v: Any) -> dict[str, ArrayInfo]:
-    """What is known of the operands, by name."""
-    try:
-        return {name: arrays.describe(x, name) for name, x in (("q", q), ("k", k), ("v", v))}
-    except Unsupported as error:
-        raise ArgumentError(f"attention: {error}", fix="pass NumPy, torch, CuPy or JAX arrays") from None
-
-
-def check(infos: dict[str, ArrayInfo]) -> str:
-    """The architecture to run on, "" for the simulated GPU. One `ArgumentError` for what no kernel takes."""
+def check(infos: dict[str, ArrayInfo]) -> None:
+    """One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
     arch = _architecture(q.device)
     dims = AMPERE if arch not in ("", "sm_90a") else HOPPER
@@ -111,23 +67,15 @@ def check(infos: dict[str, ArrayInfo]) -> str:
         problem, fix = "", "q, k and v have four dimensions: batch, heads, rows, head dimension"
     elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
         problem, fix = "these dtypes are not supported", "pass all of them as bf16, or all as f16"
-    elif not (q.device == k.device == v.device and q.kind == k.kind == v.kind):
-        places = (
-            f"{name} is a {x.kind} array on {'the CPU' if x.device is None else f'GPU {x.device}'}"
-            for name, x in infos.items()
-        )
-        problem, fix = ", ".join(places), "pass arrays of one framework on one device"
-    elif 0 in q.shape or 0 in k.shape or 0 in v.shape:
-        problem, fix = "an array is empty", "every dimension is at least 1"
     elif k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         problem, fix = "the shapes do not go together", "k and v have one shape, with the batch and head dimension of q"
-    elif q.shape[1] % k.shape[1]:
+    elif q.shape[1] % k.shape[1] if k.shape[1] else q.shape[1]:
         problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
     elif q.shape[3] not in dims:
         problem = f"there is no kernel for head dimension {q.shape[3]}"
         fix = f"head dimensions {', '.join(map(str, dims))} are supported{f' on {arch}' if arch else ''}"
     else:
-        return arch
+        return
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())
     raise ArgumentError(f"attention of {said}" + (f": {problem}" if problem else ""), fix=fix)
 

@@ -37,9 +37,9 @@ import numpy as np
 import pykittens as pk
 from pykittens import f16, f32, warpgroup
 from pykittens.errors import ArgumentError
-from pykittens.interop import arrays
 
-from .sequences import DTYPES, check_state, operands, store_terms, terms, unit_of
+from .arguments import KernelCall
+from .sequences import DTYPES, operands, store_terms, terms, unit_of
 
 CHUNK = 64  # rows of a step, and value columns of a block
 D = 16
@@ -180,21 +180,10 @@ def half(x, one):
     return pk.where(column == D // 2, one, pk.where(column < D // 2, x, 0.0))
 
 
-def based(
-    q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = False, config: Config | None = None
-) -> Any:
-    """Based linear attention on arrays of any framework: o, or (o, state) with `return_state`.
-
-    `state`: what an earlier call returned, for rows that continue it. Shapes: see the module.
-    """
-    (q, k, v), info = operands("based", q, k, v, (D,), (64, 128))
-    batch, heads, n, _ = info.shape
-    shape = (batch, heads, v.shape[-1], FEATURES)
-    check_state("based", "state", state, info, shape)
-    o = arrays.empty(info.kind, (batch, heads, n, v.shape[-1]), info.dtype, info.device)
-    after = arrays.empty(info.kind, shape, "f32", info.device) if return_state else None
-    attend(q, k, v, o, state, after, config=config or CONFIG)
-    return (o, after) if return_state else o
+def call(q: Any, k: Any, v: Any, state: Any, o: Any, after: Any, config: Config | None = None) -> KernelCall:
+    """What writes o, and the state after the last row into `after` unless that is None."""
+    q, k, v, state = operands("based", q, k, v, state)
+    return KernelCall(attend, (q, k, v, o, state, after), {"config": config or CONFIG})
 
 
 def features(x: np.ndarray) -> np.ndarray:

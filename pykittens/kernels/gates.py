@@ -23,7 +23,7 @@ from pykittens import f32, warp
 from pykittens.errors import ArgumentError
 from pykittens.types import DTYPES, Coalesced
 
-from .arguments import Ready, agree, alignment, matrix, remembered, result, shown
+from .arguments import KernelCall, alignment, like, matrix, operand
 from .rows import FLOATS
 
 KINDS = ("silu", "gelu", "gelu_tanh")
@@ -76,28 +76,11 @@ def gated(
     warp.store(o, x * y, at, hint=config.store_hint)
 
 
-def swiglu(gate: Any, up: Any, *, config: Config | None = None) -> Any:
-    """silu(gate) * up for arrays of any framework; see the head of this file."""
-    return _gate("silu", gate, up, config)
-
-
-def geglu(gate: Any, up: Any, *, approximate: str = "none", config: Config | None = None) -> Any:
-    """gelu(gate) * up for arrays of any framework, with erf, or with tanh for approximate="tanh"; see the head of this file."""
-    if approximate not in ("none", "tanh"):
-        raise ArgumentError(f"gelu with approximate={approximate!r}", fix='use "none" or "tanh"')
-    return _gate("gelu_tanh" if approximate == "tanh" else "gelu", gate, up, config)
-
-
-def _gate(kind: str, gate: Any, up: Any, config: Config | None) -> Any:
-    return _prepare(gate, up, kind=kind, config=config).run(gated, (gate, up))[0]
-
-
-@remembered
-def _prepare(gate: Any, up: Any, *, kind: str, config: Config | None) -> Ready:
-    (x, info), (y, other) = matrix(gate, "gate"), matrix(up, "up")
-    agree(info, "up", other, info.shape)
+def call(kind: str, gate: Any, up: Any, o: Any, config: Config | None = None) -> KernelCall:
+    """What writes activation(gate) * up into o; `config` overrides how the work is divided."""
+    (x, info), (y, _) = matrix(gate, "gate"), matrix(up, "up")
     config = config or plan(kind, info.shape[-1], DTYPES[info.dtype].size, alignment(x, y))
-    return Ready(config, (shown(x), shown(y)), (result(info, x),))
+    return KernelCall(gated, (operand(x), operand(y), operand(like(o, x))), {"config": config})
 
 
 @lru_cache(maxsize=1024)

@@ -33,9 +33,9 @@ import numpy as np
 import pykittens as pk
 from pykittens import f16, f32, warpgroup
 from pykittens.errors import ArgumentError
-from pykittens.interop import arrays
 
-from .sequences import DTYPES, check_state, operands, store_terms, terms, unit_of
+from .arguments import KernelCall
+from .sequences import DTYPES, operands, store_terms, terms, unit_of
 
 LOG2E = 1.4426950408889634
 CHUNK = 64  # rows of a step, and value columns of a block
@@ -160,33 +160,20 @@ def attend(
             warpgroup.store(after, state, (batch, head, part, 0))
 
 
-def linear_attention(
+def call(
     q: Any,
     k: Any,
     v: Any,
-    *,
-    log_decay: Any = None,
-    scale: float | None = None,
-    state: Any = None,
-    return_state: bool = False,
+    log_decay: Any,
+    state: Any,
+    o: Any,
+    after: Any,
+    scale: float,
     config: Config | None = None,
-) -> Any:
-    """Causal linear attention on arrays of any framework: o, or (o, state) with `return_state`.
-
-    `log_decay`: float32 (heads,), zero or less; `state`: what an earlier call returned, for rows that continue it.
-    `scale` is 1 / sqrt(d) unless given. Shapes: see the module.
-    """
-    name = "linear attention"
-    (q, k, v), info = operands(name, q, k, v, DIMS, DIMS)
-    batch, heads, _, d = info.shape
-    e = v.shape[-1]
-    check_state(name, "state", state, info, (batch, heads, e, d))
-    check_state(name, "log_decay", log_decay, info, (heads,))
-    config = config or CONFIGS[d]
-    o = arrays.empty(info.kind, (*info.shape[:3], e), info.dtype, info.device)
-    after = arrays.empty(info.kind, (batch, heads, e, d), "f32", info.device) if return_state else None
-    attend(q, k, v, o, log_decay, state, after, d**-0.5 if scale is None else float(scale), config=config)
-    return (o, after) if return_state else o
+) -> KernelCall:
+    """What writes o, and the state after the last row into `after` unless that is None."""
+    q, k, v, state = operands("linear attention", q, k, v, state)
+    return KernelCall(attend, (q, k, v, o, log_decay, state, after, scale), {"config": config or CONFIGS[q.shape[-1]]})
 
 
 def reference(

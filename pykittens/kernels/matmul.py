@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from ..call.launch import Launch
 from ..errors import ArgumentError
 from ..gpu import driver
 from ..interop import arrays
-from ..interop.arrays import ArrayInfo, Unsupported
+from ..interop.arrays import ArrayInfo
 from ..types import DTYPES
+from .arguments import KernelCall
 from .gemm import Config, gemm
 
 CONFIGS = (
@@ -46,66 +46,31 @@ FEW = 32  # so few rows make all blocks ask for the same lines: a cycle for each
 OPERANDS = ("bf16", "f16", "e4m3", "e5m2")
 
 
-def run(
+def call(
     a: Any,
     b: Any,
-    out: Any = None,
-    *,
+    out: Any,
     epilogue: Callable[..., Any] | None = None,
     operands: Sequence[Any] = (),
     scale_a: Any = None,
     scale_b: Any = None,
-    dtype: str | None = None,
     config: Config | None = None,
-) -> Any:
-    """a (m, k) @ b (k, n) into `out` (m, n), or into a new array of `dtype` (by default a's, bf16 for 8-bit floats).
+) -> KernelCall:
+    """What writes epilogue((a @ b) * scale_a * scale_b) into `out`, for operands that `check` takes.
 
-    a and b: both bf16, both f16, or 8-bit floats, stored by rows or by columns (a view such as b.T). `scale_a` and
-    `scale_b` are arrays of one float32. `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32
-    tile of the product whose first element is (row, col) of the output, operands are tensors of one or two dimensions
-    (a vector is one row).
+    a and b: stored by rows or by columns (a view such as b.T). `epilogue(x, row, col, *operands)` is traced into the
+    kernel: x is a float32 tile of the product whose first element is (row, col) of the output, operands are tensors of
+    one or two dimensions (a vector is one row).
     """
-    out, operands, static, _ = _call(a, b, out, epilogue, operands, scale_a, scale_b, dtype, config)
-    gemm(*operands, **static)
-    return out
-
-
-def launcher(a: Any, b: Any, out: Any, scale_a: Any = None, scale_b: Any = None) -> tuple[Launch, tuple[int]] | None:
-    """What `run` did on such arrays, to be done again: given the pointers of a, b, out and the scales; and the numbers to give with them."""
-    _, operands, static, plan = _call(a, b, out, None, (), scale_a, scale_b, None, None)
-    found = None if plan.a.copied or plan.b.copied else gemm.launcher(*operands, **static)
-    return found and (found, (plan.sms,))
-
-
-def _call(
-    a: Any,
-    b: Any,
-    out: Any,
-    epilogue: Callable[..., Any] | None,
-    operands: Sequence[Any],
-    scale_a: Any,
-    scale_b: Any,
-    dtype: str | None,
-    config: Config | None,
-) -> tuple[Any, tuple[Any, ...], dict[str, Any], Choice]:
-    """The result, the kernel's operands and its static values."""
-    infos = describe(a, b)
-    first, second = (x._replace(pointer=x.pointer % 16) for x in infos.values())
+    first, second = (info._replace(pointer=info.pointer % 16) for info in map(arrays.describe, (a, b)))
     plan = choose_kernel(first, second)
-    m, n = first.shape[0], second.shape[1]
-    if out is None:
-        out = arrays.empty(first.kind, (m, n), dtype or plan.dtype, first.device)
-    elif tuple(out.shape) != (m, n):
-        raise ArgumentError(f"matmul: out has shape {tuple(out.shape)}", fix=f"it is ({m}, {n})")
     extras = [x[None, :] if len(x.shape) == 1 else x for x in operands]
     if scale_a is not None or scale_b is not None:
         extras += [x.reshape(1, 1) for x in (scale_a, scale_b) if x is not None]
         epilogue = _scaled(epilogue, len(operands))
-    if len(extras) > 4:
-        raise ArgumentError(f"matmul: {len(extras)} operands of an epilogue, scales included", fix="at most 4")
     a, b = plan.a.stored(a, first), plan.b.stored(b, second)
     static = {"config": config or plan.config, "ta": plan.a.transposed, "tb": plan.b.transposed, "epilogue": epilogue}
-    return out, (a, b, out, *extras, *[None] * (4 - len(extras)), plan.sms), static, plan
+    return KernelCall(gemm, (a, b, out, *extras, *[None] * (4 - len(extras)), plan.sms), static)
 
 
 @dataclass(frozen=True)
@@ -145,8 +110,7 @@ class Choice:
 
 @lru_cache(maxsize=4096)
 def choose_kernel(first: ArrayInfo, second: ArrayInfo) -> Choice:
-    """What to do with operands; their pointers count modulo 16. One `ArgumentError` for what the kernel does not take."""
-    check({"a": first, "b": second})
+    """What to do with operands; their pointers count modulo 16."""
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
     a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8 bits: k along the rows
     sms = 2 if first.device is None else driver.multiprocessors(first.device)
@@ -173,20 +137,12 @@ def order(info: ArrayInfo, transposed: bool | None) -> Order:
     return Order(choice, True, (info.shape[0] if choice else info.shape[1]) * size % 128 != 0)
 
 
-def describe(a: Any, b: Any) -> dict[str, ArrayInfo]:
-    """What is known of the operands, by name."""
-    try:
-        return {name: arrays.describe(x, name) for name, x in (("a", a), ("b", b))}
-    except Unsupported as error:
-        raise ArgumentError(f"matmul: {error}", fix="pass NumPy, torch, CuPy or JAX arrays") from None
-
-
 def check(infos: dict[str, ArrayInfo]) -> None:
     """Raises `ArgumentError` for operands that the kernel does not take."""
     a, b = infos.values()
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
-        raise ArgumentError(f"matmul of {said}", fix="a is (m, k) and b is (k, n), every dimension at least 1")
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
+        raise ArgumentError(f"matmul of {said}", fix="a is (m, k) and b is (k, n)")
     if (
         a.dtype not in OPERANDS
         or b.dtype not in OPERANDS
@@ -194,10 +150,6 @@ def check(infos: dict[str, ArrayInfo]) -> None:
     ):
         fix = "pass both as bf16, both as f16, or 8-bit floats (e4m3, e5m2)"
         raise ArgumentError(f"matmul of {said}: these dtypes do not go together", fix=fix)
-    if (a.kind, a.device) != (b.kind, b.device):
-        raise ArgumentError(
-            f"matmul of {said}: they lie in different places", fix="pass arrays of one framework on one device"
-        )
 
 
 def _scaled(epilogue: Callable[..., Any] | None, count: int) -> Callable[..., Any]:

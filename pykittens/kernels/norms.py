@@ -29,7 +29,7 @@ from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import describe
 from pykittens.types import DTYPES
 
-from .arguments import Ready, agree, alignment, machine, matrix, remembered, result, shown
+from .arguments import KernelCall, alignment, like, machine, matrix, operand
 from .rows import FLOATS, Rows, plan, walk
 
 OPTIONS: dict[str, Any] = {
@@ -80,49 +80,38 @@ def normalize(
         mine.store(y, value)
 
 
-def layernorm(
+def call(
     x: Any,
-    weight: Any = None,
-    bias: Any = None,
+    residual: Any,
+    weight: Any,
+    bias: Any,
+    y: Any,
+    s: Any,
+    numbers: tuple[Any, ...],
     *,
-    residual: Any = None,
-    eps: float = 1e-5,
-    p: float = 0.0,
-    seed: int = 0,
+    centred: bool,
+    dropout: bool,
     config: Rows | None = None,
-) -> Any:
-    """LayerNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
-
-    See the head of this file. `config` overrides how rows are spread over the machine.
-    """
-    return _norm(True, x, weight, bias, residual, eps, p, seed, config)
-
-
-def rmsnorm(
-    x: Any,
-    weight: Any = None,
-    bias: Any = None,
-    *,
-    residual: Any = None,
-    eps: float = 1e-6,
-    p: float = 0.0,
-    seed: int = 0,
-    config: Rows | None = None,
-) -> Any:
-    """RMSNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
-
-    See the head of this file. `config` overrides how rows are spread over the machine.
-    """
-    return _norm(False, x, weight, bias, residual, eps, p, seed, config)
-
-
-def _norm(
-    centred: bool, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: int, config: Rows | None
-) -> Any:
-    check(eps, p)
-    ready = _prepare(x, residual, weight, bias, dropout=p > 0, config=config)
-    y, s = ready.run(normalize, (x, residual, weight, bias), numbers(eps, p, seed), centred=centred, dropout=p > 0)
-    return y if s is None else (y, s)
+) -> KernelCall:
+    """What writes y and s (None where it is not wanted); `config` overrides how rows are spread over the machine."""
+    rows, info = matrix(x, "x")
+    stream = None if residual is None else matrix(residual, "residual")[0]
+    weights = [matrix(w, name)[0] for name, w in (("weight", weight), ("bias", bias)) if w is not None]
+    views = [rows] if stream is None else [rows, stream]
+    if config is None:
+        inputs, kept = (sum(DTYPES[describe(view).dtype].size for view in some) for some in (views, weights))
+        config = plan(
+            info.shape[-1],
+            DTYPES[info.dtype].size,
+            alignment(*views, *weights),
+            inputs=inputs,
+            weights=kept,
+            heavy=dropout and len(weights) == 2,
+            **machine(info),
+        )
+    results = (None if o is None else operand(like(o, rows)) for o in (y, s))
+    operands = (operand(rows), stream and operand(stream), weight, bias, *results, *numbers)
+    return KernelCall(normalize, operands, {"centred": centred, "dropout": dropout, "config": config})
 
 
 def check(eps: float, p: float) -> None:
@@ -136,33 +125,6 @@ def check(eps: float, p: float) -> None:
 def numbers(eps: float, p: float, seed: int) -> tuple[Any, ...]:
     """What the kernels are passed after their arrays."""
     return float(eps), 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
-
-
-@remembered
-def _prepare(x: Any, residual: Any, weight: Any, bias: Any, *, dropout: bool, config: Rows | None) -> Ready:
-    rows, info = matrix(x, "x")
-    n, views, dtype, other, weights = info.shape[-1], [rows], info.dtype, None, []
-    for name, array, shape in (("residual", residual, info.shape), ("weight", weight, (n,)), ("bias", bias, (n,))):
-        if array is not None:
-            view, about = matrix(array, name)
-            agree(info, name, about, shape)
-            if name == "residual":
-                views, dtype, other = [rows, view], about.dtype, shown(view)
-            else:
-                weights.append(view)
-    inputs, kept = (sum(DTYPES[describe(view).dtype].size for view in some) for some in (views, weights))
-    heavy = dropout and weight is not None and bias is not None
-    config = config or plan(
-        n,
-        DTYPES[info.dtype].size,
-        alignment(*views, *weights),
-        inputs=inputs,
-        weights=kept,
-        heavy=heavy,
-        **machine(info),
-    )
-    results = result(info, rows), result(info, rows, dtype) if dropout or residual is not None else None
-    return Ready(config, (shown(rows), other, None, None), results)
 
 
 def reference(

@@ -18,6 +18,7 @@ same run.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,11 @@ import numpy as np
 import pykittens as pk
 from pykittens import f32, warp
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import describe
+from pykittens.interop.arrays import ArrayInfo, describe
 from pykittens.interop.views import View, merged
 from pykittens.types import DTYPES, Coalesced
 
-from .arguments import Ready, agree, alignment, floats, matrix, remembered, result, shown
+from .arguments import KernelCall, alignment, check_floats, check_shape, matrix, operand
 from .rows import FLOATS
 
 
@@ -122,51 +123,41 @@ def rotate(
             warp.store(o, value, pk.at(*place, first), hint=config.store_hint)
 
 
-def rotary(
-    x: Any,
-    cos: Any,
-    sin: Any,
-    *,
-    interleaved: bool = False,
-    back: bool = False,
-    out: Any = None,
-    config: Config | None = None,
-) -> Any:
-    """x with its first 2 * cos.shape[-1] features turned by each row's angles, for an array of any framework; see the head of this file.
-
-    `back` turns the other way: the gradient of x from that of the result. `out` receives the result (it may be x
-    itself). `config` overrides how the work is divided.
-    """
-    ready = _prepare(x, cos, sin, out, interleaved=interleaved, config=config)
-    if out is None:
-        return ready.run(rotate, (x, cos, sin), back=back)[0]
-    ready.run(rotate, (x, cos, sin, out), back=back)
-    return out
+def call(
+    x: Any, cos: Any, sin: Any, o: Any, interleaved: bool, back: bool = False, config: Config | None = None
+) -> KernelCall:
+    """What writes x, with its first 2 * cos.shape[-1] features turned, into o; `back` turns the other way. `config` overrides how the work is divided."""
+    view, target, tables = (
+        _heads(x, "x"),
+        _heads(o, "out"),
+        [matrix(t, name)[0] for name, t in (("cos", cos), ("sin", sin))],
+    )
+    config = config or plan(
+        view.shape[3],
+        DTYPES[describe(x).dtype].size,
+        alignment(view, target),
+        2 * tables[0].shape[1],
+        bool(interleaved),
+    )
+    return KernelCall(rotate, (operand(view), cos, sin, operand(target)), {"config": config, "back": back})
 
 
-@remembered
-def _prepare(x: Any, cos: Any, sin: Any, out: Any, *, interleaved: bool, config: Config | None) -> Ready:
-    view, info = _heads(x, "x")
-    for name, table in (("cos", cos), ("sin", sin)):
-        half, other = floats(table, name).shape[-1], matrix(table, name)[1]
-        if len(other.shape) != 2 or other.shape[0] < view.shape[2] or 2 * half > view.shape[3]:
-            fix = f"pass (m, r / 2) with m at least {view.shape[2]} and r at most {view.shape[3]}"
-            raise ArgumentError(f"{name} has shape {tuple(other.shape)} for x of shape {tuple(info.shape)}", fix=fix)
-        agree(info, name, other, floats(cos, "cos").shape)
-    views = [view]
-    if out is not None:
-        target, other = _heads(out, "out")
-        agree(info, "out", other, info.shape)
-        views.append(target)
-    config = config or plan(view, alignment(*views), 2 * floats(cos, "cos").shape[-1], interleaved)
-    if out is not None:
-        return Ready(config, (shown(view), None, None, shown(views[1])), ())
-    return Ready(config, (shown(view), None, None), (result(info, view),))
+def check(x: ArrayInfo, cos: ArrayInfo, sin: ArrayInfo) -> None:
+    """Raises `ArgumentError` for shapes and dtypes that the kernel does not take."""
+    for name, info in (("x", x), ("cos", cos), ("sin", sin)):
+        check_floats("rotary", name, info)
+    if len(x.shape) < 2:
+        raise ArgumentError(f"x has shape {tuple(x.shape)}", fix="pass (..., heads, n, d)")
+    for name, info in (("cos", cos), ("sin", sin)):
+        if len(info.shape) != 2 or info.shape[0] < x.shape[-2] or 2 * info.shape[1] > x.shape[-1] or info.shape[1] == 0:
+            fix = f"pass (m, r / 2) with m at least {x.shape[-2]} and r at most {x.shape[-1]}"
+            raise ArgumentError(f"{name} has shape {tuple(info.shape)} for x of shape {tuple(x.shape)}", fix=fix)
+    check_shape("rotary", "sin", sin, cos.shape)
 
 
-def plan(view: View, align: int, r: int, interleaved: bool, **settings: Any) -> Config:
-    """How the rows of (batch, heads, n, d) are divided: runs as wide as their alignment allows."""
-    size, d = DTYPES[describe(view).dtype].size, view.shape[3]
+@lru_cache(maxsize=1024)
+def plan(d: int, size: int, align: int, r: int, interleaved: bool, **settings: Any) -> Config:
+    """How rows of `d` elements of `size` bytes, at multiples of `align`, are divided: runs as wide as that allows."""
     width = align // size
     runs = max(1, min(width, _power(r if interleaved else r // 2)))
     rest = max(1, min(width, _power(r), _power(d - r))) if r < d else 1
@@ -179,10 +170,10 @@ def _power(x: int) -> int:
     return x & -x
 
 
-def _heads(array: Any, name: str) -> tuple[View, Any]:
+def _heads(array: Any, name: str) -> View:
     """An array as (batch, heads, n, d), without a copy."""
-    info = floats(array, name)
-    if len(info.shape) < 2 or (info.shape[-1] > 1 and info.strides[-1] != 1):
+    info = describe(array, name)
+    if info.shape[-1] > 1 and info.strides[-1] != 1:
         raise ArgumentError(
             f"{name} has shape {tuple(info.shape)} and strides {info.strides}",
             fix="pass (..., heads, n, d) with contiguous features",
@@ -197,7 +188,7 @@ def _heads(array: Any, name: str) -> tuple[View, Any]:
             f"{name} has shape {tuple(info.shape)} and strides {info.strides}",
             fix="pass (batch, heads, n, d), or a contiguous copy",
         )
-    return View(array, (*lead[0], *shape[-3:]), (*lead[1], *strides[-3:-1], 1)), info
+    return View(array, (*lead[0], *shape[-3:]), (*lead[1], *strides[-3:-1], 1))
 
 
 def reference(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool = False) -> np.ndarray:

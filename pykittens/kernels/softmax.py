@@ -19,7 +19,7 @@ import numpy as np
 import pykittens as pk
 from pykittens.types import DTYPES
 
-from .arguments import Ready, agree, alignment, machine, matrix, remembered, result, shown
+from .arguments import KernelCall, alignment, like, machine, matrix, operand
 from .rows import FLOATS, Rows, plan, walk
 
 LOG2E = 1.4426950408889634
@@ -54,28 +54,17 @@ def soften_backward(
         mine.store(dx, weight * (grad - mine.sum(weight * grad)))
 
 
-def softmax(x: Any, *, config: Rows | None = None) -> Any:
-    """softmax over the last axis of an array of any framework; `config` overrides how rows are spread over the machine."""
-    return _prepare(x, config=config).run(soften, (x,))[0]
-
-
-def softmax_backward(dy: Any, y: Any, *, config: Rows | None = None) -> Any:
-    """dx for the gradient dy of y = softmax(x), each of any float dtype; dx has that of dy."""
-    return _prepare_backward(y, dy, config=config).run(soften_backward, (y, dy))[0]
-
-
-@remembered
-def _prepare(x: Any, *, config: Rows | None) -> Ready:
+def call(x: Any, y: Any, config: Rows | None = None) -> KernelCall:
+    """What writes softmax(x) into y; `config` overrides how rows are spread over the machine."""
     rows, info = matrix(x, "x")
     size = DTYPES[info.dtype].size
     config = config or plan(info.shape[-1], size, alignment(rows), inputs=size, **machine(info))
-    return Ready(config, (shown(rows),), (result(info, rows),))
+    return KernelCall(soften, (operand(rows), operand(like(y, rows))), {"config": config})
 
 
-@remembered
-def _prepare_backward(y: Any, dy: Any, *, config: Rows | None) -> Ready:
+def call_backward(y: Any, dy: Any, dx: Any, config: Rows | None = None) -> KernelCall:
+    """What writes the gradient of x, for the gradient dy of y = softmax(x), into dx."""
     (rows, info), (gradient, about) = matrix(y, "y"), matrix(dy, "dy")
-    agree(info, "dy", about, info.shape)
     size, other = DTYPES[about.dtype].size, DTYPES[info.dtype].size
     config = config or plan(
         info.shape[-1],
@@ -86,7 +75,7 @@ def _prepare_backward(y: Any, dy: Any, *, config: Rows | None) -> Ready:
         resident=20,
         **machine(info),
     )
-    return Ready(config, (shown(rows), shown(gradient)), (result(about, gradient),))
+    return KernelCall(soften_backward, (operand(rows), operand(gradient), operand(like(dx, rows))), {"config": config})
 
 
 def reference(x: np.ndarray) -> np.ndarray:

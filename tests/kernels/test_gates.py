@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pykittens.errors import ArgumentError
-from pykittens.kernels.gates import Config, geglu, reference, swiglu
+from pykittens.functions.gates import geglu, swiglu
+from pykittens.kernels.gates import Config, reference
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
@@ -58,7 +59,6 @@ def test_large_numbers_nan_and_infinity(kind: str) -> None:
     [
         (np.zeros((2, 8), np.float32), np.zeros((2, 7), np.float32), "up has shape"),
         (np.zeros((2, 8)), np.zeros((2, 8)), "gate is f64"),
-        (np.zeros((0, 8), np.float32), np.zeros((0, 8), np.float32), "gate has shape"),
         (np.zeros((8, 2), np.float32).T, np.zeros((2, 8), np.float32), "contiguous"),
         (None, np.zeros((2, 8), np.float32), "no array"),
     ],

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pykittens.errors import ArgumentError
-from pykittens.kernels.linear_attention import Config, linear_attention, reference
+from pykittens.functions.sequences import LINEAR_ATTENTION, linear_attention
+from pykittens.kernels.linear_attention import Config, reference
 from tests.kernels.sequences import BF16, check, distance, random
 
 DECAYS = [None, np.array([-0.01, -0.5], np.float32), np.array([0.0, -20.0], np.float32)]
@@ -58,9 +59,8 @@ def test_scale() -> None:
 @pytest.mark.parametrize("config", [Config(1, 1), Config(2, 1), Config(2, 2, 1)], ids=str)
 def test_every_config(config: Config) -> None:
     q, k, v = operands(300)
-    assert (
-        linear_attention(q, k, v, log_decay=DECAYS[1], config=config) == linear_attention(q, k, v, log_decay=DECAYS[1])
-    ).all()
+    o = LINEAR_ATTENTION.run((q, k, v, DECAYS[1], None), (None,), config=config)[0]
+    assert (o == linear_attention(q, k, v, log_decay=DECAYS[1])).all()
 
 
 def test_f16_states_beyond_its_range() -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pykittens.errors import ArgumentError, Diagnosis
+from pykittens.functions.norms import LAYERNORM, RMSNORM, layernorm, rmsnorm
 from pykittens.kernels import norms, rows
-from pykittens.kernels.norms import layernorm, rmsnorm
 from pykittens.ops.sync import Barrier
 from pykittens.types import DTYPES
 
@@ -100,7 +100,9 @@ def test_nan_and_infinity_stay_in_their_row(value: float, n: int) -> None:
 @pytest.mark.parametrize("n", [256, 6000, 40000])
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
     x, w, r = random((3, n), BF16), random((n,), BF16, 1), random((3, n), BF16, 2)
-    y, s = layernorm(x, w, residual=r, config=rows.plan(n, 2, 16, inputs=4, weights=2, **settings))
+    y, s = LAYERNORM.run(
+        (x, r, w, None), (1e-5, 0.0, 0), True, config=rows.plan(n, 2, 16, inputs=4, weights=2, **settings)
+    )
     expected, stream = norms.reference(x, w, residual=r, eps=1e-5)
     close(s, stream), close(y, expected)
 
@@ -116,10 +118,13 @@ def test_rows_that_stream(n: int, dtype: Any, settings: dict[str, Any]) -> None:
     w, b, size = random((n,), dtype, 1), random((n,), np.float32, 2), x.itemsize
     config = rows.stream(n, size, size + 4, size + 4, processors=3, team=4, **settings)
     assert config.blocks(11) // config.cluster * config.stages * config.teams < 11 or config.stages > 1
-    y, s = layernorm(x, w, b, residual=r, p=0.25, seed=3, config=config)
+    y, s = LAYERNORM.run((x, r, w, b), (1e-5, 0.25, 3), True, config=config)
     expected, stream = norms.reference(x, w, b, residual=r, p=0.25, seed=3, eps=1e-5)
     close(s, stream), close(y, expected)
-    close(rmsnorm(x, config=config), norms.reference(x, eps=1e-6, centred=False)[0])
+    close(
+        RMSNORM.run((x, None, None, None), (1e-6, 0.0, 0), config=config)[0],
+        norms.reference(x, eps=1e-6, centred=False)[0],
+    )
 
 
 def test_how_wide_rows_are_divided() -> None:
@@ -139,8 +144,6 @@ def test_how_wide_rows_are_divided() -> None:
     ("arguments", "words"),
     [
         ({"x": np.zeros((2, 70000), np.float32)}, "65536"),
-        ({"x": np.zeros((0, 8), np.float32)}, "x has shape"),
-        ({"x": np.zeros((2, 0), np.float32)}, "x has shape"),
         ({"x": np.zeros((2, 8))}, "x is f64"),
         ({"x": [1.0]}, "`x`"),
         ({"weight": np.zeros(7, np.float32)}, r"weight has shape \(7,\)"),

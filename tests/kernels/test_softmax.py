@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from pykittens.errors import ArgumentError
+from pykittens.functions.softmax import SOFTMAX, SOFTMAX_BACKWARD, softmax
 from pykittens.kernels import rows
-from pykittens.kernels.softmax import reference, reference_backward, softmax, softmax_backward
+from pykittens.kernels.softmax import reference, reference_backward
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
@@ -40,7 +41,7 @@ def test_gradient_of_every_width(n: int, dtype: Any) -> None:
     x, dy = random((2, 3, n) if n < 5000 else (2, n), np.float32), random((6, n), dtype).reshape(2, 3, n)
     y = softmax(x).astype(dtype)
     dy = dy if n < 5000 else dy[:, 0]
-    dx, expected = softmax_backward(dy, y), reference_backward(dy, y)
+    dx, expected = SOFTMAX_BACKWARD((y, dy)), reference_backward(dy, y)
     assert dx.dtype == dtype and dx.shape == y.shape
     largest = np.abs(y * dy.astype(np.float64)).max()
     assert (np.abs(dx - expected) <= EPS[dx.dtype.name] * np.abs(expected) + 2e-6 * largest + 1e-12).all()
@@ -61,14 +62,14 @@ def test_gradient_is_that_of_the_forward() -> None:
 @pytest.mark.parametrize("n", [200, 6000, 40000])
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
     x = random((5, n), np.float32)
-    close(softmax(x, config=rows.plan(n, 4, 16, **settings)), reference(x))
+    close(SOFTMAX.run((x,), config=rows.plan(n, 4, 16, **settings))[0], reference(x))
 
 
 @pytest.mark.parametrize("settings", [{"cluster": 1}, {"cluster": 2, "stages": 1}, {"cluster": 4, "teams": 3}], ids=str)
 @pytest.mark.parametrize("n", [2048, 3000, 20000])
 def test_rows_that_stream(n: int, settings: dict[str, Any]) -> None:
     x = random((11, n), BF16)
-    close(softmax(x, config=rows.stream(n, 2, 2, 0, processors=2, team=4, **settings)), reference(x))
+    close(SOFTMAX.run((x,), config=rows.stream(n, 2, 2, 0, processors=2, team=4, **settings))[0], reference(x))
 
 
 def test_large_numbers_do_not_overflow() -> None:
@@ -99,7 +100,6 @@ def test_shapes_and_strides() -> None:
     ("x", "words"),
     [
         (np.zeros((2, 65537), np.float32), "65536"),
-        (np.zeros((2, 0), np.float32), "shape"),
         (np.zeros((), np.float32), "shape"),
         (np.zeros((2, 8), np.int32), "i32"),
         (np.zeros((8, 2), np.float32).T, "contiguous"),

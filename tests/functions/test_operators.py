@@ -9,10 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import pykittens as pk  # noqa: E402
-import pykittens.operators  # noqa: E402
+import pykittens.functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 
 gpu = pytest.mark.gpu
+pykittens.functions.load()
 
 
 def operands(device: str = "cpu", heads: int = 2, n: int = 40, d: int = 64, dtype: Any = torch.bfloat16) -> list[Any]:

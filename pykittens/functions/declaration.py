@@ -1,0 +1,228 @@
+"""What a public function is, said once: operands, settings, results, forward, backward.
+
+    SOFTMAX = Function(
+        "softmax", "Tensor x",
+        results=lambda x: (Result(x.shape, x.dtype),),      # raises `ArgumentError` for what the function does not take
+        forward=lambda x, y: KernelCall(kernel, (x, y), {"config": ...}),
+        autocast="f32",
+    )
+
+`results` is called with what is known of the operands (an `ArrayInfo` each, or None), then the settings; it is the only
+rule of shapes, dtypes and refusals, for tensors without memory (fake, meta, traced; lengths may be symbols) as for all
+others. `forward` is called with the operands, the results that were made (None for one that nobody wants) and the
+settings; it says which kernel writes them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from ..errors import ArgumentError
+from ..interop import arrays as interop
+from ..interop.arrays import ArrayInfo, Unsupported
+from ..kernels.arguments import KernelCall
+
+_operators: Any = (
+    None  # the module of this name, which imports torch: loaded when there are tensors, so that nothing else does
+)
+ALL: list[Function] = []  # in the order in which they were declared
+
+
+class Result(NamedTuple):
+    """A result: dense, in the framework and on the device of the first operand.
+
+    order: the operand whose order of dimensions in memory a torch result takes, as `torch.empty_like` would; "" for rows.
+    nothing: each element of it where an operand is empty, so that no kernel runs; or the operand that it equals then.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    order: str = ""
+    nothing: float | str = 0.0
+
+
+class Backward(NamedTuple):
+    """How the gradients of a function's operands follow from those of its results.
+
+    saved: names of operands and results that are kept for it. A further result (`Function.also`) that is named here is
+    made in the forward pass wherever a gradient is wanted, whether or not the caller asked for it.
+
+    gradients: called as gradients(saved, grads, settings, needs) -> {operand: gradient}. `saved`, `settings` and `needs`
+    (is the gradient of this operand wanted?) are mappings by name; `grads` too, by result, None where nothing came. It is
+    torch code that autograd's compiler traces: kernels go in as other `Function`s, called with tensors
+    (`ATTENTION_BACKWARD((q, k, ...), (scale,))`), so that they have a rule for tensors without memory.
+    """
+
+    saved: tuple[str, ...]
+    gradients: Callable[..., Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """A function on arrays of any framework. Calling it with operands and settings in the order of the schema runs it.
+
+    operands: torch's schema of them, "Tensor x, Tensor? weight=None"; "Tensor(a!) out" is one that is written.
+    settings: that of the rest, "float eps, bool causal"; a ScalarType is one of our names of dtypes in everything here.
+    outputs: the names of the results. A result of no elements is one that is not wanted: the forward gets None.
+    also: the name of one more result, last, made where it is asked for; the operator with it is called name_also.
+    key: of the settings, what decides which kernel runs and how; the others are `numbers` that a kernel is given.
+    numbers: called as `results` is, the scalar operands of the kernel in their order. Given with `key`.
+    functional: the function that returns what this one writes into its last operand; see `writing`.
+    autocast: "low", to bf16 or f16 as torch.autocast says, or "f32": what the operands `cast` (all) become inside it.
+    """
+
+    name: str
+    operands: str
+    settings: str = ""
+    outputs: tuple[str, ...] = ("out",)
+    also: str = ""
+    autocast: str = ""
+    cast: tuple[str, ...] = ()
+    functional: Function | None = None
+    backward: Backward | None = None
+    results: Callable[..., tuple[Result, ...]] = lambda *_: ()
+    forward: Callable[..., KernelCall] = None  # type: ignore[assignment]
+    key: Callable[..., Hashable] | None = None
+    numbers: Callable[..., tuple[Any, ...]] | None = None
+    names: tuple[str, ...] = field(init=False)  # the operands'
+    setting_names: tuple[str, ...] = field(init=False)
+    dtypes: tuple[int, ...] = field(init=False)  # where among the settings dtypes are
+    written: tuple[int, ...] = field(init=False)  # where among the operands those are that the function writes
+
+    def __post_init__(self) -> None:
+        operands, settings = self.operands.split(", "), self.settings.split(", ")
+        object.__setattr__(self, "names", _names(self.operands))
+        object.__setattr__(self, "setting_names", _names(self.settings))
+        object.__setattr__(self, "dtypes", tuple(i for i, x in enumerate(settings) if x.startswith("ScalarType")))
+        object.__setattr__(self, "written", tuple(i for i, x in enumerate(operands) if "!" in x))
+        ALL.append(self)
+        if "torch" in sys.modules:
+            load_operators()
+            _operators.register(self)
+
+    def __call__(self, arrays: Sequence[Any], settings: Sequence[Any] = (), also: bool = False) -> Any:
+        """The result, or the tuple of several: by torch's operator where the operands are tensors."""
+        if torch := sys.modules.get("torch"):
+            for x in arrays:
+                if x is not None and not isinstance(x, torch.Tensor):
+                    break
+            else:
+                if torch.compiler.is_dynamo_compiling():
+                    load_operators()
+                    return _operators.operate(self, arrays, settings, also)
+                if _operators is None:
+                    load_operators()
+                return _operators.call(self, arrays, settings, also)
+        made = self.run(arrays, settings, also)
+        return made[0] if len(made) == 1 else tuple(made) if made else None
+
+    def run(
+        self, arrays: Sequence[Any], settings: Sequence[Any] = (), also: bool = False, **overrides: Any
+    ) -> list[Any]:
+        """The results, by the kernel, past torch's dispatcher. `overrides` are given to `forward`: configurations to be measured."""
+        infos = self.describe(arrays)
+        results = self.results(*infos, *settings)[: len(self.outputs) + also]
+        first = next(x for x in infos if x is not None)
+        made = [interop.empty(first.kind, tuple(x.shape), x.dtype, first.device) for x in results]
+        self.compute(arrays, infos, results, made, settings, **overrides)
+        return made
+
+    def compute(
+        self,
+        arrays: Sequence[Any],
+        infos: Sequence[ArrayInfo | None],
+        results: Sequence[Result],
+        made: Sequence[Any],
+        settings: Sequence[Any],
+        **overrides: Any,
+    ) -> None:
+        """Writes the results that were made for these operands."""
+        if any(x is not None and 0 in x.shape for x in infos):
+            for result, x in zip(results, made, strict=True):
+                if 0 not in result.shape:
+                    source = result.nothing
+                    if isinstance(source, str):
+                        given = arrays[self.names.index(source)]
+                        source = 0.0 if given is None else given
+                    interop.fill(x, source)
+            return
+        if call := self.prepare(arrays, results, made, settings, **overrides):
+            call.kernel(*call.operands, **call.statics)
+
+    def prepare(
+        self,
+        arrays: Sequence[Any],
+        results: Sequence[Result],
+        made: Sequence[Any],
+        settings: Sequence[Any],
+        **overrides: Any,
+    ) -> KernelCall | None:
+        """The kernel's call; None where no result has an element."""
+        wanted = [None if 0 in result.shape else x for result, x in zip(results, made, strict=True)]
+        if made and not any(x is not None for x in wanted):
+            return None
+        missing = len(self.outputs) + bool(self.also) - len(wanted)
+        return self.forward(*arrays, *wanted, *[None] * missing, *settings, **overrides)
+
+    def describe(self, arrays: Sequence[Any]) -> list[ArrayInfo | None]:
+        """What is known of the operands. One `ArgumentError` for what is no array, or where they lie in different places."""
+        found: list[ArrayInfo | None] = []
+        for name, schema, array in zip(self.names, self.operands.split(", "), arrays, strict=True):
+            try:
+                found.append(None if array is None and "?" in schema else interop.describe(array, name))
+            except Unsupported as error:
+                raise ArgumentError(f"{self.name}: {error}", fix="pass NumPy, torch, CuPy or JAX arrays") from None
+        self.together(found)
+        return found
+
+    def together(self, infos: Sequence[ArrayInfo | None]) -> None:
+        """Raises `ArgumentError` for operands of several frameworks or devices."""
+        given = {name: x for name, x in zip(self.names, infos, strict=True) if x is not None}
+        if len({(x.kind, x.device) for x in given.values()}) > 1:
+            said = ", ".join(f"{name} is a {x.kind} array on {interop.place(x.device)}" for name, x in given.items())
+            raise ArgumentError(f"{self.name}: {said}", fix="pass arrays of one framework on one device")
+
+
+def writing(function: Function, name: str) -> Function:
+    """The variant of a function that writes its one result into an operand called `name`: an operator of its own, without gradient."""
+
+    def results(*given: Any) -> tuple[Result, ...]:
+        infos, target, settings = (
+            given[: len(function.names)],
+            given[len(function.names)],
+            given[len(function.names) + 1 :],
+        )
+        (result,) = function.results(*infos, *settings)
+        if tuple(target.shape) != tuple(result.shape):
+            fact = f"{function.name}: {name} has shape {tuple(target.shape)}, where {tuple(result.shape)} is needed"
+            raise ArgumentError(fact, fix=f"pass one of shape {tuple(result.shape)}")
+        return ()
+
+    return Function(
+        f"{function.name}_{name}",
+        f"{function.operands}, Tensor(a!) {name}",
+        function.settings,
+        outputs=(),
+        results=results,
+        forward=function.forward,
+        functional=function,
+    )
+
+
+def _names(schema: str) -> tuple[str, ...]:
+    return tuple(x.split()[1].partition("=")[0] for x in schema.split(", ")) if schema else ()
+
+
+def load_operators() -> bool:
+    """Registers torch's operators."""
+    global _operators
+    _operators = import_module(f"{__package__}.operators")
+    return True
+
+
+# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
+load_operators._dynamo_marked_constant = True  # type: ignore[attr-defined]

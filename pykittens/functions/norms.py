@@ -1,0 +1,108 @@
+"""LayerNorm and RMSNorm, with dropout and a residual stream before them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..kernels import norms as kernels
+from ..kernels.arguments import check_rows, check_shape
+from .declaration import Function, Result
+
+
+def _results(name: str, x: Any, residual: Any, weight: Any, bias: Any, *numbers: Any) -> tuple[Result, ...]:
+    _numbers(x, residual, weight, bias, *numbers)
+    check_rows(name, "x", x)
+    for what, info, shape in (
+        ("residual", residual, x.shape),
+        ("weight", weight, x.shape[-1:]),
+        ("bias", bias, x.shape[-1:]),
+    ):
+        if info is not None:
+            check_rows(name, what, info)
+            check_shape(name, what, info, shape)
+    return Result(x.shape, x.dtype), Result(x.shape, x.dtype if residual is None else residual.dtype)
+
+
+def _numbers(x: Any, residual: Any, weight: Any, bias: Any, eps: float, p: float, seed: int) -> tuple[Any, ...]:
+    kernels.check(eps, p)
+    return kernels.numbers(eps, p, seed)
+
+
+def _forward(
+    centred: bool,
+    x: Any,
+    residual: Any,
+    weight: Any,
+    bias: Any,
+    y: Any,
+    s: Any,
+    eps: float,
+    p: float,
+    seed: int,
+    **config: Any,
+) -> Any:
+    numbers = _numbers(x, residual, weight, bias, eps, p, seed)
+    return kernels.call(x, residual, weight, bias, y, s, numbers, centred=centred, dropout=p > 0, **config)
+
+
+def _declare(name: str, centred: bool) -> Function:
+    return Function(
+        name,
+        "Tensor x, Tensor? residual, Tensor? weight, Tensor? bias",
+        "float eps, float p=0., SymInt seed=0",
+        outputs=("y",),
+        also="s",
+        results=partial(_results, name),
+        forward=partial(_forward, centred),
+        key=lambda eps, p, seed: p > 0,
+        numbers=_numbers,
+        autocast="f32",
+    )
+
+
+LAYERNORM, RMSNORM = _declare("layernorm", True), _declare("rmsnorm", False)
+
+
+def layernorm(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    residual: Any = None,
+    eps: float = 1e-5,
+    p: float = 0.0,
+    seed: int = 0,
+) -> Any:
+    """LayerNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
+
+    s = dropout(x) + residual, y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * weight + bias. x: (..., n) with n
+    from 1 to 65,536, rows contiguous and evenly spaced; residual: its shape; weight and bias: (n,); each bf16, f16 or f32.
+    y has the dtype of x, s that of the residual (of x without one). Dropout keeps an element, scaled by 1 / (1 - p), where
+    its Philox bits under `seed` (64 bits) say so: 0 <= p < 1.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
+    """
+    return LAYERNORM((x, residual, weight, bias), (eps, p, _signed(seed)), residual is not None or p > 0)
+
+
+def rmsnorm(
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    *,
+    residual: Any = None,
+    eps: float = 1e-6,
+    p: float = 0.0,
+    seed: int = 0,
+) -> Any:
+    """RMSNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
+
+    y = s / sqrt(mean(s^2) + eps) * weight + bias; all else as `layernorm` has it.
+    """
+    return RMSNORM((x, residual, weight, bias), (eps, p, _signed(seed)), residual is not None or p > 0)
+
+
+def _signed(seed: int) -> int:
+    """The same 64 bits as an integer of torch's."""
+    return seed if -(2**63) <= seed < 2**63 else (seed + 2**63) % 2**64 - 2**63

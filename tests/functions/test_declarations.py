@@ -1,0 +1,340 @@
+"""Every public function that is declared, by what torch and NumPy expect of any function: a new one is tried by its row here."""
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import pykittens as pk  # noqa: E402
+import pykittens.functions as functions  # noqa: E402
+from pykittens.errors import ArgumentError  # noqa: E402
+from pykittens.functions.declaration import ALL  # noqa: E402
+from pykittens.functions.rotary import ROTARY_BACKWARD  # noqa: E402
+from pykittens.functions.softmax import SOFTMAX_BACKWARD  # noqa: E402
+
+functions.load()
+HALF = torch.bfloat16
+
+
+def tensor(*shape: int, dtype: Any = torch.float32) -> Any:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+def rows() -> list[Any]:
+    return [tensor(6, 64)]
+
+
+def heads(n: int = 40, d: int = 64, e: int = 64) -> list[Any]:
+    return [tensor(1, 2, n, width, dtype=HALF) for width in (d, d, e)]
+
+
+def angles() -> list[Any]:
+    return [tensor(1, 2, 8, 64), tensor(9, 32), tensor(9, 32)]
+
+
+# The public call on the operands of the declaration, and such operands.
+CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
+    "attention": (pk.attention, heads),
+    "attention_lse": (lambda *x: pk.attention(*x, causal=True, return_lse=True), heads),
+    "based": (pk.based, lambda: heads(d=16)),
+    "based_state": (lambda *x: pk.based(*x, return_state=True), lambda: heads(d=16)),
+    "geglu": (pk.geglu, lambda: rows() * 2),
+    "layernorm": (pk.layernorm, lambda: [*rows(), tensor(64), tensor(64)]),
+    "layernorm_s": (lambda x, r: pk.layernorm(x, residual=r, p=0.5, seed=2**64 - 1), lambda: rows() * 2),
+    "linear_attention": (pk.linear_attention, heads),
+    "linear_attention_state": (lambda *x: pk.linear_attention(*x, scale=0.5, return_state=True), heads),
+    "matmul": (pk.matmul, lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF)]),
+    "matmul_epilogue": (
+        lambda a, b: pk.matmul(a, b, epilogue=lambda x, row, col: x * 2.0, dtype=pk.f32),
+        lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF)],
+    ),
+    "rmsnorm": (pk.rmsnorm, lambda: [*rows(), tensor(64)]),
+    "rmsnorm_s": (lambda x, r: pk.rmsnorm(x, residual=r), lambda: rows() * 2),
+    "rotary": (pk.rotary, angles),
+    "rotary_out": (lambda x, cos, sin: pk.rotary(x, cos, sin, out=torch.empty_like(x)), angles),
+    "rotary_backward": (lambda *x: ROTARY_BACKWARD(x, (False,)), angles),
+    "softmax": (pk.softmax, rows),
+    "softmax_backward": (lambda *x: SOFTMAX_BACKWARD(x), lambda: [torch.softmax(rows()[0], -1), *rows()]),
+    "swiglu": (pk.swiglu, lambda: rows() * 2),
+}
+ONE = [name for name in CASES if name != "matmul_epilogue" and name != "rotary_out"]  # which compilers take
+GRADED = [name for name in CASES if name != "rotary_out"]
+
+
+def flat(result: Any) -> list[Any]:
+    return [*result] if isinstance(result, (tuple, list)) else [result]
+
+
+def same(result: Any, expected: Any) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(flat(result), flat(expected), strict=True))
+
+
+def operators() -> set[str]:
+    return {name for f in ALL for name in ([f.name, f"{f.name}_{f.also}"] if f.also else [f.name])}
+
+
+def test_every_operator_is_tried() -> None:
+    assert operators() == set(CASES)
+
+
+def test_public_signatures_have_the_names_of_the_declarations() -> None:
+    known = {name for f in ALL for name in (*f.names, *f.setting_names)}
+    for name in functions.PUBLIC:
+        parameters = {*inspect.signature(getattr(pk, name)).parameters}
+        assert parameters <= known | {"return_lse", "return_state", "epilogue", "operands", "dtype"}, name
+        assert "Raises" in inspect.getdoc(getattr(pk, name)) or "as `" in inspect.getdoc(getattr(pk, name)), name
+
+
+def arguments(name: str) -> tuple[Any, tuple[Any, ...]]:
+    """The operator, and what the public function gives it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[tuple[Any, tuple[Any, ...]]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.namespace == "pykittens":
+                seen.append((func, args))
+            return func(*args, **(kwargs or {}))
+
+    call, operands = CASES[name]
+    with Watch():
+        call(*operands())
+    assert [func.name() for func, _ in seen] == [f"pykittens::{name}"]
+    return seen[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_opcheck(name: str) -> None:
+    operator, given = arguments(name)
+    torch.library.opcheck(operator, given)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_gradient_is_never_lost(name: str) -> None:
+    """It flows, or it is refused in one sentence: never a result that looks like a constant."""
+    call, operands = CASES[name]
+    given = [x.requires_grad_() if name != "rotary" or i == 0 else x for i, x in enumerate(operands())]
+    function = next(f for f in ALL if name in (f.name, f"{f.name}_{f.also}"))
+    if function.written:
+        with pytest.raises(ArgumentError, match="requires its gradient"):
+            call(*given)
+    else:
+        results = flat(call(*given))
+        assert all(x.requires_grad for x in results if x.is_floating_point())
+        if function.backward is None:
+            with pytest.raises(NotImplementedError, match=rf"pykittens.{name} has no backward yet"):
+                results[0].sum().backward()
+        else:
+            wanted = [x for x in given if x.requires_grad]
+            assert all(x is not None for x in torch.autograd.grad(results[0].square().sum(), wanted))
+    with torch.no_grad():
+        assert not any(x.requires_grad for x in flat(call(*given)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tensors_without_memory(name: str) -> None:
+    """Meta and fake tensors give results that look as the real ones do; a mixture is refused."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    call, operands = CASES[name]
+    real = [(x.shape, x.dtype, x.stride()) for x in flat(call(*operands()))]
+    for result in (call(*[x.to("meta") for x in operands()]),):
+        assert [(x.shape, x.dtype, x.stride()) for x in flat(result)] == real and flat(result)[0].is_meta
+    with FakeTensorMode() as mode:
+        result = call(*map(mode.from_tensor, operands()))
+        assert [(x.shape, x.dtype, x.stride()) for x in flat(result)] == real
+    if len(operands()) > 1:
+        with pytest.raises(ArgumentError, match="meta"):
+            call(operands()[0], *[x.to("meta") for x in operands()[1:]])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_traced_for_other_inputs(name: str) -> None:
+    """What functionalisation and make_fx record computes, and holds no results as constants."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    call, operands = CASES[name]
+    given = operands()
+    others = [x * 2 for x in given]
+    expected = call(*others)
+    traced = make_fx(lambda *x: call(*x))(*given)
+    assert same(traced(*others), expected)
+    assert same(torch.func.functionalize(call)(*others), expected)
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_compiled_with_other_lengths(name: str) -> None:
+    call, operands = CASES[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True, dynamic=True)
+    given = operands()
+    assert same(compiled(*given), call(*given))
+    axis = given[0].dim() - 2
+    if "rotary" not in name and "matmul" not in name:  # operands of as many rows each
+        longer = [torch.cat([x, x], axis) if x.dim() > 1 else x for x in given]
+    else:
+        longer = [torch.cat([given[0], given[0]], 0), *given[1:]]
+    assert same(compiled(*longer), call(*longer))
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_exported(name: str) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, *given: Any) -> Any:
+            return call(*given)
+
+    call, operands = CASES[name]
+    exported = torch.export.export(Module(), tuple(operands()))
+    assert f"pykittens.{name}.default" in str(exported.graph)
+    others = [x * 2 for x in operands()]
+    assert same(exported.module()(*others), call(*others))
+
+
+LATE = """
+import torch
+import pykittens as pk
+x = torch.randn(4, 64)
+assert torch.equal(torch.compile(lambda x: pk.softmax(x) + 1, backend="eager", fullgraph=True)(x), pk.softmax(x) + 1)
+"""
+EARLY = """
+from pykittens import matmul, attention
+import torch
+x = torch.randn(64, 64).bfloat16()
+for f in (lambda x: matmul(x, x) + 1, lambda x: attention(x[None, None], x[None, None], x[None, None])):
+    compiled = torch.compile(f, backend="eager", fullgraph=True, dynamic=True)(x)
+    assert torch.equal(compiled, f(x))
+"""
+
+
+@pytest.mark.parametrize("program", [LATE, EARLY], ids=["looked up while tracing", "imported before torch"])
+def test_compiled_before_any_eager_call(program: str) -> None:
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(pk.__file__).parents[1])
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast(name: str, low: Any) -> None:
+    """Products and attention in autocast's dtype, norms and softmax in float32, the rest as it comes: torch's lists."""
+    call, operands = CASES[name]
+    function = next(f for f in ALL if name in (f.name, f"{f.name}_{f.also}"))
+    given = [x.to(torch.float32 if function.autocast == "low" else HALF) for x in operands()]
+    with torch.no_grad(), torch.autocast("cpu", dtype=low):
+        result = flat(call(*given))[0]
+    expected = {"low": low, "f32": torch.float32}.get(function.autocast, HALF)
+    assert result.dtype == (torch.float32 if name == "matmul_epilogue" else expected)
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_vmap(name: str) -> None:
+    call, operands = CASES[name]
+    given = operands()
+    batch = [torch.stack([x, x * 2]) for x in given]
+    each = [flat(call(*[x[i] for x in batch])) for i in range(2)]
+    for got, *wanted in zip(flat(torch.vmap(call)(*batch)), *each, strict=True):
+        assert torch.equal(got, torch.stack(wanted))
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("softmax", lambda x: torch.softmax(x, -1)),
+        (
+            "rotary",
+            lambda x, cos, sin: torch.cat(
+                (x[..., :32] * cos[:8] - x[..., 32:] * sin[:8], x[..., 32:] * cos[:8] + x[..., :32] * sin[:8]), -1
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_are_torchs(name: str, plain: Any, compiled: bool) -> None:
+    call, operands = CASES[name]
+    found = []
+    for run in (torch.compile(call, backend="aot_eager", fullgraph=True) if compiled else call, plain):
+        x, *rest = operands()
+        x.requires_grad_()
+        (run(x, *rest).square() * 3).sum().backward()
+        found.append(x.grad)
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_numpy_gives_what_torch_gives() -> None:
+    for name, (call, operands) in CASES.items():
+        if name == "rotary_out":
+            continue
+        arrays = [x.float().numpy().astype(pk.bf16.numpy) if x.dtype == HALF else x.numpy() for x in operands()]
+        for got, wanted in zip(flat(call(*arrays)), flat(call(*operands())), strict=True):
+            assert np.array_equal(got.astype(np.float32), wanted.float().numpy()), name
+
+
+# What torch computes, for the operands of each case with one dimension made empty.
+PLAIN: dict[str, Callable[..., Any]] = {
+    "attention": torch.nn.functional.scaled_dot_product_attention,
+    "geglu": lambda gate, up: torch.nn.functional.gelu(gate) * up,
+    "layernorm": lambda x, w, b: torch.nn.functional.layer_norm(x, x.shape[-1:], w, b),
+    "matmul": torch.matmul,
+    "rmsnorm": lambda x, w: torch.nn.functional.rms_norm(x, x.shape[-1:], w),
+    "softmax": lambda x: torch.softmax(x, -1),
+    "swiglu": lambda gate, up: torch.nn.functional.silu(gate) * up,
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_nothing_is_what_torch_gives_for_nothing(name: str) -> None:
+    """Every way to make dimensions empty that torch's function takes."""
+    call, operands = CASES[name]
+    given, tried = operands(), 0
+    places = [
+        (i, axis) for i, x in enumerate(given) for axis in range(x.dim()) if not (name == "attention" and axis == 3)
+    ]
+    for mask in range(1, 2 ** len(places)):
+        cut = [x.clone() for x in given]
+        for bit, (i, axis) in enumerate(places):
+            if mask >> bit & 1:
+                cut[i] = cut[i].narrow(axis, 0, 0)
+        try:
+            expected = PLAIN[name](*cut)
+        except RuntimeError:
+            continue
+        if (
+            expected.shape != (cut[0] @ cut[1]).shape
+            if name == "matmul"
+            else name != "attention" and expected.shape != cut[0].shape
+        ):
+            continue  # broadcast, which is not ours
+        if name == "attention" and not (
+            len({x.shape[0] for x in cut}) == len({x.shape[1] for x in cut}) == 1 == len({x.shape for x in cut[1:]})
+        ):
+            continue
+        result = call(*cut)
+        assert result.shape == expected.shape and torch.equal(result, expected.to(result.dtype)), [x.shape for x in cut]
+        tried += 1
+    assert tried >= (2 if name in ("softmax", "geglu", "swiglu", "rmsnorm", "layernorm") else 4)
+
+
+def test_a_state_without_rows_is_the_state_before() -> None:
+    q, k, v = heads(n=0)
+    before = tensor(1, 2, 64, 64)
+    o, state = pk.linear_attention(q, k, v, state=before, return_state=True)
+    assert o.shape == v.shape and torch.equal(state, before) and state is not before
+    assert not pk.linear_attention(q, k, v, return_state=True)[1].any()
+    _, lse = pk.attention(heads()[0], *heads(n=0)[1:], return_lse=True)
+    assert (lse == -torch.inf).all()
+
+
+def test_what_is_overwritten_says_so_to_autograd() -> None:
+    x, cos, sin = angles()
+    weight = torch.ones(64, requires_grad=True)
+    kept = (x * weight).sum()
+    with torch.no_grad():
+        pk.rotary(x, cos, sin, out=x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.backward()
