@@ -27,6 +27,9 @@ class MBarrier:
             tuple[int, np.ndarray, np.ndarray, tuple[Frame, ...]]
         ] = []  # (phase, warps, their times, line)
         self.visitors: list[tuple[int, int, tuple[Frame, ...]]] = []  # arrivals from other blocks: (warp, time, line)
+        # By phase, for the open one and those before: who arrived, and when.
+        self.parts: dict[int, list[tuple[int, int, tuple[Frame, ...]]]] = {0: []}
+        self.loaded: set[int] = set()  # the phases in which loads landed
 
     def passed(self, parity: int) -> bool:
         """Whether a wait for the phase with this parity goes on."""
@@ -35,6 +38,8 @@ class MBarrier:
     def arrive(self, agent: int, count: int, bytes: int, location: tuple[Frame, ...]) -> None:
         """`count` arrivals by one warp, which first adds `bytes` to what the phase waits for."""
         agents = np.array([agent])
+        self.take_part(agents, "arrival", location)
+        self.parts[self.phase].append((agent, int(self.clocks.of[CAUSED, agent, agent]), location))
         self.gathered = np.maximum(self.gathered, self.clocks.release(agents))
         self.bytes += bytes
         self.pending -= count
@@ -46,6 +51,42 @@ class MBarrier:
             )
         self._end(location)
 
+    def take_part(self, agents: np.ndarray, what: str, location: tuple[Frame, ...]) -> None:
+        """These warps arrive, or issue a load, in the open phase: it must be certain that the phase before has ended, or
+        they could be counted there. So what each phase consists of is the same in every order."""
+        line = self._unknown(agents, self.phase - 1)
+        if line is not None:
+            raise BarrierError(
+                f"an {what} at {self.name} is counted in phase {self.phase}, and nothing tells its warp that phase {self.phase - 1} has ended: "
+                f"it could be counted there, and end that phase in place of another arrival",
+                fix=f"let whoever arrives at {self.name} wait first for what the phase before hands over, or count it in the barrier's arrivals",
+                location=location,
+                also={f"phase {self.phase - 1} also has what is at": line},
+            )
+    def _unknown(self, agents: np.ndarray, phase: int) -> tuple[Frame, ...] | None:
+        """The line of a part of an ended phase that some of these warps do not know of."""
+        known = self.clocks.of[CAUSED, agents]
+        for agent, time, line in self.parts.get(phase, ()):
+            if (known[:, agent] < time).any():
+                return line
+        if phase in self.loaded and (known[:, self.agent] < self.clocks.time(phase + 1)).any():
+            return self.parts[phase][-1][2]
+        return None
+
+    def expect(self, agents: np.ndarray, parity: int, location: tuple[Frame, ...]) -> None:
+        """These warps begin to wait for the phase with this parity. They must know that the one before it has ended: else the
+        wait could come a phase earlier, and go on at once."""
+        phase = self.phase - self.passed(parity)
+        line = self._unknown(agents, phase - 1)
+        if line is not None:
+            raise BarrierError(
+                f"a wait for phase {phase} of {self.name} comes from a warp to which nothing tells that phase {phase - 1} has ended: "
+                f"it could come before that, take phase {phase - 2} for the one it waits for, and go on at once",
+                fix=f"wait for the phases of {self.name} one after another",
+                location=location,
+                also={f"phase {phase - 1} has what is at": line},
+            )
+
     def pay(self, bytes: int, phase: int, known: np.ndarray, location: tuple[Frame, ...]) -> None:
         """`bytes` of a load, issued in `phase`, have landed, which tells waiters what is `known`."""
         if self.phase != phase:
@@ -55,7 +96,10 @@ class MBarrier:
                 location=location,
             )
         self.bytes -= bytes
-        self.gathered[SEEN, self.agent] = max(self.gathered[SEEN, self.agent], self.clocks.time(phase + 1))
+        self.gathered[[SEEN, CAUSED], self.agent] = np.maximum(
+            self.gathered[[SEEN, CAUSED], self.agent], self.clocks.time(phase + 1)
+        )
+        self.loaded.add(phase)
         self.gathered = np.maximum(self.gathered, known)
         if self.pending == 0 and self.bytes < 0:
             raise BarrierError(
@@ -80,6 +124,9 @@ class MBarrier:
         self.waits = [w for w in self.waits if w[0] >= self.phase]
         self.phase += 1
         self.pending = self.count
+        self.parts[self.phase] = []
+        self.parts.pop(self.phase - 4, None)
+        self.loaded.discard(self.phase - 4)
 
     def acquire(self, agents: np.ndarray, location: tuple[Frame, ...]) -> None:
         """These warps go on: they know what the ended phases tell."""

@@ -201,6 +201,8 @@ def _finishers(
             warps = slice(unit * m.span, (unit + 1) * m.span)
             agents[warps], stamps[warps] = barrier.agent, barrier.phase * TICK + step.number
             if pays:
+                issuers = warps if touch.access.proxy == "generic" else slice(warps.start, warps.start + 1)
+                barrier.take_part(m.agents[issuers], "load", step.op.location)
                 flight.payments.append((barrier, pays, barrier.phase))
                 barrier.loads.append(flight)
                 barrier.landed.append((barrier.phase, flight))
@@ -252,9 +254,10 @@ def launch(m: Machine, step: Step) -> Flight:
 
     issuers, clocks = m.agents if mask is None else m.agents[mask.warps], cluster.clocks
     known = clocks.of[:, issuers].max(axis=1)
-    if any(isinstance(t.access.done, Value) and t.access.proxy == "generic" for t in step.touches):
-        clocks.advance(issuers)  # a store of these threads, with the release of its mbarrier: it tells all they know
-    else:
+    paying = [t for t in step.touches if isinstance(t.access.done, Value)]
+    if paying:
+        clocks.advance(issuers)  # what they do from here on did not lead to the end of the phase
+    if not any(t.access.proxy == "generic" for t in paying):  # a store of these threads, released by its mbarrier, tells all
         known[:CAUSED] = 1  # an engine passes on no memory of who gave it work
     flight = Flight(flight_label(step), step.op.location, finish, known)
     cluster.flights.append(flight)

@@ -47,10 +47,26 @@ class Machine(Registers):
     def blocks_of(self, effect: Access | Sync | None) -> list[BlockState]:
         """The blocks of the cluster whose shared memory or barrier an effect means."""
         mask, rank = getattr(effect, "mask", None), getattr(effect, "rank", None)
+        blocks = self.block.cluster.blocks
         if mask is not None:
             bits = int(_one(self.unit_scalar(mask)))
-            return [b for b in self.block.cluster.blocks if bits >> b.rank & 1]
-        return [self.block] if rank is None else [self.block.cluster.blocks[int(_one(self.unit_scalar(rank)))]]
+            if not 0 < bits < 1 << len(blocks):
+                self._no_block(f"the multicast mask {bits:#x}", "set bits of blocks that are there, at least one")
+            return [b for b in blocks if bits >> b.rank & 1]
+        if rank is None:
+            return [self.block]
+        number = int(_one(self.unit_scalar(rank)))
+        if not 0 <= number < len(blocks):
+            self._no_block(f"rank {number}", f"ranks are 0 to {len(blocks) - 1}; wrap them, as in (rank + 1) % {len(blocks)}")
+        return [blocks[number]]
+
+    def _no_block(self, which: str, fix: str) -> None:
+        op = self.step.op
+        raise OutOfBoundsError(
+            f"{op.scope}.{op.name}: {which}, in a cluster of {len(self.block.cluster.blocks)} blocks",
+            fix=fix,
+            location=op.location,
+        )
 
     # Memory -------------------------------------------------------------------------------------------
 

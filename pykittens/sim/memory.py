@@ -16,6 +16,7 @@ from ..layouts import shared_offset
 from ..types import Global, SharedTile, SharedVector
 
 CHUNK = 16  # bytes
+INT_MAX = 2**31 - 1  # coordinates are ints
 _WIDE = np.dtype(np.complex128)  # NumPy's dtype of 16 bytes: only copied, never computed with
 
 
@@ -93,8 +94,14 @@ class GlobalArray:
     def check(self, first: tuple[int, ...], location: tuple[Frame, ...]) -> None:
         """Raises `OutOfBoundsError` where no part of a rectangle may be: a batch or depth outside, a negative row or column."""
         b, d, r, c = first
-        if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and r >= 0 and c >= 0:
+        if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and 0 <= r <= INT_MAX and 0 <= c <= INT_MAX:
             return
+        if max(r, c) > INT_MAX:
+            raise OutOfBoundsError(
+                f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) does not fit 32 bits: on a GPU it wraps",
+                fix="keep coordinates below 2**31: bound what is computed in u32 or i64, and subtract only what is smaller",
+                location=location,
+            )
         raise OutOfBoundsError(
             f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) is outside of its shape "
             f"{' x '.join(map(str, self.shape))} (batch, depth, rows, columns)",

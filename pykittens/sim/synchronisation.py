@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import OutOfBoundsError
 from ..ops.sync import NamedBarrierType
 from ..program import Sync
 from ..types import BarrierType
@@ -102,6 +103,8 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
     for barrier, parity, group in zip(mbarriers(m, sync.target, block), parities.tolist(), _groups(m), strict=True):
         together.setdefault((barrier, parity), []).append(group)
     waits = [(barrier, parity, np.concatenate(groups)) for (barrier, parity), groups in together.items()]
+    for barrier, parity, group in waits:
+        barrier.expect(group, parity, step.op.location)
 
     def ready() -> bool:
         for barrier, parity, _ in waits:
@@ -123,6 +126,15 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
 def _named(m: Machine, sync: Sync) -> Any:
     """(named barrier, warps) of each active unit."""
     index = np.broadcast_to(m.unit_scalar(sync.index), m.units).tolist()
+    count = getattr(sync.target, "count", 1)
+    wrong = [i for i in index if not 0 <= i < count]
+    if wrong:
+        assert sync.target is not None
+        raise OutOfBoundsError(
+            f"index {wrong[0]} of {count} named barriers {sync.target.label}: the hardware would take another barrier",
+            fix=f"keep the index within 0 to {count - 1}, or make more with pk.named_barrier(count={max(1, wrong[0] + 1)})",
+            location=m.step.op.location,
+        )
     return [(m.block.named_barrier(sync.target, i), group) for i, group in zip(index, _groups(m), strict=True)]  # type: ignore[arg-type]
 
 
