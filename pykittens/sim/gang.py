@@ -18,7 +18,7 @@ from ..program import Sync, Value
 from . import hazards
 from .machine import Machine
 from .registers import Mask
-from .roles import merge, part
+from .roles import join_parts, merge, part
 from .steps import Step, Touch, gang_size
 from .synchronisation import order
 
@@ -69,6 +69,29 @@ class Gang:
 
     def run(self, steps: list[Step]) -> Steps:
         """Runs a region, until its end or until all warps have left the loop around it."""
+        m = self.m
+        if m.warps == 1:
+            yield from self._steps(steps)
+            return
+        for several, size in m.block.cluster.grid_state.plan.segments(steps, m.warps):
+            if size == m.warps or m.mask is not None or m.flying:
+                yield from self._steps(several)
+            else:
+                yield from self._apart(several, size)
+            if self.leaving:
+                return
+
+    def _apart(self, steps: list[Step], size: int) -> Steps:
+        """Runs steps in which warps may wait for one another as smaller gangs."""
+        if self.children:
+            yield from self._join()
+        m = self.m
+        gangs = begin(m, steps, m.first, m.warps, size, m.role_first, self.crowd)
+        while not all(gang.ended for gang in gangs):
+            yield Blocked(lambda: all(gang.ended for gang in gangs), lambda: "")
+        join_parts(m, [gang.m for gang in gangs])
+
+    def _steps(self, steps: list[Step]) -> Steps:
         m = self.m
         work = m.block.cluster.report.operations
         for step in steps:
@@ -262,7 +285,13 @@ class Gang:
 
 def split(m: Machine, steps: list[Step], first: int, warps: int, role_first: int, crowd: Crowd) -> list[Gang]:
     """Gangs for `warps` warps of a machine that run `steps`, in the crowd from here on."""
-    size = gang_size(steps, warps)
+    return begin(m, steps, first, warps, gang_size(steps, warps), role_first, crowd)
+
+
+def begin(
+    m: Machine, steps: list[Step], first: int, warps: int, size: int, role_first: int, crowd: Crowd
+) -> list[Gang]:
+    """Gangs of `size` warps each for `warps` warps of a machine."""
     gangs = []
     for start in range(first, first + warps, size):
         env = {value: part(held, start - m.first, size, m.warps) for value, held in m.env.items()}

@@ -20,6 +20,26 @@ def part(held: Any, first: int, warps: int, of: int) -> Any:
     return held[first // span : -(-(first + warps) // span)]
 
 
+def join_parts(m: Machine, children: list[Machine]) -> None:
+    """What gangs that together are all warps of a machine changed and made."""
+    for child in children:
+        m.flying.update(child.flying)
+    for value in set.intersection(*(set(child.env) for child in children)):
+        if value not in m.env or any(child.env[value] is not child.given[value] for child in children):
+            m.env[value] = _whole([child.env[value] for child in children], [child.warps for child in children])
+
+
+def _whole(held: list[Any], warps: list[int]) -> Any:
+    """One value from those of gangs."""
+    if isinstance(held[0], Address):
+        return Address(_whole([x.base for x in held], warps), _whole([x.column for x in held], warps))
+    if isinstance(held[0], np.ndarray) and held[0].ndim > 1:
+        return np.concatenate(held)
+    rows = [np.broadcast_to(x, n) for x, n in zip(held, warps, strict=True)]
+    together = np.concatenate(rows)
+    return held[0] if not isinstance(held[0], np.ndarray) and (together == together[0]).all() else together
+
+
 def merge(m: Machine, child: Machine) -> None:
     """What a role changed of the values from before it."""
     first = child.first - m.first

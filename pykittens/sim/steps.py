@@ -88,6 +88,14 @@ class StepPlan:
         self.steps: list[Step] = []
         self.body = self._block(program.body)
         self.classes = self._classify()
+        self._segments: dict[tuple[int, int], list[tuple[list[Step], int]]] = {}
+
+    def segments(self, steps: list[Step], warps: int) -> list[tuple[list[Step], int]]:
+        """A region in runs of steps, and how many of a gang's warps go in lockstep through each: see `segments`."""
+        key = id(steps), warps
+        if key not in self._segments:
+            self._segments[key] = segments(steps, warps)
+        return self._segments[key]
 
     def _classify(self) -> ClassTable:
         """The classes of all accesses to global memory, which are told their numbers."""
@@ -148,6 +156,36 @@ def gang_size(steps: list[Step], warps: int) -> int:
         return warps
     size = max((s.span for s in _flat(steps) if _computes(s)), default=1)
     return size if size <= warps and warps % size == 0 else warps
+
+
+def segments(steps: list[Step], warps: int) -> list[tuple[list[Step], int]]:
+    """Runs of steps between those that all warps of a gang compute together: in such a run warps may wait for one another,
+    and then go in smaller gangs."""
+    found: list[tuple[list[Step], int]] = []
+    run: list[Step] = []
+
+    def add(several: list[Step], size: int) -> None:
+        if size == warps and found and found[-1][1] == warps:
+            found[-1][0].extend(several)
+        elif several:
+            found.append((list(several), size))
+
+    for step in steps:
+        if isinstance(step.op, Role) or _leaves(step) or any(s.span >= warps and _computes(s) for s in _flat([step])):
+            add(run, gang_size(run, warps))
+            run = []
+            add([step], warps)
+        else:
+            run.append(step)
+    add(run, gang_size(run, warps))
+    return found
+
+
+def _leaves(step: Step) -> bool:
+    """Whether it may leave the loop around it."""
+    if isinstance(step.op, BreakIf):
+        return True
+    return isinstance(step.op, When) and any(_leaves(s) for inner in step.inside.values() for s in inner)
 
 
 def _flat(steps: list[Step]) -> Iterable[Step]:
