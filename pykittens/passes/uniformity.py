@@ -43,9 +43,13 @@ class Condition(NamedTuple):
 
 
 def check_uniform(program: Program) -> None:
-    """Raises a `TraceError` for a collective operation in a branch or loop that only a part of its scope takes."""
-    if any(isinstance(op, (control.Range, control.While, control.When)) for op in program.walk()):
-        _Analysis(program).block(program.body, (), 0)
+    """Raises a `TraceError` for a collective operation in a branch or loop that only a part of its scope takes.
+
+    Leaves who has the same value, `Alike` by value, in the program's facts under "alike".
+    """
+    analysis = _Analysis(program)
+    analysis.block(program.body, (), 0)
+    program.facts["alike"] = analysis.known
 
 
 class _Analysis:

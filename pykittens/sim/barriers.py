@@ -63,6 +63,7 @@ class MBarrier:
                 location=location,
                 also={f"phase {self.phase - 1} also has what is at": line},
             )
+
     def _unknown(self, agents: np.ndarray, phase: int) -> tuple[Frame, ...] | None:
         """The line of a part of an ended phase that some of these warps do not know of."""
         known = self.clocks.of[CAUSED, agents]

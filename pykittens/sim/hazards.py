@@ -257,7 +257,9 @@ def launch(m: Machine, step: Step) -> Flight:
     paying = [t for t in step.touches if isinstance(t.access.done, Value)]
     if paying:
         clocks.advance(issuers)  # what they do from here on did not lead to the end of the phase
-    if not any(t.access.proxy == "generic" for t in paying):  # a store of these threads, released by its mbarrier, tells all
+    if not any(
+        t.access.proxy == "generic" for t in paying
+    ):  # a store of these threads, released by its mbarrier, tells all
         known[:CAUSED] = 1  # an engine passes on no memory of who gave it work
     flight = Flight(flight_label(step), step.op.location, finish, known)
     cluster.flights.append(flight)

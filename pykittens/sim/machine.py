@@ -57,7 +57,9 @@ class Machine(Registers):
             return [self.block]
         number = int(_one(self.unit_scalar(rank)))
         if not 0 <= number < len(blocks):
-            self._no_block(f"rank {number}", f"ranks are 0 to {len(blocks) - 1}; wrap them, as in (rank + 1) % {len(blocks)}")
+            self._no_block(
+                f"rank {number}", f"ranks are 0 to {len(blocks) - 1}; wrap them, as in (rank + 1) % {len(blocks)}"
+            )
         return [blocks[number]]
 
     def _no_block(self, which: str, fix: str) -> None:

@@ -94,7 +94,7 @@ class StepPlan:
         """A region in runs of steps, and how many of a gang's warps go in lockstep through each: see `segments`."""
         key = id(steps), warps
         if key not in self._segments:
-            self._segments[key] = segments(steps, warps)
+            self._segments[key] = segments(steps, warps, self.program.facts.get("alike", {}))
         return self._segments[key]
 
     def _classify(self) -> ClassTable:
@@ -158,9 +158,9 @@ def gang_size(steps: list[Step], warps: int) -> int:
     return size if size <= warps and warps % size == 0 else warps
 
 
-def segments(steps: list[Step], warps: int) -> list[tuple[list[Step], int]]:
-    """Runs of steps between those that all warps of a gang compute together: in such a run warps may wait for one another,
-    and then go in smaller gangs."""
+def segments(steps: list[Step], warps: int, alike: dict[Value, Any]) -> list[tuple[list[Step], int]]:
+    """Runs of steps between those that all warps of a gang compute together. Where warps may wait for one another in such a
+    run, since they do not all wait for the same in it, they go in smaller gangs."""
     found: list[tuple[list[Step], int]] = []
     run: list[Step] = []
 
@@ -170,15 +170,28 @@ def segments(steps: list[Step], warps: int) -> list[tuple[list[Step], int]]:
         elif several:
             found.append((list(several), size))
 
+    def end() -> None:
+        apart = any(_differs(s, warps, alike) for s in _flat(run))
+        add(run, gang_size(run, warps) if apart else warps)
+        run.clear()
+
     for step in steps:
         if isinstance(step.op, Role) or _leaves(step) or any(s.span >= warps and _computes(s) for s in _flat([step])):
-            add(run, gang_size(run, warps))
-            run = []
+            end()
             add([step], warps)
         else:
             run.append(step)
-    add(run, gang_size(run, warps))
+    end()
     return found
+
+
+def _differs(step: Step, warps: int, alike: dict[Value, Any]) -> bool:
+    """Whether the warps of a gang may go different ways here, or wait for different things."""
+    decides = isinstance(step.op, (Range, When, BreakIf)) or any(
+        isinstance(e, Sync) and e.kind == "wait" for e in (*step.before, *step.after)
+    )
+    known = [alike[v].warps for v in step.op.operands() if v in alike]
+    return decides and any(n > 0 and n % warps for n in known)
 
 
 def _leaves(step: Step) -> bool:

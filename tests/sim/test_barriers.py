@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens import bf16, f32, warp, warpgroup
+from pykittens import bf16, f32, i32, i64, u32, warp, warpgroup
 from pykittens.ops.sync import Barrier
 from pykittens.program import Scope
 from pykittens.types import Coalesced
@@ -480,3 +480,135 @@ def test_another_block_s_memory_before_it_runs() -> None:
             rows.simulate(x, y)
         found.append(str(caught.value))
     assert "which may not run yet" in found[0] and "reads terms" in found[1]
+
+
+def test_warps_of_one_gang_hand_over_to_each_other() -> None:
+    """A block-wide load makes all four warps one gang; what one makes for another afterwards is waited for all the same."""
+
+    @pk.kernel(warps=4)
+    def kernel(x: pk.gl(f32, 64, 16), y: pk.gl(f32, 16, 16)) -> None:
+        t, s, b = pk.shared(pk.st(f32, 64, 16)), pk.shared(pk.st(f32, 16, 16)), pk.barrier()
+        pk.block.load_into(t, x, (0, 0))
+        pk.block.sync()
+        for _ in pk.range(1):
+            with pk.when(warp.index == 0):
+                pk.wait(b, 0, scope=warp)
+                warp.store(y, warp.load(s), (0, 0))
+            with pk.when(warp.index == 1):
+                warp.store(s, warp.load(t[16:32, :]))
+                warp.sync()
+                pk.arrive(b, scope=warp)
+
+    x = np.arange(1024, dtype=np.float32).reshape(64, 16)
+    for seed in ORDERS:
+        y = np.zeros((16, 16), np.float32)
+        kernel.simulate(x, y, seed=seed)
+        assert np.array_equal(y, x[16:32])
+
+
+def test_turns_beside_what_the_whole_role_does() -> None:
+    @pk.kernel(warps=8)
+    def kernel(x: pk.gl(f32, 128, 16), y: pk.gl(f32, 128, 16)) -> None:
+        t = pk.shared(pk.st(f32, 128, 16))
+        with pk.role("work", warpgroups=2) as me:
+            pk.block.load_into(t, x, (0, 0))
+            pk.block.sync()
+            turns = pk.turns(2)
+            turns.start(me)
+            for _ in pk.range(3):
+                turns.wait(me)
+                warpgroup.store(y, warpgroup.load(t.part(me * 64, 0, 64, 16)), (me, 0))
+                turns.give(me)
+            turns.finish(me)
+
+    x = np.arange(2048, dtype=np.float32).reshape(128, 16)
+    for seed in ORDERS:
+        y = np.zeros((128, 16), np.float32)
+        kernel.simulate(x, y, seed=seed)
+        assert np.array_equal(y, x)
+
+
+def phases(right: bool, what: str) -> pk.Kernel:
+    """Two readers of a slot, one of which does what could end or pass another phase."""
+
+    @pk.kernel(warps=3)
+    def kernel(x: pk.gl(f32, 48, 16), y: pk.gl(f32, 96, 16)) -> None:
+        t, full, empty = pk.shared(pk.st(f32, 16, 16)), pk.barrier(name="full"), pk.barrier(2, name="empty")
+        with pk.role("load", warps=1):
+            for i in range(3):
+                if right or what != "late" or i:
+                    pk.wait(empty, (i + 1) & 1)
+                pk.tma.expect(full, t)
+                pk.tma.load(t, x, (i, 0), full)
+                if not right and what == "late" and not i:
+                    pk.wait(empty, 1)
+        for reader in range(2):
+            with pk.role(f"reader {reader}", warps=1):
+                for i in range(3):
+                    if right or what != "skipped" or reader or i != 1:
+                        pk.wait(full, i & 1)
+                    warp.store(y, warp.load(t), (i + 3 * reader, 0))
+                    pk.arrive(empty)
+                    if not right and what == "twice" and reader and i == 1:
+                        pk.arrive(empty)
+
+    return kernel
+
+
+@pytest.mark.parametrize("what", ["late", "twice", "skipped"])
+def test_a_phase_is_the_same_in_every_order(what: str) -> None:
+    x = np.zeros((48, 16), np.float32)
+    for seed in [None, *range(1, 12)]:
+        assert phases(True, what).simulate(x, np.zeros((96, 16), np.float32), seed=seed).clean
+        with pytest.raises(pk.Diagnosis) as found:
+            phases(False, what).simulate(x, np.zeros((96, 16), np.float32), seed=seed)
+        assert "fix:" in str(found.value)
+
+
+@pytest.mark.parametrize(("rank", "found"), [("-1", True), ("2", True), ("1", False)])
+def test_ranks_are_those_of_the_cluster(rank: str, found: bool) -> None:
+    @pk.kernel(warps=4, grid=(2, 1, 1), cluster=(2, 1, 1))
+    def kernel(n: i32) -> None:
+        t = pk.shared(pk.st(f32, 64, 16))
+        pk.cluster.sync()
+        with pk.when(pk.cluster.rank == 0):
+            warpgroup.store(t, warpgroup.ones(f32, 64, 16), rank=n)
+        pk.cluster.sync()
+
+    if not found:
+        assert kernel.simulate(int(rank)).clean
+        return
+    with pytest.raises(pk.OutOfBoundsError, match=f"rank {rank}, in a cluster of 2"):
+        kernel.simulate(int(rank))
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+def test_named_barriers_are_those_that_were_made(index: int) -> None:
+    @pk.kernel(warps=2)
+    def kernel(n: i32) -> None:
+        b = pk.named_barrier(warps=2, count=2)
+        with pk.role("a", warps=1):
+            warp.arrive_at(b, n)
+        with pk.role("b", warps=1):
+            warp.sync_at(b, n)
+
+    assert kernel.simulate(1).clean
+    with pytest.raises(pk.OutOfBoundsError, match=f"index {index} of 2 named barriers"):
+        kernel.simulate(index)
+
+
+@pytest.mark.parametrize(("wide", "row"), [(False, 2**32 - 16), (True, 2**32), (True, 2**31)])
+def test_coordinates_fit_32_bits(wide: bool, row: int) -> None:
+    @pk.kernel(warps=1)
+    def of_u32(n: u32, x: pk.gl(f32, "N", 16), y: pk.gl(f32, 16, 16)) -> None:
+        warp.store(y, warp.load(x, pk.at(n, 0), rows=16), (0, 0))
+
+    @pk.kernel(warps=1)
+    def of_i64(n: i64, x: pk.gl(f32, "N", 16), y: pk.gl(f32, 16, 16)) -> None:
+        warp.store(y, warp.load(x, pk.at(n, 0), rows=16), (0, 0))
+
+    kernel = of_i64 if wide else of_u32
+    x, y = np.zeros((64, 16), np.float32), np.zeros((16, 16), np.float32)
+    assert kernel.simulate(48, x, y).clean and kernel.simulate(2**31 - 1, x, y).clean
+    with pytest.raises(pk.OutOfBoundsError, match="does not fit 32 bits"):
+        kernel.simulate(row, x, y)
