@@ -1,4 +1,8 @@
-"""What every change must pass: style, types, tests. `python tests/all.py` runs all of it, also after a failure."""
+"""What every change must pass: style, types, tests. `python tests/all.py` runs all of it, also after a failure.
+
+`python tests/all.py --whole` also runs whole what is exhaustive and runs thin otherwise: every configuration of every
+kernel for every architecture, all random programs. That takes long, and has no budget.
+"""
 
 import subprocess
 import sys
@@ -9,16 +13,46 @@ CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
-    ("pytest", "-q", "-n", "auto", "--timeout", "240"),
+    ("pytest", "-q", "-n", "auto", "--timeout", "240", "--budget"),
     # Tables in the texts that no longer say what benchmarks/results holds.
     ("benchmarks.tables", "--check"),
 )
+# Seconds of work that a kind of test may take on one core of the slowest machine that CI runs on: twice what it takes
+# on a good day. Two cores share them, so that all of it is done in less than five minutes.
+BUDGET = {
+    "compiled kernels": 150,
+    "simulated kernels": 90,
+    "removals": 150,
+    "operations": 120,
+    "torch and functions": 120,
+    "everything else": 240,
+}
+KINDS = {
+    "tests/test_kernels_compile": "compiled kernels",
+    "tests/gpu": "compiled kernels",
+    "tests/test_kernels_simulate": "simulated kernels",
+    "tests/kernels": "simulated kernels",
+    "tests/test_removal": "removals",
+    "tests/ops": "operations",
+    "tests/test_conformance": "operations",
+    "tests/test_thread_map": "operations",
+    "tests/functions": "torch and functions",
+    "tests/test_operators": "torch and functions",
+}
+
+
+def kind_of(test: str) -> str:
+    """The kind of a test, by its id."""
+    return next((kind for path, kind in KINDS.items() if test.startswith(path)), "everything else")
 
 
 def main() -> int:
     """The number of checks that failed."""
     failed = []
+    whole = "--whole" in sys.argv[1:]
     for check in CHECKS:
+        if whole and check[0] == "pytest":
+            check = ("pytest", "-q", "-n", "auto", "--whole")
         print(f"\n$ {' '.join(check)}", flush=True)
         start = time.perf_counter()
         if subprocess.run([sys.executable, "-m", *check], cwd=Path(__file__).parents[1]).returncode:

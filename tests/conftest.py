@@ -1,11 +1,40 @@
-"""For all tests: a cache of their own, and tests marked `gpu` only where there is a GPU."""
+"""For all tests: a cache of their own, tests marked `gpu` only where there is a GPU, and what each kind of test takes."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pykittens.gpu import driver
+from tests.all import BUDGET, kind_of
+
+SECONDS: Counter[str] = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="what is exhaustive is run whole, not thin")
+    parser.addoption(
+        "--budget", action="store_true", help="fail if a kind of test takes longer than tests/all.py allows"
+    )
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    SECONDS[kind_of(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With `--budget`: a kind of test that takes too long fails the run."""
+    if session.config.getoption("budget") and any(SECONDS[kind] > BUDGET[kind] for kind in BUDGET):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.getoption("budget"):
+        terminalreporter.section("seconds of work by kind of test, and how many it may take")
+        for kind, most in BUDGET.items():
+            over = "  TOO LONG" if SECONDS[kind] > most else ""
+            terminalreporter.line(f"{kind:32} {SECONDS[kind]:6.0f} {most:6}{over}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,7 @@
-"""Every shipped kernel, in every configuration, for each of its architectures: no spills, the instructions it was written for."""
+"""Every shipped kernel, in every configuration and for each of its architectures: no spills, the instructions it was written for.
+
+Every pair of the two with `--whole`; else each configuration once, and each architecture at least once.
+"""
 
 import pytest
 
@@ -9,15 +12,30 @@ from pykittens.kernels.registry import KERNELS
 from pykittens.kernels.source_length import count_lines
 
 TOGETHER = 6  # configurations of a test: they are compiled alone, and disassembled together
-CASES = [
-    pytest.param(row, arch, found[i : i + TOGETHER], id=f"{row.name}-{arch}-{i}")
-    for row in KERNELS.values()
-    for arch in row.architectures
-    for found in [
-        [(label(choice), instance) for choice, instance in row.configurations() if arch in row.targets(instance)]
-    ]
-    for i in range(0, len(found), TOGETHER)
-]
+
+
+def choices(row: Shipped, whole: bool) -> dict[str, list[tuple[str, Instance]]]:
+    """The configurations to compile for each architecture: all of them (`--whole`), or each for one architecture in turn
+    and, so that none is left out, the first that an architecture runs."""
+    found: dict[str, list[tuple[str, Instance]]] = {arch: [] for arch in row.architectures}
+    for number, (choice, instance) in enumerate(row.configurations()):
+        targets = row.targets(instance)
+        for place, arch in enumerate(targets):
+            if whole or place == number % len(targets) or not found[arch]:
+                found[arch].append((label(choice), instance))
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "found" in metafunc.fixturenames:
+        whole = metafunc.config.getoption("whole")
+        cases = [
+            pytest.param(row, arch, found[i : i + TOGETHER], id=f"{row.name}-{arch}-{i}")
+            for row in KERNELS.values()
+            for arch, found in choices(row, whole).items()
+            for i in range(0, len(found), TOGETHER)
+        ]
+        metafunc.parametrize(("row", "arch", "found"), cases)
 
 
 def faults(cubin: Cubin, found: Instance) -> list[str]:
@@ -29,7 +47,6 @@ def faults(cubin: Cubin, found: Instance) -> list[str]:
     return wrong + ([f"{cubin.registers} registers for {threads} threads"] if cubin.registers * threads > 65536 else [])
 
 
-@pytest.mark.parametrize(("row", "arch", "found"), CASES)
 def test_compiles_well(row: Shipped, arch: str, found: list[tuple[str, Instance]]) -> None:
     cubins = [cache.load_or_compile(instance.cuda(arch), arch) for _, instance in found]
     wrong = {}
@@ -40,6 +57,14 @@ def test_compiles_well(row: Shipped, arch: str, found: list[tuple[str, Instance]
         ):
             wrong[name] = bad
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize("row", KERNELS.values(), ids=lambda row: row.name)
+def test_every_configuration_and_every_architecture_is_compiled(row: Shipped) -> None:
+    thin, whole = choices(row, False), choices(row, True)
+    for found in (thin, whole):
+        assert all(found.values()), found
+        assert {name for some in found.values() for name, _ in some} == {label(c) for c, _ in row.configurations()}
 
 
 @pytest.mark.parametrize("row", KERNELS.values(), ids=lambda row: row.name)
