@@ -24,7 +24,7 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
 SERIALIZED = frozenset({7504, 7507, 7508, 7509, 7510, 7511, 7512, 7515, 7517, 7519, 7602})
 
 # With a driver present NVRTC keeps a cache of its own, and what it takes from there comes without a report.
-_FLAGS = ("--std=c++17", "--ptxas-options=-v", "--no-cache")
+_FLAGS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v", "--no-cache")
 
 
 class CompileError(Exception):
@@ -68,7 +68,7 @@ class Cubin:
 def compile(source: str, arch: str, *, options: tuple[str, ...] = ()) -> Cubin:
     """Compiles CUDA C that defines exactly one `__global__` function, for one architecture.
 
-    Nothing is included and no fast-math flag is set (-fmad, on by default in CUDA, stays on): the text says
+    Nothing is included, and nothing is contracted into fused multiply-adds (-fmad, on in CUDA, is off): the text says
     what it wants, `options` what it wants of NVRTC. `#line` directives make messages point at Python.
 
     Raises `CompileError` with the compiler's log, `CompilerMissing` where there is no NVRTC, ValueError for

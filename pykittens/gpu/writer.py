@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import Frame, ResourceError
 from ..layouts import Sym
 from ..ops import control
+from ..ops.conversion import convert_c
 from ..ops.mbarrier import MBARRIER
 from ..ops.scalars import literal
 from ..passes.registers import at_launch
@@ -140,19 +141,22 @@ class Writer:
             )
         self.prelude(FP8)
 
-    def from_memory(self, text: str, dtype: DType) -> str:
-        """An element as it lies in memory, as float, int or bool."""
-        if dtype.bits == 8 and dtype.kind == "f":
+    def from_memory(self, text: str, memory: DType, held: DType) -> str:
+        """An element as it lies in memory, as an element of `held`: 16-bit floats stand as float, 8-bit integers as int."""
+        if memory.bits == 8 and memory.kind == "f":
             self._need_fp8()
-        if dtype.bits == 8 and dtype.kind == "i":  # lies in memory as unsigned bits
-            return f"(int)({dtype.c})({text})"
-        return f"pk_{dtype}_float({text})" if dtype.kind == "f" and dtype.bits < 32 else text
+        if memory.bits == 8 and memory.kind == "i":  # lies in memory as unsigned bits
+            text = f"({memory.c})({text})"
+        if memory.kind == "f" and memory.bits < 32:
+            text = f"pk_{memory}_float({text})"
+        return convert_c(text, memory, held)
 
-    def to_memory(self, text: str, dtype: DType) -> str:
-        """A float, int or bool as it lies in memory."""
-        if dtype.bits == 8 and dtype.kind == "f":
+    def to_memory(self, text: str, memory: DType, held: DType) -> str:
+        """An element of `held` as it lies in memory."""
+        if memory.bits == 8 and memory.kind == "f":
             self._need_fp8()
-        return f"pk_float_{dtype}({text})" if dtype.kind == "f" and dtype.bits < 32 else f"({dtype.c})({text})"
+        value = convert_c(text, held, memory)
+        return f"pk_float_{memory}({value})" if memory.kind == "f" and memory.bits < 32 else f"({memory.c})({value})"
 
     def bits(self, text: str, dtype: DType) -> str:
         """Unsigned bits as the memory type of `dtype`."""

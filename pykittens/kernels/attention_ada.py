@@ -59,8 +59,8 @@ def attend(
             if causal:
                 score[:] = pk.where(column <= pk.row_index(score) + (me * 16 + diagonal), score, -pk.inf)
             highest = pk.maximum(peak, score.row_max() * c)
-            weight, shrink = pk.exp2(score * c - highest), pk.exp2(peak - highest)
-            total[:] = total * shrink + weight.row_sum()
+            weight, shrink = pk.exp2(pk.fma(score, c, -highest)), pk.exp2(peak - highest)
+            total[:] = pk.fma(total, shrink, weight.row_sum())
             out *= shrink
             warp.mma_AB(out, weight.to(q.dtype), values.part(i * 16, 0, 16, q.cols))
             peak[:] = highest

@@ -90,7 +90,7 @@ def attend(
                 score[:] = pk.where(column <= pk.row_index(score) + diagonal, score, -pk.inf)
         highest = pk.maximum(peak, score.row_max() * c)
         weight, shrink = pk.exp2(pk.fma(score, c, -highest)), pk.exp2(peak - highest)
-        total[:] = total * shrink + weight.row_sum(partial=True)
+        total[:] = pk.fma(total, shrink, weight.row_sum(partial=True))
         out *= shrink
         peak[:] = highest
         group.mma_AB(out, weight.to(q.dtype), value)

@@ -130,9 +130,9 @@ def attend(
                 shift = (
                     pk.where(highest > -pk.inf, highest * c, 0.0) if masked else highest * c
                 )  # 0 for a row that has seen no key yet
-                shrink[:] = pk.exp2(peak * c - shift)
-                peak[:], made = highest, pk.exp2(score * c - shift)
-                total[:] = made.row_sum(partial=True, onto=total * shrink)
+                shrink[:] = pk.exp2(pk.fma(peak, c, -shift))
+                peak[:], made = highest, pk.exp2(pk.fma(score, c, -shift))
+                total[:] = made.row_sum(partial=True, onto=total, fade=shrink)
                 k_ring.release(after=shrink)  # the wait below stays behind it: its product runs beside this arithmetic
                 if product:
                     warpgroup.wait(out)
@@ -162,7 +162,9 @@ def attend(
             warpgroup.tma.store(o, mine, (batch, head, block * consumers + me, 0))
             warpgroup.tma.commit()
             if with_lse:
-                warpgroup.store(lse, (peak * c + pk.log2(sums)) * (1 / LOG2E), (batch, head, block * consumers + me))
+                warpgroup.store(
+                    lse, pk.fma(peak, c, pk.log2(sums)) * (1 / LOG2E), (batch, head, block * consumers + me)
+                )
             warpgroup.tma.wait(read=True)
             q_ring.release()
         turns.finish(me)

@@ -70,9 +70,9 @@ def gated(
     if config.kind == "silu":
         x = x * pk.sigmoid(x)
     elif config.kind == "gelu":
-        x = x * (pk.erf(x * 0.7071067811865476) * 0.5 + 0.5)
+        x = x * pk.fma(pk.erf(x * 0.7071067811865476), 0.5, 0.5)
     else:
-        x = x * pk.sigmoid(x * (x * x * 0.0713548162726) + x * 1.5957691216057308)
+        x = x * pk.sigmoid(x * pk.fma(x * x, 0.0713548162726, 1.5957691216057308))
     warp.store(o, x * y, at, hint=config.store_hint)
 
 

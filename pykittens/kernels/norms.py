@@ -70,13 +70,15 @@ def normalize(
         if s is not None:
             mine.store(s, value)
         if centred:
-            value = mine.cut(value - mine.sum(value) * (1 / config.n), 0.0)
-        value = value * pk.rsqrt(mine.sum(value * value) * (1 / config.n) + eps)
-        scale, shift = (mine.load_weight(w) if w is not None else None for w in (weight, bias))
-        if scale is not None:
-            value = value * scale.to(f32)
-        if shift is not None:
-            value = value + shift.to(f32)
+            value = mine.cut(pk.fma(mine.sum(value), -1 / config.n, value), 0.0)
+        value = value * pk.rsqrt(pk.fma(mine.dot(value, value), 1 / config.n, eps))
+        scale, shift = (mine.load_weight(w).to(f32) if w is not None else None for w in (weight, bias))
+        if scale is not None and shift is not None:
+            value = pk.fma(value, scale, shift)
+        elif scale is not None:
+            value = value * scale
+        elif shift is not None:
+            value = value + shift
         mine.store(y, value)
 
 

@@ -103,7 +103,9 @@ def rotate(
         )
 
     def turn(a, b):
-        return (a * c + b * s, b * c - a * s) if back else (a * c - b * s, b * c + a * s)
+        if back:
+            return pk.fma(a, c, b * s), pk.fma(b, c, -(a * s))
+        return pk.fma(a, c, -(b * s)), pk.fma(b, c, a * s)
 
     angles = Coalesced(layout.lanes, layout.width // 2) if config.interleaved else layout
     c, s = (

@@ -277,6 +277,9 @@ class Mine:
     def sum(self, value: Any) -> Any:
         return value.row_sum(cluster=self.config.cluster > 1)
 
+    def dot(self, a: Any, b: Any) -> Any:
+        return a.row_dot(b, cluster=self.config.cluster > 1)
+
     def sums(self, *values: Any) -> list[Any]:
         """`sum` of each; several warps meet once for all."""
         return pk.row_sums(*values, cluster=self.config.cluster > 1)

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import ResourceError, TypeRuleError
+from ..numerics import EXACT, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..thread_map import ONE_THREAD
-from ..types import ScalarType, SharedVector, Type, f32, i32, u32
+from ..types import DType, ScalarType, SharedVector, Type, f32, i32, u32
 from .addressing import MEMORY, GlobalText, vector_address
+from .conversion import conversion_numerics
+from .element import scalar_to_memory
 from .samples import Rectangle, Sample, pasted
-from .scalars import promoted, scalar_dtype
+from .scalars import as_dtype, as_number, promoted, scalar_dtype
 
 DTYPES = (i32, u32, f32)
 
@@ -31,6 +34,12 @@ class AtomicAdd(Op):
     value: Operand
 
     single_thread = True
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        if self.target.type.dtype.kind != "f":
+            return EXACT.with_special("wraps")
+        return Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
 
     @property
     def uniform_over(self) -> int:  # type: ignore[override]
@@ -54,7 +63,7 @@ class AtomicAdd(Op):
     def numpy(self, m: NumpyMachine) -> Any:
         if self.scope.warps > 1 and m.warps > 1:
             raise self._crowd()
-        return m.add_element(self.target, m.unit_scalar(self.value))
+        return m.add_element(self.target, as_number(m.unit_scalar(self.value), self.target.type.dtype))
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "reduce", ONE_THREAD, order="relaxed", reduction="add"),)
@@ -64,7 +73,7 @@ class AtomicAdd(Op):
             raise self._crowd()
         c.prelude(MEMORY)
         dtype = self.target.type.dtype
-        g, value = GlobalText(c, self.target, const=False), c.scalar(self.value, dtype)
+        g, value = GlobalText(c, self.target, const=False), as_dtype(c, self.value, dtype)
         if c.elected:
             c.define(self.result, f"atomicAdd({g.pointer}, {value})")
             return
@@ -106,17 +115,25 @@ class StoreOne(Op):
         scalar_dtype(self.value)
         return ()
 
+    @property
+    def memory(self) -> DType:
+        type = self.target.type
+        assert isinstance(type, SharedVector)
+        return type.dtype
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(scalar_dtype(self.value) or self.memory, self.memory)
+
     def numpy(self, m: NumpyMachine) -> None:
-        m.write_element(self.target, self.at, m.unit_scalar(self.value))
+        m.write_element(self.target, self.at, as_number(m.unit_scalar(self.value), self.memory))
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", ONE_THREAD, at=self.at),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
-        type = self.target.type
-        assert isinstance(type, SharedVector)
-        value = c.raw(c.to_memory(c.scalar(self.value, type.dtype), type.dtype), type.dtype)
+        value = c.raw(scalar_to_memory(c, self.value, self.memory), self.memory)
         c.line(f"{c.elect(self.scope)}pk_st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {value});")
 
     @classmethod

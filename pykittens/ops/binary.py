@@ -9,36 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..layouts import Sym
+from ..numerics import ROUNDED, Numerics
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
-from .broadcast import Register, broadcast, common_type, read, same_dtype
+from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma
+from .broadcast import Register, common_type, operand, read, same_dtype
+from .conversion import convert
 from .samples import Sample, tiles, vectors
-from .unary import MATH
-
-# kind: (NumPy function, C expression for floats, for integers and bools or "")
-BINARY: dict[str, tuple[Any, str, str]] = {
-    "add": (np.add, "{a} + {b}", "{a} + {b}"),
-    "sub": (np.subtract, "{a} - {b}", "{a} - {b}"),
-    "mul": (np.multiply, "{a} * {b}", "{a} * {b}"),
-    "div": (np.divide, "pk_fdiv({a}, {b})", ""),
-    "max": (np.maximum, "fmaxf({a}, {b})", "max({a}, {b})"),
-    "min": (np.minimum, "fminf({a}, {b})", "min({a}, {b})"),
-    "and": (np.bitwise_and, "", "{a} & {b}"),
-    "or": (np.bitwise_or, "", "{a} | {b}"),
-    "xor": (np.bitwise_xor, "", "{a} ^ {b}"),
-    "shl": (np.left_shift, "", "{a} << {b}"),
-    "shr": (np.right_shift, "", "{a} >> {b}"),
-    "lt": (np.less, "{a} < {b}", "{a} < {b}"),
-    "le": (np.less_equal, "{a} <= {b}", "{a} <= {b}"),
-    "gt": (np.greater, "{a} > {b}", "{a} > {b}"),
-    "ge": (np.greater_equal, "{a} >= {b}", "{a} >= {b}"),
-    "eq": (np.equal, "{a} == {b}", "{a} == {b}"),
-    "ne": (np.not_equal, "{a} != {b}", "{a} != {b}"),
-}
-
-
-COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
-
+from .scalars import FORMULAS
 
 # Two 16-bit floats at a time; a product is a * b + -0.
 PACKED_FMA = """
@@ -61,6 +40,8 @@ class Binary(Op):
         dtype = same_dtype(self.kind, self.a, self.b)
         if self.kind == "div" and dtype.kind != "f":
             raise TypeRuleError(f"/ takes floats, not {dtype}", fix="convert with x.to(pk.f32)")
+        if dtype is bool_ and self.kind not in ("and", "or", "xor", "eq", "ne"):
+            raise TypeRuleError(f"{self.kind} takes numbers, not {dtype}", fix="convert the mask with x.to(pk.i32)")
         if self.kind in ("and", "or", "xor", "shl", "shr") and dtype.kind == "f":
             raise TypeRuleError(f"{self.kind} takes integers and masks, not {dtype}", fix="compare first, or convert")
         partial = [isinstance(x, Value) and getattr(x.type, "partial", False) for x in (self.a, self.b)]
@@ -72,20 +53,17 @@ class Binary(Op):
     def _dtype(self) -> DType:
         return same_dtype(self.kind, self.a, self.b)
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return arithmetic_numerics(self.kind, self._dtype())
+
     def numpy(self, m: NumpyMachine) -> Any:
         shape, dtype = self.result.type, self._dtype()
-        wide = np.dtype(np.float32) if dtype.kind == "f" else dtype.numpy
-        a, b = (broadcast(m, x, shape) for x in (self.a, self.b))
-        a, b = (x.astype(wide) if isinstance(x, np.ndarray) and x.dtype != wide else x for x in (a, b))
-        a, b = (wide.type(x) if not isinstance(x, np.ndarray) else x for x in (a, b))
-        with np.errstate(all="ignore"):
-            out = BINARY[self.kind][0](a, b)
-        if self.kind in ("max", "min") and dtype.kind == "f":
-            out = np.where(np.isnan(a), b, np.where(np.isnan(b), a, out))  # PTX max/min: a NaN operand loses
-        return np.broadcast_to(out, (m.units, *shape.shape)).astype(shape.dtype.numpy)
+        a, b = (operand(m, x, shape, dtype) for x in (self.a, self.b))
+        out = calculate(self.kind, a, b)
+        return convert(np.broadcast_to(out, (m.units, *shape.shape)), shape.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.prelude(MATH)
         shape, dtype = self.result.type, self._dtype()
         if (
             self.kind == "mul"
@@ -94,9 +72,9 @@ class Binary(Op):
         ):
             self._packed_product(c, shape, dtype)
             return
-        text = BINARY[self.kind][1 if dtype.kind == "f" else 2]
         c.map(
-            self.result, lambda r: text.format(a=read(c, self.a, shape, r, dtype), b=read(c, self.b, shape, r, dtype))
+            self.result,
+            lambda r: calculate_c(c, self.kind, dtype, *(read(c, x, shape, r, dtype) for x in (self.a, self.b))),
         )
 
     def _packed_product(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
@@ -109,8 +87,10 @@ class Binary(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for kind, (formula, of_floats, of_integers) in BINARY.items():
-            ours = {"max": np.fmax, "min": np.fmin}.get(kind, formula)  # a NaN operand loses
+        for kind, (_, of_floats, of_integers) in OPERATIONS.items():
+            if kind in ("floordiv", "mod"):
+                continue
+            ours = np.divide if kind == "div" else FORMULAS[kind]
             dtypes = ((f32, bf16, f16) if of_floats else ()) + ((i32, u32) if of_integers else ())
             for dtype in (*dtypes, *((bool_,) if kind in ("and", "or", "xor", "eq", "ne") else ())):
                 tile = RegisterTile(dtype, 16, 32)
@@ -161,26 +141,35 @@ class Fma(Op):
             raise TypeRuleError(f"fma takes floats, not {dtype}", fix="write a * b + c")
         return (with_dtype(common_type("fma", self.a, self.b, self.c), dtype),)
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        narrow = self.result.type.dtype.packed  # type: ignore[union-attr]
+        return ROUNDED.with_special("numbers are rounded to the dtype first") if narrow else ROUNDED
+
     def numpy(self, m: NumpyMachine) -> Any:
         shape = self.result.type
-        a, b, c = (np.asarray(broadcast(m, x, shape), np.float64) for x in (self.a, self.b, self.c))
-        with np.errstate(all="ignore"):
-            out = a * b + c
-            return np.broadcast_to(out, (m.units, *shape.shape)).astype(np.float32).astype(shape.dtype.numpy)
+        dtype = shape.dtype
+        a, b, c = (convert(operand(m, x, shape, dtype), dtype) for x in (self.a, self.b, self.c))
+        return np.broadcast_to(fma(a, b, c, dtype), (m.units, *shape.shape))
 
     def cuda(self, c: CudaWriter) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
-        if dtype.packed and all(isinstance(x, Value) and x.type == shape for x in (self.a, self.b, self.c)):
-            c.prelude(PACKED_FMA)
-            name, words = c.declare(self.result), -(-shape.registers // 2)
-            c.line(
-                f"PK_UNROLL for (int i = 0; i < {words}; i++) {name}[i] = pk_fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], {c[self.c]}[i]);"
-            )
+        operands = (self.a, self.b, self.c)
+        if not dtype.packed:
+            c.map(self.result, lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in operands)))
             return
-        c.map(
-            self.result,
-            lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in (self.a, self.b, self.c))),
-        )
+        c.prelude(PACKED_FMA)
+        name = c.declare(self.result)
+        words = ", ".join(self._word(c, x, shape) for x in operands)
+        c.line(f"PK_UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = pk_fma_{dtype}({words});")
+
+    def _word(self, c: CudaWriter, x: Operand, shape: Register) -> str:
+        """C for the two elements of an operand that go with word `i` of the result."""
+        if isinstance(x, Value) and x.type == shape:
+            return f"{c[x]}[i]"
+        last = shape.registers - 1  # an odd number of registers leaves half of the last word
+        pair = (read(c, x, shape, Sym(text), shape.dtype) for text in ("(2 * i)", f"min(2 * i + 1, {last})"))
+        return f"pk_pack_{shape.dtype}({', '.join(pair)})"
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

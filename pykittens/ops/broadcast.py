@@ -12,8 +12,8 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
 from ..program import CudaWriter, NumpyMachine, Operand, Value, is_scalar
-from ..types import DType, RegisterTile, RegisterVector
-from .scalars import scalar_dtype
+from ..types import DType, RegisterTile, RegisterVector, f32
+from .scalars import as_dtype, as_number, check_fits, scalar_dtype
 
 Register = RegisterTile | RegisterVector
 
@@ -89,6 +89,7 @@ def same_dtype(what: str, *operands: Operand) -> DType:
     for x in operands:
         if is_scalar(x):
             scalar = scalar_dtype(x)
+            check_fits(x, dtype, what)
             if scalar is not None and scalar.kind == "f" and dtype.kind != "f":
                 raise TypeRuleError(
                     f"{what} mixes a {dtype} tile with the float {x}", fix="convert the tile with x.to(pk.f32)"
@@ -96,17 +97,20 @@ def same_dtype(what: str, *operands: Operand) -> DType:
     return dtype
 
 
-def broadcast(m: NumpyMachine, x: Operand, shape: Register) -> Any:
-    """Operand `x` as an array that broadcasts against one of type `shape` (first axis: units)."""
+def operand(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:
+    """Operand `x` as an array that broadcasts against one of type `shape` (first axis: units).
+
+    A scalar becomes `dtype`, and 16-bit floats float32: what elementwise operations compute in.
+    """
     if is_scalar(x):
-        value = m.unit_scalar(x)
-        return value.reshape(value.shape + (1,) * len(shape.shape)) if isinstance(value, np.ndarray) else value
+        value = as_number(m.unit_scalar(x), f32 if dtype.kind == "f" else dtype)
+        return value.reshape(value.shape + (1,) * len(shape.shape)) if value.ndim else value
     array = m[x]
     if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
-        return array[:, :, None] if x.type.kind == "col" else array[:, None, :]
-    if isinstance(shape, RegisterVector) and shape.partial and not x.type.partial:
-        return array[:, :, None]
-    return array
+        array = array[:, :, None] if x.type.kind == "col" else array[:, None, :]
+    elif isinstance(shape, RegisterVector) and shape.partial and not x.type.partial:
+        array = array[:, :, None]
+    return compute(array, x.type.dtype)  # type: ignore[no-any-return]
 
 
 def compute(array: Any, dtype: DType) -> Any:
@@ -117,7 +121,7 @@ def compute(array: Any, dtype: DType) -> Any:
 def read(c: CudaWriter, x: Operand, shape: Register, register: Sym, dtype: DType) -> str:
     """C for the element of operand `x` that goes with `register` of a value of type `shape`."""
     if is_scalar(x):
-        return str(c.scalar(x, dtype))
+        return as_dtype(c, x, dtype)
     if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
         register = vector_register(shape, x.type, register)
     return str(c.element(x, register))

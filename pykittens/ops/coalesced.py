@@ -14,6 +14,7 @@ from ..layouts import Sym, fragment, vector_element
 from ..program import CudaWriter, Place, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, SharedVector
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
+from .conversion import convert_c
 
 # hint: (load, store), PTX "Cache Eviction Priority Hints" and "Cache Operators"
 HINTS = {
@@ -164,18 +165,18 @@ def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, h
             c.store_pair(
                 result,
                 f"(({first}) / 2 + j)",
-                c.from_memory("u.e[2 * j]", runs.dtype),
-                c.from_memory("u.e[2 * j + 1]", runs.dtype),
+                c.from_memory("u.e[2 * j]", runs.dtype, type.dtype),
+                c.from_memory("u.e[2 * j + 1]", runs.dtype, type.dtype),
             )
             c.line("} }")
         elif type.dtype.packed:  # single elements into halves of words: even ones first
-            word, value = f"{c[result]}[({first}) / 2]", c.from_memory("u.e[0]", runs.dtype)
+            word, value = f"{c[result]}[({first}) / 2]", c.from_memory("u.e[0]", runs.dtype, type.dtype)
             c.line(
                 f"{word} = {'' if p % 2 == 0 else f'{word} & 0xffffu | '}pk_pack_{type.dtype}({'0.0f, ' if p % 2 else ''}{value}{'' if p % 2 else ', 0.0f'}); }}"
             )
         else:
             c.line(
-                f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype)}; }}"
+                f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype, type.dtype)}; }}"
             )
     c.line("}")
 
@@ -193,12 +194,13 @@ def store_runs(c: CudaWriter, scope: Any, target: Value | Place, source: Value, 
         if runs.whole_words:
             c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) u.w[j] = {c[source]}[({first}) / 2 + j];")
         elif runs.dtype.packed and runs.piece > 1:
-            low, high = (c.element(source, f"({first} + 2 * j{' + 1' if k else ''})") for k in (0, 1))
+            pair = (c.element(source, f"({first} + 2 * j{' + 1' if k else ''})") for k in (0, 1))
+            low, high = (convert_c(x, type.dtype, runs.dtype) for x in pair)
             c.line(
                 f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) u.w[j] = pk_pack_{runs.dtype}({low}, {high});"
             )
         else:
-            value = c.to_memory(c.element(source, f"({first} + j)"), runs.dtype)
+            value = c.to_memory(c.element(source, f"({first} + j)"), runs.dtype, type.dtype)
             c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) u.e[j] = {value};")
         if runs.g is None:
             c.line(f"pk_st_shared({runs.shared(p)}, u.v); }}")

@@ -11,13 +11,14 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym
+from ..numerics import MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
 from ..thread_map import WarpShares
-from ..types import Coalesced, RegisterVector, SharedVector, Type, f32
+from ..types import Coalesced, RegisterVector, SharedVector, Type, f32, i32, u32
 from .addressing import MEMORY, vector_address
 from .broadcast import register_type
 from .mbarrier import check_barrier
-from .reduce import REDUCTIONS, combine_lanes, identity
+from .reduce import combine_lanes, combined, identity, pair_text, reduction_numerics
 
 REMOTE = """
 __device__ __forceinline__ void pk_st_cluster(u32 a, u32 rank, u32 v) {
@@ -44,6 +45,8 @@ class ShareTerms(Op):
     sources: tuple[Value, ...]
     ranks: int = 1
 
+    numerics = MOVES
+
     @property
     def rows(self) -> int:
         """Terms of a warp."""
@@ -55,13 +58,8 @@ class ShareTerms(Op):
             type = register_type(source, "share")
             if not isinstance(type, RegisterVector) or not isinstance(type.layout, Coalesced) or type.kind != "col":
                 raise TypeRuleError(f"{type} has no terms to share", fix="reduce a coalesced tile by rows")
-            if (
-                not isinstance(target, SharedVector)
-                or target.dtype != f32
-                or target.length != self.rows * type.warps
-                or type.dtype != f32
-            ):
-                fix = "make room with pk.sv(pk.f32, rows * warps)"
+            if target != SharedVector(type.dtype, self.rows * type.warps) or type.dtype not in (f32, i32, u32):
+                fix = "reduce 32-bit numbers of one dtype, and make room with pk.sv(dtype, rows * warps)"
                 raise TypeRuleError(f"the terms of {type} do not fit {target}", fix=fix)
         return ()
 
@@ -91,7 +89,7 @@ class ShareTerms(Op):
             count = source.type.registers  # type: ignore[union-attr]
             c.line(f"PK_UNROLL for (int i = 0; i < {count}; i++) if ({condition})")
             to = vector_address(c, self.target, Sym(f"({c.warp(self.scope)} * {self.rows} + {first} + i)"))
-            yield to, f"__float_as_uint({c[source]}[i])"
+            yield to, c.raw(f"{c[source]}[i]", source.type.dtype)  # type: ignore[union-attr]
             first += count
 
 
@@ -129,6 +127,10 @@ class Combine(Op):
     sources: tuple[Value, ...]
     vectors: tuple[RegisterVector, ...]
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return reduction_numerics(self.kind, self.vectors[0].dtype)
+
     def types(self) -> tuple[Type, ...]:
         return self.vectors
 
@@ -137,8 +139,7 @@ class Combine(Op):
             [np.broadcast_to(x, (m.units, *x.shape[1:])) for x in (m.read(s) for s in self.sources)], axis=1
         )
         ends = np.cumsum([vector.length for vector in self.vectors])
-        with np.errstate(all="ignore"):
-            whole = REDUCTIONS[self.kind][0](terms.reshape(m.units, -1, ends[-1]), axis=1)
+        whole = combined(self.kind, terms.reshape(m.units, -1, ends[-1]), 1)
         parts = np.split(whole, ends[:-1], axis=1)
         return parts if len(parts) > 1 else parts[0]
 
@@ -148,10 +149,11 @@ class Combine(Op):
     def cuda(self, c: CudaWriter) -> None:
         """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""
         c.prelude(MEMORY)
-        rows, warps, text = sum(x.length for x in self.vectors), self.vectors[0].warps, REDUCTIONS[self.kind][1]
-        terms, start = warps * len(self.sources), c.scalar(identity(self.kind, f32), f32)
+        rows, warps, dtype = sum(x.length for x in self.vectors), self.vectors[0].warps, self.vectors[0].dtype
+        terms, start = warps * len(self.sources), c.scalar(identity(self.kind, dtype), dtype)
+        pair = pair_text(c, self.kind, dtype)
         acc = c.fresh("acc")
-        c.line(f"float {acc}[{rows}];")
+        c.line(f"{dtype.c} {acc}[{rows}];")
         lanes = 1 << max(0, min(32, terms) - 1).bit_length()
         rounds = -(-terms // lanes)
         step = 0 if len(self.sources) == 1 else f"({c[self.sources[1]]} - {c[self.sources[0]]})"
@@ -159,9 +161,9 @@ class Combine(Op):
         c.line(f"PK_UNROLL for (int k = 0; k < {rounds}; k++) {{ const int n = k * {lanes} + {c.lane} % {lanes};")
         place = f"(n % {warps} * {rows} + i)" if step else f"(n * {rows} + i)"
         to = vector_address(c, self.sources[0], place) + (f" + n / {warps} * {step}" if step else "")
-        value = text.format(a=f"{acc}[i]", b=f"__uint_as_float(pk_ld_shared<u32>({to}))")
+        value = pair(f"{acc}[i]", c.bits(f"pk_ld_shared<u32>({to})", dtype))
         c.line(f"{f'if (n < {terms}) ' if terms % lanes else ''}{acc}[i] = {value}; }} }}")
-        combine_lanes(c, acc, rows, text, tuple(x for x in (16, 8, 4, 2, 1) if x < lanes))
+        combine_lanes(c, acc, rows, pair, tuple(x for x in (16, 8, 4, 2, 1) if x < lanes))
         first = 0
         for result, vector in zip(self.results, self.vectors, strict=True):
             c.map(result, partial(f"{acc}[{first} + {{}}]".format))

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..thread_map import ONE_THREAD
-from ..types import ScalarType, SharedVector, Type, bf16, f16, f32, i8, i32, u8
+from ..types import DType, ScalarType, SharedVector, Type, bf16, f16, f32, i8, i32, i64, u8
 from .addressing import MEMORY, VECTOR, GlobalText, vector_address
+from .conversion import conversion_numerics, convert
 from .samples import Rectangle, Sample, pasted
-from .scalars import scalar_dtype
+from .scalars import as_number, scalar_dtype
 
 
 def check_memory(memory: Value | Place, what: str) -> None:
@@ -24,6 +26,12 @@ def check_memory(memory: Value | Place, what: str) -> None:
             f"{what} of {memory.label}: {memory.type}: its elements have 64 bits",
             fix="keep 32-bit elements in shared memory, or take one from a tensor",
         )
+
+
+def scalar_to_memory(c: CudaWriter, x: Operand, memory: DType) -> str:
+    """C for a scalar as it lies in memory."""
+    held = scalar_dtype(x) or (f32 if memory.kind == "f" else i64)
+    return str(c.to_memory(c.scalar(x, held), memory, held))
 
 
 @dataclass(eq=False)
@@ -39,25 +47,27 @@ class LoadScalar(Op):
     def types(self) -> tuple[Type, ...]:
         check_memory(self.source, "an element")
         dtype = self.source.type.dtype  # type: ignore[union-attr]
-        if dtype.bits < 32 and dtype.kind == "f":
-            return (ScalarType(f32),)
-        return (ScalarType(dtype if dtype.bits >= 32 else i32),)
+        return (ScalarType(f32 if dtype.kind == "f" else i32 if dtype.bits < 32 else dtype),)
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(self.source.type.dtype, self.result.type.dtype)  # type: ignore[union-attr]
 
     def numpy(self, m: NumpyMachine) -> Any:
-        return m.read_element(self.source, self.at)
+        return convert(m.read_element(self.source, self.at), self.result.type.dtype)  # type: ignore[union-attr]
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.source, "read", at=None if isinstance(self.source, Place) else self.at),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
-        dtype = self.source.type.dtype  # type: ignore[union-attr]
+        dtype, held = self.source.type.dtype, self.result.type.dtype  # type: ignore[union-attr]
         if isinstance(self.source, Place):
             g = GlobalText(c, self.source)
-            c.define(self.result, c.from_memory(f"*({g.pointer})", dtype))
+            c.define(self.result, c.from_memory(f"*({g.pointer})", dtype, held))
         else:
             text = f"pk_ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
-            c.define(self.result, c.from_memory(c.bits(text, dtype), dtype))
+            c.define(self.result, c.from_memory(c.bits(text, dtype), dtype, held))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -86,16 +96,24 @@ class StoreScalar(Op):
         scalar_dtype(self.value)
         return ()
 
+    @property
+    def memory(self) -> DType:
+        return self.target.type.dtype  # type: ignore[union-attr]
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(scalar_dtype(self.value) or self.memory, self.memory)
+
     def numpy(self, m: NumpyMachine) -> None:
-        m.write_element(self.target, self.at, m.unit_scalar(self.value))
+        m.write_element(self.target, self.at, as_number(m.unit_scalar(self.value), self.memory))
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "write", ONE_THREAD, at=None if isinstance(self.target, Place) else self.at),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
-        dtype = self.target.type.dtype  # type: ignore[union-attr]
-        value = c.to_memory(c.scalar(self.value, dtype), dtype)
+        dtype = self.memory
+        value = scalar_to_memory(c, self.value, dtype)
         c.line("{")
         if isinstance(self.target, Place):
             g = GlobalText(c, self.target, const=False)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import vector_element
+from ..numerics import EXACT, MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import (
     REGISTER_DTYPES,
@@ -24,9 +25,10 @@ from ..types import (
     i32,
     with_dtype,
 )
-from .broadcast import Register, broadcast, common_type, read, register_type
+from .broadcast import Register, common_type, operand, read, register_type
+from .conversion import convert
 from .samples import Sample, tiles, vectors
-from .scalars import scalar_dtype
+from .scalars import as_dtype, check_fits, scalar_dtype
 
 
 @dataclass(eq=False)
@@ -37,17 +39,20 @@ class Fill(Op):
     type: Register
     value: Operand
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         scalar_dtype(self.value)
+        check_fits(self.value, self.type.dtype, "a fill")
         return (self.type,)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        full = np.empty((m.units, *self.type.shape), self.type.dtype.numpy)
-        full[:] = broadcast(m, self.value, self.type)
-        return full
+        dtype = self.type.dtype
+        value = convert(operand(m, self.value, self.type, dtype), dtype)
+        return np.broadcast_to(value, (m.units, *self.type.shape))
 
     def cuda(self, c: CudaWriter) -> None:
-        c.map(self.result, lambda r: c.scalar(self.value, self.type.dtype))
+        c.map(self.result, lambda r: as_dtype(c, self.value, self.type.dtype))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -78,6 +83,8 @@ class Positions(Op):
     scope: Scope
     type: RegisterVector
 
+    numerics = EXACT
+
     def types(self) -> tuple[Type, ...]:
         return (replace(self.type, dtype=i32, partial=False),)
 
@@ -103,11 +110,13 @@ class Assign(Op):
     value: Operand
 
     writes = ("target",)
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         target = register_type(self.target, "x[:] = ...")
         if is_scalar(self.value):
             scalar_dtype(self.value)
+            check_fits(self.value, target.dtype, "x[:] = ...")
             return ()
         shape = common_type("x[:] = ...", self.target, self.value)
         value = self.value.type
@@ -125,9 +134,8 @@ class Assign(Op):
 
     def numpy(self, m: NumpyMachine) -> None:
         target = self.target.type
-        out = np.empty((m.units, *target.shape), target.dtype.numpy)
-        out[:] = broadcast(m, self.value, target)
-        m.assign(self.target, out)
+        value = convert(operand(m, self.value, target, target.dtype), target.dtype)
+        m.assign(self.target, np.broadcast_to(value, (m.units, *target.shape)))
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.target.type

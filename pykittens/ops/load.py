@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..layouts import Sym, fragment, vector_element
+from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..thread_map import Matrices, Registers
 from ..types import (
@@ -30,6 +31,7 @@ from ..types import (
 )
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
 from .coalesced import check_hint, load_runs
+from .conversion import conversion_numerics, convert
 from .ldmatrix import LDMATRIX, blocks_and_steps, matrix_row_col
 from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
 from .samples import Rectangle, Sample, cut, rectangles, vectors
@@ -44,6 +46,10 @@ class Load(Op):
     type: RegisterTile | RegisterVector
     hint: str = ""
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(self.memory, self.type.dtype).with_special("what lies past the end is 0")
+
     def types(self) -> tuple[Type, ...]:
         check_pair(self.type, self.source, "load")
         check_hint(self.hint)
@@ -57,10 +63,7 @@ class Load(Op):
         array = m.read(self.source)
         if array.ndim == 2 and isinstance(self.type, RegisterTile):
             array = array[:, None]
-        if self.type.dtype.packed:
-            array = array.astype(np.float32)
-        with np.errstate(all="ignore"):
-            return np.broadcast_to(array.astype(self.type.dtype.numpy), (m.units, *self.type.shape))
+        return np.broadcast_to(convert(array, self.type.dtype), (m.units, *self.type.shape))
 
     def effects(self) -> tuple[Effect, ...]:
         if self._by_matrices:
@@ -116,7 +119,12 @@ class Load(Op):
             if g.inside("r", "x"):
                 load = f"({g.inside('r', 'x')}) ? {load} : {vector}{{}}"
         c.line(f"union {{ {vector} v; {memory_c(self.memory)} e[2]; }} u; u.v = {load};")
-        c.store_pair(self.result, "i", c.from_memory("u.e[0]", self.memory), c.from_memory("u.e[1]", self.memory))
+        c.store_pair(
+            self.result,
+            "i",
+            c.from_memory("u.e[0]", self.memory, self.type.dtype),
+            c.from_memory("u.e[1]", self.memory, self.type.dtype),
+        )
         c.line("}")
 
     def _elements(self, c: CudaWriter, tile: RegisterTile) -> None:
@@ -126,10 +134,10 @@ class Load(Op):
             row, col = fragment(tile, c.warp(self.scope), c.lane, register)
             if g is None:
                 text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({shared_address(c, self.source, row, col)})"  # type: ignore[arg-type]
-                return str(c.from_memory(c.bits(text, self.memory), self.memory))
+                return str(c.from_memory(c.bits(text, self.memory), self.memory, self.type.dtype))
             inside = g.inside(row, col)
             load = f"*({g.at(row, col)})"
-            text = c.from_memory(load, self.memory)
+            text = c.from_memory(load, self.memory, self.type.dtype)
             return f"(({inside}) ? {text} : 0)" if inside else str(text)
 
         c.map(self.result, one, declare=False)
@@ -145,11 +153,11 @@ class Load(Op):
             at = vector_element(vector, c.warp(self.scope), c.lane, register)
             if g is None:
                 text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({vector_address(c, self.source, at)})"  # type: ignore[arg-type]
-                text = c.from_memory(c.bits(text, self.memory), self.memory)
+                text = c.from_memory(c.bits(text, self.memory), self.memory, self.type.dtype)
                 test = f"{at} < {limit}" if limit else ""
             else:
                 tests = [t for t in (f"{at} < {limit}" if limit else "", g.inside("0", at)) if t]
-                test, text = " && ".join(tests), c.from_memory(f"*({g.at('0', at)})", self.memory)
+                test, text = " && ".join(tests), c.from_memory(f"*({g.at('0', at)})", self.memory, self.type.dtype)
             return f"(({test}) ? {text} : 0)" if test else str(text)
 
         c.map(self.result, one, declare=False)
@@ -167,8 +175,8 @@ class Load(Op):
         c.store_pair(
             self.result,
             f"(i * {width // 2} + j)",
-            c.from_memory("u.e[2 * j]", self.memory),
-            c.from_memory("u.e[2 * j + 1]", self.memory),
+            c.from_memory("u.e[2 * j]", self.memory, self.type.dtype),
+            c.from_memory("u.e[2 * j + 1]", self.memory, self.type.dtype),
         )
         c.line("} }")
 

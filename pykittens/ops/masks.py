@@ -11,11 +11,13 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, coalesced_column, fragment
+from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
-from .broadcast import broadcast, common_type, read, register_type, same_dtype
+from .broadcast import common_type, compute, operand, read, register_type, same_dtype
+from .conversion import convert
 from .samples import Sample, tiles
-from .scalars import scalar_dtype
+from .scalars import as_dtype, check_fits, promoted, scalar_dtype
 
 
 @dataclass(eq=False)
@@ -27,6 +29,8 @@ class Select(Op):
     a: Operand
     b: Operand
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         mask = register_type(self.mask, "where")
         if mask.dtype is not bool_:
@@ -35,14 +39,16 @@ class Select(Op):
             )
         shape = common_type("where", self.mask, *(x for x in (self.a, self.b)))
         values = [x for x in (self.a, self.b) if not is_scalar(x)]
-        dtype = same_dtype("where", *values) if values else (scalar_dtype(self.a) or scalar_dtype(self.b) or f32)
+        dtype = same_dtype("where", *values, self.a, self.b) if values else promoted(self.a, self.b)
+        if dtype not in REGISTER_DTYPES:
+            raise TypeRuleError(f"where makes a tile of {dtype}", fix="convert the scalars with pk.cast(x, pk.i32)")
         return (with_dtype(shape, dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:
         shape = self.result.type
-        mask, a, b = (broadcast(m, x, shape) for x in (self.mask, self.a, self.b))
-        with np.errstate(all="ignore"):
-            return np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape)).astype(shape.dtype.numpy)
+        mask = operand(m, self.mask, shape, bool_)
+        a, b = (operand(m, x, shape, shape.dtype) for x in (self.a, self.b))
+        return convert(np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape)), shape.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
@@ -86,11 +92,14 @@ class SideFill(Op):
     col: Operand
     value: Operand
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, f"{self.side}_fill")
         if not isinstance(type, RegisterTile):
             raise TypeRuleError(f"{self.side}_fill takes a tile, not {type}", fix="compare pk.iota(v) for vectors")
         scalar_dtype(self.value)
+        check_fits(self.value, type.dtype, f"{self.side}_fill")
         if (scalar_dtype(self.col) or i32).kind not in "iu":
             raise TypeRuleError(f"{self.side}_fill at column {self.col}", fix="the column is an integer")
         return (type,)
@@ -98,24 +107,18 @@ class SideFill(Op):
     def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterTile)
-        col, value = (
-            x.reshape(-1, 1, 1) if isinstance(x, np.ndarray) else x
-            for x in (m.unit_scalar(self.col), m.unit_scalar(self.value))
-        )
+        col, value = m.unit_scalar(self.col), operand(m, self.value, type, type.dtype)
+        col = col.reshape(-1, 1, 1) if isinstance(col, np.ndarray) else col
         columns = np.arange(type.cols)[None, None, :]
-        with np.errstate(all="ignore"):
-            return np.where(
-                columns >= col if self.side == "right" else columns < col,
-                np.asarray(value, type.dtype.numpy),
-                m[self.a],
-            )
+        filled = columns >= col if self.side == "right" else columns < col
+        return convert(np.where(filled, value, compute(m[self.a], type.dtype)), type.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.a.type
         assert isinstance(type, RegisterTile)
         col, value, sign = (
             c.scalar(self.col, i32),
-            c.scalar(self.value, type.dtype),
+            as_dtype(c, self.value, type.dtype),
             ">=" if self.side == "right" else "<",
         )
 

@@ -2,33 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element, vector_register
+from ..numerics import Numerics, approximate
 from ..program import CLUSTER, CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, u32
+from .arithmetic import arithmetic_numerics, calculate, calculate_c
 from .broadcast import compute, register_type
+from .conversion import canonical, convert, limits
 from .samples import Sample, tiles
-from .unary import MATH
 
-# kind: (NumPy reduction, C of two floats, of two integers, identity for floats, for integers)
-REDUCTIONS: dict[str, tuple[Any, str, str, Any, Any]] = {
-    "max": (np.fmax.reduce, "fmaxf({a}, {b})", "max({a}, {b})", -np.inf, -(2**31)),
-    "min": (np.fmin.reduce, "fminf({a}, {b})", "min({a}, {b})", np.inf, 2**31 - 1),
-    "sum": (np.add.reduce, "({a} + {b})", "({a} + {b})", 0, 0),
-    "prod": (np.multiply.reduce, "({a} * {b})", "({a} * {b})", 1, 1),
-}
+Pair = Callable[[Any, Any], str]  # C for two terms as one
+
+KINDS = {"max": "max", "min": "min", "sum": "add", "prod": "mul"}  # as an operation on two numbers
 
 
 def identity(kind: str, dtype: DType) -> Any:
-    """What a reduction begins with."""
-    unsigned = {"max": 0, "min": 2**dtype.bits - 1} if dtype.kind == "u" else {}
-    return unsigned.get(kind, REDUCTIONS[kind][3 if dtype.kind == "f" else 4])
+    """What a reduction begins with: x combined with it is x, for every x (-0 + -0 is -0)."""
+    if kind in ("sum", "prod"):
+        return 1 if kind == "prod" else -0.0 if dtype.kind == "f" else 0
+    if dtype.kind == "f":
+        return -np.inf if kind == "max" else np.inf
+    return limits(dtype)[0 if kind == "max" else 1]
+
+
+def combined(kind: str, array: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """`kind` over some axes of an array: float32 or integers."""
+    with np.errstate(all="ignore"):
+        if kind in ("sum", "prod"):
+            ufunc, start = (np.add, 0) if kind == "sum" else (np.multiply, 1)
+            if array.dtype.kind != "f":
+                return np.asarray(ufunc.reduce(array, axis=axis, dtype=array.dtype, initial=start))
+            return canonical(
+                np.asarray(ufunc.reduce(array, axis=axis, initial=np.float32(-0.0 if kind == "sum" else 1)))
+            )
+        out = np.asarray((np.maximum if kind == "max" else np.minimum).reduce(array, axis=axis))
+        if array.dtype.kind != "f":
+            return out
+        wanted = (array == 0) & (np.signbit(array) == (kind == "min"))  # of zeros: +0 is larger than -0
+        zero = np.where(wanted.any(axis=axis) == (kind == "max"), np.float32(0), np.float32(-0.0))
+        return canonical(np.where(out == 0, zero, out))
+
+
+def pair_text(c: CudaWriter, kind: str, dtype: DType) -> Pair:
+    """C for two terms as one."""
+    return lambda a, b: calculate_c(c, KINDS[kind], dtype, a, b)
+
+
+def held_c(dtype: DType) -> str:
+    """The C type of terms: 16-bit floats are summed as float."""
+    return "float" if dtype.kind == "f" else dtype.c
+
+
+def reduction_numerics(kind: str, dtype: DType) -> Numerics:
+    """What a reduction promises."""
+    if kind in ("max", "min") or dtype.kind != "f":
+        return arithmetic_numerics(KINDS[kind], dtype)
+    what = "the sum of the terms' magnitudes" if kind == "sum" else "the result"
+    then = "" if dtype is f32 else "; then rounded to the dtype"
+    return approximate(
+        bound=f"float32, in an order that the layout says: within (n - 1) 2^-24 of {what}, n the number of terms{then}"
+    )
 
 
 def check_numbers(kind: str, type: RegisterTile | RegisterVector) -> None:
@@ -44,6 +84,8 @@ class Reduce(Op):
     coalesced tile it stays inside each warp: its terms meet in shared memory (`ShareTerms`, `Combine`).
 
     `onto` is a vector like the result that the terms are added to, one after another: who makes it comes first, then.
+    With `fade` it is onto * fade, fused into the first addition (a complete vector for a partial `onto` too).
+    `times`: the sum is of the products with this tile's elements, each fused into its addition (`row_dot`).
     """
 
     scope: Scope
@@ -52,6 +94,12 @@ class Reduce(Op):
     to: Literal["col", "row"]
     partial: bool = False
     onto: Value | None = None
+    times: Value | None = None
+    fade: Value | None = None
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return reduction_numerics(self.kind, self.a.type.dtype)  # type: ignore[union-attr]
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, f"{self.to}_{self.kind}")
@@ -79,36 +127,48 @@ class Reduce(Op):
                 f"{self.to}_{self.kind} of {type} onto {self.onto.type}",
                 fix=f"pass a {vector}, which a tile of row layout gives",
             )
+        if self.fade is not None and (
+            self.onto is None or self.fade.type not in (vector, replace(vector, partial=False))
+        ):
+            raise TypeRuleError(
+                f"{self.to}_{self.kind} of {type} with fade={self.fade.type}",
+                fix=f"pass a {vector} as onto, and as fade",
+            )
+        if self.times is not None and (self.times.type != type or type.dtype.kind != "f" or self.kind != "sum"):
+            raise TypeRuleError(
+                f"row_dot of {type} and {self.times.type}", fix="pass two tiles of one type that hold floats"
+            )
         return (vector,)
 
     def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterTile)
         array = compute(m[self.a], type.dtype)
-        reduce = REDUCTIONS[self.kind][0]
-        with np.errstate(all="ignore"):
-            if self.partial and isinstance(type.layout, Coalesced):  # a warp holds every warps-th run of 32 threads
-                units, rows, cols = array.shape
-                out = reduce(array.reshape(units, rows, -1, type.warps, 32 * type.layout.width), axis=(2, 4))
-            elif self.partial:  # the four threads of a row hold columns 2t and 2t + 1 of every eight
-                units, rows, cols = array.shape
-                out = reduce(array.reshape(units, rows, cols // 8, 4, 2), axis=(2, 4))
-            else:
-                out = reduce(array, axis=2 if self.to == "col" else 1)
-            if self.onto is not None:
-                out = reduce([compute(m[self.onto], type.dtype), out])
-        return out.astype(type.dtype.numpy)
+        if self.times is not None:
+            array = calculate("mul", array, compute(m[self.times], type.dtype))
+        units, rows, cols = array.shape
+        if self.partial and isinstance(type.layout, Coalesced):  # a warp holds every warps-th run of 32 threads
+            array = array.reshape(units, rows, -1, type.warps, 32 * type.layout.width)
+            out = combined(self.kind, array, (2, 4))
+        elif self.partial:  # the four threads of a row hold columns 2t and 2t + 1 of every eight
+            out = combined(self.kind, array.reshape(units, rows, cols // 8, 4, 2), (2, 4))
+        else:
+            out = combined(self.kind, array, 2 if self.to == "col" else 1)
+        if self.onto is not None:
+            onto = compute(m[self.onto], type.dtype)
+            if self.fade is not None:
+                fade = compute(m[self.fade], type.dtype)
+                onto = calculate("mul", onto, fade if fade.ndim == onto.ndim else fade[..., None])
+            out = calculate(KINDS[self.kind], onto, out)
+        return convert(out, type.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.prelude(MATH)
         tile, vector = self.a.type, self.result.type
         assert isinstance(tile, RegisterTile) and isinstance(vector, RegisterVector)
-        is_float = tile.dtype.kind == "f"
-        text = REDUCTIONS[self.kind][1 if is_float else 2]
-        compute_c = "float" if is_float else tile.dtype.c
+        pair, compute_c = pair_text(c, self.kind, tile.dtype), held_c(tile.dtype)
         acc = c.fresh("acc")
         if isinstance(tile.layout, Coalesced):
-            self._coalesced(c, tile, vector, tile.layout, acc, text)
+            self._coalesced(c, tile, vector, tile.layout, acc, pair)
             return
         start, r = c.scalar(identity(self.kind, tile.dtype), tile.dtype), Sym("i")
         if self.onto is not None:
@@ -117,36 +177,51 @@ class Reduce(Op):
             c.line(
                 f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {c.element(self.onto, Sym('i'))};"
             )
-            c.line(
-                f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {text.format(a=f'{acc}[{index}]', b=c.element(self.a, r))};"
-            )
+            term = self._added(c, pair, f"{acc}[{index}]", r)
+            if self.fade is not None:  # the first element of the first pair of either row of a fragment
+                first = f"i / 2 % {tile.registers // vector.registers} < 2 && i % 2 == 0"
+                begin = self._added(c, pair, f"{acc}[{index}] * {c.element(self.fade, index)}", r)
+                if self.times is None:
+                    begin = f"fmaf({acc}[{index}], {c.element(self.fade, index)}, {c.element(self.a, r)})"
+                term = f"{first} ? {begin} : {term}"
+            c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
             lanes: tuple[int, ...] = (1, 2)
         elif (
             vector.ortho
         ):  # two chains for each result, and the two neighbours that share a row combined first: short chains
             c.line(f"{compute_c} {acc}[{2 * vector.registers}];")
-            pair = text.format(a=c.element(self.a, r * 2), b=c.element(self.a, r * 2 + 1))
+            if self.times is None:
+                two = pair(c.element(self.a, r * 2), c.element(self.a, r * 2 + 1))
+                more = pair(f"{acc}[{{index}}]", two)
+            else:
+                two = self._added(c, pair, f"{c.element(self.a, r * 2)} * {c.element(self.times, r * 2)}", r * 2 + 1)
+                more = self._added(c, pair, self._added(c, pair, f"{acc}[{{index}}]", r * 2), r * 2 + 1)
             index, pairs = f"{vector_register(tile, vector, r * 2)} * 2 + i / 2 % 2", tile.registers // vector.registers
             c.line(
                 f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{"
             )  # no identity: the compiler keeps 0.0f + x and fmaxf(-inf, x)
-            c.line(f"  {acc}[{index}] = i % {pairs} < 4 ? {pair} : {text.format(a=f'{acc}[{index}]', b=pair)}; }}")
-            both = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
+            c.line(f"  {acc}[{index}] = i % {pairs} < 4 ? {two} : {more.format(index=index)}; }}")
+            both = pair(f"{acc}[2 * i]", f"{acc}[2 * i + 1]")
             c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {both};")
             lanes = (1, 2)
         else:
             c.line(f"{compute_c} {acc}[{vector.registers}];")
             c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {acc}[i] = {start};")
             index = str(vector_register(tile, vector, r))
-            term = text.format(a=f"{acc}[{index}]", b=c.element(self.a, r))
+            term = self._added(c, pair, f"{acc}[{index}]", r)
             c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
             lanes = (4, 8, 16)
         if not self.partial:
-            combine_lanes(c, acc, vector.registers, text, lanes)
+            combine_lanes(c, acc, vector.registers, pair, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
+    def _added(self, c: CudaWriter, pair: Pair, total: str, register: Sym) -> str:
+        """C for a total with the term of one register."""
+        term = c.element(self.a, register)
+        return pair(total, term) if self.times is None else f"fmaf({term}, {c.element(self.times, register)}, {total})"
+
     def _coalesced(
-        self, c: CudaWriter, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, text: str
+        self, c: CudaWriter, tile: RegisterTile, vector: RegisterVector, layout: Coalesced, acc: str, pair: Pair
     ) -> None:
         """Inside a thread with up to four chains for each result, then across the lanes that share it."""
         if self.to == "row":
@@ -158,26 +233,24 @@ class Reduce(Op):
             chains = next(x for x in (4, 2, 1) if terms % x == 0)
             index = f"i / {terms} * {chains} + i % {chains}"
             lanes = tuple(x for x in (16, 8, 4, 2, 1) if x < layout.lanes)
-        is_float = tile.dtype.kind == "f"
-        start, ctype = c.scalar(identity(self.kind, tile.dtype), tile.dtype), "float" if is_float else tile.dtype.c
+        start, ctype = c.scalar(identity(self.kind, tile.dtype), tile.dtype), held_c(tile.dtype)
         count = vector.registers * chains
         c.line(f"{ctype} {acc}[{count}];")
         c.line(f"PK_UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {start};")
-        term = text.format(a=f"{acc}[{index}]", b=c.element(self.a, Sym("i")))
+        term = self._added(c, pair, f"{acc}[{index}]", Sym("i"))
         c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
         while chains > 1:
             chains //= 2
-            pair = text.format(a=f"{acc}[2 * i]", b=f"{acc}[2 * i + 1]")
-            c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers * chains}; i++) {acc}[i] = {pair};")
-        combine_lanes(c, acc, vector.registers, text, lanes)
+            both = pair(f"{acc}[2 * i]", f"{acc}[2 * i + 1]")
+            c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers * chains}; i++) {acc}[i] = {both};")
+        combine_lanes(c, acc, vector.registers, pair, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for kind in ("max", "min", "sum", "prod"):
-            formula = {"max": np.fmax.reduce, "min": np.fmin.reduce, "sum": np.add.reduce, "prod": np.multiply.reduce}[
-                kind
-            ]
+            of = {"max": np.maximum, "min": np.minimum, "sum": np.add, "prod": np.multiply}
+            formula = of[kind].reduce
             for dtype in (f32, bf16, i32, u32):
                 inputs = {
                     "a": "ones"
@@ -200,22 +273,29 @@ class Reduce(Op):
                 yield Sample({"kind": "sum", "a": type, "to": "col"}, lambda a: a.sum(1))
             if type.warps == 1:
                 yield Sample(
-                    {"kind": "max", "a": type, "to": "row"}, lambda a: np.fmax.reduce(a, axis=0), {"a": "special"}
+                    {"kind": "max", "a": type, "to": "row"}, lambda a: np.maximum.reduce(a, axis=0), {"a": "special"}
                 )  # zeros of either sign are the same
         run: dict[str, Any] = {"kind": "sum", "a": RegisterTile(f32, 32, 48), "to": "col", "partial": True}
         yield Sample(run, lambda a: a.sum(1))
         yield Sample(
             run | {"onto": RegisterVector(f32, 32, "col", partial=True)}, lambda a, onto: a.sum(1) + onto.sum(1)
         )
+        fields = run | {"onto": RegisterVector(f32, 32, "col", partial=True), "fade": RegisterVector(f32, 32, "col")}
+        yield Sample(fields, lambda a, onto, fade: a.sum(1) + onto.sum(1) * fade)
+        for type in tiles(f32):
+            if type.warps == 1 or not isinstance(type.layout, Coalesced):
+                yield Sample(
+                    {"kind": "sum", "a": type, "to": "col", "times": type}, lambda a, times: (a * times).sum(1)
+                )
         run = {"kind": "max", "a": RegisterTile(f32, 32, 48), "to": "col", "onto": RegisterVector(f32, 32, "col")}
-        yield Sample(run, lambda a, onto: np.fmax(a.max(1), onto), exact=True)
+        yield Sample(run, lambda a, onto: np.maximum(a.max(1), onto), exact=True)
 
 
-def combine_lanes(c: CudaWriter, acc: str, count: int, text: str, lanes: tuple[int, ...]) -> None:
+def combine_lanes(c: CudaWriter, acc: str, count: int, pair: Pair, lanes: tuple[int, ...]) -> None:
     """Combines `acc` with the lanes whose number differs in the given bits."""
     for lane in lanes:
         other = f"__shfl_xor_sync(0xffffffffu, {acc}[i], {lane})"
-        c.line(f"PK_UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {text.format(a=f'{acc}[i]', b=other)};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {count}; i++) {acc}[i] = {pair(f'{acc}[i]', other)};")
 
 
 @dataclass(eq=False)
@@ -225,6 +305,10 @@ class Total(Op):
     scope: Scope
     kind: str
     a: Value
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return reduction_numerics(self.kind, self.a.type.dtype)  # type: ignore[union-attr]
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "total")
@@ -238,18 +322,16 @@ class Total(Op):
         return (RegisterVector(type.dtype, type.length, type.kind, type.layout, type.warps),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        with np.errstate(all="ignore"):
-            return REDUCTIONS[self.kind][0](compute(m[self.a], self.a.type.dtype), axis=2).astype(
-                self.a.type.dtype.numpy
-            )  # type: ignore[union-attr]
+        dtype = self.a.type.dtype  # type: ignore[union-attr]
+        return convert(combined(self.kind, compute(m[self.a], dtype), 2), dtype)
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
         assert isinstance(type, RegisterVector)
         acc = c.fresh("acc")
-        c.line(f"float {acc}[{type.registers}];")
+        c.line(f"{held_c(type.dtype)} {acc}[{type.registers}];")
         c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[i] = {c.element(self.a, Sym('i'))};")
-        combine_lanes(c, acc, type.registers, REDUCTIONS[self.kind][1], (1, 2))
+        combine_lanes(c, acc, type.registers, pair_text(c, self.kind, type.dtype), (1, 2))
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
     @classmethod
@@ -267,6 +349,10 @@ class VectorReduce(Op):
     scope: Scope
     kind: str
     a: Value
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return reduction_numerics(self.kind, self.a.type.dtype)  # type: ignore[union-attr]
 
     @property
     def uniform_over(self) -> int:  # type: ignore[override]
@@ -287,25 +373,21 @@ class VectorReduce(Op):
         return (ScalarType(type.dtype if type.dtype.bits == 32 else f32 if type.dtype.kind == "f" else i32),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        with np.errstate(all="ignore"):
-            array, type = compute(m[self.a], self.a.type.dtype), self.a.type  # type: ignore[union-attr]
-            if type.kind != "naive" or type.warps == 1:  # type: ignore[union-attr]
-                return m.per_warp(REDUCTIONS[self.kind][0](array, axis=1))
-            assert isinstance(type, RegisterVector)
-            step = 32 * type.warps * type.width
-            start = identity(self.kind, type.dtype)
-            whole = np.pad(array, ((0, 0), (0, -type.length % step)), constant_values=start)
-            return REDUCTIONS[self.kind][0](
-                whole.reshape(m.units, -1, type.warps, step // type.warps), axis=(1, 3)
-            ).ravel()
+        type = self.a.type
+        assert isinstance(type, RegisterVector)
+        array = compute(m[self.a], type.dtype)
+        if type.kind != "naive" or type.warps == 1:
+            return m.per_warp(combined(self.kind, array, 1))
+        step = 32 * type.warps * type.width
+        start = identity(self.kind, type.dtype)
+        whole = np.pad(array, ((0, 0), (0, -type.length % step)), constant_values=start)
+        return combined(self.kind, whole.reshape(m.units, -1, type.warps, step // type.warps), (1, 3)).ravel()
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.a.type
         assert isinstance(type, RegisterVector)
-        text, lanes = (
-            REDUCTIONS[self.kind][1 if type.dtype.kind == "f" else 2],
-            {True: (4, 8, 16), False: (1, 2)}[type.ortho],
-        )
+        pair = pair_text(c, self.kind, type.dtype)
+        lanes: tuple[int, ...] = (4, 8, 16) if type.ortho else (1, 2)
         if type.kind == "naive":
             lanes = (1, 2, 4, 8, 16)
         start = c.scalar(identity(self.kind, type.dtype), type.dtype)
@@ -313,9 +395,9 @@ class VectorReduce(Op):
         term = str(c.element(self.a, r))
         if type.kind == "naive":
             term = f"({vector_element(type, c.warp(self.scope), c.lane, r)} < {type.length} ? {term} : {start})"
-        c.line(f"{'float' if type.dtype.kind == 'f' else type.dtype.c} {acc}[1] = {{{start}}};")
-        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[0] = {text.format(a=f'{acc}[0]', b=term)};")
-        combine_lanes(c, acc, 1, text, lanes)
+        c.line(f"{held_c(type.dtype)} {acc}[1] = {{{start}}};")
+        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[0] = {pair(f'{acc}[0]', term)};")
+        combine_lanes(c, acc, 1, pair, lanes)
         c.define(self.result, f"{acc}[0]")
 
     @classmethod

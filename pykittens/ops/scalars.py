@@ -9,30 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TypeRuleError
+from ..errors import Diagnosis, TypeRuleError
+from ..numerics import EXACT, MOVES, NAN, ROUNDED, Numerics, approximate
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
+from .arithmetic import ARITHMETIC, COMPARISONS, arithmetic_numerics, calculate, calculate_c, fma
+from .conversion import conversion_numerics, convert, convert_c, limits
 from .samples import Sample
 
 THREAD = Scope("thread", 1)
 
-ARITHMETIC = {"add": "+", "sub": "-", "mul": "*"}
-COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-BITS = {"and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"}
-FUNCTIONS = {"min", "max", "div", "floordiv", "mod"}
-
-FLOOR = """
-__device__ __forceinline__ i64 pk_floor_div(i64 a, i64 b) { i64 q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
-__device__ __forceinline__ int pk_floor_div(int a, int b) { int q = a / b; return q - ((a % b != 0) & ((a < 0) != (b < 0))); }
-__device__ __forceinline__ u32 pk_floor_div(u32 a, u32 b) { return a / b; }
-__device__ __forceinline__ u32 pk_floor_mod(u32 a, u32 b) { return a % b; }
-__device__ __forceinline__ i64 pk_floor_mod(i64 a, i64 b) { return a - pk_floor_div(a, b) * b; }
-__device__ __forceinline__ int pk_floor_mod(int a, int b) { return a - pk_floor_div(a, b) * b; }
-"""
+SYMBOLS = {
+    **{"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%"},
+    **{"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="},
+    **{"and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"},
+}
+BITS = ("and", "or", "xor", "shl", "shr")
 
 
 def scalar_dtype(x: Operand) -> DType | None:
-    """The dtype of a scalar operand; None for a Python number that fits any."""
+    """The dtype of a scalar operand; None for a Python int, which takes that of what it stands beside."""
     if isinstance(x, Value):
         if not isinstance(x.type, ScalarType):
             raise TypeRuleError(
@@ -58,18 +54,52 @@ def described(x: Operand, depth: int = 3) -> str:
     return x.name or str(x.type) if isinstance(x, Value) else str(x)
 
 
-def promoted(a: Operand, b: Operand) -> DType:
-    """The dtype of an arithmetic result: float over int, 64 bits over 32, and of signed with unsigned."""
-    found = [d for d in (scalar_dtype(a), scalar_dtype(b)) if d is not None and d is not bool_]
+def promoted(*operands: Operand) -> DType:
+    """The dtype in which scalars meet: float32 where one is a float, int64 where one is, and for int32 with uint32.
+
+    Bools count as int32 unless all are bools. A Python int takes the dtype of the others, or int64 where it does not fit.
+    """
+    found = {d for d in map(scalar_dtype, operands) if d is not None}
+    if found == {bool_} and all(scalar_dtype(x) is bool_ for x in operands):
+        return bool_
+    found -= {bool_}
     if any(d.kind == "f" for d in found):
         return f32
-    return i64 if i32 in found and u32 in found else max(found, key=lambda d: d.bits, default=i32)
+    dtype = i64 if i64 in found or {i32, u32} <= found else next(iter(found), i32)
+    for x in operands:
+        if scalar_dtype(x) is None and not fits(x, dtype):
+            dtype = i64
+            check_fits(x, i64, "an operation on scalars")
+    return dtype
+
+
+def fits(x: Operand, dtype: DType) -> bool:
+    """Whether a Python int is a number of the dtype; everything else adapts to it."""
+    if dtype.kind not in "iu" or isinstance(x, Value) or scalar_dtype(x) is not None:
+        return True
+    low, high = limits(dtype)
+    return low <= int(x) <= high
+
+
+def check_fits(x: Operand, dtype: DType, what: str) -> None:
+    """Refuses a Python int that the dtype cannot hold."""
+    if not fits(x, dtype):
+        low, high = limits(dtype)
+        raise TypeRuleError(f"{what}: {x} is no {dtype}", fix=f"use a number from {low} to {high}")
 
 
 def as_dtype(c: CudaWriter, x: Operand, dtype: DType) -> str:
-    """C for a scalar as a dtype: C's own conversions would take the wrong overload, or compare signed with unsigned."""
-    own = x.type.dtype if isinstance(x, Value) and isinstance(x.type, ScalarType) else dtype
-    return f"({dtype.c}){c.scalar(x, dtype)}" if own != dtype and dtype is i64 else str(c.scalar(x, dtype))
+    """C for a scalar as a dtype, by the rules of `conversion.py`: C's own would compare signed with unsigned."""
+    if not isinstance(x, Value):
+        return str(c.scalar(x, dtype))
+    own = scalar_dtype(x)
+    assert own is not None
+    return convert_c(c[x], own, f32 if dtype.kind == "f" else dtype)
+
+
+def as_number(x: Any, dtype: DType) -> Any:
+    """A scalar of the simulator (a Python int or bool, a float32, or an array of them) as a NumPy number or array of `dtype`."""
+    return convert(np.asarray(x, np.int64) if type(x) is int else x, dtype)
 
 
 def power_of_two(x: Operand) -> int | None:
@@ -79,7 +109,10 @@ def power_of_two(x: Operand) -> int | None:
 
 @dataclass(eq=False)
 class ScalarBinary(Op):
-    """a `kind` b on scalars; integer division and remainder floor, as in Python."""
+    """a `kind` b on scalars, in the dtype that `promoted` says; integer division and remainder floor, as in Python.
+
+    kind: add, sub, mul, div, floordiv, mod, min, max, and, or, xor, shl, shr, or a comparison. div is a float's.
+    """
 
     scope: Scope
     kind: str
@@ -88,19 +121,23 @@ class ScalarBinary(Op):
 
     collective = False
 
-    def types(self) -> tuple[Type, ...]:
+    @property
+    def common(self) -> DType:
+        """The dtype in which the operands meet."""
         dtype = promoted(self.a, self.b)
-        if self.kind in COMPARE:
-            return (ScalarType(bool_),)
+        return f32 if self.kind == "div" else i32 if dtype is bool_ and self.kind not in BITS[:3] else dtype
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return ROUNDED if self.kind == "div" else arithmetic_numerics(self.kind, self.common)
+
+    def types(self) -> tuple[Type, ...]:
+        dtype = self.common
         if self.kind in BITS and dtype.kind == "f":
             raise TypeRuleError(f"{self.kind} takes integers, not {dtype}", fix="convert with pk.cast(x, pk.i32) first")
-        if self.kind in ("and", "or") and scalar_dtype(self.a) is bool_ and scalar_dtype(self.b) is bool_:
-            return (ScalarType(bool_),)
-        if self.kind == "div":
-            return (ScalarType(f32),)
         if self.kind in ("floordiv", "mod") and dtype.kind == "f":
             raise TypeRuleError("// and % take integers", fix="divide with /, or convert with pk.cast(x, pk.i32) first")
-        return (ScalarType(dtype),)
+        return (ScalarType(bool_ if self.kind in COMPARISONS else dtype),)
 
     @property
     def expression(self) -> str:
@@ -108,43 +145,38 @@ class ScalarBinary(Op):
 
     def described(self, depth: int) -> str:
         """The expression as an error shows it."""
-        operator = (ARITHMETIC | COMPARE | BITS | {"div": "/", "floordiv": "//", "mod": "%"}).get(self.kind)
+        operator = SYMBOLS.get(self.kind)
         a, b = (described(x, depth) for x in (self.a, self.b))
         return f"{a} {operator} {b}" if operator else f"{self.kind}({a}, {b})"
 
     def numpy(self, m: NumpyMachine) -> Any:
-        a, b, kind = m.scalar(self.a), m.scalar(self.b), self.kind
-        type = self.result.type
-        assert isinstance(type, ScalarType)
-        value = PYTHON[kind](a, b)
-        if type.dtype.kind == "f":
-            return np.float32(value) if not isinstance(value, np.ndarray) else value.astype(np.float32)
-        return m.checked_int(value, type.dtype, self)
+        dtype = self.common
+        a, b = (as_number(m.scalar(x), dtype) for x in (self.a, self.b))
+        if self.kind in ("floordiv", "mod") and not np.all(b):
+            raise Diagnosis(
+                f"{described(self.a)} {SYMBOLS[self.kind]} {described(self.b)} divides by 0",
+                fix="divide by pk.maximum(x, 1), or only where it is not 0",
+                location=self.location,
+            )
+        return calculate(self.kind, a, b)
 
     def cuda(self, c: CudaWriter) -> None:
-        type = self.result.type
-        assert isinstance(type, ScalarType)
-        common = promoted(self.a, self.b)
-        a, b = as_dtype(c, self.a, common), as_dtype(c, self.b, common)
+        dtype = self.common
+        a, b = as_dtype(c, self.a, dtype), as_dtype(c, self.b, dtype)
         shift = power_of_two(self.b)
-        if self.kind in ("floordiv", "mod"):
-            if shift is not None:
-                text = f"{a} >> {shift}" if self.kind == "floordiv" else f"{a} & {(1 << shift) - 1}"
-            else:
-                c.prelude(FLOOR)
-                text = f"pk_floor_{'div' if self.kind == 'floordiv' else 'mod'}({a}, {b})"
-        elif self.kind in ("min", "max"):
-            text = f"{'f' if common.kind == 'f' else ''}{self.kind}{'f' if common.kind == 'f' else ''}({a}, {b})"
+        if self.kind == "floordiv" and shift is not None:
+            text = f"{a} >> {shift}"
+        elif self.kind == "mod" and shift is not None:
+            text = f"{a} & {c.scalar((1 << shift) - 1, dtype)}"
         elif self.kind == "div":
-            text = f"(float){a} / (float){b}"
+            text = f"{a} / {b}"
         else:
-            text = f"{a} {(ARITHMETIC | COMPARE | BITS)[self.kind]} {b}"
+            text = calculate_c(c, self.kind, dtype, a, b)
         c.define(self.result, text)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        formulas = {**PYTHON, "div": lambda a, b: a / b, "min": min, "max": max}
-        for kind in (*ARITHMETIC, *COMPARE, "min", "max"):
+        for kind in ("add", "sub", "mul", *COMPARISONS, "min", "max"):
             for dtype in (i32, f32, i64, u32):
                 inputs = (
                     {"a": "counts", "b": "counts"}
@@ -155,7 +187,7 @@ class ScalarBinary(Op):
                 )
                 yield Sample(
                     {"kind": kind, "a": ScalarType(dtype), "b": ScalarType(dtype)},
-                    lambda a, b, f=formulas[kind]: f(a, b),
+                    lambda a, b, f=FORMULAS[kind]: f(a, b),
                     inputs,
                     exact=True,
                 )
@@ -164,85 +196,77 @@ class ScalarBinary(Op):
                 inputs = {"a": "integers" if left is not u32 else "large", "b": "counts"}
                 yield Sample(
                     {"kind": kind, "a": ScalarType(left), "b": ScalarType(i32 if left is not u32 else u32)},
-                    lambda a, b, f=formulas[kind]: f(a, b),
+                    lambda a, b, f=FORMULAS[kind]: f(a, b),
                     inputs,
                 )
         for kind in ("floordiv", "mod"):
             for right in (4, 3, -3, 1, ScalarType(i32), ScalarType(i64)):
                 fields, inputs = {"kind": kind, "a": ScalarType(i32), "b": right}, {"a": "integers", "b": "large"}
-                yield Sample(fields, lambda a, b, f=formulas[kind]: f(a, b), inputs)
-                yield Sample({**fields, "a": ScalarType(i64)}, lambda a, b, f=formulas[kind]: f(a, b), inputs)
+                yield Sample(fields, lambda a, b, f=FORMULAS[kind]: f(a, b), inputs)
+                yield Sample({**fields, "a": ScalarType(i64)}, lambda a, b, f=FORMULAS[kind]: f(a, b), inputs)
             yield Sample(
-                {"kind": kind, "a": -7, "b": ScalarType(i32)}, lambda a, b, f=formulas[kind]: f(a, b), {"b": "large"}
+                {"kind": kind, "a": -7, "b": ScalarType(i32)}, lambda a, b, f=FORMULAS[kind]: f(a, b), {"b": "large"}
             )
             yield Sample(
-                {"kind": kind, "a": ScalarType(u32), "b": 8}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "large"}
+                {"kind": kind, "a": ScalarType(u32), "b": 8}, lambda a, b, f=FORMULAS[kind]: f(a, b), {"a": "large"}
             )
             yield Sample(
-                {"kind": kind, "a": ScalarType(u32), "b": 7}, lambda a, b, f=formulas[kind]: f(a, b), {"a": "huge"}
+                {"kind": kind, "a": ScalarType(u32), "b": 7}, lambda a, b, f=FORMULAS[kind]: f(a, b), {"a": "huge"}
             )
         yield Sample({"kind": "div", "a": ScalarType(i32), "b": ScalarType(f32)}, lambda a, b: a / b)
         yield Sample({"kind": "mul", "a": ScalarType(i32), "b": 0.5}, lambda a, b: a * b)
-        yield Sample({"kind": "and", "a": ScalarType(bool_), "b": ScalarType(bool_)}, lambda a, b: a & b)
-        yield Sample({"kind": "or", "a": ScalarType(bool_), "b": ScalarType(bool_)}, lambda a, b: a | b)
+        for kind in BITS[:3]:
+            fields = {"kind": kind, "a": ScalarType(bool_), "b": ScalarType(bool_)}
+            yield Sample(fields, lambda a, b, f=FORMULAS[kind]: f(a, b))
 
 
-def _div(a: Any, b: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return np.divide(np.float32(a), np.float32(b))
-
-
-PYTHON: dict[str, Any] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-    "and": lambda a, b: a & b,
-    "or": lambda a, b: a | b,
-    "xor": lambda a, b: a ^ b,
-    "shl": lambda a, b: a << b,
-    "shr": lambda a, b: a >> b,
-    "floordiv": lambda a, b: a // b,
-    "mod": lambda a, b: a % b,
-    "div": _div,
-    "min": lambda a, b: (
-        min(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.minimum(a, b)
-    ),
-    "max": lambda a, b: (
-        max(a, b) if not isinstance(a, np.ndarray) and not isinstance(b, np.ndarray) else np.maximum(a, b)
-    ),
+FORMULAS: dict[str, Any] = {  # of float64, int64 and bool, for the conformance tests
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "shl": np.left_shift,
+    "shr": np.right_shift,
+    "floordiv": np.floor_divide,
+    "mod": np.remainder,
+    "min": np.minimum,
+    "max": np.maximum,
 }
 
 
-def _on_float(f: Any) -> Any:
-    def apply(x: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return f(np.float32(x))
-
-    return apply
+def _rounded(f: Any) -> Any:
+    """A function of float64 as one of float32, rounded once."""
+    return lambda x: convert(np.asarray(f(np.asarray(x, np.float64))), f32)
 
 
-SCALAR_FUNCTIONS: dict[str, tuple[Any, str]] = {
-    "neg": (lambda x: -x, "-{}"),
-    "not": (lambda x: np.logical_not(x) if isinstance(x, np.ndarray) else not x, "!{}"),
-    "exp2": (_on_float(np.exp2), "exp2f({})"),
-    "log2": (_on_float(np.log2), "log2f({})"),
-    "exp": (_on_float(np.exp), "expf({})"),
-    "log": (_on_float(np.log), "logf({})"),
-    "sqrt": (_on_float(np.sqrt), "sqrtf({})"),
-    "rsqrt": (_on_float(lambda x: np.float32(1) / np.sqrt(x)), "rsqrtf({})"),
-    "abs": (abs, "abs({})"),
+_FLOAT = "subnormals are kept; " + NAN
+SCALAR_FUNCTIONS: dict[
+    str, tuple[Any, str, Numerics]
+] = {  # NumPy, C, promise (CUDA C++ Programming Guide, "Mathematical Functions")
+    "neg": (np.negative, "pk_neg({})", EXACT.with_special("integers wrap")),
+    "not": (np.logical_not, "!{}", EXACT),
+    "invert": (np.invert, "~{}", EXACT),
+    "abs": (np.abs, "pk_abs({})", EXACT.with_special("integers wrap")),
+    "exp2": (_rounded(np.exp2), "exp2f({})", approximate(2, special=_FLOAT)),
+    "log2": (_rounded(np.log2), "log2f({})", approximate(1, special=_FLOAT)),
+    "exp": (_rounded(np.exp), "expf({})", approximate(2, special=_FLOAT)),
+    "log": (_rounded(np.log), "logf({})", approximate(1, special=_FLOAT)),
+    "sqrt": (_rounded(np.sqrt), "sqrtf({})", ROUNDED),
+    "rsqrt": (_rounded(lambda x: 1 / np.sqrt(x)), "rsqrtf({})", approximate(2, special=_FLOAT)),
 }
 
 
 @dataclass(eq=False)
 class ScalarUnary(Op):
-    """`kind` of a scalar: neg, not, abs, or a float function."""
+    """`kind` of a scalar: neg, abs, not (of a bool), invert (of an integer), or a float function."""
 
     scope: Scope
     kind: str
@@ -250,30 +274,44 @@ class ScalarUnary(Op):
 
     collective = False
 
-    def types(self) -> tuple[Type, ...]:
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return SCALAR_FUNCTIONS[self.kind][2]
+
+    @property
+    def common(self) -> DType:
+        """The dtype of the operand as the function takes it."""
+        if self.kind == "not":
+            return bool_
         dtype = scalar_dtype(self.a) or i32
-        if self.kind in ("neg", "abs"):
-            return (ScalarType(dtype),)
-        return (ScalarType(bool_ if self.kind == "not" else f32),)
+        return dtype if self.kind in ("neg", "abs", "invert") else f32
+
+    def types(self) -> tuple[Type, ...]:
+        if self.kind == "invert" and self.common.kind not in "iu":
+            raise TypeRuleError(f"~ takes integers and bools, not {self.common}", fix="convert with pk.cast(x, pk.i32)")
+        return (ScalarType(self.common),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        return SCALAR_FUNCTIONS[self.kind][0](m.scalar(self.a))
+        x = as_number(m.scalar(self.a), self.common)
+        with np.errstate(all="ignore"):
+            return np.asarray(SCALAR_FUNCTIONS[self.kind][0](x)).astype(self.common.numpy, copy=False)
 
     def cuda(self, c: CudaWriter) -> None:
-        type = self.result.type
-        assert isinstance(type, ScalarType)
-        text = SCALAR_FUNCTIONS[self.kind][1]
-        if self.kind == "abs" and type.dtype.kind == "f":
-            text = "fabsf({})"
-        c.define(self.result, text.format(c.scalar(self.a, type.dtype)))
+        c.prelude(ARITHMETIC)
+        text = {"neg": "-{}", "abs": "fabsf({})"}.get(self.kind) if self.common.kind == "f" else None
+        c.define(self.result, (text or SCALAR_FUNCTIONS[self.kind][1]).format(as_dtype(c, self.a, self.common)))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for kind in SCALAR_FUNCTIONS:
-            formula = {"not": np.logical_not, "rsqrt": lambda a: a**-0.5, "neg": np.negative, "abs": np.abs}.get(
-                kind
-            ) or getattr(np, kind)
-            for dtype in (bool_,) if kind == "not" else (i32, i64, f32) if kind in ("neg", "abs") else (f32,):
+            formula = {
+                "not": np.logical_not,
+                "rsqrt": lambda a: a**-0.5,
+                "neg": np.negative,
+                "abs": np.abs,
+            }.get(kind) or getattr(np, kind)
+            of = {"not": (bool_,), "neg": (i32, i64, f32), "abs": (i32, i64, f32), "invert": (i32, i64)}
+            for dtype in of.get(kind, (f32,)):
                 inputs = {
                     "a": "positive"
                     if kind in ("log", "log2", "sqrt", "rsqrt")
@@ -287,8 +325,38 @@ class ScalarUnary(Op):
 
 
 @dataclass(eq=False)
+class ScalarFma(Op):
+    """a * b + c of scalars as float32, rounded once (`pk.fma`)."""
+
+    scope: Scope
+    a: Operand
+    b: Operand
+    c: Operand
+
+    collective = False
+    numerics = ROUNDED
+
+    def types(self) -> tuple[Type, ...]:
+        for x in (self.a, self.b, self.c):
+            scalar_dtype(x)
+        return (ScalarType(f32),)
+
+    def numpy(self, m: NumpyMachine) -> Any:
+        a, b, c = (as_number(m.scalar(x), f32) for x in (self.a, self.b, self.c))
+        return fma(a, b, c, f32)
+
+    def cuda(self, c: CudaWriter) -> None:
+        c.define(self.result, "fmaf({}, {}, {})".format(*(as_dtype(c, x, f32) for x in (self.a, self.b, self.c))))
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for c in (ScalarType(f32), 0.5, ScalarType(i32)):
+            yield Sample({"a": ScalarType(f32), "b": ScalarType(f32), "c": c}, lambda a, b, c: a * b + c, exact=True)
+
+
+@dataclass(eq=False)
 class ScalarCast(Op):
-    """A scalar as another dtype: float to int truncates toward zero."""
+    """A scalar as another dtype (`pk.cast`), see `conversion.py`."""
 
     scope: Scope
     a: Operand
@@ -296,18 +364,23 @@ class ScalarCast(Op):
 
     collective = False
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(self._source(), self.dtype)
+
+    def _source(self) -> DType:
+        return scalar_dtype(self.a) or i64
+
     def types(self) -> tuple[Type, ...]:
         scalar_dtype(self.a)
         return (ScalarType(self.dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        a = m.scalar(self.a)
-        if isinstance(a, np.ndarray):
-            return a.astype(self.dtype.numpy)
-        return np.float32(a) if self.dtype.kind == "f" else bool(a) if self.dtype is bool_ else int(a)
+        return as_number(m.scalar(self.a), self.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.define(self.result, f"({self.dtype.c}){c.scalar(self.a, scalar_dtype(self.a) or self.dtype)}")
+        source = self._source()
+        c.define(self.result, convert_c(c.scalar(self.a, source), source, self.dtype))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -326,7 +399,7 @@ class ScalarCast(Op):
 
 @dataclass(eq=False)
 class ScalarSelect(Op):
-    """a where the condition holds, else b."""
+    """a where the condition holds, else b, in the dtype that `promoted` says."""
 
     scope: Scope
     condition: Operand
@@ -334,6 +407,7 @@ class ScalarSelect(Op):
     b: Operand
 
     collective = False
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         if scalar_dtype(self.condition) is not bool_:
@@ -341,8 +415,9 @@ class ScalarSelect(Op):
         return (ScalarType(promoted(self.a, self.b)),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        cond, a, b = m.scalar(self.condition), m.scalar(self.a), m.scalar(self.b)
-        return np.where(cond, a, b) if isinstance(cond, np.ndarray) else (a if cond else b)
+        dtype = promoted(self.a, self.b)
+        a, b = (as_number(m.scalar(x), dtype) for x in (self.a, self.b))
+        return np.where(m.scalar(self.condition), a, b)
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
@@ -352,7 +427,12 @@ class ScalarSelect(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for a, b in ((ScalarType(i32), ScalarType(i32)), (ScalarType(f32), 0.5), (3, ScalarType(i64))):
+        for a, b in (
+            (ScalarType(i32), ScalarType(i32)),
+            (ScalarType(f32), 0.5),
+            (3, ScalarType(i64)),
+            (ScalarType(i32), 0.5),
+        ):
             yield Sample(
                 {"condition": ScalarType(bool_), "a": a, "b": b},
                 lambda condition, a, b: a if condition else b,
@@ -367,13 +447,14 @@ def literal(x: float | int | bool, dtype: DType) -> str:
     if dtype.kind == "f":
         value = float(np.float32(x))
         if math.isnan(value):
-            return "__int_as_float(0x7fc00000)"
+            return "__int_as_float(0x7fffffff)"
         if math.isinf(value):
             return "__int_as_float(0x7f800000)" if value > 0 else "__int_as_float(0xff800000)"
         text = repr(value) if abs(value) >= 1e-30 or value == 0 else value.hex()
         return f"{text}f"
+    number = int(as_number(x, dtype))
     if dtype is i64:
-        return f"{int(x)}ll" if x > -(2**63) else "(-9223372036854775807ll - 1)"
+        return f"{number}ll" if number > -(2**63) else "(-9223372036854775807ll - 1)"
     if dtype is u32:
-        return f"{int(x) & 0xFFFFFFFF}u"
-    return f"{int(x)}" if -(2**31) < x < 2**31 else "(-2147483647 - 1)" if x == -(2**31) else f"{int(x)}u"
+        return f"{number}u"
+    return f"{number}" if number > -(2**31) else "(-2147483647 - 1)"

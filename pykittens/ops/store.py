@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..layouts import Sym, fragment, vector_element
+from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..thread_map import Matrices, Registers
 from ..types import (
@@ -30,6 +29,7 @@ from ..types import (
 )
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
 from .coalesced import check_hint, store_runs
+from .conversion import conversion_numerics, convert
 from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
 from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
 from .samples import Rectangle, Sample, pasted, rectangles, vectors
@@ -44,6 +44,10 @@ class Store(Op):
     source: Value
     hint: str = ""
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(self.held, self.memory)
+
     def types(self) -> tuple[Type, ...]:
         check_pair(self.source, self.target, "store")
         check_hint(self.hint)
@@ -53,12 +57,12 @@ class Store(Op):
     def memory(self) -> DType:
         return self.target.type.dtype  # type: ignore[union-attr]
 
+    @property
+    def held(self) -> DType:
+        return self.source.type.dtype  # type: ignore[union-attr]
+
     def numpy(self, m: NumpyMachine) -> None:
-        array = m[self.source]
-        if self.memory.kind == "f" and self.memory.bits < 32 and array.dtype != self.memory.numpy:
-            array = array.astype(np.float32)
-        with np.errstate(all="ignore"):
-            m.write(self.target, array.astype(self.memory.numpy))
+        m.write(self.target, convert(m[self.source], self.memory))
 
     def effects(self) -> tuple[Effect, ...]:
         type = self.source.type
@@ -116,7 +120,8 @@ class Store(Op):
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
         a, b = (
-            c.to_memory(c.element(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)")), self.memory) for j in (0, 1)
+            c.to_memory(c.element(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)")), self.memory, self.held)
+            for j in (0, 1)
         )
         c.line(f"union {{ {vector} v; {memory_c(self.memory)} e[2]; }} u; u.e[0] = {a}; u.e[1] = {b};")
         if g is None:
@@ -128,7 +133,7 @@ class Store(Op):
     def _elements(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("i"))
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
-        value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
+        value = c.to_memory(c.element(self.source, Sym("i")), self.memory, self.held)
         c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {{ const int r = {row}, x = {col};")
         if g is None:
             raw = c.raw(value, self.memory)
@@ -143,7 +148,7 @@ class Store(Op):
             self._whole_runs(c, vector, g)
             return
         at = vector_element(vector, c.warp(self.scope), c.lane, Sym("i"))
-        value = c.to_memory(c.element(self.source, Sym("i")), self.memory)
+        value = c.to_memory(c.element(self.source, Sym("i")), self.memory, self.held)
         c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {{ const int x = {at};")
         limit = naive_limit(vector)
         tests = [f"x < {limit}"] if limit else []
@@ -165,7 +170,7 @@ class Store(Op):
         width, kind = vector.width, VECTOR[vector.width * self.memory.size]
         whole, some = open_runs(c, self.scope, vector, g)
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u;")
-        value = c.to_memory(c.element(self.source, Sym(f"(i * {width} + j)")), self.memory)
+        value = c.to_memory(c.element(self.source, Sym(f"(i * {width} + j)")), self.memory, self.held)
         c.line(f"PK_UNROLL for (int j = 0; j < {width}; j++) u.e[j] = {value};")
         store = f"*({kind}*)({g.at('0', 'x')}) = u.v;"
         if g.cols_left:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import EXACT, NAN, ROUNDED, SMALLEST_NORMAL, Numerics, approximate
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import (
     REGISTER_DTYPES,
@@ -25,74 +26,96 @@ from ..types import (
     u32,
     with_dtype,
 )
+from .arithmetic import ARITHMETIC, maximum
 from .broadcast import compute, register_type
+from .conversion import canonical, conversion_numerics, convert, convert_c
 from .samples import Sample, tiles, vectors
 
-# kind: (NumPy function, C expression in {a}); floats unless said
-UNARY: dict[str, tuple[Any, str]] = {
-    "neg": (np.negative, "-{a}"),
-    "abs": (np.abs, "fabsf({a})"),
-    "exp": (np.exp, "pk_ex2({a} * 1.4426950408889634f)"),
-    "exp2": (np.exp2, "pk_ex2({a})"),
-    "log": (np.log, "pk_lg2({a}) * 0.6931471805599453f"),
-    "log2": (np.log2, "pk_lg2({a})"),
-    "relu": (lambda x: np.fmax(x, np.float32(0)), "fmaxf({a}, 0.0f)"),
-    "sqrt": (np.sqrt, "sqrtf({a})"),
-    "rsqrt": (lambda x: np.float32(1) / np.sqrt(x), "rsqrtf({a})"),
-    "rcp": (lambda x: np.float32(1) / x, "pk_rcp({a})"),
-    "tanh": (np.tanh, "pk_tanh_exact({a})"),
-    "sigmoid": (
-        lambda x: np.float32(1) / (np.float32(1) + np.exp(-x)),
-        "pk_rcp(1.0f + pk_ex2({a} * -1.4426950408889634f))",
+_erf: Any = np.frompyfunc(math.erf, 1, 1)
+SUBNORMALS = "subnormals are kept; " + NAN
+
+
+class Function(NamedTuple):
+    """An elementwise function: of float64 (or integers, or bools), its C expression in {a}, and what it promises."""
+
+    formula: Any
+    floats: str
+    numerics: Numerics
+
+
+def _relu(x: Any) -> Any:
+    return maximum(x, np.zeros_like(x))
+
+
+# What the hardware's approximations promise is in the PTX ISA: "ex2", "lg2", "rsqrt", "rcp", "sin", "cos". A product before
+# one costs exp its relative error times |x|.
+UNARY: dict[str, Function] = {
+    "neg": Function(np.negative, "-{a}", EXACT.with_special("integers wrap")),
+    "abs": Function(np.abs, "fabsf({a})", EXACT.with_special("integers wrap")),
+    "exp": Function(
+        np.exp,
+        "pk_ex2({a} * 1.4426950408889634f)",
+        approximate(3, per=0.5, flushes=True, special=f"overflow is inf; {NAN}"),
     ),
-    "erf": (lambda x: _erf(x), "erff({a})"),
-    "sin": (np.sin, "pk_sin_reduced({a})"),
-    "cos": (np.cos, "pk_cos_reduced({a})"),
-    "not": (np.logical_not, "!{a}"),
+    "exp2": Function(np.exp2, "pk_ex2({a})", approximate(2, flushes=True, special=f"overflow is inf; {NAN}")),
+    "log": Function(np.log, "pk_lg2({a}) * 0.6931471805599453f", approximate(3, absolute=2.0**-22, special=SUBNORMALS)),
+    "log2": Function(np.log2, "pk_lg2({a})", approximate(2, absolute=2.0**-22, special=SUBNORMALS)),
+    "relu": Function(_relu, "pk_max({a}, 0.0f)", EXACT.with_special(f"NaN stays NaN; -0 becomes +0; {NAN}")),
+    "sqrt": Function(np.sqrt, "sqrtf({a})", ROUNDED),
+    "rsqrt": Function(lambda x: 1 / np.sqrt(x), "rsqrtf({a})", approximate(2, special=SUBNORMALS)),
+    "rcp": Function(lambda x: 1 / x, "pk_rcp({a})", approximate(1, flushes=True, special=NAN)),
+    "tanh": Function(np.tanh, "pk_tanh({a})", approximate(8, special=SUBNORMALS)),
+    "sigmoid": Function(
+        lambda x: 1 / (1 + np.exp(-x)),
+        "pk_rcp(1.0f + pk_ex2({a} * -1.4426950408889634f))",
+        approximate(5, per=0.5, flushes=True, special=NAN),
+    ),
+    "erf": Function(_erf, "erff({a})", approximate(2, special=SUBNORMALS)),
+    "sin": Function(
+        np.sin, "pk_sin({a})", approximate(absolute=2e-6, flushes=True, special=f"for |x| up to 1e5; {NAN}")
+    ),
+    "cos": Function(
+        np.cos, "pk_cos({a})", approximate(absolute=2e-6, flushes=True, special=f"for |x| up to 1e5; {NAN}")
+    ),
+    "not": Function(np.logical_not, "!{a}", EXACT),
+    "invert": Function(np.invert, "~{a}", EXACT),
 }
-
-
-FORMULAS: dict[str, Any] = {  # of float64, for the conformance tests
-    "neg": np.negative,
-    "abs": np.abs,
-    "exp": np.exp,
-    "exp2": np.exp2,
-    "log": np.log,
-    "log2": np.log2,
-    "relu": lambda a: np.fmax(a, 0),
-    "sqrt": np.sqrt,
-    "rsqrt": lambda a: 1 / np.sqrt(a),
-    "rcp": lambda a: 1 / a,
-    "tanh": np.tanh,
-    "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
-    "erf": np.vectorize(math.erf),
-    "sin": np.sin,
-    "cos": np.cos,
-    "not": np.logical_not,
-}
+INTEGERS = {"neg": "pk_neg({a})", "abs": "pk_abs({a})", "invert": "~{a}"}  # C where it differs from that of floats
 
 
 MATH = """
 __device__ __forceinline__ float pk_ex2(float x) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
 __device__ __forceinline__ float pk_lg2(float x) { float r; asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
 __device__ __forceinline__ float pk_rcp(float x) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-__device__ __forceinline__ float pk_fdiv(float a, float b) { float r; asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
 __device__ __forceinline__ float pk_reduced(float x) {  // by a multiple of 2 pi = 6.28125 + 1.9353072e-3 + 1.0253376e-11, to 1e-6 for |x| < 1e5
   const float k = rintf(x * 0.15915494309189535f);
   return fmaf(k, -1.0253376e-11f, fmaf(k, -1.9353071795864769e-3f, fmaf(k, -6.28125f, x)));
 }
-__device__ __forceinline__ float pk_sin_reduced(float x) { float r; asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
-__device__ __forceinline__ float pk_cos_reduced(float x) { float r; asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
-__device__ __forceinline__ float pk_tanh_exact(float x) { return 1.0f - 2.0f * pk_rcp(1.0f + pk_ex2(x * 2.885390081777927f)); }
+__device__ __forceinline__ float pk_sin(float x) { float r; asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
+__device__ __forceinline__ float pk_cos(float x) { float r; asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
+__device__ __forceinline__ float pk_tanh(float x) {  // 1 - 2 / (1 + exp(2 x)) cancels near 0: there the first terms of the series
+  const float y = x * x;
+  const float near = fmaf(x * y, fmaf(y, fmaf(y, -0.05396825396825397f, 0.13333333333333333f), -0.3333333333333333f), x);
+  return y < 0.0625f ? near : fmaf(-2.0f, pk_rcp(1.0f + pk_ex2(x * 2.885390081777927f)), 1.0f);
+}
 """
 
 
-def _erf(x: np.ndarray) -> np.ndarray:
-    """Abramowitz and Stegun 7.1.26 in float64: absolute error under 1.5e-7."""
-    y = np.abs(np.asarray(x, np.float64))
-    t = 1 / (1 + 0.3275911 * y)
-    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return np.sign(x) * (1 - poly * np.exp(-y * y))
+def apply(kind: str, x: np.ndarray) -> np.ndarray:
+    """`kind` of an array: floats (as float32) give the correctly rounded float32, flushed where the promise says so."""
+    formula, promise = UNARY[kind].formula, UNARY[kind].numerics
+    with np.errstate(all="ignore"):
+        if x.dtype.kind != "f" or promise.kind == "exact":
+            out = np.asarray(formula(x))
+            return canonical(out) if out.dtype.kind == "f" else out
+        wide = np.asarray(formula((flushed(x) if promise.flushes else x).astype(np.float64)), np.float64)
+        single = convert(np.asarray(wide.astype(np.float32)), f32)
+        return canonical(flushed(single) if promise.flushes else single)
+
+
+def flushed(x: np.ndarray) -> np.ndarray:
+    """Subnormal numbers as zeros of the same sign."""
+    return np.where(np.abs(x) < np.float32(SMALLEST_NORMAL), np.copysign(np.float32(0), x), x)
 
 
 @dataclass(eq=False)
@@ -105,46 +128,48 @@ class Unary(Op):
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, self.kind)
-        if type.dtype.kind != "f" and self.kind not in ("neg", "not", "abs"):
+        if type.dtype.kind != "f" and self.kind not in ("neg", "not", "abs", "invert"):
             raise TypeRuleError(f"{self.kind} takes floats, not {type}", fix="convert with x.to(pk.f32)")
-        if (self.kind == "not") != (type.dtype is bool_):
-            raise TypeRuleError(f"{self.kind} does not take {type}", fix="~ takes bool masks; arithmetic takes numbers")
+        if (self.kind == "not") != (type.dtype is bool_) or (self.kind == "invert" and type.dtype.kind == "f"):
+            raise TypeRuleError(
+                f"{self.kind} does not take {type}", fix="~ takes masks and integers; arithmetic takes numbers"
+            )
         if isinstance(type, RegisterVector) and type.partial and self.kind != "neg":
             raise TypeRuleError(
                 f"{self.kind} of a partial vector would not be {self.kind} of its sum", fix="sum it first: x.total()"
             )
         return (type,)
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        dtype = self.a.type.dtype  # type: ignore[union-attr]
+        promise = UNARY[self.kind].numerics
+        return promise.with_special("computed in float32, then rounded to the dtype") if dtype.packed else promise
+
     def numpy(self, m: NumpyMachine) -> Any:
-        type = self.a.type
-        with np.errstate(all="ignore"):
-            return UNARY[self.kind][0](compute(m[self.a], type.dtype)).astype(type.dtype.numpy)  # type: ignore[union-attr]
+        dtype = self.a.type.dtype  # type: ignore[union-attr]
+        return convert(apply(self.kind, compute(m[self.a], dtype)), dtype)
 
     def cuda(self, c: CudaWriter) -> None:
+        c.prelude(ARITHMETIC)
         c.prelude(MATH)
-        text = UNARY[self.kind][1]
-        if self.kind == "abs" and self.a.type.dtype.kind != "f":  # type: ignore[union-attr]
-            text = "abs({a})"
+        function = UNARY[self.kind]
+        text = function.floats if self.a.type.dtype.kind == "f" else INTEGERS.get(self.kind, function.floats)  # type: ignore[union-attr]
         c.map(self.result, lambda r: text.format(a=c.element(self.a, r)))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for kind in UNARY:
-            formula, inputs = (
-                FORMULAS[kind],
-                {"a": "positive" if kind in ("log", "log2", "sqrt", "rsqrt") else "normal"},
-            )
-            dtypes = (bool_,) if kind == "not" else (f32, bf16, f16, i32) if kind in ("neg", "abs") else (f32, bf16)
-            for dtype in dtypes:
+        dtypes = {"not": (bool_,), "invert": (i32, u32), "neg": (f32, bf16, f16, i32), "abs": (f32, bf16, f16, i32)}
+        for kind, function in UNARY.items():
+            positive = kind in ("log", "log2", "sqrt", "rsqrt")
+            for dtype in dtypes.get(kind, (f32, bf16)):
+                inputs = {"a": "positive" if positive else "normal"} if dtype.kind == "f" else {}
                 yield Sample(
-                    {"kind": kind, "a": RegisterTile(dtype, 16, 32)},
-                    lambda a, f=formula: f(a),
-                    inputs if dtype.kind == "f" else {},
+                    {"kind": kind, "a": RegisterTile(dtype, 16, 32)}, lambda a, f=function.formula: f(a), inputs
                 )
-            if kind != "not":
-                yield Sample(
-                    {"kind": kind, "a": RegisterTile(f32, 16, 32)}, lambda a, f=formula: f(a), {"a": "special"}
-                )
+            if kind not in ("not", "invert"):
+                fields = {"kind": kind, "a": RegisterTile(f32, 16, 32)}
+                yield Sample(fields, lambda a, f=function.formula: f(a), {"a": "special"})
         for type in (*tiles(f32), *vectors(bf16)):
             yield Sample({"kind": "relu", "a": type}, lambda a: np.maximum(a, 0), exact=True)
         yield Sample({"kind": "neg", "a": RegisterVector(f32, 32, "col", partial=True)}, lambda a: -a.sum(1))
@@ -152,11 +177,15 @@ class Unary(Op):
 
 @dataclass(eq=False)
 class Convert(Op):
-    """The same elements as another dtype, rounded to nearest even."""
+    """The same elements as another dtype, see `conversion.py`."""
 
     scope: Scope
     a: Value
     dtype: DType
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(self.a.type.dtype, self.dtype)  # type: ignore[union-attr]
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "to")
@@ -168,15 +197,11 @@ class Convert(Op):
         return (with_dtype(type, self.dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        array = m[self.a]
-        if self.dtype in (bf16, f16) and array.dtype != self.dtype.numpy:
-            array = array.astype(np.float32)
-        with np.errstate(all="ignore"):
-            return array.astype(self.dtype.numpy)
+        return convert(m[self.a], self.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
-        cast = {"f": "(float)", "b": "(bool)"}.get(self.dtype.kind, f"({self.dtype.c})")
-        c.map(self.result, lambda r: f"{cast}{c.element(self.a, r)}")
+        source = self.a.type.dtype  # type: ignore[union-attr]
+        c.map(self.result, lambda r: convert_c(c.element(self.a, r), source, self.dtype))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
+from ..numerics import Numerics
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, values_in
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
+from .conversion import conversion_numerics
 from .samples import Sample
-from .scalars import scalar_dtype
+from .scalars import as_dtype, as_number, check_fits, scalar_dtype
 
 
 @dataclass(eq=False)
@@ -23,15 +25,20 @@ class DeclareVariable(Op):
 
     collective = False
 
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(scalar_dtype(self.initial) or self.dtype, self.dtype)
+
     def types(self) -> tuple[Type, ...]:
         scalar_dtype(self.initial)
+        check_fits(self.initial, self.dtype, "a variable")
         return (ScalarType(self.dtype, mutable=True),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        return m.scalar(self.initial)
+        return as_number(m.scalar(self.initial), self.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.define(self.result, c.scalar(self.initial, self.dtype), mutable=True)
+        c.define(self.result, as_dtype(c, self.initial, self.dtype), mutable=True)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -50,27 +57,35 @@ class SetVariable(Op):
     writes = ("variable",)
     collective = False
 
-    def types(self) -> tuple[Type, ...]:
+    @property
+    def dtype(self) -> DType:
+        """The variable's dtype, which the value becomes."""
         type = self.variable.type
         assert isinstance(type, ScalarType)
-        dtype = scalar_dtype(self.value)
-        if dtype is not None and dtype.kind == "f" and type.dtype.kind != "f":
+        return type.dtype
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return conversion_numerics(scalar_dtype(self.value) or self.dtype, self.dtype)
+
+    def types(self) -> tuple[Type, ...]:
+        given, dtype = scalar_dtype(self.value), self.dtype
+        if given is not None and given.kind == "f" and dtype.kind != "f":
             raise TypeRuleError(
-                f"{self.variable.label} is {type}, the new value {dtype}",
-                fix=f"convert with pk.cast(x, pk.{type.dtype})",
+                f"{self.variable.label} is {dtype}, the new value {given}",
+                fix=f"convert with pk.cast(x, pk.{dtype})",
             )
+        check_fits(self.value, dtype, f"{self.variable.label} = ...")
         return ()
 
     def depends_on(self) -> Iterable[Value]:
         return values_in(self.value)
 
     def numpy(self, m: NumpyMachine) -> None:
-        m.assign(self.variable, m.scalar(self.value))
+        m.assign(self.variable, as_number(m.scalar(self.value), self.dtype))
 
     def cuda(self, c: CudaWriter) -> None:
-        type = self.variable.type
-        assert isinstance(type, ScalarType)
-        c.line(f"{c[self.variable]} = {c.scalar(self.value, type.dtype)};")
+        c.line(f"{c[self.variable]} = {as_dtype(c, self.value, self.dtype)};")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

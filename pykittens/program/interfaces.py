@@ -88,11 +88,11 @@ class CudaWriter(Protocol):
     def store_pair(self, value: Value, pair: str, low: str, high: str) -> None:
         """Sets registers 2 * pair and 2 * pair + 1."""
 
-    def from_memory(self, text: str, dtype: DType) -> str:
-        """An element as it lies in memory, as float, int or bool."""
+    def from_memory(self, text: str, memory: DType, held: DType) -> str:
+        """An element as it lies in memory, as an element of `held`: 16-bit floats stand as float, 8-bit integers as int."""
 
-    def to_memory(self, text: str, dtype: DType) -> str:
-        """A float, int or bool as it lies in memory."""
+    def to_memory(self, text: str, memory: DType, held: DType) -> str:
+        """An element of `held` as it lies in memory."""
 
     def bits(self, text: str, dtype: DType) -> str:
         """Unsigned bits as the memory type of `dtype`."""
@@ -148,9 +148,6 @@ class NumpyMachine(Protocol):
 
     def choose(self, condition: Any, a: Any, b: Any) -> Any:
         """a where the condition holds, else b."""
-
-    def checked_int(self, value: Any, dtype: DType, op: Statement) -> Any:
-        """An integer scalar as `dtype` holds it."""
 
     def check_index(self, index: Any, count: int, op: Statement) -> None:
         """Refuses an index out of range: `OutOfBoundsError`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..errors import Frame
+from ..numerics import Numerics
 from ..types import Type
 from .effects import Effect
 from .interfaces import CudaWriter, NumpyMachine
@@ -33,6 +34,7 @@ class Op:
     uniform_over: int = (
         CLUSTER  # how many warps in turn get the same results from the same operands at most, or BLOCK, or CLUSTER
     )
+    numerics: Numerics | None = None  # what it promises about the numbers it makes; None where it makes none
     single_thread: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
 
     def types(self) -> tuple[Type, ...]:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutOfBoundsError
+from ..ops.conversion import canonical, convert
+from ..ops.unary import flushed
 from ..program import Access, Place, Scope, Sync, Value
-from ..types import SharedTile, SharedVector
+from ..types import SharedTile, SharedVector, f32
 from .block import BlockState
 from .memory import Address, GlobalArray
 from .registers import Registers
@@ -140,8 +142,11 @@ class Machine(Registers):
         corners, tensor = self.corners(target), self.tensor(target.tensor)
         for corner, values in zip(corners * (len(array) if len(corners) == 1 else 1), array, strict=True):
             old = tensor.read(corner, target.shape)
-            wide = np.float32 if tensor.type.dtype.kind == "f" and tensor.type.dtype.bits < 32 else old.dtype
-            tensor.write(corner, target.shape, combine(old.astype(wide), values.astype(wide)).astype(old.dtype))
+            dtype = tensor.type.dtype
+            wide = f32 if dtype.kind == "f" and dtype.bits < 32 else dtype
+            with np.errstate(all="ignore"):
+                new = combine(convert(old, wide), convert(values, wide))
+            tensor.write(corner, target.shape, convert(new, dtype))
 
     def _blocks(self, value: Value) -> list[BlockState]:
         """The blocks of the cluster whose shared memory an operand of this operation means."""
@@ -158,7 +163,7 @@ class Machine(Registers):
         """Sets one element of a tensor or shared vector, for each active unit."""
         spots = self._elements(target, at)
         for i, spot in enumerate(spots if len(spots) > 1 else spots * self.units):
-            new = value[i] if isinstance(value, np.ndarray) else value
+            new = value[i] if np.ndim(value) else value
             if isinstance(target, Place):
                 self.tensor(target.tensor).array[spot] = new
             else:
@@ -172,7 +177,7 @@ class Machine(Registers):
         spots, found, array = self._elements(target, 0), [], self.tensor(target.tensor).array
         for i, spot in enumerate(spots if len(spots) > 1 else spots * self.units):
             found.append(array[spot])
-            array[spot] += value[i] if isinstance(value, np.ndarray) else value
+            array[spot] = sum_at(array[spot], value[i] if value.ndim else value)
         return self.per_warp(np.array(found)) if len(found) > 1 else found[0].item()
 
     def _element(self, source: Value | Place, spot: tuple[int, ...]) -> Any:
@@ -213,6 +218,14 @@ class Machine(Registers):
         assert isinstance(type, SharedVector)
         spots = self.address(memory) + self.element_index(memory, at) * type.dtype.size
         return [(int(x),) for x in spots] if isinstance(spots, np.ndarray) else [(int(spots),)]
+
+
+def sum_at(old: Any, value: Any) -> Any:
+    """What an atomic addition leaves: integers wrap, and float32 in global memory flushes subnormals (PTX "atom")."""
+    with np.errstate(all="ignore"):
+        if np.asarray(old).dtype.kind != "f":
+            return np.add(old, value)
+        return canonical(flushed(np.add(flushed(old), flushed(value))))
 
 
 def _widened(x: Any) -> Any:

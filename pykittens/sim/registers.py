@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import Diagnosis, OutOfBoundsError, UninitializedError
 from ..program import Value
 from ..program.interfaces import Statement
-from ..types import DType, RegisterTile, RegisterVector, ScalarType
+from ..types import RegisterTile, RegisterVector, ScalarType
 from .block import BlockState
 from .engines import Queue
 from .memory import Address
@@ -188,22 +188,6 @@ class Registers:
     def choose(self, condition: Any, a: Any, b: Any) -> Any:
         """a where the scalar condition holds, else b."""
         return np.where(condition, a, b) if isinstance(condition, np.ndarray) else (a if condition else b)
-
-    def checked_int(self, value: Any, dtype: DType, op: Statement) -> Any:
-        """An integer result in its dtype: unsigned ones wrap, signed ones must fit."""
-        if dtype.kind == "b":
-            return value.astype(bool) if isinstance(value, np.ndarray) else bool(value)
-        if dtype.kind == "u":
-            return value & ((1 << dtype.bits) - 1)
-        low, high = (value.min(), value.max()) if isinstance(value, np.ndarray) else (value, value)
-        limit = 1 << (dtype.bits - 1)
-        if low < -limit or high >= limit:
-            raise Diagnosis(
-                f"{op.name} gives {int(high if high >= limit else low)}, which does not fit {dtype}",
-                fix="compute it in 64 bits: pk.cast(x, pk.i64)",
-                location=op.location,
-            )
-        return value
 
     def check_index(self, index: Any, count: int, op: Statement) -> None:
         """Raises `OutOfBoundsError` for an index outside of `count` items."""

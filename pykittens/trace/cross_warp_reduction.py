@@ -23,8 +23,11 @@ from .recorder import current, record, result, scope_of
 from .rings import Cursor, barrier
 
 
-def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool) -> Sequence[Any]:
-    """Column vectors with `kind` over each row of coalesced tiles of several warps, or spread over the cluster. Terms of all meet at once."""
+def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool, times: Any = None) -> Sequence[Any]:
+    """Column vectors with `kind` over each row of coalesced tiles of several warps, or spread over the cluster. Terms of all meet at once.
+
+    times: a tile that the elements of the tiles are multiplied by first.
+    """
     type: RegisterTile = tiles[0].type
     scope = scope_of(type.warps)
     blocks = _cluster_size() if across_cluster else 1
@@ -37,7 +40,14 @@ def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool) -> Sequenc
     ):  # nobody's shared memory may be written before its block runs
         current().cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
     alone = type.warps == 1 and blocks == 1
-    terms = [result(reduce.Reduce(scope, kind, x if alone else x.to(f32), "col", type.warps > 1)) for x in tiles]
+    held = f32 if type.dtype.kind == "f" else type.dtype  # of the terms: 16-bit floats are combined as float32
+    if not alone:
+        if any((f32 if x.type.dtype.kind == "f" else x.type.dtype) != held for x in tiles):
+            listed, fix = ", ".join(str(x.type) for x in tiles), "reduce them one by one"
+            raise TypeRuleError(f"sums together of {listed}, of several dtypes", fix=fix)
+        times = times.to(held) if times is not None else None
+    wide = tiles if alone else [x.to(held) for x in tiles]
+    terms = [result(reduce.Reduce(scope, kind, x, "col", type.warps > 1, times=times)) for x in wide]
     if alone:
         return terms
     if blocks > 1 and type.warps != current().warps:
@@ -45,9 +55,10 @@ def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool) -> Sequenc
             f"a row over the cluster of a tile over {type.warps} warps",
             fix="make the tile on the whole block, or the whole role",
         )
-    whole = tuple(RegisterVector(f32, x.type.rows, "col", type.layout, type.warps) for x in tiles)
+    whole = tuple(RegisterVector(held, x.type.rows, "col", type.layout, type.warps) for x in tiles)
     meet = _exchange if blocks > 1 and role else _meet
-    return meet(scope, kind, tuple(terms), whole, blocks)
+    found = meet(scope, kind, tuple(terms), whole, blocks)
+    return [x.to(tile.type.dtype) for x, tile in zip(found, tiles, strict=True)]
 
 
 def _exchange(
@@ -92,7 +103,7 @@ def _meet(
 
 def _room(vectors: tuple[RegisterVector, ...]) -> SharedVector:
     """Room for the terms of all warps of a block."""
-    return SharedVector(f32, sum(x.length for x in vectors) * vectors[0].warps)
+    return SharedVector(vectors[0].dtype, sum(x.length for x in vectors) * vectors[0].warps)
 
 
 def vector_reduce(vector: Any, kind: str) -> Any:

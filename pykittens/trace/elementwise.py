@@ -54,25 +54,30 @@ def _two(kind: str, a: Any, b: Any) -> Any:
             return result(binary.Binary(scope_of(x.type.warps), kind, number(a), number(b)))
     a, b = number(a), number(b)
     if not isinstance(a, Value) and not isinstance(b, Value):
-        return scalars.PYTHON[kind](a, b)
+        return min(a, b) if kind == "min" else max(a, b)
     return result(scalars.ScalarBinary(THREAD, kind, a, b))
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of two tiles, vectors or scalars, elementwise; a NaN operand loses (PTX max)."""
+    """The larger of two tiles, vectors or scalars, elementwise: NaN where one is, and +0 rather than -0."""
     return _two("max", a, b)
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of two tiles, vectors or scalars, elementwise; a NaN operand loses (PTX min)."""
+    """The smaller of two tiles, vectors or scalars, elementwise: NaN where one is, and -0 rather than +0."""
     return _two("min", a, b)
 
 
-def fma(a: Any, b: Any, c: Any) -> Tile:
-    """a * b + c, elementwise, rounded once."""
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """a * b + c of tiles, vectors or scalars, elementwise, rounded once. Nothing else is: a * b + c rounds twice.
+
+    Of 16-bit tiles the result is rounded once to 16 bits, and scalars beside them are rounded to the tile's dtype first.
+    """
+    for x in (a, b, c):
+        refuse_array(x)
     tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
     if tile is None:
-        raise TypeRuleError("pk.fma without a register tile", fix="write a * b + c for scalars")
+        return result(scalars.ScalarFma(THREAD, number(a), number(b), number(c)))
     return result(binary.Fma(scope_of(tile.type.warps), number(a), number(b), number(c)))  # type: ignore[no-any-return]
 
 

@@ -120,7 +120,8 @@ class Scalar(Handle):
         return result(scalars.ScalarUnary(THREAD, "abs", self))  # type: ignore[no-any-return]
 
     def __invert__(self) -> Scalar:
-        return result(scalars.ScalarUnary(THREAD, "not", self))  # type: ignore[no-any-return]
+        kind = "not" if self.dtype is bool_ else "invert"
+        return result(scalars.ScalarUnary(THREAD, kind, self))  # type: ignore[no-any-return]
 
 
 class Variable(Scalar):

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import TraceError, TypeRuleError
 from ..ops import binary, fill, layout_conversion, pairs, reduce, slice_concat, unary
 from ..program import Operand, Value
-from ..types import Coalesced, DType, RegisterTile, RegisterVector
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_
 from .cross_warp_reduction import row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
 from .recorder import record, result, scope_of
@@ -111,7 +111,7 @@ class Tile(Handle):
         return self._unary("neg")
 
     def __invert__(self) -> Tile:
-        return self._unary("not")
+        return self._unary("not" if self.type.dtype is bool_ else "invert")
 
     def __abs__(self) -> Tile:
         return self._unary("abs")
@@ -166,11 +166,18 @@ class Tile(Handle):
         return result(unary.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
 
     def _reduce(
-        self, kind: str, to: Any, partial: bool = False, cluster: bool = False, onto: Tile | None = None
+        self,
+        kind: str,
+        to: Any,
+        partial: bool = False,
+        cluster: bool = False,
+        onto: Tile | None = None,
+        times: Tile | None = None,
+        fade: Tile | None = None,
     ) -> Tile:
         if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
-            return row_reduce([self], kind, cluster)[0]  # type: ignore[no-any-return]
-        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto))  # type: ignore[no-any-return]
+            return row_reduce([self], kind, cluster, times)[0]  # type: ignore[no-any-return]
+        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto, times, fade))  # type: ignore[no-any-return]
 
     def row_max(self, *, cluster: bool = False) -> Tile:
         """Column vector: the largest element of each row; `cluster`: of rows spread over the blocks of the cluster."""
@@ -180,13 +187,22 @@ class Tile(Handle):
         """Column vector: the smallest element of each row."""
         return self._reduce("min", "col")
 
-    def row_sum(self, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None) -> Tile:
+    def row_sum(
+        self, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None, fade: Tile | None = None
+    ) -> Tile:
         """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later.
 
         `cluster`: of rows spread over the blocks of the cluster. `onto`: a partial vector that it is added to, element
-        after element.
+        after element; with `fade` first multiplied by that, in one rounding with the first addition.
         """
-        return self._reduce("sum", "col", partial, cluster, onto)
+        return self._reduce("sum", "col", partial, cluster, onto, fade=fade)
+
+    def row_dot(self, other: Tile, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None) -> Tile:
+        """Column vector: the sum of each row's products with another tile's, each fused into its addition.
+
+        The arguments are those of `row_sum`; both tiles have one type, and hold floats.
+        """
+        return self._reduce("sum", "col", partial, cluster, onto, other)
 
     def row_prod(self) -> Tile:
         """Column vector: the product of each row."""

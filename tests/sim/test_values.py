@@ -231,13 +231,24 @@ def test_a_user_s_operation_that_fails() -> None:
         broken.simulate()
 
 
-def test_integer_overflow() -> None:
+def test_integers_wrap() -> None:
     @pk.kernel(warps=1)
     def overflow(y: pk.gl(i32, 1, 4), n: i32) -> None:
         warp.set(y, (0, 0), n * n)
 
     y = np.zeros((1, 4), np.int32)
-    overflow.simulate(y, 1000)
-    assert y[0, 0] == 1000000
-    with pytest.raises(pk.Diagnosis, match="does not fit i32"):
-        overflow.simulate(y, 100000)
+    for n in (1000, 100000, -(2**31)):
+        overflow.simulate(y, n)
+        assert y[0, 0] == np.asarray(n * n % 2**32, np.uint32).view(np.int32)
+
+
+def test_division_by_zero_is_an_error() -> None:
+    @pk.kernel(warps=1)
+    def divide(y: pk.gl(i32, 1, 4), n: i32, d: i32) -> None:
+        warp.set(y, (0, 0), n // d)
+
+    y = np.zeros((1, 4), np.int32)
+    divide.simulate(y, -7, 2)
+    assert y[0, 0] == -4
+    with pytest.raises(pk.Diagnosis, match="n // d divides by 0"):
+        divide.simulate(y, 1, 0)
