@@ -3,33 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import TypeRuleError
 from ..program import CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..types import BarrierType, RegisterVector, ScalarType, Type, f32, i32, u32
 
 MBARRIER = """
-__device__ __forceinline__ void pk_mbarrier_init(u32 b, u32 count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(count) : "memory"); }
-__device__ __forceinline__ void pk_mbarrier_expect(u32 b, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(b), "r"(bytes) : "memory"); }
-__device__ __forceinline__ void pk_mbarrier_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(b) : "memory"); }
+__device__ __forceinline__ void pk_mbarrier_init(u32 b, u32 count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(count) : "memory");
+}
+__device__ __forceinline__ void pk_mbarrier_expect(u32 b, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(b), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void pk_mbarrier_arrive(u32 b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(b) : "memory");
+}
 __device__ __forceinline__ void pk_mbarrier_arrive_remote(u32 b, u32 rank) {
-  asm volatile("{.reg .b32 r; mapa.shared::cluster.u32 r, %0, %1; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r];}" :: "r"(b), "r"(rank) : "memory"); }
-__device__ __forceinline__ void pk_mbarrier_arrive_first(u32 b, u32 thread) {  // thread 0 does; without a branch, which the compiler moves nothing across
-  asm volatile("{.reg .pred p; setp.eq.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" :: "r"(b), "r"(thread) : "memory"); }
-template<int R> __device__ __forceinline__ void pk_mbarrier_arrive_after(u32 b, u32 thread, const float (&x)[R]) {  // x is no NaN that no arithmetic gives
-  bool is = thread == 0; PK_UNROLL for (int i = 0; i < R; i++) is &= __float_as_uint(x[i]) != 0x7f8badadu;
-  asm volatile("{.reg .pred p; setp.ne.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" :: "r"(b), "r"((u32)is) : "memory"); }
-template<int N> __device__ __forceinline__ void pk_mbarrier_release(u32 b, u32 thread) {  // a thread for each block; what was read is handed over, so no fence
-  asm volatile("{.reg .pred p; .reg .b32 r; setp.lt.u32 p, %1, %2; @p mapa.shared::cluster.u32 r, %0, %1; @p mbarrier.arrive.shared::cluster.b64 _, [r];}"
-    :: "r"(b), "r"(thread), "n"(N) : "memory"); }
-__device__ __forceinline__ bool pk_mbarrier_try(u32 b, u32 phase) {
-  u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
-__device__ __forceinline__ bool pk_mbarrier_try_cluster(u32 b, u32 phase) {
-  u32 done; asm volatile("{.reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}" : "=r"(done) : "r"(b), "r"(phase) : "memory"); return done; }
-__device__ __forceinline__ void pk_mbarrier_wait(u32 b, u32 phase) {
-  asm volatile("{.reg .pred p; L%=: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra D%=; bra L%=; D%=: }" :: "r"(b), "r"(phase) : "memory"); }
-__device__ __forceinline__ void pk_mbarrier_wait_cluster(u32 b, u32 phase) {
-  asm volatile("{.reg .pred p; L%=: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1; @p bra D%=; bra L%=; D%=: }" :: "r"(b), "r"(phase) : "memory"); }
+  asm volatile("{ .reg .b32 r; mapa.shared::cluster.u32 r, %0, %1;"
+    " mbarrier.arrive.release.cluster.shared::cluster.b64 _, [r]; }" :: "r"(b), "r"(rank) : "memory");
+}
+// Thread 0 arrives; without a branch, which the compiler moves nothing across.
+__device__ __forceinline__ void pk_mbarrier_arrive_first(u32 b, u32 thread) {
+  asm volatile("{ .reg .pred p; setp.eq.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0]; }"
+    :: "r"(b), "r"(thread) : "memory");
+}
+// The same after x has been computed: no arithmetic gives the NaN that it is compared with.
+template<int R> __device__ __forceinline__ void pk_mbarrier_arrive_after(u32 b, u32 thread, const float (&x)[R]) {
+  bool is = thread == 0;
+  PK_UNROLL for (int i = 0; i < R; i++) is &= __float_as_uint(x[i]) != 0x7f8badadu;
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0]; }"
+    :: "r"(b), "r"((u32)is) : "memory");
+}
+// A thread for each block; what was read is handed over, nothing written, so the scope need not be the cluster.
+template<int N> __device__ __forceinline__ void pk_mbarrier_release(u32 b, u32 thread) {
+  asm volatile("{ .reg .pred p; .reg .b32 r; setp.lt.u32 p, %1, %2; @p mapa.shared::cluster.u32 r, %0, %1;"
+    " @p mbarrier.arrive.shared::cluster.b64 _, [r]; }" :: "r"(b), "r"(thread), "n"(N) : "memory");
+}
+"""
+
+# Where what a wait acquires may come from: qualifiers of the polling instruction, and what follows the loop.
+Acquire = Literal["cta", "cluster", "terms"]
+_ACQUIRES: dict[Acquire, tuple[str, str]] = {
+    "cta": ("", ""),  # acquire.cta by default
+    "cluster": (".acquire.cluster", ""),  # invalidates L1 once, when the phase has ended
+    # PTX ISA "fence": of what the cluster released, only accesses to shared memory are ordered, which no L1 holds.
+    "terms": (".relaxed.cluster", "fence.acquire.sync_restrict::shared::cluster.cluster;"),
+}
+
+
+def waiting(acquire: Acquire) -> str:
+    """Device functions that ask whether a phase has ended, and wait until it has (PTX "mbarrier.try_wait")."""
+    how, after = _ACQUIRES[acquire]
+    test = f"mbarrier.try_wait.parity{how}.shared::cta.b64 p"
+    return f"""
+__device__ __forceinline__ bool pk_mbarrier_try_{acquire}(u32 b, u32 phase) {{
+  u32 done;
+  asm volatile("{{ .reg .pred p; {test}, [%1], %2; {after} selp.u32 %0, 1, 0, p; }}"
+    : "=r"(done) : "r"(b), "r"(phase) : "memory");
+  return done;
+}}
+__device__ __forceinline__ void pk_mbarrier_wait_{acquire}(u32 b, u32 phase) {{
+  asm volatile("{{ .reg .pred p; L%=: {test}, [%0], %1; @p bra D%=; bra L%=; D%=: {after} }}"
+    :: "r"(b), "r"(phase) : "memory");
+}}
 """
 
 
@@ -115,9 +152,7 @@ class Wait(Op):
     barrier: Value
     phase: Operand
 
-    remote: bool = (
-        False  # set by passes/remote.py: threads of other blocks arrive, so acquire what the cluster released
-    )
+    acquire: Acquire = "cta"  # set by passes/remote.py
 
     single_thread = True  # may run in one elected thread
     collective = True
@@ -135,12 +170,13 @@ class Wait(Op):
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MBARRIER)
         c.require(90, self, "mbarriers with byte counts")
-        suffix = "_cluster" if self.remote else ""
-        call = f"({c[self.barrier]}, {c.scalar(self.phase, u32)})"
+        c.prelude(waiting(self.acquire))
+        phase = c.scalar(self.phase, u32)
+        call = f"{self.acquire}({c[self.barrier]}, {phase})"
         if c.debug:
-            c.bounded(self, f"pk_mbarrier_try{suffix}{call}", c.scalar(self.phase, u32), self.barrier)
+            c.bounded(self, f"pk_mbarrier_try_{call}", phase, self.barrier)
         else:
-            c.line(f"pk_mbarrier_wait{suffix}{call};")
+            c.line(f"pk_mbarrier_wait_{call};")
 
 
 @dataclass(eq=False)

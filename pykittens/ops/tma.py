@@ -370,10 +370,15 @@ class WaitBulk(Op):
 
 @dataclass(eq=False)
 class ProxyFence(Op):
-    """Generic writes of this thread become visible to TMA and wgmma (PTX "fence.proxy.async"). Inserted by a pass."""
+    """Generic writes of these threads become visible to TMA and wgmma (PTX "fence.proxy.async"). Inserted by a pass.
+
+    `memory`: the block's own shared memory, that of the "cluster" (which the own is a part of), or all.
+    """
+
+    Memory = Literal["shared", "cluster", "all"]
 
     scope: Scope
-    memory: Literal["shared", "all"] = "shared"
+    memory: Memory = "shared"
 
     def numpy(self, m: NumpyMachine) -> None:
         pass
@@ -383,6 +388,5 @@ class ProxyFence(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         if c.arch >= 90:
-            c.line(
-                f'asm volatile("fence.proxy.async{".shared::cta" if self.memory == "shared" else ""};" ::: "memory");'
-            )
+            space = {"shared": ".shared::cta", "cluster": ".shared::cluster", "all": ""}[self.memory]
+            c.line(f'asm volatile("fence.proxy.async{space};" ::: "memory");')

@@ -211,7 +211,7 @@ def test_distributed_shared_memory() -> None:
     assert swap.simulate(x, y).clean
     assert (y == np.concatenate([x[64:], x[:64]])).all()
     text = swap.cuda(x, y)
-    assert "st.shared::cluster" in text and "mbarrier_arrive_remote(" in text and "mbarrier_wait_cluster(" in text
+    assert "st.shared::cluster" in text and "mbarrier_arrive_remote(" in text and "pk_mbarrier_wait_cluster(" in text
     assert swap.compile(x, y).registers
     survivors = [removal.line for removal in removals(swap, x, y) if not removal.found]
     assert survivors == ["pk.cluster.sync()"], survivors  # nobody sends to a block that has what it waited for
