@@ -18,7 +18,6 @@ from pykittens.kernels.registry import KERNELS
 from pykittens.testing.removal import removals
 
 FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
-BETWEEN = "a place is written again behind the barrier of the pass's other reduction, which all warps reach when they have read it: one reduction needs it"
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
 # How many statements of that kind and line are harmless, and why.
 HARMLESS = {
@@ -40,9 +39,6 @@ HARMLESS = {
     ),
     ("linear_attention", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("linear_attention", "barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
-    ("softmax", "barrier", "return value.row_max(cluster=self.config.cluster > 1)"): (1, BETWEEN),
-    ("layernorm", "barrier", "return value.row_sum(cluster=self.config.cluster > 1)"): (1, BETWEEN),
-    ("layernorm_backward", "barrier", "return pk.row_sums(*values, cluster=self.config.cluster > 1)"): (2, BETWEEN),
     ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     (
         "based",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
+from ..program import CudaWriter, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, i32
 from .addressing import known_multiple
 from .samples import Sample
@@ -139,3 +139,11 @@ class Part(Op):
 
 
 SHARED = (SharedTile, SharedVector, BarrierType)
+
+
+def root(target: Value | Place) -> Value:
+    """The buffer or tensor that an access is to."""
+    value = target.tensor if isinstance(target, Place) else target
+    while isinstance(value.producer, (Item, Part)):
+        value = value.producer.array if isinstance(value.producer, Item) else value.producer.tile
+    return value

@@ -7,12 +7,14 @@ from .inflight import analyse_inflight
 from .maps import collect_maps
 from .registers import check_budgets
 from .remote import mark_remote
+from .scratch import insert_scratch_barriers
 from .shared_plan import plan_shared
 from .uniformity import check_uniform
 
 
 def prepare(program: Program) -> None:
     """All that a traced program needs before a back end takes it."""
+    insert_scratch_barriers(program)
     check_uniform(program)
     elect_roles(program)
     insert_fences(program)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from ..ops import control
 from ..ops.tma import ProxyFence
-from ..ops.views import Item, Part
-from ..program import Access, Block, Effect, Op, Place, Program, Sync, Value
+from ..ops.views import root
+from ..program import Access, Block, Effect, Op, Program, Sync, Value
 from ..types import Global, RegisterTile, RegisterVector
 
 
@@ -28,14 +28,6 @@ def insert_fences(program: Program) -> None:
     copied = any(e.done == "cp.async" and _writes(e, touched) for e in accesses)
     if touched:
         _block(program.body, touched, copied)
-
-
-def root(target: Value | Place) -> Value:
-    """The buffer or tensor that an access is to."""
-    value = target.tensor if isinstance(target, Place) else target
-    while isinstance(value.producer, (Item, Part)):
-        value = value.producer.array if isinstance(value.producer, Item) else value.producer.tile
-    return value
 
 
 def _structural(op: Op) -> bool:

@@ -12,8 +12,8 @@ ring that goes back to all blocks hands over nothing that its readers wrote.
 from __future__ import annotations
 
 from ..ops import control, mbarrier
+from ..ops.views import root
 from ..program import Access, Program, Value
-from .fences import root
 
 
 def mark_remote(program: Program) -> None:

@@ -10,17 +10,22 @@ from ..errors import Frame
 from ..types import BarrierType, SharedTile, SharedVector, Type
 from .op import Block, Op
 from .tensor_map import TensorMapSpec
-from .values import Place, Value
+from .values import Place, Scope, Value
 
 
 @dataclass
 class Buffer:
-    """A piece of shared memory: `count` items of a type. `offset` (bytes) is set by the shared-memory plan."""
+    """A piece of shared memory: `count` items of a type. `offset` (bytes) is set by the shared-memory plan.
+
+    `scratch` says that the compiler uses it for the terms of reductions, again and again: the scope whose warps meet
+    there, and the blocks of the cluster that do.
+    """
 
     value: Value
     count: int
     align: int
     offset: int = -1
+    scratch: tuple[Scope, int] | None = None
 
     @property
     def item(self) -> Type:

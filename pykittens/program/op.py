@@ -103,7 +103,7 @@ def _fields(op: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope")
 
 
-@dataclass
+@dataclass(eq=False)
 class Block:
     """A region: operations in order."""
 

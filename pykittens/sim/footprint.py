@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import OutOfBoundsError, ResourceError
 from ..ops.addressing import known_multiple
-from ..passes.fences import root
+from ..ops.views import root
 from ..program import Access, Buffer, Place, Program, Value
 from ..thread_map import Shape, ThreadMap
 from ..types import SharedTile, SharedVector

@@ -2,9 +2,8 @@
 
 They are ordinary operations of the program, so that the simulator checks the barrier as it checks anybody's. Two places
 in shared memory take turns, so that straight-line code needs one barrier a reduction: when a place is written again,
-everybody has passed the barrier of the reduction between. In run-time loops other places take turns in each loop's
-body; one is written behind a barrier of its own, unless the body has one since it was read, or before its first
-reduction.
+everybody has passed the barrier of the reduction between. Where that is not so (a loop's body with one reduction) a pass
+adds a barrier before the place is written again, see `passes/scratch.py`.
 """
 
 from __future__ import annotations
@@ -91,9 +90,7 @@ def _meet(
     scope: Scope, kind: str, terms: tuple[Value, ...], whole: tuple[RegisterVector, ...], blocks: int
 ) -> Sequence[Any]:
     meet: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
-    places, bare = _place(scope, _room(whole), blocks)
-    if bare:
-        record(meet(scope))
+    places = _place(scope, _room(whole), blocks)
     mine = places[0] if blocks == 1 else places[0][_rank()]
     record(ShareTerms(scope, mine, terms, blocks))
     record(meet(scope))
@@ -110,9 +107,7 @@ def vector_reduce(vector: Any, kind: str) -> Any:
     """A scalar with `kind` over a naive vector of several warps."""
     type: RegisterVector = vector.type
     term = result(reduce.VectorReduce(scope_of(type.warps), kind, vector))
-    (place,), bare = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
-    if bare:
-        record(sync.Barrier(scope_of(type.warps)))
+    (place,) = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
     warp, index = scope_of(1), result(thread_indices.Index(scalars.THREAD, "unit"))
     record(element.StoreScalar(warp, place, term, index % type.warps if current().warps > type.warps else index))
     record(sync.Barrier(scope_of(type.warps)))
@@ -133,38 +128,18 @@ def _in_loop() -> bool:
     return any(kind in ("pk.range", "pk.loop") for kind, _ in current().open)
 
 
-def _place(scope: Scope, type: SharedVector, blocks: int) -> tuple[list[Any], bool]:
-    """Room for one unit's terms, and whether a barrier must come before it is written."""
+def _place(scope: Scope, type: SharedVector, blocks: int) -> list[Any]:
+    """Room for one unit's terms: one of two places in turn, and of two others in the bodies of loops."""
     r = current()
-    pool, bare = ("terms", scope.warps, r.first_warp, type, blocks), False
-    turn: Any
-    if _in_loop():
-        turn, bare = _turn(scope, type, blocks)
-    else:
-        turn = r.cache[pool] = 1 - r.cache.get(pool, 1)  # type: ignore[assignment, operator, arg-type]
-    key = (*pool, turn)
+    pool = ("terms", scope.warps, r.first_warp, type, blocks)
+    turns: Any = (*pool, r.block if _in_loop() else None)
+    turn = r.cache[turns] = 1 - r.cache.get(turns, 1)  # type: ignore[assignment, operator, arg-type]
+    key = (*pool, _in_loop(), turn)
     units = r.warps // scope.warps
     if key not in r.cache:
         r.cache[key] = shared(type, count=units if blocks == 1 else blocks, name="terms")
+        r.program.buffers[-1].scratch = scope, blocks
     places: Any = r.cache[key]
     if units > 1:
         places = places[result(thread_indices.Index(scope, "unit"))]
-    return [places], bare
-
-
-def _turn(scope: Scope, type: SharedVector, blocks: int) -> tuple[str, bool]:
-    """Whose turn it is in this body of a loop, and whether no barrier of the body comes after the reduction before, or after the start."""
-    ops = current().block.ops
-    shares = [
-        op
-        for op in ops
-        if isinstance(op, ShareTerms) and (op.scope.warps, op.target.type, op.ranks) == (scope.warps, type, blocks)
-    ]
-    for op in reversed(ops):
-        if isinstance(op, cluster_ops.ClusterBarrier) or (
-            blocks == 1 and isinstance(op, sync.Barrier) and op.scope.warps == scope.warps
-        ):
-            return f"loop {len(shares) % 2}", False
-        if any(isinstance(inner, ShareTerms) for region in op.blocks() for inner in region.walk()):
-            break
-    return f"loop {len(shares) % 2}", True
+    return [places]
