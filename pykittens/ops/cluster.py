@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, shared_offset
+from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..thread_map import Registers
 from ..types import RegisterTile, SharedTile, Type, i32
@@ -46,6 +47,8 @@ class StoreRemote(Op):
     target: Value
     source: Value
     rank: Operand
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         source, target = register_type(self.source, "store to another block"), getattr(self.target, "type", None)
@@ -95,6 +98,8 @@ class LoadRemote(Op):
     scope: Scope
     source: Value
     rank: Operand
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         source = getattr(self.source, "type", None)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import EXACT, MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
 from ..thread_map import ONE_THREAD
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32
@@ -156,6 +157,8 @@ class TmaLoad(Op):
 
     single_thread = True
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         check_tma(self.target, self.source, "tma.load")
         check_barrier(self.barrier)
@@ -235,6 +238,16 @@ class TmaStore(Op):
     target: Place
     source: Value
     kind: Literal["store", "add", "min", "max"] = "store"
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        dtype = self.target.type.dtype
+        if self.kind == "store":
+            return MOVES
+        if self.kind != "add" or dtype.kind != "f":
+            return EXACT.with_special("integers wrap")
+        promise = Numerics("correctly rounded", flushes=dtype.bits == 32)
+        return promise.with_special("additions of several blocks come in any order")
 
     single_thread = True
 
