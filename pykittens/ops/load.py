@@ -63,7 +63,8 @@ class Load(Op):
         array = m.read(self.source)
         if array.ndim == 2 and isinstance(self.type, RegisterTile):
             array = array[:, None]
-        return np.broadcast_to(convert(array, self.type.dtype), (m.units, *self.type.shape))
+        found = convert(array, self.type.dtype)
+        return np.broadcast_to(found.copy(), (m.units, *self.type.shape))  # what is stored there later is not seen
 
     def effects(self) -> tuple[Effect, ...]:
         if self._by_matrices:

@@ -97,8 +97,9 @@ _EXACT: dict[str, Any] = {
 def wrap(x: Array, dtype: DType) -> Array:
     """Integers of Python, of any size, as a dtype."""
     size = 1 << dtype.bits
-    low = x & (size - 1)
-    return (np.where(low >= size // 2, low - size, low) if dtype.kind == "i" else low).astype(dtype.numpy)
+    low = np.asarray(x, object) & (size - 1)
+    signed = np.where(np.asarray(low >= size // 2, bool), np.asarray(low - size, object), np.asarray(low, object))
+    return np.asarray(signed if dtype.kind == "i" else low, object).astype(dtype.numpy)
 
 
 def calculate(kind: str, a: Array, b: Array, dtype: DType) -> Array:
@@ -162,7 +163,7 @@ def _shr(bits: int, a: int, n: int) -> int:
 def unary(kind: str, a: Array, dtype: DType) -> Array:
     """What is exact or correctly rounded of one operand: neg, abs, relu, sqrt, not, invert."""
     if kind == "not":
-        return ~a
+        return np.logical_not(a)
     if dtype.kind != "f":
         functions: dict[str, Any] = {"neg": lambda x: -x, "abs": abs, "invert": lambda x: ~x}
         return wrap(np.frompyfunc(functions[kind], 1, 1)(a.astype(object)), dtype)
