@@ -58,6 +58,12 @@ def narrow(x: Array, dtype: DType) -> Array:
     return np.where(np.isnan(x), (1 << (dtype.bits - 1)) - 1, bits).astype(f"u{dtype.size}").view(dtype.numpy)
 
 
+def wide(x: Array) -> Array:
+    """Floats as float64."""
+    with np.errstate(invalid="ignore"):  # NumPy minds signalling NaNs
+        return x.astype(np.float64)
+
+
 def clean(x: Array) -> Array:
     """float32 numbers with the hardware's NaN."""
     return np.where(np.isnan(x), np.uint32(0x7FFFFFFF).view(np.float32), x)
@@ -105,15 +111,13 @@ def wrap(x: Array, dtype: DType) -> Array:
 def calculate(kind: str, a: Array, b: Array, dtype: DType) -> Array:
     """a kind b of arrays of one dtype."""
     if kind in ("lt", "le", "gt", "ge", "eq", "ne"):
-        a, b = (x.astype(np.float64) if dtype.kind == "f" else x.astype(np.int64) for x in (a, b))
+        a, b = (wide(x) if dtype.kind == "f" else x.astype(np.int64) for x in (a, b))
         return {"lt": a < b, "le": a <= b, "gt": a > b, "ge": a >= b, "eq": a == b, "ne": a != b}[kind]
     if dtype is bool_:
         return {"and": a & b, "or": a | b, "xor": a ^ b}[kind]
     if dtype.kind == "f":
         with np.errstate(all="ignore"):
-            return convert(
-                clean(_of_floats(kind, a.astype(np.float64), b.astype(np.float64)).astype(np.float32)), dtype
-            )
+            return convert(clean(_of_floats(kind, wide(a), wide(b)).astype(np.float32)), dtype)
     shifts = {"shl": functools.partial(_shl, dtype.bits), "shr": functools.partial(_shr, dtype.bits)}
     apply = np.frompyfunc((_EXACT | shifts)[kind], 2, 1)
     return wrap(apply(a.astype(object), b.astype(object)), dtype)
@@ -131,8 +135,8 @@ def _of_floats(kind: str, a: Array, b: Array) -> Array:
 
 def fma(a: Array, b: Array, c: Array, dtype: DType) -> Array:
     """a * b + c, exact in fractions and rounded once to the dtype."""
-    wide = (np.ravel(v.astype(np.float64)) for v in (a, b, c))
-    out = [_fma(float(x), float(y), float(z), dtype) for x, y, z in zip(*wide, strict=True)]
+    numbers = (np.ravel(wide(v)) for v in (a, b, c))
+    out = [_fma(float(x), float(y), float(z), dtype) for x, y, z in zip(*numbers, strict=True)]
     return np.concatenate(out).reshape(a.shape)
 
 
@@ -168,11 +172,11 @@ def unary(kind: str, a: Array, dtype: DType) -> Array:
         functions: dict[str, Any] = {"neg": lambda x: -x, "abs": abs, "invert": lambda x: ~x}
         return wrap(np.frompyfunc(functions[kind], 1, 1)(a.astype(object)), dtype)
     with np.errstate(all="ignore"):
-        wide = a.astype(np.float64)
+        x = wide(a)
         if kind == "relu":
-            out = np.where(wide > 0, wide, np.where(np.isnan(wide), np.nan, 0.0))
+            out = np.where(x > 0, x, np.where(np.isnan(x), np.nan, 0.0))
         else:
-            out = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt}[kind](wide)
+            out = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt}[kind](x)
         return convert(clean(out.astype(np.float32)), dtype)
 
 
