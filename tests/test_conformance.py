@@ -42,6 +42,7 @@ WITHOUT_SAMPLES = {
     "CommitBulk",
     "WaitBulk",
     "ProxyFence",
+    "MemoryFence",
     "TmaPrefetch",
     "WgmmaWait",
     "Print",

@@ -65,7 +65,7 @@ class Kernel:
         warps, cluster = self._option("warps", known, statics, 4), self.dims("cluster", known, statics)
         extra = {
             k: self._option(k, known, statics, None)
-            for k in ("blocks_per_sm", "registers", "debug")
+            for k in ("blocks_per_sm", "registers", "debug", "pdl", "cooperative")
             if k in self.options
         }
         if debugging():
@@ -226,13 +226,14 @@ def kernel(
     static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
     share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
     the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
-    `pk.wait_for_previous`).
+    `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a grid
+    that does not fit is refused when it is launched).
     """
-    unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl"}
+    unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl", "cooperative"}
     if unknown:
         raise TraceError(
             f"@pk.kernel has no option {', '.join(sorted(unknown))}",
-            fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl",
+            fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl, cooperative",
         )
     settings = {"warps": warps, "grid": grid, "cluster": cluster, **options}
     if function is not None:

@@ -140,9 +140,16 @@ def _launcher(kernel: Any, program: Program, known: dict[str, Any], statics: dic
     kinds = ["tensor" if isinstance(p.value.type, Global) else p.value.type.dtype.name for p in program.parameters]  # type: ignore[union-attr]
     kinds += ["tensormap"] * len(program.maps)
     x, y, z = (-(-g // c) * c for g, c in zip(kernel.dims("grid", known, statics), program.cluster, strict=True))
-    function, pdl = _function(kernel, program, device), bool(kernel.options.get("pdl"))
+    function = _function(kernel, program, device)
     launcher = Launcher(
-        function, kinds, (x, y, z), (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=pdl
+        function,
+        kinds,
+        (x, y, z),
+        (program.threads, 1, 1),
+        program.cluster,
+        program.shared_bytes,
+        pdl=program.pdl,
+        cooperative=program.cooperative,
     )
     for i, p in enumerate(program.parameters):
         argument = known[p.name]

@@ -191,5 +191,5 @@ class NumpyMachine(Protocol):
     def write_element(self, target: Value | Place, at: Any, value: Any) -> None:
         """Sets one element of a tensor or shared vector, for each active unit."""
 
-    def add_element(self, target: Place, value: Any) -> Any:
-        """Adds to one element of a tensor, each unit in turn; what each found there, for its warps."""
+    def atomic_element(self, target: Place, kind: str, value: Any, expected: Any) -> Any:
+        """Changes one element of a tensor, each unit in turn (`kind` as in `ops/atomics.py`); what each found there, for its warps."""
