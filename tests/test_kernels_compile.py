@@ -21,7 +21,8 @@ def choices(row: Shipped, whole: bool) -> dict[str, list[tuple[str, Instance]]]:
     for number, (choice, instance) in enumerate(row.configurations()):
         targets = row.targets(instance)
         for place, arch in enumerate(targets):
-            if whole or place == number % len(targets) or not found[arch]:
+            first = not found[arch] and not arch.endswith("a")  # what a suffix adds is for kernels that use it
+            if whole or place == number % len(targets) or first:
                 found[arch].append((label(choice), instance))
     return found
 

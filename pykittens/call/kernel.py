@@ -14,6 +14,7 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any, overload
 
+from ..architectures import SIMULATED, architecture
 from ..errors import ArgumentError, TraceError
 from ..gpu import cache, writer
 from ..gpu.compiler import Cubin
@@ -103,7 +104,7 @@ class Kernel:
 
     def text(self, program: Program, arch: str) -> str:
         """A program's CUDA C. `ResourceError` where a block of that architecture cannot hold it."""
-        check_shared(program, int(arch[3:5]))
+        check_shared(program, architecture(arch))
         return writer.write(program, arch)
 
     def compile(self, *args: Any, arch: str = "sm_90a", **named: Any) -> Cubin:
@@ -178,7 +179,7 @@ class Kernel:
         given, statics = bind_arguments(self.signature, args, named)
         specialisation, known = specialise(self.signature, given, statics)
         program = self.program_for(specialisation, known)
-        check_shared(program, 90)  # the most that any GPU has
+        check_shared(program, SIMULATED)
         check_outputs(program, known)
         arrays = {
             n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x

@@ -164,7 +164,7 @@ def _function(kernel: Any, program: Program, device: int) -> driver.Function:
     """The program, compiled and loaded on a device: once, and then for every shape."""
     key = (id(program), device)  # the kernel keeps its programs
     if key not in kernel._functions:
-        arch = driver.architecture(device)
+        arch = driver.architecture(device).name
         cubin = cache.load_or_compile(kernel.text(program, arch), arch, ())
         if cubin.registers * program.threads > 65536:
             raise ResourceError(

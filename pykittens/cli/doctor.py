@@ -9,11 +9,13 @@ from typing import Any
 from rich.markup import escape
 
 from .. import __version__
+from ..architectures import ARCHITECTURES
 from ..gpu import cache, compiler, driver, nvrtc, sass
 from ..gpu.libcuda import CudaError
 from ..kernels.registry import KERNELS
 from .console import AsJson, answer, command, out
 
+UNVERIFIED = "compiled and inspected for, never run on"
 _PACKAGES = ("numpy", "ml_dtypes", "safetensors", "torch", "cupy", "jax")
 _DRIVERS = {12: "525", 13: "580"}  # the first driver of each major version of CUDA, whose cubins all run on it
 
@@ -34,6 +36,7 @@ def run_doctor(as_json: AsJson = False) -> None:
         },
         "gpu": _gpus(),
     }
+    facts["architectures"] = {name: row.verified for name, row in ARCHITECTURES.items()}
     facts["runs"] = {name: _where(row.architectures, facts) for name, row in KERNELS.items()}
     if as_json:
         answer(facts)
@@ -99,7 +102,7 @@ def _device(i: int) -> dict[str, Any]:
         "shared_bytes": driver.shared_limit(i),
     }
     try:
-        return {**facts, "arch": driver.architecture(i)}
+        return {**facts, "arch": driver.architecture(i).name, "verified": driver.architecture(i).verified}
     except CudaError as error:
         return {**facts, "arch": None, "problem": str(error)}
 
@@ -138,8 +141,11 @@ def _show(facts: dict[str, Any]) -> None:
         out.print(f"{note} no GPU: {escape(gpu['problem'])}", soft_wrap=True)
     for i, device in enumerate(gpu["devices"]):
         out.print(
-            f"{good if device['arch'] else bad} GPU {i}: {device['name']}, {device['arch'] or device['problem']}, {device['multiprocessors']} multiprocessors",
+            f"{good if device['arch'] else bad} GPU {i}: {device['name']}, {device['arch'] or device['problem']}, {device['multiprocessors']} multiprocessors"
+            + ("" if device.get("verified", True) else f"; {UNVERIFIED}"),
             soft_wrap=True,
         )
+    unverified = [name for name, verified in facts["architectures"].items() if not verified]
+    out.print(f"{note} {UNVERIFIED}: {', '.join(unverified)}", soft_wrap=True)
     for name, places in facts["runs"].items():
         out.print(f"     {name} runs on: {', '.join(places)}")

@@ -35,7 +35,7 @@ class ClusterBarrier(Op):
         return (Sync("cluster"),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "clusters")
+        c.require("clusters", self)
         c.line('asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");')
 
 
@@ -79,7 +79,7 @@ class StoreRemote(Op):
         return (Access(self.target, "write", Registers(self.source.type, 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "clusters")
+        c.require("clusters", self)
         c.prelude(REMOTE_TILE)
         tile, target = self.source.type, self.target.type
         assert isinstance(tile, RegisterTile) and isinstance(target, SharedTile)
@@ -119,7 +119,7 @@ class LoadRemote(Op):
         return (Access(self.source, "read", Registers(self.types()[0], 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "clusters")
+        c.require("clusters", self)
         c.prelude(REMOTE_TILE)
         tile, source = self.result.type, self.source.type
         assert isinstance(tile, RegisterTile) and isinstance(source, SharedTile)
@@ -151,7 +151,7 @@ class DependencyWait(Op):
         return (Sync("previous"),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "programmatic dependent launch")
+        c.require("dependent launch", self)
         c.line('asm volatile("griddepcontrol.wait;" ::: "memory");')
 
 
@@ -168,5 +168,5 @@ class DependencyLaunch(Op):
         pass
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "programmatic dependent launch")
+        c.require("dependent launch", self)
         c.line('asm volatile("griddepcontrol.launch_dependents;" ::: "memory");')

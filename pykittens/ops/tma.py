@@ -184,7 +184,7 @@ class TmaLoad(Op):
         )
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "TMA")
+        c.require("tma", self)
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.target, self.source)
         extra = f"{c.scalar(self.mask, i32)}, " if self.mask is not None else ""
@@ -210,7 +210,7 @@ class TmaLoad(Op):
                     {"target": tile, "source": place, "barrier": BarrierType(1)},
                     lambda source, p=place: cut(source, p),
                     exact=True,
-                    arch=90,
+                    needs="tma",
                     before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
                     after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
                 )
@@ -224,7 +224,7 @@ class TmaLoad(Op):
                 {"target": SharedVector(dtype, length), "source": place, "barrier": BarrierType(1)},
                 lambda source, p=place: cut(source, p),
                 exact=True,
-                arch=90,
+                needs="tma",
                 before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
                 after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
             )
@@ -278,7 +278,7 @@ class TmaStore(Op):
         return (read, Access(self.target, "reduce", ONE_THREAD, "async", "bulk", order="relaxed", reduction=self.kind))
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "TMA")
+        c.require("tma", self)
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.source, self.target)
         c.line(f"{c.elect(self.scope)}{{")
@@ -301,7 +301,7 @@ class TmaStore(Op):
                         lambda target, source, p=place, f=formula: pasted(target, f(cut(target, p), source), p),
                         {"target": "integers", "source": "integers"},
                         exact=True,
-                        arch=90,
+                        needs="tma",
                         after=lambda scope, operands: (CommitBulk(scope), WaitBulk(scope, 0, False)),
                     )
 
@@ -327,7 +327,7 @@ class TmaPrefetch(Op):
         pass
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "TMA")
+        c.require("tma", self)
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.like, self.source)
         c.line(f"{c.elect(self.scope)}{{")
@@ -400,6 +400,6 @@ class ProxyFence(Op):
         return (Sync("fence"),)
 
     def cuda(self, c: CudaWriter) -> None:
-        if c.arch >= 90:
+        if c.has("tma"):
             space = {"shared": ".shared::cta", "cluster": ".shared::cluster", "all": ""}[self.memory]
             c.line(f'asm volatile("fence.proxy.async{space};" ::: "memory");')
