@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pykittens as pk
+from pykittens.architectures import ARCHITECTURES
 from pykittens.cli import app
 from pykittens.gpu import cache, driver, nvrtc, sass
 from pykittens.gpu.compiler import CompilerMissing
@@ -125,7 +126,7 @@ def test_doctor_weighs_the_driver(monkeypatch: pytest.MonkeyPatch, known: tuple[
         "capability": lambda i: (8, 9),
         "multiprocessors": lambda i: 128,
         "shared_limit": lambda i: 101376,
-        "architecture": lambda i=0: "sm_89",
+        "architecture": lambda i=0: ARCHITECTURES["sm_89"],
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(driver, name, fake)
