@@ -122,7 +122,7 @@ class Atomic(Op):
         if self.scope.warps > 1 and not c.elected:
             raise self._crowd()
         if self.memory_scope == "cluster":
-            c.require(90, self, "clusters")
+            c.require("clusters", self)
         c.prelude(MEMORY)
         dtype = self.target.type.dtype
         g = GlobalText(c, self.target, const=False)

@@ -66,7 +66,7 @@ class _Ordered(Op):
 
     def _require(self, c: CudaWriter) -> None:
         if self.memory_scope == "cluster":
-            c.require(90, self, "clusters")
+            c.require("clusters", self)
 
 
 @dataclass(eq=False)
