@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from .. import __version__
 from ..architectures import ARCHITECTURES
-from ..gpu import cache, compiler, driver, nvrtc, sass
+from ..gpu import cache, compiler, driver, nvrtc, sass, trust
 from ..gpu.libcuda import CudaError
 from ..kernels.registry import KERNELS
 from .console import AsJson, answer, command, out
@@ -31,8 +31,13 @@ def run_doctor(as_json: AsJson = False) -> None:
         "compiler": _compiler(),
         "disassembler": _disassembler(),
         "cache": {
-            "directory": str(cache.user_directory()),
+            "directory": str(directory) if (directory := cache.user_directory()) else None,
             "ahead_of_time": [str(path) for path in cache.ahead_of_time()],
+            "problems": [
+                why
+                for path in (*cache.ahead_of_time(), directory)
+                if path is not None and (why := trust.distrusted(path))
+            ],
         },
         "gpu": _gpus(),
     }
@@ -130,11 +135,14 @@ def _show(facts: dict[str, Any]) -> None:
         out.print(f"{good} disassembler {escape(facts['disassembler'])}", soft_wrap=True)
     else:
         out.print(f"{note} no disassembler (only `inspect` wants it): pip install nvidia-cuda-nvdisasm", soft_wrap=True)
-    out.print(
-        f"{good} cache {escape(facts['cache']['directory'])}"
-        + "".join(f", ahead of time {escape(p)}" for p in facts["cache"]["ahead_of_time"]),
-        soft_wrap=True,
+    kept = facts["cache"]
+    ahead = "".join(f", ahead of time {escape(path)}" for path in kept["ahead_of_time"])
+    where = (
+        escape(kept["directory"]) if kept["directory"] else "none: this user has no home directory, set PYKITTENS_CACHE"
     )
+    out.print(f"{good if kept['directory'] else note} cache {where}{ahead}", soft_wrap=True)
+    for problem in kept["problems"]:
+        out.print(f"{note} not used: {escape(problem)}", soft_wrap=True)
     if gpu["works"]:
         out.print(f"{good} driver {gpu['driver']}; {gpu['driver_needed']} or newer is needed")
     else:
