@@ -294,6 +294,8 @@ class Writer:
                 self.line(f"for (const u64 since = pk_nanoseconds();; pk_bounded(since, {about})) {{")
             else:
                 self.line("for (;;) {")
+            if op.polls:  # ptxas moves no load past it
+                self.line('asm volatile("fence.acq_rel.cta;" ::: "memory");')
             self.block(op.body)
             self.line("}")
         elif isinstance(op, control.BreakIf):

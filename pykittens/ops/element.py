@@ -38,7 +38,7 @@ def scalar_to_memory(c: CudaWriter, x: Operand, memory: DType) -> str:
 class LoadScalar(Op):
     """One element of a global tensor or shared vector, read by every thread.
 
-    `repeated`: inside a `pk.loop`, which it may have to end: it must be read in every pass (C "volatile", PTX "ld.volatile").
+    `repeated` (set by passes/polling.py): a `pk.loop` may wait for it: every pass reads it anew (C "volatile").
     """
 
     scope: Scope

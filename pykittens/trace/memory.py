@@ -125,7 +125,7 @@ class Tensor(Handle):
     def __getitem__(self, key: Any) -> Scalar:
         """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements."""
         spot = place(self, At(key if isinstance(key, tuple) else (key,)), (1,))
-        return result(element.LoadScalar(THREAD, spot, repeated=any(kind == "pk.loop" for kind, _ in current().open)))  # type: ignore[no-any-return]
+        return result(element.LoadScalar(THREAD, spot))  # type: ignore[no-any-return]
 
     def load(self, at: Any, *, order: Order = "acquire", scope: MemoryScope = "gpu") -> Scalar:
         """One element, read by each warp with an order: "relaxed" or "acquire" (see `trace/memory_order.py`)."""

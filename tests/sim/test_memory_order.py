@@ -8,6 +8,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import f32, i32, warp
+from pykittens.gpu import sass
 
 SEEDS = (None, 1, 2, 5)
 COUNTERS = np.zeros(4, np.int32)
@@ -410,6 +411,27 @@ def test_a_plain_load_in_a_loop_is_made_in_every_pass() -> None:
         warp.set(z, 0, 1)
 
     assert "*(volatile const int*)" in spins.cuda(np.zeros(1, np.int32), np.zeros(1, np.int32))
+
+    def waits(look: Callable[[Any], Any]) -> None:
+        @pk.kernel(warps=1)
+        def looks(x: pk.gl(f32, 16, 16), z: pk.gl(i32, 1)) -> None:
+            seen, tries = pk.var(f32, 0.0), pk.var(i32, 0)
+            for _ in pk.loop():
+                seen.set(look(x))
+                tries.set(tries + 1)
+                pk.break_if(seen > 0)
+            warp.set(z, 0, tries)
+
+        cubin = looks.compile(np.zeros((16, 16), np.float32), np.zeros(1, np.int32))
+        inside = [i.base for loop in sass.loops(sass.disassemble(cubin)) for i in loop.instructions]
+        assert "LDG" in inside
+
+    for look in (
+        lambda x: x[0, 0],
+        lambda x: warp.load_vec(x, (0, 0), length=16).max(),
+        lambda x: warp.load(x, (0, 0), rows=16).row_max().max(),
+    ):
+        waits(look)
 
 
 def test_refusals() -> None:
