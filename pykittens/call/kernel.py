@@ -14,7 +14,6 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any, overload
 
-from ..architectures import SIMULATED, architecture
 from ..errors import ArgumentError, TraceError
 from ..gpu import cache, writer
 from ..gpu.compiler import Cubin
@@ -29,10 +28,10 @@ from ..trace.tracer import trace
 from ..types import DType
 from .again import Again
 from .arguments import Specialisation, bind_arguments, seen_by_options, spec, specialise, why_misaligned
+from .dimensions import Dim3, dimensions
+from .dimensions import warps as block_warps
 from .identity import Identity, identity, leaf_of
 from .launch import Launch, bind, launch_once
-
-Dim3 = tuple[int, int, int]
 
 
 class Kernel:
@@ -63,10 +62,11 @@ class Kernel:
     def program_for(self, specialisation: Specialisation, known: dict[str, Any]) -> Program:
         """The program for a specialisation, traced once."""
         statics = dict(specialisation.statics)
-        warps, cluster = self._option("warps", known, statics, 4), self.dims("cluster", known, statics)
+        cluster = self.dims("cluster", known, statics)
+        warps = block_warps(self.name, self._option("warps", known, statics, 4))
         extra = {
             k: self._option(k, known, statics, None)
-            for k in ("blocks_per_sm", "registers", "debug", "pdl", "cooperative")
+            for k in ("blocks_per_sm", "registers", "debug")
             if k in self.options
         }
         if debugging():
@@ -89,14 +89,7 @@ class Kernel:
 
     def dims(self, option: str, known: dict[str, Any], statics: dict[str, Any]) -> Dim3:
         """The grid or the cluster for arguments, along x, y, z."""
-        value = self._option(option, known, statics, (1, 1, 1))
-        dims = tuple(int(x) for x in (value if isinstance(value, (tuple, list)) else (value,)))
-        dims = (*dims, 1, 1, 1)[:3]
-        if any(d < 1 for d in dims):
-            raise ArgumentError(
-                f"{self.name}: {option} is {dims}", fix="every grid dimension is at least 1: are the arguments empty?"
-            )
-        return dims  # type: ignore[return-value]
+        return dimensions(self.name, option, self._option(option, known, statics, (1, 1, 1)))
 
     def cuda(self, *args: Any, arch: str = "sm_90a", **named: Any) -> str:
         """The CUDA C for arguments or specs."""
@@ -104,7 +97,7 @@ class Kernel:
 
     def text(self, program: Program, arch: str) -> str:
         """A program's CUDA C. `ResourceError` where a block of that architecture cannot hold it."""
-        check_shared(program, architecture(arch))
+        check_shared(program, int(arch[3:5]))
         return writer.write(program, arch)
 
     def compile(self, *args: Any, arch: str = "sm_90a", **named: Any) -> Cubin:
@@ -179,7 +172,7 @@ class Kernel:
         given, statics = bind_arguments(self.signature, args, named)
         specialisation, known = specialise(self.signature, given, statics)
         program = self.program_for(specialisation, known)
-        check_shared(program, SIMULATED)
+        check_shared(program, 90)  # the most that any GPU has
         check_outputs(program, known)
         arrays = {
             n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x
@@ -227,14 +220,13 @@ def kernel(
     static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
     share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
     the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
-    `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a grid
-    that does not fit is refused when it is launched).
+    `pk.wait_for_previous`).
     """
-    unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl", "cooperative"}
+    unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl"}
     if unknown:
         raise TraceError(
             f"@pk.kernel has no option {', '.join(sorted(unknown))}",
-            fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl, cooperative",
+            fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl",
         )
     settings = {"warps": warps, "grid": grid, "cluster": cluster, **options}
     if function is not None:

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from ..architectures import architecture
-from ..errors import ArgumentError
 from ..gpu import cache, compiler
 from ..kernels.catalog import Instance, Shipped, label
 from ..kernels.registry import KERNELS
@@ -29,11 +27,8 @@ def compile_kernels(
     as_json: AsJson = False,
 ) -> None:
     """Fill a directory with compiled kernels that another machine runs without a compiler."""
-    try:
-        for name in arch:
-            architecture(name)
-    except ArgumentError as error:
-        raise Refusal(error.fact, fix=error.fix) from None
+    for wrong in set(arch) - set(compiler.ARCHITECTURES):
+        raise Refusal(f"there is no architecture {wrong!r}", fix=f"choose one of {', '.join(compiler.ARCHITECTURES)}")
     rows = [shipped(name) for name in kernels] if kernels else list(KERNELS.values())
     jobs = [
         (row, choice, found, a)

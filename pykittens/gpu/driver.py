@@ -8,8 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..architectures import ARCHITECTURES, Architecture, best_for
-from .compiler import Cubin
+from .compiler import ARCHITECTURES, Cubin
 from .libcuda import CudaError, ask, check, library
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _SHARED_OPTIN, _PROCESSORS = 75, 76, 97, 16  # CUdevice_attribute
@@ -74,19 +73,20 @@ def shared_limit(device: int = 0) -> int:
 
 
 @functools.cache
-def architecture(device: int = 0) -> Architecture:
-    """What to compile for a device. `CudaError` if there is none.
+def architecture(device: int = 0) -> str:
+    """What to compile for a device: the last of `ARCHITECTURES` that runs on it. `CudaError` if none does.
 
     `PYKITTENS_ARCH` names another, to see what a GPU does without its newest instructions.
     """
     if (chosen := os.environ.get("PYKITTENS_ARCH")) in ARCHITECTURES:
-        return ARCHITECTURES[chosen]
+        return chosen
     major, minor = capability(device)
-    if (found := best_for((major, minor))) is None:
+    runnable = [arch for arch in ARCHITECTURES if arch[3:4] == str(major) and int(arch[4]) <= minor]
+    if not runnable:
         raise CudaError(
             f"device {device} ({device_name(device)}) has compute capability {major}.{minor}, and runs none of {', '.join(ARCHITECTURES)}"
         )
-    return found
+    return runnable[-1]
 
 
 @functools.cache

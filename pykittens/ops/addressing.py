@@ -10,7 +10,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, shared_offset
 from ..program import CudaWriter, Op, Operand, Place, Value
 from ..types import DType, SharedTile, SharedVector, i32
-from .scalars import ScalarBinary, ScalarCast, scalar_dtype
+from .scalars import ScalarBinary, ScalarCast, check_index, scalar_dtype
 
 # bytes -> (C type of that many bytes)
 VECTOR = {16: "pk_u32x4", 8: "pk_u32x2", 4: "u32", 2: "u16", 1: "u8"}
@@ -69,11 +69,9 @@ def vector_bytes(place: Place) -> int:
 
 
 def check_place(place: Place, what: str) -> None:
-    """Coordinates are integers, the tensor is global."""
+    """Coordinates are integers, within the columns where these are known."""
     for x in place.first:
-        dtype = scalar_dtype(x)
-        if dtype is not None and dtype.kind not in "iu":
-            raise TypeRuleError(f"{what}: a coordinate is {dtype}", fix="coordinates are integers")
+        check_index(x, f"{what}: a coordinate")
     if (
         isinstance(place.first[3], int)
         and isinstance(place.type.padded[3], int)

@@ -31,9 +31,14 @@ _REGISTERS = {
 }
 
 
-def check_hint(hint: str) -> None:
+def check_hint(hint: str, register: RegisterTile | RegisterVector, memory: Value | Place) -> None:
+    """Refuses a hint that does not exist, or where the access cannot carry one."""
     if hint not in HINTS:
         raise TypeRuleError(f"there is no cache hint {hint!r}", fix="use " + " or ".join(map(repr, HINTS)))
+    if hint and not (isinstance(memory, Place) and isinstance(register.layout, Coalesced)):
+        where = "global memory" if isinstance(memory, Place) else "shared memory"
+        fix = "leave the hint out, or move a tile with layout=pk.coalesced(lanes, width) to or from a tensor"
+        raise TypeRuleError(f"hint={hint!r} for a {register} and {where}", fix=fix)
 
 
 def accesses(hint: str) -> str:

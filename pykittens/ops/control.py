@@ -33,14 +33,10 @@ class Range(Op):
 
 @dataclass(eq=False)
 class While(Op):
-    """Repeats its body until a `BreakIf` leaves it.
-
-    `polls` (set by passes/polling.py): it may wait for what ordinary loads of tiles find, which every pass must make anew.
-    """
+    """Repeats its body until a `BreakIf` leaves it."""
 
     scope: Scope
     body: Block
-    polls: bool = False
 
 
 @dataclass(eq=False)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import TypeRuleError
-from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Sync, Value
 from ..thread_map import InTurn
 from ..types import SharedTile, SharedVector, Type, bf16, f32, u8
-from .addressing import MEMORY, VECTOR, GlobalText, check_place, shared_address, vector_address, vector_bytes
+from .addressing import MEMORY, VECTOR, GlobalText, shared_address, vector_address, vector_bytes
 from .samples import Rectangle, Sample, cut, pasted, rectangles
 
 CP_ASYNC = """
@@ -24,7 +23,6 @@ template<int N> __device__ __forceinline__ void pk_cp_async(u32 to, const void* 
 
 def check_copy(shared: Value, place: Place, what: str) -> None:
     """Shared tile (or vector) and rectangle have the same shape and dtype."""
-    check_place(place, what)
     if not isinstance(shared.type, (SharedTile, SharedVector)):
         raise TypeRuleError(
             f"{what} takes a shared tile or vector, not {shared.type}", fix="allocate one with pk.shared(pk.st(...))"
@@ -120,8 +118,6 @@ class CopyIn(Copy):
     target: Value
     source: Place
 
-    numerics = MOVES
-
     def types(self) -> tuple[Type, ...]:
         check_copy(self.target, self.source, "load")
         return ()
@@ -163,8 +159,6 @@ class CopyOut(Copy):
     scope: Scope
     target: Place
     source: Value
-
-    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         check_copy(self.source, self.target, "store")
@@ -209,8 +203,6 @@ class CopyAsync(Copy):
     source: Place
 
     done = "cp.async"
-
-    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         check_copy(self.target, self.source, "load_async")

@@ -16,11 +16,14 @@ from ..types import DType, ScalarType, SharedVector, Type, bf16, f16, f32, i8, i
 from .addressing import MEMORY, VECTOR, GlobalText, vector_address
 from .conversion import conversion_numerics, convert
 from .samples import Rectangle, Sample, pasted
-from .scalars import as_number, scalar_dtype
+from .scalars import as_number, check_index, scalar_dtype
 
 
 def check_memory(memory: Value | Place, what: str) -> None:
-    """The element can be reached: of a shared vector, one of 64 bits cannot."""
+    """The element can be reached: of a shared tile none can, and of a shared vector none of 64 bits."""
+    if isinstance(memory, Value) and not isinstance(memory.type, SharedVector):
+        fix = "store or load a part of a shared tile; shared vectors and tensors have elements"
+        raise TypeRuleError(f"{what} of {memory.label}: {memory.type}", fix=fix)
     if isinstance(memory, Value) and isinstance(memory.type, SharedVector) and memory.type.dtype.bits > 32:
         raise TypeRuleError(
             f"{what} of {memory.label}: {memory.type}: its elements have 64 bits",
@@ -36,20 +39,17 @@ def scalar_to_memory(c: CudaWriter, x: Operand, memory: DType) -> str:
 
 @dataclass(eq=False)
 class LoadScalar(Op):
-    """One element of a global tensor or shared vector, read by every thread.
-
-    `repeated` (set by passes/polling.py): a `pk.loop` may wait for it: every pass reads it anew (C "volatile").
-    """
+    """One element of a global tensor or shared vector, read by every thread."""
 
     scope: Scope
     source: Value | Place
     at: Operand = 0
-    repeated: bool = False
 
     collective = False
 
     def types(self) -> tuple[Type, ...]:
         check_memory(self.source, "an element")
+        check_index(self.at, "the index of an element")
         dtype = self.source.type.dtype  # type: ignore[union-attr]
         return (ScalarType(f32 if dtype.kind == "f" else i32 if dtype.bits < 32 else dtype),)
 
@@ -68,8 +68,7 @@ class LoadScalar(Op):
         dtype, held = self.source.type.dtype, self.result.type.dtype  # type: ignore[union-attr]
         if isinstance(self.source, Place):
             g = GlobalText(c, self.source)
-            pointer = f"(volatile {g.qualifier}{g.element}*){g.pointer}" if self.repeated else f"({g.pointer})"
-            c.define(self.result, c.from_memory(f"*{pointer}", dtype, held))
+            c.define(self.result, c.from_memory(f"*({g.pointer})", dtype, held))
         else:
             text = f"pk_ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
             c.define(self.result, c.from_memory(c.bits(text, dtype), dtype, held))
@@ -98,6 +97,7 @@ class StoreScalar(Op):
 
     def types(self) -> tuple[Type, ...]:
         check_memory(self.target, "set")
+        check_index(self.at, "the index of an element")
         scalar_dtype(self.value)
         return ()
 

@@ -6,7 +6,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element
 from ..program import CudaWriter, Place, Scope, Value
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector
-from .addressing import GlobalText, check_place, vector_bytes
+from .addressing import GlobalText, vector_bytes
 from .broadcast import register_type
 
 
@@ -14,7 +14,6 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
     """Register and memory operand have the same shape."""
     type = register if isinstance(register, (RegisterTile, RegisterVector)) else register_type(register, what)
     if isinstance(memory, Place):
-        check_place(memory, what)
         shape: tuple[int, ...] = memory.shape
     elif (
         isinstance(memory.type, SharedVector) and isinstance(type, RegisterTile) and isinstance(type.layout, Coalesced)

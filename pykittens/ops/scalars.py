@@ -44,6 +44,18 @@ def scalar_dtype(x: Operand) -> DType | None:
     raise TypeRuleError(f"{x!r} is not a scalar", fix="pass a number or a traced scalar")
 
 
+def check_index(x: Operand, what: str) -> None:
+    """Refuses what is no integer where one is counted with: a coordinate, an index, a rank."""
+    if isinstance(x, Value) and not isinstance(x.type, ScalarType):
+        fix = "pass an int or a traced integer: one place for all threads, not a tile or vector of them"
+        raise TypeRuleError(f"{what} is {x.label}: {x.type}", fix=fix)
+    dtype = scalar_dtype(x)
+    if dtype is not None and dtype.kind not in "iu":
+        raise TypeRuleError(
+            f"{what} is {described(x)}: {dtype}", fix="pass an integer; pk.cast(x, pk.i32) makes one of a float"
+        )
+
+
 def described(x: Operand, depth: int = 3) -> str:
     """What an error calls a scalar operand: its name, or the expression that made it as far as `depth` allows."""
     producer = x.producer if isinstance(x, Value) and not x.name else None

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, Type, bf16, f32
 from .broadcast import register_type
@@ -29,8 +28,6 @@ class TilePart(Op):
     col: int
     rows: int
     cols: int
-
-    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         tile = register_type(self.tile, "a part")
@@ -88,8 +85,6 @@ class TileJoin(Op):
 
     scope: Scope
     tiles: tuple[Value, ...]
-
-    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         types = [register_type(x, "join") for x in self.tiles]

@@ -28,6 +28,7 @@ from ..types import (
     u8,
 )
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
+from .broadcast import register_type
 from .coalesced import check_hint, store_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
@@ -50,7 +51,7 @@ class Store(Op):
 
     def types(self) -> tuple[Type, ...]:
         check_pair(self.source, self.target, "store")
-        check_hint(self.hint)
+        check_hint(self.hint, register_type(self.source, "store"), self.target)
         return ()
 
     @property
@@ -96,7 +97,7 @@ class Store(Op):
             self._vector(c, type)
         else:
             assert isinstance(type, RegisterTile)
-            if self._by_matrices and c.has("stmatrix"):
+            if self._by_matrices and c.arch >= 90:
                 self._stmatrix(c, type)
             elif type.layout == "row" and pairable(self.target):
                 self._pairs(c, type)
@@ -181,8 +182,7 @@ class Store(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
-            held = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype)
-            needs = "fp8 conversions" if dtype in (e4m3, e5m2) else ""
+            held, arch = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype), 89 if dtype in (e4m3, e5m2) else 80
             inputs = {"source": "counts"} if dtype in (i8, u8) else {}
             for layout in LAYOUTS[:2]:
                 yield Sample(
@@ -190,7 +190,7 @@ class Store(Op):
                     lambda source: source,
                     inputs,
                     exact=True,
-                    needs=needs,
+                    arch=arch,
                 )
             place = Rectangle(dtype, (16, 32), (40, 64), (16, 32))
             yield Sample(
@@ -198,7 +198,7 @@ class Store(Op):
                 lambda target, source, p=place: pasted(target, source, p),
                 inputs,
                 exact=True,
-                needs=needs,
+                arch=arch,
             )
         yield Sample(
             {"target": SharedTile(bf16, 128, 96), "source": RegisterTile(bf16, 128, 96, "row", 4)},

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..numerics import EXACT
 from ..program import BLOCK, CLUSTER, CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Global, ScalarType, Type, i32
 from .samples import Sample
@@ -26,8 +25,6 @@ class Index(Op):
     kind: str
 
     collective = False
-
-    numerics = EXACT
 
     @property
     def uniform_over(self) -> int:  # type: ignore[override]
@@ -80,8 +77,6 @@ class Dimension(Op):
     axis: int
 
     collective = False
-
-    numerics = EXACT
 
     def types(self) -> tuple[Type, ...]:
         assert isinstance(self.tensor.type, Global)

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, i32
 from .addressing import known_multiple
 from .samples import Sample
-from .scalars import scalar_dtype
+from .scalars import check_index
 
 
 @dataclass(eq=False)
@@ -28,9 +27,7 @@ class Item(Op):
     collective = False
 
     def types(self) -> tuple[Type, ...]:
-        dtype = scalar_dtype(self.index)
-        if dtype is not None and dtype.kind not in "iu":
-            raise TypeRuleError(f"an index is {dtype}", fix="index with an integer")
+        check_index(self.index, f"an index of {self.array.label}")
         if isinstance(self.index, int) and not 0 <= self.index < self.count:
             raise TypeRuleError(
                 f"index {self.index} of {self.count} items of {self.array.label}", fix=f"use 0 to {self.count - 1}"
@@ -68,14 +65,14 @@ class Part(Op):
 
     collective = False
 
-    numerics = MOVES
-
     def types(self) -> tuple[Type, ...]:
         tile = self.tile.type
         if not isinstance(tile, SharedTile):
             raise TypeRuleError(
                 f"a part is of a shared tile, not of {tile}", fix="slice the tile, not the array: tiles[i][0:16, :]"
             )
+        for place, what in ((self.row, "row"), (self.col, "column")):
+            check_index(place, f"the {what} where a part of {self.tile.label} begins")
         for first, extent, limit, what in (
             (self.row, self.rows, tile.rows, "rows"),
             (self.col, self.cols, tile.cols, "columns"),

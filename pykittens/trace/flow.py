@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import gcd
 from typing import Any
 
@@ -22,7 +21,7 @@ from . import recorder
 from .consistency import Guard, compare
 from .elementwise import maximum
 from .handle import number
-from .recorder import current, here, name_locals, record
+from .recorder import current, here, name_locals, record, region
 from .scopes import group, warp
 from .snapshot import Snapshot
 
@@ -159,7 +158,7 @@ def break_if(condition: Operand) -> None:
     record(control.BreakIf(THREAD, number(condition)))
 
 
-@contextmanager
+@region("pk.when")
 def when(condition: Operand) -> Iterator[None]:
     """Runs its body where a traced condition holds: `with pk.when(i > 0): ...`."""
     r = current()
@@ -173,7 +172,7 @@ def when(condition: Operand) -> Iterator[None]:
     r.cache["last when"] = op  # type: ignore[assignment]
 
 
-@contextmanager
+@region("pk.otherwise")
 def otherwise() -> Iterator[None]:
     """Runs its body where the condition of the `pk.when` just before did not hold."""
     r = current()
@@ -190,7 +189,7 @@ def otherwise() -> Iterator[None]:
     guard.close()
 
 
-@contextmanager
+@region("pk.role")
 def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) -> Iterator[Any]:
     """Gives the next `warps` warps (or `warpgroups` groups of four) of the block, or of the role around it, a program of their own.
 

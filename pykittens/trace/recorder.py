@@ -6,16 +6,19 @@ that operands are visible here, applies the type rule, and makes the results.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 from ..errors import Frame, KernelError, TraceError, TypeRuleError, errors_made, user_frame_objects
-from ..program import Block, Buffer, Op, Program, Scope, Value
+from ..ops.addressing import check_place
+from ..program import Block, Buffer, Op, Place, Program, Scope, Value
 from ..types import BarrierType, Global, ScalarType, SharedTile, SharedVector, Type
 
+P = ParamSpec("P")
 _state = threading.local()
 _frames: dict[tuple[Any, int], Frame] = {}
 make_value: Callable[[Type], Value] = Value  # replaced by values.py: the handle with operators for each type
@@ -55,6 +58,7 @@ class Recorder:
         self.finish: list[Callable[[Program], None]] = []  # called when the whole kernel has been recorded
         self.role_blocks: list[Block] = [program.body]  # regions of the open roles, the kernel's first
         self.role_warpgroups = False  # whether the current role was given as warpgroups
+        self.waiting: list[Region] = []  # contexts that were made and not yet entered
 
     def role_block(self) -> Block:
         """The region of the current role, or the kernel's."""
@@ -101,6 +105,9 @@ class Recorder:
             if not self.visible(value):
                 self._invisible(value)
         try:
+            for place in vars(op).values():
+                if isinstance(place, Place):
+                    check_place(place, type(op).__name__.lower())
             types = op.types()
         except TypeRuleError as error:
             name_locals(user_frame_objects())
@@ -173,12 +180,57 @@ class Recorder:
             del self.open[depth - 1 :]
             self.block = outer
 
+    def check_entered(self) -> None:
+        """Refuses a context that was made and never entered: what its author meant to be inside is not."""
+        if self.waiting:
+            first = self.waiting[0]
+            raise TraceError(
+                f"{first.what} is never entered, so that it changes nothing",
+                fix=f"write `with {first.what}(...):` around what belongs to it",
+                location=first.location,
+            )
+
     def buffer(self, type: Type, count: int, align: int, name: str) -> Value:
         """Allocates shared memory: `count` items of a type."""
         value = make_value(type)
         value.name, value.location = name, here()
         self.program.buffers.append(Buffer(value, count, align))
         return value
+
+
+class Region(AbstractContextManager[Any]):
+    """A word that is written `with word(...):`. The trace ends with an error where one was made and not entered."""
+
+    def __init__(self, what: str, inner: AbstractContextManager[Any]) -> None:
+        self.what, self.inner, self.location = what, inner, here()
+        current().waiting.append(self)
+
+    def __enter__(self) -> Any:
+        waiting = current().waiting
+        if self not in waiting:
+            raise TraceError(
+                f"{self.what} is entered twice", fix=f"write `with {self.what}(...):` again", location=here()
+            )
+        waiting.remove(self)
+        return self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self.inner.__exit__(*error)
+
+
+def region(what: str) -> Callable[[Callable[P, Iterator[Any]]], Callable[P, AbstractContextManager[Any]]]:
+    """Makes a context of a generator function, as `contextmanager` does: one that has to be entered."""
+
+    def decorate(function: Callable[P, Iterator[Any]]) -> Callable[P, AbstractContextManager[Any]]:
+        make = contextmanager(function)
+
+        @functools.wraps(function)
+        def made(*args: P.args, **named: P.kwargs) -> AbstractContextManager[Any]:
+            return Region(what, make(*args, **named))
+
+        return made
+
+    return decorate
 
 
 def name_locals(frames: list[FrameType]) -> None:

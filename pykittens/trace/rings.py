@@ -18,7 +18,6 @@ barriers of all blocks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ..errors import TraceError
@@ -28,7 +27,7 @@ from ..program import Access, Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
 from .memory import Shared, shared
-from .recorder import current, here, record
+from .recorder import current, here, record, region
 
 
 class Slot:
@@ -132,7 +131,7 @@ class Ring:
             tile.landing = full  # type: ignore[attr-defined]
         return Slot(tiles, full), list(tiles.values()), full
 
-    @contextmanager
+    @region("ring.fill")
     def fill(self) -> Iterator[Any]:
         """The next slot, once it is empty; the loads inside pay their bytes to its full barrier."""
         r = current()
@@ -173,7 +172,7 @@ class Ring:
             )
         cursor.advance()
 
-    @contextmanager
+    @region("ring.put")
     def put(self) -> Iterator[Any]:
         """The next slot, once it is empty, for this role to write with ordinary stores; each warp hands over what it wrote."""
         r = current()
@@ -244,7 +243,7 @@ class Ring:
         elif cursor.known is not None:
             cursor.known[op] = known
 
-    @contextmanager
+    @region("ring.reading")
     def reading(self) -> Iterator[Any]:
         """`with ring.reading() as slot:` reads and releases."""
         yield self.read()

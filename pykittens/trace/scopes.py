@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, element, fill, load, memory_order, mma, scalars, store, sync, thread_indices
-from ..program import MemoryScope, Operand, Order, Scope, Value
+from ..ops import cluster, copies, element, fill, load, mma, scalars, store, sync, thread_indices
+from ..program import Operand, Scope, Value
 from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
 from .handle import number
 from .memory import At, Shared, Tensor, place
+from .options import unless, unused
 from .recorder import record, result
 from .scalar import Scalar
 from .tile import Tile
@@ -135,6 +136,9 @@ class ScopeHandle:
                     hint,
                 )
             )  # type: ignore[no-any-return]
+        shared: Any = source.type
+        whole = shared.shape if isinstance(shared, SharedTile) else (1, getattr(shared, "length", None))
+        self._whole("load", source, coordinate, rows=unless(rows, whole[0]), cols=unless(cols, whole[1]), hint=hint)
         if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
             return result(load.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
         if not isinstance(source.type, SharedTile):
@@ -161,6 +165,7 @@ class ScopeHandle:
                 )
             memory = place(source, coordinate, (length,))
         elif isinstance(source.type, SharedVector):
+            self._whole("load", source, coordinate, length=unless(length, source.type.length))
             length = source.type.length
         else:
             raise TypeRuleError(
@@ -217,6 +222,8 @@ class ScopeHandle:
             )
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
         where: Any = place(target, coordinate, shape) if isinstance(target, Tensor) else target
+        if not isinstance(target, Tensor):
+            self._whole("store", target, coordinate, hint=hint)
         if rank is not None:
             record(cluster.StoreRemote(self.scope, where, source, number(rank)))
         elif isinstance(source, Shared):
@@ -225,6 +232,9 @@ class ScopeHandle:
                     f"a store from {source.label} to {target.label}, both in shared memory",
                     fix="go through registers: load, then store",
                 )
+            unused(
+                f"store of {source.label}, in shared memory,", "leave it out: tiles in registers carry hints", hint=hint
+            )
             record(copies.CopyOut(self.scope, where, source))
         else:
             record(store.Store(self.scope, where, source, hint))
@@ -250,6 +260,14 @@ class ScopeHandle:
             )
         return place(source, coordinate, target.type.shape)
 
+    def _whole(self, what: str, memory: Value, coordinate: Any, **options: Any) -> None:
+        """Shared memory is loaded and stored as a whole, so that coordinates and sizes would say nothing."""
+        label = memory.label
+        name = memory.name or "tile"
+        part = f"take a part first: {name}[0:16, 0:64], or {name}.part(row, col, rows, cols)"
+        fix = part if isinstance(memory.type, SharedTile) else "leave it out: a shared vector is moved as a whole"
+        unused(f"{what} of {label}, in shared memory,", fix, coordinate=coordinate, **options)
+
     def _memory(self, x: Value, what: str) -> None:
         if not isinstance(x, Value):
             raise TypeRuleError(f"{what}: {x!r} is not a tile or tensor", fix="pass arrays to the kernel as operands")
@@ -271,22 +289,13 @@ class ScopeHandle:
         """Waits until at most `pending` committed groups of this thread's copies are unfinished; others see them after a sync."""
         record(copies.WaitCopies(self.scope, pending))
 
-    def set(self, target: Value, at: Any, value: Operand, *, order: Order = "weak", scope: MemoryScope = "gpu") -> None:
-        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread.
-
-        `order` ("relaxed" or "release", of a tensor's element): see `trace/memory_order.py`. A release tells what all
-        threads of the scope did before.
-        """
+    def set(self, target: Value, at: Any, value: Operand) -> None:
+        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread."""
         if isinstance(target, Tensor):
-            spot = place(target, At(at if isinstance(at, tuple) else (at,)), (1,))
-            if order == "weak":
-                record(element.StoreScalar(self.scope, spot, number(value)))
-            else:
-                record(memory_order.StrongStore(self.scope, spot, number(value), order, scope))
-        elif order != "weak":
-            raise TypeRuleError(
-                f"set of {target.label} in shared memory with order={order!r}",
-                fix="hand over through shared memory by a barrier: warp.sync(), pk.block.sync() or pk.barrier()",
+            record(
+                element.StoreScalar(
+                    self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)
+                )
             )
         else:
             record(element.StoreScalar(self.scope, target, number(value), number(at)))

@@ -10,6 +10,7 @@ from ..program import Operand, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_
 from .cross_warp_reduction import row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
+from .options import unused
 from .recorder import record, result, scope_of
 from .scalar import Scalar
 
@@ -75,32 +76,17 @@ class Tile(Handle):
     def __and__(self, other: Operand) -> Tile:
         return self._binary("and", self, other)
 
-    def __rand__(self, other: Operand) -> Tile:
-        return self._binary("and", other, self)
-
     def __or__(self, other: Operand) -> Tile:
         return self._binary("or", self, other)
-
-    def __ror__(self, other: Operand) -> Tile:
-        return self._binary("or", other, self)
 
     def __xor__(self, other: Operand) -> Tile:
         return self._binary("xor", self, other)
 
-    def __rxor__(self, other: Operand) -> Tile:
-        return self._binary("xor", other, self)
-
     def __lshift__(self, other: Operand) -> Tile:
         return self._binary("shl", self, other)
 
-    def __rlshift__(self, other: Operand) -> Tile:
-        return self._binary("shl", other, self)
-
     def __rshift__(self, other: Operand) -> Tile:
         return self._binary("shr", self, other)
-
-    def __rrshift__(self, other: Operand) -> Tile:
-        return self._binary("shr", other, self)
 
     def __lt__(self, other: Operand) -> Tile:
         return self._binary("lt", self, other)
@@ -191,6 +177,14 @@ class Tile(Handle):
         fade: Tile | None = None,
     ) -> Tile:
         if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
+            fix = "leave it out: rows of such tiles are reduced at once; add vectors with +"
+            unused(
+                f"row_{kind} of {self.type}{' over the cluster' if cluster else ''}",
+                fix,
+                partial=partial,
+                onto=onto,
+                fade=fade,
+            )
             return row_reduce([self], kind, cluster, times)[0]  # type: ignore[no-any-return]
         return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto, times, fade))  # type: ignore[no-any-return]
 

@@ -24,7 +24,7 @@ def trace(
 ) -> Program:
     """The program of `function` for one specialisation: run-time parameter types, and static values.
 
-    `notes` say of tensors why TMA cannot take them, for errors. Attributes (cluster, blocks_per_sm, ...)
+    `notes` say of tensors why TMA cannot take them, for errors. Attributes (cluster, blocks_per_sm, registers, debug)
     are set on the program.
     """
     code = function.__code__
@@ -53,6 +53,7 @@ def trace(
                 fix="do not return from inside it",
                 location=where,
             )
+        recorder.check_entered()
         for finish in recorder.finish:
             finish(program)
         if out is not None:

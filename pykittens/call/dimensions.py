@@ -1,0 +1,53 @@
+"""How many warps, blocks and clusters a kernel's options ask for: whole numbers, that a GPU can launch.
+
+The limits are those of compute capability 8.0 and later (CUDA C++ Programming Guide, "Technical Specifications per Compute
+Capability"): a grid of 2^31 - 1 blocks along x and 65,535 along y and z, 32 warps in a block.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from ..errors import ArgumentError
+
+Dim3 = tuple[int, int, int]
+
+MOST = (2**31 - 1, 65_535, 65_535)  # blocks along x, y, z
+WARPS = 32
+
+
+def dimensions(kernel: str, option: str, value: Any) -> Dim3:
+    """A grid or a cluster along x, y, z; what is left out is 1. Raises `ArgumentError` for what cannot be launched."""
+    given = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if len(given) > 3:
+        raise ArgumentError(
+            f"{kernel}: {option} is {given}, of {len(given)} dimensions", fix="a grid has up to three: x, y, z"
+        )
+    dims = tuple(whole(kernel, option, x, of=value) for x in given) + (1,) * (3 - len(given))
+    for size, most, axis in zip(dims, MOST, "xyz", strict=True):
+        if size < 1:
+            fix = "every grid dimension is at least 1: are the arguments empty?"
+            raise ArgumentError(f"{kernel}: {option} is {dims}", fix=fix)
+        if size > most:
+            fix = f"at most {most:,} along {axis}; put the longest dimension along x and divide it in the kernel, or make several calls"
+            raise ArgumentError(f"{kernel}: {option} is {dims}, {size:,} blocks along {axis}", fix=fix)
+    return dims  # type: ignore[return-value]
+
+
+def whole(kernel: str, option: str, value: Any, of: Any = None) -> int:
+    """A whole number; a float is none, whatever its value: what it would be rounded to is not for us to choose."""
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        said = repr(value) if of is None or of is value else f"{value!r} in {of!r}"
+        fix = "pass ints: pk.cdiv(a, b) or a // b where / gives a float"
+        raise ArgumentError(f"{kernel}: {option} is {said}, a {type(value).__name__}", fix=fix) from None
+
+
+def warps(kernel: str, value: Any) -> int:
+    """How many warps a block has."""
+    count = whole(kernel, "warps", value)
+    if not 1 <= count <= WARPS:
+        raise ArgumentError(f"{kernel}: warps is {count}", fix=f"a block has 1 to {WARPS} warps")
+    return count
