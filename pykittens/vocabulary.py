@@ -17,7 +17,7 @@ from .errors import (
     TypeRuleError,
     UninitializedError,
 )
-from .trace.dynamic import atomic_add, dynamic
+from .trace.dynamic import dynamic
 from .trace.elementwise import (
     col_index,
     cos,
@@ -51,6 +51,19 @@ from .trace.flow import break_if, loop, otherwise, range, role, when
 from .trace.functions import assert_, cuda, named_barrier, print
 from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
 from .trace.memory import Tensor, at, shared
+from .trace.memory_order import (
+    atomic_add,
+    atomic_and,
+    atomic_cas,
+    atomic_exch,
+    atomic_max,
+    atomic_min,
+    atomic_or,
+    atomic_xor,
+    fence,
+    signal,
+    wait_for,
+)
 from .trace.rings import barrier, ring
 from .trace.scalar import Scalar, block_index, cast, cdiv, grid_size, var
 from .trace.schedule import grouped, persistent, rectangle, triangle
@@ -86,6 +99,13 @@ __all__ = [
     "assert_",
     "at",
     "atomic_add",
+    "atomic_and",
+    "atomic_cas",
+    "atomic_exch",
+    "atomic_max",
+    "atomic_min",
+    "atomic_or",
+    "atomic_xor",
     "barrier",
     "bf16",
     "block",
@@ -108,6 +128,7 @@ __all__ = [
     "f16",
     "f32",
     "f64",
+    "fence",
     "fma",
     "gl",
     "grid_size",
@@ -148,6 +169,7 @@ __all__ = [
     "rv",
     "shared",
     "sigmoid",
+    "signal",
     "sin",
     "spec",
     "sqrt",
@@ -162,6 +184,7 @@ __all__ = [
     "u8",
     "var",
     "wait",
+    "wait_for",
     "wait_for_previous",
     "warp",
     "warpgroup",

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import pykittens as pk
+from pykittens.architectures import ARCHITECTURES
 from pykittens.cli import app
 from pykittens.gpu import cache, driver, nvrtc, sass
 from pykittens.gpu.compiler import CompilerMissing
@@ -125,7 +126,7 @@ def test_doctor_weighs_the_driver(monkeypatch: pytest.MonkeyPatch, known: tuple[
         "capability": lambda i: (8, 9),
         "multiprocessors": lambda i: 128,
         "shared_limit": lambda i: 101376,
-        "architecture": lambda i=0: "sm_89",
+        "architecture": lambda i=0: ARCHITECTURES["sm_89"],
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(driver, name, fake)
@@ -295,3 +296,23 @@ def test_row_error() -> None:
     assert reference.row_error(expected + [[0, 0], [0, 0.5], [0, 0]], expected) == 0.5
     assert reference.row_error(np.nan_to_num(expected), expected) == np.inf
     assert reference.row_error(np.full((3, 2), np.nan), expected) == np.inf
+
+
+# Cache ------------------------------------------------------------------------------------------------------
+
+
+def test_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYKITTENS_CACHE", str(tmp_path / "cache"))
+    assert ask("cache", "list")["kernels"] == []
+    run("inspect", "attention_ada", "--arch", "sm_89")
+    facts = ask("cache", "list")
+    (row,) = facts["kernels"]
+    assert (row["arch"], facts["count"], facts["bytes"]) == ("sm_89", 1, row["bytes"])
+    assert "for sm_89, by NVRTC" in run("cache", "list") and "1 kernels" in run("cache", "list")
+    assert ask("cache", "limit", "2GiB")["limit"] == ask("cache", "limit")["limit"] == 2 << 30
+    assert ask("cache", "limit", "1.5kB")["count"] == 0
+    assert "'lots' is no size" in ask("cache", "limit", "lots", status=1)["error"]
+    ask("cache", "limit", "1GB")
+    run("inspect", "attention_ada", "--arch", "sm_89")
+    assert ask("cache", "clear")["removed"] == 1
+    assert not list((tmp_path / "cache").glob("*.kernel"))

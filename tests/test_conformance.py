@@ -16,6 +16,7 @@ import pytest
 
 import pykittens as pk
 import pykittens.ops
+from pykittens.architectures import ARCHITECTURES, having
 from pykittens.gpu import compiler, driver, nvrtc
 from pykittens.ops.samples import Sample
 from pykittens.program import Op, Scope, Value
@@ -42,6 +43,7 @@ WITHOUT_SAMPLES = {
     "CommitBulk",
     "WaitBulk",
     "ProxyFence",
+    "MemoryFence",
     "TmaPrefetch",
     "WgmmaWait",
     "Print",
@@ -57,7 +59,6 @@ WITHOUT_SAMPLES = {
 }
 OURS = [op for op in operations() if op.__module__.startswith("pykittens.")]
 SAMPLED = [op for op in OURS if op.__name__ not in WITHOUT_SAMPLES]
-ARCHITECTURES = ("sm_80", "sm_89", "sm_90a")
 BATCH = 24  # kernels compiled together
 
 
@@ -90,7 +91,7 @@ ALL = [
 def test_compiles(first: int) -> None:
     """Many kernels at once, each batch for one of the architectures (a newer one for what the older lack). On a GPU all are compiled."""
     chosen = [Case(op, sample, number) for op, number, sample in ALL[first : first + BATCH]]
-    turn = first // BATCH % len(ARCHITECTURES)
+    turn = first // BATCH
     for arch in ARCHITECTURES:
         batch = [c for c in chosen if _compiled_for(c.sample, turn) == arch]
         if batch:
@@ -104,7 +105,7 @@ def test_compiles(first: int) -> None:
 
 
 def _compiled_for(sample: Sample, turn: int) -> str:
-    known = [a for a in ARCHITECTURES if int(a[3:5]) >= sample.arch]
+    known = having(*[sample.needs] * bool(sample.needs))
     return known[turn % len(known)]
 
 
@@ -117,8 +118,8 @@ def _in_namespace(text: str, number: int) -> str:
 @pytest.mark.gpu
 @pytest.mark.parametrize("op", SAMPLED, ids=lambda op: op.__name__)
 def test_gpu_and_simulator(op: type[Op]) -> None:
-    arch = driver.architecture(0)
-    found = list(cases(op, keep=lambda sample: sample.arch <= int(arch[3:5])))
+    row = driver.architecture(0)
+    arch, found = row.name, list(cases(op, keep=lambda sample: not sample.needs or sample.needs in row.features))
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda case: case.compile(arch), found))
     wrong = [f"{case}: {d}" for case in found for d in case.differences(case.launch(), case.simulate(), bits=True)]

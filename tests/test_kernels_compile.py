@@ -21,7 +21,8 @@ def choices(row: Shipped, whole: bool) -> dict[str, list[tuple[str, Instance]]]:
     for number, (choice, instance) in enumerate(row.configurations()):
         targets = row.targets(instance)
         for place, arch in enumerate(targets):
-            if whole or place == number % len(targets) or not found[arch]:
+            first = not found[arch] and not arch.endswith("a")  # what a suffix adds is for kernels that use it
+            if whole or place == number % len(targets) or first:
                 found[arch].append((label(choice), instance))
     return found
 
@@ -63,7 +64,7 @@ def test_compiles_well(row: Shipped, arch: str, found: list[tuple[str, Instance]
 def test_every_configuration_and_every_architecture_is_compiled(row: Shipped) -> None:
     thin, whole = choices(row, False), choices(row, True)
     for found in (thin, whole):
-        assert all(found.values()), found
+        assert all(some for arch, some in found.items() if found is whole or not arch.endswith("a")), found
         assert {name for some in found.values() for name, _ in some} == {label(c) for c, _ in row.configurations()}
 
 

@@ -31,7 +31,7 @@ def run(quick: bool = False) -> Iterator[Row]:
     from ..gpu import driver
 
     for row in _run(quick):
-        yield {"arch": driver.architecture(), **row}
+        yield {"arch": driver.architecture().name, **row}
 
 
 def _run(quick: bool = False) -> Iterator[Row]:
@@ -65,7 +65,7 @@ def kernel() -> tuple[str, tuple[Any, ...]]:
     """The attention kernel of this GPU, and its operands between the output and the scale."""
     from ..gpu import driver
 
-    return ("attention_hopper", (None,)) if driver.architecture() == "sm_90a" else ("attention_ada", ())
+    return ("attention_hopper", (None,)) if "wgmma" in driver.architecture().features else ("attention_ada", ())
 
 
 def compiling() -> float:
@@ -77,7 +77,7 @@ def compiling() -> float:
     from ..gpu import compiler, driver
 
     module, rest = kernel()
-    attend, arch = importlib.import_module(f"pykittens.kernels.{module}").attend, driver.architecture()
+    attend, arch = importlib.import_module(f"pykittens.kernels.{module}").attend, driver.architecture().name
     x, times = pk.spec(pk.bf16, (1, 2, 512, 64)), []
     for _ in range(5):
         start = time.perf_counter()

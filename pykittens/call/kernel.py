@@ -14,6 +14,7 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any, overload
 
+from ..architectures import SIMULATED, architecture
 from ..errors import ArgumentError, TraceError
 from ..gpu import cache, writer
 from ..gpu.compiler import Cubin
@@ -66,7 +67,7 @@ class Kernel:
         warps = block_warps(self.name, self._option("warps", known, statics, 4))
         extra = {
             k: self._option(k, known, statics, None)
-            for k in ("blocks_per_sm", "registers", "debug")
+            for k in ("blocks_per_sm", "registers", "debug", "pdl", "cooperative")
             if k in self.options
         }
         if debugging():
@@ -97,7 +98,7 @@ class Kernel:
 
     def text(self, program: Program, arch: str) -> str:
         """A program's CUDA C. `ResourceError` where a block of that architecture cannot hold it."""
-        check_shared(program, int(arch[3:5]))
+        check_shared(program, architecture(arch))
         return writer.write(program, arch)
 
     def compile(self, *args: Any, arch: str = "sm_90a", **named: Any) -> Cubin:
@@ -172,7 +173,7 @@ class Kernel:
         given, statics = bind_arguments(self.signature, args, named)
         specialisation, known = specialise(self.signature, given, statics)
         program = self.program_for(specialisation, known)
-        check_shared(program, 90)  # the most that any GPU has
+        check_shared(program, SIMULATED)
         check_outputs(program, known)
         arrays = {
             n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x
@@ -220,13 +221,14 @@ def kernel(
     static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
     share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
     the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
-    `pk.wait_for_previous`).
+    `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a grid
+    that does not fit is refused when it is launched).
     """
-    unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl"}
+    unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl", "cooperative"}
     if unknown:
         raise TraceError(
             f"@pk.kernel has no option {', '.join(sorted(unknown))}",
-            fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl",
+            fix="options: warps, grid, cluster, blocks_per_sm, registers, debug, pdl, cooperative",
         )
     settings = {"warps": warps, "grid": grid, "cluster": cluster, **options}
     if function is not None:

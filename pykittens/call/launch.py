@@ -140,9 +140,16 @@ def _launcher(kernel: Any, program: Program, known: dict[str, Any], statics: dic
     kinds = ["tensor" if isinstance(p.value.type, Global) else p.value.type.dtype.name for p in program.parameters]  # type: ignore[union-attr]
     kinds += ["tensormap"] * len(program.maps)
     x, y, z = (-(-g // c) * c for g, c in zip(kernel.dims("grid", known, statics), program.cluster, strict=True))
-    function, pdl = _function(kernel, program, device), bool(kernel.options.get("pdl"))
+    function = _function(kernel, program, device)
     launcher = Launcher(
-        function, kinds, (x, y, z), (program.threads, 1, 1), program.cluster, program.shared_bytes, pdl=pdl
+        function,
+        kinds,
+        (x, y, z),
+        (program.threads, 1, 1),
+        program.cluster,
+        program.shared_bytes,
+        pdl=program.pdl,
+        cooperative=program.cooperative,
     )
     for i, p in enumerate(program.parameters):
         argument = known[p.name]
@@ -157,7 +164,7 @@ def _function(kernel: Any, program: Program, device: int) -> driver.Function:
     """The program, compiled and loaded on a device: once, and then for every shape."""
     key = (id(program), device)  # the kernel keeps its programs
     if key not in kernel._functions:
-        arch = driver.architecture(device)
+        arch = driver.architecture(device).name
         cubin = cache.load_or_compile(kernel.text(program, arch), arch, ())
         if cubin.registers * program.threads > 65536:
             raise ResourceError(

@@ -3,6 +3,7 @@
 import typer
 
 from .bench import run_bench
+from .cache import app as cache_commands
 from .compile import compile_kernels
 from .demo import run_demo
 from .doctor import run_doctor
@@ -24,3 +25,4 @@ app.command("inspect", context_settings=_KERNEL_OPTIONS)(inspect_kernel)
 app.command("compile")(compile_kernels)
 app.command("doctor")(run_doctor)
 app.command("bench")(run_bench)
+app.add_typer(cache_commands, name="cache")

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from ..architectures import architecture
+from ..errors import ArgumentError
 from ..gpu import cache, compiler
 from ..kernels.catalog import Instance, Shipped, label
 from ..kernels.registry import KERNELS
@@ -27,8 +29,11 @@ def compile_kernels(
     as_json: AsJson = False,
 ) -> None:
     """Fill a directory with compiled kernels that another machine runs without a compiler."""
-    for wrong in set(arch) - set(compiler.ARCHITECTURES):
-        raise Refusal(f"there is no architecture {wrong!r}", fix=f"choose one of {', '.join(compiler.ARCHITECTURES)}")
+    try:
+        for name in arch:
+            architecture(name)
+    except ArgumentError as error:
+        raise Refusal(error.fact, fix=error.fix) from None
     rows = [shipped(name) for name in kernels] if kernels else list(KERNELS.values())
     jobs = [
         (row, choice, found, a)

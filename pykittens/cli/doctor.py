@@ -9,11 +9,13 @@ from typing import Any
 from rich.markup import escape
 
 from .. import __version__
-from ..gpu import cache, compiler, driver, nvrtc, sass
+from ..architectures import ARCHITECTURES
+from ..gpu import cache, compiler, driver, nvrtc, sass, trust
 from ..gpu.libcuda import CudaError
 from ..kernels.registry import KERNELS
 from .console import AsJson, answer, command, out
 
+UNVERIFIED = "compiled and inspected for, never run on"
 _PACKAGES = ("numpy", "ml_dtypes", "safetensors", "torch", "cupy", "jax")
 _DRIVERS = {12: "525", 13: "580"}  # the first driver of each major version of CUDA, whose cubins all run on it
 
@@ -29,11 +31,17 @@ def run_doctor(as_json: AsJson = False) -> None:
         "compiler": _compiler(),
         "disassembler": _disassembler(),
         "cache": {
-            "directory": str(cache.user_directory()),
+            "directory": str(directory) if (directory := cache.user_directory()) else None,
             "ahead_of_time": [str(path) for path in cache.ahead_of_time()],
+            "problems": [
+                why
+                for path in (*cache.ahead_of_time(), directory)
+                if path is not None and (why := trust.distrusted(path))
+            ],
         },
         "gpu": _gpus(),
     }
+    facts["architectures"] = {name: row.verified for name, row in ARCHITECTURES.items()}
     facts["runs"] = {name: _where(row.architectures, facts) for name, row in KERNELS.items()}
     if as_json:
         answer(facts)
@@ -99,7 +107,7 @@ def _device(i: int) -> dict[str, Any]:
         "shared_bytes": driver.shared_limit(i),
     }
     try:
-        return {**facts, "arch": driver.architecture(i)}
+        return {**facts, "arch": driver.architecture(i).name, "verified": driver.architecture(i).verified}
     except CudaError as error:
         return {**facts, "arch": None, "problem": str(error)}
 
@@ -127,19 +135,25 @@ def _show(facts: dict[str, Any]) -> None:
         out.print(f"{good} disassembler {escape(facts['disassembler'])}", soft_wrap=True)
     else:
         out.print(f"{note} no disassembler (only `inspect` wants it): pip install nvidia-cuda-nvdisasm", soft_wrap=True)
-    out.print(
-        f"{good} cache {escape(facts['cache']['directory'])}"
-        + "".join(f", ahead of time {escape(p)}" for p in facts["cache"]["ahead_of_time"]),
-        soft_wrap=True,
+    kept = facts["cache"]
+    ahead = "".join(f", ahead of time {escape(path)}" for path in kept["ahead_of_time"])
+    where = (
+        escape(kept["directory"]) if kept["directory"] else "none: this user has no home directory, set PYKITTENS_CACHE"
     )
+    out.print(f"{good if kept['directory'] else note} cache {where}{ahead}", soft_wrap=True)
+    for problem in kept["problems"]:
+        out.print(f"{note} not used: {escape(problem)}", soft_wrap=True)
     if gpu["works"]:
         out.print(f"{good} driver {gpu['driver']}; {gpu['driver_needed']} or newer is needed")
     else:
         out.print(f"{note} no GPU: {escape(gpu['problem'])}", soft_wrap=True)
     for i, device in enumerate(gpu["devices"]):
         out.print(
-            f"{good if device['arch'] else bad} GPU {i}: {device['name']}, {device['arch'] or device['problem']}, {device['multiprocessors']} multiprocessors",
+            f"{good if device['arch'] else bad} GPU {i}: {device['name']}, {device['arch'] or device['problem']}, {device['multiprocessors']} multiprocessors"
+            + ("" if device.get("verified", True) else f"; {UNVERIFIED}"),
             soft_wrap=True,
         )
+    unverified = [name for name, verified in facts["architectures"].items() if not verified]
+    out.print(f"{note} {UNVERIFIED}: {', '.join(unverified)}", soft_wrap=True)
     for name, places in facts["runs"].items():
         out.print(f"     {name} runs on: {', '.join(places)}")

@@ -9,8 +9,10 @@ import typer
 from rich.markup import escape
 from rich.syntax import Syntax
 
+from ..architectures import SIMULATED, architecture
+from ..errors import ArgumentError
 from ..gpu import cache, driver, sass
-from ..gpu.compiler import ARCHITECTURES, Cubin
+from ..gpu.compiler import Cubin
 from ..gpu.libcuda import CudaError
 from ..kernels.catalog import Instance, Shipped, label
 from ..kernels.source_length import count_lines
@@ -110,15 +112,17 @@ def inspect_kernel(
 
 
 def _architecture(row: Shipped, asked: str) -> str:
-    """The architecture asked for, or else this machine's, or else the last one the kernel is made for."""
+    """The architecture asked for, or else this machine's, or else the simulated GPU's."""
     if not asked:
         try:
-            here = driver.architecture()
+            here = driver.architecture().name
         except CudaError:
             here = ""
-        return here if here in row.architectures else row.architectures[-1]
-    if asked not in ARCHITECTURES:
-        raise Refusal(f"there is no architecture {asked!r}", fix=f"choose one of {', '.join(ARCHITECTURES)}")
+        return here if here in row.architectures else SIMULATED.name
+    try:
+        architecture(asked)
+    except ArgumentError as error:
+        raise Refusal(error.fact, fix=error.fix) from None
     if asked not in row.architectures:
         raise Refusal(
             f"{row.name} cannot be compiled for {asked}", fix=f"it is made for {', '.join(row.architectures)}"

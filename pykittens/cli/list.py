@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..architectures import ARCHITECTURES
 from ..kernels.registry import KERNELS
 from ..kernels.source_length import count_lines
 from .choice import describe_options, instance
@@ -31,3 +32,5 @@ def list_kernels(as_json: AsJson = False) -> None:
             style="dim",
             soft_wrap=True,
         )
+    unverified = [name for name, row in ARCHITECTURES.items() if not row.verified]
+    out.print(f"Compiled and inspected for, never run on: {' '.join(unverified)}", style="dim", soft_wrap=True)

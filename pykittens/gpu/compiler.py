@@ -4,11 +4,11 @@ import re
 import time
 from dataclasses import dataclass
 
+from ..architectures import architecture
 from . import nvrtc
 from .nvrtc import CompilerMissing
 
 __all__ = [
-    "ARCHITECTURES",
     "CompileError",
     "CompilerMissing",
     "Cubin",
@@ -17,8 +17,6 @@ __all__ = [
     "compiler_version",
     "known_faults",
 ]
-
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
 
 # What ptxas says when it serialises WGMMAs or ignores setmaxnreg: correct code at a fraction of its speed.
 SERIALIZED = frozenset({7504, 7507, 7508, 7509, 7510, 7511, 7512, 7515, 7517, 7519, 7602})
@@ -71,11 +69,10 @@ def compile(source: str, arch: str, *, options: tuple[str, ...] = ()) -> Cubin:
     Nothing is included, and nothing is contracted into fused multiply-adds (-fmad, on in CUDA, is off): the text says
     what it wants, `options` what it wants of NVRTC. `#line` directives make messages point at Python.
 
-    Raises `CompileError` with the compiler's log, `CompilerMissing` where there is no NVRTC, ValueError for
-    an architecture outside `ARCHITECTURES`.
+    Raises `CompileError` with the compiler's log, `CompilerMissing` where there is no NVRTC, `ArgumentError` for
+    an architecture that `architectures.py` has no row of.
     """
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    arch = architecture(arch).name
     flags = (f"--gpu-architecture={arch}", *_FLAGS, *options)
     start = time.perf_counter()
     try:

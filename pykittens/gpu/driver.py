@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .compiler import ARCHITECTURES, Cubin
+from ..architectures import ARCHITECTURES, Architecture, best_for
+from .compiler import Cubin
 from .libcuda import CudaError, ask, check, library
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _SHARED_OPTIN, _PROCESSORS = 75, 76, 97, 16  # CUdevice_attribute
@@ -73,20 +74,19 @@ def shared_limit(device: int = 0) -> int:
 
 
 @functools.cache
-def architecture(device: int = 0) -> str:
-    """What to compile for a device: the last of `ARCHITECTURES` that runs on it. `CudaError` if none does.
+def architecture(device: int = 0) -> Architecture:
+    """What to compile for a device. `CudaError` if there is none.
 
     `PYKITTENS_ARCH` names another, to see what a GPU does without its newest instructions.
     """
     if (chosen := os.environ.get("PYKITTENS_ARCH")) in ARCHITECTURES:
-        return chosen
+        return ARCHITECTURES[chosen]
     major, minor = capability(device)
-    runnable = [arch for arch in ARCHITECTURES if arch[3:4] == str(major) and int(arch[4]) <= minor]
-    if not runnable:
+    if (found := best_for((major, minor))) is None:
         raise CudaError(
             f"device {device} ({device_name(device)}) has compute capability {major}.{minor}, and runs none of {', '.join(ARCHITECTURES)}"
         )
-    return runnable[-1]
+    return found
 
 
 @functools.cache

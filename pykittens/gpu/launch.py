@@ -36,7 +36,7 @@ _SCALARS = {
     "f32": "f",
     "f64": "d",
 }
-_CLUSTER_DIMENSION, _PROGRAMMATIC_SERIALIZATION = 4, 6  # CUlaunchAttributeID
+_COOPERATIVE, _CLUSTER_DIMENSION, _PROGRAMMATIC_SERIALIZATION = 2, 4, 6  # CUlaunchAttributeID
 
 Dim3 = tuple[int, int, int]
 
@@ -61,7 +61,8 @@ class Launcher:
 
     `parameters` names the C parameters in order: "tensor", "tensormap", or a scalar's dtype ("i32", "f32").
     `grid` and `block` count blocks and threads along x, y, z; `cluster` the blocks of a cluster; `pdl` lets
-    the kernel start before the one ahead of it in the stream has ended (it must then wait for it itself).
+    the kernel start before the one ahead of it in the stream has ended (it must then wait for it itself);
+    `cooperative` makes sure that all blocks run at once.
     A launcher is for one thread at a time; the arrays behind its pointers are the caller's to keep alive.
     `launch` sets `config.stream` and makes the prepared `call`, whose status but 0 is for `failed`: so may others.
     Raises ValueError for dimensions that no GPU has.
@@ -77,6 +78,7 @@ class Launcher:
         shared_bytes: int = 0,
         *,
         pdl: bool = False,
+        cooperative: bool = False,
     ) -> None:
         self.function = function
         self.cluster = cluster
@@ -89,7 +91,7 @@ class Launcher:
         self._arguments = (ctypes.c_void_p * max(1, len(sizes)))(*[base + offset for offset in self._offsets])
         if not (0 < math.prod(block) <= 1024 and 0 < math.prod(cluster) <= 16):
             raise ValueError(f"a block of {block} threads in a cluster of {cluster}; at most 1024 and 16 fit")
-        self._attributes = _attributes(cluster, pdl)
+        self._attributes = _attributes(cluster, pdl, cooperative)
         count = len(self._attributes)
         self.config = _Config(grid, block, shared_bytes, None, ctypes.addressof(self._attributes), count)
         self.set_grid(grid)
@@ -205,8 +207,10 @@ def _format(kind: str) -> struct.Struct | None:
     return struct.Struct("<" + _SCALARS[kind])
 
 
-def _attributes(cluster: Dim3, pdl: bool) -> Any:
+def _attributes(cluster: Dim3, pdl: bool, cooperative: bool) -> Any:
     chosen = []
+    if cooperative:
+        chosen.append(_Attribute(_COOPERATIVE, 0, (ctypes.c_uint * 16)(1)))
     if cluster != (1, 1, 1):
         chosen.append(_Attribute(_CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(*cluster)))
     if pdl:

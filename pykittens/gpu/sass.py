@@ -100,7 +100,10 @@ def opcodes_of(cubins: Sequence[Cubin]) -> list[Counter[str]]:
         file = Path(folder) / "kernels.bin"
         file.write_bytes(b"".join(code))
         done = subprocess.run(
-            [_nvdisasm(), "-b", f"SM{arch[3:5]}", str(file)], capture_output=True, text=True, check=False
+            [_nvdisasm(), "-b", f"SM{arch.removeprefix('sm_').removesuffix('a')}", str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     if done.returncode:
         raise RuntimeError(f"nvdisasm cannot read kernels for {arch}: {done.stderr.strip()}")

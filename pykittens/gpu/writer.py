@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from ..architectures import FEATURES, Architecture, architecture, having
 from ..errors import Frame, ResourceError
 from ..layouts import Sym
 from ..ops import control
@@ -27,11 +28,12 @@ from .prelude import ELECT, FP8, PRELUDE
 
 
 class Writer:
-    """Collects the text of one kernel for one architecture (80, 86, 89 or 90; `accelerated` for sm_90a)."""
+    """Collects the text of one kernel for one architecture."""
 
-    def __init__(self, program: Program, arch: int, accelerated: bool):
-        self.program, self.arch, self.accelerated, self.debug = program, arch, accelerated, program.debug
+    def __init__(self, program: Program, arch: Architecture):
+        self.program, self.arch, self.debug = program, arch, program.debug
         self.elected = False  # inside a role that one thread runs alone
+        self.required: set[str] = set()  # features that the kernel cannot do without
         self.out: list[str] = []
         self.support: dict[str, None] = {}  # prelude texts in the order of first use
         self.names: dict[Value, str] = {}
@@ -132,11 +134,12 @@ class Writer:
     # Memory representation ----------------------------------------------------------------------------
 
     def _need_fp8(self) -> None:
-        if self.arch < 89:
+        self.required.add("fp8 conversions")
+        if not self.has("fp8 conversions"):
             where = (self.frame,) if self.frame is not None else None
             raise ResourceError(
-                f"8-bit floats: sm_{self.arch} cannot convert them",
-                fix="compile for sm_89 or newer, or copy them without converting",
+                f"8-bit floats: {self.arch} cannot convert them",
+                fix=f"compile for {' or '.join(having('fp8 conversions'))}, or copy them without converting",
                 location=where,
             )
         self.prelude(FP8)
@@ -207,23 +210,24 @@ class Writer:
 
     def one(self) -> str:
         """C that holds in one thread of a warp, always the same."""
-        if self.arch < 90:
+        if not self.has("elect"):
             return "lane == 0"
         self.prelude(ELECT)
         return "pk_elect_one()"
 
-    def require(self, arch: int, op: Statement, what: str) -> None:
-        """Refuses an operation that this architecture lacks."""
-        if self.arch < arch:
-            raise ResourceError(
-                f"{what}: sm_{self.arch} has none", fix=f"compile for sm_{arch} or newer", location=op.location
-            )
+    def has(self, feature: str) -> bool:
+        """Whether the architecture has a feature, one of `architectures.FEATURES`."""
+        assert feature in FEATURES, feature
+        return feature in self.arch.features
 
-    def require_accelerated(self, op: Statement, what: str) -> None:
-        """Refuses an operation that only sm_90a has."""
-        if not self.accelerated:
+    def require(self, feature: str, op: Statement) -> None:
+        """Refuses an operation that this architecture lacks."""
+        self.required.add(feature)
+        if not self.has(feature):
             raise ResourceError(
-                f"{what} exists on sm_90a only, not on sm_{self.arch}", fix="compile for sm_90a", location=op.location
+                f"{FEATURES[feature]}: {self.arch} has none",
+                fix=f"compile for {' or '.join(having(feature))}",
+                location=op.location,
             )
 
     @property
@@ -290,6 +294,8 @@ class Writer:
                 self.line(f"for (const u64 since = pk_nanoseconds();; pk_bounded(since, {about})) {{")
             else:
                 self.line("for (;;) {")
+            if op.polls:  # ptxas moves no load past it
+                self.line('asm volatile("fence.acq_rel.cta;" ::: "memory");')
             self.block(op.body)
             self.line("}")
         elif isinstance(op, control.BreakIf):
@@ -323,6 +329,7 @@ class Writer:
             f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{{c_text.comment(f'role {op.label}')}"
         )
         if op.registers:
+            self.require("setmaxnreg", op)
             change = "dec" if op.registers < at_launch(self.program) else "inc"
             self.line(f'asm volatile("setmaxnreg.{change}.sync.aligned.u32 {op.registers};");')
         if op.elected:
@@ -425,4 +432,4 @@ def _indented(lines: list[str]) -> str:
 
 def write(program: Program, arch: str) -> str:
     """The CUDA C of a program for an architecture such as "sm_89" or "sm_90a"."""
-    return Writer(program, int(arch[3:5]), arch.endswith("a")).text()
+    return Writer(program, architecture(arch)).text()

@@ -226,4 +226,4 @@ def machine(info: ArrayInfo) -> dict[str, Any]:
         return {"clusters": True, "processors": 2}
     from pykittens.gpu.driver import architecture, multiprocessors
 
-    return {"clusters": int(architecture(info.device)[3:5]) >= 90, "processors": multiprocessors(info.device)}
+    return {"clusters": "clusters" in architecture(info.device).features, "processors": multiprocessors(info.device)}

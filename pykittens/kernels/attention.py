@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..architectures import SIMULATED, Architecture
 from ..errors import ArgumentError
 from ..gpu import driver
 from ..gpu.libcuda import CudaError
@@ -29,7 +30,7 @@ def call(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float)
     given = ((name, x, arrays.describe(x, name)) for name, x in (("q", q), ("k", k), ("v", v)))
     q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
     dim, device = q.shape[-1], arrays.describe(q).device
-    if _architecture(device) in ("", "sm_90a"):
+    if "wgmma" in _architecture(device).features:
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
         static = {
             "causal": bool(causal),
@@ -62,7 +63,7 @@ def check(infos: dict[str, ArrayInfo]) -> None:
     """One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
     arch = _architecture(q.device)
-    dims = AMPERE if arch not in ("", "sm_90a") else HOPPER
+    dims = HOPPER if "wgmma" in arch.features else AMPERE
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
         problem, fix = "", "q, k and v have four dimensions: batch, heads, rows, head dimension"
     elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
@@ -73,7 +74,7 @@ def check(infos: dict[str, ArrayInfo]) -> None:
         problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
     elif q.shape[3] not in dims:
         problem = f"there is no kernel for head dimension {q.shape[3]}"
-        fix = f"head dimensions {', '.join(map(str, dims))} are supported{f' on {arch}' if arch else ''}"
+        fix = f"head dimensions {', '.join(map(str, dims))} are supported{'' if arch is SIMULATED else f' on {arch}'}"
     else:
         return
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())
@@ -87,11 +88,11 @@ def loadable(info: ArrayInfo) -> bool:
     return last == 1 and info.pointer % 16 == 0 and all(n == 1 or (s >= 0 and s * size % 16 == 0) for n, s in outer)
 
 
-def _architecture(device: int | None) -> str:
-    """That of a device; "" where a fake tensor names a device that is not here."""
+def _architecture(device: int | None) -> Architecture:
+    """That of a device; the simulated GPU's on the CPU, and where a fake tensor names a device that is not here."""
     try:
-        return "" if device is None else driver.architecture(device)
+        return SIMULATED if device is None else driver.architecture(device)
     except CudaError:
         if driver.available():
             raise
-        return ""
+        return SIMULATED

@@ -156,8 +156,10 @@ def attend(
             warpgroup.wait(out)
             v_ring.release()
             sums = total.total()
-            # a row that sees no key is 0, even where a value is NaN
-            warpgroup.store(mine, pk.where(sums == 0.0, 0.0, out * (1.0 / sums)).to(q.dtype))
+            if causal:
+                with pk.when(diagonal < 0):  # rows that see no key are 0, even where a value is NaN
+                    out[:] = pk.where(sums == 0.0, 0.0, out)
+            warpgroup.store(mine, (out * pk.where(sums == 0.0, 0.0, 1.0 / sums)).to(q.dtype))
             warpgroup.sync()
             warpgroup.tma.store(o, mine, (batch, head, block * consumers + me, 0))
             warpgroup.tma.commit()

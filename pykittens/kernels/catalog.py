@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..architectures import ARCHITECTURES, SIMULATED, having
 from ..call.arguments import spec
 from ..call.kernel import Kernel
+from ..gpu.writer import Writer
 from ..interop.base import numpy_dtype
-from ..ops.tma import TmaLoad
 from ..program import Program
 
 Array = np.ndarray[Any, Any]
@@ -59,10 +60,10 @@ class Shipped:
     name: str
     about: str
     make: Callable[..., Instance | None]
-    architectures: tuple[str, ...]
     options: Mapping[str, tuple[Any, ...]]
     opcodes: tuple[str, ...]
     most_lines: int = 250  # the promised length, helpers included
+    needs: tuple[str, ...] = ()  # features (`architectures.FEATURES`) that all its configurations use
 
     def default(self) -> dict[str, Any]:
         """The first value of every option."""
@@ -77,11 +78,19 @@ class Shipped:
                 seen.add(what)
                 yield choice, instance
 
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The names of those with all that some configuration needs."""
+        return having(*self.needs)
+
     def targets(self, instance: Instance) -> tuple[str, ...]:
-        """The architectures that an instance runs on: all of the row's, but clusters and TMA begin with sm_90."""
+        """The architectures that an instance runs on: those with the features that it uses, and with room for its tiles."""
         program = instance.program()
-        hopper = program.cluster != (1, 1, 1) or any(isinstance(op, TmaLoad) for op in program.walk())
-        return tuple(arch for arch in self.architectures if not hopper or arch >= "sm_90")
+        used = Writer(program, SIMULATED)
+        used.text()
+        return tuple(
+            name for name in having(*used.required) if program.shared_bytes <= ARCHITECTURES[name].shared_bytes
+        )
 
 
 def label(choice: Mapping[str, Any]) -> str:

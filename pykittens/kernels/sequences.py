@@ -85,6 +85,6 @@ def _loadable(info: ArrayInfo) -> bool:
 def _check_device(name: str, device: int) -> None:
     from ..gpu.driver import architecture
 
-    if (arch := architecture(device)) != "sm_90a":
+    if "wgmma" not in (arch := architecture(device)).features:
         fix = "run it on a Hopper GPU (sm_90a), or on NumPy arrays"
         raise ArgumentError(f"{name} on {arch}: its kernel is written for Hopper's tensor cores", fix=fix)

@@ -1,8 +1,8 @@
-"""Scalars that one thread hands to others: an atomic sum in global memory, an element of shared memory."""
+"""One element that many threads change: atomics in global memory (PTX "atom"), and an element of shared memory by one thread."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,94 +10,179 @@ import numpy as np
 
 from ..errors import ResourceError, TypeRuleError
 from ..numerics import EXACT, Numerics
-from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value
+from ..program import Access, CudaWriter, Effect, MemoryScope, NumpyMachine, Op, Operand, Order, Place, Scope, Value
 from ..thread_map import ONE_THREAD
-from ..types import DType, ScalarType, SharedVector, Type, f32, i32, u32
+from ..types import DType, ScalarType, SharedVector, Type, f32, i32, i64, u32
 from .addressing import MEMORY, GlobalText, vector_address
-from .conversion import conversion_numerics
+from .conversion import canonical, conversion_numerics
 from .element import scalar_to_memory
+from .memory_order import ACQUIRES, RELEASES, check_order, letter
 from .samples import Rectangle, Sample, pasted
 from .scalars import as_dtype, as_number, promoted, scalar_dtype
+from .unary import flushed
 
-DTYPES = (i32, u32, f32)
+INTEGERS = (i32, u32, i64)
+ALL = (i32, u32, f32, i64)
+DTYPES = {"add": ALL, "exch": ALL, "cas": ALL, **dict.fromkeys(("min", "max", "and", "or", "xor"), INTEGERS)}
+
+
+def added(old: Any, value: Any) -> Any:
+    """What an atomic addition leaves: integers wrap, and float32 in global memory flushes subnormals (PTX "atom")."""
+    with np.errstate(all="ignore"):
+        if np.asarray(old).dtype.kind != "f":
+            return np.add(old, value)
+        return canonical(flushed(np.add(flushed(old), flushed(value))))
+
+
+FORMULAS: dict[str, Callable[[Any, Any], Any]] = {
+    "add": added,
+    "min": np.minimum,
+    "max": np.maximum,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+    "exch": lambda old, new: new,
+}
 
 
 @dataclass(eq=False)
-class AtomicAdd(Op):
-    """Adds a scalar to one element of a tensor, atomically, once for the scope; the result is what it was before.
+class Atomic(Op):
+    """Changes one element of a tensor in one step, once for the scope; the result is what it was before.
 
+    kind: "add" (integers wrap), "min", "max", "and", "or", "xor", "exch" (the element becomes `value`), "cas" (it becomes
+    `value` where it is `expected`, bit for bit). order, memory_scope: semantics and scope (PTX ISA, "atom").
     In a warp all threads get the result. In a wider scope only one thread may run at all: see `passes/elect.py`.
     """
 
     scope: Scope
     target: Place
+    kind: str
     value: Operand
+    expected: Operand | None = None
+    order: Order = "relaxed"
+    memory_scope: MemoryScope = "gpu"
 
     single_thread = True
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
+        if self.kind in ("exch", "cas"):
+            return EXACT
         if self.target.type.dtype.kind != "f":
-            return EXACT.with_special("wraps")
+            return EXACT.with_special("wraps" if self.kind == "add" else "")
         return Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
 
     @property
     def uniform_over(self) -> int:  # type: ignore[override]
         return self.scope.warps
 
+    @property
+    def word(self) -> str:
+        return f"pk.atomic_{self.kind}"
+
     def types(self) -> tuple[Type, ...]:
         dtype = self.target.type.dtype
-        if dtype not in DTYPES:
+        if dtype not in DTYPES[self.kind]:
             raise TypeRuleError(
-                f"pk.atomic_add to {self.target.tensor.label}: {dtype}",
-                fix=f"it takes {', '.join(d.name for d in DTYPES)}",
+                f"{self.word} to {self.target.tensor.label}: {dtype}",
+                fix=f"it takes {', '.join(d.name for d in DTYPES[self.kind])}",
             )
-        scalar_dtype(self.value)
-        if dtype.kind != "f" and promoted(self.value, 0).kind == "f":
-            raise TypeRuleError(
-                f"pk.atomic_add of a float to {self.target.tensor.label}: {dtype}",
-                fix=f"convert with pk.cast(x, pk.{dtype})",
-            )
+        for operand in (self.value, self.expected):
+            if operand is not None and scalar_dtype(operand) is not None and dtype.kind != "f":
+                if promoted(operand, 0).kind == "f":
+                    raise TypeRuleError(
+                        f"{self.word} of a float to {self.target.tensor.label}: {dtype}",
+                        fix=f"convert with pk.cast(x, pk.{dtype})",
+                    )
+        check_order(self.word, self.order, ("relaxed", "acquire", "release", "acq_rel"), self.memory_scope)
         return (ScalarType(dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:
         if self.scope.warps > 1 and m.warps > 1:
             raise self._crowd()
-        return m.add_element(self.target, as_number(m.unit_scalar(self.value), self.target.type.dtype))
+        value, expected = (
+            x if x is None else as_number(m.unit_scalar(x), self.target.type.dtype) for x in (self.value, self.expected)
+        )
+        return m.atomic_element(self.target, self.kind, value, expected)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "reduce", ONE_THREAD, order="relaxed", reduction="add"),)
+        return (
+            Access(
+                self.target,
+                "reduce",
+                ONE_THREAD,
+                order=self.order,
+                scope=self.memory_scope,
+                reduction=self.kind,
+            ),
+        )
 
     def cuda(self, c: CudaWriter) -> None:
+        # int old; if (lane == 0) asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
         if self.scope.warps > 1 and not c.elected:
             raise self._crowd()
+        if self.memory_scope == "cluster":
+            c.require("clusters", self)
         c.prelude(MEMORY)
         dtype = self.target.type.dtype
-        g, value = GlobalText(c, self.target, const=False), as_dtype(c, self.value, dtype)
-        if c.elected:
-            c.define(self.result, f"atomicAdd({g.pointer}, {value})")
-            return
+        g = GlobalText(c, self.target, const=False)
+        operands = [as_dtype(c, x, dtype) for x in (self.expected, self.value) if x is not None]
+        kind = letter(dtype)
+        inputs = ", ".join(f'"{kind}"({x})' for x in operands)
+        name = f"atom.{self.order}.{self.memory_scope}.global.{self.kind}.{_ptx_type(self.kind, dtype)}"
+        places = ", ".join(f"%{i + 2}" for i in range(len(operands)))
         old = c.fresh("old")
-        c.line(f"{dtype.c} {old}; if (lane == 0) {old} = atomicAdd({g.pointer}, {value});")
+        text = f'asm volatile("{name} %0, [%1], {places};" : "={kind}"({old}) : "l"({g.pointer}), {inputs} : "memory");'
+        if c.elected:
+            c.line(f"{dtype.c} {old}; {text}")
+            c.define(self.result, old)
+            return
+        if self.order in RELEASES:
+            c.line("__syncwarp();")
+        c.line(f"{dtype.c} {old} = 0; if (lane == 0) {text}")
         c.define(self.result, f"__shfl_sync(0xffffffffu, {old}, 0)")
+        if self.order in ACQUIRES:
+            c.line("__syncwarp();")
 
     def _crowd(self) -> ResourceError:
         return ResourceError(
-            f"pk.atomic_add by {self.scope.warps} warps, all of which would need the result",
-            fix="do it in a role of one warp, or in one where every operation is a single thread's, such as TMA loads",
+            f"{self.word} by {self.scope.warps} warps, all of which would need the result",
+            fix="let one warp do it (with pk.when(warp.index == 0): ..., by=warp), or do it in a role of one warp",
             location=self.location,
         )
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype in DTYPES:
+        orders = [("relaxed", "gpu"), ("acquire", "cta"), ("release", "gpu"), ("acq_rel", "gpu")]
+        for kind, formula in FORMULAS.items():
+            for dtype, (order, reach) in zip(DTYPES[kind], orders, strict=False):
+                place = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False)
+                yield Sample(
+                    {"target": place, "kind": kind, "value": ScalarType(dtype), "order": order, "memory_scope": reach},
+                    lambda target, value, p=place, f=formula: (target[1, 2], pasted(target, f(target[1, 2], value), p)),
+                    {"target": "counts", "value": "counts"},
+                    exact=True,
+                )
+        for dtype in ALL:
             place = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False)
             yield Sample(
-                {"target": place, "value": ScalarType(dtype)},
-                lambda target, value, p=place: (target[1, 2], pasted(target, target[1, 2] + value, p)),
-                {"target": "counts", "value": "counts"},
+                {"target": place, "kind": "cas", "value": ScalarType(dtype), "expected": ScalarType(dtype)},
+                lambda target, value, expected, p=place: (
+                    target[1, 2],
+                    pasted(target, value if target[1, 2] == expected else target[1, 2], p),
+                ),
+                {"target": "ones", "value": "counts", "expected": "ones"},
                 exact=True,
             )
+
+
+def _ptx_type(kind: str, dtype: DType) -> str:
+    """What an atomic calls its operands' type: two's complement adds signed 64 bits as unsigned (PTX ISA, "atom")."""
+    if kind in ("and", "or", "xor", "exch", "cas"):
+        return f"b{dtype.bits}"
+    if kind == "add" and dtype is i64:
+        return "u64"
+    return {"i": "s", "u": "u", "f": "f"}[dtype.kind] + str(dtype.bits)
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, shared_offset
+from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..thread_map import Registers
 from ..types import RegisterTile, SharedTile, Type, i32
@@ -34,7 +35,7 @@ class ClusterBarrier(Op):
         return (Sync("cluster"),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "clusters")
+        c.require("clusters", self)
         c.line('asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");')
 
 
@@ -46,6 +47,8 @@ class StoreRemote(Op):
     target: Value
     source: Value
     rank: Operand
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         source, target = register_type(self.source, "store to another block"), getattr(self.target, "type", None)
@@ -76,7 +79,7 @@ class StoreRemote(Op):
         return (Access(self.target, "write", Registers(self.source.type, 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "clusters")
+        c.require("clusters", self)
         c.prelude(REMOTE_TILE)
         tile, target = self.source.type, self.target.type
         assert isinstance(tile, RegisterTile) and isinstance(target, SharedTile)
@@ -96,6 +99,8 @@ class LoadRemote(Op):
     source: Value
     rank: Operand
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         source = getattr(self.source, "type", None)
         if (
@@ -114,7 +119,7 @@ class LoadRemote(Op):
         return (Access(self.source, "read", Registers(self.types()[0], 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "clusters")
+        c.require("clusters", self)
         c.prelude(REMOTE_TILE)
         tile, source = self.result.type, self.source.type
         assert isinstance(tile, RegisterTile) and isinstance(source, SharedTile)
@@ -146,7 +151,7 @@ class DependencyWait(Op):
         return (Sync("previous"),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "programmatic dependent launch")
+        c.require("dependent launch", self)
         c.line('asm volatile("griddepcontrol.wait;" ::: "memory");')
 
 
@@ -163,5 +168,5 @@ class DependencyLaunch(Op):
         pass
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "programmatic dependent launch")
+        c.require("dependent launch", self)
         c.line('asm volatile("griddepcontrol.launch_dependents;" ::: "memory");')

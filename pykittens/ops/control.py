@@ -33,10 +33,14 @@ class Range(Op):
 
 @dataclass(eq=False)
 class While(Op):
-    """Repeats its body until a `BreakIf` leaves it."""
+    """Repeats its body until a `BreakIf` leaves it.
+
+    `polls` (set by passes/polling.py): it may wait for what ordinary loads of tiles find, which every pass must make anew.
+    """
 
     scope: Scope
     body: Block
+    polls: bool = False
 
 
 @dataclass(eq=False)

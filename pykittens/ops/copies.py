@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import TypeRuleError
+from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Sync, Value
 from ..thread_map import InTurn
 from ..types import SharedTile, SharedVector, Type, bf16, f32, u8
@@ -118,6 +119,8 @@ class CopyIn(Copy):
     target: Value
     source: Place
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         check_copy(self.target, self.source, "load")
         return ()
@@ -159,6 +162,8 @@ class CopyOut(Copy):
     scope: Scope
     target: Place
     source: Value
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         check_copy(self.source, self.target, "store")
@@ -203,6 +208,8 @@ class CopyAsync(Copy):
     source: Place
 
     done = "cp.async"
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         check_copy(self.target, self.source, "load_async")

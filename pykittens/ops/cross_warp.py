@@ -75,7 +75,7 @@ class ShareTerms(Op):
     def cuda(self, c: CudaWriter) -> None:
         lane = f"{c.lane} == 0" if self.ranks == 1 else f"{c.lane} < {self.ranks}"
         if self.ranks > 1:
-            c.require(90, self, "clusters")
+            c.require("clusters", self)
             c.prelude(REMOTE)
         for to, value in self._terms(c, lane):
             here = self.ranks == 1
@@ -112,7 +112,7 @@ class SendTerms(ShareTerms):
         )
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "clusters")
+        c.require("clusters", self)
         c.prelude(SEND)
         for to, value in self._terms(c, f"{c.lane} < {self.ranks}"):
             c.line(f"  pk_st_async({to}, {c[self.barrier]}, {c.lane}, {value});")

@@ -39,11 +39,15 @@ def scalar_to_memory(c: CudaWriter, x: Operand, memory: DType) -> str:
 
 @dataclass(eq=False)
 class LoadScalar(Op):
-    """One element of a global tensor or shared vector, read by every thread."""
+    """One element of a global tensor or shared vector, read by every thread.
+
+    `repeated` (set by passes/polling.py): a `pk.loop` may wait for it: every pass reads it anew (C "volatile").
+    """
 
     scope: Scope
     source: Value | Place
     at: Operand = 0
+    repeated: bool = False
 
     collective = False
 
@@ -68,7 +72,8 @@ class LoadScalar(Op):
         dtype, held = self.source.type.dtype, self.result.type.dtype  # type: ignore[union-attr]
         if isinstance(self.source, Place):
             g = GlobalText(c, self.source)
-            c.define(self.result, c.from_memory(f"*({g.pointer})", dtype, held))
+            pointer = f"(volatile {g.qualifier}{g.element}*){g.pointer}" if self.repeated else f"({g.pointer})"
+            c.define(self.result, c.from_memory(f"*{pointer}", dtype, held))
         else:
             text = f"pk_ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
             c.define(self.result, c.from_memory(c.bits(text, dtype), dtype, held))

@@ -134,6 +134,9 @@ class Assign(Op):
 
     def numpy(self, m: NumpyMachine) -> None:
         target = self.target.type
+        if isinstance(self.value, Value) and self.value.type == target:
+            m.assign(self.target, m[self.value])  # as it is, a NaN's bits too
+            return
         value = convert(operand(m, self.value, target, target.dtype), target.dtype)
         m.assign(self.target, np.broadcast_to(value, (m.units, *target.shape)))
 

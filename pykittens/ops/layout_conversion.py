@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
+from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, Type, bf16, f16, f32
 from .broadcast import register_type
@@ -28,6 +29,8 @@ class SwapLayout(Op):
     scope: Scope
     a: Value
     transpose: bool
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         a = register_type(self.a, "swap_layout")

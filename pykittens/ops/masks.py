@@ -19,6 +19,8 @@ from .conversion import convert
 from .samples import Sample, tiles
 from .scalars import as_dtype, check_fits, promoted, scalar_dtype
 
+CHOICE = MOVES.with_special("a NaN of 16 bits becomes 0x7fff")
+
 
 @dataclass(eq=False)
 class Select(Op):
@@ -29,7 +31,7 @@ class Select(Op):
     a: Operand
     b: Operand
 
-    numerics = MOVES
+    numerics = CHOICE
 
     def types(self) -> tuple[Type, ...]:
         mask = register_type(self.mask, "where")
@@ -92,7 +94,7 @@ class SideFill(Op):
     col: Operand
     value: Operand
 
-    numerics = MOVES
+    numerics = CHOICE
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, f"{self.side}_fill")

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import Numerics, approximate
 from ..program import NumpyMachine, Op, Scope, Value
-from ..types import RegisterTile, SharedTile
+from ..types import RegisterTile, SharedTile, f32
+from .conversion import convert
 
 
 def matrix_shape(x: Value, transposed: bool, what: str) -> tuple[int, int]:
@@ -55,6 +57,15 @@ class Product(Op):
     writes = ("d",)
 
     @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        narrow = self.a.type.dtype.bits == 8  # type: ignore[union-attr]
+        return approximate(
+            bound=f"products are exact; they are added in float32, in the tensor core's order and cut, not rounded: within "
+            f"k 2^-{13 if narrow else 22} of the sum of their magnitudes. What {13 if narrow else 22} bits hold is exact",
+            special="subnormals are kept",
+        )
+
+    @property
     def name(self) -> str:
         return f"{'mm' if self.overwrite else 'mma'}_A{'t' if self.ta else ''}B{'t' if self.tb else ''}"
 
@@ -64,13 +75,13 @@ class Product(Op):
 
     def numpy(self, m: NumpyMachine) -> None:
         a, b = (m[x] if isinstance(x.type, RegisterTile) else m.read(x) for x in (self.a, self.b))
-        a, b = a.astype(np.float32), b.astype(np.float32)
+        a, b = convert(a, f32), convert(b, f32)
         a = a.swapaxes(1, 2) if self.ta else a
         b = b.swapaxes(1, 2) if self.tb else b
         with np.errstate(all="ignore"):
             product = multiply(a, b)
             out = product if self.overwrite else m[self.d].astype(np.float32, copy=False) + product
-            m.assign(self.d, out.astype(self.d.type.dtype.numpy, copy=False))
+        m.assign(self.d, convert(out, self.d.type.dtype))
 
 
 def formula(d: Any, a: Any, b: Any, ta: bool, tb: bool, overwrite: bool) -> Any:

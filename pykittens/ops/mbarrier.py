@@ -120,7 +120,7 @@ class Arrive(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MBARRIER)
-        c.require(90, self, "mbarriers with byte counts")
+        c.require("mbarrier bytes", self)
         b = c[self.barrier]
         if self.together and not c.elected:
             c.line("__syncwarp();")
@@ -169,7 +169,7 @@ class Wait(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MBARRIER)
-        c.require(90, self, "mbarriers with byte counts")
+        c.require("mbarrier bytes", self)
         c.prelude(waiting(self.acquire))
         phase = c.scalar(self.phase, u32)
         call = f"{self.acquire}({c[self.barrier]}, {phase})"

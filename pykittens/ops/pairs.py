@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Coalesced, RegisterTile, Type, bf16, f32
 from .broadcast import register_type
@@ -21,6 +22,8 @@ class SplitPairs(Op):
 
     scope: Scope
     a: Value
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "split_pairs")
@@ -55,6 +58,8 @@ class JoinPairs(Op):
     scope: Scope
     a: Value
     b: Value
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         a, b = register_type(self.a, "join_pairs"), register_type(self.b, "join_pairs")

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment
+from ..numerics import EXACT
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope
 from ..types import Coalesced, RegisterTile, ScalarType, Type, f32, i32, u32, with_dtype
 from .addressing import known_multiple
@@ -64,6 +65,8 @@ class RandomBits(Op):
     seed: tuple[Operand, Operand]
     row: Operand
     col: Operand
+
+    numerics = EXACT
 
     def types(self) -> tuple[Type, ...]:
         if not isinstance(self.type, RegisterTile):

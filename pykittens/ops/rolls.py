@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, Type, bf16, f16
 from .broadcast import register_type
@@ -27,6 +28,8 @@ class Rolls(Op):
     scope: Scope
     a: Value
     distances: tuple[int, ...]
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "rolls")

@@ -61,8 +61,8 @@ class Sample:
 
     exact: compiled kernel and simulator agree bit for bit; what moves, converts or counts must. tolerance: else,
     relative to the size of the elements. before, after: operations recorded around it, given the scope and the
-    operands: what an asynchronous one needs to finish. warps: of the scope, where no operand says so. arch: the oldest
-    architecture that has it.
+    operands: what an asynchronous one needs to finish. warps: of the scope, where no operand says so. needs: the
+    feature (`architectures.FEATURES`) without which no architecture has it.
     """
 
     fields: Mapping[str, Any]
@@ -73,7 +73,7 @@ class Sample:
     before: Callable[[Scope, Mapping[str, Any]], Iterable[Op]] = lambda scope, operands: ()
     after: Callable[[Scope, Mapping[str, Any]], Iterable[Op]] = lambda scope, operands: ()
     warps: int = 1
-    arch: int = 80
+    needs: str = ""
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={_shown(x)}" for name, x in self.fields.items())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, Type, bf16, f32
 from .broadcast import register_type
@@ -28,6 +29,8 @@ class TilePart(Op):
     col: int
     rows: int
     cols: int
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         tile = register_type(self.tile, "a part")
@@ -85,6 +88,8 @@ class TileJoin(Op):
 
     scope: Scope
     tiles: tuple[Value, ...]
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         types = [register_type(x, "join") for x in self.tiles]

@@ -97,7 +97,7 @@ class Store(Op):
             self._vector(c, type)
         else:
             assert isinstance(type, RegisterTile)
-            if self._by_matrices and c.arch >= 90:
+            if self._by_matrices and c.has("stmatrix"):
                 self._stmatrix(c, type)
             elif type.layout == "row" and pairable(self.target):
                 self._pairs(c, type)
@@ -182,7 +182,8 @@ class Store(Op):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
-            held, arch = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype), 89 if dtype in (e4m3, e5m2) else 80
+            held = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype)
+            needs = "fp8 conversions" if dtype in (e4m3, e5m2) else ""
             inputs = {"source": "counts"} if dtype in (i8, u8) else {}
             for layout in LAYOUTS[:2]:
                 yield Sample(
@@ -190,7 +191,7 @@ class Store(Op):
                     lambda source: source,
                     inputs,
                     exact=True,
-                    arch=arch,
+                    needs=needs,
                 )
             place = Rectangle(dtype, (16, 32), (40, 64), (16, 32))
             yield Sample(
@@ -198,7 +199,7 @@ class Store(Op):
                 lambda target, source, p=place: pasted(target, source, p),
                 inputs,
                 exact=True,
-                arch=arch,
+                needs=needs,
             )
         yield Sample(
             {"target": SharedTile(bf16, 128, 96), "source": RegisterTile(bf16, 128, 96, "row", 4)},

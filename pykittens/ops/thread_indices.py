@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..numerics import EXACT
 from ..program import BLOCK, CLUSTER, CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Global, ScalarType, Type, i32
 from .samples import Sample
@@ -25,6 +26,8 @@ class Index(Op):
     kind: str
 
     collective = False
+
+    numerics = EXACT
 
     @property
     def uniform_over(self) -> int:  # type: ignore[override]
@@ -77,6 +80,8 @@ class Dimension(Op):
     axis: int
 
     collective = False
+
+    numerics = EXACT
 
     def types(self) -> tuple[Type, ...]:
         assert isinstance(self.tensor.type, Global)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..numerics import EXACT, MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
 from ..thread_map import ONE_THREAD
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32
@@ -156,6 +157,8 @@ class TmaLoad(Op):
 
     single_thread = True
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         check_tma(self.target, self.source, "tma.load")
         check_barrier(self.barrier)
@@ -181,7 +184,7 @@ class TmaLoad(Op):
         )
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "TMA")
+        c.require("tma", self)
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.target, self.source)
         extra = f"{c.scalar(self.mask, i32)}, " if self.mask is not None else ""
@@ -207,7 +210,7 @@ class TmaLoad(Op):
                     {"target": tile, "source": place, "barrier": BarrierType(1)},
                     lambda source, p=place: cut(source, p),
                     exact=True,
-                    arch=90,
+                    needs="tma",
                     before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
                     after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
                 )
@@ -221,7 +224,7 @@ class TmaLoad(Op):
                 {"target": SharedVector(dtype, length), "source": place, "barrier": BarrierType(1)},
                 lambda source, p=place: cut(source, p),
                 exact=True,
-                arch=90,
+                needs="tma",
                 before=lambda scope, operands: (Arrive(scope, operands["barrier"], operands["target"].type.bytes),),
                 after=lambda scope, operands: (Wait(scope, operands["barrier"], 0),),
             )
@@ -235,6 +238,16 @@ class TmaStore(Op):
     target: Place
     source: Value
     kind: Literal["store", "add", "min", "max"] = "store"
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        dtype = self.target.type.dtype
+        if self.kind == "store":
+            return MOVES
+        if self.kind != "add" or dtype.kind != "f":
+            return EXACT.with_special("integers wrap")
+        promise = Numerics("correctly rounded", flushes=dtype.bits == 32)
+        return promise.with_special("additions of several blocks come in any order")
 
     single_thread = True
 
@@ -265,7 +278,7 @@ class TmaStore(Op):
         return (read, Access(self.target, "reduce", ONE_THREAD, "async", "bulk", order="relaxed", reduction=self.kind))
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "TMA")
+        c.require("tma", self)
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.source, self.target)
         c.line(f"{c.elect(self.scope)}{{")
@@ -288,7 +301,7 @@ class TmaStore(Op):
                         lambda target, source, p=place, f=formula: pasted(target, f(cut(target, p), source), p),
                         {"target": "integers", "source": "integers"},
                         exact=True,
-                        arch=90,
+                        needs="tma",
                         after=lambda scope, operands: (CommitBulk(scope), WaitBulk(scope, 0, False)),
                     )
 
@@ -314,7 +327,7 @@ class TmaPrefetch(Op):
         pass
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require(90, self, "TMA")
+        c.require("tma", self)
         c.prelude(TENSOR_MAP)
         spec = map_spec(self.like, self.source)
         c.line(f"{c.elect(self.scope)}{{")
@@ -387,6 +400,6 @@ class ProxyFence(Op):
         return (Sync("fence"),)
 
     def cuda(self, c: CudaWriter) -> None:
-        if c.arch >= 90:
+        if c.has("tma"):
             space = {"shared": ".shared::cta", "cluster": ".shared::cluster", "all": ""}[self.memory]
             c.line(f'asm volatile("fence.proxy.async{space};" ::: "memory");')

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import TypeRuleError
+from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, i32
 from .addressing import known_multiple
@@ -64,6 +65,8 @@ class Part(Op):
     cols: int
 
     collective = False
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         tile = self.tile.type

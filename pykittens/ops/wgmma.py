@@ -120,7 +120,7 @@ class Wgmma(Product):
         return (a, b, Access(self.d, "write", done="wgmma"), Sync("commit", queue="wgmma"))
 
     def cuda(self, c: CudaWriter) -> None:
-        c.require_accelerated(self, "wgmma")
+        c.require("wgmma", self)
         c.prelude(WGMMA)
         d, a, b = self.d.type, self.a.type, self.b.type
         assert isinstance(d, RegisterTile) and isinstance(a, (RegisterTile, SharedTile)) and isinstance(b, SharedTile)
@@ -180,7 +180,7 @@ class Wgmma(Product):
                 "tb": tb,
                 "overwrite": tb,
             }
-            return Sample(fields, formula, inputs, exact=True, after=wait, arch=90)
+            return Sample(fields, formula, inputs, exact=True, after=wait, needs="wgmma")
 
         for dtype in (bf16, f16):
             for tb in (False, True):

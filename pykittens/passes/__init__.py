@@ -5,6 +5,7 @@ from .elect import elect_roles
 from .fences import insert_fences
 from .inflight import analyse_inflight
 from .maps import collect_maps
+from .polling import mark_polling
 from .registers import check_budgets
 from .remote import mark_remote
 from .scratch import insert_scratch_barriers
@@ -19,6 +20,7 @@ def prepare(program: Program) -> None:
     elect_roles(program)
     insert_fences(program)
     analyse_inflight(program)
+    mark_polling(program)
     collect_maps(program)
     mark_remote(program)
     check_budgets(program)

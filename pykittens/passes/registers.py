@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from ..architectures import REGISTERS
 from ..errors import ResourceError
 from ..ops import control
 from ..program import Program
-
-REGISTERS = 65536  # 32-bit registers of a multiprocessor
 
 
 def at_launch(program: Program) -> int:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from ..architectures import Architecture
 from ..errors import ResourceError
 from ..program import Program
-
-# Bytes of dynamic shared memory a block may ask for (CUDA C Programming Guide, "Technical specifications per compute
-# capability").
-SHARED_LIMIT = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
 
 
 def plan_shared(program: Program) -> None:
@@ -20,9 +17,9 @@ def plan_shared(program: Program) -> None:
     program.shared_bytes = end
 
 
-def check_shared(program: Program, arch: int) -> None:
+def check_shared(program: Program, arch: Architecture) -> None:
     """Refuses a program whose buffers do not fit on an architecture; says what takes how much."""
-    limit = SHARED_LIMIT[arch]
+    limit = arch.shared_bytes
     if program.shared_bytes <= limit:
         return
     rows = [
@@ -30,7 +27,7 @@ def check_shared(program: Program, arch: int) -> None:
         for b in program.buffers
     ]
     raise ResourceError(
-        f"kernel {program.name!r} wants {program.shared_bytes} bytes of shared memory; a block on sm_{arch} has {limit}:\n"
+        f"kernel {program.name!r} wants {program.shared_bytes} bytes of shared memory; a block on {arch} has {limit}:\n"
         + "\n".join(rows),
         fix="use smaller tiles or fewer stages",
         location=program.location,

@@ -5,7 +5,7 @@ tuples and `Place`s that contain them), its regions (`Block`s) and its static at
 never know operations by name: they read an operation's four faces, which are the methods of `Op`.
 """
 
-from .effects import Access, Effect, Sync
+from .effects import Access, Effect, MemoryScope, Order, Sync
 from .interfaces import CudaWriter, NumpyMachine
 from .kernel_program import Buffer, Parameter, Printer, Program
 from .op import BLOCK, CLUSTER, Block, Op
@@ -20,9 +20,11 @@ __all__ = [
     "CLUSTER",
     "CudaWriter",
     "Effect",
+    "MemoryScope",
     "NumpyMachine",
     "Op",
     "Operand",
+    "Order",
     "Parameter",
     "Place",
     "Printer",

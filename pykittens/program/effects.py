@@ -8,6 +8,9 @@ from typing import Literal, Union
 from ..thread_map import EVERY_THREAD, ThreadMap
 from .values import Operand, Place, Value
 
+Order = Literal["weak", "relaxed", "acquire", "release", "acq_rel"]
+MemoryScope = Literal["cta", "cluster", "gpu"]
+
 
 @dataclass(frozen=True)
 class Access:
@@ -31,8 +34,8 @@ class Access:
     rank: Operand | None = None
     mask: Operand | None = None
     at: Operand | None = None
-    order: Literal["weak", "relaxed", "acquire", "release", "acq_rel"] = "weak"
-    scope: Literal["cta", "cluster", "gpu"] = "gpu"
+    order: Order = "weak"
+    scope: MemoryScope = "gpu"
     reduction: str = ""
 
 
@@ -45,12 +48,15 @@ class Sync:
     warps are counted at a named barrier), "wait" (until the phase with parity `phase` of an mbarrier has ended; or for
     a named barrier, counting the scope's warps too), "commit" and "join" (a group queue named `queue`; `pending` groups
     may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy), "previous" (until
-    the kernels before this one in the stream have ended). target: the
-    barrier, its item `index` for named ones; rank: the block of the cluster whose barrier is meant (None: the own).
+    the kernels before this one in the stream have ended), "memory fence" (strong accesses after it release, those before
+    it acquire, at `scope`), "until" (an element is at least `phase`). target: the barrier, its item `index` for named
+    ones, or the element; rank: the block of the cluster whose barrier is meant (None: the own).
     """
 
-    kind: Literal["barrier", "cluster", "arrive", "wait", "commit", "join", "fence", "previous"]
-    target: Value | None = None
+    kind: Literal[
+        "barrier", "cluster", "arrive", "wait", "commit", "join", "fence", "previous", "memory fence", "until"
+    ]
+    target: Value | Place | None = None
     queue: str = ""
     pending: int = 0
     phase: Operand = 0
@@ -58,6 +64,7 @@ class Sync:
     count: int = 1
     index: Operand = 0
     rank: Operand | None = None
+    scope: MemoryScope = "gpu"
 
 
 Effect = Union[Access, Sync]

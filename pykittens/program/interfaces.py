@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..architectures import Architecture
 from ..errors import Frame
 from ..layouts import Sym
 from ..types import DType
@@ -35,7 +36,7 @@ class Statement(Protocol):
 class CudaWriter(Protocol):
     """Collects the CUDA C of one kernel for one architecture. Strings it takes and gives are C."""
 
-    arch: int  # compute capability times ten: 80, 86, 89, 90
+    arch: Architecture
     debug: bool
     elected: bool  # inside a role that one thread runs alone
 
@@ -106,11 +107,11 @@ class CudaWriter(Protocol):
     def one(self) -> str:
         """C that holds in one thread of a warp, always the same."""
 
-    def require(self, arch: int, op: Statement, what: str) -> None:
-        """Refuses an operation that this architecture lacks: `ResourceError`."""
+    def has(self, feature: str) -> bool:
+        """Whether the architecture has a feature, one of `architectures.FEATURES`."""
 
-    def require_accelerated(self, op: Statement, what: str) -> None:
-        """Refuses an operation that only sm_90a has: `ResourceError`."""
+    def require(self, feature: str, op: Statement) -> None:
+        """Refuses an operation that this architecture lacks: `ResourceError`."""
 
     def barrier(self, op: Statement) -> str:
         """The statement in which the threads of the operation's scope meet."""
@@ -191,5 +192,5 @@ class NumpyMachine(Protocol):
     def write_element(self, target: Value | Place, at: Any, value: Any) -> None:
         """Sets one element of a tensor or shared vector, for each active unit."""
 
-    def add_element(self, target: Place, value: Any) -> Any:
-        """Adds to one element of a tensor, each unit in turn; what each found there, for its warps."""
+    def atomic_element(self, target: Place, kind: str, value: Any, expected: Any) -> Any:
+        """Changes one element of a tensor, each unit in turn (`kind` as in `ops/atomics.py`); what each found there, for its warps."""

@@ -66,6 +66,8 @@ class Program:
     blocks_per_sm: int = 1
     registers: int = 0  # at most this many registers a thread; 0 lets the compiler choose
     debug: bool = False
+    cooperative: bool = False  # all blocks run at once
+    pdl: bool = False  # may begin before the kernel ahead of it in the stream has ended
     facts: dict[str, Any] = field(default_factory=dict)  # what passes found out, by pass
 
     @property

@@ -9,6 +9,7 @@ kind commute, those of different kinds, and a reduction and a store, leave what 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,14 @@ class AccessClass(NamedTuple):
             return True
         return bool(self.combines and other.combines and self.combines != other.combines)
 
+    def observed_by(self, other: AccessClass, distance: int) -> bool:
+        """Whether `other`, an atomic whose result is used, follows this one in the order of the element's values.
+
+        What its thread then does to the element follows too: the last one to come may set a counter back.
+        """
+        strong = distance <= min(REACH[self.scope], REACH[other.scope])
+        return strong and self.mode != "read" and other.mode == "reduce" and not other.combines
+
 
 def classify(access: Access, used: bool) -> AccessClass:
     """The class of an access; `used`: some operation uses the result."""
@@ -53,7 +62,8 @@ class ClassTable:
     """The classes of a program's accesses, by number from 1, and what two of them are to each other, as arrays.
 
     `races[distance, old, new]`. `covers[old, new]`: whatever races with `old` races with `new`, so that a cell needs to
-    remember only the new one of two that are ordered. `generic[old]`: a write through the generic proxy.
+    remember only the new one of two that are ordered. `observed[distance, old, new]`: they are, if these are the two.
+    `generic[old]`: a write through the generic proxy.
     """
 
     def __init__(self, classes: Iterable[AccessClass]):
@@ -61,11 +71,13 @@ class ClassTable:
         self.number = {c: i + 1 for i, c in enumerate(self.classes)}
         count = len(self.classes) + 1
         self.races = np.zeros((3, count, count), bool)
-        for distance in (SAME_BLOCK, SAME_CLUSTER, OTHER_CLUSTER):
-            for a, i in self.number.items():
-                for b, j in self.number.items():
-                    self.races[distance, i, j] = a.races(b, distance)
+        for distance, a, b in product((SAME_BLOCK, SAME_CLUSTER, OTHER_CLUSTER), self.classes, self.classes):
+            self.races[distance, self.number[a], self.number[b]] = a.races(b, distance)
         # of old, new: (distance, old, any) implies (distance, new, any)
         self.covers = np.logical_not((self.races[:, :, None, :] & ~self.races[:, None, :, :]).any(axis=(0, 3)))
+        self.observed = np.zeros_like(self.races)
+        for distance, a, b in product((SAME_BLOCK, SAME_CLUSTER, OTHER_CLUSTER), self.classes, self.classes):
+            i, j = self.number[a], self.number[b]
+            self.observed[distance, i, j] = a.observed_by(b, distance) and self.covers[i, j]
         self.generic = np.array([False, *(c.mode != "read" and c.proxy == "generic" for c in self.classes)])
         self.scoped = any(c.scope for c in self.classes)

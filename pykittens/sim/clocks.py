@@ -13,6 +13,8 @@ Three views are kept side by side, and travel together through every synchronisa
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 
 SEEN, FENCED, CAUSED = 0, 1, 2
@@ -27,6 +29,9 @@ class Clocks:
         self.of = np.ones((3, agents, agents), np.int64)
         own = np.arange(agents)
         self.of[SEEN, own, own] = self.of[CAUSED, own, own] = TICK
+        self.heard: dict[
+            int, list[tuple[int, dict[int, np.ndarray]]]
+        ] = {}  # by agent: (time, what it then knew of other clusters)
 
     def stamp(self, agents: np.ndarray, operation: int) -> np.ndarray:
         """What accesses of these warps are stamped with now."""
@@ -65,3 +70,51 @@ class Clocks:
     def time(self, ticks: int) -> int:
         """The clock value that covers an engine's first `ticks` groups or phases."""
         return ticks * TICK
+
+    # Other clusters ------------------------------------------------------------------------------------
+
+    def tell(self, agent: int) -> dict[int, np.ndarray]:
+        """All that a warp knows, of every cluster, to be acquired by others; by cluster, of shape (views, agents)."""
+        known = {**self._abroad(agent), self.number: self.of[:, agent].copy()}
+        self.advance(np.array([agent]))
+        return known
+
+    def hear(self, agent: int, known: dict[int, np.ndarray]) -> None:
+        """A warp acquires what a warp of any cluster told.
+
+        What it learns of other clusters is an event of its own: whoever comes to know of the event, knows what was learned.
+        """
+        own = known.get(self.number)
+        if own is not None:
+            self.of[:, agent] = np.maximum(self.of[:, agent], own)
+        if len(known) == (own is not None):
+            return
+        events = self.heard.setdefault(agent, [])
+        learned = dict(events[-1][1]) if events else {}
+        for cluster, clocks in known.items():
+            if cluster != self.number:
+                before = learned.get(cluster)
+                learned[cluster] = clocks if before is None else np.maximum(before, clocks)
+        time = int(self.of[SEEN, agent, agent]) - TICK + 1  # of this tick: known to those who are told at its end
+        if events and events[-1][0] == time:
+            events.pop()
+        events.append((time, learned))
+
+    def foreign(self, view: int, agent: int, cluster: int) -> np.ndarray | None:
+        """What a warp knows of another cluster's agents, in a view; None for nothing."""
+        known = self._abroad(agent).get(cluster)
+        return None if known is None else known[view]
+
+    def _abroad(self, agent: int) -> dict[int, np.ndarray]:
+        """What a warp knows of other clusters: what those learned whose events it knows of."""
+        found: dict[int, np.ndarray] = {}
+        for other, events in self.heard.items():
+            for view in (SEEN, FENCED):
+                at = bisect_left(events, int(self.of[view, agent, other]), key=lambda event: event[0])
+                for cluster, clocks in events[at - 1][1].items() if at else ():
+                    if view == FENCED:  # a fence after the acquire: what was seen is fenced
+                        clocks = clocks.copy()
+                        clocks[FENCED] = np.maximum(clocks[FENCED], clocks[SEEN])
+                    before = found.get(cluster)
+                    found[cluster] = clocks if before is None else np.maximum(before, clocks)
+        return found

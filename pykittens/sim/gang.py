@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Frame
+from ..errors import DeadlockError, Frame
 from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Sync, Value
 from . import hazards
@@ -30,16 +30,21 @@ class Blocked:
     ready: Callable[[], bool]
     state: Callable[[], str]
     location: tuple[Frame, ...] = ()
+    for_memory: bool = False  # it goes on when an element of memory has changed
 
 
+PASSES = 1 << 17  # through one loop that changes no memory; an eighth of it where they do: nobody simulates more
 Steps = Generator[Blocked, None, None]
 
 
 @dataclass
 class Crowd:
-    """The gangs that take turns; `chance` shuffles what may happen in any order, where there is one."""
+    """The gangs of a cluster that take turns. `chance` shuffles what may happen in any order, where there is one;
+    `interleave`: a gang lets others go first where what it finds depends on who comes first.
+    """
 
     chance: random.Random | None
+    interleave: bool = False
     gangs: list[Gang] = field(default_factory=list)
 
 
@@ -53,6 +58,7 @@ class Gang:
         self.children: list[Gang] = []  # roles begun here that may still run
         self.pending: set[Value] = set()  # what they change
         self.ended = False
+        self.blocked: Blocked | None = None
         self.coroutine = self._whole(steps)
 
     @property
@@ -90,6 +96,9 @@ class Gang:
         while not all(gang.ended for gang in gangs):
             yield Blocked(lambda: all(gang.ended for gang in gangs), lambda: "")
         join_parts(m, [gang.m for gang in gangs])
+        for gang in gangs:
+            m.changes += gang.m.changes
+            m.looked.update(gang.m.looked)
 
     def _steps(self, steps: list[Step]) -> Steps:
         m = self.m
@@ -104,6 +113,8 @@ class Gang:
                 yield from self._join()
             if step.span > m.warps and step.single and (m.first - m.role_first) % step.span:
                 continue  # its one thread is in another gang
+            if step.chance and self.crowd.interleave:
+                yield Blocked(lambda: True, lambda: "nothing")
             m.begin(step)
             work[step.name] += m.units
             if not step.effects:
@@ -142,7 +153,7 @@ class Gang:
             return
         if self.crowd.chance is not None:
             yield Blocked(lambda: True, lambda: "nothing")
-        blocked = Blocked(waiting.ready, waiting.state, step.op.location)
+        blocked = Blocked(waiting.ready, waiting.state, step.op.location, effect.kind == "until")
         while not waiting.ready():
             yield blocked
         waiting.proceed()
@@ -157,6 +168,8 @@ class Gang:
             for touch in step.touches:
                 hazards.touch(m, step, touch, None)
             m.finish(step, step.numpy(m))
+            if step.strong:
+                hazards.synchronise(m, step)
             return
         flight = hazards.launch(m, step)
         for touch in step.touches:
@@ -237,12 +250,50 @@ class Gang:
         self._restore(before)
 
     def _while(self, step: Step) -> Steps:
-        m = self.m
+        m, grid_state = self.m, self.m.block.cluster.grid_state
         before, outer = m.mask, self.left
         self.left = None
-        while not self.leaving:
+        state: Any = None
+        count = effort = 0
+        while True:
+            seen, own = grid_state.changes, m.changes
+            m.looked = {}
             yield from self.run(step.inside["body"])
+            if self.leaving:
+                break
+            count, effort = count + 1, effort + (1 if m.changes == own else 8)
+            if effort >= PASSES:
+                raise DeadlockError(
+                    f"{self.label} goes round a pk.loop for the {count:,}th time (block {m.block.label}), which the simulator takes for one without an end",
+                    fix="leave it with pk.break_if(condition), or simulate a smaller instance",
+                    location=step.op.location,
+                )
+            if m.changes != own:
+                state = None
+                continue
+            # A pass that changed nothing: if the next one leaves the same values, all that follow do, until memory changes.
+            after = self._values(step)
+            if after == state:
+                yield self._spinning(step, seen)
+            else:
+                yield Blocked(lambda: True, lambda: "nothing")
+            state = after
         self.leaving, self.left, m.mask = False, outer, before
+
+    def _values(self, step: Step) -> Any:
+        """All that a pass through a loop can hand to the next one."""
+        held = (self.m.env.get(value) for value in step.carried)
+        left = None if self.left is None else self.left.tobytes()
+        return left, [x.tobytes() if isinstance(x, np.ndarray) else repr(x) for x in held]
+
+    def _spinning(self, step: Step, seen: int) -> Blocked:
+        grid_state, looked = self.m.block.cluster.grid_state, dict(self.m.looked)
+
+        def state() -> str:
+            found = " and ".join(f"{name}, which is {value}" for name, value in looked.items())
+            return f"looks again and again at {found}" if looked else "goes round a loop that nothing ends"
+
+        return Blocked(lambda: grid_state.changes != seen, state, step.op.location, for_memory=True)
 
     def _break_if(self, op: BreakIf) -> None:
         m = self.m

@@ -80,7 +80,7 @@ class GlobalShadow:
             unfenced &= own | ordered
             if unfenced.any():
                 return self._clash(classes, clusters, whose, old, cells, unfenced, clocks, "proxy")
-        self._replace(clocks, agents, cells, stamps, kind, now, (old, classes, whose, own, ordered))
+        self._replace(clocks, agents, cells, stamps, kind, now, (old, classes, whose, own, ordered), distance)
         return None
 
     def _order_foreign(self, clocks, view, rows, old, whose, clusters, doubtful, ordered) -> None:  # type: ignore[no-untyped-def]
@@ -96,7 +96,7 @@ class GlobalShadow:
             told = old[at] < known[whose[at]]
             doubtful[at], ordered[at] = ~told, told
 
-    def _replace(self, clocks, agents, cells, stamps, kind, now, found) -> None:  # type: ignore[no-untyped-def]
+    def _replace(self, clocks, agents, cells, stamps, kind, now, found, distance) -> None:  # type: ignore[no-untyped-def]
         """Puts the access into the first slot that is free, or whose access it covers; frees the others that it covers."""
         old, classes, whose, own, ordered = found
         gone = self.table.covers[classes, kind]
@@ -104,6 +104,7 @@ class GlobalShadow:
             gone = gone & (ordered | (own & (whose == agents)))
         else:  # an engine passes on nothing of what its issuer knew
             gone = gone & own & (whose == agents)
+        gone = gone | self.table.observed[distance, classes, kind]
         if not self.chained and not own.all():
             alike = (classes == kind) & ~own
             gone = gone | (alike & (np.cumsum(alike, axis=0) > 1))

@@ -13,6 +13,7 @@ from ..types import BarrierType
 from .footprint import GlobalMap, SharedMap
 from .global_shadow import GlobalShadow
 from .memory import GlobalArray
+from .releases import Releases
 from .report import Report
 from .steps import StepPlan
 
@@ -49,12 +50,14 @@ class GridState:
         self.previous = self.blocks * (program.warps * (1 + len(self.queues)) + len(self.barriers))
         self.agents = self.previous + 1
         waits = [op for op in program.walk() if isinstance(op, DependencyWait)]
-        self.waits_for_previous = bool(waits)
+        self.waits_for_previous = program.pdl or bool(waits)
         self.independent = {tensor for op in waits for tensor in op.independent}  # of what those kernels touch
         warps, ranks = program.warps, np.arange(self.blocks)
         self.block_of = np.concatenate(  # by agent, the rank of its block in the cluster
             [np.repeat(ranks, warps)] * (1 + len(self.queues)) + [np.repeat(ranks, len(self.barriers)), [0]]
         )
+        self.releases = Releases()
+        self.changes = 0  # how often something has changed that others may look at
         self.conflicts: dict[int, int] = {}  # extra passes by step
         self.globals: dict[Value, tuple[GlobalMap, GlobalShadow]] = {}
         self._shadow_globals()
@@ -73,7 +76,7 @@ class GridState:
             if any(v in self.plan.written for v in group):
                 tensors = [self.tensors[v] for v in group]
                 map_ = GlobalMap(tensors, [a for a in accesses if a[0] in tensors])
-                shadow = GlobalShadow(len(map_), self.plan.classes, self.block_of, chained=False)
+                shadow = GlobalShadow(len(map_), self.plan.classes, self.block_of, self.plan.chained)
                 self.globals.update({v: (map_, shadow) for v in group})
 
     def warp_label(self, warp: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InFlightError, OutOfBoundsError, RaceError
 from ..ops.cluster import DependencyWait
-from ..program import Value
+from ..program import Place, Value
 from .barriers import MBarrier
 from .block import BlockState
 from .clocks import CAUSED, SEEN, TICK
@@ -172,15 +172,30 @@ def _check_previous(m: Machine, step: Step, touch: Touch) -> None:
     unaware = cluster.clocks.of[SEEN, active, grid_state.previous] < TICK
     if touch.value in grid_state.independent or not unaware.any():
         return
-    wait = next(op for op in grid_state.program.walk() if isinstance(op, DependencyWait))
+    waits = [op for op in grid_state.program.walk() if isinstance(op, DependencyWait)]
     reads, name = touch.access.mode == "read", touch.value.label
     raise RaceError(
         f"{step.op.scope}.{step.op.name}: {cluster.agent_label(int(active[unaware.argmax()]))} {'reads' if reads else 'writes'} {name}, "
         f"which the kernel before this one may still {'write' if reads else 'read or write'} (block {m.block.label})",
         fix=f"do it after pk.wait_for_previous(); if that kernel does not touch {name}, say pk.wait_for_previous(independent=({name},))",
         location=step.op.location,
-        also={"it is waited for at": wait.location},
+        also={"it is waited for at": waits[0].location} if waits else {},
     )
+
+
+def synchronise(m: Machine, step: Step) -> None:
+    """After a strong access: what it releases and acquires, each active unit in turn."""
+    assert step.strong
+    releases = m.block.cluster.grid_state.releases
+    for access in step.strong:
+        assert isinstance(access.target, Place)
+        agents = m.agents.reshape(-1, m.span)[:, 0]
+        agents = agents if m.chosen is None else agents[m.chosen]
+        for i, (agent, address) in enumerate(zip(agents.tolist(), m.addresses(access.target), strict=True)):
+            if access.mode != "write":
+                releases.read(m, agent, address, access.order, access.scope)
+            if access.mode == "write" or (access.mode == "reduce" and m.wrote[i]):
+                releases.write(m, agent, address, access.order, access.scope, access.mode == "write")
 
 
 # Asynchronous accesses --------------------------------------------------------------------------------------
@@ -301,4 +316,4 @@ def check_registers(m: Machine, step: Step) -> None:
         )
 
 
-__all__ = ["check_registers", "launch", "mbarriers", "queue_of", "touch"]
+__all__ = ["check_registers", "launch", "mbarriers", "queue_of", "synchronise", "touch"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutOfBoundsError
-from ..ops.conversion import canonical, convert
-from ..ops.unary import flushed
+from ..ops.atomics import FORMULAS
+from ..ops.conversion import convert
 from ..program import Access, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector, f32
 from .block import BlockState
@@ -121,6 +121,7 @@ class Machine(Registers):
 
     def write(self, target: Value | Place, array: np.ndarray) -> None:
         """Sets the elements of shared or global memory."""
+        self.change()
         if isinstance(target, Place):
             tensor = self.tensor(target.tensor)
             corners = self.corners(target)
@@ -138,6 +139,7 @@ class Machine(Registers):
 
     def reduce(self, target: Place, array: np.ndarray, kind: str) -> None:
         """Combines (add, min, max) a rectangle of global memory with an array."""
+        self.change()
         combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[kind]
         corners, tensor = self.corners(target), self.tensor(target.tensor)
         for corner, values in zip(corners * (len(array) if len(corners) == 1 else 1), array, strict=True):
@@ -154,7 +156,9 @@ class Machine(Registers):
 
     def read_element(self, source: Value | Place, at: Any = 0) -> Any:
         """One element of a tensor (the first of the place) or shared vector, for each active warp."""
-        found = [self._element(source, spot) for spot in self._elements(source, at)]
+        spots = self._elements(source, at)
+        found = [self._element(source, spot) for spot in spots]
+        self.look(source, spots[-1], found[-1])
         if len(found) == 1:
             return found[0]
         return np.array(found)
@@ -165,20 +169,55 @@ class Machine(Registers):
         for i, spot in enumerate(spots if len(spots) > 1 else spots * self.units):
             new = value[i] if np.ndim(value) else value
             if isinstance(target, Place):
-                self.tensor(target.tensor).array[spot] = new
+                array = self.tensor(target.tensor).array
+                if array[spot] != new:
+                    self.change()
+                array[spot] = new
             else:
+                self.change()
                 type = target.type
                 assert isinstance(type, SharedVector)
                 for block in self._blocks(target):
                     block.memory.bytes[spot[0] : spot[0] + type.dtype.size].view(type.dtype.numpy)[:] = new
 
-    def add_element(self, target: Place, value: Any) -> Any:
-        """Adds to one element of a tensor, each active unit in turn; what each found there, for its warps."""
-        spots, found, array = self._elements(target, 0), [], self.tensor(target.tensor).array
-        for i, spot in enumerate(spots if len(spots) > 1 else spots * self.units):
-            found.append(array[spot])
-            array[spot] = sum_at(array[spot], value[i] if value.ndim else value)
+    def atomic_element(self, target: Place, kind: str, value: Any, expected: Any) -> Any:
+        """Changes one element of a tensor, each active unit in turn; what each found there, for its warps."""
+        spots, found, array = self.spots_of(target), [], self.tensor(target.tensor).array
+        self.wrote = []
+        for i, spot in enumerate(spots):
+            old, new, wanted = (array[spot], *(x[i] if np.ndim(x) else x for x in (value, expected)))
+            self.wrote.append(kind != "cas" or old.tobytes() == np.asarray(wanted).tobytes())
+            if self.wrote[-1]:
+                new = new if kind == "cas" else FORMULAS[kind](old, new)
+                if np.asarray(new).tobytes() != old.tobytes():
+                    self.change()
+                    array[spot] = new
+            found.append(old)
+        self.look(target, spots[-1], found[-1])
         return self.per_warp(np.array(found)) if len(found) > 1 else found[0].item()
+
+    def spots_of(self, place: Place) -> list[tuple[int, ...]]:
+        """The coordinates of the element of each active unit."""
+        spots = self._elements(place, 0)
+        return spots if len(spots) > 1 else spots * self.units
+
+    def addresses(self, place: Place) -> list[int]:
+        """Where the element of each active unit lies."""
+        tensor = self.tensor(place.tensor)
+        return [
+            tensor.start + sum(i * s for i, s in zip(spot, tensor.strides, strict=True))
+            for spot in self.spots_of(place)
+        ]
+
+    def change(self) -> None:
+        """Memory is changed, which others may look at."""
+        self.changes += 1
+        self.block.cluster.grid_state.changes += 1
+
+    def look(self, memory: Value | Place, spot: tuple[int, ...], value: Any) -> None:
+        """Notes what a loop that does nothing else looks at."""
+        name = f"{memory.tensor.label}[{', '.join(map(str, spot))}]" if isinstance(memory, Place) else memory.label
+        self.looked[name] = value
 
     def _element(self, source: Value | Place, spot: tuple[int, ...]) -> Any:
         if isinstance(source, Place):
@@ -218,14 +257,6 @@ class Machine(Registers):
         assert isinstance(type, SharedVector)
         spots = self.address(memory) + self.element_index(memory, at) * type.dtype.size
         return [(int(x),) for x in spots] if isinstance(spots, np.ndarray) else [(int(spots),)]
-
-
-def sum_at(old: Any, value: Any) -> Any:
-    """What an atomic addition leaves: integers wrap, and float32 in global memory flushes subnormals (PTX "atom")."""
-    with np.errstate(all="ignore"):
-        if np.asarray(old).dtype.kind != "f":
-            return np.add(old, value)
-        return canonical(flushed(np.add(flushed(old), flushed(value))))
 
 
 def _widened(x: Any) -> Any:

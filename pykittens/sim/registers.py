@@ -57,6 +57,9 @@ class Registers:
         self.mask: Mask | None = None
         self.given: dict[Value, Any] = {}  # what it began with
         self.flying: dict[Value, Flying] = {}
+        self.changes = 0  # how often these warps have changed something that others may look at
+        self.looked: dict[str, Any] = {}  # elements of memory, by name, and what they last held
+        self.wrote: list[bool] = []  # of the last atomic: which units have written
         self.step: Step
         self.span, self.units = 1, warps  # of the operation that runs: warps of a unit, and active units
         self.chosen: np.ndarray | None = None  # the active units, where they are not all

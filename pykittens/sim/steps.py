@@ -64,7 +64,7 @@ class Step:
         self.late = any(isinstance(e, Touch) and e.access.done != "now" for e in effects)
         self.effects = bool(effects)
         self.ends = any(
-            isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait") for e in effects
+            isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait", "until") for e in effects
         )  # it may have to wait
         self.targets = {e.value: e.access for e in effects if isinstance(e, Touch) and e.kind == "shared"}
         self.registers = [v for v in op.operands() if isinstance(v.type, (RegisterTile, RegisterVector))]
@@ -73,7 +73,11 @@ class Step:
         self.result = op.results[0] if len(op.results) == 1 else None
         self.results = op.results
         self.name, self.flops = op.name, op.flops()
+        strong = [e.access for e in effects if isinstance(e, Touch) and e.kind == "global" and e.access.order != "weak"]
+        self.strong = [a for a in strong if a.proxy == "generic"]  # what a release or an acquire may come with
+        self.chance = False  # whether what it finds depends on the order of blocks and warps
         self.inside: dict[str, list[Step]] = {}
+        self.carried: tuple[Value, ...] = ()  # of a loop: what its passes change
         self.changes: set[Value] = set()  # of a role: what it changes
 
     def __repr__(self) -> str:
@@ -88,6 +92,11 @@ class StepPlan:
         self.steps: list[Step] = []
         self.body = self._block(program.body)
         self.classes = self._classify()
+        # Whether anything can order clusters, and whether what a run does depends on the order in which they come.
+        self.chained = any(a.order not in ("weak", "relaxed") for step in self.steps for a in step.strong) or any(
+            isinstance(e, Sync) and e.kind == "memory fence" for e in self.effects()
+        )
+        self.chance = any(step.chance for step in self.steps)
         self._segments: dict[tuple[int, int], list[tuple[list[Step], int]]] = {}
 
     def segments(self, steps: list[Step], warps: int) -> list[tuple[list[Step], int]]:
@@ -102,9 +111,12 @@ class StepPlan:
         used = {v for step in self.steps for v in step.op.operands()}
         found = {}
         for step in self.steps:
+            result = any(r in used for r in step.results)
+            until = any(isinstance(e, Sync) and e.kind == "until" for e in step.before)
+            step.chance = until or (bool(step.strong) and result)
             for touch in (*step.touches, *step.after):
                 if isinstance(touch, Touch) and touch.kind == "global":
-                    found[touch] = classify(touch.access, any(r in used for r in step.results))
+                    found[touch] = classify(touch.access, result)
         table = ClassTable(found.values())
         for touch, made in found.items():
             touch.number = table.number[made]
@@ -119,7 +131,9 @@ class StepPlan:
             for name, item in op.fields():
                 if isinstance(item, Block):
                     step.inside[name] = self._block(item)
-                    step.changes = {v for inner in self.steps[step.number :] for v in inner.written}
+                    inside = self.steps[step.number :]
+                    step.changes = {v for inner in inside for v in inner.written}
+                    step.carried = tuple({v: 0 for inner in inside for v in inner.written - set(inner.results)})
         return made
 
     def op(self, number: int) -> Op:
@@ -234,8 +248,8 @@ def _waits(effect: Any) -> bool:
 
 def _point_to_point(steps: list[Step]) -> bool:
     for step in _flat(steps):
-        if any(isinstance(e, Sync) and e.kind in ("arrive", "wait") for e in (*step.before, *step.after)):
+        if any(isinstance(e, Sync) and e.kind in ("arrive", "wait", "until") for e in (*step.before, *step.after)):
             return True
-        if any(isinstance(e, Touch) and isinstance(e.access.done, Value) for e in step.touches):
+        if step.chance or any(isinstance(e, Touch) and isinstance(e.access.done, Value) for e in step.touches):
             return True
     return False

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import OutOfBoundsError
 from ..ops.sync import NamedBarrierType
-from ..program import Sync
+from ..program import Place, Sync, Value
 from ..types import BarrierType
 from .barriers import MBarrier
 from .clocks import CAUSED, SEEN, TICK
@@ -31,6 +31,9 @@ class Waiting:
 
 def order(m: Machine, step: Step, sync: Sync) -> Waiting | None:
     """Takes an order for the active units. Returns what must come first, if it has to wait."""
+    named = sync.target is not None and isinstance(sync.target.type, NamedBarrierType)
+    if sync.kind in ("arrive", "cluster", "commit") or named or (sync.kind == "barrier" and step.span > m.warps):
+        m.change()
     return ORDERS[sync.kind](m, step, sync)
 
 
@@ -71,7 +74,7 @@ def _meet(m: Machine, meeting: Any) -> Waiting:
 
 
 def _arrive(m: Machine, step: Step, sync: Sync) -> None:
-    assert sync.target is not None
+    assert isinstance(sync.target, Value)
     if isinstance(sync.target.type, NamedBarrierType):
         for barrier, group in _named(m, sync):
             barrier.come_by(group, False, step.op.location)
@@ -96,7 +99,7 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
             _nothing,
             lambda: "; ".join({b.state(): 0 for b, p in pairs if b.phase == p}),
         )
-    assert isinstance(sync.target.type, BarrierType)
+    assert isinstance(sync.target, Value) and isinstance(sync.target.type, BarrierType)
     parities = np.broadcast_to(m.unit_scalar(sync.phase), m.units).astype(np.int64) & 1
     (block,) = m.blocks_of(sync)
     together: dict[tuple[MBarrier, int], list[np.ndarray]] = {}
@@ -129,7 +132,7 @@ def _named(m: Machine, sync: Sync) -> Any:
     count = getattr(sync.target, "count", 1)
     wrong = [i for i in index if not 0 <= i < count]
     if wrong:
-        assert sync.target is not None
+        assert isinstance(sync.target, Value)
         raise OutOfBoundsError(
             f"index {wrong[0]} of {count} named barriers {sync.target.label}: the hardware would take another barrier",
             fix=f"keep the index within 0 to {count - 1}, or make more with pk.named_barrier(count={max(1, wrong[0] + 1)})",
@@ -173,6 +176,26 @@ def _previous(m: Machine, step: Step, sync: Sync) -> None:
     m.block.cluster.clocks.of[SEEN, _groups(m).ravel(), m.block.cluster.grid_state.previous] = TICK
 
 
+def _memory_fence(m: Machine, step: Step, sync: Sync) -> None:
+    for agent in _groups(m)[:, 0].tolist():
+        m.block.cluster.grid_state.releases.fence(m, agent, sync.scope)
+
+
+def _until(m: Machine, step: Step, sync: Sync) -> Waiting:
+    assert isinstance(sync.target, Place)
+    place = sync.target
+    wanted = np.broadcast_to(m.unit_scalar(sync.phase), m.units).tolist()
+    spots = m.spots_of(place)
+    array, name = m.tensor(place.tensor).array, place.tensor.label
+
+    def state() -> str:
+        missing = [(s, n) for s, n in zip(spots, wanted, strict=True) if array[s] < n]
+        found = {f"{name}[{', '.join(map(str, s))}], which is {array[s]}, to be {n}": 0 for s, n in missing}
+        return f"waits for {'; '.join(found)}"
+
+    return Waiting(lambda: all(array[s] >= n for s, n in zip(spots, wanted, strict=True)), _nothing, state)
+
+
 ORDERS: dict[str, Callable[[Machine, Step, Sync], Waiting | None]] = {
     "barrier": _barrier,
     "cluster": _cluster,
@@ -182,6 +205,8 @@ ORDERS: dict[str, Callable[[Machine, Step, Sync], Waiting | None]] = {
     "join": _join,
     "fence": _fence,
     "previous": _previous,
+    "memory fence": _memory_fence,
+    "until": _until,
 }
 
 __all__ = ["Waiting", "order"]

@@ -76,7 +76,7 @@ class Case:
         self.rectangles: dict[str, Rectangle] = {}
         for name, x in self.fields.items():
             self._declare(name, x)
-        probe = self._probe()
+        probe = self.probe()
         self.results = probe.types()
         self.changed = [n for n in probe.writes if _is_operand(self.fields[n])]
         written = [id(e.target) for e in probe.effects() if isinstance(e, Access) and e.mode != "read"]
@@ -141,7 +141,7 @@ class Case:
 
     # The kernel -------------------------------------------------------------------------------------------
 
-    def _probe(self) -> Op:
+    def probe(self) -> Op:
         """The operation on stand-ins, to ask it for its types and effects."""
         scope, number = self._scope(), iter(range(1000))
 

@@ -14,28 +14,18 @@ Kernels that may run at the same time need a counter each.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import atomics
-from ..program import Operand, Scope
+from ..program import Operand
 from ..types import SharedVector, i32
 from . import flow
 from .elementwise import where
 from .handle import number
-from .memory import At, Tensor, place
-from .recorder import current, result
+from .memory import Tensor
+from .memory_order import atomic_add
+from .recorder import current
 from .rings import Ring
 from .scalar import Scalar, grid_size
-
-
-def atomic_add(tensor: Tensor, at: Any, value: Operand) -> Scalar:
-    """Adds to one element of a tensor (`at` its coordinate, in elements), atomically; what it was before. Once for the role."""
-    r = current()
-    scope = Scope("warp", 1) if r.warps == 1 else Scope("role", r.warps)
-    return result(
-        atomics.AtomicAdd(scope, place(tensor, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value))
-    )  # type: ignore[no-any-return]
 
 
 class Dynamic:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import element, thread_indices, views
+from ..ops import element, memory_order, thread_indices, views
 from ..ops.scalars import THREAD
-from ..program import Operand, Place, Value
+from ..program import MemoryScope, Operand, Order, Place, Scope, Value
 from ..types import BarrierType, DType, Global, SharedTile, SharedVector
 from .handle import Handle, extent, number
 from .recorder import current, result
@@ -124,7 +124,13 @@ class Tensor(Handle):
 
     def __getitem__(self, key: Any) -> Scalar:
         """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements."""
-        return result(element.LoadScalar(THREAD, place(self, At(key if isinstance(key, tuple) else (key,)), (1,))))  # type: ignore[no-any-return]
+        spot = place(self, At(key if isinstance(key, tuple) else (key,)), (1,))
+        return result(element.LoadScalar(THREAD, spot))  # type: ignore[no-any-return]
+
+    def load(self, at: Any, *, order: Order = "acquire", scope: MemoryScope = "gpu") -> Scalar:
+        """One element, read by each warp with an order: "relaxed" or "acquire" (see `trace/memory_order.py`)."""
+        spot = place(self, At(at if isinstance(at, tuple) else (at,)), (1,))
+        return result(memory_order.StrongLoad(Scope("warp", 1), spot, order, scope))  # type: ignore[no-any-return]
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         raise TraceError(

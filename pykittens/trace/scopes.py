@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, element, fill, load, mma, scalars, store, sync, thread_indices
-from ..program import Operand, Scope, Value
+from ..ops import cluster, copies, element, fill, load, memory_order, mma, scalars, store, sync, thread_indices
+from ..program import MemoryScope, Operand, Order, Scope, Value
 from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
 from .handle import number
@@ -289,13 +289,22 @@ class ScopeHandle:
         """Waits until at most `pending` committed groups of this thread's copies are unfinished; others see them after a sync."""
         record(copies.WaitCopies(self.scope, pending))
 
-    def set(self, target: Value, at: Any, value: Operand) -> None:
-        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread."""
+    def set(self, target: Value, at: Any, value: Operand, *, order: Order = "weak", scope: MemoryScope = "gpu") -> None:
+        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread.
+
+        `order` ("relaxed" or "release", of a tensor's element): see `trace/memory_order.py`. A release tells what all
+        threads of the scope did before.
+        """
         if isinstance(target, Tensor):
-            record(
-                element.StoreScalar(
-                    self.scope, place(target, At(at if isinstance(at, tuple) else (at,)), (1,)), number(value)
-                )
+            spot = place(target, At(at if isinstance(at, tuple) else (at,)), (1,))
+            if order == "weak":
+                record(element.StoreScalar(self.scope, spot, number(value)))
+            else:
+                record(memory_order.StrongStore(self.scope, spot, number(value), order, scope))
+        elif order != "weak":
+            raise TypeRuleError(
+                f"set of {target.label} in shared memory with order={order!r}",
+                fix="hand over through shared memory by a barrier: warp.sync(), pk.block.sync() or pk.barrier()",
             )
         else:
             record(element.StoreScalar(self.scope, target, number(value), number(at)))

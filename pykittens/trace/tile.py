@@ -76,17 +76,32 @@ class Tile(Handle):
     def __and__(self, other: Operand) -> Tile:
         return self._binary("and", self, other)
 
+    def __rand__(self, other: Operand) -> Tile:
+        return self._binary("and", other, self)
+
     def __or__(self, other: Operand) -> Tile:
         return self._binary("or", self, other)
+
+    def __ror__(self, other: Operand) -> Tile:
+        return self._binary("or", other, self)
 
     def __xor__(self, other: Operand) -> Tile:
         return self._binary("xor", self, other)
 
+    def __rxor__(self, other: Operand) -> Tile:
+        return self._binary("xor", other, self)
+
     def __lshift__(self, other: Operand) -> Tile:
         return self._binary("shl", self, other)
 
+    def __rlshift__(self, other: Operand) -> Tile:
+        return self._binary("shl", other, self)
+
     def __rshift__(self, other: Operand) -> Tile:
         return self._binary("shr", self, other)
+
+    def __rrshift__(self, other: Operand) -> Tile:
+        return self._binary("shr", other, self)
 
     def __lt__(self, other: Operand) -> Tile:
         return self._binary("lt", self, other)

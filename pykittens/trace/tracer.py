@@ -24,7 +24,7 @@ def trace(
 ) -> Program:
     """The program of `function` for one specialisation: run-time parameter types, and static values.
 
-    `notes` say of tensors why TMA cannot take them, for errors. Attributes (cluster, blocks_per_sm, registers, debug)
+    `notes` say of tensors why TMA cannot take them, for errors. Attributes (cluster, blocks_per_sm, ...)
     are set on the program.
     """
     code = function.__code__

@@ -1,5 +1,6 @@
 """The cache: what the key depends on, damage, sharing between processes, ahead-of-time directories."""
 
+import dataclasses
 import multiprocessing
 import os
 import time
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pykittens.gpu import cache
+from pykittens.gpu import cache, trust
 from pykittens.gpu.cache import Cache, key, load_or_compile
 from pykittens.gpu.compiler import CompileError, CompilerMissing, Cubin
 
@@ -160,3 +161,117 @@ def test_reading_is_fast(tmp_path: Path) -> None:
         store.get(NAME)
         times.append(time.perf_counter() - start)
     assert min(times) < 2e-3
+
+
+# Trust --------------------------------------------------------------------------------------------------------
+
+
+def test_what_others_could_write_is_not_loaded(compilations: list[str], own_cache: Path) -> None:
+    """The file, its directory, or one above that is not sticky; and with the fix that the warning names it is loaded."""
+    if os.name == "nt":
+        pytest.skip("Windows has no such modes")
+    own_cache = own_cache / "deep" / "er"
+    os.environ["PYKITTENS_CACHE"] = str(own_cache)  # which the fixture takes back
+    load_or_compile("text", "sm_90a")
+    for place in (Cache(own_cache).file(NAME), own_cache, own_cache.parent):
+        for bits in (0o020, 0o002):
+            mode = place.stat().st_mode
+            place.chmod(mode | bits)
+            before = len(compilations)
+            cache._warn.cache_clear()
+            with pytest.warns(RuntimeWarning, match="are not used: .*can be written by others: chmod go-w it"):
+                assert Cache(own_cache).get(NAME) is None
+            with pytest.warns(RuntimeWarning):
+                cache._warn.cache_clear()
+                load_or_compile("text", "sm_90a")
+            assert len(compilations) == before + 1
+            place.chmod(place.stat().st_mode & ~0o022)
+            assert Cache(own_cache).get(NAME) == CUBIN
+    own_cache.parent.chmod(0o1777)  # as /tmp
+    assert Cache(own_cache).get(NAME) == CUBIN
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+@pytest.mark.parametrize("owner", [0, 1000, 1001])
+def test_owners(monkeypatch: pytest.MonkeyPatch, user: int, owner: int) -> None:
+    """One's own and root's; root believes root only."""
+    about = os.stat_result((0o100644, 1, 1, 1, owner, 0, 10, 0, 0, 0))
+    monkeypatch.setattr("os.getuid", lambda: user, raising=False)
+    assert bool(trust._wrong(about, sticky=False)) == (owner not in (0, user))
+
+
+def test_windows_believes_the_profile_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "me")
+    assert not trust.distrusted(tmp_path / "me" / "AppData" / "pykittens")
+    assert "outside of the user's profile folder" in trust.distrusted(tmp_path / "pykittens")
+
+
+def test_entries_are_never_writable_by_others(own_cache: Path) -> None:
+    if os.name == "nt":
+        pytest.skip("Windows has no such modes")
+    before = os.umask(0)
+    try:
+        Cache(own_cache).put(NAME, CUBIN)
+    finally:
+        os.umask(before)
+    assert own_cache.stat().st_mode & 0o077 == 0
+    assert Cache(own_cache).get(NAME) == CUBIN
+
+
+def test_a_faulty_compilers_kernels_do_not_outlive_it(
+    compilations: list[str], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Cache(own_cache).put(NAME, dataclasses.replace(CUBIN, compiler="NVRTC 13.0"))
+    monkeypatch.setattr("pykittens.gpu.nvrtc.version", lambda: (13, 0))
+    assert load_or_compile("text", "sm_90a").compiler == "NVRTC 13.0"  # this machine's can do no better
+    assert not compilations
+    monkeypatch.setattr("pykittens.gpu.nvrtc.version", lambda: (13, 5))
+    assert load_or_compile("text", "sm_90a") == load_or_compile("text", "sm_90a") == CUBIN
+    assert len(compilations) == 1
+
+    def missing(*_: object, **__: object) -> Cubin:
+        raise CompilerMissing("no compiler")
+
+    monkeypatch.setattr("pykittens.gpu.nvrtc.version", missing)
+    monkeypatch.setattr(cache, "compile", missing)
+    Cache(own_cache).put(NAME, dataclasses.replace(CUBIN, compiler="NVRTC 13.0"))
+    with pytest.raises(CompilerMissing, match=r"has it by NVRTC 13\.0: ptxas 13\.0 may overwrite"):
+        load_or_compile("text", "sm_90a")
+
+
+# Size ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+    store, names = Cache(tmp_path), [key(str(i), "sm_90a") for i in range(4)]
+    for age, name in zip((4, 3, 2, 1), names, strict=True):
+        file = store.put(name, CUBIN)
+        os.utime(file, (time.time() - 86400 * age,) * 2)
+    size = file.stat().st_size
+    assert store.get(names[0]) == CUBIN  # which is a use
+    store.set_limit(3 * size)
+    assert [store.file(name).exists() for name in names] == [True, False, True, True]
+    store.put(key("more", "sm_90a"), CUBIN)
+    assert [store.file(name).exists() for name in names] == [True, False, False, True]
+    store.set_limit(10)
+    assert not store.entries() and store.limit == 10
+    store.put(NAME, CUBIN)
+    assert not store.entries()
+
+
+def test_no_home(compilations: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither HOME nor an entry in the list of users, as in many containers: nothing is kept."""
+    for name in ("PYKITTENS_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for error in (RuntimeError("no home"), KeyError("uid not found")):
+
+        def home(error: Exception = error) -> Path:
+            raise error
+
+        monkeypatch.setattr(Path, "home", home)
+        for platform in ("linux", "darwin", "win32"):
+            monkeypatch.setattr("sys.platform", platform)
+            assert cache.user_directory() is None
+    monkeypatch.setattr("sys.platform", "linux")
+    assert load_or_compile("text", "sm_90a") == CUBIN

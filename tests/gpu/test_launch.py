@@ -82,6 +82,14 @@ def test_clusters_and_programmatic_launch(fake: FakeDriver) -> None:
     assert ("cuFuncSetAttribute", FUNCTION.handle, 14, 1) in fake.calls
 
 
+def test_a_cooperative_launch(fake: FakeDriver) -> None:
+    Launcher(FUNCTION, KINDS, (4, 1, 1), (128, 1, 1), cooperative=True).launch()
+    assert fake.launches[0].attributes == {2: [1, 0, 0]}
+    fake.launch_status = 720
+    with pytest.raises(CudaError, match="fewer blocks"):
+        Launcher(FUNCTION, KINDS, (4000, 1, 1), (128, 1, 1), cooperative=True).launch()
+
+
 def test_a_kernel_without_arguments(fake: FakeDriver) -> None:
     fake.parameter_sizes = []
     Launcher(FUNCTION, (), (1, 1, 1), (32, 1, 1)).launch()

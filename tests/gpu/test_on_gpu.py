@@ -55,7 +55,7 @@ def scaler(x: Any, y: Any, a: float, **more: Any) -> Launcher:
     source, destination = describe(x, "x"), describe(y, "y")
     device = source.device
     assert device is not None
-    cubin = load_or_compile(SCALE, driver.architecture(device))
+    cubin = load_or_compile(SCALE, driver.architecture(device).name)
     shared = source.shape[-1] * 4
     function = driver.load(cubin, device, shared)
     kinds = ("tensor", "tensor", "f32", "i64", "bool")

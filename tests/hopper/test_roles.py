@@ -161,7 +161,7 @@ def test_shared_memory_lists_its_buffers() -> None:
         pk.spec(bf16, (64, 64)),
         kind=pk.ResourceError,
         words=(
-            "wants 278656 bytes of shared memory; a block on sm_90 has 232448",
+            "wants 278656 bytes of shared memory; a block on sm_90a has 232448",
             "keys_k: 8 x st<bf16, 128x128> = 262144 bytes",
             "sums: st<f32, 64x64> = 16384",
         ),

@@ -5,10 +5,11 @@ import pytest
 
 import pykittens as pk
 from pykittens import f32, warp
+from pykittens.architectures import ARCHITECTURES
 from tests.expecting import X, x
 
 
-@pytest.mark.parametrize(("arch", "limit"), [("sm_80", 163), ("sm_86", 99), ("sm_89", 99), ("sm_90a", 227)])
+@pytest.mark.parametrize(("arch", "limit"), [(row.name, row.shared_bytes // 1024) for row in ARCHITECTURES.values()])
 def test_shared_memory_that_does_not_fit(arch: str, limit: int) -> None:
     rows = limit + 1 + -(limit + 1) % 8
 
@@ -26,7 +27,7 @@ def test_shared_memory_that_does_not_fit(arch: str, limit: int) -> None:
         too_big.cuda(x, arch=arch)
     text = str(caught.value)
     assert (
-        f"kernel 'too_big' wants {rows * 1024 + 256} bytes of shared memory; a block on {arch[:5]} has {limit * 1024}"
+        f"kernel 'too_big' wants {rows * 1024 + 256} bytes of shared memory; a block on {arch} has {limit * 1024}"
         in text
     )
     assert f"big: st<f32, {rows}x256> = {rows * 1024} bytes" in text and "small: 2 x sv<f32, 4> = 256 bytes" in text
@@ -38,7 +39,7 @@ def test_the_simulator_refuses_what_no_gpu_has() -> None:
     def too_big(x: X):
         pk.shared(pk.st(f32, 256, 256))
 
-    with pytest.raises(pk.ResourceError, match="262144 bytes of shared memory; a block on sm_90 has 232448"):
+    with pytest.raises(pk.ResourceError, match="262144 bytes of shared memory; a block on sm_90a has 232448"):
         too_big(np.zeros((64, 64), np.float32))
 
 

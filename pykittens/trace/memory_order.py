@@ -1,0 +1,190 @@
+"""Words with which blocks and warps hand over through global memory: atomics, fences, flags.
+
+    pk.signal(flags, i)                  # what the role did before is known
+    pk.wait_for(flags, i)                # to whoever has waited
+
+    ticket = pk.atomic_add(counter, 0, 1, order="acq_rel")
+    with pk.when(ticket == blocks - 1):  # the last block to come, which knows what the others did
+        ...
+
+`order` and `scope` are PTX's ("memory consistency model"): "relaxed", "acquire", "release" or "acq_rel", for the threads of
+the block ("cta"), the "cluster" or the whole "gpu". `at` is an element's coordinate. Only a launch that is declared
+cooperative (`@pk.kernel(cooperative=True)`) may wait for blocks of a higher index: others may never begin.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ops import atomics, memory_order
+from ..program import MemoryScope, Operand, Order, Place, Scope
+from .handle import number
+from .memory import At, Tensor, place
+from .recorder import current, record, result
+from .scalar import Scalar
+from .scopes import ScopeHandle
+
+WARP = Scope("warp", 1)
+
+
+def _element(tensor: Tensor, at: Any) -> Place:
+    return place(tensor, At(at if isinstance(at, tuple) else (at,)), (1,))
+
+
+def _scope(by: ScopeHandle | None) -> Scope:
+    """Who does it: the whole role, if nobody is named."""
+    if by is not None:
+        return by.scope
+    warps = current().warps
+    return WARP if warps == 1 else Scope("role", warps)
+
+
+def _atomic(
+    kind: str,
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    order: Order,
+    scope: MemoryScope,
+    by: ScopeHandle | None,
+    expected: Operand | None = None,
+) -> Scalar:
+    wanted = None if expected is None else number(expected)
+    return result(atomics.Atomic(_scope(by), _element(tensor, at), kind, number(value), wanted, order, scope))  # type: ignore[no-any-return]
+
+
+def atomic_add(
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """Adds to one element of a tensor, atomically; what it was before. Once for the role, or each unit of `by` (warp)."""
+    return _atomic("add", tensor, at, value, order, scope, by)
+
+
+def atomic_min(
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """The lesser of an element and a value, atomically; what it was before. See `atomic_add`."""
+    return _atomic("min", tensor, at, value, order, scope, by)
+
+
+def atomic_max(
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """The greater of an element and a value, atomically; what it was before. See `atomic_add`."""
+    return _atomic("max", tensor, at, value, order, scope, by)
+
+
+def atomic_and(
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """Keeps those bits of an element that `value` has, atomically; what it was before. See `atomic_add`."""
+    return _atomic("and", tensor, at, value, order, scope, by)
+
+
+def atomic_or(
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """Sets those bits of an element that `value` has, atomically; what it was before. See `atomic_add`."""
+    return _atomic("or", tensor, at, value, order, scope, by)
+
+
+def atomic_xor(
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """Turns those bits of an element that `value` has, atomically; what it was before. See `atomic_add`."""
+    return _atomic("xor", tensor, at, value, order, scope, by)
+
+
+def atomic_exch(
+    tensor: Tensor,
+    at: Any,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """Exchanges one element for a value, atomically; what it was before. See `atomic_add`."""
+    return _atomic("exch", tensor, at, value, order, scope, by)
+
+
+def atomic_cas(
+    tensor: Tensor,
+    at: Any,
+    expected: Operand,
+    value: Operand,
+    *,
+    order: Order = "relaxed",
+    scope: MemoryScope = "gpu",
+    by: ScopeHandle | None = None,
+) -> Scalar:
+    """Sets one element to `value` where it is `expected` (bit for bit), atomically; what it was before. See `atomic_add`."""
+    return _atomic("cas", tensor, at, value, order, scope, by, expected)
+
+
+def fence(scope: MemoryScope = "gpu") -> None:
+    """Orders each warp's accesses before it and after it: a relaxed access after it releases, one before it acquires."""
+    record(memory_order.MemoryFence(WARP, scope))
+
+
+def signal(
+    flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope = "gpu", by: ScopeHandle | None = None
+) -> None:
+    """Adds to a flag, once all threads of the role (or of the unit of `by`) have come: what they did is known to waiters."""
+    record(memory_order.Signal(_scope(by), _element(flags, at), number(count), scope))
+
+
+def wait_for(flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope = "gpu") -> None:
+    """Each warp waits until a flag has been signalled `count` times in all (is at least `count`)."""
+    record(memory_order.WaitFor(WARP, _element(flags, at), number(count), scope))
+
+
+__all__ = [
+    "atomic_add",
+    "atomic_and",
+    "atomic_cas",
+    "atomic_exch",
+    "atomic_max",
+    "atomic_min",
+    "atomic_or",
+    "atomic_xor",
+    "fence",
+    "signal",
+    "wait_for",
+]

@@ -1,0 +1,36 @@
+"""Random programs give on the simulator what NumPy gives without it, bit for bit."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pykittens.testing.number_reference import bits_of
+from pykittens.testing.program_kernel import arrays, program_kernel
+from pykittens.testing.program_reference import evaluate
+from pykittens.testing.programs import SCALARS, TILES, draw
+from pykittens.types import bool_
+
+TOGETHER = 8
+
+
+@pytest.mark.parametrize("first", range(0, 32, TOGETHER))
+def test_simulator_and_numpy(first: int) -> None:
+    seeds = tuple(range(first, first + TOGETHER))
+    given = arrays(seeds)
+    program_kernel(seeds).simulate(**given)
+    wrong = []
+    for i, seed in enumerate(seeds):
+        inputs = {d: given[f"{d}_tiles"][i] for d in TILES}, {d: given[f"{d}_scalars"][i] for d in SCALARS}
+        for dtype, want in evaluate(draw(seed), *inputs).items():
+            if dtype is not bool_:
+                got = given[f"{dtype}_out"][i, : want.shape[0], : want.shape[1]]
+                if not np.array_equal(bits_of(got), bits_of(np.ascontiguousarray(want))):
+                    wrong.append((seed, dtype, int((bits_of(got) != bits_of(np.ascontiguousarray(want))).sum())))
+    assert not wrong, wrong
+
+
+def test_every_kind_of_step_is_drawn() -> None:
+    names = Counter(step.name for seed in range(300) for step in draw(seed))
+    wanted = "load shared global product when repeat fma where reduce to_scalar transpose scalars cast with_number"
+    assert all(names[name] > 20 for name in wanted.split()), names
