@@ -63,6 +63,13 @@ class DType:
     def __repr__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return _dtype_named, (self.name,)  # copies and pickles are the dtype itself
+
+
+def _dtype_named(name: str) -> DType:
+    return DTYPES[name]
+
 
 def _dtype(name: str, bits: int, kind: str, numpy: type, c: str) -> DType:
     return DType(name, bits, kind, np.dtype(numpy), c)

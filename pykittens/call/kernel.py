@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dis
 import inspect
+import os
 import threading
 from collections.abc import Callable, Hashable
 from functools import cached_property
 from types import FunctionType
 from typing import Any, overload
+from weakref import WeakSet
 
 from ..architectures import SIMULATED, architecture
 from ..errors import ArgumentError, TraceError
@@ -34,6 +36,18 @@ from .dimensions import warps as block_warps
 from .identity import Identity, identity, leaf_of
 from .launch import Launch, bind, launch_once
 
+_kernels: WeakSet[Kernel] = WeakSet()
+
+
+def _after_fork() -> None:
+    """The threads that held locks are not in the child."""
+    for known in _kernels:
+        known._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
 
 class Kernel:
     """A kernel function and its programs, one per specialisation. Made by `@pk.kernel`."""
@@ -47,12 +61,18 @@ class Kernel:
         self._loaded: dict[Any, Any] = {}  # `Call`s
         self._functions: dict[Any, Any] = {}  # what is loaded on GPUs
         self._again: Again | None = None  # calls that can be made again: there are none before the first on a GPU
+        self.__module__, self.__qualname__ = function.__module__, function.__qualname__
         self._lock = threading.RLock()
+        _kernels.add(self)
 
     def __repr__(self) -> str:
         return f"<kernel {self.name}({', '.join(name for name, _ in self.signature.runtime)})>"
 
     # From a specialisation to a program -----------------------------------------------------------------
+
+    def __reduce__(self) -> str:
+        """By name, as functions: copies are the kernel itself, and another process finds it in its module."""
+        return self.__qualname__
 
     def program(self, *args: Any, **named: Any) -> Program:
         """The program for arguments (arrays, or `pk.spec`s that stand for them)."""
@@ -92,18 +112,29 @@ class Kernel:
         """The grid or the cluster for arguments, along x, y, z."""
         return dimensions(self.name, option, self._option(option, known, statics, (1, 1, 1)))
 
-    def cuda(self, *args: Any, arch: str = "sm_90a", **named: Any) -> str:
-        """The CUDA C for arguments or specs."""
-        return self.text(self.program(*args, **named), arch)
+    def cuda(self, *args: Any, **named: Any) -> str:
+        """The CUDA C for arguments or specs, and for `arch="sm_90a"` or another."""
+        own = self._own(named, arch=SIMULATED.name)
+        return self.text(self.program(*args, **named), **own)
 
     def text(self, program: Program, arch: str) -> str:
         """A program's CUDA C. `ResourceError` where a block of that architecture cannot hold it."""
         check_shared(program, architecture(arch))
         return writer.write(program, arch)
 
-    def compile(self, *args: Any, arch: str = "sm_90a", **named: Any) -> Cubin:
-        """The cubin for arguments or specs, from the cache or the compiler. Needs no GPU."""
-        return cache.load_or_compile(self.cuda(*args, arch=arch, **named), arch, ())
+    def compile(self, *args: Any, **named: Any) -> Cubin:
+        """The cubin for arguments or specs, and for `arch="sm_90a"` or another, from the cache or the compiler. Needs no GPU."""
+        own = self._own(named, arch=SIMULATED.name)
+        return self.compile_program(self.program(*args, **named), **own)
+
+    def compile_program(self, program: Program, arch: str) -> Cubin:
+        """The cubin of a program for an architecture."""
+        return cache.load_or_compile(self.text(program, arch), architecture(arch).name, ())
+
+    def _own(self, named: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        """A method's own settings, taken out of what it was called with. A kernel's parameter of such a name is the kernel's."""
+        theirs = {name for name, _ in (*self.signature.runtime, *self.signature.static)}
+        return {name: default if name in theirs else named.pop(name, default) for name, default in settings.items()}
 
     @property
     def identity(self) -> Identity:
@@ -154,20 +185,30 @@ class Kernel:
                 f"{self.name}: a pk.spec has no elements to run on", fix="use .program, .cuda or .compile with specs"
             )
         if not devices or next(iter(devices.values())) is None:
-            self.simulate(*args, **named)
+            self.simulate_with(args, named)
             return
         call = launch_once(self, specialisation, known, statics)
         with self._lock:
             self._again = self._again or Again(self)
             self._again.remember(args, named, call)
 
-    def simulate(
-        self, *args: Any, seed: int | None = None, progress: Callable[[float], None] | None = None, **named: Any
-    ) -> Any:
+    def simulate(self, *args: Any, **named: Any) -> Any:
         """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place.
 
-        A `seed` shuffles what may happen in any order; `progress` is told which fraction of the blocks has run.
+        A `seed=` shuffles what may happen in any order; `progress=` is told which fraction of the blocks has run. A kernel
+        with parameters of these names gets them itself: see `simulate_with`.
         """
+        return self.simulate_with(args, named, **self._own(named, seed=None, progress=None))
+
+    def simulate_with(
+        self,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        *,
+        seed: int | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Any:
+        """`simulate(*args, **named)`, whatever the kernel's parameters are called."""
         from ..sim import simulate
 
         given, statics = bind_arguments(self.signature, args, named)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ArgumentError, ResourceError
-from ..gpu import cache, driver, tensormap
+from ..gpu import driver, tensormap
 from ..gpu.launch import Launcher
 from ..interop import arrays
 from ..interop.base import ArrayInfo
@@ -35,7 +35,11 @@ class Call:
         assert device is not None
         self.program: Program = kernel.program_for(specialisation, known)
         check_outputs(self.program, arrays_known)
-        self.device, self.stream, self.waits = device, arrays.streams(kind), arrays.waits(kind) or self.program.debug
+        self.device, self.stream, self.waits = (
+            device,
+            arrays.streams(kind),
+            any(arrays.waits(x.kind) for x in arrays_known.values()) or self.program.debug,
+        )
         self.lock = threading.Lock()
         self.launcher = _launcher(kernel, self.program, known, statics, device)
         self.words = self.launcher.words
@@ -165,7 +169,7 @@ def _function(kernel: Any, program: Program, device: int) -> driver.Function:
     key = (id(program), device)  # the kernel keeps its programs
     if key not in kernel._functions:
         arch = driver.architecture(device).name
-        cubin = cache.load_or_compile(kernel.text(program, arch), arch, ())
+        cubin = kernel.compile_program(program, arch)
         if cubin.registers * program.threads > 65536:
             raise ResourceError(
                 f"{kernel.name} wants {cubin.registers} registers for each of {program.threads} threads",

@@ -70,6 +70,11 @@ def library() -> Any:
         opened = _open()
     except OSError as error:
         raise CudaError(f"there is no CUDA driver here ({error})") from None
+    missing = [name for name in _SIGNATURES if not hasattr(opened, name)]
+    if missing:
+        raise CudaError(
+            f"the CUDA driver is too old: it has no {', '.join(missing)}; update it to version 525 or newer"
+        )
     for name, arguments in _SIGNATURES.items():
         getattr(opened, name).argtypes = arguments
     check(opened.cuInit(0), "initialising the CUDA driver", opened)

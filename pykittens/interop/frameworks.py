@@ -4,7 +4,8 @@ import ctypes
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Numpy(Framework):
         if isinstance(array, np.ma.MaskedArray):
             raise Unsupported("is a masked array, and kernels know no masks: pass x.filled(...) or x.data")
         name, strides = dtype_name(array.dtype), in_elements(array.strides, array.itemsize)
-        return ArrayInfo(array.ctypes.data, array.shape, strides, name, None, "numpy")
+        return ArrayInfo(array.ctypes.data, array.shape, strides, name, None, "numpy", array.flags.writeable)
 
     def view(self, array: Any, writable: bool) -> Array:
         if writable and not array.flags.writeable:
@@ -176,6 +177,7 @@ class Jax(Framework):
 
     kind = "jax"
     waits = True
+    _fresh: ClassVar[WeakValueDictionary[int, Any]] = WeakValueDictionary()  # what `empty` has made, by id
 
     def owns(self, array: Any) -> bool:
         jax = sys.modules.get("jax")
@@ -192,7 +194,7 @@ class Jax(Framework):
         name, strides = dtype_name(array.dtype), packed(array.shape)
         pointer = array.block_until_ready().unsafe_buffer_pointer()
         device = None if devices[0].platform == "cpu" else int(devices[0].local_hardware_id)
-        return ArrayInfo(pointer, array.shape, strides, name, device, "jax")
+        return ArrayInfo(pointer, array.shape, strides, name, device, "jax", id(array) in self._fresh)
 
     def view(self, array: Any, writable: bool) -> Array:
         if not writable or array.size == 0:
@@ -213,7 +215,9 @@ class Jax(Framework):
             for place in (jax.local_devices(backend="cpu") if device is None else jax.local_devices())
             if device is None or place.local_hardware_id == device
         ]
-        return jax.numpy.empty(shape, numpy_dtype(dtype), device=found[0]).block_until_ready()
+        made = jax.numpy.empty(shape, numpy_dtype(dtype), device=found[0]).block_until_ready()
+        self._fresh[id(made)] = made
+        return made
 
 
 class Generic(Framework):
@@ -236,7 +240,17 @@ class Generic(Framework):
         strides = face.get("strides")
         steps = packed(shape) if strides is None else in_elements(strides, dtype.itemsize)
         device = driver.device_of(pointer) if pointer else 0
-        return ArrayInfo(pointer, shape, steps, dtype_name(dtype), device, "cuda")
+        # Of version 3: what is queued on a stream that the owner names must be done before anybody else uses the array.
+        # Our launches are on the default stream, so we wait here, and after the kernel (`OnStream.waits`).
+        stream = face.get("stream")
+        if stream == 0:
+            raise Unsupported("names stream 0, which the CUDA Array Interface does not allow: 1 is the default stream")
+        if stream is not None and pointer:
+            driver.synchronize(stream, device)
+        writable = not face["data"][1]
+        return ArrayInfo(
+            pointer, shape, steps, dtype_name(dtype), device, OnStream.kind if stream else self.kind, writable
+        )
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
         for framework in (Torch(), Cupy()):
@@ -245,7 +259,17 @@ class Generic(Framework):
         raise Unsupported("has nothing to be allocated with; pass the output, too")
 
 
-ALL: tuple[Framework, ...] = (Numpy(), Torch(), Cupy(), Jax(), Generic())
+class OnStream(Generic):
+    """One whose owner works on a stream of its own: who launches on it has to wait, as JAX's have to."""
+
+    kind = "cuda stream"
+    waits = True
+
+    def owns(self, array: Any) -> bool:
+        return False  # `Generic` finds out
+
+
+ALL: tuple[Framework, ...] = (Numpy(), Torch(), Cupy(), Jax(), Generic(), OnStream())
 
 
 @cache

@@ -57,9 +57,16 @@ def written(program: Program) -> frozenset[str]:
 
 
 def check_outputs(program: Program, known: dict[str, Any]) -> None:
-    """Refuses an output in which elements share memory: which of their values stays would be chance."""
+    """Refuses an output that is read-only, and one in which elements share memory: which of their values stays would be chance."""
     for name in written(program):
         x = known[name]
+        if not getattr(x, "writable", True):
+            what = "a JAX array, which never changes" if x.kind == "jax" else "which is read-only"
+            raise ArgumentError(
+                f"{program.name} writes {name!r}, {what}",
+                fix="pass a NumPy array for the result" if x.kind == "jax" and x.device is None else "pass a copy",
+                location=program.location,
+            )
         axis = overlaps(x.shape, x.strides)
         if axis is not None:
             raise ArgumentError(

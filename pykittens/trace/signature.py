@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import UnionType
+from types import FrameType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from ..errors import Frame, TraceError
@@ -72,8 +74,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     for p in inspect.signature(function).parameters.values():
         annotation = p.annotation
         if isinstance(annotation, str):  # from __future__ import annotations
-            cells = dict(zip(code.co_freevars, (c.cell_contents for c in function.__closure__ or ()), strict=False))
-            annotation = eval(annotation, {**function.__globals__, **cells})
+            annotation = _written(annotation, p.name, function)
         if (pattern := run_time(annotation)) is not None:
             runtime.append((p.name, pattern))
             if p.default is None:
@@ -88,6 +89,40 @@ def read_signature(function: Callable[..., Any]) -> Signature:
                 location=where,
             )
     return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(fixed), where)
+
+
+def _written(annotation: str, parameter: str, function: Callable[..., Any]) -> Any:
+    """What an annotation means that Python has kept as text.
+
+    It may name variables of the functions around the kernel, which are no cells of it unless its body reads them too:
+    those that run now, while they decorate it, still have them.
+    """
+    spaces: list[Mapping[str, Any]] = [_bound_cells(function)]
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals is function.__globals__ and frame.f_code.co_name != "<module>":
+            spaces.append(frame.f_locals)
+        frame = frame.f_back
+    try:
+        return eval(annotation, function.__globals__, ChainMap(*map(dict, spaces)))
+    except Exception as error:
+        code = function.__code__
+        raise TraceError(
+            f"the annotation of parameter {parameter!r} of kernel {function.__name__!r}, {annotation}, cannot be read: {error!r}",
+            fix="name in it only globals and variables of the function that decorates the kernel, "
+            "or remove `from __future__ import annotations`",
+            location=(Frame(code.co_filename, code.co_firstlineno, code.co_name),),
+        ) from None
+
+
+def _bound_cells(function: Callable[..., Any]) -> dict[str, Any]:
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+    return found
 
 
 def run_time(annotation: Any) -> GlobalPattern | DType | None:

@@ -1,6 +1,12 @@
 """Arguments that a kernel refuses, and decorations."""
 
+import copy
+import os
+import pickle
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +15,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, f16, f32, i32, warp
+from pykittens.types import DTYPES
 from tests.expecting import X, says
 
 
@@ -176,3 +183,136 @@ def test_decorations() -> None:
         pk.gl("f32", 1, 2)
     with pytest.raises(pk.KernelError, match=r"pk.gl with dimension 1.5"):
         pk.gl(f32, 1.5)
+
+
+# Kernels as objects -------------------------------------------------------------------------------------------
+
+
+def test_copies_and_pickles() -> None:
+    """A kernel is copied and pickled as a function is: by its name."""
+    from pykittens.kernels.softmax import soften
+
+    for found in (taking, soften):
+        assert copy.deepcopy([found])[0] is found and copy.copy(found) is found
+    assert pickle.loads(pickle.dumps(soften)) is soften
+
+    @pk.kernel
+    def local(x: X):
+        pass
+
+    assert copy.deepcopy({"k": local})["k"] is local
+    with pytest.raises((pickle.PicklingError, AttributeError), match="local"):
+        pickle.dumps(local)
+    for dtype in DTYPES.values():
+        assert copy.deepcopy(dtype) is dtype and pickle.loads(pickle.dumps(dtype)) is dtype
+
+
+FUTURE = """
+from __future__ import annotations
+from typing import Annotated
+import pykittens as pk
+from pykittens import f32, warp
+ROWS = 16
+def make(D, dtype):
+    def again():
+        @pk.kernel(warps=1)
+        def k(x: pk.gl(dtype, ROWS, D), y: Annotated[pk.Tensor, dtype, ROWS, D]):
+            warp.store(y, warp.load(x, (0, 0), rows=16) * 2.0, (0, 0))
+        return k
+    return again()
+def wrong():
+    @pk.kernel
+    def k(x: pk.gl(f32, nowhere)):
+        pass
+"""
+
+
+def test_annotations_that_are_kept_as_text() -> None:
+    """They name variables of the functions around a kernel, which its body does not read."""
+    space: dict[str, Any] = {}
+    exec(compile(FUTURE, "factory.py", "exec"), space)
+    x = np.ones((16, 32), np.float32)
+    space["make"](32, pk.f32)(x, y := np.zeros_like(x))
+    assert (y == 2).all()
+    with pytest.raises(pk.TraceError) as caught:
+        space["wrong"]()
+    says(
+        caught.value, "the annotation of parameter 'x' of kernel 'k', pk.gl(f32, nowhere), cannot be read", "name in it"
+    )
+
+
+@pk.kernel(warps=1)
+def named_as_settings(x: pk.gl(f32, 16, 16), seed: i32, *, arch: str, progress: int = 1):
+    warp.store(x, warp.zeros(f32, 16, 16) + pk.cast(seed, f32) + progress + len(arch), (0, 0))
+
+
+def test_parameters_called_as_our_own_settings_are() -> None:
+    """They are the kernel's, in every way to use it."""
+    x = np.zeros((16, 16), np.float32)
+    named_as_settings(x, 3, arch="ab", progress=2)
+    assert (x == 7).all()
+    named_as_settings.simulate(x, seed=4, arch="ab")
+    assert (x == 7).all()
+    seen: list[float] = []
+    named_as_settings.simulate_with((x,), {"seed": 5, "arch": ""}, seed=1, progress=seen.append)
+    assert (x == 6).all() and seen == [1.0]
+    assert "pk_kernel" in named_as_settings.cuda(pk.spec(f32, (16, 16)), seed=1, arch="no architecture")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_fork_while_a_thread_traces() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    @pk.kernel(warps=1)
+    def k(x: X, *, slow: bool):
+        if slow:
+            started.set()
+            go_on.wait(20)
+        warp.store(x, warp.zeros(f32, 16, 64), (0, 0))
+
+    x = np.zeros((16, 64), np.float32)
+    thread = threading.Thread(target=lambda: k.program(x, slow=True))
+    thread.start()
+    assert started.wait(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that forking with threads is dangerous
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if k.program(x, slow=False) else 1)
+    _, status = os.waitpid(child, 0)
+    go_on.set()
+    thread.join()
+    assert status == 0
+
+
+def test_read_only_outputs() -> None:
+    """Inputs may be read-only; outputs may not, and the fix works."""
+
+    @pk.kernel(warps=1)
+    def double(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 16, 16)):
+        warp.store(y, warp.load(x, (0, 0), rows=16) * 2.0, (0, 0))
+
+    x, y = np.ones((16, 16), np.float32), np.zeros((16, 16), np.float32)
+    x.flags.writeable = y.flags.writeable = False
+    with pytest.raises(pk.ArgumentError) as caught:
+        double(x, y)
+    says(caught.value, "double writes 'y', which is read-only", "pass a copy")
+    double(x, y.copy())
+
+
+def test_jax_arrays_never_change() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+
+    @pk.kernel(warps=1)
+    def double(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 16, 16)):
+        warp.store(y, warp.load(x, (0, 0), rows=16) * 2.0, (0, 0))
+
+    x = jnp.ones((16, 16), jnp.float32)
+    with pytest.raises(pk.ArgumentError) as caught:
+        double(x, x)
+    says(caught.value, "double writes 'y', a JAX array, which never changes", "pass a NumPy array for the result")
+    assert (np.asarray(x) == 1).all()
+    double(x, y := np.zeros((16, 16), np.float32))
+    assert (y == 2).all()
+    assert isinstance(pk.softmax(x), type(x))

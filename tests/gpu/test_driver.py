@@ -20,6 +20,15 @@ def test_without_a_driver(no_driver: None) -> None:
         driver.device_count()
 
 
+def test_an_old_driver(fake: FakeDriver) -> None:
+    """One from before CUDA 11.8 and 12."""
+    for name in ("cuLaunchKernelEx", "cuTensorMapEncodeTiled"):
+        delattr(fake.library, name)
+    assert not driver.available()
+    with pytest.raises(CudaError, match="too old: it has no cuLaunchKernelEx, cuTensorMapEncodeTiled; update it"):
+        driver.device_count()
+
+
 def test_device(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     assert driver.available()
     assert driver.driver_version() == (13, 1)

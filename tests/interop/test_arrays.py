@@ -38,7 +38,7 @@ def test_numpy() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_numpy_dtypes(name: str) -> None:
     array = empty("numpy", (3, 4), name)
-    assert describe(array)[1:] == ((3, 4), (4, 1), name, None, "numpy")
+    assert describe(array)[1:] == ((3, 4), (4, 1), name, None, "numpy", True)
     assert arrays.numpy_dtype(name) == array.dtype
     assert describe(empty_like(array)).dtype == name
 
@@ -115,7 +115,7 @@ def test_torch(name: str) -> None:
     )
     view[3, 2, 1] = 1
     assert float(tensor[1, 2, 3].float()) == 1
-    assert describe(empty_like(turned))[1:] == ((4, 3, 2), (6, 2, 1), name, None, "torch")
+    assert describe(empty_like(turned))[1:] == ((4, 3, 2), (6, 2, 1), name, None, "torch", True)
 
 
 def test_torch_gradients_and_parameters() -> None:
@@ -199,6 +199,19 @@ def test_cuda_array_interface(monkeypatch: pytest.MonkeyPatch) -> None:
         describe(OnDevice(typestr="<c8"), "q")
     with pytest.raises(TypeError, match="`q` is on a GPU; the simulator reads arrays on the CPU"):
         as_numpy(OnDevice(), "q")
+
+
+def test_cuda_array_interface_on_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its owner has queued is waited for, and so is our kernel. Read-only is read-only."""
+    waited: list[int] = []
+    monkeypatch.setattr(driver, "device_of", lambda pointer: 1)
+    monkeypatch.setattr(driver, "synchronize", lambda stream, device: waited.append(stream))
+    assert describe(OnDevice(stream=None)).kind == "cuda" and not waited
+    assert describe(OnDevice(stream=0x70)).kind == "cuda stream"
+    assert waited == [0x70] and waits("cuda stream") and not waits("cuda")
+    with pytest.raises(TypeError, match="names stream 0, which the CUDA Array Interface does not allow"):
+        describe(OnDevice(stream=0))
+    assert describe(OnDevice()).writable and not describe(OnDevice(data=(0x7F00, True))).writable
 
 
 def test_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
