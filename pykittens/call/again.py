@@ -15,6 +15,8 @@ from operator import is_
 from typing import Any, NamedTuple
 
 from ..interop import arrays
+from ..trace.operands import written
+from .gradients import overwritten, recording, requires_gradient
 from .identity import Identity, identity, leaf_of
 from .launch import Call, Launch
 from .memory import ALIGNED, picker
@@ -30,6 +32,7 @@ Repeat = Callable[[tuple[Any, ...], dict[str, Any]], bool]
 class _Kept(NamedTuple):
     launch: Launch
     repeat: Repeat
+    written: Callable[[tuple[Any, ...], dict[str, Any]], None] | None  # to be called afterwards: see `gradients.py`
 
 
 class Again:
@@ -62,6 +65,8 @@ class Again:
         if found is None:
             return False
         if found.launch(pointers, numbers):
+            if found.written:
+                found.written(args, named)
             self.repeat = found.repeat
             return True
         if self._identity is not self._kernel.identity:
@@ -98,15 +103,19 @@ class Again:
         scalars = [name for name, x in zip(names, values, strict=True) if type(x) in _PLAIN]
         if len(self._calls) >= _MOST:
             self._calls.clear()
-        launch = call.order(tensors, scalars, self._identity.unchanged)
+        by_name = dict(zip(names, values, strict=True))
+        outputs = [name for name in tensors if name in written(call.program)]
+        graded = any(requires_gradient(by_name[name]) for name in tensors if name not in outputs)
+        launch = call.order(tensors, scalars, _unless_recording(self._identity.unchanged, graded))
         statics = [x for name, x in named.items() if name not in self._operands and leaf_of(x) is None]
         all_of_it = identity(*self._identity.values, *statics, static=True) if statics else self._identity
         self.repeat = self._look_up
         if all_of_it.steady and not self._kernel.by_value and not self._operands & set(named):
-            self.repeat = self._repeating(args, named, call.order(tensors, scalars, all_of_it.unchanged))
-        self._calls[key] = _Kept(launch, self.repeat)
+            again = call.order(tensors, scalars, _unless_recording(all_of_it.unchanged, graded))
+            self.repeat = self._repeating(args, named, again, [tensors.index(name) for name in outputs])
+        self._calls[key] = _Kept(launch, self.repeat, _written(names, outputs, by_name))
 
-    def _repeating(self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch) -> Repeat:
+    def _repeating(self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch, outputs: list[int]) -> Repeat:
         """Launches what looks like these arguments, and looks up what does not."""
         tensors = [i for i, x in enumerate(args) if type(x) in _probes]
         alike = arrays.alike([args[i] for i in tensors])
@@ -116,6 +125,7 @@ class Again:
         nones, count = [i for i, x in enumerate(args) if x is None], len(args)
         arrays_of, numbers_of = picker(tensors), picker([i for i, x in enumerate(args) if type(x) in _NUMBERS])
         names, values, look_up = tuple(named), tuple(named.values()), self._look_up
+        tell, outputs_of = overwritten(args[tensors[i]] for i in outputs), picker(outputs)
 
         def repeat(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
             # Static values by identity: 1, 1.0 and True are equal. What is equal and not identical is found in the
@@ -134,7 +144,13 @@ class Again:
             pointers, bits = [*map(address, given)], 0
             for pointer in pointers:
                 bits |= pointer
-            return not bits % ALIGNED and (launch(pointers, numbers) or look_up(args, named))
+            if bits % ALIGNED:
+                return False
+            if not launch(pointers, numbers):
+                return look_up(args, named)
+            if tell:
+                tell(outputs_of(given))
+            return True
 
         return repeat
 
@@ -180,3 +196,18 @@ class Again:
         if self._kernel.by_value:
             about += numbers
         return tuple(about), pointers, numbers
+
+
+def _unless_recording(unchanged: Callable[[], bool], graded: bool) -> Callable[[], bool]:
+    """For inputs that require their gradients: the call is refused, the long way, while gradients are recorded."""
+    return (lambda: not recording() and unchanged()) if graded else unchanged
+
+
+def _written(
+    names: list[str], outputs: list[str], by_name: dict[str, Any]
+) -> Callable[[tuple[Any, ...], dict[str, Any]], None] | None:
+    tell = overwritten(by_name[name] for name in outputs)
+    if tell is None:
+        return None
+    places = [names.index(name) for name in outputs]
+    return lambda args, named: tell([args[i] if i < len(args) else named[names[i]] for i in places])

@@ -25,7 +25,7 @@ from ..interop.arrays import ArrayInfo, as_numpy
 from ..passes import prepare
 from ..passes.shared_plan import check_shared
 from ..program import Program
-from ..trace.operands import check_outputs
+from ..trace.operands import check_outputs, written
 from ..trace.signature import Signature, read_signature
 from ..trace.tracer import trace
 from ..types import DType
@@ -33,6 +33,7 @@ from .again import Again
 from .arguments import Specialisation, bind_arguments, seen_by_options, spec, specialise, why_misaligned
 from .dimensions import Dim3, dimensions
 from .dimensions import warps as block_warps
+from .gradients import check_gradients, overwritten
 from .identity import Identity, identity, leaf_of
 from .launch import Launch, bind, launch_once
 
@@ -187,7 +188,12 @@ class Kernel:
         if not devices or next(iter(devices.values())) is None:
             self.simulate_with(args, named)
             return
+        program = self.program_for(specialisation, known)
+        check_gradients(program, given)
         call = launch_once(self, specialisation, known, statics)
+        outputs = [given[name] for name in written(program)]
+        if tell := overwritten(outputs):
+            tell(outputs)
         with self._lock:
             self._again = self._again or Again(self)
             self._again.remember(args, named, call)
@@ -216,11 +222,16 @@ class Kernel:
         program = self.program_for(specialisation, known)
         check_shared(program, SIMULATED)
         check_outputs(program, known)
+        check_gradients(program, given)
         arrays = {
             n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x
             for n, value in given.items()
         }
-        return simulate(program, arrays, self.dims("grid", known, statics), seed=seed, progress=progress)
+        report = simulate(program, arrays, self.dims("grid", known, statics), seed=seed, progress=progress)
+        outputs = [given[name] for name in written(program)]
+        if tell := overwritten(outputs):
+            tell(outputs)
+        return report
 
     def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
         """A launcher for these arguments with everything checked: calling it only launches."""

@@ -18,8 +18,9 @@ from ..interop import arrays
 from ..interop.base import ArrayInfo
 from ..ops.tma import LONGEST
 from ..program import Program, TensorMapSpec
-from ..trace.operands import check_outputs
+from ..trace.operands import check_outputs, written
 from ..types import DTYPES, Global
+from .gradients import check_gradients, overwritten
 
 # Launches a kernel that has been launched before, given pointers of arrays like those and numbers. False, and nothing
 # is done, where a number does not fit its parameter, or the kernel is no longer what it was.
@@ -127,11 +128,16 @@ def bind(
             f"{kernel.name}.bind launches on a GPU", fix="pass CUDA arrays; call the kernel itself to simulate it"
         )
     call = Call(kernel, specialisation, known, statics)
+    check_gradients(call.program, given)
     launch, stream, device, waits = call.launcher.launch, call.stream, call.device, call.waits
+    outputs = tuple(given[name] for name in written(call.program))
+    tell = overwritten(outputs)
 
     def launch_bound() -> None:
         queue = stream(device)
         launch(queue)
+        if tell:
+            tell(outputs)
         if waits:
             driver.synchronize(queue, device)
 

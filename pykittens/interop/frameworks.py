@@ -108,7 +108,8 @@ class Torch(Framework):
         return array.clone(memory_format=sys.modules["torch"].contiguous_format)
 
     def probe(self, array: Any) -> tuple[int, Hashable]:
-        return array.data_ptr(), (array.shape, array.stride(), array.dtype, array.get_device())  # -1 where it has none
+        about = array.shape, array.stride(), array.dtype, array.get_device(), array.requires_grad  # device -1: none
+        return array.data_ptr(), about
 
     def alike(self, arrays: Sequence[Any]) -> Alike | None:
         """By the guard that torch's own compiler puts before compiled code: it compares type, shape, strides, dtype, device, `requires_grad`
