@@ -4,7 +4,7 @@ A reduction over several warps (or blocks) writes its terms to scratch, all meet
 scratch again must know that everybody has read: a barrier of those warps must stand between, on every way there, loops
 included. The reductions of a kernel take turns between two places (`trace/cross_warp_reduction.py`), so that usually the
 barrier of the one between is enough; the pass follows what has been read since the last barrier, finds where it is
-not, and records one there as a statement of the program.
+not, and records one there as a statement of the program. Scratch in all blocks of a cluster begins as if it had been read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ def insert_scratch_barriers(program: Program) -> None:
     scratch = {b.value: b for b in program.buffers if b.scratch is not None}
     if scratch:
         analysis = _Analysis(scratch)
-        analysis.block(program.body, frozenset())
+        # Nobody may write another block's memory before that block runs, which is known when the cluster has met.
+        analysis.block(
+            program.body, frozenset(v for v, b in scratch.items() if b.scratch is not None and b.scratch[1] > 1)
+        )
         _insert(program.body, analysis.needs)
 
 

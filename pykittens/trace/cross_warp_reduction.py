@@ -34,10 +34,8 @@ def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool, times: Any
     if any(x.type.layout != type.layout or x.type.warps != type.warps for x in tiles):
         fix = "reduce them one by one"
         raise TypeRuleError(f"sums together of {', '.join(str(x.type) for x in tiles)}, spread differently", fix=fix)
-    if (
-        blocks > 1 and not role and not current().cache.get("cluster runs") and not _in_loop()
-    ):  # nobody's shared memory may be written before its block runs
-        current().cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
+    if blocks > 1 and not role:
+        _meet_before_loops(scope)
     alone = type.warps == 1 and blocks == 1
     held = f32 if type.dtype.kind == "f" else type.dtype  # of the terms: 16-bit floats are combined as float32
     if not alone:
@@ -113,6 +111,22 @@ def vector_reduce(vector: Any, kind: str) -> Any:
     record(sync.Barrier(scope_of(type.warps)))
     terms = result(load.Load(warp, place, load.naive_vector(place, term.dtype, type.warps, 1)))
     return result(reduce.VectorReduce(warp, kind, terms))
+
+
+def _meet_before_loops(scope: Scope) -> None:
+    """Once, before the first reduction over the cluster, or the loop it is in: nobody's shared memory may be written before
+    its block runs. Where this does not come first on every way, the pass adds what is missing."""
+    r = current()
+    if "cluster runs" in r.cache:
+        return
+    loops = [kind in ("pk.range", "pk.loop") for kind, _ in r.open]
+    inner = block = r.block
+    for _ in loops[loops.index(True) :] if any(loops) else ():  # to the region around the outermost loop
+        assert block.parent is not None
+        block = block.parent
+    r.block = block
+    r.cache["cluster runs"] = record(cluster_ops.ClusterBarrier(scope))  # type: ignore[assignment]
+    r.block = inner
 
 
 def _cluster_size() -> int:

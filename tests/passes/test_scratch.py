@@ -96,3 +96,43 @@ def test_random_programs(seed: int) -> None:
         for got, target in ((y[0, :1], "s"), (y[1], "u")):
             want = sum(times * REDUCTIONS[text](x[0]) for times, text in terms if text[0] == target)
             assert (got == want).all(), lines
+
+
+IN_CLUSTERS = {
+    "straight": ["u += t.row_sum(cluster=True)"],
+    "loop of one": ["for i in pk.range(3):", "    u += t.row_sum(cluster=True)"],
+    "loop of two": ["for i in pk.range(3):", "    u += t.row_sum(cluster=True); u += t.row_max(cluster=True)"],
+    "loop in a loop": ["for i in pk.range(2):", "    for j in pk.range(2):", "        u += t.row_sum(cluster=True)"],
+    "a branch that is not taken": [
+        "with pk.when(x.rows < 2):",
+        "    u += t.row_sum(cluster=True)",
+        "u += t.row_sum(cluster=True)",
+    ],
+    "a loop without a pass": [
+        "for i in pk.range(x.rows - 4):",
+        "    u += t.row_sum(cluster=True)",
+        "u += t.row_max(cluster=True)",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", IN_CLUSTERS)
+def test_blocks_of_a_cluster_meet_before_the_first_terms(name: str) -> None:
+    body = "\n".join(f"    {line}" for line in IN_CLUSTERS[name])
+    text = f"""
+@pk.kernel(warps=4, grid=2, cluster=2)
+def reducing(x: pk.gl(f32, "N", 1024), y: pk.gl(f32, 1, 1024)):
+    t = pk.block.load(x, (0, pk.cluster.rank), rows=1, cols=512, layout=pk.coalesced(128, 4))
+    u = t * 0.0
+{body}
+    pk.block.store(y, u, (0, pk.cluster.rank))
+    pk.cluster.sync()
+"""
+    scope = {"pk": pk, "f32": f32}
+    exec(compile(text, "<made>", "exec"), scope)
+    x, y = np.random.default_rng(0).integers(-9, 10, (4, 1024)).astype(np.float32), np.zeros((1, 1024), np.float32)
+    total, largest = x[0].sum(), x[0].max()
+    want = {"loop of one": 3 * total, "loop of two": 3 * (total + largest), "loop in a loop": 4 * total}
+    for order in (None, 1, 2, 3):
+        scope["reducing"].simulate(x, y, seed=order)
+        assert (y == want.get(name, largest if "pass" in name else total)).all()
