@@ -13,6 +13,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
 from ..program import CudaWriter, NumpyMachine, Operand, Value, is_scalar
 from ..types import DType, RegisterTile, RegisterVector, f32
+from .layout_route import spelled
 from .scalars import as_dtype, as_number, check_fits, scalar_dtype
 
 Register = RegisterTile | RegisterVector
@@ -73,7 +74,7 @@ def _fitting_advice(t: Register, shape: Register) -> str:
     if isinstance(t, RegisterVector) and t.partial:
         return "sum the partial vector over its threads first: x.total()"
     if isinstance(t, (RegisterTile, RegisterVector)) and t.layout != shape.layout:
-        return "swap the layout of one of them: x.swap_layout()"
+        return f"convert the first of the two: x.swap_layout({spelled(shape.layout)})"
     return "shapes must agree; a column vector has one value per row, a row vector one per column"
 
 

@@ -44,7 +44,7 @@ class Mma(Product):
             if isinstance(x.type, RegisterTile) and x.type.layout != layout:
                 raise TypeRuleError(
                     f"{what}: {x.label} is {x.type} in {x.type.layout} layout, where the fragment is {layout} layout",
-                    fix=f"load it with layout='{layout}', or swap it with x.swap_layout()",
+                    fix=f"load it with layout='{layout}', or swap it with x.swap_layout('{layout}')",
                 )
         if d.warps > 1 and (self.ta or isinstance(self.b.type, RegisterTile)):
             raise TypeRuleError(

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import TraceError, TypeRuleError
 from ..ops import binary, fill, layout_conversion, pairs, reduce, slice_concat, unary
 from ..program import Operand, Value
-from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_
+from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_
 from .cross_warp_reduction import row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
 from .options import unused
@@ -270,13 +270,32 @@ class Tile(Handle):
         return self._scalar("min")
 
     def transpose(self) -> Tile:
-        """The transposed tile, in the other layout, without moving data."""
-        return result(layout_conversion.SwapLayout(scope_of(self.type.warps), self, True))  # type: ignore[no-any-return]
+        """The transposed tile, of one warp: of a row-layout tile in column layout and the other way, without moving data.
+
+        A coalesced tile is shuffled into row layout; its lengths must then be multiples of 16.
+        """
+        layout = "col" if self.type.layout == "row" else "row"
+        return self._converted(layout, True)
 
     def split_pairs(self) -> tuple[Tile, Tile]:
         """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""
         return record(pairs.SplitPairs(scope_of(self.type.warps), self)).results  # type: ignore[return-value]
 
-    def swap_layout(self) -> Tile:
-        """The same tile in the other register layout (16-bit dtypes)."""
-        return result(layout_conversion.SwapLayout(scope_of(self.type.warps), self, False))  # type: ignore[no-any-return]
+    def swap_layout(self, layout: Layout | None = None) -> Tile:
+        """The same tile or vector in another register layout; unless given, column for row and row for column.
+
+        16-bit tiles between row and column move by matrices; everything else in shuffles, some for each register.
+        Raises `TypeRuleError` where elements would leave their warp.
+        """
+        own = self.type.layout
+        if layout is None and isinstance(own, Coalesced):
+            raise TypeRuleError(
+                f"swap_layout of {self.type}, which is neither in row nor in column layout",
+                fix='say which layout it shall have: x.swap_layout("row")',
+            )
+        wanted = layout or ("col" if own == "row" else "row")
+        return self if wanted == own else self._converted(wanted, False)
+
+    def _converted(self, layout: Layout, transpose: bool) -> Tile:
+        scope = scope_of(self.type.warps)
+        return result(layout_conversion.ConvertLayout(scope, self, layout, transpose))  # type: ignore[no-any-return]
