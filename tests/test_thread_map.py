@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pykittens.architectures import architecture
 from pykittens.errors import TypeRuleError
 from pykittens.gpu.writer import Writer
 from pykittens.layouts import shared_offset
@@ -24,7 +25,7 @@ WIDTH = {"pk_u32x4": 16, "pk_u32x2": 8, "u32": 4, "u16": 2, "u8": 1}
 def emitted(op: Op, warps: int) -> str:
     """The CUDA C of one operation on shared memory that begins at 0."""
     program = Program("k", warps)
-    c = Writer(program, 90, True)
+    c = Writer(program, architecture("sm_90a"))
     op.results = tuple(Value(t, "out") for t in op.types())
     for value in op.operands():
         if isinstance(value.type, (SharedTile, SharedVector)):

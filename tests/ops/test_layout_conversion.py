@@ -10,6 +10,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, f32, i32, warp, warpgroup
+from pykittens.architectures import architecture
 from pykittens.gpu.writer import Writer
 from pykittens.layouts import fragment, vector_element
 from pykittens.ops.layout_conversion import ConvertLayout
@@ -66,7 +67,7 @@ def movmatrix(x: np.ndarray) -> np.ndarray:
 
 def run(op: ConvertLayout, source: np.ndarray, words: int) -> np.ndarray:
     """The registers of the result, by the C that is written: `source` is (registers, 32), 32-bit words or elements."""
-    c = Writer(Program("k", op.scope.warps), 90, True)
+    c = Writer(Program("k", op.scope.warps), architecture("sm_90a"))
     op.results = tuple(Value(t) for t in op.types())
     c.names[op.a], c.names[op.result] = "source", "target"
     op.cuda(c)

@@ -221,8 +221,8 @@ def total_of_a_whole(x: X):
     warp.zeros_col(f32, 16).total()  #!
 
 
-def swap_floats(x: X):
-    warp.zeros(f32, 16, 16).swap_layout()  #!
+def convert_a_partial_vector(x: X):
+    warp.zeros_col(f32, 16, partial=True).swap_layout("col")  #!
 
 
 def convert_to_fp8(x: X):
@@ -344,7 +344,7 @@ def barrier_that_is_none(x: X):
         (reduce_a_vector_by_rows, "row and column reductions take a tile, not rv<f32, 16, col_vec>", "v.sum()"),
         (columns_across_warps, "a column reduction of rt<f32, 64x64> over 4 warps crosses warps", "reduce on the warp"),
         (total_of_a_whole, "total takes a partial vector, not rv<f32, 16, col_vec>", "complete already"),
-        (swap_floats, "swap_layout moves 16-bit floats, not f32", "convert first"),
+        (convert_a_partial_vector, "swap_layout of rv<f32, 16, col_vec, partial>", "x.total()"),
         (convert_to_fp8, "registers cannot hold e4m3", "store the float32 tile"),
         (scope_that_does_not_divide, "a group(3) has 3 warps, the current role 4", "multiple of 3"),
         (role_that_does_not_fit, "role 'a' wants warps 0 to 4 of 4", "more warps"),
