@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .functions import PUBLIC
 
 if TYPE_CHECKING:
-    from .functions.attention import attention
+    from .functions.attention import attention, attention_backward
     from .functions.gates import geglu, swiglu
     from .functions.norms import layernorm, rmsnorm
     from .functions.product import matmul

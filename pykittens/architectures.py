@@ -19,6 +19,7 @@ FEATURES = {
     "clusters": "clusters",
     "dependent launch": "programmatic dependent launch",
     "setmaxnreg": "register budgets (setmaxnreg)",
+    "wide additions": "atomic additions of two or four floats",  # red.global.add.v4.f32
     "wgmma": "wgmma",
 }
 REGISTERS = 65536  # 32-bit registers of a multiprocessor: the same for all here
@@ -48,6 +49,7 @@ class Architecture:
 _ADA = frozenset(("fp8 conversions", "fp8 mma"))
 _HOPPER = _ADA | {
     "stmatrix",
+    "wide additions",
     "elect",
     "mbarrier bytes",
     "tma",

@@ -54,6 +54,9 @@ HARMLESS = {
 
 # Options whose other values change nothing in how a kernel synchronises.
 ENOUGH = {
+    "attention_backward_hopper": {"dtype": ("bf16",)},
+    "attention_backward_prepare": {"dim": (64,), "dtype": ("bf16",)},
+    "attention_backward_finish": {"dim": (64,), "dtype": ("bf16",)},
     "attention_ada": {"dtype": ("bf16",)},
     "attention_hopper": {"dtype": ("bf16",), "dim": (64, 256)},
     "based": {"dim": (64,)},

@@ -16,6 +16,7 @@ from importlib import import_module
 # The file of each public function: loaded when `pk.name` is first asked for.
 PUBLIC = {
     "attention": "attention",
+    "attention_backward": "attention",
     "based": "sequences",
     "geglu": "gates",
     "layernorm": "norms",

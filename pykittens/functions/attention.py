@@ -1,11 +1,12 @@
-"""softmax(q @ k.T * scale) @ v."""
+"""softmax(q @ k.T * scale) @ v, and its gradients."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ArgumentError
 from ..kernels import attention as kernels
-from .declaration import Function, Result
+from .declaration import Backward, Function, Result
 
 
 def _results(q: Any, k: Any, v: Any, causal: bool, scale: float | None) -> tuple[Result, ...]:
@@ -21,6 +22,51 @@ def _forward(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: fl
     return kernels.call(q, k, v, out, lse, causal, *_numbers(q, k, v, causal, scale))
 
 
+def _gradient_results(
+    do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, dlse: Any, causal: bool, scale: float | None
+) -> tuple[Result, ...]:
+    kernels.check({"q": q, "k": k, "v": v}, backward=True)
+    wanted = {
+        "do": (q.shape, q.dtype),
+        "o": (q.shape, q.dtype),
+        "lse": (q.shape[:3], "f32"),
+        "dlse": (q.shape[:3], "f32"),
+    }
+    for (name, (shape, dtype)), x in zip(wanted.items(), (do, o, lse, dlse), strict=True):
+        if x is not None and (x.dtype != dtype or tuple(x.shape) != tuple(shape)):
+            said = f"{name} is {x.dtype} {tuple(x.shape)}, where {dtype} {tuple(shape)} is needed"
+            raise ArgumentError(
+                f"attention_backward: {said}", fix="pass what pk.attention(..., return_lse=True) returned"
+            )
+    return tuple(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v)))
+
+
+def _gradient_forward(do: Any, q: Any, *arguments: Any) -> Any:
+    from ..kernels import attention_backward
+
+    *operands, causal, scale = arguments
+    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return attention_backward.call((do, q, *operands[:5]), operands[5:], causal, scale)
+
+
+ATTENTION_BACKWARD = Function(
+    "attention_backward",
+    "Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor? dlse=None",
+    "bool causal=False, float? scale=None",
+    outputs=("dq", "dk", "dv"),
+    results=_gradient_results,
+    forward=_gradient_forward,
+    autocast="low",
+    cast=("do", "q", "k", "v", "o"),
+)
+
+
+def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
+    do = saved.out.new_zeros(saved.out.shape) if grads.out is None else grads.out
+    operands = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, grads.lse)
+    return dict(zip("qkv", ATTENTION_BACKWARD(operands, (settings.causal, settings.scale)), strict=True))
+
+
 ATTENTION = Function(
     "attention",
     "Tensor q, Tensor k, Tensor v",
@@ -31,7 +77,31 @@ ATTENTION = Function(
     key=lambda causal, scale: bool(causal),
     numbers=_numbers,
     autocast="low",
+    backward=Backward(("q", "k", "v", "out", "lse"), _gradients),
 )
+
+
+def attention_backward(
+    do: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    o: Any,
+    lse: Any,
+    *,
+    dlse: Any = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Any:
+    """The gradients (dq, dk, dv) of `attention`, from that of its output, `do`, and of its log-sum-exp, `dlse`.
+
+    o and lse: what `attention(q, k, v, causal=causal, scale=scale, return_lse=True)` returned. The gradients have the
+    shapes and dtypes of q, k and v, with float32 sums: dk and dv of a key head are sums over the heads that share it. A
+    row that sees no key has a gradient of 0. torch's autograd calls this by itself.
+
+    Raises `ArgumentError` for operands that no kernel takes.
+    """
+    return ATTENTION_BACKWARD((do, q, k, v, o, lse, dlse), (causal, scale))
 
 
 def attention(

@@ -59,11 +59,11 @@ def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     return {"keys": 80, "queries": 1, "stay": not (causal and long)}
 
 
-def check(infos: dict[str, ArrayInfo]) -> None:
+def check(infos: dict[str, ArrayInfo], backward: bool = False) -> None:
     """One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
     arch = _architecture(q.device)
-    dims = HOPPER if "wgmma" in arch.features else AMPERE
+    dims = HOPPER if "wgmma" in arch.features else () if backward else AMPERE
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
         problem, fix = "", "q, k and v have four dimensions: batch, heads, rows, head dimension"
     elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
@@ -74,7 +74,7 @@ def check(infos: dict[str, ArrayInfo]) -> None:
         problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
     elif q.shape[3] not in dims:
         problem = f"there is no kernel for head dimension {q.shape[3]}"
-        fix = f"head dimensions {', '.join(map(str, dims))} are supported{'' if arch is SIMULATED else f' on {arch}'}"
+        fix = f"head dimensions {', '.join(map(str, dims)) or 'none'} are supported{'' if arch is SIMULATED else f' on {arch}'}"
     else:
         return
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())

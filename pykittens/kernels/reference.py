@@ -41,6 +41,41 @@ def attention(
     return out
 
 
+def attention_backward(
+    do: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float,
+    causal: bool = False,
+    dlse: Array | None = None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """(o, lse, dq, dk, dv): attention, the log-sum-exp of its rows, and the gradients of sum(o * do) + sum(lse * dlse).
+
+    k and v may have fewer heads, each shared by as many of q's in a row; their gradients are then sums.
+    """
+    batch, heads, n, d = q.shape
+    (groups, m), size = k.shape[1:3], q.shape[1] // k.shape[1]
+    do, q, k, v = (x.astype(np.float64) for x in (do, q, k, v))
+    wide_k, wide_v = (x.repeat(size, 1) for x in (k, v))
+    with np.errstate(divide="ignore"):
+        score = q @ wide_k.swapaxes(2, 3) * scale
+        if causal:
+            score[..., np.arange(m) > np.arange(n)[:, None] + (m - n)] = -np.inf
+        peak = score.max(axis=3, keepdims=True)
+        weight = np.exp(score - np.where(peak == -np.inf, 0, peak))
+        total = weight.sum(axis=3, keepdims=True)
+        lse = (np.log(total) + peak)[..., 0]
+    weight /= np.where(total == 0, 1, total)
+    o = weight @ wide_v
+    delta = (do * o).sum(3) - (0 if dlse is None else dlse)
+    slope = weight * (do @ wide_v.swapaxes(2, 3) - delta[..., None]) * scale
+    grouped = (batch, groups, size, m, d)
+    dk, dv = (x.swapaxes(2, 3) @ y for x, y in ((slope, q), (weight, do)))
+    return o, lse, slope @ wide_k, dk.reshape(grouped).sum(2), dv.reshape(grouped).sum(2)
+
+
 def row_error(result: Array, expected: Array) -> float:
     """The largest row-wise relative error: over the last axis, |result - expected| / |expected| in the 2-norm.
 

@@ -14,8 +14,21 @@ import numpy as np
 
 from ..call.arguments import spec
 from ..call.kernel import Kernel
-from ..types import DTYPES, f32
-from . import attention_ada, attention_ampere, attention_hopper, gates, gemm, norms, norms_backward, reference, rows
+from ..ops.register_order import order
+from ..types import DTYPES, RegisterTile, f32
+from . import (
+    attention_ada,
+    attention_ampere,
+    attention_backward,
+    attention_backward_hopper,
+    attention_hopper,
+    gates,
+    gemm,
+    norms,
+    norms_backward,
+    reference,
+    rows,
+)
 from .attention import configuration
 from .based import FEATURES
 from .based import Config as BasedConfig
@@ -75,6 +88,65 @@ def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instanc
         causal=causal,
         sms=2,
         **settings,
+    )
+
+
+def _attention_backward(dim: int, dtype: str, causal: bool) -> Instance:
+    """Two heads that share keys; tiles of queries go round the rings, and the second tile of keys is short.
+
+    The kernel is told a log-sum-exp and a delta for each row, which here are any numbers.
+    """
+    settings, scale, keys = attention_backward.configuration(dim), dim**-0.5, attention_backward_hopper.keys_of(dim)
+    n, m = 3 * settings.get("rows", 64) + 40, 2 * keys - 24
+    padded, parts = attention_backward.scratch(n, dim)
+    q, k, row = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 1, m, dim)), spec(f32, (1, 2, padded))
+    sums = spec(f32, (1, 2, *parts))
+
+    def expected(q: Array, k: Array, v: Array, do: Array, lse: Array, delta: Array, **_: Any) -> dict[str, Array]:
+        k, v = k.astype(float), v.astype(float)
+        q, do = (np.pad(x.astype(float), ((0, 0), (0, 0), (0, padded - n), (0, 0))) for x in (q, do))
+        weight = np.exp2(q @ k.swapaxes(2, 3) * scale * np.log2(np.e) - lse[..., None].astype(float))
+        if causal:
+            weight[..., np.arange(m) > np.arange(padded)[:, None] + (m - n)] = 0
+        slope = weight * (do @ v.swapaxes(2, 3) - delta[..., None].astype(float))
+        dk, dv = ((x.swapaxes(2, 3) @ y).sum(1, keepdims=True) for x, y in ((slope, q), (weight, do)))
+        tiles = (slope @ k).reshape(1, 2, padded // 64, 64, dim // 64, 64).swapaxes(3, 4).reshape(1, 2, -1, 4096)
+        return {"dq": tiles[..., order(RegisterTile(f32, 64, 64, "row", 4), 4)], "dk": dk * scale, "dv": dv}
+
+    return Instance(
+        attention_backward_hopper.differentiate,
+        {"q": q, "k": k, "v": k, "do": q, "lse": row, "delta": row, "dq": sums, "dk": k, "dv": k, "scale": scale},
+        {"causal": causal, **settings},
+        ("dq", "dk", "dv"),
+        expected,
+    )
+
+
+def _attention_backward_prepare(dim: int, dtype: str) -> Instance:
+    x, lse = spec(DTYPES[dtype], (1, 2, 70, dim)), spec(f32, (1, 2, 70))
+    padded, parts = attention_backward.scratch(70, dim)
+    row = spec(f32, (1, 2, padded))
+    operands = {"o": x, "do": x, "lse": lse, "dlse": lse, "scaled": row, "delta": row, "dq": spec(f32, (1, 2, *parts))}
+
+    def expected(o: Array, do: Array, lse: Array, dlse: Array, dq: Array, **_: Any) -> dict[str, Array]:
+        delta, scaled = np.zeros((1, 2, padded)), np.full((1, 2, padded), np.inf)
+        delta[..., :70] = (o.astype(float) * do.astype(float)).sum(3) - dlse
+        scaled[..., :70] = lse * np.log2(np.e)
+        return {"scaled": scaled, "delta": delta, "dq": np.zeros(dq.shape)}
+
+    return Instance(attention_backward.prepare, operands, {}, ("scaled", "delta", "dq"), expected)
+
+
+def _attention_backward_finish(dim: int, dtype: str) -> Instance:
+    padded, parts = attention_backward.scratch(70, dim)
+    sums, row, out = spec(f32, (1, 2, *parts)), spec(f32, (1, 2, padded)), spec(DTYPES[dtype], (1, 2, 70, dim))
+
+    def expected(dq: Array, **_: Any) -> dict[str, Array]:
+        tiles = dq[..., np.argsort(order(RegisterTile(f32, 64, 64, "row", 4), 4))].reshape(1, 2, -1, dim // 64, 64, 64)
+        return {"out": tiles.swapaxes(3, 4).reshape(1, 2, padded, dim)[:, :, :70] * 0.5}
+
+    return Instance(
+        attention_backward.finish, {"dq": sums, "scaled": row, "out": out, "scale": 0.5}, {}, ("out",), expected
     )
 
 
@@ -265,6 +337,29 @@ _ROWS = (
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
         most_lines=150,
+    ),
+    Shipped(
+        name="attention_backward_hopper",
+        about="flash attention backward with TMA, asynchronous tensor cores and warp roles: dq, dk and dv in one pass",
+        make=_attention_backward,
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=180,
+    ),
+    Shipped(
+        name="attention_backward_prepare",
+        about="before attention backward: row sums of do * o, the log-sum-exp in powers of two, zeros for dq's sums",
+        make=_attention_backward_prepare,
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="attention_backward_finish",
+        about="after attention backward: dq from float32 sums in the order of registers to rows",
+        make=_attention_backward_finish,
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
     ),
     Shipped(
         name="gemm",

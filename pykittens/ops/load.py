@@ -13,6 +13,7 @@ from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..thread_map import Matrices, Registers
 from ..types import (
+    Coalesced,
     DType,
     Global,
     RegisterTile,
@@ -70,7 +71,8 @@ class Load(Op):
         if self._by_matrices:
             assert isinstance(self.type, RegisterTile)
             return (Access(self.source, "read", Matrices(self.type)),)
-        return (Access(self.source, "read", Registers(self.type, neighbours(self.type, self.source))),)
+        width = 2 if self._in_pairs() else neighbours(self.type, self.source)
+        return (Access(self.source, "read", Registers(self.type, width)),)
 
     @property
     def _by_matrices(self) -> bool:
@@ -149,6 +151,9 @@ class Load(Op):
             self._whole_runs(c, vector, g)
             return
         limit = naive_limit(vector)
+        if self._in_pairs():
+            self._vector_pairs(c, vector)
+            return
 
         def one(register: Sym) -> str:
             at = vector_element(vector, c.warp(self.scope), c.lane, register)
@@ -163,11 +168,29 @@ class Load(Op):
 
         c.map(self.result, one, declare=False)
 
+    def _in_pairs(self) -> bool:
+        """Whether this loads a vector from shared memory of whose every eight elements a thread has two neighbours."""
+        fragment = isinstance(self.type, RegisterVector) and self.type.kind != "naive" and not self.type.ortho
+        return fragment and not isinstance(self.type.layout, Coalesced) and isinstance(self.source, Value)
+
+    def _vector_pairs(self, c: CudaWriter, vector: RegisterVector) -> None:
+        kind = VECTOR[2 * self.memory.size]
+        at = vector_element(vector, c.warp(self.scope), c.lane, Sym("(2 * i)"))
+        c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers // 2}; i++) {{")
+        c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[2]; }} u;")
+        c.line(f"u.v = pk_ld_shared<{kind}>({vector_address(c, self.source, at)});")  # type: ignore[arg-type]
+        low, high = (c.from_memory(f"u.e[{j}]", self.memory, vector.dtype) for j in (0, 1))
+        c.store_pair(self.result, "i", low, high)
+        c.line("}")
+
     def _whole_runs(self, c: CudaWriter, vector: RegisterVector, g: Any) -> None:
         width, kind = vector.width, VECTOR[vector.width * self.memory.size]
         whole, some = open_runs(c, self.scope, vector, g)
-        load = f"*(const {kind}*)({g.at('0', 'x')})"
-        if g.cols_left:
+        if g is None:
+            load = f"pk_ld_shared<{kind}>({vector_address(c, self.source, 'x')})"  # type: ignore[arg-type]
+        else:
+            load = f"*(const {kind}*)({g.at('0', 'x')})"
+        if g is not None and g.cols_left:
             load = f"({whole}) ? {load} : ({some}) ? pk_load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : {kind}{{}}"
         elif whole:
             load = f"({whole}) ? {load} : {kind}{{}}"

@@ -6,7 +6,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element
 from ..program import CudaWriter, Place, Scope, Value
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector
-from .addressing import GlobalText, vector_bytes
+from .addressing import VECTOR, GlobalText, vector_bytes
 from .broadcast import register_type
 
 
@@ -70,14 +70,15 @@ def naive_limit(vector: RegisterVector) -> int:
 
 
 def move_whole_runs(vector: RegisterVector, memory: Value | Place) -> bool:
-    """Whether a thread's runs of a naive vector each move to or from global memory in one access."""
-    if vector.kind != "naive" or vector.width == 1 or not isinstance(memory, Place):
+    """Whether a thread's runs of a naive vector each move to or from memory in one access."""
+    if vector.kind != "naive" or vector.width == 1:
         return False
-    bytes_ = vector.width * memory.type.dtype.size
-    return bytes_ <= 16 and vector_bytes(memory) % bytes_ == 0 and vector.length % vector.width == 0
+    bytes_ = vector.width * memory.type.dtype.size  # type: ignore[union-attr]
+    aligned = isinstance(memory, Value) or vector_bytes(memory) % bytes_ == 0
+    return bytes_ in VECTOR and aligned and vector.length % vector.width == 0
 
 
-def open_runs(c: CudaWriter, scope: Scope, vector: RegisterVector, g: GlobalText) -> tuple[str, str]:
+def open_runs(c: CudaWriter, scope: Scope, vector: RegisterVector, g: GlobalText | None) -> tuple[str, str]:
     """Begins a loop over the runs `i` of a naive vector, `x` the first element of each.
 
     Returns C conditions: that all of a run exists (empty where all do), and that some of it does, where the end of the
@@ -85,6 +86,8 @@ def open_runs(c: CudaWriter, scope: Scope, vector: RegisterVector, g: GlobalText
     """
     at, limit = vector_element(vector, c.warp(scope), c.lane, Sym(f"(i * {vector.width})")), naive_limit(vector)
     c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers // vector.width}; i++) {{ const int x = {at};")
+    if g is None:
+        return (f"x < {limit}" if limit else ""), ""
     whole = (f"x < {limit}" if limit else "", g.inside("0", "x", vector.width))
     some = (f"x < {limit}" if limit else "", f"x < {g.cols_left}", g.rows_left and f"0 < {g.rows_left}")
     return " && ".join(filter(None, whole)), " && ".join(filter(None, some))

@@ -173,8 +173,11 @@ class Store(Op):
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u;")
         value = c.to_memory(c.element(self.source, Sym(f"(i * {width} + j)")), self.memory, self.held)
         c.line(f"PK_UNROLL for (int j = 0; j < {width}; j++) u.e[j] = {value};")
-        store = f"*({kind}*)({g.at('0', 'x')}) = u.v;"
-        if g.cols_left:
+        if g is None:
+            store = f"pk_st_shared({vector_address(c, self.target, 'x')}, u.v);"  # type: ignore[arg-type]
+        else:
+            store = f"*({kind}*)({g.at('0', 'x')}) = u.v;"
+        if g is not None and g.cols_left:
             c.line(f"if ({whole}) {store} else if ({some}) pk_store_tail({g.at('0', 'x')}, u.v, {g.cols_left} - x); }}")
         else:
             c.line((f"if ({whole}) " if whole else "") + store + " }")

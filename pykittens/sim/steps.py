@@ -74,7 +74,8 @@ class Step:
         self.results = op.results
         self.name, self.flops = op.name, op.flops()
         strong = [e.access for e in effects if isinstance(e, Touch) and e.kind == "global" and e.access.order != "weak"]
-        self.strong = [a for a in strong if a.proxy == "generic"]  # what a release or an acquire may come with
+        # What a release or an acquire may come with: a word, not the atomic additions of a whole vector.
+        self.strong = [a for a in strong if a.proxy == "generic" and isinstance(a.target, Place) and a.target.cols == 1]
         self.chance = False  # whether what it finds depends on the order of blocks and warps
         self.inside: dict[str, list[Step]] = {}
         self.carried: tuple[Value, ...] = ()  # of a loop: what its passes change

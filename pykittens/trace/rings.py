@@ -120,9 +120,10 @@ class Ring:
         item.name = array.name
         return item
 
-    def _slot(self, cursor: Cursor) -> tuple[Slot | Shared, list[Shared], Value]:
-        tiles = {key: self._item(array, cursor.index) for key, array in self.tiles.items()}
-        full = self._item(self.full, cursor.index)
+    def _slot(self, cursor: Cursor, index: Value | None = None) -> tuple[Slot | Shared, list[Shared], Value]:
+        index = cursor.index if index is None else index
+        tiles = {key: self._item(array, index) for key, array in self.tiles.items()}
+        full = self._item(self.full, index)
         if self.single:
             (tile,) = tiles.values()
             tile.landing = full  # type: ignore[attr-defined]
@@ -227,6 +228,18 @@ class Ring:
         held.held.append((r.block, self._item(self.empty, cursor.index)))
         cursor.advance()
         return slot
+
+    def held(self, place: int = 0) -> Any:
+        """The oldest slot that this role has read and not given back (or the one `place` after it), without a wait.
+
+        For a slot that an earlier pass of a loop has read: what it returned is that pass's own.
+        """
+        cursor = self._cursor("release", None)
+        if not cursor.slots:
+            raise TraceError(f"ring {self.name}: no slot is held here", fix="read one first: slot = ring.read()")
+        cursor.known = None  # the release finds its slot with the cursor, which is kept
+        index = cursor.index if not place or self.stages == 1 else (cursor.index + place) % self.stages  # type: ignore[operator]
+        return self._slot(cursor, index)[0]
 
     def release(self, *, after: Value | None = None) -> None:
         """Gives the oldest slot that this role still holds back to the filling role; not before the vector `after` has been computed."""

@@ -9,7 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import cluster, copies, element, fill, load, memory_order, mma, scalars, store, sync, thread_indices
+from ..ops import (
+    cluster,
+    copies,
+    element,
+    fill,
+    global_add,
+    load,
+    memory_order,
+    mma,
+    scalars,
+    store,
+    sync,
+    thread_indices,
+)
 from ..program import MemoryScope, Operand, Order, Scope, Value
 from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from . import recorder
@@ -238,6 +251,12 @@ class ScopeHandle:
             record(copies.CopyOut(self.scope, where, source))
         else:
             record(store.Store(self.scope, where, source, hint))
+
+    def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
+        """Adds a naive float32 vector (`x.registers()` of a tile) to neighbours in a tensor's row, atomically for each element."""
+        self._memory(target, "add")
+        length = source.type.length if isinstance(source.type, RegisterVector) else 0
+        record(global_add.AddVector(self.scope, place(target, coordinate, (length,)), source))
 
     def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
         """Rectangle of a tensor, of the target's shape, into a shared tile or vector."""

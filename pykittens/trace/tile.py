@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import binary, fill, layout_conversion, pairs, reduce, slice_concat, unary
+from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, slice_concat, unary
 from ..program import Operand, Value
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_
 from .cross_warp_reduction import row_reduce, vector_reduce
@@ -276,6 +276,19 @@ class Tile(Handle):
         """
         layout = "col" if self.type.layout == "row" else "row"
         return self._converted(layout, True)
+
+    def registers(self, width: int | None = None) -> Tile:
+        """A naive vector of this tile's elements in the order in which threads hold them, to be stored in whole lines.
+
+        Only `x.tile(...)` of a vector in that order makes sense of it again: it is for scratch memory. `width`: the
+        elements of a run, as many as 16 bytes hold unless given.
+        """
+        return result(register_order.ToVector(scope_of(self.type.warps), self, width or 0))  # type: ignore[no-any-return]
+
+    def tile(self, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
+        """The rows x cols tile whose `registers()` this vector has."""
+        type = RegisterTile(self.type.dtype, rows, cols, layout, self.type.warps)
+        return result(register_order.FromVector(scope_of(self.type.warps), self, type))  # type: ignore[no-any-return]
 
     def split_pairs(self) -> tuple[Tile, Tile]:
         """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""

@@ -42,6 +42,10 @@ def angles() -> list[Any]:
 # The public call on the operands of the declaration, and such operands.
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "attention": (pk.attention, heads),
+    "attention_backward": (
+        lambda *x: pk.attention_backward(*x, causal=True),
+        lambda: [*heads()[:1], *heads(), tensor(1, 2, 40, 64, dtype=HALF), tensor(1, 2, 40)],
+    ),
     "attention_lse": (lambda *x: pk.attention(*x, causal=True, return_lse=True), heads),
     "based": (pk.based, lambda: heads(d=16)),
     "based_state": (lambda *x: pk.based(*x, return_state=True), lambda: heads(d=16)),

@@ -113,10 +113,35 @@ def test_refusals() -> None:
     with pytest.raises(ArgumentError, match="q is a torch array on the CPU, k is a numpy array"):
         pk.attention(q.half(), k.half().numpy(), v.half())
     q.requires_grad_()
-    with pytest.raises(NotImplementedError, match=r"pykittens.attention has no backward yet"):
-        pk.attention(q, k, v).sum().backward()
+    (gradient,) = torch.autograd.grad(pk.attention(q, k, v).square().sum(), q, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"pykittens.attention_backward has no backward yet"):
+        gradient.sum().backward()
     with torch.no_grad():
         assert not pk.attention(q, k, v).requires_grad
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_of_attention(causal: bool) -> None:
+    """Beside float64: two heads that share keys, the gradient of the log-sum-exp, an output that nobody used."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, n, 64).bfloat16().requires_grad_() for h, n in ((4, 70), (2, 90), (2, 90)))
+    out, lse = pk.attention(q, k, v, causal=causal, return_lse=True)
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    score = exact[0] @ exact[1].repeat_interleave(2, 1).mT / 8
+    if causal:
+        score = score.masked_fill(torch.arange(90) > torch.arange(70)[:, None] + 20, -torch.inf)
+    outs = (torch.softmax(score, -1) @ exact[2].repeat_interleave(2, 1), torch.logsumexp(score, -1))
+    up = torch.randn_like(out), torch.randn_like(lse)
+    for chosen in ((0,), (1,), (0, 1)):
+        found = torch.autograd.grad(
+            [(out, lse)[i] for i in chosen], (q, k, v), [up[i] for i in chosen], retain_graph=True
+        )
+        wanted = torch.autograd.grad(
+            [outs[i] for i in chosen], exact, [up[i].double() for i in chosen], retain_graph=True, allow_unused=True
+        )
+        for x, y in zip(found, wanted, strict=True):
+            y = torch.zeros_like(x).double() if y is None else y
+            assert (x.double() - y).norm() <= 1e-2 * y.norm()
 
 
 def test_torch_is_not_imported_for_other_arrays() -> None:

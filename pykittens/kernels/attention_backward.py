@@ -1,0 +1,130 @@
+"""Attention backward on arrays of any framework: three launches, of which the first and the last are here.
+
+    delta = rowsum(do * o) - dlse        prepare: delta, the log-sum-exp in powers of two, zeros for the sums of dq
+    dq, dk, dv                           the products: `attention_backward_hopper`
+    dq = dq * scale                      finish: from float32 in the order of registers to rows of the operands' dtype
+
+Rows are padded to whole tiles. Those past the end, and those that see no key, get a log-sum-exp of +inf: their weights
+are 0. `P` is the padded length; `dq` has a row of `L` elements, the registers of a 64-row tile, for each of `T` tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pykittens as pk
+from pykittens import bf16, f16, f32, warp, warpgroup
+
+from ..interop import arrays
+from . import attention_backward_hopper as hopper
+from .arguments import KernelCall
+from .attention import loadable
+
+LOG2E = 1.4426950408889634
+D = pk.static("D")
+HALF = (bf16, f16)
+ROWS = 64  # of a block
+PADDED = 128  # rows are a multiple of this, and so of every tile's
+PIECE = 4096  # elements of a part of dq
+
+
+@pk.kernel(grid=lambda delta, o, **_: delta.cols // ROWS * o.depth * o.batch)
+def prepare(
+    o: pk.gl(HALF, "B", "H", "N", D),
+    do: pk.gl(HALF, "B", "H", "N", D),
+    lse: pk.gl(f32, "B", "H", "N"),
+    dlse: pk.gl(f32, "B", "H", "N"),
+    scaled: pk.gl(f32, "B", "H", "P"),
+    delta: pk.gl(f32, "B", "H", "P"),
+    dq: pk.gl(f32, "B", "H", "T", pk.static("L")),
+):
+    """`scaled` = lse * log2(e), `delta`, and zeros in `dq`; `dlse` may be None."""
+    blocks = delta.cols // ROWS
+    block, rest = pk.block_index.x % blocks, pk.block_index.x // blocks
+    head, batch, layout = rest % o.depth, rest // o.depth, pk.coalesced(min(o.cols // 8, 32), 8)
+    at = (batch, head, block * 4 + warp.index)
+    x, y = (warp.load(z, (*at, 0), rows=16, layout=layout).to(f32) for z in (o, do))
+    sums, logs = (x * y).row_sum(), warp.load_col(lse, at, length=16, layout=layout)
+    if dlse is not None:
+        sums = sums - warp.load_col(dlse, at, length=16, layout=layout)
+    seen = (logs > -pk.inf) & (pk.row_index(x) < o.rows - at[2] * 16)
+    warp.store(delta, pk.where(seen, sums, 0.0), at)
+    warp.store(scaled, pk.where(seen, logs * LOG2E, pk.inf), at)
+    nothing = warpgroup.full_vec(f32, dq.cols, 0.0, width=4)
+    for i in pk.range(pk.cdiv(dq.rows - block, blocks)):
+        warpgroup.store(dq, nothing, (batch, head, i * blocks + block, 0))
+
+
+@pk.kernel(grid=lambda dq, **_: dq.rows * dq.depth * dq.batch)
+def finish(
+    dq: pk.gl(f32, "B", "H", "T", pk.static("L")),
+    scaled: pk.gl(f32, "B", "H", "P"),
+    out: pk.gl(HALF, "B", "H", "N", D),
+    scale: f32,
+):
+    """out = dq * scale, and 0 where a row sees no key."""
+    part, rest = pk.block_index.x % dq.rows, pk.block_index.x // dq.rows
+    head, batch, cols = rest % out.depth, rest // out.depth, dq.cols // ROWS
+    row, col = part // (out.cols // cols), part % (out.cols // cols)
+    staged = pk.shared(pk.st(out.dtype, ROWS, cols), name="staged")
+    x = warpgroup.load_vec(dq, (batch, head, part, 0)).tile(ROWS, cols)
+    seen = warpgroup.load_col(scaled, (batch, head, row), length=ROWS) < pk.inf
+    warpgroup.store(staged, pk.where(seen, x * scale, 0.0).to(out.dtype))
+    warpgroup.sync()
+    warpgroup.store(out, staged, (batch, head, row, col))
+
+
+def scratch(n: int, d: int) -> tuple[int, tuple[int, int]]:
+    """The padded length of n rows, and the parts of dq's sums with their elements."""
+    padded = -(-n // PADDED) * PADDED
+    return padded, (padded * d // PIECE, PIECE)
+
+
+class Steps:
+    """The three launches as one: called as a kernel is."""
+
+    def __call__(
+        self,
+        do: Any,
+        q: Any,
+        k: Any,
+        v: Any,
+        o: Any,
+        lse: Any,
+        dlse: Any,
+        dq: Any,
+        dk: Any,
+        dv: Any,
+        scale: float,
+        **static: Any,
+    ) -> None:
+        kind, device = (info := arrays.describe(q)).kind, info.device
+        batch, heads, n, d = info.shape
+        padded, parts = scratch(n, d)
+        scaled, delta = (arrays.empty(kind, (batch, heads, padded), "f32", device) for _ in range(2))
+        sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
+        prepare(o, do, lse, dlse, scaled, delta, sums)
+        hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, **static)
+        finish(sums, scaled, dq, scale)
+
+    def launcher(self, *operands: Any, **static: Any) -> None:
+        """None: such a call is not one launch, to be done again by itself."""
+
+
+STEPS = Steps()
+
+
+def configuration(dim: int) -> dict[str, Any]:
+    """The measured choice for a head dimension: what differs from `attention_backward_hopper.differentiate`'s defaults."""
+    found: dict[int, dict[str, Any]] = {64: {"rows": 128, "early": False}, 128: {}, 256: {"direct": True}}
+    return found[dim]
+
+
+def call(given: Sequence[Any], gradients: Sequence[Any], causal: bool, scale: float) -> KernelCall:
+    """What writes the gradients of q, k and v. `given`: do, q, k, v, o, lse and dlse (or None), which `check` takes."""
+    *rows, lse, dlse = given
+    rows = [x if loadable(arrays.describe(x)) else arrays.dense_copy(x, "operand") for x in rows]
+    logs = [x if x is None or arrays.describe(x).strides[-1] == 1 else arrays.dense_copy(x, "lse") for x in (lse, dlse)]
+    static = {"causal": bool(causal), **configuration(given[1].shape[-1])}
+    return KernelCall(STEPS, (*rows, *logs, *gradients, scale), static)  # type: ignore[arg-type]

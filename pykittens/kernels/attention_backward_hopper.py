@@ -1,0 +1,197 @@
+"""Flash attention, backward, for Hopper: TMA, asynchronous tensor cores, warp roles.
+
+    P = exp(q @ k.T * scale - lse)        dS = P * (do @ v.T - delta)        delta = rowsum(do * o) - dlse
+    dv = P.T @ do                         dk = scale * dS.T @ q              dq = scale * dS @ k
+
+q, do: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64, 128 or 256, any strides with contiguous
+rows; heads a multiple of kv heads. `attention_backward.prepare` makes delta and lse, `finish` rounds dq. A block has a
+tile of keys and of values and goes through the tiles of queries of all heads that share them, so that dk and dv are
+complete in its registers. The scores are made transposed: P.T and dS.T then lie in registers as the left operands of dv
+and dk, and only dS goes through shared memory, for dq, which one warp adds to a float32 tensor with TMA. The scheme is
+FlashAttention-3's (Shah et al. 2024, section 3; FlashAttention-4's flash_bwd_sm90.py).
+"""
+
+from __future__ import annotations
+
+import pykittens as pk
+from pykittens import bf16, f16, f32, warp, warpgroup
+
+LOG2E = 1.4426950408889634
+D = pk.static("D")
+HALF = (bf16, f16)
+
+
+def grid(k, **_):
+    """A block for each tile of keys; those of a head next to one another in time."""
+    return pk.cdiv(k.rows, keys_of(k.cols)) * k.depth * k.batch
+
+
+def keys_of(d):
+    """Keys of a block: 64 of each warpgroup, or, where a row is too long for its registers, 64 of both."""
+    return 128 if d <= 128 else 64
+
+
+@pk.kernel(warps=12, grid=grid)
+def differentiate(
+    q: pk.gl(HALF, "B", "H", "N", D),
+    k: pk.gl(HALF, "B", "G", "M", D),
+    v: pk.gl(HALF, "B", "G", "M", D),
+    do: pk.gl(HALF, "B", "H", "N", D),
+    lse: pk.gl(f32, "B", "H", "P"),
+    delta: pk.gl(f32, "B", "H", "P"),
+    dq: pk.gl(f32, "B", "H", "T", pk.static("L")),
+    dk: pk.gl(HALF, "B", "G", "M", D),
+    dv: pk.gl(HALF, "B", "G", "M", D),
+    scale: f32,
+    *,
+    causal=False,
+    rows=64,
+    stages=2,
+    early=True,
+    direct=False,
+):
+    """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n."""
+    d, dtype, c, keys = q.cols, q.dtype, scale * LOG2E, keys_of(q.cols)
+    halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
+    key_tiles, tiles = pk.cdiv(k.rows, keys), pk.cdiv(q.rows, rows)
+    tile, shared_by, diagonal = pk.block_index.x % key_tiles, q.depth // k.depth, k.rows - q.rows
+    # Query i stands at key i + diagonal. The first tile that sees these keys, and the first that sees them all:
+    first = pk.maximum(tile * keys - diagonal, 0) // rows if causal else 0
+    clear = pk.cdiv(pk.maximum(tile * keys + keys - 1 - diagonal, 0), rows) if causal else 0
+    clear = pk.where(tile * keys + keys <= k.rows, pk.maximum(pk.minimum(clear, tiles), first), tiles)
+
+    operand, rowed = pk.st(dtype, keys, d), pk.st(dtype, rows, d)
+    key, value = pk.shared(operand, name="key"), pk.shared(operand, name="value")
+    landed = pk.barrier(2, name="landed")
+    q_ring = pk.ring(stages, x=rowed, row=pk.sv(f32, rows), name="q")
+    do_ring = pk.ring(stages, x=rowed, row=pk.sv(f32, rows), name="do")
+    ds = pk.shared(pk.st(dtype, keys, rows), count=2, name="ds")
+    if not direct:
+        sums = pk.shared(pk.sv(f32, dq.cols), count=2, name="sums")  # of dq, one for each warpgroup
+        full, empty = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
+
+    def owner():
+        """(head of the keys, batch) of this block: worked out where it is needed, not kept in registers."""
+        return pk.block_index.x // key_tiles % k.depth, pk.block_index.x // key_tiles // k.depth
+
+    def each_tile():
+        """The tiles of queries that see these keys, head after head: (batch, head, tile)."""
+        head, batch = owner()
+        for h in pk.range(head * shared_by, (head + 1) * shared_by):
+            for j in pk.range(first, tiles):
+                yield batch, h, j
+
+    with pk.role("move", warps=4, registers=24):
+        with pk.role("keys and queries", warps=1):
+            pk.tma.expect(landed, key)
+            head, batch = owner()
+            pk.tma.load(key, k, (batch, head, tile, 0), landed)
+            for b, h, j in each_tile():
+                with q_ring.fill() as slot:
+                    pk.tma.load(slot.x, q, (b, h, j, 0))
+                    pk.tma.load(slot.row, lse, (b, h, j))
+            with q_ring.fill() as slot:  # scores are made one tile ahead, in the end those of no tile
+                pk.tma.load(slot.x, q, (batch, head * shared_by, tiles, 0))
+                pk.tma.load(slot.row, lse, (batch, head * shared_by, tiles))
+        with pk.role("values and gradients", warps=1):
+            pk.tma.expect(landed, value)
+            head, batch = owner()
+            pk.tma.load(value, v, (batch, head, tile, 0), landed)
+            for b, h, j in each_tile():
+                with do_ring.fill() as slot:
+                    pk.tma.load(slot.x, do, (b, h, j, 0))
+                    pk.tma.load(slot.row, delta, (b, h, j))
+        if not direct:
+            for i in range(2):
+                with pk.role(f"add {i}", warps=1):
+                    for b, h, j in each_tile():
+                        warp.arrive_at(empty, i)
+                        warp.sync_at(full, i)
+                        pk.tma.store_add(dq, sums[i], (b, h, 2 * j + i, 0))
+                        pk.tma.commit()
+                        pk.tma.wait(read=True)
+    with pk.role("multiply", warpgroups=2, registers=240) as me:
+        my_key, my_value = (x if halves else x.part(me * 64, 0, 64, d) for x in (key, value))
+        score, grad = warpgroup.zeros(f32, 64, rows), warpgroup.zeros(f32, 64, rows)
+        weight, slope = warpgroup.zeros(dtype, 64, rows), warpgroup.zeros(dtype, 64, rows)
+        wide = d // 2 if halves else d
+        dkey, dvalue = warpgroup.zeros(f32, 64, wide), warpgroup.zeros(f32, 64, wide)
+        cols = dq.cols // 64
+        pieces = rows // 64 * d // (2 * cols)  # of a warpgroup's part of dq, one after another
+        part = warpgroup.zeros(f32, 64, cols)
+        turn = pk.var(pk.i32, 0)
+        pk.wait(landed, 0)
+
+        def mine(x):
+            """The columns that this warpgroup multiplies with."""
+            return x.part(0, me * wide, x.rows, wide) if halves else x
+
+        def scores():
+            """The scores of the next tile of queries begin."""
+            warpgroup.mm_ABt(score, my_key, q_ring.read().x)
+
+        def products(i, slopes):
+            """Piece i of this warpgroup's part of dq begins."""
+            if rows == 128:
+                warpgroup.mm_AtB(part, slopes.part(0, me * 64, keys, 64), key)
+            else:
+                warpgroup.mm_AtB(part, slopes, key.part(0, (me * pieces + i) * cols, keys, cols))
+
+        def step(h, j, masked):
+            """One tile of queries, whose scores are there."""
+            query, grads, slopes = q_ring.held(), do_ring.read(), ds[me if halves else turn]
+            warpgroup.mm_ABt(grad, my_value, grads.x)
+            p = pk.exp2(pk.fma(score, c, -warpgroup.load_row(query.row)))
+            if masked:
+                position = pk.row_index(score) + (tile * keys + (0 if halves else me * 64))
+                seen = position < k.rows
+                if causal:
+                    seen = seen & (position <= pk.col_index(score) + (j * rows + diagonal))
+                p = pk.where(seen, p, 0.0)
+            weight[:] = p.to(dtype)
+            if early:
+                warpgroup.mma_AB(dvalue, weight, mine(grads.x))
+            warpgroup.wait(grad)
+            slope[:] = (p * (grad - warpgroup.load_row(grads.row))).to(dtype)
+            warpgroup.store(slopes if halves else slopes.part(me * 64, 0, 64, rows), slope)
+            if not early:
+                warpgroup.mma_AB(dvalue, weight, mine(grads.x))
+            (warpgroup if halves else pk.block).sync()  # all of dS is there
+            for i in range(pieces):
+                products(i, slopes)
+                if i == pieces - 1:
+                    warpgroup.mma_AB(dkey, slope, mine(query.x))
+                if i == 0:
+                    warpgroup.wait(dvalue)
+                    do_ring.release()
+                warpgroup.wait(part)
+                if direct:
+                    head, batch = owner()
+                    warpgroup.add(dq, part.registers(), (batch, head * shared_by + h, (2 * j + me) * pieces + i, 0))
+                else:
+                    warpgroup.sync_at(empty, me)
+                    warpgroup.store(sums[me], part.registers())
+                    warpgroup.arrive_at(full, me)
+            scores()
+            warpgroup.wait(dkey)
+            q_ring.release()
+            warpgroup.wait(score)
+            if not halves:
+                turn.set(1 - turn)
+
+        scores()
+        warpgroup.wait(score)
+        for h in pk.range(shared_by):
+            for j in pk.range(first, clear):
+                step(h, j, True)
+            for j in pk.range(clear, tiles):
+                step(h, j, False)
+        pk.block.sync()  # nobody reads the keys and values any more
+        head, batch = owner()
+        for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
+            staged = mine(staged) if halves else staged.part(me * 64, 0, 64, d)
+            warpgroup.store(staged, sum.to(dtype))
+            warpgroup.sync()
+            warpgroup.tma.store(out, staged, (batch, head, tile, me) if halves else (batch, head, tile * 2 + me, 0))
+        warpgroup.tma.commit()
+        warpgroup.tma.wait()

@@ -1,0 +1,102 @@
+"""Attention's gradients on the simulated GPU beside float64, at sizes that fill no tile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens.errors import ArgumentError
+from pykittens.kernels import reference
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+TOLERANCE = {BF16: 1e-2, np.dtype(np.float16): 2e-3}
+full_or_causal = pytest.mark.parametrize("causal", (False, True), ids=("full", "causal"))
+
+
+def operands(n: int, m: int, d: int, heads: int = 1, key_heads: int = 1, dtype: Any = BF16) -> list[np.ndarray]:
+    """do, q, k, v."""
+    rng = np.random.default_rng(n * m)
+    shapes = ((1, heads, n, d),) * 2 + ((1, key_heads, m, d),) * 2
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Relative, of the whole: a row whose gradient is nearly zero has only rounding errors."""
+    return float(np.linalg.norm(found.astype(float) - expected) / max(np.linalg.norm(expected), 1e-2))
+
+
+def check(given: list[np.ndarray], causal: bool, scale: float | None = None, dlse: np.ndarray | None = None) -> None:
+    do, q, k, v = given
+    exact = q.shape[3] ** -0.5 if scale is None else scale
+    o, lse, *expected = reference.attention_backward(do, q, k, v, scale=exact, causal=causal, dlse=dlse)
+    o, lse = o.astype(q.dtype), lse.astype(np.float32)
+    found = pk.attention_backward(do, q, k, v, o, lse, dlse=dlse, causal=causal, scale=scale)
+    for name, x, y, like in zip(("dq", "dk", "dv"), found, expected, (q, k, v), strict=True):
+        assert (x.dtype, x.shape) == (like.dtype, like.shape)
+        assert error(x, y) < TOLERANCE[q.dtype], name
+    if causal:
+        assert (found[0][:, :, : max(q.shape[2] - k.shape[2], 0)] == 0).all()  # rows that see no key
+
+
+@full_or_causal
+@pytest.mark.parametrize("d", (64, 128, 256))
+@pytest.mark.parametrize(("n", "m"), ((1, 1), (1, 130), (63, 65), (65, 63), (130, 1), (130, 300)))
+def test_awkward_lengths(n: int, m: int, d: int, causal: bool) -> None:
+    check(operands(n, m, d), causal)
+
+
+@full_or_causal
+@pytest.mark.parametrize("d", (64, 128, 256))
+def test_shared_keys_scales_and_the_gradient_of_the_log_sum_exp(d: int, causal: bool) -> None:
+    given = operands(70, 90, d, 4, 2, np.float16)
+    dlse = np.random.default_rng(0).standard_normal((1, 4, 70)).astype(np.float32)
+    for scale in (None, 0.0, -0.2):
+        check(given, causal, scale, dlse)
+
+
+def test_scores_far_below_zero() -> None:
+    """Keys past the end have scores of 0, whose weights beside such rows would be infinite."""
+    do, q, k, v = operands(70, 70, 64)
+    q[..., 0], k[..., 0] = 60, -60
+    o, lse, *expected = reference.attention_backward(do, q, k, v, scale=0.125)
+    assert (lse < -300).all()
+    found = pk.attention_backward(do, q, k, v, o.astype(BF16), lse.astype(np.float32))
+    for x, y in zip(found, expected, strict=True):
+        assert np.isfinite(x.astype(float)).all()
+        assert (
+            error(x[..., 1:], y[..., 1:]) < 2e-2
+        )  # the first column sums numbers of both signs that are 60 times as large
+
+
+def test_strides() -> None:
+    """Operands in any order of dimensions, a gradient that is one number, a log-sum-exp with strides."""
+    do, q, k, v = operands(70, 90, 64, 2, 2)
+    do[:] = do[0, 0, 0, 0]
+    o, lse, *_ = reference.attention_backward(do, q, k, v, scale=0.125)
+    o, lse = o.astype(BF16), lse.astype(np.float32)
+    first = pk.attention_backward(do, q, k, v, o, lse)
+    one = np.broadcast_to(do[:1, :1, :1, :1], do.shape)
+    moved = [np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2) for x in (q, k, v, o)]
+    for result in (
+        pk.attention_backward(one, *moved, np.asfortranarray(lse)),
+        pk.attention_backward(one, q, k, v, o, lse),
+    ):
+        for x, y in zip(result, first, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_refusals() -> None:
+    do, q, k, v = operands(20, 30, 64)
+    lse = np.zeros((1, 1, 20), np.float32)
+    for change, said in (
+        ({"do": do[:, :, :10]}, r"do is bf16 \(1, 1, 10, 64\), where bf16 \(1, 1, 20, 64\) is needed"),
+        ({"o": q.astype(np.float16)}, "o is f16"),
+        ({"lse": lse.astype(np.float64)}, "lse is f64"),
+        ({"v": v[:, :, :3]}, "shapes do not go together"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            pk.attention_backward(**{"do": do, "q": q, "k": k, "v": v, "o": q, "lse": lse} | change)
