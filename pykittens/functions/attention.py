@@ -9,21 +9,30 @@ from ..kernels import attention as kernels
 from .declaration import Backward, Function, Result
 
 
-def _results(q: Any, k: Any, v: Any, causal: bool, scale: float | None) -> tuple[Result, ...]:
+def _results(q: Any, k: Any, v: Any, causal: bool, scale: float | None, deterministic: bool) -> tuple[Result, ...]:
     kernels.check({"q": q, "k": k, "v": v})
     return Result(q.shape, q.dtype, order="q"), Result(q.shape[:3], "f32", nothing=float("-inf"))
 
 
-def _numbers(q: Any, k: Any, v: Any, causal: bool, scale: float | None) -> tuple[float]:
+def _numbers(q: Any, k: Any, v: Any, causal: bool, scale: float | None, deterministic: bool) -> tuple[float]:
     return (q.shape[-1] ** -0.5 if scale is None else float(scale),)
 
 
-def _forward(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float | None) -> Any:
-    return kernels.call(q, k, v, out, lse, causal, *_numbers(q, k, v, causal, scale))
+def _forward(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float | None, deterministic: bool) -> Any:
+    return kernels.call(q, k, v, out, lse, causal, *_numbers(q, k, v, causal, scale, deterministic))
 
 
 def _gradient_results(
-    do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, dlse: Any, causal: bool, scale: float | None
+    do: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    o: Any,
+    lse: Any,
+    dlse: Any,
+    causal: bool,
+    scale: float | None,
+    deterministic: bool,
 ) -> tuple[Result, ...]:
     kernels.check({"q": q, "k": k, "v": v}, backward=True)
     wanted = {
@@ -44,15 +53,15 @@ def _gradient_results(
 def _gradient_forward(do: Any, q: Any, *arguments: Any) -> Any:
     from ..kernels import attention_backward
 
-    *operands, causal, scale = arguments
+    *operands, causal, scale, deterministic = arguments
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return attention_backward.call((do, q, *operands[:5]), operands[5:], causal, scale)
+    return attention_backward.call((do, q, *operands[:5]), operands[5:], causal, scale, deterministic)
 
 
 ATTENTION_BACKWARD = Function(
     "attention_backward",
     "Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor? dlse=None",
-    "bool causal=False, float? scale=None",
+    "bool causal=False, float? scale=None, bool deterministic=False",
     outputs=("dq", "dk", "dv"),
     results=_gradient_results,
     forward=_gradient_forward,
@@ -64,17 +73,18 @@ ATTENTION_BACKWARD = Function(
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
     do = saved.out.new_zeros(saved.out.shape) if grads.out is None else grads.out
     operands = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, grads.lse)
-    return dict(zip("qkv", ATTENTION_BACKWARD(operands, (settings.causal, settings.scale)), strict=True))
+    chosen = settings.causal, settings.scale, settings.deterministic
+    return dict(zip("qkv", ATTENTION_BACKWARD(operands, chosen), strict=True))
 
 
 ATTENTION = Function(
     "attention",
     "Tensor q, Tensor k, Tensor v",
-    "bool causal=False, float? scale=None",
+    "bool causal=False, float? scale=None, bool deterministic=False",
     also="lse",
     results=_results,
     forward=_forward,
-    key=lambda causal, scale: bool(causal),
+    key=lambda causal, scale, deterministic: bool(causal),
     numbers=_numbers,
     autocast="low",
     backward=Backward(("q", "k", "v", "out", "lse"), _gradients),
@@ -92,20 +102,29 @@ def attention_backward(
     dlse: Any = None,
     causal: bool = False,
     scale: float | None = None,
+    deterministic: bool = False,
 ) -> Any:
     """The gradients (dq, dk, dv) of `attention`, from that of its output, `do`, and of its log-sum-exp, `dlse`.
 
     o and lse: what `attention(q, k, v, causal=causal, scale=scale, return_lse=True)` returned. The gradients have the
     shapes and dtypes of q, k and v, with float32 sums: dk and dv of a key head are sums over the heads that share it. A
-    row that sees no key has a gradient of 0. torch's autograd calls this by itself.
+    row that sees no key has a gradient of 0. `deterministic`: the parts of dq are added in one order, so that every run
+    gives the same bits; they are otherwise added as they come. torch's autograd calls this by itself.
 
     Raises `ArgumentError` for operands that no kernel takes.
     """
-    return ATTENTION_BACKWARD((do, q, k, v, o, lse, dlse), (causal, scale))
+    return ATTENTION_BACKWARD((do, q, k, v, o, lse, dlse), (causal, scale, deterministic))
 
 
 def attention(
-    q: Any, k: Any, v: Any, *, causal: bool = False, scale: float | None = None, return_lse: bool = False
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    return_lse: bool = False,
+    deterministic: bool = False,
 ) -> Any:
     """softmax(q @ k.T * scale) @ v for each batch and head; with `return_lse`, also the log-sum-exp of each row's scores.
 
@@ -113,7 +132,8 @@ def attention(
     heads (grouped-query attention) and d is 64, 128 or, on Hopper, 256. Any strides: a transposed (batch, n, heads, d)
     is read in place. causal: row i sees the keys up to i + m - n; a row that sees none is zero. `scale` is 1 / sqrt(d)
     unless given. The result is a new array of the same framework and dtype; log-sum-exp is float32 (batch, heads, n).
+    `deterministic`: torch's gradients have the same bits in every run (see `attention_backward`); the result always has.
 
     Raises `ArgumentError` for operands that no kernel takes.
     """
-    return ATTENTION((q, k, v), (causal, scale), return_lse)
+    return ATTENTION((q, k, v), (causal, scale, deterministic), return_lse)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pykittens as pk
-from pykittens import bf16, f16, f32, warp, warpgroup
+from pykittens import bf16, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from . import attention_backward_hopper as hopper
@@ -38,8 +38,9 @@ def prepare(
     scaled: pk.gl(f32, "B", "H", "P"),
     delta: pk.gl(f32, "B", "H", "P"),
     dq: pk.gl(f32, "B", "H", "T", pk.static("L")),
+    turns: pk.gl(i32, "B", "H", "T") = None,
 ):
-    """`scaled` = lse * log2(e), `delta`, and zeros in `dq`; `dlse` may be None."""
+    """`scaled` = lse * log2(e), `delta`, and zeros in `dq` and `turns`; `dlse` and `turns` may be None."""
     blocks = delta.cols // ROWS
     block, rest = pk.block_index.x % blocks, pk.block_index.x // blocks
     head, batch, layout = rest % o.depth, rest // o.depth, pk.coalesced(min(o.cols // 8, 32), 8)
@@ -54,6 +55,8 @@ def prepare(
     nothing = warpgroup.full_vec(f32, dq.cols, 0.0, width=4)
     for i in pk.range(pk.cdiv(dq.rows - block, blocks)):
         warpgroup.store(dq, nothing, (batch, head, i * blocks + block, 0))
+        if turns is not None:
+            warpgroup.set(turns, (batch, head, i * blocks + block), 0)
 
 
 @pk.kernel(grid=lambda dq, **_: dq.rows * dq.depth * dq.batch)
@@ -97,6 +100,8 @@ class Steps:
         dk: Any,
         dv: Any,
         scale: float,
+        *,
+        deterministic: bool,
         **static: Any,
     ) -> None:
         kind, device = (info := arrays.describe(q)).kind, info.device
@@ -104,8 +109,9 @@ class Steps:
         padded, parts = scratch(n, d)
         scaled, delta = (arrays.empty(kind, (batch, heads, padded), "f32", device) for _ in range(2))
         sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
-        prepare(o, do, lse, dlse, scaled, delta, sums)
-        hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, **static)
+        turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
+        prepare(o, do, lse, dlse, scaled, delta, sums, turns)
+        hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, **static)
         finish(sums, scaled, dq, scale)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
@@ -121,10 +127,10 @@ def configuration(dim: int) -> dict[str, Any]:
     return found[dim]
 
 
-def call(given: Sequence[Any], gradients: Sequence[Any], causal: bool, scale: float) -> KernelCall:
+def call(given: Sequence[Any], gradients: Sequence[Any], causal: bool, scale: float, deterministic: bool) -> KernelCall:
     """What writes the gradients of q, k and v. `given`: do, q, k, v, o, lse and dlse (or None), which `check` takes."""
     *rows, lse, dlse = given
     rows = [x if loadable(arrays.describe(x)) else arrays.dense_copy(x, "operand") for x in rows]
     logs = [x if x is None or arrays.describe(x).strides[-1] == 1 else arrays.dense_copy(x, "lse") for x in (lse, dlse)]
-    static = {"causal": bool(causal), **configuration(given[1].shape[-1])}
+    static = {"causal": bool(causal), "deterministic": bool(deterministic), **configuration(given[1].shape[-1])}
     return KernelCall(STEPS, (*rows, *logs, *gradients, scale), static)  # type: ignore[arg-type]

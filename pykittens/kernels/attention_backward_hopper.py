@@ -14,7 +14,7 @@ FlashAttention-3's (Shah et al. 2024, section 3; FlashAttention-4's flash_bwd_sm
 from __future__ import annotations
 
 import pykittens as pk
-from pykittens import bf16, f16, f32, warp, warpgroup
+from pykittens import bf16, f16, f32, i32, warp, warpgroup
 
 LOG2E = 1.4426950408889634
 D = pk.static("D")
@@ -43,6 +43,7 @@ def differentiate(
     dk: pk.gl(HALF, "B", "G", "M", D),
     dv: pk.gl(HALF, "B", "G", "M", D),
     scale: f32,
+    turns: pk.gl(i32, "B", "H", "T") = None,
     *,
     causal=False,
     rows=64,
@@ -50,11 +51,17 @@ def differentiate(
     early=True,
     direct=False,
 ):
-    """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n."""
+    """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
+
+    With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
+    so that a block waits for blocks that began before it, and none for one that starts with the same queries.
+    """
     d, dtype, c, keys = q.cols, q.dtype, scale * LOG2E, keys_of(q.cols)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
     key_tiles, tiles = pk.cdiv(k.rows, keys), pk.cdiv(q.rows, rows)
     tile, shared_by, diagonal = pk.block_index.x % key_tiles, q.depth // k.depth, k.rows - q.rows
+    if causal and turns is not None:
+        tile = key_tiles - 1 - tile
     # Query i stands at key i + diagonal. The first tile that sees these keys, and the first that sees them all:
     first = pk.maximum(tile * keys - diagonal, 0) // rows if causal else 0
     clear = pk.cdiv(pk.maximum(tile * keys + keys - 1 - diagonal, 0), rows) if causal else 0
@@ -80,6 +87,10 @@ def differentiate(
         for h in pk.range(head * shared_by, (head + 1) * shared_by):
             for j in pk.range(first, tiles):
                 yield batch, h, j
+
+    def turn_of(j):
+        """How many blocks add to a tile of queries before this one."""
+        return pk.minimum((j * rows + rows - 1 + diagonal) // keys, key_tiles - 1) - tile if causal else tile
 
     with pk.role("move", warps=4, registers=24):
         with pk.role("keys and queries", warps=1):
@@ -107,9 +118,13 @@ def differentiate(
                     for b, h, j in each_tile():
                         warp.arrive_at(empty, i)
                         warp.sync_at(full, i)
+                        if turns is not None:
+                            pk.wait_for(turns, (b, h, 2 * j + i), turn_of(j))
                         pk.tma.store_add(dq, sums[i], (b, h, 2 * j + i, 0))
                         pk.tma.commit()
-                        pk.tma.wait(read=True)
+                        pk.tma.wait(read=turns is None)
+                        if turns is not None:
+                            pk.signal(turns, (b, h, 2 * j + i))
     with pk.role("multiply", warpgroups=2, registers=240) as me:
         my_key, my_value = (x if halves else x.part(me * 64, 0, 64, d) for x in (key, value))
         score, grad = warpgroup.zeros(f32, 64, rows), warpgroup.zeros(f32, 64, rows)
@@ -166,8 +181,12 @@ def differentiate(
                     do_ring.release()
                 warpgroup.wait(part)
                 if direct:
-                    head, batch = owner()
-                    warpgroup.add(dq, part.registers(), (batch, head * shared_by + h, (2 * j + me) * pieces + i, 0))
+                    (head, batch), piece = owner(), (2 * j + me) * pieces + i
+                    if turns is not None:
+                        pk.wait_for(turns, (batch, head * shared_by + h, piece), turn_of(j))
+                    warpgroup.add(dq, part.registers(), (batch, head * shared_by + h, piece, 0))
+                    if turns is not None:
+                        pk.signal(turns, (batch, head * shared_by + h, piece), by=warpgroup)
                 else:
                     warpgroup.sync_at(empty, me)
                     warpgroup.store(sums[me], part.registers())

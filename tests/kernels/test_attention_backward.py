@@ -10,7 +10,7 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError
-from pykittens.kernels import reference
+from pykittens.kernels import attention_backward, attention_backward_hopper, reference
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {BF16: 1e-2, np.dtype(np.float16): 2e-3}
@@ -56,6 +56,30 @@ def test_shared_keys_scales_and_the_gradient_of_the_log_sum_exp(d: int, causal: 
     dlse = np.random.default_rng(0).standard_normal((1, 4, 70)).astype(np.float32)
     for scale in (None, 0.0, -0.2):
         check(given, causal, scale, dlse)
+
+
+@full_or_causal
+@pytest.mark.parametrize("d", (64, 128, 256))
+def test_deterministic(d: int, causal: bool) -> None:
+    """In any order in which blocks come, the parts of dq are added in one order: the same bits."""
+    do, q, k, v = operands(140, 300, d)
+    o, lse, dq, dk, dv = reference.attention_backward(do, q, k, v, scale=d**-0.5, causal=causal)
+    o, lse = o.astype(BF16), lse.astype(np.float32)
+    found = pk.attention_backward(do, q, k, v, o, lse, causal=causal, deterministic=True)
+    for x, y in zip(found, (dq, dk, dv), strict=True):
+        assert error(x, y) < 1e-2
+    settings = {"causal": causal, **attention_backward.configuration(d)}
+    padded, parts = attention_backward.scratch(140, d)
+    sums = []
+    for seed in (None, 1, 2):
+        scaled, delta = (np.empty((1, 1, padded), np.float32) for _ in range(2))
+        total, turns = np.empty((1, 1, *parts), np.float32), np.empty((1, 1, parts[0]), np.int32)
+        attention_backward.prepare(o, do, lse, None, scaled, delta, total, turns)
+        given = (q, k, v, do, scaled, delta, total, np.empty_like(k), np.empty_like(v), d**-0.5, turns)
+        attention_backward_hopper.differentiate.simulate(*given, seed=seed, **settings)
+        sums.append(total)
+    for other in sums[1:]:
+        np.testing.assert_array_equal(sums[0], other)
 
 
 def test_scores_far_below_zero() -> None:
