@@ -15,7 +15,7 @@ FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
 PART = 32 * 1024  # bytes of a row that 8 warps hold in registers, 128 a thread
 SHARED = 227 * 1024 - 512  # bytes of shared memory of a block on Hopper, but for barriers
-TERMS = 2 * 128  # bytes for the terms that a team gets from one block of its cluster
+TERMS = 4 * 128  # bytes for the terms that a team gets from one block of its cluster: two places, of one or two terms
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Rows:
 
     def __post_init__(self) -> None:
         working = self.team * self.teams
-        if not 1 <= self.n <= WIDEST:
-            raise ArgumentError(f"rows of {self.n} elements", fix=f"widths from 1 to {WIDEST} are supported")
+        if self.n < 1:
+            raise ArgumentError(f"rows of {self.n} elements", fix="pass at least one element a row")
         shared = self.cluster > 1 and not self.stages and self.teams > 1
         if not 1 <= self.team <= working <= self.warps <= 32 or self.warps != working + self.loading or shared:
             raise ArgumentError(
@@ -263,6 +263,23 @@ class Mine:
         value = value.to(o.dtype) if self.config.width > 1 else value
         self.team.store(o, value, (0, 0, self.first, self.part), hint=self.config.store_hint)
 
+    def zeros(self) -> Any:
+        """A tile of zeros."""
+        config = self.config
+        return self.team.zeros(f32, config.rows, config.cols, layout=config.layout)
+
+    def column(self, value: Any) -> Any:
+        """A vector with a scalar for each of these rows."""
+        return self.team.full_col(f32, self.config.rows, value, layout=self.config.layout)
+
+    def store_column(self, o: Any, value: Any) -> None:
+        """A value for each of these rows into a vector."""
+        self.team.store(o, value, (0, 0, 0, self.first))
+
+    def store_element(self, o: Any, col: Any, value: Any) -> None:
+        """A scalar, or a vector of one, into these rows' first, `col` columns from where this part begins."""
+        self.team.store(o, value, pk.at(0, 0, self.first, self.part * self.config.cols + col))
+
     def cut(self, value: Any, fill: float) -> Any:
         """`value` with `fill` in the columns past the end of the row."""
         return pk.right_fill(value, self.end, fill) if self.config.ragged else value
@@ -270,6 +287,15 @@ class Mine:
     def exists(self, x: Any, value: Any) -> Any:
         """Which rows of a tile lie in the matrix x: the last tile may reach past its end."""
         return pk.row_index(value) + self.first * self.config.rows < x.rows
+
+    def pick(self, x: Any, col: Any) -> Any:
+        """An element of these rows' first, `col` columns from where this part begins: before these rows are loaded."""
+        if x in self.here:
+            return self.here[x][col]
+        found = pk.var(f32)
+        with pk.when(self.first < x.rows):
+            found.set(x[self.first, self.part * self.config.cols + col])
+        return found
 
     def max(self, value: Any) -> Any:
         return value.row_max(cluster=self.config.cluster > 1)
@@ -364,8 +390,8 @@ def _stream(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], par
                 for lap in pk.range(laps):
                     with ring.fill() as slot:
                         for i, x in enumerate(inputs):
-                            at = (0, 0, place + (lap * config.teams + t) * stride, part)
-                            pk.tma.load(getattr(slot, f"x{i}"), x, at)
+                            row = place + (lap * config.teams + t) * stride
+                            pk.tma.load(getattr(slot, f"x{i}"), x, (0, 0, row, part))
 
     def tiles(t: int, ring: Any) -> Iterator[Mine]:
         if kept:
