@@ -74,9 +74,7 @@ def entropy(
         target = targets[pk.minimum(row, m - 1)]
         inside, wanted = (target >= 0) & (target < n), target != ignore
         pk.assert_(inside | ~wanted, "a target is a column, or ignore_index")
-        col = (
-            pk.cast(pk.where(inside, target, 0), i32) - mine.part * config.cols
-        )  # the target, from where this part begins
+        col = pk.cast(pk.where(inside, target, 0), i32) - mine.part * config.cols  # from where this part begins
         here = (col >= 0) & (col < config.cols)
         picked = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
         value, slope = mine.load(x), None
@@ -89,7 +87,8 @@ def entropy(
         weight = pk.exp2(pk.fma(value, LOG2E, peak * -LOG2E))
         total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), None)
         whole = pk.log(total) + peak
-        known = mine.column(pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0))
+        status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
+        known = mine.team.full_col(f32, 1, status, layout=config.layout)
         with pk.when(here & (row < m)):
             found = whole - picked * (1.0 - smoothing)
             if smooth:
@@ -106,19 +105,17 @@ def entropy(
         if squared:
             factor = factor * (whole * (2.0 * z) + 1.0)
         even = scale * (smoothing / n) if smooth else 0.0
-        grad = weight * factor - even if smooth else weight * factor
+        grad = pk.fma(weight, factor, -even) if smooth else weight * factor
         with pk.when(wanted):
             mine.store(dx, grad * slope if capped else grad)
         with pk.otherwise():  # whatever is in the row
-            mine.store(dx, mine.zeros())
-        with pk.when(
-            here & inside & wanted & (row < m)
-        ):  # the target's column again: a comparison for every column costs more
-            mine.team.sync()
+            mine.store(dx, mine.team.zeros(f32, 1, config.cols, layout=config.layout))
+        with pk.when(here & inside & wanted & (row < m)):
+            mine.team.sync()  # the target's column again: a comparison for every column costs more
             rest = pk.exp2((picked - peak) * LOG2E) * factor - even - scale * (1.0 - smoothing)
             if capped:
                 rest = rest * (1.0 - (picked / cap) * (picked / cap))
-            mine.store_element(dx, col, rest)
+            mine.team.store(dx, rest, pk.at(0, 0, row, mine.part * config.cols + col))
 
 
 @pk.kernel(warps=32)
@@ -234,7 +231,7 @@ def plan_rows(
     if n > MOST:
         raise ArgumentError(f"rows of {n} logits", fix=f"vocabularies up to {MOST} are supported")
     if clusters and align == 16 and STREAMS <= n <= STREAMED:
-        held = HELD // 2 if heavy or size > 2 else HELD
+        held = HELD // 4 if heavy else HELD * 2 // size
         fitting = (x for x in SPLITS if n <= x[0] * x[1] * 32 * held)
         cluster, team, teams = split or next(fitting, SPLITS[-1])
         return stream(n, size, size, 0, processors, cluster=cluster, team=team, teams=teams, **settings)

@@ -46,25 +46,14 @@ class Rows:
     stays: bool = False
 
     def __post_init__(self) -> None:
-        working = self.team * self.teams
-        if self.n < 1:
-            raise ArgumentError(f"rows of {self.n} elements", fix="pass at least one element a row")
-        shared = self.cluster > 1 and not self.stages and self.teams > 1
-        if not 1 <= self.team <= working <= self.warps <= 32 or self.warps != working + self.loading or shared:
-            raise ArgumentError(
-                f"teams of {self.team} warps in blocks of {self.warps}",
-                fix="a block has 1 to 32 warps, whole teams (and four more to load)",
-            )
-        if not 0 <= self.stages <= 16 or self.processors < 1 or (self.stages and (self.rows != 1 or self.cols % 256)):
-            raise ArgumentError(
-                f"{self.rows} rows of {self.cols} columns in {self.stages} stages",
-                fix="up to 16 stages, of one row of a multiple of 256",
-            )
-        if not 1 <= self.cluster <= 8 or self.cols * self.cluster < self.n:
-            raise ArgumentError(
-                f"{self.cluster} x {self.cols} columns for rows of {self.n}",
-                fix="a cluster has up to 8 blocks, which cover the row",
-            )
+        whole = self.team >= 1 and self.warps <= 32 and self.team <= self.team * self.teams == self.warps - self.loading
+        alone = self.cluster == 1 or self.stages > 0 or self.teams == 1
+        slots = 0 <= self.stages <= 16 and (self.stages == 0 or (self.rows == 1 and self.cols % 256 == 0))
+        covered = self.n >= 1 and 1 <= self.cluster <= 8 and self.n <= self.cols * self.cluster
+        if not (whole and alone and slots and covered and self.processors >= 1):
+            fix = """a block has 1 to 32 warps, whole teams (and four more to load); a cluster up to 8 blocks, which cover the
+row; there are up to 16 stages, of one row of a multiple of 256"""
+            raise ArgumentError(f"rows cannot be divided by {self}", fix=fix)
 
     @property
     def layout(self) -> Coalesced:
@@ -89,7 +78,7 @@ class Rows:
     def budget(self) -> int:
         """Registers of a thread that works, where some of those that load are left over for it (setmaxnreg)."""
         at_launch = 65536 // (32 * self.warps) // 8 * 8
-        return (at_launch * self.warps - 24 * self.loading) // (self.warps - self.loading) // 8 * 8
+        return min(256, (at_launch * self.warps - 24 * self.loading) // (self.warps - self.loading) // 8 * 8)
 
     def blocks(self, rows: int) -> int:
         """Blocks for that many rows."""
@@ -263,22 +252,9 @@ class Mine:
         value = value.to(o.dtype) if self.config.width > 1 else value
         self.team.store(o, value, (0, 0, self.first, self.part), hint=self.config.store_hint)
 
-    def zeros(self) -> Any:
-        """A tile of zeros."""
-        config = self.config
-        return self.team.zeros(f32, config.rows, config.cols, layout=config.layout)
-
-    def column(self, value: Any) -> Any:
-        """A vector with a scalar for each of these rows."""
-        return self.team.full_col(f32, self.config.rows, value, layout=self.config.layout)
-
     def store_column(self, o: Any, value: Any) -> None:
         """A value for each of these rows into a vector."""
         self.team.store(o, value, (0, 0, 0, self.first))
-
-    def store_element(self, o: Any, col: Any, value: Any) -> None:
-        """A scalar, or a vector of one, into these rows' first, `col` columns from where this part begins."""
-        self.team.store(o, value, pk.at(0, 0, self.first, self.part * self.config.cols + col))
 
     def cut(self, value: Any, fill: float) -> Any:
         """`value` with `fill` in the columns past the end of the row."""
@@ -306,9 +282,9 @@ class Mine:
     def dot(self, a: Any, b: Any) -> Any:
         return a.row_dot(b, cluster=self.config.cluster > 1)
 
-    def sums(self, *values: Any) -> list[Any]:
-        """`sum` of each; several warps meet once for all."""
-        return pk.row_sums(*values, cluster=self.config.cluster > 1)
+    def sums(self, *values: Any, times: Any = None) -> list[Any]:
+        """`sum` of each, or of each times a tile; several warps meet once for all."""
+        return pk.row_sums(*values, times=times, cluster=self.config.cluster > 1)
 
     def _dtype(self, x: Any) -> Any:
         return x.dtype if self.config.width > 1 else f32
@@ -361,6 +337,8 @@ def teams(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) 
 def _stay(config: Rows, inputs: tuple[Any, ...], part: Any, place: Any, index: Any) -> Iterator[Mine]:
     """Tiles of a block that stays: the next one is on its way while one is worked on."""
     stride = pk.grid_size.x // config.cluster * config.teams
+    if config.cluster > 1:
+        pk.cluster.sync()  # before the loop, so that reductions need not see to it in each lap
     following = {x: Mine(config, index, part).read(x) for x in inputs}
     for lap in pk.range(pk.cdiv(pk.cdiv(inputs[0].rows, config.rows) - place * config.teams, stride)):
         here = {x: tile + 0 for x, tile in following.items()}

@@ -39,9 +39,7 @@ def test_formula_against_differences(reduction: str, settings: dict[str, Any]) -
     for i in np.ndindex(x.shape):
         step = np.zeros(x.shape)
         step[i] = 1e-6
-        after, before = (
-            reference(y, targets, reduction=reduction, **settings)[0].sum() for y in (x + step, x - step)
-        )
+        after, before = (reference(y, targets, reduction=reduction, **settings)[0].sum() for y in (x + step, x - step))
         assert abs((after - before) / 2e-6 - grad[i]) < 1e-7
 
 
