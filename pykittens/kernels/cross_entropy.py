@@ -38,7 +38,7 @@ SOME = 4096  # targets, or losses, that a block takes at a time
 HELD = 64  # logits of a thread, at most
 STREAMS, STREAMED, MOST = 4096, 262_144, 524_288  # rows that stream, and the longest
 # Blocks of a cluster, warps of a team, teams of a block.
-SPLITS = ((1, 8, 2), (1, 16, 1), (2, 16, 1), (4, 16, 1), (8, 16, 1))
+SPLITS = ((1, 16, 1), (2, 16, 1), (4, 16, 1), (8, 16, 1))
 
 
 @pk.kernel(
@@ -50,23 +50,25 @@ SPLITS = ((1, 8, 2), (1, 16, 1), (2, 16, 1), (4, 16, 1), (8, 16, 1))
 def entropy(
     x: pk.gl(FLOATS, "M", pk.static("N")),
     targets: pk.gl((i32, i64), "M"),
-    count: pk.gl(f32, "ONE"),
+    share: pk.gl(f32, "ONE"),
     dx: pk.gl(FLOATS, "M", pk.static("N")),
     loss: pk.gl(f32, "M"),
     lse: pk.gl(f32, "M"),
     ignore: i32,
     smoothing: f32,
+    even: f32,
     z: f32,
     cap: f32,
+    narrow: f32,
     *,
     smooth,
     squared,
     capped,
     config,
 ):
-    """Each row's loss, its log-sum-exp and its gradient, over `count` where it is given; lse and dx only where given.
+    """Each row's loss, its log-sum-exp, and its gradient times `share` where it is given; lse and dx only where given.
 
-    `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a softcap.
+    `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a softcap.
     """
     n, m = config.n, loss.cols
     for mine in walk(config, (x,)):
@@ -77,22 +79,22 @@ def entropy(
         col = pk.cast(pk.where(inside, target, 0), i32) - mine.part * config.cols  # from where this part begins
         here = (col >= 0) & (col < config.cols)
         picked = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
+        picked = mine.team.full_col(f32, 1, picked, layout=config.layout)
         value, slope = mine.load(x), None
         if capped:
-            bent = pk.tanh(value * (1 / cap))
-            slope, value = 1.0 - bent * bent, bent * cap
-            picked = cap * (1.0 - 2.0 / (1.0 + pk.exp(picked * (2.0 / cap))))
+            bent = pk.tanh(value * narrow)
+            slope, value, picked = 1.0 - bent * bent, bent * cap, pk.tanh(picked * narrow) * cap
         value = mine.cut(value, -pk.inf)
         peak = mine.max(value)
         weight = pk.exp2(pk.fma(value, LOG2E, peak * -LOG2E))
-        total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), None)
+        total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), 0.0)
         whole = pk.log(total) + peak
         status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
         known = mine.team.full_col(f32, 1, status, layout=config.layout)
         with pk.when(here & (row < m)):
             found = whole - picked * (1.0 - smoothing)
             if smooth:
-                found = found - level * (smoothing / n)
+                found = found - level * even
             if squared:
                 found = found + whole * whole * z
             mine.store_column(loss, pk.where(known == 0.0, 0.0, found * known))
@@ -100,27 +102,26 @@ def entropy(
                 mine.store_column(lse, whole)
         if dx is None:
             continue
-        scale = known if count is None else known * (1.0 / count[0])
+        scale = known if share is None else known * share[0]
         factor = scale * pk.rcp(total)
         if squared:
             factor = factor * (whole * (2.0 * z) + 1.0)
-        even = scale * (smoothing / n) if smooth else 0.0
-        grad = pk.fma(weight, factor, -even) if smooth else weight * factor
+        grad = pk.fma(weight, factor, -scale * even) if smooth else weight * factor
         with pk.when(wanted):
             mine.store(dx, grad * slope if capped else grad)
         with pk.otherwise():  # whatever is in the row
             mine.store(dx, mine.team.zeros(f32, 1, config.cols, layout=config.layout))
         with pk.when(here & inside & wanted & (row < m)):
             mine.team.sync()  # the target's column again: a comparison for every column costs more
-            rest = pk.exp2((picked - peak) * LOG2E) * factor - even - scale * (1.0 - smoothing)
+            rest = pk.exp2((picked - peak) * LOG2E) * factor - scale * (1.0 - smoothing + even)
             if capped:
-                rest = rest * (1.0 - (picked / cap) * (picked / cap))
+                rest = rest * (1.0 - (picked * narrow) * (picked * narrow))
             mine.team.store(dx, rest, pk.at(0, 0, row, mine.part * config.cols + col))
 
 
 @pk.kernel(warps=32)
-def count_targets(targets: pk.gl((i32, i64), "M"), count: pk.gl(f32, "ONE"), ignore: i32):
-    """How many targets are not `ignore`."""
+def count_targets(targets: pk.gl((i32, i64), "M"), share: pk.gl(f32, "ONE"), ignore: i32):
+    """1 over how many targets are not `ignore`; infinite where all are."""
 
     def some(lap):
         target = pk.block.load_vec(targets, (0, 0, 0, lap), length=SOME, dtype=i32)
@@ -131,18 +132,18 @@ def count_targets(targets: pk.gl((i32, i64), "M"), count: pk.gl(f32, "ONE"), ign
         total += some(lap)
     whole = total.sum()
     with pk.when(pk.warp.index == 0):
-        pk.warp.set(count, (0,), whole)
+        pk.warp.set(share, (0,), 1.0 / whole)
 
 
 @pk.kernel(warps=32)
-def total_loss(loss: pk.gl(f32, "M"), count: pk.gl(f32, "ONE"), total: pk.gl(f32, "ONE")):
-    """The sum of all losses, over `count` where it is given; in an order that never changes."""
+def total_loss(loss: pk.gl(f32, "M"), share: pk.gl(f32, "ONE"), total: pk.gl(f32, "ONE")):
+    """The sum of all losses, times `share` where it is given; in an order that never changes."""
     some = pk.block.load_vec(loss, (0, 0, 0, 0), length=SOME)
     for lap in pk.range(1, pk.cdiv(loss.cols, SOME)):
         some += pk.block.load_vec(loss, (0, 0, 0, lap), length=SOME)
     whole = some.sum()
     with pk.when(pk.warp.index == 0):
-        pk.warp.set(total, (0,), whole if count is None else whole / count[0])
+        pk.warp.set(total, (0,), whole if share is None else whole * share[0])
 
 
 def cross_entropy(
@@ -178,15 +179,15 @@ def cross_entropy(
     config = config or plan_rows(n, size, align, heavy=any(choices.values()), **machine(info))
     loss, lse = arrays.empty(info.kind, (m,), "f32", info.device), arrays.empty(info.kind, (m,), "f32", info.device)
     dx = x if in_place else arrays.empty(info.kind, (m, n), info.dtype, info.device) if gradient else None
-    count = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
-    if count is not None:
-        count_targets(targets, count, ignore_index)
-    numbers = ignore_index, float(label_smoothing), float(z_loss), float(softcap)
-    entropy(x, targets, count, dx, loss, lse, *numbers, **choices, config=config)
+    share = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
+    if share is not None:
+        count_targets(targets, share, ignore_index)
+    numbers = ignore_index, float(label_smoothing), label_smoothing / n, float(z_loss), float(softcap)
+    entropy(x, targets, share, dx, loss, lse, *numbers, 1 / softcap if softcap else 0.0, **choices, config=config)
     if reduction == "none":
         return loss, lse, dx
     total = arrays.empty(info.kind, (1,), "f32", info.device)
-    total_loss(loss, count, total)
+    total_loss(loss, share, total)
     return total.reshape(()), lse, dx
 
 

@@ -66,6 +66,8 @@ def normalize_backward(
         to_weight, to_bias = (x if x is None else team.zeros() for x in (dweight, dbias))
         for mine in team.tiles():
             value, grad = mine.load(s), mine.load(dy)
+            if to_bias is not None:
+                to_bias += grad
             scaled = grad if weight is None else grad * mine.load_weight(weight).to(f32)
             if centred:
                 average, shift = mine.sums(value, scaled)
@@ -77,8 +79,6 @@ def normalize_backward(
             value = value * root
             if to_weight is not None:
                 to_weight[:] = pk.fma(grad, value, to_weight)
-            if to_bias is not None:
-                to_bias += grad
             slope = along * root * (root * -mean)
             rest = pk.fma(value, slope, shift * (root * -mean)) if centred else value * slope
             change = pk.fma(scaled, root, rest)
@@ -185,7 +185,8 @@ def plan_backward(
 ) -> Rows:
     """How rows are divided: a thread has 16 elements of a row, of each input and of each of `sums`. Where there are sums, blocks stay."""
     if STREAMS < n <= WIDEST and clusters and align == 16:
-        settings = {"cluster": 1 << max(0, -(-n // 8192) - 1).bit_length(), "team": 16, "teams": 1, **settings}
+        part = 4096 if inputs > 2 * size and n <= 32_768 else 8192  # columns of a block
+        settings = {"cluster": 1 << (-(-n // part) - 1).bit_length(), "team": 16, "teams": 1, **settings}
         return stream(n, size, inputs, weights, processors, **settings)
     config = plan(
         n, size, align, clusters=clusters, processors=processors, stays=sums > 0, **{"held": 16 * size, **settings}
