@@ -337,8 +337,6 @@ def teams(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) 
 def _stay(config: Rows, inputs: tuple[Any, ...], part: Any, place: Any, index: Any) -> Iterator[Mine]:
     """Tiles of a block that stays: the next one is on its way while one is worked on."""
     stride = pk.grid_size.x // config.cluster * config.teams
-    if config.cluster > 1:
-        pk.cluster.sync()  # before the loop, so that reductions need not see to it in each lap
     following = {x: Mine(config, index, part).read(x) for x in inputs}
     for lap in pk.range(pk.cdiv(pk.cdiv(inputs[0].rows, config.rows) - place * config.teams, stride)):
         here = {x: tile + 0 for x, tile in following.items()}
