@@ -51,6 +51,13 @@ def _lanes(map: ThreadMap, shape: Shape, warps: int) -> np.ndarray:
     return found
 
 
+@lru_cache(maxsize=1024)
+def agree(a: ThreadMap, b: ThreadMap, shape: Shape, warps: int) -> bool:
+    """Whether no element is touched by a lane of one access and another lane of the same warp in the other."""
+    x, y = a.lanes(shape, warps), b.lanes(shape, warps)
+    return bool(((x == 0) | (y == 0) | ((x == y) & (x & (x - np.uint32(1)) == 0))).all())
+
+
 @dataclass(frozen=True)
 class EveryThread(ThreadMap):
     """Every thread of the scope touches every element."""

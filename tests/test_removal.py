@@ -29,10 +29,6 @@ HARMLESS = {
         1,
         "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block",
     ),
-    ("attention_hopper", "barrier", "warpgroup.sync()"): (
-        1,
-        "queries are turned by the warp whose rows of the product they are; PTX does not promise that it reads no others",
-    ),
     ("attention_hopper", "waitbulk", "warpgroup.tma.wait()"): (
         1,
         "the wait of each tile covers what the stores read, and the end of the grid finishes what they write",

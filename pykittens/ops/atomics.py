@@ -65,6 +65,10 @@ class Atomic(Op):
     single_thread = True
 
     @property
+    def lanes_ordered(self) -> bool:  # type: ignore[override]
+        return self.scope.warps == 1
+
+    @property
     def numerics(self) -> Numerics:  # type: ignore[override]
         if self.kind in ("exch", "cas"):
             return EXACT

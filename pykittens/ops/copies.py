@@ -286,6 +286,10 @@ class WaitCopies(Op):
     scope: Scope
     pending: int
 
+    @property
+    def lanes_ordered(self) -> bool:  # type: ignore[override]
+        return self.scope.warps == 1  # of all lanes' copies
+
     def types(self) -> tuple[Type, ...]:
         if not isinstance(self.pending, int) or self.pending < 0:
             raise TypeRuleError(f"cannot wait for {self.pending} pending groups", fix="pass a Python int, 0 or more")
@@ -299,5 +303,3 @@ class WaitCopies(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.line(f'asm volatile("cp.async.wait_group {self.pending};" ::: "memory");')
-        if self.scope.warps == 1:
-            c.line("__syncwarp();")

@@ -100,6 +100,10 @@ class StoreScalar(Op):
     value: Operand
     at: Operand = 0
 
+    @property
+    def lanes_ordered(self) -> bool:  # type: ignore[override]
+        return self.scope.warps == 1
+
     def types(self) -> tuple[Type, ...]:
         check_memory(self.target, "set")
         check_index(self.at, "the index of an element")
@@ -132,8 +136,6 @@ class StoreScalar(Op):
             c.line(
                 f"if ({c.thread(self.scope)} == 0) pk_st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});"
             )
-        if self.scope.warps == 1:
-            c.line("__syncwarp();")
         c.line("}")
 
     @classmethod

@@ -95,7 +95,7 @@ class Arrive(Op):
         # back
         None
     )
-    together: bool = False  # for all lanes of a warp, which meet first: each has written something that is handed over
+    lanes_ordered: bool = False  # after all that the lanes of its warp have done
 
     single_thread = True
 
@@ -122,8 +122,6 @@ class Arrive(Op):
         c.prelude(MBARRIER)
         c.require("mbarrier bytes", self)
         b = c[self.barrier]
-        if self.together and not c.elected:
-            c.line("__syncwarp();")
         if self.spread:
             c.line(f"pk_mbarrier_release<{self.spread}>({b}, {c.thread(self.scope)});")
             return

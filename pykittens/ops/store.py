@@ -74,6 +74,10 @@ class Store(Op):
         return (Access(self.target, "write", Registers(type, neighbours(type, self.target), once=True)),)
 
     @property
+    def lanes_ordered(self) -> bool:  # type: ignore[override]
+        return self.scope.warps == 1 and isinstance(self.target, Value)
+
+    @property
     def _by_matrices(self) -> bool:
         """Whether stmatrix stores it, where the architecture has it."""
         type = self.source.type
@@ -89,8 +93,6 @@ class Store(Op):
         c.prelude(MEMORY)
         type = self.source.type
         c.line("{")
-        if self.scope.warps == 1 and isinstance(self.target, Value):
-            c.line("__syncwarp();")
         if in_runs(type):
             store_runs(c, self.scope, self.target, self.source, self.hint)
         elif isinstance(type, RegisterVector):
@@ -103,8 +105,6 @@ class Store(Op):
                 self._pairs(c, type)
             else:
                 self._elements(c, type)
-        if self.scope.warps == 1 and isinstance(self.target, Value):
-            c.line("__syncwarp();")
         c.line("}")
 
     def _stmatrix(self, c: CudaWriter, tile: RegisterTile) -> None:

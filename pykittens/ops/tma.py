@@ -374,6 +374,10 @@ class WaitBulk(Op):
 
     single_thread = True
 
+    @property
+    def lanes_ordered(self) -> bool:  # type: ignore[override]
+        return self.scope.warps == 1
+
     def numpy(self, m: NumpyMachine) -> None:
         pass
 

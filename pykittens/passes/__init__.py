@@ -4,6 +4,7 @@ from ..program import Program
 from .elect import elect_roles
 from .fences import insert_fences
 from .inflight import analyse_inflight
+from .lanes import insert_lane_barriers
 from .maps import collect_maps
 from .polling import mark_polling
 from .registers import check_budgets
@@ -18,6 +19,7 @@ def prepare(program: Program) -> None:
     insert_scratch_barriers(program)
     check_uniform(program)
     elect_roles(program)
+    insert_lane_barriers(program)
     insert_fences(program)
     analyse_inflight(program)
     mark_polling(program)

@@ -36,6 +36,8 @@ class Op:
     )
     numerics: Numerics | None = None  # what it promises about the numbers it makes; None where it makes none
     single_thread: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
+    # The compiler orders it with what other lanes of its warp do before and after: `passes/lanes.py`.
+    lanes_ordered: bool = False
 
     def types(self) -> tuple[Type, ...]:
         """The types of the results; raises `TypeRuleError` for operands it does not take."""

@@ -35,12 +35,12 @@ class MBarrier:
         """Whether a wait for the phase with this parity goes on."""
         return self.phase & 1 != parity
 
-    def arrive(self, agent: int, count: int, bytes: int, location: tuple[Frame, ...]) -> None:
-        """`count` arrivals by one warp, which first adds `bytes` to what the phase waits for."""
-        agents = np.array([agent])
-        self.take_part(agents, "arrival", location)
+    def arrive(self, agent: int, own: list[int], count: int, bytes: int, location: tuple[Frame, ...]) -> None:
+        """`count` arrivals by one lane of a warp, which first adds `bytes` to what the phase waits for. `own`: the agents of
+        what its lanes do, the warp and its copies."""
+        self.take_part(np.array([agent]), "arrival", location)
         self.parts[self.phase].append((agent, int(self.clocks.of[CAUSED, agent, agent]), location))
-        self.gathered = np.maximum(self.gathered, self.clocks.release(agents))
+        self.gathered = np.maximum(self.gathered, self.clocks.release_alone(agent, own, location))
         self.bytes += bytes
         self.pending -= count
         if self.pending < 0:
@@ -173,6 +173,7 @@ class NamedBarrier:
         if self.come == self.warps:
             for group in self.waiting:
                 self.clocks.acquire(group, self.gathered)
+                self.clocks.meet(group[:, None])
             self.phase, self.come, self.waiting, self.gathered = self.phase + 1, 0, [], self.clocks.blank()
             self.before, self.counted = self.counted, []
 

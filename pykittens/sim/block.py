@@ -11,7 +11,7 @@ from ..program import Value
 from ..types import BarrierType
 from .barriers import MBarrier, Meeting, NamedBarrier
 from .clocks import SEEN, TICK, Clocks
-from .engines import OUTLIVES_BLOCK, Flight, Queue
+from .engines import OUTLIVES_BLOCK, PER_WARP, QUEUES, Flight, Queue
 from .grid_state import Dim3, GridState
 from .memory import Address, SharedMemory
 from .shadow import Shadow
@@ -60,7 +60,7 @@ class BlockState:
         self.cluster, self.rank, self.index, self.warps = cluster, rank, index, grid_state.program.warps
         self.first_agent = rank * self.warps
         self.memory = SharedMemory(grid_state.program.shared_bytes)
-        self.shadow = Shadow(len(grid_state.map), grid_state.agents)
+        self.shadow = Shadow(len(grid_state.map), grid_state.agents, grid_state.warp_of)
         engines = grid_state.blocks * self.warps * (1 + len(grid_state.queues)) + rank * len(grid_state.barriers)
         self.barrier_list: list[MBarrier] = []
         self.barriers: dict[int, MBarrier] = {}
@@ -92,6 +92,12 @@ class BlockState:
             count = grid_state.blocks * self.warps
             self.queues[key] = Queue(name, count * (1 + grid_state.queues.index(name)) + self.first_agent + warp)
         return self.queues[key]
+
+    def own_agents(self, agent: int) -> list[int]:
+        """A warp, and its copies in flight: what its lanes do."""
+        queues = self.cluster.grid_state.queues
+        count = self.cluster.grid_state.blocks * self.warps
+        return [agent] + [count * (1 + i) + agent for i, q in enumerate(queues) if QUEUES.get(q) == PER_WARP]
 
     def named_barrier(self, value: Value, index: int) -> NamedBarrier:
         key = (value, index)

@@ -6,7 +6,7 @@ time; another agent knows them when its clock for `a` is larger. An agent's time
 
 Three views are kept side by side, and travel together through every synchronisation:
 
-    SEEN    whose accesses come before mine
+    SEEN    whose accesses come before mine (of a warp: those of its first lane)
     FENCED  whose generic writes a proxy fence has made visible to the async proxy
     CAUSED  whose steps led to this one, also through an engine that passes on no memory of its issuer
 """
@@ -14,8 +14,11 @@ Three views are kept side by side, and travel together through every synchronisa
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
+
+from ..errors import Frame
 
 SEEN, FENCED, CAUSED = 0, 1, 2
 TICK = 1 << 20  # a stamp is a time in ticks plus the number of the operation; a clock that knows nothing shows 1
@@ -32,6 +35,12 @@ class Clocks:
         self.heard: dict[
             int, list[tuple[int, dict[int, np.ndarray]]]
         ] = {}  # by agent: (time, what it then knew of other clusters)
+        # Lanes: `met[a, b]` is what every lane of warp `a` has seen of `b`, also of what its other lanes did. `loose`: lanes
+        # have done something apart since they last met. `alone`: what one lane told for its warp that had not met (time
+        # told, time it stands at, line).
+        self.met = np.ones((agents, agents), np.int64)
+        self.loose = np.zeros(agents, bool)
+        self.alone: dict[int, tuple[int, int, tuple[Frame, ...]]] = {}
 
     def stamp(self, agents: np.ndarray, operation: int) -> np.ndarray:
         """What accesses of these warps are stamped with now."""
@@ -48,15 +57,29 @@ class Clocks:
         self.advance(agents)
         return known
 
+    def release_alone(self, agent: int, own: Sequence[int], location: tuple[Frame, ...]) -> np.ndarray:
+        """What one lane of a warp tells for it: of what the warp's agents `own` did apart, only what was before its lanes met."""
+        known = self.of[:, agent].copy()
+        if self.loose[agent]:
+            self.alone[agent] = int(self.met[agent, agent]), int(known[SEEN, agent]), location
+            for view in (SEEN, FENCED):
+                known[view, own] = np.minimum(known[view, own], self.met[agent, own])
+        self.advance(np.array([agent]))
+        return known
+
     def acquire(self, agents: np.ndarray, known: np.ndarray) -> None:
-        """These warps learn what a release told."""
+        """All lanes of these warps learn what a release told."""
         self.of[:, agents] = np.maximum(self.of[:, agents], known[:, None])
+        self.met[agents] = np.maximum(self.met[agents], known[SEEN])
 
     def meet(self, groups: np.ndarray) -> None:
         """Barriers: `groups` has a row of warps for each; they tell each other all they know."""
-        known = self.of[:, groups].max(axis=2, keepdims=True)
-        self.of[:, groups] = known
-        self.advance(groups.ravel())
+        if groups.shape[1] > 1:
+            self.of[:, groups] = self.of[:, groups].max(axis=2, keepdims=True)
+        warps = groups.ravel()
+        self.met[warps] = self.of[SEEN, warps]
+        self.loose[warps] = False
+        self.advance(warps)
 
     def fence(self, agents: np.ndarray) -> None:
         """Generic writes that these warps know of become visible to the async proxy."""

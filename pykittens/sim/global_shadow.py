@@ -17,7 +17,7 @@ import numpy as np
 from .access_classes import SAME_BLOCK, ClassTable
 from .clocks import FENCED, SEEN, TICK, Clocks
 from .footprint import Footprint
-from .shadow import Clash
+from .shadow import Clash, apart
 
 
 def layers(whole: Footprint) -> list[Footprint]:
@@ -35,20 +35,21 @@ def layers(whole: Footprint) -> list[Footprint]:
 
 
 class GlobalShadow:
-    """`cells` cells. `block_of`: by agent, the rank of its block in the cluster."""
+    """`cells` cells. By agent, `block_of`: the rank of its block in the cluster, `warp_of`: the warp whose lanes do what it does."""
 
-    def __init__(self, cells: int, table: ClassTable, block_of: np.ndarray, chained: bool):
-        self.table, self.block_of, self.chained = table, block_of, chained
+    def __init__(self, cells: int, table: ClassTable, block_of: np.ndarray, warp_of: np.ndarray, chained: bool):
+        self.table, self.block_of, self.warp_of, self.chained = table, block_of, warp_of, chained
         self.stamp = np.zeros((1, cells), np.int64)  # 0: free
         self.agent, self.cluster = np.zeros((1, cells), np.int32), np.zeros((1, cells), np.int32)
         self.kind = np.zeros((1, cells), np.int8)
+        self.lanes = np.zeros((1, cells), np.int32)
 
     def note(
         self,
         clocks: Clocks,
         rows: np.ndarray,
         agents: np.ndarray,
-        cells: np.ndarray,
+        touched: Footprint,
         stamps: np.ndarray,
         kind: int,
         now: bool,
@@ -57,9 +58,10 @@ class GlobalShadow:
 
         It begins when the warps `rows` come to it, and is done by `agents` (the warps themselves where `now`).
         """
+        cells = touched.cell
         old = self.stamp[:, cells]
         if not old.any():
-            self._put(0, cells, stamps, agents, clocks.number, kind)
+            self._put(0, touched, stamps, agents, clocks.number, kind)
             return None
         used, classes, whose = old > 0, self.kind[:, cells], self.agent[:, cells]
         clusters = self.cluster[:, cells]
@@ -73,6 +75,13 @@ class GlobalShadow:
             self._order_foreign(clocks, SEEN, rows, old, whose, clusters, bad, ordered)
         if bad.any():
             return self._clash(classes, clusters, whose, old, cells, bad, clocks)
+        near = used & ordered & (old >= clocks.met[rows, whose]) & self.table.races[SAME_BLOCK, classes, kind]
+        if near.any():
+            slot, item = np.nonzero(near)
+            own = self.warp_of[whose[slot, item]] == rows[item]
+            near[slot, item] = apart(own, self.lanes[slot, cells[item]], touched.lanes[item])
+            if near.any():
+                return self._clash(classes, clusters, whose, old, cells, near, clocks, " apart")
         if self.table.classes[kind - 1].proxy == "async":
             unfenced = used & self.table.generic[classes] & ~(own & (old < clocks.of[FENCED][rows, whose]))
             if self.chained and unfenced.any():
@@ -80,7 +89,7 @@ class GlobalShadow:
             unfenced &= own | ordered
             if unfenced.any():
                 return self._clash(classes, clusters, whose, old, cells, unfenced, clocks, "proxy")
-        self._replace(clocks, agents, cells, stamps, kind, now, (old, classes, whose, own, ordered), distance)
+        self._replace(clocks, agents, touched, stamps, kind, now, (old, classes, whose, own, ordered), distance)
         return None
 
     def _order_foreign(self, clocks, view, rows, old, whose, clusters, doubtful, ordered) -> None:  # type: ignore[no-untyped-def]
@@ -96,9 +105,10 @@ class GlobalShadow:
             told = old[at] < known[whose[at]]
             doubtful[at], ordered[at] = ~told, told
 
-    def _replace(self, clocks, agents, cells, stamps, kind, now, found, distance) -> None:  # type: ignore[no-untyped-def]
+    def _replace(self, clocks, agents, touched, stamps, kind, now, found, distance) -> None:  # type: ignore[no-untyped-def]
         """Puts the access into the first slot that is free, or whose access it covers; frees the others that it covers."""
         old, classes, whose, own, ordered = found
+        cells = touched.cell
         gone = self.table.covers[classes, kind]
         if now or self.table.classes[kind - 1].mode == "write":
             gone = gone & (ordered | (own & (whose == agents)))
@@ -110,7 +120,7 @@ class GlobalShadow:
             gone = gone | (alike & (np.cumsum(alike, axis=0) > 1))
         free = gone | (old == 0)
         if len(old) == 1 and free.all():
-            self._put(0, cells, stamps, agents, clocks.number, kind)
+            self._put(0, touched, stamps, agents, clocks.number, kind)
             return
         if not free.any(axis=0).all():
             self._grow()
@@ -118,15 +128,17 @@ class GlobalShadow:
         slot = free.argmax(axis=0)
         drop, item = np.nonzero(gone)
         self.stamp[drop, cells[item]] = 0
-        self._put(slot, cells, stamps, agents, clocks.number, kind)
+        self._put(slot, touched, stamps, agents, clocks.number, kind)
 
-    def _put(self, slot, cells, stamps, agents, cluster, kind) -> None:  # type: ignore[no-untyped-def]
+    def _put(self, slot, touched, stamps, agents, cluster, kind) -> None:  # type: ignore[no-untyped-def]
+        cells = touched.cell
+        self.lanes[slot, cells] = touched.lanes
         self.stamp[slot, cells], self.agent[slot, cells] = stamps, agents
         self.cluster[slot, cells], self.kind[slot, cells] = cluster, kind
 
     def _grow(self) -> None:
         """Doubles the slots."""
-        for name in ("stamp", "agent", "cluster", "kind"):
+        for name in ("stamp", "agent", "cluster", "kind", "lanes"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
 
@@ -134,9 +146,11 @@ class GlobalShadow:
         item = int(bad.any(axis=0).argmax())
         slot = int(bad.T[item].argmax())
         stamp, cluster = int(old[slot, item]), int(clusters[slot, item])
-        mode = self.table.classes[classes[slot, item] - 1].mode
+        mode = "read" if self.table.classes[classes[slot, item] - 1].mode == "read" else "write"
+        if kind == " apart":
+            kind = "read apart" if mode == "read" else "written apart"
         return Clash(
-            kind or ("read" if mode == "read" else "write"),
+            kind or mode,
             int(cells[item]),
             item,
             int(whose[slot, item]),

@@ -10,6 +10,7 @@ from ..ops.cluster import DependencyWait
 from ..ops.control import Role
 from ..program import Access, Program, Sync, Value
 from ..types import BarrierType
+from .engines import PER_WARP, QUEUES
 from .footprint import GlobalMap, SharedMap
 from .global_shadow import GlobalShadow
 from .memory import GlobalArray
@@ -58,6 +59,13 @@ class GridState:
         )
         self.releases = Releases()
         self.changes = 0  # how often something has changed that others may look at
+        every, self.warp_of = (
+            np.arange(self.blocks * warps),
+            np.full(self.agents, -1),
+        )  # the warp whose lanes do what an agent does
+        for i, name in enumerate(["", *self.queues]):
+            if i == 0 or QUEUES.get(name) == PER_WARP:
+                self.warp_of[i * len(every) + every] = every
         self.conflicts: dict[int, int] = {}  # extra passes by step
         self.globals: dict[Value, tuple[GlobalMap, GlobalShadow]] = {}
         self._shadow_globals()
@@ -76,7 +84,7 @@ class GridState:
             if any(v in self.plan.written for v in group):
                 tensors = [self.tensors[v] for v in group]
                 map_ = GlobalMap(tensors, [a for a in accesses if a[0] in tensors])
-                shadow = GlobalShadow(len(map_), self.plan.classes, self.block_of, self.plan.chained)
+                shadow = GlobalShadow(len(map_), self.plan.classes, self.block_of, self.warp_of, self.plan.chained)
                 self.globals.update({v: (map_, shadow) for v in group})
 
     def warp_label(self, warp: int) -> str:

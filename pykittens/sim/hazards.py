@@ -35,7 +35,8 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
         agents, stamps = _finishers(m, step, touch, m.block, flight)
         _count(m, touch, _touch_global(m, step, touch, agents, stamps))
         return
-    local, cells, _ = _shared_footprint(m, touch)
+    touched = _shared_footprint(m, touch)
+    local = touched.warp
     if access.at is not None:
         _count(m, touch, int(touch.value.type.dtype.size * touch.copies) * m.units)  # type: ignore[union-attr]
     else:
@@ -44,11 +45,12 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
         m.block.cluster.grid_state.conflicts[step.number] = (
             m.block.cluster.grid_state.conflicts.get(step.number, 0) + touch.passes * m.units
         )
+    _loosen(m, touch)
     for block in m.blocks_of(access):
         if block is not m.block:
             _check_started(m, step, block)
         agents, stamps = _finishers(m, step, touch, block, flight)
-        clash = _note(block.shadow, m, touch, agents, stamps, local, cells)
+        clash = _note(block.shadow, m, touch, agents, stamps, touched)
         if clash is not None:
             raise race(
                 cluster,
@@ -73,13 +75,20 @@ def _check_started(m: Machine, step: Step, block: BlockState) -> None:
         )
 
 
-def _note(
-    shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, local: np.ndarray, cells: np.ndarray
-) -> Any:
-    access, clocks, rows = touch.access, m.block.cluster.clocks, m.agents
+def _note(shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, touched: Footprint) -> Any:
+    access, clocks, rows = touch.access, m.block.cluster.clocks, m.agents[touched.warp]
+    agents, stamps = agents[touched.warp], stamps[touched.warp]
     if access.mode == "read":
-        return shadow.read(clocks, rows[local], agents[local], cells, stamps[local], access.proxy)
-    return shadow.write(clocks, rows[local], agents[local], cells, stamps[local], access.proxy, access.mode == "reduce")
+        if touch.threads.whole_warps:  # checked lane by lane, but kept as read by all lanes at once
+            return shadow.read(clocks, rows, agents, touched, stamps, access.proxy, together=True)
+        return shadow.read(clocks, rows, agents, touched, stamps, access.proxy)
+    return shadow.write(clocks, rows, agents, touched, stamps, access.proxy, access.mode == "reduce")
+
+
+def _loosen(m: Machine, touch: Touch) -> None:
+    """Notes that lanes do something apart: what one lane tells for its warp from here on does not include it."""
+    if touch.apart and (touch.kind == "shared" or touch.value in m.block.cluster.grid_state.plan.written):
+        m.block.cluster.clocks.loose[m.agents if m.mask is None else m.agents[m.mask.warps]] = True
 
 
 def _count(m: Machine, touch: Touch, bytes: int) -> None:
@@ -158,8 +167,10 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
             touch.cache.clear()
         touch.cache[key] = found
     cluster, now = m.block.cluster, touch.access.done == "now"
-    for local, cells, _ in found:
-        clash = shadow.note(cluster.clocks, m.agents[local], agents[local], cells, stamps[local], touch.number, now)
+    _loosen(m, touch)
+    for part in found:
+        local = part.warp
+        clash = shadow.note(cluster.clocks, m.agents[local], agents[local], part, stamps[local], touch.number, now)
         if clash is not None:
             raise race(cluster, step, touch.access, clash, int(m.agents[local[clash.by]]), map_.describe(clash.cell))
     return total

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+SEVERAL = -1  # of what lanes have read in more than one way since they met: it agrees with nothing
+TOGETHER = -2  # of what a warp has read by ldmatrix, which no lane is past before all are: it agrees with everything
+
 
 class LanePatterns:
     """Numbers for patterns: for each byte of a cell a mask of the lanes that touch it (none: 0)."""
@@ -33,16 +36,22 @@ class LanePatterns:
 
     def disagree(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Where a lane of the second access touches a byte that another lane touches in the first."""
+        several, together = first == SEVERAL, first == TOGETHER
+        if (several | together).all():
+            return several
+        first = np.where(several | together, 0, first)
         pairs = first.astype(np.int64) << 32 | second
         unique, inverse = np.unique(pairs, return_inverse=True)
-        return np.array([not self.agree(int(p >> 32), int(p & 0xFFFFFFFF)) for p in unique], bool)[inverse.ravel()]
+        apart = np.array([not self.agree(int(p >> 32), int(p & 0xFFFFFFFF)) for p in unique], bool)
+        return several | (apart[inverse.ravel()] & ~together)
 
     def agree(self, first: int, second: int) -> bool:
         """Whether every byte that both touch is touched by one lane, the same."""
         key = (first, second)
         if key not in self.agreed:
             a, b = self.rows[first], self.rows[second]
-            self.agreed[key] = bool(((a == 0) | (b == 0) | ((a == b) & (a & (a - np.uint32(1)) == 0))).all())
+            same = (a == 0) | (b == 0) | ((a == b) & (a & (a - np.uint32(1)) == 0)) if len(a) == len(b) else np.False_
+            self.agreed[key] = bool(same.all())
         return self.agreed[key]
 
     def leads(self, numbers: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ import numpy as np
 
 from .access_classes import AccessClass
 from .clocks import FENCED, SEEN, TICK, Clocks
+from .footprint import Footprint
+from .lane_patterns import PATTERNS, SEVERAL, TOGETHER
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Clash:
     """Two accesses that conflict: `agent` and `operation` made the first, `by` (index into the access) the second.
 
     kind: "write" or "read" of the first, "proxy" for a generic write that no fence separates from the async proxy,
-    "unwritten" when there was no first. `cluster`: the first's, where it is another cluster. `time`: ticks of the agent.
+    "written apart" and "read apart" where lanes of one warp have not met, "unwritten" when there was no first. `cluster`: the first's, where it is another cluster. `time`: ticks of the agent.
     `first`: the class of the first, in global memory.
     """
 
@@ -29,29 +31,57 @@ class Clash:
     first: AccessClass | None = None
 
 
-class Shadow:
-    """`cells` cells, `agents` agents. A cell must be written before it is read."""
+def apart(own: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Which accesses lanes make that do not know of the first one: of two by the lanes of one warp (`own`), where its lanes
+    touch other bytes; else, what one lane has waited for for its warp, where any other lane touches anything."""
+    return np.where(own, PATTERNS.disagree(old, new), ~PATTERNS.leads(new))
 
-    def __init__(self, cells: int, agents: int):
+
+class Shadow:
+    """`cells` cells, `agents` agents. A cell must be written before it is read. `warp_of`: whose lanes do what an agent does."""
+
+    def __init__(self, cells: int, agents: int, warp_of: np.ndarray):
+        self.warp_of = warp_of
         self.stamp = np.zeros(cells, np.int64)
         self.agent = np.zeros(cells, np.int32)
+        self.lanes = np.zeros(cells, np.int32)
         self.generic = np.zeros(cells, bool)  # how it was written
         self.reduced = np.zeros(cells, bool)
         self.reads = np.zeros((cells, agents), np.int64)
+        self.read_lanes = np.zeros((cells, agents), np.int32)
         self.watched = np.zeros(cells, bool)  # cells read since the last write
 
     def read(
-        self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, cells: np.ndarray, stamps: np.ndarray, proxy: str
+        self,
+        clocks: Clocks,
+        rows: np.ndarray,
+        agents: np.ndarray,
+        touched: Footprint,
+        stamps: np.ndarray,
+        proxy: str,
+        together: bool = False,
     ) -> Clash | None:
-        """Notes a read of `cells` by `agents` that begins when the warps `rows` come to it; the clash it makes, if any."""
-        clash = self._after_write(clocks, rows, cells, proxy)
+        """Notes a read by `agents` that begins when the warps `rows` come to it; the clash it makes, if any. `together`: no
+        lane is past it before all lanes of its warp are."""
+        cells = touched.cell
+        clash = self._after_write(clocks, rows, touched, proxy)
         if clash is not None:
             return clash
         unwritten = self.stamp[cells] == 0
         if unwritten.any():
             at = int(unwritten.argmax())
             return Clash("unwritten", int(cells[at]), at)
+        lanes = np.full(len(cells), TOGETHER, np.int32) if together else touched.lanes
+        before = self.reads[cells, agents]
+        again = np.flatnonzero(before >= clocks.met[rows, agents])
+        if len(again):  # other lanes may still read, too
+            kept = self.read_lanes[cells[again], agents[again]]
+            mixed = np.where(kept == lanes[again], kept, SEVERAL)
+            mixed[kept == TOGETHER] = lanes[again][kept == TOGETHER]
+            lanes = lanes.copy()
+            lanes[again] = np.where(lanes[again] == TOGETHER, kept, mixed)
         self.reads[cells, agents] = stamps
+        self.read_lanes[cells, agents] = lanes
         self.watched[cells] = True
         return None
 
@@ -60,25 +90,17 @@ class Shadow:
         clocks: Clocks,
         rows: np.ndarray,
         agents: np.ndarray,
-        cells: np.ndarray,
+        touched: Footprint,
         stamps: np.ndarray,
         proxy: str,
         reduce: bool = False,
     ) -> Clash | None:
         """Notes a write (or reduction); the clash it makes, if any."""
-        clash = self._after_write(clocks, rows, cells, proxy, reduce)
+        cells = touched.cell
+        clash = self._after_write(clocks, rows, touched, proxy, reduce) or self._after_reads(clocks, rows, touched)
         if clash is not None:
             return clash
-        live = np.flatnonzero(self.watched[cells])
-        if len(live):
-            reads = self.reads[cells[live]]
-            bad = reads >= clocks.of[SEEN][rows[live]]
-            if bad.any():
-                at, agent = (int(x) for x in np.unravel_index(int(bad.argmax()), bad.shape))
-                return self._clash("read", int(cells[live[at]]), int(live[at]), agent, int(reads[at, agent]))
-            self.reads[cells[live]] = 0
-            self.watched[cells] = False
-        self.stamp[cells], self.agent[cells] = stamps, agents
+        self.stamp[cells], self.agent[cells], self.lanes[cells] = stamps, agents, touched.lanes
         self.generic[cells], self.reduced[cells] = proxy == "generic", reduce
         if not reduce:
             twice = self.agent[cells] != agents
@@ -88,20 +110,54 @@ class Shadow:
         return None
 
     def _after_write(
-        self, clocks: Clocks, rows: np.ndarray, cells: np.ndarray, proxy: str, reduce: bool = False
+        self, clocks: Clocks, rows: np.ndarray, touched: Footprint, proxy: str, reduce: bool = False
     ) -> Clash | None:
+        cells = touched.cell
         stamp, agent = self.stamp[cells], self.agent[cells]
-        bad = stamp >= clocks.of[SEEN][rows, agent]
+        near = stamp >= clocks.met[rows, agent]
         if reduce:
-            bad &= ~self.reduced[cells]
-        kind = "write"
-        if proxy == "async" and not bad.any():
-            kind = "proxy"
+            near &= ~self.reduced[cells]
+        if near.any():
+            at = np.flatnonzero(near)
+            whose, warps = agent[at], rows[at]
+            bad = stamp[at] >= clocks.of[SEEN][warps, whose]
+            kind = "write"
+            if not bad.any():
+                bad = apart(self.warp_of[whose] == warps, self.lanes[cells[at]], touched.lanes[at])
+                kind = "written apart"
+            if bad.any():
+                first = int(at[bad.argmax()])
+                return self._clash(kind, int(cells[first]), first, int(agent[first]), int(stamp[first]))
+        if proxy == "async":
             bad = self.generic[cells] & (stamp >= clocks.of[FENCED][rows, agent])
-        if not bad.any():
+            if bad.any():
+                first = int(bad.argmax())
+                return self._clash("proxy", int(cells[first]), first, int(agent[first]), int(stamp[first]))
+        return None
+
+    def _after_reads(self, clocks: Clocks, rows: np.ndarray, touched: Footprint) -> Clash | None:
+        cells = touched.cell
+        live = np.flatnonzero(self.watched[cells])
+        if not len(live):
             return None
-        at = int(bad.argmax())
-        return self._clash(kind, int(cells[at]), at, int(agent[at]), int(stamp[at]))
+        reads, warps = self.reads[cells[live]], rows[live]
+        near = reads >= clocks.met[warps]
+        if near.any():
+            item, agent = np.nonzero(near)
+            found = reads[item, agent]
+            bad = found >= clocks.of[SEEN][warps[item], agent]
+            kind = "read"
+            if not bad.any():
+                old = self.read_lanes[cells[live[item]], agent]
+                bad = apart(self.warp_of[agent] == warps[item], old, touched.lanes[live[item]])
+                kind = "read apart"
+            if bad.any():
+                first = int(bad.argmax())
+                by = int(live[item[first]])
+                return self._clash(kind, int(cells[by]), by, int(agent[first]), int(found[first]))
+        self.reads[cells[live]] = 0
+        self.watched[cells] = False
+        return None
 
     @staticmethod
     def _clash(kind: str, cell: int, by: int, agent: int, stamp: int) -> Clash:

@@ -20,7 +20,7 @@ STRUCTURE = (Range, While, BreakIf, When, Role)
 class Touch:
     """One access of an operation. Footprints are cached by where the gang's units point."""
 
-    __slots__ = ("access", "cache", "copies", "kind", "number", "passes", "place", "threads", "value")
+    __slots__ = ("access", "apart", "cache", "copies", "kind", "number", "passes", "place", "threads", "value")
 
     def __init__(self, access: Access, span: int):
         self.access = access
@@ -41,6 +41,14 @@ class Touch:
             self.copies = np.count_nonzero(lanes) / lanes.shape[1]
         elif self.threads == EVERY_THREAD:
             self.copies = span
+        # Whether lanes other than the first do it, each when it comes to it (ldmatrix reads when all have come).
+        together = self.threads.whole_warps and access.mode == "read"
+        self.apart = (
+            access.proxy == "generic"
+            and access.done in ("now", "cp.async")
+            and self.threads != ONE_THREAD
+            and not together
+        )
         self.cache: dict[Any, Any] = {}
         self.number = 0  # of its class among the accesses to global memory
 

@@ -14,7 +14,7 @@ from ..program import Place, Sync, Value
 from ..types import BarrierType
 from .barriers import MBarrier
 from .clocks import CAUSED, SEEN, TICK
-from .engines import ELECTED, PER_WARP, QUEUES
+from .engines import ELECTED, PER_UNIT, PER_WARP, QUEUES
 from .hazards import mbarriers, queue_of
 from .machine import Machine
 from .steps import Step
@@ -50,8 +50,7 @@ def _nothing() -> None:
 def _barrier(m: Machine, step: Step, sync: Sync) -> Waiting | None:
     warps = step.span
     if warps <= m.warps:
-        if warps > 1:
-            m.block.cluster.clocks.meet(_groups(m))
+        m.block.cluster.clocks.meet(_groups(m))
         return None
     first = m.role_first + (m.first - m.role_first) // warps * warps
     if first + warps > m.block.warps:
@@ -85,7 +84,7 @@ def _arrive(m: Machine, step: Step, sync: Sync) -> None:
             agent = int(group[0])
             if block is not m.block:
                 barrier.visitors.append((agent, int(m.block.cluster.clocks.of[SEEN, agent, agent]), step.op.location))
-            barrier.arrive(agent, sync.count, int(more), step.op.location)
+            barrier.arrive(agent, m.block.own_agents(agent), sync.count, int(more), step.op.location)
 
 
 def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
@@ -163,6 +162,10 @@ def _join(m: Machine, step: Step, sync: Sync) -> None:
     for queue, agents in _queues(m, sync.queue):
         finished, causes = queue.join(sync.pending)
         clocks.of[SEEN, agents, queue.agent] = np.maximum(clocks.of[SEEN, agents, queue.agent], clocks.time(finished))
+        if (
+            QUEUES.get(sync.queue, ELECTED) == PER_UNIT
+        ):  # else each lane knows of its own copies, or one lane of its stores
+            clocks.met[agents, queue.agent] = np.maximum(clocks.met[agents, queue.agent], clocks.time(finished))
         for caused in causes:
             clocks.of[CAUSED, agents] = np.maximum(clocks.of[CAUSED, agents], caused)
         m.flying = {v: f for v, f in m.flying.items() if f.queue is not queue or f.group >= finished}

@@ -187,7 +187,7 @@ class Ring:
         )
         slot, _, full = self._slot(cursor)
         yield slot
-        record(mbarrier.Arrive(Scope("warp", 1), full, together=True))
+        record(mbarrier.Arrive(Scope("warp", 1), full, lanes_ordered=True))
         cursor.advance()
 
     def hand(self, value: Operand) -> None:
@@ -197,7 +197,7 @@ class Ring:
         record(mbarrier.Wait(scope, self._item(self.empty, cursor.index), cursor.phase))
         _, (tile,), full = self._slot(cursor)
         record(atomics.StoreOne(scope, tile, value))
-        record(mbarrier.Arrive(scope, full))
+        record(mbarrier.Arrive(scope, full, lanes_ordered=True))
         cursor.advance()
 
     def _senders(self, load: tma.TmaLoad) -> int:
@@ -246,7 +246,9 @@ class Ring:
         cursor = self._cursor("release", None)
         r = current()
         barrier = self._item(self.empty, cursor.index)
-        op = mbarrier.Arrive(Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), barrier, after=after)
+        op = mbarrier.Arrive(
+            Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), barrier, after=after, lanes_ordered=True
+        )
         cursor.releases.append(op)
         record(op)
         cursor.walk += [cursor.advance(), *([barrier.producer] if isinstance(barrier.producer, views.Item) else [])]

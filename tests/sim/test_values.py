@@ -46,6 +46,7 @@ def test_swizzles_and_parts(swizzle: int) -> None:
     def parts(x: pk.gl(bf16, 64, 128), y: pk.gl(bf16, 32, 32)) -> None:
         tile = pk.shared(pk.st(bf16, 64, 128, swizzle))
         warp.load_into(tile, x, (0, 0))
+        warp.sync()
         warp.store(y, warp.load(tile.part(24, 48, 32, 32)), (0, 0))
 
     x, y = numbers(64, 128, dtype=BF16), np.zeros((32, 32), BF16)

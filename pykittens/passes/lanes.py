@@ -1,0 +1,219 @@
+"""Warp barriers among the lanes of a warp that hand memory to each other: statements (`warp.sync()`) that this pass writes.
+
+Lanes of a warp need not run in step, so what one lane writes another sees only after both have met. The compiler lets them
+meet where its own vocabulary promises order: around a warp's stores of registers, tiles or scalars, into shared memory;
+after a warp's wait for its copies; before one lane arrives for its warp, which has read what it gives back; around an
+atomic operation with an order, which one lane does for all. Nothing is written where the thread maps of the two accesses
+agree lane by lane, or where a barrier stands between them anyway.
+
+What the lanes copy themselves, or write together with other warps, is the author's to order, with `warp.sync()` or a wider
+barrier: the simulator finds it where it is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..ops import control
+from ..ops.sync import Barrier
+from ..ops.views import Item, Part
+from ..program import Access, Block, Op, Place, Program, Scope, Sync, Value
+from ..thread_map import ONE_THREAD, agree
+from ..types import BarrierType, Global, SharedTile, SharedVector
+from .fences import root
+
+WARP = Scope("warp", 1)
+LOOPS = (control.Range, control.While)
+STRUCTURE = (*LOOPS, control.When, control.Role, control.BreakIf)
+
+
+@dataclass(frozen=True)
+class Open:
+    """What lanes have done since they last met: an access, or (None) something that one lane has waited for."""
+
+    access: Access | None
+    warps: int
+    promised: bool  # the compiler lets lanes meet before another lane's access
+    again: bool = False  # in an earlier pass of a loop
+    flying: bool = False  # copies that their lanes have not waited for: that they have met means nothing yet
+
+    def clashes(self, access: Access, warps: int, promised: bool) -> bool:
+        """Whether lanes must meet before an access."""
+        if not (self.promised or promised):
+            return False
+        if self.access is None:
+            return access.threads != ONE_THREAD
+        if self.access.mode == "read" and (access.mode == "read" or self.access.threads.whole_warps):
+            return False  # no lane is past an ldmatrix before all are
+        return root(self.access.target) is root(access.target) and not self._agrees(access, warps)
+
+    def _agrees(self, access: Access, warps: int) -> bool:
+        """Whether each element is touched by the same lane both times."""
+        mine, other = self.access, access
+        assert mine is not None
+        if warps != self.warps or mine.at is not None or other.at is not None:
+            return mine.threads == other.threads == ONE_THREAD and warps == self.warps
+        if not _same(mine.target, other.target, self.again):
+            return mine.threads == other.threads == ONE_THREAD
+        shape = mine.target.shape if isinstance(mine.target, Place) else mine.target.type.shape  # type: ignore[union-attr]
+        return agree(mine.threads, other.threads, shape, warps)
+
+
+def insert_lane_barriers(program: Program) -> None:
+    """Adds the warp barriers that the program needs."""
+    written = {
+        root(e.target)
+        for op in program.walk()
+        if not isinstance(op, STRUCTURE)
+        for e in op.effects()
+        if isinstance(e, Access) and e.mode != "read"
+    }
+    _Walk(written).block(program.body, frozenset(), True)
+
+
+class _Walk:
+    """Goes through the program with what is open: from the last meeting of the lanes to each operation."""
+
+    def __init__(self, written: set[Value]) -> None:
+        self.written = written  # what nothing writes may be read in any order
+        self.left: list[frozenset[Open]] = []  # what is open where the loops around are left early
+        self.needed: set[Op] = set()  # the operations before which barriers stand
+
+    def block(self, block: Block, open: frozenset[Open], write: bool) -> frozenset[Open]:
+        """Walks a region; with `write`, puts barriers where they are needed. What is open at its end."""
+        out: list[Op] = []
+        for op in block:
+            if isinstance(op, STRUCTURE):
+                barrier, open = self._structure(op, open, write)
+            else:
+                barrier = _needs(op, open)
+                after = _after(op, _met(open) if barrier else open)
+                open = frozenset(x for x in after if x.access is None or root(x.access.target) in self.written)
+            if barrier:
+                self.needed.add(op)
+                made = Barrier(WARP)
+                made.location = op.location
+                out.append(made)
+            out.append(op)
+        if write:
+            block.ops = out
+        return open
+
+    def _structure(self, op: Op, open: frozenset[Open], write: bool) -> tuple[bool, frozenset[Open]]:
+        """Walks a loop, branch or role: whether a barrier stands before it, and what is open after it."""
+        if isinstance(op, control.BreakIf):
+            if self.left:
+                self.left[-1] |= open
+            return False, open
+        if isinstance(op, control.Role):
+            return False, open if op.elected else open | self.block(op.body, open, write)
+        if isinstance(op, control.When):
+            return False, self.block(op.then, open, write) | self.block(op.otherwise, open, write)
+        assert isinstance(op, LOOPS)
+        self.left.append(frozenset())
+        around = frozenset(replace(x, again=True) for x in self.block(op.body, open, False))
+        # One barrier before the loop rather than one in each pass of it.
+        before = bool(self._barriers(op.body, open | around) - self._barriers(op.body, around))
+        start = (_met(open) if before else open) | around
+        end = self.block(op.body, start, write)
+        return before, start | end | self.left.pop()
+
+    def _barriers(self, block: Block, open: frozenset[Open]) -> set[Op]:
+        """The operations of a region before which barriers would stand."""
+        kept, self.needed = self.needed, set()
+        self.block(block, open, False)
+        found, self.needed = self.needed, kept
+        return found
+
+
+def _needs(op: Op, open: frozenset[Open]) -> bool:
+    """Whether the lanes must meet before an operation."""
+    if not open:
+        return False
+    warps = op.scope.warps if op.collective else 1
+    for e in op.effects():
+        if isinstance(e, Sync):
+            # With bytes it announces loads, and hands nothing over.
+            hands = e.kind == "arrive" and op.single_thread and isinstance(e.bytes, int) and not e.bytes
+            if hands and _hands_over(open, op.lanes_ordered):
+                return True
+        elif (
+            _memory(e)
+            and any(x.clashes(e, warps, op.lanes_ordered) for x in open)
+            or e.order in ("release", "acq_rel")
+            and e.threads == ONE_THREAD
+            and _hands_over(open, True)
+        ):
+            return True
+    return False
+
+
+def _hands_over(open: frozenset[Open], all: bool) -> bool:
+    """Whether one lane that arrives for its warp must meet the others first: for what they read, and for stored registers.
+
+    A warp that has read only by ldmatrix is together: no lane is past it before all are.
+    """
+    others = [x for x in open if x.access is not None and x.access.threads != ONE_THREAD]
+    reads = [x.access for x in others if x.access is not None and x.access.mode == "read"]
+    apart = [x for x in others if not (x.access in reads and x.access is not None and x.access.threads.whole_warps)]
+    return bool(apart) and (bool(reads) or all or any(x.promised for x in apart))
+
+
+def _after(op: Op, open: frozenset[Open]) -> frozenset[Open]:
+    """What is open after an operation."""
+    warps = op.scope.warps if op.collective else 1
+    for e in op.effects():
+        if isinstance(e, Sync):
+            counted = isinstance(getattr(e.target, "type", None), BarrierType)  # each lane waits for itself
+            if e.kind in ("barrier", "cluster") or (e.kind == "wait" and not counted):
+                open = _met(open)
+            elif e.kind == "join" and op.single_thread:
+                open |= {Open(None, warps, op.lanes_ordered)}
+            elif e.kind == "join" and e.queue == "cp.async":
+                landed = {x for x in open if x.flying}
+                open = open - landed | {
+                    replace(x, promised=x.promised or op.lanes_ordered, flying=e.pending > 0) for x in landed
+                }
+        else:
+            if _memory(e):
+                open |= {Open(e, warps, op.lanes_ordered, flying=e.done == "cp.async")}
+            if e.order in ("acquire", "acq_rel") and e.threads == ONE_THREAD:
+                open |= {Open(None, warps, True)}
+    return open
+
+
+def _met(open: frozenset[Open]) -> frozenset[Open]:
+    """What is still open when the lanes have met."""
+    return frozenset(replace(x, promised=False) for x in open if x.flying)
+
+
+def _memory(access: Access) -> bool:
+    """Whether the lanes themselves touch memory, with ordinary accesses or copies."""
+    type = root(access.target).type
+    return (
+        isinstance(type, (SharedTile, SharedVector, Global))
+        and access.proxy == "generic"
+        and access.done in ("now", "cp.async")
+    )
+
+
+def _same(a: object, b: object, again: bool) -> bool:
+    """Whether two targets are certainly the same elements, or have none in common."""
+    if not isinstance(a, Value) or not isinstance(b, Value):
+        return a == b and not again
+    if a is b:
+        return not (again and isinstance(a.producer, Part) and not _fixed(a.producer))
+    if isinstance(a.producer, Item) and isinstance(b.producer, Item):
+        return a.producer.array is b.producer.array
+    x, y = a.producer, b.producer
+    return (
+        isinstance(x, Part)
+        and isinstance(y, Part)
+        and _fixed(x)
+        and _fixed(y)
+        and ((x.tile, x.row, x.col, x.rows, x.cols) == (y.tile, y.row, y.col, y.rows, y.cols))
+    )
+
+
+def _fixed(part: Part) -> bool:
+    return isinstance(part.row, int) and isinstance(part.col, int)
