@@ -2,8 +2,8 @@
 
 Lanes of a warp need not run in step, so what one lane writes another sees only after both have met. The compiler lets them
 meet where its own vocabulary promises order: around a warp's stores of registers, tiles or scalars, into shared memory;
-after a warp's wait for its copies; before one lane arrives for its warp, which has read what it gives back; around an
-atomic operation with an order, which one lane does for all. Nothing is written where the thread maps of the two accesses
+after a warp's wait for its copies or bulk stores; around an atomic operation; before one lane arrives for its warp, which
+has read what it gives back. Nothing is written where the thread maps of the two accesses
 agree lane by lane, or where a barrier stands between them anyway.
 
 What the lanes copy themselves, or write together with other warps, is the author's to order, with `warp.sync()` or a wider
@@ -137,13 +137,7 @@ def _needs(op: Op, open: frozenset[Open]) -> bool:
             hands = e.kind == "arrive" and op.single_thread and isinstance(e.bytes, int) and not e.bytes
             if hands and _hands_over(open, op.lanes_ordered):
                 return True
-        elif (
-            _memory(e)
-            and any(x.clashes(e, warps, op.lanes_ordered) for x in open)
-            or e.order in ("release", "acq_rel")
-            and e.threads == ONE_THREAD
-            and _hands_over(open, True)
-        ):
+        elif _memory(e) and any(x.clashes(e, warps, op.lanes_ordered) for x in open):
             return True
     return False
 
@@ -165,7 +159,7 @@ def _after(op: Op, open: frozenset[Open]) -> frozenset[Open]:
     for e in op.effects():
         if isinstance(e, Sync):
             counted = isinstance(getattr(e.target, "type", None), BarrierType)  # each lane waits for itself
-            if e.kind in ("barrier", "cluster") or (e.kind == "wait" and not counted):
+            if e.kind in ("barrier", "cluster", "memory fence") or (e.kind == "wait" and not counted):
                 open = _met(open)
             elif e.kind == "join" and op.single_thread:
                 open |= {Open(None, warps, op.lanes_ordered)}
@@ -177,8 +171,8 @@ def _after(op: Op, open: frozenset[Open]) -> frozenset[Open]:
         else:
             if _memory(e):
                 open |= {Open(e, warps, op.lanes_ordered, flying=e.done == "cp.async")}
-            if e.order in ("acquire", "acq_rel") and e.threads == ONE_THREAD:
-                open |= {Open(None, warps, True)}
+            if e.order not in ("weak", "relaxed"):  # one lane does it for a warp that meets around it
+                open = _met(open)
     return open
 
 

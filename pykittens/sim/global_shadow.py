@@ -75,7 +75,7 @@ class GlobalShadow:
             self._order_foreign(clocks, SEEN, rows, old, whose, clusters, bad, ordered)
         if bad.any():
             return self._clash(classes, clusters, whose, old, cells, bad, clocks)
-        near = used & ordered & (old >= clocks.met[rows, whose]) & self.table.races[SAME_BLOCK, classes, kind]
+        near = used & own & ordered & (old >= clocks.met[rows, whose]) & self.table.races[SAME_BLOCK, classes, kind]
         if near.any():
             slot, item = np.nonzero(near)
             own = self.warp_of[whose[slot, item]] == rows[item]

@@ -47,13 +47,11 @@ class Releases:
 
     def read(self, m: Machine, agent: int, address: int, order: str, scope: str) -> None:
         """The agent has read the element."""
-        message = self.told.get(address)
-        if not message:
-            return
+        message, clocks = self.told.get(address, {}), m.block.cluster.clocks
         if order in ("acquire", "acq_rel"):
             self._acquire(m, agent, message, scope)
-        else:
-            clocks = m.block.cluster.clocks
+            clocks.meet(np.array([[agent]]))  # one lane reads, then the warp's lanes meet
+        elif message:
             self.heard.setdefault((clocks.number, agent), {})[address] = message, scope
 
     def write(self, m: Machine, agent: int, address: int, order: str, scope: str, fresh: bool) -> None:
@@ -62,6 +60,7 @@ class Releases:
         message: Message = {} if fresh else dict(self.told.get(address, {}))
         told = dict(self.fenced.get((clocks.number, agent), {}))
         if order in ("release", "acq_rel"):
+            clocks.meet(np.array([[agent]]))  # and before one lane writes
             told[scope] = clocks.tell(agent)
         for fence, known in told.items():
             narrower = min(fence, scope, key=SCOPES.index)
@@ -76,6 +75,7 @@ class Releases:
         key = clocks.number, agent
         for message, heard in self.heard.get(key, {}).values():
             self._acquire(m, agent, message, min(heard, scope, key=SCOPES.index))
+        clocks.meet(np.array([[agent]]))
         self.fenced.setdefault(key, {})[scope] = clocks.tell(agent)
 
     def _acquire(self, m: Machine, agent: int, message: Message, scope: str) -> None:
