@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 WIDE, HARD, CHUNK = 1 << 20, 2000, 1 << 20  # numbers of a wide dtype; hard ones that are squared; pairs of a job
-SCALARS, TOGETHER = 4096, 50  # pairs of scalars; programs of a kernel
+SCALARS, TOGETHER = 4096, 10  # pairs of scalars; programs of a kernel
 Job = tuple[str, Any]
 
 
