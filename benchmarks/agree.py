@@ -118,8 +118,8 @@ def _operands(kind: str, sweep: Any, chunk: int) -> dict[str, np.ndarray]:
 def _programs(result: Result, kind: str, first: int) -> None:
     from pykittens.gpu.driver import architecture
     from pykittens.gpu.memory import DeviceArray
-    from pykittens.testing.number_reference import bits_of
     from pykittens.testing.program_kernel import OUTPUTS, arrays, program_kernel
+    from pykittens.testing.sweeps import different
 
     seeds = tuple(range(first, first + TOGETHER))
     given = arrays(seeds)
@@ -129,7 +129,7 @@ def _programs(result: Result, kind: str, first: int) -> None:
     kernel.simulate(**given)
     for dtype in OUTPUTS:
         got, want = device[f"{dtype}_out"].numpy(), given[f"{dtype}_out"]
-        bad = bits_of(got) != bits_of(want)
+        bad = different(got, want)
         result.checked += got.size
         for seed in np.flatnonzero(bad.any(axis=(1, 2))):
             i, j = np.argwhere(bad[seed])[0]

@@ -61,6 +61,7 @@ class Numerics:
 NAN = "a NaN it makes has the bits 0x7fffffff, or 0x7fff in 16 bits"
 MOVES = Numerics("exact", special="elements are moved")
 EXACT = Numerics("exact")
+SIGN = EXACT.with_special("integers wrap; NaN stays NaN, of float32 with any bits")  # neg and abs
 ROUNDED = Numerics("correctly rounded", special=f"subnormals are kept; {NAN}")
 
 

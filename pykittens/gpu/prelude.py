@@ -12,8 +12,11 @@ __device__ __forceinline__ float pk_bf16_float(u16 x) { return __uint_as_float((
 __device__ __forceinline__ float pk_f16_float(u16 x) { float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(x)); return r; }
 __device__ __forceinline__ u16 pk_float_bf16(float x) { u16 r; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(x)); return r; }
 __device__ __forceinline__ u16 pk_float_f16(float x) { u16 r; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(x)); return r; }
+__device__ __forceinline__ u32 pk_pack_bf16(u16 lo, u16 hi) { return (u32)lo | (u32)hi << 16; }
+__device__ __forceinline__ u32 pk_pack_f16(u16 lo, u16 hi) { return (u32)lo | (u32)hi << 16; }
+__device__ __forceinline__ u16 pk_half(const u32* v, int i) { return (u16)(i & 1 ? v[i >> 1] >> 16 : v[i >> 1]); }
 __device__ __forceinline__ float pk_get_bf16(const u32* v, int i) { return __uint_as_float(i & 1 ? v[i >> 1] & 0xffff0000u : v[i >> 1] << 16); }
-__device__ __forceinline__ float pk_get_f16(const u32* v, int i) { return pk_f16_float((u16)(i & 1 ? v[i >> 1] >> 16 : v[i >> 1])); }
+__device__ __forceinline__ float pk_get_f16(const u32* v, int i) { return pk_f16_float(pk_half(v, i)); }
 """
 
 # 8-bit floats (PTX "cvt", sm_89 and newer): through f16, which holds both exactly.

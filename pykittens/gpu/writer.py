@@ -112,7 +112,8 @@ class Writer:
                 f"PK_UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pk_pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
             )
         if n % 2:
-            self.line(f"{name}[{n // 2}] = pk_pack_{type.dtype}({text(Sym(str(n - 1)))}, 0.0f);")
+            last = text(Sym(str(n - 1)))
+            self.line(f"{name}[{n // 2}] = pk_pack_{type.dtype}({last}, {last});")
 
     def copy(self, target: Value, source: Value) -> None:
         """Copies all registers of a tile or vector, as they are."""
@@ -145,7 +146,12 @@ class Writer:
         self.prelude(FP8)
 
     def from_memory(self, text: str, memory: DType, held: DType) -> str:
-        """An element as it lies in memory, as an element of `held`: 16-bit floats stand as float, 8-bit integers as int."""
+        """An element as it lies in memory, as an element of `held`, such as `element` gives.
+
+        16-bit floats of one dtype are moved, not converted: they stay u16, which `pk_pack_bf16` takes as well as floats.
+        """
+        if memory.packed and memory is held:
+            return f"(u16)({text})"
         if memory.bits == 8 and memory.kind == "f":
             self._need_fp8()
         if memory.bits == 8 and memory.kind == "i":  # lies in memory as unsigned bits
@@ -154,12 +160,28 @@ class Writer:
             text = f"pk_{memory}_float({text})"
         return convert_c(text, memory, held)
 
+    def moved(self, x: Value, register: Any) -> str:
+        """The element in register number `register`, to be moved as it is: a 16-bit float as u16."""
+        packed = x.type.dtype.packed  # type: ignore[union-attr]
+        return f"pk_half({self[x]}, {register})" if packed else self.element(x, register)
+
+    def zero(self, memory: DType, held: DType) -> str:
+        """What `from_memory` gives of a zero."""
+        return "(u16)0" if memory.packed and memory is held else "0"
+
     def to_memory(self, text: str, memory: DType, held: DType) -> str:
-        """An element of `held` as it lies in memory."""
+        """An element of `held`, such as `element` gives, as it lies in memory."""
         if memory.bits == 8 and memory.kind == "f":
             self._need_fp8()
         value = convert_c(text, held, memory)
         return f"pk_float_{memory}({value})" if memory.kind == "f" and memory.bits < 32 else f"({memory.c})({value})"
+
+    def stored(self, x: Value, register: Any, memory: DType) -> str:
+        """The element in register number `register` as it lies in memory; 16-bit floats of one dtype are moved."""
+        held = x.type.dtype  # type: ignore[union-attr]
+        if memory.packed and memory is held:
+            return self.moved(x, register)
+        return self.to_memory(self.element(x, register), memory, held)
 
     def bits(self, text: str, dtype: DType) -> str:
         """Unsigned bits as the memory type of `dtype`."""

@@ -13,6 +13,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
 from ..program import CudaWriter, NumpyMachine, Operand, Value, is_scalar
 from ..types import DType, RegisterTile, RegisterVector, f32
+from .conversion import convert
 from .layout_route import spelled
 from .scalars import as_dtype, as_number, check_fits, scalar_dtype
 
@@ -99,19 +100,30 @@ def same_dtype(what: str, *operands: Operand) -> DType:
 
 
 def operand(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:
-    """Operand `x` as an array that broadcasts against one of type `shape` (first axis: units).
+    """Operand `x` as an array that broadcasts against one of type `shape` (first axis: units), to be computed with.
 
     A scalar becomes `dtype`, and 16-bit floats float32: what elementwise operations compute in.
     """
     if is_scalar(x):
-        value = as_number(m.unit_scalar(x), f32 if dtype.kind == "f" else dtype)
-        return value.reshape(value.shape + (1,) * len(shape.shape)) if value.ndim else value
+        return _scalars(m, x, shape, f32 if dtype.kind == "f" else dtype)
+    return compute(moved(m, x, shape, dtype), x.type.dtype)  # type: ignore[no-any-return]
+
+
+def moved(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:
+    """Operand `x` as an array that broadcasts against one of type `shape`, with the elements as they are."""
+    if is_scalar(x):
+        return convert(_scalars(m, x, shape, f32 if dtype.kind == "f" else dtype), dtype)
     array = m[x]
     if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
-        array = array[:, :, None] if x.type.kind == "col" else array[:, None, :]
-    elif isinstance(shape, RegisterVector) and shape.partial and not x.type.partial:
-        array = array[:, :, None]
-    return compute(array, x.type.dtype)  # type: ignore[no-any-return]
+        return array[:, :, None] if x.type.kind == "col" else array[:, None, :]
+    if isinstance(shape, RegisterVector) and shape.partial and not x.type.partial:
+        return array[:, :, None]
+    return array
+
+
+def _scalars(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:
+    value: np.ndarray = as_number(m.unit_scalar(x), dtype)
+    return value.reshape(value.shape + (1,) * len(shape.shape)) if value.ndim else value
 
 
 def compute(array: Any, dtype: DType) -> Any:
@@ -126,3 +138,13 @@ def read(c: CudaWriter, x: Operand, shape: Register, register: Sym, dtype: DType
     if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
         register = vector_register(shape, x.type, register)
     return str(c.element(x, register))
+
+
+def move(c: CudaWriter, x: Operand, shape: Register, register: Sym, dtype: DType) -> str:
+    """What `read` gives, to be moved rather than computed with: 16-bit floats as u16, a NaN's bits too."""
+    if is_scalar(x):
+        text = as_dtype(c, x, dtype)
+        return f"pk_float_{dtype}({text})" if dtype.packed else text
+    if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
+        register = vector_register(shape, x.type, register)
+    return c.moved(x, register)

@@ -176,9 +176,8 @@ def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, h
             c.line("} }")
         elif type.dtype.packed:  # single elements into halves of words: even ones first
             word, value = f"{c[result]}[({first}) / 2]", c.from_memory("u.e[0]", runs.dtype, type.dtype)
-            c.line(
-                f"{word} = {'' if p % 2 == 0 else f'{word} & 0xffffu | '}pk_pack_{type.dtype}({'0.0f, ' if p % 2 else ''}{value}{'' if p % 2 else ', 0.0f'}); }}"
-            )
+            pair = f"pk_pack_{type.dtype}({value}, {value})"
+            c.line(f"{word} = {pair if p % 2 == 0 else f'({word} & 0xffffu) | ({pair} & 0xffff0000u)'}; }}")
         else:
             c.line(
                 f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype, type.dtype)}; }}"
@@ -205,7 +204,7 @@ def store_runs(c: CudaWriter, scope: Any, target: Value | Place, source: Value, 
                 f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) u.w[j] = pk_pack_{runs.dtype}({low}, {high});"
             )
         else:
-            value = c.to_memory(c.element(source, f"({first} + j)"), runs.dtype, type.dtype)
+            value = c.stored(source, f"({first} + j)", runs.dtype)
             c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) u.e[j] = {value};")
         if runs.g is None:
             c.line(f"pk_st_shared({runs.shared(p)}, u.v); }}")

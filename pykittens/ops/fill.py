@@ -25,8 +25,7 @@ from ..types import (
     i32,
     with_dtype,
 )
-from .broadcast import Register, common_type, operand, read, register_type
-from .conversion import convert
+from .broadcast import Register, common_type, move, moved, register_type
 from .samples import Sample, tiles, vectors
 from .scalars import as_dtype, check_fits, scalar_dtype
 
@@ -48,8 +47,7 @@ class Fill(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         dtype = self.type.dtype
-        value = convert(operand(m, self.value, self.type, dtype), dtype)
-        return np.broadcast_to(value, (m.units, *self.type.shape))
+        return np.broadcast_to(moved(m, self.value, self.type, dtype), (m.units, *self.type.shape))
 
     def cuda(self, c: CudaWriter) -> None:
         c.map(self.result, lambda r: as_dtype(c, self.value, self.type.dtype))
@@ -134,10 +132,7 @@ class Assign(Op):
 
     def numpy(self, m: NumpyMachine) -> None:
         target = self.target.type
-        if isinstance(self.value, Value) and self.value.type == target:
-            m.assign(self.target, m[self.value])  # as it is, a NaN's bits too
-            return
-        value = convert(operand(m, self.value, target, target.dtype), target.dtype)
+        value = moved(m, self.value, target, target.dtype)
         m.assign(self.target, np.broadcast_to(value, (m.units, *target.shape)))
 
     def cuda(self, c: CudaWriter) -> None:
@@ -145,7 +140,7 @@ class Assign(Op):
         if not is_scalar(self.value) and self.value.type == type:
             c.copy(self.target, self.value)
         else:
-            c.map(self.target, lambda r: read(c, self.value, type, r, type.dtype), declare=False)
+            c.map(self.target, lambda r: move(c, self.value, type, r, type.dtype), declare=False)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

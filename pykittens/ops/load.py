@@ -141,7 +141,7 @@ class Load(Op):
             inside = g.inside(row, col)
             load = f"*({g.at(row, col)})"
             text = c.from_memory(load, self.memory, self.type.dtype)
-            return f"(({inside}) ? {text} : 0)" if inside else str(text)
+            return f"(({inside}) ? {text} : {c.zero(self.memory, tile.dtype)})" if inside else str(text)
 
         c.map(self.result, one, declare=False)
 
@@ -164,7 +164,7 @@ class Load(Op):
             else:
                 tests = [t for t in (f"{at} < {limit}" if limit else "", g.inside("0", at)) if t]
                 test, text = " && ".join(tests), c.from_memory(f"*({g.at('0', at)})", self.memory, self.type.dtype)
-            return f"(({test}) ? {text} : 0)" if test else str(text)
+            return f"(({test}) ? {text} : {c.zero(self.memory, vector.dtype)})" if test else str(text)
 
         c.map(self.result, one, declare=False)
 

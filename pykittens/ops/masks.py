@@ -14,12 +14,9 @@ from ..layouts import Sym, coalesced_column, fragment
 from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
-from .broadcast import common_type, compute, operand, read, register_type, same_dtype
-from .conversion import convert
+from .broadcast import common_type, move, moved, operand, read, register_type, same_dtype
 from .samples import Sample, tiles
-from .scalars import as_dtype, check_fits, promoted, scalar_dtype
-
-CHOICE = MOVES.with_special("a NaN of 16 bits becomes 0x7fff")
+from .scalars import check_fits, promoted, scalar_dtype
 
 
 @dataclass(eq=False)
@@ -31,7 +28,7 @@ class Select(Op):
     a: Operand
     b: Operand
 
-    numerics = CHOICE
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         mask = register_type(self.mask, "where")
@@ -49,15 +46,15 @@ class Select(Op):
     def numpy(self, m: NumpyMachine) -> Any:
         shape = self.result.type
         mask = operand(m, self.mask, shape, bool_)
-        a, b = (operand(m, x, shape, shape.dtype) for x in (self.a, self.b))
-        return convert(np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape)), shape.dtype)
+        a, b = (moved(m, x, shape, shape.dtype) for x in (self.a, self.b))
+        return np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape))
 
     def cuda(self, c: CudaWriter) -> None:
         shape, dtype = self.result.type, self.result.type.dtype
         c.map(
             self.result,
             lambda r: (
-                f"{read(c, self.mask, shape, r, bool_)} ? {read(c, self.a, shape, r, dtype)} : {read(c, self.b, shape, r, dtype)}"
+                f"{read(c, self.mask, shape, r, bool_)} ? {move(c, self.a, shape, r, dtype)} : {move(c, self.b, shape, r, dtype)}"
             ),
         )
 
@@ -94,7 +91,7 @@ class SideFill(Op):
     col: Operand
     value: Operand
 
-    numerics = CHOICE
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, f"{self.side}_fill")
@@ -109,18 +106,18 @@ class SideFill(Op):
     def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterTile)
-        col, value = m.unit_scalar(self.col), operand(m, self.value, type, type.dtype)
+        col, value = m.unit_scalar(self.col), moved(m, self.value, type, type.dtype)
         col = col.reshape(-1, 1, 1) if isinstance(col, np.ndarray) else col
         columns = np.arange(type.cols)[None, None, :]
         filled = columns >= col if self.side == "right" else columns < col
-        return convert(np.where(filled, value, compute(m[self.a], type.dtype)), type.dtype)
+        return np.where(filled, value, m[self.a])
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.a.type
         assert isinstance(type, RegisterTile)
         col, value, sign = (
             c.scalar(self.col, i32),
-            as_dtype(c, self.value, type.dtype),
+            move(c, self.value, type, Sym("i"), type.dtype),
             ">=" if self.side == "right" else "<",
         )
 
@@ -137,7 +134,7 @@ class SideFill(Op):
                 column: Any = coalesced_column(layout, type.warps, c.warp(self.scope), c.lane, inner)
             else:
                 column = fragment(type, c.warp(self.scope), c.lane, register)[1]
-            a = c.element(self.a, register)
+            a = c.moved(self.a, register)
             return f"({keep}!({column} {sign} {col})) ? {a} : {value}"
 
         c.map(self.result, one)

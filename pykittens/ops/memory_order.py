@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
+from ..numerics import EXACT, MOVES
 from ..program import Access, CudaWriter, Effect, MemoryScope, NumpyMachine, Op, Operand, Order, Place, Scope, Sync
 from ..thread_map import EVERY_THREAD, ONE_THREAD
 from ..types import DType, ScalarType, Type, f32, i32, i64, u32
@@ -104,6 +105,8 @@ class StrongLoad(_Ordered):
 
     uniform_over = 1
 
+    numerics = MOVES
+
     def types(self) -> tuple[Type, ...]:
         check_order("a load", self.order, ("relaxed", "acquire"), self.memory_scope)
         return (ScalarType(check_element("a load with an order", self.source)),)
@@ -147,6 +150,8 @@ class StrongStore(_Ordered):
     value: Operand
     order: Order = "release"
     memory_scope: MemoryScope = "gpu"
+
+    numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
         check_order("a store", self.order, ("relaxed", "release"), self.memory_scope)
@@ -197,6 +202,8 @@ class Signal(_Ordered):
     target: Place
     count: Operand
     memory_scope: MemoryScope = "gpu"
+
+    numerics = EXACT.with_special("wraps")
 
     def types(self) -> tuple[Type, ...]:
         check_order("pk.signal", "release", ("release",), self.memory_scope)

@@ -43,7 +43,7 @@ class SplitPairs(Op):
             self._half(c, part, i)
 
     def _half(self, c: CudaWriter, part: Value, first: int) -> None:
-        c.map(part, lambda register: c.element(self.a, register * 2 + first))
+        c.map(part, lambda register: c.moved(self.a, register * 2 + first))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -75,7 +75,7 @@ class JoinPairs(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         def one(r: Any) -> str:
-            a, b = c.element(self.a, r // 2), c.element(self.b, r // 2)
+            a, b = c.moved(self.a, r // 2), c.moved(self.b, r // 2)
             return f"({r}) % 2 ? {b} : {a}"
 
         c.map(self.result, one)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Diagnosis, TypeRuleError
-from ..numerics import EXACT, MOVES, NAN, ROUNDED, Numerics, approximate
+from ..numerics import EXACT, MOVES, NAN, ROUNDED, SIGN, Numerics, approximate
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
 from .arithmetic import ARITHMETIC, COMPARISONS, arithmetic_numerics, calculate, calculate_c, fma
@@ -263,10 +263,10 @@ _FLOAT = "subnormals are kept; " + NAN
 SCALAR_FUNCTIONS: dict[
     str, tuple[Any, str, Numerics]
 ] = {  # NumPy, C, promise (CUDA C++ Programming Guide, "Mathematical Functions")
-    "neg": (np.negative, "pk_neg({})", EXACT.with_special("integers wrap")),
+    "neg": (np.negative, "pk_neg({})", SIGN),
     "not": (np.logical_not, "!{}", EXACT),
     "invert": (np.invert, "~{}", EXACT),
-    "abs": (np.abs, "pk_abs({})", EXACT.with_special("integers wrap")),
+    "abs": (np.abs, "pk_abs({})", SIGN),
     "exp2": (_rounded(np.exp2), "exp2f({})", approximate(2, special=_FLOAT)),
     "log2": (_rounded(np.log2), "log2f({})", approximate(1, special=_FLOAT)),
     "exp": (_rounded(np.exp), "expf({})", approximate(2, special=_FLOAT)),

@@ -120,10 +120,7 @@ class Store(Op):
         vector = VECTOR[2 * self.memory.size]
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
-        a, b = (
-            c.to_memory(c.element(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)")), self.memory, self.held)
-            for j in (0, 1)
-        )
+        a, b = (c.stored(self.source, Sym(f"(2 * i + {j})" if j else "(2 * i)"), self.memory) for j in (0, 1))
         c.line(f"union {{ {vector} v; {memory_c(self.memory)} e[2]; }} u; u.e[0] = {a}; u.e[1] = {b};")
         if g is None:
             c.line(f"pk_st_shared({shared_address(c, self.target, 'r', 'x')}, u.v); }}")  # type: ignore[arg-type]
@@ -134,7 +131,7 @@ class Store(Op):
     def _elements(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("i"))
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
-        value = c.to_memory(c.element(self.source, Sym("i")), self.memory, self.held)
+        value = c.stored(self.source, Sym("i"), self.memory)
         c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {{ const int r = {row}, x = {col};")
         if g is None:
             raw = c.raw(value, self.memory)
@@ -149,7 +146,7 @@ class Store(Op):
             self._whole_runs(c, vector, g)
             return
         at = vector_element(vector, c.warp(self.scope), c.lane, Sym("i"))
-        value = c.to_memory(c.element(self.source, Sym("i")), self.memory, self.held)
+        value = c.stored(self.source, Sym("i"), self.memory)
         c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {{ const int x = {at};")
         limit = naive_limit(vector)
         tests = [f"x < {limit}"] if limit else []
@@ -171,7 +168,7 @@ class Store(Op):
         width, kind = vector.width, VECTOR[vector.width * self.memory.size]
         whole, some = open_runs(c, self.scope, vector, g)
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u;")
-        value = c.to_memory(c.element(self.source, Sym(f"(i * {width} + j)")), self.memory, self.held)
+        value = c.stored(self.source, Sym(f"(i * {width} + j)"), self.memory)
         c.line(f"PK_UNROLL for (int j = 0; j < {width}; j++) u.e[j] = {value};")
         if g is None:
             store = f"pk_st_shared({vector_address(c, self.target, 'x')}, u.v);"  # type: ignore[arg-type]

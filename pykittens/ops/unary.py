@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..numerics import EXACT, NAN, ROUNDED, SMALLEST_NORMAL, Numerics, approximate
+from ..numerics import EXACT, NAN, ROUNDED, SIGN, SMALLEST_NORMAL, Numerics, approximate
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import (
     REGISTER_DTYPES,
@@ -50,12 +50,12 @@ def _relu(x: Any) -> Any:
 # What the hardware's approximations promise is in the PTX ISA: "ex2", "lg2", "rsqrt", "rcp", "sin", "cos". A product before
 # one costs exp its relative error times |x|.
 UNARY: dict[str, Function] = {
-    "neg": Function(np.negative, "-{a}", EXACT.with_special("integers wrap")),
-    "abs": Function(np.abs, "fabsf({a})", EXACT.with_special("integers wrap")),
+    "neg": Function(np.negative, "-{a}", SIGN),
+    "abs": Function(np.abs, "fabsf({a})", SIGN),
     "exp": Function(
         np.exp,
         "pk_ex2({a} * 1.4426950408889634f)",
-        approximate(3, per=0.5, flushes=True, special=f"overflow is inf; {NAN}"),
+        approximate(3, per=0.75, flushes=True, special=f"overflow is inf; {NAN}"),
     ),
     "exp2": Function(np.exp2, "pk_ex2({a})", approximate(2, flushes=True, special=f"overflow is inf; {NAN}")),
     "log": Function(np.log, "pk_lg2({a}) * 0.6931471805599453f", approximate(3, absolute=2.0**-22, special=SUBNORMALS)),
@@ -68,7 +68,7 @@ UNARY: dict[str, Function] = {
     "sigmoid": Function(
         lambda x: 1 / (1 + np.exp(-x)),
         "pk_rcp(1.0f + pk_ex2({a} * -1.4426950408889634f))",
-        approximate(5, per=0.5, flushes=True, special=NAN),
+        approximate(5, per=0.75, flushes=True, special=NAN),
     ),
     "erf": Function(_erf, "erff({a})", approximate(2, special=SUBNORMALS)),
     "sin": Function(

@@ -90,10 +90,19 @@ class CudaWriter(Protocol):
         """Sets registers 2 * pair and 2 * pair + 1."""
 
     def from_memory(self, text: str, memory: DType, held: DType) -> str:
-        """An element as it lies in memory, as an element of `held`: 16-bit floats stand as float, 8-bit integers as int."""
+        """An element as it lies in memory, as an element of `held`: what `map` and `store_pair` take."""
+
+    def moved(self, x: Value, register: Any) -> str:
+        """The element in register number `register`, to be moved as it is: a 16-bit float as u16."""
+
+    def zero(self, memory: DType, held: DType) -> str:
+        """What `from_memory` gives of a zero."""
 
     def to_memory(self, text: str, memory: DType, held: DType) -> str:
-        """An element of `held` as it lies in memory."""
+        """An element of `held`, such as `element` gives, as it lies in memory."""
+
+    def stored(self, x: Value, register: Any, memory: DType) -> str:
+        """The element in register number `register` as it lies in memory; 16-bit floats of one dtype are moved."""
 
     def bits(self, text: str, dtype: DType) -> str:
         """Unsigned bits as the memory type of `dtype`."""

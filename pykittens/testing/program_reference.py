@@ -58,8 +58,9 @@ def _play(
     spread = [_spread(x, k, kind) for x, k in zip(args, kinds, strict=True)]
     if name == "where":
         mask, a, b = spread
-        a, b = (reference.convert(x, f32) if kind.dtype.bits == 16 else x for x in (a, b))  # a choice is by float32
-        return reference.convert(np.where(np.broadcast_to(mask, (kind.rows, kind.cols)), a, b), kind.dtype)
+        return np.where(
+            np.broadcast_to(mask, (kind.rows, kind.cols)), *(reference.convert(x, kind.dtype) for x in (a, b))
+        )
     if name == "fma":
         a, b, c = (np.broadcast_to(reference.convert(x, kind.dtype), (kind.rows, kind.cols)) for x in spread)
         return reference.fma(a, b, c, kind.dtype)

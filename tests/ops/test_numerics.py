@@ -21,6 +21,8 @@ OURS = [op for op in operations() if op.__module__.startswith("pykittens.ops.")]
 def test_operations_with_samples_promise_something(op: type[Op]) -> None:
     """What has a formula to be compared with makes numbers, or moves them."""
     for case in cases(op):
+        if not case.outputs + case.written:
+            continue
         probe = case.probe()
         probe.results = tuple(Value(type) for type in probe.types())
         assert probe.numerics is not None and str(probe.numerics), f"{case} needs `numerics`"
