@@ -5,7 +5,7 @@
 Functions of one operand and conversions run over all bit patterns of 8 and 16 bits, and over hard and random ones of wider
 dtypes; operations on two over all pairs of 8 bits, hard numbers squared, and random pairs of the others. Exact and
 correctly rounded results must have the same bits, approximations lie within the bound that the operation promises.
-Random programs of exact operations (`pykittens.testing.programs`) run beside the simulator. Work is cut into jobs that
+Operations that move elements between layouts run on their own samples. Random programs of exact operations (`pykittens.testing.programs`) run beside the simulator. Work is cut into jobs that
 processes compile, run and compare; what did not start within `--seconds` is counted as left out. Files a row under
 `agreement`, which names the card.
 """
@@ -49,6 +49,7 @@ def jobs(programs: int, pairs: int) -> list[Job]:
     found += [("scalars", i) for i in range(len(sweeps.scalar_sweeps()))]
     found += [("unary", i) for i in range(len(sweeps.unary_sweeps()))]
     found += [("conversion", i) for i in range(len(sweeps.conversion_sweeps()))]
+    found += [("samples", i) for i in range(len(_moving()))]
     chunks = -(-(HARD * HARD + pairs) // CHUNK)
     for i, sweep in enumerate(sweeps.binary_sweeps()):
         found += [("binary", (i, chunk)) for chunk in range(1 if sweep.inputs["a"].bits == 8 else chunks)]
@@ -60,7 +61,7 @@ def work(job: Job) -> Result:
     result = Result(job)
     try:
         kind, which = job
-        (_programs if kind == "programs" else _sweep)(result, kind, which)
+        {"programs": _programs, "samples": _samples}.get(kind, _sweep)(result, kind, which)
     except Exception:
         result.failed = traceback.format_exc()
     return result
@@ -137,6 +138,25 @@ def _programs(result: Result, kind: str, first: int) -> None:
             result.examples.append(
                 f"program {seeds[seed]}: {dtype}[{i}, {j}] = {got[seed, i, j]}, not {want[seed, i, j]}"
             )
+
+
+def _moving() -> list[Any]:
+    """The operations that move elements between layouts, threads and parts of tiles, with their own samples."""
+    from pykittens.testing.conformance import operations
+
+    modules = ("layout_conversion", "pairs", "slice_concat", "rolls", "fill", "masks", "reduce", "random")
+    return [op for op in operations() if op.__module__.rpartition(".")[2] in modules]
+
+
+def _samples(result: Result, kind: str, which: int) -> None:
+    from pykittens.testing.conformance import cases
+
+    for case in cases(_moving()[which]):
+        got, want = case.launch(), case.simulate()
+        result.checked += sum(x.size for x in got.values())
+        for text in case.differences(got, want, bits=True):
+            result.wrong[case.name] = result.wrong.get(case.name, 0) + 1
+            result.examples.append(f"{case.name}: {text}")
 
 
 def run(todo: list[Job], workers: int, seconds: float) -> tuple[list[Result], int]:
