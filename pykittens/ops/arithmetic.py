@@ -159,7 +159,7 @@ def arithmetic_numerics(kind: str, dtype: DType) -> Numerics:
         return EXACT.with_special(text.get(kind, "wraps" if kind in ("add", "sub", "mul") else ""))
     if kind in ("max", "min"):
         return EXACT.with_special(f"NaN where an operand is; +0 > -0; {NAN}")
-    found = approximate(2, special=f"subnormals are kept; {NAN}") if kind == "div" else ROUNDED
+    found = approximate(3, special=f"subnormals are kept; {NAN}") if kind == "div" else ROUNDED
     return found if dtype is f32 else found.with_special("computed in float32, then rounded to the dtype")
 
 

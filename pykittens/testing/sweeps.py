@@ -16,7 +16,7 @@ import numpy as np
 
 import pykittens as pk
 
-from ..numerics import SMALLEST_NORMAL, Numerics
+from ..numerics import Numerics
 from ..ops.arithmetic import COMPARISONS, arithmetic_numerics
 from ..ops.load import Load
 from ..ops.scalars import BITS, SCALAR_FUNCTIONS
@@ -235,12 +235,12 @@ def _each_scalar(names: list[str], functions: list[str]) -> Callable[..., dict[s
 
 @dataclass
 class Comparison:
-    """How one output compares: numbers checked, those that disagree with examples, and the largest error of an approximation."""
+    """How one output compares: numbers checked, and those that disagree, with examples."""
 
     checked: int
     wrong: int
     examples: list[str]
-    ulp: float = 0.0
+    share: float = 0.0  # the largest error of an approximation, as a share of its bound
 
 
 def different(got: np.ndarray, want: np.ndarray) -> np.ndarray:
@@ -251,21 +251,21 @@ def different(got: np.ndarray, want: np.ndarray) -> np.ndarray:
 
 def disagreements(sweep: Sweep, name: str, got: np.ndarray, want: np.ndarray, operands: Arrays) -> Comparison:
     """An output of a GPU beside its meaning."""
-    bad, ulp = different(got, want), 0.0
+    bad, share = different(got, want), 0.0
     if name in sweep.close:
-        bad, ulp = _far(*sweep.close[name], got, want, [x.reshape(got.shape) for x in operands.values()])
+        bad, share = _far(*sweep.close[name], got, want, [x.reshape(got.shape) for x in operands.values()])
     places = np.flatnonzero(bad.ravel())[:3]
     values = [x.ravel() for x in operands.values()]
     examples = [
         f"{name}({', '.join(str(v[i]) for v in values)}) = {got.ravel()[i]}, not {want.ravel()[i]}" for i in places
     ]
-    return Comparison(got.size, int(bad.sum()), examples, ulp)
+    return Comparison(got.size, int(bad.sum()), examples, share)
 
 
 def _far(
     promise: Numerics, truth: Truth, got: np.ndarray, want: np.ndarray, operands: list[np.ndarray]
 ) -> tuple[Any, float]:
-    """Which results are further from the truth than promised, and the largest error in units of float32's last place."""
+    """Which results are further from the truth than promised, and the largest error as a share of what is allowed."""
     with np.errstate(all="ignore"):
         arity = len(inspect.signature(truth).parameters) if not isinstance(truth, np.ufunc) else truth.nin
         x = [v.astype(np.float32) for v in operands[:arity]]
@@ -285,8 +285,6 @@ def _far(
         edge = (np.abs(true) + allowed >= most) & (np.abs(g) >= most * (1 - 2.0**-7)) & (np.sign(g) == np.sign(true))
         domain = np.abs(wide[0]) > 1e5 if "1e5" in promise.special else np.zeros(g.shape, bool)
         right = ~different(got, want) | (np.abs(g - true) <= allowed) | edge | (domain & (np.abs(g) <= 1))
-        error = np.abs(g - true) / np.maximum(
-            np.exp2(np.floor(np.log2(np.maximum(np.abs(true), SMALLEST_NORMAL))) - 23), 0
-        )
-        counted = np.isfinite(error) & ~domain & (np.abs(true) >= SMALLEST_NORMAL)
-    return ~right, float(error[counted].max()) if counted.any() else 0.0
+        share = np.abs(g - true) / allowed
+        counted = np.isfinite(share) & ~domain & ~edge
+    return ~right, float(share[counted].max()) if counted.any() else 0.0
