@@ -77,6 +77,9 @@ class Player:
     def play_transpose(self, kind: Kind, a: Any) -> Any:
         return a.transpose()
 
+    def play_swap_layout(self, kind: Kind, a: Any) -> Any:
+        return a.swap_layout(kind.layout)
+
     def play_shared(self, kind: Kind, a: Any, memory: DType) -> Any:
         tile = self.shared[memory]
         pk.warp.sync()

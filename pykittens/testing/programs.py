@@ -60,6 +60,7 @@ class Draw:
         self.memory = {d for d in SHARED + GLOBAL if eight_bit_floats or d not in (e4m3, e5m2)}
         layouts: list[Layout] = ["row", "col", Coalesced(8, 4), Coalesced(16, 2)]
         self.layouts = self.rng.sample(layouts, 2)
+        self.every_layout = layouts
         for dtype in self.rng.sample(TILES, 4):
             self.put("load", Kind("tile", dtype, ROWS, COLS, self.layouts[0]), which=self.rng.randrange(2))
         for dtype in SCALARS:
@@ -152,6 +153,13 @@ class Draw:
             other: Layout = "col" if kind.layout == "row" else "row"
             self.put("transpose", Kind("tile", kind.dtype, kind.cols, kind.rows, other), a)
 
+    def swap_layout(self) -> None:
+        if (a := self.pick(lambda k: k.form == "tile")) is not None:
+            kind = self.steps[a].makes
+            known = self.every_layout if (kind.rows, kind.cols) == (ROWS, COLS) else self.every_layout[:2]
+            layout = self.rng.choice([x for x in known if x != kind.layout])
+            self.put("swap_layout", Kind("tile", kind.dtype, kind.rows, kind.cols, layout), a)
+
     def memory_step(self, name: str, dtypes: tuple[DType, ...]) -> None:
         """Through memory and back: into another dtype, and maybe another layout."""
         if (
@@ -213,7 +221,15 @@ class Draw:
 
 STEPS = {
     **{Draw.unary: 2, Draw.binary: 5, Draw.number: 2, Draw.fma: 1, Draw.where: 2, Draw.to: 2, Draw.reduce: 2},
-    **{Draw.to_scalar: 1, Draw.transpose: 1, Draw.shared: 1, Draw.scratch: 1, Draw.product: 1, Draw.scalar: 2},
+    **{
+        Draw.to_scalar: 1,
+        Draw.transpose: 1,
+        Draw.swap_layout: 1,
+        Draw.shared: 1,
+        Draw.scratch: 1,
+        Draw.product: 1,
+        Draw.scalar: 2,
+    },
     **{Draw.cast: 1, Draw.when: 1, Draw.repeat: 1},
 }
 
