@@ -308,18 +308,26 @@ class ScopeHandle:
         """Waits until at most `pending` committed groups of this thread's copies are unfinished; others see them after a sync."""
         record(copies.WaitCopies(self.scope, pending))
 
-    def set(self, target: Value, at: Any, value: Operand, *, order: Order = "weak", scope: MemoryScope = "gpu") -> None:
+    def set(
+        self, target: Value, at: Any, value: Operand, *, order: Order = "weak", scope: MemoryScope | None = None
+    ) -> None:
         """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread.
 
-        `order` ("relaxed" or "release", of a tensor's element): see `trace/memory_order.py`. A release tells what all
-        threads of the scope did before.
+        `order` ("relaxed" or "release", of a tensor's element) and its `scope` ("gpu" unless given): see
+        `trace/memory_order.py`. A release tells what all threads of the scope did before.
         """
+        if order == "weak":
+            unused(
+                f"set of {getattr(target, 'label', target)} without an order",
+                'pass order="release" or "relaxed", too',
+                scope=scope,
+            )
         if isinstance(target, Tensor):
             spot = place(target, At(at if isinstance(at, tuple) else (at,)), (1,))
             if order == "weak":
                 record(element.StoreScalar(self.scope, spot, number(value)))
             else:
-                record(memory_order.StrongStore(self.scope, spot, number(value), order, scope))
+                record(memory_order.StrongStore(self.scope, spot, number(value), order, scope or "gpu"))
         elif order != "weak":
             raise TypeRuleError(
                 f"set of {target.label} in shared memory with order={order!r}",

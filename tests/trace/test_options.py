@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import pykittens as pk
-from pykittens import bf16, f32, warp, warpgroup
+from pykittens import bf16, f32, i32, warp, warpgroup
 from pykittens.errors import KernelError
 from pykittens.program import Place, Program, Value
 from pykittens.trace.hopper import Tma, Turns
@@ -75,6 +75,21 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         ScopeHandle.store,
         lambda e, **o: warp.store(e.row, e.f.row_max(), **o),
     ),
+    "set of a tensor's element": (ScopeHandle.set, lambda e, **o: warp.set(e.x, (0, 0), 1.0, **o)),
+    "set in order": (ScopeHandle.set, lambda e, **o: warp.set(e.x, (0, 0), 1.0, **{"order": "release", **o})),
+    "set of a shared vector's element": (ScopeHandle.set, lambda e, **o: warp.set(e.row, 0, 1.0, **o)),
+    **{
+        f"pk.atomic_{kind}": (
+            getattr(pk, f"atomic_{kind}"),
+            lambda e, kind=kind, **o: getattr(pk, f"atomic_{kind}")(e.z, (0, 0), 1, **{"by": warp, **o}),
+        )
+        for kind in ("add", "min", "max", "and", "or", "xor", "exch")
+    },
+    "pk.atomic_cas": (pk.atomic_cas, lambda e, **o: pk.atomic_cas(e.z, (0, 0), 0, 1, **{"by": warp, **o})),
+    "pk.fence": (pk.fence, lambda e, **o: pk.fence(**o)),
+    "pk.signal": (pk.signal, lambda e, **o: pk.signal(e.z, (0, 0), **o)),
+    "pk.wait_for": (pk.wait_for, lambda e, **o: pk.wait_for(e.z, (0, 0), **o)),
+    "swap_layout": (Tile.swap_layout, lambda e, **o: warp.zeros(bf16, 16, 16).swap_layout(**o)),
     "wait_loads": (ScopeHandle.wait_loads, lambda e, **o: warp.wait_loads(**o)),
     "arrive_at": (ScopeHandle.arrive_at, lambda e, **o: warp.arrive_at(e.named, **o)),
     "sync_at": (ScopeHandle.sync_at, lambda e, **o: warp.sync_at(e.named, **o)),
@@ -117,7 +132,7 @@ ELSEWHERE = {
 }
 
 
-def given(name: str, e: SimpleNamespace) -> Any:
+def given(name: str, e: SimpleNamespace, form: str) -> Any:
     """Something other than the default for an option."""
     return {
         "coordinate": (1, 1),
@@ -125,7 +140,7 @@ def given(name: str, e: SimpleNamespace) -> Any:
         "cols": 64,
         "length": 64,
         "dtype": bf16,
-        "layout": "col",
+        "layout": "row" if form == "swap_layout" else "col",
         "partial": True,
         "width": 4,
         "hint": "stream",
@@ -141,7 +156,11 @@ def given(name: str, e: SimpleNamespace) -> Any:
         "count": 3,
         "n": 3,
         "text": "said",
-        "scope": pk.group(2),
+        "order": "acq_rel" if form.startswith("pk.atomic") else "release" if "shared" in form else "relaxed",
+        "scope": "cta"
+        if form.startswith(("pk.atomic", "pk.fence", "pk.signal", "pk.wait_for", "set"))
+        else pk.group(2),
+        "by": pk.group(2),
         "reads": {"n": e.n},
         "writes": {"f": e.f},
         "numpy": lambda **_: None,
@@ -160,21 +179,23 @@ def options(word: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.default is not inspect.Parameter.empty]
 
 
-def recorded(call: Callable[..., Any], option: str = "") -> list[str]:
+def recorded(form: str, option: str = "") -> list[str]:
     """What a call records, as text in which values are numbered."""
 
+    call = FORMS[form][1]
+
     @pk.kernel(warps=4, cluster=2, grid=2)
-    def k(x: pk.gl(f32, "M", "N"), y: pk.gl(f32, "M", "N"), n: pk.i32):
-        e = SimpleNamespace(x=x, n=n, tile=pk.shared(pk.st(f32, 32, 32)), row=pk.shared(pk.sv(f32, 32)))
+    def k(x: pk.gl(f32, "M", "N"), z: pk.gl(i32, "M", "N"), n: pk.i32):
+        e = SimpleNamespace(x=x, z=z, n=n, tile=pk.shared(pk.st(f32, 32, 32)), row=pk.shared(pk.sv(f32, 32)))
         e.remote, e.bar, e.bar2 = pk.shared(pk.st(bf16, 64, 64)), pk.barrier(), pk.barrier()
         e.named = pk.named_barrier(8, count=2)
         e.f, e.c = warp.zeros(f32, 32, 32), warp.zeros(f32, 32, 32, layout=COALESCED)
         e.wide = pk.block.zeros(f32, 1, 512, layout=pk.coalesced(128, 4))
         e.sum, e.max = e.f.row_sum(partial=True), e.f.row_max()
-        call(e, **({option: given(option, e)} if option else {}))
+        call(e, **({option: given(option, e, form)} if option else {}))
 
     x = pk.spec(f32, (64, 64))
-    return text(k.program(x, x, 1))
+    return text(k.program(x, pk.spec(i32, (64, 64)), 1))
 
 
 def text(program: Program) -> list[str]:
@@ -205,18 +226,17 @@ CASES = [(form, option) for form, (word, _) in FORMS.items() for option in optio
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_are_right(form: str) -> None:
     """Without options nothing is refused: what is refused below is refused for its option."""
-    recorded(FORMS[form][1])
+    recorded(form)
 
 
 @pytest.mark.parametrize(("form", "option"), CASES, ids=lambda x: x)
 def test_an_option_is_used_or_refused(form: str, option: str) -> None:
-    call = FORMS[form][1]
     try:
-        changed = recorded(call, option)
+        changed = recorded(form, option)
     except KernelError as error:
         assert error.fix, error
         return
-    assert changed != recorded(call), f"{form}: {option} is ignored"
+    assert changed != recorded(form), f"{form}: {option} is ignored"
 
 
 def vocabulary() -> dict[str, Callable[..., Any]]:
