@@ -10,8 +10,10 @@ Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018). Shar
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pykittens as pk
-from pykittens import bf16, f16, f32, warp
+from pykittens import Scalar, Tensor, bf16, f16, f32, warp
 
 from .scale import magnitude
 
@@ -24,14 +26,14 @@ LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no dif
     grid=lambda q, **_: (pk.cdiv(q.rows, 256 if q.cols <= 64 else 128), q.depth, q.batch),
 )
 def attend(
-    q: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")),
-    k: pk.gl((bf16, f16), "B", "H", "M", pk.static("D")),
-    v: pk.gl((bf16, f16), "B", "H", "M", pk.static("D")),
-    o: pk.gl((bf16, f16), "B", "H", "N", pk.static("D")),
-    scale: f32,
+    q: Annotated[Tensor, (bf16, f16), "B", "H", "N", pk.static("D")],
+    k: Annotated[Tensor, (bf16, f16), "B", "H", "M", pk.static("D")],
+    v: Annotated[Tensor, (bf16, f16), "B", "H", "M", pk.static("D")],
+    o: Annotated[Tensor, (bf16, f16), "B", "H", "N", pk.static("D")],
+    scale: Annotated[Scalar, f32],
     *,
-    causal=False,
-):
+    causal: bool = False,
+) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     rows = 16 * pk.warp.count  # of this block's queries, and keys at a time

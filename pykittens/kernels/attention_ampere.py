@@ -13,8 +13,10 @@ rows * d + 2 * keys * d elements, 48 KiB at d 128 (two blocks on an Ada multipro
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import pykittens as pk
-from pykittens import bf16, f16, f32
+from pykittens import Scalar, Tensor, bf16, f16, f32
 
 from .scale import magnitude, turn
 
@@ -30,18 +32,18 @@ HALF = (bf16, f16)
     grid=lambda q, rows, **_: (pk.cdiv(q.rows, rows), q.depth, q.batch),
 )
 def attend(
-    q: pk.gl(HALF, "B", "H", "N", D),
-    k: pk.gl(HALF, "B", "G", "M", D),
-    v: pk.gl(HALF, "B", "G", "M", D),
-    o: pk.gl(HALF, "B", "H", "N", D),
-    scale: f32,
-    lse: pk.gl(f32, "B", "H", "N") = None,
+    q: Annotated[Tensor, HALF, "B", "H", "N", D],
+    k: Annotated[Tensor, HALF, "B", "G", "M", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", D],
+    o: Annotated[Tensor, HALF, "B", "H", "N", D],
+    scale: Annotated[Scalar, f32],
+    lse: Annotated[Tensor, f32, "B", "H", "N"] | None = None,
     *,
-    causal=False,
-    rows=128,
-    keys=None,
-    blocks=2,
-):
+    causal: bool = False,
+    rows: int = 128,
+    keys: Any = None,
+    blocks: int = 2,
+) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     group, d, c = pk.block, q.cols, magnitude(scale) * LOG2E
     keys = keys or 4096 // d  # as many as registers hold scores of
@@ -58,11 +60,11 @@ def attend(
     clear = (pk.minimum(diagonal + 1, k.rows) if causal else k.rows) // keys  # the steps before need no mask
     last = pk.maximum(pk.cdiv(seen, keys) - 1, 0)
 
-    def load(tile, tensor, i):
+    def load(tile: Any, tensor: Any, i: Any) -> None:
         group.load_async(tile, tensor, (batch, head // (q.depth // k.depth), i, 0))
         group.commit()
 
-    def arrived():
+    def arrived() -> None:
         """What was on its way is here, and what all warps have used may be overwritten."""
         group.wait_loads()
         group.sync()
@@ -72,7 +74,7 @@ def attend(
     with pk.when(scale <= 0.0):
         arrived()
         turn(group, queries, scale)
-    query = queries
+    query: Any = queries
     if d <= 64:  # registers hold the queries too
         arrived()
         query = group.load(queries)

@@ -11,10 +11,10 @@ are 0. `P` is the padded length; `dq` has a row of `L` elements, the registers o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import bf16, f16, f32, i32, warp, warpgroup
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from . import attention_backward_hopper as hopper
@@ -31,15 +31,15 @@ PIECE = 4096  # elements of a part of dq
 
 @pk.kernel(grid=lambda delta, o, **_: delta.cols // ROWS * o.depth * o.batch)
 def prepare(
-    o: pk.gl(HALF, "B", "H", "N", D),
-    do: pk.gl(HALF, "B", "H", "N", D),
-    lse: pk.gl(f32, "B", "H", "N"),
-    dlse: pk.gl(f32, "B", "H", "N"),
-    scaled: pk.gl(f32, "B", "H", "P"),
-    delta: pk.gl(f32, "B", "H", "P"),
-    dq: pk.gl(f32, "B", "H", "T", pk.static("L")),
-    turns: pk.gl(i32, "B", "H", "T") = None,
-):
+    o: Annotated[Tensor, HALF, "B", "H", "N", D],
+    do: Annotated[Tensor, HALF, "B", "H", "N", D],
+    lse: Annotated[Tensor, f32, "B", "H", "N"],
+    dlse: Annotated[Tensor, f32, "B", "H", "N"],
+    scaled: Annotated[Tensor, f32, "B", "H", "P"],
+    delta: Annotated[Tensor, f32, "B", "H", "P"],
+    dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
+    turns: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
+) -> None:
     """`scaled` = lse * log2(e), `delta`, and zeros in `dq` and `turns`; `dlse` and `turns` may be None."""
     blocks = delta.cols // ROWS
     block, rest = pk.block_index.x % blocks, pk.block_index.x // blocks
@@ -61,11 +61,11 @@ def prepare(
 
 @pk.kernel(grid=lambda dq, **_: dq.rows * dq.depth * dq.batch)
 def finish(
-    dq: pk.gl(f32, "B", "H", "T", pk.static("L")),
-    scaled: pk.gl(f32, "B", "H", "P"),
-    out: pk.gl(HALF, "B", "H", "N", D),
-    scale: f32,
-):
+    dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
+    scaled: Annotated[Tensor, f32, "B", "H", "P"],
+    out: Annotated[Tensor, HALF, "B", "H", "N", D],
+    scale: Annotated[Scalar, f32],
+) -> None:
     """out = dq * scale, and 0 where a row sees no key."""
     part, rest = pk.block_index.x % dq.rows, pk.block_index.x // dq.rows
     head, batch, cols = rest % out.depth, rest // out.depth, dq.cols // ROWS

@@ -13,44 +13,46 @@ FlashAttention-3's (Shah et al. 2024, section 3; FlashAttention-4's flash_bwd_sm
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import pykittens as pk
-from pykittens import bf16, f16, f32, i32, warp, warpgroup
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 LOG2E = 1.4426950408889634
 D = pk.static("D")
 HALF = (bf16, f16)
 
 
-def grid(k, **_):
+def grid(k: Any, **_: Any) -> Any:
     """A block for each tile of keys; those of a head next to one another in time."""
     return pk.cdiv(k.rows, keys_of(k.cols)) * k.depth * k.batch
 
 
-def keys_of(d):
+def keys_of(d: Any) -> Any:
     """Keys of a block: 64 of each warpgroup, or, where a row is too long for its registers, 64 of both."""
     return 128 if d <= 128 else 64
 
 
 @pk.kernel(warps=12, grid=grid)
 def differentiate(
-    q: pk.gl(HALF, "B", "H", "N", D),
-    k: pk.gl(HALF, "B", "G", "M", D),
-    v: pk.gl(HALF, "B", "G", "M", D),
-    do: pk.gl(HALF, "B", "H", "N", D),
-    lse: pk.gl(f32, "B", "H", "P"),
-    delta: pk.gl(f32, "B", "H", "P"),
-    dq: pk.gl(f32, "B", "H", "T", pk.static("L")),
-    dk: pk.gl(HALF, "B", "G", "M", D),
-    dv: pk.gl(HALF, "B", "G", "M", D),
-    scale: f32,
-    turns: pk.gl(i32, "B", "H", "T") = None,
+    q: Annotated[Tensor, HALF, "B", "H", "N", D],
+    k: Annotated[Tensor, HALF, "B", "G", "M", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", D],
+    do: Annotated[Tensor, HALF, "B", "H", "N", D],
+    lse: Annotated[Tensor, f32, "B", "H", "P"],
+    delta: Annotated[Tensor, f32, "B", "H", "P"],
+    dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
+    dk: Annotated[Tensor, HALF, "B", "G", "M", D],
+    dv: Annotated[Tensor, HALF, "B", "G", "M", D],
+    scale: Annotated[Scalar, f32],
+    turns: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
     *,
-    causal=False,
-    rows=64,
-    stages=2,
-    early=True,
-    direct=False,
-):
+    causal: bool = False,
+    rows: int = 64,
+    stages: int = 2,
+    early: bool = True,
+    direct: bool = False,
+) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
     With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
@@ -77,18 +79,18 @@ def differentiate(
         sums = pk.shared(pk.sv(f32, dq.cols), count=2, name="sums")  # of dq, one for each warpgroup
         full, empty = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
 
-    def owner():
+    def owner() -> Any:
         """(head of the keys, batch) of this block: worked out where it is needed, not kept in registers."""
         return pk.block_index.x // key_tiles % k.depth, pk.block_index.x // key_tiles // k.depth
 
-    def each_tile():
+    def each_tile() -> Any:
         """The tiles of queries that see these keys, head after head: (batch, head, tile)."""
         head, batch = owner()
         for h in pk.range(head * shared_by, (head + 1) * shared_by):
             for j in pk.range(first, tiles):
                 yield batch, h, j
 
-    def turn_of(j):
+    def turn_of(j: Any) -> Any:
         """How many blocks add to a tile of queries before this one."""
         return pk.minimum((j * rows + rows - 1 + diagonal) // keys, key_tiles - 1) - tile if causal else tile
 
@@ -137,22 +139,22 @@ def differentiate(
         turn = pk.var(pk.i32, 0)
         pk.wait(landed, 0)
 
-        def mine(x):
+        def mine(x: Any) -> Any:
             """The columns that this warpgroup multiplies with."""
             return x.part(0, me * wide, x.rows, wide) if halves else x
 
-        def scores():
+        def scores() -> None:
             """The scores of the next tile of queries begin."""
             warpgroup.mm_ABt(score, my_key, q_ring.read().x)
 
-        def products(i, slopes):
+        def products(i: Any, slopes: Any) -> None:
             """Piece i of this warpgroup's part of dq begins."""
             if rows == 128:
                 warpgroup.mm_AtB(part, slopes.part(0, me * 64, keys, 64), key)
             else:
                 warpgroup.mm_AtB(part, slopes, key.part(0, (me * pieces + i) * cols, keys, cols))
 
-        def step(h, j, masked):
+        def step(h: Any, j: Any, masked: Any) -> None:
             """One tile of queries, whose scores are there."""
             query, grads, slopes = q_ring.held(), do_ring.read(), ds[me if halves else turn]
             warpgroup.mm_ABt(grad, my_value, grads.x)

@@ -12,8 +12,10 @@ FlashAttention-4, cuDNN and FlashAttention-2: docs/benchmarks.md, measured by `p
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import pykittens as pk
-from pykittens import bf16, f16, f32, warpgroup
+from pykittens import Scalar, Tensor, bf16, f16, f32, warpgroup
 
 from .scale import magnitude, turn
 
@@ -22,7 +24,7 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
-def grid(q, consumers, stay, sms, **_):
+def grid(q: Any, consumers: Any, stay: Any, sms: Any, **_: Any) -> Any:
     """A block a tile, or as many as there are multiprocessors, which stay."""
     tiles = pk.cdiv(q.rows, 64 * consumers) * q.depth * q.batch
     return min(tiles, sms) if stay else tiles
@@ -30,23 +32,23 @@ def grid(q, consumers, stay, sms, **_):
 
 @pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, grid=grid)
 def attend(
-    q: pk.gl(HALF, "B", "H", "N", D),
-    k: pk.gl(HALF, "B", "G", "M", D),
-    v: pk.gl(HALF, "B", "G", "M", D),
-    o: pk.gl(HALF, "B", "H", "N", D),
-    lse: pk.gl(f32, "LB", "LH", "LN"),
-    scale: f32,
+    q: Annotated[Tensor, HALF, "B", "H", "N", D],
+    k: Annotated[Tensor, HALF, "B", "G", "M", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", D],
+    o: Annotated[Tensor, HALF, "B", "H", "N", D],
+    lse: Annotated[Tensor, f32, "LB", "LH", "LN"],
+    scale: Annotated[Scalar, f32],
     *,
-    causal=False,
-    with_lse=False,
-    keys=128,
-    stages=2,
-    queries=2,
-    consumers=2,
-    pingpong=True,
-    stay=True,
-    sms=132,
-):
+    causal: bool = False,
+    with_lse: bool = False,
+    keys: int = 128,
+    stages: int = 2,
+    queries: int = 2,
+    consumers: int = 2,
+    pingpong: bool = True,
+    stay: bool = True,
+    sms: int = 132,
+) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), magnitude(scale) * LOG2E
@@ -57,7 +59,7 @@ def attend(
     )
     diagonal = k.rows - q.rows  # query i stands at key i + diagonal
 
-    def each_tile():
+    def each_tile() -> Any:
         """This block's tiles: (row block, head, batch, key blocks, how many of them need no mask)."""
         tiles = pk.cdiv(q.rows, rows)
         for tile, head, real in (pk.triangle if causal and stay else pk.rectangle)(tiles, q.depth * q.batch):
@@ -102,14 +104,14 @@ def attend(
         turns.start(me)
         for block, head, batch, blocks, clear in each_tile():
 
-            def values():
+            def values() -> None:
                 """The weights' product with their values begins."""
                 slot = v_ring.read()
                 if early:
                     out[:] = out * shrink
                 warpgroup.mma_AB(out, weight, slot)
 
-            def step(j, masked, product=True):
+            def step(j: Any, masked: Any, product: bool = True) -> None:
                 """Scores of key block j become weights. Its scores and the last block's value product run while softmax works."""
                 slot = k_ring.read()
                 if product:

@@ -30,12 +30,12 @@ Speed, operations as the published kernel counts them: docs/benchmarks.md, measu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import pykittens as pk
-from pykittens import f16, f32, warpgroup
+from pykittens import Tensor, f16, f32, warpgroup
 from pykittens.errors import ArgumentError
 
 from .arguments import KernelCall
@@ -64,15 +64,15 @@ CONFIG = Config()  # made once, since a static value is recognised by identity
 
 @pk.kernel(warps=8, blocks_per_sm=2, grid=lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch))
 def attend(
-    q: pk.gl(DTYPES, "B", "H", "N", D),
-    k: pk.gl(DTYPES, "B", "H", "N", D),
-    v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
-    o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
-    before: pk.gl(f32, "B", "H", pk.static("E"), FEATURES),
-    after: pk.gl(f32, "B", "H", pk.static("E"), FEATURES),
+    q: Annotated[Tensor, DTYPES, "B", "H", "N", D],
+    k: Annotated[Tensor, DTYPES, "B", "H", "N", D],
+    v: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    o: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    before: Annotated[Tensor, f32, "B", "H", pk.static("E"), FEATURES],
+    after: Annotated[Tensor, f32, "B", "H", pk.static("E"), FEATURES],
     *,
-    config=Config(),
-):
+    config: Any = Config(),
+) -> None:
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, chunks, scaled, exact = q.dtype, pk.cdiv(q.rows, CHUNK), q.dtype is f16, after is not None
@@ -82,7 +82,7 @@ def attend(
     states = pk.ring(config.states, high=wide, low=narrow, unit=pk.sv(f32, CHUNK), name="states")
     result = pk.shared(values, name="result")
 
-    def load(i):
+    def load(i: Any) -> None:
         with pk.when(i < chunks), ring.fill() as slot:
             pk.tma.load(slot.q, q, (batch, head, i, 0))
             pk.tma.load(slot.k, k, (batch, head, i, 0))
@@ -161,20 +161,20 @@ def attend(
                 warpgroup.store(after, tile, where)
 
 
-def products(x, distances, share=1.0):
+def products(x: Any, distances: Any, share: float = 1.0) -> Any:
     """x_c x_(c + m) of rows of 16, for each distance m; those of distance 0 count `share`."""
     return [
         (x * share if m == 0 and share != 1.0 else x) * rolled for m, rolled in zip(distances, pk.rolls(x, distances))
     ]
 
 
-def remainders(x, distances):
+def remainders(x: Any, distances: Any) -> Any:
     """What rounding the products to 16 bits leaves, which 16 bits hold exactly."""
     minus = -x
     return [pk.fma(x, rolled, minus * rolled) for rolled in pk.rolls(x, distances)]
 
 
-def half(x, one):
+def half(x: Any, one: Any) -> Any:
     """The first 8 columns of 16, then `one`, then zeros."""
     column = pk.col_index(x)
     return pk.where(column == D // 2, one, pk.where(column < D // 2, x, 0.0))

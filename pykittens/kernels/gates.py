@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import pykittens as pk
-from pykittens import f32, warp
+from pykittens import Tensor, f32, warp
 from pykittens.errors import ArgumentError
 from pykittens.types import DTYPES, Coalesced
 
@@ -53,12 +53,12 @@ class Config:
 
 @pk.kernel(**OPTIONS)
 def gated(
-    gate: pk.gl(FLOATS, "M", pk.static("N")),
-    up: pk.gl(FLOATS, "M", pk.static("N")),
-    o: pk.gl(FLOATS, "M", pk.static("N")),
+    gate: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    up: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    o: Annotated[Tensor, FLOATS, "M", pk.static("N")],
     *,
-    config,
-):
+    config: Any,
+) -> None:
     """o = activation(gate) * up."""
     across = -(-gate.cols // config.cols)
     down = pk.block_index.x // across * config.warps + warp.index

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import bf16, e4m3, e5m2, f16, f32, warpgroup
+from pykittens import Scalar, Tensor, bf16, e4m3, e5m2, f16, f32, warpgroup
 
 FLOATS = (bf16, f16, f32, e4m3, e5m2)
 
@@ -79,20 +79,20 @@ def grid(c: Any, sms: int, config: Config, **_: Any) -> int:
     blocks_per_sm=lambda config, **_: config.residents,
 )
 def gemm(
-    a: pk.gl(FLOATS, "AR", "AC"),
-    b: pk.gl(FLOATS, "BR", "BC"),
-    c: pk.gl((bf16, f16, f32), "M", "N"),
-    x0: pk.gl(FLOATS, "R0", "C0"),
-    x1: pk.gl(FLOATS, "R1", "C1"),
-    x2: pk.gl(FLOATS, "R2", "C2"),
-    x3: pk.gl(FLOATS, "R3", "C3"),
-    sms: pk.i32,
+    a: Annotated[Tensor, FLOATS, "AR", "AC"],
+    b: Annotated[Tensor, FLOATS, "BR", "BC"],
+    c: Annotated[Tensor, (bf16, f16, f32), "M", "N"],
+    x0: Annotated[Tensor, FLOATS, "R0", "C0"],
+    x1: Annotated[Tensor, FLOATS, "R1", "C1"],
+    x2: Annotated[Tensor, FLOATS, "R2", "C2"],
+    x3: Annotated[Tensor, FLOATS, "R3", "C3"],
+    sms: Annotated[Scalar, pk.i32],
     *,
     config: Config,
     ta: bool = False,
     tb: bool = False,
     epilogue: Callable[..., Any] | None = None,
-):
+) -> None:
     """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k).
 
     `epilogue(x, row, col, *operands)` gets a float32 tile of the product, where in c it begins, and what is given of x0
@@ -118,7 +118,7 @@ def gemm(
         arrived = pk.barrier(config.consumers * config.cluster)
     budget = (512 - 24) // config.consumers // 8 * 8 if config.consumers > 1 else 0  # registers a thread, of 512
 
-    def each_tile():
+    def each_tile() -> Any:
         """Row and column, in tiles, of this block's tiles."""
         for row, col in pk.grouped(high, wide, config.group):
             yield (
@@ -129,7 +129,7 @@ def gemm(
                 else (row, col * right + rank)
             )
 
-    def load(operand, slot, source, major, k, transposed):
+    def load(operand: Any, slot: Any, source: Any, major: Any, k: Any, transposed: Any) -> None:
         move = pk.tma.share if config.share == operand else pk.tma.load
         move(
             slot,
@@ -151,7 +151,7 @@ def gemm(
     with pk.role("multiply", warpgroups=config.consumers, registers=budget) as me:
         acc = warpgroup.zeros(f32, mine, config.cols)
 
-        def product(kind):
+        def product(kind: Any) -> None:
             slot = ring.read()
             rows = slot.a.part(0, me * mine, depth, mine) if ta else slot.a.part(me * mine, 0, mine, depth)
             getattr(warpgroup, f"{kind}_A{'t' * ta}B{'t' * tb}")(acc, rows, slot.b)

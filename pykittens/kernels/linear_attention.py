@@ -26,12 +26,12 @@ Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench lin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import pykittens as pk
-from pykittens import f16, f32, warpgroup
+from pykittens import Scalar, Tensor, f16, f32, warpgroup
 from pykittens.errors import ArgumentError
 
 from .arguments import KernelCall
@@ -69,17 +69,17 @@ OPTIONS: dict[str, Any] = {
 
 @pk.kernel(**OPTIONS)
 def attend(
-    q: pk.gl(DTYPES, "B", "H", "N", pk.static("D")),
-    k: pk.gl(DTYPES, "B", "H", "N", pk.static("D")),
-    v: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
-    o: pk.gl(DTYPES, "B", "H", "N", pk.static("E")),
-    log_decay: pk.gl(f32, "H"),
-    before: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")),
-    after: pk.gl(f32, "B", "H", pk.static("E"), pk.static("D")),
-    scale: f32,
+    q: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("D")],
+    k: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("D")],
+    v: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    o: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    log_decay: Annotated[Tensor, f32, "H"],
+    before: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
+    after: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
+    scale: Annotated[Scalar, f32],
     *,
-    config=Config(),
-):
+    config: Any = Config(),
+) -> None:
     """o and the state `after`; without `before` it begins at zero."""
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
@@ -90,7 +90,7 @@ def attend(
     result = pk.shared(values, name="result")
     g = log_decay[head] * LOG2E if decays else 0.0
 
-    def load(i):
+    def load(i: Any) -> None:
         with pk.when(i < chunks), ring.fill() as slot:
             pk.tma.load(slot.q, q, (batch, head, i, 0))
             pk.tma.load(slot.k, k, (batch, head, i, 0))

@@ -19,12 +19,12 @@ twice. Rows wider than 32 KiB stream: see `rows.py`. Speed beside a device copy:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import pykittens as pk
-from pykittens import f32
+from pykittens import Scalar, Tensor, f32
 from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import describe
 from pykittens.types import DTYPES
@@ -42,22 +42,22 @@ OPTIONS: dict[str, Any] = {
 
 @pk.kernel(**OPTIONS)
 def normalize(
-    x: pk.gl(FLOATS, "M", pk.static("N")),
-    residual: pk.gl(FLOATS, "M", pk.static("N")),
-    weight: pk.gl(FLOATS, pk.static("N")),
-    bias: pk.gl(FLOATS, pk.static("N")),
-    y: pk.gl(FLOATS, "M", pk.static("N")),
-    s: pk.gl(FLOATS, "M", pk.static("N")),
-    eps: f32,
-    keep: f32,
-    threshold: pk.u32,
-    seed0: pk.u32,
-    seed1: pk.u32,
+    x: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    residual: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    weight: Annotated[Tensor, FLOATS, pk.static("N")],
+    bias: Annotated[Tensor, FLOATS, pk.static("N")],
+    y: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    s: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    eps: Annotated[Scalar, f32],
+    keep: Annotated[Scalar, f32],
+    threshold: Annotated[Scalar, pk.u32],
+    seed0: Annotated[Scalar, pk.u32],
+    seed1: Annotated[Scalar, pk.u32],
     *,
-    centred,
-    dropout,
-    config,
-):
+    centred: Any,
+    dropout: Any,
+    config: Any,
+) -> None:
     """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the mean."""
     for mine in walk(config, (x, residual), (weight, bias)):
         value = mine.load(x)

@@ -16,12 +16,12 @@ row of a workspace of `Rows.parts` rows is added up by `column_sums.py`, in an o
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import pykittens as pk
-from pykittens import f32
+from pykittens import Scalar, Tensor, f32
 from pykittens.interop.arrays import describe, maker
 from pykittens.types import DTYPES
 
@@ -42,24 +42,24 @@ OPTIONS: dict[str, Any] = {
 
 @pk.kernel(**OPTIONS)
 def normalize_backward(
-    s: pk.gl(FLOATS, "M", pk.static("N")),
-    dy: pk.gl(FLOATS, "M", pk.static("N")),
-    ds: pk.gl(FLOATS, "M", pk.static("N")),
-    weight: pk.gl(FLOATS, pk.static("N")),
-    dx: pk.gl(FLOATS, "M", pk.static("N")),
-    dresidual: pk.gl(FLOATS, "M", pk.static("N")),
-    dweight: pk.gl(f32, "G", pk.static("N")),
-    dbias: pk.gl(f32, "G", pk.static("N")),
-    eps: f32,
-    keep: f32,
-    threshold: pk.u32,
-    seed0: pk.u32,
-    seed1: pk.u32,
+    s: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    dy: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    ds: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    weight: Annotated[Tensor, FLOATS, pk.static("N")],
+    dx: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    dresidual: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    dweight: Annotated[Tensor, f32, "G", pk.static("N")],
+    dbias: Annotated[Tensor, f32, "G", pk.static("N")],
+    eps: Annotated[Scalar, f32],
+    keep: Annotated[Scalar, f32],
+    threshold: Annotated[Scalar, pk.u32],
+    seed0: Annotated[Scalar, pk.u32],
+    seed1: Annotated[Scalar, pk.u32],
     *,
-    centred,
-    dropout,
-    config,
-):
+    centred: Any,
+    dropout: Any,
+    config: Any,
+) -> None:
     """dx, dresidual, and each team's sums for dweight and dbias. `keep` is 1 / (1 - p), `threshold` p * 2^32."""
     mean = 1 / config.n
     for team in teams(config, (s, dy, ds), (weight,)):

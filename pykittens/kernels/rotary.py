@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import pykittens as pk
-from pykittens import f32, warp
+from pykittens import Tensor, f32, warp
 from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import ArrayInfo, describe
 from pykittens.interop.views import View, merged
@@ -82,14 +82,14 @@ OPTIONS: dict[str, Any] = {
 
 @pk.kernel(**OPTIONS)
 def rotate(
-    x: pk.gl(FLOATS, "B", "H", "N", pk.static("D")),
-    cos: pk.gl(FLOATS, "M", pk.static("HALF")),
-    sin: pk.gl(FLOATS, "M", pk.static("HALF")),
-    o: pk.gl(FLOATS, "B", "H", "N", pk.static("D")),
+    x: Annotated[Tensor, FLOATS, "B", "H", "N", pk.static("D")],
+    cos: Annotated[Tensor, FLOATS, "M", pk.static("HALF")],
+    sin: Annotated[Tensor, FLOATS, "M", pk.static("HALF")],
+    o: Annotated[Tensor, FLOATS, "B", "H", "N", pk.static("D")],
     *,
-    config,
-    back=False,
-):
+    config: Any,
+    back: bool = False,
+) -> None:
     """o = x with the first `config.r` features of each row turned; `back`: the other way."""
     half, tiles, groups = config.r // 2, pk.cdiv(x.rows, config.rows * config.warps), x.depth // config.heads
     block, layout = pk.block_index.x, config.turning
@@ -97,12 +97,12 @@ def rotate(
     batch, row = block // tiles // groups, (block % tiles * config.warps + warp.index) * config.rows
     at = [(batch, group * config.heads + i, row) for i in range(config.heads)]
 
-    def load(tensor, place, first, cols, layout):
+    def load(tensor: Any, place: Any, first: Any, cols: Any, layout: Any) -> Any:
         return warp.load(
             tensor, pk.at(*place, first), rows=config.rows, cols=cols, layout=layout, dtype=f32, hint=config.load_hint
         )
 
-    def turn(a, b):
+    def turn(a: Any, b: Any) -> Any:
         if back:
             return pk.fma(a, c, b * s), pk.fma(b, c, -(a * s))
         return pk.fma(a, c, -(b * s)), pk.fma(b, c, a * s)

@@ -12,11 +12,12 @@ multiprocessor keep enough bytes in flight. Terms of a row meet in shared memory
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 import pykittens as pk
+from pykittens import Tensor
 from pykittens.types import DTYPES
 
 from .arguments import KernelCall, alignment, like, machine, matrix, operand
@@ -32,7 +33,9 @@ OPTIONS: dict[str, Any] = {
 
 
 @pk.kernel(**OPTIONS)
-def soften(x: pk.gl(FLOATS, "M", pk.static("N")), y: pk.gl(FLOATS, "M", pk.static("N")), *, config):
+def soften(
+    x: Annotated[Tensor, FLOATS, "M", pk.static("N")], y: Annotated[Tensor, FLOATS, "M", pk.static("N")], *, config: Any
+) -> None:
     """y = softmax(x) for each row."""
     for mine in walk(config, (x,)):
         value = mine.cut(mine.load(x), -pk.inf)
@@ -42,12 +45,12 @@ def soften(x: pk.gl(FLOATS, "M", pk.static("N")), y: pk.gl(FLOATS, "M", pk.stati
 
 @pk.kernel(**{**OPTIONS, "grid": lambda y, config, **_: config.blocks(y.rows)})
 def soften_backward(
-    y: pk.gl(FLOATS, "M", pk.static("N")),
-    dy: pk.gl(FLOATS, "M", pk.static("N")),
-    dx: pk.gl(FLOATS, "M", pk.static("N")),
+    y: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    dy: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    dx: Annotated[Tensor, FLOATS, "M", pk.static("N")],
     *,
-    config,
-):
+    config: Any,
+) -> None:
     """dx = y (dy - sum(y dy)) for each row."""
     for mine in walk(config, (y, dy)):
         weight, grad = mine.load(y), mine.load(dy)
