@@ -43,7 +43,7 @@ def faults(cubin: Cubin, found: Instance) -> list[str]:
     """What is wrong with a compiled kernel, but for its instructions."""
     wrong = [f"{cubin.spill_store_bytes} bytes spilled"] if cubin.spills else []
     wrong += [f"{cubin.stack_bytes} bytes of local memory"] if cubin.stack_bytes else []
-    wrong += cubin.serialized
+    wrong += cubin.warnings  # those of ptxas that say it undid the kernel's asynchrony among them
     threads = found.program().threads
     return wrong + ([f"{cubin.registers} registers for {threads} threads"] if cubin.registers * threads > 65536 else [])
 

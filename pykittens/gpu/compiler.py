@@ -67,7 +67,8 @@ def compile(source: str, arch: str, *, options: tuple[str, ...] = ()) -> Cubin:
     """Compiles CUDA C that defines exactly one `__global__` function, for one architecture.
 
     Nothing is included, and nothing is contracted into fused multiply-adds (-fmad, on in CUDA, is off): the text says
-    what it wants, `options` what it wants of NVRTC. `#line` directives make messages point at Python.
+    what it wants, `options` what it wants of NVRTC. `#line` directives make messages point at Python: each holds until
+    the next, because all lines of C between them come from one line of Python.
 
     Raises `CompileError` with the compiler's log, `CompilerMissing` where there is no NVRTC, `ArgumentError` for
     an architecture that `architectures.py` has no row of.
@@ -76,7 +77,7 @@ def compile(source: str, arch: str, *, options: tuple[str, ...] = ()) -> Cubin:
     flags = (f"--gpu-architecture={arch}", *_FLAGS, *options)
     start = time.perf_counter()
     try:
-        image, log = nvrtc.compile_cubin(source, flags)
+        image, log = nvrtc.compile_cubin(_held_lines(source), flags)
     except nvrtc.NvrtcError as error:
         raise CompileError(f"the CUDA compiler refused the kernel for {arch}", error.log, source) from error
     seconds = time.perf_counter() - start
@@ -99,6 +100,24 @@ def compile(source: str, arch: str, *, options: tuple[str, ...] = ()) -> Cubin:
         compiler=compiler_version(),
         seconds=seconds,
     )
+
+
+def _held_lines(source: str) -> str:
+    """The source with each `#line` directive repeated before every line up to the next one.
+
+    Not inside a raw string, whose text it would change, nor behind a line that a backslash continues.
+    """
+    if re.search(r'\bR"', source):
+        return source
+    out, held, continued = [], "", False
+    for line in source.split("\n"):
+        directive = re.match(r"\s*#\s*line\b", line) is not None
+        if held and not directive and not continued:
+            out.append(held)
+        held = line if directive else held
+        continued = line.endswith("\\")
+        out.append(line)
+    return "\n".join(out)
 
 
 def compiler_version() -> str:

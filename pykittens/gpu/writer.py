@@ -35,7 +35,9 @@ class Writer:
         self.elected = False  # inside a role that one thread runs alone
         self.required: set[str] = set()  # features that the kernel cannot do without
         self.out: list[str] = []
-        self.support: dict[str, None] = {}  # prelude texts in the order of first use
+        self.support: dict[
+            str, str
+        ] = {}  # texts before the kernel in the order of first use, and where the author's are
         self.names: dict[Value, str] = {}
         self.maps: dict[TensorMapSpec, str] = {}
         self.numbers = itertools.count(1)
@@ -65,9 +67,13 @@ class Writer:
     def line(self, text: str) -> None:
         self.out.append(text)
 
-    def prelude(self, text: str) -> None:
-        """Text to stand once before the kernel."""
-        self.support.setdefault(text)
+    def prelude(self, text: str, authored: bool = False) -> None:
+        """Text to stand once before the kernel; of the author's own, messages name the line that gives it."""
+        self.support.setdefault(text, self._line(self.frame) if authored and self.frame is not None else "")
+
+    @staticmethod
+    def _line(frame: Frame) -> str:
+        return f"#line {frame.line} {c_text.string(frame.file)}"
 
     # Values -------------------------------------------------------------------------------------------
 
@@ -306,7 +312,7 @@ class Writer:
     def statement(self, op: Op) -> None:
         if op.location and op.location[0] != self.frame:
             self.frame = op.location[0]
-            self.line(f"#line {self.frame.line} {c_text.string(self.frame.file)}")
+            self.line(self._line(self.frame))
         if isinstance(op, control.Range):
             self._range(op)
         elif isinstance(op, control.While):
@@ -408,7 +414,8 @@ class Writer:
                 note = c_text.comment(f"{b.value.name}: {b.count} x {b.item}, {b.bytes} bytes")
                 self.line(f"const u32 {self[b.value]} = shared_base + {b.offset};{note}")
         self.prologue()
-        text = PRELUDE + "".join(self.support) + "\n".join(self.out) + "\n" + _indented(body) + "\n}\n"
+        support = "".join(f'{at}\n{text}\n#line 1 "kernel.cu"\n' if at else text for text, at in self.support.items())
+        text = PRELUDE + support + "\n".join(self.out) + "\n" + _indented(body) + "\n}\n"
         return text
 
     def map_name(self, spec: Any) -> str:

@@ -101,7 +101,8 @@ def attend(
             load(i)
         score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
         row, column = pk.row_index(score), pk.col_index(score)
-        fade, lift = pk.exp2(pk.maximum(row - column, 0).to(f32) * g), pk.exp2((row + 1).to(f32) * g)
+        if decays:
+            fade, lift = pk.exp2(pk.maximum(row - column, 0).to(f32) * g), pk.exp2((row + 1).to(f32) * g)
         for i in pk.range(chunks):
             slot = ring.read()
             warpgroup.mm_ABt(score, slot.q, slot.k)
@@ -136,7 +137,7 @@ def attend(
             else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
         )
         faded = pk.shared(rows, count=2, name="faded") if decays else None
-        position = pk.row_index(state)
+        position = pk.row_index(state) if decays else None
         for i in pk.range(chunks):
             with states.put() as next:
                 if scaled:

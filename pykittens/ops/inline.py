@@ -95,7 +95,7 @@ class Inline(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         if self.support:
-            c.prelude(self.support)
+            c.prelude(self.support, authored=True)
         operands = {n: _c(c, x) for n, x in zip(self.names, self.values, strict=True)}
         # Once over the text: what stands for an operand is not looked at again.
         text = _OPERAND.sub(lambda found: operands.get(found[1], found[0]), self.text)

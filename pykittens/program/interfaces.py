@@ -65,8 +65,8 @@ class CudaWriter(Protocol):
     def line(self, text: str) -> None:
         """Adds a line."""
 
-    def prelude(self, text: str) -> None:
-        """Adds text that stands once before the kernel."""
+    def prelude(self, text: str, authored: bool = False) -> None:
+        """Adds text that stands once before the kernel; `authored`: the kernel's author wrote it."""
 
     def scalar(self, x: Operand, dtype: DType | None = None) -> str:
         """A scalar operand as an expression; a Python number as a literal of `dtype`."""

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import pykittens as pk
 from pykittens.architectures import ARCHITECTURES
 from pykittens.errors import ArgumentError
 from pykittens.gpu import nvrtc
@@ -71,6 +72,33 @@ def test_errors_point_at_python() -> None:
         compile(text, "sm_80")
     assert caught.value.source == text
     assert "1 error detected" in caught.value.log
+
+
+def test_warnings_point_at_the_line_of_python_that_made_the_text() -> None:
+    """An unused tile, text of the author's own with several lines, and the device functions that it calls."""
+
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(pk.f32, 16, 16)) -> None:
+        pk.warp.full(pk.f32, 16, 16, 2.0)  # nobody uses it
+        pk.cuda(
+            """
+            int first = 0;
+            int second = first = 1; double third = 2;
+            """,
+            support="""
+            __device__ int helper() {
+              int inside = 1; inside = 2; return 0;
+            }
+            """,
+        )
+
+    first = k.function.__code__.co_firstlineno
+    text = k.cuda(pk.spec(pk.f32, (16, 16)), arch="sm_80")
+    lines = compile(text, "sm_80").warnings
+    assert len(lines) >= 3
+    found = {int(line.split("(")[1].split(")")[0]) - first for line in lines if line.startswith(__file__)}
+    assert len(lines) == sum(line.startswith(__file__) for line in lines) and found <= {2, 3}, lines
+    assert found == {2, 3}
 
 
 def test_errors_of_ptxas_are_compile_errors() -> None:
