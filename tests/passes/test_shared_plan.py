@@ -49,7 +49,7 @@ def test_blocks_have_1_to_32_warps(warps: int) -> None:
     def k(x: X):
         pass
 
-    with pytest.raises(pk.ResourceError, match=f"a block of {warps} warps"):
+    with pytest.raises(pk.ArgumentError, match=f"warps is {warps}"):
         k.program(x)
 
 
