@@ -9,9 +9,11 @@ from __future__ import annotations
 import dis
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable, Hashable
 from functools import cached_property
+from importlib import import_module
 from types import FunctionType
 from typing import Any, overload
 from weakref import WeakSet
@@ -46,8 +48,15 @@ def _after_fork() -> None:
         known._lock = threading.RLock()
 
 
+def _before_fork() -> None:
+    """A module that another thread is loading would stay half loaded, and locked, in the child: this waits for it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("pykittens.") and getattr(module.__spec__, "_initializing", False):
+            import_module(name)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 class Kernel:
