@@ -115,7 +115,7 @@ def calling(calls: int) -> Iterator[Row]:
     ]
     for four in operands:
         attend(*four, *rest, 0.125)
-    call = next(reversed(attend._loaded.values()))
+    call = next(reversed(attend.memory.launchers.values()))
     (q, k, v, o), (q2, k2, v2, o2) = operands
 
     def moving() -> None:

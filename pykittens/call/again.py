@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from ..interop import arrays
 from ..trace.operands import written
+from .bounded import Bounded
 from .gradients import overwritten, recording, requires_gradient
-from .identity import Identity, identity, leaf_of
+from .identity import Identity, leaf_of
 from .launch import Call, Launch
 from .memory import ALIGNED, picker
 
@@ -42,7 +43,7 @@ class Again:
         self.repeat: Repeat = self._look_up
         self._kernel = kernel
         self._operands = {name for name, _ in kernel.signature.runtime}
-        self._calls: dict[Any, _Kept] = {}
+        self._calls: Bounded[Any, _Kept] = Bounded(_MOST)
         self._identity: Identity | None = None
 
     def launcher(self, args: tuple[Any, ...], named: dict[str, Any]) -> Launch | None:
@@ -101,19 +102,21 @@ class Again:
         values = [*args, *(value for name, value in named.items() if name in self._operands)]
         tensors = [name for name, x in zip(names, values, strict=True) if type(x) in _probes]
         scalars = [name for name, x in zip(names, values, strict=True) if type(x) in _PLAIN]
-        if len(self._calls) >= _MOST:
-            self._calls.clear()
         by_name = dict(zip(names, values, strict=True))
         outputs = [name for name in tensors if name in written(call.program)]
         graded = any(requires_gradient(by_name[name]) for name in tensors if name not in outputs)
         launch = call.order(tensors, scalars, _unless_recording(self._identity.unchanged, graded))
         statics = [x for name, x in named.items() if name not in self._operands and leaf_of(x) is None]
-        all_of_it = identity(*self._identity.values, *statics, static=True) if statics else self._identity
+        all_of_it = (
+            self._kernel.memory.identities.of(*self._identity.values, *statics, static=True)
+            if statics
+            else self._identity
+        )
         self.repeat = self._look_up
         if all_of_it.steady and not self._kernel.by_value and not self._operands & set(named):
             again = call.order(tensors, scalars, _unless_recording(all_of_it.unchanged, graded))
             self.repeat = self._repeating(args, named, again, [tensors.index(name) for name in outputs])
-        self._calls[key] = _Kept(launch, self.repeat, _written(names, outputs, by_name))
+        self._calls.keep(key, _Kept(launch, self.repeat, _written(names, outputs, by_name)))
 
     def _repeating(self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch, outputs: list[int]) -> Repeat:
         """Launches what looks like these arguments, and looks up what does not."""
@@ -178,7 +181,7 @@ class Again:
             about.append(name)
             kind = type(x)
             if name not in self._operands:
-                about.append(leaf_of(x) or identity(x, static=True))
+                about.append(leaf_of(x) or self._kernel.memory.identities.of(x, static=True))
             elif kind in probes:
                 pointer, seen = probes[kind](x)
                 bits |= pointer

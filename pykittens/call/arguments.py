@@ -45,9 +45,13 @@ class Specialisation:
 
 
 def bind_arguments(
-    signature: Signature, args: tuple[Any, ...], named: dict[str, Any]
+    signature: Signature, args: tuple[Any, ...], named: dict[str, Any], defaults: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run-time arguments by name, and static values by name (defaults filled in)."""
+    """Run-time arguments by name, and static values by name.
+
+    Missing ones are filled in from `defaults`, which are the function's of now (`__kwdefaults__`). Raises `ArgumentError` for
+    what the kernel has no parameter for, and for what is missing without a default.
+    """
     names = [name for name, _ in signature.runtime]
     if len(args) > len(names):
         raise ArgumentError(
@@ -55,7 +59,7 @@ def bind_arguments(
             fix="pass static values by name",
         )
     given = dict(zip(names, args, strict=False))
-    statics = {name: default for name, default in signature.static}
+    statics = {name: (defaults or {}).get(name, default) for name, default in signature.static}
     for name, value in named.items():
         if name in given:
             raise ArgumentError(f"{signature.name} got {name!r} twice", fix="pass it once")

@@ -43,12 +43,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import TraceError
+from .bounded import Bounded
 from .guard import Guard
 from .reads import Path, reads
 
 MOST = 64  # elements of a list, dictionary or set that is read at every call; each costs it 0.02 us
 _MOST_REACHED = 4096  # objects that one function reaches
-_MOST_KNOWN = 4096  # identities that are kept
 _FROZEN = (CodeType, BuiltinFunctionType, np.ufunc, np.dtype)
 _BUILTIN = vars(builtins)
 _CONTAINERS = (tuple, list, dict, set, frozenset)
@@ -106,22 +106,26 @@ class Identity:
         return self.guard.function()
 
 
-_known: dict[tuple[Any, ...], Identity] = {}
+class Identities:
+    """Identities that are made once for the same objects, and anew when what they reach has changed."""
+
+    def __init__(self, most: int = 64) -> None:
+        self._known: Bounded[tuple[Any, ...], Identity] = Bounded(most)
+
+    def of(self, *values: Any, static: bool = False) -> Identity:
+        """The identity of values as they are now.
+
+        `static`: they were passed to a kernel; what cannot be read again at every call then only costs time.
+        """
+        key = (static, *map(id, values))  # which stay theirs: an identity keeps its values
+        found = self._known.get(key)
+        if found is None or not found.steady or not found.unchanged():
+            found = Identity(values, static=static)
+            self._known.keep(key, found)
+        return found
 
 
-def identity(*values: Any, static: bool = False) -> Identity:
-    """The identity of values as they are now: made once for the same objects, and anew when what they reach has changed.
-
-    `static`: they were passed to a kernel; what cannot be read again at every call then only costs time.
-    """
-    key = (static, *map(id, values))
-    found = _known.get(key)
-    if found is None or not found.steady or not found.unchanged():
-        found = Identity(values, static=static)
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        _known[key] = found
-    return found
+identity = Identities().of  # for what no kernel remembers
 
 
 class _Walk:

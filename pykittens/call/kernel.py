@@ -36,8 +36,9 @@ from .arguments import Specialisation, bind_arguments, seen_by_options, spec, sp
 from .dimensions import Dim3, dimensions
 from .dimensions import warps as block_warps
 from .gradients import check_gradients, overwritten
-from .identity import Identity, identity, leaf_of
+from .identity import Identity, leaf_of
 from .launch import Launch, bind, launch_once
+from .memory import Memory
 
 _kernels: WeakSet[Kernel] = WeakSet()
 
@@ -67,10 +68,7 @@ class Kernel:
         self.name = function.__name__
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
         self.signature: Signature = read_signature(function)
-        self._programs: dict[Any, Program] = {}
-        self._loaded: dict[Any, Any] = {}  # `Call`s
-        self._functions: dict[Any, Any] = {}  # what is loaded on GPUs
-        self._again: Again | None = None  # calls that can be made again: there are none before the first on a GPU
+        self.forget()
         self.__module__, self.__qualname__ = function.__module__, function.__qualname__
         self._lock = threading.RLock()
         _kernels.add(self)
@@ -80,13 +78,18 @@ class Kernel:
 
     # From a specialisation to a program -----------------------------------------------------------------
 
+    def forget(self) -> None:
+        """As if it had never been called."""
+        self.memory = Memory()
+        self._again: Again | None = None  # calls that can be made again: there are none before the first on a GPU
+
     def __reduce__(self) -> str:
         """By name, as functions: copies are the kernel itself, and another process finds it in its module."""
         return self.__qualname__
 
     def program(self, *args: Any, **named: Any) -> Program:
         """The program for arguments (arrays, or `pk.spec`s that stand for them)."""
-        given, statics = bind_arguments(self.signature, args, named)
+        given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)
         return self.program_for(specialisation, known)
 
@@ -104,14 +107,14 @@ class Kernel:
             extra["debug"] = True
         key = (self.key(specialisation), warps, cluster, *extra.values())
         with self._lock:
-            if key not in self._programs:
+            if (program := self.memory.programs.get(key)) is None:
                 notes = {n: why_misaligned(x) for n, x in known.items() if isinstance(x, (ArrayInfo, spec))}
                 program = trace(
                     self.function, dict(specialisation.types), statics, notes, warps=warps, cluster=cluster, **extra
                 )
                 prepare(program)
-                self._programs[key] = program
-            return self._programs[key]
+                self.memory.programs.keep(key, program)
+            return program
 
     def _option(self, name: str, known: dict[str, Any], statics: dict[str, Any], default: Any) -> Any:
         """An option of the decorator: a value, or a function of the arguments and static values."""
@@ -149,11 +152,13 @@ class Kernel:
     @property
     def identity(self) -> Identity:
         """That of the function and of what the options call, as they are now."""
-        return identity(self.function, *(x for x in self.options.values() if callable(x)))
+        return self.memory.identity.of(self.function, *(x for x in self.options.values() if callable(x)))
 
     def key(self, specialisation: Specialisation) -> Hashable:
         """What a program depends on: the specialisation, and the content of the function and of static values."""
-        statics = tuple((name, leaf_of(x) or identity(x, static=True)) for name, x in specialisation.statics)
+        statics = tuple(
+            (name, leaf_of(x) or self.memory.identities.of(x, static=True)) for name, x in specialisation.statics
+        )
         return specialisation.types, statics, self.identity
 
     @cached_property
@@ -182,7 +187,7 @@ class Kernel:
         return None if self._again is None else self._again.launcher(args, named)
 
     def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        given, statics = bind_arguments(self.signature, args, named)
+        given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)
         devices = {name: x.device for name, x in known.items() if isinstance(x, ArrayInfo)}
         if len(set(devices.values())) > 1:
@@ -226,7 +231,7 @@ class Kernel:
         """`simulate(*args, **named)`, whatever the kernel's parameters are called."""
         from ..sim import simulate
 
-        given, statics = bind_arguments(self.signature, args, named)
+        given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)
         program = self.program_for(specialisation, known)
         check_shared(program, SIMULATED)
@@ -243,8 +248,13 @@ class Kernel:
         return report
 
     def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
-        """A launcher for these arguments with everything checked: calling it only launches."""
-        given, statics = bind_arguments(self.signature, args, named)
+        """A launcher for these arguments with everything checked: calling it only launches, on the current stream.
+
+        It is frozen at binding: the arrays' memory, the numbers and static values, and all that the kernel's function
+        reaches are those of now, whatever changes later. The arrays are kept alive; their elements are read when it is
+        called. Raises what a call would raise, and `ArgumentError` for arrays that are not on a GPU.
+        """
+        given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)
         return bind(self, specialisation, known, given, statics)
 

@@ -104,11 +104,9 @@ def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], statics
     layout = tuple((x.shape, x.strides, x.kind, x.device) if isinstance(x, ArrayInfo) else None for x in known.values())
     numbers = tuple(x for x in known.values() if not isinstance(x, ArrayInfo)) if kernel.by_value else ()
     key = (kernel.key(specialisation), layout, numbers)
-    call = kernel._loaded.get(key)
+    call = kernel.memory.launchers.get(key)
     if call is None:
-        if len(kernel._loaded) > 1024:
-            kernel._loaded.clear()
-        call = kernel._loaded[key] = Call(kernel, specialisation, known, statics)
+        call = kernel.memory.launchers.keep(key, Call(kernel, specialisation, known, statics))
     scalars = {name: known[name] for name in call.scalars}
     if not call.order(call.tensors, list(scalars))(
         [known[name].pointer for name in call.tensors], list(scalars.values())
@@ -172,8 +170,9 @@ def _launcher(kernel: Any, program: Program, known: dict[str, Any], statics: dic
 
 def _function(kernel: Any, program: Program, device: int) -> driver.Function:
     """The program, compiled and loaded on a device: once, and then for every shape."""
-    key = (id(program), device)  # the kernel keeps its programs
-    if key not in kernel._functions:
+    key = (id(program), device)
+    program_of_it, function = kernel.memory.functions.get(key, (None, None))
+    if program_of_it is not program:
         arch = driver.architecture(device).name
         cubin = kernel.compile_program(program, arch)
         if cubin.registers * program.threads > 65536:
@@ -182,8 +181,9 @@ def _function(kernel: Any, program: Program, device: int) -> driver.Function:
                 fix="use fewer warps",
                 location=program.location,
             )
-        kernel._functions[key] = driver.load(cubin, device, program.shared_bytes)
-    return kernel._functions[key]
+        function = driver.load(cubin, device, program.shared_bytes)
+        kernel.memory.functions.keep(key, (program, function))
+    return function
 
 
 def _encode(info: ArrayInfo, spec: TensorMapSpec) -> tensormap.TensorMap:

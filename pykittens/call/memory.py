@@ -1,4 +1,10 @@
-"""What was worked out for arrays, found again for arrays that look the same."""
+"""All that is remembered of calls.
+
+A kernel's `Memory` has what was worked out on the way of its calls: identities, programs, what is loaded on GPUs,
+launchers with everything in place, and calls as a whole (`again.py`). `Plans` are for those who do more than to call a
+kernel, such as the public functions. Both find a call by what its arguments look like, and both only hand out a `Launch`
+that asks, before it launches, whether the kernel still is what it was. What is compiled is kept on disk (`gpu/cache.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,26 @@ from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..interop import arrays as interop
+from .bounded import Bounded
+from .identity import Identities
 
 ALIGNED = 16  # bytes: what the pointers of remembered arrays are multiples of
 _MOST, _MOST_ALIKE = 1024, 8  # plans that are kept in all, and of arrays whose first has one shape
 
 T = TypeVar("T")
+
+
+class Memory:
+    """What one kernel remembers."""
+
+    def __init__(self) -> None:
+        self.identity = Identities(1)  # the kernel's own
+        self.identities = Identities()  # those of static values
+        self.programs: Bounded[Hashable, Any] = Bounded(256)
+        self.functions: Bounded[Hashable, Any] = Bounded(
+            256
+        )  # on a GPU; each beside its program, by whose id it is found
+        self.launchers: Bounded[Hashable, Any] = Bounded(1024)
 
 
 class _Kept(NamedTuple):  # which Python 3.10 cannot make generic
@@ -26,7 +47,7 @@ class Plans(Generic[T]):
     """Plans by what arrays (or Nones) look like, and by anything else that is hashable."""
 
     def __init__(self) -> None:
-        self._kept: dict[Any, list[_Kept]] = {}
+        self._kept: Bounded[Any, list[_Kept]] = Bounded(_MOST)
 
     def find(self, arrays: Sequence[Any], rest: Hashable) -> tuple[T, list[int]] | None:
         """The plan that was kept for arrays like these, and their pointers; None where there is none, or one is not aligned."""
@@ -54,13 +75,12 @@ class Plans(Generic[T]):
         alike = interop.alike(given)
         if alike is None or any(alike.address(x) % ALIGNED for x in given):
             return
-        if len(self._kept) >= _MOST:
-            self._kept.clear()
         nones = tuple(i for i, x in enumerate(arrays) if x is None)
         others = [
             kept for kept in self._kept.get((arrays[0].shape, rest), ()) if kept.nones != nones or not kept.same(*given)
         ]
-        self._kept[arrays[0].shape, rest] = [_Kept(*alike, picker(places), nones, plan), *others][:_MOST_ALIKE]
+        kept = [_Kept(*alike, picker(places), nones, plan), *others][:_MOST_ALIKE]
+        self._kept.keep((arrays[0].shape, rest), kept)
 
     def clear(self) -> None:
         self._kept.clear()

@@ -542,11 +542,11 @@ def test_simulator(name: str) -> None:
     run = reading(value)
     x, y = (np.ones((16, 64), bf16_of_numpy) for _ in range(2))
     for factor, count in ((2.0, 1), (2.0, 1), (3.0, 2), (3.0, 2)):
-        if (factor, count) == (3.0, 2) and len(run._programs) == 1:
+        if (factor, count) == (3.0, 2) and len(run.memory.programs) == 1:
             change()
         run(x, y)
         assert float(y[0, 0]) == factor
-        assert len(run._programs) == count
+        assert len(run.memory.programs) == count
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -558,11 +558,11 @@ def test_gpu(name: str, gpu: FakeDriver) -> None:
     x, y = (torch.zeros(16, 64, dtype=torch.bfloat16) for _ in range(2))
     run(x, y)
     run(x, y)
-    assert len(run._programs) == 1
+    assert len(run.memory.programs) == 1
     change()
     for _ in range(2):
         run(x, y)
-        assert len(run._programs) == 2
+        assert len(run.memory.programs) == 2
 
 
 @pytest.fixture
@@ -595,10 +595,10 @@ def test_equal_values_are_different_statics() -> None:
     for _ in range(2):
         for value in values:
             k(np.zeros((16, 16), np.float32), c=value)
-        assert len(k._programs) == len(values)
+        assert len(k.memory.programs) == len(values)
     k(np.zeros((16, 16), np.float32), c=float("nan"))
     k(np.zeros((16, 16), np.float32), c=[1])
-    assert len(k._programs) == len(values)
+    assert len(k.memory.programs) == len(values)
 
 
 def test_a_static_list_that_changes(gpu: FakeDriver) -> None:
@@ -610,10 +610,23 @@ def test_a_static_list_that_changes(gpu: FakeDriver) -> None:
 
     for length in (1, 1000):
         by, (x, y) = [2.0] * length, (torch.zeros(16, 64, dtype=torch.bfloat16) for _ in range(2))
-        before = len(k._programs)
+        before = len(k.memory.programs)
         for by[0], count in ((2.0, 1), (2.0, 1), (3.0, 2), (3.0, 2), (2.0, 2)):
             k(x, y, by=by)
-            assert len(k._programs) - before == count
+            assert len(k.memory.programs) - before == count
+
+
+def test_a_kernels_own_defaults() -> None:
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(f32, 16, 16), *, c: float = 2.0) -> None:  # type: ignore[valid-type]
+        warp.store(x, warp.zeros(f32, 16, 16) + c, (0, 0))
+
+    x = np.zeros((16, 16), np.float32)
+    k(x)
+    assert x[0, 0] == 2
+    k.function.__kwdefaults__["c"] = 3.0  # type: ignore[attr-defined]
+    k(x)
+    assert x[0, 0] == 3
 
 
 def test_functions_of_equal_content_are_one() -> None:

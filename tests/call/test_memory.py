@@ -51,9 +51,7 @@ def forget_all() -> None:
         *(module.attend for module in SEQUENCES),
         *(getattr(module, name) for module, name in ROWS),
     ):
-        kernel._again = None
-        kernel._loaded.clear()
-        kernel._functions.clear()
+        kernel.forget()
     operators._plans.clear()
 
 

@@ -106,10 +106,10 @@ def test_epilogues() -> None:
 def test_an_epilogue_made_anew_is_traced_once() -> None:
     a, b = integers(64, 64, BF16), integers(64, 64, BF16)
     pk.matmul(a, b, epilogue=lambda x, row, col: x * 2.0)
-    before = len(gemm.gemm._programs)
+    before = len(gemm.gemm.memory.programs)
     for _ in range(3):
         assert same(pk.matmul(a, b, epilogue=lambda x, row, col: x * 2.0), exact(a, b) * 2)
-    assert len(gemm.gemm._programs) <= before + 1  # the lambda on another line is another lambda
+    assert len(gemm.gemm.memory.programs) <= before + 1  # the lambda on another line is another lambda
 
 
 def test_bad_operands() -> None:
