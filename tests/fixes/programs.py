@@ -358,6 +358,19 @@ KERNELS: list[Any] = [
     ("warp.set(h, (0, 0), 1.0, order='release')", "warp.set(x, (0, 0), 1.0, order='release')"),
     ("warp.set(i, (0, 0), x[0, 0], order='release')", "warp.set(i, (0, 0), pk.cast(x[0, 0], pk.i32), order='release')"),
     ("pk.signal(i, (0, 0), 0.5)", "pk.signal(i, (0, 0), 1)"),
+    ("warp.add(x, col, (0, 0))", "warp.add(x, warp.load_vec(x, (0, 0), length=64), (0, 0))"),
+    (
+        "warp.add(h, warp.full_vec(bf16, 64, 1.0), (0, 0))",
+        "warp.add(x, warp.full_vec(bf16, 64, 1.0).to(pk.f32), (0, 0))",
+    ),
+    ("col.registers()", "warp.store(v, warp.zeros_row(f32, 64))"),
+    ("t.registers(width=3)", "t.registers(width=4)"),
+    ("t.registers().tile(16, 32)", "t.registers().tile(16, 64)"),
+    (
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith pk.role('a', warps=1):\n    ring.held()",
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith pk.role('b', warps=1), ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n"
+        "with pk.role('a', warps=1):\n    slot = ring.read()\n    ring.held()\n    ring.release()",
+    ),
     # Signatures: inside a kernel's body they are only values.
     ("pk.gl(3)", "pk.gl(pk.bf16, 3)"),
     ("pk.gl(f32, 0)", "pk.gl(f32, 1)"),
