@@ -183,9 +183,7 @@ def test_who_watches_the_dispatcher_sees_operators(gpu: FakeDriver) -> None:
         wanted = q.detach().requires_grad_()
         for _ in range(2):
             out = pk.attention(wanted, k, v)
-            assert out.requires_grad
-            with pytest.raises(NotImplementedError, match="no backward yet"):
-                out.sum().backward()
+            assert out.grad_fn is not None
             with torch.no_grad():
                 for _ in range(2):
                     assert not pk.attention(wanted, k, v).requires_grad
