@@ -20,9 +20,9 @@ Chunks of 64 rows (see linear_attention.py). A block owns one head and 64 column
 state in registers: it puts it into a ring as 16-bit numbers, those of 1 and x, most of the sum, in two terms; then it
 writes f(k) of a chunk to shared memory and adds v^T f(k), f(k) in two terms, exactly, where the last state is asked
 for. The other makes f(z) in registers, and adds f(z) S and the chunk's own masked weights (two terms) times v; it also
-loads, with TMA. In f16, whose range is small, the rows of the state are scaled on their way (|k| stays below 256). A
-NaN or infinity of v reaches all rows of its chunk. Two blocks share a multiprocessor: shared memory 92 KiB, 112 KiB
-with the last state.
+loads, with TMA. In f16, whose range is small, the rows of the state and of the weights are scaled on their way; |k|
+stays below 256 and |q| below 1,024, for their products are f16 too. A NaN or infinity of v reaches all rows of its
+chunk. Two blocks share a multiprocessor: shared memory 92 KiB, 112 KiB with the last state.
 
 Speed, operations as the published kernel counts them: docs/benchmarks.md, measured by `pykittens bench linear`.
 """
@@ -105,12 +105,16 @@ def attend(
             warpgroup.mma_ABt(out, rest, past.low)
             score[:] = pk.where(column <= row, pk.fma(score, pk.fma(score, 1 / 32, 1 / 4), 1.0), 0.0)
             warpgroup.wait(rest)  # whose registers are needed
+            if scaled:
+                weight_unit = unit_of(score)
+                shrink = 1.0 / weight_unit
+                score[:] = score * shrink
             high, low = terms(score, dtype)
             far = pk.join(*products(x, range(4, 8)))
             warpgroup.mma_ABt(out, far, past.high[:, 4 * D : SQUARES])
             if scaled:
                 warpgroup.wait(out)
-                out[:] = out * warpgroup.load_row(past.unit)
+                out[:] = out * warpgroup.load_row(past.unit) * shrink
             warpgroup.mma_AB(out, high, slot.v)
             warpgroup.mma_AB(out, low, slot.v)
             warpgroup.wait()
@@ -119,7 +123,7 @@ def attend(
             load(i + config.stages)
             warpgroup.tma.wait(read=True)
             warpgroup.sync()  # `result` has been read
-            warpgroup.store(result, out.to(dtype))
+            warpgroup.store(result, (out * weight_unit if scaled else out).to(dtype))
             warpgroup.sync()
             warpgroup.tma.store(o, result, (batch, head, i, part))
             warpgroup.tma.commit()

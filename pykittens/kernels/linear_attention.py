@@ -16,8 +16,8 @@ last row. Where it is given, the rows continue an earlier call's.
 A block owns one head and 64 columns of the values. One warpgroup keeps the state in registers (accumulators of wgmma)
 and puts it into a ring before it adds a chunk; the other adds the chunk's own masked weights times v to q S, and loads,
 with TMA, what comes when it has done with a chunk. Nothing but the result is rounded to 16 bits: the state, the
-weights, and k where it decays are sums of two 16-bit terms. In f16, whose range is small, each row of the state is
-scaled on its way. A NaN or infinity of v reaches all rows of its chunk. Shared memory: `stages` chunks of q, k, v and
+weights, and k where it decays are sums of two 16-bit terms. In f16, whose range is small, each row of the state and of
+the weights is scaled on its way. A NaN or infinity of v reaches all rows of its chunk. Shared memory: `stages` chunks of q, k, v and
 `states` states, the decayed k, the output; 88 to 104 KiB at d = 64.
 
 Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench linear`.
@@ -88,7 +88,7 @@ def attend(
     ring = pk.ring(config.stages, q=rows, k=rows, v=values)
     states = pk.ring(config.states, high=rows, low=rows, unit=pk.sv(f32, CHUNK), name="states")
     result = pk.shared(values, name="result")
-    g = log_decay[head] * LOG2E if decays else 0.0
+    g = pk.maximum(log_decay[head] * LOG2E, -1e30) if decays else 0.0  # -inf times a distance of 0 would be NaN
 
     def load(i: Any) -> None:
         with pk.when(i < chunks), ring.fill() as slot:
@@ -110,12 +110,17 @@ def attend(
             warpgroup.mm_ABt(out, slot.q, past.high)
             warpgroup.mma_ABt(out, slot.q, past.low)
             warpgroup.wait(score)
-            high, low = terms(pk.where(column <= row, score * fade if decays else score, 0.0), dtype)
+            score[:] = pk.where(column <= row, score * fade if decays else score, 0.0)
+            if scaled:
+                weight_unit = unit_of(score)
+                shrink = 1.0 / weight_unit
+                score[:] = score * shrink
+            high, low = terms(score, dtype)
             warpgroup.wait(out)
             if decays:
                 out[:] = out * lift
             if scaled:
-                out[:] = out * warpgroup.load_row(past.unit)
+                out[:] = out * warpgroup.load_row(past.unit) * shrink
             states.release()
             warpgroup.mma_AB(out, high, slot.v)
             warpgroup.mma_AB(out, low, slot.v)
@@ -124,7 +129,7 @@ def attend(
             load(i + config.stages)
             warpgroup.tma.wait(read=True)
             warpgroup.sync()  # `result` has been read
-            warpgroup.store(result, (out * scale).to(dtype))
+            warpgroup.store(result, (out * (weight_unit * scale if scaled else scale)).to(dtype))
             warpgroup.sync()
             warpgroup.tma.store(o, result, (batch, head, i, part))
             warpgroup.tma.commit()

@@ -72,6 +72,26 @@ def test_f16_states_beyond_its_range() -> None:
     assert distance(o, expected) < 5e-4 and distance(after, last) < 1e-6
 
 
+@pytest.mark.parametrize("decay", DECAYS[:2], ids=["plain", "decay"])
+@pytest.mark.parametrize("size", [60, 1000, 30000])
+def test_f16_weights_beyond_its_range(size: float, decay: Any) -> None:
+    """q . k passes 65,504, though the result is small."""
+    q, k, v = (x * np.float32(s) for x, s in zip(operands(150, dtype=np.float32), (size, 60, 1e-3), strict=True))
+    q, k, v = (np.clip(x, -60000, 60000).astype(np.float16) for x in (q, k, v))
+    o = linear_attention(q, k, v, log_decay=decay, scale=1 / size)
+    assert distance(o, reference(q, k, v, log_decay=decay, scale=1 / size)[0]) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
+def test_a_decay_of_minus_infinity_forgets_everything(dtype: Any) -> None:
+    q, k, v = operands(150, dtype=dtype)
+    decay = np.array([-np.inf, -1e30], np.float32)
+    o, state = linear_attention(q, k, v, log_decay=decay, return_state=True)
+    check(o, state, partial(reference, q, k, v, log_decay=decay))
+    own = (q.astype(np.float64) * k.astype(np.float64)).sum(-1, keepdims=True) / 8 * v.astype(np.float64)
+    assert distance(o, own) < 3e-3
+
+
 def test_tiny_and_huge_numbers() -> None:
     q, k, v = operands(150)
     for scale in (2.0**-40, 2.0**40):
