@@ -199,7 +199,9 @@ class _Walk:
         if self._foreign(function.__globals__, code.co_filename):
             # A library's own code does not change; a decorator of its reaches the function that it was put before.
             parts.append(Same(function))
-            cells = [(name, cell) for name, cell in _cells(function) if _calls_back(cell)]
+            cells = [
+                (name, cell) for name, cell in _cells(function) if _bound(cell) and _calls_back(cell.cell_contents)
+            ]
         else:
             parts.append(code)
             read = reads(code)
@@ -367,6 +369,8 @@ class _Walk:
         contents = self._contents(value, path)
         if kind in _CONTAINERS:
             return (Same(kind), contents)
+        if contents is None and self._foreign_class(kind) and not _same_method(kind, "__eq__") and _hashable(value):
+            return (Same(kind), repr(value), value)  # a library's value: Decimal, date, Path, re.Pattern, torch.device
         self.guard.add("{}({}) is {}", type, value, kind)
         parts: list[Hashable] = [self.value(kind, path), contents]
         fields = self._fields(value, path)
@@ -444,7 +448,12 @@ class _Walk:
         whole = self.any_name or is_dataclass(value) or not _same_method(kind, "__eq__")
         held = getattr(value, "__dict__", None)
         if isinstance(held, dict):
-            names = [name for name in held if whole or name in self.names or name == "__wrapped__"]
+            foreign = self._foreign_class(kind)  # whose own code, which reads what it likes, has not been looked at
+            names = [
+                name
+                for name, x in held.items()
+                if whole or name in self.names or name == "__wrapped__" or (foreign and _calls_back(x))
+            ]
             self.guard.add("{}.__dict__ is {}", value, held)
             if whole:
                 self.guard.add(f"{{}}({{}}) == {len(held)}", len, held)
@@ -531,6 +540,14 @@ def _same_method(kind: type, name: str) -> bool:
     return getattr(kind, name) is getattr(object, name)
 
 
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _label(value: Any) -> str:
     return getattr(value, "__name__", type(value).__name__)
 
@@ -570,8 +587,13 @@ def _bound(cell: CellType) -> bool:
     return True
 
 
-def _calls_back(cell: CellType) -> bool:
-    return _bound(cell) and isinstance(cell.cell_contents, (FunctionType, MethodType, functools.partial))
+def _calls_back(value: Any) -> bool:
+    """Whether a library's object holds a function that was given to it: by itself, or among others."""
+    if isinstance(value, (dict, MappingProxyType)):
+        value = tuple(value.values())
+    if isinstance(value, (list, tuple)) and len(value) <= MOST:
+        return any(isinstance(x, (FunctionType, MethodType, functools.partial)) for x in value)
+    return isinstance(value, (FunctionType, MethodType, functools.partial))
 
 
 def _static(cls: type, name: str) -> Any:

@@ -1,23 +1,33 @@
 """A program belongs to the content of all that its function reaches: each of these changes is seen, on both back ends, and costs one trace."""
 
+import abc
 import builtins
 import contextlib
 import contextvars
 import dataclasses
+import datetime
+import decimal
 import enum
+import fractions
 import functools
 import importlib
 import itertools
+import logging
 import math
+import operator
 import random
+import re
 import sys
+import threading
+import time
 import types
+import uuid
 import weakref
-from collections import deque, namedtuple
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace as Space
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -334,6 +344,25 @@ def what_a_librarys_decorator_wraps() -> Case:
             return scale
 
     return lambda: read(), lambda: held.__setitem__(0, 3.0)
+
+
+@case
+def what_a_librarys_object_calls() -> Case:
+    held = [2.0]
+    read = np.vectorize(lambda x: x * held[0])
+    return lambda: float(read([1.0])[0]), lambda: held.__setitem__(0, 3.0)
+
+
+@case
+def what_a_librarys_function_chooses_from() -> Case:
+    held = [2.0]
+
+    @functools.singledispatch
+    def read(x: object) -> float:
+        return 1.0
+
+    read.register(int)(lambda x: held[0])
+    return lambda: read(1), lambda: held.__setitem__(0, 3.0)
 
 
 @case
@@ -680,6 +709,95 @@ def test_what_is_refused(captured: Any, fact: str, fix: str) -> None:
     with pytest.raises(TraceError) as caught:
         reading(lambda: 2.0 if captured else 3.0).program(*[pk.spec(bf16, (16, 64))] * 2)
     says(caught.value, fact, fix)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    rows: int = 1
+    both: tuple[int, ...] = (1, 2)
+
+    @property
+    def more(self) -> int:
+        return self.rows + 1
+
+    @functools.cached_property
+    def most(self) -> int:
+        return self.more + 1
+
+    def other(self) -> "Config":
+        return dataclasses.replace(self, rows=2)
+
+
+class Mode(enum.Flag):
+    ONE = 1
+    TWO = 2
+
+
+class Abstract(abc.ABC):
+    @abc.abstractmethod
+    def read(self) -> str: ...
+
+
+class Concrete(Abstract):
+    def read(self) -> str:
+        return super().__repr__()
+
+
+@functools.lru_cache
+def cached(n: int) -> int:
+    return 2 * n
+
+
+log, lock, config, concrete = logging.getLogger(__name__), threading.Lock(), Config(), Concrete()
+VALUES = (
+    decimal.Decimal("1.5"),
+    fractions.Fraction(1, 3),
+    datetime.date(2020, 1, 1),
+    Path("a"),
+    re.compile("(?P<a>b)"),
+    uuid.UUID(int=1),
+    slice(0, 3),
+    range(3),
+    3j,
+    ...,
+    float("nan"),
+    np.dtype("f4"),
+    pk.rt(f32, 16, 16),
+    Mode.ONE | Mode.TWO,
+    Config,
+    int,
+    np.float32(1),
+    Counter("abc"),
+    OrderedDict(a=1),
+    defaultdict(list),
+    operator.itemgetter(1),
+    len,
+    [].append,
+    Annotated[int, 3],
+    b"a",
+    Space(a=1),
+)
+ORDINARY: list[Callable[[], Any]] = [
+    lambda: log.debug("a"),
+    lambda: lock.acquire(),
+    lambda: math.log2(8) + math.pi + time.perf_counter(),
+    lambda: np.prod([1, 2]) + np.float32(1) + np.pi,
+    lambda: functools.reduce(operator.mul, itertools.chain([1], [2])),
+    lambda: (config.rows, config.more, config.most, config.other(), dataclasses.asdict(config)),
+    lambda: (concrete.read(), isinstance(concrete, Abstract), type(concrete).__name__, cached(3)),
+    lambda: [print(x) for x in sorted(map(str, range(3)))],
+    lambda: ValueError("x"),
+]
+
+
+@pytest.mark.parametrize("i", range(len(VALUES) + len(ORDINARY)))
+def test_ordinary_things_are_taken(i: int) -> None:
+    """What programs use all the time is neither refused nor ever found changed."""
+    captured = VALUES[i % len(VALUES)]
+    read: Callable[[], Any] = (lambda: captured) if i < len(VALUES) else ORDINARY[i - len(VALUES)]
+    first = Identity((read,))
+    assert first.unchanged() and first.steady
+    assert Identity((read,)) == first and hash(Identity((read,))) == hash(first)
 
 
 def test_cycles() -> None:
