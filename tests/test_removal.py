@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import pykittens as pk
+from pykittens import f32, i32, warp
 from pykittens.kernels import gemm, rows
 from pykittens.kernels.catalog import Instance
 from pykittens.kernels.registry import KERNELS
@@ -111,3 +113,57 @@ def test_every_removal_is_found(name: str) -> None:
     survivors = [statement for statement, found in is_found.items() if not found]
     listed = {key: count for key, (count, _) in HARMLESS.items() if key[0] == name}
     assert Counter(keys[s] for s in survivors) == listed, "nothing misses\n" + "\n".join(words[s] for s in survivors)
+
+
+def test_flags_fences_and_atomics_lose_their_order() -> None:
+    @pk.kernel(warps=4, grid=(4, 1, 1))
+    def last_block(counter: pk.gl(i32, 1), part: pk.gl(f32, 64, 16), out: pk.gl(f32, 16, 16), *, fenced: bool) -> None:
+        mine = pk.shared(pk.sv(i32, 4))
+        with pk.when(warp.index == 1):
+            warp.store(part, warp.full(f32, 16, 16, 0.25), (pk.block_index.x, 0))
+        pk.block.sync()
+        with pk.when(warp.index == 0):
+            if fenced:
+                pk.fence()
+            ticket = pk.atomic_add(counter, 0, 1, order="relaxed" if fenced else "acq_rel", by=warp)
+            if fenced:
+                pk.fence()
+            warp.set(mine, 0, ticket)
+        pk.block.sync()
+        with pk.when(mine[0] == 3), pk.when(warp.index == 2):
+            total = warp.zeros(f32, 16, 16)
+            for i in pk.range(4):
+                total += warp.load(part, (i, 0), rows=16)
+            warp.store(out, total, (0, 0))
+
+    @pk.kernel(warps=2, grid=(4, 1, 1), cluster=(2, 1, 1))
+    def chain(flags: pk.gl(i32, 8), x: pk.gl(i32, 1)) -> None:
+        me = pk.block_index.x
+        with pk.when(warp.index == 0):
+            with pk.when(pk.cluster.rank == 1):
+                pk.wait_for(flags, me - 1, scope="cluster")
+            with pk.otherwise(), pk.when(me > 0):
+                pk.wait_for(flags, me - 1)
+        pk.block.sync()
+        with pk.when(warp.index == 1):
+            warp.set(x, 0, x[0] + 1)
+        with pk.when(pk.cluster.rank == 0):
+            pk.signal(flags, me, scope="cluster")
+        with pk.otherwise():
+            pk.signal(flags, me)
+
+    def changes(kernel: pk.Kernel, *operands: np.ndarray, **statics: object) -> Counter[str]:
+        for removal in (found := list(removals(kernel, *operands, **statics))):
+            assert removal.found is not None, f"nothing misses the {removal}"
+        return Counter(removal.what for removal in found)
+
+    given = np.zeros(1, np.int32), np.zeros((64, 16), np.float32), np.zeros((16, 16), np.float32)
+    atomic = changes(last_block, *given, fenced=False)
+    assert atomic == Counter(
+        {"barrier": 2, "atomic order=acquire": 1, "atomic order=release": 1, "atomic memory_scope=cta": 1}
+    )
+    fences = changes(last_block, *given, fenced=True)
+    assert fences == Counter({"barrier": 2, "memoryfence": 2, "memoryfence memory_scope=cta": 2})
+    flags = changes(chain, np.zeros(8, np.int32), np.zeros(1, np.int32))
+    assert flags["signal"] == flags["waitfor"] == flags["signal order=relaxed"] == flags["waitfor order=relaxed"] == 2
+    assert flags["signal memory_scope=cta"] == flags["signal memory_scope=cluster"] == 1

@@ -202,11 +202,12 @@ class Signal(_Ordered):
     target: Place
     count: Operand
     memory_scope: MemoryScope = "gpu"
+    order: Order = "release"
 
     numerics = EXACT.with_special("wraps")
 
     def types(self) -> tuple[Type, ...]:
-        check_order("pk.signal", "release", ("release",), self.memory_scope)
+        check_order("pk.signal", self.order, ("relaxed", "release"), self.memory_scope)
         check_element("pk.signal", self.target, (i32, u32))
         _check_count("pk.signal", self.count)
         return ()
@@ -219,11 +220,11 @@ class Signal(_Ordered):
             self.target,
             "reduce",
             ONE_THREAD,
-            order="release",
+            order=self.order,
             scope=self.memory_scope,
             reduction="add",
         )
-        return _after_meeting(self.scope, "release", add)
+        return _after_meeting(self.scope, self.order, add)
 
     def cuda(self, c: CudaWriter) -> None:
         # __syncwarp(); if (lane == 0) asm volatile("red.release.gpu.global.add.s32 [%0], %1;" :: "l"(p), "r"(n) : "memory");
@@ -231,9 +232,9 @@ class Signal(_Ordered):
         c.prelude(MEMORY)
         dtype, pointer = self.target.type.dtype, GlobalText(c, self.target, const=False).pointer
         count = as_dtype(c, self.count, dtype)
-        if not c.elected:
+        if self.order in RELEASES and not c.elected:
             c.line(c.barrier(self))
-        name = f"red.release.{self.memory_scope}.global.add.{'s' if dtype is i32 else 'u'}32"
+        name = f"red.{self.order}.{self.memory_scope}.global.add.{'s' if dtype is i32 else 'u'}32"
         text = f'asm volatile("{name} [%0], %1;" :: "l"({pointer}), "r"({count}) : "memory");'
         c.line(text if c.elected else f"if ({c.thread(self.scope)} == 0) {text}")
 
@@ -258,9 +259,10 @@ class WaitFor(_Ordered):
     source: Place
     count: Operand
     memory_scope: MemoryScope = "gpu"
+    order: Order = "acquire"
 
     def types(self) -> tuple[Type, ...]:
-        check_order("pk.wait_for", "acquire", ("acquire",), self.memory_scope)
+        check_order("pk.wait_for", self.order, ("relaxed", "acquire"), self.memory_scope)
         check_element("pk.wait_for", self.source, (i32, u32))
         _check_count("pk.wait_for", self.count)
         return ()
@@ -269,14 +271,14 @@ class WaitFor(_Ordered):
         pass
 
     def effects(self) -> tuple[Effect, ...]:
-        read = Access(self.source, "read", EVERY_THREAD, order="acquire", scope=self.memory_scope)
+        read = Access(self.source, "read", EVERY_THREAD, order=self.order, scope=self.memory_scope)
         return (Sync("until", self.source, phase=self.count), read)
 
     def cuda(self, c: CudaWriter) -> None:
         # if (lane == 0) { int x; do asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" ...); while (x < n); } __syncwarp();
         self._require(c)
         dtype, x = self.source.type.dtype, c.fresh("x")
-        name, pointer = element_access(c, self.source, "ld.acquire", self.memory_scope)
+        name, pointer = element_access(c, self.source, f"ld.{self.order}", self.memory_scope)
         load = f'asm volatile("{name} %0, [%1];" : "=r"({x}) : "l"({pointer}) : "memory");'
         loop = f"{{ {dtype.c} {x}; do {{ {load} }} while ({x} < {as_dtype(c, self.count, dtype)}); }}"
         c.line(loop if c.elected else f"if (lane == 0) {loop} __syncwarp();")

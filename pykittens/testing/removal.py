@@ -5,13 +5,15 @@
     for removal in removals(my_kernel, x, y, causal=True):
         assert removal.found, f"nothing misses the {removal}"
 
-Each statement is taken out of the traced program, one at a time, and the kernel is simulated. Where nothing is
+Each statement is taken out of the traced program, one at a time, and the kernel is simulated; a release, an acquire or a
+fence is also weakened, to a relaxed one and to the next smaller scope. Where nothing is
 diagnosed, either the statement is superfluous, or the instance is too small: every ring should go round three times,
 and there should be more blocks than run at once. The kernel as it is must run clean.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +22,22 @@ import numpy as np
 
 from ..call.kernel import Kernel
 from ..errors import Diagnosis
+from ..ops.memory_order import Signal, WaitFor
 from ..program import Block, Op, Program, Sync
 
 
 @dataclass(frozen=True)
 class Removal:
-    """A statement that was taken out, and what the simulator then found (None: nothing)."""
+    """A statement that was taken out or weakened, and what the simulator then found (None: nothing)."""
 
     op: Op
     found: Diagnosis | None
+    change: str = ""  # what became of it, where it was not taken out: "order=relaxed", "memory_scope=cta"
 
     @property
     def what(self) -> str:
-        """What the statement does: "wait", "arrive", "barrier", "proxyfence" and so on."""
-        return self.op.name
+        """What the statement does: "wait", "arrive", "barrier", "proxyfence" and so on; and what it was changed to."""
+        return f"{self.op.name} {self.change}".strip()
 
     @property
     def line(self) -> str:
@@ -45,7 +49,8 @@ class Removal:
 
 
 def statements(program: Program) -> Iterator[tuple[Block, Op]]:
-    """Every operation that does nothing but synchronise, with its region: barriers, arrivals, waits, commits, joins, fences."""
+    """Every operation that does nothing but synchronise, or has a memory order, with its region: barriers, arrivals, waits,
+    commits, joins, fences, flags."""
     yield from _statements(program.body)
 
 
@@ -55,8 +60,28 @@ def _statements(block: Block) -> Iterator[tuple[Block, Op]]:
         for region in inner:
             yield from _statements(region)
         effects = () if inner else op.effects()
-        if effects and all(isinstance(effect, Sync) for effect in effects):
+        if effects and (all(isinstance(effect, Sync) for effect in effects) or any(weaker(op, (2, 1, 1)))):
             yield block, op
+
+
+def weaker(op: Op, cluster: tuple[int, int, int]) -> Iterator[tuple[str, Op]]:
+    """The operation with less order, in each way, and what was changed."""
+    for order in {"acq_rel": ("acquire", "release"), "acquire": ("relaxed",), "release": ("relaxed",)}.get(
+        getattr(op, "order", ""), ()
+    ):
+        yield _changed(op, "order", order)
+    orders = getattr(op, "order", "acq_rel") not in ("weak", "relaxed")
+    narrower = {"gpu": "cluster" if cluster != (1, 1, 1) else "cta", "cluster": "cta"}.get(
+        getattr(op, "memory_scope", "")
+    )
+    if narrower and orders:
+        yield _changed(op, "memory_scope", narrower)
+
+
+def _changed(op: Op, name: str, value: str) -> tuple[str, Op]:
+    made = copy.copy(op)  # with its results and its line
+    setattr(made, name, value)
+    return f"{name}={value}", made
 
 
 def removals(
@@ -64,12 +89,13 @@ def removals(
 ) -> Iterator[Removal]:
     """Takes each synchronisation statement out of a kernel and simulates what is left, in each of the orders that `seeds` give.
 
-    Arrays are not written: each run has its own copies.
+    An atomic, a load or a store stays, and loses its order alone. Arrays are not written: each run has its own copies.
     """
     kernel.simulate(*map(_copy, operands), **{name: _copy(x) for name, x in named.items()})
-    for block, op in statements(kernel.program(*operands, **named)):
+    program = kernel.program(*operands, **named)
+    for block, op, change, instead in _changes(program):
         whole = block.ops
-        block.ops = [other for other in whole if other is not op]
+        block.ops = [x for other in whole for x in (instead if other is op else [other])]
         found = None
         try:
             for seed in seeds:
@@ -78,7 +104,16 @@ def removals(
             found = diagnosis
         finally:
             block.ops = whole
-        yield Removal(op, found)
+        yield Removal(op, found, change)
+
+
+def _changes(program: Program) -> Iterator[tuple[Block, Op, str, list[Op]]]:
+    """Each statement with its region, how it is changed, and what then stands for it."""
+    for block, op in statements(program):
+        if isinstance(op, (Signal, WaitFor)) or all(isinstance(effect, Sync) for effect in op.effects()):
+            yield block, op, "", []
+        for change, made in weaker(op, program.cluster):
+            yield block, op, change, [made]
 
 
 def _copy(x: Any) -> Any:
