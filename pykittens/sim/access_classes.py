@@ -39,12 +39,12 @@ class AccessClass(NamedTuple):
         return bool(self.combines and other.combines and self.combines != other.combines)
 
     def observed_by(self, other: AccessClass, distance: int) -> bool:
-        """Whether `other`, an atomic whose result is used, follows this one in the order of the element's values.
+        """Whether `other` follows this one in the order of the element's values: two atomics whose results are used.
 
         What its thread then does to the element follows too: the last one to come may set a counter back.
         """
         strong = distance <= min(REACH[self.scope], REACH[other.scope])
-        return strong and self.mode != "read" and other.mode == "reduce" and not other.combines
+        return strong and self.mode == other.mode == "reduce" and not self.combines and not other.combines
 
 
 def classify(access: Access, used: bool) -> AccessClass:

@@ -40,7 +40,7 @@ Steps = Generator[Blocked, None, None]
 @dataclass
 class Crowd:
     """The gangs of a cluster that take turns. `chance` shuffles what may happen in any order, where there is one;
-    `interleave`: a gang lets others go first where what it finds depends on who comes first.
+    `interleave`: a gang lets others go first before each strong access to global memory.
     """
 
     chance: random.Random | None
@@ -113,7 +113,7 @@ class Gang:
                 yield from self._join()
             if step.span > m.warps and step.single and (m.first - m.role_first) % step.span:
                 continue  # its one thread is in another gang
-            if step.chance and self.crowd.interleave:
+            if step.strong and self.crowd.interleave:
                 yield Blocked(lambda: True, lambda: "nothing")
             m.begin(step)
             work[step.name] += m.units

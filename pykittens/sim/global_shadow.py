@@ -103,7 +103,8 @@ class GlobalShadow:
             here = (pairs[0] == row) & (pairs[1] == cluster)
             at = slots[here], items[here]
             told = old[at] < known[whose[at]]
-            doubtful[at], ordered[at] = ~told, told
+            doubtful[at] = ~told
+            ordered[at] |= told
 
     def _replace(self, clocks, agents, touched, stamps, kind, now, found, distance) -> None:  # type: ignore[no-untyped-def]
         """Puts the access into the first slot that is free, or whose access it covers; frees the others that it covers."""

@@ -14,14 +14,19 @@ from typing import TypeVar
 
 T = TypeVar("T")
 RESIDENT = 8  # clusters that run at once, unless all must
+FEWEST, MOST, WORK = (
+    2,
+    16,
+    4096,
+)  # how often lots are drawn: the oftener, the less there is to run (statements of all clusters)
 
 
 @dataclass(frozen=True)
 class RunOrder:
     """resident: how many clusters run at once; others begin, in the order of their indices, when one has ended.
 
-    interleave: gangs let others go where what they find depends on it. first: how many gangs are passed over before the
-    first in each turn; descending: the last come first; shuffle: a seed, and each turn has an order of its own.
+    interleave: gangs let others go before each strong access to global memory. first: how many gangs are passed over before the
+    first in each turn; descending: the last come first; shuffle: a seed, by which lots are drawn for who goes next.
     """
 
     label: str
@@ -53,7 +58,7 @@ class Turns:
         return found[first:] + found[:first]
 
 
-def run_orders(clusters: int, chance: bool, cooperative: bool, seed: int | None) -> list[RunOrder]:
+def run_orders(clusters: int, statements: int, chance: bool, cooperative: bool, seed: int | None) -> list[RunOrder]:
     """The orders to run, the first of which makes the results. `chance`: results depend on it."""
     together = clusters if cooperative else min(clusters, RESIDENT)
     in_turn = RunOrder("one block after another", clusters if cooperative else 1, interleave=False)
@@ -66,8 +71,8 @@ def run_orders(clusters: int, chance: bool, cooperative: bool, seed: int | None)
         RunOrder("all blocks in turn, the third first", together, first=2),
         RunOrder("the last block first", together, interleave=False, descending=True),
         RunOrder("all blocks in turn, backwards", together, descending=True),
-        RunOrder("shuffled", together, shuffle=1),
-        RunOrder("shuffled again", together, shuffle=2),
     ]
+    draws = min(MOST, max(FEWEST, WORK // (clusters * statements)))
+    orders += [RunOrder(f"by lot {i}", together, shuffle=i) for i in range(draws)]
     start = 0 if seed is None else seed % len(orders)
     return orders[start:] + orders[:start]

@@ -45,7 +45,7 @@ def simulate(
     plan = StepPlan(program)
     tensors, scalars = _operands(program, arguments, plan.written)
     clusters = grid[0] * grid[1] * grid[2] // math.prod(program.cluster)
-    orders = run_orders(clusters, plan.chance, program.cooperative, seed)
+    orders = run_orders(clusters, len(plan.steps), plan.chance, program.cooperative, seed)
     written = [tensors[v].array for v in plan.written] if len(orders) > 1 else []
     given = [array.copy() for array in written]
 

@@ -65,6 +65,8 @@ class Scheduler:
         """Every gang that can goes on until it must wait, or lets others go. Whether any could."""
         if self.order.interleave:
             pairs = [(r, gang) for r in self.running for gang in r.crowd.gangs]
+            if self.order.shuffle is not None:  # whoever is drawn, as far as it can go on, and then anybody again
+                return any(self._step(r, gang) for r, gang in self.turns(pairs))
             return any([self._step(r, gang) for r, gang in self.turns(pairs)])
         for r in self.turns(self.running):
             gangs = list(r.crowd.gangs)

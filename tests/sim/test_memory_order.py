@@ -9,8 +9,10 @@ import pytest
 import pykittens as pk
 from pykittens import f32, i32, warp
 from pykittens.gpu import sass
+from pykittens.ops.control import When
+from pykittens.ops.tma import ProxyFence
 
-SEEDS = (None, 1, 2, 5)
+SEEDS = (None, 5)
 COUNTERS = np.zeros(4, np.int32)
 
 
@@ -308,6 +310,51 @@ def test_what_is_written_is_of_the_first_order_and_arrays_that_overlap_stay_so()
     memory[:] = 0
     slots.simulate(memory[:1], memory[1:], seed=1)
     assert memory[0] == 4 and sorted(memory[1:].tolist()) == [0, 1, 2, 3]
+
+
+def test_what_the_async_proxy_reads_or_writes_is_handed_over() -> None:
+    def written_by_threads(fenced: bool) -> pk.Kernel:
+        @pk.kernel(warps=1, grid=(2, 1, 1))
+        def loads(f: pk.gl(i32, 4), y: pk.gl(f32, 16, 16), z: pk.gl(f32, 16, 16)) -> None:
+            t, b = pk.shared(pk.st(f32, 16, 16)), pk.barrier()
+            with pk.when(pk.block_index.x == 0):
+                warp.store(y, warp.ones(f32, 16, 16), (0, 0))
+                pk.signal(f, 0)  # before which the compiler fences
+            with pk.otherwise():
+                pk.wait_for(f, 0)
+                pk.tma.expect(b, t)
+                pk.tma.load(t, y, (0, 0), b)
+                pk.wait(b, 0)
+                warp.store(z, warp.load(t), (0, 0))
+
+        if not fenced:
+            program = loads.program(*arrays())
+            for block in (op.then for op in program.walk() if isinstance(op, When)):
+                block.ops = [op for op in block.ops if not isinstance(op, ProxyFence)]
+        return loads
+
+    def written_by_tma(read: bool) -> pk.Kernel:
+        @pk.kernel(warps=1, grid=(2, 1, 1))
+        def stores(f: pk.gl(i32, 4), y: pk.gl(f32, 16, 16), z: pk.gl(f32, 16, 16)) -> None:
+            t = pk.shared(pk.st(f32, 16, 16))
+            with pk.when(pk.block_index.x == 0):
+                warp.store(t, warp.ones(f32, 16, 16))
+                warp.sync()
+                pk.tma.store(y, t, (0, 0))
+                pk.tma.commit()
+                pk.tma.wait(read=read)  # read: t may be written again, y need not be there
+                pk.signal(f, 0)
+                pk.tma.wait()
+            with pk.otherwise():
+                pk.wait_for(f, 0)
+                warp.store(z, warp.load(y, (0, 0), rows=16), (0, 0))
+
+        return stores
+
+    accepts(written_by_threads(True), *arrays())
+    finds(written_by_threads(False), pk.RaceError, "missing proxy fence", *arrays())
+    accepts(written_by_tma(False), *arrays())
+    finds(written_by_tma(True), pk.RaceError, r"y\[0, 0, 0, 0\].*a bulk store", *arrays())
 
 
 # Hangs ------------------------------------------------------------------------------------------------------
