@@ -14,11 +14,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 RESIDENT = 8  # clusters that run at once, unless all must
-FEWEST, MOST, WORK = (
-    2,
-    16,
-    4096,
-)  # how often lots are drawn: the oftener, the less there is to run (statements of all clusters)
+# How often lots are drawn: the oftener, the less there is to run (statements of all clusters).
+FEWEST, MOST, WORK = 2, 10, 4096
 
 
 @dataclass(frozen=True)

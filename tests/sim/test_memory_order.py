@@ -11,6 +11,7 @@ from pykittens import f32, i32, warp
 from pykittens.gpu import sass
 from pykittens.ops.control import When
 from pykittens.ops.tma import ProxyFence
+from pykittens.sim import gang
 
 SEEDS = (None, 5)
 COUNTERS = np.zeros(4, np.int32)
@@ -100,8 +101,10 @@ def arrays() -> tuple[np.ndarray, ...]:
 @pytest.mark.parametrize("tell", TELLS)
 def test_a_release_and_an_acquire_hand_over(tell: str) -> None:
     for learn in LEARNS.values():
-        for blocks in (True, False):
-            accepts(hand_over(TELLS[tell], learn, blocks), *arrays())
+        given = arrays()
+        hand_over(TELLS[tell], learn).simulate(*given)
+        assert (given[-1] == 1).all()
+    accepts(hand_over(TELLS[tell], LEARNS["wait_for"], blocks=False), *arrays())
 
 
 @pytest.mark.parametrize("tell", TELLS_NOT)
@@ -360,7 +363,9 @@ def test_what_the_async_proxy_reads_or_writes_is_handed_over() -> None:
 # Hangs ------------------------------------------------------------------------------------------------------
 
 
-def test_a_loop_that_nothing_ends_is_found() -> None:
+def test_a_loop_that_nothing_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gang, "PASSES", 1024)
+
     def never(body: Callable[[Any], None]) -> pk.Kernel:
         @pk.kernel(warps=1)
         def spins(x: pk.gl(i32, 4)) -> None:
@@ -377,13 +382,10 @@ def test_a_loop_that_nothing_ends_is_found() -> None:
         r"looks again and again at x\[0, 0, 0, 3\]": lambda x: spin(lambda: pk.atomic_cas(x, 3, 1, 2) == 1),
         r"waits for x\[0, 0, 0, 0\], which is 0, to be 1": lambda x: pk.wait_for(x, 0),
         "goes round a loop that nothing ends": lambda x: spin(lambda: pk.block_index.x == 1),
-        "for the 16,384th time": lambda x: spin(lambda: pk.atomic_add(x, 0, 1) < 0),
+        "for the 128th time": lambda x: spin(lambda: pk.atomic_add(x, 0, 1) < 0),
     }
     for words, body in bodies.items():
-        error = finds(never(body), pk.DeadlockError, words, np.zeros(4, np.int32)) if "16," not in words else None
-        if error is None:
-            with pytest.raises(pk.DeadlockError, match=words):
-                never(body).simulate(np.zeros(4, np.int32))
+        finds(never(body), pk.DeadlockError, words, np.zeros(4, np.int32))
 
 
 def test_those_that_spin_for_each_other_are_all_named() -> None:

@@ -5,7 +5,7 @@ import pytest
 from pykittens.testing.block_programs import Blocks, random_programs, simulated, verdict
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_programs(seed: int) -> None:
     for n, blocks in enumerate(random_programs(seed, 20)):
         right, found = verdict(blocks), simulated(blocks, (None, 1, 2, 3)[n % 4])
