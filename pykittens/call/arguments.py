@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,44 @@ from ..types import DTYPES, DType, Global, ScalarType
 
 @dataclass(frozen=True)
 class spec:
-    """Stands for an array when a kernel is traced or compiled without one: dtype, shape, and strides if not contiguous."""
+    """Stands for an array when a kernel is traced or compiled without one.
+
+    shape and strides count elements; strides are those of a dense array unless given. align: what the address is a
+    multiple of, in bytes (1, 2, 4, 8 or 16). Raises `ArgumentError` for what no array has.
+    """
 
     dtype: DType
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
     align: int = 16
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dtype, DType):
+            raise ArgumentError(
+                f"pk.spec of {self.dtype!r}", fix="the first argument is a dtype of PyKittens', such as pk.bf16"
+            )
+        object.__setattr__(self, "shape", _integers("shape", self.shape, 0))
+        if self.strides is not None:
+            object.__setattr__(self, "strides", _integers("strides", self.strides, None))
+            if len(self.strides) != len(self.shape):
+                raise ArgumentError(
+                    f"pk.spec with strides {self.strides} for shape {self.shape}", fix="one stride for each dimension"
+                )
+        if self.align not in (1, 2, 4, 8, 16) or self.align < self.dtype.size:
+            raise ArgumentError(
+                f"pk.spec of {self.dtype} with align={self.align!r}",
+                fix=f"a power of two from {self.dtype.size} (the size of an element) to 16, in bytes",
+            )
+
+
+def _integers(what: str, values: Any, least: int | None) -> tuple[int, ...]:
+    try:
+        found = tuple(operator.index(x) for x in values)
+    except TypeError:
+        found = None
+    if found is None or (least is not None and any(x < least for x in found)):
+        raise ArgumentError(f"pk.spec with {what} {values!r}", fix=f"{what}: a tuple of ints, such as (64, 128)")
+    return found
 
 
 @dataclass(frozen=True)

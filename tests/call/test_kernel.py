@@ -316,3 +316,32 @@ def test_jax_arrays_never_change() -> None:
     double(x, y := np.zeros((16, 16), np.float32))
     assert (y == 2).all()
     assert isinstance(pk.softmax(x), type(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        ((np.float32, (4,)), "pk.spec of <class 'numpy.float32'>"),
+        (("f32", (4,)), "pk.spec of 'f32'"),
+        ((f32, 4), "pk.spec with shape 4"),
+        ((f32, (4.0, 2)), "pk.spec with shape (4.0, 2)"),
+        ((f32, (-1,)), "pk.spec with shape (-1,)"),
+        ((f32, (4, 4), (4,)), "pk.spec with strides (4,) for shape (4, 4)"),
+        ((f32, (4,), None, 2), "pk.spec of f32 with align=2"),
+        ((f32, (4,), None, 32), "pk.spec of f32 with align=32"),
+    ],
+)
+def test_specs_that_stand_for_nothing(arguments: tuple[Any, ...], fact: str) -> None:
+    with pytest.raises(pk.ArgumentError) as caught:
+        pk.spec(*arguments)
+    says(caught.value, fact)
+    assert caught.value.fix
+
+
+def test_specs_are_like_the_arrays_that_they_stand_for() -> None:
+    """The same program, and the same key, however the shape was written."""
+    x = np.zeros((32, 64), np.float16)
+    assert pk.spec(f16, [np.int64(32), 64]) == pk.spec(f16, (32, 64))  # type: ignore[arg-type]
+    found = taking.program(pk.spec(f16, (32, 64)), pk.spec(f16, (32, 8)), 1)
+    assert found is taking.program(pk.spec(f16, [32, 64]), np.zeros((32, 8), np.float16), 1)  # type: ignore[arg-type]
+    assert found is taking.program(x, pk.spec(f16, (32, 8), (8, 1)), 1)
