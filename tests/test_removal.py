@@ -14,7 +14,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import f32, i32, warp
-from pykittens.kernels import gemm, rows
+from pykittens.kernels import cross_entropy, gemm, rows
 from pykittens.kernels.catalog import Instance
 from pykittens.kernels.registry import KERNELS
 from pykittens.testing.removal import removals
@@ -60,6 +60,7 @@ ENOUGH = {
     "based": {"dim": (64,)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
     "linear_attention": {"dim": (64,)},
+    "cross_entropy": {"n": (1000, 5000), "dtype": ("bf16",)},
     **{name: {"n": (1000,), "dtype": ("bf16",)} for name in ("layernorm_backward", "rmsnorm_backward")},
     **{
         name: {"n": (1000, 256, 8192)} for name in ("softmax", "softmax_backward", "layernorm", "rmsnorm")
@@ -84,6 +85,12 @@ def instances(name: str) -> Iterator[Instance]:
         assert few is not None
         for cluster in (1, 2):  # nine rows through two slots of each of two teams
             config = rows.stream(2048, 2, 4, 4, processors=cluster, cluster=cluster, team=4, stages=2)
+            yield replace(few, statics={**few.statics, "config": config})
+    if name == "cross_entropy":
+        for cluster in (1, 2):
+            few = row.make(n=5000, dtype="bf16", everything=False)
+            assert few is not None
+            config = cross_entropy.plan_rows(5000, 2, 16, split=(cluster, 4, 2), processors=cluster, stages=2)
             yield replace(few, statics={**few.statics, "config": config})
     if name == "gemm":
         for share in ("a", "k"):

@@ -8,10 +8,10 @@ sums are added in a fixed order, so that the result has the same bits every time
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import f32, warp
+from pykittens import Tensor, f32, warp
 from pykittens.types import Coalesced
 
 from .rows import FLOATS
@@ -22,11 +22,11 @@ LAYOUT = Coalesced(SIDE, 1)
 
 @pk.kernel(warps=WARPS, grid=lambda parts, **_: -(-parts.cols // SIDE))
 def column_sums(
-    parts: pk.gl(f32, "G", pk.static("N")),
-    more: pk.gl(f32, "G", pk.static("N")),
-    o: pk.gl(FLOATS, pk.static("N")),
-    other: pk.gl(FLOATS, pk.static("N")),
-):
+    parts: Annotated[Tensor, f32, "G", pk.static("N")],
+    more: Annotated[Tensor, f32, "G", pk.static("N")],
+    o: Annotated[Tensor, FLOATS, pk.static("N")],
+    other: Annotated[Tensor, FLOATS, pk.static("N")],
+) -> None:
     """o = sums of the columns of parts; and of `more` into `other`, where they are given."""
     sums = pk.shared(pk.sv(f32, SIDE), count=2 * WARPS, name="sums")
     jobs = [(i, x, y) for i, (x, y) in enumerate(((parts, o), (more, other))) if x is not None]

@@ -28,9 +28,9 @@ from pykittens.types import DTYPES
 from . import norms
 from .arguments import Ready, Result, agree, alignment, machine, matrix, remembered, result, shown
 from .column_sums import add_up
-from .rows import FLOATS, Rows, plan, stream, teams
+from .rows import FLOATS, WIDEST, Rows, plan, stream, teams
 
-STREAMS = 4096  # wider rows stream
+STREAMS = 2048  # such rows and wider ones stream
 
 OPTIONS: dict[str, Any] = {
     "warps": lambda config, **_: config.warps,
@@ -66,23 +66,22 @@ def normalize_backward(
         to_weight, to_bias = (x if x is None else team.zeros() for x in (dweight, dbias))
         for mine in team.tiles():
             value, grad = mine.load(s), mine.load(dy)
+            if to_bias is not None:
+                to_bias += grad
             scaled = grad if weight is None else grad * mine.load_weight(weight).to(f32)
             if centred:
                 average, shift = mine.sums(value, scaled)
                 value = mine.cut(value - average * mean, 0.0)
-            square, along = mine.sums(value * value, scaled * value)
+            square, along = mine.sums(value, scaled, times=value)
             root = pk.where(
                 mine.exists(s, value), pk.rsqrt(square * mean + eps), 0.0
             )  # nothing comes of rows past the end
             value = value * root
             if to_weight is not None:
-                to_weight += grad * value
-            if to_bias is not None:
-                to_bias += grad
-            change = scaled - value * (along * root * mean)
-            if centred:
-                change = change - shift * mean
-            change = change * root
+                to_weight[:] = pk.fma(grad, value, to_weight)
+            slope = along * root * (root * -mean)
+            rest = pk.fma(value, slope, shift * (root * -mean)) if centred else value * slope
+            change = pk.fma(scaled, root, rest)
             if ds is not None:
                 change = change + mine.load(ds)
             if dresidual is not None:
@@ -185,13 +184,17 @@ def plan_backward(
     **settings: Any,
 ) -> Rows:
     """How rows are divided: a thread has 16 elements of a row, of each input and of each of `sums`. Where there are sums, blocks stay."""
-    if n > STREAMS and clusters and align == 16:
-        settings = {"cluster": 1 << max(0, -(-n // 8192) - 1).bit_length(), "team": 16, "teams": 1, **settings}
-        return stream(n, size, inputs, weights, processors, **settings)
+    if STREAMS <= n <= WIDEST and clusters and align == 16:
+        team, teams = (4, 3) if n <= 4096 else (8, 2) if n <= 8192 else (16, 1)
+        part = 512 * team // (2 if inputs > 2 * size and n <= 32_768 else 1)  # columns of a block
+        cluster = 1 << (-(-n // part) - 1).bit_length()
+        return stream(
+            n, size, inputs, weights, processors, **{"cluster": cluster, "team": team, "teams": teams, **settings}
+        )
     config = plan(
         n, size, align, clusters=clusters, processors=processors, stays=sums > 0, **{"held": 16 * size, **settings}
     )
-    registers = 48 + 16 * (
+    registers = (48 if inputs <= 2 * size else 80) + 16 * (
         sums + inputs // size + -(-inputs // 4)
     )  # sums, inputs in float32, the next inputs as they are
     return replace(config, blocks_per_sm=max(1, 65536 // registers // 128 * 4 // config.warps))

@@ -15,7 +15,7 @@ FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
 PART = 32 * 1024  # bytes of a row that 8 warps hold in registers, 128 a thread
 SHARED = 227 * 1024 - 512  # bytes of shared memory of a block on Hopper, but for barriers
-TERMS = 2 * 128  # bytes for the terms that a team gets from one block of its cluster
+TERMS = 4 * 128  # bytes for the terms that a team gets from one block of its cluster: two places, of one or two terms
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,14 @@ class Rows:
     stays: bool = False
 
     def __post_init__(self) -> None:
-        working = self.team * self.teams
-        if not 1 <= self.n <= WIDEST:
-            raise ArgumentError(f"rows of {self.n} elements", fix=f"widths from 1 to {WIDEST} are supported")
-        shared = self.cluster > 1 and not self.stages and self.teams > 1
-        if not 1 <= self.team <= working <= self.warps <= 32 or self.warps != working + self.loading or shared:
-            raise ArgumentError(
-                f"teams of {self.team} warps in blocks of {self.warps}",
-                fix="a block has 1 to 32 warps, whole teams (and four more to load)",
-            )
-        if not 0 <= self.stages <= 16 or self.processors < 1 or (self.stages and (self.rows != 1 or self.cols % 256)):
-            raise ArgumentError(
-                f"{self.rows} rows of {self.cols} columns in {self.stages} stages",
-                fix="up to 16 stages, of one row of a multiple of 256",
-            )
-        if not 1 <= self.cluster <= 8 or self.cols * self.cluster < self.n:
-            raise ArgumentError(
-                f"{self.cluster} x {self.cols} columns for rows of {self.n}",
-                fix="a cluster has up to 8 blocks, which cover the row",
-            )
+        whole = self.team >= 1 and self.warps <= 32 and self.team <= self.team * self.teams == self.warps - self.loading
+        alone = self.cluster == 1 or self.stages > 0 or self.teams == 1
+        slots = 0 <= self.stages <= 16 and (self.stages == 0 or (self.rows == 1 and self.cols % 256 == 0))
+        covered = self.n >= 1 and 1 <= self.cluster <= 8 and self.n <= self.cols * self.cluster
+        if not (whole and alone and slots and covered and self.processors >= 1):
+            fix = """a block has 1 to 32 warps, whole teams (and four more to load); a cluster up to 8 blocks, which cover the
+row; there are up to 16 stages, of one row of a multiple of 256"""
+            raise ArgumentError(f"rows cannot be divided by {self}", fix=fix)
 
     @property
     def layout(self) -> Coalesced:
@@ -89,7 +78,7 @@ class Rows:
     def budget(self) -> int:
         """Registers of a thread that works, where some of those that load are left over for it (setmaxnreg)."""
         at_launch = 65536 // (32 * self.warps) // 8 * 8
-        return (at_launch * self.warps - 24 * self.loading) // (self.warps - self.loading) // 8 * 8
+        return min(256, (at_launch * self.warps - 24 * self.loading) // (self.warps - self.loading) // 8 * 8)
 
     def blocks(self, rows: int) -> int:
         """Blocks for that many rows."""
@@ -263,6 +252,10 @@ class Mine:
         value = value.to(o.dtype) if self.config.width > 1 else value
         self.team.store(o, value, (0, 0, self.first, self.part), hint=self.config.store_hint)
 
+    def store_column(self, o: Any, value: Any) -> None:
+        """A value for each of these rows into a vector."""
+        self.team.store(o, value, (0, 0, 0, self.first))
+
     def cut(self, value: Any, fill: float) -> Any:
         """`value` with `fill` in the columns past the end of the row."""
         return pk.right_fill(value, self.end, fill) if self.config.ragged else value
@@ -270,6 +263,15 @@ class Mine:
     def exists(self, x: Any, value: Any) -> Any:
         """Which rows of a tile lie in the matrix x: the last tile may reach past its end."""
         return pk.row_index(value) + self.first * self.config.rows < x.rows
+
+    def pick(self, x: Any, col: Any) -> Any:
+        """An element of these rows' first, `col` columns from where this part begins: before these rows are loaded."""
+        if x in self.here:
+            return self.here[x][col]
+        found = pk.var(f32)
+        with pk.when(self.first < x.rows):
+            found.set(x[self.first, self.part * self.config.cols + col])
+        return found
 
     def max(self, value: Any) -> Any:
         return value.row_max(cluster=self.config.cluster > 1)
@@ -280,9 +282,9 @@ class Mine:
     def dot(self, a: Any, b: Any) -> Any:
         return a.row_dot(b, cluster=self.config.cluster > 1)
 
-    def sums(self, *values: Any) -> list[Any]:
-        """`sum` of each; several warps meet once for all."""
-        return pk.row_sums(*values, cluster=self.config.cluster > 1)
+    def sums(self, *values: Any, times: Any = None) -> list[Any]:
+        """`sum` of each, or of each times a tile; several warps meet once for all."""
+        return pk.row_sums(*values, times=times, cluster=self.config.cluster > 1)
 
     def _dtype(self, x: Any) -> Any:
         return x.dtype if self.config.width > 1 else f32
@@ -364,8 +366,8 @@ def _stream(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], par
                 for lap in pk.range(laps):
                     with ring.fill() as slot:
                         for i, x in enumerate(inputs):
-                            at = (0, 0, place + (lap * config.teams + t) * stride, part)
-                            pk.tma.load(getattr(slot, f"x{i}"), x, at)
+                            row = place + (lap * config.teams + t) * stride
+                            pk.tma.load(getattr(slot, f"x{i}"), x, (0, 0, row, part))
 
     def tiles(t: int, ring: Any) -> Iterator[Mine]:
         if kept:

@@ -54,7 +54,7 @@ def soften_backward(
     """dx = y (dy - sum(y dy)) for each row."""
     for mine in walk(config, (y, dy)):
         weight, grad = mine.load(y), mine.load(dy)
-        mine.store(dx, weight * (grad - mine.sum(weight * grad)))
+        mine.store(dx, weight * (grad - mine.dot(weight, grad)))
 
 
 def call(x: Any, y: Any, config: Rows | None = None) -> KernelCall:

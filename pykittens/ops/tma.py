@@ -107,8 +107,13 @@ def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> li
     return found
 
 
-def load_text(dims: int, hint: bool, multicast: bool) -> tuple[str, str]:
-    """Name and definition of a device function for one load instruction."""
+def load_text(dims: int, hint: bool, multicast: bool, own: bool) -> tuple[str, str]:
+    """Name and definition of a device function for one load instruction.
+
+    own: the target is named as this block's (PTX ISA 8.6, which all that know sm_100 have). Else it may be any block's
+    of the cluster, and for sm_120 ptxas makes that a call where it cannot see whose.
+    """
+    space = "shared::cta" if own else "shared::cluster"
     name = f"pk_tma_load_{dims}d{'_hint' if hint else ''}{'_multicast' if multicast else ''}"
     coordinates = ", ".join(f"int c{i}" for i in range(dims))
     first = 3 + hint + multicast
@@ -119,7 +124,7 @@ def load_text(dims: int, hint: bool, multicast: bool) -> tuple[str, str]:
         name,
         f"""
 __device__ __forceinline__ void {name}(u32 to, const pk_tensor_map* map, u32 bar{", u32 mask" * multicast}{", u64 policy" * hint}, {coordinates}) {{
-  asm volatile("cp.async.bulk.tensor.{dims}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{".multicast::cluster" * multicast}{".L2::cache_hint" * hint} [%0], [%1, {{{operands}}}], [%2]{mask}{policy};"
+  asm volatile("cp.async.bulk.tensor.{dims}d.{space}.global.tile.mbarrier::complete_tx::bytes{".multicast::cluster" * multicast}{".L2::cache_hint" * hint} [%0], [%1, {{{operands}}}], [%2]{mask}{policy};"
     :: "r"(to), "l"(map), "r"(bar){inputs} : "memory"); }}
 """,
     )
@@ -191,7 +196,8 @@ class TmaLoad(Op):
         extra += f"{HINTS[self.hint]}, " if self.hint is not None else ""
         c.line(f"{c.elect(self.scope)}{{")
         found = boxes(c, self.target, self.source, spec)
-        name, text = load_text(found[0][2], self.hint is not None, self.mask is not None)
+        own = self.mask is None and c.arch.capability >= (10, 0)
+        name, text = load_text(found[0][2], self.hint is not None, self.mask is not None, own)
         c.prelude(text)
         for address, coordinates, _ in found:
             c.line(f"{name}({address}, &{c.map_name(spec)}, {c[self.barrier]}, {extra}{coordinates});")

@@ -154,13 +154,16 @@ def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
     return record(Rolls(scope_of(tile.type.warps), tile, tuple(distances))).results  # type: ignore[return-value]
 
 
-def row_sums(*tiles: Tile, cluster: bool = False) -> list[Tile]:
-    """`x.row_sum(cluster=...)` of several coalesced tiles of the same layout: what their warps have to exchange goes at once."""
+def row_sums(*tiles: Tile, times: Tile | None = None, cluster: bool = False) -> list[Tile]:
+    """`x.row_sum(cluster=...)` of several coalesced tiles of the same layout: what their warps have to exchange goes at once.
+
+    `times`: sums of products with this tile, as `x.row_dot(times)`.
+    """
     if not tiles or not all(
         isinstance(x, Tile) and isinstance(x.type, RegisterTile) and isinstance(x.type.layout, Coalesced) for x in tiles
     ):
         raise TypeRuleError(f"pk.row_sums of {tiles!r}", fix="pass coalesced tiles; others have x.row_sum()")
-    return list(row_reduce(tiles, "sum", cluster))
+    return list(row_reduce(tiles, "sum", cluster, times))
 
 
 def join(*tiles: Tile) -> Tile:

@@ -1,0 +1,290 @@
+"""Cross-entropy of rows of logits, and its gradient in the same pass.
+
+    z      = x, or c tanh(x / c) with softcap c
+    lse    = log(sum(exp(z)))
+    loss   = lse - (1 - a) z[t] - a mean(z) + b lse^2          (label smoothing a, z-loss b, target t)
+    dz     = (1 + 2 b lse) exp(z - lse) - (1 - a) [column is t] - a / n
+    dx     = dz (1 - (z / c)^2)
+
+"mean" divides by how many targets are not `ignore_index`: with none of these the loss is NaN, as in torch, and the
+gradient zero. An ignored row has loss 0 and gradient 0, whatever is in it; a target that is no column is an error on
+the simulator and in debug builds, and on a GPU its row's loss and gradient are NaN. Goyal et al. call b the weight of
+PaLM's auxiliary loss (Chowdhery et al. 2022, section 5); softcap is Gemma 2's (2024).
+
+x: (m, n), bf16, f16 or f32, n up to 524,288; float32 between. Logits are read once and the gradient is written once,
+in place where asked: a row stays in registers, spread over a cluster where it is long. The target's logit is read by
+the block whose columns have it, which also knows lse and writes the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import Scalar, Tensor, f32, i32, i64
+from pykittens.errors import ArgumentError
+from pykittens.interop import arrays
+from pykittens.interop.arrays import ArrayInfo, Unsupported
+from pykittens.types import DTYPES
+
+from .arguments import floats, machine
+from .rows import FLOATS, Rows, stream, walk
+
+LOG2E = 1.4426950408889634
+SOME = 4096  # targets, or losses, that a block takes at a time
+HELD = 64  # logits of a thread, at most
+STREAMS, STREAMED, MOST = 4096, 262_144, 524_288  # rows that stream, and the longest
+# Blocks of a cluster, warps of a team, teams of a block.
+SPLITS = ((1, 16, 1), (4, 8, 2), (4, 16, 1), (8, 16, 1))
+
+
+@pk.kernel(
+    warps=lambda config, **_: config.warps,
+    grid=lambda loss, config, **_: config.blocks(loss.cols),
+    cluster=lambda config, **_: config.cluster,
+    blocks_per_sm=lambda config, **_: config.blocks_per_sm,
+)
+def entropy(
+    x: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    targets: Annotated[Tensor, (i32, i64), "M"],
+    share: Annotated[Tensor, f32, "ONE"],
+    dx: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    loss: Annotated[Tensor, f32, "M"],
+    lse: Annotated[Tensor, f32, "M"],
+    ignore: Annotated[Scalar, i32],
+    smoothing: Annotated[Scalar, f32],
+    even: Annotated[Scalar, f32],
+    z: Annotated[Scalar, f32],
+    cap: Annotated[Scalar, f32],
+    narrow: Annotated[Scalar, f32],
+    *,
+    smooth: bool,
+    squared: bool,
+    capped: bool,
+    config: Rows,
+) -> None:
+    """Each row's loss, its log-sum-exp, and its gradient times `share` where it is given; lse and dx only where given.
+
+    `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a softcap.
+    """
+    n, m = config.n, loss.cols
+    for mine in walk(config, (x,)):
+        row = mine.first
+        target = targets[pk.minimum(row, m - 1)]
+        inside, wanted = (target >= 0) & (target < n), target != ignore
+        pk.assert_(inside | ~wanted, "a target is a column, or ignore_index")
+        col = pk.cast(pk.where(inside, target, 0), i32) - mine.part * config.cols  # from where this part begins
+        here = (col >= 0) & (col < config.cols)
+        picked = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
+        picked = mine.team.full_col(f32, 1, picked, layout=config.layout)
+        value, slope = mine.load(x), None
+        if capped:
+            bent = pk.tanh(value * narrow)
+            slope, value, picked = 1.0 - bent * bent, bent * cap, pk.tanh(picked * narrow) * cap
+        value = mine.cut(value, -pk.inf)
+        peak = mine.max(value)
+        weight = pk.exp2(pk.fma(value, LOG2E, peak * -LOG2E))
+        total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), 0.0)
+        whole = pk.log(total) + peak
+        status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
+        known = mine.team.full_col(f32, 1, status, layout=config.layout)
+        with pk.when(here & (row < m)):
+            found = whole - picked * (1.0 - smoothing)
+            if smooth:
+                found = found - level * even
+            if squared:
+                found = found + whole * whole * z
+            mine.store_column(loss, pk.where(known == 0.0, 0.0, found * known))
+            if lse is not None:
+                mine.store_column(lse, whole)
+        if dx is None:
+            continue
+        scale = known if share is None else known * share[0]
+        factor = scale * pk.rcp(total)
+        if squared:
+            factor = factor * (whole * (2.0 * z) + 1.0)
+        grad = pk.fma(weight, factor, -scale * even) if smooth else weight * factor
+        with pk.when(wanted):
+            mine.store(dx, grad * slope if capped else grad)
+        with pk.otherwise():  # whatever is in the row
+            mine.store(dx, mine.team.zeros(f32, 1, config.cols, layout=config.layout))
+        with pk.when(here & inside & wanted & (row < m)):
+            mine.team.sync()  # the target's column again: a comparison for every column costs more
+            rest = pk.exp2((picked - peak) * LOG2E) * factor - scale * (1.0 - smoothing + even)
+            if capped:
+                rest = rest * (1.0 - (picked * narrow) * (picked * narrow))
+            mine.team.store(dx, rest, pk.at(0, 0, row, mine.part * config.cols + col))
+
+
+@pk.kernel(warps=32)
+def count_targets(
+    targets: Annotated[Tensor, (i32, i64), "M"], share: Annotated[Tensor, f32, "ONE"], ignore: Annotated[Scalar, i32]
+) -> None:
+    """1 over how many targets are not `ignore`; infinite where all are."""
+
+    def some(lap: Any) -> Any:
+        target = pk.block.load_vec(targets, (0, 0, 0, lap), length=SOME, dtype=i32)
+        return pk.where((target != ignore) & (pk.iota(target) + lap * SOME < targets.cols), 1.0, 0.0)
+
+    total = some(0)
+    for lap in pk.range(1, pk.cdiv(targets.cols, SOME)):
+        total += some(lap)
+    whole = total.sum()
+    with pk.when(pk.warp.index == 0):
+        pk.warp.set(share, (0,), 1.0 / whole)
+
+
+@pk.kernel(warps=32)
+def total_loss(
+    loss: Annotated[Tensor, f32, "M"], share: Annotated[Tensor, f32, "ONE"], total: Annotated[Tensor, f32, "ONE"]
+) -> None:
+    """The sum of all losses, times `share` where it is given; in an order that never changes."""
+    some = pk.block.load_vec(loss, (0, 0, 0, 0), length=SOME)
+    for lap in pk.range(1, pk.cdiv(loss.cols, SOME)):
+        some += pk.block.load_vec(loss, (0, 0, 0, lap), length=SOME)
+    whole = some.sum()
+    with pk.when(pk.warp.index == 0):
+        pk.warp.set(total, (0,), whole if share is None else whole * share[0])
+
+
+def cross_entropy(
+    x: Any,
+    targets: Any,
+    *,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+    gradient: bool = True,
+    in_place: bool = False,
+    config: Rows | None = None,
+) -> tuple[Any, Any, Any]:
+    """(loss, lse, gradient) of logits x (m, n) and targets (m,) for arrays of any framework; see the head of this file.
+
+    The loss has shape () for "mean" and "sum", (m,) for "none"; lse (m,) is float32. The gradient has the dtype of x,
+    for an upstream gradient of 1; None without `gradient`; x itself with `in_place`.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ArgumentError(f"cross_entropy with reduction={reduction!r}", fix='use "mean", "sum" or "none"')
+    if not 0 <= label_smoothing <= 1 or not z_loss >= 0 or not 0 <= softcap < math.inf:
+        fact = f"cross_entropy with label_smoothing={label_smoothing}, z_loss={z_loss}, softcap={softcap}"
+        raise ArgumentError(fact, fix="smoothing is from 0 to 1, z-loss and softcap are not negative, and 0 is none")
+    if not -(2**31) <= ignore_index < 2**31:
+        raise ArgumentError(f"cross_entropy with ignore_index={ignore_index}", fix="it is a 32-bit integer")
+    info = about(x, targets)
+    m, n = info.shape
+    size = DTYPES[info.dtype].size
+    align = math.gcd(16, info.pointer, 1 if m == 1 else info.strides[0] * size)
+    choices = {"smooth": label_smoothing > 0, "squared": z_loss > 0, "capped": softcap > 0}
+    config = config or plan_rows(n, size, align, heavy=any(choices.values()), **machine(info))
+    loss, lse = arrays.empty(info.kind, (m,), "f32", info.device), arrays.empty(info.kind, (m,), "f32", info.device)
+    dx = x if in_place else arrays.empty(info.kind, (m, n), info.dtype, info.device) if gradient else None
+    share = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
+    if share is not None:
+        count_targets(targets, share, ignore_index)
+    numbers = ignore_index, float(label_smoothing), label_smoothing / n, float(z_loss), float(softcap)
+    entropy(x, targets, share, dx, loss, lse, *numbers, 1 / softcap if softcap else 0.0, **choices, config=config)
+    if reduction == "none":
+        return loss, lse, dx
+    total = arrays.empty(info.kind, (1,), "f32", info.device)
+    total_loss(loss, share, total)
+    return total.reshape(()), lse, dx
+
+
+def about(x: Any, targets: Any) -> ArrayInfo:
+    """What the logits are; raises `ArgumentError` for operands that the kernel does not take."""
+    info = floats(x, "x")
+    try:
+        other = arrays.describe(targets, "targets")
+    except Unsupported as error:
+        raise ArgumentError(str(error), fix="pass a NumPy, torch, CuPy or JAX array") from None
+    if (
+        len(info.shape) != 2
+        or tuple(other.shape) != (info.shape[0],)
+        or (other.kind, other.device) != (info.kind, info.device)
+    ):
+        fact = f"cross_entropy of logits {tuple(info.shape)} and targets {tuple(other.shape)}"
+        raise ArgumentError(fact, fix="pass (m, n) and (m,), in one place: reshape (batch, tokens, n) to (-1, n)")
+    if other.dtype not in ("i32", "i64"):
+        raise ArgumentError(f"targets are {other.dtype}", fix="pass int32 or int64")
+    if info.shape[1] > 1 and info.strides[1] != 1:
+        raise ArgumentError(
+            f"logits have strides {info.strides}", fix="columns must follow one another: pass a contiguous copy"
+        )
+    return info
+
+
+def plan_rows(
+    n: int,
+    size: int,
+    align: int,
+    *,
+    heavy: bool = False,
+    clusters: bool = True,
+    processors: int = 132,
+    split: tuple[int, int, int] | None = None,
+    **settings: Any,
+) -> Rows:
+    """How rows of n logits of `size` bytes are divided: long ones stream where TMA can read them, others are read as they come.
+
+    `heavy`: with more than the plain loss, which takes more registers. `split`: blocks of a cluster, warps of a team, teams of a block.
+    """
+    if n > MOST:
+        raise ArgumentError(f"rows of {n} logits", fix=f"vocabularies up to {MOST} are supported")
+    if clusters and align == 16 and STREAMS <= n <= STREAMED:
+        held = HELD // 4 if heavy else HELD * 2 // size
+        fitting = (x for x in SPLITS if n <= x[0] * x[1] * 32 * held)
+        cluster, team, teams = split or next(fitting, SPLITS[-1])
+        return stream(n, size, size, 0, processors, cluster=cluster, team=team, teams=teams, **settings)
+    width, warps, cluster = align // size, -(-n // (32 * 32)), 1
+    while clusters and cluster < 8 and warps > 16 * cluster:
+        cluster *= 2
+    team = min(32, -(-warps // cluster))
+    return Rows(
+        n,
+        width,
+        32 * team,
+        -(-n // (cluster * 32 * team * width)) * 32 * team * width,
+        team=team,
+        warps=max(4, team) if cluster == team == 1 else team,
+        cluster=cluster,
+        blocks_per_sm=max(1, 16 // max(4, team)),
+        **settings,
+    )
+
+
+def reference(
+    x: np.ndarray,
+    targets: np.ndarray,
+    *,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(loss, lse, gradient) in float64; targets that are no column count as NaN."""
+    x, (m, n) = x.astype(np.float64), x.shape
+    wanted, inside = targets != ignore_index, (targets >= 0) & (targets < n)
+    hot = np.zeros((m, n))
+    hot[np.arange(m), np.where(inside, targets, 0)] = 1
+    with np.errstate(all="ignore"):
+        value = softcap * np.tanh(x / softcap) if softcap else x
+        peak = value.max(1)
+        weight = np.exp(value - peak[:, None])
+        lse = np.log(weight.sum(1)) + peak
+        loss = lse - (1 - label_smoothing) * value[np.arange(m), np.where(inside, targets, 0)] + z_loss * lse**2
+        grad = (1 + 2 * z_loss * lse)[:, None] * weight / weight.sum(1)[:, None] - (1 - label_smoothing) * hot
+        if label_smoothing:
+            loss, grad = loss - label_smoothing * value.mean(1), grad - label_smoothing / n
+        grad = grad * (1 - np.tanh(x / softcap) ** 2) if softcap else grad
+        loss, grad = np.where(inside, loss, np.nan), np.where(inside[:, None], grad, np.nan)
+        loss, grad = np.where(wanted, loss, 0.0), np.where(wanted[:, None], grad, 0.0)
+        count = wanted.sum()
+        if reduction == "mean":
+            return loss.sum() / np.float64(count), lse, np.where(wanted[:, None], grad / np.float64(count), 0.0)
+    return (loss if reduction == "none" else loss.sum()), lse, grad

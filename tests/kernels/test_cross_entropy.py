@@ -1,0 +1,151 @@
+"""Cross-entropy and its gradient on the simulated GPU, against float64."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from pykittens.errors import ArgumentError, KernelAssertionError
+from pykittens.kernels.cross_entropy import cross_entropy, plan_rows, reference
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
+EVERYTHING: dict[str, Any] = {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 5.0}
+
+
+def inputs(m: int, n: int, dtype: Any = np.float32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((m, n)) * 3).astype(dtype), rng.integers(0, n, m)
+
+
+def check(x: np.ndarray, targets: np.ndarray, **settings: Any) -> None:
+    kept = {k: v for k, v in settings.items() if k not in ("config", "in_place")}
+    expected = reference(x, targets, **kept)
+    loss, lse, dx = cross_entropy(x, targets, **settings)
+    assert dx.dtype == x.dtype and lse.dtype == np.float32 and loss.dtype == np.float32
+    np.testing.assert_allclose(loss, expected[0], rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(lse, expected[1], rtol=2e-6, atol=1e-6)
+    allowed = EPS[dx.dtype.name] * np.abs(expected[2]) + 2e-6 * np.abs(expected[2]).max() + 1e-7
+    assert (np.abs(dx.astype(np.float64) - expected[2]) <= allowed).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_formula_against_differences(reduction: str, settings: dict[str, Any]) -> None:
+    x, targets = inputs(3, 5, np.float64)
+    targets[1] = -100
+    grad = reference(x, targets, reduction=reduction, **settings)[2]
+    for i in np.ndindex(x.shape):
+        step = np.zeros(x.shape)
+        step[i] = 1e-6
+        after, before = (reference(y, targets, reduction=reduction, **settings)[0].sum() for y in (x + step, x - step))
+        assert abs((after - before) / 2e-6 - grad[i]) < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32], ids=str)
+@pytest.mark.parametrize("n", [1, 7, 100, 1000, 1025, 4096, 5003, 20000])
+def test_every_vocabulary(n: int, dtype: Any) -> None:
+    x, targets = inputs(7, n, dtype)
+    targets[2] = -100
+    check(x, targets.astype(np.int32))
+
+
+@pytest.mark.parametrize("n", [9, 5000])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_every_setting(name: str, reduction: str, n: int) -> None:
+    x, targets = inputs(5, n)
+    targets[4] = 3
+    check(x, targets, reduction=reduction, ignore_index=3, **{name: EVERYTHING[name]})
+
+
+@pytest.mark.parametrize("n", [9, 1000, 5000])
+def test_all_settings_in_place(n: int) -> None:
+    x, targets = inputs(6, n, BF16)
+    expected = cross_entropy(x, targets, **EVERYTHING)
+    loss, lse, dx = cross_entropy(x, targets, in_place=True, **EVERYTHING)
+    assert dx is x and np.array_equal(x, expected[2]) and loss == expected[0] and np.array_equal(lse, expected[1])
+
+
+@pytest.mark.parametrize("split", [(1, 8, 2), (2, 4, 2), (4, 4, 1), (2, 4, 3)])
+def test_rows_that_stream(split: tuple[int, int, int]) -> None:
+    """More rows than slots, over clusters; targets at both ends of every block's columns."""
+    n = 5000
+    x, targets = inputs(12, n, BF16)
+    config = plan_rows(n, 2, 16, split=split, processors=2)
+    ends = [c for part in range(split[0]) for c in (part * config.cols, (part + 1) * config.cols - 1) if c < n]
+    targets[: len(ends)] = ends
+    targets[-1] = n - 1
+    check(x, targets, config=config, **EVERYTHING)
+    check(x, targets, config=config, in_place=True)
+
+
+def test_strided_logits_and_vocabularies_that_begin_anywhere() -> None:
+    whole, targets = inputs(6, 6001, BF16)
+    for part in (whole[:, :5990], whole[:, 1:5000], whole[:, :99], whole[::2, :77]):
+        check(part, targets[: len(part)] % part.shape[1])
+
+
+def test_without_gradient() -> None:
+    x, targets = inputs(3, 100)
+    loss, _, dx = cross_entropy(x, targets, gradient=False)
+    assert dx is None and abs(loss - reference(x, targets)[0]) < 1e-6
+
+
+@pytest.mark.parametrize("n", [50, 5000])
+def test_ignored_rows(n: int) -> None:
+    """Zero loss and gradient, whatever they hold; a mean over none is NaN, as in torch, and its gradient zero."""
+    x, targets = inputs(4, n)
+    x[1], targets[1] = np.nan, -100
+    loss, _, dx = cross_entropy(x, targets)
+    assert np.isfinite(loss) and (dx[1] == 0).all() and np.isfinite(dx).all()
+    loss, _, dx = cross_entropy(x, np.full(4, -100))
+    assert np.isnan(loss) and (dx == 0).all()
+    assert cross_entropy(x, np.full(4, -100), reduction="sum")[0] == 0
+
+
+def test_nan_and_infinity() -> None:
+    x, targets = inputs(5, 300)
+    targets[:] = 7
+    x[0, 3], x[1, 3], x[2, 3], x[3, 7], x[4] = np.nan, np.inf, -np.inf, -np.inf, -np.inf
+    loss, lse, dx = cross_entropy(x, targets, reduction="none")
+    expected = reference(x, targets, reduction="none")
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(lse, expected[1], rtol=1e-6)
+    np.testing.assert_allclose(dx, expected[2], atol=1e-6)
+    assert np.isnan(loss[[0, 1, 4]]).all() and loss[3] == np.inf and dx[3, 7] == -1
+
+
+def test_large_logits() -> None:
+    x, targets = inputs(4, 1000)
+    check(x * 1e4, targets)
+
+
+@pytest.mark.parametrize("target", [-1, 100, 2**31 + 5, -(2**40)])
+def test_a_target_that_is_no_column(target: int) -> None:
+    x, targets = inputs(4, 100)
+    targets[3] = target
+    with pytest.raises(KernelAssertionError, match="ignore_index"):
+        cross_entropy(x, targets)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"x": np.zeros((2, 3, 8), np.float32)}, "reshape"),
+        ({"x": np.zeros((2, 8), np.int32)}, "x is i32"),
+        ({"x": np.zeros((8, 2), np.float32).T}, "contiguous"),
+        ({"x": np.zeros((2, 600_000), BF16)}, "524288"),
+        ({"targets": np.zeros(3, np.int64)}, "targets"),
+        ({"targets": np.zeros(2, np.float32)}, "int32 or int64"),
+        ({"reduction": "median"}, "median"),
+        ({"label_smoothing": 1.5}, "1.5"),
+        ({"z_loss": -1.0}, "-1.0"),
+        ({"softcap": float("nan")}, "nan"),
+        ({"ignore_index": 2**40}, "32-bit"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        cross_entropy(**{"x": np.zeros((2, 8), np.float32), "targets": np.zeros(2, np.int64), **arguments})
