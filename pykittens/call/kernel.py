@@ -157,7 +157,8 @@ class Kernel:
     def key(self, specialisation: Specialisation) -> Hashable:
         """What a program depends on: the specialisation, and the content of the function and of static values."""
         statics = tuple(
-            (name, leaf_of(x) or self.memory.identities.of(x, static=True)) for name, x in specialisation.statics
+            (name, leaf_of(x) or self.memory.identities.of(x, static=True, label=name))
+            for name, x in specialisation.statics
         )
         return specialisation.types, statics, self.identity
 
