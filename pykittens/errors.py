@@ -7,6 +7,7 @@ outside this package, or inside `pykittens/kernels`, whose authors are users of 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import linecache
 import os
 import sys
@@ -18,7 +19,8 @@ from types import FrameType
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY = _PACKAGE + "kernels" + os.sep
-_CONTEXTLIB = contextlib.__file__  # stands between our context managers and the user
+# What of Python stands between us and the user: our context managers, what runs our dataclasses.
+_BETWEEN = frozenset((contextlib.__file__, dataclasses.__file__))
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Frame:
 @cache
 def is_user_file(file: str) -> bool:
     """Whether `file` is the user's: outside the package, or one of its library kernels."""
-    return file != _CONTEXTLIB and (not file.startswith(_PACKAGE) or file.startswith(_LIBRARY))
+    return file not in _BETWEEN and (not file.startswith(_PACKAGE) or file.startswith(_LIBRARY))
 
 
 def user_frame_objects(limit: int = 8) -> list[FrameType]:
@@ -54,7 +56,7 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     while frame is not None and len(found) < limit:
         file = frame.f_code.co_filename
         if (
-            file == _CONTEXTLIB
+            file in _BETWEEN
             or frame.f_globals.get("__name__", "").startswith("torch.")
             or (file == "<string>" and _ours(frame))
         ):

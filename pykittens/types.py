@@ -97,6 +97,16 @@ def _check_dtype(dtype: object, allowed: tuple[DType, ...], what: str) -> None:
         raise TypeRuleError(f"{what} cannot hold {dtype!r}", fix="use one of " + ", ".join(d.name for d in allowed))
 
 
+def check_sizes(what: str, *sizes: object) -> None:
+    """Sizes are known while a kernel is traced: they decide which registers there are."""
+    for x in sizes:
+        if not hasattr(type(x), "__index__") or hasattr(x, "type"):
+            fix = 'sizes are Python ints; a tensor\'s dimension is one where it is static: pk.gl(pk.f32, "N", pk.static("D"))'
+            raise TypeRuleError(
+                f"the size of {what} is {getattr(x, 'label', repr(x))}, which is no Python int", fix=fix
+            )
+
+
 def _check_layout(layout: object, what: str) -> None:
     if layout not in ("row", "col") and not isinstance(layout, Coalesced):
         raise TypeRuleError(f"{what} with layout {layout!r}", fix='use "row", "col" or pk.coalesced(...)')
@@ -126,6 +136,7 @@ class RegisterTile:
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, REGISTER_DTYPES, "a register tile")
         _check_layout(self.layout, "a register tile")
+        check_sizes("a register tile", self.rows, self.cols)
         if isinstance(self.layout, Coalesced):
             self._check_coalesced(self.layout)
         elif self.rows <= 0 or self.cols <= 0 or self.rows % (16 * self.warps) or self.cols % 16:
@@ -191,6 +202,7 @@ class RegisterVector:
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, REGISTER_DTYPES, "a register vector")
         _check_layout(self.layout, "a register vector")
+        check_sizes("a register vector", self.length)
         if self.kind not in ("col", "row", "naive"):
             raise TypeRuleError(
                 f"a register vector with kind {self.kind!r}",
@@ -268,6 +280,7 @@ class SharedTile:
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, i8, u8), "a shared tile")
+        check_sizes("a shared tile", self.rows, self.cols)
         if self.rows <= 0 or self.cols <= 0 or self.rows % 8 or self.cols % 16:
             raise TypeRuleError(
                 f"a shared tile cannot be {self.rows} x {self.cols}",
@@ -311,6 +324,7 @@ class SharedVector:
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, tuple(d for d in DTYPES.values() if d is not bool_), "a shared vector")
+        check_sizes("a shared vector", self.length)
         if self.length <= 0:
             raise TypeRuleError(f"a shared vector cannot have {self.length} elements", fix="use a positive length")
 

@@ -119,7 +119,16 @@ class Kernel:
     def _option(self, name: str, known: dict[str, Any], statics: dict[str, Any], default: Any) -> Any:
         """An option of the decorator: a value, or a function of the arguments and static values."""
         value = self.options.get(name, default)
-        return value(**{n: seen_by_options(x) for n, x in known.items()}, **statics) if callable(value) else value
+        if not callable(value):
+            return value
+        arguments = {**{n: seen_by_options(x) for n, x in known.items()}, **statics}
+        try:
+            inspect.signature(value).bind(**arguments)
+        except TypeError as error:
+            fix = f"take what it needs by name, and the rest: lambda {next(iter(arguments), 'x')}, **_: ..."
+            fact = f"{self.name}: the function for {name} does not take the kernel's arguments: {error}"
+            raise ArgumentError(fact, fix=fix) from None
+        return value(**arguments)
 
     def dims(self, option: str, known: dict[str, Any], statics: dict[str, Any]) -> Dim3:
         """The grid or the cluster for arguments, along x, y, z."""

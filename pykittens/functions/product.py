@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..call.identity import identity
-from ..errors import ArgumentError
+from ..errors import ArgumentError, TraceError
 from ..kernels import matmul as kernels
+from ..trace.tile import Tile
 from ..types import DTYPES, DType
 from .declaration import Function, Result
 
@@ -111,8 +112,21 @@ def number_of(epilogue: Callable[..., Any]) -> int:
         raise ArgumentError(f"matmul: epilogue is {epilogue!r}", fix="pass a function of (x, row, col, *operands)")
     number = _numbers.setdefault(identity(epilogue, static=True), len(_epilogues))
     if number == len(_epilogues):
-        _epilogues.append(epilogue)
+        _epilogues.append(_finishing(epilogue))
     return number
+
+
+def _finishing(epilogue: Callable[..., Any]) -> Callable[..., Any]:
+    """An epilogue whose result is looked at."""
+
+    def finishing(x: Any, row: Any, col: Any, *operands: Any) -> Any:
+        result = epilogue(x, row, col, *operands)
+        if not isinstance(result, Tile) or result.shape != x.shape:
+            fix = f"return a tile of {' x '.join(map(str, x.shape))}, made of the first argument: lambda x, row, col: pk.relu(x)"
+            raise TraceError(f"the epilogue returns {result!r}", fix=fix)
+        return result
+
+    return finishing
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -67,6 +67,9 @@ class JoinPairs(Op):
             raise TypeRuleError(
                 f"join_pairs of {a} and {b}", fix="pass two coalesced tiles of one type, as split_pairs makes them"
             )
+        if a.layout.width > 8:
+            fix = "join tiles whose runs are at most 8 wide: layout=pk.coalesced(lanes, 8)"
+            raise TypeRuleError(f"join_pairs of {a}: runs of {2 * a.layout.width} elements", fix=fix)
         return (replace(a, cols=a.cols * 2, layout=replace(a.layout, width=a.layout.width * 2)),)
 
     def numpy(self, m: NumpyMachine) -> Any:

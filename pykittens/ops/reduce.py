@@ -112,7 +112,7 @@ class Reduce(Op):
         if self.to == "row" and type.warps > 1:
             raise TypeRuleError(
                 f"a column reduction of {type} crosses warps",
-                fix="reduce on the warp, or store to a shared tile and reduce there",
+                fix="make the tile on a warp, which has whole columns: warp.load(...) with columns of its own",
             )
         if isinstance(type.layout, Coalesced) and self.partial != (type.warps > 1):
             raise TypeRuleError(
@@ -368,7 +368,8 @@ class VectorReduce(Op):
         check_numbers(self.kind, type)
         if (type.warps > 1 and type.kind == "col") or isinstance(type.layout, Coalesced):
             raise TypeRuleError(
-                f"{self.kind} of {type} to a scalar", fix="reduce a warp's vector, or a naive one of any scope"
+                f"{self.kind} of {type} to a scalar",
+                fix="reduce a warp's vector of row layout, or a naive one: store it into a shared vector, and load_vec that",
             )
         return (ScalarType(type.dtype if type.dtype.bits == 32 else f32 if type.dtype.kind == "f" else i32),)
 

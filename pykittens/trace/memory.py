@@ -92,6 +92,11 @@ class Tensor(Handle):
     def dtype(self) -> DType:
         return self.type.dtype
 
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Its dimensions, as `batch`, `depth`, `rows`, `cols` have them."""
+        return tuple(self._dim(axis) for axis in range(4 - self.type.rank, 4))
+
     def _dim(self, axis: int) -> Any:
         dim = self.type.padded[axis]
         if isinstance(dim, int):
@@ -124,6 +129,9 @@ class Tensor(Handle):
 
     def __getitem__(self, key: Any) -> Scalar:
         """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements."""
+        if any(isinstance(x, slice) for x in (key if isinstance(key, tuple) else (key,))):
+            fix = "load a rectangle: warp.load(x, pk.at(0, 0), rows=16, cols=64)"
+            raise TraceError(f"a slice of {self.label}, which is in global memory", fix=fix)
         spot = place(self, At(key if isinstance(key, tuple) else (key,)), (1,))
         return result(element.LoadScalar(THREAD, spot))  # type: ignore[no-any-return]
 

@@ -24,7 +24,19 @@ from ..ops import (
     thread_indices,
 )
 from ..program import MemoryScope, Operand, Order, Scope, Value
-from ..types import Coalesced, DType, Global, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
+from ..types import (
+    Coalesced,
+    DType,
+    Global,
+    Layout,
+    RegisterTile,
+    RegisterVector,
+    SharedTile,
+    SharedVector,
+    check_sizes,
+    f32,
+    i32,
+)
 from . import recorder
 from .handle import number
 from .memory import At, Shared, Tensor, place
@@ -135,20 +147,15 @@ class ScopeHandle:
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
         if isinstance(source, Tensor):
-            cols = cols or source.cols
-            if rows is None or not isinstance(cols, int):
+            dynamic = cols is None and not isinstance(source.cols, int)
+            cols = source.cols if cols is None else cols
+            if rows is None or dynamic:
                 raise TypeRuleError(
                     f"load of {source.label}: {source.type} needs the size of the tile",
                     fix="pass rows=16 (and cols=64 where columns are dynamic)",
                 )
-            return result(
-                load.Load(
-                    self.scope,
-                    place(source, coordinate, (rows, cols)),
-                    RegisterTile(dtype, rows, cols, layout, self.warps),
-                    hint,
-                )
-            )  # type: ignore[no-any-return]
+            type = RegisterTile(dtype, rows, cols, layout, self.warps)
+            return result(load.Load(self.scope, place(source, coordinate, (rows, cols)), type, hint))  # type: ignore[no-any-return]
         shared: Any = source.type
         whole = shared.shape if isinstance(shared, SharedTile) else (1, getattr(shared, "length", None))
         self._whole("load", source, coordinate, rows=unless(rows, whole[0]), cols=unless(cols, whole[1]), hint=hint)
@@ -170,12 +177,14 @@ class ScopeHandle:
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
         memory: Any = source
         if isinstance(source, Tensor):
-            length = length or source.cols
-            if not isinstance(length, int):
+            dynamic = length is None and not isinstance(source.cols, int)
+            length = source.cols if length is None else length
+            if dynamic:
                 raise TypeRuleError(
                     f"load of {source.label}: {source.type} needs a length",
                     fix="pass length=..., the elements of the vector",
                 )
+            check_sizes("a register vector", length)
             memory = place(source, coordinate, (length,))
         elif isinstance(source.type, SharedVector):
             self._whole("load", source, coordinate, length=unless(length, source.type.length))

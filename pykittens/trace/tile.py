@@ -73,6 +73,23 @@ class Tile(Handle):
     def __rtruediv__(self, other: Operand) -> Tile:
         return self._binary("div", other, self)
 
+    def __mod__(self, other: Operand) -> Tile:
+        fix = "for integers from 0 and a power of two: x & (n - 1)"
+        raise TypeRuleError(f"% of {self.type}: tiles have no remainders", fix=fix)
+
+    def __floordiv__(self, other: Operand) -> Tile:
+        raise TypeRuleError(
+            f"// of {self.type}: tiles have no floor division", fix="for a power of two and integers: x >> 3"
+        )
+
+    def __pow__(self, other: Operand) -> Tile:
+        fix = "multiply (x * x), or for positive x: pk.exp2(pk.log2(x) * y)"
+        raise TypeRuleError(f"** of {self.type}: tiles have no powers", fix=fix)
+
+    def __matmul__(self, other: Operand) -> Tile:
+        fix = "name the accumulator and the layouts: warp.mma_AB(acc, a, b)"
+        raise TypeRuleError(f"@ of {self.type}: products of tiles have words of their own", fix=fix)
+
     def __and__(self, other: Operand) -> Tile:
         return self._binary("and", self, other)
 
