@@ -316,3 +316,53 @@ def test_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run("inspect", "attention_ada", "--arch", "sm_89")
     assert ask("cache", "clear")["removed"] == 1
     assert not list((tmp_path / "cache").glob("*.kernel"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--d", "-64", "--d is -64"),
+        ("--seed", "-1", "--seed is -1"),
+        ("--n", "0", "--n is 0"),
+        ("--n", "99999999999999999999", "elements each"),
+        ("--batch", str(2**31), "elements each"),
+        ("--heads", "-3", "--heads is -3"),
+    ],
+)
+def test_numbers_out_of_range_are_sentences(option: str, value: str, words: str) -> None:
+    facts = ask("demo", option, value, status=1)
+    assert words in facts["error"] and "fix: " in facts["error"]
+
+
+def header(shape: str) -> bytes:
+    """An .npy file of such a shape, without data."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "shape", ["(True, 64)", "(" * 300 + ")" * 300, "(2.5, 64)", "(-1, 64)", "(10**30, 64)", "None"]
+)
+def test_damaged_files_are_sentences(shape: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.npy"
+    file.write_bytes(header(shape))
+    facts = ask("demo", "--q", str(file), "--k", str(file), "--v", str(file), status=1)
+    assert facts["kind"] == "Refusal" and "x.npy is no array of numbers" in facts["error"]
+
+
+def test_json_has_no_infinities(tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    file = tmp_path / "x.npy"
+    np.save(file, np.full((1, 1, 16, 64), 3e38, np.float32))
+    words = ("demo", "--device", "cpu", "--q", str(file), "--k", str(file), "--v", str(file))
+    facts = json.loads(run(*words, "--json", status=1), parse_constant=refuse)
+    assert facts["error"] is None and facts["passed"] is False
+
+
+def test_fortran_order(tmp_path: Path) -> None:
+    file = tmp_path / "x.npy"
+    np.save(file, np.asfortranarray(np.random.default_rng(0).standard_normal((1, 1, 16, 64), np.float32)))
+    assert ask("demo", "--device", "cpu", "--q", str(file), "--k", str(file), "--v", str(file))["passed"]

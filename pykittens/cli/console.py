@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
@@ -64,8 +65,16 @@ def command(function: Answer) -> Answer:
 
 
 def answer(facts: dict[str, Any]) -> None:
-    """Prints a command's JSON object."""
-    print(json.dumps(facts, indent=2))
+    """Prints a command's JSON object. JSON has no infinities and no NaN: null stands for them."""
+    print(json.dumps(_finite(facts), indent=2, allow_nan=False))
+
+
+def _finite(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 @contextmanager

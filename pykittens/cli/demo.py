@@ -43,9 +43,9 @@ def run_demo(
     k: Annotated[Optional[Path], typer.Option(help="K as a .npy file.")] = None,  # noqa: UP045
     v: Annotated[Optional[Path], typer.Option(help="V as a .npy file.")] = None,  # noqa: UP045
     safetensors: Annotated[Optional[Path], typer.Option(help="A file with tensors q, k and v.")] = None,  # noqa: UP045
-    batch: Annotated[int, typer.Option(min=1)] = 1,
-    heads: Annotated[int, typer.Option(min=1)] = 2,
-    n: Annotated[int, typer.Option(min=1, help="Rows of random Q, K and V.")] = 512,
+    batch: Annotated[int, typer.Option(help="Of random Q, K and V.")] = 1,
+    heads: Annotated[int, typer.Option(help="Of random Q, K and V.")] = 2,
+    n: Annotated[int, typer.Option(help="Rows of random Q, K and V.")] = 512,
     d: Annotated[int, typer.Option(help="Head dimension: 64 or 128.")] = 64,
     causal: Annotated[bool, typer.Option("--causal", help="Row i sees the keys up to i only.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu (the simulated GPU) or gpu.")] = "auto",

@@ -17,11 +17,18 @@ _SAFETENSORS = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
 }
+MOST = 2**31 - 1  # elements of an array that is made here
 _NAMES = {"q": ("q", "query"), "k": ("k", "key"), "v": ("v", "value")}
 
 
 def random_inputs(batch: int, heads: int, n: int, d: int, seed: int) -> dict[str, Array]:
     """Random normal q, k and v in bf16."""
+    for option, value, least in (("batch", batch, 1), ("heads", heads, 1), ("n", n, 1), ("d", d, 1), ("seed", seed, 0)):
+        if value < least:
+            raise Refusal(f"--{option} is {value}", fix=f"it is at least {least}")
+    if (elements := batch * heads * n * d) > MOST:
+        fix = f"batch x heads x n x d is at most {MOST:,}"
+        raise Refusal(f"q, k and v of {batch} x {heads} x {n} x {d} = {elements:,} elements each", fix=fix)
     rng = np.random.default_rng(seed)
     return {
         name: rng.standard_normal((batch, heads, n, d), dtype=np.float32).astype(ml_dtypes.bfloat16) for name in "qkv"
@@ -37,7 +44,9 @@ def read_npy(files: dict[str, Path | None]) -> dict[str, Array]:
         assert file is not None
         try:
             arrays[name] = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # a damaged header makes NumPy fail in many ways
             raise Refusal(f"{file} is no array of numbers ({error})", fix="write it with numpy.save") from None
         if not isinstance(arrays[name], np.ndarray):
             raise Refusal(f"{file} holds several arrays", fix="write each with numpy.save")
@@ -92,4 +101,4 @@ def _four_dimensions(name: str, array: Array) -> Array:
             f"{name} has shape {array.shape}",
             fix="(batch, heads, rows, head dimension), where the first two may be left out; none of them 0",
         )
-    return array.reshape((1,) * (4 - array.ndim) + array.shape)
+    return np.ascontiguousarray(array).reshape((1,) * (4 - array.ndim) + array.shape)
