@@ -388,6 +388,10 @@ KERNELS: list[Any] = [
 ]
 
 CALLS: list[Any] = [
+    ("pk.spec('f32', (16, 64))", "pk.spec(pk.f32, (16, 64))"),
+    ("pk.spec(f32, (16, 6.4))", "pk.spec(f32, (64, 128))"),
+    ("pk.spec(f32, (16, 64), strides=(64,))", "pk.spec(f32, (16, 64), strides=(64, 1))"),
+    ("pk.spec(f32, (16, 64), align=2)", "pk.spec(f32, (16, 64), align=4)"),
     ("k(A, A, A)", "k(A, A)"),
     ("k(A)", "k(A, A)"),
     ("k(A, A, x=A)", "k(A, y=A)"),
