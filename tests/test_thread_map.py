@@ -55,7 +55,7 @@ def arguments(text: str) -> list[str]:
 
 def choice(before: str) -> str:
     """The condition of `condition ? call(...) : 0`, from what stands before the call."""
-    found = re.search(r"\) \? [\w(]*$", before)
+    found = re.search(r"\) \? [\w()]*$", before)
     if found is None or "inside" in before:
         return "True"
     depth, i = 1, found.start()

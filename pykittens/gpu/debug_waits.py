@@ -17,19 +17,26 @@ from ..program import Op, Program, Sync, Value
 from .c_text import string
 
 SUPPORT = r"""
-__device__ __forceinline__ u64 pk_nanoseconds() { u64 t; asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)); return t; }
+__device__ __forceinline__ u64 pk_nanoseconds() {
+  u64 t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
 __device__ __noinline__ void pk_expired(const char* what, int index, u32 phase, const char* role, const char* line) {
   const u32 active = __activemask();
   if ((threadIdx.x & 31) == __ffs(active) - 1) {
-    printf("pykittens: block (%d, %d, %d), warp %d, %s has waited PATIENCE_TEXT s for ", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x >> 5, role);
+    printf("pykittens: block (%d, %d, %d), warp %d, %s has waited PATIENCE_TEXT s for ",
+      blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x >> 5, role);
     if (index == -2) printf("%s, at %s\n", what, line);
     else if (index == -1) printf("the phase with parity %u of %s to end, at %s\n", phase, what, line);
     else printf("the phase with parity %u of %s[%d] to end, at %s\n", phase, what, index, line);
   }
-  for (const u64 since = pk_nanoseconds(); pk_nanoseconds() - since < 200000000ull;) __nanosleep(1000);  // others tell theirs
+  const u64 since = pk_nanoseconds();
+  while (pk_nanoseconds() - since < 200000000ull) __nanosleep(1000);  // others tell theirs
   asm volatile("trap;");
 }
-__device__ __forceinline__ void pk_bounded(u64 since, const char* what, int index, u32 phase, const char* role, const char* line) {
+__device__ __forceinline__ void pk_bounded(
+    u64 since, const char* what, int index, u32 phase, const char* role, const char* line) {
   if (pk_nanoseconds() - since > PATIENCEull) pk_expired(what, index, phase, role, line);
 }
 """

@@ -55,9 +55,8 @@ class RegisterText(TextBase):
             self.line(f"PK_UNROLL for (int i = 0; i < {n}; i++) {name}[i] = {text(Sym('i'))};")
             return
         if n > 1:
-            self.line(
-                f"PK_UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pk_pack_{type.dtype}({text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))});"
-            )
+            both = f"{text(Sym('(2 * i)'))}, {text(Sym('(2 * i + 1)'))}"
+            self.line(f"PK_UNROLL for (int i = 0; i < {n // 2}; i++) {name}[i] = pk_pack_{type.dtype}({both});")
         if n % 2:
             last = text(Sym(str(n - 1)))
             self.line(f"{name}[{n // 2}] = pk_pack_{type.dtype}({last}, {last});")

@@ -96,7 +96,8 @@ class Writer(RegisterText, ThreadText):
         self.prelude(support())
         array, several = array_of(barrier)
         index = f"({self[barrier]} - {self[array]}) / {array.type.bytes}" if several else "-1"  # type: ignore[union-attr]
-        about = f"{c_text.string(array.label)}, {index}, {phase}, {role_text(self.program, self.role)}, {line_text(op.location)}"
+        role, line = role_text(self.program, self.role), line_text(op.location)
+        about = f"{c_text.string(array.label)}, {index}, {phase}, {role}, {line}"
         self.line(f"for (const u64 since = pk_nanoseconds(); !{condition};) pk_bounded(since, {about});")
 
     @property
@@ -158,9 +159,8 @@ class Writer(RegisterText, ThreadText):
             self.line(f'asm volatile("prefetch.tensormap [%0];" :: "l"(&{self.map_name(spec)}) : "memory");')
         for b in barriers:
             assert isinstance(b.value.type, BarrierType)
-            self.line(
-                f"for (int i = 0; i < {b.count}; i++) pk_mbarrier_init({self[b.value]} + i * {b.item_bytes}, {b.value.type.count});"
-            )
+            item, count = f"{self[b.value]} + i * {b.item_bytes}", b.value.type.count
+            self.line(f"for (int i = 0; i < {b.count}; i++) pk_mbarrier_init({item}, {count});")
         self.line('asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");')
         self.line("}")
         if self.clustered:

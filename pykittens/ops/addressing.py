@@ -18,17 +18,49 @@ VECTOR = {16: "pk_u32x4", 8: "pk_u32x2", 4: "u32", 2: "u16", 1: "u8"}
 MEMORY = """
 struct __align__(16) pk_u32x4 { u32 x, y, z, w; };
 struct __align__(8) pk_u32x2 { u32 x, y; };
-__device__ __forceinline__ void pk_st_shared(u32 a, pk_u32x4 v) { asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory"); }
-__device__ __forceinline__ void pk_st_shared(u32 a, pk_u32x2 v) { asm volatile("st.shared.v2.b32 [%0], {%1, %2};" :: "r"(a), "r"(v.x), "r"(v.y) : "memory"); }
-__device__ __forceinline__ void pk_st_shared(u32 a, u32 v) { asm volatile("st.shared.b32 [%0], %1;" :: "r"(a), "r"(v) : "memory"); }
-__device__ __forceinline__ void pk_st_shared(u32 a, u16 v) { asm volatile("st.shared.b16 [%0], %1;" :: "r"(a), "h"(v) : "memory"); }
-__device__ __forceinline__ void pk_st_shared(u32 a, u8 v) { asm volatile("st.shared.b8 [%0], %1;" :: "r"(a), "r"((u32)v) : "memory"); }
+__device__ __forceinline__ void pk_st_shared(u32 a, pk_u32x4 v) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};"
+    :: "r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+__device__ __forceinline__ void pk_st_shared(u32 a, pk_u32x2 v) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" :: "r"(a), "r"(v.x), "r"(v.y) : "memory");
+}
+__device__ __forceinline__ void pk_st_shared(u32 a, u32 v) {
+  asm volatile("st.shared.b32 [%0], %1;" :: "r"(a), "r"(v) : "memory");
+}
+__device__ __forceinline__ void pk_st_shared(u32 a, u16 v) {
+  asm volatile("st.shared.b16 [%0], %1;" :: "r"(a), "h"(v) : "memory");
+}
+__device__ __forceinline__ void pk_st_shared(u32 a, u8 v) {
+  asm volatile("st.shared.b8 [%0], %1;" :: "r"(a), "r"((u32)v) : "memory");
+}
 template<class T> __device__ __forceinline__ T pk_ld_shared(u32 a);
-template<> __device__ __forceinline__ pk_u32x4 pk_ld_shared<pk_u32x4>(u32 a) { pk_u32x4 v; asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ pk_u32x2 pk_ld_shared<pk_u32x2>(u32 a) { pk_u32x2 v; asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ u32 pk_ld_shared<u32>(u32 a) { u32 v; asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ u16 pk_ld_shared<u16>(u32 a) { u16 v; asm volatile("ld.shared.b16 %0, [%1];" : "=h"(v) : "r"(a) : "memory"); return v; }
-template<> __device__ __forceinline__ u8 pk_ld_shared<u8>(u32 a) { u32 v; asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(a) : "memory"); return (u8)v; }
+template<> __device__ __forceinline__ pk_u32x4 pk_ld_shared<pk_u32x4>(u32 a) {
+  pk_u32x4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+    : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(a) : "memory");
+  return v;
+}
+template<> __device__ __forceinline__ pk_u32x2 pk_ld_shared<pk_u32x2>(u32 a) {
+  pk_u32x2 v;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(a) : "memory");
+  return v;
+}
+template<> __device__ __forceinline__ u32 pk_ld_shared<u32>(u32 a) {
+  u32 v;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(a) : "memory");
+  return v;
+}
+template<> __device__ __forceinline__ u16 pk_ld_shared<u16>(u32 a) {
+  u16 v;
+  asm volatile("ld.shared.b16 %0, [%1];" : "=h"(v) : "r"(a) : "memory");
+  return v;
+}
+template<> __device__ __forceinline__ u8 pk_ld_shared<u8>(u32 a) {
+  u32 v;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(a) : "memory");
+  return (u8)v;
+}
 template<class V, class E> __device__ __forceinline__ V pk_load_tail(const E* p, int left) {
   union { V v; E e[sizeof(V) / sizeof(E)]; } u;
   PK_UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) u.e[i] = i < left ? p[i] : E(0);

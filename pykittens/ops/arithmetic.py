@@ -41,9 +41,21 @@ __device__ __forceinline__ i64 pk_neg(i64 a) { return (i64)(0ull - (u64)a); }
 __device__ __forceinline__ i64 pk_abs(i64 a) { return a < 0 ? pk_neg(a) : a; }
 __device__ __forceinline__ i64 pk_shl(i64 a, i64 n) { return (u64)n < 64u ? (i64)((u64)a << n) : 0ll; }
 __device__ __forceinline__ i64 pk_shr(i64 a, i64 n) { return a >> ((u64)n < 64u ? n : 63); }
-__device__ __forceinline__ float pk_max(float a, float b) { float r; asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
-__device__ __forceinline__ float pk_min(float a, float b) { float r; asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
-__device__ __forceinline__ float pk_divide(float a, float b) { float r; asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }
+__device__ __forceinline__ float pk_max(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+__device__ __forceinline__ float pk_min(float a, float b) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+__device__ __forceinline__ float pk_divide(float a, float b) {
+  float r;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
 """
 
 # Of magnitudes, unsigned: the smallest number divided by -1 wraps.

@@ -14,11 +14,23 @@ from ..types import RegisterTile, SharedTile, Type, i32
 from .broadcast import register_type
 
 REMOTE_TILE = """
-__device__ __forceinline__ u32 pk_in_block(u32 a, u32 rank) { u32 r; asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank)); return r; }
-__device__ __forceinline__ void pk_st_remote(u32 a, u32 x) { asm volatile("st.shared::cluster.b32 [%0], %1;" :: "r"(a), "r"(x) : "memory"); }
-__device__ __forceinline__ void pk_st_remote(u32 a, float x, float y) { asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(a), "f"(x), "f"(y) : "memory"); }
-__device__ __forceinline__ void pk_ld_remote(u32 a, u32& x) { asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(x) : "r"(a) : "memory"); }
-__device__ __forceinline__ void pk_ld_remote(u32 a, float& x, float& y) { asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(a) : "memory"); }
+__device__ __forceinline__ u32 pk_in_block(u32 a, u32 rank) {
+  u32 r;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank));
+  return r;
+}
+__device__ __forceinline__ void pk_st_remote(u32 a, u32 x) {
+  asm volatile("st.shared::cluster.b32 [%0], %1;" :: "r"(a), "r"(x) : "memory");
+}
+__device__ __forceinline__ void pk_st_remote(u32 a, float x, float y) {
+  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" :: "r"(a), "f"(x), "f"(y) : "memory");
+}
+__device__ __forceinline__ void pk_ld_remote(u32 a, u32& x) {
+  asm volatile("ld.shared::cluster.b32 %0, [%1];" : "=r"(x) : "r"(a) : "memory");
+}
+__device__ __forceinline__ void pk_ld_remote(u32 a, float& x, float& y) {
+  asm volatile("ld.shared::cluster.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(a) : "memory");
+}
 """
 
 

@@ -58,14 +58,19 @@ def accesses(hint: str) -> str:
             f"const {word} {x} = ({word})v{'.' + p if p else ''};" for x, p in zip(names, parts, strict=True)
         )
         pack = f"{v}{{{', '.join(names)}}}" if n > 1 else f"({v})v0"
-        text += (
-            f"template<> __device__ __forceinline__ {v} pk_ld_{hint or 'plain'}<{v}>(const void* a, bool inside) {{ {word} {', '.join(names)};\n"
-            f'  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{n + 1}, 0; {clear} @p {load}.{suffix} {registers}, [%{n}]; }}" '
-            f': {outputs} : "l"(a), "r"((int)inside) : "memory"); return {pack}; }}\n'
-            f"__device__ __forceinline__ void pk_st_{hint or 'plain'}(void* a, {v} v, bool inside) {{ {unpack}\n"
-            f'  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{n + 1}, 0; @p {store}.{suffix} [%{n}], {registers}; }}" '
-            f':: {inputs}, "l"(a), "r"((int)inside) : "memory"); }}\n'
-        )
+        test = f"{{ .reg .pred p; setp.ne.b32 p, %{n + 1}, 0;"
+        text += f"""
+template<> __device__ __forceinline__ {v} pk_ld_{hint or "plain"}<{v}>(const void* a, bool inside) {{
+  {word} {", ".join(names)};
+  asm volatile("{test} {clear} @p {load}.{suffix} {registers}, [%{n}]; }}"
+    : {outputs} : "l"(a), "r"((int)inside) : "memory");
+  return {pack};
+}}
+__device__ __forceinline__ void pk_st_{hint or "plain"}(void* a, {v} v, bool inside) {{
+  {unpack}
+  asm volatile("{test} @p {store}.{suffix} [%{n}], {registers}; }}" :: {inputs}, "l"(a), "r"((int)inside) : "memory");
+}}
+"""
     return text
 
 

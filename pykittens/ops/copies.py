@@ -16,8 +16,10 @@ from .samples import Rectangle, Sample, cut, pasted, rectangles
 
 CP_ASYNC = """
 template<int N> __device__ __forceinline__ void pk_cp_async(u32 to, const void* from, u32 bytes) {
-  if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(bytes) : "memory");
-  else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" :: "r"(to), "l"(from), "n"(N), "r"(bytes) : "memory");
+  if (N == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+    :: "r"(to), "l"(from), "r"(bytes) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+    :: "r"(to), "l"(from), "n"(N), "r"(bytes) : "memory");
 }
 """
 

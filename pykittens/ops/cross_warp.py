@@ -22,13 +22,15 @@ from .reduce import combine_lanes, combined, identity, pair_text, reduction_nume
 
 REMOTE = """
 __device__ __forceinline__ void pk_st_cluster(u32 a, u32 rank, u32 v) {
-  asm volatile("{ .reg .b32 p; mapa.shared::cluster.u32 p, %0, %1; st.shared::cluster.b32 [p], %2; }" :: "r"(a), "r"(rank), "r"(v) : "memory");
+  asm volatile("{ .reg .b32 p; mapa.shared::cluster.u32 p, %0, %1; st.shared::cluster.b32 [p], %2; }"
+    :: "r"(a), "r"(rank), "r"(v) : "memory");
 }
 """
 SEND = """
 __device__ __forceinline__ void pk_st_async(u32 a, u32 bar, u32 rank, u32 v) {
   asm volatile("{ .reg .b32 p, q; mapa.shared::cluster.u32 p, %0, %2; mapa.shared::cluster.u32 q, %1, %2;"
-    " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [p], %3, [q]; }" :: "r"(a), "r"(bar), "r"(rank), "r"(v) : "memory");
+    " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [p], %3, [q]; }"
+    :: "r"(a), "r"(bar), "r"(rank), "r"(v) : "memory");
 }
 """
 

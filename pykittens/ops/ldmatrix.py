@@ -11,19 +11,23 @@ from .addressing import shared_address
 
 LDMATRIX = """
 __device__ __forceinline__ void pk_ldmatrix(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
-  asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [t]; }}"
+  asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6;"
+    " ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [t]; }}"
     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a), "r"(flip), "r"(offset) : "memory"); }
 __device__ __forceinline__ void pk_ldmatrix_trans(u32* v, u32 a, u32 flip = 0, u32 offset = 0) {
-  asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6; ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [t]; }}"
+  asm volatile("{{ .reg .b32 t; xor.b32 t, %4, %5; add.u32 t, t, %6;"
+    " ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [t]; }}"
     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(a), "r"(flip), "r"(offset) : "memory"); }
 """
 
 
 STMATRIX = """
 __device__ __forceinline__ void pk_stmatrix(u32 a, const u32* v) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory"); }
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+    :: "r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory"); }
 __device__ __forceinline__ void pk_stmatrix_trans(u32 a, const u32* v) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" :: "r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory"); }
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
+    :: "r"(a), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory"); }
 """
 
 

@@ -119,12 +119,15 @@ def load_text(dims: int, hint: bool, multicast: bool, own: bool) -> tuple[str, s
     first = 3 + hint + multicast
     operands = ", ".join(f"%{first + i}" for i in range(dims))
     mask, policy = ", %3" if multicast else "", f", %{3 + multicast}" if hint else ""
+    parameters = ", u32 mask" * multicast + ", u64 policy" * hint
+    kinds = ".multicast::cluster" * multicast + ".L2::cache_hint" * hint
     inputs = ', "h"((u16)mask)' * multicast + ', "l"(policy)' * hint + "".join(f', "r"(c{i})' for i in range(dims))
     return (
         name,
         f"""
-__device__ __forceinline__ void {name}(u32 to, const pk_tensor_map* map, u32 bar{", u32 mask" * multicast}{", u64 policy" * hint}, {coordinates}) {{
-  asm volatile("cp.async.bulk.tensor.{dims}d.{space}.global.tile.mbarrier::complete_tx::bytes{".multicast::cluster" * multicast}{".L2::cache_hint" * hint} [%0], [%1, {{{operands}}}], [%2]{mask}{policy};"
+__device__ __forceinline__ void {name}(u32 to, const pk_tensor_map* map, u32 bar{parameters}, {coordinates}) {{
+  asm volatile("cp.async.bulk.tensor.{dims}d.{space}.global.tile.mbarrier::complete_tx::bytes{kinds}"
+    " [%0], [%1, {{{operands}}}], [%2]{mask}{policy};"
     :: "r"(to), "l"(map), "r"(bar){inputs} : "memory"); }}
 """,
     )
@@ -341,7 +344,8 @@ class TmaPrefetch(Op):
             names = ", ".join(f"%{i + 1}" for i in range(dims))
             inputs = "".join(f', "r"({x.strip()})' for x in coordinates.split(","))
             c.line(
-                f'asm volatile("cp.async.bulk.prefetch.tensor.{dims}d.L2.global.tile [%0, {{{names}}}];" :: "l"(&{c.map_name(spec)}){inputs} : "memory");'
+                f'asm volatile("cp.async.bulk.prefetch.tensor.{dims}d.L2.global.tile [%0, {{{names}}}];"'
+                f' :: "l"(&{c.map_name(spec)}){inputs} : "memory");'
             )
         c.line("}")
 
@@ -386,9 +390,8 @@ class WaitBulk(Op):
         return joins if self.read else (*joins, Sync("join", queue="bulk", pending=self.pending))
 
     def cuda(self, c: CudaWriter) -> None:
-        c.line(
-            f'{c.elect(self.scope)}asm volatile("cp.async.bulk.wait_group{".read" if self.read else ""} {self.pending};" ::: "memory");'
-        )
+        read = ".read" if self.read else ""
+        c.line(f'{c.elect(self.scope)}asm volatile("cp.async.bulk.wait_group{read} {self.pending};" ::: "memory");')
 
 
 @dataclass(eq=False)

@@ -84,15 +84,35 @@ INTEGERS = {"neg": "pk_neg({a})", "abs": "pk_abs({a})", "invert": "~{a}"}  # C w
 
 
 MATH = """
-__device__ __forceinline__ float pk_ex2(float x) { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-__device__ __forceinline__ float pk_lg2(float x) { float r; asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
-__device__ __forceinline__ float pk_rcp(float x) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x)); return r; }
+__device__ __forceinline__ float pk_ex2(float x) {
+  float r;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+__device__ __forceinline__ float pk_lg2(float x) {
+  float r;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+__device__ __forceinline__ float pk_rcp(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
 __device__ __forceinline__ float pk_reduced(float x) {  // by a multiple of 2 pi = 6.28125 + 1.9353072e-3 + 1.0253376e-11, to 1e-6 for |x| < 1e5
   const float k = rintf(x * 0.15915494309189535f);
   return fmaf(k, -1.0253376e-11f, fmaf(k, -1.9353071795864769e-3f, fmaf(k, -6.28125f, x)));
 }
-__device__ __forceinline__ float pk_sin(float x) { float r; asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
-__device__ __forceinline__ float pk_cos(float x) { float r; asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x))); return r; }
+__device__ __forceinline__ float pk_sin(float x) {
+  float r;
+  asm("sin.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x)));
+  return r;
+}
+__device__ __forceinline__ float pk_cos(float x) {
+  float r;
+  asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x)));
+  return r;
+}
 __device__ __forceinline__ float pk_tanh(float x) {  // 1 - 2 / (1 + exp(2 x)) cancels near 0: there the first terms of the series
   const float y = x * x;
   const float near = fmaf(x * y, fmaf(y, fmaf(y, -0.05396825396825397f, 0.13333333333333333f), -0.3333333333333333f), x);

@@ -22,12 +22,21 @@ from .views import Item
 WGMMA = """
 __device__ __forceinline__ void pk_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void pk_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template<int N> __device__ __forceinline__ void pk_wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory"); }
-__device__ __forceinline__ u64 pk_wgmma_descriptor(u32 address, u64 base, u32 step = 0) {  // of a slot in a ring: only the step is worked out in a loop
+template<int N> __device__ __forceinline__ void pk_wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
+}
+// Of a slot in a ring: only the step is worked out in a loop.
+__device__ __forceinline__ u64 pk_wgmma_descriptor(u32 address, u64 base, u32 step = 0) {
   return (u64)((((address & 0x3FFFF) >> 4) | (u32)base) + step) | (base >> 32 << 32); }
-template<int R> __device__ __forceinline__ void pk_pin(float (&d)[R]) { PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]) :: "memory"); }
-template<int R> __device__ __forceinline__ void pk_pin(u32 (&d)[R]) { PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+r"(d[i]) :: "memory"); }
-template<int R> __device__ __forceinline__ void pk_keep(const u32 (&a)[R]) { PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" :: "r"(a[i]) : "memory"); }
+template<int R> __device__ __forceinline__ void pk_pin(float (&d)[R]) {
+  PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]) :: "memory");
+}
+template<int R> __device__ __forceinline__ void pk_pin(u32 (&d)[R]) {
+  PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" : "+r"(d[i]) :: "memory");
+}
+template<int R> __device__ __forceinline__ void pk_keep(const u32 (&a)[R]) {
+  PK_UNROLL for (int i = 0; i < R; i++) asm volatile("" :: "r"(a[i]) : "memory");
+}
 """
 
 PAIRS = {
@@ -60,7 +69,8 @@ def instruction(n: int, d: DType, a: DType, b: DType, registers: bool, ta: bool,
         name,
         f"""
 __device__ __forceinline__ void {name}({ctype}* d, {a_parameter}, u64 b, int accumulate) {{
-  asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + used + 1}, 0; wgmma.mma_async.sync.aligned.m64n{n}k{k}.{d}.{inputs} {{{regs}}}, {a_text}, %{count + used}, {tail};}}"
+  asm volatile("{{.reg .pred p; setp.ne.b32 p, %{count + used + 1}, 0;"
+    " wgmma.mma_async.sync.aligned.m64n{n}k{k}.{d}.{inputs} {{{regs}}}, {a_text}, %{count + used}, {tail};}}"
     : {outs} : {a_inputs}, "l"(b), "r"(accumulate)); }}
 """,
     )

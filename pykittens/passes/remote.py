@@ -23,17 +23,15 @@ def mark_remote(program: Program) -> None:
         if isinstance(op, mbarrier.Arrive) and op.rank is not None:
             arrivals.add(root(op.barrier))
         elif not isinstance(op, (control.Range, control.While, control.When, control.Role, control.BreakIf)):
-            sent |= {root(e.done) for e in op.effects() if _sends(e) and isinstance(e.done, Value)}  # type: ignore[union-attr]
+            sent |= {
+                root(e.done) for e in op.effects() if isinstance(e, Access) and _sends(e) and isinstance(e.done, Value)
+            }
     for op in program.walk():
         if isinstance(op, mbarrier.Wait):
             barrier = root(op.barrier)
             op.acquire = "cluster" if barrier in arrivals else "terms" if barrier in sent else "cta"
 
 
-def _sends(effect: object) -> bool:
+def _sends(effect: Access) -> bool:
     """Whether it is a store of threads to another block, which completes at a barrier there."""
-    return (
-        isinstance(effect, Access)
-        and effect.proxy == "generic"
-        and (effect.rank is not None or effect.mask is not None)
-    )
+    return effect.proxy == "generic" and (effect.rank is not None or effect.mask is not None)
