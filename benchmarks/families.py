@@ -1,6 +1,6 @@
 """Every family of `pykittens bench` beside everybody who is installed, recorded.
 
-    python -m benchmarks.families [FAMILY ...] [--quick]          # attention, gemm, linear, memory, host; all unless named
+    python -m benchmarks.families [FAMILY ...] [--quick]          # attention, attention_backward, gemm, linear, memory, host; all unless named
     python -m benchmarks.families --compile-only [--arch sm_90a]  # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.families --site FOLDER                   # peers are importable from there, too
     python -m benchmarks.families memory --alone --cells "width 4096" --seconds 60   # a part; rows of other cells stay
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pykittens.bench import attention, gemm, host, linear, measure, memory
+from pykittens.bench import attention, attention_backward, gemm, host, linear, measure, memory
 from pykittens.bench.families import FAMILIES, line, run, select, worst
 from pykittens.call.kernel import Kernel
 
@@ -92,7 +92,7 @@ def compile_all(names: list[str], arch: str) -> None:
         print(f"    {kernel.name}: {kernel.compile(*args, **named, arch=arch).registers} registers", flush=True)
 
     with ExitStack() as patches:
-        for module in (attention, gemm, linear, memory):
+        for module in (attention, attention_backward, gemm, linear, memory):
             patches.enter_context(mock.patch.object(module, "normal", untouched))
         for module in (linear, memory):
             patches.enter_context(mock.patch.object(module, "copy_of", lambda size: None))

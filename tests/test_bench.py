@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pykittens.bench import attention, families, gemm, linear, machine, measure, memory, timing
+from pykittens.bench import attention, attention_backward, families, gemm, linear, machine, measure, memory, timing
 from pykittens.bench.measure import OURS, Cell, Trial
 from pykittens.cli import app
 from pykittens.gpu import driver
@@ -27,6 +27,16 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SMALL: list[tuple[Any, Cell]] = [
     (attention, Cell({"batch": 1, "heads": 2, "n": 70, "dim": 64, "causal": True}, 1e9)),
+    *(
+        (
+            attention_backward,
+            Cell(
+                {"batch": 1, "heads": 4, "key_heads": g, "n": 70, "dim": 64, "causal": g < 4, "deterministic": g < 4},
+                1e9,
+            ),
+        )
+        for g in (4, 2)
+    ),
     (gemm, Cell({"m": 70, "n": 64, "k": 64, "dtype": "bf16"}, 1e9)),
     (gemm, Cell({"m": 64, "n": 64, "k": 64, "dtype": "e4m3"}, 1e9)),
     (linear, Cell({"kind": "based", "batch": 1, "heads": 1, "n": 130, "features": 16, "dim": 64}, 1e9)),
@@ -60,6 +70,7 @@ def test_all_cells() -> None:
     labels = {name: [cell.label for cell in families.select(name)] for name in families.FAMILIES}
     assert {name: len(found) for name, found in labels.items()} == {
         "attention": 30,
+        "attention_backward": 44,
         "gemm": 11,
         "linear": 6,
         "memory": 40,
@@ -175,7 +186,7 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(driver.available(), reason="there is a GPU")
-@pytest.mark.parametrize("family", ["attention", "gemm", "linear", "memory", "host", "all"])
+@pytest.mark.parametrize("family", ["attention", "attention_backward", "gemm", "linear", "memory", "host", "all"])
 def test_without_a_gpu(family: str) -> None:
     done = CliRunner().invoke(app, ["bench", family])
     assert done.exit_code == 2

@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from . import attention, gemm, linear, memory
+from . import attention, attention_backward, gemm, linear, memory
 from .chart import bars
 from .measure import OURS, Cell, Row, measure
 
-FAMILIES: dict[str, ModuleType] = {"attention": attention, "gemm": gemm, "linear": linear, "memory": memory}
+FAMILIES: dict[str, ModuleType] = {
+    "attention": attention,
+    "attention_backward": attention_backward,
+    "gemm": gemm,
+    "linear": linear,
+    "memory": memory,
+}
 QUICK = 15.0  # milliseconds of work for each contender of a cell; else 60
 Progress = Callable[[int, int, str], None]
 

@@ -19,6 +19,7 @@ class Family(str, Enum):
     """What can be measured."""
 
     attention = "attention"
+    attention_backward = "attention_backward"
     gemm = "gemm"
     linear = "linear"
     memory = "memory"

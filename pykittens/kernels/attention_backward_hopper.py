@@ -19,12 +19,13 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 LOG2E = 1.4426950408889634
+LINES = 2**22  # elements of queries whose 8 bytes each (q, do, the sums of dq) take 32 MiB of L2
 D = pk.static("D")
 HALF = (bf16, f16)
 
 
 def grid(k: Any, **_: Any) -> Any:
-    """A block for each tile of keys; those of a head next to one another in time."""
+    """A block for each tile of keys."""
     return pk.cdiv(k.rows, keys_of(k.cols)) * k.depth * k.batch
 
 
@@ -61,7 +62,11 @@ def differentiate(
     d, dtype, c, keys = q.cols, q.dtype, scale * LOG2E, keys_of(q.cols)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
     key_tiles, tiles = pk.cdiv(k.rows, keys), pk.cdiv(q.rows, rows)
-    tile, shared_by, diagonal = pk.block_index.x % key_tiles, q.depth // k.depth, k.rows - q.rows
+    # As many heads at a time as L2 has room for (q, do and the sums of dq), tile after tile: if causal the longest first.
+    together = pk.maximum(LINES // (q.rows * d), 1)
+    section, place = pk.block_index.x // (together * key_tiles), pk.block_index.x % (together * key_tiles)
+    width = pk.minimum(together, k.depth * k.batch - section * together)
+    tile, shared_by, diagonal = place // width, q.depth // k.depth, k.rows - q.rows
     if causal and turns is not None:
         tile = key_tiles - 1 - tile
     # Query i stands at key i + diagonal. The first tile that sees these keys, and the first that sees them all:
@@ -81,7 +86,8 @@ def differentiate(
 
     def owner() -> Any:
         """(head of the keys, batch) of this block: worked out where it is needed, not kept in registers."""
-        return pk.block_index.x // key_tiles % k.depth, pk.block_index.x // key_tiles // k.depth
+        which = section * together + place % width
+        return which % k.depth, which // k.depth
 
     def each_tile() -> Any:
         """The tiles of queries that see these keys, head after head: (batch, head, tile)."""
