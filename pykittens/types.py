@@ -12,6 +12,10 @@ import ml_dtypes
 import numpy as np
 
 from .errors import TypeRuleError
+from .versions import check_version
+
+check_version("numpy", np.__version__)
+check_version("ml_dtypes", ml_dtypes.__version__)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import typer
 
+from ..versions import check_version
 from .bench import run_bench
 from .cache import app as cache_commands
 from .compile import compile_kernels
@@ -9,6 +10,8 @@ from .demo import run_demo
 from .doctor import run_doctor
 from .inspect import inspect_kernel
 from .list import list_kernels
+
+check_version("typer", typer.__version__)
 
 app = typer.Typer(
     name="pykittens",

@@ -25,6 +25,7 @@ from ..errors import ArgumentError
 from ..interop import arrays as interop
 from ..interop.arrays import ArrayInfo, Unsupported
 from ..kernels.arguments import KernelCall
+from ..versions import new_enough
 
 _operators: Any = (
     None  # the module of this name, which imports torch: loaded when there are tensors, so that nothing else does
@@ -100,7 +101,8 @@ class Function:
         object.__setattr__(self, "dtypes", tuple(i for i, x in enumerate(settings) if x.startswith("ScalarType")))
         object.__setattr__(self, "written", tuple(i for i, x in enumerate(operands) if "!" in x))
         ALL.append(self)
-        if "torch" in sys.modules:
+        torch = sys.modules.get("torch")
+        if torch and new_enough("torch", torch.__version__):
             load_operators()
             _operators.register(self)
 
@@ -183,7 +185,8 @@ class Function:
         """Raises `ArgumentError` for operands of several frameworks or devices."""
         given = {name: x for name, x in zip(self.names, infos, strict=True) if x is not None}
         if len({(x.kind, x.device) for x in given.values()}) > 1:
-            said = ", ".join(f"{name} is a {x.kind} array on {interop.place(x.device)}" for name, x in given.items())
+            places = {name: "meta" if "meta" in x.kind else interop.place(x.device) for name, x in given.items()}
+            said = ", ".join(f"{name} is a {x.kind} array on {places[name]}" for name, x in given.items())
             raise ArgumentError(f"{self.name}: {said}", fix="pass arrays of one framework on one device")
 
 

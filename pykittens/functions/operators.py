@@ -23,6 +23,7 @@ from ..interop.base import ArrayInfo
 from ..interop.frameworks import torch_dtype, torch_names
 from ..interop.views import View
 from ..kernels.arguments import KernelCall
+from ..versions import check_version
 from .declaration import ALL, Function, Result
 
 # Whether this torch can be asked what `_direct` and `_plain` ask. One that cannot always calls the operators.
@@ -30,6 +31,7 @@ _ASKABLE = all(
     hasattr(torch._C, name)
     for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys")
 )
+check_version("torch", torch.__version__)
 _library: Any = torch.library.Library("pykittens", "DEF")
 
 
