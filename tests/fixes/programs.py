@@ -388,6 +388,22 @@ KERNELS: list[Any] = [
 ]
 
 CALLS: list[Any] = [
+    (
+        "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + m.scale[0]\nf(A)",
+        "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=m.scale[0])",
+    ),
+    (
+        "class Made:\n    def __getattr__(self, name): return [1.0]\nmade = Made()\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + made.scale[0]\nf(A)",
+        "class Made:\n    def __getattr__(self, name): return [1.0]\nmade = Made()\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=made.scale[0])",
+    ),
+    (
+        "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(stream.getvalue())\nf(A)",
+        "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=float(stream.getvalue()))",
+    ),
+    (
+        "many = tuple((i,) for i in map(str, range(5000)))\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + len([*map(len, many)])\nf(A)",
+        "many = tuple((i,) for i in map(str, range(5000)))\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=len(many))",
+    ),
     ("pk.spec('f32', (16, 64))", "pk.spec(pk.f32, (16, 64))"),
     ("pk.spec(f32, (16, 6.4))", "pk.spec(f32, (64, 128))"),
     ("pk.spec(f32, (16, 64), strides=(64,))", "pk.spec(f32, (16, 64), strides=(64, 1))"),

@@ -153,6 +153,7 @@ def given(name: str, e: SimpleNamespace, form: str) -> Any:
         "cluster": True,
         "onto": e.sum,
         "fade": e.max,
+        "times": e.wide,
         "initial": 1,
         "row": 16,
         "col": 16,
