@@ -127,13 +127,15 @@ def bind(
         )
     call = Call(kernel, specialisation, known, statics)
     check_gradients(call.program, given)
-    launch, stream, device, waits = call.launcher.launch, call.stream, call.device, call.waits
+    launcher, stream, device, waits = call.launcher, call.stream, call.device, call.waits
+    config, launch = launcher.config, launcher.call  # what `launcher.launch` does, without its call
     outputs = tuple(given[name] for name in written(call.program))
     tell = overwritten(outputs)
 
     def launch_bound() -> None:
-        queue = stream(device)
-        launch(queue)
+        config.stream = queue = stream(device)
+        if status := launch():
+            launcher.failed(status)
         if tell:
             tell(outputs)
         if waits:

@@ -118,8 +118,11 @@ class Walk(Objects):
                 parts.append(self._path(function, path_read))
             if read.any_global:
                 parts.append(self._names_of(function.__globals__, self.names, path))
-            parts.append(self._read(function, "__defaults__", f"the defaults of {path}"))
-            parts.append(self._defaults(function, f"the defaults of {path}"))
+            # Where there are none, every call gives all arguments, and would whatever defaults came later.
+            if function.__defaults__ is not None:
+                parts.append(self._read(function, "__defaults__", f"the defaults of {path}"))
+            if function.__kwdefaults__ is not None:
+                parts.append(self._keyword_defaults(function, f"the defaults of {path}"))
         parts += [(name, self._cell(cell, name)) for name, cell in cells]
         if wrapped is not None:
             parts.append(self._read(function, "__wrapped__", path))
@@ -183,12 +186,11 @@ class Walk(Objects):
         self.guard.add(f"{{}}.{name} is {{}}", owner, getattr(owner, name))
         return self.value(getattr(owner, name), path)
 
-    def _defaults(self, function: FunctionType, path: str) -> Hashable:
+    def _keyword_defaults(self, function: FunctionType, path: str) -> Hashable:
         """Those of keyword-only parameters: a dictionary that can be written to."""
         held = function.__kwdefaults__
+        assert held is not None
         self.guard.add("{}.__kwdefaults__ is {}", function, held)
-        if held is None:
-            return None
         self.guard.add(f"{{}}({{}}) == {len(held)}", len, held)
         for name, value in held.items():
             self.guard.add("{}[{}] is {}", held, name, value)
