@@ -18,6 +18,7 @@ PUBLIC = {
     "attention": "attention",
     "attention_backward": "attention",
     "based": "sequences",
+    "cross_entropy": "loss",
     "geglu": "gates",
     "layernorm": "norms",
     "linear_attention": "sequences",

@@ -50,7 +50,8 @@ class Backward(NamedTuple):
     """How the gradients of a function's operands follow from those of its results.
 
     saved: names of operands and results that are kept for it. A further result (`Function.also`) that is named here is
-    made in the forward pass wherever a gradient is wanted, whether or not the caller asked for it.
+    made in the forward pass wherever a gradient is wanted, whether or not the caller asked for it; unless the backward
+    pass does not demand it: it is None where the caller did not.
 
     gradients: called as gradients(saved, grads, settings, needs) -> {operand: gradient}. `saved`, `settings` and `needs`
     (is the gradient of this operand wanted?) are mappings by name; `grads` too, by result, None where nothing came. It is
@@ -60,6 +61,7 @@ class Backward(NamedTuple):
 
     saved: tuple[str, ...]
     gradients: Callable[..., Mapping[str, Any]]
+    demands: bool = True
 
 
 @dataclass(frozen=True, eq=False)

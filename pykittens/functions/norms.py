@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from ..interop.frameworks import torch_names
 from ..kernels import norms as kernels
-from ..kernels.arguments import check_rows, check_shape
-from .declaration import Function, Result
+from ..kernels import norms_backward
+from ..kernels.arguments import KernelCall, check_rows, check_shape
+from .declaration import Backward, Function, Result
 
 
 def _results(name: str, x: Any, residual: Any, weight: Any, bias: Any, *numbers: Any) -> tuple[Result, ...]:
@@ -46,7 +49,74 @@ def _forward(
     return kernels.call(x, residual, weight, bias, y, s, numbers, centred=centred, dropout=p > 0, **config)
 
 
+def _results_backward(
+    name: str, s: Any, dy: Any, ds: Any, weight: Any, eps: float, p: float, seed: int, bias: Any, residual: Any
+) -> tuple[Result, ...]:
+    kernels.check(eps, p)
+    check_rows(name, "s", s)
+    for what, info, shape in (("dy", dy, s.shape), ("ds", ds, s.shape), ("weight", weight, s.shape[-1:])):
+        if info is not None:
+            check_rows(name, what, info)
+            check_shape(name, what, info, shape)
+    n, none = s.shape[-1], (0,)
+    return (
+        Result(dy.shape, dy.dtype),
+        Result(none if residual is None else dy.shape, residual or dy.dtype),
+        Result(none, "f32") if weight is None else Result((n,), weight.dtype),
+        Result(none if bias is None else (n,), bias or "f32"),
+    )
+
+
+def _forward_backward(
+    centred: bool,
+    s: Any,
+    dy: Any,
+    ds: Any,
+    weight: Any,
+    dx: Any,
+    dresidual: Any,
+    dweight: Any,
+    dbias: Any,
+    eps: float,
+    p: float,
+    seed: int,
+    bias: Any,
+    residual: Any,
+) -> KernelCall:
+    operands = (s, dy, ds, weight, dx, dresidual, dweight, dbias, *kernels.numbers(eps, p, seed))
+    return KernelCall(norms_backward.STEPS, operands, {"centred": centred, "dropout": p > 0})  # type: ignore[arg-type]
+
+
+def _gradients(function: Function, saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    """Without dropout, what x and the residual get is the same; where they have one dtype it is made once."""
+    names = torch_names()
+    dtype = names[saved.x.dtype]
+    residual = None if saved.residual is None else names[saved.residual.dtype]
+    same = settings.p == 0 and residual == dtype
+    dy = saved.x.new_zeros(saved.x.shape) if grads.y is None else grads.y.contiguous()
+    stream = saved.s if residual is not None or settings.p > 0 else saved.x
+    dx, dresidual, dweight, dbias = function(
+        (stream, dy, None if grads.s is None else grads.s.contiguous(), saved.weight),
+        (
+            settings.eps,
+            settings.p,
+            settings.seed,
+            None if saved.bias is None else names[saved.bias.dtype],
+            None if same else residual,
+        ),
+    )
+    return {"x": dx, "residual": dx if same else dresidual, "weight": dweight, "bias": dbias}
+
+
 def _declare(name: str, centred: bool) -> Function:
+    back = Function(
+        f"{name}_backward",
+        "Tensor s, Tensor dy, Tensor? ds, Tensor? weight",
+        "float eps, float p=0., SymInt seed=0, ScalarType? bias=None, ScalarType? residual=None",
+        outputs=("dx", "dresidual", "dweight", "dbias"),
+        results=partial(_results_backward, f"{name}_backward"),
+        forward=partial(_forward_backward, centred),
+    )
     return Function(
         name,
         "Tensor x, Tensor? residual, Tensor? weight, Tensor? bias",
@@ -58,6 +128,7 @@ def _declare(name: str, centred: bool) -> Function:
         key=lambda eps, p, seed: p > 0,
         numbers=_numbers,
         autocast="f32",
+        backward=Backward(("x", "residual", "weight", "bias", "s"), partial(_gradients, back), demands=False),
     )
 
 

@@ -74,9 +74,15 @@ def operate(function: Function, arrays: Sequence[Tensor | None], settings: Seque
 
 
 def _made_for_backward(function: Function, arrays: Sequence[Tensor | None]) -> bool:
-    if function.backward is None or function.also not in function.backward.saved:
+    if not _demanded(function):
         return False
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arrays)
+
+
+def _demanded(function: Function) -> bool:
+    """Whether the backward pass cannot do without the further result."""
+    back = function.backward
+    return back is not None and back.demands and function.also in back.saved
 
 
 def _name(function: Function, also: bool) -> str:
@@ -268,9 +274,8 @@ def _save(function: Function, also: bool, ctx: Any, inputs: Sequence[Any], outpu
         known = {**dict(zip(function.names, arrays, strict=True)), **dict(zip(names, outputs, strict=True))}
         if function.also in function.backward.saved and not also:  # to make it then
             known |= {function.also: None}
-        ctx.kept = [
-            *dict.fromkeys((*function.backward.saved, *(function.names if known.get(function.also, 0) is None else ())))
-        ]
+        again = _demanded(function) and known[function.also] is None
+        ctx.kept = [*dict.fromkeys((*function.backward.saved, *(function.names if again else ())))]
         ctx.save_for_backward(*[known[name] for name in ctx.kept])
 
 
@@ -279,7 +284,7 @@ def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
         raise NotImplementedError(f"pykittens.{name} has no backward yet: call it under torch.no_grad()")
     saved = dict(zip(context.kept, context.saved_tensors, strict=True))
     settings = [_to_torch(function, i, x) for i, x in enumerate(context.settings)]
-    if function.also in saved and saved[function.also] is None:
+    if _demanded(function) and saved[function.also] is None:
         again = getattr(torch.ops.pykittens, _name(function, True))
         saved[function.also] = again(*[saved[x] for x in function.names], *settings)[-1]
     needs = dict.fromkeys(function.names, False) | dict(zip(function.names, context.needs_input_grad, strict=False))

@@ -1,16 +1,11 @@
-"""How arrays of any framework and any leading shape become operands of the row kernels, and what a call remembers of it."""
+"""How arrays of any framework and any leading shape become operands of the row kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
-from pykittens.call.launch import Launch
-from pykittens.call.memory import ALIGNED, Plans
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import ArrayInfo, Unsupported, addresses, describe, maker, probe
+from pykittens.interop.arrays import ArrayInfo, Unsupported, describe
 from pykittens.interop.base import packed
 from pykittens.interop.views import View, merged
 from pykittens.types import DTYPES
@@ -18,90 +13,7 @@ from pykittens.types import DTYPES
 from ..call.kernel import Kernel
 from .rows import WIDEST
 
-Shown = tuple[tuple[int, ...], tuple[int, ...]] | None  # shape and strides that an array is passed with; None: its own
-Result = tuple[tuple[str, tuple[int, ...], str, int | None], Shown]  # how to make it, how to pass it
 _FLOATS = ("bf16", "f16", "f32")
-_MOST = 1024  # calls that are remembered of each function
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What is worked out for a call before its kernel runs, by what its arguments look like."""
-
-    config: Any
-    operands: tuple[Shown, ...]
-    results: tuple[Result | None, ...]  # None: one that this call does without
-    more: Sequence[Any] = ()  # what else the caller has worked out
-    _launches: dict[Any, tuple[Launch | None, Callable[[Any], int]]] = field(default_factory=dict)
-
-    @cached_property
-    def _makers(self) -> list[Callable[[], Any]]:
-        return [maker(*made[0]) if made else _none for made in self.results]
-
-    def run(self, kernel: Kernel, arrays: Sequence[Any], numbers: tuple[Any, ...] = (), **static: Any) -> list[Any]:
-        """The results of `kernel(*arrays, *results, *numbers, config=..., **static)`, given arrays that look so."""
-        made, key = [make() for make in self._makers], (kernel, *static.values())
-        launch, address = self._launches.get(key, (None, _nowhere))
-        if launch:
-            pointers, bits = [address(x) for x in (*arrays, *made) if x is not None], 0
-            for pointer in pointers:
-                bits |= pointer
-            if not bits % ALIGNED and launch(pointers, numbers):
-                return made
-        shown = (*self.operands, *(made and made[1] for made in self.results))
-        operands = [
-            x if as_what is None else View(x, *as_what) for x, as_what in zip((*arrays, *made), shown, strict=True)
-        ]
-        operands += numbers
-        kernel(*operands, config=self.config, **static)
-        self._launches[key] = kernel.launcher(*operands, config=self.config, **static), addresses(arrays[0])
-        return made
-
-
-def _nowhere(array: Any) -> int:
-    return 0
-
-
-def _none() -> None:
-    return None
-
-
-class remembered:
-    """Lets `function(*arrays, **settings)` run once for all arrays (or Nones) that look alike: type, shape, strides, dtype, device,
-    alignment. What it refuses it refuses each time."""
-
-    def __init__(self, function: Callable[..., Ready]) -> None:
-        self._function = function
-        self._known: dict[Any, Ready] = {}
-        self._plans: Plans[Ready] = Plans()
-
-    def __call__(self, *arrays: Any, **settings: Any) -> Ready:
-        rest = tuple(settings.values())
-        if near := self._plans.find(arrays, rest):
-            return near[0]
-        try:
-            key = (*map(_looks, arrays), rest)
-            found = self._known.get(key)
-        except TypeError:  # what is no array: refused below
-            return self._function(*arrays, **settings)
-        if found is None:
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            found = self._known[key] = self._function(*arrays, **settings)
-        self._plans.keep(arrays, rest, found)
-        return found
-
-    def forget(self) -> None:
-        """As if it had never been called."""
-        self._known.clear()
-        self._plans.clear()
-
-
-def _looks(array: Any) -> Any:
-    if array is None:
-        return None
-    pointer, looks = probe(array)(array)
-    return type(array), looks, pointer % 16
 
 
 class KernelCall(NamedTuple):
@@ -159,26 +71,6 @@ def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
         fact = f"{name} has strides {info.strides} for shape {tuple(info.shape)}: its rows are not one apart from the next by a constant"
         raise ArgumentError(fact, fix="rows must be contiguous and evenly spaced: pass a contiguous copy")
     return View(array, (*rows[0], info.shape[-1]), (*rows[1], 1)), info
-
-
-def shown(view: View) -> Shown:
-    """How a view's array is passed: as it is where the view changes nothing."""
-    info = describe(view.array)
-    return None if tuple(info.shape) == view.shape else (view.shape, view.strides)
-
-
-def result(like: ArrayInfo, view: View, dtype: str | None = None) -> Result:
-    """A dense result with the shape of an operand, passed as `view` of that operand is."""
-    strides = tuple(_product(view.shape[i + 1 :]) for i in range(len(view.shape)))
-    how = (like.kind, tuple(like.shape), dtype or like.dtype, like.device)
-    return how, None if tuple(like.shape) == view.shape else (view.shape, strides)
-
-
-def _product(lengths: tuple[int, ...]) -> int:
-    total = 1
-    for n in lengths:
-        total *= n
-    return total
 
 
 def agree(first: ArrayInfo, name: str, info: ArrayInfo, shape: tuple[int, ...]) -> None:

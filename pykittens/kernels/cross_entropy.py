@@ -27,10 +27,11 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, f32, i32, i64
 from pykittens.errors import ArgumentError
 from pykittens.interop import arrays
-from pykittens.interop.arrays import ArrayInfo, Unsupported
+from pykittens.interop.arrays import ArrayInfo
+from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
-from .arguments import floats, machine
+from .arguments import check_floats, floats, machine
 from .rows import FLOATS, Rows, stream, walk
 
 LOG2E = 1.4426950408889634
@@ -168,54 +169,78 @@ def cross_entropy(
     The loss has shape () for "mean" and "sum", (m,) for "none"; lse (m,) is float32. The gradient has the dtype of x,
     for an upstream gradient of 1; None without `gradient`; x itself with `in_place`.
     """
+    info, other = floats(x, "x"), arrays.describe(targets, "targets")
+    settings = reduction, ignore_index, label_smoothing, z_loss, softcap
+    check(info, other, *settings)
+    m = info.shape[0]
+    loss, lse = (
+        arrays.empty(info.kind, shape, "f32", info.device) for shape in ((m,) if reduction == "none" else (), (m,))
+    )
+    dx = x if in_place else arrays.empty(info.kind, tuple(info.shape), info.dtype, info.device) if gradient else None
+    STEPS(x, targets, loss, lse, dx, *settings, config=config)
+    return loss, lse, dx
+
+
+class Steps:
+    """The launches as one, called as a kernel is: how many targets count, the rows, the sum of their losses."""
+
+    def __call__(
+        self,
+        x: Any,
+        targets: Any,
+        loss: Any,
+        lse: Any,
+        dx: Any,
+        reduction: str,
+        ignore_index: int,
+        smoothing: float,
+        z_loss: float,
+        softcap: float,
+        config: Rows | None = None,
+    ) -> None:
+        info = arrays.describe(x)
+        (m, n), size = info.shape, DTYPES[info.dtype].size
+        align = math.gcd(16, info.pointer, 1 if m == 1 else info.strides[0] * size)
+        choices = {"smooth": smoothing > 0, "squared": z_loss > 0, "capped": softcap > 0}
+        config = config or plan_rows(n, size, align, heavy=any(choices.values()), **machine(info))
+        rows = loss if reduction == "none" else arrays.empty(info.kind, (m,), "f32", info.device)
+        share = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
+        if share is not None:
+            count_targets(targets, share, ignore_index)
+        numbers = ignore_index, float(smoothing), smoothing / n, float(z_loss), float(softcap)
+        entropy(x, targets, share, dx, rows, lse, *numbers, 1 / softcap if softcap else 0.0, **choices, config=config)
+        if reduction != "none":
+            total_loss(rows, share, View(loss, (1,), (1,)))
+
+    def launcher(self, *operands: Any, **static: Any) -> None:
+        """None: such a call is not one launch, to be done again by itself."""
+
+
+STEPS = Steps()
+
+
+def check(
+    x: ArrayInfo, targets: ArrayInfo, reduction: str, ignore_index: int, smoothing: float, z_loss: float, softcap: float
+) -> None:
+    """Raises `ArgumentError` for operands or settings that the kernels do not take."""
     if reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"cross_entropy with reduction={reduction!r}", fix='use "mean", "sum" or "none"')
-    if not 0 <= label_smoothing <= 1 or not z_loss >= 0 or not 0 <= softcap < math.inf:
-        fact = f"cross_entropy with label_smoothing={label_smoothing}, z_loss={z_loss}, softcap={softcap}"
+    if not 0 <= smoothing <= 1 or not z_loss >= 0 or not 0 <= softcap < math.inf:
+        fact = f"cross_entropy with label_smoothing={smoothing}, z_loss={z_loss}, softcap={softcap}"
         raise ArgumentError(fact, fix="smoothing is from 0 to 1, z-loss and softcap are not negative, and 0 is none")
     if not -(2**31) <= ignore_index < 2**31:
         raise ArgumentError(f"cross_entropy with ignore_index={ignore_index}", fix="it is a 32-bit integer")
-    info = about(x, targets)
-    m, n = info.shape
-    size = DTYPES[info.dtype].size
-    align = math.gcd(16, info.pointer, 1 if m == 1 else info.strides[0] * size)
-    choices = {"smooth": label_smoothing > 0, "squared": z_loss > 0, "capped": softcap > 0}
-    config = config or plan_rows(n, size, align, heavy=any(choices.values()), **machine(info))
-    loss, lse = arrays.empty(info.kind, (m,), "f32", info.device), arrays.empty(info.kind, (m,), "f32", info.device)
-    dx = x if in_place else arrays.empty(info.kind, (m, n), info.dtype, info.device) if gradient else None
-    share = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
-    if share is not None:
-        count_targets(targets, share, ignore_index)
-    numbers = ignore_index, float(label_smoothing), label_smoothing / n, float(z_loss), float(softcap)
-    entropy(x, targets, share, dx, loss, lse, *numbers, 1 / softcap if softcap else 0.0, **choices, config=config)
-    if reduction == "none":
-        return loss, lse, dx
-    total = arrays.empty(info.kind, (1,), "f32", info.device)
-    total_loss(loss, share, total)
-    return total.reshape(()), lse, dx
-
-
-def about(x: Any, targets: Any) -> ArrayInfo:
-    """What the logits are; raises `ArgumentError` for operands that the kernel does not take."""
-    info = floats(x, "x")
-    try:
-        other = arrays.describe(targets, "targets")
-    except Unsupported as error:
-        raise ArgumentError(str(error), fix="pass a NumPy, torch, CuPy or JAX array") from None
-    if (
-        len(info.shape) != 2
-        or tuple(other.shape) != (info.shape[0],)
-        or (other.kind, other.device) != (info.kind, info.device)
-    ):
-        fact = f"cross_entropy of logits {tuple(info.shape)} and targets {tuple(other.shape)}"
-        raise ArgumentError(fact, fix="pass (m, n) and (m,), in one place: reshape (batch, tokens, n) to (-1, n)")
-    if other.dtype not in ("i32", "i64"):
-        raise ArgumentError(f"targets are {other.dtype}", fix="pass int32 or int64")
-    if info.shape[1] > 1 and info.strides[1] != 1:
-        raise ArgumentError(
-            f"logits have strides {info.strides}", fix="columns must follow one another: pass a contiguous copy"
-        )
-    return info
+    check_floats("cross_entropy", "x", x)
+    if len(x.shape) != 2 or tuple(targets.shape) != tuple(x.shape[:1]):
+        fact = f"cross_entropy of logits {tuple(x.shape)} and targets {tuple(targets.shape)}"
+        raise ArgumentError(fact, fix="pass (m, n) and (m,): reshape (batch, tokens, n) to (-1, n)")
+    if not 1 <= x.shape[1] <= MOST:
+        raise ArgumentError(f"rows of {x.shape[1]} logits", fix=f"vocabularies from 1 to {MOST} are supported")
+    if targets.dtype not in ("i32", "i64"):
+        raise ArgumentError(f"targets are {targets.dtype}", fix="pass int32 or int64")
+    if x.shape[1] > 1 and x.strides[1] != 1:
+        fix = "columns must follow one another: pass a contiguous copy"
+        raise ArgumentError(f"logits have strides {tuple(x.strides)}", fix=fix)
 
 
 def plan_rows(
@@ -233,8 +258,6 @@ def plan_rows(
 
     `heavy`: with more than the plain loss, which takes more registers. `split`: blocks of a cluster, warps of a team, teams of a block.
     """
-    if n > MOST:
-        raise ArgumentError(f"rows of {n} logits", fix=f"vocabularies up to {MOST} are supported")
     if clusters and align == 16 and STREAMS <= n <= STREAMED:
         held = HELD // 4 if heavy else HELD * 2 // size
         fitting = (x for x in SPLITS if n <= x[0] * x[1] * 32 * held)

@@ -22,11 +22,12 @@ import numpy as np
 
 import pykittens as pk
 from pykittens import Scalar, Tensor, f32
-from pykittens.interop.arrays import describe, maker
+from pykittens.interop import arrays
+from pykittens.interop.arrays import describe
 from pykittens.types import DTYPES
 
 from . import norms
-from .arguments import Ready, Result, agree, alignment, machine, matrix, remembered, result, shown
+from .arguments import agree, alignment, like, machine, matrix, operand
 from .column_sums import add_up
 from .rows import FLOATS, WIDEST, Rows, plan, stream, teams
 
@@ -127,48 +128,70 @@ def _backward(
     config: Rows | None = None,
 ) -> tuple[Any, Any, Any, Any]:
     norms.check(eps, p)
-    same = residual is not None and p == 0 and residual == describe(dy).dtype  # dx and dresidual are the same numbers
-    ready = _prepare(s, dy, ds, weight, dropout=p > 0, bias=bias, residual=None if same else residual, config=config)
-    statics = {"centred": centred, "dropout": p > 0}
-    dx, dresidual, *parts = ready.run(normalize_backward, (s, dy, ds, weight), norms.numbers(eps, p, seed), **statics)
-    sums = [None if x is None else maker() for x, maker in zip(parts, ready.more, strict=True)]
-    if any(x is not None for x in parts):
-        add_up(*parts, *sums)
-    return (dx, dx if same else dresidual, *sums)
-
-
-@remembered
-def _prepare(
-    s: Any, dy: Any, ds: Any, weight: Any, *, dropout: bool, bias: str | None, residual: str | None, config: Rows | None
-) -> Ready:
-    (rows, info), (gradient, about) = matrix(s, "s"), matrix(dy, "dy")
-    agree(info, "dy", about, info.shape)
-    n, views, other, weights = info.shape[-1], [rows, gradient], None, []
-    if ds is not None:
-        view, third = matrix(ds, "ds")
-        agree(info, "ds", third, info.shape)
-        views.append(view)
-        other = shown(view)
+    for name, array in (("s", s), ("dy", dy), ("ds", ds)):
+        if array is not None:
+            agree(describe(s), name, matrix(array, name)[1], describe(s).shape)
+    info = describe(dy)
+    n = info.shape[-1]
     if weight is not None:
-        view, fourth = matrix(weight, "weight")
-        agree(info, "weight", fourth, (n,))
-        weights.append(view)
-    inputs, kept = (sum(DTYPES[describe(view).dtype].size for view in some) for some in (views, weights))
-    config = config or plan_backward(
-        n,
-        DTYPES[about.dtype].size,
-        alignment(*views, *weights),
-        inputs=inputs,
-        weights=kept,
-        sums=len(weights) + (bias is not None),
-        **machine(info),
+        agree(info, "weight", matrix(weight, "weight")[1], (n,))
+    same = residual is not None and p == 0 and residual == info.dtype  # dx and dresidual are the same numbers
+    made = ((info.shape, info.dtype), (info.shape, None if same else residual))
+    sums = (((n,), None if weight is None else describe(weight).dtype), ((n,), bias))
+    dx, dresidual, dweight, dbias = (
+        None if dtype is None else arrays.empty(info.kind, tuple(shape), dtype, info.device)
+        for shape, dtype in (*made, *sums)
     )
-    parts = (config.parts(rows.shape[0]), n)
-    dtypes = describe(weights[0]).dtype if weights else None, bias
-    sums: list[Result | None] = [((info.kind, parts, "f32", info.device), None) if x else None for x in dtypes]
-    results = (result(about, gradient), result(about, gradient, residual) if residual else None, *sums)
-    more = [x and maker(info.kind, (n,), x, info.device) for x in dtypes]
-    return Ready(config, (shown(rows), shown(gradient), other, None), results, more)
+    operands = (s, dy, ds, weight, dx, dresidual, dweight, dbias, *norms.numbers(eps, p, seed))
+    STEPS(*operands, config=config, centred=centred, dropout=p > 0)
+    return dx, dx if same else dresidual, dweight, dbias
+
+
+class Steps:
+    """Both passes as one: called as a kernel is, with the sums themselves for the parts of them."""
+
+    def __call__(
+        self,
+        s: Any,
+        dy: Any,
+        ds: Any,
+        weight: Any,
+        dx: Any,
+        dresidual: Any,
+        dweight: Any,
+        dbias: Any,
+        *numbers: Any,
+        config: Rows | None = None,
+        **statics: Any,
+    ) -> None:
+        (rows, info), (gradient, about) = matrix(s, "s"), matrix(dy, "dy")
+        stream = None if ds is None else matrix(ds, "ds")[0]
+        views, n = [x for x in (rows, gradient, stream) if x is not None], info.shape[-1]
+        weights = [] if weight is None else [matrix(weight, "weight")[0]]
+        inputs, kept = (sum(DTYPES[describe(view).dtype].size for view in some) for some in (views, weights))
+        sums = [x is not None for x in (dweight, dbias)]
+        config = config or plan_backward(
+            n,
+            DTYPES[about.dtype].size,
+            alignment(*views, *weights),
+            inputs=inputs,
+            weights=kept,
+            sums=sum(sums),
+            **machine(info),
+        )
+        shape = (config.parts(rows.shape[0]), n)
+        parts = [arrays.empty(info.kind, shape, "f32", info.device) if wanted else None for wanted in sums]
+        given = [None if view is None else operand(view) for view in (rows, gradient, stream)]
+        made = [None if x is None else operand(like(x, gradient)) for x in (dx, dresidual)]
+        normalize_backward(*given, weight, *made, *parts, *numbers, config=config, **statics)
+        if any(sums):
+            add_up(parts[0], parts[1], dweight, dbias)
+
+    def launcher(self, *operands: Any, **static: Any) -> None:
+        """None: such a call is not one launch, to be done again by itself."""
+
+
+STEPS = Steps()
 
 
 def plan_backward(

@@ -16,6 +16,7 @@ import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
+from pykittens.functions.loss import CROSS_ENTROPY, CROSS_ENTROPY_LSE  # noqa: E402
 from pykittens.functions.rotary import ROTARY_BACKWARD  # noqa: E402
 from pykittens.functions.softmax import SOFTMAX_BACKWARD  # noqa: E402
 
@@ -39,6 +40,14 @@ def angles() -> list[Any]:
     return [tensor(1, 2, 8, 64), tensor(9, 32), tensor(9, 32)]
 
 
+def logits() -> list[Any]:
+    return [tensor(6, 64), torch.tensor([0, 31, 9, 5, 6, 7])]
+
+
+def backward(name: str) -> Any:
+    return next(f for f in ALL if f.name == f"{name}_backward")
+
+
 # The public call on the operands of the declaration, and such operands.
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "attention": (pk.attention, heads),
@@ -49,8 +58,16 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "attention_lse": (lambda *x: pk.attention(*x, causal=True, return_lse=True), heads),
     "based": (pk.based, lambda: heads(d=16)),
     "based_state": (lambda *x: pk.based(*x, return_state=True), lambda: heads(d=16)),
+    "cross_entropy": (pk.cross_entropy, logits),
+    "cross_entropy_dx": (lambda *x: CROSS_ENTROPY(x, ("sum", -100, 0.1, 1e-3, 5.0), True), logits),
+    "cross_entropy_lse": (lambda *x: pk.cross_entropy(*x, reduction="none", return_lse=True), logits),
+    "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
     "geglu": (pk.geglu, lambda: rows() * 2),
     "layernorm": (pk.layernorm, lambda: [*rows(), tensor(64), tensor(64)]),
+    "layernorm_backward": (
+        lambda *x: backward("layernorm")(x, (1e-5, 0.5, 7, "f32", "f32")),
+        lambda: [*rows() * 3, tensor(64)],
+    ),
     "layernorm_s": (lambda x, r: pk.layernorm(x, residual=r, p=0.5, seed=2**64 - 1), lambda: rows() * 2),
     "linear_attention": (pk.linear_attention, heads),
     "linear_attention_state": (lambda *x: pk.linear_attention(*x, scale=0.5, return_state=True), heads),
@@ -60,6 +77,10 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF)],
     ),
     "rmsnorm": (pk.rmsnorm, lambda: [*rows(), tensor(64)]),
+    "rmsnorm_backward": (
+        lambda s, dy: backward("rmsnorm")((s, dy, None, None), (1e-6, 0.0, 0, None, None)),
+        lambda: rows() * 2,
+    ),
     "rmsnorm_s": (lambda x, r: pk.rmsnorm(x, residual=r), lambda: rows() * 2),
     "rotary": (pk.rotary, angles),
     "rotary_out": (lambda x, cos, sin: pk.rotary(x, cos, sin, out=torch.empty_like(x)), angles),
@@ -125,7 +146,10 @@ def test_opcheck(name: str) -> None:
 def test_a_gradient_is_never_lost(name: str) -> None:
     """It flows, or it is refused in one sentence: never a result that looks like a constant."""
     call, operands = CASES[name]
-    given = [x.requires_grad_() if name != "rotary" or i == 0 else x for i, x in enumerate(operands())]
+    given = [
+        x.requires_grad_() if x.is_floating_point() and (name != "rotary" or i == 0) else x
+        for i, x in enumerate(operands())
+    ]
     function = next(f for f in ALL if name in (f.name, f"{f.name}_{f.also}"))
     if function.written:
         with pytest.raises(ArgumentError, match="requires its gradient"):
@@ -183,7 +207,10 @@ def test_compiled_with_other_lengths(name: str) -> None:
     assert same(compiled(*given), call(*given))
     axis = given[0].dim() - 2
     if "rotary" not in name and "matmul" not in name:  # operands of as many rows each
-        longer = [torch.cat([x, x], axis) if x.dim() > 1 else x for x in given]
+        longer = [
+            torch.cat([x, x], x.dim() - 2 if x.dim() > 1 else 0) if x.dim() > 1 or not x.is_floating_point() else x
+            for x in given
+        ]
     else:
         longer = [torch.cat([given[0], given[0]], 0), *given[1:]]
     assert same(compiled(*longer), call(*longer))
@@ -229,11 +256,12 @@ def test_autocast(name: str, low: Any) -> None:
     """Products and attention in autocast's dtype, norms and softmax in float32, the rest as it comes: torch's lists."""
     call, operands = CASES[name]
     function = next(f for f in ALL if name in (f.name, f"{f.name}_{f.also}"))
-    given = [x.to(torch.float32 if function.autocast == "low" else HALF) for x in operands()]
+    dtype = torch.float32 if function.autocast == "low" else HALF
+    given = [x.to(dtype) if x.is_floating_point() else x for x in operands()]
     with torch.no_grad(), torch.autocast("cpu", dtype=low):
         result = flat(call(*given))[0]
     expected = {"low": low, "f32": torch.float32}.get(function.autocast, HALF)
-    assert result.dtype == (torch.float32 if name == "matmul_epilogue" else expected)
+    assert result.dtype == (torch.float32 if name == "matmul_epilogue" or "entropy" in name else expected)
 
 
 @pytest.mark.parametrize("name", GRADED)
@@ -256,6 +284,13 @@ def test_vmap(name: str) -> None:
                 (x[..., :32] * cos[:8] - x[..., 32:] * sin[:8], x[..., 32:] * cos[:8] + x[..., :32] * sin[:8]), -1
             ),
         ),
+        ("cross_entropy", torch.nn.functional.cross_entropy),
+        (
+            "cross_entropy_lse",
+            lambda x, t: torch.stack((torch.nn.functional.cross_entropy(x, t, reduction="none"), x.logsumexp(-1))),
+        ),
+        ("layernorm", lambda x, w, b: torch.nn.functional.layer_norm(x, (64,), w, b)),
+        ("rmsnorm", lambda x, w: torch.nn.functional.rms_norm(x, (64,), w, 1e-6)),
     ],
 )
 @pytest.mark.parametrize("compiled", [False, True])
@@ -265,7 +300,8 @@ def test_gradients_are_torchs(name: str, plain: Any, compiled: bool) -> None:
     for run in (torch.compile(call, backend="aot_eager", fullgraph=True) if compiled else call, plain):
         x, *rest = operands()
         x.requires_grad_()
-        (run(x, *rest).square() * 3).sum().backward()
+        result = run(x, *rest)
+        ((torch.stack(result) if isinstance(result, tuple) else result).square() * 3).sum().backward()
         found.append(x.grad)
     assert torch.allclose(*found, atol=1e-5)
 

@@ -1,0 +1,99 @@
+"""Cross-entropy of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ..kernels import cross_entropy as kernels
+from ..kernels.arguments import KernelCall
+from .declaration import Backward, Function, Result
+
+
+def _results(lse: bool, x: Any, targets: Any, *settings: Any) -> tuple[Result, ...]:
+    reduction, *_ = settings
+    kernels.check(x, targets, *settings)
+    shape, nothing = (x.shape[:1] if reduction == "none" else ()), float("nan") if reduction == "mean" else 0.0
+    loss, dx = Result(shape, "f32", nothing=nothing), Result(x.shape, x.dtype)
+    return (loss, Result(x.shape[:1], "f32"), dx) if lse else (loss, dx)
+
+
+def _forward(x: Any, targets: Any, loss: Any, dx: Any, *settings: Any, **config: Any) -> KernelCall:
+    return _forward_lse(x, targets, loss, None, dx, *settings, **config)
+
+
+def _forward_lse(x: Any, targets: Any, loss: Any, lse: Any, dx: Any, *settings: Any, **config: Any) -> KernelCall:
+    return KernelCall(kernels.STEPS, (x, targets, loss, lse, dx, *settings), config)  # type: ignore[arg-type]
+
+
+def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    """That of the loss was made in the forward pass; it is scaled by what comes for the loss."""
+    if grads.loss is None:
+        return {"x": saved.dx.new_zeros(saved.dx.shape)}
+    upstream = grads.loss.reshape(-1, 1) if settings.reduction == "none" else grads.loss
+    return {"x": (saved.dx * upstream).to(saved.dx.dtype)}
+
+
+def _gradients_lse(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    """The same, and exp(z - lse) dz/dx times what comes for the log-sum-exp."""
+    dx = _gradients(saved, grads, settings, needs)["x"]
+    if grads.lse is None:
+        return {"x": dx}
+    x, c = saved.x.float(), settings.softcap
+    bent = (x / c).tanh() if c else None
+    z, slope = (x, 1.0) if bent is None else (bent * c, 1.0 - bent * bent)
+    return {"x": (dx + (z - saved.lse[:, None]).exp() * slope * grads.lse[:, None]).to(dx.dtype)}
+
+
+_OPERANDS = "Tensor x, Tensor targets"
+_SETTINGS = 'str reduction="mean", int ignore_index=-100, float label_smoothing=0., float z_loss=0., float softcap=0.'
+CROSS_ENTROPY = Function(
+    "cross_entropy",
+    _OPERANDS,
+    _SETTINGS,
+    outputs=("loss",),
+    also="dx",
+    results=partial(_results, False),
+    forward=_forward,
+    backward=Backward(("dx",), _gradients),
+)
+CROSS_ENTROPY_LSE = Function(
+    "cross_entropy_lse",
+    _OPERANDS,
+    _SETTINGS,
+    outputs=("loss", "lse"),
+    also="dx",
+    results=partial(_results, True),
+    forward=_forward_lse,
+    backward=Backward(("x", "lse", "dx"), _gradients_lse),
+)
+
+
+def cross_entropy(
+    x: Any,
+    targets: Any,
+    *,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+    return_lse: bool = False,
+) -> Any:
+    """The cross-entropy of logits and targets, as torch.nn.functional.cross_entropy; with `return_lse`, also log-sum-exps.
+
+    x: (m, n), bf16, f16 or f32, n up to 524,288, columns following one another; targets: (m,), int32 or int64. For each
+    row with z = x, or softcap * tanh(x / softcap), and lse = log(sum(exp(z))):
+
+        loss = lse - (1 - label_smoothing) z[target] - label_smoothing mean(z) + z_loss lse^2
+
+    "mean" divides the sum by how many targets are not `ignore_index` (NaN where all are), "sum" does not, "none" gives a
+    loss for each row, 0 where it is ignored. Losses and the log-sum-exps (m,) are float32. A target that is no column is an
+    error on the simulator and in debug builds; on a GPU its loss is NaN. Where torch wants the gradient it is made in the
+    same pass over the logits.
+
+    Raises `ArgumentError` for operands or settings that the kernel does not take.
+    """
+    function = CROSS_ENTROPY_LSE if return_lse else CROSS_ENTROPY
+    return function((x, targets), (reduction, ignore_index, label_smoothing, z_loss, softcap))
