@@ -208,7 +208,7 @@ def test_compiled_with_other_lengths(name: str) -> None:
     axis = given[0].dim() - 2
     if "rotary" not in name and "matmul" not in name:  # operands of as many rows each
         longer = [
-            torch.cat([x, x], x.dim() - 2 if x.dim() > 1 else 0) if x.dim() > 1 or not x.is_floating_point() else x
+            torch.cat([x, x], axis if x.dim() > 1 else 0) if x.dim() > 1 or not x.is_floating_point() else x
             for x in given
         ]
     else:
