@@ -96,6 +96,9 @@ class Arrive(Op):
         None
     )
     lanes_ordered: bool = False  # after all that the lanes of its warp have done
+    gives: tuple[
+        Value, ...
+    ] = ()  # the tiles of a ring, of which it gives back a slot: what it hands over; none: anything
 
     single_thread = True
 

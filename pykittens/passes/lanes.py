@@ -12,6 +12,7 @@ barrier: the simulator finds it where it is missing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..ops import control
@@ -82,7 +83,13 @@ class _Walk:
     def block(self, block: Block, open: frozenset[Open], write: bool) -> frozenset[Open]:
         """Walks a region; with `write`, puts barriers where they are needed. What is open at its end."""
         out: list[Op] = []
+        roles: frozenset[Open] = frozenset()  # what roles that have just begun leave: each is of other warps
         for op in block:
+            if isinstance(op, control.Role):
+                roles |= open if op.elected else self.block(op.body, open, write)
+                out.append(op)
+                continue
+            open, roles = open | roles, frozenset()
             if isinstance(op, STRUCTURE):
                 barrier, open = self._structure(op, open, write)
             else:
@@ -97,16 +104,14 @@ class _Walk:
             out.append(op)
         if write:
             block.ops = out
-        return open
+        return open | roles
 
     def _structure(self, op: Op, open: frozenset[Open], write: bool) -> tuple[bool, frozenset[Open]]:
-        """Walks a loop, branch or role: whether a barrier stands before it, and what is open after it."""
+        """Walks a loop or branch: whether a barrier stands before it, and what is open after it."""
         if isinstance(op, control.BreakIf):
             if self.left:
                 self.left[-1] |= open
             return False, open
-        if isinstance(op, control.Role):
-            return False, open if op.elected else open | self.block(op.body, open, write)
         if isinstance(op, control.When):
             return False, self.block(op.then, open, write) | self.block(op.otherwise, open, write)
         assert isinstance(op, LOOPS)
@@ -135,14 +140,16 @@ def _needs(op: Op, open: frozenset[Open]) -> bool:
         if isinstance(e, Sync):
             # With bytes it announces loads, and hands nothing over.
             hands = e.kind == "arrive" and op.single_thread and isinstance(e.bytes, int) and not e.bytes
-            if hands and _hands_over(open, op.lanes_ordered):
+            gives = getattr(op, "gives", ())
+            handed = [x for x in open if not gives or (x.access is not None and root(x.access.target) in gives)]
+            if hands and _hands_over(handed, op.lanes_ordered):
                 return True
         elif _memory(e) and any(x.clashes(e, warps, op.lanes_ordered) for x in open):
             return True
     return False
 
 
-def _hands_over(open: frozenset[Open], all: bool) -> bool:
+def _hands_over(open: Iterable[Open], all: bool) -> bool:
     """Whether one lane that arrives for its warp must meet the others first: for what they read, and for stored registers.
 
     A warp that has read only by ldmatrix is together: no lane is past it before all are.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BarrierError, Frame
-from .clocks import CAUSED, SEEN, Clocks
+from .clocks import CAUSED, MET, SEEN, Clocks
 
 
 class MBarrier:
@@ -35,12 +35,11 @@ class MBarrier:
         """Whether a wait for the phase with this parity goes on."""
         return self.phase & 1 != parity
 
-    def arrive(self, agent: int, own: list[int], count: int, bytes: int, location: tuple[Frame, ...]) -> None:
-        """`count` arrivals by one lane of a warp, which first adds `bytes` to what the phase waits for. `own`: the agents of
-        what its lanes do, the warp and its copies."""
+    def arrive(self, agent: int, count: int, bytes: int, location: tuple[Frame, ...]) -> None:
+        """`count` arrivals by one lane of a warp, which first adds `bytes` to what the phase waits for."""
         self.take_part(np.array([agent]), "arrival", location)
         self.parts[self.phase].append((agent, int(self.clocks.of[CAUSED, agent, agent]), location))
-        self.gathered = np.maximum(self.gathered, self.clocks.release_alone(agent, own, location))
+        self.gathered = np.maximum(self.gathered, self.clocks.release_alone(agent, location))
         self.bytes += bytes
         self.pending -= count
         if self.pending < 0:
@@ -78,6 +77,9 @@ class MBarrier:
         """These warps begin to wait for the phase with this parity. They must know that the one before it has ended: else the
         wait could come a phase earlier, and go on at once."""
         phase = self.phase - self.passed(parity)
+        self._check_wait(agents, phase, location)
+
+    def _check_wait(self, agents: np.ndarray, phase: int, location: tuple[Frame, ...]) -> None:
         line = self._unknown(agents, phase - 1)
         if line is not None:
             raise BarrierError(
@@ -97,9 +99,8 @@ class MBarrier:
                 location=location,
             )
         self.bytes -= bytes
-        self.gathered[[SEEN, CAUSED], self.agent] = np.maximum(
-            self.gathered[[SEEN, CAUSED], self.agent], self.clocks.time(phase + 1)
-        )
+        views = [SEEN, CAUSED, MET]
+        self.gathered[views, self.agent] = np.maximum(self.gathered[views, self.agent], self.clocks.time(phase + 1))
         self.loaded.add(phase)
         self.gathered = np.maximum(self.gathered, known)
         if self.pending == 0 and self.bytes < 0:
@@ -131,6 +132,7 @@ class MBarrier:
 
     def acquire(self, agents: np.ndarray, location: tuple[Frame, ...]) -> None:
         """These warps go on: they know what the ended phases tell."""
+        self._check_wait(agents, self.phase - 1, location)
         self.clocks.acquire(agents, self.known)
         self.waits.append((self.phase - 1, agents, self.clocks.of[CAUSED, agents, agents], location))
         self.landed = [(phase, load) for phase, load in self.landed if phase >= self.phase]

@@ -11,7 +11,7 @@ from ..program import Value
 from ..types import BarrierType
 from .barriers import MBarrier, Meeting, NamedBarrier
 from .clocks import SEEN, TICK, Clocks
-from .engines import OUTLIVES_BLOCK, PER_WARP, QUEUES, Flight, Queue
+from .engines import OUTLIVES_BLOCK, Flight, Queue
 from .grid_state import Dim3, GridState
 from .memory import Address, SharedMemory
 from .shadow import Shadow
@@ -27,7 +27,7 @@ class Cluster:
             grid_state.tensors,
             grid_state.grid,
         )
-        self.clocks = Clocks(grid_state.agents, number)
+        self.clocks = Clocks(grid_state.warp_of, number)
         self.number = number
         self.blocks = [
             BlockState(self, rank, grid_state.block_index(number, rank)) for rank in range(grid_state.blocks)
@@ -92,12 +92,6 @@ class BlockState:
             count = grid_state.blocks * self.warps
             self.queues[key] = Queue(name, count * (1 + grid_state.queues.index(name)) + self.first_agent + warp)
         return self.queues[key]
-
-    def own_agents(self, agent: int) -> list[int]:
-        """A warp, and its copies in flight: what its lanes do."""
-        queues = self.cluster.grid_state.queues
-        count = self.cluster.grid_state.blocks * self.warps
-        return [agent] + [count * (1 + i) + agent for i, q in enumerate(queues) if QUEUES.get(q) == PER_WARP]
 
     def named_barrier(self, value: Value, index: int) -> NamedBarrier:
         key = (value, index)

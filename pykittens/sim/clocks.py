@@ -4,43 +4,45 @@ Agents are the warps of a cluster's blocks and the engines that work for them: q
 stores, and the loads that complete on each mbarrier. Agent `a` stamps its accesses with a number that grows with its
 time; another agent knows them when its clock for `a` is larger. An agent's time moves on whenever it tells others.
 
-Three views are kept side by side, and travel together through every synchronisation:
+Four views are kept side by side, and travel together through every synchronisation:
 
     SEEN    whose accesses come before mine (of a warp: those of its first lane)
     FENCED  whose generic writes a proxy fence has made visible to the async proxy
     CAUSED  whose steps led to this one, also through an engine that passes on no memory of its issuer
+    MET     whose accesses come before those of every lane, also where other lanes than the one that told of it made them
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 
 import numpy as np
 
 from ..errors import Frame
 
-SEEN, FENCED, CAUSED = 0, 1, 2
+SEEN, FENCED, CAUSED, MET = 0, 1, 2, 3
 TICK = 1 << 20  # a stamp is a time in ticks plus the number of the operation; a clock that knows nothing shows 1
 
 
 class Clocks:
-    """The clocks of cluster number `cluster`: `of[view, agent]` is a vector over its agents."""
+    """The clocks of cluster number `cluster`: `of[view, agent]` is a vector over its agents.
 
-    def __init__(self, agents: int, cluster: int):
+    `warp_of`: by agent, the warp whose lanes do what it does (the warp, its copies), or -1 for an engine.
+    """
+
+    def __init__(self, warp_of: np.ndarray, cluster: int):
+        agents, self.warp_of = len(warp_of), warp_of
         self.number = cluster
-        self.of = np.ones((3, agents, agents), np.int64)
+        self.of = np.ones((4, agents, agents), np.int64)
         own = np.arange(agents)
         self.of[SEEN, own, own] = self.of[CAUSED, own, own] = TICK
         self.heard: dict[
             int, list[tuple[int, dict[int, np.ndarray]]]
         ] = {}  # by agent: (time, what it then knew of other clusters)
-        # Lanes: `met[a, b]` is what every lane of warp `a` has seen of `b`, also of what its other lanes did. `loose`: lanes
-        # have done something apart since they last met. `alone`: what one lane told for its warp that had not met (time
-        # told, time it stands at, line).
-        self.met = np.ones((agents, agents), np.int64)
-        self.loose = np.zeros(agents, bool)
-        self.alone: dict[int, tuple[int, int, tuple[Frame, ...]]] = {}
+        self.loose = np.zeros(agents, bool)  # warps whose lanes have done something apart since they last met
+        self.alone: dict[
+            int, tuple[Frame, ...]
+        ] = {}  # by warp: where one of its lanes last told for a warp that had not met
 
     def stamp(self, agents: np.ndarray, operation: int) -> np.ndarray:
         """What accesses of these warps are stamped with now."""
@@ -51,33 +53,40 @@ class Clocks:
         self.of[SEEN, agents, agents] += TICK
         self.of[CAUSED, agents, agents] += TICK
 
+    def _met(self, warps: np.ndarray, seen: np.ndarray, met: np.ndarray) -> np.ndarray:
+        """What all lanes know after `warps` (rows of groups) have told each other what they have `seen` and `met`."""
+        own = (self.warp_of[None, :, None] == warps[:, None, :]).any(axis=2)
+        return np.where(own | (self.warp_of < 0), seen, met)
+
     def release(self, agents: np.ndarray) -> np.ndarray:
-        """What these warps know together, to be acquired by others; shape (views, agents)."""
-        known = self.of[:, agents].max(axis=1)
+        """What these warps know together, told by all their lanes, to be acquired by others; shape (views, agents)."""
+        known: np.ndarray = self.of[:, agents].max(axis=1)
+        known[MET] = self._met(agents[None], known[SEEN], known[MET])[0]
         self.advance(agents)
         return known
 
-    def release_alone(self, agent: int, own: Sequence[int], location: tuple[Frame, ...]) -> np.ndarray:
-        """What one lane of a warp tells for it: of what the warp's agents `own` did apart, only what was before its lanes met."""
-        known = self.of[:, agent].copy()
+    def release_alone(self, agent: int, location: tuple[Frame, ...]) -> np.ndarray:
+        """What one lane of a warp tells for it: of what its lanes did apart since they last met, all lanes know nothing."""
+        known: np.ndarray = self.of[:, agent].copy()
+        met = known[MET].copy()
+        known[MET] = self._met(np.array([[agent]]), known[SEEN], met)[0]
         if self.loose[agent]:
-            self.alone[agent] = int(self.met[agent, agent]), int(known[SEEN, agent]), location
-            for view in (SEEN, FENCED):
-                known[view, own] = np.minimum(known[view, own], self.met[agent, own])
+            self.alone[agent] = location
+            own = self.warp_of == agent
+            known[MET, own] = met[own]
         self.advance(np.array([agent]))
         return known
 
     def acquire(self, agents: np.ndarray, known: np.ndarray) -> None:
         """All lanes of these warps learn what a release told."""
         self.of[:, agents] = np.maximum(self.of[:, agents], known[:, None])
-        self.met[agents] = np.maximum(self.met[agents], known[SEEN])
 
     def meet(self, groups: np.ndarray) -> None:
         """Barriers: `groups` has a row of warps for each; they tell each other all they know."""
-        if groups.shape[1] > 1:
-            self.of[:, groups] = self.of[:, groups].max(axis=2, keepdims=True)
+        known = self.of[:, groups].max(axis=2)
+        known[MET] = self._met(groups, known[SEEN], known[MET])
+        self.of[:, groups] = known[:, :, None]
         warps = groups.ravel()
-        self.met[warps] = self.of[SEEN, warps]
         self.loose[warps] = False
         self.advance(warps)
 
@@ -88,7 +97,7 @@ class Clocks:
 
     def blank(self) -> np.ndarray:
         """The knowledge of one who knows nothing; shape (views, agents)."""
-        return np.ones((3, self.of.shape[1]), np.int64)
+        return np.ones((4, self.of.shape[1]), np.int64)
 
     def time(self, ticks: int) -> int:
         """The clock value that covers an engine's first `ticks` groups or phases."""

@@ -6,7 +6,6 @@ from ..errors import Diagnosis, Frame, RaceError, UninitializedError
 from ..program import Access, Op
 from .access_classes import AccessClass
 from .block import Cluster
-from .clocks import TICK
 from .shadow import Clash
 from .steps import Step
 
@@ -57,11 +56,6 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
         fix = OPEN
     if clash.operation == step.number and not queue:
         fix = "give each warp bytes of its own, or put a barrier at the end of the loop they are in"
-    told = cluster.clocks.alone.get(clash.agent)
-    if told is not None and told[0] <= clash.time * TICK + clash.operation < told[1]:
-        fact += f". One lane of {other} arrives for its warp, whose other lanes it has not met"
-        fix = "let the lanes of the warp meet before one of them arrives for all: warp.sync() before the arrival"
-        also["the arrival at"] = told[2]
     return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, location=op.location, also=also)
 
 
@@ -71,15 +65,21 @@ def _lane_race(
     """The same, among the lanes of one warp."""
     op, who, queue = step.op, cluster.agent_label(by), cluster.queue_of(clash.agent)
     did = "read" if clash.kind.startswith("read") else "write"
-    if queue == "cp.async":
+    fix, owner = "let the lanes meet between the two lines: warp.sync()", int(cluster.clocks.warp_of[clash.agent])
+    if owner not in (-1, by):
+        other = cluster.agent_label(owner)
+        fact = f"which lanes of {other} may still {did}: one of them arrived for its warp, which it had not met"
+        fix = "let the lanes of the warp meet before one of them arrives for all: warp.sync() before the arrival"
+        also["the arrival at"] = cluster.clocks.alone.get(owner, ())
+    elif queue == "cp.async":
         fact = f"which copies of other lanes {did}: a lane waits for its own copies only"
-    elif queue or clash.agent != by:
+    elif queue:
         fact = f"which {cluster.agent_label(clash.agent)} may still {did}: one lane waited for it, the others have not met it since"
     else:
         fact = f"which other lanes of the warp {did}: the lanes of a warp need not run in step"
     return RaceError(
         f"race between lanes: {op.scope}.{op.name}: lanes of {who} {_verb(access, access.reduction)[:-1] if access.mode != 'reduce' else 'change'} {what}, {fact} (block {cluster.blocks[int(cluster.grid_state.block_of[by])].label})",
-        fix="let the lanes meet between the two lines: warp.sync()",
+        fix=fix,
         location=op.location,
         also=also,
     )

@@ -323,7 +323,10 @@ class Gang:
         low, high = max(op.first, m.first), min(op.first + op.scope.warps, m.first + m.warps)
         self.pending |= step.changes
         if low < high:
-            self.children += split(m, step.inside["body"], low, 1 if op.elected else high - low, op.first, self.crowd)
+            begun = split(m, step.inside["body"], low, 1 if op.elected else high - low, op.first, self.crowd)
+            for gang in begun:
+                gang.m.alone = op.elected
+            self.children += begun
 
     def _join(self) -> Steps:
         """Waits for the roles begun here to end, and takes over what they changed."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .access_classes import SAME_BLOCK, ClassTable
-from .clocks import FENCED, SEEN, TICK, Clocks
+from .clocks import FENCED, MET, SEEN, TICK, Clocks
 from .footprint import Footprint
 from .shadow import Clash, apart
 
@@ -75,11 +75,11 @@ class GlobalShadow:
             self._order_foreign(clocks, SEEN, rows, old, whose, clusters, bad, ordered)
         if bad.any():
             return self._clash(classes, clusters, whose, old, cells, bad, clocks)
-        near = used & own & ordered & (old >= clocks.met[rows, whose]) & self.table.races[SAME_BLOCK, classes, kind]
+        near = used & own & ordered & (old >= clocks.of[MET][rows, whose]) & self.table.races[SAME_BLOCK, classes, kind]
         if near.any():
             slot, item = np.nonzero(near)
-            own = self.warp_of[whose[slot, item]] == rows[item]
-            near[slot, item] = apart(own, self.lanes[slot, cells[item]], touched.lanes[item])
+            owner = self.warp_of[whose[slot, item]]
+            near[slot, item] = apart(owner, rows[item], self.lanes[slot, cells[item]], touched.lanes[item])
             if near.any():
                 return self._clash(classes, clusters, whose, old, cells, near, clocks, " apart")
         if self.table.classes[kind - 1].proxy == "async":

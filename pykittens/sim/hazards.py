@@ -9,9 +9,10 @@ import numpy as np
 from ..errors import InFlightError, OutOfBoundsError, RaceError
 from ..ops.cluster import DependencyWait
 from ..program import Place, Value
+from ..thread_map import ONE_THREAD, ThreadMap
 from .barriers import MBarrier
 from .block import BlockState
-from .clocks import CAUSED, SEEN, TICK
+from .clocks import CAUSED, FENCED, MET, SEEN, TICK
 from .diagnose import flight_label, race
 from .engines import ELECTED, PER_WARP, QUEUES, Flight, Queue
 from .footprint import Footprint
@@ -85,9 +86,17 @@ def _note(shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, to
     return shadow.write(clocks, rows, agents, touched, stamps, access.proxy, access.mode == "reduce")
 
 
+def _threads(m: Machine, touch: Touch) -> ThreadMap:
+    return ONE_THREAD if m.alone else touch.threads
+
+
 def _loosen(m: Machine, touch: Touch) -> None:
     """Notes that lanes do something apart: what one lane tells for its warp from here on does not include it."""
-    if touch.apart and (touch.kind == "shared" or touch.value in m.block.cluster.grid_state.plan.written):
+    if (
+        touch.apart
+        and not m.alone
+        and (touch.kind == "shared" or touch.value in m.block.cluster.grid_state.plan.written)
+    ):
         m.block.cluster.clocks.loose[m.agents if m.mask is None else m.agents[m.mask.warps]] = True
 
 
@@ -107,7 +116,7 @@ def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
     at = touch.access.at
     index = m.element_index(touch.value, at) if at is not None else None
     indices = index.tolist() if isinstance(index, np.ndarray) else [index]
-    key = (m.warps, m.mask.key if m.mask is not None else None, tuple(bases), tuple(columns), tuple(indices))
+    key = (m.warps, m.alone, m.mask.key if m.mask is not None else None, tuple(bases), tuple(columns), tuple(indices))
     found = touch.cache.get(key)
     if found is None:
         count = max(len(bases), len(indices))
@@ -115,7 +124,7 @@ def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
         map_ = m.block.cluster.grid_state.map
         try:
             parts = [
-                map_.footprint(touch.value, b, c, touch.threads, m.span, i)
+                map_.footprint(touch.value, b, c, _threads(m, touch), m.span, i)
                 for b, c, i in zip(bases, columns, indices, strict=True)
             ]
         except OutOfBoundsError as error:
@@ -158,10 +167,10 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     if shadowed is None:
         return total
     map_, shadow = shadowed
-    key = (m.warps, m.mask.key if m.mask is not None else None, tuple(corners))
+    key = (m.warps, m.alone, m.mask.key if m.mask is not None else None, tuple(corners))
     found = touch.cache.get(key)
     if found is None:
-        parts = [map_.footprint(tensor, corner, place.shape, touch.threads, m.span) for corner in corners]
+        parts = [map_.footprint(tensor, corner, place.shape, _threads(m, touch), m.span) for corner in corners]
         found = layers(_gathered(m, parts))
         if len(touch.cache) >= CACHED:
             touch.cache.clear()
@@ -198,15 +207,20 @@ def synchronise(m: Machine, step: Step) -> None:
     """After a strong access: what it releases and acquires, each active unit in turn."""
     assert step.strong
     releases = m.block.cluster.grid_state.releases
+    sync = next((e for e in step.before if e.kind == "until"), None)
+    until = None if sync is None else np.broadcast_to(m.unit_scalar(sync.phase), m.units).tolist()
     for access in step.strong:
         assert isinstance(access.target, Place)
         agents = m.agents.reshape(-1, m.span)[:, 0]
         agents = agents if m.chosen is None else agents[m.chosen]
         for i, (agent, address) in enumerate(zip(agents.tolist(), m.addresses(access.target), strict=True)):
             if access.mode != "write":
-                releases.read(m, agent, address, access.order, access.scope)
+                releases.read(m, agent, address, access.order, access.scope, None if until is None else until[i])
             if access.mode == "write" or (access.mode == "reduce" and m.wrote[i]):
                 releases.write(m, agent, address, access.order, access.scope, access.mode == "write")
+                if access.target.tensor in m.block.cluster.grid_state.plan.waited_for:
+                    spots, array = m.spots_of(access.target), m.tensor(access.target.tensor).array
+                    releases.reached(address, int(array[spots[i if len(spots) > 1 else 0]]))
 
 
 # Asynchronous accesses --------------------------------------------------------------------------------------
@@ -286,7 +300,7 @@ def launch(m: Machine, step: Step) -> Flight:
     if not any(
         t.access.proxy == "generic" for t in paying
     ):  # a store of these threads, released by its mbarrier, tells all
-        known[:CAUSED] = 1  # an engine passes on no memory of who gave it work
+        known[[SEEN, FENCED, MET]] = 1  # an engine passes on no memory of who gave it work
     flight = Flight(flight_label(step), step.op.location, finish, known)
     cluster.flights.append(flight)
     return flight

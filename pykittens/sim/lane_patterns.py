@@ -55,9 +55,10 @@ class LanePatterns:
         return self.agreed[key]
 
     def leads(self, numbers: np.ndarray) -> np.ndarray:
-        """Where only the first lane touches anything."""
+        """Where only the first lane touches anything, or all lanes at once."""
         unique, inverse = np.unique(numbers, return_inverse=True)
-        return np.array([bool((self.rows[n] <= 1).all()) for n in unique], bool)[inverse.ravel()]
+        known = [n == TOGETHER or (n >= 0 and bool((self.rows[n] <= 1).all())) for n in unique]
+        return np.array(known, bool)[inverse.ravel()]
 
 
 PATTERNS = LanePatterns()

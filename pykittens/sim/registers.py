@@ -57,6 +57,7 @@ class Registers:
         self.mask: Mask | None = None
         self.given: dict[Value, Any] = {}  # what it began with
         self.flying: dict[Value, Flying] = {}
+        self.alone = False  # one thread of the warp runs it
         self.changes = 0  # how often these warps have changed something that others may look at
         self.looked: dict[str, Any] = {}  # elements of memory, by name, and what they last held
         self.wrote: list[bool] = []  # of the last atomic: which units have written

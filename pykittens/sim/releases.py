@@ -42,12 +42,17 @@ class Releases:
 
     def __init__(self) -> None:
         self.told: dict[int, Message] = {}
+        self.history: dict[
+            int, list[tuple[int, Message]]
+        ] = {}  # of elements that are waited for: each value, what it told
         self.fenced: dict[tuple[int, int], dict[str, Knowledge]] = {}  # by agent: what its last fence of a scope knew
         self.heard: dict[tuple[int, int], dict[int, tuple[Message, str]]] = {}  # by agent, of relaxed reads: by address
 
-    def read(self, m: Machine, agent: int, address: int, order: str, scope: str) -> None:
-        """The agent has read the element."""
+    def read(self, m: Machine, agent: int, address: int, order: str, scope: str, at_least: int | None = None) -> None:
+        """The agent has read the element; where it has waited for a value, it may have gone on with the first that was enough."""
         message, clocks = self.told.get(address, {}), m.block.cluster.clocks
+        if at_least is not None:
+            message = next((told for value, told in self.history.get(address, ()) if value >= at_least), {})
         if order in ("acquire", "acq_rel"):
             self._acquire(m, agent, message, scope)
             clocks.meet(np.array([[agent]]))  # one lane reads, then the warp's lanes meet
@@ -68,6 +73,10 @@ class Releases:
                 message[audience] = merged(message.get(audience, {}), known)
         if message or address in self.told:
             self.told[address] = message
+
+    def reached(self, address: int, value: int) -> None:
+        """The element, which some wait looks at, now has this value."""
+        self.history.setdefault(address, []).append((value, self.told.get(address, {})))
 
     def fence(self, m: Machine, agent: int, scope: str) -> None:
         """A fence: it acquires what relaxed reads have heard, and strong writes from now on release what is known."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .access_classes import AccessClass
-from .clocks import FENCED, SEEN, TICK, Clocks
+from .clocks import FENCED, MET, SEEN, TICK, Clocks
 from .footprint import Footprint
 from .lane_patterns import PATTERNS, SEVERAL, TOGETHER
 
@@ -31,10 +31,14 @@ class Clash:
     first: AccessClass | None = None
 
 
-def apart(own: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Which accesses lanes make that do not know of the first one: of two by the lanes of one warp (`own`), where its lanes
-    touch other bytes; else, what one lane has waited for for its warp, where any other lane touches anything."""
-    return np.where(own, PATTERNS.disagree(old, new), ~PATTERNS.leads(new))
+def apart(owner: np.ndarray, warps: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Which accesses lanes of `warps` make that do not know of the first one, though one lane does.
+
+    The first was made by lanes of the same warp (`owner`): other lanes than now. By another warp: lanes that the one that
+    told of it had not met. By an engine (-1): one lane has waited for it, and now others touch anything.
+    """
+    foreign = np.where(owner >= 0, ~PATTERNS.leads(old), ~PATTERNS.leads(new))
+    return np.where(owner == warps, PATTERNS.disagree(old, new), foreign)
 
 
 class Shadow:
@@ -73,7 +77,7 @@ class Shadow:
             return Clash("unwritten", int(cells[at]), at)
         lanes = np.full(len(cells), TOGETHER, np.int32) if together else touched.lanes
         before = self.reads[cells, agents]
-        again = np.flatnonzero(before >= clocks.met[rows, agents])
+        again = np.flatnonzero(before >= clocks.of[MET][rows, agents])
         if len(again):  # other lanes may still read, too
             kept = self.read_lanes[cells[again], agents[again]]
             mixed = np.where(kept == lanes[again], kept, SEVERAL)
@@ -114,7 +118,7 @@ class Shadow:
     ) -> Clash | None:
         cells = touched.cell
         stamp, agent = self.stamp[cells], self.agent[cells]
-        near = stamp >= clocks.met[rows, agent]
+        near = stamp >= clocks.of[MET][rows, agent]
         if reduce:
             near &= ~self.reduced[cells]
         if near.any():
@@ -123,7 +127,7 @@ class Shadow:
             bad = stamp[at] >= clocks.of[SEEN][warps, whose]
             kind = "write"
             if not bad.any():
-                bad = apart(self.warp_of[whose] == warps, self.lanes[cells[at]], touched.lanes[at])
+                bad = apart(self.warp_of[whose], warps, self.lanes[cells[at]], touched.lanes[at])
                 kind = "written apart"
             if bad.any():
                 first = int(at[bad.argmax()])
@@ -141,7 +145,7 @@ class Shadow:
         if not len(live):
             return None
         reads, warps = self.reads[cells[live]], rows[live]
-        near = reads >= clocks.met[warps]
+        near = reads >= clocks.of[MET][warps]
         if near.any():
             item, agent = np.nonzero(near)
             found = reads[item, agent]
@@ -149,7 +153,7 @@ class Shadow:
             kind = "read"
             if not bad.any():
                 old = self.read_lanes[cells[live[item]], agent]
-                bad = apart(self.warp_of[agent] == warps[item], old, touched.lanes[live[item]])
+                bad = apart(self.warp_of[agent], warps[item], old, touched.lanes[live[item]])
                 kind = "read apart"
             if bad.any():
                 first = int(bad.argmax())

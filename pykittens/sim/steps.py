@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,11 @@ class StepPlan:
             for e in (*step.before, *step.touches, *step.after)
             if isinstance(e, Touch) and e.place is not None
         ]
+
+    @cached_property
+    def waited_for(self) -> set[Value]:
+        """The tensors an element of which some operation waits for."""
+        return {e.target.tensor for e in self.effects() if isinstance(e, Sync) and isinstance(e.target, Place)}
 
     @property
     def written(self) -> set[Value]:

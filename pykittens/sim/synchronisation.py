@@ -13,7 +13,7 @@ from ..ops.sync import NamedBarrierType
 from ..program import Place, Sync, Value
 from ..types import BarrierType
 from .barriers import MBarrier
-from .clocks import CAUSED, SEEN, TICK
+from .clocks import CAUSED, MET, SEEN, TICK
 from .engines import ELECTED, PER_UNIT, PER_WARP, QUEUES
 from .hazards import mbarriers, queue_of
 from .machine import Machine
@@ -84,7 +84,7 @@ def _arrive(m: Machine, step: Step, sync: Sync) -> None:
             agent = int(group[0])
             if block is not m.block:
                 barrier.visitors.append((agent, int(m.block.cluster.clocks.of[SEEN, agent, agent]), step.op.location))
-            barrier.arrive(agent, m.block.own_agents(agent), sync.count, int(more), step.op.location)
+            barrier.arrive(agent, sync.count, int(more), step.op.location)
 
 
 def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
@@ -165,7 +165,7 @@ def _join(m: Machine, step: Step, sync: Sync) -> None:
         if (
             QUEUES.get(sync.queue, ELECTED) == PER_UNIT
         ):  # else each lane knows of its own copies, or one lane of its stores
-            clocks.met[agents, queue.agent] = np.maximum(clocks.met[agents, queue.agent], clocks.time(finished))
+            clocks.of[MET, agents, queue.agent] = np.maximum(clocks.of[MET, agents, queue.agent], clocks.time(finished))
         for caused in causes:
             clocks.of[CAUSED, agents] = np.maximum(clocks.of[CAUSED, agents], caused)
         m.flying = {v: f for v, f in m.flying.items() if f.queue is not queue or f.group >= finished}

@@ -247,7 +247,11 @@ class Ring:
         r = current()
         barrier = self._item(self.empty, cursor.index)
         op = mbarrier.Arrive(
-            Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1), barrier, after=after, lanes_ordered=True
+            Scope("warpgroup", 4) if r.role_warpgroups else Scope("warp", 1),
+            barrier,
+            after=after,
+            lanes_ordered=True,
+            gives=tuple(self.tiles.values()),
         )
         cursor.releases.append(op)
         record(op)

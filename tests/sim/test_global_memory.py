@@ -110,6 +110,6 @@ def test_what_the_kernel_before_may_write_is_not_read_before_it_was_waited_for()
 def test_a_grid_of_a_million_clusters_has_clocks() -> None:
     from pykittens.sim.clocks import SEEN, Clocks
 
-    clocks = Clocks(4, 2**20)
+    clocks = Clocks(np.arange(4), 2**20)
     clocks.meet(np.array([[0, 1]]))
     assert clocks.of[SEEN, 1, 0] > 1
