@@ -71,6 +71,13 @@ class EveryThread(ThreadMap):
 
 
 @dataclass(frozen=True)
+class Together(EveryThread):
+    """Every thread reads, and passes what it read to the others of its warp by shuffles: none is past them before all are."""
+
+    whole_warps = True
+
+
+@dataclass(frozen=True)
 class AnyThread(EveryThread):
     """Nobody knows which threads touch what: an access must be ordered with those of every thread of the scope."""
 

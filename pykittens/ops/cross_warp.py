@@ -13,7 +13,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym
 from ..numerics import MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
-from ..thread_map import WarpShares
+from ..thread_map import Together, WarpShares
 from ..types import Coalesced, RegisterVector, SharedVector, Type, f32, i32, u32
 from .addressing import MEMORY, vector_address
 from .broadcast import register_type
@@ -146,7 +146,7 @@ class Combine(Op):
         return parts if len(parts) > 1 else parts[0]
 
     def effects(self) -> tuple[Effect, ...]:
-        return tuple(Access(x, "read") for x in self.sources)
+        return tuple(Access(x, "read", Together()) for x in self.sources)
 
     def cuda(self, c: CudaWriter) -> None:
         """Every lane takes the terms whose number is its own modulo 32; then the lanes combine theirs."""
