@@ -312,17 +312,12 @@ class Tile(Handle):
         return record(pairs.SplitPairs(scope_of(self.type.warps), self)).results  # type: ignore[return-value]
 
     def swap_layout(self, layout: Layout | None = None) -> Tile:
-        """The same tile or vector in another register layout; unless given, column for row and row for column.
+        """The same tile or vector in another register layout; unless given, column for row and row for every other.
 
         16-bit tiles between row and column move by matrices; everything else in shuffles, some for each register.
         Raises `TypeRuleError` where elements would leave their warp.
         """
         own = self.type.layout
-        if layout is None and isinstance(own, Coalesced):
-            raise TypeRuleError(
-                f"swap_layout of {self.type}, which is neither in row nor in column layout",
-                fix='say which layout it shall have: x.swap_layout("row")',
-            )
         wanted = layout or ("col" if own == "row" else "row")
         return self if wanted == own else self._converted(wanted, False)
 

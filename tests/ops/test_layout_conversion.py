@@ -218,11 +218,14 @@ def test_mixed_layouts_are_mended_as_the_error_says() -> None:
     assert np.array_equal(got[:16, :64], 2 * np.arange(1024).reshape(16, 64))
 
 
-def test_swap_layout_of_a_coalesced_tile_asks_for_the_layout() -> None:
-    got = mended(
-        coalesced, lambda a: a.swap_layout(), lambda x, y, a: warp.store(y, a.swap_layout("col"), (0, 0)), (16, 64)
-    )
-    assert np.array_equal(got[:16, :64], np.arange(1024).reshape(16, 64))
+def test_without_a_layout_it_is_row_or_column() -> None:
+    def body(x: Any, y: Any) -> None:
+        tile = coalesced(x)
+        assert [t.type.layout for t in (tile.swap_layout(), tile.swap_layout().swap_layout())] == ["row", "col"]
+        assert tile.swap_layout(pk.coalesced(8, 4)) is tile
+        warp.store(y, tile.swap_layout().swap_layout(), (0, 0))
+
+    assert np.array_equal(traced(body, (16, 64), 1, f32)[:16, :64], np.arange(1024).reshape(16, 64))
 
 
 @pytest.mark.parametrize("dtype", [bf16, f32, i32], ids=str)
