@@ -117,10 +117,10 @@ def attend(
                 score[:] = score * shrink
             high, low = terms(score, dtype)
             warpgroup.wait(out)
-            if decays:
-                out[:] = out * lift
+            if decays or scaled:
+                out[:] = out * (lift * shrink if decays and scaled else lift if decays else shrink)
             if scaled:
-                out[:] = out * warpgroup.load_row(past.unit) * shrink
+                out[:] = out * warpgroup.load_row(past.unit)
             states.release()
             warpgroup.mma_AB(out, high, slot.v)
             warpgroup.mma_AB(out, low, slot.v)
