@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from ..errors import ArgumentError
 from ..kernels import gates as kernels
 from ..kernels.arguments import check_rows, check_shape
-from .declaration import Function, Result
+from .declaration import Backward, Function, Result
 
 
 def _results(name: str, gate: Any, up: Any, approximate: str = "none") -> tuple[Result, ...]:
@@ -28,9 +29,48 @@ def _geglu(gate: Any, up: Any, o: Any, approximate: str, **config: Any) -> Any:
     return kernels.call("gelu_tanh" if approximate == "tanh" else "gelu", gate, up, o, **config)
 
 
-SWIGLU = Function("swiglu", "Tensor gate, Tensor up", results=partial(_results, "swiglu"), forward=_swiglu)
+def _results_backward(gate: Any, up: Any, do: Any, kind: str) -> tuple[Result, ...]:
+    for name, x in (("gate", gate), ("up", up), ("do", do)):
+        check_rows("gate_backward", name, x, widest=None)
+        check_shape("gate_backward", name, x, gate.shape)
+    return Result(gate.shape, gate.dtype), Result(up.shape, up.dtype)
+
+
+def _forward_backward(gate: Any, up: Any, do: Any, dgate: Any, dup: Any, kind: str, **config: Any) -> Any:
+    return kernels.call_backward(kind, gate, up, do, dgate, dup, **config)
+
+
+GATE_BACKWARD = Function(
+    "gate_backward",
+    "Tensor gate, Tensor up, Tensor do",
+    "str kind",
+    outputs=("dgate", "dup"),
+    results=_results_backward,
+    forward=_forward_backward,
+)
+
+
+def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    approximate = getattr(settings, "approximate", None)
+    kind = "silu" if approximate is None else "gelu_tanh" if approximate == "tanh" else "gelu"
+    dgate, dup = GATE_BACKWARD((saved.gate, saved.up, grads.out.contiguous()), (kind,))
+    return {"gate": dgate, "up": dup}
+
+
+SWIGLU = Function(
+    "swiglu",
+    "Tensor gate, Tensor up",
+    results=partial(_results, "swiglu"),
+    forward=_swiglu,
+    backward=Backward(("gate", "up"), _gradients),
+)
 GEGLU = Function(
-    "geglu", "Tensor gate, Tensor up", 'str approximate="none"', results=partial(_results, "geglu"), forward=_geglu
+    "geglu",
+    "Tensor gate, Tensor up",
+    'str approximate="none"',
+    results=partial(_results, "geglu"),
+    forward=_geglu,
+    backward=Backward(("gate", "up"), _gradients),
 )
 
 

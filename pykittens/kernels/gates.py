@@ -1,4 +1,4 @@
-"""Gated activations, forward: SwiGLU and GEGLU.
+"""Gated activations: SwiGLU and GEGLU, and their gradients.
 
     swiglu: o = silu(gate) * up,   silu(x) = x / (1 + exp(-x))
     geglu:  o = gelu(gate) * up,   gelu(x) = x (1 + erf(x / sqrt(2))) / 2, or its tanh form x sigmoid(1.5957691 (x + 0.044715 x^3))
@@ -76,11 +76,52 @@ def gated(
     warp.store(o, x * y, at, hint=config.store_hint)
 
 
+@pk.kernel(**OPTIONS)
+def gated_backward(
+    gate: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    up: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    do: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    dgate: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    dup: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    *,
+    config: Config,
+) -> None:
+    """dgate = do * up * activation'(gate), dup = do * activation(gate)."""
+    across = -(-gate.cols // config.cols)
+    down = pk.block_index.x // across * config.warps + warp.index
+    at, layout = (0, 0, down, pk.block_index.x % across if across > 1 else 0), Coalesced(config.lanes, config.width)
+    x, y, grad = (
+        warp.load(t, at, rows=config.rows, cols=config.cols, dtype=f32, layout=layout, hint=config.load_hint)
+        for t in (gate, up, do)
+    )
+    if config.kind == "silu":
+        part = pk.sigmoid(x)
+        slope = part * pk.fma(x, 1.0 - part, 1.0)
+    elif config.kind == "gelu":
+        part = pk.fma(pk.erf(x * 0.7071067811865476), 0.5, 0.5)
+        slope = pk.fma(x * 0.3989422804014327, pk.exp(x * x * -0.5), part)
+    else:
+        part = pk.sigmoid(x * pk.fma(x * x, 0.0713548162726, 1.5957691216057308))
+        slope = pk.fma(x * part * (1.0 - part), pk.fma(x * x, 0.2140644488178, 1.5957691216057308), part)
+    warp.store(dgate, grad * y * slope, at, hint=config.store_hint)
+    warp.store(dup, grad * x * part, at, hint=config.store_hint)
+
+
 def call(kind: str, gate: Any, up: Any, o: Any, config: Config | None = None) -> KernelCall:
     """What writes activation(gate) * up into o; `config` overrides how the work is divided."""
     (x, info), (y, _) = matrix(gate, "gate"), matrix(up, "up")
     config = config or plan(kind, info.shape[-1], DTYPES[info.dtype].size, alignment(x, y))
     return KernelCall(gated, (operand(x), operand(y), operand(like(o, x))), {"config": config})
+
+
+def call_backward(
+    kind: str, gate: Any, up: Any, do: Any, dgate: Any, dup: Any, config: Config | None = None
+) -> KernelCall:
+    """What writes the gradients of gate and up, for the gradient `do` of the result."""
+    (x, info), (y, _), (grad, _) = matrix(gate, "gate"), matrix(up, "up"), matrix(do, "do")
+    config = config or plan(kind, info.shape[-1], DTYPES[info.dtype].size, alignment(x, y, grad))
+    operands = (operand(x), operand(y), operand(grad), operand(like(dgate, x)), operand(like(dup, x)))
+    return KernelCall(gated_backward, operands, {"config": config})
 
 
 @lru_cache(maxsize=1024)
@@ -106,3 +147,23 @@ def reference(kind: str, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
         else:
             x = x / (1 + np.exp(-np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)))
         return x * up.astype(np.float64)
+
+
+def reference_backward(kind: str, gate: np.ndarray, up: np.ndarray, do: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(dgate, dup) in float64."""
+    from math import erf
+
+    x, y, grad = (a.astype(np.float64) for a in (gate, up, do))
+    with np.errstate(all="ignore"):
+        if kind == "gelu":
+            part = (1 + np.vectorize(erf)(x / np.sqrt(2))) / 2
+            slope = part + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+        else:
+            z, dz = (
+                (x, 1)
+                if kind == "silu"
+                else (np.sqrt(8 / np.pi) * v for v in (x + 0.044715 * x**3, 1 + 0.134145 * x**2))
+            )
+            part = 1 / (1 + np.exp(-z))
+            slope = part + x * dz * part * (1 - part)
+        return grad * y * slope, grad * x * part

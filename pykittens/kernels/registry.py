@@ -336,6 +336,16 @@ def _gate(n: int, dtype: str, *, kind: str) -> Instance:
     )
 
 
+def _gate_backward(n: int, dtype: str, kind: str) -> Instance:
+    x, config = spec(DTYPES[dtype], (9, n)), gates.plan(kind, n, DTYPES[dtype].size, 16)
+
+    def expected(gate: Array, up: Array, do: Array, **_: Any) -> dict[str, Array]:
+        return dict(zip(("dgate", "dup"), gates.reference_backward(kind, gate, up, do), strict=True))
+
+    operands = {"gate": x, "up": x, "do": x, "dgate": x, "dup": x}
+    return Instance(gates.gated_backward, operands, {"config": config}, ("dgate", "dup"), expected)
+
+
 _ROWS = (
     Shipped(
         name="attention_ada",
@@ -438,6 +448,13 @@ _ROWS = (
         make=_cross_entropy,
         options={"n": (1000, 8192, 50304, 131072), "dtype": ("bf16", "f32"), "everything": (False, True)},
         opcodes=("LDG|UTMALDG", "STG", "MUFU"),
+    ),
+    Shipped(
+        name="gate_backward",
+        about="gradients of SwiGLU and GEGLU",
+        make=_gate_backward,
+        options={"n": (1000, 256), "dtype": ("bf16", "f32"), "kind": ("silu", "gelu", "gelu_tanh")},
+        opcodes=("LDG", "STG"),
     ),
     Shipped(
         name="column_sums",

@@ -16,6 +16,7 @@ import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
+from pykittens.functions.gates import GATE_BACKWARD  # noqa: E402
 from pykittens.functions.loss import CROSS_ENTROPY, CROSS_ENTROPY_LSE  # noqa: E402
 from pykittens.functions.rotary import ROTARY_BACKWARD  # noqa: E402
 from pykittens.functions.softmax import SOFTMAX_BACKWARD  # noqa: E402
@@ -62,6 +63,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "cross_entropy_dx": (lambda *x: CROSS_ENTROPY(x, ("sum", -100, 0.1, 1e-3, 5.0), True), logits),
     "cross_entropy_lse": (lambda *x: pk.cross_entropy(*x, reduction="none", return_lse=True), logits),
     "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
+    "gate_backward": (lambda *x: GATE_BACKWARD(x, ("gelu_tanh",)), lambda: rows() * 3),
     "geglu": (pk.geglu, lambda: rows() * 2),
     "layernorm": (pk.layernorm, lambda: [*rows(), tensor(64), tensor(64)]),
     "layernorm_backward": (
@@ -289,6 +291,8 @@ def test_vmap(name: str) -> None:
             "cross_entropy_lse",
             lambda x, t: torch.stack((torch.nn.functional.cross_entropy(x, t, reduction="none"), x.logsumexp(-1))),
         ),
+        ("swiglu", lambda x, y: torch.nn.functional.silu(x) * y),
+        ("geglu", lambda x, y: torch.nn.functional.gelu(x) * y),
         ("layernorm", lambda x, w, b: torch.nn.functional.layer_norm(x, (64,), w, b)),
         ("rmsnorm", lambda x, w: torch.nn.functional.rms_norm(x, (64,), w, 1e-6)),
     ],

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pykittens.errors import ArgumentError
-from pykittens.functions.gates import geglu, swiglu
-from pykittens.kernels.gates import Config, reference
+from pykittens.functions.gates import GATE_BACKWARD, geglu, swiglu
+from pykittens.kernels.gates import Config, reference, reference_backward
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
@@ -74,3 +74,17 @@ def test_unknown_kinds() -> None:
         geglu(np.zeros((2, 8), np.float32), np.zeros((2, 8), np.float32), approximate="erf")
     with pytest.raises(ArgumentError, match="relu"):
         Config("relu", 8, 32, 1, 256)
+
+
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("n", [1, 37, 1000])
+def test_gradients(kind: str, n: int) -> None:
+    """The kernel beside the formula, and the formula beside differences of the forward's."""
+    gate, up, do = np.random.default_rng(n).standard_normal((3, 5, n)) * 2
+    slope = (reference(kind, gate + 1e-6, up) - reference(kind, gate - 1e-6, up)) / 2e-6 * do
+    dgate, dup = reference_backward(kind, gate, up, do)
+    np.testing.assert_allclose(dgate, slope, atol=1e-7)
+    np.testing.assert_allclose(dup, do * reference(kind, gate, np.ones_like(up)), atol=1e-12)
+    single = [x.astype(np.float32) for x in (gate, up, do)]
+    for found, expected in zip(GATE_BACKWARD(single, (kind,)), reference_backward(kind, *single), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
