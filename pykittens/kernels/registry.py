@@ -46,6 +46,7 @@ from .linear_attention import reference as linear_reference
 from .rotary import Config as RotaryConfig
 from .rotary import reference as rotary_reference
 from .rotary import rotate
+from .softmax import plan_backward as plan_softmax_backward
 from .softmax import reference as softmax_reference
 from .softmax import reference_backward as softmax_reference_backward
 from .softmax import soften, soften_backward
@@ -210,7 +211,7 @@ def _softmax(n: int, dtype: str) -> Instance:
 
 def _softmax_backward(n: int, dtype: str) -> Instance:
     x, size = spec(DTYPES[dtype], (9, n)), DTYPES[dtype].size
-    config = rows.plan(n, size, 16, inputs=2 * size, held=16 * size, resident=20, processors=2)
+    config = plan_softmax_backward(n, size, size, 16, processors=2)
     return Instance(
         soften_backward,
         {"y": x, "dy": x, "dx": x},

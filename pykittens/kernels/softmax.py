@@ -21,7 +21,7 @@ from pykittens import Tensor
 from pykittens.types import DTYPES
 
 from .arguments import KernelCall, alignment, like, machine, matrix, operand
-from .rows import FLOATS, Rows, plan, walk
+from .rows import FLOATS, WIDEST, Rows, plan, stream, walk
 
 LOG2E = 1.4426950408889634
 OPTIONS: dict[str, Any] = {
@@ -68,17 +68,28 @@ def call(x: Any, y: Any, config: Rows | None = None) -> KernelCall:
 def call_backward(y: Any, dy: Any, dx: Any, config: Rows | None = None) -> KernelCall:
     """What writes the gradient of x, for the gradient dy of y = softmax(x), into dx."""
     (rows, info), (gradient, about) = matrix(y, "y"), matrix(dy, "dy")
-    size, other = DTYPES[about.dtype].size, DTYPES[info.dtype].size
-    config = config or plan(
-        info.shape[-1],
-        size,
-        alignment(rows, gradient),
-        inputs=size + other,
-        held=16 * size,
-        resident=20,
-        **machine(info),
-    )
+    sizes = DTYPES[about.dtype].size, DTYPES[info.dtype].size
+    config = config or plan_backward(info.shape[-1], *sizes, alignment(rows, gradient), **machine(info))
     return KernelCall(soften_backward, (operand(rows), operand(gradient), operand(like(dx, rows))), {"config": config})
+
+
+def plan_backward(n: int, size: int, other: int, align: int, *, clusters: bool = True, processors: int = 132) -> Rows:
+    """How rows of gradients of `size` bytes and of results of `other` bytes are divided: two rows to hold take twice the registers of one."""
+    if 16_384 < n <= WIDEST and clusters and align == 16:
+        return stream(
+            n, size, size + other, 0, processors, cluster=1 << (-(-n // 8192) - 1).bit_length(), team=16, teams=1
+        )
+    held, resident = (16, 20) if n <= 8192 else (32, 16)
+    return plan(
+        n,
+        size,
+        align,
+        inputs=size + other,
+        held=held * size,
+        resident=resident,
+        clusters=clusters,
+        processors=processors,
+    )
 
 
 def reference(x: np.ndarray) -> np.ndarray:
