@@ -2,7 +2,7 @@
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..architectures import architecture
 from . import nvrtc
@@ -38,10 +38,10 @@ class CompileError(Exception):
 class Cubin:
     """One compiled kernel. Sizes are in bytes, of one thread unless said."""
 
-    image: bytes  # the ELF file that the driver loads
+    image: bytes = field(repr=False)  # the ELF file that the driver loads
     entry: str  # name of the kernel in it
     arch: str  # "sm_90a"
-    log: str  # what the compiler printed
+    log: str = field(repr=False)  # what the compiler printed
     registers: int  # 32-bit registers of one thread, at launch
     stack_bytes: int  # local memory, spills included
     spill_store_bytes: int  # written to local memory for want of registers, summed over instructions

@@ -12,6 +12,7 @@ from pykittens.errors import ArgumentError
 from pykittens.gpu import nvrtc
 from pykittens.gpu.compiler import (
     CompileError,
+    Cubin,
     compile,
     compiler_version,
     known_faults,
@@ -169,3 +170,8 @@ def test_an_unloadable_compiler_names_its_path() -> None:
 def test_errors_cross_process_boundaries() -> None:
     error = pickle.loads(pickle.dumps(CompileError("refused", "log", "text")))
     assert (str(error), error.log, error.source) == ("refused\nlog", "log", "text")
+
+
+def test_a_cubin_is_shown_without_its_image() -> None:
+    cubin = Cubin(b"\x7fELF" * 10_000, "k", "sm_80", "log" * 1000, 32, 0, 0, 0, 0, (), "NVRTC 13.0", 0.1)
+    assert len(repr(cubin)) < 300 and "registers=32" in repr(cubin)
