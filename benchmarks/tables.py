@@ -148,6 +148,23 @@ def gpu(rows: Rows) -> str:
     return markdown(("what", "kernels made by", ""), body, source)
 
 
+def agreement(rows: Rows) -> str:
+    """The GPU beside the meaning of the operations, and the simulator's bank conflicts beside the counters of the GPU."""
+    source = of("agreement", rows) + of("banks", rows) + of("judge", rows)
+    if not source:
+        return _NONE
+    body = [
+        (r["what"], f"{sum(r['numbers'].values()):,} numbers, {r['programs']:,} programs", f"{r['disagreements']}")
+        for r in of("agreement", rows)
+    ]
+    if banks := of("banks", rows):
+        differ = sum(not r["equal"] for r in banks)
+        body.append(("bank conflicts, simulated beside Nsight Compute", f"{len(banks)} access patterns", str(differ)))
+    for r in of("judge", rows):
+        body.append((r["what"], f"{r['programs']:,} programs", str(r["misjudged"])))
+    return markdown(("what", "tried", "disagreements"), body, source)
+
+
 def family(name: str) -> Callable[[Rows], str]:
     """The cells of a family of `pykittens bench`: our rate, and how much faster we are than each of the others in the same run."""
 
@@ -191,8 +208,10 @@ def summary(rows: Rows) -> str:
         return _NONE
     body = []
     for name, module in FAMILIES.items():
-        for peer, (mean, least, count) in worst(of(f"bench_{name}", rows)):
-            body.append((module.TITLE, peer, f"**{mean:.2f}**", f"{least:.2f}", str(count)))
+        found = of(f"bench_{name}", rows)
+        for title, part in getattr(module, "parts", lambda rows: {module.TITLE: rows})(found).items():
+            for peer, (mean, least, count) in worst(part):
+                body.append((title, peer, f"**{mean:.2f}**", f"{least:.2f}", str(count)))
     return markdown(("", "beside", "times as fast (geometric mean)", "least", "cells"), body, source)
 
 
@@ -210,6 +229,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "speed": speed,
     "host": host,
     "gpu": gpu,
+    "agreement": agreement,
     "summary": summary,
 } | {f"bench_{name}": family(name) for name in FAMILIES}
 

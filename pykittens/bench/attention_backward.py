@@ -7,7 +7,7 @@ autograd's own work is, for everybody alike. `deterministic`: the same bits ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -26,6 +26,7 @@ SIZES = {
 _CHECKED = 2  # key heads of the first and the last batch that are compared with float64
 ERROR_LIMIT = 1.5  # times cuDNN's
 _ROWS = 1024  # of float64 scores at a time
+_IN_ORDER = ("FA4",)  # the peers that add in one order, too, where it is asked for
 
 
 def cells() -> list[Cell]:
@@ -48,6 +49,16 @@ def cells() -> list[Cell]:
         for deterministic in (False, True)
         for b, h, g, n in sizes
     ]
+
+
+def parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows to be summed up together: in any order of additions beside everybody, in one beside who does the same."""
+    in_order = [
+        {**row, "peers": {name: peer for name, peer in row["peers"].items() if name in _IN_ORDER}}
+        for row in rows
+        if row["deterministic"]
+    ]
+    return {TITLE: [dict(row) for row in rows if not row["deterministic"]], f"{TITLE}, deterministic": in_order}
 
 
 def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
