@@ -209,7 +209,8 @@ def summary(rows: Rows) -> str:
     body = []
     for name, module in FAMILIES.items():
         found = of(f"bench_{name}", rows)
-        for title, part in getattr(module, "parts", lambda rows: {module.TITLE: rows})(found).items():
+        parts = module.parts(found) if hasattr(module, "parts") else {module.TITLE: found}
+        for title, part in parts.items():
             for peer, (mean, least, count) in worst(part):
                 body.append((title, peer, f"**{mean:.2f}**", f"{least:.2f}", str(count)))
     return markdown(("", "beside", "times as fast (geometric mean)", "least", "cells"), body, source)
