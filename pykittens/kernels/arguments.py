@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pykittens.architectures import SIMULATED
 from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import ArrayInfo, Unsupported, describe
 from pykittens.interop.base import packed
@@ -113,9 +114,12 @@ def alignment(*views: View) -> int:
 
 
 def machine(info: ArrayInfo) -> dict[str, Any]:
-    """What `plan` asks about the device of an array: how many multiprocessors, and whether they have clusters (the simulator's have)."""
+    """What `plan` asks about the device of an array: how many multiprocessors, and whether they have clusters that rows can stream through (the simulator's have)."""
     if info.device is None:
         return {"clusters": True, "processors": 2}
     from pykittens.gpu.driver import architecture, multiprocessors
 
-    return {"clusters": "clusters" in architecture(info.device).features, "processors": multiprocessors(info.device)}
+    arch = architecture(info.device)
+    # Rows stream through clusters by plans for Hopper's shared memory: consumer Blackwell has the one and not the other.
+    roomy = arch.shared_bytes >= SIMULATED.shared_bytes
+    return {"clusters": "clusters" in arch.features and roomy, "processors": multiprocessors(info.device)}

@@ -113,6 +113,9 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo) -> Choice:
     """What to do with operands; their pointers count modulo 16."""
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
     a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8 bits: k along the rows
+    if first.device is not None and "wgmma" not in (arch := driver.architecture(first.device)).features:
+        fix = "run it on a Hopper GPU (sm_90a), or on NumPy arrays"
+        raise ArgumentError(f"matmul on {arch}: its kernel is written for Hopper's tensor cores", fix=fix)
     sms = 2 if first.device is None else driver.multiprocessors(first.device)
     (m, k), n = first.shape, second.shape[1]
     config = choose(m, k, n, size, 132 if first.device is None else sms, a.straddles or b.straddles)
