@@ -21,8 +21,11 @@ from pykittens.testing.removal import removals
 
 FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
+ALIGNED = "a pass's barrier of a warp: its lanes have come together where they waited for a product (wgmma.wait_group.sync.aligned)"
 # How many statements of that kind and line are harmless, and why.
 HARMLESS = {
+    ("attention_backward_hopper", "barrier", "for h in pk.range(shared_by):"): (1, ALIGNED),
+    ("attention_backward_hopper", "barrier", "q_ring.release()"): (2, ALIGNED),
     ("attention_ampere", "barrier", "group.sync()"): (
         1,
         "every warp has read its queries before the last step's second barrier",
@@ -53,6 +56,8 @@ HARMLESS = {
 # Options whose other values change nothing in how a kernel synchronises.
 ENOUGH = {
     "attention_backward_hopper": {"dtype": ("bf16",)},
+    "attention_backward_ampere": {"dtype": ("bf16",), "dim": (64,)},
+    "attention_backward_ampere_finish": {"dim": (64,), "dtype": ("bf16",)},
     "attention_backward_prepare": {"dim": (64,), "dtype": ("bf16",)},
     "attention_backward_finish": {"dim": (64,), "dtype": ("bf16",)},
     "attention_ada": {"dtype": ("bf16",)},

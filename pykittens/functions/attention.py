@@ -10,7 +10,7 @@ from .declaration import Backward, Function, Result
 
 
 def _results(q: Any, k: Any, v: Any, causal: bool, scale: float | None, deterministic: bool) -> tuple[Result, ...]:
-    kernels.check({"q": q, "k": k, "v": v})
+    kernels.check({"q": q, "k": k, "v": v}, deterministic)
     return Result(q.shape, q.dtype, order="q"), Result(q.shape[:3], "f32", nothing=float("-inf"))
 
 
@@ -34,7 +34,7 @@ def _gradient_results(
     scale: float | None,
     deterministic: bool,
 ) -> tuple[Result, ...]:
-    kernels.check({"q": q, "k": k, "v": v}, backward=True)
+    kernels.check({"q": q, "k": k, "v": v}, deterministic)
     wanted = {
         "do": (q.shape, q.dtype),
         "o": (q.shape, q.dtype),

@@ -59,11 +59,11 @@ def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     return {"keys": 80, "queries": 1, "stay": not (causal and long)}
 
 
-def check(infos: dict[str, ArrayInfo], backward: bool = False) -> None:
+def check(infos: dict[str, ArrayInfo], deterministic: bool = False) -> None:
     """One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
     arch = _architecture(q.device)
-    dims = HOPPER if "wgmma" in arch.features else () if backward else AMPERE
+    dims = HOPPER if "wgmma" in arch.features else AMPERE
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
         problem, fix = "", "q, k and v have four dimensions: batch, heads, rows, head dimension"
     elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
@@ -74,7 +74,9 @@ def check(infos: dict[str, ArrayInfo], backward: bool = False) -> None:
         problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
     elif q.shape[3] not in dims:
         problem = f"there is no kernel for head dimension {q.shape[3]}"
-        fix = f"head dimensions {', '.join(map(str, dims)) or 'none'} are supported{'' if arch is SIMULATED else f' on {arch}'}"
+        fix = f"head dimensions {', '.join(map(str, dims))} are supported{'' if arch is SIMULATED else f' on {arch}'}"
+    elif deterministic and "wgmma" not in arch.features:
+        problem, fix = f"gradients in one order of additions need Hopper, not {arch}", "leave out deterministic=True"
     else:
         return
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())
@@ -86,6 +88,11 @@ def loadable(info: ArrayInfo) -> bool:
     *outer, (_, last) = zip(info.shape, info.strides, strict=True)
     size = DTYPES[info.dtype].size
     return last == 1 and info.pointer % 16 == 0 and all(n == 1 or (s >= 0 and s * size % 16 == 0) for n, s in outer)
+
+
+def on_hopper(device: int | None) -> bool:
+    """Whether Hopper's kernels run there."""
+    return "wgmma" in _architecture(device).features
 
 
 def _architecture(device: int | None) -> Architecture:

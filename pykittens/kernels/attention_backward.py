@@ -1,7 +1,7 @@
 """Attention backward on arrays of any framework: three launches, of which the first and the last are here.
 
     delta = rowsum(do * o) - dlse        prepare: delta, the log-sum-exp in powers of two, zeros for the sums of dq
-    dq, dk, dv                           the products: `attention_backward_hopper`
+    dq, dk, dv                           the products: `attention_backward_hopper`, `attention_backward_ampere`
     dq = dq * scale                      finish: from float32 in the order of registers to rows of the operands' dtype
 
 Rows are padded to whole tiles. Those past the end, and those that see no key, get a log-sum-exp of +inf: their weights
@@ -17,9 +17,10 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
+from . import attention_backward_ampere as ampere
 from . import attention_backward_hopper as hopper
 from .arguments import KernelCall
-from .attention import loadable
+from .attention import loadable, on_hopper
 
 LOG2E = 1.4426950408889634
 D = pk.static("D")
@@ -101,18 +102,24 @@ class Steps:
         dv: Any,
         scale: float,
         *,
-        deterministic: bool,
+        deterministic: bool = False,
+        mma_sync: bool = False,
         **static: Any,
     ) -> None:
         kind, device = (info := arrays.describe(q)).kind, info.device
         batch, heads, n, d = info.shape
         padded, parts = scratch(n, d)
+        parts = ampere.parts(padded, d) if mma_sync else parts
         scaled, delta = (arrays.empty(kind, (batch, heads, padded), "f32", device) for _ in range(2))
         sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
         turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
         prepare(o, do, lse, dlse, scaled, delta, sums, turns)
-        hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, **static)
-        finish(sums, scaled, dq, scale)
+        if mma_sync:
+            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, **static)
+            ampere.finish(sums, scaled, dq, scale)
+        else:
+            hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, **static)
+            finish(sums, scaled, dq, scale)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
         """None: such a call is not one launch, to be done again by itself."""
@@ -132,5 +139,9 @@ def call(given: Sequence[Any], gradients: Sequence[Any], causal: bool, scale: fl
     *rows, lse, dlse = given
     rows = [x if loadable(arrays.describe(x)) else arrays.dense_copy(x, "operand") for x in rows]
     logs = [x if x is None or arrays.describe(x).strides[-1] == 1 else arrays.dense_copy(x, "lse") for x in (lse, dlse)]
-    static = {"causal": bool(causal), "deterministic": bool(deterministic), **configuration(given[1].shape[-1])}
+    static: dict[str, Any] = {"causal": bool(causal)}
+    if on_hopper(arrays.describe(given[1]).device):
+        static |= {"deterministic": bool(deterministic), **configuration(given[1].shape[-1])}
+    else:
+        static["mma_sync"] = True
     return KernelCall(STEPS, (*rows, *logs, *gradients, scale), static)  # type: ignore[arg-type]

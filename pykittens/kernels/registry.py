@@ -20,6 +20,7 @@ from . import (
     attention_ada,
     attention_ampere,
     attention_backward,
+    attention_backward_ampere,
     attention_backward_hopper,
     attention_hopper,
     gates,
@@ -124,6 +125,42 @@ def _attention_backward(dim: int, dtype: str, causal: bool) -> Instance:
         ("dq", "dk", "dv"),
         expected,
     )
+
+
+def _attention_backward_ampere(dim: int, dtype: str, causal: bool) -> Instance:
+    """Two tiles of keys, of which the second is short; else as `_attention_backward`."""
+    ours, rows = attention_backward_ampere, attention_backward_ampere.rows_of(dim)
+    whole = _attention_backward(dim, dtype, causal)
+    padded, width, height = whole.operands["lse"].shape[2], ours.PIECE[1], ours.PIECE[0]
+    sums = spec(f32, (1, 2, *ours.parts(padded, dim)))
+    inverse, pieces = (
+        order(RegisterTile(f32, 64, 64, "row", 4), 4).argsort(),
+        order(RegisterTile(f32, height, width), 4),
+    )
+
+    def expected(**arrays: Array) -> dict[str, Array]:
+        assert whole.expected is not None
+        found = whole.expected(**arrays)
+        tiles = found["dq"][..., inverse].reshape(1, 2, padded // 64, dim // 64, 64, 64).swapaxes(3, 4)
+        tiles = tiles.reshape(1, 2, padded // height, height, dim // width, width).swapaxes(3, 4)
+        tiles = tiles.reshape(1, 2, -1, height * width)[..., pieces]
+        last = -(-arrays["q"].shape[2] // rows) * ours.WARPS  # tiles that are all padding are not visited
+        return {**found, "dq": np.where(np.arange(tiles.shape[2])[:, None] < last, tiles, 0)}
+
+    return Instance(ours.differentiate, {**whole.operands, "dq": sums}, {"causal": causal}, whole.outputs, expected)
+
+
+def _attention_backward_ampere_finish(dim: int, dtype: str) -> Instance:
+    ours, (padded, _) = attention_backward_ampere, attention_backward.scratch(70, dim)
+    sums, row = spec(f32, (1, 2, *ours.parts(padded, dim))), spec(f32, (1, 2, padded))
+    out, (height, width) = spec(DTYPES[dtype], (1, 2, 70, dim)), ours.PIECE
+    inverse = order(RegisterTile(f32, height, width), 4).argsort()
+
+    def expected(dq: Array, **_: Any) -> dict[str, Array]:
+        tiles = dq[..., inverse].reshape(1, 2, padded // height, dim // width, height, width).swapaxes(3, 4)
+        return {"out": tiles.reshape(1, 2, padded, dim)[:, :, :70] * 0.5}
+
+    return Instance(ours.finish, {"dq": sums, "scaled": row, "out": out, "scale": 0.5}, {}, ("out",), expected)
 
 
 def _attention_backward_prepare(dim: int, dtype: str) -> Instance:
@@ -380,6 +417,20 @@ _ROWS = (
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
         most_lines=180,
+    ),
+    Shipped(
+        name="attention_backward_ampere",
+        about="flash attention backward with mma.sync, ldmatrix and cp.async",
+        make=_attention_backward_ampere,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="attention_backward_ampere_finish",
+        about="after attention backward with mma.sync: dq from float32 sums to rows",
+        make=_attention_backward_ampere_finish,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
     ),
     Shipped(
         name="attention_backward_prepare",

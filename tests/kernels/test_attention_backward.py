@@ -59,6 +59,25 @@ def test_shared_keys_scales_and_the_gradient_of_the_log_sum_exp(d: int, causal: 
 
 
 @full_or_causal
+@pytest.mark.parametrize("d", (64, 128))
+def test_with_mma_sync(d: int, causal: bool) -> None:
+    for n, m, heads, dtype in (
+        (1, 130, 1, BF16),
+        (65, 63, 2, np.dtype(np.float16)),
+        (130, 1, 1, BF16),
+        (70, 140, 4, BF16),
+    ):
+        do, q, k, v = operands(n, m, d, heads, max(heads // 2, 1), dtype)
+        dlse = np.random.default_rng(0).standard_normal((1, heads, n)).astype(np.float32)
+        o, lse, *expected = reference.attention_backward(do, q, k, v, scale=-0.2, causal=causal, dlse=dlse)
+        found = [np.full_like(x, np.nan) for x in (q, k, v)]
+        logs = lse.astype(np.float32)
+        attention_backward.STEPS(do, q, k, v, o.astype(dtype), logs, dlse, *found, -0.2, causal=causal, mma_sync=True)
+        for x, y in zip(found, expected, strict=True):
+            assert error(x, y) < TOLERANCE[dtype]
+
+
+@full_or_causal
 @pytest.mark.parametrize("d", (64, 128, 256))
 def test_deterministic(d: int, causal: bool) -> None:
     """In any order in which blocks come, the parts of dq are added in one order: the same bits."""

@@ -1,0 +1,117 @@
+"""Flash attention, backward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and newer without Hopper's instructions.
+
+The mathematics and the operands are those of `attention_backward_hopper`, for d 64 and 128. A block of eight warps has 128
+keys and values, 16 of each a warp, and goes through the tiles of queries of all heads that share them. S and dP are made
+transposed, so that P and dS are left operands in registers; dS goes through shared memory for dq, of which a warp makes
+some columns and adds them to a float32 tensor in the order of its registers. Shared memory: 88 KiB at d 128, 64 at d 64.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pykittens as pk
+from pykittens import Scalar, Tensor, bf16, f16, f32, warp
+
+LOG2E = 1.4426950408889634
+D = pk.static("D")
+HALF = (bf16, f16)
+KEYS, WARPS = 128, 8
+PIECE = (32, 16)  # rows and columns of dq that a warp makes of a tile of queries
+
+
+def rows_of(d: Any) -> Any:
+    """Queries of a tile: as many as shared memory of 99 KiB holds beside the keys and values."""
+    return 4096 // d
+
+
+def parts(padded: int, d: int) -> tuple[int, int]:
+    """How many pieces the sums of dq have, and their elements."""
+    return padded // rows_of(d) * WARPS, PIECE[0] * PIECE[1]
+
+
+def place_of(piece: Any, d: int) -> tuple[Any, Any]:
+    """First row and column of a piece in its tile."""
+    return piece // (d // PIECE[1]) * PIECE[0], piece % (d // PIECE[1]) * PIECE[1]
+
+
+@pk.kernel(warps=WARPS, grid=lambda k, **_: (pk.cdiv(k.rows, KEYS), k.depth, k.batch))
+def differentiate(
+    q: Annotated[Tensor, HALF, "B", "H", "N", D],
+    k: Annotated[Tensor, HALF, "B", "G", "M", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", D],
+    do: Annotated[Tensor, HALF, "B", "H", "N", D],
+    lse: Annotated[Tensor, f32, "B", "H", "P"],
+    delta: Annotated[Tensor, f32, "B", "H", "P"],
+    dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
+    dk: Annotated[Tensor, HALF, "B", "G", "M", D],
+    dv: Annotated[Tensor, HALF, "B", "G", "M", D],
+    scale: Annotated[Scalar, f32],
+    *,
+    causal: bool = False,
+) -> None:
+    """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n."""
+    d, dtype, group, rows = q.cols, q.dtype, pk.block, rows_of(q.cols)
+    tiles, diagonal = pk.cdiv(q.rows, rows), k.rows - q.rows
+    tile, shared_by = pk.block_index.x, q.depth // k.depth
+    head, batch = pk.block_index.y, pk.block_index.z
+    first = pk.maximum(tile * KEYS - diagonal, 0) // rows if causal else 0  # the first tile that sees these keys
+    key, value = (pk.shared(pk.st(dtype, KEYS, d), name=name) for name in ("key", "value"))
+    query, grads = (pk.shared(pk.st(dtype, rows, d), name=name) for name in ("query", "grads"))
+    slopes = pk.shared(pk.st(dtype, KEYS, rows), name="slopes")
+    score, grad = group.zeros(f32, KEYS, rows), group.zeros(f32, KEYS, rows)
+    dkey, dvalue = group.zeros(f32, KEYS, d), group.zeros(f32, KEYS, d)
+    part, (down, across) = warp.zeros(f32, *PIECE), place_of(warp.index, d)
+    group.load_async(key, k, (batch, head, tile, 0))
+    group.load_async(value, v, (batch, head, tile, 0))
+    for g in pk.range(shared_by):
+        for j in pk.range(first, tiles):
+            at = (batch, head * shared_by + g, j)
+            group.load_async(query, q, (*at, 0))
+            group.load_async(grads, do, (*at, 0))
+            group.commit()
+            group.wait_loads()
+            group.sync()
+            group.mm_ABt(score, key, query)
+            p = pk.exp2(pk.fma(score, scale * LOG2E, -group.load_row(lse, at, length=rows)))
+            position = pk.row_index(score) + tile * KEYS
+            seen = position < k.rows
+            p = pk.where(seen, p, 0.0)
+            if causal:
+                p = pk.where(position - (j * rows + diagonal) <= pk.col_index(score), p, 0.0)
+            group.mm_ABt(grad, value, grads)
+            slope = (p * (grad - group.load_row(delta, at, length=rows))).to(dtype)
+            group.store(slopes, slope)
+            group.mma_AB(dvalue, p.to(dtype), grads)
+            group.mma_AB(dkey, slope, query)
+            group.sync()  # all of dS is there
+            warp.mm_AtB(part, slopes.part(0, down, KEYS, PIECE[0]), key.part(0, across, KEYS, PIECE[1]))
+            warp.add(dq, part.registers(), (at[0], at[1], j * WARPS + warp.index, 0))
+            group.sync()  # nobody reads the queries and dS any more
+    for out, sums, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
+        group.sync()
+        group.store(staged, sums.to(dtype))
+        group.sync()
+        group.store(out, staged, (batch, head, tile, 0))
+
+
+@pk.kernel(grid=lambda dq, **_: dq.rows // WARPS * dq.depth * dq.batch)
+def finish(
+    dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
+    scaled: Annotated[Tensor, f32, "B", "H", "P"],
+    out: Annotated[Tensor, HALF, "B", "H", "N", D],
+    scale: Annotated[Scalar, f32],
+) -> None:
+    """out = dq * scale, and 0 where a row sees no key."""
+    tiles, rows = dq.rows // WARPS, rows_of(out.cols)
+    tile, rest = pk.block_index.x % tiles, pk.block_index.x // tiles
+    head, batch = rest % out.depth, rest // out.depth
+    staged = pk.shared(pk.st(out.dtype, rows, out.cols), name="staged")
+    for i in range(2):
+        piece = i * 4 + warp.index
+        down, across = place_of(piece, out.cols)
+        x = warp.load_vec(dq, (batch, head, tile * WARPS + piece, 0)).tile(*PIECE)
+        seen = warp.load_col(scaled, pk.at(batch, head, tile * rows + down), length=PIECE[0]) < pk.inf
+        warp.store(staged.part(down, across, *PIECE), pk.where(seen, x * scale, 0.0).to(out.dtype))
+    pk.block.sync()
+    pk.block.store(out, staged, (batch, head, tile, 0))
