@@ -58,6 +58,7 @@ def differentiate(
     first = pk.maximum(tile * KEYS - diagonal, 0) // rows if causal else 0  # the first tile that sees these keys
     key, value = (pk.shared(pk.st(dtype, KEYS, d), name=name) for name in ("key", "value"))
     query, grads = (pk.shared(pk.st(dtype, rows, d), name=name) for name in ("query", "grads"))
+    logs, deltas = (pk.shared(pk.sv(f32, rows), name=name) for name in ("logs", "deltas"))
     slopes = pk.shared(pk.st(dtype, KEYS, rows), name="slopes")
     score, grad = group.zeros(f32, KEYS, rows), group.zeros(f32, KEYS, rows)
     dkey, dvalue = group.zeros(f32, KEYS, d), group.zeros(f32, KEYS, d)
@@ -69,27 +70,28 @@ def differentiate(
             at = (batch, head * shared_by + g, j)
             group.load_async(query, q, (*at, 0))
             group.load_async(grads, do, (*at, 0))
+            group.load_async(logs, lse, at)
+            group.load_async(deltas, delta, at)
             group.commit()
             group.wait_loads()
             group.sync()
             group.mm_ABt(score, key, query)
-            p = pk.exp2(pk.fma(score, scale * LOG2E, -group.load_row(lse, at, length=rows)))
+            p = pk.exp2(pk.fma(score, scale * LOG2E, -group.load_row(logs)))
             position = pk.row_index(score) + tile * KEYS
             seen = position < k.rows
             p = pk.where(seen, p, 0.0)
             if causal:
                 p = pk.where(position - (j * rows + diagonal) <= pk.col_index(score), p, 0.0)
-            group.mm_ABt(grad, value, grads)
-            slope = (p * (grad - group.load_row(delta, at, length=rows))).to(dtype)
-            group.store(slopes, slope)
             group.mma_AB(dvalue, p.to(dtype), grads)
-            group.mma_AB(dkey, slope, query)
+            group.mm_ABt(grad, value, grads)
+            slope = (p * (grad - group.load_row(deltas))).to(dtype)
+            group.store(slopes, slope)
             group.sync()  # all of dS is there
+            group.mma_AB(dkey, slope, query)
             warp.mm_AtB(part, slopes.part(0, down, KEYS, PIECE[0]), key.part(0, across, KEYS, PIECE[1]))
+            group.sync()  # nobody reads the queries any more
             warp.add(dq, part.registers(), (at[0], at[1], j * WARPS + warp.index, 0))
-            group.sync()  # nobody reads the queries and dS any more
     for out, sums, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
-        group.sync()
         group.store(staged, sums.to(dtype))
         group.sync()
         group.store(out, staged, (batch, head, tile, 0))

@@ -422,7 +422,7 @@ _ROWS = (
         name="attention_backward_ampere",
         about="flash attention backward with mma.sync, ldmatrix and cp.async",
         make=_attention_backward_ampere,
-        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        options={"dim": (64,), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
