@@ -49,7 +49,7 @@ class Guard:
         for (owner, name), (space, value, bound) in self._globals.items():
             if owner == home:
                 globals_of_test = space
-            if owner == home and not (name.startswith("_") and name.endswith("_")):
+            if owner == home and name.isidentifier() and not (name.startswith("_") and name.endswith("_")):
                 terms.append(f"{name} is {constant(value)}")
             elif bound:
                 terms.append(f"{constant(space)}[{name!r}] is {constant(value)}")

@@ -200,8 +200,14 @@ def _memory(access: Access) -> bool:
 
 def _same(a: object, b: object, again: bool) -> bool:
     """Whether two targets are certainly the same elements, or have none in common."""
+    if isinstance(a, Place) and isinstance(b, Place):  # whose coordinates, traced scalars, have an == of their own
+        first = all(
+            x is y or (isinstance(x, int) and isinstance(y, int) and x == y)
+            for x, y in zip(a.first, b.first, strict=True)
+        )
+        return a.tensor is b.tensor and a.shape == b.shape and first and not again
     if not isinstance(a, Value) or not isinstance(b, Value):
-        return a == b and not again
+        return False
     if a is b:
         return not (again and isinstance(a.producer, Part) and not _fixed(a.producer))
     if isinstance(a.producer, Item) and isinstance(b.producer, Item):

@@ -125,7 +125,6 @@ KERNELS: list[Any] = [
     ("pk.join_pairs(t, t)", "pk.join_pairs(*c.split_pairs())"),
     ("col.cols", "col.length"),
     ("t.length", "t.rows, t.cols"),
-    ("c.swap_layout()", "c.swap_layout('row')"),
     (
         "block.zeros(bf16, 64, 64).transpose()",
         "block.store(hs, block.zeros(bf16, 64, 64))\nwarp.load(hs, layout='col')",
