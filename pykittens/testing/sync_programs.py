@@ -223,7 +223,11 @@ def _lanes(program: SyncProgram) -> Story:
     for number, code in enumerate(program.code):
         for lane in (0, 1):
             actions: list[Action] = []
+            read = False  # since the lanes met: then the compiler lets them meet before one of them arrives
             for word, *at in code:
+                if word == "arrive" and read:
+                    actions.append(Action("meet", number))
+                read = word.endswith("read") or (read and word not in ("sync", "arrive"))
                 both = frozenset({2 * c + i for c in at[:1] for i in (0, 1)})
                 mine = frozenset(2 * c + lane for c in at[:1])
                 if word == "sync":
@@ -250,7 +254,10 @@ def random_program(seed: int) -> SyncProgram:
     chance = random.Random(seed)
     kind = KINDS[seed % len(KINDS)]
     program = _right(kind, chance)
-    return _changed(program, chance) if chance.random() < 0.6 else program
+    changed = _changed(program, chance) if chance.random() < 0.6 else program
+    if not _sayable([list(c) for c in changed.code], changed):
+        return random_program(seed + 1_000_003 * len(KINDS))  # of the same kind
+    return changed
 
 
 def _right(kind: str, chance: random.Random) -> SyncProgram:
@@ -338,8 +345,14 @@ def _changed(program: SyncProgram, chance: random.Random) -> SyncProgram:
 def _sayable(code: list[list[Statement]], program: SyncProgram) -> bool:
     """Whether the language has words for it: it names what there is, and a ring's slots are taken before they are used."""
     for c in code:
-        held = 0
+        held, waited = 0, False
+        if program.kind == "lanes" and {s[1] for s in c if s[0] == "wait"} & {s[1] for s in c if s[0] == "arrive"}:
+            return False  # nor to wait for a phase that another of them may not have let end
         for word, *at in c:
+            # The lanes of a warp are taken to leave a wait before one of them goes on to an arrival.
+            if program.kind == "lanes" and word == "arrive" and waited:
+                return False
+            waited = word == "wait" or (waited and word != "sync" and not word.endswith("read"))
             held += {"take": 1, "give": -1}.get(word, 0)
             if held < 0 or (word == "use" and held < 1):
                 return False
