@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TraceError
+from ..program import Value
 from .guard import Guard
 from .objects import Objects
 from .reads import Path, reads
@@ -68,6 +69,8 @@ class Walk(Objects):
         return self._reached(value, path)
 
     def _reached(self, value: Any, path: str) -> Hashable:
+        if isinstance(value, Value):
+            return Same(value)  # of a trace, which refuses it if it is another's
         if isinstance(value, FunctionType):
             return self._function(value, path)
         if isinstance(value, MethodType):

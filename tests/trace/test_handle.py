@@ -179,17 +179,17 @@ def test_captured_arrays() -> None:
     def default(x: X, *, t=weights):
         pass
 
-    for kernel, name, shape in (
-        (closure, "weights", "(4, 4)"),
-        (a_global, "table", "(16,)"),
-        (in_a_list, "tables", "(4,)"),
-        (default, "defaults", "(4, 4)"),
+    for kernel, what, shape in (
+        (closure, "the kernel captures 'weights',", "(4, 4)"),
+        (a_global, "the kernel captures 'table',", "(16,)"),
+        (in_a_list, "the kernel captures 'tables[0]',", "(4,)"),
+        (default, "the static value 't' is", "(4, 4)"),
     ):
         with pytest.raises(pk.TraceError) as caught:
             kernel.program(x)
         says(
             caught.value,
-            f"the kernel captures '{name}', an array of shape {shape}",
+            f"{what} an array of shape {shape}",
             "pass it to the kernel as an operand",
         )
         assert caught.value.location

@@ -87,9 +87,10 @@ def test_a_region_left_open() -> None:
     def b(x: X):
         region = pk.when(x.rows > 3)
         region.__enter__()  #!
-        opened.append(region)
+        others.append(region)
 
     opened: list[Any] = []
+    others: list[Any] = []
     says(refused(a), "a pk.range begun here is still open at the end of the kernel")
     says(refused(b), "a pk.when begun here is still open at the end of the kernel")
 
