@@ -33,7 +33,7 @@ class Blocked:
     for_memory: bool = False  # it goes on when an element of memory has changed
 
 
-PASSES = 1 << 17  # through one loop that changes no memory; an eighth of it where they do: nobody simulates more
+PASSES = 1 << 15  # through one loop that changes no memory; half of it where they do: nobody simulates more
 Steps = Generator[Blocked, None, None]
 
 
@@ -261,7 +261,7 @@ class Gang:
             yield from self.run(step.inside["body"])
             if self.leaving:
                 break
-            count, effort = count + 1, effort + (1 if m.changes == own else 8)
+            count, effort = count + 1, effort + (1 if m.changes == own else 2)
             if effort >= PASSES:
                 raise DeadlockError(
                     f"{self.label} goes round a pk.loop for the {count:,}th time (block {m.block.label}), which the simulator takes for one without an end",

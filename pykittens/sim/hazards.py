@@ -214,7 +214,7 @@ def synchronise(m: Machine, step: Step) -> None:
         agents = m.agents.reshape(-1, m.span)[:, 0]
         agents = agents if m.chosen is None else agents[m.chosen]
         for i, (agent, address) in enumerate(zip(agents.tolist(), m.addresses(access.target), strict=True)):
-            if access.mode != "write":
+            if access.mode != "write" and step.observes:  # "red" reads nothing
                 releases.read(m, agent, address, access.order, access.scope, None if until is None else until[i])
             if access.mode == "write" or (access.mode == "reduce" and m.wrote[i]):
                 releases.write(m, agent, address, access.order, access.scope, access.mode == "write")

@@ -85,6 +85,7 @@ class Step:
         strong = [e.access for e in effects if isinstance(e, Touch) and e.kind == "global" and e.access.order != "weak"]
         # What a release or an acquire may come with: a word, not the atomic additions of a whole vector.
         self.strong = [a for a in strong if a.proxy == "generic" and isinstance(a.target, Place) and a.target.cols == 1]
+        self.observes = False  # whether something is done with what a strong access finds
         self.chance = False  # whether what it finds depends on the order of blocks and warps
         self.inside: dict[str, list[Step]] = {}
         self.carried: tuple[Value, ...] = ()  # of a loop: what its passes change
@@ -123,6 +124,7 @@ class StepPlan:
         for step in self.steps:
             result = any(r in used for r in step.results)
             until = any(isinstance(e, Sync) and e.kind == "until" for e in step.before)
+            step.observes = until or result
             step.chance = until or (bool(step.strong) and result)
             for touch in (*step.touches, *step.after):
                 if isinstance(touch, Touch) and touch.kind == "global":

@@ -382,7 +382,7 @@ def test_a_loop_that_nothing_ends_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         r"looks again and again at x\[0, 0, 0, 3\]": lambda x: spin(lambda: pk.atomic_cas(x, 3, 1, 2) == 1),
         r"waits for x\[0, 0, 0, 0\], which is 0, to be 1": lambda x: pk.wait_for(x, 0),
         "goes round a loop that nothing ends": lambda x: spin(lambda: pk.block_index.x == 1),
-        "for the 128th time": lambda x: spin(lambda: pk.atomic_add(x, 0, 1) < 0),
+        "for the 512th time": lambda x: spin(lambda: pk.atomic_add(x, 0, 1) < 0),
     }
     for words, body in bodies.items():
         finds(never(body), pk.DeadlockError, words, np.zeros(4, np.int32))
@@ -404,6 +404,20 @@ def test_those_that_spin_for_each_other_are_all_named() -> None:
     error = finds(circle, pk.DeadlockError, r"warp 0 \(one\).*waits for f\[0, 0, 0, 1\]", COUNTERS)
     assert "warp 1 (two)" in str(error) and "looks again and again at f[0, 0, 0, 0], which is 0" in str(error)
     assert "warp 2 (three)" in str(error)
+
+
+def test_places_of_traced_coordinates() -> None:
+    @pk.kernel(warps=1, grid=(4, 1, 1))
+    def scan(c: pk.gl(i32, 1), f: pk.gl(i32, 4), x: pk.gl(i32, 4), y: pk.gl(i32, 4)) -> None:
+        ticket = pk.atomic_add(c, 0, 1)
+        total = pk.var(i32, x[ticket])
+        with pk.when(ticket > 0):
+            pk.wait_for(f, ticket - 1)
+            total.set(total + y[ticket - 1])
+        warp.set(y, ticket, total)
+        pk.signal(f, ticket)
+
+    accepts(scan, np.zeros(1, np.int32), COUNTERS, np.array([1, 0, 0, 0], np.int32), COUNTERS)
 
 
 def test_a_loop_that_counts_its_passes_goes_on() -> None:
