@@ -31,6 +31,17 @@ def merged(a: Knowledge, b: Knowledge) -> Knowledge:
     return out
 
 
+def _common(a: Message, b: Message) -> Message:
+    """What two messages both tell."""
+    if a is b:
+        return a
+    return {
+        audience: {c: np.minimum(known, b[audience][c]) for c, known in told.items() if c in b[audience]}
+        for audience, told in a.items()
+        if audience in b
+    }
+
+
 def _audiences(scope: str, cluster: int, rank: int) -> list[Hashable]:
     """Who may acquire what a block releases at a scope; or whose releases it may acquire."""
     audiences: list[Hashable] = [("cta", cluster, rank), ("cluster", cluster), ("gpu",)]
@@ -49,10 +60,10 @@ class Releases:
         self.heard: dict[tuple[int, int], dict[int, tuple[Message, str]]] = {}  # by agent, of relaxed reads: by address
 
     def read(self, m: Machine, agent: int, address: int, order: str, scope: str, at_least: int | None = None) -> None:
-        """The agent has read the element; where it has waited for a value, it may have gone on with the first that was enough."""
+        """The agent has read the element; where it has waited, it may have seen any value since the element was enough."""
         message, clocks = self.told.get(address, {}), m.block.cluster.clocks
         if at_least is not None:
-            message = next((told for value, told in self.history.get(address, ()) if value >= at_least), {})
+            message = self._whatever_was_seen(address, at_least)
         if order in ("acquire", "acq_rel"):
             self._acquire(m, agent, message, scope)
             clocks.meet(np.array([[agent]]))  # one lane reads, then the warp's lanes meet
@@ -77,6 +88,15 @@ class Releases:
     def reached(self, address: int, value: int) -> None:
         """The element, which some wait looks at, now has this value."""
         self.history.setdefault(address, []).append((value, self.told.get(address, {})))
+
+    def _whatever_was_seen(self, address: int, at_least: int) -> Message:
+        """What all values have told since the element was last less."""
+        common: Message | None = None
+        for value, told in reversed(self.history.get(address, ())):
+            if value < at_least:
+                break
+            common = told if common is None else _common(common, told)
+        return common or {}
 
     def fence(self, m: Machine, agent: int, scope: str) -> None:
         """A fence: it acquires what relaxed reads have heard, and strong writes from now on release what is known."""

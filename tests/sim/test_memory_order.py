@@ -406,6 +406,29 @@ def test_those_that_spin_for_each_other_are_all_named() -> None:
     assert "warp 2 (three)" in str(error)
 
 
+def test_a_ring_in_global_memory_whose_flags_are_set_back() -> None:
+    def kernel(order: str) -> pk.Kernel:
+        @pk.kernel(warps=1, grid=(2, 1, 1), cooperative=True)
+        def ring(f: pk.gl(i32, 2), y: pk.gl(f32, 16, 16), z: pk.gl(f32, 16, 16)) -> None:
+            with pk.when(pk.block_index.x == 0):
+                for i in pk.range(3):
+                    pk.wait_for(f, 1, i)  # what was there has been read
+                    warp.store(y, warp.ones(f32, 16, 16), (0, 0))
+                    warp.set(f, 0, 1, order=order)
+            with pk.otherwise():
+                for _ in pk.range(3):
+                    pk.wait_for(f, 0)
+                    warp.store(z, warp.load(y, (0, 0), rows=16), (0, 0))
+                    warp.set(f, 0, 0, order="relaxed")
+                    pk.signal(f, 1)
+
+        return ring
+
+    given = np.zeros(2, np.int32), np.zeros((16, 16), np.float32), np.zeros((16, 16), np.float32)
+    accepts(kernel("release"), *given)
+    finds(kernel("relaxed"), pk.RaceError, r"y\[0, 0, 0, 0\]", *given)
+
+
 def test_places_of_traced_coordinates() -> None:
     @pk.kernel(warps=1, grid=(4, 1, 1))
     def scan(c: pk.gl(i32, 1), f: pk.gl(i32, 4), x: pk.gl(i32, 4), y: pk.gl(i32, 4)) -> None:
