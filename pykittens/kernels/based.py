@@ -161,8 +161,8 @@ def attend(
             ring.release()
             warpgroup.sync()  # all warps have done with the features
         if after is not None:
-            for tile, where in zip((second, first), at):
-                warpgroup.store(after, tile, where)
+            for sums, where in zip((second, first), at):
+                warpgroup.store(after, sums, where)
 
 
 def products(x: Any, distances: Any, share: float = 1.0) -> Any:

@@ -79,7 +79,7 @@ def entropy(
         pk.assert_(inside | ~wanted, "a target is a column, or ignore_index")
         col = pk.cast(pk.where(inside, target, 0), i32) - mine.part * config.cols  # from where this part begins
         here = (col >= 0) & (col < config.cols)
-        picked = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
+        picked: Any = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
         picked = mine.team.full_col(f32, 1, picked, layout=config.layout)
         value, slope = mine.load(x), None
         if capped:

@@ -164,7 +164,8 @@ def gemm(
                 ring.release()
             warpgroup.wait(acc)
             ring.release()
-            whole, left = acc, 0
+            whole: Any = acc
+            left: Any = 0
             if config.splits:  # each block gets the others' sums for its own columns
                 for r in range(config.cluster):
                     warpgroup.store(inbox[me * config.cluster + rank], acc[:, r * own : (r + 1) * own], rank=r)

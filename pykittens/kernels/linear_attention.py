@@ -141,7 +141,7 @@ def attend(
             if before is None
             else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
         )
-        faded = pk.shared(rows, count=2, name="faded") if decays else None
+        faded: Any = pk.shared(rows, count=2, name="faded") if decays else None
         position = pk.row_index(state) if decays else None
         for i in pk.range(chunks):
             with states.put() as next:

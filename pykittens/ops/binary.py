@@ -14,7 +14,7 @@ from ..numerics import ROUNDED, Numerics
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
 from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma
-from .broadcast import Register, common_type, operand, read, same_dtype
+from .broadcast import Register, common_type, operand, read, registers_of, same_dtype
 from .conversion import convert
 from .samples import Sample, tiles, vectors
 from .scalars import FORMULAS
@@ -66,13 +66,13 @@ class Binary(Op):
         return arithmetic_numerics(self.kind, self._dtype())
 
     def numpy(self, m: NumpyMachine) -> Any:
-        shape, dtype = self.result.type, self._dtype()
+        shape, dtype = registers_of(self.result), self._dtype()
         a, b = (operand(m, x, shape, dtype) for x in (self.a, self.b))
         out = calculate(self.kind, a, b)
         return convert(np.broadcast_to(out, (m.units, *shape.shape)), shape.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
-        shape, dtype = self.result.type, self._dtype()
+        shape, dtype = registers_of(self.result), self._dtype()
         if (
             self.kind == "mul"
             and dtype.packed
@@ -151,17 +151,18 @@ class Fma(Op):
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
-        narrow = self.result.type.dtype.packed  # type: ignore[union-attr]
+        narrow = registers_of(self.result).dtype.packed
         return ROUNDED.with_special("numbers are rounded to the dtype first") if narrow else ROUNDED
 
     def numpy(self, m: NumpyMachine) -> Any:
-        shape = self.result.type
+        shape = registers_of(self.result)
         dtype = shape.dtype
         a, b, c = (convert(operand(m, x, shape, dtype), dtype) for x in (self.a, self.b, self.c))
         return np.broadcast_to(fma(a, b, c, dtype), (m.units, *shape.shape))
 
     def cuda(self, c: CudaWriter) -> None:
-        shape, dtype = self.result.type, self.result.type.dtype
+        shape = registers_of(self.result)
+        dtype = shape.dtype
         operands = (self.a, self.b, self.c)
         if not dtype.packed:
             c.map(self.result, lambda r: "fmaf({}, {}, {})".format(*(read(c, x, shape, r, dtype) for x in operands)))

@@ -20,6 +20,12 @@ from .scalars import as_dtype, as_number, check_fits, scalar_dtype
 Register = RegisterTile | RegisterVector
 
 
+def registers_of(x: Value) -> Register:
+    """The type of a value that a type rule has found in registers."""
+    assert isinstance(x.type, (RegisterTile, RegisterVector))
+    return x.type
+
+
 def register_type(x: Operand, what: str) -> Register:
     """The type of a register operand, or the user's error."""
     if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector)):
@@ -106,7 +112,7 @@ def operand(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.nd
     """
     if is_scalar(x):
         return _scalars(m, x, shape, f32 if dtype.kind == "f" else dtype)
-    return compute(moved(m, x, shape, dtype), x.type.dtype)  # type: ignore[no-any-return]
+    return compute(moved(m, x, shape, dtype), x.type.dtype)
 
 
 def moved(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:

@@ -11,7 +11,7 @@ from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..thread_map import Registers
 from ..types import RegisterTile, SharedTile, Type, i32
-from .broadcast import register_type
+from .broadcast import register_type, registers_of
 
 REMOTE_TILE = """
 __device__ __forceinline__ u32 pk_in_block(u32 a, u32 rank) {
@@ -88,7 +88,7 @@ class StoreRemote(Op):
         m.write(self.target, m[self.source])
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "write", Registers(self.source.type, 2), rank=self.rank),)
+        return (Access(self.target, "write", Registers(registers_of(self.source), 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.require("clusters", self)
@@ -128,7 +128,7 @@ class LoadRemote(Op):
         return m.read(self.source)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", Registers(self.types()[0], 2), rank=self.rank),)
+        return (Access(self.source, "read", Registers(registers_of(self.result), 2), rank=self.rank),)
 
     def cuda(self, c: CudaWriter) -> None:
         c.require("clusters", self)

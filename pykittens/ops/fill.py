@@ -25,7 +25,7 @@ from ..types import (
     i32,
     with_dtype,
 )
-from .broadcast import Register, common_type, move, moved, register_type
+from .broadcast import Register, common_type, move, moved, register_type, registers_of
 from .samples import Sample, tiles, vectors
 from .scalars import as_dtype, check_fits, scalar_dtype
 
@@ -91,6 +91,7 @@ class Positions(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
+        assert isinstance(type, RegisterVector)
         c.map(self.result, lambda r: str(vector_element(type, c.warp(self.scope), c.lane, r)))
 
     @classmethod
@@ -131,12 +132,12 @@ class Assign(Op):
         return ()
 
     def numpy(self, m: NumpyMachine) -> None:
-        target = self.target.type
+        target = registers_of(self.target)
         value = moved(m, self.value, target, target.dtype)
         m.assign(self.target, np.broadcast_to(value, (m.units, *target.shape)))
 
     def cuda(self, c: CudaWriter) -> None:
-        type = self.target.type
+        type = registers_of(self.target)
         if not is_scalar(self.value) and self.value.type == type:
             c.copy(self.target, self.value)
         else:

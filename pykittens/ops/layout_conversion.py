@@ -10,7 +10,7 @@ from ..errors import TypeRuleError
 from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, u32
-from .broadcast import register_type
+from .broadcast import register_type, registers_of
 from .layout_route import Register, Source, lane_expression, lane_mask, route, spelled
 from .samples import Sample
 
@@ -150,7 +150,7 @@ class Shuffles:
     """C that takes a warp's elements from lane to lane, each word of the source once for all lanes that want it."""
 
     def __init__(self, c: CudaWriter, source: Value, target: Value):
-        self.c, self.source, self.target, self.dtype = c, c[source], c[target], source.type.dtype
+        self.c, self.source, self.target, self.dtype = c, c[source], c[target], registers_of(source).dtype
         self.fetched: dict[tuple[int, tuple[int, ...]], str] = {}
         self.lanes: dict[tuple[int, ...], str] = {}
 

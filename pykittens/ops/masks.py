@@ -14,7 +14,7 @@ from ..layouts import Sym, coalesced_column, fragment
 from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
-from .broadcast import common_type, move, moved, operand, read, register_type, same_dtype
+from .broadcast import common_type, move, moved, operand, read, register_type, registers_of, same_dtype
 from .samples import Sample, tiles
 from .scalars import check_fits, promoted, scalar_dtype
 
@@ -44,13 +44,14 @@ class Select(Op):
         return (with_dtype(shape, dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        shape = self.result.type
+        shape = registers_of(self.result)
         mask = operand(m, self.mask, shape, bool_)
         a, b = (moved(m, x, shape, shape.dtype) for x in (self.a, self.b))
         return np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape))
 
     def cuda(self, c: CudaWriter) -> None:
-        shape, dtype = self.result.type, self.result.type.dtype
+        shape = registers_of(self.result)
+        dtype = shape.dtype
         c.map(
             self.result,
             lambda r: (

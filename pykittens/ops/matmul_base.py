@@ -11,6 +11,7 @@ from ..errors import TypeRuleError
 from ..numerics import Numerics, approximate
 from ..program import NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, SharedTile, f32
+from .broadcast import registers_of
 from .conversion import convert
 
 
@@ -81,7 +82,7 @@ class Product(Op):
         with np.errstate(all="ignore"):
             product = multiply(a, b)
             out = product if self.overwrite else m[self.d].astype(np.float32, copy=False) + product
-        m.assign(self.d, convert(out, self.d.type.dtype))
+        m.assign(self.d, convert(out, registers_of(self.d).dtype))
 
 
 def formula(d: Any, a: Any, b: Any, ta: bool, tb: bool, overwrite: bool) -> Any:

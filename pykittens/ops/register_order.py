@@ -38,9 +38,9 @@ def order(tile: RegisterTile, width: int) -> np.ndarray:
     """For each element of the vector in runs of `width`: which one of the tile's it is, row after row."""
     vector, found = vector_of(tile, width), np.empty(tile.rows * tile.cols, np.int64)
     warp, lane, register = np.ix_(range(tile.warps), range(32), range(tile.registers))
-    row, col = fragment(tile, warp, lane, register)  # type: ignore[arg-type]
+    row, col = fragment(tile, warp, lane, register)
     at = np.broadcast_to(np.asarray(row) * tile.cols + col, (tile.warps, 32, tile.registers))
-    found[np.asarray(vector_element(vector, warp, lane, register))] = at  # type: ignore[arg-type]
+    found[np.asarray(vector_element(vector, warp, lane, register))] = at
     return found
 
 
@@ -61,8 +61,9 @@ class ToVector(Op):
         return (vector_of(a, self.width),)
 
     def numpy(self, m: NumpyMachine) -> Any:
-        array = m[self.a]
-        return array.reshape(array.shape[0], -1)[:, order(self.a.type, self.result.type.width)]  # type: ignore[arg-type, union-attr, index]
+        array, tile, vector = m[self.a], self.a.type, self.result.type
+        assert isinstance(tile, RegisterTile) and isinstance(vector, RegisterVector)
+        return array.reshape(array.shape[0], -1)[:, order(tile, vector.width).ravel()]
 
     def cuda(self, c: CudaWriter) -> None:
         c.declare(self.result)

@@ -49,6 +49,7 @@ class Rolls(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         type, source = self.a.type, c[self.a]
+        assert isinstance(type, RegisterTile)
         words, blocks = (
             type.registers // 2,
             type.cols // 8,

@@ -108,10 +108,13 @@ class TileJoin(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         joined = self.result.type
+        assert isinstance(joined, RegisterTile)
         word = 4 if joined.dtype.packed else 2
         to, first = c.declare(self.result), 0
         for tile in self.tiles:
-            width = tile.type.cols // word
+            type = tile.type
+            assert isinstance(type, RegisterTile)
+            width = type.cols // word
             for block in range(joined.rows // (16 * joined.warps)):
                 c.line(
                     f"PK_UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = {c[tile]}[{block * width} + i];"

@@ -28,7 +28,7 @@ from ..types import (
     u8,
 )
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
-from .broadcast import register_type
+from .broadcast import register_type, registers_of
 from .coalesced import check_hint, store_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
@@ -91,7 +91,7 @@ class Store(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(MEMORY)
-        type = self.source.type
+        type = registers_of(self.source)
         c.line("{")
         if in_runs(type):
             store_runs(c, self.scope, self.target, self.source, self.hint)

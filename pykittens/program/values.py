@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # who makes a value stands after it in the pipeline
 class Value:
     """What an operation made, or a parameter or buffer of the kernel.
 
-    `name` is what a diagnosis calls it; `where` is the line that made it.
+    `name` is what a diagnosis calls it; `location` is the line that made it.
     """
 
     def __init__(self, type: Type, name: str = ""):

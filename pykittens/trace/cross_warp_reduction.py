@@ -146,8 +146,9 @@ def _place(scope: Scope, type: SharedVector, blocks: int) -> list[Any]:
     """Room for one unit's terms: one of two places in turn, and of two others in the bodies of loops."""
     r = current()
     pool = ("terms", scope.warps, r.first_warp, type, blocks)
+    counts: dict[Any, Any] = r.cache
     turns: Any = (*pool, r.block if _in_loop() else None)
-    turn = r.cache[turns] = 1 - r.cache.get(turns, 1)  # type: ignore[assignment, operator, arg-type]
+    turn = counts[turns] = 1 - counts.get(turns, 1)
     key = (*pool, _in_loop(), turn)
     units = r.warps // scope.warps
     if key not in r.cache:

@@ -78,7 +78,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
     tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
     if tile is None:
         return result(scalars.ScalarFma(THREAD, number(a), number(b), number(c)))
-    return result(binary.Fma(scope_of(tile.type.warps), number(a), number(b), number(c)))  # type: ignore[no-any-return]
+    return result(binary.Fma(scope_of(tile.type.warps), number(a), number(b), number(c)))
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -100,12 +100,12 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 def right_fill(x: Tile, col: Operand, value: Operand) -> Tile:
     """A tile with `value` in every column from `col` on: what lies past a row's end."""
-    return result(masks.SideFill(scope_of(x.type.warps), "right", x, number(col), number(value)))  # type: ignore[no-any-return]
+    return result(masks.SideFill(scope_of(x.type.warps), "right", x, number(col), number(value)))
 
 
 def left_fill(x: Tile, col: Operand, value: Operand) -> Tile:
     """A tile with `value` in every column before `col`."""
-    return result(masks.SideFill(scope_of(x.type.warps), "left", x, number(col), number(value)))  # type: ignore[no-any-return]
+    return result(masks.SideFill(scope_of(x.type.warps), "left", x, number(col), number(value)))
 
 
 def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col: Operand = 0) -> Tile:
@@ -113,13 +113,15 @@ def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col
 
     They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits` gives the same.
     """
-    key = (number(seed[0]), number(seed[1]))
-    return result(random.RandomBits(scope_of(like.type.warps), like.type, key, number(row), number(col)))  # type: ignore[no-any-return, arg-type]
+    key, type = (number(seed[0]), number(seed[1])), like.type
+    if not isinstance(type, RegisterTile):
+        raise TypeRuleError(f"random_bits like {like.label}: {type}", fix="pass a tile")
+    return result(random.RandomBits(scope_of(type.warps), type, key, number(row), number(col)))
 
 
 def join_pairs(a: Tile, b: Tile) -> Tile:
     """A coalesced tile whose even columns are those of `a` and odd columns those of `b`; the inverse of `x.split_pairs()`."""
-    return result(pairs.JoinPairs(scope_of(a.type.warps), a, b))  # type: ignore[no-any-return]
+    return result(pairs.JoinPairs(scope_of(a.type.warps), a, b))
 
 
 def row_index(tile: Tile) -> Tile:
@@ -135,7 +137,7 @@ def col_index(tile: Tile) -> Tile:
 def _positions(tile: Tile, kind: Any) -> Tile:
     if not isinstance(tile, Tile) or not isinstance(tile.type, RegisterTile):
         raise TypeRuleError(f"row and column numbers of {tile!r}", fix="pass a register tile")
-    return result(fill.Positions(scope_of(tile.type.warps), tile.type.vector(kind, i32)))  # type: ignore[no-any-return]
+    return result(fill.Positions(scope_of(tile.type.warps), tile.type.vector(kind, i32)))
 
 
 def iota(vector: Tile) -> Tile:
@@ -144,7 +146,7 @@ def iota(vector: Tile) -> Tile:
         raise TypeRuleError(
             f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile"
         )
-    return result(fill.Positions(scope_of(vector.type.warps), vector.type))  # type: ignore[no-any-return]
+    return result(fill.Positions(scope_of(vector.type.warps), vector.type))
 
 
 def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
@@ -170,4 +172,4 @@ def join(*tiles: Tile) -> Tile:
     """Tiles of the same rows side by side, as one."""
     if not tiles or not all(isinstance(x, Tile) for x in tiles):
         raise TypeRuleError(f"pk.join of {tiles!r}", fix="pass register tiles")
-    return result(TileJoin(scope_of(tiles[0].type.warps), tiles))  # type: ignore[no-any-return]
+    return result(TileJoin(scope_of(tiles[0].type.warps), tiles))

@@ -63,7 +63,7 @@ def number(x: Any) -> Operand:
 
 def refuse_array(x: Any) -> None:
     """Refuses an array of NumPy or another framework where an operand is meant."""
-    if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, Value) and getattr(x, "ndim", 1):
+    if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, Value) and getattr(x, "ndim", 1) != 0:
         raise TraceError(
             f"an array of shape {tuple(x.shape)} is captured by the kernel", fix="pass it to the kernel as an operand"
         )

@@ -74,9 +74,7 @@ class Tma:
                 fix="load a ring's slot, or pass a barrier from pk.barrier()",
             )
         _check_target(target)
-        record(
-            tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.type.shape), barrier, hint, multicast)
-        )  # type: ignore[union-attr]
+        record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.shape), barrier, hint, multicast))
 
     def share(self, target: Shared, source: Tensor, coordinate: Any, *, hint: str | None = None) -> None:
         """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of them."""
@@ -204,12 +202,12 @@ class Cluster:
     @property
     def rank(self) -> Scalar:
         """Which block of the cluster this is."""
-        return result(thread_indices.Index(THREAD, "cluster_rank"))  # type: ignore[no-any-return]
+        return result(thread_indices.Index(THREAD, "cluster_rank"))
 
     @property
     def index(self) -> Scalar:
         """Which cluster of a one-dimensional grid this is."""
-        return result(thread_indices.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))  # type: ignore[no-any-return]
+        return result(thread_indices.Index(THREAD, "cluster_x" if self.size > 1 else "block_x"))
 
     @property
     def size(self) -> int:
@@ -224,7 +222,7 @@ class Cluster:
 
     def load(self, source: Shared, rank: Operand, *, scope: ScopeHandle | None = None) -> Tile:
         """A new register tile of `scope` (a warpgroup) with the shared tile that block `rank` of the cluster has in this place."""
-        return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, number(rank)))  # type: ignore[no-any-return]
+        return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, number(rank)))
 
     def sync(self) -> None:
         """All threads of all blocks of the cluster meet."""

@@ -55,7 +55,7 @@ class Shared(Handle):
             raise TraceError(
                 f"{self.label} is one {self.type}", fix="a part of a tile is written tile[row:row + 16, 0:64]"
             )
-        (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
+        (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.shape, strict=True))
         return self.part(row, col, rows, cols)
 
     def part(self, row: Operand, col: Operand, rows: int, cols: int) -> Shared:
@@ -63,7 +63,7 @@ class Shared(Handle):
         view = result(views.Part(THREAD, self, number(row), number(col), rows, cols))
         view.landing = getattr(self, "landing", None)
         view.name = f"{self.name} part" if self.name else ""
-        return view  # type: ignore[no-any-return]
+        return view
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         raise TraceError(f"{self.label} is in shared memory", fix="store into it: warp.store(tile, value)")
@@ -133,12 +133,12 @@ class Tensor(Handle):
             fix = "load a rectangle: warp.load(x, pk.at(0, 0), rows=16, cols=64)"
             raise TraceError(f"a slice of {self.label}, which is in global memory", fix=fix)
         spot = place(self, At(key if isinstance(key, tuple) else (key,)), (1,))
-        return result(element.LoadScalar(THREAD, spot))  # type: ignore[no-any-return]
+        return result(element.LoadScalar(THREAD, spot))
 
     def load(self, at: Any, *, order: Order = "acquire", scope: MemoryScope = "gpu") -> Scalar:
         """One element, read by each warp with an order: "relaxed" or "acquire" (see `trace/memory_order.py`)."""
         spot = place(self, At(at if isinstance(at, tuple) else (at,)), (1,))
-        return result(memory_order.StrongLoad(Scope("warp", 1), spot, order, scope))  # type: ignore[no-any-return]
+        return result(memory_order.StrongLoad(Scope("warp", 1), spot, order, scope))
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         raise TraceError(
@@ -178,4 +178,4 @@ def place(tensor: Value, coordinate: Any, shape: tuple[int, ...]) -> Place:
     if not isinstance(coordinate, At):
         rows = shape[0] if len(shape) == 2 else 1
         first = (*first[:2], first[2] * rows if rows != 1 else first[2], first[3] * shape[-1])
-    return Place(tensor, first, shape)  # type: ignore[arg-type]
+    return Place(tensor, first, shape)

@@ -50,7 +50,7 @@ def _atomic(
     expected: Operand | None = None,
 ) -> Scalar:
     wanted = None if expected is None else number(expected)
-    return result(atomics.Atomic(_scope(by), _element(tensor, at), kind, number(value), wanted, order, scope))  # type: ignore[no-any-return]
+    return result(atomics.Atomic(_scope(by), _element(tensor, at), kind, number(value), wanted, order, scope))
 
 
 def atomic_add(

@@ -21,7 +21,7 @@ from ..types import BarrierType, Global, ScalarType, SharedTile, SharedVector, T
 P = ParamSpec("P")
 _state = threading.local()
 _frames: dict[tuple[Any, int], Frame] = {}
-make_value: Callable[[Type], Value] = Value  # replaced by values.py: the handle with operators for each type
+make_value: Callable[[Any], Value] = Value  # replaced by handle_types.py: the handle with operators for each type
 
 
 def here() -> tuple[Frame, ...]:

@@ -120,7 +120,7 @@ class Ring:
         item.name = array.name
         return item
 
-    def _slot(self, cursor: Cursor, index: Value | None = None) -> tuple[Slot | Shared, list[Shared], Value]:
+    def _slot(self, cursor: Cursor, index: Any = None) -> tuple[Slot | Shared, list[Shared], Value]:
         index = cursor.index if index is None else index
         tiles = {key: self._item(array, index) for key, array in self.tiles.items()}
         full = self._item(self.full, index)
@@ -238,7 +238,7 @@ class Ring:
         if not cursor.slots:
             raise TraceError(f"ring {self.name}: no slot is held here", fix="read one first: slot = ring.read()")
         cursor.known = None  # the release finds its slot with the cursor, which is kept
-        index = cursor.index if not place or self.stages == 1 else (cursor.index + place) % self.stages  # type: ignore[operator]
+        index: Any = cursor.index if not place or self.stages == 1 else (cursor.index + place) % self.stages  # type: ignore[operator]
         return self._slot(cursor, index)[0]
 
     def release(self, *, after: Value | None = None) -> None:

@@ -114,14 +114,14 @@ class Scalar(Handle):
     __hash__ = Value.__hash__
 
     def __neg__(self) -> Scalar:
-        return result(scalars.ScalarUnary(THREAD, "neg", self))  # type: ignore[no-any-return]
+        return result(scalars.ScalarUnary(THREAD, "neg", self))
 
     def __abs__(self) -> Scalar:
-        return result(scalars.ScalarUnary(THREAD, "abs", self))  # type: ignore[no-any-return]
+        return result(scalars.ScalarUnary(THREAD, "abs", self))
 
     def __invert__(self) -> Scalar:
         kind = "not" if self.dtype is bool_ else "invert"
-        return result(scalars.ScalarUnary(THREAD, kind, self))  # type: ignore[no-any-return]
+        return result(scalars.ScalarUnary(THREAD, kind, self))
 
 
 class Variable(Scalar):
@@ -157,14 +157,14 @@ class Variable(Scalar):
 
 def cast(x: Operand, dtype: DType) -> Scalar:
     """A scalar as another dtype."""
-    return result(scalars.ScalarCast(THREAD, number(x), dtype))  # type: ignore[no-any-return]
+    return result(scalars.ScalarCast(THREAD, number(x), dtype))
 
 
 def var(dtype: DType, initial: Operand = 0) -> Variable:
     """A mutable scalar, for state that changes in run-time loops and branches."""
     if dtype not in (i32, i64, u32, f32, bool_):
         raise TypeRuleError(f"a variable of {dtype}", fix="use i32, i64, u32, f32 or bool")
-    return result(variables.DeclareVariable(THREAD, dtype, number(initial)))  # type: ignore[no-any-return]
+    return result(variables.DeclareVariable(THREAD, dtype, number(initial)))
 
 
 def cdiv(a: Any, b: Any) -> Any:
@@ -179,7 +179,7 @@ class _Axes:
         self.kind = kind
 
     def _axis(self, axis: str) -> Scalar:
-        return result(thread_indices.Index(THREAD, f"{self.kind}_{axis}"))  # type: ignore[no-any-return]
+        return result(thread_indices.Index(THREAD, f"{self.kind}_{axis}"))
 
     @property
     def x(self) -> Scalar:

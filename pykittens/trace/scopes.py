@@ -79,7 +79,7 @@ class ScopeHandle:
             thread_indices.Index(scalars.THREAD, "unit")
             if self.warps == 1
             else thread_indices.Index(self.scope, "unit")
-        )  # type: ignore[no-any-return]
+        )
 
     @property
     def count(self) -> int:
@@ -90,7 +90,7 @@ class ScopeHandle:
 
     def full(self, dtype: DType, rows: int, cols: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new tile, every element `value`."""
-        return result(fill.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), number(value)))
 
     def zeros(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
         """A new tile of zeros."""
@@ -105,7 +105,7 @@ class ScopeHandle:
     ) -> Tile:
         """A new column vector (one value per row of a tile with `length` rows), every element `value`."""
         type = RegisterVector(dtype, length, "col", layout, self.warps, partial)
-        return result(fill.Fill(self.scope, type, number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, number(value)))
 
     def zeros_col(self, dtype: DType, length: int, *, layout: Layout = "row", partial: bool = False) -> Tile:
         """A new column vector of zeros; `partial`: one term per thread, to be summed by `total()`."""
@@ -113,7 +113,7 @@ class ScopeHandle:
 
     def full_row(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row") -> Tile:
         """A new row vector (one value per column of a tile with `length` columns), every element `value`."""
-        return result(fill.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), number(value)))
 
     def zeros_row(self, dtype: DType, length: int, *, layout: Layout = "row") -> Tile:
         """A new row vector of zeros."""
@@ -122,7 +122,7 @@ class ScopeHandle:
     def full_vec(self, dtype: DType, length: int, value: Operand, *, width: int = 1) -> Tile:
         """A new naive vector, spread over all threads of the scope in runs of `width`."""
         type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
-        return result(fill.Fill(self.scope, type, number(value)))  # type: ignore[no-any-return]
+        return result(fill.Fill(self.scope, type, number(value)))
 
     # Moving data --------------------------------------------------------------------------------------
 
@@ -155,12 +155,12 @@ class ScopeHandle:
                     fix="pass rows=16 (and cols=64 where columns are dynamic)",
                 )
             type = RegisterTile(dtype, rows, cols, layout, self.warps)
-            return result(load.Load(self.scope, place(source, coordinate, (rows, cols)), type, hint))  # type: ignore[no-any-return]
+            return result(load.Load(self.scope, place(source, coordinate, (rows, cols)), type, hint))
         shared: Any = source.type
         whole = shared.shape if isinstance(shared, SharedTile) else (1, getattr(shared, "length", None))
         self._whole("load", source, coordinate, rows=unless(rows, whole[0]), cols=unless(cols, whole[1]), hint=hint)
         if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
-            return result(load.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))  # type: ignore[no-any-return]
+            return result(load.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))
         if not isinstance(source.type, SharedTile):
             raise TypeRuleError(
                 f"load makes a tile; {source.label} is {source.type}",
@@ -168,7 +168,7 @@ class ScopeHandle:
             )
         return result(
             load.Load(self.scope, source, RegisterTile(dtype, source.type.rows, source.type.cols, layout, self.warps))
-        )  # type: ignore[no-any-return]
+        )
 
     def _load_vector(
         self, kind: Any, source: Value, coordinate: Any, length: int | None, dtype: DType | None, layout: Layout
@@ -197,7 +197,7 @@ class ScopeHandle:
             type = load.naive_vector(memory, dtype, length, self.warps)
         else:
             type = RegisterVector(dtype, length, kind, layout, self.warps)
-        return result(load.Load(self.scope, memory, type))  # type: ignore[no-any-return]
+        return result(load.Load(self.scope, memory, type))
 
     def load_vec(
         self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None

@@ -150,7 +150,7 @@ class Tile(Handle):
         return self._unary("abs")
 
     def _unary(self, kind: str) -> Tile:
-        return result(unary.Unary(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
+        return result(unary.Unary(scope_of(self.type.warps), kind, self))
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         if not (isinstance(key, slice) and key == slice(None)):
@@ -174,7 +174,7 @@ class Tile(Handle):
                 fix="take a part: x[:, 0:64], or go through shared memory",
             )
         (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
-        return result(slice_concat.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))  # type: ignore[no-any-return]
+        return result(slice_concat.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))
 
     def _inplace(self, kind: str, other: Operand) -> Tile:
         self[:] = self._binary(kind, self, other)
@@ -196,7 +196,7 @@ class Tile(Handle):
         """The same elements as another dtype, rounded to nearest even."""
         if dtype == self.type.dtype:
             return self
-        return result(unary.Convert(scope_of(self.type.warps), self, dtype))  # type: ignore[no-any-return]
+        return result(unary.Convert(scope_of(self.type.warps), self, dtype))
 
     def _reduce(
         self,
@@ -217,8 +217,8 @@ class Tile(Handle):
                 onto=onto,
                 fade=fade,
             )
-            return row_reduce([self], kind, cluster, times)[0]  # type: ignore[no-any-return]
-        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto, times, fade))  # type: ignore[no-any-return]
+            return row_reduce([self], kind, cluster, times)[0]
+        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto, times, fade))
 
     def row_max(self, *, cluster: bool = False) -> Tile:
         """Column vector: the largest element of each row; `cluster`: of rows spread over the blocks of the cluster."""
@@ -267,12 +267,12 @@ class Tile(Handle):
 
     def total(self) -> Tile:
         """A partial vector summed over the four threads of each row."""
-        return result(reduce.Total(scope_of(self.type.warps), "sum", self))  # type: ignore[no-any-return]
+        return result(reduce.Total(scope_of(self.type.warps), "sum", self))
 
     def _scalar(self, kind: str) -> Scalar:
         if self.type.warps > 1 and isinstance(self.type, RegisterVector) and self.type.kind == "naive":
-            return vector_reduce(self, kind)  # type: ignore[no-any-return]
-        return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))  # type: ignore[no-any-return]
+            return vector_reduce(self, kind)
+        return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))
 
     def sum(self) -> Scalar:
         """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory."""
@@ -291,7 +291,7 @@ class Tile(Handle):
 
         A coalesced tile is shuffled into row layout; its lengths must then be multiples of 16.
         """
-        layout = "col" if self.type.layout == "row" else "row"
+        layout: Layout = "col" if self.type.layout == "row" else "row"
         return self._converted(layout, True)
 
     def registers(self, width: int | None = None) -> Tile:
@@ -300,12 +300,12 @@ class Tile(Handle):
         Only `x.tile(...)` of a vector in that order makes sense of it again: it is for scratch memory. `width`: the
         elements of a run, as many as 16 bytes hold unless given.
         """
-        return result(register_order.ToVector(scope_of(self.type.warps), self, width or 0))  # type: ignore[no-any-return]
+        return result(register_order.ToVector(scope_of(self.type.warps), self, width or 0))
 
     def tile(self, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
         """The rows x cols tile whose `registers()` this vector has."""
         type = RegisterTile(self.type.dtype, rows, cols, layout, self.type.warps)
-        return result(register_order.FromVector(scope_of(self.type.warps), self, type))  # type: ignore[no-any-return]
+        return result(register_order.FromVector(scope_of(self.type.warps), self, type))
 
     def split_pairs(self) -> tuple[Tile, Tile]:
         """The even and the odd columns of a coalesced tile; `pk.join_pairs` puts them together again."""
@@ -323,4 +323,4 @@ class Tile(Handle):
 
     def _converted(self, layout: Layout, transpose: bool) -> Tile:
         scope = scope_of(self.type.warps)
-        return result(layout_conversion.ConvertLayout(scope, self, layout, transpose))  # type: ignore[no-any-return]
+        return result(layout_conversion.ConvertLayout(scope, self, layout, transpose))
