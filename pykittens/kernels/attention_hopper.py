@@ -91,16 +91,9 @@ def attend(
                         with ring.fill() as slot:
                             pk.tma.load(slot, source, (batch, head // (q.depth // k.depth), j, 0))
     with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
-        score, weight, out = (
-            warpgroup.zeros(f32, 64, keys),
-            warpgroup.zeros(q.dtype, 64, keys),
-            warpgroup.zeros(f32, 64, q.cols),
-        )
-        peak, shrink, total = (
-            warpgroup.zeros_col(f32, 64),
-            warpgroup.zeros_col(f32, 64),
-            warpgroup.zeros_col(f32, 64, partial=True),
-        )
+        score, weight = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys)
+        out, total = warpgroup.zeros(f32, 64, q.cols), warpgroup.zeros_col(f32, 64, partial=True)
+        peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
         turns.start(me)
         for block, head, batch, blocks, clear in each_tile():
 
@@ -122,11 +115,9 @@ def attend(
                     turns.give(me)
                 warpgroup.wait(score)
                 if masked:
-                    last = (
-                        pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), k.rows - 1)
-                        if causal
-                        else k.rows - 1
-                    )
+                    last = k.rows - 1
+                    if causal:
+                        last = pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), last)
                     score[:] = pk.where(pk.col_index(score) <= last - j * keys, score, -pk.inf)
                 highest = pk.maximum(peak, score.row_max())
                 shift = (

@@ -342,7 +342,11 @@ def barrier_that_is_none(x: X):
             "warp.zeros(pk.f32, m, n)",
         ),
         (reduce_a_vector_by_rows, "row and column reductions take a tile, not rv<f32, 16, col_vec>", "v.sum()"),
-        (columns_across_warps, "a column reduction of rt<f32, 64x64> over 4 warps crosses warps", "reduce on the warp"),
+        (
+            columns_across_warps,
+            "a column reduction of rt<f32, 64x64> over 4 warps crosses warps",
+            "which has whole columns",
+        ),
         (total_of_a_whole, "total takes a partial vector, not rv<f32, 16, col_vec>", "complete already"),
         (convert_a_partial_vector, "swap_layout of rv<f32, 16, col_vec, partial>", "x.total()"),
         (convert_to_fp8, "registers cannot hold e4m3", "store the float32 tile"),
