@@ -21,7 +21,6 @@ from pykittens.testing.removal import removals
 
 FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
-ALIGNED = "a pass's barrier of a warp: its lanes have come together where they waited for a product (wgmma.wait_group.sync.aligned)"
 # How many statements of that kind and line are harmless, and why.
 HARMLESS = {
     (
@@ -29,8 +28,6 @@ HARMLESS = {
         "barrier",
         "warp.store(staged.part(down, across, *PIECE), pk.where(seen, x * scale, 0.0).to(out.dtype))",
     ): (1, "a pass's barrier of a warp between its two pieces, which are different parts of the tile"),
-    ("attention_backward_hopper", "barrier", "for h in pk.range(shared_by):"): (1, ALIGNED),
-    ("attention_backward_hopper", "barrier", "q_ring.release()"): (2, ALIGNED),
     ("attention_ampere", "barrier", "group.sync()"): (
         1,
         "every warp has read its queries before the last step's second barrier",
