@@ -75,6 +75,10 @@ class Shadow:
         if unwritten.any():
             at = int(unwritten.argmax())
             return Clash("unwritten", int(cells[at]), at)
+        if proxy == "async":  # by an engine: no lanes
+            self.reads[cells, agents] = stamps
+            self.watched[cells] = True
+            return None
         lanes = np.full(len(cells), TOGETHER, np.int32) if together else touched.lanes
         before = self.reads[cells, agents]
         again = np.flatnonzero(before >= clocks.of[MET][rows, agents])
