@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value, is_scalar
-from ..thread_map import InTurn
+from ..thread_map import ANY_THREAD, Declared, ThreadMap
 from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type, i32, i64
 from .scalars import literal, scalar_dtype
 
@@ -34,6 +34,7 @@ class Inline(Op):
     outputs: tuple[str, ...]
     meaning: Callable[..., Any] | None
     support: str
+    touches: tuple[tuple[str, Callable[..., Any]], ...] = ()  # by operand: the thread of each element, from its indices
 
     writes = ("values",)
 
@@ -90,8 +91,13 @@ class Inline(Op):
         found = []
         for name, x in zip(self.names, self.values, strict=True):
             if isinstance(getattr(x, "type", None), (SharedTile, SharedVector)):
-                found.append(Access(x, "write" if name in self.outputs else "read", InTurn(16 // x.type.dtype.size)))
+                found.append(Access(x, "write" if name in self.outputs else "read", self._threads(name)))
         return tuple(found)
+
+    def _threads(self, name: str) -> ThreadMap:
+        """Which threads touch which elements of an operand, as the author says; or any may touch all."""
+        declared = dict(self.touches)
+        return Declared(declared[name]) if name in declared else ANY_THREAD
 
     def cuda(self, c: CudaWriter) -> None:
         if self.support:

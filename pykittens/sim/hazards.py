@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InFlightError, OutOfBoundsError, RaceError
 from ..ops.cluster import DependencyWait
 from ..program import Place, Value
-from ..thread_map import ONE_THREAD, ThreadMap
+from ..thread_map import ANY_THREAD, ONE_THREAD, ThreadMap
 from .barriers import MBarrier
 from .block import BlockState
 from .clocks import CAUSED, FENCED, MET, SEEN, TICK
@@ -83,6 +83,8 @@ def _note(shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, to
         if touch.threads.whole_warps:  # checked lane by lane, but kept as read by all lanes at once
             return shadow.read(clocks, rows, agents, touched, stamps, access.proxy, together=True)
         return shadow.read(clocks, rows, agents, touched, stamps, access.proxy)
+    if touch.threads == ANY_THREAD and m.span > 1:
+        return shadow.write_by_any(clocks, rows, agents, touched, stamps)
     return shadow.write(clocks, rows, agents, touched, stamps, access.proxy, access.mode == "reduce")
 
 

@@ -117,6 +117,26 @@ class Shadow:
                 return self._clash("write", int(cells[at]), at, int(self.agent[cells[at]]), int(self.stamp[cells[at]]))
         return None
 
+    def write_by_any(
+        self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, touched: Footprint, stamps: np.ndarray
+    ) -> Clash | None:
+        """Notes a write of which nobody knows which of several warps does it: it must be ordered with all that they do.
+
+        The cells are shared out as if written by each warp in turn, and all of them as if read by all, so that whoever
+        touches them next must know of every warp.
+        """
+        clash = self._after_write(clocks, rows, touched, "generic") or self._after_reads(clocks, rows, touched)
+        if clash is not None:
+            return clash
+        warps = np.unique(agents)
+        mine = warps[touched.cell % len(warps)] == agents
+        cells = touched.cell[mine]
+        self.stamp[cells], self.agent[cells], self.lanes[cells] = stamps[mine], agents[mine], touched.lanes[mine]
+        self.generic[cells], self.reduced[cells] = True, False
+        self.reads[touched.cell, agents], self.read_lanes[touched.cell, agents] = stamps, SEVERAL
+        self.watched[touched.cell] = True
+        return None
+
     def _after_write(
         self, clocks: Clocks, rows: np.ndarray, touched: Footprint, proxy: str, reduce: bool = False
     ) -> Clash | None:

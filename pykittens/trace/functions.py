@@ -49,12 +49,33 @@ def cuda(
     numpy: Callable[..., Any] | None = None,
     scope: ScopeHandle = warp,
     support: str = "",
+    touches: dict[str, Callable[..., Any]] | None = None,
 ) -> None:
     """Inlines CUDA C or PTX, with `{name}` for operands; see `ops/inline.py`.
 
     `reads` and `writes` name the operands; `numpy(**arrays)` returns the new value of each written operand (a tuple
     if several), for the simulator. `support` is CUDA C put once before the kernel (device functions).
+
+    Any thread of the scope is taken to touch every element of an operand in shared memory, so that all its threads must
+    have met those that touch it before and after; unless `touches` says for an operand which thread touches which
+    element: a function from the elements' indices (arrays, one a dimension) to the thread's number in the scope (-1: none).
     """
+    if unknown := set(touches or ()) - set(reads or ()) - set(writes or ()):
+        raise TraceError(
+            f"pk.cuda: touches names {', '.join(sorted(unknown))}, which it neither reads nor writes",
+            fix="name operands of reads or writes",
+        )
     inputs, outputs = reads or {}, writes or {}
     both = {**{k: number(v) for k, v in inputs.items()}, **outputs}
-    record(inline.Inline(scope.scope, text, tuple(both), tuple(both.values()), tuple(outputs), numpy, support))
+    record(
+        inline.Inline(
+            scope.scope,
+            text,
+            tuple(both),
+            tuple(both.values()),
+            tuple(outputs),
+            numpy,
+            support,
+            tuple((touches or {}).items()),
+        )
+    )

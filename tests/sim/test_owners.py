@@ -119,3 +119,26 @@ def test_a_warp_reads_its_own_columns() -> None:
     assert run(kernel, x, y) is None
     kernel.simulate(x, y)
     assert np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("declared", [False, True])
+def test_inline_cuda_touches_everything_unless_it_says_what(sync: bool, declared: bool) -> None:
+    """Thread 127 writes the whole vector; or each thread the four floats that it stores afterwards, and says so."""
+    text = (
+        "if (threadIdx.x == 127) for (int i = 0; i < 512; i++) *(float*)__cvta_shared_to_generic({v} + 4 * i) = 1.0f;"
+    )
+
+    @pk.kernel(warps=4)
+    def kernel(y: pk.gl(f32, 1, 512)) -> None:
+        v = pk.shared(pk.sv(f32, 512))
+        touches = {"v": lambda i: i // 4} if declared else {}
+        pk.cuda(text, writes={"v": v}, numpy=lambda v: np.ones_like(v), scope=pk.block, touches=touches)
+        if sync:
+            pk.block.sync()
+        pk.block.store(y, pk.block.load_vec(v), (0, 0))
+
+    found = run(kernel, np.zeros((1, 512), np.float32))
+    assert (found is None) == (sync or declared)
+    if found is not None:
+        assert "pk.block.sync()" in found.fix or "warp.sync()" in found.fix

@@ -169,6 +169,7 @@ def given(name: str, e: SimpleNamespace, form: str) -> Any:
         "writes": {"f": e.f},
         "numpy": lambda **_: None,
         "support": "// nothing",
+        "touches": {"v": lambda i: i},
         "unroll": 2,
         "barrier": e.bar2,
         "multicast": 3,
