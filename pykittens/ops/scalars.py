@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,12 @@ SYMBOLS = {
     **{"and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"},
 }
 BITS = ("and", "or", "xor", "shl", "shr")
+# Of ints that every integer dtype holds, with a result that they hold too, Python's own value is the dtype's (`small`).
+OF_INTS: dict[str, Callable[[int, int], Any]] = {
+    **{kind: getattr(operator, kind) for kind in ("add", "sub", "mul", "floordiv", "mod")},
+    **{kind: getattr(operator, kind) for kind in ("lt", "le", "gt", "ge", "eq", "ne", "xor")},
+    **{"and": operator.and_, "or": operator.or_, "min": min, "max": max},
+}
 
 
 def scalar_dtype(x: Operand) -> DType | None:
@@ -114,6 +121,11 @@ def as_number(x: Any, dtype: DType) -> Any:
     return convert(np.asarray(x, np.int64) if type(x) is int else x, dtype)
 
 
+def small(x: Any) -> bool:
+    """Whether it is a Python int that i32, u32 and i64 hold."""
+    return type(x) is int and 0 <= x < 1 << 31
+
+
 def power_of_two(x: Operand) -> int | None:
     """log2 of a positive power of two known now, else None."""
     return x.bit_length() - 1 if isinstance(x, int) and not isinstance(x, bool) and x > 0 and x & (x - 1) == 0 else None
@@ -157,13 +169,18 @@ class ScalarBinary(Op):
 
     def described(self, depth: int) -> str:
         """The expression as an error shows it."""
-        operator = SYMBOLS.get(self.kind)
+        symbol = SYMBOLS.get(self.kind)
         a, b = (described(x, depth) for x in (self.a, self.b))
-        return f"{a} {operator} {b}" if operator else f"{self.kind}({a}, {b})"
+        return f"{a} {symbol} {b}" if symbol else f"{self.kind}({a}, {b})"
 
     def numpy(self, m: NumpyMachine) -> Any:
+        a, b = m.scalar(self.a), m.scalar(self.b)
+        if small(a) and small(b) and self.kind in OF_INTS and (b or self.kind not in ("floordiv", "mod")):
+            out = OF_INTS[self.kind](a, b)
+            if small(out) or out is True or out is False:
+                return out
         dtype = self.common
-        a, b = (as_number(m.scalar(x), dtype) for x in (self.a, self.b))
+        a, b = as_number(a, dtype), as_number(b, dtype)
         if self.kind in ("floordiv", "mod") and not np.all(b):
             raise Diagnosis(
                 f"{described(self.a)} {SYMBOLS[self.kind]} {described(self.b)} divides by 0",
