@@ -160,8 +160,10 @@ def agreement(rows: Rows) -> str:
     if banks := of("banks", rows):
         differ = sum(not r["equal"] for r in banks)
         body.append(("bank conflicts, simulated beside Nsight Compute", f"{len(banks)} access patterns", str(differ)))
-    for r in of("judge", rows):
-        body.append((r["what"], f"{r['programs']:,} programs", str(r["misjudged"])))
+    if judged := of("judge", rows):
+        programs, wrong = sum(r["right"] + r["wrong"] for r in judged), sum(r["misjudged"] for r in judged)
+        what = "races and hangs, simulated beside every interleaving"
+        body.append((what, f"{programs:,} programs of {len(judged)} kinds", str(wrong)))
     return markdown(("what", "tried", "disagreements"), body, source)
 
 

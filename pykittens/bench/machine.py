@@ -29,9 +29,10 @@ def facts() -> dict[str, Any]:
     """The columns that every row of results has."""
     from ..gpu import cache, compiler, driver
 
+    there = driver.available()
     return {
-        "device": driver.device_name(),
-        "driver": driver_version(),
+        "device": driver.device_name() if there else "CPU",
+        "driver": driver_version() if there else "none",
         "compiler": ", ".join(sorted(cache.compilers)) or compiler.compiler_version(),
         "python": platform.python_version(),
         "versions": versions(),
