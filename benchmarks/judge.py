@@ -8,21 +8,14 @@ explores every interleaving, says otherwise than the simulator.
 
 from __future__ import annotations
 
-import datetime
-import json
-import platform
 import sys
 from collections import Counter
 from collections.abc import Iterable
 from multiprocessing import Pool
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from pykittens.testing.sync_programs import KINDS, random_program
 
-from .record import RESULTS
+from .record import record
 
 CHUNK = 200
 
@@ -40,15 +33,6 @@ def judged(seeds: Iterable[int]) -> Counter[tuple[str, str]]:
     return found
 
 
-def filed(rows: list[dict[str, Any]], count: int) -> Path:
-    """Writes the rows where they are kept: no GPU has a part in them."""
-    where = {"device": "CPU", "python": platform.python_version(), "versions": {"numpy": np.__version__}}
-    where |= {"command": f"python -m benchmarks.judge {count}", "date": f"{datetime.date.today()}"}
-    file = RESULTS / "judge.json"
-    file.write_text("[\n" + ",\n".join(json.dumps({"table": "judge", **row, **where}) for row in rows) + "\n]\n")
-    return file
-
-
 def main() -> int:
     """How many programs are misjudged."""
     count = int(sys.argv[1]) if sys.argv[1:] else 20_000
@@ -60,7 +44,7 @@ def main() -> int:
     rows = [{"kind": kind, **{word: total[kind, word] for word in ("right", "wrong", "misjudged")}} for kind in KINDS]
     for row in rows:
         print(row)
-    print("->", filed(rows, count))
+    print("->", record("judge", rows, ("kind",)))
     return sum(row["misjudged"] for row in rows)  # type: ignore[misc]
 
 

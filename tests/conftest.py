@@ -38,6 +38,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("whole"):
+        long = [item for item in items if item.get_closest_marker("whole")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("whole")]
     if not driver.available():
         on_gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=on_gpu)

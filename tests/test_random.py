@@ -52,5 +52,5 @@ def test_bits_are_even() -> None:
 
 def test_four_words_at_a_time_where_runs_allow_it() -> None:
     o = pk.spec(pk.i32, (64, 96))
-    assert "philox(w" in fill.cuda(o, 1, layout=pk.coalesced(8, 4), first=64)
-    assert "= philox_word(" in fill.cuda(o, 1, layout=pk.coalesced(8, 4), first=3)
+    assert "pk_philox(w" in fill.cuda(o, 1, layout=pk.coalesced(8, 4), first=64)
+    assert "= pk_philox_word(" in fill.cuda(o, 1, layout=pk.coalesced(8, 4), first=3)

@@ -57,13 +57,13 @@ HARMLESS = {
 
 # Options whose other values change nothing in how a kernel synchronises.
 ENOUGH = {
-    "attention_backward_hopper": {"dtype": ("bf16",)},
+    "attention_backward_hopper": {"dtype": ("bf16",), "dim": (64, 256)},
     "attention_backward_ampere": {"dtype": ("bf16",), "dim": (64,)},
     "attention_backward_ampere_finish": {"dim": (64,), "dtype": ("bf16",)},
     "attention_backward_prepare": {"dim": (64,), "dtype": ("bf16",)},
     "attention_backward_finish": {"dim": (64,), "dtype": ("bf16",)},
     "attention_ada": {"dtype": ("bf16",)},
-    "attention_hopper": {"dtype": ("bf16",), "dim": (64, 256)},
+    "attention_hopper": {"dtype": ("bf16",), "dim": (64,)},
     "based": {"dim": (64,)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
     "linear_attention": {"dim": (64,)},

@@ -113,9 +113,8 @@ def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col
 
     They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits` gives the same.
     """
-    key, type = (number(seed[0]), number(seed[1])), like.type
-    if not isinstance(type, RegisterTile):
-        raise TypeRuleError(f"random_bits like {like.label}: {type}", fix="pass a tile")
+    key = (number(seed[0]), number(seed[1]))
+    type: Any = like.type  # the type rule refuses vectors
     return result(random.RandomBits(scope_of(type.warps), type, key, number(row), number(col)))
 
 

@@ -292,6 +292,10 @@ KERNELS: list[Any] = [
     ("pk.wait_for_previous(independent=(t,))", "pk.wait_for_previous(independent=(x,))"),
     # Inlined CUDA, print.
     ("pk.cuda('{a} = {b};', writes={'a': pk.var(i32, 0)})", "pk.cuda('{a} = 3;', writes={'a': pk.var(i32, 0)})"),
+    (
+        "pk.cuda('{a} = 3;', writes={'a': pk.var(i32, 0)}, touches={'v': lambda i: i})",
+        "pk.cuda('', reads={'v': v}, touches={'v': lambda i: i % 32})",
+    ),
     ("pk.cuda('{a} = 3;', writes={'a': 4})", "pk.cuda('{a} = 3;', writes={'a': pk.var(i32, 0)})"),
     ("pk.print(s)", "pk.print(warp.load(s))"),
     ("pk.dynamic(x, n)", "pk.dynamic(one, n)"),

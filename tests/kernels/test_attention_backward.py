@@ -78,7 +78,7 @@ def test_with_mma_sync(d: int, causal: bool) -> None:
 
 
 @full_or_causal
-@pytest.mark.parametrize("d", (64, 128, 256))
+@pytest.mark.parametrize("d", (64, *(pytest.param(d, marks=pytest.mark.whole) for d in (128, 256))))
 def test_deterministic(d: int, causal: bool) -> None:
     """In any order in which blocks come, the parts of dq are added in one order: the same bits."""
     do, q, k, v = operands(140, 300, d)
