@@ -36,6 +36,7 @@ def call(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float)
             "causal": bool(causal),
             "with_lse": lse is not None,
             "sms": processors,
+            "positive": scale > 0,
             **configuration(dim, bool(causal), k.shape[2]),
         }
         return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scale), static)

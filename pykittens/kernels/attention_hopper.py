@@ -48,10 +48,12 @@ def attend(
     pingpong: bool = True,
     stay: bool = True,
     sms: int = 132,
+    positive: bool = False,
 ) -> None:
-    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
+    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n; positive: the scale is above 0."""
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
-    rows, turns, c = 64 * consumers, pk.turns(consumers if pingpong else 1), magnitude(scale) * LOG2E
+    rows, turns = 64 * consumers, pk.turns(consumers if pingpong else 1)
+    c = (scale if positive else magnitude(scale)) * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
     k_ring, v_ring = (
         pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"),
@@ -136,9 +138,10 @@ def attend(
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
             mine = q_ring.read().part(me * 64, 0, 64, q.cols)
-            with pk.when(scale <= 0.0):
-                turn(warpgroup, mine, scale)
-                warpgroup.sync()
+            if not positive:  # not known to be: one branch a tile, which short sequences feel
+                with pk.when(scale <= 0.0):
+                    turn(warpgroup, mine, scale)
+                    warpgroup.sync()
             step(blocks - 1, True, product=False)
             if causal:
                 for j in pk.range(blocks - 2, clear - 1, -1):
