@@ -167,6 +167,19 @@ def agreement(rows: Rows) -> str:
     return markdown(("what", "tried", "disagreements"), body, source)
 
 
+def versions(rows: Rows) -> str:
+    """A version beside the one before it, in turn on one card: above 1 where the newer is faster."""
+    source = of("versions", rows)
+    if not source:
+        return _NONE
+    body = []
+    for name in dict.fromkeys(row["family"] for row in source):
+        ratios = [row["ratio"] for row in source if row["family"] == name]
+        mean = math.exp(statistics.fmean(map(math.log, ratios)))
+        body.append((name, f"{mean:.3f}", f"{min(ratios):.3f}", str(len(ratios))))
+    return markdown(("family", "times as fast as before (geometric mean)", "least", "cells"), body, source)
+
+
 def family(name: str) -> Callable[[Rows], str]:
     """The cells of a family of `pykittens bench`: our rate, and how much faster we are than each of the others in the same run."""
 
@@ -233,6 +246,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "host": host,
     "gpu": gpu,
     "agreement": agreement,
+    "versions": versions,
     "summary": summary,
 } | {f"bench_{name}": family(name) for name in FAMILIES}
 
