@@ -1,1 +1,3 @@
-"""Measurements on a GPU, their results, and the tables made of them. Run from the repository: `python -m benchmarks.errors`."""
+"""Measurements on a GPU, their results, and the tables made of them. Run from the repository: `python -m
+benchmarks.errors`.
+"""

@@ -1,4 +1,5 @@
-"""`python -m benchmarks`: demo, errors, host costs, mma.sync attention, exact sums and tests, recorded on this machine's GPU.
+"""`python -m benchmarks`: demo, errors, host costs, mma.sync attention, exact sums and tests, recorded on this
+machine's GPU.
 
 What is measured beside others' kernels has a command of its own: `python -m benchmarks.families`.
 """

@@ -1,4 +1,5 @@
-"""The tests that need a GPU, counted: compiled operations against the simulator, the launch, torch operators, debug builds.
+"""The tests that need a GPU, counted: compiled operations against the simulator, the launch, torch operators, debug
+builds.
 
 python -m benchmarks.conformance [PYTEST ARGUMENT ...]       # by default -n 8; files one row in benchmarks/results
 """

@@ -1,4 +1,5 @@
-"""Attention and products whose every sum is exact, on a GPU: with A in registers, ptxas before 13.3 may overwrite it too early.
+"""Attention and products whose every sum is exact, on a GPU: with A in registers, ptxas before 13.3 may overwrite it
+too early.
 
 python -m benchmarks.exact      # kernels from PYKITTENS_AOT or the cache, else from this machine's compiler: a row
 names which

@@ -82,7 +82,9 @@ def main() -> int:
 
 
 def compile_all(names: list[str], arch: str) -> None:
-    """Compiles what the cells will launch. Operands lie in memory that nobody touches, and calling a kernel compiles it."""
+    """Compiles what the cells will launch. Operands lie in memory that nobody touches, and calling a kernel compiles
+    it.
+    """
     import torch
 
     def untouched(*shape: int, dtype: Any = None) -> Any:

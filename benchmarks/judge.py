@@ -2,7 +2,8 @@
 
     python -m benchmarks.judge [PROGRAMS]      # 20,000 by default; files one row for each kind in benchmarks/results
 
-A program counts as misjudged when one order of the simulator finds something and another does not, or when the judge, who
+A program counts as misjudged when one order of the simulator finds something and another does not, or when the judge,
+who
 explores every interleaving, says otherwise than the simulator.
 """
 

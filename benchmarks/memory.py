@@ -45,7 +45,9 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: a function of named operands, its peer in torch, and the ways to divide its work that are worth a try."""
+    """One measurement: a function of named operands, its peer in torch, and the ways to divide its work that are
+    worth a try.
+    """
 
     name: str
     shapes: Callable[[int], dict[str, tuple[int, ...]]]  # of the operands, for a number of elements of x
@@ -212,7 +214,9 @@ def cases() -> Iterator[Case]:
 
 
 def compile_all(chosen: list[Case], variants: bool, arch: str) -> None:
-    """Compiles what the cases will launch, on as many threads as there are, from small arrays with the same alignment."""
+    """Compiles what the cases will launch, on as many threads as there are, from small arrays with the same
+    alignment.
+    """
     jobs = [(case, config) for case in chosen for config in (case.variants().values() if variants else [None])]
 
     def work(job: tuple[Case, Any]) -> None:

@@ -13,7 +13,9 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def record(table: str, rows: Iterable[dict[str, Any]], key: tuple[str, ...], file: Path | None = None) -> Path:
-    """Files measurements under a table's name. A row replaces an earlier one of the table that agrees on the columns of `key`."""
+    """Files measurements under a table's name. A row replaces an earlier one of the table that agrees on the columns
+    of `key`.
+    """
     where = facts()
     file = file or RESULTS / f"{_device_word(where['device'])}.json"
     old, new = read(file), [{"table": table, **row, **where} for row in rows]

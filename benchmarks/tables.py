@@ -1,4 +1,5 @@
-"""The tables in the texts and the charts in `docs/charts`, made from the results. A table lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`.
+"""The tables in the texts and the charts in `docs/charts`, made from the results. A table lies between `<!-- begin:NAME
+-->` and `<!-- end:NAME -->`.
 
 python -m benchmarks.tables           # writes them anew
 python -m benchmarks.tables --check   # says which are stale, and fails if any is
@@ -149,7 +150,9 @@ def gpu(rows: Rows) -> str:
 
 
 def agreement(rows: Rows) -> str:
-    """The GPU beside the meaning of the operations, and the simulator's bank conflicts beside the counters of the GPU."""
+    """The GPU beside the meaning of the operations, and the simulator's bank conflicts beside the counters of the
+    GPU.
+    """
     source = of("agreement", rows) + of("banks", rows) + of("judge", rows)
     if not source:
         return _NONE
@@ -181,7 +184,9 @@ def versions(rows: Rows) -> str:
 
 
 def family(name: str) -> Callable[[Rows], str]:
-    """The cells of a family of `pykittens bench`: our rate, and how much faster we are than each of the others in the same run."""
+    """The cells of a family of `pykittens bench`: our rate, and how much faster we are than each of the others in
+    the same run.
+    """
 
     def table(rows: Rows) -> str:
         source = of(f"bench_{name}", rows)

@@ -1,6 +1,7 @@
 """PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU.
 
-Everything is loaded when it is first asked for: the words of kernels (`vocabulary.py`) all together, the functions on arrays
+Everything is loaded when it is first asked for: the words of kernels (`vocabulary.py`) all together, the functions on
+arrays
 (`functions/`) a family at a time.
 """
 

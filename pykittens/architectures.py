@@ -1,4 +1,6 @@
-"""GPU architectures as data: one row each. A row is all that compiler, planner, kernels and command line know of one."""
+"""GPU architectures as data: one row each. A row is all that compiler, planner, kernels and command line know of
+one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ from dataclasses import dataclass
 
 from .errors import ArgumentError
 
-# What only some architectures have, and how an error calls it. Each is what ptxas accepts: `tests/test_architectures.py`
+# What only some architectures have, and how an error calls it. Each is what ptxas accepts:
+# `tests/test_architectures.py`
 # asks it about one instruction of each for every row. ("Target ISA Notes" of each instruction, PTX ISA 9.)
 FEATURES = {
     "fp8 conversions": "conversions of 8-bit floats",  # cvt.e4m3x2
@@ -40,7 +43,9 @@ class Architecture:
         return self.name
 
     def runs_on(self, capability: tuple[int, int]) -> bool:
-        """Whether a GPU of some capability runs its cubins: of the same major version and not older; with a suffix, only its own."""
+        """Whether a GPU of some capability runs its cubins: of the same major version and not older; with a suffix,
+        only its own.
+        """
         if self.name.endswith("a"):
             return capability == self.capability
         return capability[0] == self.capability[0] and capability[1] >= self.capability[1]

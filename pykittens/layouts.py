@@ -95,7 +95,9 @@ def fragment(tile: RegisterTile, warp: Index, lane: Index, register: Index) -> t
 
 
 def coalesced_thread(layout: Coalesced, warps: int, warp: Index, lane: Index) -> tuple[int, Index, Index]:
-    """How many rows the threads hold at a time, which of them a thread belongs to, and which thread of that row it is."""
+    """How many rows the threads hold at a time, which of them a thread belongs to, and which thread of that row it
+    is.
+    """
     if layout.lanes == 32 * warps:
         return 1, 0, lane if warps == 1 else warp * 32 + lane
     return 32 // layout.lanes, lane // layout.lanes, lane % layout.lanes
@@ -108,7 +110,8 @@ def coalesced_column(layout: Coalesced, warps: int, warp: Index, lane: Index, re
 
 
 def matrix_place(tile: RegisterTile, warp: Index, lane: Index, block: Index, step: Index) -> tuple[Index, Index]:
-    """(row, column) at which a lane addresses the 16 x 16 matrix (`block`, `step`) of a tile, for ldmatrix and stmatrix.
+    """(row, column) at which a lane addresses the 16 x 16 matrix (`block`, `step`) of a tile, for ldmatrix and
+    stmatrix.
 
     The four 8 x 8 matrices come in the order of the fragment's packed registers: for row layout down the rows first; a
     column-layout tile moves transposed, across the columns first. Each lane names 8 neighbours (16 bytes) of a row.

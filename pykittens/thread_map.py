@@ -30,7 +30,9 @@ class ThreadMap:
     whole_warps: ClassVar[bool] = False
 
     def moves(self, shape: Shape, warps: int) -> tuple[np.ndarray, int]:
-        """The first element (row by row; -1: none) each lane asks for, shape (warps, instructions, 32), and how many it gets."""
+        """The first element (row by row; -1: none) each lane asks for, shape (warps, instructions, 32), and how many
+        it gets.
+        """
         raise NotImplementedError
 
     def lanes(self, shape: Shape, warps: int) -> np.ndarray:
@@ -72,7 +74,9 @@ class EveryThread(ThreadMap):
 
 @dataclass(frozen=True)
 class Together(EveryThread):
-    """Every thread reads, and passes what it read to the others of its warp by shuffles: none is past them before all are."""
+    """Every thread reads, and passes what it read to the others of its warp by shuffles: none is past them before
+    all are.
+    """
 
     whole_warps = True
 
@@ -140,7 +144,9 @@ def stores_vector(vector: RegisterVector, warp: np.ndarray, lane: np.ndarray) ->
 
 @dataclass(frozen=True)
 class Matrices(ThreadMap):
-    """A register tile of 16-bit elements by ldmatrix or stmatrix: lanes name the rows of 8 x 8 matrices, and hold other elements."""
+    """A register tile of 16-bit elements by ldmatrix or stmatrix: lanes name the rows of 8 x 8 matrices, and hold
+    other elements.
+    """
 
     type: RegisterTile
 
@@ -158,7 +164,9 @@ class Matrices(ThreadMap):
 
 @dataclass(frozen=True)
 class MatrixOperand(ThreadMap):
-    """A matrix operand in shared memory of products by mma.sync: every warp reads all of it with ldmatrix (`shared`), or 16 rows in turn."""
+    """A matrix operand in shared memory of products by mma.sync: every warp reads all of it with ldmatrix
+    (`shared`), or 16 rows in turn.
+    """
 
     shared: bool
 
@@ -190,7 +198,9 @@ class InTurn(ThreadMap):
 
 @dataclass(frozen=True)
 class WarpShares(ThreadMap):
-    """Each warp in turn touches as many elements as the next: its first lane does, or, to other blocks, a lane for each (`whole_warps`)."""
+    """Each warp in turn touches as many elements as the next: its first lane does, or, to other blocks, a lane for
+    each (`whole_warps`).
+    """
 
     remote: bool = False
 
@@ -207,7 +217,9 @@ class WarpShares(ThreadMap):
 
 @dataclass(frozen=True)
 class Declared(ThreadMap):
-    """As inline CUDA says: a function from the indices of elements (one array a dimension) to the thread that touches each."""
+    """As inline CUDA says: a function from the indices of elements (one array a dimension) to the thread that
+    touches each.
+    """
 
     thread: Callable[..., np.ndarray]
 

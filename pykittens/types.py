@@ -222,7 +222,9 @@ class RegisterVector:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape in the simulator: a partial vector has one term for each of the four threads (or each warp) of a row."""
+        """Shape in the simulator: a partial vector has one term for each of the four threads (or each warp) of a
+        row.
+        """
         terms = self.warps if isinstance(self.layout, Coalesced) else 4
         return (self.length, terms) if self.partial else (self.length,)
 

@@ -1,7 +1,8 @@
 """Attention backward: dq, dk and dv of the lengths, head dimensions and masks that training has, and grouped queries.
 
 Operations: 10 * batch * heads * n * n * head dimension, half of that when causal. FA2 and cuDNN are torch's own back
-ends; FA4 is the Python package flash-attn-4. Everybody's gradients follow from their own forward pass, which is not timed;
+ends; FA4 is the Python package flash-attn-4. Everybody's gradients follow from their own forward pass, which is not
+timed;
 autograd's own work is, for everybody alike. `deterministic`: the same bits every run.
 """
 
@@ -52,7 +53,9 @@ def cells() -> list[Cell]:
 
 
 def parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows to be summed up together: in any order of additions beside everybody, in one beside who does the same."""
+    """The rows to be summed up together: in any order of additions beside everybody, in one beside who does the
+    same.
+    """
     in_order = [
         {**row, "peers": {name: peer for name, peer in row["peers"].items() if name in _IN_ORDER}}
         for row in rows

@@ -1,4 +1,6 @@
-"""Bar charts of results as SVG: a panel for each group of cells, a cluster of bars for each cell, one bar for each contender."""
+"""Bar charts of results as SVG: a panel for each group of cells, a cluster of bars for each cell, one bar for each
+contender.
+"""
 
 from __future__ import annotations
 

@@ -87,7 +87,8 @@ def compiling() -> float:
 
 
 def new_process(program: str) -> float:
-    """Milliseconds that a program says it took, each time in a new process; the median of three, after one that fills caches.
+    """Milliseconds that a program says it took, each time in a new process; the median of three, after one that fills
+    caches.
 
     Python's own is among these, wherever it may be kept: an installed package has its bytecode.
     """
@@ -167,7 +168,8 @@ def _attention(q: Any, k: Any, v: Any) -> Any:
 
 
 def each(runs: dict[str, Callable[[], Any]], calls: int = 10_000, batch: int = 250) -> dict[str, float]:
-    """Microseconds of one call of each: medians over batches that take turns, short enough that the GPU's queue never fills.
+    """Microseconds of one call of each: medians over batches that take turns, short enough that the GPU's queue never
+    fills.
 
     Turns, because a host's speed changes within a second as well as a GPU's does.
     """

@@ -1,4 +1,5 @@
-"""Linear attention: Based (TFLOP/s, as its published kernel counts them) and plain (bytes that must move, beside a device copy).
+"""Linear attention: Based (TFLOP/s, as its published kernel counts them) and plain (bytes that must move, beside a
+device copy).
 
 Based: 2 * B * N * H * E + 4 * B * N * H * 64 * E operations with E = 16 * 16 + 16 + 1. Plain: q, k, v are read and o is
 written once. Peers: flash-linear-attention, where it is installed; it takes (batch, n, heads, head dimension).

@@ -67,7 +67,9 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """How this process was started, in the words of who would do it again; of folders and files elsewhere, the names."""
+    """How this process was started, in the words of who would do it again; of folders and files elsewhere, the
+    names.
+    """
     module = getattr(sys.modules["__main__"], "__spec__", None)
     if module:
         name = f"python -m {module.name.removesuffix('.__main__')}"

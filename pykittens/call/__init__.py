@@ -1,1 +1,3 @@
-"""From arguments to a launch: what is known of them, specialisation, program, cubin; and what is remembered of calls."""
+"""From arguments to a launch: what is known of them, specialisation, program, cubin; and what is remembered of
+calls.
+"""

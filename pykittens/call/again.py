@@ -37,7 +37,9 @@ class _Kept(NamedTuple):
 
 
 class Again:
-    """The calls of one kernel that can be made again. `repeat(args, named)` makes one, or returns False: then nothing has been done."""
+    """The calls of one kernel that can be made again. `repeat(args, named)` makes one, or returns False: then
+    nothing has been done.
+    """
 
     def __init__(self, kernel: Any) -> None:
         self.repeat: Repeat = self._look_up
@@ -158,7 +160,9 @@ class Again:
         return repeat
 
     def _look(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, list[int], list[Any]]:
-        """What the arguments look like, the pointers and the numbers among them. TypeError for what must go the long way."""
+        """What the arguments look like, the pointers and the numbers among them. TypeError for what must go the long
+        way.
+        """
         about: list[Any] = []
         pointers: list[int] = []
         numbers: list[Any] = []

@@ -82,7 +82,8 @@ def bind_arguments(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run-time arguments by name, and static values by name.
 
-    Missing ones are filled in from `defaults`, which are the function's of now (`__kwdefaults__`). Raises `ArgumentError` for
+    Missing ones are filled in from `defaults`, which are the function's of now (`__kwdefaults__`). Raises
+    `ArgumentError` for
     what the kernel has no parameter for, and for what is missing without a default.
     """
     names = [name for name, _ in signature.runtime]
@@ -118,7 +119,9 @@ def bind_arguments(
 def specialise(
     signature: Signature, given: dict[str, Any], statics: dict[str, Any]
 ) -> tuple[Specialisation, dict[str, ArrayInfo | spec | Any]]:
-    """The specialisation for arguments, and what is known of each; raises `ArgumentError` for what the kernel does not take."""
+    """The specialisation for arguments, and what is known of each; raises `ArgumentError` for what the kernel does
+    not take.
+    """
     types: list[tuple[str, Global | ScalarType | None]] = []
     known: dict[str, Any] = {}
     lengths: dict[str, tuple[int, str]] = {}

@@ -1,6 +1,8 @@
-"""What a function is, by content: its code and everything that it can reach, so that the same content is the same program.
+"""What a function is, by content: its code and everything that it can reach, so that the same content is the same
+program.
 
-A function reaches its defaults, its closure's cells, and the globals, builtins, attributes and items that its code can read
+A function reaches its defaults, its closure's cells, and the globals, builtins, attributes and items that its code can
+read
 (`reads.py`); of what it reaches, functions, methods, partials, classes and objects reach further. One walk makes both
 
 * a *summary* by value, in which 1, 1.0 and True differ, as 0.0 and -0.0 do, and NaN is NaN: equal summaries, equal programs;
@@ -63,7 +65,8 @@ class Identities:
     def of(self, *values: Any, static: bool = False, label: str = "") -> Identity:
         """The identity of values as they are now.
 
-        `static`: they were passed to a kernel; what cannot be read again at every call then only costs time. `label` names them in errors.
+        `static`: they were passed to a kernel; what cannot be read again at every call then only costs time. `label`
+        names them in errors.
         """
         key = (static, *map(id, values))  # which stay theirs: an identity keeps its values
         found = self._known.get(key)

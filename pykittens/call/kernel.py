@@ -145,7 +145,9 @@ class Kernel:
         return writer.write(program, arch)
 
     def compile(self, *args: Any, **named: Any) -> Cubin:
-        """The cubin for arguments or specs, and for `arch="sm_90a"` or another, from the cache or the compiler. Needs no GPU."""
+        """The cubin for arguments or specs, and for `arch="sm_90a"` or another, from the cache or the compiler.
+        Needs no GPU.
+        """
         own = self._own(named, arch=SIMULATED.name)
         return self.compile_program(self.program(*args, **named), **own)
 
@@ -154,7 +156,9 @@ class Kernel:
         return cache.load_or_compile(self.text(program, arch), architecture(arch).name, ())
 
     def _own(self, named: dict[str, Any], **settings: Any) -> dict[str, Any]:
-        """A method's own settings, taken out of what it was called with. A kernel's parameter of such a name is the kernel's."""
+        """A method's own settings, taken out of what it was called with. A kernel's parameter of such a name is the
+        kernel's.
+        """
         theirs = {name for name, _ in (*self.signature.runtime, *self.signature.static)}
         return {name: default if name in theirs else named.pop(name, default) for name, default in settings.items()}
 
@@ -225,7 +229,8 @@ class Kernel:
     def simulate(self, *args: Any, **named: Any) -> Any:
         """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place.
 
-        A `seed=` shuffles what may happen in any order; `progress=` is told which fraction of the blocks has run. A kernel
+        A `seed=` shuffles what may happen in any order; `progress=` is told which fraction of the blocks has run. A
+        kernel
         with parameters of these names gets them itself: see `simulate_with`.
         """
         return self.simulate_with(args, named, **self._own(named, seed=None, progress=None))
@@ -270,7 +275,9 @@ class Kernel:
 
 
 def mentions(function: FunctionType, names: set[str]) -> bool:
-    """Whether a function with the arguments of a kernel by name reads any of `names`: one it names, or all that are left."""
+    """Whether a function with the arguments of a kernel by name reads any of `names`: one it names, or all that are
+    left.
+    """
     code = function.__code__
     count = code.co_argcount + code.co_kwonlyargcount
     rest = count + bool(code.co_flags & inspect.CO_VARARGS)
@@ -302,7 +309,8 @@ def kernel(
     static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
     share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
     the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
-    `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a grid
+    `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a
+    grid
     that does not fit is refused when it is launched).
     """
     unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl", "cooperative"}

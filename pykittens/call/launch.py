@@ -62,7 +62,9 @@ class Call:
     def order(
         self, tensors: Sequence[str], scalars: Sequence[str], unchanged: Callable[[], bool] = lambda: True
     ) -> Launch:
-        """A function that launches, given the tensors' pointers and the scalars' values in these orders: see `Launch`."""
+        """A function that launches, given the tensors' pointers and the scalars' values in these orders: see
+        `Launch`.
+        """
         moves = [(word, i) for i, name in enumerate(tensors) for word in self.addresses[name]]
         maps = [(index, i) for i, name in enumerate(tensors) for index in self.maps[name]]
         slots = [self.launcher.slot(self.scalars[name]) for name in scalars]

@@ -2,8 +2,10 @@
 
 A kernel's `Memory` has what was worked out on the way of its calls: identities, programs, what is loaded on GPUs,
 launchers with everything in place, and calls as a whole (`again.py`). `Plans` are for those who do more than to call a
-kernel, such as the public functions. Both find a call by what its arguments look like, and both only hand out a `Launch`
-that asks, before it launches, whether the kernel still is what it was. What is compiled is kept on disk (`gpu/cache.py`).
+kernel, such as the public functions. Both find a call by what its arguments look like, and both only hand out a
+`Launch`
+that asks, before it launches, whether the kernel still is what it was. What is compiled is kept on disk
+(`gpu/cache.py`).
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class Plans(Generic[T]):
         self._kept: Bounded[Any, list[_Kept]] = Bounded(_MOST)
 
     def find(self, arrays: Sequence[Any], rest: Hashable) -> tuple[T, list[int]] | None:
-        """The plan that was kept for arrays like these, and their pointers; None where there is none, or one is not aligned."""
+        """The plan that was kept for arrays like these, and their pointers; None where there is none, or one is not
+        aligned.
+        """
         try:
             kept = self._kept.get((arrays[0].shape, rest), ())
         except (AttributeError, TypeError):  # no array, or nothing that could have been kept
@@ -69,7 +73,9 @@ class Plans(Generic[T]):
         return None
 
     def keep(self, arrays: Sequence[Any], rest: Hashable, plan: T) -> None:
-        """Keeps a plan for arrays like these, in the place of what was kept for such; nothing where no quick test tells them from others."""
+        """Keeps a plan for arrays like these, in the place of what was kept for such; nothing where no quick test
+        tells them from others.
+        """
         places = [i for i, x in enumerate(arrays) if x is not None]
         given = [arrays[i] for i in places]
         alike = interop.alike(given)

@@ -92,7 +92,9 @@ class Objects:
         return ("class", *parts)
 
     def _attribute(self, owner: Any, name: str, *, exactly: bool) -> Any:
-        """An attribute that can be read again for what it is; `MISSING` where that is not sure, and then `owner` counts whole."""
+        """An attribute that can be read again for what it is; `MISSING` where that is not sure, and then `owner`
+        counts whole.
+        """
         if isinstance(owner, ModuleType):
             if name not in vars(owner):
                 return self._made_up(owner, name) if "__getattr__" in vars(owner) else MISSING
@@ -212,7 +214,9 @@ class Objects:
         )
 
     def _fields(self, value: Any, path: str) -> tuple[Hashable, ...]:
-        """The attributes that code may read of an object: all of what compares by value, else those whose names appear in code."""
+        """The attributes that code may read of an object: all of what compares by value, else those whose names
+        appear in code.
+        """
         kind, found = type(value), []
         whole = self.any_name or is_dataclass(value) or not same_method(kind, "__eq__")
         held = getattr(value, "__dict__", None)

@@ -33,7 +33,9 @@ _BUILTIN = vars(builtins)
 
 
 class Walk(Objects):
-    """One walk over what values reach. Code adds names that objects are asked for, so it is repeated until there are no new ones."""
+    """One walk over what values reach. Code adds names that objects are asked for, so it is repeated until there are
+    no new ones.
+    """
 
     def __init__(self, values: tuple[Any, ...], static: bool, label: str = "") -> None:
         self.own = {_package(f.__globals__) for value in values if (f := _function_of(value)) is not None}

@@ -79,7 +79,9 @@ def _disassembler() -> str | None:
 
 
 def _gpus() -> dict[str, Any]:
-    """The driver and its devices. A driver runs the cubins of any compiler of its own major version, and of older ones."""
+    """The driver and its devices. A driver runs the cubins of any compiler of its own major version, and of older
+    ones.
+    """
     try:
         major, minor = driver.driver_version()
         devices = [_device(i) for i in range(driver.device_count())]

@@ -22,7 +22,9 @@ from .console import AsJson, Refusal, answer, command, out, progress
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of one configuration of a kernel, compiled for one architecture. Bytes are of a thread or a block."""
+    """What is known of one configuration of a kernel, compiled for one architecture. Bytes are of a thread or a
+    block.
+    """
 
     kernel: str
     arch: str

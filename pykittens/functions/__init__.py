@@ -1,13 +1,15 @@
 """The public functions on arrays: one declaration each, from which every face of it follows.
 
-A file is a family. It holds, for each function, a `Function` (see `declaration.py`) and the Python function of that name
+A file is a family. It holds, for each function, a `Function` (see `declaration.py`) and the Python function of that
+name
 with its documentation, which orders the arguments and calls the declaration. From the declaration come
 
 * the torch operator `torch.ops.pykittens.<name>`, its fake, its gradient or the refusal of one, autocast, vmap
   (`operators.py`), so that it works in eager code, `torch.compile`, export, `make_fx`, on meta tensors;
 * the call on NumPy, CuPy and JAX arrays, and the checks of both, by one rule.
 
-A new function is one more file (or one more declaration in one), its name in `PUBLIC`. A gradient is the `backward=` of the
+A new function is one more file (or one more declaration in one), its name in `PUBLIC`. A gradient is the `backward=` of
+the
 declaration, and a kernel for it one more `Function` that no one exports: see `declaration.Backward`.
 """
 
@@ -31,6 +33,8 @@ PUBLIC = {
 
 
 def load() -> None:
-    """Loads all of them, so that all operators are there: for `torch.ops.pykittens`, and before `torch.export.load` in a new process."""
+    """Loads all of them, so that all operators are there: for `torch.ops.pykittens`, and before `torch.export.load`
+    in a new process.
+    """
     for file in sorted({*PUBLIC.values()}):
         import_module(f"{__name__}.{file}")

@@ -126,13 +126,15 @@ def attention(
     return_lse: bool = False,
     deterministic: bool = False,
 ) -> Any:
-    """softmax(q @ k.T * scale) @ v for each batch and head; with `return_lse`, also the log-sum-exp of each row's scores.
+    """softmax(q @ k.T * scale) @ v for each batch and head; with `return_lse`, also the log-sum-exp of each row's
+    scores.
 
     q: (batch, heads, n, d), k and v: (batch, key heads, m, d), bf16 or f16, where the heads are a multiple of the key
     heads (grouped-query attention) and d is 64, 128 or, on Hopper, 256. Any strides: a transposed (batch, n, heads, d)
     is read in place. causal: row i sees the keys up to i + m - n; a row that sees none is zero. `scale` is 1 / sqrt(d)
     unless given. The result is a new array of the same framework and dtype; log-sum-exp is float32 (batch, heads, n).
-    `deterministic`: torch's gradients have the same bits in every run (see `attention_backward`); the result always has.
+    `deterministic`: torch's gradients have the same bits in every run (see `attention_backward`); the result always
+    has.
 
     Raises `ArgumentError` for operands that no kernel takes.
     """

@@ -36,7 +36,8 @@ ALL: list[Function] = []  # in the order in which they were declared
 class Result(NamedTuple):
     """A result: dense, in the framework and on the device of the first operand.
 
-    order: the operand whose order of dimensions in memory a torch result takes, as `torch.empty_like` would; "" for rows.
+    order: the operand whose order of dimensions in memory a torch result takes, as `torch.empty_like` would; "" for
+    rows.
     nothing: each element of it where an operand is empty, so that no kernel runs; or the operand that it equals then.
     """
 
@@ -53,8 +54,10 @@ class Backward(NamedTuple):
     made in the forward pass wherever a gradient is wanted, whether or not the caller asked for it; unless the backward
     pass does not demand it: it is None where the caller did not.
 
-    gradients: called as gradients(saved, grads, settings, needs) -> {operand: gradient}. `saved`, `settings` and `needs`
-    (is the gradient of this operand wanted?) are mappings by name; `grads` too, by result, None where nothing came. It is
+    gradients: called as gradients(saved, grads, settings, needs) -> {operand: gradient}. `saved`, `settings` and
+    `needs`
+    (is the gradient of this operand wanted?) are mappings by name; `grads` too, by result, None where nothing came. It
+    is
     torch code that autograd's compiler traces: kernels go in as other `Function`s, called with tensors
     (`ATTENTION_BACKWARD((q, k, ...), (scale,))`), so that they have a rule for tensors without memory.
     """
@@ -127,7 +130,9 @@ class Function:
     def run(
         self, arrays: Sequence[Any], settings: Sequence[Any] = (), also: bool = False, **overrides: Any
     ) -> list[Any]:
-        """The results, by the kernel, past torch's dispatcher. `overrides` are given to `forward`: configurations to be measured."""
+        """The results, by the kernel, past torch's dispatcher. `overrides` are given to `forward`: configurations to
+        be measured.
+        """
         infos = self.describe(arrays)
         results = self.results(*infos, *settings)[: len(self.outputs) + also]
         first = next(x for x in infos if x is not None)
@@ -173,7 +178,9 @@ class Function:
         return self.forward(*arrays, *wanted, *[None] * missing, *settings, **overrides)
 
     def describe(self, arrays: Sequence[Any]) -> list[ArrayInfo | None]:
-        """What is known of the operands. One `ArgumentError` for what is no array, or where they lie in different places."""
+        """What is known of the operands. One `ArgumentError` for what is no array, or where they lie in different
+        places.
+        """
         found: list[ArrayInfo | None] = []
         for name, schema, array in zip(self.names, self.operands.split(", "), arrays, strict=True):
             try:
@@ -193,7 +200,9 @@ class Function:
 
 
 def writing(function: Function, name: str) -> Function:
-    """The variant of a function that writes its one result into an operand called `name`: an operator of its own, without gradient."""
+    """The variant of a function that writes its one result into an operand called `name`: an operator of its own,
+    without gradient.
+    """
 
     def results(*given: Any) -> tuple[Result, ...]:
         infos, target, settings = (

@@ -81,16 +81,20 @@ def cross_entropy(
     softcap: float = 0.0,
     return_lse: bool = False,
 ) -> Any:
-    """The cross-entropy of logits and targets, as torch.nn.functional.cross_entropy; with `return_lse`, also log-sum-exps.
+    """The cross-entropy of logits and targets, as torch.nn.functional.cross_entropy; with `return_lse`, also
+    log-sum-exps.
 
     x: (m, n), bf16, f16 or f32, n up to 524,288, columns following one another; targets: (m,), int32 or int64. For each
     row with z = x, or softcap * tanh(x / softcap), and lse = log(sum(exp(z))):
 
         loss = lse - (1 - label_smoothing) z[target] - label_smoothing mean(z) + z_loss lse^2
 
-    "mean" divides the sum by how many targets are not `ignore_index` (NaN where all are), "sum" does not, "none" gives a
-    loss for each row, 0 where it is ignored. Losses and the log-sum-exps (m,) are float32. A target that is no column is an
-    error on the simulator and in debug builds; on a GPU its loss is NaN. Where torch wants the gradient it is made in the
+    "mean" divides the sum by how many targets are not `ignore_index` (NaN where all are), "sum" does not, "none" gives
+    a
+    loss for each row, 0 where it is ignored. Losses and the log-sum-exps (m,) are float32. A target that is no column
+    is an
+    error on the simulator and in debug builds; on a GPU its loss is NaN. Where torch wants the gradient it is made in
+    the
     same pass over the logits.
 
     Raises `ArgumentError` for operands or settings that the kernel does not take.

@@ -1,8 +1,10 @@
-"""torch's face of the public functions: `torch.ops.pykittens.<name>`, for eager code, `torch.compile`, export and CUDA graphs.
+"""torch's face of the public functions: `torch.ops.pykittens.<name>`, for eager code, `torch.compile`, export and CUDA
+graphs.
 
 Importing this module registers all that is declared (`declaration.ALL`); what is declared later registers itself. An
 operator is registered with `torch.library.Library`, whose calls cost 6 us where those of `torch.library.custom_op` cost
-17. Eager calls on ordinary tensors that look like earlier ones go past the operators; a profiler then sees their kernels,
+17. Eager calls on ordinary tensors that look like earlier ones go past the operators; a profiler then sees their
+kernels,
 not the operators.
 """
 
@@ -103,7 +105,9 @@ def _from_torch(setting: Any) -> Any:
 def _again(
     function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], rest: Any
 ) -> list[Tensor] | None:
-    """The results, where there is a plan for such operands: the dispatcher and all that an operator asks cost five times as much."""
+    """The results, where there is a plan for such operands: the dispatcher and all that an operator asks cost five
+    times as much.
+    """
     if not _direct() or not (found := _plans.find(arrays, rest)):
         return None
     (launch, order, makers, known, numbers, graded), pointers = found
@@ -138,7 +142,9 @@ def _plan(
 
 
 def _order(given: list[Tensor], call: KernelCall) -> list[int] | None:
-    """Which of the given tensors each of the kernel's operands is, or a view of; None where one is a copy or could be several."""
+    """Which of the given tensors each of the kernel's operands is, or a view of; None where one is a copy or could
+    be several.
+    """
     order = []
     for x in call.operands:
         x = x.array if isinstance(x, View) else x
@@ -158,7 +164,9 @@ def _maker(x: Tensor) -> Callable[[], Tensor]:
 
 
 def _direct() -> bool:
-    """Whether no mode wants to see calls of operators; those of the dispatcher change its keys, which plans are found by."""
+    """Whether no mode wants to see calls of operators; those of the dispatcher change its keys, which plans are
+    found by.
+    """
     return _ASKABLE and not torch._C._is_torch_function_mode_enabled()
 
 
@@ -167,7 +175,9 @@ def _graded(tensors: Sequence[Tensor]) -> bool:
 
 
 def _plain(function: Function, tensors: Sequence[Tensor]) -> bool:
-    """Whether an operator does with such tensors no more than its function: they are ordinary, no mode is on, no gradient wanted."""
+    """Whether an operator does with such tensors no more than its function: they are ordinary, no mode is on, no
+    gradient wanted.
+    """
     if not _direct() or torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
         return False
     if torch.is_grad_enabled() and _graded(tensors):
@@ -239,7 +249,9 @@ def _fake(function: Function, count: int, *arguments: Any) -> Any:
 
 
 def _split(function: Function, arguments: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Operands and settings, as the declaration has them; the dispatcher leaves out the last that have their defaults."""
+    """Operands and settings, as the declaration has them; the dispatcher leaves out the last that have their
+    defaults.
+    """
     n = len(function.names)
     arguments = (*arguments, *_defaults[function][len(arguments) :])
     return arguments[:n], tuple(map(_from_torch, arguments[n:]))
@@ -297,7 +309,9 @@ def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
 
 
 def _below_autograd(function: Function, operator: Any, keys: Any, *arguments: Any) -> Any:
-    """An operator that writes into an operand, as torch's functions with `out=` are: without a gradient, and saying so."""
+    """An operator that writes into an operand, as torch's functions with `out=` are: without a gradient, and saying
+    so.
+    """
     arrays, _ = _split(function, arguments)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arrays):
         fix = "leave `out` out, or call it under torch.no_grad()"
@@ -316,7 +330,9 @@ def _functionalised(function: Function, *arguments: Any) -> None:
 
 
 def _cast(function: Function, operator: Any, device: str, *arguments: Any) -> Any:
-    """The operator on operands of the dtype that torch.autocast has for such functions; 8 and 64 bits stay as they are."""
+    """The operator on operands of the dtype that torch.autocast has for such functions; 8 and 64 bits stay as they
+    are.
+    """
     dtype = torch.get_autocast_dtype(device) if function.autocast == "low" else torch.float32
     arrays, settings = _split(function, arguments)
     settings = [_to_torch(function, i, x) for i, x in enumerate(settings)]

@@ -15,7 +15,8 @@ from .declaration import Function, Result
 DTYPE_NAMES = ("bf16", "f16", "f32")
 MOST = 4  # operands of an epilogue, scales included
 
-# Epilogues by number, so that operators can be told of them: the first of the same content, since a lambda is made anew for each call.
+# Epilogues by number, so that operators can be told of them: the first of the same content, since a lambda is made anew
+# for each call.
 _numbers: dict[Any, int] = {}
 _epilogues: list[Callable[..., Any]] = []
 
@@ -81,7 +82,8 @@ def matmul(
     epilogue: Callable[..., Any] | None = None,
     operands: Sequence[Any] = (),
 ) -> Any:
-    """a (m, k) @ b (k, n), times `scale_a` and `scale_b` where given: a new array (m, n) of the same framework. For Hopper.
+    """a (m, k) @ b (k, n), times `scale_a` and `scale_b` where given: a new array (m, n) of the same framework. For
+    Hopper.
 
     a and b: both bf16, both f16, or 8-bit floats, stored by rows or by columns (b may be w.T). The scales are arrays of
     one float32. The result has a's dtype (bf16 for 8-bit floats), or `dtype`: pk.bf16, pk.f16 or pk.f32; sums are

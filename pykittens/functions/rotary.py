@@ -45,8 +45,10 @@ def rotary(x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = 
     half-split:   o[i] = x[i] cos[i] - x[i + h] sin[i],            o[i + h] = x[i + h] cos[i] + x[i] sin[i]
     interleaved:  o[2 i] = x[2 i] cos[i] - x[2 i + 1] sin[i],      o[2 i + 1] = x[2 i + 1] cos[i] + x[2 i] sin[i]
 
-    for i < h = r / 2; features from r on pass unchanged. x: (..., heads, n, d) with contiguous features and otherwise any
-    strides, d up to 4096; cos and sin: (m, h) with m >= n, a row for each position; bf16, f16 or f32 each. `out` receives
+    for i < h = r / 2; features from r on pass unchanged. x: (..., heads, n, d) with contiguous features and otherwise
+    any
+    strides, d up to 4096; cos and sin: (m, h) with m >= n, a row for each position; bf16, f16 or f32 each. `out`
+    receives
     the result (it may be x itself) and is returned.
 
     Raises `ArgumentError` for operands that the kernel does not take.

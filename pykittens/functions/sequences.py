@@ -75,8 +75,10 @@ def linear_attention(
 ) -> Any:
     """o_i = scale * sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j for each batch and head, on arrays of any framework.
 
-    q, k: (batch, heads, n, d), v: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides. `log_decay` is
-    g, float32 (heads,), zero or less; without it there is no decay. `scale` is 1 / sqrt(d) unless given. `state`: what an
+    q, k: (batch, heads, n, d), v: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides. `log_decay`
+    is
+    g, float32 (heads,), zero or less; without it there is no decay. `scale` is 1 / sqrt(d) unless given. `state`: what
+    an
     earlier call returned, for rows that continue it, float32 (batch, heads, e, d). Returns o, or (o, state) with
     `return_state`. For Hopper and the simulated GPU.
 
@@ -86,7 +88,8 @@ def linear_attention(
 
 
 def based(q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = False) -> Any:
-    """o_i = sum_{j <= i} (1 + s_ij + s_ij^2 / 2) v_j, s_ij = q_i . k_j / 4, for each batch and head, on arrays of any framework.
+    """o_i = sum_{j <= i} (1 + s_ij + s_ij^2 / 2) v_j, s_ij = q_i . k_j / 4, for each batch and head, on arrays of any
+    framework.
 
     q, k: (batch, heads, n, 16), v: (batch, heads, n, e), bf16 or f16, e 64 or 128, any n, any strides. `state`: what an
     earlier call returned, for rows that continue it, float32 (batch, heads, e, 160). Returns o, or (o, state) with

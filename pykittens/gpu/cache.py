@@ -1,7 +1,8 @@
 """Compiled kernels on disk, found by their content.
 
 The key is the generated text without its `#line` directives and comments, the architecture and the options: moving
-a kernel in its Python file, or renaming its variables, does not compile it again. The compiler's version is not part of it, so that a
+a kernel in its Python file, or renaming its variables, does not compile it again. The compiler's version is not part of
+it, so that a
 machine without a compiler finds what another one made; the entry records it.
 
 An entry is one file: a line with the format and a SHA-256 of the rest, a line of JSON, the cubin. It appears
@@ -99,7 +100,9 @@ class Cache:
         return self.path / f"{name}.kernel"
 
     def get(self, name: str) -> Cubin | None:
-        """The kernel filed under a key; None where there is none, its file is damaged, or others could have written it."""
+        """The kernel filed under a key; None where there is none, its file is damaged, or others could have written
+        it.
+        """
         try:
             with open(self.file(name), "rb") as file:
                 if why := distrusted(self.path) or distrusted_file(file.fileno()):
@@ -176,7 +179,9 @@ def about(file: Path) -> Cubin | None:
 
 
 def user_directory() -> Path | None:
-    """The directory that this user's kernels are kept in; None for a user without a home, whose kernels are not kept."""
+    """The directory that this user's kernels are kept in; None for a user without a home, whose kernels are not
+    kept.
+    """
     if chosen := os.environ.get("PYKITTENS_CACHE"):
         return Path(chosen)
     if sys.platform == "linux" and (chosen := os.environ.get("XDG_CACHE_HOME")):

@@ -158,7 +158,9 @@ class Launcher:
             raise ValueError(f"parameter {index} cannot be {value!r}: {error}") from None
 
     def slot(self, index: int) -> Callable[[int | float | bool], None]:
-        """`set_scalar` of one parameter, for who sets it often: struct.error or OverflowError if its type does not hold a value."""
+        """`set_scalar` of one parameter, for who sets it often: struct.error or OverflowError if its type does not
+        hold a value.
+        """
         form = self._formats[index]
         assert form is not None
         return functools.partial(form.pack_into, self._buffer, self._offsets[index])

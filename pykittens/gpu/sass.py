@@ -89,7 +89,8 @@ def opcodes(sass: str) -> Counter[str]:
 
 
 def opcodes_of(cubins: Sequence[Cubin]) -> list[Counter[str]]:
-    """`opcodes` of each of several kernels for one architecture, by one call of nvdisasm, whose start takes longer than a kernel does.
+    """`opcodes` of each of several kernels for one architecture, by one call of nvdisasm, whose start takes longer than
+    a kernel does.
 
     The code of all, one after another, is read as it stands, without what else is in an ELF file.
     """

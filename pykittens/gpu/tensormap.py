@@ -114,7 +114,8 @@ def replace_address(descriptor: int, pointer: int) -> None:
 
 
 def address_first(descriptor: TensorMap, pointer: int) -> bool:
-    """Whether this driver keeps a tensor's address in the first eight bytes of its descriptor, and nothing that follows from it elsewhere.
+    """Whether this driver keeps a tensor's address in the first eight bytes of its descriptor, and nothing that follows
+    from it elsewhere.
 
     NVIDIA does not say. So the driver is asked to write other addresses into one that it encoded for `pointer`.
     """

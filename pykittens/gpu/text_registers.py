@@ -1,6 +1,7 @@
 """The C of registers: how tiles, vectors and scalars are declared, and how an element is read, stored and converted.
 
-A float or int tile is an array of its thread's elements in fragment order; bf16 and f16 tiles hold pairs in 32-bit words.
+A float or int tile is an array of its thread's elements in fragment order; bf16 and f16 tiles hold pairs in 32-bit
+words.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class RegisterText(TextBase):
     def from_memory(self, text: str, memory: DType, held: DType) -> str:
         """An element as it lies in memory, as an element of `held`, such as `element` gives.
 
-        16-bit floats of one dtype are moved, not converted: they stay u16, which `pk_pack_bf16` takes as well as floats.
+        16-bit floats of one dtype are moved, not converted: they stay u16, which `pk_pack_bf16` takes as well as
+        floats.
         """
         if memory.packed and memory is held:
             return f"(u16)({text})"

@@ -1,4 +1,6 @@
-"""The C of the running thread: its place in the scope that works together, who of them is elected, and where they meet."""
+"""The C of the running thread: its place in the scope that works together, who of them is elected, and where they
+meet.
+"""
 
 from __future__ import annotations
 

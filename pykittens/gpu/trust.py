@@ -1,6 +1,7 @@
 """Whether files may be believed: a cubin is code, so where others could have put it, it is not loaded.
 
-As ssh asks of its keys: a file, its directory and all that leads there belong to this user or to root, and nobody else may
+As ssh asks of its keys: a file, its directory and all that leads there belong to this user or to root, and nobody else
+may
 write them. A directory above may be writable by all where it is sticky, as /tmp is: what lies there stays its owner's.
 Windows has no such modes; there, files are believed inside of the user's profile folder.
 """
@@ -14,7 +15,9 @@ from pathlib import Path
 
 
 def distrusted(directory: Path) -> str:
-    """Why nothing is loaded from a directory, as "..., which ...", with the fix; empty where it may be. It need not exist."""
+    """Why nothing is loaded from a directory, as "..., which ...", with the fix; empty where it may be. It need not
+    exist.
+    """
     if sys.platform == "win32":
         home = Path.home().resolve()
         inside = directory.resolve().is_relative_to(home)

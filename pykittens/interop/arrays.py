@@ -106,7 +106,9 @@ def streams(kind: str) -> Callable[[int], int]:
 
 
 def probe(array: Any) -> Callable[[Any], tuple[int, Hashable]]:
-    """A function from any array of this one's type to its pointer, and to what else is known of it: see `Framework.probe`."""
+    """A function from any array of this one's type to its pointer, and to what else is known of it: see
+    `Framework.probe`.
+    """
     return _framework(array).probe
 
 

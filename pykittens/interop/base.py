@@ -72,7 +72,9 @@ class Framework:
         raise NotImplementedError
 
     def probe(self, array: Any) -> tuple[int, Hashable]:
-        """Its pointer, and all else that `describe` tells: equal where that is equal. For every call of a kernel: cheap."""
+        """Its pointer, and all else that `describe` tells: equal where that is equal. For every call of a kernel:
+        cheap.
+        """
         info = self.describe(array)
         return info.pointer, info[1:]
 
@@ -104,7 +106,9 @@ class Framework:
         raise Unsupported(f"is a {type(array).__qualname__}, which cannot be copied into a dense array")
 
     def streams(self) -> Callable[[int], int]:
-        """The function from a device to the CUstream of the framework's next operation there; 0 is the default stream."""
+        """The function from a device to the CUstream of the framework's next operation there; 0 is the default
+        stream.
+        """
         return lambda device: 0
 
 

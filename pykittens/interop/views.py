@@ -1,4 +1,6 @@
-"""The same memory with another shape: how an array of any framework and any leading shape becomes the rows of a matrix."""
+"""The same memory with another shape: how an array of any framework and any leading shape becomes the rows of a
+matrix.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from .base import Array, ArrayInfo, Framework
 
 @dataclass(frozen=True)
 class View:
-    """An array seen with another shape and strides (in elements), from its first element. Kernels take it as an array."""
+    """An array seen with another shape and strides (in elements), from its first element. Kernels take it as an
+    array.
+    """
 
     array: Any
     shape: tuple[int, ...]

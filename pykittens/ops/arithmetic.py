@@ -1,4 +1,5 @@
-"""What arithmetic on two numbers of one dtype gives: one meaning, as NumPy and as CUDA C, for scalars, tiles and reductions.
+"""What arithmetic on two numbers of one dtype gives: one meaning, as NumPy and as CUDA C, for scalars, tiles and
+reductions.
 
 * integers wrap: the low bits of the true result. C computes them unsigned, where that is defined;
 * a shift by the width of the dtype or more leaves nothing, or the sign; a negative count is such a one;
@@ -108,7 +109,9 @@ def _is_float(x: Any) -> bool:
 
 
 class Arithmetic(NamedTuple):
-    """One operation on two numbers: its NumPy function, and its C for floats and for integers and bools ("": it has none)."""
+    """One operation on two numbers: its NumPy function, and its C for floats and for integers and bools ("": it has
+    none).
+    """
 
     numpy: Callable[[Any, Any], Any]
     floats: str

@@ -1,4 +1,6 @@
-"""One element that many threads change: atomics in global memory (PTX "atom"), and an element of shared memory by one thread."""
+"""One element that many threads change: atomics in global memory (PTX "atom"), and an element of shared memory by
+one thread.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ FORMULAS: dict[str, Callable[[Any, Any], Any]] = {
 class Atomic(Op):
     """Changes one element of a tensor in one step, once for the scope; the result is what it was before.
 
-    kind: "add" (integers wrap), "min", "max", "and", "or", "xor", "exch" (the element becomes `value`), "cas" (it becomes
+    kind: "add" (integers wrap), "min", "max", "and", "or", "xor", "exch" (the element becomes `value`), "cas" (it
+    becomes
     `value` where it is `expected`, bit for bit). order, memory_scope: semantics and scope (PTX ISA, "atom").
     In a warp all threads get the result. In a wider scope only one thread may run at all: see `passes/elect.py`.
     """
@@ -122,7 +125,8 @@ class Atomic(Op):
         )
 
     def cuda(self, c: CudaWriter) -> None:
-        # int old; if (lane == 0) asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+        # int old; if (lane == 0) asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(old) : "l"(p),
+        # "r"(v) : "memory");
         if self.scope.warps > 1 and not c.elected:
             raise self._crowd()
         if self.memory_scope == "cluster":

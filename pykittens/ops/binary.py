@@ -1,4 +1,6 @@
-"""Operators on two or three register tiles, vectors or scalars, elementwise. 16-bit floats compute in float32 and round once."""
+"""Operators on two or three register tiles, vectors or scalars, elementwise. 16-bit floats compute in float32 and
+round once.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ class Binary(Op):
         )
 
     def _packed_product(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
-        """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the same as two."""
+        """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the
+        same as two.
+        """
         c.prelude(PACKED_FMA)
         name = c.declare(self.result)
         c.line(

@@ -1,4 +1,5 @@
-"""How the operands of an elementwise operation go together: one shape, one dtype, and which element of each goes with which.
+"""How the operands of an elementwise operation go together: one shape, one dtype, and which element of each goes with
+which.
 
 A column vector broadcasts along rows and a row vector along columns; a column vector with a row vector makes a tile.
 """

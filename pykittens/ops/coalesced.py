@@ -1,4 +1,5 @@
-"""Loads and stores of coalesced tiles and row vectors: runs of neighbours a thread, as wide as the memory's alignment allows.
+"""Loads and stores of coalesced tiles and row vectors: runs of neighbours a thread, as wide as the memory's alignment
+allows.
 
 Elements of a run move in accesses of up to 16 bytes; where registers hold what memory holds, nothing is converted.
 Accesses to global memory are predicated and may carry a hint: "stream" for what is touched once and should displace
@@ -75,7 +76,9 @@ __device__ __forceinline__ void pk_st_{hint or "plain"}(void* a, {v} v, bool ins
 
 
 class Runs:
-    """C for the runs of a coalesced tile or row vector that lies at `memory`: loop over them, their address and guard."""
+    """C for the runs of a coalesced tile or row vector that lies at `memory`: loop over them, their address and
+    guard.
+    """
 
     def __init__(
         self,

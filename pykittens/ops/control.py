@@ -35,7 +35,8 @@ class Range(Op):
 class While(Op):
     """Repeats its body until a `BreakIf` leaves it.
 
-    `polls` (set by passes/polling.py): it may wait for what ordinary loads of tiles find, which every pass must make anew.
+    `polls` (set by passes/polling.py): it may wait for what ordinary loads of tiles find, which every pass must make
+    anew.
     """
 
     scope: Scope
@@ -71,7 +72,8 @@ class When(Op):
 
 @dataclass(eq=False)
 class Role(Op):
-    """Warps `first` to `first + scope.warps - 1` of the block run `body`; `registers` is their budget a thread (0: none).
+    """Warps `first` to `first + scope.warps - 1` of the block run `body`; `registers` is their budget a thread (0:
+    none).
 
     `elected` (set by passes/elect.py): every operation inside is a single thread's, so that one thread runs the whole.
     """

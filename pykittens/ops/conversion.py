@@ -82,7 +82,9 @@ def _to_integer(array: np.ndarray, source: DType | None, dtype: DType) -> np.nda
 
 
 def convert_c(text: str, source: DType, dtype: DType) -> str:
-    """C for a number as another dtype. 8- and 16-bit floats stand as float, 8-bit integers as int (see `Writer.element`)."""
+    """C for a number as another dtype. 8- and 16-bit floats stand as float, 8-bit integers as int (see
+    `Writer.element`).
+    """
     if dtype is source or (dtype.kind == source.kind == "f" and f64 not in (source, dtype)):
         return text
     if dtype is f64:

@@ -38,7 +38,8 @@ def check_copy(shared: Value, place: Place, what: str) -> None:
 
 
 class Vectors:
-    """The vectors of a rectangle, as wide as its alignment allows, which the threads of a scope take in turn: a loop over those of one.
+    """The vectors of a rectangle, as wide as its alignment allows, which the threads of a scope take in turn: a loop
+    over those of one.
 
     `bytes` is what a vector has, `width` its elements, `type` its type in C. Inside the loop C names the vector's `row`
     and `column` in the rectangle, the address `at` which it lies in global memory, and the condition `row_inside` that
@@ -93,7 +94,9 @@ def address(c: CudaWriter, shared: Value, row: str, col: str) -> str:
 
 
 class Copy(Op):
-    """Elements between a rectangle in global memory and a shared tile or vector, as they are: each thread moves some."""
+    """Elements between a rectangle in global memory and a shared tile or vector, as they are: each thread moves
+    some.
+    """
 
     target: Value | Place
     source: Value | Place

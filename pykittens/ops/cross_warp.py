@@ -37,7 +37,8 @@ __device__ __forceinline__ void pk_st_async(u32 a, u32 bar, u32 rank, u32 v) {
 
 @dataclass(eq=False)
 class ShareTerms(Op):
-    """The terms of partial coalesced vectors into a shared vector: all those of the first warp, of the second, and so on.
+    """The terms of partial coalesced vectors into a shared vector: all those of the first warp, of the second, and so
+    on.
 
     In a cluster of `ranks` blocks they go to the same place in all of them.
     """
@@ -84,7 +85,9 @@ class ShareTerms(Op):
             c.line(f"  pk_st_shared({to}, {value});" if here else f"  pk_st_cluster({to}, {c.lane}, {value});")
 
     def _terms(self, c: CudaWriter, condition: str) -> Iterator[tuple[str, str]]:
-        """For each source a loop over its terms, in the threads where `condition` holds: the address of a term, and its bits."""
+        """For each source a loop over its terms, in the threads where `condition` holds: the address of a term, and
+        its bits.
+        """
         c.prelude(MEMORY)
         first = 0
         for source in self.sources:
@@ -97,7 +100,8 @@ class ShareTerms(Op):
 
 @dataclass(eq=False)
 class SendTerms(ShareTerms):
-    """`ShareTerms` to all blocks of the cluster, each of which learns at its own `barrier` that they have come (PTX "st.async").
+    """`ShareTerms` to all blocks of the cluster, each of which learns at its own `barrier` that they have come (PTX
+    "st.async").
 
     So only those wait who need the terms, and not for warps that have nothing to do with them.
     """
@@ -122,7 +126,9 @@ class SendTerms(ShareTerms):
 
 @dataclass(eq=False)
 class Combine(Op):
-    """`kind` over the shared terms of every row: complete column vectors of these types. `sources` hold those of one block each."""
+    """`kind` over the shared terms of every row: complete column vectors of these types. `sources` hold those of one
+    block each.
+    """
 
     scope: Scope
     kind: str

@@ -19,7 +19,8 @@ from .scalars import scalar_dtype
 class Print(Op):
     """Prints texts, scalars and register tiles on one line for each unit of the scope.
 
-    A GPU writes tiles element by element, a line each, after the line with the rest: `[block 0,0,0 warp 1] x[3, 5] = 0.5`.
+    A GPU writes tiles element by element, a line each, after the line with the rest: `[block 0,0,0 warp 1] x[3, 5] =
+    0.5`.
     """
 
     scope: Scope

@@ -1,4 +1,6 @@
-"""What register tiles and vectors hold to begin with, or are changed to: fills, the numbers of their rows and columns, assignments."""
+"""What register tiles and vectors hold to begin with, or are changed to: fills, the numbers of their rows and
+columns, assignments.
+"""
 
 from __future__ import annotations
 

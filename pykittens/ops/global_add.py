@@ -1,4 +1,6 @@
-"""Register vectors added to global memory, atomically for each element (PTX "red"): sums of many blocks, in no fixed order."""
+"""Register vectors added to global memory, atomically for each element (PTX "red"): sums of many blocks, in no fixed
+order.
+"""
 
 from __future__ import annotations
 

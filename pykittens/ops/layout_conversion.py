@@ -175,7 +175,9 @@ class Shuffles:
         self.c.line("}")
 
     def _chosen(self, registers: tuple[int, ...], lanes: tuple[int, ...]) -> str:
-        """What every lane wants of the registers of other lanes; the lanes that are asked do not know which of theirs."""
+        """What every lane wants of the registers of other lanes; the lanes that are asked do not know which of
+        theirs.
+        """
         first, *others = sorted(set(registers))
         text = self._fetch(first, lanes)
         for register in others:

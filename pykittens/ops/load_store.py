@@ -1,4 +1,6 @@
-"""What loads and stores between registers and memory have in common: operands of one shape, who moves what, and how wide."""
+"""What loads and stores between registers and memory have in common: operands of one shape, who moves what, and how
+wide.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def pairable(memory: Value | Place) -> bool:
 
 
 def naive_limit(vector: RegisterVector) -> int:
-    """The length that each index of a naive vector must be tested against: 0 where it fills its threads, or is not naive."""
+    """The length that each index of a naive vector must be tested against: 0 where it fills its threads, or is not
+    naive.
+    """
     return vector.length if vector.kind == "naive" and vector.length % (32 * vector.warps * vector.width) else 0
 
 

@@ -1,4 +1,6 @@
-"""Choices between elements: by a mask, or by what a row's end or a diagonal cuts off (ThunderKittens' right_fill and left_fill)."""
+"""Choices between elements: by a mask, or by what a row's end or a diagonal cuts off (ThunderKittens' right_fill and
+left_fill).
+"""
 
 from __future__ import annotations
 

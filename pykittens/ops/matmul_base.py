@@ -37,7 +37,9 @@ def check_shapes(what: str, d: Value, a: Value, b: Value, ta: bool, tb: bool) ->
 
 
 def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b for stacks of tiles, a few rows at a time: OpenBLAS keeps products of up to 2**18 terms on one core, where they are fastest."""
+    """a @ b for stacks of tiles, a few rows at a time: OpenBLAS keeps products of up to 2**18 terms on one core,
+    where they are fastest.
+    """
     (units, m, k), n = a.shape, b.shape[2]
     rows = next(r for r in (16, 8, 4, 2, 1) if r * k * n <= 1 << 18 or r == 1)
     return np.matmul(a.reshape(units, m // rows, rows, k), b[:, None]).reshape(-1, m, n)

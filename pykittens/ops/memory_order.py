@@ -1,8 +1,12 @@
-"""Memory order between threads: fences, and loads and stores of one element with an order (PTX ISA, "memory consistency model").
+"""Memory order between threads: fences, and loads and stores of one element with an order (PTX ISA, "memory consistency
+model").
 
-What a thread did before a *release* is known to a thread that reads the released value with an *acquire*, where the scopes
-of both hold both threads: "cta" (the block), "cluster", "gpu". A relaxed access after a fence releases what the fence knew;
-a fence after a relaxed access acquires. The threads of a warp are brought together around each of them (`__syncwarp`), so
+What a thread did before a *release* is known to a thread that reads the released value with an *acquire*, where the
+scopes
+of both hold both threads: "cta" (the block), "cluster", "gpu". A relaxed access after a fence releases what the fence
+knew;
+a fence after a relaxed access acquires. The threads of a warp are brought together around each of them (`__syncwarp`),
+so
 that what one lane releases or acquires, the warp does; a wider scope meets in its barrier before it releases.
 """
 
@@ -227,7 +231,8 @@ class Signal(_Ordered):
         return _after_meeting(self.scope, self.order, add)
 
     def cuda(self, c: CudaWriter) -> None:
-        # __syncwarp(); if (lane == 0) asm volatile("red.release.gpu.global.add.s32 [%0], %1;" :: "l"(p), "r"(n) : "memory");
+        # __syncwarp(); if (lane == 0) asm volatile("red.release.gpu.global.add.s32 [%0], %1;" :: "l"(p), "r"(n) :
+        # "memory");
         self._require(c)
         c.prelude(MEMORY)
         dtype, pointer = self.target.type.dtype, GlobalText(c, self.target, const=False).pointer
@@ -253,7 +258,9 @@ class Signal(_Ordered):
 
 @dataclass(eq=False)
 class WaitFor(_Ordered):
-    """Waits, each warp for itself, until an element is at least `count`, and acquires what was released (PTX "ld.acquire")."""
+    """Waits, each warp for itself, until an element is at least `count`, and acquires what was released (PTX
+    "ld.acquire").
+    """
 
     scope: Scope
     source: Place
@@ -275,7 +282,8 @@ class WaitFor(_Ordered):
         return (Sync("until", self.source, phase=self.count), read)
 
     def cuda(self, c: CudaWriter) -> None:
-        # if (lane == 0) { int x; do asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" ...); while (x < n); } __syncwarp();
+        # if (lane == 0) { int x; do asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" ...); while (x < n); }
+        # __syncwarp();
         self._require(c)
         dtype, x = self.source.type.dtype, c.fresh("x")
         name, pointer = element_access(c, self.source, f"ld.{self.order}", self.memory_scope)

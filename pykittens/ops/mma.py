@@ -110,7 +110,9 @@ class Mma(Product):
         return load_matrices(c, "a[m]", self.a, (row, f"m * {16 * d.warps}"), ("lane / 16 * 8", "k * 16"))
 
     def _load_b(self, c: CudaWriter) -> str:
-        """C that loads 16 x 16 of B at step k, columns `n`: the two registers that an mma takes come next to each other, as it wants them."""
+        """C that loads 16 x 16 of B at step k, columns `n`: the two registers that an mma takes come next to each
+        other, as it wants them.
+        """
         if self.tb:  # stored n x k
             return load_matrices(c, "b", self.b, ("lane % 8 + lane / 16 * 8", "n * 16"), ("lane / 8 % 2 * 8", "k * 16"))
         return load_matrices(c, "b", self.b, ("lane % 16", "k * 16"), ("lane / 16 * 8", "n * 16"), transposed=True)

@@ -1,4 +1,6 @@
-"""Pairs of neighbouring columns taken apart and put together, inside each thread: for rotations of interleaved pairs."""
+"""Pairs of neighbouring columns taken apart and put together, inside each thread: for rotations of interleaved
+pairs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A tile as the vector of its registers, and back: the order in which threads hold it, for scratch memory that only such tiles see.
+"""A tile as the vector of its registers, and back: the order in which threads hold it, for scratch memory that only
+such tiles see.
 
 No element moves. The vector is a naive one in runs of 16 bytes a thread, so that its loads and stores fill whole lines
 without bank conflicts, which those of a float32 fragment (8 bytes a thread, eight rows at a time) cannot.
@@ -125,7 +126,9 @@ _CASES = (
 
 
 def _by_hand(tile: RegisterTile, width: int) -> np.ndarray:
-    """`order` of a row-layout tile, from PTX's picture of an m16n8 accumulator (ISA, "Matrix fragments for mma.m16n8k16")."""
+    """`order` of a row-layout tile, from PTX's picture of an m16n8 accumulator (ISA, "Matrix fragments for
+    mma.m16n8k16").
+    """
     found = []
     for run in range(tile.registers // width):
         for thread in range(32 * tile.warps):

@@ -64,7 +64,9 @@ class Rolls(Op):
             )
 
         def word(i: int, pair: int) -> str:
-            """Word `i` of the tile rolled by `pair` pairs: past the last thread it lies in the next block of columns."""
+            """Word `i` of the tile rolled by `pair` pairs: past the last thread it lies in the next block of
+            columns.
+            """
             here, there = (
                 i % 2 + 2 * ((i // 2 + step) % blocks) + i // (2 * blocks) * 2 * blocks
                 for step in (pair // 4, pair // 4 + 1)

@@ -18,7 +18,8 @@ from ..types import Coalesced, DType, RegisterTile, RegisterVector
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Stands for a `Place` operand: a rectangle (or run) of `shape` elements at row and column `at` of a tensor of `size`.
+    """Stands for a `Place` operand: a rectangle (or run) of `shape` elements at row and column `at` of a tensor of
+    `size`.
 
     `static`: the tensor's rows and columns are known when the kernel is compiled. `known`: so is `at`. `pitch`:
     elements from row to row in memory, if more than the columns.
@@ -86,7 +87,9 @@ def _shown(x: Any) -> str:
 
 
 def rounded(dtype: DType, array: Any) -> np.ndarray:
-    """An array as elements of a dtype: floats rounded to nearest even (once from float64 where the dtype has no narrower source)."""
+    """An array as elements of a dtype: floats rounded to nearest even (once from float64 where the dtype has no
+    narrower source).
+    """
     with np.errstate(all="ignore"):
         return np.asarray(array).astype(dtype.numpy)
 
@@ -105,7 +108,9 @@ def vectors(dtype: DType) -> tuple[RegisterVector, ...]:
 
 
 def rectangles(dtype: DType) -> tuple[Rectangle, ...]:
-    """16 x 32 elements of tensors: inside, across the last rows and columns, at odd places and pitches, known early and late."""
+    """16 x 32 elements of tensors: inside, across the last rows and columns, at odd places and pitches, known early
+    and late.
+    """
     whole = Rectangle(dtype, (16, 32), (48, 64), (16, 32))
     ragged = Rectangle(dtype, (16, 32), (24, 56), (16, 32))
     return (

@@ -76,7 +76,8 @@ def described(x: Operand, depth: int = 3) -> str:
 def promoted(*operands: Operand) -> DType:
     """The dtype in which scalars meet: float32 where one is a float, int64 where one is, and for int32 with uint32.
 
-    Bools count as int32 unless all are bools. A Python int takes the dtype of the others, or int64 where it does not fit.
+    Bools count as int32 unless all are bools. A Python int takes the dtype of the others, or int64 where it does not
+    fit.
     """
     found = {d for d in map(scalar_dtype, operands) if d is not None}
     if found == {bool_} and all(scalar_dtype(x) is bool_ for x in operands):
@@ -117,7 +118,9 @@ def as_dtype(c: CudaWriter, x: Operand, dtype: DType) -> str:
 
 
 def as_number(x: Any, dtype: DType) -> Any:
-    """A scalar of the simulator (a Python int or bool, a float32, or an array of them) as a NumPy number or array of `dtype`."""
+    """A scalar of the simulator (a Python int or bool, a float32, or an array of them) as a NumPy number or array of
+    `dtype`.
+    """
     return convert(np.asarray(x, np.int64) if type(x) is int else x, dtype)
 
 

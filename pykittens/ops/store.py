@@ -38,7 +38,9 @@ from .samples import Rectangle, Sample, pasted, rectangles, vectors
 
 @dataclass(eq=False)
 class Store(Op):
-    """A register tile or vector into a shared tile or vector, or a global rectangle; past the end nothing is written."""
+    """A register tile or vector into a shared tile or vector, or a global rectangle; past the end nothing is
+    written.
+    """
 
     scope: Scope
     target: Value | Place

@@ -84,7 +84,9 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
 
 
 def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
-    """The instructions of a copy: shared address, coordinates (innermost first), and their number. May open a loop over the one that follows."""
+    """The instructions of a copy: shared address, coordinates (innermost first), and their number. May open a loop
+    over the one that follows.
+    """
     batch, depth, row, col = (c.scalar(x, i32) for x in place.first)
     type, base = shared.type, c[shared]
     if isinstance(type, SharedVector):
@@ -154,7 +156,9 @@ __device__ __forceinline__ void {name}(const pk_tensor_map* map, u32 from, {coor
 
 @dataclass(eq=False)
 class TmaLoad(Op):
-    """Tensor to shared memory; pays its bytes to `barrier` when it has landed. `mask`: to these blocks of the cluster."""
+    """Tensor to shared memory; pays its bytes to `barrier` when it has landed. `mask`: to these blocks of the
+    cluster.
+    """
 
     scope: Scope
     target: Value
@@ -370,7 +374,9 @@ class CommitBulk(Op):
 
 @dataclass(eq=False)
 class WaitBulk(Op):
-    """The issuing thread waits until at most `pending` groups are unfinished (`read`: have not read their source yet)."""
+    """The issuing thread waits until at most `pending` groups are unfinished (`read`: have not read their source
+    yet).
+    """
 
     scope: Scope
     pending: int

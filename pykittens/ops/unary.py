@@ -47,7 +47,8 @@ def _relu(x: Any) -> Any:
     return maximum(x, np.zeros_like(x))
 
 
-# What the hardware's approximations promise is in the PTX ISA: "ex2", "lg2", "rsqrt", "rcp", "sin", "cos". A product before
+# What the hardware's approximations promise is in the PTX ISA: "ex2", "lg2", "rsqrt", "rcp", "sin", "cos". A product
+# before
 # one costs exp its relative error times |x|.
 UNARY: dict[str, Function] = {
     "neg": Function(np.negative, "-{a}", SIGN),

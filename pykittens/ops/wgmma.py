@@ -206,7 +206,9 @@ class Wgmma(Product):
 
 @dataclass(eq=False)
 class WgmmaWait(Op):
-    """Waits for the groups that touch `tiles` (none: for all but `pending`). A pass finds the count and what is finished."""
+    """Waits for the groups that touch `tiles` (none: for all but `pending`). A pass finds the count and what is
+    finished.
+    """
 
     scope: Scope
     tiles: tuple[Value, ...]

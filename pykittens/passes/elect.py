@@ -16,7 +16,9 @@ def elect_roles(program: Program) -> None:
 
 
 def _single(block: Block, warps: int) -> bool:
-    """Whether one thread can do for all `warps` warps of the role: none of them, or of their groups, does anything of its own."""
+    """Whether one thread can do for all `warps` warps of the role: none of them, or of their groups, does anything
+    of its own.
+    """
     for op in block:
         if isinstance(op, (control.Range, control.While, control.When)):
             if not all(_single(inner, warps) for inner in op.blocks()):

@@ -1,12 +1,16 @@
-"""Warp barriers among the lanes of a warp that hand memory to each other: statements (`warp.sync()`) that this pass writes.
+"""Warp barriers among the lanes of a warp that hand memory to each other: statements (`warp.sync()`) that this pass
+writes.
 
-Lanes of a warp need not run in step, so what one lane writes another sees only after both have met. The compiler lets them
+Lanes of a warp need not run in step, so what one lane writes another sees only after both have met. The compiler lets
+them
 meet where its own vocabulary promises order: around a warp's stores of registers, tiles or scalars, into shared memory;
-after a warp's wait for its copies or bulk stores; around an atomic operation; before one lane arrives for its warp, which
+after a warp's wait for its copies or bulk stores; around an atomic operation; before one lane arrives for its warp,
+which
 has read what it gives back. Nothing is written where the thread maps of the two accesses
 agree lane by lane, or where a barrier stands between them anyway.
 
-What the lanes copy themselves, or write together with other warps, is the author's to order, with `warp.sync()` or a wider
+What the lanes copy themselves, or write together with other warps, is the author's to order, with `warp.sync()` or a
+wider
 barrier: the simulator finds it where it is missing.
 """
 
@@ -150,7 +154,8 @@ def _needs(op: Op, open: frozenset[Open]) -> bool:
 
 
 def _hands_over(open: Iterable[Open], all: bool) -> bool:
-    """Whether one lane that arrives for its warp must meet the others first: for what they read, and for stored registers.
+    """Whether one lane that arrives for its warp must meet the others first: for what they read, and for stored
+    registers.
 
     A warp that has read only by ldmatrix is together: no lane is past it before all are.
     """

@@ -1,4 +1,5 @@
-"""Loads that a `pk.loop` may have to wait for are made in every pass: ptxas moves ordinary ones out of a loop that writes nothing.
+"""Loads that a `pk.loop` may have to wait for are made in every pass: ptxas moves ordinary ones out of a loop that
+writes nothing.
 
 A condition that leaves the loop may follow from global memory. Single elements are then read as C "volatile" (PTX
 "ld.volatile"); tiles and vectors, whose loads are ordinary, behind a fence at the start of each pass.

@@ -1,4 +1,6 @@
-"""Register budgets (setmaxnreg) add up to no more than the block was launched with: a warp that asks for more waits forever."""
+"""Register budgets (setmaxnreg) add up to no more than the block was launched with: a warp that asks for more waits
+forever.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What a wait at an mbarrier acquires: what its own block released, or what others of the cluster did.
 
 The default scope of a wait is the block. Where a thread of another block arrives, it releases at cluster scope, and the
-wait acquires as widely. A `st.async` completes its bytes with a release at cluster scope too (PTX ISA "st.async"); all that
+wait acquires as widely. A `st.async` completes its bytes with a release at cluster scope too (PTX ISA "st.async"); all
+that
 it hands over lies in shared memory, so the wait polls relaxed and then fences shared memory alone, which costs nothing.
 
 Other waits need no more than the block's scope: a TMA load makes what it wrote visible where its completion is observed

@@ -17,7 +17,9 @@ from ..program import BLOCK, CLUSTER, Block, Op, Operand, Program, Sync, Value, 
 
 
 class Alike(NamedTuple):
-    """The same value in `warps` warps in turn, beginning at warp `first` of the block; or in all of the `BLOCK` or `CLUSTER`."""
+    """The same value in `warps` warps in turn, beginning at warp `first` of the block; or in all of the `BLOCK` or
+    `CLUSTER`.
+    """
 
     warps: int
     first: int = 0

@@ -17,9 +17,11 @@ class Access:
     """One effect: an operation reads or writes shared or global memory, or registers after it has returned.
 
     mode "reduce" changes each element in one step, from what it was before; reductions of one kind (`reduction`: "add",
-    ...) may overlap. order: "weak" (ordinary loads and stores), or the semantics of a strong operation at `scope` (PTX ISA,
+    ...) may overlap. order: "weak" (ordinary loads and stores), or the semantics of a strong operation at `scope` (PTX
+    ISA,
     memory consistency model): what comes before a "release" is known to those that read its value with an "acquire".
-    proxy: "generic" (ordinary loads and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name of the group queue it joins
+    proxy: "generic" (ordinary loads and stores) or "async" (TMA and wgmma). done: when it is finished: "now", the name
+    of the group queue it joins
     ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it
     completes on (whose pending bytes it pays when it writes shared memory). threads: which threads of the scope touch
     which elements. rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r
@@ -47,8 +49,10 @@ class Sync:
     arrivals at an mbarrier, one from the scope, which first adds `bytes` to what its phase waits for; or the scope's
     warps are counted at a named barrier), "wait" (until the phase with parity `phase` of an mbarrier has ended; or for
     a named barrier, counting the scope's warps too), "commit" and "join" (a group queue named `queue`; `pending` groups
-    may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy), "previous" (until
-    the kernels before this one in the stream have ended), "memory fence" (strong accesses after it release, those before
+    may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy), "previous"
+    (until
+    the kernels before this one in the stream have ended), "memory fence" (strong accesses after it release, those
+    before
     it acquire, at `scope`), "until" (an element is at least `phase`). target: the barrier, its item `index` for named
     ones, or the element; rank: the block of the cluster whose barrier is meant (None: the own).
     """

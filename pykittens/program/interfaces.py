@@ -136,7 +136,9 @@ class CudaWriter(Protocol):
 
 
 class NumpyMachine(Protocol):
-    """A gang of warps in lockstep. An array's first axis counts the units of the scope that run the operation together."""
+    """A gang of warps in lockstep. An array's first axis counts the units of the scope that run the operation
+    together.
+    """
 
     warps: int
     units: int
@@ -202,4 +204,6 @@ class NumpyMachine(Protocol):
         """Sets one element of a tensor or shared vector, for each active unit."""
 
     def atomic_element(self, target: Place, kind: str, value: Any, expected: Any) -> Any:
-        """Changes one element of a tensor, each unit in turn (`kind` as in `ops/atomics.py`); what each found there, for its warps."""
+        """Changes one element of a tensor, each unit in turn (`kind` as in `ops/atomics.py`); what each found there,
+        for its warps.
+        """

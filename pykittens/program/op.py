@@ -45,7 +45,9 @@ class Op:
 
     @classmethod
     def samples(cls) -> Iterable[Any]:
-        """Small configurations of it (`ops.samples.Sample`) for the conformance tests; none for what only orders others."""
+        """Small configurations of it (`ops.samples.Sample`) for the conformance tests; none for what only orders
+        others.
+        """
         return ()
 
     def numpy(self, m: NumpyMachine, *args: Any) -> Any:

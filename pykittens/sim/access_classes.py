@@ -1,8 +1,11 @@
 """When two accesses to the same bytes of global memory, which nothing orders, are a mistake.
 
-An access is *strong* at a scope (PTX, "strong operations": atomics, and loads and stores with an order) or weak. Two strong
-accesses whose scopes both include the other's block do not race; a weak one races with whatever changes the bytes (PTX ISA,
-memory consistency model, "conflict and data-races"). A *reduction* is an atomic whose result nobody uses: reductions of one
+An access is *strong* at a scope (PTX, "strong operations": atomics, and loads and stores with an order) or weak. Two
+strong
+accesses whose scopes both include the other's block do not race; a weak one races with whatever changes the bytes (PTX
+ISA,
+memory consistency model, "conflict and data-races"). A *reduction* is an atomic whose result nobody uses: reductions of
+one
 kind commute, those of different kinds, and a reduction and a store, leave what chance decides.
 """
 
@@ -22,7 +25,8 @@ REACH = {"": -1, "cta": SAME_BLOCK, "cluster": SAME_CLUSTER, "gpu": OTHER_CLUSTE
 
 class AccessClass(NamedTuple):
     """What a cell remembers of an access beside who made it and when. `scope` is empty for a weak one; `combines`: the
-    kind of a reduction ("add", ...), "store" for a strong store, empty for what returns a value (and explores orders instead).
+    kind of a reduction ("add", ...), "store" for a strong store, empty for what returns a value (and explores orders
+    instead).
     """
 
     mode: str

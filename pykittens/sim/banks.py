@@ -13,7 +13,9 @@ from ..types import SharedTile, SharedVector
 
 @lru_cache(maxsize=1024)
 def extra_passes(shared: SharedTile | SharedVector, threads: ThreadMap, warps: int) -> int:
-    """Extra passes when one unit of `warps` warps touches a whole tile or vector. A tile's swizzle repeats every 1024 bytes."""
+    """Extra passes when one unit of `warps` warps touches a whole tile or vector. A tile's swizzle repeats every
+    1024 bytes.
+    """
     first, width = threads.moves(shared.shape, warps)
     size, total = shared.dtype.size, 0
     for lanes in first.reshape(-1, 32):

@@ -66,7 +66,9 @@ class Clocks:
         return known
 
     def release_alone(self, agent: int, location: tuple[Frame, ...]) -> np.ndarray:
-        """What one lane of a warp tells for it: of what its lanes did apart since they last met, all lanes know nothing."""
+        """What one lane of a warp tells for it: of what its lanes did apart since they last met, all lanes know
+        nothing.
+        """
         known: np.ndarray = self.of[:, agent].copy()
         met = known[MET].copy()
         known[MET] = self._met(np.array([[agent]]), known[SEEN], met)[0]
@@ -114,7 +116,8 @@ class Clocks:
     def hear(self, agent: int, known: dict[int, np.ndarray]) -> None:
         """A warp acquires what a warp of any cluster told.
 
-        What it learns of other clusters is an event of its own: whoever comes to know of the event, knows what was learned.
+        What it learns of other clusters is an event of its own: whoever comes to know of the event, knows what was
+        learned.
         """
         own = known.get(self.number)
         if own is not None:

@@ -19,7 +19,9 @@ OUTLIVES_BLOCK = ("bulk",)  # what only writes global memory may end after the b
 
 @dataclass(eq=False)
 class Flight:
-    """An asynchronous operation on its way: `finish` does what it means, then its barriers are paid, and told what it passes on (`known`)."""
+    """An asynchronous operation on its way: `finish` does what it means, then its barriers are paid, and told what
+    it passes on (`known`).
+    """
 
     label: str
     location: tuple[Frame, ...]

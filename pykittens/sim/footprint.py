@@ -24,7 +24,9 @@ from .memory import CHUNK, GlobalArray, chunk_offsets
 
 
 class Footprint(NamedTuple):
-    """Each pair of a warp (of the unit, or of the gang) and a cell that it touches, and the pattern of its lanes there."""
+    """Each pair of a warp (of the unit, or of the gang) and a cell that it touches, and the pattern of its lanes
+    there.
+    """
 
     warp: np.ndarray
     cell: np.ndarray

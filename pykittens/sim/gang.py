@@ -271,7 +271,8 @@ class Gang:
             if m.changes != own:
                 state = None
                 continue
-            # A pass that changed nothing: if the next one leaves the same values, all that follow do, until memory changes.
+            # A pass that changed nothing: if the next one leaves the same values, all that follow do, until memory
+            # changes.
             after = self._values(step)
             if after == state:
                 yield self._spinning(step, seen)

@@ -1,10 +1,12 @@
-"""Shadow of global memory: the accesses to each cell that a later one, by any agent of any cluster, may still clash with.
+"""Shadow of global memory: the accesses to each cell that a later one, by any agent of any cluster, may still clash
+with.
 
 A cell remembers a few accesses, in slots: arrays of one item a cell. An access takes the place of those that it covers:
 earlier ones ordered before it with which nothing can clash that does not clash with it. So most kernels use one slot.
 More are added when the accesses of several agents, none ordered after another, must all be remembered.
 
-Where nothing can order clusters, a cell needs no more than two clusters' accesses of a class: whoever comes next is foreign
+Where nothing can order clusters, a cell needs no more than two clusters' accesses of a class: whoever comes next is
+foreign
 to one of them. Where releases and acquires can, all are kept.
 """
 
@@ -35,7 +37,9 @@ def layers(whole: Footprint) -> list[Footprint]:
 
 
 class GlobalShadow:
-    """`cells` cells. By agent, `block_of`: the rank of its block in the cluster, `warp_of`: the warp whose lanes do what it does."""
+    """`cells` cells. By agent, `block_of`: the rank of its block in the cluster, `warp_of`: the warp whose lanes do
+    what it does.
+    """
 
     def __init__(self, cells: int, table: ClassTable, block_of: np.ndarray, warp_of: np.ndarray, chained: bool):
         self.table, self.block_of, self.warp_of, self.chained = table, block_of, warp_of, chained
@@ -93,7 +97,9 @@ class GlobalShadow:
         return None
 
     def _order_foreign(self, clocks, view, rows, old, whose, clusters, doubtful, ordered) -> None:  # type: ignore[no-untyped-def]
-        """Clears `doubtful` and sets `ordered` where a chain of releases and acquires orders an access of another cluster."""
+        """Clears `doubtful` and sets `ordered` where a chain of releases and acquires orders an access of another
+        cluster.
+        """
         slots, items = np.nonzero(doubtful & (clusters != clocks.number))
         pairs = np.stack([rows[items], clusters[slots, items]])
         for row, cluster in np.unique(pairs, axis=1).T.tolist():
@@ -107,7 +113,9 @@ class GlobalShadow:
             ordered[at] |= told
 
     def _replace(self, clocks, agents, touched, stamps, kind, now, found, distance) -> None:  # type: ignore[no-untyped-def]
-        """Puts the access into the first slot that is free, or whose access it covers; frees the others that it covers."""
+        """Puts the access into the first slot that is free, or whose access it covers; frees the others that it
+        covers.
+        """
         old, classes, whose, own, ordered = found
         cells = touched.cell
         gone = self.table.covers[classes, kind]

@@ -64,7 +64,9 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
 
 
 def _check_started(m: Machine, step: Step, block: BlockState) -> None:
-    """Another block's shared memory may be touched once that block runs: the cluster met before, at the latest to set up mbarriers."""
+    """Another block's shared memory may be touched once that block runs: the cluster met before, at the latest to
+    set up mbarriers.
+    """
     clocks = m.block.cluster.clocks
     others = np.arange(block.first_agent, block.first_agent + block.warps)
     known = clocks.of[CAUSED][np.ix_(m.agents if m.mask is None else m.agents[m.mask.warps], others)]
@@ -231,7 +233,9 @@ def synchronise(m: Machine, step: Step) -> None:
 def _finishers(
     m: Machine, step: Step, touch: Touch, block: BlockState, flight: Flight | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which agents finish an access to `block`, and what they stamp it with, by warp of the gang. Lines an asynchronous one up."""
+    """Which agents finish an access to `block`, and what they stamp it with, by warp of the gang. Lines an
+    asynchronous one up.
+    """
     done = touch.access.done
     if done == "now":
         return m.agents, m.block.cluster.clocks.stamp(m.agents, step.number)

@@ -22,7 +22,9 @@ class Machine(Registers):
     # Where the warps are ------------------------------------------------------------------------------
 
     def index(self, kind: str, scope: Scope) -> Any:
-        """block_x/y/z, grid_x/y/z, cluster_rank, cluster_x, or which unit of the scope each warp belongs to, counted within the role."""
+        """block_x/y/z, grid_x/y/z, cluster_rank, cluster_x, or which unit of the scope each warp belongs to, counted
+        within the role.
+        """
         if kind == "unit":
             units = (self.first - self.role_first + np.arange(self.warps)) // scope.warps
             if units[0] == units[-1]:

@@ -54,7 +54,9 @@ class SharedMemory:
         return np.stack(rows)
 
     def write(self, type: SharedTile | SharedVector, bases: list[int], columns: list[int], array: np.ndarray) -> None:
-        """Sets the elements at each base to those of `array`, whose first axis has one item per base, or one for all."""
+        """Sets the elements at each base to those of `array`, whose first axis has one item per base, or one for
+        all.
+        """
         if isinstance(type, SharedTile):
             self.wide[self._chunks(type, bases, columns)] = np.ascontiguousarray(array, type.dtype.numpy).view(_WIDE)
             return
@@ -92,7 +94,9 @@ class GlobalArray:
         self.strides = self.array.strides
 
     def check(self, first: tuple[int, ...], location: tuple[Frame, ...]) -> None:
-        """Raises `OutOfBoundsError` where no part of a rectangle may be: a batch or depth outside, a negative row or column."""
+        """Raises `OutOfBoundsError` where no part of a rectangle may be: a batch or depth outside, a negative row or
+        column.
+        """
         b, d, r, c = first
         if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and 0 <= r <= INT_MAX and 0 <= c <= INT_MAX:
             return

@@ -29,7 +29,9 @@ class Mask:
         self.warps, self.key, self.count = warps, warps.tobytes(), int(warps.sum())
 
     def units(self, span: int, single: bool = False) -> tuple[np.ndarray, bool]:
-        """The units that are wholly here, and whether some are here in part. Of a `single` one only the first warp counts."""
+        """The units that are wholly here, and whether some are here in part. Of a `single` one only the first warp
+        counts.
+        """
         whole = self.warps.reshape(-1, span)
         if single:
             return np.flatnonzero(whole[:, 0]), False
@@ -49,7 +51,9 @@ class Flying:
 
 
 class Registers:
-    """`env` holds the values of a gang of `warps` warps of `block`, the first of which is `first`, in a role that begins at `role_first`."""
+    """`env` holds the values of a gang of `warps` warps of `block`, the first of which is `first`, in a role that
+    begins at `role_first`.
+    """
 
     def __init__(self, block: BlockState, first: int, warps: int, role_first: int, env: dict[Value, Any]):
         self.block, self.first, self.warps, self.role_first, self.env = block, first, warps, role_first, env

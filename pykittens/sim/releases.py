@@ -1,7 +1,10 @@
-"""What releases tell acquires, through an element of global memory (PTX ISA, memory consistency model, "release and acquire patterns").
+"""What releases tell acquires, through an element of global memory (PTX ISA, memory consistency model, "release and
+acquire patterns").
 
-Knowledge is what an agent knows of every cluster it has heard of: by cluster, clocks of shape (views, agents). An element
-keeps what was released by the write that it shows: a store begins anew, an atomic adds to it (a release sequence). It is
+Knowledge is what an agent knows of every cluster it has heard of: by cluster, clocks of shape (views, agents). An
+element
+keeps what was released by the write that it shows: a store begins anew, an atomic adds to it (a release sequence). It
+is
 kept by who may acquire it: all threads of the GPU, of a cluster, or of a block, as the release's scope says.
 """
 
@@ -60,7 +63,9 @@ class Releases:
         self.heard: dict[tuple[int, int], dict[int, tuple[Message, str]]] = {}  # by agent, of relaxed reads: by address
 
     def read(self, m: Machine, agent: int, address: int, order: str, scope: str, at_least: int | None = None) -> None:
-        """The agent has read the element; where it has waited, it may have seen any value since the element was enough."""
+        """The agent has read the element; where it has waited, it may have seen any value since the element was
+        enough.
+        """
         message, clocks = self.told.get(address, {}), m.block.cluster.clocks
         if at_least is not None:
             message = self._whatever_was_seen(address, at_least)

@@ -31,8 +31,10 @@ def simulate(
     """Runs a program on the simulated GPU: outputs are written into the arrays of `arguments` in place.
 
     `arguments` has an array for each global tensor and a number for each scalar parameter, by name. The grid is in
-    blocks. A program whose results depend on the order of its blocks and warps (`sim/orders.py`) runs in several; what it
-    writes is of the first. A `seed` chooses the first, and makes gangs take turns, and engines finish, in a random legal
+    blocks. A program whose results depend on the order of its blocks and warps (`sim/orders.py`) runs in several; what
+    it
+    writes is of the first. A `seed` chooses the first, and makes gangs take turns, and engines finish, in a random
+    legal
     order. Raises a `Diagnosis` for what the program does wrong. `progress` is told, after each cluster of the first
     order, which fraction of the blocks has run.
     """

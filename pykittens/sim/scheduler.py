@@ -30,7 +30,9 @@ class Running:
             block.finish()
 
     def land(self) -> bool:
-        """What is on its way to global memory finishes, because nobody could do anything else. Whether there was any."""
+        """What is on its way to global memory finishes, because nobody could do anything else. Whether there was
+        any.
+        """
         waiting = [f for f in self.cluster.flights if not f.done]
         for flight in waiting:
             flight.complete()

@@ -17,7 +17,8 @@ class Clash:
     """Two accesses that conflict: `agent` and `operation` made the first, `by` (index into the access) the second.
 
     kind: "write" or "read" of the first, "proxy" for a generic write that no fence separates from the async proxy,
-    "written apart" and "read apart" where lanes of one warp have not met, "unwritten" when there was no first. `cluster`: the first's, where it is another cluster. `time`: ticks of the agent.
+    "written apart" and "read apart" where lanes of one warp have not met, "unwritten" when there was no first.
+    `cluster`: the first's, where it is another cluster. `time`: ticks of the agent.
     `first`: the class of the first, in global memory.
     """
 
@@ -34,7 +35,8 @@ class Clash:
 def apart(owner: np.ndarray, warps: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Which accesses lanes of `warps` make that do not know of the first one, though one lane does.
 
-    The first was made by lanes of the same warp (`owner`): other lanes than now. By another warp: lanes that the one that
+    The first was made by lanes of the same warp (`owner`): other lanes than now. By another warp: lanes that the one
+    that
     told of it had not met. By an engine (-1): one lane has waited for it, and now others touch anything.
     """
     foreign = np.where(owner >= 0, ~PATTERNS.leads(old), ~PATTERNS.leads(new))
@@ -42,7 +44,9 @@ def apart(owner: np.ndarray, warps: np.ndarray, old: np.ndarray, new: np.ndarray
 
 
 class Shadow:
-    """`cells` cells, `agents` agents. A cell must be written before it is read. `warp_of`: whose lanes do what an agent does."""
+    """`cells` cells, `agents` agents. A cell must be written before it is read. `warp_of`: whose lanes do what an
+    agent does.
+    """
 
     def __init__(self, cells: int, agents: int, warp_of: np.ndarray):
         self.warp_of = warp_of
@@ -65,7 +69,8 @@ class Shadow:
         proxy: str,
         together: bool = False,
     ) -> Clash | None:
-        """Notes a read by `agents` that begins when the warps `rows` come to it; the clash it makes, if any. `together`: no
+        """Notes a read by `agents` that begins when the warps `rows` come to it; the clash it makes, if any.
+        `together`: no
         lane is past it before all lanes of its warp are."""
         cells = touched.cell
         clash = self._after_write(clocks, rows, touched, proxy)

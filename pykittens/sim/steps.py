@@ -182,7 +182,9 @@ class StepPlan:
 
 
 def gang_size(steps: list[Step], warps: int) -> int:
-    """How many warps of a role go in lockstep: all, unless warps wait for single others; then the widest scope that computes."""
+    """How many warps of a role go in lockstep: all, unless warps wait for single others; then the widest scope that
+    computes.
+    """
     if not _point_to_point(steps):
         return warps
     size = max((s.span for s in _flat(steps) if _computes(s)), default=1)
@@ -190,7 +192,8 @@ def gang_size(steps: list[Step], warps: int) -> int:
 
 
 def segments(steps: list[Step], warps: int, alike: dict[Value, Any]) -> list[tuple[list[Step], int]]:
-    """Runs of steps between those that all warps of a gang compute together. Where warps may wait for one another in such a
+    """Runs of steps between those that all warps of a gang compute together. Where warps may wait for one another in
+    such a
     run, since they do not all wait for the same in it, they go in smaller gangs."""
     found: list[tuple[list[Step], int]] = []
     run: list[Step] = []

@@ -1,11 +1,14 @@
-"""Random programs of blocks that hand over through global memory, and a judge of them that knows nothing of the simulator.
+"""Random programs of blocks that hand over through global memory, and a judge of them that knows nothing of the
+simulator.
 
     for program in random_programs(seed=1, count=200):
         assert verdict(program) == simulated(program)
 
-A program has a list of statements for each block, on two elements of data and two flags. The judge plays every interleaving
+A program has a list of statements for each block, on two elements of data and two flags. The judge plays every
+interleaving
 of them, draws each as a graph of what comes before what (PTX ISA, memory consistency model: program order, and from
-release patterns to the acquire patterns that read them), and looks for two accesses that clash with no path between them.
+release patterns to the acquire patterns that read them), and looks for two accesses that clash with no path between
+them.
 """
 
 from __future__ import annotations

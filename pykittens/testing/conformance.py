@@ -325,7 +325,9 @@ class Case:
         return self.sample.tolerance or TOLERANCE[self.tensors[name][0].name]
 
     def differences(self, got: Arrays, want: Arrays, *, bits: bool) -> list[str]:
-        """What differs, in words; `bits`: exact outputs are compared bit for bit, else as numbers of the output's dtype."""
+        """What differs, in words; `bits`: exact outputs are compared bit for bit, else as numbers of the output's
+        dtype.
+        """
         found = []
         for name, w in want.items():
             g, dtype = got[name], self.tensors[name][0]

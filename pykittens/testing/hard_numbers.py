@@ -61,7 +61,9 @@ def hard(dtype: DType) -> np.ndarray:
 
 
 def numbers(dtype: DType, count: int) -> np.ndarray:
-    """All numbers of an 8-bit dtype; of others the hard ones first, then random bits, `count` in all (16 bits have 65,536)."""
+    """All numbers of an 8-bit dtype; of others the hard ones first, then random bits, `count` in all (16 bits have
+    65,536).
+    """
     if dtype.bits == 8:
         return np.array([False, True]) if dtype is bool_ else np.arange(256, dtype=np.uint8).view(dtype.numpy)
     if dtype.bits == 16 and count >= 65536:

@@ -5,7 +5,8 @@
     for removal in removals(my_kernel, x, y, causal=True):
         assert removal.found, f"nothing misses the {removal}"
 
-Each statement is taken out of the traced program, one at a time, and the kernel is simulated; a release, an acquire or a
+Each statement is taken out of the traced program, one at a time, and the kernel is simulated; a release, an acquire or
+a
 fence is also weakened, to a relaxed one and to the next smaller scope. Where nothing is
 diagnosed, either the statement is superfluous, or the instance is too small: every ring should go round three times,
 and there should be more blocks than run at once. The kernel as it is must run clean.
@@ -49,7 +50,8 @@ class Removal:
 
 
 def statements(program: Program) -> Iterator[tuple[Block, Op]]:
-    """Every operation that does nothing but synchronise, or has a memory order, with its region: barriers, arrivals, waits,
+    """Every operation that does nothing but synchronise, or has a memory order, with its region: barriers, arrivals,
+    waits,
     commits, joins, fences, flags."""
     yield from _statements(program.body)
 
@@ -87,7 +89,8 @@ def _changed(op: Op, name: str, value: str) -> tuple[str, Op]:
 def removals(
     kernel: Kernel, *operands: Any, seeds: tuple[int | None, ...] = (None,), **named: Any
 ) -> Iterator[Removal]:
-    """Takes each synchronisation statement out of a kernel and simulates what is left, in each of the orders that `seeds` give.
+    """Takes each synchronisation statement out of a kernel and simulates what is left, in each of the orders that
+    `seeds` give.
 
     An atomic, a load or a store stays, and loses its order alone. Arrays are not written: each run has its own copies.
     """

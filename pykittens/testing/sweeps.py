@@ -1,7 +1,8 @@
 """Every elementwise operation over many numbers at once: kernels, what NumPy says of them, and how they are compared.
 
 A sweep is a kernel that loads operands, applies each operation and stores each result. `meaning` runs the operations'
-NumPy faces over the whole arrays: what the simulator would give, without simulating threads. `disagreements` compares bit
+NumPy faces over the whole arrays: what the simulator would give, without simulating threads. `disagreements` compares
+bit
 for bit, or within the bound that the operation promises.
 """
 
@@ -35,7 +36,9 @@ Truth = Callable[..., np.ndarray]  # of float64 operands
 
 @dataclass
 class Sweep:
-    """One kernel: `inputs` and `outputs` by name with their memory dtypes; `close` has the outputs that are approximate."""
+    """One kernel: `inputs` and `outputs` by name with their memory dtypes; `close` has the outputs that are
+    approximate.
+    """
 
     name: str
     inputs: dict[str, DType]
@@ -129,7 +132,8 @@ def meaning(program: Program, arrays: Arrays) -> Arrays:
     return Whole(program, dict(arrays)).arrays
 
 
-# The sweeps ------------------------------------------------------------------------------------------------------------
+# The sweeps
+# ------------------------------------------------------------------------------------------------------------
 
 
 def unary_sweeps() -> list[Sweep]:
@@ -154,7 +158,9 @@ def _each_unary(names: list[str]) -> Callable[..., dict[str, Any]]:
 
 
 def conversion_sweeps() -> list[Sweep]:
-    """From each dtype in memory to each that registers hold, from there to each other one, and back to each in memory."""
+    """From each dtype in memory to each that registers hold, from there to each other one, and back to each in
+    memory.
+    """
     found = []
     for source in MEMORY:
         for held in HELD:
@@ -230,7 +236,8 @@ def _each_scalar(names: list[str], functions: list[str]) -> Callable[..., dict[s
     return body
 
 
-# Comparing -------------------------------------------------------------------------------------------------------------
+# Comparing
+# -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass

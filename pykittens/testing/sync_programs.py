@@ -1,9 +1,11 @@
-"""Random programs that synchronise, as kernels and as stories for the judge: right by construction, then changed by chance.
+"""Random programs that synchronise, as kernels and as stories for the judge: right by construction, then changed by
+chance.
 
     program = random_program(seed)
     found = program.simulated(), program.judged()      # what each says is wrong, or nothing
 
-Each is a few warps (or blocks, or the two lanes that matter of a warp) of a few statements. A hand-over is made right; then,
+Each is a few warps (or blocks, or the two lanes that matter of a warp) of a few statements. A hand-over is made right;
+then,
 in half of the programs, a statement is taken out, doubled, moved, or given another number.
 """
 
@@ -28,7 +30,9 @@ LANES = 64  # elements of a cell: two a lane
 
 @dataclass(frozen=True)
 class SyncProgram:
-    """`code`: the statements of each warp (of a block of its own where kind is "blocks"); `counts`: what each barrier counts."""
+    """`code`: the statements of each warp (of a block of its own where kind is "blocks"); `counts`: what each
+    barrier counts.
+    """
 
     kind: str
     code: tuple[tuple[Statement, ...], ...]
@@ -218,7 +222,9 @@ def _ring(program: SyncProgram) -> Story:
 
 
 def _lanes(program: SyncProgram) -> Story:
-    """Two lanes of each warp, that hold other elements of a cell: 2 * cell and 2 * cell + 1. A warp barrier is one of two."""
+    """Two lanes of each warp, that hold other elements of a cell: 2 * cell and 2 * cell + 1. A warp barrier is one
+    of two.
+    """
     threads: list[Thread] = []
     for number, code in enumerate(program.code):
         for lane in (0, 1):
@@ -343,7 +349,9 @@ def _changed(program: SyncProgram, chance: random.Random) -> SyncProgram:
 
 
 def _sayable(code: list[list[Statement]], program: SyncProgram) -> bool:
-    """Whether the language has words for it: it names what there is, and a ring's slots are taken before they are used."""
+    """Whether the language has words for it: it names what there is, and a ring's slots are taken before they are
+    used.
+    """
     for c in code:
         held, waited = 0, False
         if program.kind == "lanes" and {s[1] for s in c if s[0] == "wait"} & {s[1] for s in c if s[0] == "arrive"}:

@@ -73,7 +73,9 @@ def _advice(name: str, old: Any) -> str:
 
 
 def compare(body: Block, again: Block, before: Snapshot, first: Snapshot, second: Snapshot, buffers: int) -> None:
-    """Both recordings of a loop body must be the same, up to the names of the values made inside; and so must Python's state."""
+    """Both recordings of a loop body must be the same, up to the names of the values made inside; and so must
+    Python's state.
+    """
     r = current()
     made = len(r.program.buffers) - buffers
     old, new = r.program.buffers[buffers - made : buffers], r.program.buffers[buffers:]

@@ -2,7 +2,8 @@
 
 They are ordinary operations of the program, so that the simulator checks the barrier as it checks anybody's. Two places
 in shared memory take turns, so that straight-line code needs one barrier a reduction: when a place is written again,
-everybody has passed the barrier of the reduction between. Where that is not so (a loop's body with one reduction) a pass
+everybody has passed the barrier of the reduction between. Where that is not so (a loop's body with one reduction) a
+pass
 adds a barrier before the place is written again, see `passes/scratch.py`.
 """
 
@@ -23,7 +24,8 @@ from .rings import Cursor, barrier
 
 
 def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool, times: Any = None) -> Sequence[Any]:
-    """Column vectors with `kind` over each row of coalesced tiles of several warps, or spread over the cluster. Terms of all meet at once.
+    """Column vectors with `kind` over each row of coalesced tiles of several warps, or spread over the cluster. Terms
+    of all meet at once.
 
     times: a tile that the elements of the tiles are multiplied by first.
     """
@@ -114,7 +116,8 @@ def vector_reduce(vector: Any, kind: str) -> Any:
 
 
 def _meet_before_loops(scope: Scope) -> None:
-    """Once, before the first reduction over the cluster, or the loop it is in: nobody's shared memory may be written before
+    """Once, before the first reduction over the cluster, or the loop it is in: nobody's shared memory may be written
+    before
     its block runs. Where this does not come first on every way, the pass adds what is missing."""
     r = current()
     if "cluster runs" in r.cache:

@@ -71,7 +71,8 @@ def minimum(a: Any, b: Any) -> Any:
 def fma(a: Any, b: Any, c: Any) -> Any:
     """a * b + c of tiles, vectors or scalars, elementwise, rounded once. Nothing else is: a * b + c rounds twice.
 
-    Of 16-bit tiles the result is rounded once to 16 bits, and scalars beside them are rounded to the tile's dtype first.
+    Of 16-bit tiles the result is rounded once to 16 bits, and scalars beside them are rounded to the tile's dtype
+    first.
     """
     for x in (a, b, c):
         refuse_array(x)
@@ -119,7 +120,9 @@ def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col
 
 
 def join_pairs(a: Tile, b: Tile) -> Tile:
-    """A coalesced tile whose even columns are those of `a` and odd columns those of `b`; the inverse of `x.split_pairs()`."""
+    """A coalesced tile whose even columns are those of `a` and odd columns those of `b`; the inverse of
+    `x.split_pairs()`.
+    """
     return result(pairs.JoinPairs(scope_of(a.type.warps), a, b))
 
 
@@ -156,7 +159,8 @@ def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
 
 
 def row_sums(*tiles: Tile, times: Tile | None = None, cluster: bool = False) -> list[Tile]:
-    """`x.row_sum(cluster=...)` of several coalesced tiles of the same layout: what their warps have to exchange goes at once.
+    """`x.row_sum(cluster=...)` of several coalesced tiles of the same layout: what their warps have to exchange goes at
+    once.
 
     `times`: sums of products with this tile, as `x.row_dot(times)`.
     """

@@ -58,7 +58,8 @@ def cuda(
 
     Any thread of the scope is taken to touch every element of an operand in shared memory, so that all its threads must
     have met those that touch it before and after; unless `touches` says for an operand which thread touches which
-    element: a function from the elements' indices (arrays, one a dimension) to the thread's number in the scope (-1: none).
+    element: a function from the elements' indices (arrays, one a dimension) to the thread's number in the scope (-1:
+    none).
     """
     if unknown := set(touches or ()) - set(reads or ()) - set(writes or ()):
         raise TraceError(

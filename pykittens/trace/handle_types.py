@@ -1,4 +1,6 @@
-"""Which handle kernel code holds for a value of each type. Importing this gives the values of a program their operators."""
+"""Which handle kernel code holds for a value of each type. Importing this gives the values of a program their
+operators.
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,8 @@ class Tma:
         hint: str | None = None,
         multicast: Operand | None = None,
     ) -> None:
-        """A rectangle of a tensor into a shared tile, paid to `barrier` (by default the tile's ring slot's) when it has landed.
+        """A rectangle of a tensor into a shared tile, paid to `barrier` (by default the tile's ring slot's) when it has
+        landed.
 
         Outside a ring the barrier must expect the bytes: see `load_once`. `hint`: evict_first, evict_last. `multicast`:
         a mask of blocks of the cluster that all receive the tile at the same place.
@@ -77,7 +78,9 @@ class Tma:
         record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.shape), barrier, hint, multicast))
 
     def share(self, target: Shared, source: Tensor, coordinate: Any, *, hint: str | None = None) -> None:
-        """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of them."""
+        """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of
+        them.
+        """
         count = cluster.size
         if count == 1:
             self.load(target, source, coordinate, hint=hint)
@@ -149,7 +152,9 @@ def _check_target(tile: Any) -> None:
 
 
 def arrive(barrier: Value, *, scope: ScopeHandle | None = None, rank: Operand | None = None) -> None:
-    """One thread of the scope (by default the role) arrives at an mbarrier; `rank`: at that of another block of the cluster."""
+    """One thread of the scope (by default the role) arrives at an mbarrier; `rank`: at that of another block of the
+    cluster.
+    """
     where = scope.scope if scope is not None else Scope("role", current().warps)
     record(mbarrier.Arrive(where, barrier, 0, None if rank is None else number(rank)))
 
@@ -161,7 +166,9 @@ def wait(barrier: Value, phase: Operand, *, scope: ScopeHandle | None = None) ->
 
 
 class Turns:
-    """Ping-pong: the warpgroups of a role take turns to issue work. One warpgroup alone needs none: nothing is recorded."""
+    """Ping-pong: the warpgroups of a role take turns to issue work. One warpgroup alone needs none: nothing is
+    recorded.
+    """
 
     def __init__(self, count: int):
         self.count = count
@@ -221,7 +228,9 @@ class Cluster:
         return (1 << self.size) - 1
 
     def load(self, source: Shared, rank: Operand, *, scope: ScopeHandle | None = None) -> Tile:
-        """A new register tile of `scope` (a warpgroup) with the shared tile that block `rank` of the cluster has in this place."""
+        """A new register tile of `scope` (a warpgroup) with the shared tile that block `rank` of the cluster has in
+        this place.
+        """
         return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, number(rank)))
 
     def sync(self) -> None:

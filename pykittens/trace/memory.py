@@ -1,4 +1,6 @@
-"""Memory that kernel code holds: shared tiles and vectors, global tensors, and the rectangles of these that a coordinate names."""
+"""Memory that kernel code holds: shared tiles and vectors, global tensors, and the rectangles of these that a
+coordinate names.
+"""
 
 from __future__ import annotations
 

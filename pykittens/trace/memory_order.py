@@ -7,7 +7,8 @@
     with pk.when(ticket == blocks - 1):  # the last block to come, which knows what the others did
         ...
 
-`order` and `scope` are PTX's ("memory consistency model"): "relaxed", "acquire", "release" or "acq_rel", for the threads of
+`order` and `scope` are PTX's ("memory consistency model"): "relaxed", "acquire", "release" or "acq_rel", for the
+threads of
 the block ("cta"), the "cluster" or the whole "gpu". `at` is an element's coordinate. Only a launch that is declared
 cooperative (`@pk.kernel(cooperative=True)`) may wait for blocks of a higher index: others may never begin.
 """
@@ -62,7 +63,9 @@ def atomic_add(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Adds to one element of a tensor, atomically; what it was before. Once for the role, or each unit of `by` (warp)."""
+    """Adds to one element of a tensor, atomically; what it was before. Once for the role, or each unit of `by`
+    (warp).
+    """
     return _atomic("add", tensor, at, value, order, scope, by)
 
 
@@ -154,19 +157,25 @@ def atomic_cas(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Sets one element to `value` where it is `expected` (bit for bit), atomically; what it was before. See `atomic_add`."""
+    """Sets one element to `value` where it is `expected` (bit for bit), atomically; what it was before. See
+    `atomic_add`.
+    """
     return _atomic("cas", tensor, at, value, order, scope, by, expected)
 
 
 def fence(scope: MemoryScope = "gpu") -> None:
-    """Orders each warp's accesses before it and after it: a relaxed access after it releases, one before it acquires."""
+    """Orders each warp's accesses before it and after it: a relaxed access after it releases, one before it
+    acquires.
+    """
     record(memory_order.MemoryFence(WARP, scope))
 
 
 def signal(
     flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope = "gpu", by: ScopeHandle | None = None
 ) -> None:
-    """Adds to a flag, once all threads of the role (or of the unit of `by`) have come: what they did is known to waiters."""
+    """Adds to a flag, once all threads of the role (or of the unit of `by`) have come: what they did is known to
+    waiters.
+    """
     record(memory_order.Signal(_scope(by), _element(flags, at), number(count), scope))
 
 

@@ -1,4 +1,6 @@
-"""What is said of a kernel's operands before it is launched: why one is misaligned, which outputs overlap themselves."""
+"""What is said of a kernel's operands before it is launched: why one is misaligned, which outputs overlap
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def written(program: Program) -> frozenset[str]:
 
 
 def check_outputs(program: Program, known: dict[str, Any]) -> None:
-    """Refuses an output that is read-only, and one in which elements share memory: which of their values stays would be chance."""
+    """Refuses an output that is read-only, and one in which elements share memory: which of their values stays would
+    be chance.
+    """
     for name in written(program):
         x = known[name]
         if not getattr(x, "writable", True):

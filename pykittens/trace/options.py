@@ -8,7 +8,9 @@ from ..errors import TypeRuleError
 
 
 def unused(call: str, fix: str, **options: Any) -> None:
-    """Raises where one of the options was given that this form of the call does not take; None, False and "" are not given."""
+    """Raises where one of the options was given that this form of the call does not take; None, False and "" are not
+    given.
+    """
     given = [name for name, x in options.items() if not (x is None or x is False or (isinstance(x, str) and not x))]
     if given:
         raise TypeRuleError(f"{call} takes no {' or '.join(given)}", fix=fix)

@@ -124,7 +124,9 @@ class Recorder:
         return op
 
     def _invisible(self, value: Value) -> NoReturn:
-        """Raises for a value that is not visible here: made in the pass of a loop before this, or in a region that has ended."""
+        """Raises for a value that is not visible here: made in the pass of a loop before this, or in a region that
+        has ended.
+        """
         name_locals(user_frame_objects())
         if self.foreign(value):
             raise TraceError(

@@ -175,7 +175,9 @@ class Ring:
 
     @region("ring.put")
     def put(self) -> Iterator[Any]:
-        """The next slot, once it is empty, for this role to write with ordinary stores; each warp hands over what it wrote."""
+        """The next slot, once it is empty, for this role to write with ordinary stores; each warp hands over what it
+        wrote.
+        """
         r = current()
         cursor = self._cursor("put", 1)
         record(
@@ -191,7 +193,9 @@ class Ring:
         cursor.advance()
 
     def hand(self, value: Operand) -> None:
-        """The next slot of a ring of vectors, once it is empty, gets a scalar as its first element from one thread of this role."""
+        """The next slot of a ring of vectors, once it is empty, gets a scalar as its first element from one thread
+        of this role.
+        """
         r = current()
         cursor, scope = self._cursor("fill", 1), Scope("role", r.warps)
         record(mbarrier.Wait(scope, self._item(self.empty, cursor.index), cursor.phase))
@@ -242,7 +246,9 @@ class Ring:
         return self._slot(cursor, index)[0]
 
     def release(self, *, after: Value | None = None) -> None:
-        """Gives the oldest slot that this role still holds back to the filling role; not before the vector `after` has been computed."""
+        """Gives the oldest slot that this role still holds back to the filling role; not before the vector `after`
+        has been computed.
+        """
         cursor = self._cursor("release", None)
         r = current()
         barrier = self._item(self.empty, cursor.index)
@@ -269,7 +275,9 @@ class Ring:
         self.release()
 
     def _finish(self, program: Program) -> None:
-        """Sets what the empty barriers count, now that it is known who reads and how, and whether blocks fill each other's slots."""
+        """Sets what the empty barriers count, now that it is known who reads and how, and whether blocks fill each
+        other's slots.
+        """
         x, y, z = program.cluster
         arrivals, blocks = 0, x * y * z if self.multicast else 1
         for (_, what), cursor in self.cursors.items():

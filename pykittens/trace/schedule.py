@@ -17,7 +17,9 @@ from .scalar import block_index, cdiv, grid_size
 
 
 def persistent(count: Operand) -> Iterator[Any]:
-    """This block's share of tiles 0 to count - 1, in turn with the other blocks of the grid (which is one-dimensional)."""
+    """This block's share of tiles 0 to count - 1, in turn with the other blocks of the grid (which is
+    one-dimensional).
+    """
     first, stride = _place()
     for i in flow.range(cdiv(count - first, stride)):
         yield i * stride + first
@@ -36,7 +38,9 @@ def grouped(rows: Operand, cols: Operand, group: int) -> Iterator[tuple[Any, Any
 
 
 def rectangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
-    """Tiles of `count` matrices of `rows` equal rows: (row, matrix, 1), the rows of a matrix next to one another in time."""
+    """Tiles of `count` matrices of `rows` equal rows: (row, matrix, 1), the rows of a matrix next to one another in
+    time.
+    """
     for tile in persistent(rows * count):
         yield tile % rows, tile // rows, 1
 

@@ -137,7 +137,8 @@ class ScopeHandle:
         layout: Layout = "row",
         hint: str = "",
     ) -> Tile:
-        """A new register tile with a shared tile, with a shared vector as its only row (coalesced), or with the rows x cols rectangle of a tensor.
+        """A new register tile with a shared tile, with a shared vector as its only row (coalesced), or with the rows x
+        cols rectangle of a tensor.
 
         `coordinate` is (batch, depth, row, col), row and col counted in tiles (or `pk.at(...)`, in elements). `cols`
         defaults to all columns of the tensor where they are static. What lies past the end is zero. `layout`: "row" and
@@ -214,7 +215,9 @@ class ScopeHandle:
         dtype: DType | None = None,
         layout: Layout = "row",
     ) -> Tile:
-        """A new column vector (one value per row of a tile) with a shared vector, or with neighbours of a tensor's row."""
+        """A new column vector (one value per row of a tile) with a shared vector, or with neighbours of a tensor's
+        row.
+        """
         return self._load_vector("col", source, coordinate, length, dtype, layout)
 
     def load_row(
@@ -226,7 +229,9 @@ class ScopeHandle:
         dtype: DType | None = None,
         layout: Layout = "row",
     ) -> Tile:
-        """A new row vector (one value per column of a tile) with a shared vector, or with neighbours of a tensor's row."""
+        """A new row vector (one value per column of a tile) with a shared vector, or with neighbours of a tensor's
+        row.
+        """
         return self._load_vector("row", source, coordinate, length, dtype, layout)
 
     def store(
@@ -262,7 +267,9 @@ class ScopeHandle:
             record(store.Store(self.scope, where, source, hint))
 
     def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
-        """Adds a naive float32 vector (`x.registers()` of a tile) to neighbours in a tensor's row, atomically for each element."""
+        """Adds a naive float32 vector (`x.registers()` of a tile) to neighbours in a tensor's row, atomically for
+        each element.
+        """
         self._memory(target, "add")
         length = source.type.length if isinstance(source.type, RegisterVector) else 0
         record(global_add.AddVector(self.scope, place(target, coordinate, (length,)), source))
@@ -314,13 +321,16 @@ class ScopeHandle:
         record(copies.CommitCopies(self.scope))
 
     def wait_loads(self, pending: int = 0) -> None:
-        """Waits until at most `pending` committed groups of this thread's copies are unfinished; others see them after a sync."""
+        """Waits until at most `pending` committed groups of this thread's copies are unfinished; others see them
+        after a sync.
+        """
         record(copies.WaitCopies(self.scope, pending))
 
     def set(
         self, target: Value, at: Any, value: Operand, *, order: Order = "weak", scope: MemoryScope | None = None
     ) -> None:
-        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one thread.
+        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one
+        thread.
 
         `order` ("relaxed" or "release", of a tensor's element) and its `scope` ("gpu" unless given): see
         `trace/memory_order.py`. A release tells what all threads of the scope did before.

@@ -17,7 +17,9 @@ _DEPTH, _ITEMS = 4, 64  # how far a snapshot looks into containers and objects
 
 
 class Snapshot:
-    """What the names of some frames mean now: `before = Snapshot(frames)`, and later `before.changes(Snapshot(frames))`."""
+    """What the names of some frames mean now: `before = Snapshot(frames)`, and later
+    `before.changes(Snapshot(frames))`.
+    """
 
     def __init__(self, frames: list[FrameType]):
         self.values: dict[tuple[FrameType, str], Any] = {}
@@ -30,7 +32,9 @@ class Snapshot:
     def changes(
         self, after: Snapshot, same: Callable[[Any, Any], bool] | None = None
     ) -> Iterator[tuple[str, Any, Any]]:
-        """(name, old, new) for every name of this state that means something else in `after`, as deep as snapshots look."""
+        """(name, old, new) for every name of this state that means something else in `after`, as deep as snapshots
+        look.
+        """
         for key, old in self.frozen.items():
             if key in after.frozen and not equal(old, after.frozen[key], same or _identical):
                 yield (

@@ -287,7 +287,8 @@ class Tile(Handle):
         return self._scalar("min")
 
     def transpose(self) -> Tile:
-        """The transposed tile, of one warp: of a row-layout tile in column layout and the other way, without moving data.
+        """The transposed tile, of one warp: of a row-layout tile in column layout and the other way, without moving
+        data.
 
         A coalesced tile is shuffled into row layout; its lengths must then be multiples of 16.
         """
