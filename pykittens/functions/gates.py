@@ -86,7 +86,8 @@ def swiglu(gate: Any, up: Any) -> Any:
 
 
 def geglu(gate: Any, up: Any, *, approximate: str = "none") -> Any:
-    """gelu(gate) * up, gelu(x) = x (1 + erf(x / sqrt(2))) / 2, or its tanh form for approximate="tanh"; all else as
-    `swiglu` has it.
+    """gelu(gate) * up, gelu(x) = x (1 + erf(x / sqrt(2))) / 2, or its tanh form for approximate="tanh".
+
+    All else as `swiglu` has it.
     """
     return GEGLU((gate, up), (approximate,))
