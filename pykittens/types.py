@@ -163,6 +163,7 @@ class RegisterTile:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(rows, cols)."""
         return (self.rows, self.cols)
 
     @property
@@ -172,10 +173,14 @@ class RegisterTile:
 
     @property
     def warp_rows(self) -> int:
+        """Rows of one warp."""
         return self.rows // self.warps
 
     def vector(self, kind: Literal["col", "row"], dtype: DType | None = None, partial: bool = False) -> RegisterVector:
-        """The type of this tile's column vector (one value a row) or row vector (one value a column)."""
+        """The type of this tile's column vector (`kind` "col": one value a row) or row vector ("row": one a column).
+
+        `dtype`: the tile's unless given; `partial`: one term a thread.
+        """
         length = self.rows if kind == "col" else self.cols
         return RegisterVector(dtype or self.dtype, length, kind, self.layout, self.warps, partial)
 
@@ -306,10 +311,12 @@ class SharedTile:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(rows, cols)."""
         return (self.rows, self.cols)
 
     @property
     def bytes(self) -> int:
+        """Bytes of shared memory."""
         return self.rows * self.cols * self.dtype.size
 
     @property
@@ -336,10 +343,12 @@ class SharedVector:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(length,)."""
         return (self.length,)
 
     @property
     def bytes(self) -> int:
+        """Bytes of shared memory."""
         return self.length * self.dtype.size
 
     def __str__(self) -> str:

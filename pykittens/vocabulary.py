@@ -49,8 +49,8 @@ from .trace.elementwise import (
 )
 from .trace.flow import break_if, loop, otherwise, range, role, when
 from .trace.functions import assert_, cuda, named_barrier, print
-from .trace.hopper import arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
-from .trace.memory import Tensor, at, shared
+from .trace.hopper import Turns, arrive, cluster, launch_next, tma, turns, wait, wait_for_previous, warpgroup
+from .trace.memory import Shared, Tensor, at, shared
 from .trace.memory_order import (
     atomic_add,
     atomic_and,
@@ -64,23 +64,25 @@ from .trace.memory_order import (
     signal,
     wait_for,
 )
-from .trace.rings import barrier, ring
-from .trace.scalar import Scalar, block_index, cast, cdiv, grid_size, var
+from .trace.rings import Ring, barrier, ring
+from .trace.scalar import Scalar, Variable, block_index, cast, cdiv, grid_size, var
 from .trace.schedule import grouped, persistent, rectangle, triangle
-from .trace.scopes import block, group, warp
+from .trace.scopes import ScopeHandle, block, group, warp
 from .trace.signature import gl, static
+from .trace.tile import Tile
 from .types import Coalesced as coalesced
+from .types import DType, bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, u8, u32
 from .types import RegisterTile as rt
 from .types import RegisterVector as rv
 from .types import SharedTile as st
 from .types import SharedVector as sv
-from .types import bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, u8, u32
 
 inf = float("inf")
 
 __all__ = [
     "ArgumentError",
     "BarrierError",
+    "DType",
     "DeadlockError",
     "Diagnosis",
     "InFlightError",
@@ -90,11 +92,17 @@ __all__ = [
     "OutOfBoundsError",
     "RaceError",
     "ResourceError",
+    "Ring",
     "Scalar",
+    "ScopeHandle",
+    "Shared",
     "Tensor",
+    "Tile",
     "TraceError",
+    "Turns",
     "TypeRuleError",
     "UninitializedError",
+    "Variable",
     "arrive",
     "assert_",
     "at",

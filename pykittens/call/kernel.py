@@ -94,7 +94,7 @@ class Kernel:
         return self.program_for(specialisation, known)
 
     def program_for(self, specialisation: Specialisation, known: dict[str, Any]) -> Program:
-        """The program for a specialisation, traced once."""
+        """The program for a `specialisation`, traced once; `known`: what is known of each argument."""
         statics = dict(specialisation.statics)
         cluster = self.dims("cluster", known, statics)
         warps = block_warps(self.name, self._option("warps", known, statics, 4))
@@ -131,7 +131,7 @@ class Kernel:
         return value(**arguments)
 
     def dims(self, option: str, known: dict[str, Any], statics: dict[str, Any]) -> Dim3:
-        """The grid or the cluster for arguments, along x, y, z."""
+        """The `option` "grid" or "cluster" for arguments (what is `known` of them, and `statics`), along x, y, z."""
         return dimensions(self.name, option, self._option(option, known, statics, (1, 1, 1)))
 
     def cuda(self, *args: Any, **named: Any) -> str:
@@ -140,7 +140,7 @@ class Kernel:
         return self.text(self.program(*args, **named), **own)
 
     def text(self, program: Program, arch: str) -> str:
-        """A program's CUDA C. `ResourceError` where a block of that architecture cannot hold it."""
+        """A `program`'s CUDA C. `ResourceError` where a block of the architecture `arch` cannot hold it."""
         check_shared(program, architecture(arch))
         return writer.write(program, arch)
 
@@ -152,7 +152,7 @@ class Kernel:
         return self.compile_program(self.program(*args, **named), **own)
 
     def compile_program(self, program: Program, arch: str) -> Cubin:
-        """The cubin of a program for an architecture."""
+        """The cubin of a `program` for an architecture, `arch`."""
         return cache.load_or_compile(self.text(program, arch), architecture(arch).name, ())
 
     def _own(self, named: dict[str, Any], **settings: Any) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class Kernel:
         seed: int | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> Any:
-        """`simulate(*args, **named)`, whatever the kernel's parameters are called."""
+        """`simulate(*args, **named)` with `seed` and `progress`, whatever the kernel's parameters are called."""
         from ..sim import simulate
 
         given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
@@ -303,10 +303,10 @@ def kernel(
     cluster: Any = (1, 1, 1),
     **options: Any,
 ) -> Any:
-    """Makes a kernel of a function: `@pk.kernel(warps=8, grid=lambda q, **_: (q.rows // 64, q.batch))`.
+    """Makes a kernel of a `function`: `@pk.kernel(warps=8, grid=lambda q, **_: (q.rows // 64, q.batch))`.
 
     `grid` and `cluster` are up to three ints, or a function of the arguments by name (tensors as `Argument`s, scalars,
-    static values). `warps` is an int or a function of the static values. Options: `blocks_per_sm` (how many blocks
+    static values). `warps` is an int or a function of the static values. `options`: `blocks_per_sm` (how many blocks
     share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
     the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
     `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a

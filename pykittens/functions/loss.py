@@ -89,7 +89,7 @@ def cross_entropy(
 
         loss = lse - (1 - label_smoothing) z[target] - label_smoothing mean(z) + z_loss lse^2
 
-    "mean" divides the sum by how many targets are not `ignore_index` (NaN where all are), "sum" does not, "none" gives
+    `reduction`: "mean" divides the sum by how many targets are not `ignore_index` (NaN where all are), "sum" does not, "none" gives
     a
     loss for each row, 0 where it is ignored. Losses and the log-sum-exps (m,) are float32. A target that is no column
     is an

@@ -171,7 +171,7 @@ def rmsnorm(
 ) -> Any:
     """RMSNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
 
-    y = s / sqrt(mean(s^2) + eps) * weight + bias; all else as `layernorm` has it.
+    y = s / sqrt(mean(s^2) + eps) * weight + bias; `x`, `residual`, `p`, `seed` and all else as `layernorm` has it.
     """
     return RMSNORM((x, residual, weight, bias), (eps, p, _signed(seed)), residual is not None or p > 0)
 

@@ -71,5 +71,8 @@ class Dynamic:
 
 
 def dynamic(counter: Tensor, count: Operand, *, ahead: int = 2) -> Dynamic:
-    """Tiles 0 to count - 1, each for one block of the grid; up to `ahead` of them wait for the block's slowest role."""
+    """Tiles 0 to `count` - 1, each for one block of the grid; up to `ahead` of them wait for the block's slowest role.
+
+    `counter`: a tensor of one int32, 0 before the first launch and after each.
+    """
     return Dynamic(counter, count, ahead)

@@ -17,6 +17,22 @@ from .handle import number, refuse_array
 from .recorder import record, result, scope_of
 from .tile import Tile
 
+MEANING = {
+    "exp": "e ** x",
+    "exp2": "2 ** x",
+    "log": "The natural logarithm",
+    "log2": "The logarithm to base 2",
+    "sqrt": "The square root",
+    "rsqrt": "1 / sqrt(x)",
+    "rcp": "1 / x",
+    "relu": "max(x, 0)",
+    "tanh": "The hyperbolic tangent",
+    "sigmoid": "1 / (1 + exp(-x))",
+    "erf": "The error function",
+    "sin": "The sine",
+    "cos": "The cosine",
+}
+
 
 def _map(kind: str) -> Callable[[Any], Any]:
     def apply(x: Any) -> Any:
@@ -31,9 +47,8 @@ def _map(kind: str) -> Callable[[Any], Any]:
         )
 
     apply.__name__ = kind
-    apply.__doc__ = f"{kind} of every element of a register tile or vector" + (
-        " or of a scalar." if kind in scalars.SCALAR_FUNCTIONS else "."
-    )
+    scalar = ", or of a scalar" if kind in scalars.SCALAR_FUNCTIONS else ""
+    apply.__doc__ = f"{MEANING[kind]} of every element of a register tile or vector `x`{scalar}."
     return apply
 
 
@@ -59,12 +74,12 @@ def _two(kind: str, a: Any, b: Any) -> Any:
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of two tiles, vectors or scalars, elementwise: NaN where one is, and +0 rather than -0."""
+    """The larger of `a` and `b`, tiles, vectors or scalars, elementwise: NaN where one is, and +0 rather than -0."""
     return _two("max", a, b)
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of two tiles, vectors or scalars, elementwise: NaN where one is, and -0 rather than +0."""
+    """The smaller of `a` and `b`, tiles, vectors or scalars, elementwise: NaN where one is, and -0 rather than +0."""
     return _two("min", a, b)
 
 
@@ -83,7 +98,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """`a` where the mask (or scalar bool) holds, else `b`."""
+    """`a` where the `condition` (a mask, or a scalar bool) holds, else `b`."""
     refuse_array(a)
     refuse_array(b)
     if isinstance(condition, bool):
@@ -100,17 +115,18 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 
 def right_fill(x: Tile, col: Operand, value: Operand) -> Tile:
-    """A tile with `value` in every column from `col` on: what lies past a row's end."""
+    """The tile `x` with `value` in every column from `col` on: what lies past a row's end."""
     return result(masks.SideFill(scope_of(x.type.warps), "right", x, number(col), number(value)))
 
 
 def left_fill(x: Tile, col: Operand, value: Operand) -> Tile:
-    """A tile with `value` in every column before `col`."""
+    """The tile `x` with `value` in every column before `col`."""
     return result(masks.SideFill(scope_of(x.type.warps), "left", x, number(col), number(value)))
 
 
 def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col: Operand = 0) -> Tile:
-    """32 random bits (u32) for each element of a tile that begins at (row, col) of something larger: Philox 4x32-10.
+    """32 random bits (u32) for each element of a tile like `like` that begins at (row, col) of something larger: Philox
+    4x32-10.
 
     They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits` gives the same.
     """
@@ -152,7 +168,7 @@ def iota(vector: Tile) -> Tile:
 
 
 def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
-    """A tile for each distance m: its column c is column (c + m) modulo the width of a 16-bit tile."""
+    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a 16-bit tile."""
     if not isinstance(tile, Tile):
         raise TypeRuleError(f"pk.rolls of {tile!r}", fix="pass a register tile")
     return record(Rolls(scope_of(tile.type.warps), tile, tuple(distances))).results  # type: ignore[return-value]
@@ -172,7 +188,7 @@ def row_sums(*tiles: Tile, times: Tile | None = None, cluster: bool = False) -> 
 
 
 def join(*tiles: Tile) -> Tile:
-    """Tiles of the same rows side by side, as one."""
+    """`tiles` of the same rows side by side, as one."""
     if not tiles or not all(isinstance(x, Tile) for x in tiles):
         raise TypeRuleError(f"pk.join of {tiles!r}", fix="pass register tiles")
     return result(TileJoin(scope_of(tiles[0].type.warps), tiles))

@@ -28,14 +28,21 @@ def named_barrier(warps: int, count: int = 1) -> NamedBarrier:
 
 
 def print(*parts: Any, scope: ScopeHandle = warp) -> None:
-    """Prints texts, scalars and register tiles from inside the kernel, on both back ends."""
+    """Prints from inside the kernel, on both back ends.
+
+    `parts`: texts, scalars and register tiles. `scope`: who prints scalars, once each unit of it; tiles are printed by
+    their own.
+    """
     shown = tuple(part if isinstance(part, str) else number(part) for part in parts)
     tiles = [x for x in shown if isinstance(x, Tile)]
     record(debug.Print(scope_of(tiles[0].type.warps) if tiles else scope.scope, shown))
 
 
 def assert_(condition: Operand, text: str = "") -> None:
-    """Stops the simulated kernel, or a debug build on a GPU, where a traced bool does not hold."""
+    """Stops the simulated kernel, or a debug build on a GPU, where a traced bool `condition` does not hold.
+
+    `text` is what the error says.
+    """
     if isinstance(condition, bool) and not condition:
         raise TraceError(f"pk.assert_ failed while tracing: {text}", fix="the condition is a Python bool that is False")
     record(debug.Assert(warp.scope, condition, text))
@@ -51,7 +58,7 @@ def cuda(
     support: str = "",
     touches: dict[str, Callable[..., Any]] | None = None,
 ) -> None:
-    """Inlines CUDA C or PTX, with `{name}` for operands; see `ops/inline.py`.
+    """Inlines the CUDA C or PTX `text`, with `{name}` for operands; see `ops/inline.py`.
 
     `reads` and `writes` name the operands; `numpy(**arrays)` returns the new value of each written operand (a tuple
     if several), for the simulator. `support` is CUDA C put once before the kernel (device functions).

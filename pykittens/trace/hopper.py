@@ -62,8 +62,8 @@ class Tma:
         hint: str | None = None,
         multicast: Operand | None = None,
     ) -> None:
-        """A rectangle of a tensor into a shared tile, paid to `barrier` (by default the tile's ring slot's) when it has
-        landed.
+        """The rectangle of tensor `source` at `coordinate` into the shared tile `target`, paid to `barrier` (by default
+        the tile's ring slot's) when it has landed.
 
         Outside a ring the barrier must expect the bytes: see `load_once`. `hint`: evict_first, evict_last. `multicast`:
         a mask of blocks of the cluster that all receive the tile at the same place.
@@ -80,6 +80,8 @@ class Tma:
     def share(self, target: Shared, source: Tensor, coordinate: Any, *, hint: str | None = None) -> None:
         """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of
         them.
+
+        `target`, `source`, `coordinate` and `hint` are those of `load`; the rows are 8 or more for each block.
         """
         count = cluster.size
         if count == 1:
@@ -110,19 +112,21 @@ class Tma:
         record(mbarrier.Arrive(self._scope, barrier, total))
 
     def store(self, target: Tensor, source: Shared, coordinate: Any) -> None:
-        """A shared tile into a tensor, asynchronously: `commit` and `wait` before the tile is overwritten."""
+        """The shared tile `source` into the tensor `target` at `coordinate`, asynchronously: `commit` and `wait` before
+        the tile is overwritten.
+        """
         self._store(target, source, coordinate, "store")
 
     def store_add(self, target: Tensor, source: Shared, coordinate: Any) -> None:
-        """Adds a shared tile to a tensor, atomically for each element."""
+        """Adds a shared tile to a tensor, atomically for each element. `target`, `source`, `coordinate`: as `store`."""
         self._store(target, source, coordinate, "add")
 
     def store_min(self, target: Tensor, source: Shared, coordinate: Any) -> None:
-        """Elementwise minimum into a tensor."""
+        """Elementwise minimum into a tensor. `target`, `source`, `coordinate`: as `store`."""
         self._store(target, source, coordinate, "min")
 
     def store_max(self, target: Tensor, source: Shared, coordinate: Any) -> None:
-        """Elementwise maximum into a tensor."""
+        """Elementwise maximum into a tensor. `target`, `source`, `coordinate`: as `store`."""
         self._store(target, source, coordinate, "max")
 
     def _store(self, target: Tensor, source: Shared, coordinate: Any, kind: Any) -> None:
@@ -130,7 +134,7 @@ class Tma:
         record(tma_ops.TmaStore(self._scope, place(target, coordinate, source.type.shape), source, kind))  # type: ignore[union-attr]
 
     def prefetch(self, source: Tensor, coordinate: Any, like: Shared) -> None:
-        """Brings the rectangle that would be loaded into a tile like `like` into L2."""
+        """Brings the rectangle of `source` at `coordinate` that would be loaded into a tile like `like` into L2."""
         record(tma_ops.TmaPrefetch(self._scope, place(source, coordinate, like.type.shape), like))  # type: ignore[union-attr]
 
     def commit(self) -> None:
@@ -152,15 +156,17 @@ def _check_target(tile: Any) -> None:
 
 
 def arrive(barrier: Value, *, scope: ScopeHandle | None = None, rank: Operand | None = None) -> None:
-    """One thread of the scope (by default the role) arrives at an mbarrier; `rank`: at that of another block of the
-    cluster.
+    """One thread of the `scope` (by default the role) arrives at the mbarrier `barrier`; `rank`: at that of another
+    block of the cluster.
     """
     where = scope.scope if scope is not None else Scope("role", current().warps)
     record(mbarrier.Arrive(where, barrier, 0, None if rank is None else number(rank)))
 
 
 def wait(barrier: Value, phase: Operand, *, scope: ScopeHandle | None = None) -> None:
-    """All threads of the scope (by default the role) wait until the phase of an mbarrier with this parity has ended."""
+    """All threads of the `scope` (by default the role) wait until the phase of the mbarrier `barrier` with the parity
+    `phase` (0, 1) has ended.
+    """
     where = scope.scope if scope is not None else Scope("role", current().warps)
     record(mbarrier.Wait(where, barrier, number(phase)))
 
@@ -175,24 +181,26 @@ class Turns:
         self.barrier = named_barrier(warps=8, count=count) if count > 1 else None
 
     def start(self, me: Operand) -> None:
-        """Before the first turn: the last warpgroup hands the first turn to warpgroup 0."""
+        """Before the first turn: the last warpgroup hands the first turn to warpgroup 0. `me`: which one runs."""
         if self.barrier is not None:
             with when(me == self.count - 1):
                 warpgroup.arrive_at(self.barrier, 0)
 
     def wait(self, me: Operand) -> None:
-        """Waits for this warpgroup's turn."""
+        """Waits for this warpgroup's turn. `me`: which one runs."""
         if self.barrier is not None:
             warpgroup.sync_at(self.barrier, me)
 
     def give(self, me: Operand) -> None:
-        """Hands the turn to the next warpgroup."""
+        """Hands the turn to the next warpgroup. `me`: which one runs."""
         if self.barrier is not None:
             following = (1 - me) if self.count == 2 else (me + 1) % self.count
             warpgroup.arrive_at(self.barrier, following)
 
     def finish(self, me: Operand) -> None:
-        """After the last turn: warpgroup 0 takes the turn that nobody uses, so that arrivals balance."""
+        """After the last turn: warpgroup 0 takes the turn that nobody uses, so that arrivals balance. `me`: which one
+        runs.
+        """
         if self.barrier is not None:
             with when(me == 0):
                 warpgroup.sync_at(self.barrier, 0)
@@ -229,7 +237,7 @@ class Cluster:
 
     def load(self, source: Shared, rank: Operand, *, scope: ScopeHandle | None = None) -> Tile:
         """A new register tile of `scope` (a warpgroup) with the shared tile that block `rank` of the cluster has in
-        this place.
+        the place of `source`.
         """
         return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, number(rank)))
 

@@ -17,29 +17,34 @@ from .scalar import Scalar
 
 
 class Shared(Handle):
-    """A shared tile, vector or barrier, or an array of `count` of them."""
+    """A shared tile, vector or barrier, or an array of `count` of them: made by `pk.shared` and `pk.barrier`."""
 
     count = 1
     stride = 0
 
     @property
     def dtype(self) -> DType:
+        """The element type."""
         return self.type.dtype  # type: ignore[union-attr]
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(rows, cols) of a tile, (length,) of a vector, as Python ints."""
         return self.type.shape  # type: ignore[union-attr]
 
     @property
     def rows(self) -> int:
+        """Rows of a tile."""
         return self.type.rows  # type: ignore[union-attr]
 
     @property
     def cols(self) -> int:
+        """Columns of a tile."""
         return self.type.cols  # type: ignore[union-attr]
 
     @property
     def length(self) -> int:
+        """Elements of a vector."""
         return self.type.length  # type: ignore[union-attr]
 
     def __getitem__(self, key: Any) -> Any:
@@ -72,7 +77,12 @@ class Shared(Handle):
 
 
 def shared(type: SharedTile | SharedVector, count: int = 1, name: str = "") -> Shared:
-    """Allocates `count` tiles or vectors of shared memory for the whole kernel; index the array when `count` > 1."""
+    """Allocates `count` tiles or vectors of a `type` in shared memory, for the whole kernel; index the array when
+    `count` > 1.
+
+    `type`: `pk.st(dtype, rows, cols)` or `pk.sv(dtype, length)`. `name` is for reports and errors; unless given, that
+    of the Python variable.
+    """
     r = current()
     if not isinstance(type, (SharedTile, SharedVector)):
         raise TypeRuleError(f"pk.shared of {type!r}", fix="pass pk.st(dtype, rows, cols) or pk.sv(dtype, length)")
@@ -92,6 +102,7 @@ class Tensor(Handle):
 
     @property
     def dtype(self) -> DType:
+        """The element type."""
         return self.type.dtype
 
     @property
@@ -115,18 +126,22 @@ class Tensor(Handle):
 
     @property
     def batch(self) -> Any:
+        """The length of the first of four dimensions; 1 of a tensor with fewer."""
         return self._dim(0)
 
     @property
     def depth(self) -> Any:
+        """The length of the third dimension from the end; 1 of a tensor with fewer."""
         return self._dim(1)
 
     @property
     def rows(self) -> Any:
+        """The length of the last dimension but one; 1 of a tensor with one."""
         return self._dim(2)
 
     @property
     def cols(self) -> Any:
+        """The length of the last dimension."""
         return self._dim(3)
 
     def __getitem__(self, key: Any) -> Scalar:
@@ -138,7 +153,11 @@ class Tensor(Handle):
         return result(element.LoadScalar(THREAD, spot))
 
     def load(self, at: Any, *, order: Order = "acquire", scope: MemoryScope = "gpu") -> Scalar:
-        """One element, read by each warp with an order: "relaxed" or "acquire" (see `trace/memory_order.py`)."""
+        """One element, read by each warp with an order.
+
+        `at`: its coordinate, in elements. `order`: "relaxed" or "acquire"; `scope`: whose writes it meets, "cta",
+        "cluster" or "gpu" (PTX ISA, "Memory Consistency Model").
+        """
         spot = place(self, At(at if isinstance(at, tuple) else (at,)), (1,))
         return result(memory_order.StrongLoad(Scope("warp", 1), spot, order, scope))
 

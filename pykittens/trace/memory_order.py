@@ -63,8 +63,10 @@ def atomic_add(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Adds to one element of a tensor, atomically; what it was before. Once for the role, or each unit of `by`
-    (warp).
+    """Adds `value` to one element of a `tensor`, atomically; what it was before.
+
+    `at`: the element's coordinate. `order` and `scope`: PTX's, see the head of this file. Done once for the role, or
+    once by each unit of `by` (`by=warp`).
     """
     return _atomic("add", tensor, at, value, order, scope, by)
 
@@ -78,7 +80,9 @@ def atomic_min(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """The lesser of an element and a value, atomically; what it was before. See `atomic_add`."""
+    """The lesser of an element and `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
+    of `atomic_add`.
+    """
     return _atomic("min", tensor, at, value, order, scope, by)
 
 
@@ -91,7 +95,9 @@ def atomic_max(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """The greater of an element and a value, atomically; what it was before. See `atomic_add`."""
+    """The greater of an element and `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
+    of `atomic_add`.
+    """
     return _atomic("max", tensor, at, value, order, scope, by)
 
 
@@ -104,7 +110,9 @@ def atomic_and(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Keeps those bits of an element that `value` has, atomically; what it was before. See `atomic_add`."""
+    """Keeps those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
+    of `atomic_add`.
+    """
     return _atomic("and", tensor, at, value, order, scope, by)
 
 
@@ -117,7 +125,9 @@ def atomic_or(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Sets those bits of an element that `value` has, atomically; what it was before. See `atomic_add`."""
+    """Sets those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
+    of `atomic_add`.
+    """
     return _atomic("or", tensor, at, value, order, scope, by)
 
 
@@ -130,7 +140,9 @@ def atomic_xor(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Turns those bits of an element that `value` has, atomically; what it was before. See `atomic_add`."""
+    """Turns those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
+    of `atomic_add`.
+    """
     return _atomic("xor", tensor, at, value, order, scope, by)
 
 
@@ -143,7 +155,9 @@ def atomic_exch(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Exchanges one element for a value, atomically; what it was before. See `atomic_add`."""
+    """Exchanges one element for `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
+    of `atomic_add`.
+    """
     return _atomic("exch", tensor, at, value, order, scope, by)
 
 
@@ -157,8 +171,8 @@ def atomic_cas(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Sets one element to `value` where it is `expected` (bit for bit), atomically; what it was before. See
-    `atomic_add`.
+    """Sets one element to `value` where it is `expected` (bit for bit), atomically; what it was before. `tensor`, `at`,
+    `order`, `scope` and `by` are those of `atomic_add`.
     """
     return _atomic("cas", tensor, at, value, order, scope, by, expected)
 
@@ -166,6 +180,8 @@ def atomic_cas(
 def fence(scope: MemoryScope = "gpu") -> None:
     """Orders each warp's accesses before it and after it: a relaxed access after it releases, one before it
     acquires.
+
+    `scope`: for whom, "cta", "cluster" or "gpu".
     """
     record(memory_order.MemoryFence(WARP, scope))
 
@@ -173,14 +189,19 @@ def fence(scope: MemoryScope = "gpu") -> None:
 def signal(
     flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope = "gpu", by: ScopeHandle | None = None
 ) -> None:
-    """Adds to a flag, once all threads of the role (or of the unit of `by`) have come: what they did is known to
+    """Adds `count` to a flag, once all threads of the role (or of the unit of `by`) have come: what they did is known to
     waiters.
+
+    `flags`: a tensor of int32; `at`: the coordinate of one. `scope`: where the waiters are, "cta", "cluster" or "gpu".
     """
     record(memory_order.Signal(_scope(by), _element(flags, at), number(count), scope))
 
 
 def wait_for(flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope = "gpu") -> None:
-    """Each warp waits until a flag has been signalled `count` times in all (is at least `count`)."""
+    """Each warp waits until a flag has been signalled `count` times in all (is at least `count`).
+
+    `flags`, `at` and `scope` are those of `signal`.
+    """
     record(memory_order.WaitFor(WARP, _element(flags, at), number(count), scope))
 
 

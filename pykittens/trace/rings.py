@@ -91,7 +91,11 @@ class Cursor:
 
 
 class Ring:
-    """Made by `pk.ring`. `fill` and `read`/`release` are called by different roles."""
+    """Slots of shared memory that one role fills and another reads: made by `pk.ring`.
+
+    `fill` (or `put`, `hand`) and `read`/`release` are called by different roles; phases, expected bytes and arrival
+    counts are the compiler's.
+    """
 
     def __init__(self, stages: int, tiles: dict[str, SharedTile | SharedVector], name: str, single: bool):
         if not isinstance(stages, int) or stages < 1 or not tiles:
@@ -193,8 +197,8 @@ class Ring:
         cursor.advance()
 
     def hand(self, value: Operand) -> None:
-        """The next slot of a ring of vectors, once it is empty, gets a scalar as its first element from one thread
-        of this role.
+        """The next slot of a ring of vectors, once it is empty, gets the scalar `value` as its first element from one
+        thread of this role.
         """
         r = current()
         cursor, scope = self._cursor("fill", 1), Scope("role", r.warps)
@@ -326,7 +330,10 @@ def _inside(op: Op, block: Block) -> bool:
 
 
 def barrier(count: int = 1, n: int = 1, name: str = "") -> Shared:
-    """`n` mbarriers whose phases end after `count` arrivals and the bytes promised; index the array when n > 1."""
+    """`n` mbarriers whose phases end after `count` arrivals and the bytes promised; index the array when n > 1.
+
+    `name` is for reports and errors.
+    """
     handle = current().buffer(BarrierType(count), n, 8, name or "barrier")
     assert isinstance(handle, Shared)
     handle.count, handle.stride = n, 8
@@ -340,7 +347,10 @@ def ring(
     name: str = "ring",
     **tiles: SharedTile | SharedVector,
 ) -> Ring:
-    """A ring of `stages` slots: of one tile, or of a record of named tiles."""
+    """A ring of `stages` slots: of one `tile` (a type, `pk.st(...)` or `pk.sv(...)`), or of a record of named `tiles`.
+
+    `name` is for reports and errors.
+    """
     if (tile is None) == (not tiles):
         raise TraceError(
             "pk.ring takes one tile, or tiles by name",

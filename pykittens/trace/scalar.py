@@ -20,6 +20,7 @@ class Scalar(Handle):
 
     @property
     def dtype(self) -> DType:
+        """The number's type."""
         return self.type.dtype
 
     def _binary(self, kind: str, a: Operand, b: Operand) -> Any:
@@ -128,7 +129,7 @@ class Variable(Scalar):
     """A mutable scalar: `x.set(value)`, `x[:] = value`, `x += 1`."""
 
     def set(self, value: Operand) -> None:
-        """Gives it a new value."""
+        """Gives it a new `value`."""
         record(variables.SetVariable(THREAD, self, number(value)))
 
     def __setitem__(self, key: Any, value: Operand) -> None:
@@ -156,12 +157,15 @@ class Variable(Scalar):
 
 
 def cast(x: Operand, dtype: DType) -> Scalar:
-    """A scalar as another dtype."""
+    """A scalar `x` as another `dtype`, converted as tiles are: see `Tile.to`."""
     return result(scalars.ScalarCast(THREAD, number(x), dtype))
 
 
 def var(dtype: DType, initial: Operand = 0) -> Variable:
-    """A mutable scalar, for state that changes in run-time loops and branches."""
+    """A mutable scalar, for state that changes in run-time loops and branches.
+
+    `dtype`: i32, i64, u32, f32 or bool. `initial`: its first value.
+    """
     if dtype not in (i32, i64, u32, f32, bool_):
         raise TypeRuleError(f"a variable of {dtype}", fix="use i32, i64, u32, f32 or bool")
     return result(variables.DeclareVariable(THREAD, dtype, number(initial)))
@@ -183,14 +187,17 @@ class _Axes:
 
     @property
     def x(self) -> Scalar:
+        """Along the first axis of the grid."""
         return self._axis("x")
 
     @property
     def y(self) -> Scalar:
+        """Along the second axis of the grid."""
         return self._axis("y")
 
     @property
     def z(self) -> Scalar:
+        """Along the third axis of the grid."""
         return self._axis("z")
 
 

@@ -89,38 +89,46 @@ class ScopeHandle:
     # Making register tiles and vectors ----------------------------------------------------------------
 
     def full(self, dtype: DType, rows: int, cols: int, value: Operand, *, layout: Layout = "row") -> Tile:
-        """A new tile, every element `value`."""
+        """A new rows x cols tile of a `dtype` in a `layout`, every element `value`."""
         return result(fill.Fill(self.scope, RegisterTile(dtype, rows, cols, layout, self.warps), number(value)))
 
     def zeros(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
-        """A new tile of zeros."""
+        """A new rows x cols tile of zeros; `dtype` and `layout` as `full`."""
         return self.full(dtype, rows, cols, 0, layout=layout)
 
     def ones(self, dtype: DType, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
-        """A new tile of ones."""
+        """A new rows x cols tile of ones; `dtype` and `layout` as `full`."""
         return self.full(dtype, rows, cols, 1, layout=layout)
 
     def full_col(
         self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row", partial: bool = False
     ) -> Tile:
-        """A new column vector (one value per row of a tile with `length` rows), every element `value`."""
+        """A new column vector (one value per row of a tile with `length` rows), every element `value`.
+
+        `dtype` and `layout` are the tile's; `partial`: one term per thread, to be summed by `total()`.
+        """
         type = RegisterVector(dtype, length, "col", layout, self.warps, partial)
         return result(fill.Fill(self.scope, type, number(value)))
 
     def zeros_col(self, dtype: DType, length: int, *, layout: Layout = "row", partial: bool = False) -> Tile:
-        """A new column vector of zeros; `partial`: one term per thread, to be summed by `total()`."""
+        """A new column vector of zeros: `dtype`, `length`, `layout` and `partial` as `full_col`."""
         return self.full_col(dtype, length, 0, layout=layout, partial=partial)
 
     def full_row(self, dtype: DType, length: int, value: Operand, *, layout: Layout = "row") -> Tile:
-        """A new row vector (one value per column of a tile with `length` columns), every element `value`."""
+        """A new row vector (one value per column of a tile with `length` columns), every element `value`.
+
+        `dtype` and `layout` are the tile's.
+        """
         return result(fill.Fill(self.scope, RegisterVector(dtype, length, "row", layout, self.warps), number(value)))
 
     def zeros_row(self, dtype: DType, length: int, *, layout: Layout = "row") -> Tile:
-        """A new row vector of zeros."""
+        """A new row vector of zeros: `dtype`, `length` and `layout` as `full_row`."""
         return self.full_row(dtype, length, 0, layout=layout)
 
     def full_vec(self, dtype: DType, length: int, value: Operand, *, width: int = 1) -> Tile:
-        """A new naive vector, spread over all threads of the scope in runs of `width`."""
+        """A new naive vector of `length` elements of a `dtype`, each `value`, spread over all threads of the scope in runs
+        of `width`.
+        """
         type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
         return result(fill.Fill(self.scope, type, number(value)))
 
@@ -137,11 +145,12 @@ class ScopeHandle:
         layout: Layout = "row",
         hint: str = "",
     ) -> Tile:
-        """A new register tile with a shared tile, with a shared vector as its only row (coalesced), or with the rows x
+        """A new register tile with `source`: a shared tile, a shared vector as its only row (coalesced), or the rows x
         cols rectangle of a tensor.
 
         `coordinate` is (batch, depth, row, col), row and col counted in tiles (or `pk.at(...)`, in elements). `cols`
-        defaults to all columns of the tensor where they are static. What lies past the end is zero. `layout`: "row" and
+        defaults to all columns of the tensor where they are static. What lies past the end is zero. `dtype`: that of the
+        registers; unless given the memory's, of 8 bits float32 or int32. `layout`: "row" and
         "col" are the tensor cores' fragments, `pk.coalesced(lanes, width)` is for tiles that only pass through;
         `hint="stream"` (coalesced tiles of a tensor) reads what nobody needs again.
         """
@@ -203,7 +212,10 @@ class ScopeHandle:
     def load_vec(
         self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None
     ) -> Tile:
-        """A new naive vector with a shared vector, or with `length` neighbours of a tensor's row."""
+        """A new naive vector with a shared vector `source`, or with `length` neighbours of a tensor's row.
+
+        `coordinate` and `dtype` as `load`; the column counts runs of `length`.
+        """
         return self._load_vector("naive", source, coordinate, length, dtype, "row")
 
     def load_col(
@@ -215,8 +227,8 @@ class ScopeHandle:
         dtype: DType | None = None,
         layout: Layout = "row",
     ) -> Tile:
-        """A new column vector (one value per row of a tile) with a shared vector, or with neighbours of a tensor's
-        row.
+        """A new column vector (one value per row of a tile) with a shared vector `source`, or with `length` neighbours of
+        a tensor's row at `coordinate`. `dtype` and `layout` as `load`.
         """
         return self._load_vector("col", source, coordinate, length, dtype, layout)
 
@@ -229,17 +241,19 @@ class ScopeHandle:
         dtype: DType | None = None,
         layout: Layout = "row",
     ) -> Tile:
-        """A new row vector (one value per column of a tile) with a shared vector, or with neighbours of a tensor's
-        row.
+        """A new row vector (one value per column of a tile) with a shared vector `source`, or with `length` neighbours of a
+        tensor's row at `coordinate`. `dtype` and `layout` as `load`.
         """
         return self._load_vector("row", source, coordinate, length, dtype, layout)
 
     def store(
         self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "", rank: Operand | None = None
     ) -> None:
-        """Register or shared `source` into a tensor at a coordinate, or register `source` into a shared tile or vector.
+        """Register or shared `source` into the tensor `target` at a `coordinate`, or register `source` into a shared tile
+        or vector `target`.
 
-        `rank`: into the shared tile of that block of the cluster.
+        What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
+        soon. `rank`: into the shared tile of that block of the cluster.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
@@ -267,19 +281,21 @@ class ScopeHandle:
             record(store.Store(self.scope, where, source, hint))
 
     def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
-        """Adds a naive float32 vector (`x.registers()` of a tile) to neighbours in a tensor's row, atomically for
-        each element.
+        """Adds a naive float32 vector `source` (`x.registers()` of a tile) to neighbours in a row of the tensor `target` at
+        `coordinate`, atomically for each element.
         """
         self._memory(target, "add")
         length = source.type.length if isinstance(source.type, RegisterVector) else 0
         record(global_add.AddVector(self.scope, place(target, coordinate, (length,)), source))
 
     def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
-        """Rectangle of a tensor, of the target's shape, into a shared tile or vector."""
+        """The rectangle of tensor `source` at `coordinate`, of the target's shape, into a shared tile or vector `target`."""
         record(copies.CopyIn(self.scope, target, self._rectangle(target, source, coordinate)))
 
     def load_async(self, target: Value, source: Value, coordinate: Any = None) -> None:
-        """Like `load_into`, but with cp.async: finished after `commit()` and `wait_loads()`."""
+        """Like `load_into` (`target`, `source`, `coordinate`), but with cp.async: finished after `commit()` and
+        `wait_loads()`.
+        """
         record(copies.CopyAsync(self.scope, target, self._rectangle(target, source, coordinate)))
 
     def _rectangle(self, target: Value, source: Value, coordinate: Any) -> Any:
@@ -329,8 +345,8 @@ class ScopeHandle:
     def set(
         self, target: Value, at: Any, value: Operand, *, order: Order = "weak", scope: MemoryScope | None = None
     ) -> None:
-        """One element of a shared vector (`at` its index) or of a tensor (`at` its coordinate, in elements), by one
-        thread.
+        """One element of `target` becomes `value`, set by one thread: of a shared vector (`at` its index) or of a tensor
+        (`at` its coordinate, in elements).
 
         `order` ("relaxed" or "release", of a tensor's element) and its `scope` ("gpu" unless given): see
         `trace/memory_order.py`. A release tells what all threads of the scope did before.
@@ -404,11 +420,11 @@ class ScopeHandle:
         record(sync.Barrier(self.scope))
 
     def arrive_at(self, barrier: Value, index: Operand = 0) -> None:
-        """Counts this scope's warps at a named barrier and goes on."""
+        """Counts this scope's warps at a named `barrier` (number `index` of an array) and goes on."""
         record(sync.NamedArrive(self.scope, barrier, number(index)))
 
     def sync_at(self, barrier: Value, index: Operand = 0) -> None:
-        """Counts this scope's warps at a named barrier and waits for the others."""
+        """Counts this scope's warps at a named `barrier` (number `index` of an array) and waits for the others."""
         record(sync.NamedSync(self.scope, barrier, number(index)))
 
 

@@ -36,7 +36,11 @@ class GlobalPattern:
 
 
 def gl(dtype: DType | tuple[DType, ...], *dims: int | str | static) -> GlobalPattern:
-    """The annotation of a tensor of one to four dimensions, each an int, a name, or `pk.static(name)`."""
+    """The annotation of a tensor of one to four dimensions.
+
+    `dtype`: one, or a tuple of those that it may have. `dims`: each an int, a name (equal names, equal lengths), or
+    `pk.static(name)`.
+    """
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
     for d in dtypes:
         if not isinstance(d, DType):

@@ -22,24 +22,29 @@ class Tile(Handle):
 
     @property
     def dtype(self) -> DType:
+        """The element type."""
         return self.type.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(rows, cols) of a tile, (length,) of a vector, as Python ints."""
         return self.type.shape
 
     @property
     def rows(self) -> int:
+        """Rows of a tile, or the length of a vector."""
         return self.type.rows if isinstance(self.type, RegisterTile) else self.type.length
 
     @property
     def cols(self) -> int:
+        """Columns of a tile; raises `TypeRuleError` for a vector."""
         if not isinstance(self.type, RegisterTile):
             raise TypeRuleError(f"{self.type} has no columns", fix="use .length")
         return self.type.cols
 
     @property
     def length(self) -> int:
+        """Elements of a vector; raises `TypeRuleError` for a tile."""
         if not isinstance(self.type, RegisterVector):
             raise TypeRuleError(f"{self.type} has no length", fix="use .rows and .cols")
         return self.type.length
@@ -193,7 +198,9 @@ class Tile(Handle):
         return self._inplace("div", other)
 
     def to(self, dtype: DType) -> Tile:
-        """The same elements as another dtype, rounded to nearest even."""
+        """The same elements as another `dtype`: floats are rounded to nearest even; integers take the low bits, and
+        of floats the nearest that fits (NaN: 0).
+        """
         if dtype == self.type.dtype:
             return self
         return result(unary.Convert(scope_of(self.type.warps), self, dtype))
@@ -239,9 +246,9 @@ class Tile(Handle):
         return self._reduce("sum", "col", partial, cluster, onto, fade=fade)
 
     def row_dot(self, other: Tile, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None) -> Tile:
-        """Column vector: the sum of each row's products with another tile's, each fused into its addition.
+        """Column vector: the sum of each row's products with the `other` tile's, each fused into its addition.
 
-        The arguments are those of `row_sum`; both tiles have one type, and hold floats.
+        `partial`, `cluster` and `onto` are those of `row_sum`; both tiles have one type, and hold floats.
         """
         return self._reduce("sum", "col", partial, cluster, onto, other)
 
@@ -304,7 +311,7 @@ class Tile(Handle):
         return result(register_order.ToVector(scope_of(self.type.warps), self, width or 0))
 
     def tile(self, rows: int, cols: int, *, layout: Layout = "row") -> Tile:
-        """The rows x cols tile whose `registers()` this vector has."""
+        """The rows x cols tile, of that `layout`, whose `registers()` this vector has."""
         type = RegisterTile(self.type.dtype, rows, cols, layout, self.type.warps)
         return result(register_order.FromVector(scope_of(self.type.warps), self, type))
 

@@ -1,0 +1,62 @@
+"""Every public word says what it does: a sentence for each word, method and property, and each parameter by name."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import pykittens as pk
+
+# What kernels hold besides what `pk` names: reached from a word.
+HELD = {
+    "warpgroup": type(pk.warpgroup),
+    "tma": type(pk.tma),
+    "cluster": type(pk.cluster),
+    "block_index": type(pk.block_index),
+}
+
+
+def classes() -> dict[str, type]:
+    named = {name: word for name in pk.__all__ if inspect.isclass(word := getattr(pk, name))}
+    return {**named, **HELD}
+
+
+def words() -> Iterator[tuple[str, Any]]:
+    """Every public function, class, method and property, by name."""
+    for name in pk.__all__:
+        if inspect.isfunction(word := getattr(pk, name)):
+            yield name, word
+    for name, cls in classes().items():
+        yield name, cls
+        for member, value in vars(cls).items():
+            if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                yield f"{name}.{member}", value
+
+
+WORDS = dict(words())
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_word_is_documented(name: str) -> None:
+    word = WORDS[name]
+    # Of its own: a class would show that of what it is derived from, a dataclass its signature.
+    text = inspect.cleandoc(word.__doc__ or "")
+    assert text, f"pk.{name} has no docstring"
+    assert not (inspect.isclass(word) and text.startswith(f"{word.__name__}(")), (
+        f"pk.{name} has no docstring of its own"
+    )
+    first = text.split("\n\n")[0].rstrip()
+    assert first.endswith((".", ":")) and "  " not in first, f"pk.{name}: the summary is no sentence: {first}"
+    if inspect.isfunction(word):
+        kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        whole = {"self"} | {p.name for p in inspect.signature(word).parameters.values() if p.kind in kinds}
+        missing = [p for p in inspect.signature(word).parameters if p not in whole and not re.search(rf"\b{p}\b", text)]
+        assert not missing, f"pk.{name} does not say what {', '.join(missing)} is"
+
+
+def test_what_kernels_hold_can_be_named() -> None:
+    """For annotations and editors: everything that a word returns to a kernel has a name in `pk`."""
+    for name in ("Tile", "Tensor", "Ring", "Shared", "Scalar", "Variable", "DType", "ScopeHandle", "Turns", "Kernel"):
+        assert name in pk.__all__ and inspect.isclass(getattr(pk, name))
