@@ -1,6 +1,6 @@
 """Every family of `pykittens bench` beside everybody who is installed, recorded.
 
-    python -m benchmarks.families [FAMILY ...] [--quick]          # attention, attention_backward, gemm, linear, memory, host; all unless named
+    python -m benchmarks.families [FAMILY ...] [--quick]          # all families (those of FAMILIES) unless named
     python -m benchmarks.families --compile-only [--arch sm_90a]  # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.families --site FOLDER                   # peers are importable from there, too
     python -m benchmarks.families memory --alone --cells "width 4096" --seconds 60   # a part; rows of other cells stay

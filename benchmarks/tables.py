@@ -142,7 +142,8 @@ def gpu(rows: Rows) -> str:
         (
             r["what"],
             r["made_by"],
-            f"{r['different'] or 'no'} element{'' if r['different'] == 1 else 's'} differ{'s' if r['different'] == 1 else ''}",
+            f"{r['different'] or 'no'} element{'' if r['different'] == 1 else 's'} "
+            f"differ{'s' if r['different'] == 1 else ''}",
         )
         for r in of("exact", rows)
     ]

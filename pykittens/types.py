@@ -105,7 +105,10 @@ def check_sizes(what: str, *sizes: object) -> None:
     """Sizes are known while a kernel is traced: they decide which registers there are."""
     for x in sizes:
         if not hasattr(type(x), "__index__") or hasattr(x, "type"):
-            fix = 'sizes are Python ints; a tensor\'s dimension is one where it is static: pk.gl(pk.f32, "N", pk.static("D"))'
+            fix = (
+                'sizes are Python ints; a tensor\'s dimension is one where it is static: pk.gl(pk.f32, "N", '
+                'pk.static("D"))'
+            )
             raise TypeRuleError(
                 f"the size of {what} is {getattr(x, 'label', repr(x))}, which is no Python int", fix=fix
             )
@@ -157,8 +160,10 @@ class RegisterTile:
         held, step = threads // lanes, lanes * layout.width
         if self.rows <= 0 or self.cols <= 0 or self.rows % held or self.cols % step:
             raise TypeRuleError(
-                f"a register tile of {self.rows} x {self.cols} {self.dtype} does not divide over {layout}, {held} rows at a time",
-                fix=f"rows must be a multiple of {held} and columns of {step}; what lies past a tensor's end reads as zero",
+                f"a register tile of {self.rows} x {self.cols} {self.dtype} does not divide over {layout}, {held} rows "
+                "at a time",
+                fix=f"rows must be a multiple of {held} and columns of {step}; what lies past a tensor's end reads as "
+                "zero",
             )
 
     @property

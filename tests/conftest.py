@@ -1,4 +1,5 @@
-"""For all tests: a cache of their own, tests marked `gpu` only where there is a GPU, and what each kind of test takes."""
+"""For all tests: a cache of their own, tests marked `gpu` only where there is a GPU, and what each kind of test
+takes."""
 
 from collections import Counter
 from collections.abc import Iterator

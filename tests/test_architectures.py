@@ -12,15 +12,18 @@ from tests.expecting import says
 INSTRUCTIONS = {
     "fp8 conversions": """asm volatile("{.reg .b16 h; cvt.rn.satfinite.e4m3x2.f32 h, 0f3f800000, 0f3f800000;}");""",
     "fp8 mma": """asm volatile("{.reg .f32 f; .reg .b32 x; mov.b32 x, %0; mov.f32 f, 0f00000000;"
-        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {f, f, f, f}, {x, x, x, x}, {x, x}, {f, f, f, f};}" :: "r"(a));""",
+        "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {f, f, f, f}, {x, x, x, x}, {x, x}, {f, f, f, f};}"
+        :: "r"(a));""",
     "stmatrix": """asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%0};" :: "r"(a));""",
-    "wide additions": """asm volatile("{.reg .b64 p; mov.b64 p, {%0, %0}; red.relaxed.gpu.global.add.v4.f32 [p], {0f00000000, 0f00000000, 0f00000000, 0f00000000};}"
+    "wide additions": """asm volatile("{.reg .b64 p; mov.b64 p, {%0, %0}; "
+        "red.relaxed.gpu.global.add.v4.f32 [p], {0f00000000, 0f00000000, 0f00000000, 0f00000000};}"
         :: "r"(a));""",
     "elect": """asm volatile("{.reg .pred q; elect.sync _|q, 0xffffffff;}");""",
     "mbarrier bytes": """asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], 16;" :: "r"(a));
         asm volatile("{.reg .pred q; mbarrier.try_wait.parity.shared::cta.b64 q, [%0], 0;}" :: "r"(a));""",
     "tma": """asm volatile("fence.proxy.async.shared::cta;");
-        asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%1, {%0, %0}], [%0];" :: "r"(a), "l"(p));
+        asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group"
+                     " [%1, {%0, %0}], [%0];" :: "r"(a), "l"(p));
         asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
                      " [%0], [%1, {%0, %0}], [%0];" :: "r"(a), "l"(p));""",
     "multicast": """asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"

@@ -1,4 +1,5 @@
-"""What `pykittens bench` does, short of a GPU's clock: cells, trials on small cells of the simulated GPU, rows, charts, refusals."""
+"""What `pykittens bench` does, short of a GPU's clock: cells, trials on small cells of the simulated GPU, rows, charts,
+refusals."""
 
 import xml.etree.ElementTree
 from collections.abc import Callable

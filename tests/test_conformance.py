@@ -89,7 +89,8 @@ ALL = [
 
 @pytest.mark.parametrize("first", range(0, len(ALL), BATCH))
 def test_compiles(first: int) -> None:
-    """Many kernels at once, each batch for one of the architectures (a newer one for what the older lack). On a GPU all are compiled."""
+    """Many kernels at once, each batch for one of the architectures (a newer one for what the older lack). On a GPU all
+    are compiled."""
     chosen = [Case(op, sample, number) for op, number, sample in ALL[first : first + BATCH]]
     turn = first // BATCH
     for arch in ARCHITECTURES:
@@ -168,7 +169,8 @@ def test_an_operation_of_the_users() -> None:
 def test_a_wrong_meaning_is_found() -> None:
     with pytest.raises(
         AssertionError,
-        match=r"WrongCube\[0\]: a=rt<f32, 16x32>, simulated: result0: \d+ of 1024 elements differ, first at \(0, 0, 0\)",
+        match=r"WrongCube\[0\]: a=rt<f32, 16x32>, simulated: result0: \d+ of 1024 elements differ, first at \(0, 0, "
+        r"0\)",
     ):
         conform(WrongCube)
 

@@ -1,4 +1,5 @@
-"""Every shipped kernel, in every configuration and for each of its architectures: no spills, the instructions it was written for.
+"""Every shipped kernel, in every configuration and for each of its architectures: no spills, the instructions it was
+written for.
 
 Every pair of the two with `--whole`; else each configuration once, and each architecture at least once.
 """
@@ -15,8 +16,8 @@ TOGETHER = 6  # configurations of a test: they are compiled alone, and disassemb
 
 
 def choices(row: Shipped, whole: bool) -> dict[str, list[tuple[str, Instance]]]:
-    """The configurations to compile for each architecture: all of them (`--whole`), or each for one architecture in turn
-    and, so that none is left out, the first that an architecture runs."""
+    """The configurations to compile for each architecture: all of them (`--whole`), or each for one architecture in
+    turn and, so that none is left out, the first that an architecture runs."""
     found: dict[str, list[tuple[str, Instance]]] = {arch: [] for arch in row.architectures}
     for number, (choice, instance) in enumerate(row.configurations()):
         targets = row.targets(instance)

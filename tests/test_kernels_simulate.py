@@ -1,4 +1,5 @@
-"""Every shipped kernel, in every configuration, on the simulated GPU: no diagnosis, no bank conflict, the right result."""
+"""Every shipped kernel, in every configuration, on the simulated GPU: no diagnosis, no bank conflict, the right
+result."""
 
 import numpy as np
 import pytest

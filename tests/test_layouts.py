@@ -1,4 +1,5 @@
-"""Layouts against the tables of the PTX ISA, written down here a second time, and against what hardware does with addresses."""
+"""Layouts against the tables of the PTX ISA, written down here a second time, and against what hardware does with
+addresses."""
 
 import random
 import re
@@ -272,7 +273,8 @@ def test_every_element_of_a_shared_tile_has_its_bytes(tile: SharedTile) -> None:
 
 @pytest.mark.parametrize("span", [32, 64, 128])
 def test_the_swizzle_is_that_of_tma(span: int) -> None:
-    """PTX ISA, "Swizzling modes": 16-byte chunks are exchanged by XOR with bits 7 to 9 of the address; 2, 4 or 8 of them."""
+    """PTX ISA, "Swizzling modes": 16-byte chunks are exchanged by XOR with bits 7 to 9 of the address; 2, 4 or 8 of
+    them."""
     offsets = np.arange(2048)
     got = swizzle(offsets, span)
     bits = {32: 1, 64: 2, 128: 3}[span]

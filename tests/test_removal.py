@@ -1,4 +1,5 @@
-"""Every synchronisation statement of every shipped kernel is needed, and its removal is found; or it is listed here with a proof.
+"""Every synchronisation statement of every shipped kernel is needed, and its removal is found; or it is listed here
+with a proof.
 
 A kernel is run in several instances; a statement is found where one of them finds it. Lists are by kernel, what the
 statement does, and its line. A statement that nothing misses and that is not listed fails, and so does a listed one

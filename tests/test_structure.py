@@ -1,4 +1,5 @@
-"""The structure is what docs/design.md says: a file imports from the rows of the table above its own, and never in a circle."""
+"""The structure is what docs/design.md says: a file imports from the rows of the table above its own, and never in a
+circle."""
 
 import ast
 import re
@@ -18,7 +19,8 @@ EXCEPTIONS = {
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its name within the package, but the package itself: it is the vocabulary, which kernels import as users do."""
+    """Every module by its name within the package, but the package itself: it is the vocabulary, which kernels import
+    as users do."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts

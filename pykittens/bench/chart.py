@@ -29,14 +29,17 @@ def bars(title: str, unit: str, panels: Mapping[str, Panel]) -> str:
     widest, height, at, legend = max(widest, 480), y + _TOP + _HEIGHT + _BOTTOM, _LEFT, []
     for name in names:
         legend.append(
-            f'<rect x="{at}" y="42" width="12" height="12" fill="{colour[name]}"/><text x="{at + 17}" y="52">{escape(name)}</text>'
+            f'<rect x="{at}" y="42" width="12" height="12" fill="{colour[name]}"/>'
+            f'<text x="{at + 17}" y="52">{escape(name)}</text>'
         )
         at += 40 + 8 * len(name)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{widest}" height="{height}" viewBox="0 0 {widest} {height}" '
         'font-family="system-ui, sans-serif" font-size="12" fill="#222">'
-        f'<rect width="100%" height="100%" fill="#fff"/><text x="{_LEFT}" y="28" font-size="17" font-weight="600">{escape(title)} '
-        f'<tspan font-weight="400" font-size="13">({escape(unit)}, higher is better)</tspan></text>{"".join(legend)}{"".join(parts)}</svg>\n'
+        '<rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="{_LEFT}" y="28" font-size="17" font-weight="600">{escape(title)} '
+        f'<tspan font-weight="400" font-size="13">({escape(unit)}, higher is better)</tspan></text>'
+        f"{''.join(legend)}{''.join(parts)}</svg>\n"
     )
 
 
@@ -49,10 +52,12 @@ def _panel(heading: str, panel: Panel, colour: Mapping[str, str]) -> str:
             height = value / top * _HEIGHT
             y = _TOP - 10 + _HEIGHT - height
             parts.append(
-                f'<rect x="{x:g}" y="{y:.1f}" width="{_BAR - 3}" height="{height:.1f}" fill="{colour[name]}"><title>{escape(name)}: {value:.4g}</title></rect>'
+                f'<rect x="{x:g}" y="{y:.1f}" width="{_BAR - 3}" height="{height:.1f}" '
+                f'fill="{colour[name]}"><title>{escape(name)}: {value:.4g}</title></rect>'
             )
             parts.append(
-                f'<text x="{x + (_BAR - 3) / 2:g}" y="{y - 4:.1f}" font-size="10" text-anchor="middle">{_short(value)}</text>'
+                f'<text x="{x + (_BAR - 3) / 2:g}" y="{y - 4:.1f}" font-size="10" '
+                f'text-anchor="middle">{_short(value)}</text>'
             )
             x += _BAR
         parts.append(

@@ -31,7 +31,10 @@ def dimensions(kernel: str, option: str, value: Any) -> Dim3:
             fix = "every grid dimension is at least 1: are the arguments empty?"
             raise ArgumentError(f"{kernel}: {option} is {dims}", fix=fix)
         if size > most:
-            fix = f"at most {most:,} along {axis}; put the longest dimension along x and divide it in the kernel, or make several calls"
+            fix = (
+                f"at most {most:,} along {axis}; put the longest dimension along x and divide it in the kernel, or "
+                "make several calls"
+            )
             raise ArgumentError(f"{kernel}: {option} is {dims}, {size:,} blocks along {axis}", fix=fix)
     return dims  # type: ignore[return-value]
 

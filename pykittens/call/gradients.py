@@ -25,7 +25,8 @@ def check_gradients(program: Program, given: dict[str, Any]) -> None:
     for name, x in given.items():
         if requires_gradient(x) and name not in written(program):
             fix = (
-                f"call it under torch.no_grad() or pass {name}.detach(); where the gradient is needed, wrap the kernel and that of its "
+                f"call it under torch.no_grad() or pass {name}.detach(); where the gradient is needed, wrap the kernel "
+                "and that of its "
                 "backward pass in a torch.autograd.Function"
             )
             fact = f"{program.name}: operand {name!r} requires its gradient, and a kernel gives none"

@@ -5,9 +5,10 @@ A function reaches its defaults, its closure's cells, and the globals, builtins,
 read
 (`reads.py`); of what it reaches, functions, methods, partials, classes and objects reach further. One walk makes both
 
-* a *summary* by value, in which 1, 1.0 and True differ, as 0.0 and -0.0 do, and NaN is NaN: equal summaries, equal programs;
-* a *guard* (`guard.py`), which reads the same paths again at every call and compares objects by identity, in well under a
-  microsecond. Where it fails, the summary is made anew and decides.
+* a *summary* by value, in which 1, 1.0 and True differ, as 0.0 and -0.0 do, and NaN is NaN: equal summaries, equal
+  programs;
+* a *guard* (`guard.py`), which reads the same paths again at every call and compares objects by identity, in well under
+  a microsecond. Where it fails, the summary is made anew and decides.
 
 What can be bound anew is read again, what cannot change (numbers, strings, tuples of such) only once. Arrays and large
 containers, which could not be read at every call, are refused. Installed libraries, PyKittens' vocabulary among them,

@@ -209,7 +209,8 @@ class Objects:
             self.steady = False
             return
         raise TraceError(
-            f"the kernel reads {path!r}, a {type(value).__name__} of {len(value)} elements, which would have to be compared at every call",
+            f"the kernel reads {path!r}, a {type(value).__name__} of {len(value)} elements, which would have to be "
+            "compared at every call",
             fix="make it a tuple, which cannot change, or pass it as an operand or a static value",
         )
 

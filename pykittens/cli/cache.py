@@ -96,7 +96,8 @@ def _facts(store: cache.Cache) -> dict[str, Any]:
 
 def _show(facts: dict[str, Any]) -> None:
     out.print(
-        f"{facts['count']} kernels, {facts['bytes']:,} bytes of at most {facts['limit']:,}, in {escape(facts['directory'])}",
+        f"{facts['count']} kernels, {facts['bytes']:,} bytes of at most {facts['limit']:,}, in "
+        f"{escape(facts['directory'])}",
         soft_wrap=True,
     )
     if facts["distrusted"]:

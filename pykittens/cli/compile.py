@@ -58,7 +58,8 @@ def compile_kernels(
         return
     for facts in done:
         out.print(
-            f"{facts['kernel']} ({label(facts['configuration'])}) for {facts['arch']}: {facts['bytes']:,} bytes, {facts['registers']} registers"
+            f"{facts['kernel']} ({label(facts['configuration'])}) for {facts['arch']}: {facts['bytes']:,} bytes, "
+            f"{facts['registers']} registers"
         )
     total = sum(facts["bytes"] for facts in done)
     out.print(

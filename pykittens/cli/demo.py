@@ -195,15 +195,16 @@ def _saw(report: Report | None) -> dict[str, Any] | None:
 def _show(facts: dict[str, Any], run: Run) -> None:
     shape, kernel = facts["shape"]["q"], facts["kernel"]
     out.print(
-        f"[bold]{kernel}[/] on the {facts['device']}: batch {shape[0]}, heads {shape[1]}, n {shape[2]}, d {shape[3]}, {facts['dtype']}"
-        + ", causal" * facts["causal"]
+        f"[bold]{kernel}[/] on the {facts['device']}: batch {shape[0]}, heads {shape[1]}, n {shape[2]}, d {shape[3]}, "
+        f"{facts['dtype']}" + ", causal" * facts["causal"]
     )
     time = f"{facts['seconds']:.2f} s" if run.report or facts["diagnoses"] else f"{facts['seconds'] * 1e6:,.1f} us"
     out.print(f"  time   {time}")
     of_torch = "" if facts["torch_error"] is None else f"; torch's own is {facts['torch_error']:.2e}"
     good = facts["error"] <= facts["tolerance"]
     out.print(
-        f"  error  {'[green]' if good else '[red]'}{facts['error']:.2e}[/], largest of a row against float64; at most {facts['tolerance']:.2e} is good{of_torch}"
+        f"  error  {'[green]' if good else '[red]'}{facts['error']:.2e}[/], largest of a row against float64; at most "
+        f"{facts['tolerance']:.2e} is good{of_torch}"
     )
     for i, line in enumerate(str(run.report).splitlines() if run.report else []):
         out.print(f"  {'' if i else 'saw':6} {escape(line)}")

@@ -96,7 +96,8 @@ def _gpus() -> dict[str, Any]:
     if major < needed:
         facts |= {
             "works": False,
-            "problem": f"the driver knows CUDA {major}.{minor}; cubins of this compiler need {facts['driver_needed']} or newer",
+            "problem": f"the driver knows CUDA {major}.{minor}; cubins of this compiler need {facts['driver_needed']} "
+            "or newer",
         }
     return facts
 
@@ -151,7 +152,8 @@ def _show(facts: dict[str, Any]) -> None:
         out.print(f"{note} no GPU: {escape(gpu['problem'])}", soft_wrap=True)
     for i, device in enumerate(gpu["devices"]):
         out.print(
-            f"{good if device['arch'] else bad} GPU {i}: {device['name']}, {device['arch'] or device['problem']}, {device['multiprocessors']} multiprocessors"
+            f"{good if device['arch'] else bad} GPU {i}: {device['name']}, {device['arch'] or device['problem']}, "
+            f"{device['multiprocessors']} multiprocessors"
             + ("" if device.get("verified", True) else f"; {UNVERIFIED}"),
             soft_wrap=True,
         )

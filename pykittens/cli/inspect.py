@@ -134,13 +134,16 @@ def _architecture(row: Shipped, asked: str) -> str:
 
 def _show(facts: Inspection, meant: list[str]) -> None:
     out.print(
-        f"[bold]{facts.kernel}[/] ({label(facts.configuration)}) for {facts.arch}, by {facts.compiler} in {facts.compile_seconds} s"
+        f"[bold]{facts.kernel}[/] ({label(facts.configuration)}) for {facts.arch}, by {facts.compiler} in "
+        f"{facts.compile_seconds} s"
     )
     out.print(
-        f"  {facts.lines} lines of Python; {facts.threads} threads, {facts.shared_bytes:,} bytes of shared memory for a block"
+        f"  {facts.lines} lines of Python; {facts.threads} threads, {facts.shared_bytes:,} bytes of shared memory for "
+        "a block"
     )
     out.print(
-        f"  {facts.registers} registers a thread, {facts.spill_bytes} bytes spilled, {facts.local_bytes} bytes of local memory"
+        f"  {facts.registers} registers a thread, {facts.spill_bytes} bytes spilled, {facts.local_bytes} bytes of "
+        "local memory"
     )
     for warning in facts.warnings:
         out.print(f"  [yellow]{escape(warning)}[/]")

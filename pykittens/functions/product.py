@@ -124,7 +124,10 @@ def _finishing(epilogue: Callable[..., Any]) -> Callable[..., Any]:
     def finishing(x: Any, row: Any, col: Any, *operands: Any) -> Any:
         result = epilogue(x, row, col, *operands)
         if not isinstance(result, Tile) or result.shape != x.shape:
-            fix = f"return a tile of {' x '.join(map(str, x.shape))}, made of the first argument: lambda x, row, col: pk.relu(x)"
+            fix = (
+                f"return a tile of {' x '.join(map(str, x.shape))}, made of the first argument: lambda x, row, col: "
+                "pk.relu(x)"
+            )
             raise TraceError(f"the epilogue returns {result!r}", fix=fix)
         return result
 

@@ -84,7 +84,8 @@ def architecture(device: int = 0) -> Architecture:
     major, minor = capability(device)
     if (found := best_for((major, minor))) is None:
         raise CudaError(
-            f"device {device} ({device_name(device)}) has compute capability {major}.{minor}, and runs none of {', '.join(ARCHITECTURES)}"
+            f"device {device} ({device_name(device)}) has compute capability {major}.{minor}, and runs none of "
+            f"{', '.join(ARCHITECTURES)}"
         )
     return found
 
@@ -133,7 +134,8 @@ def load(cubin: Cubin, device: int = 0, shared_bytes: int = 0) -> Function:
     total, limit = shared_bytes + cubin.shared_bytes, shared_limit(device)
     if total > limit:
         raise CudaError(
-            f"`{cubin.entry}` wants {total:,} bytes of shared memory for a block; device {device} ({device_name(device)}) has {limit:,}"
+            f"`{cubin.entry}` wants {total:,} bytes of shared memory for a block; device {device} "
+            f"({device_name(device)}) has {limit:,}"
         )
     with _lock:
         function = _load(cubin.image, cubin.entry, device)

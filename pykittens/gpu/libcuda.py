@@ -26,7 +26,8 @@ _ADVICE = {
     700: "a kernel used memory outside its arrays; called with NumPy arrays, it says where",
     701: "the kernel wants more registers or shared memory for a block than the GPU has",
     720: "not all blocks of a cooperative launch fit on the GPU at once: launch fewer blocks, or smaller ones",
-    719: "a kernel trapped or faulted; a debug build (PYKITTENS_DEBUG=1) prints what it waited for or which assertion failed; "
+    719: "a kernel trapped or faulted; a debug build (PYKITTENS_DEBUG=1) prints what it waited for or which assertion "
+    "failed; "
     "called with NumPy arrays, it says where",
 }
 

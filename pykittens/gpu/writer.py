@@ -64,7 +64,8 @@ class Writer(RegisterText, ThreadText):
         i, c = self[op.index], op.index.type.dtype
         start, stop = self.scalar(op.start, c), self.scalar(op.stop, c)
         self.line(
-            f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += {op.step}) {{'
+            f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += '
+            f"{op.step}) {{"
         )
         self.block(op.body)
         self.line("}")
@@ -73,7 +74,8 @@ class Writer(RegisterText, ThreadText):
         saved = self.first_warp, self.role_warps, self.role
         self.first_warp, self.role_warps, self.role = op.first, op.scope.warps, op.label
         self.line(
-            f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) {{{c_text.comment(f'role {op.label}')}"
+            f"if (warp_id >= {op.first} && warp_id < {op.first + op.scope.warps}) "
+            f"{{{c_text.comment(f'role {op.label}')}"
         )
         if op.registers:
             self.require("setmaxnreg", op)

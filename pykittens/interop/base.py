@@ -42,7 +42,8 @@ class ArrayInfo(NamedTuple):
     strides: tuple[int, ...]
     dtype: str  # "bf16"
     device: int | None
-    kind: str  # "numpy", "torch", "cupy", "jax", "cuda" (any other with __cuda_array_interface__), "cuda stream" (of its own)
+    # "numpy", "torch", "cupy", "jax", "cuda" (any other with __cuda_array_interface__), "cuda stream" (of its own)
+    kind: str
     writable: bool = True  # False where its framework or its owner says that it never changes
 
 

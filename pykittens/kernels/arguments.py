@@ -69,7 +69,10 @@ def matrix(array: Any, name: str) -> tuple[View, ArrayInfo]:
     info = floats(array, name)
     rows = merged(info.shape[:-1], info.strides[:-1], 1)
     if rows is None or (info.shape[-1] > 1 and info.strides[-1] != 1):
-        fact = f"{name} has strides {info.strides} for shape {tuple(info.shape)}: its rows are not one apart from the next by a constant"
+        fact = (
+            f"{name} has strides {info.strides} for shape {tuple(info.shape)}: its rows are not one apart from the "
+            "next by a constant"
+        )
         raise ArgumentError(fact, fix="rows must be contiguous and evenly spaced: pass a contiguous copy")
     return View(array, (*rows[0], info.shape[-1]), (*rows[1], 1)), info
 
@@ -114,12 +117,14 @@ def alignment(*views: View) -> int:
 
 
 def machine(info: ArrayInfo) -> dict[str, Any]:
-    """What `plan` asks about the device of an array: how many multiprocessors, and whether they have clusters that rows can stream through (the simulator's have)."""
+    """What `plan` asks about the device of an array: how many multiprocessors, and whether they have clusters that rows
+    can stream through (the simulator's have)."""
     if info.device is None:
         return {"clusters": True, "processors": 2}
     from pykittens.gpu.driver import architecture, multiprocessors
 
     arch = architecture(info.device)
-    # Rows stream through clusters by plans for Hopper's shared memory: consumer Blackwell has the one and not the other.
+    # Rows stream through clusters by plans for Hopper's shared memory: consumer Blackwell has the one and not the
+    # other.
     roomy = arch.shared_bytes >= SIMULATED.shared_bytes
     return {"clusters": "clusters" in arch.features and roomy, "processors": multiprocessors(info.device)}

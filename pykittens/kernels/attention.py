@@ -26,7 +26,8 @@ _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
 
 def call(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float) -> KernelCall:
-    """What writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None, for operands that `check` takes."""
+    """What writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None, for operands that
+    `check` takes."""
     given = ((name, x, arrays.describe(x, name)) for name, x in (("q", q), ("k", k), ("v", v)))
     q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
     dim, device = q.shape[-1], arrays.describe(q).device
@@ -46,7 +47,8 @@ def call(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float)
 
 
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
-    """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s defaults.
+    """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s
+    defaults.
 
     Three consumers keep the special-function units busy where the head dimension gives the tensor core little to do.
     Blocks stay where tiles are short, so that a tile's first loads run beside the end of the one before; where they are

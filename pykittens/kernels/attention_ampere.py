@@ -1,4 +1,5 @@
-"""Flash attention 2, forward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and Hopper without its own instructions.
+"""Flash attention 2, forward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and Hopper without its own
+instructions.
 
     out = softmax(q @ k.T * scale) @ v        for each batch and head
 

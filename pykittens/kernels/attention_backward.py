@@ -129,7 +129,8 @@ STEPS = Steps()
 
 
 def configuration(dim: int) -> dict[str, Any]:
-    """The measured choice for a head dimension: what differs from `attention_backward_hopper.differentiate`'s defaults."""
+    """The measured choice for a head dimension: what differs from `attention_backward_hopper.differentiate`'s
+    defaults."""
     found: dict[int, dict[str, Any]] = {64: {"rows": 128, "early": False}, 128: {}, 256: {"direct": True}}
     return found[dim]
 

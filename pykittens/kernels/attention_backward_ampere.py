@@ -1,9 +1,11 @@
-"""Flash attention, backward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and newer without Hopper's instructions.
+"""Flash attention, backward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and newer without Hopper's
+instructions.
 
-The mathematics and the operands are those of `attention_backward_hopper`, for d 64 and 128. A block of eight warps has 128
-keys and values, 16 of each a warp, and goes through the tiles of queries of all heads that share them. S and dP are made
-transposed, so that P and dS are left operands in registers; dS goes through shared memory for dq, of which a warp makes
-some columns and adds them to a float32 tensor in the order of its registers. Shared memory: 88 KiB at d 128, 64 at d 64.
+The mathematics and the operands are those of `attention_backward_hopper`, for d 64 and 128. A block of eight warps has
+128 keys and values, 16 of each a warp, and goes through the tiles of queries of all heads that share them. S and dP are
+made transposed, so that P and dS are left operands in registers; dS goes through shared memory for dq, of which a warp
+makes some columns and adds them to a float32 tensor in the order of its registers. Shared memory: 88 KiB at d 128, 64
+at d 64.
 """
 
 from __future__ import annotations

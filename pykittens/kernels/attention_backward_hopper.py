@@ -62,8 +62,8 @@ def differentiate(
     d, dtype, c, keys = q.cols, q.dtype, scale * LOG2E, keys_of(q.cols)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
     key_tiles, tiles = pk.cdiv(k.rows, keys), pk.cdiv(q.rows, rows)
-    # Where tiles differ or take turns, as many heads at a time as L2 has room for (q, do, the sums of dq), and of all of
-    # them the first tile, then the second: the longest first, or those that nobody waits for.
+    # Where tiles differ or take turns, as many heads at a time as L2 has room for (q, do, the sums of dq), and of all
+    # of them the first tile, then the second: the longest first, or those that nobody waits for.
     together = pk.maximum(LINES // (q.rows * d), 1) if causal or turns is not None else 1
     section, place = pk.block_index.x // (together * key_tiles), pk.block_index.x % (together * key_tiles)
     width = pk.minimum(together, k.depth * k.batch - section * together)

@@ -107,7 +107,8 @@ def attend(
                 warpgroup.mma_AB(out, weight, slot)
 
             def step(j: Any, masked: Any, product: bool = True) -> None:
-                """Scores of key block j become weights. Its scores and the last block's value product run while softmax works."""
+                """Scores of key block j become weights. Its scores and the last block's value product run while softmax
+                works."""
                 slot = k_ring.read()
                 if product:
                     turns.wait(me)

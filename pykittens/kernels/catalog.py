@@ -1,4 +1,5 @@
-"""What is known of a shipped kernel besides its code: its configurations, and an instance of each that can be traced, compiled and run."""
+"""What is known of a shipped kernel besides its code: its configurations, and an instance of each that can be traced,
+compiled and run."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class Shipped:
         return having(*self.needs)
 
     def targets(self, instance: Instance) -> tuple[str, ...]:
-        """The architectures that an instance runs on: those with the features that it uses, and with room for its tiles."""
+        """The architectures that an instance runs on: those with the features that it uses, and with room for its
+        tiles."""
         program = instance.program()
         used = Writer(program, SIMULATED)
         used.text()

@@ -69,7 +69,8 @@ def entropy(
 ) -> None:
     """Each row's loss, its log-sum-exp, and its gradient times `share` where it is given; lse and dx only where given.
 
-    `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a softcap.
+    `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a
+    softcap.
     """
     n, m = config.n, loss.cols
     for mine in walk(config, (x,)):
@@ -254,9 +255,11 @@ def plan_rows(
     split: tuple[int, int, int] | None = None,
     **settings: Any,
 ) -> Rows:
-    """How rows of n logits of `size` bytes are divided: long ones stream where TMA can read them, others are read as they come.
+    """How rows of n logits of `size` bytes are divided: long ones stream where TMA can read them, others are read as
+    they come.
 
-    `heavy`: with more than the plain loss, which takes more registers. `split`: blocks of a cluster, warps of a team, teams of a block.
+    `heavy`: with more than the plain loss, which takes more registers. `split`: blocks of a cluster, warps of a team,
+    teams of a block.
     """
     if clusters and align == 16 and STREAMS <= n <= STREAMED:
         held = HELD // 4 if heavy else HELD * 2 // size

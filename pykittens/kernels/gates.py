@@ -1,7 +1,8 @@
 """Gated activations: SwiGLU and GEGLU, and their gradients.
 
     swiglu: o = silu(gate) * up,   silu(x) = x / (1 + exp(-x))
-    geglu:  o = gelu(gate) * up,   gelu(x) = x (1 + erf(x / sqrt(2))) / 2, or its tanh form x sigmoid(1.5957691 (x + 0.044715 x^3))
+    geglu:  o = gelu(gate) * up,   gelu(x) = x (1 + erf(x / sqrt(2))) / 2,
+            or its tanh form x sigmoid(1.5957691 (x + 0.044715 x^3))
 
 Shazeer, "GLU Variants Improve Transformer" (2020); Hendrycks, Gimpel, "Gaussian Error Linear Units" (2016). gate, up:
 (..., n), each bf16, f16 or f32, rows contiguous and evenly spaced: the two halves of one projection, x[..., :n] and
@@ -126,7 +127,7 @@ def call_backward(
 
 @lru_cache(maxsize=1024)
 def plan(kind: str, n: int, size: int, align: int, *, held: int = 16, **settings: Any) -> Config:
-    """Tiles for rows of `n` elements of `size` bytes at multiples of `align`; a thread holds `held` elements of each operand."""
+    """Tiles for rows of `n` elements of `size` bytes at multiples of `align`; a thread holds `held` of each operand."""
     width = max(1, min(16, align) // size)
     runs, turns = -(-n // width), max(1, held // width)
     lanes = min(32, 1 << (runs - 1).bit_length())

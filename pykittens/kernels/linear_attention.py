@@ -1,6 +1,6 @@
 """Causal linear attention in chunks, plain or with a decay for each head, forward.
 
-    o_i = scale * sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j        for each batch and head; g = 0 where there is no decay
+    o_i = scale * sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j    for each batch and head; g = 0 where there is no decay
 
 Katharopoulos et al., "Transformers are RNNs" (2020); the decay is log gamma in Sun et al., "Retentive Network" (2023),
 and minus the slope in Qin et al., "Lightning Attention-2" (2024). Chunks of 64 rows turn the recurrence into matrix
@@ -17,8 +17,8 @@ A block owns one head and 64 columns of the values. One warpgroup keeps the stat
 and puts it into a ring before it adds a chunk; the other adds the chunk's own masked weights times v to q S, and loads,
 with TMA, what comes when it has done with a chunk. Nothing but the result is rounded to 16 bits: the state, the
 weights, and k where it decays are sums of two 16-bit terms. In f16, whose range is small, each row of the state and of
-the weights is scaled on its way. A NaN or infinity of v reaches all rows of its chunk. Shared memory: `stages` chunks of q, k, v and
-`states` states, the decayed k, the output; 88 to 104 KiB at d = 64.
+the weights is scaled on its way. A NaN or infinity of v reaches all rows of its chunk. Shared memory: `stages` chunks
+of q, k, v and `states` states, the decayed k, the output; 88 to 104 KiB at d = 64.
 
 Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench linear`.
 """

@@ -1,4 +1,5 @@
-"""Matrix products of arrays of any framework: what is checked, how the operands are stored, and which configuration runs.
+"""Matrix products of arrays of any framework: what is checked, how the operands are stored, and which configuration
+runs.
 
     out = epilogue((a @ b) * scale_a * scale_b)
 
@@ -75,7 +76,8 @@ def call(
 
 @dataclass(frozen=True)
 class Order:
-    """How the kernel reads an operand: its transpose or itself, in place or as a copy, because TMA cannot address its rows."""
+    """How the kernel reads an operand: its transpose or itself, in place or as a copy, because TMA cannot address its
+    rows."""
 
     transposed: bool
     copied: bool

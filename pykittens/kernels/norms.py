@@ -58,7 +58,8 @@ def normalize(
     dropout: Any,
     config: Any,
 ) -> None:
-    """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the mean."""
+    """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the
+    mean."""
     for mine in walk(config, (x, residual), (weight, bias)):
         value = mine.load(x)
         stream = mine.load(residual) if residual is not None else None

@@ -206,7 +206,8 @@ def plan_backward(
     processors: int = 132,
     **settings: Any,
 ) -> Rows:
-    """How rows are divided: a thread has 16 elements of a row, of each input and of each of `sums`. Where there are sums, blocks stay."""
+    """How rows are divided: a thread has 16 elements of a row, of each input and of each of `sums`. Where there are
+    sums, blocks stay."""
     if STREAMS <= n <= WIDEST and clusters and align == 16:
         team, teams = (4, 3) if n <= 4096 else (8, 2) if n <= 8192 else (16, 1)
         part = 512 * team // (2 if inputs > 2 * size and n <= 32_768 else 1)  # columns of a block

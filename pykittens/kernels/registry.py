@@ -401,7 +401,8 @@ _ROWS = (
     ),
     Shipped(
         name="attention_hopper",
-        about="flash attention forward with TMA, asynchronous tensor cores and warp roles: the H100 kernel of the ThunderKittens post",
+        about="flash attention forward with TMA, asynchronous tensor cores and warp roles: the H100 kernel of the "
+        "ThunderKittens post",
         make=_attention_hopper,
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},

@@ -36,7 +36,8 @@ from .rows import FLOATS
 
 @dataclass(frozen=True)
 class Config:
-    """`r` of `d` features turn. A warp takes `rows` positions of `heads` heads; a thread's runs are `width` (`rest`: past r)."""
+    """`r` of `d` features turn. A warp takes `rows` positions of `heads` heads; a thread's runs are `width` (`rest`:
+    past r)."""
 
     d: int
     r: int
@@ -128,7 +129,8 @@ def rotate(
 def call(
     x: Any, cos: Any, sin: Any, o: Any, interleaved: bool, back: bool = False, config: Config | None = None
 ) -> KernelCall:
-    """What writes x, with its first 2 * cos.shape[-1] features turned, into o; `back` turns the other way. `config` overrides how the work is divided."""
+    """What writes x, with its first 2 * cos.shape[-1] features turned, into o; `back` turns the other way. `config`
+    overrides how the work is divided."""
     view, target, tables = (
         _heads(x, "x"),
         _heads(o, "out"),

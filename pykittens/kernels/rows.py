@@ -51,8 +51,10 @@ class Rows:
         slots = 0 <= self.stages <= 16 and (self.stages == 0 or (self.rows == 1 and self.cols % 256 == 0))
         covered = self.n >= 1 and 1 <= self.cluster <= 8 and self.n <= self.cols * self.cluster
         if not (whole and alone and slots and covered and self.processors >= 1):
-            fix = """a block has 1 to 32 warps, whole teams (and four more to load); a cluster up to 8 blocks, which cover the
-row; there are up to 16 stages, of one row of a multiple of 256"""
+            fix = (
+                "a block has 1 to 32 warps, whole teams (and four more to load); a cluster up to 8 blocks, which cover "
+                "the row; there are up to 16 stages, of one row of a multiple of 256"
+            )
             raise ArgumentError(f"rows cannot be divided by {self}", fix=fix)
 
     @property
@@ -154,7 +156,8 @@ def stream(
     stages: int = 4,
     **settings: Any,
 ) -> Rows:
-    """Rows that stream: in as few blocks as have room for a team's part of a row in registers, and for weights and slots in shared memory.
+    """Rows that stream: in as few blocks as have room for a team's part of a row in registers, and for weights and
+    slots in shared memory.
 
     Where little goes along with a row, one team of 16 warps holds twice as much, and needs no cluster. Blocks of large
     clusters hear from one another later, so that there it takes three teams to keep memory busy, with half as much
@@ -292,7 +295,8 @@ class Mine:
 
 @dataclass
 class Team:
-    """A team of warps. `tiles()` walks the tiles of rows that it works on; what it makes before, it may sum over all of them."""
+    """A team of warps. `tiles()` walks the tiles of rows that it works on; what it makes before, it may sum over all of
+    them."""
 
     config: Rows
     part: Any  # which columns of a row

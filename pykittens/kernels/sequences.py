@@ -1,4 +1,5 @@
-"""What the kernels over sequences with a state (based, linear attention) share: 16-bit terms, and what is checked first."""
+"""What the kernels over sequences with a state (based, linear attention) share: 16-bit terms, and what is checked
+first."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def check_state(name: str, what: str, info: ArrayInfo | None, shape: Dims) -> No
 
 
 def operands(name: str, q: Any, k: Any, v: Any, state: Any) -> tuple[Any, Any, Any, Any]:
-    """q, k, v and the state as the kernels can read them (copied where they could not). `ArgumentError` where no kernel runs."""
+    """q, k, v and the state as the kernels can read them (copied where they could not). `ArgumentError` where no kernel
+    runs."""
     infos = [arrays.describe(x) for x in (q, k, v)]
     if infos[0].device is not None:
         _check_device(name, infos[0].device)

@@ -74,7 +74,8 @@ def call_backward(y: Any, dy: Any, dx: Any, config: Rows | None = None) -> Kerne
 
 
 def plan_backward(n: int, size: int, other: int, align: int, *, clusters: bool = True, processors: int = 132) -> Rows:
-    """How rows of gradients of `size` bytes and of results of `other` bytes are divided: two rows to hold take twice the registers of one."""
+    """How rows of gradients of `size` bytes and of results of `other` bytes are divided: two rows to hold take twice
+    the registers of one."""
     if 16_384 < n <= WIDEST and clusters and align == 16:
         return stream(
             n, size, size + other, 0, processors, cluster=1 << (-(-n // 8192) - 1).bit_length(), team=16, teams=1

@@ -51,7 +51,8 @@ def _counts(item: Any, home: str) -> bool:
 
 
 def _mentions(function: FunctionType) -> Iterator[Any]:
-    """What a function refers to by name: globals, closure cells, members of the modules among them, classes of its defaults."""
+    """What a function refers to by name: globals, closure cells, members of the modules among them, classes of its
+    defaults."""
     found = [function.__globals__[name] for name in global_names(function.__code__) if name in function.__globals__]
     found += map(type, (function.__kwdefaults__ or {}).values())
     for cell in function.__closure__ or ():

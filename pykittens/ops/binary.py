@@ -94,7 +94,8 @@ class Binary(Op):
         c.prelude(PACKED_FMA)
         name = c.declare(self.result)
         c.line(
-            f"PK_UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = pk_fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);"
+            f"PK_UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = "
+            f"pk_fma_{dtype}({c[self.a]}[i], {c[self.b]}[i], 0x80008000u);"
         )
 
     @classmethod

@@ -168,7 +168,10 @@ def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, h
         else:
             load = f"pk_ld_{runs.hint}<{vector}>({runs.at(p)}, {runs.inside(p)})"
             if runs.ragged():
-                load = f"({runs.inside(p)}) ? pk_ld_{runs.hint}<{vector}>({runs.at(p)}, true) : pk_load_tail<{vector}>({runs.at(p)}, {runs.left(p)})"
+                load = (
+                    f"({runs.inside(p)}) ? pk_ld_{runs.hint}<{vector}>({runs.at(p)}, true) : "
+                    f"pk_load_tail<{vector}>({runs.at(p)}, {runs.left(p)})"
+                )
         c.line(f"{{ union {{ {vector} v; {t} e[{runs.piece}]; u32 w[{max(1, runs.bytes // 4)}]; }} u; u.v = {load};")
         first = f"i * {width} + {p * runs.piece}"
         if runs.whole_words:
@@ -188,7 +191,8 @@ def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, h
             c.line(f"{word} = {pair if p % 2 == 0 else f'({word} & 0xffffu) | ({pair} & 0xffff0000u)'}; }}")
         else:
             c.line(
-                f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = {c.from_memory('u.e[j]', runs.dtype, type.dtype)}; }}"
+                f"PK_UNROLL for (int j = 0; j < {runs.piece}; j++) {c[result]}[{first} + j] = "
+                f"{c.from_memory('u.e[j]', runs.dtype, type.dtype)}; }}"
             )
     c.line("}")
 
@@ -218,7 +222,8 @@ def store_runs(c: CudaWriter, scope: Any, target: Value | Place, source: Value, 
             c.line(f"pk_st_shared({runs.shared(p)}, u.v); }}")
         elif runs.ragged():
             c.line(
-                f"if ({runs.inside(p)}) pk_st_{runs.hint}({runs.at(p)}, u.v, true); else pk_store_tail({runs.at(p)}, u.v, {runs.left(p)}); }}"
+                f"if ({runs.inside(p)}) pk_st_{runs.hint}({runs.at(p)}, u.v, true); else pk_store_tail({runs.at(p)}, "
+                f"u.v, {runs.left(p)}); }}"
             )
         else:
             c.line(f"pk_st_{runs.hint}({runs.at(p)}, u.v, {runs.inside(p)}); }}")

@@ -220,7 +220,8 @@ class CopyAsync(Copy):
         check_copy(self.target, self.source, "load_async")
         if vector_bytes(self.source) < 4:
             raise TypeRuleError(
-                f"cp.async moves 4, 8 or 16 bytes; {self.source.tensor.label} has pointer and strides that are multiples of "
+                f"cp.async moves 4, 8 or 16 bytes; {self.source.tensor.label} has pointer and strides that are "
+                "multiples of "
                 f"{self.source.type.align} bytes only",
                 fix="pass a tensor whose rows start at multiples of 16 bytes, or load without async",
             )

@@ -99,7 +99,8 @@ class Assert(Op):
         held = np.atleast_1d(m.unit_scalar(self.condition))
         if not held.all():
             raise KernelAssertionError(
-                f"assertion failed in block {m.block_label()}, {self.scope} {m.unit_label(int(np.argmin(held)))}: {self.text}",
+                f"assertion failed in block {m.block_label()}, {self.scope} {m.unit_label(int(np.argmin(held)))}: "
+                f"{self.text}",
                 location=self.location,
             )
 

@@ -134,7 +134,8 @@ class StoreScalar(Op):
             c.line(f"if ({c.thread(self.scope)} == 0) *({g.pointer}) = {value};")
         else:
             c.line(
-                f"if ({c.thread(self.scope)} == 0) pk_st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});"
+                f"if ({c.thread(self.scope)} == 0) "
+                f"pk_st_shared({vector_address(c, self.target, c.scalar(self.at, i32))}, {c.raw(value, dtype)});"
             )
         c.line("}")
 

@@ -19,12 +19,19 @@ from .load_store import check_pair, move_whole_runs, naive_limit
 from .samples import Rectangle, Sample, cut, pasted
 
 RED = """
-__device__ __forceinline__ void pk_red_add(float* p, const float* x) { asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" :: "l"(p), "f"(x[0]) : "memory"); }
+__device__ __forceinline__ void pk_red_add(float* p, const float* x) {
+  asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" :: "l"(p), "f"(x[0]) : "memory");
+}
 """
 # Two or four neighbours at a time: since sm_90.
 WIDE_RED = """
-__device__ __forceinline__ void pk_red_add2(float* p, const float* x) { asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" :: "l"(p), "f"(x[0]), "f"(x[1]) : "memory"); }
-__device__ __forceinline__ void pk_red_add4(float* p, const float* x) { asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" :: "l"(p), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]) : "memory"); }
+__device__ __forceinline__ void pk_red_add2(float* p, const float* x) {
+  asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1, %2};" :: "l"(p), "f"(x[0]), "f"(x[1]) : "memory");
+}
+__device__ __forceinline__ void pk_red_add4(float* p, const float* x) {
+  asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
+    :: "l"(p), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3]) : "memory");
+}
 """
 
 

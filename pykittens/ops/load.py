@@ -191,7 +191,10 @@ class Load(Op):
         else:
             load = f"*(const {kind}*)({g.at('0', 'x')})"
         if g is not None and g.cols_left:
-            load = f"({whole}) ? {load} : ({some}) ? pk_load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : {kind}{{}}"
+            load = (
+                f"({whole}) ? {load} : ({some}) ? pk_load_tail<{kind}>({g.at('0', 'x')}, {g.cols_left} - x) : "
+                f"{kind}{{}}"
+            )
         elif whole:
             load = f"({whole}) ? {load} : {kind}{{}}"
         c.line(f"union {{ {kind} v; {memory_c(self.memory)} e[{width}]; }} u; u.v = {load};")

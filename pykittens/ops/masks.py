@@ -57,7 +57,8 @@ class Select(Op):
         c.map(
             self.result,
             lambda r: (
-                f"{read(c, self.mask, shape, r, bool_)} ? {move(c, self.a, shape, r, dtype)} : {move(c, self.b, shape, r, dtype)}"
+                f"{read(c, self.mask, shape, r, bool_)} ? {move(c, self.a, shape, r, dtype)} : "
+                f"{move(c, self.b, shape, r, dtype)}"
             ),
         )
 

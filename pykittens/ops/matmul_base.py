@@ -30,7 +30,8 @@ def check_shapes(what: str, d: Value, a: Value, b: Value, ta: bool, tb: bool) ->
     dm, dn = matrix_shape(d, False, what)
     if (m, n, k) != (dm, dn, k2):
         raise TypeRuleError(
-            f"{what}: shapes do not multiply: accumulator {dm} x {dn}, A {m} x {k}{' (transposed)' if ta else ''}, B {k2} x {n}{' (transposed)' if tb else ''}",
+            f"{what}: shapes do not multiply: accumulator {dm} x {dn}, "
+            f"A {m} x {k}{' (transposed)' if ta else ''}, B {k2} x {n}{' (transposed)' if tb else ''}",
             fix="A is m x k, B is k x n and the accumulator m x n, after the transposes in the operation's name",
         )
     return m, n, k
@@ -63,8 +64,9 @@ class Product(Op):
     def numerics(self) -> Numerics:  # type: ignore[override]
         narrow = self.a.type.dtype.bits == 8  # type: ignore[union-attr]
         return approximate(
-            bound=f"products are exact; they are added in float32, in the tensor core's order and cut, not rounded: within "
-            f"k 2^-{13 if narrow else 22} of the sum of their magnitudes. What {13 if narrow else 22} bits hold is exact",
+            bound="products are exact; they are added in float32, in the tensor core's order and cut, not rounded: "
+            f"within k 2^-{13 if narrow else 22} of the sum of their magnitudes. "
+            f"What {13 if narrow else 22} bits hold is exact",
             special="subnormals are kept",
         )
 

@@ -60,7 +60,8 @@ class Rolls(Op):
             turned[turn] = c.fresh("turned")
             c.line(f"u32 {turned[turn]}[{words}];")
             c.line(
-                f"PK_UNROLL for (int i = 0; i < {words}; i++) {turned[turn]}[i] = __shfl_sync(0xffffffffu, {source}[i], (lane & 28) | ((lane + {turn}) & 3));"
+                f"PK_UNROLL for (int i = 0; i < {words}; i++) {turned[turn]}[i] = __shfl_sync(0xffffffffu, "
+                f"{source}[i], (lane & 28) | ((lane + {turn}) & 3));"
             )
 
         def word(i: int, pair: int) -> str:

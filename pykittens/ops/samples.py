@@ -34,7 +34,10 @@ class Rectangle:
     pitch: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.dtype} {'x'.join(map(str, self.shape))} at {self.at[0]},{self.at[1]} of {self.size[0]}x{self.size[1]}"
+        text = (
+            f"{self.dtype} {'x'.join(map(str, self.shape))} at {self.at[0]},{self.at[1]} of "
+            f"{self.size[0]}x{self.size[1]}"
+        )
         return (
             text
             + ("" if self.static else " dynamic")

@@ -117,7 +117,8 @@ class TileJoin(Op):
             width = type.cols // word
             for block in range(joined.rows // (16 * joined.warps)):
                 c.line(
-                    f"PK_UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = {c[tile]}[{block * width} + i];"
+                    f"PK_UNROLL for (int i = 0; i < {width}; i++) {to}[{block * (joined.cols // word) + first} + i] = "
+                    f"{c[tile]}[{block * width} + i];"
                 )
             first += width
 

@@ -58,7 +58,8 @@ class Named(Op):
     def _line(self, c: CudaWriter, instruction: str) -> None:
         threads = self.barrier.type.warps * 32  # type: ignore[union-attr]
         c.line(
-            f'asm volatile("{instruction} %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({threads}) : "memory");'
+            f'asm volatile("{instruction} %0, %1;" :: "r"({c.named(self.barrier, self.index)}), "n"({threads}) : '
+            '"memory");'
         )
 
 

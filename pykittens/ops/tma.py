@@ -55,8 +55,8 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
     if place.type.align < 16:
         note = getattr(place.tensor, "note", "")
         raise TypeRuleError(
-            f"{what}: {place.tensor.label} begins or strides at multiples of {place.type.align} bytes only; TMA takes multiples of 16"
-            + (f" ({note})" if note else ""),
+            f"{what}: {place.tensor.label} begins or strides at multiples of {place.type.align} bytes only; TMA takes "
+            f"multiples of 16" + (f" ({note})" if note else ""),
             fix="pass a tensor whose pointer and strides are multiples of 16 bytes, or load it without TMA",
         )
     if isinstance(type, SharedTile):
@@ -78,7 +78,8 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
         assert isinstance(type, SharedVector)
         if type.bytes % 16 or (type.length > LONGEST and type.length % LONGEST):
             raise TypeRuleError(
-                f"{what}: a TMA vector has a multiple of 16 bytes, and of {LONGEST} elements if it has more than those; not {type.length} {type.dtype}",
+                f"{what}: a TMA vector has a multiple of 16 bytes, and of {LONGEST} elements if it has more than "
+                f"those; not {type.length} {type.dtype}",
                 fix="make the vector longer, or copy it in parts",
             )
 

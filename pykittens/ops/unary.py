@@ -100,7 +100,8 @@ __device__ __forceinline__ float pk_rcp(float x) {
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
-__device__ __forceinline__ float pk_reduced(float x) {  // by a multiple of 2 pi = 6.28125 + 1.9353072e-3 + 1.0253376e-11, to 1e-6 for |x| < 1e5
+// x less a multiple of 2 pi = 6.28125 + 1.9353072e-3 + 1.0253376e-11, to 1e-6 for |x| < 1e5
+__device__ __forceinline__ float pk_reduced(float x) {
   const float k = rintf(x * 0.15915494309189535f);
   return fmaf(k, -1.0253376e-11f, fmaf(k, -1.9353071795864769e-3f, fmaf(k, -6.28125f, x)));
 }
@@ -114,9 +115,11 @@ __device__ __forceinline__ float pk_cos(float x) {
   asm("cos.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(pk_reduced(x)));
   return r;
 }
-__device__ __forceinline__ float pk_tanh(float x) {  // 1 - 2 / (1 + exp(2 x)) cancels near 0: there the first terms of the series
+// 1 - 2 / (1 + exp(2 x)), which cancels near 0: there the first terms of the series
+__device__ __forceinline__ float pk_tanh(float x) {
   const float y = x * x;
-  const float near = fmaf(x * y, fmaf(y, fmaf(y, -0.05396825396825397f, 0.13333333333333333f), -0.3333333333333333f), x);
+  const float series = fmaf(y, fmaf(y, -0.05396825396825397f, 0.13333333333333333f), -0.3333333333333333f);
+  const float near = fmaf(x * y, series, x);
   return y < 0.0625f ? near : fmaf(-2.0f, pk_rcp(1.0f + pk_ex2(x * 2.885390081777927f)), 1.0f);
 }
 """

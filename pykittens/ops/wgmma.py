@@ -53,7 +53,7 @@ def instruction(n: int, d: DType, a: DType, b: DType, registers: bool, ta: bool,
     """Name and definition of a device function that issues one wgmma.mma_async."""
     inputs, k = PAIRS[a, b], 16 * 2 // a.size
     count = n // 2 if d is f32 else n // 4
-    name = f"pk_wgmma_n{n}_{d}_{inputs.replace('.', '_')}{'_r' if registers else ''}{'_ta' if ta else ''}{'_tb' if tb else ''}"
+    name = f"pk_wgmma_n{n}_{d}_{inputs.replace('.', '_')}" + "_r" * registers + "_ta" * ta + "_tb" * tb
     ctype, letter = ("float", "f") if d is f32 else ("u32", "r")
     regs = ", ".join(f"%{i}" for i in range(count))
     outs = ", ".join(f'"+{letter}"(d[{i}])' for i in range(count))

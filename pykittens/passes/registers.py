@@ -34,7 +34,8 @@ def check_budgets(program: Program) -> None:
     if total > pool:
         rows = " + ".join(f"{op.registers} x {op.scope.warps * 32} ({op.label})" for op in roles)
         raise ResourceError(
-            f"register budgets add up to {rows} = {total}; a block of {program.threads} threads starts with {at_launch(program)} each, {pool} in all",
+            f"register budgets add up to {rows} = {total}; a block of {program.threads} threads starts with "
+            f"{at_launch(program)} each, {pool} in all",
             fix="lower a budget: a warp that asks for more than is left waits forever",
             location=asking[0].location,
         )

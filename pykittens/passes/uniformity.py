@@ -153,7 +153,8 @@ class _Analysis:
             control.While: f"a loop left on {label}",
         }[type(condition.op)]
         raise TraceError(
-            f"{op.scope} {op.name} inside {what}, which may differ between the {whom}: those that do not come would be waited for, for ever",
+            f"{op.scope} {op.name} inside {what}, which may differ between the {whom}: those that do not come would be "
+            "waited for, for ever",
             fix=f"move it out of there, or {advice}",
             location=op.location,
             also={"the condition is at": condition.op.location},

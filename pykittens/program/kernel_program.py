@@ -99,7 +99,10 @@ class Printer:
         if isinstance(item, Value):
             return self.name(item)
         if isinstance(item, Place):
-            return f"{self.name(item.tensor)}[{', '.join(map(self.operand, item.first))}; {'x'.join(map(str, item.shape))}]"
+            return (
+                f"{self.name(item.tensor)}[{', '.join(map(self.operand, item.first))}; "
+                f"{'x'.join(map(str, item.shape))}]"
+            )
         if isinstance(item, (tuple, list)):
             return "(" + ", ".join(map(self.operand, item)) + ")"
         return str(item)

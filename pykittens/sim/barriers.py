@@ -44,7 +44,8 @@ class MBarrier:
         self.pending -= count
         if self.pending < 0:
             raise BarrierError(
-                f"{self.name} is made for {self.count} arrivals a phase; phase {self.phase} gets {self.count - self.pending}",
+                f"{self.name} is made for {self.count} arrivals a phase; phase {self.phase} gets "
+                f"{self.count - self.pending}",
                 fix="count one arrival for each thread or warp that arrives in a phase, or let fewer arrive",
                 location=location,
             )
@@ -57,9 +58,11 @@ class MBarrier:
         line = self._unknown(agents, self.phase - 1)
         if line is not None:
             raise BarrierError(
-                f"an {what} at {self.name} is counted in phase {self.phase}, and nothing tells its warp that phase {self.phase - 1} has ended: "
+                f"an {what} at {self.name} is counted in phase {self.phase}, and nothing tells its warp that phase "
+                f"{self.phase - 1} has ended: "
                 f"it could be counted there, and end that phase in place of another arrival",
-                fix=f"let whoever arrives at {self.name} wait first for what the phase before hands over, or count it in the barrier's arrivals",
+                fix=f"let whoever arrives at {self.name} wait first for what the phase before hands over, or count it "
+                "in the barrier's arrivals",
                 location=location,
                 also={f"phase {self.phase - 1} also has what is at": line},
             )
@@ -85,7 +88,8 @@ class MBarrier:
         line = self._unknown(agents, phase - 1)
         if line is not None:
             raise BarrierError(
-                f"a wait for phase {phase} of {self.name} comes from a warp to which nothing tells that phase {phase - 1} has ended: "
+                f"a wait for phase {phase} of {self.name} comes from a warp to which nothing tells that phase "
+                f"{phase - 1} has ended: "
                 f"it could come before that, take phase {phase - 2} for the one it waits for, and go on at once",
                 fix=f"wait for the phases of {self.name} one after another",
                 location=location,
@@ -96,7 +100,8 @@ class MBarrier:
         """`bytes` of a load, issued in `phase`, have landed, which tells waiters what is `known`."""
         if self.phase != phase:
             raise BarrierError(
-                f"phase {phase} of {self.name} ended before a load issued in it had landed: fewer bytes were promised than its loads bring",
+                f"phase {phase} of {self.name} ended before a load issued in it had landed: fewer bytes were promised "
+                "than its loads bring",
                 fix=f"promise the bytes of all loads that complete on {self.name}",
                 location=location,
             )
@@ -120,8 +125,10 @@ class MBarrier:
         for phase, agents, times, line in self.waits:
             if phase == self.phase - 1 and (self.known[CAUSED, agents] < times).any():
                 raise BarrierError(
-                    f"phase {self.phase} of {self.name} can end before a warp has seen phase {phase} end: it would miss the phase, and hang or run a lap behind",
-                    fix=f"let every warp that waits for {self.name} arrive (or meet one that does) before the phase after it can end",
+                    f"phase {self.phase} of {self.name} can end before a warp has seen phase {phase} end: it would "
+                    "miss the phase, and hang or run a lap behind",
+                    fix=f"let every warp that waits for {self.name} arrive (or meet one that does) before the phase "
+                    "after it can end",
                     location=line,
                     also={f"phase {self.phase} ended at": location},
                 )
@@ -194,7 +201,8 @@ class NamedBarrier:
         for others, times, line in self.before:
             if (self.clocks.of[CAUSED][np.ix_(agents, others)] < times).any():
                 raise BarrierError(
-                    f"a warp comes to phase {self.phase} of {self.name}, and nothing tells it that phase {self.phase - 1} has ended: it may be counted there",
+                    f"a warp comes to phase {self.phase} of {self.name}, and nothing tells it that phase "
+                    f"{self.phase - 1} has ended: it may be counted there",
                     fix="let it wait for that phase, or for a warp that did",
                     location=location,
                     also={"a warp of the phase before comes at": line},

@@ -128,7 +128,8 @@ class BlockState:
         for barrier in self.barrier_list:
             for _, flight in barrier.landed:
                 raise InFlightError(
-                    f"block {self.label} ends while {flight.label} may still be writing its shared memory: nobody waits for {barrier.name}",
+                    f"block {self.label} ends while {flight.label} may still be writing its shared memory: nobody "
+                    f"waits for {barrier.name}",
                     fix="wait for every load, or do not issue it",
                     location=flight.location,
                 )

@@ -9,7 +9,8 @@ Four views are kept side by side, and travel together through every synchronisat
     SEEN    whose accesses come before mine (of a warp: those of its first lane)
     FENCED  whose generic writes a proxy fence has made visible to the async proxy
     CAUSED  whose steps led to this one, also through an engine that passes on no memory of its issuer
-    MET     whose accesses come before those of every lane, also where other lanes than the one that told of it made them
+    MET     whose accesses come before those of every lane, also where other lanes than the one that told of it made
+    them
 """
 
 from __future__ import annotations

@@ -74,11 +74,16 @@ def _lane_race(
     elif queue == "cp.async":
         fact = f"which copies of other lanes {did}: a lane waits for its own copies only"
     elif queue:
-        fact = f"which {cluster.agent_label(clash.agent)} may still {did}: one lane waited for it, the others have not met it since"
+        fact = (
+            f"which {cluster.agent_label(clash.agent)} may still {did}: one lane waited for it, the others have not "
+            "met it since"
+        )
     else:
         fact = f"which other lanes of the warp {did}: the lanes of a warp need not run in step"
     return RaceError(
-        f"race between lanes: {op.scope}.{op.name}: lanes of {who} {_verb(access, access.reduction)[:-1] if access.mode != 'reduce' else 'change'} {what}, {fact} (block {cluster.blocks[int(cluster.grid_state.block_of[by])].label})",
+        f"race between lanes: {op.scope}.{op.name}: lanes of {who} "
+        f"{_verb(access, access.reduction)[:-1] if access.mode != 'reduce' else 'change'} {what}, {fact} (block "
+        f"{cluster.blocks[int(cluster.grid_state.block_of[by])].label})",
         fix=fix,
         location=op.location,
         also=also,
@@ -89,8 +94,10 @@ def _missing_fence(
     op: Op, who: str, access: Access, what: str, other: str, at: str, also: dict[str, tuple[Frame, ...]]
 ) -> Diagnosis:
     return RaceError(
-        f"missing proxy fence: {op.scope}.{op.name} of {who} {_verb(access, access.reduction)} {what} through the async proxy, and the ordinary write of {other} is not fenced {at}",
-        fix="let the writers meet the other side in a barrier after their writes (warp.sync(), pk.block.sync()); the compiler fences before it",
+        f"missing proxy fence: {op.scope}.{op.name} of {who} {_verb(access, access.reduction)} {what} through the "
+        f"async proxy, and the ordinary write of {other} is not fenced {at}",
+        fix="let the writers meet the other side in a barrier after their writes (warp.sync(), pk.block.sync()); the "
+        "compiler fences before it",
         location=op.location,
         also=also,
     )
@@ -114,13 +121,19 @@ def _global_race(
     if strong and first.combines and access.reduction not in ("", first.combines):
         fix = "let all of them be of one kind, or order them: what is left depends on which comes last"
     elif strong:
-        fix = f'both must be of a scope that holds both blocks (scope="gpu"): they are of {first.scope} and {access.scope}'
+        fix = (
+            f'both must be of a scope that holds both blocks (scope="gpu"): they are of {first.scope} and '
+            f"{access.scope}"
+        )
     elif clash.cluster is None:
         fix = WAITS.get(queue, BARRIER)
         if queue and cluster.is_open(clash.agent, clash.time):
             fix = OPEN
     else:
-        fix = "give each block elements of its own, combine with a reduction (atomics), or hand over by a flag (pk.signal after the one, pk.wait_for before the other)"
+        fix = (
+            "give each block elements of its own, combine with a reduction (atomics), or hand over by a flag "
+            "(pk.signal after the one, pk.wait_for before the other)"
+        )
     return RaceError(fact, fix=fix, location=op.location, also=also)
 
 

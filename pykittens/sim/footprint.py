@@ -109,7 +109,8 @@ class SharedMap:
         for a, b in zip(self.buffers, self.buffers[1:], strict=False):
             if a.offset < 0 or a.offset + a.bytes > b.offset:
                 raise ResourceError(
-                    f"shared buffers overlap: {a.value.label} has bytes {a.offset} to {a.offset + a.bytes}, {b.value.label} begins at {b.offset}",
+                    f"shared buffers overlap: {a.value.label} has bytes {a.offset} to {a.offset + a.bytes}, "
+                    f"{b.value.label} begins at {b.offset}",
                     fix="give every buffer bytes of its own: run the shared-memory plan",
                     location=a.value.location or program.location,
                     also={"the other is made at": b.value.location},

@@ -264,7 +264,8 @@ class Gang:
             count, effort = count + 1, effort + (1 if m.changes == own else 2)
             if effort >= PASSES:
                 raise DeadlockError(
-                    f"{self.label} goes round a pk.loop for the {count:,}th time (block {m.block.label}), which the simulator takes for one without an end",
+                    f"{self.label} goes round a pk.loop for the {count:,}th time (block {m.block.label}), which the "
+                    "simulator takes for one without an end",
                     fix="leave it with pk.break_if(condition), or simulate a smaller instance",
                     location=step.op.location,
                 )

@@ -72,7 +72,8 @@ def _check_started(m: Machine, step: Step, block: BlockState) -> None:
     known = clocks.of[CAUSED][np.ix_(m.agents if m.mask is None else m.agents[m.mask.warps], others)]
     if not m.block.cluster.grid_state.barriers and (known.max(axis=1) == 1).any():
         raise RaceError(
-            f"{step.op.scope}.{step.op.name} touches shared memory of block {block.rank} of the cluster, which may not run yet",
+            f"{step.op.scope}.{step.op.name} touches shared memory of block {block.rank} of the cluster, which may not "
+            "run yet",
             fix="let the blocks of the cluster meet first: pk.cluster.sync()",
             location=step.op.location,
         )
@@ -199,9 +200,11 @@ def _check_previous(m: Machine, step: Step, touch: Touch) -> None:
     waits = [op for op in grid_state.program.walk() if isinstance(op, DependencyWait)]
     reads, name = touch.access.mode == "read", touch.value.label
     raise RaceError(
-        f"{step.op.scope}.{step.op.name}: {cluster.agent_label(int(active[unaware.argmax()]))} {'reads' if reads else 'writes'} {name}, "
+        f"{step.op.scope}.{step.op.name}: {cluster.agent_label(int(active[unaware.argmax()]))} "
+        f"{'reads' if reads else 'writes'} {name}, "
         f"which the kernel before this one may still {'write' if reads else 'read or write'} (block {m.block.label})",
-        fix=f"do it after pk.wait_for_previous(); if that kernel does not touch {name}, say pk.wait_for_previous(independent=({name},))",
+        fix=f"do it after pk.wait_for_previous(); if that kernel does not touch {name}, say "
+        f"pk.wait_for_previous(independent=({name},))",
         location=step.op.location,
         also={"it is waited for at": waits[0].location} if waits else {},
     )
@@ -340,7 +343,8 @@ def check_registers(m: Machine, step: Step) -> None:
             continue  # accumulates in the same queue, which is in order
         verb = "writes" if flying.mode == "write" else "reads"
         raise InFlightError(
-            f"{step.op.scope}.{step.op.name} {'changes' if changes else 'uses'} {value.label} while {flight_label(flying.step)} still {verb} it",
+            f"{step.op.scope}.{step.op.name} {'changes' if changes else 'uses'} {value.label} while "
+            f"{flight_label(flying.step)} still {verb} it",
             fix=f"wait for it first: warpgroup.wait({value.name or 'x'})",
             location=step.op.location,
             also={"it was issued at": flying.step.op.location},

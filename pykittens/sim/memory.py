@@ -102,14 +102,17 @@ class GlobalArray:
             return
         if max(r, c) > INT_MAX:
             raise OutOfBoundsError(
-                f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) does not fit 32 bits: on a GPU it wraps",
-                fix="keep coordinates below 2**31: bound what is computed in u32 or i64, and subtract only what is smaller",
+                f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) does not fit 32 bits: on a GPU "
+                "it wraps",
+                fix="keep coordinates below 2**31: bound what is computed in u32 or i64, and subtract only what is "
+                "smaller",
                 location=location,
             )
         raise OutOfBoundsError(
             f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) is outside of its shape "
             f"{' x '.join(map(str, self.shape))} (batch, depth, rows, columns)",
-            fix="only rows and columns past the end are defined (they read as zero and are not written); bound the coordinate, or the grid",
+            fix="only rows and columns past the end are defined (they read as zero and are not written); bound the "
+            "coordinate, or the grid",
             location=location,
         )
 

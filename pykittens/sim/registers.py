@@ -80,8 +80,10 @@ class Registers:
         self.units = len(self.chosen)
         if partial or (step.span > self.warps and not step.single):
             raise Diagnosis(
-                f"{step.op.scope}.{step.op.name} is a collective under a divergent branch: only {self.mask.count} of the warps of its {step.op.scope} come to it",
-                fix="let all warps of the scope take the branch (a condition that is the same for all), or move the operation out of it",
+                f"{step.op.scope}.{step.op.name} is a collective under a divergent branch: only {self.mask.count} of "
+                f"the warps of its {step.op.scope} come to it",
+                fix="let all warps of the scope take the branch (a condition that is the same for all), or move the "
+                "operation out of it",
                 location=step.op.location,
             )
 

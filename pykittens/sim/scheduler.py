@@ -110,12 +110,15 @@ class Scheduler:
             self._never_begins(waits)
         rows = [f"    {self._who(r, gang)}{_at(b)}: {b.state()}" for r, gang, b in waits]
         block = self.running[0].cluster.blocks[0].label
-        fix = "let the missing arrivals, bytes or warps come, or do not wait for them; check the parity that is waited for"
+        fix = (
+            "let the missing arrivals, bytes or warps come, or do not wait for them; check the parity that is waited "
+            "for"
+        )
         if for_memory:
             fix = "let a warp that goes on set what they look at, or leave the loop by another condition"
         raise DeadlockError(
-            f"deadlock in block {block}: every warp that has not ended waits for something that cannot happen any more:\n"
-            + "\n".join(rows),
+            f"deadlock in block {block}: every warp that has not ended waits for something that cannot happen any "
+            f"more:\n" + "\n".join(rows),
             fix=fix,
             location=waits[0][2].location,
             also={f"{self._who(r, gang)} at": b.location for r, gang, b in waits[1:]},
@@ -125,9 +128,11 @@ class Scheduler:
         rows = [f"    {self._who(r, gang)}{_at(b)}: {b.state()}" for r, gang, b in waits]
         last = ",".join(map(str, self.grid_state.block_index(self.begun, 0)))
         raise DeadlockError(
-            f"deadlock: blocks from {last} on may begin only when an earlier one has ended, and every warp of those that run "
+            f"deadlock: blocks from {last} on may begin only when an earlier one has ended, and every warp of those "
+            "that run "
             "waits for something that none of them does:\n" + "\n".join(rows),
-            fix="wait only for blocks of a lower index, or for lower tickets of an atomic counter; or declare that all blocks "
+            fix="wait only for blocks of a lower index, or for lower tickets of an atomic counter; or declare that all "
+            "blocks "
             "run at once: @pk.kernel(cooperative=True)",
             location=waits[0][2].location,
             also={f"{self._who(r, gang)} at": b.location for r, gang, b in waits[1:]},

@@ -134,7 +134,8 @@ def _named(m: Machine, sync: Sync) -> Any:
         assert isinstance(sync.target, Value)
         raise OutOfBoundsError(
             f"index {wrong[0]} of {count} named barriers {sync.target.label}: the hardware would take another barrier",
-            fix=f"keep the index within 0 to {count - 1}, or make more with pk.named_barrier(count={max(1, wrong[0] + 1)})",
+            fix=f"keep the index within 0 to {count - 1}, or make more with "
+            f"pk.named_barrier(count={max(1, wrong[0] + 1)})",
             location=m.step.op.location,
         )
     return [(m.block.named_barrier(sync.target, i), group) for i, group in zip(index, _groups(m), strict=True)]  # type: ignore[arg-type]

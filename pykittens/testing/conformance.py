@@ -9,7 +9,8 @@ and changed operands are stored. Two units of the sample's scope do so at once, 
 
 * `Case.simulate` against the sample's formula, in float64;
 * `Case.compile` for an architecture, without a GPU;
-* `Case.launch` on a GPU against `Case.simulate`: bit for bit for what moves, converts or counts, else within a tolerance.
+* `Case.launch` on a GPU against `Case.simulate`: bit for bit for what moves, converts or counts, else within a
+  tolerance.
 """
 
 from __future__ import annotations
@@ -344,7 +345,8 @@ class Case:
             if not same.all():
                 spot = tuple(int(i) for i in np.argwhere(~same)[0])
                 found.append(
-                    f"{name}: {int((~same).sum())} of {same.size} elements differ, first at {spot}: {g[spot]!s}, not {w[spot]!s}"
+                    f"{name}: {int((~same).sum())} of {same.size} elements differ, first at {spot}: "
+                    f"{g[spot]!s}, not {w[spot]!s}"
                 )
         return found
 

@@ -29,7 +29,8 @@ class Guard:
         line = left_early(self.sites)
         if line is not None:
             raise TraceError(
-                f"the body of a {self.kind} was left by return, break or continue: the kernel is recorded once, so what follows would never run",
+                f"the body of a {self.kind} was left by return, break or continue: the kernel is recorded once, so "
+                "what follows would never run",
                 fix="let the region end; put what follows under pk.otherwise or another pk.when",
                 location=(line,),
             )
@@ -40,7 +41,8 @@ class Guard:
             if self.kind == "pk.role" and not values:
                 continue  # roles are static: what Python does in one is known
             raise TraceError(
-                f"{name!r} changes inside {self.kind}, from {_shown(old)} to {_shown(new)}: after it, Python would keep the new value whether or not it ran",
+                f"{name!r} changes inside {self.kind}, from {_shown(old)} to {_shown(new)}: after it, Python would "
+                "keep the new value whether or not it ran",
                 fix=_advice(name, old),
                 location=here(),
             )
@@ -68,7 +70,10 @@ def _advice(name: str, old: Any) -> str:
         return change + ", or give what is made inside another name"
     if isinstance(old, (bool, int, float)):
         dtype = "bool_" if isinstance(old, bool) else "i32" if isinstance(old, int) else "f32"
-        return f"make it a variable, {name} = pk.var(pk.{dtype}, {old!r}), and change that: {name}[:] = ...; or give what is made inside another name"
+        return (
+            f"make it a variable, {name} = pk.var(pk.{dtype}, {old!r}), and change that: {name}[:] = ...; or give what "
+            "is made inside another name"
+        )
     return f"keep {name} as it is: index shared tiles by a traced number, or keep numbers in a pk.var"
 
 
@@ -115,14 +120,19 @@ def compare(body: Block, again: Block, before: Snapshot, first: Snapshot, second
         )
     assert difference is not None
     raise TraceError(
-        f"Python state changes from one pass of this loop to the next, and would be frozen as in the first ({difference[2]})",
-        fix="keep what changes in a tile (x[:] = ...) or a pk.var; or pk.range(..., unroll=2) for state that alternates",
+        "Python state changes from one pass of this loop to the next, and would be frozen as in the first "
+        f"({difference[2]})",
+        fix="keep what changes in a tile (x[:] = ...) or a pk.var; or pk.range(..., unroll=2) for state that "
+        "alternates",
         location=where,
     )
 
 
 def _frozen(name: str, a: Any, b: Any) -> str:
-    return f"{name!r} changes from one pass of this loop to the next, from {_shown(a)} to {_shown(b)}: the compiled loop would keep the first"
+    return (
+        f"{name!r} changes from one pass of this loop to the next, from {_shown(a)} to {_shown(b)}: the compiled loop "
+        "would keep the first"
+    )
 
 
 def _difference(first: Block, second: Block, names: dict[Value, Value]) -> tuple[Op | None, Any, str] | None:

@@ -34,7 +34,8 @@ class Handle(Value):
 
     def __index__(self) -> int:
         raise TraceError(
-            f"{self.label} is known only when the kernel runs, so it cannot index a Python sequence or count a Python loop",
+            f"{self.label} is known only when the kernel runs, so it cannot index a Python sequence or count a Python "
+            "loop",
             fix="loop with pk.range, keep tiles in shared memory to index them, or use a Python int",
         )
 

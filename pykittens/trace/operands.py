@@ -74,7 +74,8 @@ def check_outputs(program: Program, known: dict[str, Any]) -> None:
         axis = overlaps(x.shape, x.strides)
         if axis is not None:
             raise ArgumentError(
-                f"{program.name} writes {name!r}, whose elements overlap: shape {tuple(x.shape)}, strides {tuple(x.strides)}; dimension {axis} "
+                f"{program.name} writes {name!r}, whose elements overlap: shape {tuple(x.shape)}, strides "
+                f"{tuple(x.strides)}; dimension {axis} "
                 f"moves on by {x.strides[axis]} elements, less than what lies within it",
                 fix="pass an array of its own: a copy, not a broadcast or sliding view",
                 location=program.location,

@@ -157,7 +157,8 @@ class Ring:
             if isinstance(op, tma.TmaLoad) and op.barrier is full:
                 if r.block is not block:
                     raise TraceError(
-                        f"ring {self.name}: a load inside a branch of its fill: its bytes are promised whether or not it runs",
+                        f"ring {self.name}: a load inside a branch of its fill: its bytes are promised whether or not "
+                        "it runs",
                         fix="put the whole fill inside the branch",
                     )
                 loads.append(op)

@@ -112,7 +112,8 @@ def _written(annotation: str, parameter: str, function: Callable[..., Any]) -> A
     except Exception as error:
         code = function.__code__
         raise TraceError(
-            f"the annotation of parameter {parameter!r} of kernel {function.__name__!r}, {annotation}, cannot be read: {error!r}",
+            f"the annotation of parameter {parameter!r} of kernel {function.__name__!r}, {annotation}, cannot be read: "
+            f"{error!r}",
             fix="name in it only globals and variables of the function that decorates the kernel, "
             "or remove `from __future__ import annotations`",
             location=(Frame(code.co_filename, code.co_firstlineno, code.co_name),),

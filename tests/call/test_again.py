@@ -1,4 +1,5 @@
-"""Kernels called on tensors of a GPU that is not there: what is launched, what is made again, what a call costs Python."""
+"""Kernels called on tensors of a GPU that is not there: what is launched, what is made again, what a call costs
+Python."""
 
 import ctypes
 import struct
@@ -221,7 +222,8 @@ def test_bound(fake: FakeDriver) -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_what_repeats_is_seen_to_differ(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, quick: bool) -> None:
-    """The quick test of a call like the last one misses nothing, nor does the look-up: each of these follows a call that it resembles."""
+    """The quick test of a call like the last one misses nothing, nor does the look-up: each of these follows a call
+    that it resembles."""
     if not quick:
         monkeypatch.setattr(frameworks.Torch, "alike", lambda self, arrays: None)
 

@@ -1,4 +1,5 @@
-"""Public functions choose their kernels by the features of the GPU: on each, what needs no wgmma runs, and the rest says so."""
+"""Public functions choose their kernels by the features of the GPU: on each, what needs no wgmma runs, and the rest
+says so."""
 
 import gc
 from collections.abc import Callable

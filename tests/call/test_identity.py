@@ -1,4 +1,5 @@
-"""A program belongs to the content of all that its function reaches: each of these changes is seen, on both back ends, and costs one trace."""
+"""A program belongs to the content of all that its function reaches: each of these changes is seen, on both back ends,
+and costs one trace."""
 
 import abc
 import builtins

@@ -1,4 +1,5 @@
-"""Public functions called again on tensors of a GPU that is not there: what goes past torch's dispatcher, and what does not."""
+"""Public functions called again on tensors of a GPU that is not there: what goes past torch's dispatcher, and what does
+not."""
 
 import importlib
 import struct
@@ -80,7 +81,8 @@ def called(function: Any) -> list[str]:
 
 
 def test_attention(gpu: FakeDriver) -> None:
-    """Shapes, strides, dtypes and settings in turn: each launches with its own operands, and all but the first go past the dispatcher."""
+    """Shapes, strides, dtypes and settings in turn: each launches with its own operands, and all but the first go past
+    the dispatcher."""
     q, k, v = heads()
     moved = [x.clone() for x in (q, k, v)]
     transposed = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
@@ -139,7 +141,8 @@ def test_not_aligned(gpu: FakeDriver) -> None:
 
 
 def test_who_watches_the_dispatcher_sees_operators(gpu: FakeDriver) -> None:
-    """Modes of both kinds, functionalization, gradients, fake tensors, subclasses and compilers, after plain calls and before others."""
+    """Modes of both kinds, functionalization, gradients, fake tensors, subclasses and compilers, after plain calls and
+    before others."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode

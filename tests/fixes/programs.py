@@ -1,7 +1,8 @@
-"""Programs that are refused, and the same with what the error proposes: lines of a kernel (KERNELS) or of its caller (CALLS).
+"""Programs that are refused, and the same with what the error proposes: lines of a kernel (KERNELS) or of its caller
+(CALLS).
 
-The lines of KERNELS see what `HERE` makes. Each row is one `fix=` of the package: `test_fixes.py` finds which, by where the
-first program's error comes from.
+The lines of KERNELS see what `HERE` makes. Each row is one `fix=` of the package: `test_fixes.py` finds which, by where
+the first program's error comes from.
 """
 
 from typing import Any
@@ -190,11 +191,14 @@ KERNELS: list[Any] = [
     ),
     (
         "warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 272), hs, pk.shared(pk.st(bf16, 272, 64)))",
-        "for half in range(2):\n    warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 136 - 8), hs, pk.shared(pk.st(bf16, 128, 64)))",
+        "for half in range(2):\n"
+        "    warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 136 - 8), hs, pk.shared(pk.st(bf16, 128, 64)))",
     ),
     (
-        "warpgroup.mma_AB(warpgroup.zeros(f32, 64, 64), pk.shared(pk.st(pk.e4m3, 64, 64)), pk.shared(pk.st(pk.e4m3, 64, 64)))",
-        "warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 64), pk.shared(pk.st(pk.e4m3, 64, 64)), pk.shared(pk.st(pk.e4m3, 64, 64)))",
+        "warpgroup.mma_AB(warpgroup.zeros(f32, 64, 64), pk.shared(pk.st(pk.e4m3, 64, 64)), pk.shared(pk.st(pk.e4m3, "
+        "64, 64)))",
+        "warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 64), pk.shared(pk.st(pk.e4m3, 64, 64)), pk.shared(pk.st(pk.e4m3, "
+        "64, 64)))",
     ),
     (
         "warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 64), warpgroup.zeros(bf16, 64, 64, layout='col'), hs)",
@@ -249,7 +253,8 @@ KERNELS: list[Any] = [
     ("for k in pk.range(4):\n    t = t + 1.0", "for k in pk.range(4):\n    t[:] = t + 1.0"),
     (
         "count = 0\nfor k in pk.range(4):\n    warp.store(x, t * count, (k, 0))\n    count += 1",
-        "count = pk.var(i32, 0)\nfor k in pk.range(4):\n    warp.store(x, t * pk.cast(count, f32), (k, 0))\n    count[:] = count + 1",
+        "count = pk.var(i32, 0)\nfor k in pk.range(4):\n    warp.store(x, t * pk.cast(count, f32), (k, 0))\n"
+        "    count[:] = count + 1",
     ),
     ("return 3", "return"),
     ("pk.assert_(False)", "pk.assert_(True)"),
@@ -263,7 +268,8 @@ KERNELS: list[Any] = [
     ("pk.tma.load(s, x, (0, 0), bar, hint='soon')", "pk.tma.load(s, x, (0, 0), bar, hint='evict_first')"),
     (
         "pk.tma.load(pk.shared(pk.st(f32, 512, 64)), x, (0, 0), bar)",
-        "tall = pk.shared(pk.st(f32, 512, 64))\nfor half in range(2):\n    pk.tma.load(tall[half * 256:(half + 1) * 256, :], x, (half, 0), bar)",
+        "tall = pk.shared(pk.st(f32, 512, 64))\nfor half in range(2):\n"
+        "    pk.tma.load(tall[half * 256:(half + 1) * 256, :], x, (half, 0), bar)",
     ),
     (
         "pk.tma.load(pk.shared(pk.sv(f32, 66)), x, (0, 0), bar)",
@@ -283,7 +289,8 @@ KERNELS: list[Any] = [
     ),
     (
         "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as a, ring.fill() as b: pass",
-        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as a: pk.tma.load(a, x, (0, 0))\nwith ring.fill() as b: pk.tma.load(b, x, (0, 0))",
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as a: pk.tma.load(a, x, (0, 0))\n"
+        "with ring.fill() as b: pk.tma.load(b, x, (0, 0))",
     ),
     (
         "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot, pk.when(n > 0): pk.tma.load(slot, x, (0, 0))",
@@ -310,8 +317,10 @@ KERNELS: list[Any] = [
         {"warps": 8},
     ),
     (
-        "work = pk.dynamic(one, n)\nwith pk.role('a', warps=1):\n    for k in work.take(): pass\nwith pk.role('b', warps=1):\n    for k in work.take(): pass",
-        "work = pk.dynamic(one, n)\nwith pk.role('a', warps=1):\n    for k in work.take(): pass\nwith pk.role('b', warps=1):\n    for k in work: pass",
+        "work = pk.dynamic(one, n)\nwith pk.role('a', warps=1):\n    for k in work.take(): pass\n"
+        "with pk.role('b', warps=1):\n    for k in work.take(): pass",
+        "work = pk.dynamic(one, n)\nwith pk.role('a', warps=1):\n    for k in work.take(): pass\n"
+        "with pk.role('b', warps=1):\n    for k in work: pass",
     ),
     ("pk.dynamic(one, n)", "for k in pk.persistent(n): pass", {"cluster": 2}),
     (
@@ -321,7 +330,8 @@ KERNELS: list[Any] = [
     ),
     (
         "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot: pk.tma.load(slot, x, (0, 0), multicast=3)",
-        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot: pk.tma.load(slot, x, (0, 0), multicast=pk.cluster.everyone)",
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\n"
+        "with ring.fill() as slot: pk.tma.load(slot, x, (0, 0), multicast=pk.cluster.everyone)",
         {"cluster": 4},
     ),
     (
@@ -381,7 +391,8 @@ KERNELS: list[Any] = [
     ("t.registers().tile(16, 32)", "t.registers().tile(16, 64)"),
     (
         "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith pk.role('a', warps=1):\n    ring.held()",
-        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith pk.role('b', warps=1), ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n"
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\n"
+        "with pk.role('b', warps=1), ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n"
         "with pk.role('a', warps=1):\n    slot = ring.read()\n    ring.held()\n    ring.release()",
     ),
     # Signatures: inside a kernel's body they are only values.
@@ -392,20 +403,28 @@ KERNELS: list[Any] = [
 
 CALLS: list[Any] = [
     (
-        "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + m.scale[0]\nf(A)",
-        "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=m.scale[0])",
+        "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + m.scale[0]\nf(A)",
+        "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=m.scale[0])",
     ),
     (
-        "class Made:\n    def __getattr__(self, name): return [1.0]\nmade = Made()\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + made.scale[0]\nf(A)",
-        "class Made:\n    def __getattr__(self, name): return [1.0]\nmade = Made()\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=made.scale[0])",
+        "class Made:\n    def __getattr__(self, name): return [1.0]\nmade = Made()\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + made.scale[0]\nf(A)",
+        "class Made:\n    def __getattr__(self, name): return [1.0]\nmade = Made()\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=made.scale[0])",
     ),
     (
-        "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(stream.getvalue())\nf(A)",
-        "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=float(stream.getvalue()))",
+        "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(stream.getvalue())\nf(A)",
+        "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=float(stream.getvalue()))",
     ),
     (
-        "many = tuple((i,) for i in map(str, range(5000)))\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + len([*map(len, many)])\nf(A)",
-        "many = tuple((i,) for i in map(str, range(5000)))\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=len(many))",
+        "many = tuple((i,) for i in map(str, range(5000)))\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + len([*map(len, many)])\nf(A)",
+        "many = tuple((i,) for i in map(str, range(5000)))\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=len(many))",
     ),
     ("pk.spec('f32', (16, 64))", "pk.spec(pk.f32, (16, 64))"),
     ("pk.spec(f32, (16, 6.4))", "pk.spec(f32, (64, 128))"),
@@ -448,8 +467,10 @@ CALLS: list[Any] = [
         "@pk.kernel\ndef f(x: Annotated[pk.Scalar, f32]): pass",
     ),
     (
-        "table = np.ones((4, 4))\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(table[0, 0])\nf(A)",
-        "table = np.ones((4, 4))\n@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), table: pk.gl(pk.f64, 4, 4)): warp.zeros(f32, 16, 64)\nf(A, table)",
+        "table = np.ones((4, 4))\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(table[0, 0])\nf(A)",
+        "table = np.ones((4, 4))\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64), table: pk.gl(pk.f64, 4, 4)): warp.zeros(f32, 16, 64)\nf(A, table)",
     ),
     (
         "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, by): pass\nf(A, by=A)",

@@ -1,8 +1,8 @@
 """Each fix that an error proposes is applied, and then works.
 
-Every `raise ...(fix=...)` of the folders below is found in the source, and must be reached by the first program of a row in
-`programs.py`, whose second program is what the fix says. What has no row yet is listed in `to_come.txt`, which only shrinks:
-a new fix needs a row, and a row takes its line off the list.
+Every `raise ...(fix=...)` of the folders below is found in the source, and must be reached by the first program of a
+row in `programs.py`, whose second program is what the fix says. What has no row yet is listed in `to_come.txt`, which
+only shrinks: a new fix needs a row, and a row takes its line off the list.
 """
 
 import ast

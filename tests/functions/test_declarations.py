@@ -1,4 +1,5 @@
-"""Every public function that is declared, by what torch and NumPy expect of any function: a new one is tried by its row here."""
+"""Every public function that is declared, by what torch and NumPy expect of any function: a new one is tried by its row
+here."""
 
 import inspect
 import subprocess

@@ -82,7 +82,10 @@ def {kernel}({tensor}: pk.gl(f32, 16, 16), {number}: u32):
 def words() -> list[str]:
     """Names that mean something somewhere: to C++, to CUDA, in the text of a kernel, to nobody."""
     text = named().cuda(X, 3, arch="sm_90a")
-    c = "int class template asm restrict alignas constexpr co_await typename export NULL INT_MAX main printf erf rcp threadIdx __global__"
+    c = (
+        "int class template asm restrict alignas constexpr co_await typename export NULL INT_MAX main printf erf rcp "
+        "threadIdx __global__"
+    )
     found = {*re.findall(r"[A-Za-z_]\w*", text), *c.split(), *"α größe 变量 v1 s w i j k r u8 Global".split()}
     return sorted(w for w in found if w.isidentifier() and w not in "pk f32 i32 u32 warp i k x t a n".split())
 

@@ -167,7 +167,8 @@ def test_reading_is_fast(tmp_path: Path) -> None:
 
 
 def test_what_others_could_write_is_not_loaded(compilations: list[str], own_cache: Path) -> None:
-    """The file, its directory, or one above that is not sticky; and with the fix that the warning names it is loaded."""
+    """The file, its directory, or one above that is not sticky; and with the fix that the warning names it is
+    loaded."""
     if os.name == "nt":
         pytest.skip("Windows has no such modes")
     own_cache = own_cache / "deep" / "er"

@@ -1,4 +1,5 @@
-"""Debug builds: every wait is bounded and says who waited for what, prints and assertions work, a hang ends in a sentence."""
+"""Debug builds: every wait is bounded and says who waited for what, prints and assertions work, a hang ends in a
+sentence."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""The copy engine: every kind of store, vectors, hints, strided tensors, ragged edges; and what it cannot do, in words."""
+"""The copy engine: every kind of store, vectors, hints, strided tensors, ragged edges; and what it cannot do, in
+words."""
 
 from typing import Any
 
@@ -131,8 +132,8 @@ def test_what_tma_cannot_take() -> None:
     odd = pk.spec(bf16, (1, 1, 512, 60))
     text = refused(copier(bf16, 60, (64, 64)), odd, odd)
     assert (
-        "x begins or strides at multiples of 8 bytes only; TMA takes multiples of 16 (dimension 2 of shape (1, 1, 512, 60)"
-        in text
+        "x begins or strides at multiples of 8 bytes only; TMA takes multiples of 16 (dimension 2 of shape (1, 1, 512, "
+        "60)" in text
     )
     assert "has a stride of 120 bytes)" in text
     shifted = pk.spec(bf16, (1, 1, 512, 64), align=2)

@@ -1,4 +1,5 @@
-"""Products on the asynchronous tensor core: every shape, order, dtype and place of A, exact on small integers, and compiled."""
+"""Products on the asynchronous tensor core: every shape, order, dtype and place of A, exact on small integers, and
+compiled."""
 
 from typing import Any
 
@@ -150,7 +151,8 @@ def test_waits_count(waits: str, counts: list[int]) -> None:
 
 
 def test_a_release_keeps_the_next_wait_behind_what_shall_run_beside_the_product() -> None:
-    """ptxas moves a wait up over the exponentials that were written before it, but not over an arrival that depends on them."""
+    """ptxas moves a wait up over the exponentials that were written before it, but not over an arrival that depends on
+    them."""
 
     @pk.kernel(warps=8)
     def beside(x: pk.gl(bf16, 64, 64), c: pk.gl(f32, 64, 64)) -> None:

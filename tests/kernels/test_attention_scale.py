@@ -1,4 +1,5 @@
-"""The three forward kernels where their arithmetic is at its edge: scales of 0 and below, values that nobody may see."""
+"""The three forward kernels where their arithmetic is at its edge: scales of 0 and below, values that nobody may
+see."""
 
 from __future__ import annotations
 

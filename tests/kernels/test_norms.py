@@ -113,7 +113,8 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
 @pytest.mark.parametrize("n", [2048, 5000])
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
 def test_rows_that_stream(n: int, dtype: Any, settings: dict[str, Any]) -> None:
-    """More rows than all slots hold, columns past the end of a row, a residual of another dtype, rows that do not follow one another."""
+    """More rows than all slots hold, columns past the end of a row, a residual of another dtype, rows that do not
+    follow one another."""
     x, r = random((11, n + 8), dtype)[:, :n], random((11, n + 8), np.float32, 3)[:, :n]
     w, b, size = random((n,), dtype, 1), random((n,), np.float32, 2), x.itemsize
     config = rows.stream(n, size, size + 4, size + 4, processors=3, team=4, **settings)
@@ -181,7 +182,8 @@ def test_configurations_are_checked() -> None:
 
 @pytest.mark.parametrize("n", [4096, 40000])
 def test_every_barrier_is_needed(n: int) -> None:
-    """A row over several warps, or over a cluster: each of its barriers keeps order, or sees that the other blocks run."""
+    """A row over several warps, or over a cluster: each of its barriers keeps order, or sees that the other blocks
+    run."""
     x, y = random((2, n), np.float32), np.zeros((2, n), np.float32)
     config = rows.plan(n, 4, 8)  # not what TMA takes: rows do not stream
     operands = (x, None, None, None, y, None, 1e-5, 1.0, 0, 0, 0)

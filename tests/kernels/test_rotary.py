@@ -44,7 +44,8 @@ def test_every_dimension(d: int, r: int, interleaved: bool, dtype: Any) -> None:
 @pytest.mark.parametrize(("d", "r"), [(64, 64), (80, 32), (7, 6), (2, 2)])
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
 def test_gradient(d: int, r: int, interleaved: bool, dtype: Any) -> None:
-    """The rotation is linear, so its gradient is its transpose, which is its inverse; tables need not lie on the circle."""
+    """The rotation is linear, so its gradient is its transpose, which is its inverse; tables need not lie on the
+    circle."""
     do, cos, sin = random((2, 3, 37, d), dtype), *random((2, 40, r // 2), np.float32)
     close(ROTARY_BACKWARD((do, cos, sin), (interleaved,)), reference(do, cos, -sin, interleaved))
     basis = np.eye(d)[None, :, None, :].repeat(2, 2)  # row 1 of every unit vector

@@ -1,4 +1,5 @@
-"""Every layout conversion of every dtype: the emitted C is evaluated lane by lane, against the layouts' own functions."""
+"""Every layout conversion of every dtype: the emitted C is evaluated lane by lane, against the layouts' own
+functions."""
 
 import re
 from collections.abc import Iterator
@@ -191,7 +192,8 @@ def traced(body: Any, shape: tuple[int, int], warps: int, dtype: DType) -> np.nd
 def mended(
     load: Any, wrong: Any, use: Any, shape: tuple[int, int], warps: int = 1, dtype: DType = f32, match: str = ""
 ) -> np.ndarray:
-    """Does `wrong` to what `load` makes, then instead what the error's fix says: `go through shared memory: t = ...; y = ...`."""
+    """Does `wrong` to what `load` makes, then instead what the error's fix says: `go through shared memory: t = ...; y
+    = ...`."""
     with pytest.raises(pk.TypeRuleError, match=match) as error:
         traced(lambda x, y: wrong(load(x)), shape, warps, dtype)
     code = error.value.fix.split(": ", 1)[1]

@@ -1,4 +1,5 @@
-"""A proxy fence stands between every way to write shared memory and every access of TMA or wgmma, after the write is done."""
+"""A proxy fence stands between every way to write shared memory and every access of TMA or wgmma, after the write is
+done."""
 
 from collections.abc import Callable
 
@@ -112,7 +113,8 @@ def test_what_is_written_is_fenced(write: Callable[..., None], use: Callable[...
 
 
 def test_a_fence_comes_before_an_access_without_a_barrier() -> None:
-    """What one thread writes and then stores with TMA is ordered by the thread alone; the fence still stands between."""
+    """What one thread writes and then stores with TMA is ordered by the thread alone; the fence still stands
+    between."""
 
     @pk.kernel(warps=1)
     def k(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 16, 16)) -> None:

@@ -1,4 +1,5 @@
-"""Scratch of reductions is written again behind a barrier, wherever they stand, and no barrier is there without need."""
+"""Scratch of reductions is written again behind a barrier, wherever they stand, and no barrier is there without
+need."""
 
 import random
 
@@ -20,7 +21,8 @@ REDUCTIONS = {  # what is added to a variable, or to all of a row
 
 
 def made(lines: list[str]) -> pk.Kernel:
-    """A kernel over four warps with `v` (a vector of 512), `t` (the same as a row), and what sums up: `s` and the row `u`."""
+    """A kernel over four warps with `v` (a vector of 512), `t` (the same as a row), and what sums up: `s` and the row
+    `u`."""
     body = "\n".join(f"    {line}" for line in lines)
     text = f"""
 @pk.kernel(warps=4)

@@ -28,7 +28,8 @@ def check(
     words: str,
     *arrays: np.ndarray,
 ) -> Exception:
-    """`kernel(True)` is clean and `kernel(False)` raises `error` with these words, in every order of gangs and engines."""
+    """`kernel(True)` is clean and `kernel(False)` raises `error` with these words, in every order of gangs and
+    engines."""
     for seed in ORDERS:
         assert kernel(True).simulate(*arrays, seed=seed).clean
         with pytest.raises(error) as caught:
@@ -483,7 +484,8 @@ def test_another_block_s_memory_before_it_runs() -> None:
 
 
 def test_warps_of_one_gang_hand_over_to_each_other() -> None:
-    """A block-wide load makes all four warps one gang; what one makes for another afterwards is waited for all the same."""
+    """A block-wide load makes all four warps one gang; what one makes for another afterwards is waited for all the
+    same."""
 
     @pk.kernel(warps=4)
     def kernel(x: pk.gl(f32, 64, 16), y: pk.gl(f32, 16, 16)) -> None:

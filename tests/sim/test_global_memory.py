@@ -1,4 +1,5 @@
-"""Accesses of several blocks to one element of global memory: nothing hides an earlier one, whichever block comes first."""
+"""Accesses of several blocks to one element of global memory: nothing hides an earlier one, whichever block comes
+first."""
 
 from collections.abc import Callable
 from itertools import product

@@ -1,4 +1,5 @@
-"""The simulator against an independent judge: random programs that synchronise, each explored in all its interleavings."""
+"""The simulator against an independent judge: random programs that synchronise, each explored in all its
+interleavings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What blocks and warps hand to each other through global memory: accepted where a release and an acquire carry it, else found."""
+"""What blocks and warps hand to each other through global memory: accepted where a release and an acquire carry it,
+else found."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,5 @@
-"""Which warp touches which bytes is what the layouts say: hand-overs between other owners are found, a warp's own are not."""
+"""Which warp touches which bytes is what the layouts say: hand-overs between other owners are found, a warp's own are
+not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a word is given it uses or refuses: each option of each word, in each form of a call, changes the program or is an error.
+"""What a word is given it uses or refuses: each option of each word, in each form of a call, changes the program or is
+an error.
 
 The words and their options are read from the vocabulary; a word with an option that no form below gives fails the test.
 """
