@@ -89,13 +89,10 @@ def cross_entropy(
 
         loss = lse - (1 - label_smoothing) z[target] - label_smoothing mean(z) + z_loss lse^2
 
-    `reduction`: "mean" divides the sum by how many targets are not `ignore_index` (NaN where all are), "sum" does not, "none" gives
-    a
-    loss for each row, 0 where it is ignored. Losses and the log-sum-exps (m,) are float32. A target that is no column
-    is an
-    error on the simulator and in debug builds; on a GPU its loss is NaN. Where torch wants the gradient it is made in
-    the
-    same pass over the logits.
+    `reduction`: "mean" divides the sum by how many targets are not `ignore_index` (NaN where all are), "sum" does not,
+    "none" gives a loss for each row, 0 where it is ignored. Losses and the log-sum-exps (m,) are float32. A target that
+    is no column is an error on the simulator and in debug builds; on a GPU its loss is NaN. Where torch wants the
+    gradient it is made in the same pass over the logits.
 
     Raises `ArgumentError` for operands or settings that the kernel does not take.
     """

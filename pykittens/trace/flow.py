@@ -194,8 +194,8 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
     """Gives the next `warps` warps (or `warpgroups` groups of four) of the block, or of the role around it, a program
     of their own.
 
-    `name` is for reports and errors. Yields the index of the running warpgroup (or warp) in the role. `registers` is the budget a thread
-    (setmaxnreg, PTX: a multiple of 8 from 24 to 256, whole warpgroups).
+    `name` is for reports and errors. Yields the index of the running warpgroup (or warp) in the role. `registers` is
+    the budget a thread (setmaxnreg, PTX: a multiple of 8 from 24 to 256, whole warpgroups).
     """
     r = current()
     count = warps + 4 * warpgroups

@@ -80,8 +80,8 @@ def atomic_min(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """The lesser of an element and `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
-    of `atomic_add`.
+    """The lesser of an element and `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by`
+    are those of `atomic_add`.
     """
     return _atomic("min", tensor, at, value, order, scope, by)
 
@@ -95,8 +95,8 @@ def atomic_max(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """The greater of an element and `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
-    of `atomic_add`.
+    """The greater of an element and `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by`
+    are those of `atomic_add`.
     """
     return _atomic("max", tensor, at, value, order, scope, by)
 
@@ -110,8 +110,8 @@ def atomic_and(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Keeps those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
-    of `atomic_add`.
+    """Keeps those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope`
+    and `by` are those of `atomic_add`.
     """
     return _atomic("and", tensor, at, value, order, scope, by)
 
@@ -125,8 +125,8 @@ def atomic_or(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Sets those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
-    of `atomic_add`.
+    """Sets those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope`
+    and `by` are those of `atomic_add`.
     """
     return _atomic("or", tensor, at, value, order, scope, by)
 
@@ -140,8 +140,8 @@ def atomic_xor(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Turns those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
-    of `atomic_add`.
+    """Turns those bits of an element that `value` has, atomically; what it was before. `tensor`, `at`, `order`, `scope`
+    and `by` are those of `atomic_add`.
     """
     return _atomic("xor", tensor, at, value, order, scope, by)
 
@@ -155,8 +155,8 @@ def atomic_exch(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Exchanges one element for `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are those
-    of `atomic_add`.
+    """Exchanges one element for `value`, atomically; what it was before. `tensor`, `at`, `order`, `scope` and `by` are
+    those of `atomic_add`.
     """
     return _atomic("exch", tensor, at, value, order, scope, by)
 
@@ -189,8 +189,8 @@ def fence(scope: MemoryScope = "gpu") -> None:
 def signal(
     flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope = "gpu", by: ScopeHandle | None = None
 ) -> None:
-    """Adds `count` to a flag, once all threads of the role (or of the unit of `by`) have come: what they did is known to
-    waiters.
+    """Adds `count` to a flag, once all threads of the role (or of the unit of `by`) have come: what they did is known
+    to waiters.
 
     `flags`: a tensor of int32; `at`: the coordinate of one. `scope`: where the waiters are, "cta", "cluster" or "gpu".
     """

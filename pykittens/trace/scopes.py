@@ -126,8 +126,8 @@ class ScopeHandle:
         return self.full_row(dtype, length, 0, layout=layout)
 
     def full_vec(self, dtype: DType, length: int, value: Operand, *, width: int = 1) -> Tile:
-        """A new naive vector of `length` elements of a `dtype`, each `value`, spread over all threads of the scope in runs
-        of `width`.
+        """A new naive vector of `length` elements of a `dtype`, each `value`, spread over all threads of the scope in
+        runs of `width`.
         """
         type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
         return result(fill.Fill(self.scope, type, number(value)))
@@ -149,8 +149,8 @@ class ScopeHandle:
         cols rectangle of a tensor.
 
         `coordinate` is (batch, depth, row, col), row and col counted in tiles (or `pk.at(...)`, in elements). `cols`
-        defaults to all columns of the tensor where they are static. What lies past the end is zero. `dtype`: that of the
-        registers; unless given the memory's, of 8 bits float32 or int32. `layout`: "row" and
+        defaults to all columns of the tensor where they are static. What lies past the end is zero. `dtype`: that of
+        the registers; unless given the memory's, of 8 bits float32 or int32. `layout`: "row" and
         "col" are the tensor cores' fragments, `pk.coalesced(lanes, width)` is for tiles that only pass through;
         `hint="stream"` (coalesced tiles of a tensor) reads what nobody needs again.
         """
@@ -227,8 +227,8 @@ class ScopeHandle:
         dtype: DType | None = None,
         layout: Layout = "row",
     ) -> Tile:
-        """A new column vector (one value per row of a tile) with a shared vector `source`, or with `length` neighbours of
-        a tensor's row at `coordinate`. `dtype` and `layout` as `load`.
+        """A new column vector (one value per row of a tile) with a shared vector `source`, or with `length` neighbours
+        of a tensor's row at `coordinate`. `dtype` and `layout` as `load`.
         """
         return self._load_vector("col", source, coordinate, length, dtype, layout)
 
@@ -241,16 +241,16 @@ class ScopeHandle:
         dtype: DType | None = None,
         layout: Layout = "row",
     ) -> Tile:
-        """A new row vector (one value per column of a tile) with a shared vector `source`, or with `length` neighbours of a
-        tensor's row at `coordinate`. `dtype` and `layout` as `load`.
+        """A new row vector (one value per column of a tile) with a shared vector `source`, or with `length` neighbours
+        of a tensor's row at `coordinate`. `dtype` and `layout` as `load`.
         """
         return self._load_vector("row", source, coordinate, length, dtype, layout)
 
     def store(
         self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "", rank: Operand | None = None
     ) -> None:
-        """Register or shared `source` into the tensor `target` at a `coordinate`, or register `source` into a shared tile
-        or vector `target`.
+        """Register or shared `source` into the tensor `target` at a `coordinate`, or register `source` into a shared
+        tile or vector `target`.
 
         What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
         soon. `rank`: into the shared tile of that block of the cluster.
@@ -281,15 +281,16 @@ class ScopeHandle:
             record(store.Store(self.scope, where, source, hint))
 
     def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
-        """Adds a naive float32 vector `source` (`x.registers()` of a tile) to neighbours in a row of the tensor `target` at
-        `coordinate`, atomically for each element.
+        """Adds a naive float32 vector `source` (`x.registers()` of a tile) to neighbours in a row of the tensor
+        `target` at `coordinate`, atomically for each element.
         """
         self._memory(target, "add")
         length = source.type.length if isinstance(source.type, RegisterVector) else 0
         record(global_add.AddVector(self.scope, place(target, coordinate, (length,)), source))
 
     def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
-        """The rectangle of tensor `source` at `coordinate`, of the target's shape, into a shared tile or vector `target`."""
+        """The rectangle of tensor `source` at `coordinate`, of the target's shape, into a shared tile or vector
+        `target`."""
         record(copies.CopyIn(self.scope, target, self._rectangle(target, source, coordinate)))
 
     def load_async(self, target: Value, source: Value, coordinate: Any = None) -> None:
@@ -345,8 +346,8 @@ class ScopeHandle:
     def set(
         self, target: Value, at: Any, value: Operand, *, order: Order = "weak", scope: MemoryScope | None = None
     ) -> None:
-        """One element of `target` becomes `value`, set by one thread: of a shared vector (`at` its index) or of a tensor
-        (`at` its coordinate, in elements).
+        """One element of `target` becomes `value`, set by one thread: of a shared vector (`at` its index) or of a
+        tensor (`at` its coordinate, in elements).
 
         `order` ("relaxed" or "release", of a tensor's element) and its `scope` ("gpu" unless given): see
         `trace/memory_order.py`. A release tells what all threads of the scope did before.
