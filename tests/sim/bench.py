@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 
 import pykittens as pk
-from pykittens.kernels.registry import KERNELS, Instance, label
+from pykittens.kernels.catalog import Instance, label
+from pykittens.kernels.registry import KERNELS
 from pykittens.program import Block, Sync
 from pykittens.sim import simulate
 

@@ -1,0 +1,83 @@
+"""Flash attention, forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...call.arguments import spec
+from ...call.kernel import Kernel
+from ...types import DTYPES, f32
+from .. import attention_ada, attention_ampere, attention_hopper, reference
+from ..attention import configuration
+from ..catalog import Array, Instance, Shipped
+
+
+def _attention(
+    kernel: Kernel, n: int, m: int, dim: int, dtype: str, more: Mapping[str, Any] | None = None, **statics: Any
+) -> Instance:
+    """Two heads; operands besides q, k, v, o and scale are `more`."""
+    q, k = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 2, m, dim))
+    scale = dim**-0.5
+
+    def expected(q: Array, k: Array, v: Array, **_: Any) -> dict[str, Array]:
+        return {"o": reference.attention(q, k, v, scale=scale, causal=statics["causal"])}
+
+    return Instance(
+        kernel, {"q": q, "k": k, "v": k, "o": q, **(more or {}), "scale": scale}, statics, expected=expected
+    )
+
+
+def _attention_ada(dim: int, dtype: str, causal: bool) -> Instance:
+    keys = 256 if dim == 64 else 128  # of a lap
+    return _attention(attention_ada.attend, 40, 2 * keys + 40, dim, dtype, causal=causal)
+
+
+def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
+    keys = 4096 // dim  # of a lap
+    return _attention(attention_ampere.attend, 128 + 40, 2 * keys + 40, dim, dtype, causal=causal)
+
+
+def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instance:
+    settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096)
+    rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
+    return _attention(
+        attention_hopper.attend,
+        rows,
+        2 * settings["keys"] + 40,
+        dim,
+        dtype,
+        {"lse": spec(f32, (1, 1, 1))},
+        causal=causal,
+        sms=2,
+        **settings,
+    )
+
+
+ROWS = (
+    Shipped(
+        name="attention_ada",
+        about="flash attention forward with mma.sync: the RTX 4090 kernel of the ThunderKittens post",
+        make=_attention_ada,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HMMA", "LDSM"),
+        most_lines=60,
+    ),
+    Shipped(
+        name="attention_ampere",
+        about="flash attention forward with mma.sync, ldmatrix and cp.async: FlashAttention-2",
+        make=_attention_ampere,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="attention_hopper",
+        about="flash attention forward with TMA, asynchronous tensor cores and warp roles: the H100 kernel of the "
+        "ThunderKittens post",
+        make=_attention_hopper,
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+        most_lines=150,
+    ),
+)

@@ -1,0 +1,149 @@
+"""Flash attention, backward: before, between and after its products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...call.arguments import spec
+from ...ops.register_order import order
+from ...types import DTYPES, RegisterTile, f32
+from .. import attention_backward, attention_backward_ampere, attention_backward_hopper
+from ..catalog import Array, Instance, Shipped
+
+
+def _attention_backward(dim: int, dtype: str, causal: bool) -> Instance:
+    """Two heads that share keys; tiles of queries go round the rings, and the second tile of keys is short.
+
+    The kernel is told a log-sum-exp and a delta for each row, which here are any numbers.
+    """
+    settings, scale, keys = attention_backward.configuration(dim), dim**-0.5, attention_backward_hopper.keys_of(dim)
+    n, m = 3 * settings.get("rows", 64) + 40, 2 * keys - 24
+    padded, parts = attention_backward.scratch(n, dim)
+    q, k, row = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 1, m, dim)), spec(f32, (1, 2, padded))
+    sums = spec(f32, (1, 2, *parts))
+
+    def expected(q: Array, k: Array, v: Array, do: Array, lse: Array, delta: Array, **_: Any) -> dict[str, Array]:
+        k, v = k.astype(float), v.astype(float)
+        q, do = (np.pad(x.astype(float), ((0, 0), (0, 0), (0, padded - n), (0, 0))) for x in (q, do))
+        weight = np.exp2(q @ k.swapaxes(2, 3) * scale * np.log2(np.e) - lse[..., None].astype(float))
+        if causal:
+            weight[..., np.arange(m) > np.arange(padded)[:, None] + (m - n)] = 0
+        slope = weight * (do @ v.swapaxes(2, 3) - delta[..., None].astype(float))
+        dk, dv = ((x.swapaxes(2, 3) @ y).sum(1, keepdims=True) for x, y in ((slope, q), (weight, do)))
+        tiles = (slope @ k).reshape(1, 2, padded // 64, 64, dim // 64, 64).swapaxes(3, 4).reshape(1, 2, -1, 4096)
+        return {"dq": tiles[..., order(RegisterTile(f32, 64, 64, "row", 4), 4)], "dk": dk * scale, "dv": dv}
+
+    return Instance(
+        attention_backward_hopper.differentiate,
+        {"q": q, "k": k, "v": k, "do": q, "lse": row, "delta": row, "dq": sums, "dk": k, "dv": k, "scale": scale},
+        {"causal": causal, **settings},
+        ("dq", "dk", "dv"),
+        expected,
+    )
+
+
+def _attention_backward_ampere(dim: int, dtype: str, causal: bool) -> Instance:
+    """Two tiles of keys, of which the second is short; else as `_attention_backward`."""
+    ours, rows = attention_backward_ampere, attention_backward_ampere.rows_of(dim)
+    whole = _attention_backward(dim, dtype, causal)
+    padded, width, height = whole.operands["lse"].shape[2], ours.PIECE[1], ours.PIECE[0]
+    sums = spec(f32, (1, 2, *ours.parts(padded, dim)))
+    inverse, pieces = (
+        order(RegisterTile(f32, 64, 64, "row", 4), 4).argsort(),
+        order(RegisterTile(f32, height, width), 4),
+    )
+
+    def expected(**arrays: Array) -> dict[str, Array]:
+        assert whole.expected is not None
+        found = whole.expected(**arrays)
+        tiles = found["dq"][..., inverse].reshape(1, 2, padded // 64, dim // 64, 64, 64).swapaxes(3, 4)
+        tiles = tiles.reshape(1, 2, padded // height, height, dim // width, width).swapaxes(3, 4)
+        tiles = tiles.reshape(1, 2, -1, height * width)[..., pieces]
+        last = -(-arrays["q"].shape[2] // rows) * ours.WARPS  # tiles that are all padding are not visited
+        return {**found, "dq": np.where(np.arange(tiles.shape[2])[:, None] < last, tiles, 0)}
+
+    return Instance(ours.differentiate, {**whole.operands, "dq": sums}, {"causal": causal}, whole.outputs, expected)
+
+
+def _attention_backward_ampere_finish(dim: int, dtype: str) -> Instance:
+    ours, (padded, _) = attention_backward_ampere, attention_backward.scratch(70, dim)
+    sums, row = spec(f32, (1, 2, *ours.parts(padded, dim))), spec(f32, (1, 2, padded))
+    out, (height, width) = spec(DTYPES[dtype], (1, 2, 70, dim)), ours.PIECE
+    inverse = order(RegisterTile(f32, height, width), 4).argsort()
+
+    def expected(dq: Array, **_: Any) -> dict[str, Array]:
+        tiles = dq[..., inverse].reshape(1, 2, padded // height, dim // width, height, width).swapaxes(3, 4)
+        return {"out": tiles.reshape(1, 2, padded, dim)[:, :, :70] * 0.5}
+
+    return Instance(ours.finish, {"dq": sums, "scaled": row, "out": out, "scale": 0.5}, {}, ("out",), expected)
+
+
+def _attention_backward_prepare(dim: int, dtype: str) -> Instance:
+    x, lse = spec(DTYPES[dtype], (1, 2, 70, dim)), spec(f32, (1, 2, 70))
+    padded, parts = attention_backward.scratch(70, dim)
+    row = spec(f32, (1, 2, padded))
+    operands = {"o": x, "do": x, "lse": lse, "dlse": lse, "scaled": row, "delta": row, "dq": spec(f32, (1, 2, *parts))}
+
+    def expected(o: Array, do: Array, lse: Array, dlse: Array, dq: Array, **_: Any) -> dict[str, Array]:
+        delta, scaled = np.zeros((1, 2, padded)), np.full((1, 2, padded), np.inf)
+        delta[..., :70] = (o.astype(float) * do.astype(float)).sum(3) - dlse
+        scaled[..., :70] = lse * np.log2(np.e)
+        return {"scaled": scaled, "delta": delta, "dq": np.zeros(dq.shape)}
+
+    return Instance(attention_backward.prepare, operands, {}, ("scaled", "delta", "dq"), expected)
+
+
+def _attention_backward_finish(dim: int, dtype: str) -> Instance:
+    padded, parts = attention_backward.scratch(70, dim)
+    sums, row, out = spec(f32, (1, 2, *parts)), spec(f32, (1, 2, padded)), spec(DTYPES[dtype], (1, 2, 70, dim))
+
+    def expected(dq: Array, **_: Any) -> dict[str, Array]:
+        tiles = dq[..., np.argsort(order(RegisterTile(f32, 64, 64, "row", 4), 4))].reshape(1, 2, -1, dim // 64, 64, 64)
+        return {"out": tiles.swapaxes(3, 4).reshape(1, 2, padded, dim)[:, :, :70] * 0.5}
+
+    return Instance(
+        attention_backward.finish, {"dq": sums, "scaled": row, "out": out, "scale": 0.5}, {}, ("out",), expected
+    )
+
+
+ROWS = (
+    Shipped(
+        name="attention_backward_hopper",
+        about="flash attention backward with TMA, asynchronous tensor cores and warp roles: dq, dk and dv in one pass",
+        make=_attention_backward,
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=200,
+    ),
+    Shipped(
+        name="attention_backward_ampere",
+        about="flash attention backward with mma.sync, ldmatrix and cp.async",
+        make=_attention_backward_ampere,
+        options={"dim": (64,), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="attention_backward_ampere_finish",
+        about="after attention backward with mma.sync: dq from float32 sums to rows",
+        make=_attention_backward_ampere_finish,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="attention_backward_prepare",
+        about="before attention backward: row sums of do * o, the log-sum-exp in powers of two, zeros for dq's sums",
+        make=_attention_backward_prepare,
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="attention_backward_finish",
+        about="after attention backward: dq from float32 sums in the order of registers to rows",
+        make=_attention_backward_finish,
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
+    ),
+)

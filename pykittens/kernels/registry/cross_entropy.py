@@ -1,0 +1,45 @@
+"""Cross-entropy with its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...call.arguments import spec
+from ...types import DTYPES, f32, i64
+from ..catalog import Array, Instance, Shipped
+from ..cross_entropy import entropy
+from ..cross_entropy import plan_rows as plan_cross_entropy
+from ..cross_entropy import reference as cross_entropy_reference
+
+
+def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
+    m = 9 if n <= 8192 else 3
+    x, v, one = spec(DTYPES[dtype], (m, n)), spec(f32, (m,)), spec(f32, (1,))
+    config = plan_cross_entropy(n, DTYPES[dtype].size, 16, heavy=everything, processors=2)
+    targets = np.random.default_rng(1).integers(0, n, m)
+    targets[1] = -100
+    operands = {"x": x, "targets": spec(i64, (m,)), "share": one, "dx": x, "loss": v, "lse": v, "ignore": -100}
+    numbers = {"smoothing": 0.1, "even": 0.1 / n, "z": 1e-3, "cap": 5.0, "narrow": 0.2}
+    numbers = numbers if everything else dict.fromkeys(numbers, 0.0)
+
+    def expected(x: Array, **_: Any) -> dict[str, Array]:
+        settings = {"label_smoothing": numbers["smoothing"], "z_loss": numbers["z"], "softcap": numbers["cap"]}
+        loss, lse, grad = cross_entropy_reference(x, targets, reduction="none", **settings)  # type: ignore[arg-type]
+        return {"loss": loss[None], "lse": lse[None], "dx": grad / 8}
+
+    statics = {**dict.fromkeys(("smooth", "squared", "capped"), everything), "config": config}
+    values = {"targets": targets, "share": np.array([0.125])}
+    return Instance(entropy, {**operands, **numbers}, statics, ("loss", "lse", "dx"), expected, values)
+
+
+ROWS = (
+    Shipped(
+        name="cross_entropy",
+        about="cross-entropy of rows of logits and its gradient in one pass",
+        make=_cross_entropy,
+        options={"n": (1000, 8192, 50304, 131072), "dtype": ("bf16", "f32"), "everything": (False, True)},
+        opcodes=("LDG|UTMALDG", "STG", "MUFU"),
+    ),
+)
