@@ -90,7 +90,7 @@ def _norm(kind: str, n: int, residual: bool, p: float, dtype: str) -> Case:
         return like | ({"residual": (elements // n, n)} if residual else {})
 
     def run(a: Arrays, config: Any) -> Any:
-        arrays = (a["x"], a.get("residual"), a.get("weight"), a.get("bias"))
+        arrays = (a["x"], a.get("residual"), a.get("weight"), a.get("bias"), None)
         return tuned(LAYERNORM if kind == "layernorm" else RMSNORM, arrays, (1e-5, p, 1234), residual or p > 0, config)
 
     def peer(torch: Any, a: Arrays) -> Any:

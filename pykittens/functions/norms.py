@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from ..errors import ArgumentError
 from ..interop.frameworks import torch_names
 from ..kernels import norms as kernels
 from ..kernels import norms_backward
@@ -13,8 +16,11 @@ from ..kernels.arguments import KernelCall, check_rows, check_shape
 from .declaration import Backward, Function, Result
 
 
-def _results(name: str, x: Any, residual: Any, weight: Any, bias: Any, *numbers: Any) -> tuple[Result, ...]:
-    _numbers(x, residual, weight, bias, *numbers)
+def _results(
+    name: str, x: Any, residual: Any, weight: Any, bias: Any, seeds: Any, eps: float, p: float, seed: int
+) -> tuple[Result, ...]:
+    kernels.check(eps, p)
+    _check_seeds(name, seeds)
     check_rows(name, "x", x)
     for what, info, shape in (
         ("residual", residual, x.shape),
@@ -27,7 +33,15 @@ def _results(name: str, x: Any, residual: Any, weight: Any, bias: Any, *numbers:
     return Result(x.shape, x.dtype), Result(x.shape, x.dtype if residual is None else residual.dtype)
 
 
-def _numbers(x: Any, residual: Any, weight: Any, bias: Any, eps: float, p: float, seed: int) -> tuple[Any, ...]:
+def _check_seeds(name: str, seeds: Any) -> None:
+    if seeds is not None and (seeds.dtype != "i64" or any(n != 1 for n in seeds.shape)):
+        said = f"{name}: the seed is an array of {seeds.dtype} {tuple(seeds.shape)}"
+        raise ArgumentError(said, fix="pass one int64, such as torch.randint(2**62, (1,), device=x.device), or an int")
+
+
+def _numbers(
+    x: Any, residual: Any, weight: Any, bias: Any, seeds: Any, eps: float, p: float, seed: int
+) -> tuple[Any, ...]:
     kernels.check(eps, p)
     return kernels.numbers(eps, p, seed)
 
@@ -38,6 +52,7 @@ def _forward(
     residual: Any,
     weight: Any,
     bias: Any,
+    seeds: Any,
     y: Any,
     s: Any,
     eps: float,
@@ -45,14 +60,25 @@ def _forward(
     seed: int,
     **config: Any,
 ) -> Any:
-    numbers = _numbers(x, residual, weight, bias, eps, p, seed)
-    return kernels.call(x, residual, weight, bias, y, s, numbers, centred=centred, dropout=p > 0, **config)
+    drawn, numbers = kernels.in_memory(seeds if p > 0 else None), kernels.numbers(eps, p, seed)
+    return kernels.call(x, residual, weight, bias, y, s, drawn, numbers, centred=centred, dropout=p > 0, **config)
 
 
 def _results_backward(
-    name: str, s: Any, dy: Any, ds: Any, weight: Any, eps: float, p: float, seed: int, bias: Any, residual: Any
+    name: str,
+    s: Any,
+    dy: Any,
+    ds: Any,
+    weight: Any,
+    seeds: Any,
+    eps: float,
+    p: float,
+    seed: int,
+    bias: Any,
+    residual: Any,
 ) -> tuple[Result, ...]:
     kernels.check(eps, p)
+    _check_seeds(name, seeds)
     check_rows(name, "s", s)
     for what, info, shape in (("dy", dy, s.shape), ("ds", ds, s.shape), ("weight", weight, s.shape[-1:])):
         if info is not None:
@@ -73,6 +99,7 @@ def _forward_backward(
     dy: Any,
     ds: Any,
     weight: Any,
+    seeds: Any,
     dx: Any,
     dresidual: Any,
     dweight: Any,
@@ -83,7 +110,8 @@ def _forward_backward(
     bias: Any,
     residual: Any,
 ) -> KernelCall:
-    operands = (s, dy, ds, weight, dx, dresidual, dweight, dbias, *kernels.numbers(eps, p, seed))
+    drawn, numbers = kernels.in_memory(seeds if p > 0 else None), kernels.numbers(eps, p, seed)
+    operands = (s, dy, ds, weight, dx, dresidual, dweight, dbias, drawn, *numbers)
     return KernelCall(norms_backward.STEPS, operands, {"centred": centred, "dropout": p > 0})  # type: ignore[arg-type]
 
 
@@ -96,7 +124,7 @@ def _gradients(function: Function, saved: Any, grads: Any, settings: Any, needs:
     dy = saved.x.new_zeros(saved.x.shape) if grads.y is None else grads.y.contiguous()
     stream = saved.s if residual is not None or settings.p > 0 else saved.x
     dx, dresidual, dweight, dbias = function(
-        (stream, dy, None if grads.s is None else grads.s.contiguous(), saved.weight),
+        (stream, dy, None if grads.s is None else grads.s.contiguous(), saved.weight, saved.seeds),
         (
             settings.eps,
             settings.p,
@@ -111,7 +139,7 @@ def _gradients(function: Function, saved: Any, grads: Any, settings: Any, needs:
 def _declare(name: str, centred: bool) -> Function:
     back = Function(
         f"{name}_backward",
-        "Tensor s, Tensor dy, Tensor? ds, Tensor? weight",
+        "Tensor s, Tensor dy, Tensor? ds, Tensor? weight, Tensor? seeds",
         "float eps, float p=0., SymInt seed=0, ScalarType? bias=None, ScalarType? residual=None",
         outputs=("dx", "dresidual", "dweight", "dbias"),
         results=partial(_results_backward, f"{name}_backward"),
@@ -119,7 +147,7 @@ def _declare(name: str, centred: bool) -> Function:
     )
     return Function(
         name,
-        "Tensor x, Tensor? residual, Tensor? weight, Tensor? bias",
+        "Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? seeds",
         "float eps, float p=0., SymInt seed=0",
         outputs=("y",),
         also="s",
@@ -128,7 +156,7 @@ def _declare(name: str, centred: bool) -> Function:
         key=lambda eps, p, seed: p > 0,
         numbers=_numbers,
         autocast="f32",
-        backward=Backward(("x", "residual", "weight", "bias", "s"), partial(_gradients, back), demands=False),
+        backward=Backward(("x", "residual", "weight", "bias", "seeds", "s"), partial(_gradients, back), demands=False),
     )
 
 
@@ -143,7 +171,7 @@ def layernorm(
     residual: Any = None,
     eps: float = 1e-5,
     p: float = 0.0,
-    seed: int = 0,
+    seed: Any = 0,
 ) -> Any:
     """LayerNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
 
@@ -151,12 +179,12 @@ def layernorm(
     from 1 to 65,536, rows contiguous and evenly spaced; residual: its shape; weight and bias: (n,); each bf16, f16 or
     f32.
     y has the dtype of x, s that of the residual (of x without one). Dropout keeps an element, scaled by 1 / (1 - p),
-    where
-    its Philox bits under `seed` (64 bits) say so: 0 <= p < 1.
+    where its Philox bits under `seed` (64 bits) say so: 0 <= p < 1. A seed may be an array of one int64 on the device
+    of x: it is read where the kernels run, so that CUDA graphs and compiled code drop other elements once it changed.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return LAYERNORM((x, residual, weight, bias), (eps, p, _signed(seed)), residual is not None or p > 0)
+    return _norm(LAYERNORM, x, weight, bias, residual, eps, p, seed)
 
 
 def rmsnorm(
@@ -167,13 +195,20 @@ def rmsnorm(
     residual: Any = None,
     eps: float = 1e-6,
     p: float = 0.0,
-    seed: int = 0,
+    seed: Any = 0,
 ) -> Any:
     """RMSNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
 
     y = s / sqrt(mean(s^2) + eps) * weight + bias; `x`, `residual`, `p`, `seed` and all else as `layernorm` has it.
     """
-    return RMSNORM((x, residual, weight, bias), (eps, p, _signed(seed)), residual is not None or p > 0)
+    return _norm(RMSNORM, x, weight, bias, residual, eps, p, seed)
+
+
+def _norm(function: Function, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: Any) -> Any:
+    if isinstance(seed, np.integer):
+        seed = int(seed)
+    drawn, number = (None, _signed(seed)) if isinstance(seed, int) else (seed, 0)
+    return function((x, residual, weight, bias, drawn), (eps, p, number), residual is not None or p > 0)
 
 
 def _signed(seed: int) -> int:

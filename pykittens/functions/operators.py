@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..call.memory import Plans
 from ..errors import ArgumentError
@@ -167,7 +168,7 @@ def _direct() -> bool:
     """Whether no mode wants to see calls of operators; those of the dispatcher change its keys, which plans are
     found by.
     """
-    return _ASKABLE and not torch._C._is_torch_function_mode_enabled()
+    return _ASKABLE and not torch._C._is_torch_function_mode_enabled() and forward_ad._current_level < 0
 
 
 def _graded(tensors: Sequence[Tensor]) -> bool:
@@ -232,6 +233,11 @@ def _returned(made: list[Tensor]) -> Any:
 
 def _run(function: Function, count: int, *arguments: Any) -> Any:
     arrays, settings = _split(function, arguments)
+    if forward_ad._current_level >= 0 and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in arrays
+    ):
+        fix = "pass tensors without tangents, or use torch's own function there"
+        raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
     infos = function.describe(arrays)
     results = function.results(*infos, *settings)[:count]
     made = [_make(function, arrays, x) for x in results]
@@ -293,7 +299,20 @@ def _save(function: Function, also: bool, ctx: Any, inputs: Sequence[Any], outpu
 
 def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
     if function.backward is None:
-        raise NotImplementedError(f"pykittens.{name} has no backward yet: call it under torch.no_grad()")
+        raise NotImplementedError(_refusal(name))
+    with torch.no_grad():
+        by_argument = _gradients(function, name, context, grads)
+    if torch.is_grad_enabled():  # create_graph=True: whoever differentiates these is told
+        leads = [x for x in (*grads, *context.saved_tensors) if isinstance(x, Tensor) and x.is_floating_point()]
+        made = [i for i, x in enumerate(by_argument) if x is not None]
+        once = _Once.apply(f"{function.name}_backward", len(made), *[by_argument[i] for i in made], *leads)
+        by_argument = [once[made.index(i)] if i in made else None for i in range(len(by_argument))]
+    return tuple(by_argument)
+
+
+def _gradients(function: Function, name: str, context: Any, grads: Sequence[Any]) -> list[Any]:
+    """The gradients of an operator's arguments. One that is wanted and that nobody computes is an error."""
+    assert function.backward is not None
     saved = dict(zip(context.kept, context.saved_tensors, strict=True))
     settings = [_to_torch(function, i, x) for i, x in enumerate(context.settings)]
     if _demanded(function) and saved[function.also] is None:
@@ -304,8 +323,33 @@ def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
     by_result.update(zip(by_result, grads, strict=False))
     by_setting = dict(zip(function.setting_names, context.settings, strict=True))
     found = function.backward.gradients(*(SimpleNamespace(**x) for x in (saved, by_result, by_setting, needs)))
-    by_argument = [found.get(x) if needs.get(x) else None for x in function.names] + [None] * len(settings)
-    return tuple(by_argument[: len(context.needs_input_grad)])
+    if lost := [x for x in function.names if needs[x] and found.get(x) is None]:
+        said = f"pykittens.{name} has no gradient for {' and '.join(lost)}: pass what does not require one (x.detach())"
+        raise NotImplementedError(said)
+    by_argument = [found[x] if needs[x] else None for x in function.names] + [None] * len(settings)
+    return by_argument[: len(context.needs_input_grad)]
+
+
+class _Once(torch.autograd.Function):  # type: ignore[misc]
+    """The gradients as they are, which refuse to be differentiated: `given` begins with `count` of them, and what they
+    were made of follows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, name: str, count: int, *given: Tensor) -> tuple[Tensor, ...]:
+        ctx.name = name
+        return tuple(x.view_as(x) for x in given[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(_refusal(ctx.name))
+
+
+def _refusal(name: str) -> str:
+    """Why an operator has no gradient, and what to do."""
+    if name.endswith("_backward"):
+        return f"pykittens.{name} is a derivative, and cannot be differentiated again: use torch's own function there"
+    return f"pykittens.{name} has no backward yet: call it under torch.no_grad()"
 
 
 def _below_autograd(function: Function, operator: Any, keys: Any, *arguments: Any) -> Any:

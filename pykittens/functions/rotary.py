@@ -19,8 +19,6 @@ def _back(x: Any, cos: Any, sin: Any, o: Any, interleaved: bool) -> Any:
 
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
-    if needs.cos or needs.sin:
-        raise NotImplementedError("pykittens.rotary has no gradient for cos and sin: pass them without requires_grad")
     return {"x": ROTARY_BACKWARD((grads.out.contiguous(), saved.cos, saved.sin), (settings.interleaved,))}
 
 

@@ -27,6 +27,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, f32
 from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import describe
+from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
 from .arguments import KernelCall, alignment, like, machine, matrix, operand
@@ -48,6 +49,7 @@ def normalize(
     bias: Annotated[Tensor, FLOATS, pk.static("N")],
     y: Annotated[Tensor, FLOATS, "M", pk.static("N")],
     s: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    seed: Annotated[Tensor, pk.i64, 1],
     eps: Annotated[Scalar, f32],
     keep: Annotated[Scalar, f32],
     threshold: Annotated[Scalar, pk.u32],
@@ -59,12 +61,14 @@ def normalize(
     config: Any,
 ) -> None:
     """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the
-    mean."""
+    mean. A `seed` in memory counts, where there is one.
+    """
+    key = seeds(seed, seed0, seed1)
     for mine in walk(config, (x, residual), (weight, bias)):
         value = mine.load(x)
         stream = mine.load(residual) if residual is not None else None
         if dropout:
-            bits = pk.random_bits(value, (seed0, seed1), row=mine.first * config.rows, col=mine.part * config.cols)
+            bits = pk.random_bits(value, key, row=mine.first * config.rows, col=mine.part * config.cols)
             value = pk.where(bits >= threshold, value * keep, 0.0)
         if stream is not None:
             value = value + stream
@@ -90,13 +94,16 @@ def call(
     bias: Any,
     y: Any,
     s: Any,
+    seed: Any,
     numbers: tuple[Any, ...],
     *,
     centred: bool,
     dropout: bool,
     config: Rows | None = None,
 ) -> KernelCall:
-    """What writes y and s (None where it is not wanted); `config` overrides how rows are spread over the machine."""
+    """What writes y and s (None where it is not wanted). `seed`: the one in memory (see `in_memory`), or None; `config`
+    overrides how rows are spread over the machine.
+    """
     rows, info = matrix(x, "x")
     stream = None if residual is None else matrix(residual, "residual")[0]
     weights = [matrix(w, name)[0] for name, w in (("weight", weight), ("bias", bias)) if w is not None]
@@ -113,7 +120,7 @@ def call(
             **machine(info),
         )
     results = (None if o is None else operand(like(o, rows)) for o in (y, s))
-    operands = (operand(rows), stream and operand(stream), weight, bias, *results, *numbers)
+    operands = (operand(rows), stream and operand(stream), weight, bias, *results, seed, *numbers)
     return KernelCall(normalize, operands, {"centred": centred, "dropout": dropout, "config": config})
 
 
@@ -128,6 +135,16 @@ def check(eps: float, p: float) -> None:
 def numbers(eps: float, p: float, seed: int) -> tuple[Any, ...]:
     """What the kernels are passed after their arrays."""
     return float(eps), 1 / (1 - p), int(p * 2**32), seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
+
+
+def in_memory(seed: Any) -> Any:
+    """An array of one seed as the kernels take it."""
+    return None if seed is None else View(seed, (1,), (1,))
+
+
+def seeds(seed: Any, seed0: Any, seed1: Any) -> tuple[Any, Any]:
+    """The halves of the seed, within a kernel: of the one in memory, or as they were passed."""
+    return (seed0, seed1) if seed is None else (seed[0] & 0xFFFFFFFF, seed[0] >> 32)
 
 
 def reference(

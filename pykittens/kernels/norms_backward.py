@@ -51,6 +51,7 @@ def normalize_backward(
     dresidual: Annotated[Tensor, FLOATS, "M", pk.static("N")],
     dweight: Annotated[Tensor, f32, "G", pk.static("N")],
     dbias: Annotated[Tensor, f32, "G", pk.static("N")],
+    seed: Annotated[Tensor, pk.i64, 1],
     eps: Annotated[Scalar, f32],
     keep: Annotated[Scalar, f32],
     threshold: Annotated[Scalar, pk.u32],
@@ -62,7 +63,7 @@ def normalize_backward(
     config: Any,
 ) -> None:
     """dx, dresidual, and each team's sums for dweight and dbias. `keep` is 1 / (1 - p), `threshold` p * 2^32."""
-    mean = 1 / config.n
+    mean, key = 1 / config.n, norms.seeds(seed, seed0, seed1)
     for team in teams(config, (s, dy, ds), (weight,)):
         to_weight, to_bias = (x if x is None else team.zeros() for x in (dweight, dbias))
         for mine in team.tiles():
@@ -88,7 +89,7 @@ def normalize_backward(
             if dresidual is not None:
                 mine.store(dresidual, change)
             if dropout:
-                bits = pk.random_bits(value, (seed0, seed1), row=mine.first * config.rows, col=mine.part * config.cols)
+                bits = pk.random_bits(value, key, row=mine.first * config.rows, col=mine.part * config.cols)
                 change = pk.where(bits >= threshold, change * keep, 0.0)
             if dx is not None:
                 mine.store(dx, change)
@@ -142,7 +143,7 @@ def _backward(
         None if dtype is None else arrays.empty(info.kind, tuple(shape), dtype, info.device)
         for shape, dtype in (*made, *sums)
     )
-    operands = (s, dy, ds, weight, dx, dresidual, dweight, dbias, *norms.numbers(eps, p, seed))
+    operands = (s, dy, ds, weight, dx, dresidual, dweight, dbias, None, *norms.numbers(eps, p, seed))
     STEPS(*operands, config=config, centred=centred, dropout=p > 0)
     return dx, dx if same else dresidual, dweight, dbias
 

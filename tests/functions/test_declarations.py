@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.autograd import forward_ad  # noqa: E402
+
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
@@ -68,7 +70,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "geglu": (pk.geglu, lambda: rows() * 2),
     "layernorm": (pk.layernorm, lambda: [*rows(), tensor(64), tensor(64)]),
     "layernorm_backward": (
-        lambda *x: backward("layernorm")(x, (1e-5, 0.5, 7, "f32", "f32")),
+        lambda *x: backward("layernorm")((*x, None), (1e-5, 0.5, 7, "f32", "f32")),
         lambda: [*rows() * 3, tensor(64)],
     ),
     "layernorm_s": (lambda x, r: pk.layernorm(x, residual=r, p=0.5, seed=2**64 - 1), lambda: rows() * 2),
@@ -81,7 +83,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     ),
     "rmsnorm": (pk.rmsnorm, lambda: [*rows(), tensor(64)]),
     "rmsnorm_backward": (
-        lambda s, dy: backward("rmsnorm")((s, dy, None, None), (1e-6, 0.0, 0, None, None)),
+        lambda s, dy: backward("rmsnorm")((s, dy, None, None, None), (1e-6, 0.0, 0, None, None)),
         lambda: rows() * 2,
     ),
     "rmsnorm_s": (lambda x, r: pk.rmsnorm(x, residual=r), lambda: rows() * 2),
@@ -161,13 +163,18 @@ def test_a_gradient_is_never_lost(name: str) -> None:
         results = flat(call(*given))
         assert all(x.requires_grad for x in results if x.is_floating_point())
         if function.backward is None:
-            with pytest.raises(NotImplementedError, match=rf"pykittens.{name} has no backward yet"):
+            said = (
+                "is a derivative, and cannot be differentiated again" if "_backward" in name else "has no backward yet"
+            )
+            with pytest.raises(NotImplementedError, match=f"pykittens.{name} {said}"):
                 results[0].sum().backward()
         else:
             wanted = [x for x in given if x.requires_grad]
             assert all(x is not None for x in torch.autograd.grad(results[0].square().sum(), wanted))
     with torch.no_grad():
         assert not any(x.requires_grad for x in flat(call(*given)))
+    with forward_ad.dual_level(), pytest.raises(ArgumentError, match="no derivative in forward mode"):
+        call(*[forward_ad.make_dual(x.detach(), x.detach()) if x.requires_grad else x for x in given])
 
 
 @pytest.mark.parametrize("name", CASES)

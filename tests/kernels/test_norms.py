@@ -101,7 +101,7 @@ def test_nan_and_infinity_stay_in_their_row(value: float, n: int) -> None:
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
     x, w, r = random((3, n), BF16), random((n,), BF16, 1), random((3, n), BF16, 2)
     y, s = LAYERNORM.run(
-        (x, r, w, None), (1e-5, 0.0, 0), True, config=rows.plan(n, 2, 16, inputs=4, weights=2, **settings)
+        (x, r, w, None, None), (1e-5, 0.0, 0), True, config=rows.plan(n, 2, 16, inputs=4, weights=2, **settings)
     )
     expected, stream = norms.reference(x, w, residual=r, eps=1e-5)
     close(s, stream), close(y, expected)
@@ -119,11 +119,11 @@ def test_rows_that_stream(n: int, dtype: Any, settings: dict[str, Any]) -> None:
     w, b, size = random((n,), dtype, 1), random((n,), np.float32, 2), x.itemsize
     config = rows.stream(n, size, size + 4, size + 4, processors=3, team=4, **settings)
     assert config.blocks(11) // config.cluster * config.stages * config.teams < 11 or config.stages > 1
-    y, s = LAYERNORM.run((x, r, w, b), (1e-5, 0.25, 3), True, config=config)
+    y, s = LAYERNORM.run((x, r, w, b, None), (1e-5, 0.25, 3), True, config=config)
     expected, stream = norms.reference(x, w, b, residual=r, p=0.25, seed=3, eps=1e-5)
     close(s, stream), close(y, expected)
     close(
-        RMSNORM.run((x, None, None, None), (1e-6, 0.0, 0), config=config)[0],
+        RMSNORM.run((x, None, None, None, None), (1e-6, 0.0, 0), config=config)[0],
         norms.reference(x, eps=1e-6, centred=False)[0],
     )
 
@@ -186,7 +186,7 @@ def test_every_barrier_is_needed(n: int) -> None:
     run."""
     x, y = random((2, n), np.float32), np.zeros((2, n), np.float32)
     config = rows.plan(n, 4, 8)  # not what TMA takes: rows do not stream
-    operands = (x, None, None, None, y, None, 1e-5, 1.0, 0, 0, 0)
+    operands = (x, None, None, None, y, None, None, 1e-5, 1.0, 0, 0, 0)
     settings = {"centred": True, "dropout": False, "config": config}
     program = norms.normalize.program(*operands, **settings)
     places = [i for i, op in enumerate(program.body.ops) if isinstance(op, Barrier) or op.name == "clusterbarrier"]
@@ -212,7 +212,7 @@ def test_wide_rows_compile_without_spills(n: int) -> None:
         config = rows.plan(
             n, 2, 16, inputs=4 if residual else 2, weights=2 * (weight is not None) + 2 * (bias is not None)
         )
-        operands = (x, residual, weight, bias, x, residual, 1e-5, 1.0, 0, 0, 0)
+        operands = (x, residual, weight, bias, x, residual, None, 1e-5, 1.0, 0, 0, 0)
         cubin = norms.normalize.compile(*operands, centred=True, dropout=False, config=config)
         assert not cubin.spills and cubin.stack_bytes == 0 and not cubin.serialized, cubin.log
 
@@ -225,7 +225,21 @@ def test_compiles_to_whole_vectors() -> None:
     for n in (256, 1024, 8192):
         x, w = spec(DTYPES["bf16"], (100, n)), spec(DTYPES["bf16"], (n,))
         cubin = norms.normalize.compile(
-            x, None, w, None, x, None, 1e-5, 1.0, 0, 0, 0, centred=False, dropout=False, config=rows.plan(n, 2, 16)
+            x,
+            None,
+            w,
+            None,
+            x,
+            None,
+            None,
+            1e-5,
+            1.0,
+            0,
+            0,
+            0,
+            centred=False,
+            dropout=False,
+            config=rows.plan(n, 2, 16),
         )
         code = sass.instructions(sass.disassemble(cubin))
         loads = [i for i in code if i.base == "LDG"]

@@ -22,7 +22,7 @@ def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
     bias = w if centred else None
     p = 0.25 if dropout else 0.0
     numbers = {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
-    operands = {"x": x, "residual": x, "weight": w, "bias": bias, "y": x, "s": x, **numbers}
+    operands = {"x": x, "residual": x, "weight": w, "bias": bias, "y": x, "s": x, "seed": None, **numbers}
 
     def expected(x: Array, residual: Array, weight: Array, bias: Array | None, **_: Any) -> dict[str, Array]:
         y, s = norms.reference(x, weight, bias, residual=residual, eps=1e-5, p=p, seed=(9 << 32) + 7, centred=centred)
@@ -50,7 +50,7 @@ def _norm_backward(n: int, dtype: str, dropout: bool, *, centred: bool) -> Insta
         "dresidual": x if dropout else None,
     }
     operands |= {"dweight": parts, "dbias": parts if centred else None}
-    operands |= {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
+    operands |= {"seed": None, "eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
     outputs = tuple(name for name in ("dx", "dresidual", "dweight", "dbias") if operands[name] is not None)
 
     def expected(s: Array, dy: Array, ds: Array | None, weight: Array, **_: Any) -> dict[str, Array]:

@@ -1,0 +1,221 @@
+"""Gradients of every public function beside float64, at sizes that fill no tile, under gradients of any layout."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import pykittens as pk  # noqa: E402
+import pykittens.functions as functions  # noqa: E402
+from pykittens.errors import ArgumentError  # noqa: E402
+from pykittens.functions.declaration import ALL  # noqa: E402
+
+functions.load()
+F = torch.nn.functional
+WITHOUT = {"based", "linear_attention", "matmul", "matmul_epilogue"}  # whose gradient is refused: it only shrinks
+HALF = torch.bfloat16
+
+
+def tensor(*shape: int, dtype: Any = torch.float32) -> Any:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+class Case(NamedTuple):
+    """A call, its formula in torch, and operands that all have gradients."""
+
+    call: Callable[..., Any]
+    formula: Callable[..., Any]
+    operands: list[Any]
+
+
+def attend(q: Any, k: Any, v: Any, causal: bool = False) -> tuple[Any, Any]:
+    """Attention and log-sum-exp as their formulas say. A row that sees no key is 0, and has no log-sum-exp here."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    score, (n, m) = q @ k.mT * q.shape[-1] ** -0.5, (q.shape[2], k.shape[2])
+    first = max(n - m, 0) if causal else 0  # the first row that sees a key
+    if causal:
+        score = score.masked_fill(torch.arange(m) > torch.arange(n)[:, None] + m - n, -torch.inf)
+    weights = F.pad(torch.softmax(score[:, :, first:], -1), (0, 0, first, 0))
+    return weights @ v, torch.logsumexp(score[:, :, first:], -1)
+
+
+def causal(q: Any, k: Any, v: Any) -> tuple[Any, Any]:
+    o, lse = pk.attention(q, k, v, causal=True, return_lse=True)
+    return o, lse[:, :, max(q.shape[2] - k.shape[2], 0) :]
+
+
+def turn(x: Any, cos: Any, sin: Any, interleaved: bool = False) -> Any:
+    h, n, r = cos.shape[-1], x.shape[-2], 2 * cos.shape[-1]
+    a, b = (x[..., :r:2], x[..., 1:r:2]) if interleaved else (x[..., :h], x[..., h:r])
+    c, s = cos[:n].double(), sin[:n].double()
+    turned = a * c - b * s, b * c + a * s
+    both = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
+    return torch.cat((both, x[..., r:]), -1)
+
+
+def normed(x: Any, w: Any, b: Any, residual: Any, centred: bool) -> tuple[Any, Any]:
+    from pykittens.kernels.norms import kept
+
+    s = torch.where(torch.from_numpy(kept(tuple(x.shape), 0.25, 11)), x / 0.75, 0.0) + residual
+    return F.layer_norm(s, s.shape[-1:], w, b, 1e-5) if centred else F.rms_norm(s, s.shape[-1:], w, 1e-6) + b, s
+
+
+def heads(n: int, m: int) -> list[Any]:
+    return [tensor(1, 4, n, 64, dtype=HALF), tensor(1, 2, m, 64, dtype=HALF), tensor(1, 2, m, 64, dtype=HALF) * 2]
+
+
+def rows(*shape: int, also: int = 2, dtype: Any = torch.float32) -> list[Any]:
+    """Rows, and a weight and a bias for them."""
+    return [tensor(*shape, dtype=dtype), *[tensor(shape[-1]) for _ in range(also)]]
+
+
+TARGETS = torch.tensor([3, -100, 36, 0, 11])
+TABLES = tensor(9, 6), tensor(9, 6)
+SMOOTH = {"reduction": "none", "label_smoothing": 0.1}
+
+# By operator and what is awkward.
+CASES = {
+    "attention: odd": Case(pk.attention, lambda *x: attend(*x)[0], heads(37, 53)),
+    "attention: one row": Case(
+        lambda *x: pk.attention(*x, causal=True), lambda *x: attend(*x, causal=True)[0], heads(1, 1)
+    ),
+    "attention_lse: more queries than keys": Case(causal, lambda *x: attend(*x, causal=True), heads(37, 21)),
+    "cross_entropy: mean": Case(
+        lambda x: pk.cross_entropy(x, TARGETS), lambda x: F.cross_entropy(x, TARGETS), [tensor(5, 37)]
+    ),
+    "cross_entropy: smooth": Case(
+        lambda x: pk.cross_entropy(x, TARGETS.int(), softcap=3.0, **SMOOTH),
+        lambda x: F.cross_entropy(3 * (x / 3).tanh(), TARGETS, **SMOOTH),
+        [tensor(5, 37, dtype=HALF)],
+    ),
+    "cross_entropy_lse: sum": Case(
+        lambda x: pk.cross_entropy(x, TARGETS, reduction="sum", z_loss=0.5, return_lse=True),
+        lambda x: (
+            F.cross_entropy(x, TARGETS, reduction="sum") + 0.5 * x.logsumexp(-1)[TARGETS >= 0].square().sum(),
+            x.logsumexp(-1),
+        ),
+        [tensor(5, 37)],
+    ),
+    "geglu: two dtypes": Case(pk.geglu, lambda x, y: F.gelu(x) * y, [tensor(3, 5, 37), tensor(3, 5, 37, dtype=HALF)]),
+    "geglu: one column": Case(
+        lambda x, y: pk.geglu(x, y, approximate="tanh"),
+        lambda x, y: F.gelu(x, approximate="tanh") * y,
+        [tensor(5, 1), tensor(5, 1)],
+    ),
+    "layernorm: odd": Case(pk.layernorm, lambda x, w, b: F.layer_norm(x, (37,), w, b), rows(5, 37)),
+    "layernorm_s: seed in memory": Case(
+        lambda x, w, b, r: pk.layernorm(x, w, b, residual=r, p=0.25, seed=torch.tensor(11)),
+        lambda *x: normed(*x, centred=True),
+        [*rows(5, 37), tensor(5, 37)],
+    ),
+    "rmsnorm: bf16": Case(pk.rmsnorm, lambda x, w: F.rms_norm(x, (40,), w, 1e-6), rows(2, 3, 40, also=1, dtype=HALF)),
+    "rmsnorm_s: one row": Case(
+        lambda x, w, b, r: pk.rmsnorm(x, w, b, residual=r, p=0.25, seed=11),
+        lambda *x: normed(*x, centred=False),
+        [*rows(1, 37), tensor(1, 37)],
+    ),
+    "rotary: part of the features": Case(
+        lambda x: pk.rotary(x, *TABLES), lambda x: turn(x, *TABLES), [tensor(2, 3, 7, 17)]
+    ),
+    "rotary: interleaved": Case(
+        lambda x: pk.rotary(x, *TABLES, interleaved=True),
+        lambda x: turn(x, *TABLES, interleaved=True),
+        [tensor(1, 3, 1, 16, dtype=HALF)],
+    ),
+    "softmax: odd": Case(pk.softmax, lambda x: torch.softmax(x, -1), [tensor(3, 5, 37)]),
+    "swiglu: odd": Case(pk.swiglu, lambda x, y: F.silu(x) * y, [tensor(5, 37), tensor(5, 37)]),
+}
+every = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def flat(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+def leaves(operands: list[Any], dtype: Any = None) -> list[Any]:
+    return [x.to(dtype or x.dtype, copy=True).requires_grad_() for x in operands]
+
+
+def test_every_function_has_a_gradient_and_a_row_here() -> None:
+    tried = {name.partition(":")[0] for name in CASES}
+    for f in ALL:
+        operators = {f.name, f"{f.name}_{f.also}"}
+        refused = f.written or f.name in WITHOUT
+        assert f.backward or refused or f.name.endswith("_backward"), f"{f.name} has no gradient, and is none"
+        assert not f.backward or operators & tried, f"{f.name} has a gradient that is compared with nothing"
+    for name in functions.PUBLIC:
+        assert any(f.name == name or f.name.startswith(f"{name}_") for f in ALL), f"pk.{name} is not declared"
+
+
+@every
+def test_gradients_beside_float64(case: Case) -> None:
+    given, exact = leaves(case.operands), leaves(case.operands, torch.float64)
+    results, formula = flat(case.call(*given)), flat(case.formula(*exact))
+    assert [x.shape for x in results] == [x.shape for x in formula]
+    up = [tensor(*x.shape, dtype=x.dtype) for x in results]
+    found = torch.autograd.grad(results, given, up)
+    wanted = torch.autograd.grad(formula, exact, [x.double() for x in up])
+    bound = 4 * max(torch.finfo(x.dtype).eps for x in given)
+    for x, got, right in zip(given, found, wanted, strict=True):
+        assert got.dtype == x.dtype and got.shape == x.shape
+        assert (got.double() - right).norm() <= bound * right.norm() + 1e-5
+
+
+@every
+def test_the_layout_of_incoming_gradients_does_not_matter(case: Case) -> None:
+    """Rows, columns, a part of something larger, one number for all: copied or read in place, never misread."""
+    given = leaves(case.operands)
+    results = flat(case.call(*given))
+
+    def gradients(view: Callable[[Any], Any], up: list[Any]) -> tuple[Any, ...]:
+        return torch.autograd.grad(results, given, [view(x) for x in up], retain_graph=True)
+
+    up = [tensor(*x.shape, dtype=x.dtype) for x in results]
+    ones = [torch.ones_like(x) for x in results]
+    wanted = gradients(lambda x: x, up)
+    for found in (
+        gradients(lambda x: x.mT.contiguous().mT if x.dim() > 1 else x, up),
+        gradients(lambda x: F.pad(x, (1, 2))[..., 1:-2] if x.dim() else x, up),
+        gradients(lambda x: torch.stack((x, x), -1)[..., 0], up),
+    ):
+        assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))
+    found = gradients(lambda x: x.new_ones(()).expand(x.shape), ones)
+    assert all(torch.equal(x, y) for x, y in zip(found, gradients(lambda x: x, ones), strict=True))
+
+
+@every
+def test_a_second_derivative_is_refused(case: Case) -> None:
+    """By the derivative itself: to record it is no error, to differentiate it is."""
+    given = leaves(case.operands)
+    total = sum(x.double().square().sum() for x in flat(case.call(*given)))
+    for gradient in torch.autograd.grad(total, given, create_graph=True):
+        with pytest.raises(NotImplementedError, match=r"pykittens.\w+_backward is a derivative, and cannot be diff"):
+            gradient.sum().backward(retain_graph=True)
+
+
+def test_tables_have_no_gradient() -> None:
+    """Where nobody computes the gradient that is asked for, the backward pass says so."""
+    x, (cos, sin) = tensor(1, 7, 12), TABLES
+    with pytest.raises(NotImplementedError, match=r"pykittens.rotary has no gradient for sin: pass .*detach"):
+        pk.rotary(x.requires_grad_(), cos, sin.clone().requires_grad_()).sum().backward()
+
+
+def test_a_seed_is_one_number() -> None:
+    for wrong in (torch.tensor([1, 2]), torch.tensor(1, dtype=torch.int32), torch.tensor(1.0)):
+        with pytest.raises(ArgumentError, match=r"rmsnorm: the seed is an array of .*\n(.*\n)*.*one int64"):
+            pk.rmsnorm(tensor(5, 40), p=0.5, seed=wrong)
+
+
+def test_a_seed_in_memory_draws_anew() -> None:
+    """In compiled code, too; the backward pass drops what the forward pass dropped."""
+    x, seed = tensor(5, 40).requires_grad_(), torch.tensor([1])
+    compiled = torch.compile(lambda x, s: pk.rmsnorm(x, p=0.5, seed=s)[1], backend="aot_eager", fullgraph=True)
+    found = []
+    for number in (1, 2, 2**62 + 1):
+        seed.fill_(number)
+        found.append(s := compiled(x, seed))
+        (gradient,) = torch.autograd.grad(s.sum(), x)
+        assert torch.equal(s, pk.rmsnorm(x, p=0.5, seed=number)[1]) and torch.equal(gradient != 0, s != 0)
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
