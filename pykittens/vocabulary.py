@@ -17,6 +17,7 @@ from .errors import (
     TypeRuleError,
     UninitializedError,
 )
+from .trace.derivatives import derivative, vjp
 from .trace.dynamic import dynamic
 from .trace.elementwise import (
     col_index,
@@ -127,6 +128,7 @@ __all__ = [
     "col_index",
     "cos",
     "cuda",
+    "derivative",
     "dynamic",
     "e4m3",
     "e5m2",
@@ -191,6 +193,7 @@ __all__ = [
     "u32",
     "u8",
     "var",
+    "vjp",
     "wait",
     "wait_for",
     "wait_for_previous",

@@ -13,13 +13,14 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym
 from ..numerics import ROUNDED, Numerics
-from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
 from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma
 from .broadcast import Register, common_type, operand, read, registers_of, same_dtype
 from .conversion import convert
 from .samples import Sample, tiles, vectors
 from .scalars import FORMULAS
+from .slopes import binary_shares
 
 # Two 16-bit floats at a time; a product is a * b + -0.
 PACKED_FMA = """
@@ -44,6 +45,8 @@ class Binary(Op):
     kind: str
     a: Operand
     b: Operand
+
+    pointwise = True
 
     def types(self) -> tuple[Type, ...]:
         shape = common_type(self.kind, self.a, self.b)
@@ -86,6 +89,9 @@ class Binary(Op):
             self.result,
             lambda r: calculate_c(c, self.kind, dtype, *(read(c, x, shape, r, dtype) for x in (self.a, self.b))),
         )
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return binary_shares(d, self.kind, cotangents[0], self.a, self.b)
 
     def _packed_product(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
         """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the
@@ -148,6 +154,8 @@ class Fma(Op):
     b: Operand
     c: Operand
 
+    pointwise = True
+
     def types(self) -> tuple[Type, ...]:
         dtype = same_dtype("fma", self.a, self.b, self.c)
         if dtype.kind != "f":
@@ -176,6 +184,10 @@ class Fma(Op):
         name = c.declare(self.result)
         words = ", ".join(self._word(c, x, shape) for x in operands)
         c.line(f"PK_UNROLL for (int i = 0; i < {-(-shape.registers // 2)}; i++) {name}[i] = pk_fma_{dtype}({words});")
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        (c,) = cotangents
+        return (self.a, lambda: c * d.wide(self.b)), (self.b, lambda: c * d.wide(self.a)), (self.c, lambda: c)
 
     def _word(self, c: CudaWriter, x: Operand, shape: Register) -> str:
         """C for the two elements of an operand that go with word `i` of the result."""

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import vector_element
 from ..numerics import EXACT, MOVES
-from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import (
     REGISTER_DTYPES,
     RegisterTile,
@@ -41,6 +41,7 @@ class Fill(Op):
     value: Operand
 
     numerics = MOVES
+    pointwise = True
 
     def types(self) -> tuple[Type, ...]:
         scalar_dtype(self.value)
@@ -53,6 +54,9 @@ class Fill(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.map(self.result, lambda r: as_dtype(c, self.value, self.type.dtype))
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return ((self.value, lambda: cotangents[0]),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -112,6 +116,7 @@ class Assign(Op):
 
     writes = ("target",)
     numerics = MOVES
+    pointwise = True
 
     def types(self) -> tuple[Type, ...]:
         target = register_type(self.target, "x[:] = ...")
@@ -144,6 +149,9 @@ class Assign(Op):
             c.copy(self.target, self.value)
         else:
             c.map(self.target, lambda r: move(c, self.value, type, r, type.dtype), declare=False)
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return ((self.value, lambda: cotangents[0]),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

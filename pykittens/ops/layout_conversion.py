@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..numerics import MOVES
-from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, u32
 from .broadcast import register_type, registers_of
 from .layout_route import Register, Source, lane_expression, lane_mask, route, spelled
@@ -79,6 +79,10 @@ class ConvertLayout(Op):
             Shuffles(c, self.a, self.result).pairs(sources)
         else:
             Shuffles(c, self.a, self.result).elements(sources)
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        layout = registers_of(self.a).layout
+        return ((self.a, lambda: d.recorded(ConvertLayout(self.scope, cotangents[0], layout, self.transpose))),)
 
     def _move_matrices(self, c: CudaWriter, a: RegisterTile) -> None:
         c.prelude(MOVMATRIX)

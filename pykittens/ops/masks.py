@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, coalesced_column, fragment
 from ..numerics import MOVES
-from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
 from .broadcast import common_type, move, moved, operand, read, register_type, registers_of, same_dtype
 from .samples import Sample, tiles
@@ -31,6 +31,7 @@ class Select(Op):
     b: Operand
 
     numerics = MOVES
+    pointwise = True
 
     def types(self) -> tuple[Type, ...]:
         mask = register_type(self.mask, "where")
@@ -61,6 +62,10 @@ class Select(Op):
                 f"{move(c, self.b, shape, r, dtype)}"
             ),
         )
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        (c,) = cotangents
+        return (self.a, lambda: d.where(self.mask, c, 0.0)), (self.b, lambda: d.where(self.mask, 0.0, c))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -142,6 +147,14 @@ class SideFill(Op):
             return f"({keep}!({column} {sign} {col})) ? {a} : {value}"
 
         c.map(self.result, one)
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        other: Literal["right", "left"] = "left" if self.side == "right" else "right"
+
+        def kept(side: Literal["right", "left"]) -> Any:
+            return d.recorded(SideFill(self.scope, side, cotangents[0], self.col, 0.0))
+
+        return (self.a, lambda: kept(self.side)), (self.value, lambda: kept(other))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

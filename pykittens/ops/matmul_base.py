@@ -59,6 +59,7 @@ class Product(Op):
     overwrite: bool
 
     writes = ("d",)
+    no_vjp = "the derivative of a product is two products: write them, as the backward kernels do"
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]

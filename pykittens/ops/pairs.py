@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..numerics import MOVES
-from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import Coalesced, RegisterTile, Type, bf16, f32
 from .broadcast import register_type
 from .samples import Sample
@@ -43,6 +43,9 @@ class SplitPairs(Op):
     def cuda(self, c: CudaWriter) -> None:
         for i, part in enumerate(self.results):
             self._half(c, part, i)
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return ((self.a, lambda: d.recorded(JoinPairs(self.scope, *cotangents))),)
 
     def _half(self, c: CudaWriter, part: Value, first: int) -> None:
         c.map(part, lambda register: c.moved(self.a, register * 2 + first))
@@ -84,6 +87,10 @@ class JoinPairs(Op):
             return f"({r}) % 2 ? {b} : {a}"
 
         c.map(self.result, one)
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        halves = d.recorded(SplitPairs(self.scope, cotangents[0]))
+        return (self.a, lambda: halves[0]), (self.b, lambda: halves[1])
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

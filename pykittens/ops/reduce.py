@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element, vector_register
 from ..numerics import Numerics, approximate
-from ..program import CLUSTER, CudaWriter, NumpyMachine, Op, Scope, Value
+from ..program import CLUSTER, CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, u32
 from .arithmetic import arithmetic_numerics, calculate, calculate_c
 from .broadcast import compute, register_type
@@ -215,6 +215,23 @@ class Reduce(Op):
             combine_lanes(c, acc, vector.registers, pair, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        (c,) = cotangents
+        type, a = self.a.type, d.wide(self.a)
+        if self.times is not None:
+            factor, terms = d.wide(self.times), d.full(type, c)
+            yield self.times, lambda: terms * a
+            yield self.a, lambda: terms * factor
+        else:
+            yield self.a, lambda: reduction_share(d, self.kind, c, a, self.result, type)
+        if self.onto is not None:
+            onto, fade = self.onto, self.fade
+            if self.kind != "sum":
+                raise TypeRuleError(f"the derivative of row_{self.kind} onto a vector", fix="reduce first, then combine")
+            yield onto, lambda: c if fade is None else c * fade
+            if fade is not None:
+                yield fade, lambda: d.summed(c * onto, fade.type)
+
     def _added(self, c: CudaWriter, pair: Pair, total: str, register: Sym) -> str:
         """C for a total with the term of one register."""
         term = c.element(self.a, register)
@@ -291,6 +308,22 @@ class Reduce(Op):
         yield Sample(run, lambda a, onto: np.maximum(a.max(1), onto), exact=True)
 
 
+def reduction_share(d: Derivation, kind: str, c: Any, a: Any, y: Any, type: Type) -> Any:
+    """The share of what was reduced in the cotangent of y: of extremes, all that are equal share it evenly."""
+    terms = d.full(type, c)
+    if kind == "sum":
+        return terms
+    if kind == "prod":  # with zeros, y / x does not say what the others' product is
+        zero = a == 0
+        count = d.reduced("sum", d.where(zero, d.full(type, 1.0), 0.0), y.type)
+        others = d.reduced("prod", d.where(zero, d.full(type, 1.0), a), y.type)
+        whole = d.where(zero, 0.0, d.full(type, others) / d.where(zero, 1.0, a))
+        alone = d.where(zero, d.full(type, others), 0.0)
+        return terms * d.where(d.full(type, count) == 0, whole, d.where(d.full(type, count) == 1, alone, 0.0))
+    found = d.where(a == d.full(type, d.reduced(kind, a, y.type)), d.full(type, 1.0), 0.0)
+    return terms * found / d.full(type, d.reduced("sum", found, y.type))
+
+
 def combine_lanes(c: CudaWriter, acc: str, count: int, pair: Pair, lanes: tuple[int, ...]) -> None:
     """Combines `acc` with the lanes whose number differs in the given bits."""
     for lane in lanes:
@@ -333,6 +366,11 @@ class Total(Op):
         c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[i] = {c.element(self.a, Sym('i'))};")
         combine_lanes(c, acc, type.registers, pair_text(c, self.kind, type.dtype), (1, 2))
         c.map(self.result, lambda r: f"{acc}[{r}]")
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        if self.kind != "sum":
+            raise TypeRuleError(f"the derivative of the {self.kind} of a partial vector", fix="reduce rows at once")
+        return ((self.a, lambda: cotangents[0]),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -401,6 +439,10 @@ class VectorReduce(Op):
         c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[0] = {pair(f'{acc}[0]', term)};")
         combine_lanes(c, acc, 1, pair, lanes)
         c.define(self.result, f"{acc}[0]")
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        (c,), type, a = cotangents, self.a.type, d.wide(self.a)
+        return ((self.a, lambda: reduction_share(d, self.kind, c, a, self.result, type)),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

@@ -8,7 +8,7 @@ without bank conflicts, which those of a float32 fragment (8 bytes a thread, eig
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import fragment, vector_element
 from ..numerics import MOVES
-from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import RegisterTile, RegisterVector, Type, bf16, f32
-from .broadcast import register_type
+from .broadcast import register_type, registers_of
 from .samples import Sample
 
 
@@ -70,6 +70,11 @@ class ToVector(Op):
         c.declare(self.result)
         c.copy(self.result, self.a)
 
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        tile = replace(registers_of(self.a), dtype=f32)
+        assert isinstance(tile, RegisterTile)
+        return ((self.a, lambda: d.recorded(FromVector(self.scope, cotangents[0], tile))),)
+
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for tile, width in _CASES:
@@ -106,6 +111,10 @@ class FromVector(Op):
     def cuda(self, c: CudaWriter) -> None:
         c.declare(self.result)
         c.copy(self.result, self.a)
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        width = registers_of(self.a).width  # type: ignore[union-attr]
+        return ((self.a, lambda: d.recorded(ToVector(self.scope, cotangents[0], width))),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

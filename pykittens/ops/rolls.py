@@ -30,6 +30,7 @@ class Rolls(Op):
     distances: tuple[int, ...]
 
     numerics = MOVES
+    no_vjp = "columns roll in 16-bit tiles, and cotangents are float32"
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "rolls")

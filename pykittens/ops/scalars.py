@@ -12,11 +12,12 @@ import numpy as np
 
 from ..errors import Diagnosis, TypeRuleError
 from ..numerics import EXACT, MOVES, NAN, ROUNDED, SIGN, Numerics, approximate
-from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
 from .arithmetic import ARITHMETIC, COMPARISONS, arithmetic_numerics, calculate, calculate_c, fma
 from .conversion import conversion_numerics, convert, convert_c, limits
 from .samples import Sample
+from .slopes import binary_shares, slope
 
 THREAD = Scope("thread", 1)
 
@@ -147,6 +148,7 @@ class ScalarBinary(Op):
     b: Operand
 
     collective = False
+    pointwise = True
 
     @property
     def common(self) -> DType:
@@ -205,6 +207,9 @@ class ScalarBinary(Op):
         else:
             text = calculate_c(c, self.kind, dtype, a, b)
         c.define(self.result, text)
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return binary_shares(d, self.kind, cotangents[0], self.a, self.b)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -305,6 +310,7 @@ class ScalarUnary(Op):
     a: Operand
 
     collective = False
+    pointwise = True
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
@@ -332,6 +338,9 @@ class ScalarUnary(Op):
         c.prelude(ARITHMETIC)
         text = {"neg": "-{}", "abs": "fabsf({})"}.get(self.kind) if self.common.kind == "f" else None
         c.define(self.result, (text or SCALAR_FUNCTIONS[self.kind][1]).format(as_dtype(c, self.a, self.common)))
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return ((self.a, lambda: slope(d, self.kind, cotangents[0], self.a, self.result)),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -366,6 +375,7 @@ class ScalarFma(Op):
     c: Operand
 
     collective = False
+    pointwise = True
     numerics = ROUNDED
 
     def types(self) -> tuple[Type, ...]:
@@ -379,6 +389,10 @@ class ScalarFma(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.define(self.result, "fmaf({}, {}, {})".format(*(as_dtype(c, x, f32) for x in (self.a, self.b, self.c))))
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        (c,) = cotangents
+        return (self.a, lambda: c * self.b), (self.b, lambda: c * self.a), (self.c, lambda: c)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -395,6 +409,7 @@ class ScalarCast(Op):
     dtype: DType
 
     collective = False
+    pointwise = True
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
@@ -413,6 +428,9 @@ class ScalarCast(Op):
     def cuda(self, c: CudaWriter) -> None:
         source = self._source()
         c.define(self.result, convert_c(c.scalar(self.a, source), source, self.dtype))
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return ((self.a, lambda: cotangents[0]),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -439,6 +457,7 @@ class ScalarSelect(Op):
     b: Operand
 
     collective = False
+    pointwise = True
     numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
@@ -456,6 +475,10 @@ class ScalarSelect(Op):
         assert isinstance(type, ScalarType)
         a, b = as_dtype(c, self.a, type.dtype), as_dtype(c, self.b, type.dtype)
         c.define(self.result, f"{c.scalar(self.condition, bool_)} ? {a} : {b}")
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        (c,) = cotangents
+        return (self.a, lambda: d.where(self.condition, c, 0.0)), (self.b, lambda: d.where(self.condition, 0.0, c))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..numerics import MOVES
-from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import RegisterTile, Type, bf16, f32
 from .broadcast import register_type
 from .samples import Sample
@@ -69,6 +69,20 @@ class TilePart(Op):
             source = (self.row // (16 * tile.warps) + block) * a_block + first
             c.line(f"PK_UNROLL for (int i = 0; i < {p_block}; i++) {to}[{block * p_block} + i] = {name}[{source} + i];")
 
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        tile = self.tile.type
+        assert isinstance(tile, RegisterTile)
+        if self.rows != tile.rows:
+            raise TypeRuleError(f"the derivative of rows taken of {tile}", fix="take columns: x[:, 0:64]")
+        widths = (self.col, tile.cols - self.col - self.cols)
+        before, after = (d.full(replace(tile, cols=n), 0.0) if n else None for n in widths)
+
+        def padded() -> Any:
+            parts = tuple(x for x in (before, cotangents[0], after) if x is not None)
+            return d.recorded(TileJoin(self.scope, parts))
+
+        return ((self.tile, padded),)
+
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for tile, row, col, rows, cols in (
@@ -121,6 +135,15 @@ class TileJoin(Op):
                     f"{c[tile]}[{block * width} + i];"
                 )
             first += width
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        first = 0
+        for tile in self.tiles:
+            type = tile.type
+            assert isinstance(type, RegisterTile)
+            part = TilePart(self.scope, cotangents[0], 0, first, type.rows, type.cols)
+            yield tile, lambda part=part: d.recorded(part)  # type: ignore[misc]
+            first += type.cols
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

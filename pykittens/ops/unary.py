@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..numerics import EXACT, NAN, ROUNDED, SIGN, SMALLEST_NORMAL, Numerics, approximate
-from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import (
     REGISTER_DTYPES,
     DType,
@@ -30,6 +30,7 @@ from .arithmetic import ARITHMETIC, maximum
 from .broadcast import compute, register_type
 from .conversion import canonical, conversion_numerics, convert, convert_c
 from .samples import Sample, tiles, vectors
+from .slopes import slope
 
 _erf: Any = np.frompyfunc(math.erf, 1, 1)
 SUBNORMALS = "subnormals are kept; " + NAN
@@ -150,6 +151,8 @@ class Unary(Op):
     kind: str
     a: Value
 
+    pointwise = True
+
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, self.kind)
         if type.dtype.kind != "f" and self.kind not in ("neg", "not", "abs", "invert"):
@@ -181,6 +184,11 @@ class Unary(Op):
         text = function.floats if self.a.type.dtype.kind == "f" else INTEGERS.get(self.kind, function.floats)  # type: ignore[union-attr]
         c.map(self.result, lambda r: text.format(a=c.element(self.a, r)))
 
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        x = d.wide(self.a)
+        y = self.result if x is self.a else d.unary(self.kind, x)  # a rounded result would do for no slope
+        return ((self.a, lambda: slope(d, self.kind, cotangents[0], x, y)),)
+
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         dtypes = {"not": (bool_,), "invert": (i32, u32), "neg": (f32, bf16, f16, i32), "abs": (f32, bf16, f16, i32)}
@@ -207,6 +215,8 @@ class Convert(Op):
     a: Value
     dtype: DType
 
+    pointwise = True
+
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
         return conversion_numerics(self.a.type.dtype, self.dtype)  # type: ignore[union-attr]
@@ -226,6 +236,9 @@ class Convert(Op):
     def cuda(self, c: CudaWriter) -> None:
         source = self.a.type.dtype  # type: ignore[union-attr]
         c.map(self.result, lambda r: convert_c(c.element(self.a, r), source, self.dtype))
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        return ((self.a, lambda: cotangents[0]),)
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

@@ -24,6 +24,7 @@ class DeclareVariable(Op):
     initial: Operand
 
     collective = False
+    no_vjp = "variables are for loops: a scalar that an expression makes has a derivative"
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
@@ -56,6 +57,7 @@ class SetVariable(Op):
 
     writes = ("variable",)
     collective = False
+    no_vjp = DeclareVariable.no_vjp
 
     @property
     def dtype(self) -> DType:

@@ -6,9 +6,9 @@ never know operations by name: they read an operation's four faces, which are th
 """
 
 from .effects import Access, Effect, MemoryScope, Order, Sync
-from .interfaces import CudaWriter, NumpyMachine
+from .interfaces import CudaWriter, Derivation, NumpyMachine
 from .kernel_program import Buffer, Parameter, Printer, Program
-from .op import BLOCK, CLUSTER, Block, Op
+from .op import BLOCK, CLUSTER, Block, Op, Shares
 from .tensor_map import TensorMapSpec
 from .values import Operand, Place, Scope, Value, is_scalar, mapped, values_in
 
@@ -19,6 +19,7 @@ __all__ = [
     "Buffer",
     "CLUSTER",
     "CudaWriter",
+    "Derivation",
     "Effect",
     "MemoryScope",
     "NumpyMachine",
@@ -30,6 +31,7 @@ __all__ = [
     "Printer",
     "Program",
     "Scope",
+    "Shares",
     "Sync",
     "TensorMapSpec",
     "Value",

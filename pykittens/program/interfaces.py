@@ -14,7 +14,7 @@ import numpy as np
 from ..architectures import Architecture
 from ..errors import Frame
 from ..layouts import Sym
-from ..types import DType
+from ..types import DType, Type
 from .tensor_map import TensorMapSpec
 from .values import Operand, Place, Scope, Value
 
@@ -207,3 +207,32 @@ class NumpyMachine(Protocol):
         """Changes one element of a tensor, each unit in turn (`kind` as in `ops/atomics.py`); what each found there,
         for its warps.
         """
+
+
+class Derivation(Protocol):
+    """The words in which an operation's derivative is written (`Op.vjp`): they record operations on tiles of float32.
+
+    Values have the operators of the language; a cotangent covers the value that it belongs to, and what it has beyond
+    that one's shape is still to be summed over.
+    """
+
+    def wide(self, x: Any) -> Any:
+        """A value or number to compute with: 16-bit floats as float32."""
+
+    def unary(self, kind: str, x: Any) -> Any:
+        """An elementwise function of a tile, vector or scalar, such as "exp"."""
+
+    def where(self, condition: Any, a: Any, b: Any) -> Any:
+        """a where the condition holds, else b; of a scalar condition too."""
+
+    def full(self, type: Type, x: Any) -> Any:
+        """A tile or vector of a type's shape, of float32: a number everywhere, or a vector broadcast."""
+
+    def summed(self, cotangent: Any, type: Type) -> Any:
+        """A cotangent with the shape of a value of this type: what it has beyond it is summed."""
+
+    def reduced(self, kind: str, x: Any, like: Type) -> Any:
+        """`kind` ("max", "sum", "prod") of a tile or vector over what a value of type `like` does not have."""
+
+    def recorded(self, op: Any) -> Any:
+        """The result of an operation, recorded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,11 +12,12 @@ from ..errors import Frame
 from ..numerics import Numerics
 from ..types import Type
 from .effects import Effect
-from .interfaces import CudaWriter, NumpyMachine
+from .interfaces import CudaWriter, Derivation, NumpyMachine
 from .tensor_map import TensorMapSpec
 from .values import Scope, Value, values_in
 
 CLUSTER, BLOCK = -1, 0  # for `Op.uniform_over`
+Shares = Iterable[tuple[Any, Callable[[], Any]]]  # operands, and what gives each its share of a cotangent
 
 
 class Op:
@@ -36,6 +37,8 @@ class Op:
     )
     numerics: Numerics | None = None  # what it promises about the numbers it makes; None where it makes none
     single_thread: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
+    no_vjp: ClassVar[str] = ""  # why floats that it makes of floats have no derivative here
+    pointwise: ClassVar[bool] = False  # each element follows from those at its place: `vjp` takes unsummed cotangents
     # The compiler orders it with what other lanes of its warp do before and after: `passes/lanes.py`.
     lanes_ordered: bool = False
 
@@ -57,6 +60,12 @@ class Op:
     def cuda(self, c: CudaWriter) -> None:
         """Writes its CUDA C to the writer `c`."""
         raise NotImplementedError(f"{type(self).__name__} has no CUDA text")
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        """The derivative, as a vector-Jacobian product: each operand of floats with what gives its share of the
+        results' cotangents. `trace/derivatives.py` walks a function backwards with it.
+        """
+        raise NotImplementedError(self.no_vjp or f"{self.name} has no derivative")
 
     def effects(self) -> tuple[Effect, ...]:
         """What it reads and writes in memory, and what it orders."""
