@@ -227,7 +227,9 @@ class Reduce(Op):
         if self.onto is not None:
             onto, fade = self.onto, self.fade
             if self.kind != "sum":
-                raise TypeRuleError(f"the derivative of row_{self.kind} onto a vector", fix="reduce first, then combine")
+                raise TypeRuleError(
+                    f"the derivative of row_{self.kind} onto a vector", fix="reduce first, then combine"
+                )
             yield onto, lambda: c if fade is None else c * fade
             if fade is not None:
                 yield fade, lambda: d.summed(c * onto, fade.type)

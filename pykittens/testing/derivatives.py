@@ -74,7 +74,7 @@ class DerivativeCase(Case):
             self._parameter(f"cotangent{i}", f32, (UNITS, *shape))
         for name in self.inputs:
             dtype, shape = self.tensors[name]
-            partial = isinstance(self.fields.get(name), RegisterVector) and self.fields[name].partial
+            partial = getattr(self.fields.get(name), "partial", False)
             self._parameter(f"d_{name}", dtype, shape[:-1] if partial else shape)
             self.outputs.append(f"d_{name}")
 
@@ -84,6 +84,7 @@ class DerivativeCase(Case):
             fields = {name: self._operand(name, x, tensors, handle, unit) for name, x in self.fields.items()}
             flat = {k: v for name, x in fields.items() for k, v in _named(name, x)}
             scopes.block.sync()
+            total: list[Any] = []
             for i, type in enumerate(self.made):  # each result by itself, its cotangents added
                 wide = type if isinstance(type, ScalarType) else dataclasses.replace(type, dtype=f32)
                 complete = dataclasses.replace(wide, partial=False) if getattr(wide, "partial", False) else wide
@@ -95,7 +96,7 @@ class DerivativeCase(Case):
 
                 _, pullback = vjp(function, *(flat[name] for name in self.inputs))
                 found = pullback(seed)
-                total = found if i == 0 else tuple(a + b for a, b in zip(total, found, strict=True))  # noqa: F821
+                total = [a + b for a, b in zip(total, found, strict=True)] if total else [*found]
             for name, value in zip(self.outputs, total, strict=True):
                 self._store(tensors[name], value, handle, unit)
 

@@ -3,8 +3,8 @@
     y, pullback = pk.vjp(lambda s: pk.tanh(s / 30.0) * 30.0, scores)
     (dscores,) = pullback(dy)
 
-Operations say what they add to their operands' cotangents (`Op.vjp`). Cotangents are float32. That of a vector or scalar
-that was broadcast stays as wide as what it came from, to be summed at the end: between, everything is elementwise.
+Operations say what they add to their operands' cotangents (`Op.vjp`). Cotangents are float32. That of a vector or
+scalar that was broadcast stays as wide as what it came from, to be summed at the end: between, all is elementwise.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Tape:
         raise TraceError(f"{op.name} of a value whose derivative is wanted {why}", fix=fix, location=op.location)
 
     def cotangents(self, cotangent: Any, wanted: Sequence[Value]) -> list[list[Any]]:
-        """For each wanted value the terms of its cotangent: their sum is it, once each is summed to the value's shape."""
+        """For each wanted value the terms of its cotangent, which is their sum, each summed to the value's shape."""
         self._check_unchanged()
         terms: dict[Value, list[Any]] = {}
         kept = set(wanted)
@@ -236,7 +236,7 @@ class Words:
         if isinstance(x, Tile) and x.type == wide:
             return x
         made = record(fill.Fill(scope_of(wide.warps), wide, number(x) if not isinstance(x, Tile) else 0.0)).result
-        return made + x if isinstance(x, Tile) else made  # type: ignore[operator]
+        return made + x if isinstance(x, Tile) else made
 
     def covering(self, cotangent: Any, type: Type) -> Any:
         """A cotangent as float32 that covers a value of this type."""

@@ -17,6 +17,31 @@ bar, named = pk.barrier(), pk.named_barrier(8)
 """
 
 KERNELS: list[Any] = [
+    # Derivatives.
+    ("pk.vjp(pk.tanh, j)", "pk.vjp(pk.tanh, t)"),
+    ("pk.vjp(lambda x: None, t)", "pk.vjp(lambda x: x * x, t)"),
+    ("pk.vjp(lambda x: warp.store(s, x) or x, t)", "y, pull = pk.vjp(lambda x: x * x, t)\nwarp.store(s, y)"),
+    ("pk.derivative(lambda x: pk.rolls(x, (1,))[0])(b)", "pk.rolls(pk.derivative(pk.tanh)(b), (1,))"),
+    ("y, pull = pk.vjp(pk.exp, t)\ny += 1.0\npull(1.0)", "y, pull = pk.vjp(pk.exp, t)\npull(1.0)\ny += 1.0"),
+    (
+        "with pk.when(n > 0):\n    pull = pk.vjp(pk.exp, t + 1.0)[1]\n    keep = [pull]\nkeep[0](1.0)",
+        "with pk.when(n > 0):\n    pull = pk.vjp(pk.exp, t + 1.0)[1]\n    keep = [pull(1.0)]",
+    ),
+    (
+        "pk.derivative(lambda x: x[0:16, 0:16].row_sum())(warp.zeros(f32, 32, 32))",
+        "pk.derivative(lambda x: x[:, 0:64].row_sum())(t)",
+    ),
+    (
+        "from pykittens.ops import reduce as r\nfrom pykittens.trace.recorder import result, scope_of\n"
+        "pk.derivative(lambda x: result(r.Reduce(scope_of(1), 'max', x, 'col', False, col)))(t)",
+        "pk.derivative(lambda x: pk.maximum(x.row_max(), col))(t)",
+    ),
+    (
+        "from pykittens.ops import reduce as r\nfrom pykittens.trace.recorder import result, scope_of\n"
+        "part = warp.zeros_col(f32, 16, partial=True)\n"
+        "pk.derivative(lambda x: result(r.Total(scope_of(1), 'max', x)))(part)",
+        "pk.derivative(lambda x: x.row_max())(t)",
+    ),
     # Coordinates and memory.
     ("warp.load(x, (0, 1), rows=16)", "warp.load(x, (1, 0), rows=16)"),
     ("warp.load(x, (0.5, 0), rows=16)", "warp.load(x, (pk.cast(0.5 * n, pk.i32), 0), rows=16)"),
