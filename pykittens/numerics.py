@@ -62,6 +62,7 @@ NAN = "a NaN it makes has the bits 0x7fffffff, or 0x7fff in 16 bits"
 MOVES = Numerics("exact", special="elements are moved")
 EXACT = Numerics("exact")
 SIGN = EXACT.with_special("integers wrap; NaN stays NaN, of float32 with any bits")  # neg and abs
+WHOLE = EXACT.with_special("NaN stays NaN, of float32 with any bits; -0 and what rounds to it stay -0")  # round, floor
 ROUNDED = Numerics("correctly rounded", special=f"subnormals are kept; {NAN}")
 
 

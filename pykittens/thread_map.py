@@ -216,6 +216,27 @@ class WarpShares(ThreadMap):
 
 
 @dataclass(frozen=True)
+class WarpLines(ThreadMap):
+    """Lines of a row vector's length, one for each warp: each touches its `own`, or every warp all of them.
+
+    `vector` is what one warp holds of a line.
+    """
+
+    vector: RegisterVector
+    own: bool
+
+    def moves(self, shape: Shape, warps: int) -> tuple[np.ndarray, int]:
+        lane, register = np.arange(32)[None, :], np.arange(self.vector.registers)[:, None]
+        at = np.array(np.broadcast_to(vector_element(self.vector, 0, lane, register), (self.vector.registers, 32)))
+        lines = np.arange(warps)[:, None, None] * self.vector.length
+        if self.own:
+            at[~np.broadcast_to(stores_vector(self.vector, np.zeros_like(lane), lane), at.shape)] = -lines.max() - 1
+            return np.maximum(lines + at, -1), 1
+        every = (lines + at).reshape(1, -1, 32)
+        return np.broadcast_to(every, (warps, *every.shape[1:])), 1
+
+
+@dataclass(frozen=True)
 class Declared(ThreadMap):
     """As inline CUDA says: a function from the indices of elements (one array a dimension) to the thread that
     touches each.

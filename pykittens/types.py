@@ -202,7 +202,8 @@ class RegisterVector:
     kind "col" has one value per row of a tile, "row" one per column, "naive" is spread evenly over all
     threads (`width` neighbours a thread), for coalesced input and output. `layout` is that of the tile
     it belongs to. A `partial` column vector holds one term per thread: the four threads that share a row
-    have not been summed yet (of a coalesced tile: one term per warp).
+    have not been summed yet (of a coalesced tile: one term per warp). A partial row vector holds one term per
+    warp of a fragment.
     """
 
     dtype: DType
@@ -227,15 +228,18 @@ class RegisterVector:
             raise TypeRuleError(
                 f"a register vector cannot have {self.length} elements", fix=f"use a positive multiple of {unit}"
             )
-        if self.partial and (self.kind != "col" or self.layout == "col"):
-            raise TypeRuleError("only the column vector of a row-layout tile can be partial", fix="reduce it at once")
+        of_rows = self.kind == "col" and self.layout != "col"
+        of_columns = self.kind == "row" and self.warps > 1 and not isinstance(self.layout, Coalesced)
+        if self.partial and not of_rows and not of_columns:
+            raise TypeRuleError(
+                "only the column vector of a row-layout tile, and the row vector of several warps, can be partial",
+                fix="reduce it at once",
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape in the simulator: a partial vector has one term for each of the four threads (or each warp) of a
-        row.
-        """
-        terms = self.warps if isinstance(self.layout, Coalesced) else 4
+        """Shape in the simulator: a partial vector has one term for each of the four threads of a row, or each warp."""
+        terms = self.warps if isinstance(self.layout, Coalesced) or self.kind == "row" else 4
         return (self.length, terms) if self.partial else (self.length,)
 
     @property

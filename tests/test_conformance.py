@@ -54,6 +54,8 @@ WITHOUT_SAMPLES = {
     "ShareTerms",
     "SendTerms",
     "Combine",
+    "ShareColumns",
+    "CombineColumns",
     "StoreRemote",
     "LoadRemote",
 }

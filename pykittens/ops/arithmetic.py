@@ -73,6 +73,16 @@ __device__ __forceinline__ u32 pk_floor_div(u32 a, u32 b) { return a / b; }
 __device__ __forceinline__ int pk_floor_mod(int a, int b) { return pk_sub(a, pk_mul(pk_floor_div(a, b), b)); }
 __device__ __forceinline__ i64 pk_floor_mod(i64 a, i64 b) { return pk_sub(a, pk_mul(pk_floor_div(a, b), b)); }
 __device__ __forceinline__ u32 pk_floor_mod(u32 a, u32 b) { return a % b; }
+__device__ __forceinline__ float pk_floor_mod(float a, float b) {
+  const float r = fmodf(a, b);
+  return r == 0.0f ? copysignf(0.0f, b) : (r < 0.0f) != (b < 0.0f) ? r + b : r;
+}
+__device__ __forceinline__ float pk_floor_div(float a, float b) {
+  if (b == 0.0f) return a / b;
+  const float r = fmodf(a, b), q = (a - r) / b - (r != 0.0f && (r < 0.0f) != (b < 0.0f) ? 1.0f : 0.0f);
+  const float f = floorf(q);
+  return q == 0.0f ? copysignf(0.0f, a / b) : q - f > 0.5f ? f + 1.0f : f;
+}
 """
 
 
@@ -100,6 +110,32 @@ def shift_right(a: Any, n: Any) -> Any:
     return np.where(inside, np.right_shift(a, np.where(inside, n, 0)), np.where(a < 0, -1, 0))
 
 
+def floor_divide(a: Any, b: Any) -> Any:
+    """a / b, floored: of integers 0 where b is 0; of floats what the exact remainder leaves, as in NumPy and Python."""
+    if not _is_float(a):
+        return np.where(b == 0, 0, np.floor_divide(a, np.where(b == 0, 1, b)))
+    r = np.fmod(a, b)
+    q = (a - r) / b - np.where((r != 0) & ((r < 0) != (b < 0)), np.float32(1), np.float32(0))
+    f = np.floor(q)
+    whole = np.where(q == 0, np.copysign(np.float32(0), a / b), np.where(q - f > 0.5, f + np.float32(1), f))
+    return np.where(b == 0, a / b, whole)
+
+
+def remainder(a: Any, b: Any) -> Any:
+    """What `floor_divide` leaves, with b's sign: of integers 0 where b is 0; of floats NaN."""
+    if not _is_float(a):
+        return np.where(b == 0, 0, np.remainder(a, np.where(b == 0, 1, b)))
+    r = np.fmod(a, b)
+    return np.where(r == 0, np.copysign(np.float32(0), b), np.where((r < 0) != (b < 0), r + b, r))
+
+
+def power(a: Any, b: Any) -> Any:
+    """a ** b: of integers the low bits; of floats rounded once."""
+    if not _is_float(a):
+        return np.power(a, b)
+    return convert(np.power(np.asarray(a, np.float64), np.asarray(b, np.float64)).astype(np.float32), f32)
+
+
 def _inside(a: Any, n: Any) -> Any:
     return (n >= 0) & (n < 8 * np.asarray(a).dtype.itemsize)
 
@@ -123,8 +159,9 @@ OPERATIONS: dict[str, Arithmetic] = {
     "sub": Arithmetic(np.subtract, "{a} - {b}", "pk_sub({a}, {b})"),
     "mul": Arithmetic(np.multiply, "{a} * {b}", "pk_mul({a}, {b})"),
     "div": Arithmetic(np.divide, "pk_divide({a}, {b})", ""),
-    "floordiv": Arithmetic(np.floor_divide, "", "pk_floor_div({a}, {b})"),
-    "mod": Arithmetic(np.remainder, "", "pk_floor_mod({a}, {b})"),
+    "floordiv": Arithmetic(floor_divide, "pk_floor_div({a}, {b})", "pk_floor_div({a}, {b})"),
+    "mod": Arithmetic(remainder, "pk_floor_mod({a}, {b})", "pk_floor_mod({a}, {b})"),
+    "pow": Arithmetic(power, "powf({a}, {b})", ""),
     "max": Arithmetic(maximum, "pk_max({a}, {b})", "max({a}, {b})"),
     "min": Arithmetic(minimum, "pk_min({a}, {b})", "min({a}, {b})"),
     "and": Arithmetic(np.bitwise_and, "", "{a} & {b}"),
@@ -168,13 +205,22 @@ def arithmetic_numerics(kind: str, dtype: DType) -> Numerics:
         text = {
             "shl": "a count outside of the dtype's width leaves 0",
             "shr": "a count outside of the dtype's width leaves 0, or the sign",
-            "floordiv": "rounds down; dividing by 0 is an error",
-            "mod": "has the divisor's sign; dividing by 0 is an error",
+            "floordiv": "rounds down; dividing by 0 gives 0 in tiles, and is an error of scalars",
+            "mod": "has the divisor's sign; dividing by 0 gives 0 in tiles, and is an error of scalars",
+            "pow": "wraps",
         }
         return EXACT.with_special(text.get(kind, "wraps" if kind in ("add", "sub", "mul") else ""))
     if kind in ("max", "min"):
         return EXACT.with_special(f"NaN where an operand is; +0 > -0; {NAN}")
-    found = approximate(3, special=f"subnormals are kept; {NAN}") if kind == "div" else ROUNDED
+    if kind in ("floordiv", "mod"):
+        exact = (
+            "the remainder is exact, then rounded; a quotient beyond 2^24 is within 1 ulp; by 0 it is a / b, and NaN"
+        )
+        found = EXACT.with_special(f"{exact}; {NAN}")
+    elif kind in ("div", "pow"):
+        found = approximate(3 if kind == "div" else 4, special=f"subnormals are kept; {NAN}")
+    else:
+        found = ROUNDED
     return found if dtype is f32 else found.with_special("computed in float32, then rounded to the dtype")
 
 

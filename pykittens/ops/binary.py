@@ -19,7 +19,7 @@ from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate,
 from .broadcast import Register, common_type, operand, read, registers_of, same_dtype
 from .conversion import convert
 from .samples import Sample, tiles, vectors
-from .scalars import FORMULAS
+from .scalars import FORMULAS, described, power_of_two
 from .slopes import binary_shares
 
 # Two 16-bit floats at a time; a product is a * b + -0.
@@ -34,6 +34,20 @@ __device__ __forceinline__ u32 pk_fma_f16(u32 a, u32 b, u32 c) {
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
   return r;
 }
+"""
+
+
+# Whole powers: of integers by squaring, with the exponent known when it is compiled; of floats by products.
+POWERS = """
+template <typename T> __device__ __forceinline__ T pk_power(T a, int n) {
+  u32 x = (u32)a, r = 1u;
+  for (; n; n >>= 1, x *= x) if (n & 1) r *= x;
+  return (T)r;
+}
+__device__ __forceinline__ float pk_power_1(float a) { return a; }
+__device__ __forceinline__ float pk_power_2(float a) { return a * a; }
+__device__ __forceinline__ float pk_power_3(float a) { return a * a * a; }
+__device__ __forceinline__ float pk_power_4(float a) { return (a * a) * (a * a); }
 """
 
 
@@ -53,6 +67,7 @@ class Binary(Op):
         dtype = same_dtype(self.kind, self.a, self.b)
         if self.kind == "div" and dtype.kind != "f":
             raise TypeRuleError(f"/ takes floats, not {dtype}", fix="convert with x.to(pk.f32)")
+        self._check_power(dtype)
         if dtype is bool_ and self.kind not in ("and", "or", "xor", "eq", "ne"):
             raise TypeRuleError(f"{self.kind} takes numbers, not {dtype}", fix="convert the mask with x.to(pk.i32)")
         if self.kind in ("and", "or", "xor", "shl", "shr") and dtype.kind == "f":
@@ -62,6 +77,14 @@ class Binary(Op):
         if any(partial) and not linear.get(self.kind, False):
             raise TypeRuleError(f"{self.kind} of a partial vector would change its sum", fix="sum it first: x.total()")
         return (with_dtype(shape, bool_ if self.kind in COMPARISONS else dtype),)
+
+    def _check_power(self, dtype: DType) -> None:
+        whole = isinstance(self.b, int) and not isinstance(self.b, bool)
+        if self.kind == "pow" and dtype.kind in "iu" and not (whole and self.b >= 0):
+            raise TypeRuleError(
+                f"** of {dtype} with exponent {described(self.b)}",
+                fix="an integer tile takes a Python int from 0 on: x ** 3; convert for others: x.to(pk.f32) ** y",
+            )
 
     def _dtype(self) -> DType:
         return same_dtype(self.kind, self.a, self.b)
@@ -78,6 +101,12 @@ class Binary(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         shape, dtype = registers_of(self.result), self._dtype()
+        if self.kind == "pow" and (factors := self._factors(c)):
+            c.map(self.result, lambda r: factors.format(a=read(c, self.a, shape, r, dtype)))
+            return
+        if self.kind in ("floordiv", "mod") and dtype.kind != "f":
+            self._integer_division(c, shape, dtype)
+            return
         if (
             self.kind == "mul"
             and dtype.packed
@@ -93,6 +122,26 @@ class Binary(Op):
     def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
         return binary_shares(d, self.kind, cotangents[0], self.a, self.b)
 
+    def _factors(self, c: CudaWriter) -> str:
+        """C for a small whole power, in {a}: products are within what the function promises up to the fourth."""
+        c.prelude(POWERS)
+        if self._dtype().kind != "f":
+            return f"pk_power({{a}}, {self.b})"
+        return f"pk_power_{self.b}({{a}})" if self.b in (1, 2, 3, 4) and not isinstance(self.b, Value) else ""
+
+    def _integer_division(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
+        """Where the divisor is 0 the result is, too; by a power of two known now it is a shift, or a mask."""
+        shift = power_of_two(self.b)
+
+        def one(r: Sym) -> str:
+            a, b = (read(c, x, shape, r, dtype) for x in (self.a, self.b))
+            if shift is not None:
+                return f"{a} >> {shift}" if self.kind == "floordiv" else f"{a} & {(1 << shift) - 1}"
+            text = calculate_c(c, self.kind, dtype, a, b)
+            return text if isinstance(self.b, int) and self.b else f"({b}) != 0 ? {text} : 0"
+
+        c.map(self.result, one)
+
     def _packed_product(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
         """Two products with one instruction: a product of 16-bit floats is exact in float32, so one rounding is the
         same as two.
@@ -106,8 +155,9 @@ class Binary(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
+        yield from cls._division_samples()
         for kind, (_, of_floats, of_integers) in OPERATIONS.items():
-            if kind in ("floordiv", "mod"):
+            if kind in ("floordiv", "mod", "pow"):
                 continue
             ours = np.divide if kind == "div" else FORMULAS[kind]
             dtypes = ((f32, bf16, f16) if of_floats else ()) + ((i32, u32) if of_integers else ())
@@ -143,6 +193,27 @@ class Binary(Op):
         partial = RegisterVector(f32, 32, "col", partial=True)
         yield Sample({"kind": "add", "a": partial, "b": partial}, lambda a, b: (a + b).sum(1))
         yield Sample({"kind": "mul", "a": partial, "b": RegisterVector(f32, 32, "col")}, lambda a, b: a.sum(1) * b)
+
+    @classmethod
+    def _division_samples(cls) -> Iterable[Sample]:
+        """//, % and **."""
+        for kind, formula in (("floordiv", np.floor_divide), ("mod", np.remainder)):
+            for dtype, inputs in ((f32, "hundreds"), (bf16, "hundreds"), (i32, "bits100"), (u32, "counts")):
+                tile = RegisterTile(dtype, 16, 32)
+                for b in (tile, 8, 3):
+                    given = {"a": inputs, "b": "nonzero"}
+                    yield Sample({"kind": kind, "a": tile, "b": b}, lambda a, b, f=formula: f(a, b), given, exact=True)
+            tile = RegisterTile(i32, 16, 32)
+            yield Sample({"kind": kind, "a": tile, "b": -3}, lambda a, b, f=formula: f(a, b), {"a": "bits"}, exact=True)
+            fields = {"kind": kind, "a": tile, "b": 0}
+            yield Sample(fields, lambda a: np.zeros_like(a), {"a": "bits"}, exact=True)
+        for power in (0, 1, 2, 3, 4, 7, 0.5, -1, RegisterTile(f32, 16, 32)):
+            given = {"a": "positive", "b": "unit"}
+            yield Sample({"kind": "pow", "a": RegisterTile(f32, 16, 32), "b": power}, lambda a, b: a**b, given)
+        yield Sample({"kind": "pow", "a": RegisterTile(bf16, 16, 32), "b": 2}, lambda a, b: a**b)
+        for b in (0, 1, 2, 5):
+            fields = {"kind": "pow", "a": RegisterTile(i32, 16, 32), "b": b}
+            yield Sample(fields, lambda a, b: a**b, {"a": "integers"}, exact=True)
 
 
 @dataclass(eq=False)

@@ -26,7 +26,7 @@ class Select(Op):
     """a where the mask holds, else b (`pk.where`)."""
 
     scope: Scope
-    mask: Value
+    mask: Operand
     a: Operand
     b: Operand
 
@@ -34,8 +34,9 @@ class Select(Op):
     pointwise = True
 
     def types(self) -> tuple[Type, ...]:
-        mask = register_type(self.mask, "where")
-        if mask.dtype is not bool_:
+        dtype = scalar_dtype(self.mask) if is_scalar(self.mask) else register_type(self.mask, "where").dtype
+        if dtype is not bool_:
+            mask = self.mask.type if isinstance(self.mask, Value) else self.mask
             raise TypeRuleError(
                 f"where chooses by a bool mask, not {mask}", fix="compare first, e.g. pk.where(x > 0, x, 0)"
             )
@@ -84,6 +85,9 @@ class Select(Op):
                 lambda mask, a, b: np.where(mask[None], a, b),
                 exact=True,
             )
+        tile = RegisterTile(f32, 16, 32)
+        chosen: dict[str, Any] = {"mask": ScalarType(bool_), "a": tile, "b": tile.vector("col")}
+        yield Sample(chosen, lambda mask, a, b: np.where(mask, a, b[:, None]), exact=True)
         yield Sample({"mask": RegisterTile(bool_, 16, 32), "a": 1, "b": 0}, lambda mask: np.where(mask, 1, 0))
         yield Sample(
             {"mask": RegisterTile(bool_, 16, 32), "a": 1.5, "b": 0.5}, lambda mask: np.where(mask, 1.5, 0.5), exact=True

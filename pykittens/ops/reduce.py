@@ -73,7 +73,9 @@ def reduction_numerics(kind: str, dtype: DType) -> Numerics:
 
 def check_numbers(kind: str, type: RegisterTile | RegisterVector) -> None:
     if type.dtype.kind == "b":
-        raise TypeRuleError(f"{kind} of {type}", fix="count with pk.where(mask, 1, 0), a tile of integers")
+        raise TypeRuleError(
+            f"{kind} of {type}", fix="count with x.row_sum(), ask x.row_any() or x.row_all(), or convert: x.to(pk.i32)"
+        )
 
 
 @dataclass(eq=False)
@@ -81,7 +83,8 @@ class Reduce(Op):
     """`kind` over each row (a column vector) or each column (a row vector) of a tile.
 
     A partial row reduction stays inside each thread: its four terms per row are combined later by `Total`. Of a
-    coalesced tile it stays inside each warp: its terms meet in shared memory (`ShareTerms`, `Combine`).
+    coalesced tile it stays inside each warp: its terms meet in shared memory (`ShareTerms`, `Combine`). So does a
+    column reduction over several warps (`ShareColumns`, `CombineColumns`).
 
     `onto` is a vector like the result that the terms are added to, one after another: who makes it comes first, then.
     With `fade` it is onto * fade, fused into the first addition (a complete vector for a partial `onto` too).
@@ -109,15 +112,11 @@ class Reduce(Op):
                 fix="a vector reduces to a scalar: v.sum(), v.max()",
             )
         check_numbers(self.kind, type)
-        if self.to == "row" and type.warps > 1:
+        crosses = type.warps > 1 and isinstance(type.layout, Coalesced) == (self.to == "col")
+        if self.partial != crosses and (isinstance(type.layout, Coalesced) or self.to == "row"):
             raise TypeRuleError(
-                f"a column reduction of {type} crosses warps",
-                fix="make the tile on a warp, which has whole columns: warp.load(...) with columns of its own",
-            )
-        if isinstance(type.layout, Coalesced) and self.partial != (type.warps > 1):
-            raise TypeRuleError(
-                f"{self.to}_{self.kind} of {type}",
-                fix="call row_sum(), row_max(), ... which meet in shared memory as needed",
+                f"{'row' if self.to == 'col' else 'column'} {self.kind} of {type} with partial={self.partial}",
+                fix="leave partial out: row_sum(), col_sum() and the others meet in shared memory as needed",
             )
         vector = type.vector(self.to, partial=self.partial)
         if self.onto is not None and (
@@ -150,6 +149,8 @@ class Reduce(Op):
         if self.partial and isinstance(type.layout, Coalesced):  # a warp holds every warps-th run of 32 threads
             array = array.reshape(units, rows, -1, type.warps, 32 * type.layout.width)
             out = combined(self.kind, array, (2, 4))
+        elif self.to == "row" and self.partial:  # warps hold 16 rows in turn
+            out = combined(self.kind, array.reshape(units, -1, type.warps, 16, cols), (1, 3)).swapaxes(1, 2)
         elif self.partial:  # the four threads of a row hold columns 2t and 2t + 1 of every eight
             out = combined(self.kind, array.reshape(units, rows, cols // 8, 4, 2), (2, 4))
         else:
@@ -211,7 +212,7 @@ class Reduce(Op):
             term = self._added(c, pair, f"{acc}[{index}]", r)
             c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {acc}[{index}] = {term};")
             lanes = (4, 8, 16)
-        if not self.partial:
+        if not self.partial or self.to == "row":
             combine_lanes(c, acc, vector.registers, pair, lanes)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
@@ -349,10 +350,10 @@ class Total(Op):
         type = register_type(self.a, "total")
         if not isinstance(type, RegisterVector) or not type.partial:
             raise TypeRuleError(f"total takes a partial vector, not {type}", fix="it is complete already")
-        if isinstance(type.layout, Coalesced):
+        if isinstance(type.layout, Coalesced) or type.kind == "row":
             raise TypeRuleError(
                 f"the terms of {type} lie in different warps",
-                fix="reduce the tile with row_sum(), which meets in shared memory",
+                fix="reduce the tile with row_sum() or col_sum(), which meet in shared memory",
             )
         return (RegisterVector(type.dtype, type.length, type.kind, type.layout, type.warps),)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Diagnosis, TypeRuleError
-from ..numerics import EXACT, MOVES, NAN, ROUNDED, SIGN, Numerics, approximate
+from ..numerics import EXACT, MOVES, NAN, ROUNDED, SIGN, WHOLE, Numerics, approximate
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
 from .arithmetic import ARITHMETIC, COMPARISONS, arithmetic_numerics, calculate, calculate_c, fma
@@ -164,8 +164,6 @@ class ScalarBinary(Op):
         dtype = self.common
         if self.kind in BITS and dtype.kind == "f":
             raise TypeRuleError(f"{self.kind} takes integers, not {dtype}", fix="convert with pk.cast(x, pk.i32) first")
-        if self.kind in ("floordiv", "mod") and dtype.kind == "f":
-            raise TypeRuleError("// and % take integers", fix="divide with /, or convert with pk.cast(x, pk.i32) first")
         return (ScalarType(bool_ if self.kind in COMPARISONS else dtype),)
 
     @property
@@ -186,7 +184,7 @@ class ScalarBinary(Op):
                 return out
         dtype = self.common
         a, b = as_number(a, dtype), as_number(b, dtype)
-        if self.kind in ("floordiv", "mod") and not np.all(b):
+        if self.kind in ("floordiv", "mod") and dtype.kind != "f" and not np.all(b):
             raise Diagnosis(
                 f"{described(self.a)} {SYMBOLS[self.kind]} {described(self.b)} divides by 0",
                 fix="divide by pk.maximum(x, 1), or only where it is not 0",
@@ -198,9 +196,9 @@ class ScalarBinary(Op):
         dtype = self.common
         a, b = as_dtype(c, self.a, dtype), as_dtype(c, self.b, dtype)
         shift = power_of_two(self.b)
-        if self.kind == "floordiv" and shift is not None:
+        if self.kind == "floordiv" and shift is not None and dtype.kind != "f":
             text = f"{a} >> {shift}"
-        elif self.kind == "mod" and shift is not None:
+        elif self.kind == "mod" and shift is not None and dtype.kind != "f":
             text = f"{a} & {c.scalar((1 << shift) - 1, dtype)}"
         elif self.kind == "div":
             text = f"{a} / {b}"
@@ -298,6 +296,10 @@ SCALAR_FUNCTIONS: dict[
     "log": (_rounded(np.log), "logf({})", approximate(1, special=_FLOAT)),
     "sqrt": (_rounded(np.sqrt), "sqrtf({})", ROUNDED),
     "rsqrt": (_rounded(lambda x: 1 / np.sqrt(x)), "rsqrtf({})", approximate(2, special=_FLOAT)),
+    "round": (np.rint, "rintf({})", WHOLE),
+    "floor": (np.floor, "floorf({})", WHOLE),
+    "ceil": (np.ceil, "ceilf({})", WHOLE),
+    "trunc": (np.trunc, "truncf({})", WHOLE),
 }
 
 

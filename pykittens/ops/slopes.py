@@ -28,6 +28,7 @@ SLOPES: dict[str, Callable[[Derivation, Any, Any, Any], Any]] = {
     "erf": lambda d, c, x, y: c * (d.unary("exp", -(x * x)) * (2 / math.sqrt(math.pi))),
     "sin": lambda d, c, x, y: c * d.unary("cos", x),
     "cos": lambda d, c, x, y: -c * d.unary("sin", x),
+    **dict.fromkeys(("round", "floor", "ceil", "trunc"), lambda d, c, x, y: d.where(x == x, 0.0, x)),
 }
 
 
@@ -47,10 +48,21 @@ def binary_shares(d: Derivation, kind: str, c: Any, a: Any, b: Any) -> Any:
         return (a, lambda: c * y), (b, lambda: c * x)
     if kind == "div":
         return (a, lambda: c / y), (b, lambda: -c * (x / (y * y)))
+    if kind == "mod":
+        return (a, lambda: c), (b, lambda: -c * (x // y))
+    if kind == "pow":
+        return (a, lambda: _of_base(d, c, x, y)), (b, lambda: d.where(x == 0, 0.0, c * (x**y * d.unary("log", x))))
     if kind not in ("max", "min"):
-        return ()
+        return ()  # steps: comparisons, //
 
     def chosen(one: Any, other: Any) -> Any:
         return d.where(one < other if kind == "max" else one > other, 0.0, d.where(one == other, c * 0.5, c))
 
     return (a, lambda: chosen(x, y)), (b, lambda: chosen(y, x))
+
+
+def _of_base(d: Derivation, c: Any, x: Any, y: Any) -> Any:
+    """The share of x in x ** y; a zeroth power has none, of 0 neither."""
+    if isinstance(y, (int, float)):
+        return c * (y * x ** (y - 1)) if y else c * 0.0
+    return d.where(y == 0, 0.0, c * (y * x ** (y - 1)))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..numerics import EXACT, NAN, ROUNDED, SIGN, SMALLEST_NORMAL, Numerics, approximate
+from ..numerics import EXACT, NAN, ROUNDED, SIGN, SMALLEST_NORMAL, WHOLE, Numerics, approximate
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import (
     REGISTER_DTYPES,
@@ -79,6 +79,10 @@ UNARY: dict[str, Function] = {
     "cos": Function(
         np.cos, "pk_cos({a})", approximate(absolute=2e-6, flushes=True, special=f"for |x| up to 1e5; {NAN}")
     ),
+    "round": Function(np.rint, "rintf({a})", WHOLE),
+    "floor": Function(np.floor, "floorf({a})", WHOLE),
+    "ceil": Function(np.ceil, "ceilf({a})", WHOLE),
+    "trunc": Function(np.trunc, "truncf({a})", WHOLE),
     "not": Function(np.logical_not, "!{a}", EXACT),
     "invert": Function(np.invert, "~{a}", EXACT),
 }

@@ -418,6 +418,7 @@ def elements(kind: str, dtype: DType, shape: tuple[int, ...], chance: np.random.
         "unit": lambda: chance.uniform(-1, 1, n),
         "integers": lambda: chance.integers(-8, 9, n),
         "counts": lambda: chance.integers(0, 9, n),
+        "nonzero": lambda: chance.integers(1, 9, n) * (chance.choice([-1, 1], n) if dtype.kind != "u" else 1),
         "bits100": lambda: chance.integers(0 if dtype.kind == "u" else -100, 101, n),
         "special": lambda: chance.choice(
             np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, 3.0, -2.5, 1e4, -1e4, 1e-4]), n

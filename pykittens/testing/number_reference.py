@@ -90,13 +90,9 @@ def convert(x: Array, dtype: DType) -> Array:
 
 _EXACT: dict[str, Any] = {
     **{"add": operator.add, "sub": operator.sub, "mul": operator.mul, "max": max, "min": min},
-    **{
-        "and": operator.and_,
-        "or": operator.or_,
-        "xor": operator.xor,
-        "floordiv": operator.floordiv,
-        "mod": operator.mod,
-    },
+    **{"and": operator.and_, "or": operator.or_, "xor": operator.xor},
+    "floordiv": lambda a, b: a // b if b else 0,  # of tiles; of scalars it is an error
+    "mod": lambda a, b: a % b if b else 0,
 }
 
 
@@ -129,6 +125,9 @@ def _of_floats(kind: str, a: Array, b: Array) -> Array:
         zeros = (a == 0) & (b == 0)
         first = np.where(zeros, np.signbit(a) == (kind == "min"), first)
         return np.where(np.isnan(a) | np.isnan(b), np.nan, np.where(first, a, b))
+    if kind in ("floordiv", "mod"):  # NumPy's own, of float32
+        divide = np.floor_divide if kind == "floordiv" else np.remainder
+        return wide(divide(a.astype(np.float32), b.astype(np.float32)))
     # float64 has more than twice the bits of float32: rounding twice is rounding once
     return {"add": a + b, "sub": a - b, "mul": a * b}[kind]
 
@@ -176,7 +175,8 @@ def unary(kind: str, a: Array, dtype: DType) -> Array:
         if kind == "relu":
             out = np.where(x > 0, x, np.where(np.isnan(x), np.nan, 0.0))
         else:
-            out = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt}[kind](x)
+            whole = {"round": np.rint, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc}
+            out = ({"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt} | whole)[kind](x)
         return convert(clean(out.astype(np.float32)), dtype)
 
 

@@ -20,6 +20,7 @@ Arrays = dict[str, np.ndarray]
 _OPERATORS: dict[str, Any] = {
     **{name: getattr(operator, name) for name in ("add", "sub", "mul", "lt", "le", "gt", "ge", "eq", "ne", "xor")},
     **{"and": operator.and_, "or": operator.or_, "shl": operator.lshift, "shr": operator.rshift},
+    **{"floordiv": operator.floordiv, "mod": operator.mod, "pow": operator.pow},
     **{"neg": operator.neg, "abs": operator.abs, "not": operator.invert, "invert": operator.invert},
 }
 
@@ -71,6 +72,18 @@ class Player:
     def play_reduce(self, kind: Kind, a: Any, what: str, to: str) -> Any:
         return getattr(a, f"{'row' if to == 'col' else 'col'}_{what}")()
 
+    def play_count(self, kind: Kind, a: Any, what: str) -> Any:
+        return getattr(a, what)()
+
+    def play_best(self, kind: Kind, a: Any, what: str, to: str) -> Any:
+        return getattr(a, f"{'row' if to == 'col' else 'col'}_{what}")()
+
+    def play_second(self, kind: Kind, a: Any) -> Any:
+        return a.row_topk(2)[1][0]
+
+    def play_triangle(self, kind: Kind, a: Any, what: str, diagonal: int) -> Any:
+        return getattr(pk, what)(a, diagonal, 1)
+
     def play_to_scalar(self, kind: Kind, a: Any, what: str) -> Any:
         return getattr(a, what)()
 
@@ -121,6 +134,7 @@ def apply(name: str, *args: Any) -> Any:
         "min": pk.minimum,
         "relu": pk.relu,
         "sqrt": pk.sqrt,
+        **{name: getattr(pk, name) for name in ("round", "floor", "ceil", "trunc")},
         "fma": pk.fma,
         "where": pk.where,
     }

@@ -37,6 +37,22 @@ def _play(
         return args[0].T
     if name == "reduce":
         return reference.reduce(more["what"], args[0], 1 if more["to"] == "col" else 0, kind.dtype)
+    if name == "count":
+        axis, what = (1 if more["what"].startswith("row") else 0), more["what"][4:]
+        found = {"sum": np.sum, "any": np.any, "all": np.all}[what](args[0], axis=axis)
+        return found.astype(np.int32) if what == "sum" else found
+    if name == "best":
+        lines = args[0] if more["to"] == "col" else args[0].T
+        return np.array([_order(line, more["what"] == "argmax")[0] for line in lines], np.int32)
+    if name == "second":
+        found = np.array([line[_order(line, True)[1]] for line in args[0]])
+        # A zero is +0, and a NaN the hardware's.
+        return reference.convert(reference.wide(found) + 0.0, kind.dtype) if kind.dtype.kind == "f" else found
+    if name == "triangle":
+        row, col = np.indices(args[0].shape)
+        above = col - row - more["diagonal"]
+        one = np.asarray(1).astype(kind.dtype.numpy)
+        return np.where(above > 0 if more["what"] == "tril" else above < 0, one, args[0])
     if name == "to_scalar":
         return reference.reduce(more["what"], args[0], 0, kind.dtype)
     if name == "product":
@@ -69,6 +85,12 @@ def _play(
     if len(spread) == 1:
         return reference.unary(name, spread[0], kind.dtype)
     return _two(name, spread[0], spread[1], kinds[0].dtype)
+
+
+def _order(line: Array, largest: bool) -> list[int]:
+    """Where the elements of a row stand, the largest (or smallest) first: NaNs before all, of equal ones the first."""
+    numbers = [float(x) for x in line]
+    return sorted(range(len(line)), key=lambda i: (numbers[i] == numbers[i], -numbers[i] if largest else numbers[i], i))
 
 
 def _two(kind: str, a: Array, b: Array, dtype: DType) -> Array:

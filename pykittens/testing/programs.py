@@ -89,7 +89,8 @@ class Draw:
     def unary(self) -> None:
         if (a := self.pick(lambda k: k.form != "scalar")) is not None:
             kind = self.steps[a].makes
-            floats, numbers = ("neg", "abs", "relu", "sqrt"), ("neg", "abs", "invert")
+            floats = ("neg", "abs", "relu", "sqrt", "round", "floor", "ceil", "trunc")
+            numbers = ("neg", "abs", "invert")
             names = ("not",) if kind.dtype is bool_ else floats if kind.dtype.kind == "f" else numbers
             self.put(self.rng.choice(names), kind, a)
 
@@ -100,6 +101,7 @@ class Draw:
             comparing = self.rng.random() < 0.2
             names = ["and", "or", "xor"] if a.dtype is bool_ else ["add", "sub", "mul", "max", "min"]
             names += BITS if a.dtype.kind in "iu" else ()
+            names += ("floordiv", "mod") if a.dtype is not bool_ else ()
             name = self.rng.choice(list(COMPARISONS) if comparing and a.dtype is not bool_ else names)
             self.put(name, shape.of(bool_) if name in COMPARISONS else shape, *ab)
 
@@ -136,6 +138,27 @@ class Draw:
             kind, to = self.steps[a].makes, self.rng.choice(("col", "row"))
             name = self.rng.choice(("max", "min") if kind.dtype.kind == "f" else ("max", "min", "sum", "prod"))
             self.put("reduce", kind.of(kind.dtype, to), a, what=name, to=to)
+
+    def count(self) -> None:
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is bool_)) is not None:
+            name = self.rng.choice(("row_sum", "col_sum", "row_any", "row_all", "col_any", "col_all"))
+            dtype = i32 if name.endswith("sum") else bool_
+            self.put("count", self.steps[a].makes.of(dtype, "col" if name.startswith("row") else "row"), a, what=name)
+
+    def best(self) -> None:
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
+            kind, to = self.steps[a].makes, self.rng.choice(("col", "row"))
+            self.put("best", kind.of(i32, to), a, what=self.rng.choice(("argmax", "argmin")), to=to)
+
+    def second(self) -> None:
+        """The second largest of each row."""
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
+            self.put("second", self.steps[a].makes.of(self.steps[a].makes.dtype, "col"), a)
+
+    def triangle(self) -> None:
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
+            what, diagonal = self.rng.choice(("tril", "triu")), self.rng.randrange(-3, 4)
+            self.put("triangle", self.steps[a].makes, a, what=what, diagonal=diagonal)
 
     def to_scalar(self) -> None:
         wanted = (
@@ -231,6 +254,7 @@ STEPS = {
         Draw.scalar: 2,
     },
     **{Draw.cast: 1, Draw.when: 1, Draw.repeat: 1},
+    **{Draw.count: 1, Draw.best: 1, Draw.second: 1, Draw.triangle: 1},
 }
 
 

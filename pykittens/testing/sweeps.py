@@ -185,11 +185,15 @@ def binary_sweeps(memory: tuple[DType, ...] = (*HELD, e4m3, e5m2, i8, u8)) -> li
     for dtype in memory:
         held = dtype if dtype in HELD else f32 if dtype.kind == "f" else i32
         floats = held.kind == "f"
-        names = ["add", "sub", "mul", "max", "min", *COMPARISONS, *(("div", "fma") if floats else BITS)]
+        names = ["add", "sub", "mul", "max", "min", "floordiv", "mod", *COMPARISONS]
+        names += ("div", "fma", "pow") if floats else BITS
         outputs = {f"{n}_ab": u8 if n in COMPARISONS else held for n in names}
         sweep = Sweep(f"binary {dtype}", dict.fromkeys(("a", "b", "c"), dtype), outputs, body=_each_binary(names))
         if floats:
-            sweep.close = {"div_ab": (arithmetic_numerics("div", held), np.divide)}
+            sweep.close = {
+                "div_ab": (arithmetic_numerics("div", held), np.divide),
+                "pow_ab": (arithmetic_numerics("pow", held), np.power),
+            }
         found.append(sweep)
     return found
 

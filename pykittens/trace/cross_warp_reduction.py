@@ -10,11 +10,13 @@ adds a barrier before the place is written again, see `passes/scratch.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import cluster as cluster_ops
 from ..ops import element, load, mbarrier, reduce, scalars, sync, thread_indices
+from ..ops.column_terms import CombineColumns, ShareColumns
 from ..ops.cross_warp import Combine, SendTerms, ShareTerms
 from ..program import Scope, Value
 from ..types import RegisterTile, RegisterVector, SharedVector, f32
@@ -101,6 +103,17 @@ def _meet(
 def _room(vectors: tuple[RegisterVector, ...]) -> SharedVector:
     """Room for the terms of all warps of a block."""
     return SharedVector(vectors[0].dtype, sum(x.length for x in vectors) * vectors[0].warps)
+
+
+def column_total(vector: Any, kind: str) -> Any:
+    """The complete row vector of a partial one, whose terms lie in several warps."""
+    dtype, type = vector.type.dtype, vector.type
+    held = f32 if dtype.kind == "f" else dtype  # 16-bit floats are combined as float32
+    terms, scope = vector.to(held), scope_of(type.warps)
+    (place,) = _place(scope, SharedVector(held, type.length * type.warps), 1)
+    record(ShareColumns(scope, place, terms))
+    record(sync.Barrier(scope))
+    return result(CombineColumns(scope, kind, place, replace(type, dtype=held, partial=False))).to(dtype)
 
 
 def vector_reduce(vector: Any, kind: str) -> Any:

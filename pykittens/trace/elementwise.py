@@ -11,7 +11,7 @@ from ..ops.rolls import Rolls
 from ..ops.scalars import THREAD
 from ..ops.slice_concat import TileJoin
 from ..program import Operand, Value, is_scalar
-from ..types import Coalesced, RegisterTile, RegisterVector, i32
+from ..types import Coalesced, RegisterTile, RegisterVector, bool_, f32, i32, u32
 from .cross_warp_reduction import row_reduce
 from .handle import number, refuse_array
 from .recorder import record, result, scope_of
@@ -31,6 +31,10 @@ MEANING = {
     "erf": "The error function",
     "sin": "The sine",
     "cos": "The cosine",
+    "round": "The nearest whole number, halves to even,",
+    "floor": "The largest whole number that is no larger",
+    "ceil": "The smallest whole number that is no smaller",
+    "trunc": "The whole number next towards 0",
 }
 
 
@@ -56,6 +60,9 @@ exp, exp2, log, log2 = _map("exp"), _map("exp2"), _map("log"), _map("log2")
 
 
 sqrt, rsqrt, rcp, relu = _map("sqrt"), _map("rsqrt"), _map("rcp"), _map("relu")
+
+
+round, floor, ceil, trunc = _map("round"), _map("floor"), _map("ceil"), _map("trunc")
 
 
 tanh, sigmoid, erf, sin, cos = _map("tanh"), _map("sigmoid"), _map("erf"), _map("sin"), _map("cos")
@@ -98,20 +105,64 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
-    """`a` where the `condition` (a mask, or a scalar bool) holds, else `b`."""
+    """`a` where the `condition` (a mask, or a scalar bool) holds, else `b`.
+
+    Where tiles of two dtypes meet, the result has the one that NumPy promotes them to, with float32 where NumPy has
+    float64: a float and an integer, and bf16 with f16, give float32. int32 with uint32 is refused (NumPy: int64).
+    """
     refuse_array(a)
     refuse_array(b)
     if isinstance(condition, bool):
         return a if condition else b
-    if isinstance(condition, Tile):
-        return result(masks.Select(scope_of(condition.type.warps), condition, number(a), number(b)))
+    given = next((x for x in (condition, a, b) if isinstance(x, Tile)), None)
+    if given is not None and (isinstance(condition, Tile) or is_scalar(condition)):
+        a, b = promoted_tiles(number(a), number(b))
+        return result(masks.Select(scope_of(given.type.warps), condition, a, b))
     if not is_scalar(condition):
         raise TypeRuleError(f"pk.where chooses by {condition!r}", fix="compare first: pk.where(x > 0, a, b)")
-    if isinstance(a, Tile) or isinstance(b, Tile):
-        raise TypeRuleError(
-            "pk.where with a scalar condition and tiles", fix="compare tiles for an elementwise choice, or use pk.when"
-        )
     return result(scalars.ScalarSelect(THREAD, condition, number(a), number(b)))
+
+
+def promoted_tiles(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two operands with one dtype, where one is a tile: `where` says which."""
+    tiles = [x for x in (a, b) if isinstance(x, Tile)]
+    dtypes = {x.dtype for x in tiles}
+    fraction = any(not isinstance(x, Tile) and is_scalar(x) and scalars.scalar_dtype(x) is f32 for x in (a, b))
+    if dtypes == {i32, u32}:
+        raise TypeRuleError("pk.where of int32 and uint32", fix="convert one of them: x.to(pk.i32)")
+    numbers = dtypes - {bool_}
+    if len(numbers) == 1 and not (fraction and next(iter(numbers)).kind != "f"):
+        (dtype,) = numbers
+    elif numbers or fraction:
+        dtype = f32
+    else:
+        return a, b
+    return tuple(x.to(dtype) if isinstance(x, Tile) else x for x in (a, b))  # type: ignore[return-value]
+
+
+def tril(x: Tile, diagonal: Operand = 0, value: Operand = 0) -> Tile:
+    """The tile `x` with `value` above a `diagonal`: 0 the main one, 1 the next above, -1 the next below."""
+    return where(col_index(x) > row_index(x) + diagonal, value, x)
+
+
+def triu(x: Tile, diagonal: Operand = 0, value: Operand = 0) -> Tile:
+    """The tile `x` with `value` below a `diagonal`: 0 the main one, 1 the next above, -1 the next below."""
+    return where(col_index(x) < row_index(x) + diagonal, value, x)
+
+
+def upper_fill(x: Tile, row: Operand, value: Operand) -> Tile:
+    """The tile `x` with `value` in every row before `row`."""
+    return where(row_index(x) < row, value, x)
+
+
+def lower_fill(x: Tile, row: Operand, value: Operand) -> Tile:
+    """The tile `x` with `value` in every row from `row` on: what lies past the last row."""
+    return where(row_index(x) >= row, value, x)
+
+
+def upper_right_fill(x: Tile, row: Operand, col: Operand, value: Operand) -> Tile:
+    """The tile `x` with `value` in the rows before `row`, from column `col` on."""
+    return where((row_index(x) < row) & (col_index(x) >= col), value, x)
 
 
 def right_fill(x: Tile, col: Operand, value: Operand) -> Tile:

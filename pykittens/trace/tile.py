@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, slice_concat, unary
+from ..ops.top_k import TopK
 from ..program import Operand, Value
-from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_
-from .cross_warp_reduction import row_reduce, vector_reduce
+from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_, f32, i32
+from .cross_warp_reduction import column_total, row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
 from .options import unused
 from .recorder import record, result, scope_of
@@ -79,17 +80,22 @@ class Tile(Handle):
         return self._binary("div", other, self)
 
     def __mod__(self, other: Operand) -> Tile:
-        fix = "for integers from 0 and a power of two: x & (n - 1)"
-        raise TypeRuleError(f"% of {self.type}: tiles have no remainders", fix=fix)
+        return self._binary("mod", self, other)
+
+    def __rmod__(self, other: Operand) -> Tile:
+        return self._binary("mod", other, self)
 
     def __floordiv__(self, other: Operand) -> Tile:
-        raise TypeRuleError(
-            f"// of {self.type}: tiles have no floor division", fix="for a power of two and integers: x >> 3"
-        )
+        return self._binary("floordiv", self, other)
+
+    def __rfloordiv__(self, other: Operand) -> Tile:
+        return self._binary("floordiv", other, self)
 
     def __pow__(self, other: Operand) -> Tile:
-        fix = "multiply (x * x), or for positive x: pk.exp2(pk.log2(x) * y)"
-        raise TypeRuleError(f"** of {self.type}: tiles have no powers", fix=fix)
+        return self._binary("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Tile:
+        return self._binary("pow", other, self)
 
     def __matmul__(self, other: Operand) -> Tile:
         fix = "name the accumulator and the layouts: warp.mma_AB(acc, a, b)"
@@ -225,7 +231,12 @@ class Tile(Handle):
                 fade=fade,
             )
             return row_reduce([self], kind, cluster, times)[0]
-        return result(reduce.Reduce(scope_of(self.type.warps), kind, self, to, partial, onto, times, fade))
+        scope = scope_of(self.type.warps)
+        if to == "row" and self.type.warps > 1 and not partial and not isinstance(self.type.layout, Coalesced):
+            wide = self.to(f32) if self.type.dtype.packed else self
+            terms = result(reduce.Reduce(scope, kind, wide, to, True))
+            return column_total(terms, kind).to(self.type.dtype)
+        return result(reduce.Reduce(scope, kind, self, to, partial, onto, times, fade))
 
     def row_max(self, *, cluster: bool = False) -> Tile:
         """Column vector: the largest element of each row; `cluster`: of rows spread over the blocks of the cluster."""
@@ -238,12 +249,13 @@ class Tile(Handle):
     def row_sum(
         self, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None, fade: Tile | None = None
     ) -> Tile:
-        """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later.
+        """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later. Of a mask: how
+        many elements hold, int32.
 
         `cluster`: of rows spread over the blocks of the cluster. `onto`: a partial vector that it is added to, element
         after element; with `fade` first multiplied by that, in one rounding with the first addition.
         """
-        return self._reduce("sum", "col", partial, cluster, onto, fade=fade)
+        return self._numbers()._reduce("sum", "col", partial, cluster, onto, fade=fade)
 
     def row_dot(self, other: Tile, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None) -> Tile:
         """Column vector: the sum of each row's products with the `other` tile's, each fused into its addition.
@@ -264,16 +276,79 @@ class Tile(Handle):
         """Row vector: the smallest element of each column."""
         return self._reduce("min", "row")
 
-    def col_sum(self) -> Tile:
-        """Row vector: the sum of each column."""
-        return self._reduce("sum", "row")
+    def col_sum(self, partial: bool = False) -> Tile:
+        """Row vector: the sum of each column; of several warps `partial` leaves one term per warp, for `total()` later.
+        Of a mask: how many elements hold, int32.
+        """
+        return self._numbers()._reduce("sum", "row", partial)
 
     def col_prod(self) -> Tile:
         """Row vector: the product of each column."""
         return self._reduce("prod", "row")
 
+    def _numbers(self) -> Tile:
+        """A mask as 0 and 1; everything else as it is."""
+        return self.to(i32) if self.type.dtype is bool_ else self
+
+    def _counted(self, what: str) -> Tile:
+        if self.type.dtype is not bool_:
+            raise TypeRuleError(f"{what} of {self.type}, which is no mask", fix=f"compare first: (x > 0).{what}()")
+        return self.to(i32)
+
+    def row_any(self) -> Tile:
+        """Column vector of a mask: whether any element of each row holds."""
+        return self._counted("row_any").row_max() != 0
+
+    def row_all(self) -> Tile:
+        """Column vector of a mask: whether all elements of each row hold."""
+        return self._counted("row_all").row_min() != 0
+
+    def col_any(self) -> Tile:
+        """Row vector of a mask: whether any element of each column holds."""
+        return self._counted("col_any").col_max() != 0
+
+    def col_all(self) -> Tile:
+        """Row vector of a mask: whether all elements of each column hold."""
+        return self._counted("col_all").col_min() != 0
+
+    def any(self) -> Scalar:
+        """Whether any element of a vector of bools holds, as a scalar."""
+        return self._counted("any").max() != 0
+
+    def all(self) -> Scalar:
+        """Whether all elements of a vector of bools hold, as a scalar."""
+        return self._counted("all").min() != 0
+
+    def _best(self, k: int, to: Literal["col", "row"], largest: bool = True) -> tuple[Tile, ...]:
+        return record(TopK(scope_of(self.type.warps), self, k, to, largest)).results  # type: ignore[return-value]
+
+    def row_topk(self, k: int) -> list[tuple[Tile, Tile]]:
+        """The `k` largest elements of each row, largest first: k pairs of column vectors, the elements and their
+        columns (int32). Of equal elements the first comes first; NaN before all.
+        """
+        found = self._best(k, "col")
+        return list(zip(found[:k], found[k:], strict=True))
+
+    def row_argmax(self) -> Tile:
+        """Column vector (int32): the column of each row's largest element; of equal ones the first, NaN before all."""
+        return self._best(1, "col")[1]
+
+    def row_argmin(self) -> Tile:
+        """Column vector (int32): the column of each row's smallest element; of equal ones the first, NaN before all."""
+        return self._best(1, "col", False)[1]
+
+    def col_argmax(self) -> Tile:
+        """Row vector (int32): the row of each column's largest element; of equal ones the first, NaN before all."""
+        return self._best(1, "row")[1]
+
+    def col_argmin(self) -> Tile:
+        """Row vector (int32): the row of each column's smallest element; of equal ones the first, NaN before all."""
+        return self._best(1, "row", False)[1]
+
     def total(self) -> Tile:
-        """A partial vector summed over the four threads of each row."""
+        """A partial vector summed: over the four threads of each row, or (a row vector) over the warps."""
+        if isinstance(self.type, RegisterVector) and self.type.partial and self.type.kind == "row":
+            return column_total(self, "sum")
         return result(reduce.Total(scope_of(self.type.warps), "sum", self))
 
     def _scalar(self, kind: str) -> Scalar:
@@ -282,8 +357,10 @@ class Tile(Handle):
         return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))
 
     def sum(self) -> Scalar:
-        """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory."""
-        return self._scalar("sum")
+        """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory. Of bools: how many
+        hold, int32.
+        """
+        return self._numbers()._scalar("sum")
 
     def max(self) -> Scalar:
         """The largest element of a vector."""

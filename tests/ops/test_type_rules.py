@@ -213,8 +213,8 @@ def reduce_a_vector_by_rows(x: X):
     warp.zeros_col(f32, 16).row_sum()  #!
 
 
-def columns_across_warps(x: X):
-    block.zeros(f32, 64, 64).col_sum()  #!
+def terms_of_one_warp(x: X):
+    warp.zeros(f32, 64, 64).col_sum(partial=True)  #!
 
 
 def total_of_a_whole(x: X):
@@ -264,11 +264,6 @@ def float_into_an_integer_variable(x: X):
 def bits_of_a_float(x: X):
     n = x[0, 0]
     n & 3  #!
-
-
-def floor_division_of_a_float(x: X):
-    n = x[0, 0]
-    n // 3  #!
 
 
 def inline_unknown(x: X):
@@ -343,9 +338,9 @@ def barrier_that_is_none(x: X):
         ),
         (reduce_a_vector_by_rows, "row and column reductions take a tile, not rv<f32, 16, col_vec>", "v.sum()"),
         (
-            columns_across_warps,
-            "a column reduction of rt<f32, 64x64> over 4 warps crosses warps",
-            "which has whole columns",
+            terms_of_one_warp,
+            "column sum of rt<f32, 64x64> with partial=True",
+            "leave partial out",
         ),
         (total_of_a_whole, "total takes a partial vector, not rv<f32, 16, col_vec>", "complete already"),
         (convert_a_partial_vector, "swap_layout of rv<f32, 16, col_vec, partial>", "x.total()"),
@@ -358,7 +353,6 @@ def barrier_that_is_none(x: X):
         (wait_for_a_traced_count, "cannot wait for", "Python int"),
         (float_into_an_integer_variable, "v is i32, the new value f32", "pk.cast"),
         (bits_of_a_float, "and takes integers, not f32", "pk.cast"),
-        (floor_division_of_a_float, "// and % take integers", "divide with /"),
         (inline_unknown, "pk.cuda: no operand is called b", "operands here: a"),
         (inline_number, "pk.cuda writes a, which is the number 4", "pk.var"),
         (barrier_that_is_none, "not a named barrier", "pk.named_barrier"),
