@@ -127,7 +127,7 @@ class Binary(Op):
         c.prelude(POWERS)
         if self._dtype().kind != "f":
             return f"pk_power({{a}}, {self.b})"
-        return f"pk_power_{self.b}({{a}})" if self.b in (1, 2, 3, 4) and not isinstance(self.b, Value) else ""
+        return f"pk_power_{self.b}({{a}})" if type(self.b) is int and 1 <= self.b <= 4 else ""
 
     def _integer_division(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
         """Where the divisor is 0 the result is, too; by a power of two known now it is a shift, or a mask."""
