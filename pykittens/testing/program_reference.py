@@ -39,7 +39,8 @@ def _play(
         return reference.reduce(more["what"], args[0], 1 if more["to"] == "col" else 0, kind.dtype)
     if name == "count":
         axis, what = (1 if more["what"].startswith("row") else 0), more["what"][4:]
-        found = {"sum": np.sum, "any": np.any, "all": np.all}[what](args[0], axis=axis)
+        count = args[0].sum(axis)
+        found = count if what == "sum" else count > 0 if what == "any" else count == args[0].shape[axis]
         return found.astype(np.int32) if what == "sum" else found
     if name == "best":
         lines = args[0] if more["to"] == "col" else args[0].T
