@@ -198,7 +198,7 @@ class Binary(Op):
     def _division_samples(cls) -> Iterable[Sample]:
         """//, % and **."""
         for kind, formula in (("floordiv", np.floor_divide), ("mod", np.remainder)):
-            for dtype, inputs in ((f32, "hundreds"), (bf16, "hundreds"), (i32, "bits100"), (u32, "counts")):
+            for dtype, inputs in ((f32, "between"), (bf16, "between"), (i32, "bits100"), (u32, "counts")):
                 tile = RegisterTile(dtype, 16, 32)
                 for b in (tile, 8, 3):
                     given = {"a": inputs, "b": "nonzero"}

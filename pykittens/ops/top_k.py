@@ -52,6 +52,7 @@ class TopK(Op):
     to: Literal["col", "row"]
     largest: bool = True
 
+    no_vjp = "choose by the index instead: pk.where(pk.col_index(x) == x.row_argmax(), x, 0.0).row_sum()"
     numerics = EXACT.with_special("of equal elements the first; NaN comes before all; -0 counts as +0, and becomes it")
 
     @property

@@ -86,6 +86,7 @@ UNARY: dict[str, Function] = {
     "not": Function(np.logical_not, "!{a}", EXACT),
     "invert": Function(np.invert, "~{a}", EXACT),
 }
+WHOLES = ("round", "floor", "ceil", "trunc")
 INTEGERS = {"neg": "pk_neg({a})", "abs": "pk_abs({a})", "invert": "~{a}"}  # C where it differs from that of floats
 
 
@@ -199,7 +200,8 @@ class Unary(Op):
         for kind, function in UNARY.items():
             positive = kind in ("log", "log2", "sqrt", "rsqrt")
             for dtype in dtypes.get(kind, (f32, bf16)):
-                inputs = {"a": "positive" if positive else "normal"} if dtype.kind == "f" else {}
+                chosen = "positive" if positive else "between" if kind in WHOLES else "normal"
+                inputs = {"a": chosen} if dtype.kind == "f" else {}
                 yield Sample(
                     {"kind": kind, "a": RegisterTile(dtype, 16, 32)}, lambda a, f=function.formula: f(a), inputs
                 )

@@ -418,6 +418,7 @@ def elements(kind: str, dtype: DType, shape: tuple[int, ...], chance: np.random.
         "unit": lambda: chance.uniform(-1, 1, n),
         "integers": lambda: chance.integers(-8, 9, n),
         "counts": lambda: chance.integers(0, 9, n),
+        "between": lambda: chance.integers(-8, 9, n) + chance.uniform(0.1, 0.4, n),  # whole numbers and halves
         "nonzero": lambda: chance.integers(1, 9, n) * (chance.choice([-1, 1], n) if dtype.kind != "u" else 1),
         "bits100": lambda: chance.integers(0 if dtype.kind == "u" else -100, 101, n),
         "special": lambda: chance.choice(
