@@ -1,8 +1,10 @@
-"""Every shipped kernel, in every configuration and for each of its architectures: no spills, the instructions it was
-written for.
+"""Every shipped kernel in every configuration and for every architecture: no spills, instructions it is written for.
 
-Every pair of the two with `--whole`; else each configuration once, and each architecture at least once.
+With `--whole` each configuration for each of its architectures; else each configuration for one, each architecture with
+one configuration.
 """
+
+from collections import Counter
 
 import pytest
 
@@ -12,32 +14,43 @@ from pykittens.kernels.catalog import Instance, Shipped, label
 from pykittens.kernels.registry import KERNELS
 from pykittens.kernels.source_length import count_lines
 
-TOGETHER = 6  # configurations of a test: they are compiled alone, and disassembled together
+Case = tuple[Shipped, str, Instance]  # a kernel, what its configuration is called, the kernel in it
+TOGETHER = 10  # cases of a test: they are compiled alone, and disassembled together, because nvdisasm is slow to start
 
 
-def choices(row: Shipped, whole: bool) -> dict[str, list[tuple[str, Instance]]]:
-    """The configurations to compile for each architecture: all of them (`--whole`), or each for one architecture in
-    turn and, so that none is left out, the first that an architecture runs."""
-    found: dict[str, list[tuple[str, Instance]]] = {arch: [] for arch in row.architectures}
-    for number, (choice, instance) in enumerate(row.configurations()):
-        targets = row.targets(instance)
-        for place, arch in enumerate(targets):
-            first = not found[arch] and not arch.endswith("a")  # what a suffix adds is for kernels that use it
-            if whole or place == number % len(targets) or first:
-                found[arch].append((label(choice), instance))
+def choices(row: Shipped, whole: bool) -> dict[str, list[Case]]:
+    """The configurations to compile for each architecture: all of them (`whole`), or one for each architecture, in
+    turn, and what then is left for the first that has it.
+
+    Architectures with a suffix take part where a configuration has no other: what the suffix adds is for such kernels.
+    """
+    cases = [(row, label(choice), instance, row.targets(instance)) for choice, instance in row.configurations()]
+    found: dict[str, list[Case]] = {arch: [] for arch in row.architectures}
+    times: Counter[str] = Counter()
+    for arch, chosen in found.items():
+        can = [case for case in cases if arch in case[3]]
+        if not whole:
+            plain = not arch.endswith("a")
+            can = sorted(can, key=lambda case: times[case[1]])[:1] if plain else []
+        chosen += [case[:3] for case in can]
+        times.update(case[1] for case in can)
+    for case in cases:
+        if not times[case[1]]:
+            found[case[3][0]].append(case[:3])
     return found
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "found" in metafunc.fixturenames:
-        whole = metafunc.config.getoption("whole")
-        cases = [
-            pytest.param(row, arch, found[i : i + TOGETHER], id=f"{row.name}-{arch}-{i}")
-            for row in KERNELS.values()
-            for arch, found in choices(row, whole).items()
-            for i in range(0, len(found), TOGETHER)
+    if "cases" in metafunc.fixturenames:
+        by_arch: dict[str, list[Case]] = {}
+        for row in KERNELS.values():
+            for arch, found in choices(row, metafunc.config.getoption("whole")).items():
+                by_arch.setdefault(arch, []).extend(found)
+        parts = [
+            (arch, found[i : i + TOGETHER]) for arch, found in by_arch.items() for i in range(0, len(found), TOGETHER)
         ]
-        metafunc.parametrize(("row", "arch", "found"), cases)
+        ids = [f"{arch}-{'+'.join(dict.fromkeys(row.name for row, _, _ in cases))}" for arch, cases in parts]
+        metafunc.parametrize(("arch", "cases"), parts, ids=ids)
 
 
 def faults(cubin: Cubin, found: Instance) -> list[str]:
@@ -49,15 +62,16 @@ def faults(cubin: Cubin, found: Instance) -> list[str]:
     return wrong + ([f"{cubin.registers} registers for {threads} threads"] if cubin.registers * threads > 65536 else [])
 
 
-def test_compiles_well(row: Shipped, arch: str, found: list[tuple[str, Instance]]) -> None:
-    cubins = [cache.load_or_compile(instance.cuda(arch), arch) for _, instance in found]
+def test_compiles_well(arch: str, cases: list[Case]) -> None:
+    cubins = [cache.load_or_compile(instance.cuda(arch), arch) for _, _, instance in cases]
     wrong = {}
-    for (name, instance), cubin, present in zip(found, cubins, sass.opcodes_of(cubins), strict=True):
+    for (row, name, instance), cubin, present in zip(cases, cubins, sass.opcodes_of(cubins), strict=True):
         missing = [one_of for one_of in row.opcodes if not any(present[opcode] for opcode in one_of.split("|"))]
-        if bad := faults(cubin, instance) + (
-            [f"instructions it was written for are missing: {missing}"] if missing else []
-        ):
-            wrong[name] = bad
+        bad = faults(cubin, instance)
+        if missing:
+            bad.append(f"instructions it was written for are missing: {missing}")
+        if bad:
+            wrong[f"{row.name}: {name}"] = bad
     assert not wrong, wrong
 
 
@@ -66,7 +80,7 @@ def test_every_configuration_and_every_architecture_is_compiled(row: Shipped) ->
     thin, whole = choices(row, False), choices(row, True)
     for found in (thin, whole):
         assert all(some for arch, some in found.items() if found is whole or not arch.endswith("a")), found
-        assert {name for some in found.values() for name, _ in some} == {label(c) for c, _ in row.configurations()}
+        assert {name for some in found.values() for _, name, _ in some} == {label(c) for c, _ in row.configurations()}
 
 
 @pytest.mark.parametrize("row", KERNELS.values(), ids=lambda row: row.name)

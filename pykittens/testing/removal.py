@@ -6,17 +6,17 @@
         assert removal.found, f"nothing misses the {removal}"
 
 Each statement is taken out of the traced program, one at a time, and the kernel is simulated; a release, an acquire or
-a
-fence is also weakened, to a relaxed one and to the next smaller scope. Where nothing is
-diagnosed, either the statement is superfluous, or the instance is too small: every ring should go round three times,
-and there should be more blocks than run at once. The kernel as it is must run clean.
+a fence is also weakened, to a relaxed one and to the next smaller scope. Where nothing is diagnosed, either the
+statement is superfluous, or the instance is too small: every ring should go round three times, and there should be more
+blocks than run at once. The kernel as it is must run clean.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,16 @@ from ..program import Block, Op, Program, Sync
 
 @dataclass(frozen=True)
 class Removal:
-    """A statement that was taken out or weakened, and what the simulator then found (None: nothing)."""
+    """A statement that is taken out or weakened, and what the simulator then finds."""
 
     op: Op
-    found: Diagnosis | None
-    change: str = ""  # what became of it, where it was not taken out: "order=relaxed", "memory_scope=cta"
+    change: str  # what becomes of it, where it is not taken out: "order=relaxed", "memory_scope=cta"
+    simulate: Callable[[], Diagnosis | None] = field(repr=False)  # without it
+
+    @cached_property
+    def found(self) -> Diagnosis | None:
+        """What the simulator diagnoses without the statement, None if nothing. It is simulated when first asked for."""
+        return self.simulate()
 
     @property
     def what(self) -> str:
@@ -51,8 +56,7 @@ class Removal:
 
 def statements(program: Program) -> Iterator[tuple[Block, Op]]:
     """Every operation that does nothing but synchronise, or has a memory order, with its region: barriers, arrivals,
-    waits,
-    commits, joins, fences, flags."""
+    waits, commits, joins, fences, flags."""
     yield from _statements(program.body)
 
 
@@ -94,20 +98,25 @@ def removals(
 
     An atomic, a load or a store stays, and loses its order alone. Arrays are not written: each run has its own copies.
     """
-    kernel.simulate(*map(_copy, operands), **{name: _copy(x) for name, x in named.items()})
-    program = kernel.program(*operands, **named)
-    for block, op, change, instead in _changes(program):
+
+    def run(seed: int | None) -> None:
+        kernel.simulate(*map(_copy, operands), seed=seed, **{name: _copy(x) for name, x in named.items()})
+
+    def without(block: Block, op: Op, instead: list[Op]) -> Diagnosis | None:
         whole = block.ops
         block.ops = [x for other in whole for x in (instead if other is op else [other])]
-        found = None
         try:
             for seed in seeds:
-                kernel.simulate(*map(_copy, operands), seed=seed, **{name: _copy(x) for name, x in named.items()})
+                run(seed)
         except Diagnosis as diagnosis:
-            found = diagnosis
+            return diagnosis
         finally:
             block.ops = whole
-        yield Removal(op, found, change)
+        return None
+
+    run(None)
+    for block, op, change, instead in _changes(kernel.program(*operands, **named)):
+        yield Removal(op, change, partial(without, block, op, instead))
 
 
 def _changes(program: Program) -> Iterator[tuple[Block, Op, str, list[Op]]]:
