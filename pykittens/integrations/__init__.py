@@ -1,0 +1,1 @@
+"""PyKittens within other libraries: a file for each, which imports it."""

@@ -1,0 +1,176 @@
+"""transformers with our attention beside its own: a small Llama with random weights, forward and backward."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformers import AttentionMaskInterface, LlamaConfig, LlamaForCausalLM, StaticCache  # noqa: E402
+
+import pykittens as pk  # noqa: E402
+from pykittens.integrations import transformers as integration  # noqa: E402
+
+integration.register()
+N = 20
+CALLS: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def counted(monkeypatch: Any) -> Iterator[None]:
+    """Counts calls of pk.attention, and forgets which warnings were given."""
+
+    def attention(*operands: Any, **settings: Any) -> Any:
+        CALLS.append((operands, settings))
+        return pk.attention(*operands, **settings)
+
+    CALLS.clear()
+    integration._WARNED.clear()
+    integration._asked.cache_clear()
+    monkeypatch.setattr(integration, "attention", attention)
+    yield
+
+
+def models(dtype: Any = torch.bfloat16, dim: int = 64, **config: Any) -> list[Any]:
+    """The same weights under each attention: ours and transformers' own."""
+    made = []
+    for name in ("pykittens", "sdpa"):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 50}
+        heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": dim}
+        model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, attn_implementation=name, **config))
+        for w in model.parameters():  # far from 0, so that it shows who attends to what
+            if w.dim() > 1:
+                torch.nn.init.normal_(w, std=0.2)
+        made.append(model.to(dtype))
+    return made
+
+
+def tokens(batch: int = 2, n: int = N) -> Any:
+    return torch.randint(50, (batch, n), generator=torch.Generator().manual_seed(1))
+
+
+def alike(pair: list[Any], backward: bool = True, seen: Any = None, **inputs: Any) -> int:
+    """Compares logits (where `seen`) and gradients, and returns how many calls of pk.attention there were."""
+    CALLS.clear()
+    outs = [model(**inputs).logits.float() for model in pair]
+    calls = len([1 for (q, *_), _ in CALLS if q.shape[2]])
+    seen = torch.ones(outs[0].shape[:2]) if seen is None else seen
+    outs = [x * seen[..., None] for x in outs]
+    assert (outs[0] - outs[1]).norm() < 2e-2 * outs[1].norm()
+    if backward:
+        up = torch.randn(outs[0].shape, generator=torch.Generator().manual_seed(2))
+        grads = [
+            torch.autograd.grad((x * up).sum(), [*model.parameters()]) for x, model in zip(outs, pair, strict=True)
+        ]
+        for x, y in zip(*grads, strict=True):
+            assert (x.float() - y.float()).norm() < 5e-2 * y.float().norm()
+    return calls
+
+
+def test_one_call_registers_both() -> None:
+    """Without the second table, transformers passes no mask, and padding is attended to."""
+    assert "pykittens" in AttentionMaskInterface().valid_keys()
+    integration.register("kittens")
+    model = models()[1]
+    model.set_attn_implementation("kittens")
+    assert model(input_ids=tokens()).logits.isfinite().all() and CALLS
+
+
+def test_full_batches() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert alike(models(), input_ids=tokens()) == 1
+        assert alike(models(), input_ids=tokens(), attention_mask=torch.ones(2, N, dtype=torch.long)) == 1
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batches(side: str) -> None:
+    mask = torch.ones(2, N, dtype=torch.long)
+    mask[1, slice(0, 7) if side == "left" else slice(-7, None)] = 0
+    pair = models()
+    with pytest.warns(UserWarning, match="falls back to sdpa: this batch needs a mask") as given:
+        alike(pair, seen=mask, input_ids=tokens(), attention_mask=mask)
+    assert len(given) == 1
+    ids = tokens()
+    (a, b) = (pair[0](input_ids=x, attention_mask=mask).logits[mask.bool()] for x in (ids, ids * mask))
+    assert torch.equal(a, b)  # nobody has seen what stands in the padding
+
+
+def test_packed_sequences() -> None:
+    ids = torch.cat((torch.arange(8), torch.arange(N - 8)))[None]
+    with pytest.warns(UserWarning, match="falls back to sdpa"):
+        alike(models(), input_ids=tokens(1), position_ids=ids, use_cache=False)
+
+
+def test_prefill_of_a_static_cache_and_one_token_after_it() -> None:
+    pair = models()
+    caches = [StaticCache(config=model.config, max_cache_len=32) for model in pair]
+    outs = []
+    with torch.no_grad():
+        for model, cache in zip(pair, caches, strict=True):
+            first = model(input_ids=tokens(), past_key_values=cache, use_cache=True).logits
+            assert len([1 for (q, k, *_), _ in CALLS if q.shape[2] == k.shape[2] == N]) == 1  # ours alone
+            next = model(input_ids=tokens()[:, :1], past_key_values=cache, use_cache=True).logits
+            outs.append(torch.cat((first, next), 1).float())
+    assert (outs[0] - outs[1]).norm() < 2e-2 * outs[1].norm()
+
+
+def test_decoding_is_what_the_whole_sequence_gives() -> None:
+    ids, pair = tokens(n=5), models()
+    with torch.no_grad():
+        whole = pair[0](input_ids=ids).logits
+        out = pair[0](input_ids=ids[:, :3], use_cache=True)
+        logits = [out.logits]
+        for i in range(3, 5):
+            out = pair[0](input_ids=ids[:, i : i + 1], past_key_values=out.past_key_values, use_cache=True)
+            logits.append(out.logits)
+    step = torch.cat(logits, 1).float()
+    assert (step - whole.float()).norm() < 2e-2 * whole.float().norm()
+    assert any(q.shape[2] == 1 and k.shape[2] == 5 for (q, k, *_), _ in CALLS)
+
+
+@pytest.mark.parametrize(
+    ("reason", "config"),
+    [
+        ("no kernel for head dimension 24|head dimension", {"dim": 24}),
+        ("these dtypes are not supported", {"dtype": torch.float32}),
+        ("no attention dropout", {"attention_dropout": 0.5}),
+    ],
+)
+def test_what_no_kernel_takes_goes_to_sdpa(reason: str, config: Any) -> None:
+    pair = models(**config)
+    with pytest.warns(UserWarning, match=rf"falls back to sdpa: .*({reason})") as given:
+        if "attention_dropout" in config:
+            pair[0].train()(input_ids=tokens())
+        else:
+            assert alike(pair, input_ids=tokens()) == 0
+    assert len(given) == 1
+
+
+def test_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert alike(models(torch.float32), input_ids=tokens()) == 1
+
+
+def test_sinks_are_refused() -> None:
+    q = torch.zeros(1, 1, 2, 64, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="sinks"):
+        integration.attend(torch.nn.Module(), q, q, q, None, s_aux=torch.zeros(1))
+
+
+def test_compiled() -> None:
+    """While it is compiled, transformers makes a mask for whole models; what comes without one is ours."""
+    torch._dynamo.reset()
+    q, k, v = (torch.randn(1, h, 9, 64).bfloat16() for h in (4, 2, 2))
+    compiled = torch.compile(
+        lambda *x: integration.attend(torch.nn.Module(), *x, None)[0], fullgraph=True, backend="eager"
+    )
+    assert torch.equal(compiled(q, k, v), pk.attention(q, k, v, causal=True).transpose(1, 2))
+    (ours, _), ids = models(), tokens(1)
+    compiled = torch.compile(ours.model, backend="aot_eager", fullgraph=True)
+    expected = ours.model(input_ids=ids, use_cache=False).last_hidden_state
+    found = compiled(input_ids=ids, use_cache=False).last_hidden_state
+    assert (found - expected).norm() < 1e-2 * expected.norm() and len(integration._WARNED) == 1
