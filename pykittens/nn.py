@@ -21,7 +21,7 @@ from .functions.rotary import rotary
 class RMSNorm(nn.Module):  # type: ignore[misc]
     """`torch.nn.RMSNorm` over the last axis: y = x / sqrt(mean(x^2) + eps) * weight. x: (..., size), bf16, f16 or f32.
 
-    Called with `residual`, of x's shape, it returns the pair (y of x + residual, x + residual), in one pass over memory.
+    Called with `residual`, of x's shape, it returns the pair (y of x + residual, x + residual), in one pass.
     """
 
     def __init__(self, size: int, eps: float = 1e-6, device: Any = None, dtype: Any = None) -> None:
@@ -77,9 +77,9 @@ class GatedMLP(nn.Module):  # type: ignore[misc]
 class Attention(nn.Module):  # type: ignore[misc]
     """Attention with rotary embedding: o_proj(attention(rotary(q_proj(x)), rotary(k_proj(x)), v_proj(x))).
 
-    x: (batch, n, size), bf16 or f16 (or under torch.autocast); heads of `head_dim` features, 64, 128 or, on Hopper, 256;
-    `key_heads` of them for keys and values, of which each is shared by heads / key_heads (grouped queries). `cos`, `sin`:
-    (m, head_dim / 2) with m >= n, see `rotary_tables`; without them nothing is turned. There is no dropout.
+    x: (batch, n, size), bf16 or f16 (or under torch.autocast); heads of `head_dim` features, as `pk.attention` takes
+    them; `key_heads` of them for keys and values, of which each is shared by heads / key_heads (grouped queries). `cos`,
+    `sin`: (m, head_dim / 2) with m >= n, see `rotary_tables`; without them nothing is turned. There is no dropout.
     """
 
     def __init__(
