@@ -78,7 +78,7 @@ class Attention(nn.Module):  # type: ignore[misc]
     """Attention with rotary embedding: o_proj(attention(rotary(q_proj(x)), rotary(k_proj(x)), v_proj(x))).
 
     x: (batch, n, size), bf16 or f16 (or under torch.autocast); heads of `head_dim` features, as `pk.attention` takes
-    them; `key_heads` of them for keys and values, of which each is shared by heads / key_heads (grouped queries). `cos`,
+    them; `key_heads` of them for keys and values, each shared by heads / key_heads (grouped queries). `cos`,
     `sin`: (m, head_dim / 2) with m >= n, see `rotary_tables`; without them nothing is turned. There is no dropout.
     """
 
