@@ -10,6 +10,7 @@ from .demo import run_demo
 from .doctor import run_doctor
 from .inspect import inspect_kernel
 from .list import list_kernels
+from .vocabulary import show_vocabulary
 
 check_version("typer", typer.__version__)
 
@@ -28,4 +29,5 @@ app.command("inspect", context_settings=_KERNEL_OPTIONS)(inspect_kernel)
 app.command("compile")(compile_kernels)
 app.command("doctor")(run_doctor)
 app.command("bench")(run_bench)
+app.command("vocabulary")(show_vocabulary)
 app.add_typer(cache_commands, name="cache")
