@@ -118,5 +118,6 @@ def _warn(reason: str) -> None:
 
 _WARNED: set[str] = set()
 # What torch.compiler.assume_constant_result does: torch.compile runs them, and does not look inside.
-for _function in (_refusal, _warn):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_functions: tuple[Any, ...] = (_refusal, _warn)
+for _function in _functions:
+    _function._dynamo_marked_constant = True
