@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from ..errors import ArgumentError
 from ..kernels import cross_entropy as kernels
+from ..kernels import linear_cross_entropy as linear
 from ..kernels.arguments import KernelCall
 from .declaration import Backward, Function, Result
 
@@ -70,6 +72,70 @@ CROSS_ENTROPY_LSE = Function(
 )
 
 
+def _linear_results(x: Any, weight: Any, targets: Any, bias: Any, *settings: Any) -> tuple[Result, ...]:
+    linear.check(x, weight, targets, bias, *settings)
+    shape, nothing = (x.shape[:1] if settings[0] == "none" else ()), float("nan") if settings[0] == "mean" else 0.0
+    return Result(shape, "f32", nothing=nothing), Result(x.shape[:1], "f32")
+
+
+def _linear_forward(x: Any, weight: Any, targets: Any, bias: Any, loss: Any, lse: Any, *settings: Any) -> KernelCall:
+    if lse is None:
+        lse = linear.maker(x)((x.shape[0],), "f32")
+    return KernelCall(linear.FORWARD, (x, weight, targets, bias, loss, lse, *settings), {})  # type: ignore[arg-type]
+
+
+def _linear_gradient_results(x: Any, weight: Any, targets: Any, lse: Any, *rest: Any) -> tuple[Result, ...]:
+    bias, dloss, dlse, *settings, for_x, for_weight, for_bias = rest
+    loss, _ = _linear_results(x, weight, targets, bias, *settings)
+    for name, found, shape in (("lse", lse, x.shape[:1]), ("dloss", dloss, loss.shape), ("dlse", dlse, x.shape[:1])):
+        if found is not None and (found.dtype != "f32" or tuple(found.shape) != tuple(shape)):
+            said = f"{name} is {found.dtype} {tuple(found.shape)}, where f32 {tuple(shape)} is needed"
+            raise ArgumentError(f"linear_cross_entropy_backward: {said}", fix="pass what belongs to the forward call")
+    return tuple(
+        Result(tuple(like.shape) if wanted and like is not None else (0,), like.dtype if like is not None else "f32")
+        for like, wanted in ((x, for_x), (weight, for_weight), (bias, for_bias))
+    )
+
+
+def _linear_gradient_forward(x: Any, weight: Any, targets: Any, lse: Any, *rest: Any, **statics: Any) -> KernelCall:
+    bias, dloss, dlse, dx, dweight, dbias, *settings, _, _, _ = rest
+    operands = (x, weight, targets, bias, lse, dloss, dlse, dx, dweight, dbias, *settings)
+    return KernelCall(linear.BACKWARD, operands, statics)  # type: ignore[arg-type]
+
+
+LINEAR_CROSS_ENTROPY_BACKWARD = Function(
+    "linear_cross_entropy_backward",
+    "Tensor x, Tensor weight, Tensor targets, Tensor lse, Tensor? bias=None, Tensor? dloss=None, Tensor? dlse=None",
+    f"{_SETTINGS}, bool for_x=True, bool for_weight=True, bool for_bias=True",
+    outputs=("dx", "dweight", "dbias"),
+    results=_linear_gradient_results,
+    forward=_linear_gradient_forward,
+    autocast="low",
+    cast=("x", "weight", "bias"),
+)
+
+
+def _linear_gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    dloss, dlse = (None if x is None else x.contiguous() for x in (grads.loss, grads.lse))
+    operands = (saved.x, saved.weight, saved.targets, saved.lse, saved.bias, dloss, dlse)
+    chosen = (*vars(settings).values(), needs.x, needs.weight, needs.bias)
+    return dict(zip(("x", "weight", "bias"), LINEAR_CROSS_ENTROPY_BACKWARD(operands, chosen), strict=True))
+
+
+LINEAR_CROSS_ENTROPY = Function(
+    "linear_cross_entropy",
+    "Tensor x, Tensor weight, Tensor targets, Tensor? bias=None",
+    _SETTINGS,
+    outputs=("loss",),
+    also="lse",
+    results=_linear_results,
+    forward=_linear_forward,
+    backward=Backward(("x", "weight", "targets", "bias", "lse"), _linear_gradients),
+    autocast="low",
+    cast=("x", "weight", "bias"),
+)
+
+
 def cross_entropy(
     x: Any,
     targets: Any,
@@ -98,3 +164,32 @@ def cross_entropy(
     """
     function = CROSS_ENTROPY_LSE if return_lse else CROSS_ENTROPY
     return function((x, targets), (reduction, ignore_index, label_smoothing, z_loss, softcap))
+
+
+def linear_cross_entropy(
+    x: Any,
+    weight: Any,
+    targets: Any,
+    bias: Any = None,
+    *,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+    return_lse: bool = False,
+) -> Any:
+    """`cross_entropy` of the logits x @ weight.T + bias, which are never in memory as a whole; for Hopper.
+
+    x: (m, h), weight: (v, h), both bf16 or both f16; targets: (m,), int32 or int64; bias: (v,), bf16, f16 or f32. The
+    settings and the results are those of `cross_entropy`: losses and, with `return_lse`, log-sum-exps (m,) are float32.
+    Logits are float32 sums that nothing rounds before the loss.
+
+    The backward pass computes the logits again, a slice of the vocabulary at a time: four products of 2 m h v operations
+    in all. Beside operands and gradients it takes 512 MiB, and a float32 copy of the gradient of x where the vocabulary
+    takes more than one slice. Sums are float32, and each row of the gradient of weight is rounded once.
+
+    Raises `ArgumentError` for operands or settings that the kernels do not take.
+    """
+    settings = reduction, ignore_index, label_smoothing, z_loss, softcap
+    return LINEAR_CROSS_ENTROPY((x, weight, targets, bias), settings, return_lse)

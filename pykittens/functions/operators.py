@@ -148,6 +148,8 @@ def _order(given: list[Tensor], call: KernelCall) -> list[int] | None:
     """
     order = []
     for x in call.operands:
+        if isinstance(x, View) and x.offset:
+            return None
         x = x.array if isinstance(x, View) else x
         if not isinstance(x, Tensor):
             continue

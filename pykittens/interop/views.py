@@ -10,18 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from ..types import DTYPES
 from .base import Array, ArrayInfo, Framework
 
 
 @dataclass(frozen=True)
 class View:
-    """An array seen with another shape and strides (in elements), from its first element. Kernels take it as an
-    array.
+    """An array seen with another shape and strides (in elements), from one of its elements (in memory's order). Kernels
+    take it as an array.
     """
 
     array: Any
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def T(self) -> View:
+        """Its transpose."""
+        return View(self.array, self.shape[::-1], self.strides[::-1], self.offset)
 
 
 class Views(Framework):
@@ -35,12 +42,16 @@ class Views(Framework):
     def describe(self, array: Any) -> ArrayInfo:
         from .arrays import describe
 
-        return describe(array.array)._replace(shape=array.shape, strides=array.strides)
+        info = describe(array.array)
+        pointer = info.pointer + array.offset * DTYPES[info.dtype].size
+        return info._replace(pointer=pointer, shape=array.shape, strides=array.strides)
 
     def probe(self, array: Any) -> tuple[int, Hashable]:
         from .arrays import probe
 
         pointer, looks = probe(array.array)(array.array)
+        if array.offset:
+            pointer = self.describe(array).pointer
         return pointer, (looks, type(array.array), array.shape, array.strides)
 
     def view(self, array: Any, writable: bool) -> Array:
@@ -48,6 +59,10 @@ class Views(Framework):
 
         whole = as_numpy(array.array, writable=writable)
         strides = tuple(s * whole.itemsize for s in array.strides)
+        if array.offset:
+            whole = np.lib.stride_tricks.as_strided(
+                whole, (array.offset + 1,), (whole.itemsize,), writeable=whole.flags.writeable
+            )[array.offset :]
         return np.lib.stride_tricks.as_strided(whole, array.shape, strides, writeable=whole.flags.writeable)
 
 

@@ -224,6 +224,18 @@ def check(
     x: ArrayInfo, targets: ArrayInfo, reduction: str, ignore_index: int, smoothing: float, z_loss: float, softcap: float
 ) -> None:
     """Raises `ArgumentError` for operands or settings that the kernels do not take."""
+    check_settings(reduction, ignore_index, smoothing, z_loss, softcap)
+    check_floats("cross_entropy", "x", x)
+    check_targets("logits", x, targets)
+    if not 1 <= x.shape[1] <= MOST:
+        raise ArgumentError(f"rows of {x.shape[1]} logits", fix=f"vocabularies from 1 to {MOST} are supported")
+    if x.shape[1] > 1 and x.strides[1] != 1:
+        fix = "columns must follow one another: pass a contiguous copy"
+        raise ArgumentError(f"logits have strides {tuple(x.strides)}", fix=fix)
+
+
+def check_settings(reduction: str, ignore_index: int, smoothing: float, z_loss: float, softcap: float) -> None:
+    """Raises `ArgumentError` for settings that there is no loss for."""
     if reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"cross_entropy with reduction={reduction!r}", fix='use "mean", "sum" or "none"')
     if not 0 <= smoothing <= 1 or not z_loss >= 0 or not 0 <= softcap < math.inf:
@@ -231,17 +243,15 @@ def check(
         raise ArgumentError(fact, fix="smoothing is from 0 to 1, z-loss and softcap are not negative, and 0 is none")
     if not -(2**31) <= ignore_index < 2**31:
         raise ArgumentError(f"cross_entropy with ignore_index={ignore_index}", fix="it is a 32-bit integer")
-    check_floats("cross_entropy", "x", x)
+
+
+def check_targets(name: str, x: ArrayInfo, targets: ArrayInfo) -> None:
+    """Raises `ArgumentError` for what are no targets of the rows of a matrix."""
     if len(x.shape) != 2 or tuple(targets.shape) != tuple(x.shape[:1]):
-        fact = f"cross_entropy of logits {tuple(x.shape)} and targets {tuple(targets.shape)}"
+        fact = f"cross_entropy of {name} {tuple(x.shape)} and targets {tuple(targets.shape)}"
         raise ArgumentError(fact, fix="pass (m, n) and (m,): reshape (batch, tokens, n) to (-1, n)")
-    if not 1 <= x.shape[1] <= MOST:
-        raise ArgumentError(f"rows of {x.shape[1]} logits", fix=f"vocabularies from 1 to {MOST} are supported")
     if targets.dtype not in ("i32", "i64"):
         raise ArgumentError(f"targets are {targets.dtype}", fix="pass int32 or int64")
-    if x.shape[1] > 1 and x.strides[1] != 1:
-        fix = "columns must follow one another: pass a contiguous copy"
-        raise ArgumentError(f"logits have strides {tuple(x.strides)}", fix=fix)
 
 
 def plan_rows(

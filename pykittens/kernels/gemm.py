@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, e4m3, e5m2, f16, f32, warpgroup
+from pykittens import Scalar, Tensor, bf16, e4m3, e5m2, f16, f32, i32, warpgroup
 
 FLOATS = (bf16, f16, f32, e4m3, e5m2)
+EXTRAS = (*FLOATS, i32)
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Config:
         return self.cluster > 1 and self.share == "k"
 
 
-def grid(c: Any, sms: int, config: Config, **_: Any) -> int:
+def grid(a: Any, b: Any, sms: int, config: Config, ta: bool = False, tb: bool = False, **_: Any) -> int:
     """One block a multiprocessor, or as many as there is work for. Clusters that share k make one tile and end."""
-    down, right = config.stack
-    items = pk.cdiv(c.rows, config.rows * down) * pk.cdiv(c.cols, config.cols * right)
+    (down, right), m, n = config.stack, a.cols if ta else a.rows, b.rows if tb else b.cols
+    items = pk.cdiv(m, config.rows * down) * pk.cdiv(n, config.cols * right)
     return (items if config.splits else min(items, max(1, sms * config.residents // config.cluster))) * config.cluster
 
 
@@ -82,10 +83,10 @@ def gemm(
     a: Annotated[Tensor, FLOATS, "AR", "AC"],
     b: Annotated[Tensor, FLOATS, "BR", "BC"],
     c: Annotated[Tensor, (bf16, f16, f32), "M", "N"],
-    x0: Annotated[Tensor, FLOATS, "R0", "C0"],
-    x1: Annotated[Tensor, FLOATS, "R1", "C1"],
-    x2: Annotated[Tensor, FLOATS, "R2", "C2"],
-    x3: Annotated[Tensor, FLOATS, "R3", "C3"],
+    x0: Annotated[Tensor, EXTRAS, "R0", "C0"],
+    x1: Annotated[Tensor, EXTRAS, "R1", "C1"],
+    x2: Annotated[Tensor, EXTRAS, "R2", "C2"],
+    x3: Annotated[Tensor, EXTRAS, "R3", "C3"],
     sms: Annotated[Scalar, pk.i32],
     *,
     config: Config,
@@ -96,7 +97,7 @@ def gemm(
     """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k).
 
     `epilogue(x, row, col, *operands)` gets a float32 tile of the product, where in c it begins, and what is given of x0
-    to x3.
+    to x3. Without c it gets 64 rows with all columns that a block has of them, and stores itself what it makes of them.
     """
     depth, mine = config.depth // a.dtype.size, config.rows // config.consumers
     ring = pk.ring(
@@ -105,13 +106,14 @@ def gemm(
         b=pk.st(b.dtype, config.cols, depth) if tb else pk.st(b.dtype, depth, config.cols),
     )
     own = config.cols // config.cluster if config.splits else config.cols  # columns that this block finishes
-    width = min(own, 128 // c.dtype.size)
+    width = own if c is None else min(own, 128 // c.dtype.size)
     parts = mine // 64 * own // width  # in which a warpgroup's rows leave
     buffers = parts if parts % 2 else 2  # they take turns over all tiles
-    leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
-    down, right = config.stack
+    if c is not None:
+        leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
+    (down, right), m, n = config.stack, a.cols if ta else a.rows, b.rows if tb else b.cols
     rank = pk.cluster.rank if config.cluster > 1 else 0
-    high, wide = pk.cdiv(c.rows, config.rows * down), pk.cdiv(c.cols, config.cols * right)
+    high, wide = pk.cdiv(m, config.rows * down), pk.cdiv(n, config.cols * right)
     steps = pk.cdiv(a.rows if ta else a.cols, depth * (config.cluster if config.splits else 1))
     if config.splits:
         inbox = pk.shared(pk.st(f32, mine, own), count=config.consumers * config.cluster, name="inbox")
@@ -177,20 +179,25 @@ def gemm(
                     sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster)),
                     rank * own,
                 )
-            for n, (down_by, right_by) in enumerate((r, s) for r in range(0, mine, 64) for s in range(0, own, width)):
+            for turn, (down_by, right_by) in enumerate(
+                (r, s) for r in range(0, mine, 64) for s in range(0, own, width)
+            ):
                 at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
                 x = whole[down_by : down_by + 64, right_by : right_by + width]
                 x = x if epilogue is None else epilogue(x, *at, *(y for y in (x0, x1, x2, x3) if y is not None))
+                if c is None:
+                    continue
                 if c.type.align < 16:  # TMA cannot address it
                     warpgroup.store(c, x.to(c.dtype), at)
                     continue
-                buffer = leaving[me * buffers + n % buffers] if leaving.count > 1 else leaving
+                buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
                 warpgroup.tma.wait(pending=buffers - 1, read=True)
                 warpgroup.sync()
                 warpgroup.store(buffer, x.to(c.dtype))
                 warpgroup.sync()
                 warpgroup.tma.store(c, buffer, at)
                 warpgroup.tma.commit()
-        warpgroup.tma.wait(read=True)  # the end of the kernel finishes the writes
+        if c is not None:
+            warpgroup.tma.wait(read=True)  # the end of the kernel finishes the writes
     if config.cluster > 1:
         pk.cluster.sync()  # nobody ends while others still send to it

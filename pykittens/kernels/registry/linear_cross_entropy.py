@@ -1,0 +1,129 @@
+"""Cross-entropy of a linear layer: its products, and the small kernels around them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ...call.arguments import spec
+from ...types import DTYPES, f32, i32
+from .. import gemm, linear_cross_entropy
+from ..catalog import Array, Instance, Shipped
+
+
+def _product(dtype: str, everything: bool, back: bool = False) -> Instance:
+    """The product of the forward pass, which leaves terms of the loss; or that of the backward pass."""
+    ours, (m, v, k) = linear_cross_entropy, (200, 520, 5 * 64 + 16)
+    config, terms, cap = gemm.Config(), 4 if everything else 3, 5.0 if everything else 0.0
+    bias = spec(f32, (1, v)) if everything else None
+    made = spec(DTYPES[dtype], (m, v)) if back else spec(f32, (terms * 3, m))
+    targets = np.random.default_rng(1).integers(-1, v, m)
+
+    def expected(a: Array, b: Array, x1: Array, x2: Array | None, **_: Any) -> dict[str, Array]:
+        z = a.astype(float) @ b.astype(float).T + (0 if x2 is None else x2)
+        z = np.tanh(z / cap) * cap if cap else z
+        hot = np.arange(v) == targets[:, None]
+        if back:
+            level, scale, target, even = x1[..., None].astype(float)
+            slope = np.exp2(z * np.log2(np.e) + level) * scale - (even if everything else 0) - np.where(hot, target, 0)
+            return {"c": np.where(targets[:, None] < 0, 0, slope * (1 - (z / cap) ** 2 if cap else 1))}
+        tiles = [slice(i, i + config.cols) for i in range(0, v, config.cols)]
+        peaks = np.array([z[:, t].max(1) for t in tiles])
+        sums = [np.exp(z[:, t] - peak[:, None]).sum(1) for t, peak in zip(tiles, peaks, strict=True)]
+        further = [[np.where(hot[:, t], z[:, t], 0).sum(1) for t in tiles], [z[:, t].sum(1) for t in tiles]]
+        return {"x1": np.concatenate([peaks, sums, *further[: terms - 2]])}
+
+    epilogue = ours.gradient(everything, cap, False) if back else ours.statistics(terms, cap, v)
+    extras = {"x0": spec(i32, (1, m)), "x1": spec(f32, (4, m)) if back else made, "x2": bias, "x3": None, "sms": 2}
+    operands = {"a": spec(DTYPES[dtype], (m, k)), "b": spec(DTYPES[dtype], (v, k)), "c": made if back else None}
+    statics = {"config": config, "tb": True, "epilogue": epilogue}
+    outputs, values = ("c",) if back else ("x1",), {"x0": targets[None]}
+    return Instance(gemm.gemm, {**operands, **extras}, statics, outputs, expected, values)
+
+
+def _finish(tiles: int, smooth: bool) -> Instance:
+    m, terms, row = 70, 4 if smooth else 3, spec(f32, (70,))
+    columns = np.random.default_rng(1).integers(-2, 9, m)
+    numbers = {"smoothing": 0.1 if smooth else 0.0, "even": 0.1 / 64, "z": 1e-3}
+
+    def expected(parts: Array, **_: Any) -> dict[str, Array]:
+        peak, total, picked, *level = parts.astype(float)
+        lse = np.log((np.exp(peak) * total).sum(0))
+        loss = lse - picked.sum(0) * (1 - numbers["smoothing"]) + lse**2 * numbers["z"]
+        loss = loss - level[0].sum(0) * numbers["even"] if smooth else loss
+        loss = np.where(columns == -1, 0, np.where(columns == -2, np.nan, loss))
+        return {"loss": loss, "lse": lse}
+
+    operands = {"parts": spec(f32, (terms, tiles, m)), "column": spec(i32, (m,)), "loss": row, "lse": row}
+    values = {"column": columns, "parts": np.random.default_rng(2).random((terms, tiles, m)) + 0.5}
+    return Instance(linear_cross_entropy.finish, operands | numbers, {}, ("loss", "lse"), expected, values)
+
+
+def _slopes(each: bool) -> Instance:
+    m, row = 600, spec(f32, (600,))
+    columns, numbers = np.random.default_rng(1).integers(-2, 9, m), {"smoothing": 0.1, "even": 0.01, "z": 1e-3}
+
+    def expected(lse: Array, share: Array, dloss: Array, dlse: Array, **_: Any) -> dict[str, Array]:
+        lse, up = lse.astype(float), dloss.astype(float) * share
+        up = np.where(columns == -1, 0, np.where(columns == -2, np.nan, up))
+        rows = -lse * np.log2(np.e), up * (1 + 2e-3 * lse) + dlse, up * 0.9, up * 0.01
+        return {"state": np.array(rows)}
+
+    operands = {"column": spec(i32, (m,)), "lse": row, "share": spec(f32, (1,))}
+    operands |= {"dloss": row if each else spec(f32, (1,)), "dlse": row, "state": spec(f32, (4, m))}
+    statics, values = {"each": each}, {"column": columns}
+    return Instance(linear_cross_entropy.slopes, operands | numbers, statics, ("state",), expected, values)
+
+
+def _columns(dtype: str) -> Instance:
+    targets = np.array([0, 9, 10, 39, 40, 99, -100])
+    operands = {"targets": spec(DTYPES[dtype], (7, 1)), "column": spec(i32, (7,)), "ignore": -100, "v": 100}
+    operands |= {"first": 10, "width": 30}
+
+    def expected(**_: Any) -> dict[str, Array]:
+        return {"column": np.array([-2, -2, 0, 29, -2, -2, -1])}
+
+    return Instance(
+        linear_cross_entropy.find_columns, operands, {}, ("column",), expected, {"targets": targets[:, None]}
+    )
+
+
+ROWS = (
+    *(
+        Shipped(
+            name=f"linear_cross_entropy{'_gradient' if back else ''}",
+            about=f"matrix product that leaves {words}",
+            make=partial(_product, back=back),
+            needs=("wgmma",),
+            options={"dtype": ("bf16", "f16"), "everything": (False, True)},
+            opcodes=("HGMMA", "UTMALDG", "MUFU", *(("UTMASTG",) if back else ("STG",))),
+        )
+        for back, words in (
+            (False, "terms of a cross-entropy"),
+            (True, "the gradient of the cross-entropy of its result"),
+        )
+    ),
+    Shipped(
+        name="linear_cross_entropy_finish",
+        about="losses and log-sum-exps from the terms of all tiles of logits",
+        make=_finish,
+        options={"tiles": (3, 600), "smooth": (False, True)},
+        opcodes=("LDG", "STG", "MUFU"),
+    ),
+    Shipped(
+        name="linear_cross_entropy_slopes",
+        about="what the gradient of a row of logits is made with",
+        make=_slopes,
+        options={"each": (False, True)},
+        opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="linear_cross_entropy_columns",
+        about="where targets are in a slice of the vocabulary",
+        make=_columns,
+        options={"dtype": ("i32", "i64")},
+        opcodes=("LDG", "STG"),
+    ),
+)

@@ -1,0 +1,195 @@
+"""Cross-entropy of a linear layer and its gradients on the simulated GPU, against float64."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens.errors import ArgumentError, KernelAssertionError
+from pykittens.functions.loss import LINEAR_CROSS_ENTROPY_BACKWARD
+from pykittens.kernels.linear_cross_entropy import STEP, reference, slice_of
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+PLAIN = ("mean", -100, 0.0, 0.0, 0.0)
+NAMES = ("reduction", "ignore_index", "label_smoothing", "z_loss", "softcap")
+
+
+def inputs(m: int, h: int, v: int, dtype: Any = BF16, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((v, h)) * 2 * h**-0.5
+    return rng.standard_normal((m, h)).astype(dtype), weight.astype(dtype), rng.integers(0, v, m)
+
+
+def close(found: np.ndarray, wanted: np.ndarray, share: float) -> bool:
+    """Whether the error of each row is at most a share of the longest row's length."""
+    error = np.linalg.norm(found.astype(np.float64) - wanted, axis=-1)
+    return bool((error <= share * np.linalg.norm(wanted, axis=-1).max() + 1e-30).all())
+
+
+def check(
+    x: np.ndarray,
+    weight: np.ndarray,
+    targets: np.ndarray,
+    bias: np.ndarray | None = None,
+    settings: tuple[Any, ...] = PLAIN,
+    **statics: Any,
+) -> None:
+    named = dict(zip(NAMES, settings, strict=True))
+    loss, lse = pk.linear_cross_entropy(x, weight, targets, bias, **named, return_lse=True)
+    expected = reference(x, weight, targets, bias, **named)
+    # tanh is the GPU's approximation, within 2^-10.9 on the simulator's other side: exact here
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(lse, expected[1], rtol=1e-5, atol=1e-5)
+    up = np.ones(loss.shape, np.float32)
+    operands = (x, weight, targets, lse, bias, up, None)
+    found = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, (*settings, True, True, True), **statics)
+    for made, given, wanted in zip(found, (x, weight, bias), expected[2:], strict=True):
+        if given is not None:
+            assert made.dtype == given.dtype and made.shape == given.shape
+            assert close(made, wanted, 2.0**-7 if x.dtype == BF16 else 2.0**-10)
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
+@pytest.mark.parametrize(("m", "h", "v"), [(1, 1, 1), (3, 64, 256), (70, 37, 517), (129, 72, 130)])
+def test_any_shape(m: int, h: int, v: int, dtype: Any) -> None:
+    """Rows that do not begin at multiples of 16 bytes too."""
+    x, weight, targets = inputs(m, h, v, dtype)
+    check(x, weight, targets.astype(np.int32))
+
+
+EVERYTHING = ("none", 3, 0.1, 1e-3, 5.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("sum", -100, 0.1, 0.0, 0.0), ("mean", -100, 0.0, 1e-2, 0.0), ("none", 3, 0.0, 0.0, 3.0), EVERYTHING],
+    ids=lambda x: str(x[0]),
+)
+def test_every_setting_over_slices(settings: tuple[Any, ...]) -> None:
+    """Several slices of the vocabulary, the last one short; targets at the ends of slices, and ignored rows."""
+    m, v = 40, 2 * STEP + 77
+    x, weight, targets = inputs(m, 64, v)
+    targets[:6] = 0, STEP - 1, STEP, 2 * STEP, v - 1, settings[1]
+    bias = np.random.default_rng(3).standard_normal(v).astype(np.float32) if settings[0] == "none" else None
+    check(x, weight, targets, bias, settings, workspace=2 * m * STEP)
+
+
+def test_operands_of_any_strides() -> None:
+    x, weight, targets = inputs(20, 144, 300)
+    check(x[::2, :72], weight[:, 72:], targets[::2])
+    check(x[:, 1:66], weight[:, 3:68], targets)
+    check(np.asfortranarray(x), np.asfortranarray(weight), targets)
+
+
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+def test_only_what_is_wanted(wanted: tuple[bool, ...]) -> None:
+    x, weight, targets = inputs(9, 64, 100)
+    bias, lse = np.zeros(100, np.float32), reference(x, weight, targets)[1].astype(np.float32)
+    operands = (x, weight, targets, lse, bias, np.array(1, np.float32), None)
+    found = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, (*PLAIN, *wanted))
+    for made, exact, want in zip(found, reference(x, weight, targets)[2:], wanted, strict=True):
+        assert close(made, exact, 2.0**-7) if want else made.size == 0
+
+
+def test_gradients_of_losses_and_of_log_sum_exps() -> None:
+    """Each row has its own; that of an ignored row's log-sum-exp counts, that of its loss does not."""
+    x, weight, targets = inputs(30, 64, 200)
+    targets[4] = -100
+    lse, exact = (reference(x, weight, targets)[1], x.astype(float) @ weight.astype(float).T)
+    up, along = np.random.default_rng(5).standard_normal((2, 30)).astype(np.float32)
+    share = np.exp(exact - lse[:, None])
+    slope = up[:, None] * (share - (np.arange(200) == targets[:, None]))
+    slope[4] = 0
+    slope += along[:, None] * share
+    operands = (x, weight, targets, lse.astype(np.float32), None, up, along)
+    dx, dweight, _ = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, ("none", *PLAIN[1:], True, True, False))
+    assert close(dx, slope @ weight.astype(float), 2.0**-7) and close(dweight, slope.T @ x.astype(float), 2.0**-7)
+
+
+def test_a_confident_target_keeps_its_gradient() -> None:
+    """p - 1 is rounded once: a probability that bf16 rounds to 1 still leaves a gradient."""
+    x, weight, targets = np.zeros((1, 64)), np.zeros((2, 64)), np.zeros(1, np.int64)
+    x[0, 0], weight[0, 0] = 8, 1
+    x, weight = x.astype(BF16), weight.astype(BF16)
+    _, lse, dx, dweight, _ = reference(x, weight, targets)
+    operands = (x, weight, targets, lse.astype(np.float32), None, np.array(1, np.float32), None)
+    found = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, (*PLAIN, True, True, False))
+    assert close(found[0], dx, 2.0**-7) and close(found[1], dweight, 2.0**-7) and dx[0, 0] != 0
+
+
+def test_ignored_rows() -> None:
+    """Zero loss and gradient, whatever they hold; a mean over none is NaN, as in torch, and its gradient zero."""
+    x, weight, targets = inputs(6, 64, 100)
+    x[1], targets[1] = np.nan, -100
+    loss, lse = pk.linear_cross_entropy(x, weight, targets, return_lse=True)
+    assert np.isfinite(loss) and np.isnan(lse[1])
+    up = np.array(1, np.float32)
+    dx, _, _ = LINEAR_CROSS_ENTROPY_BACKWARD.run((x, weight, targets, lse, None, up, None), (*PLAIN, True, True, False))
+    assert (dx[1] == 0).all() and np.isfinite(dx.astype(np.float32)).all()
+    nobody = np.full(6, -100)
+    x[1] = 0
+    loss, lse = pk.linear_cross_entropy(x, weight, nobody, return_lse=True)
+    assert np.isnan(loss) and pk.linear_cross_entropy(x, weight, nobody, reduction="sum") == 0
+    found = LINEAR_CROSS_ENTROPY_BACKWARD.run((x, weight, nobody, lse, None, up, None), (*PLAIN, True, True, False))
+    assert all((made == 0).all() for made in found)
+
+
+def test_infinite_and_large_logits() -> None:
+    x, weight, targets = inputs(4, 64, 300)
+    x[0] *= 100
+    x[1], x[2, 0], weight[:, 0] = 0, np.inf, np.abs(weight[:, 0]) + 1
+    loss, lse = pk.linear_cross_entropy(x, weight, targets, reduction="none", return_lse=True)
+    with np.errstate(all="ignore"):
+        expected = reference(x, weight, targets, reduction="none")
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(lse, expected[1], rtol=1e-5)
+    assert np.isnan(loss[2]) and np.isfinite(loss[[0, 1, 3]]).all()
+
+
+def test_no_rows() -> None:
+    x, weight, targets = inputs(0, 64, 100)
+    assert np.isnan(pk.linear_cross_entropy(x, weight, targets))
+    assert pk.linear_cross_entropy(x, weight, targets, reduction="sum") == 0
+    lse, up = np.zeros(0, np.float32), np.array(1, np.float32)
+    found = LINEAR_CROSS_ENTROPY_BACKWARD.run((x, weight, targets, lse, None, up, None), (*PLAIN, True, True, False))
+    assert found[0].shape == (0, 64) and (found[1] == 0).all()
+
+
+@pytest.mark.parametrize("target", [-1, 100, 2**31 + 5, -(2**40), 2**32 - 100])
+def test_a_target_that_is_no_column(target: int) -> None:
+    x, weight, targets = inputs(4, 64, 100)
+    targets[3] = target
+    with pytest.raises(KernelAssertionError, match="ignore_index"):
+        pk.linear_cross_entropy(x, weight, targets)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"x": np.zeros((2, 3, 8), BF16)}, "reshape"),
+        ({"x": np.zeros((2, 9), BF16)}, "reshape"),
+        ({"x": np.zeros((2, 8), np.float32)}, "both as bf16"),
+        ({"weight": np.zeros((5, 8), np.float16)}, "both as bf16"),
+        ({"weight": np.zeros((0, 8), BF16)}, "at least 1"),
+        ({"bias": np.zeros(4, BF16)}, r"shape \(5,\)"),
+        ({"bias": np.zeros(10, BF16)[::2]}, "contiguous"),
+        ({"targets": np.zeros(3, np.int64)}, "targets"),
+        ({"targets": np.zeros(2, np.float32)}, "int32 or int64"),
+        ({"reduction": "median"}, "median"),
+        ({"label_smoothing": 1.5}, "1.5"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
+    given = {"x": np.zeros((2, 8), BF16), "weight": np.zeros((5, 8), BF16), "targets": np.zeros(2, np.int64)}
+    with pytest.raises(ArgumentError, match=words):
+        pk.linear_cross_entropy(**{**given, **arguments})
+
+
+@pytest.mark.parametrize(("m", "v"), [(8192, 131072), (1, 50257), (100_000, 50257), (10**7, 1000), (3, 5)])
+def test_slices_cover_the_vocabulary_within_the_workspace(m: int, v: int) -> None:
+    width = slice_of(m, v, 512 << 20)
+    count = -(-v // width)
+    assert width == v or (width % STEP == 0 and (width * m * 2 <= 512 << 20 or width == STEP))
+    assert (count - 1) * width < v <= count * width and (count == 1 or width * m * 4 > 512 << 20 or width == STEP)
