@@ -185,9 +185,9 @@ def linear_cross_entropy(
     settings and the results are those of `cross_entropy`: losses and, with `return_lse`, log-sum-exps (m,) are float32.
     Logits are float32 sums that nothing rounds before the loss.
 
-    The backward pass computes the logits again, a slice of the vocabulary at a time: four products of 2 m h v operations
-    in all. Beside operands and gradients it takes 512 MiB, and a float32 copy of the gradient of x where the vocabulary
-    takes more than one slice. Sums are float32, and each row of the gradient of weight is rounded once.
+    The backward pass computes the logits again, a slice of the vocabulary at a time: four products of 2 m h v
+    operations in all. Beside operands and gradients it takes 512 MiB, and a float32 copy of the gradient of x where
+    the vocabulary takes more than one slice. Sums are float32, and the gradient of weight is rounded once.
 
     Raises `ArgumentError` for operands or settings that the kernels do not take.
     """

@@ -2,7 +2,7 @@
 
     z       = x w^T + bias, or c tanh((x w^T + bias) / c) with softcap c
     lse     = log(sum(exp(z)))
-    loss    = lse - (1 - a) z[t] - a mean(z) + b lse^2     (label smoothing a, z-loss b, target t: as `cross_entropy.py`)
+    loss    = lse - (1 - a) z[t] - a mean(z) + b lse^2     (smoothing a, z-loss b, target t: as `cross_entropy.py`)
     dlogits = g ((1 + 2 b lse) exp(z - lse) - (1 - a) [column is t] - a / v) + e exp(z - lse), times 1 - (z / c)^2
     dx      = dlogits w,  dw = dlogits^T x,  dbias = sum of dlogits over the rows
 
