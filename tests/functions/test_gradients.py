@@ -110,6 +110,19 @@ CASES = {
         lambda *x: normed(*x, centred=True),
         [*rows(5, 37), tensor(5, 37)],
     ),
+    "linear_cross_entropy: mean": Case(
+        lambda x, w: pk.linear_cross_entropy(x, w, TARGETS),
+        lambda x, w: F.cross_entropy(x @ w.T, TARGETS),
+        [tensor(5, 24, dtype=HALF), tensor(37, 24, dtype=HALF)],
+    ),
+    "linear_cross_entropy_lse: smooth, with a bias": Case(
+        lambda x, w, b: pk.linear_cross_entropy(x, w, TARGETS.int(), b, softcap=3.0, return_lse=True, **SMOOTH),
+        lambda x, w, b: (
+            F.cross_entropy(z := 3 * ((x @ w.T + b) / 3).tanh(), TARGETS, **SMOOTH),
+            z.logsumexp(-1),
+        ),
+        [tensor(5, 23, dtype=torch.float16), tensor(37, 23, dtype=torch.float16), tensor(37)],
+    ),
     "rmsnorm: bf16": Case(pk.rmsnorm, lambda x, w: F.rms_norm(x, (40,), w, 1e-6), rows(2, 3, 40, also=1, dtype=HALF)),
     "rmsnorm_s: one row": Case(
         lambda x, w, b, r: pk.rmsnorm(x, w, b, residual=r, p=0.25, seed=11),
