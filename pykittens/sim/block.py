@@ -148,14 +148,15 @@ class BlockState:
                 f"{self.cluster.agent_label(agent)} writes {self.cluster.grid_state.map.describe(cell)} of it",
                 self.cluster.grid_state.plan.op(step).location,
             )
-        reads = self.shadow.reads >= known[None]
-        if reads.any():
-            cell, agent = (int(x) for x in np.unravel_index(int(reads.argmax()), reads.shape))
-            step = int(self.shadow.reads[cell, agent] % TICK)
-            self._too_late(
-                f"{self.cluster.agent_label(agent)} reads {self.cluster.grid_state.map.describe(cell)} of it",
-                self.cluster.grid_state.plan.op(step).location,
-            )
+        for agent in np.flatnonzero(self.shadow.latest >= known).tolist():
+            reads = self.shadow.reads[agent]
+            cell = int(reads.argmax())
+            if reads[cell] >= known[agent]:
+                step = int(reads[cell] % TICK)
+                self._too_late(
+                    f"{self.cluster.agent_label(agent)} reads {self.cluster.grid_state.map.describe(cell)} of it",
+                    self.cluster.grid_state.plan.op(step).location,
+                )
         for barrier in self.barrier_list:
             for agent, time, where in barrier.visitors:
                 if known[agent] < time:

@@ -46,6 +46,9 @@ def apart(owner: np.ndarray, warps: np.ndarray, old: np.ndarray, new: np.ndarray
 class Shadow:
     """`cells` cells, `agents` agents. A cell must be written before it is read. `warp_of`: whose lanes do what an
     agent does.
+
+    Reads have a row for each agent (whose pages exist once it reads). `latest` bounds the stamps in it, so that a
+    write looks only at readers that may not have been waited for.
     """
 
     def __init__(self, cells: int, agents: int, warp_of: np.ndarray):
@@ -55,8 +58,9 @@ class Shadow:
         self.lanes = np.zeros(cells, np.int32)
         self.generic = np.zeros(cells, bool)  # how it was written
         self.reduced = np.zeros(cells, bool)
-        self.reads = np.zeros((cells, agents), np.int64)
-        self.read_lanes = np.zeros((cells, agents), np.int32)
+        self.latest = np.zeros(agents, np.int64)
+        self.reads = np.zeros((agents, cells), np.int64)
+        self.read_lanes = np.zeros((agents, cells), np.int32)
         self.watched = np.zeros(cells, bool)  # cells read since the last write
 
     def read(
@@ -80,22 +84,22 @@ class Shadow:
         if unwritten.any():
             at = int(unwritten.argmax())
             return Clash("unwritten", int(cells[at]), at)
+        self.latest[agents] = stamps | (TICK - 1)
+        self.watched[cells] = True
         if proxy == "async":  # by an engine: no lanes
-            self.reads[cells, agents] = stamps
-            self.watched[cells] = True
+            self.reads[agents, cells] = stamps
             return None
         lanes = np.full(len(cells), TOGETHER, np.int32) if together else touched.lanes
-        before = self.reads[cells, agents]
+        before = self.reads[agents, cells]
         again = np.flatnonzero(before >= clocks.of[MET][rows, agents])
         if len(again):  # other lanes may still read, too
-            kept = self.read_lanes[cells[again], agents[again]]
+            kept = self.read_lanes[agents[again], cells[again]]
             mixed = np.where(kept == lanes[again], kept, SEVERAL)
             mixed[kept == TOGETHER] = lanes[again][kept == TOGETHER]
             lanes = lanes.copy()
             lanes[again] = np.where(lanes[again] == TOGETHER, kept, mixed)
-        self.reads[cells, agents] = stamps
-        self.read_lanes[cells, agents] = lanes
-        self.watched[cells] = True
+        self.reads[agents, cells] = stamps
+        self.read_lanes[agents, cells] = lanes
         return None
 
     def write(
@@ -138,7 +142,8 @@ class Shadow:
         cells = touched.cell[mine]
         self.stamp[cells], self.agent[cells], self.lanes[cells] = stamps[mine], agents[mine], touched.lanes[mine]
         self.generic[cells], self.reduced[cells] = True, False
-        self.reads[touched.cell, agents], self.read_lanes[touched.cell, agents] = stamps, SEVERAL
+        self.latest[agents] = stamps | (TICK - 1)
+        self.reads[agents, touched.cell], self.read_lanes[agents, touched.cell] = stamps, SEVERAL
         self.watched[touched.cell] = True
         return None
 
@@ -173,22 +178,27 @@ class Shadow:
         live = np.flatnonzero(self.watched[cells])
         if not len(live):
             return None
-        reads, warps = self.reads[cells[live]], rows[live]
-        near = reads >= clocks.of[MET][warps]
-        if near.any():
-            item, agent = np.nonzero(near)
-            found = reads[item, agent]
-            bad = found >= clocks.of[SEEN][warps[item], agent]
-            kind = "read"
-            if not bad.any():
-                old = self.read_lanes[cells[live[item]], agent]
-                bad = apart(self.warp_of[agent], warps[item], old, touched.lanes[live[item]])
-                kind = "read apart"
-            if bad.any():
-                first = int(bad.argmax())
-                by = int(live[item[first]])
-                return self._clash(kind, int(cells[by]), by, int(agent[first]), int(found[first]))
-        self.reads[cells[live]] = 0
+        # Of the readers, those that a warp of the gang may not know to be done.
+        met = clocks.of[MET]
+        suspects = np.flatnonzero(self.latest >= met[rows.min() : rows.max() + 1].min(axis=0))
+        if len(suspects):
+            warps = rows[live]
+            reads = self.reads[suspects[:, None], cells[live]]
+            near = reads >= met[warps[:, None], suspects].T
+            if near.any():
+                item, which = np.nonzero(near.T)
+                agent, found = suspects[which], reads[which, item]
+                bad = found >= clocks.of[SEEN][warps[item], agent]
+                kind = "read"
+                if not bad.any():
+                    old = self.read_lanes[agent, cells[live[item]]]
+                    bad = apart(self.warp_of[agent], warps[item], old, touched.lanes[live[item]])
+                    kind = "read apart"
+                if bad.any():
+                    first = int(bad.argmax())
+                    by = int(live[item[first]])
+                    return self._clash(kind, int(cells[by]), by, int(agent[first]), int(found[first]))
+        self.reads[np.flatnonzero(self.latest)[:, None], cells[live]] = 0
         self.watched[cells] = False
         return None
 
