@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import DeadlockError, Frame
 from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Sync, Value
-from . import hazards
+from . import hazards, wrapping
 from .machine import Machine
 from .registers import Mask
 from .roles import join_parts, merge, part
@@ -121,6 +121,8 @@ class Gang:
                 if m.flying:
                     hazards.check_registers(m, step)
                 out = step.numpy(m)
+                if step.counts:
+                    wrapping.check(m, step.op, out, *step.counts)
                 if step.results:
                     m.finish(step, out)
             elif step.ends:

@@ -14,6 +14,7 @@ from ..thread_map import EVERY_THREAD, ONE_THREAD
 from ..types import BarrierType, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
 from .access_classes import ClassTable, classify
 from .banks import extra_passes
+from .wrapping import counted_with
 
 STRUCTURE = (Range, While, BreakIf, When, Role)
 
@@ -87,6 +88,7 @@ class Step:
         self.strong = [a for a in strong if a.proxy == "generic" and isinstance(a.target, Place) and a.target.cols == 1]
         self.observes = False  # whether something is done with what a strong access finds
         self.chance = False  # whether what it finds depends on the order of blocks and warps
+        self.counts: tuple[str, Op] | None = None  # of a signed scalar: what it must not wrap for, and where that is
         self.inside: dict[str, list[Step]] = {}
         self.carried: tuple[Value, ...] = ()  # of a loop: what its passes change
         self.changes: set[Value] = set()  # of a role: what it changes
@@ -103,6 +105,9 @@ class StepPlan:
         self.steps: list[Step] = []
         self.body = self._block(program.body)
         self.classes = self._classify()
+        counted = counted_with(step.op for step in self.steps)
+        for step in self.steps:
+            step.counts = counted.get(step.op)
         # Whether anything can order clusters, and whether what a run does depends on the order in which they come.
         self.chained = any(a.order not in ("weak", "relaxed") for step in self.steps for a in step.strong) or any(
             isinstance(e, Sync) and e.kind == "memory fence" for e in self.effects()

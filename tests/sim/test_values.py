@@ -243,6 +243,44 @@ def test_integers_wrap() -> None:
         assert y[0, 0] == np.asarray(n * n % 2**32, np.uint32).view(np.int32)
 
 
+def test_what_is_counted_with_has_not_wrapped() -> None:
+    """A quotient, a coordinate, an index, a loop's bound of a signed scalar that has wrapped is another one."""
+
+    @pk.kernel(warps=2)
+    def use(x: pk.gl(i32, "N", 1), y: pk.gl(i32, 1, 4), n: i32, *, how: str) -> None:
+        shared = pk.shared(pk.sv(i32, 4))
+        m = (n + warp.index) * 65536
+        if how == "quotient":
+            warp.set(y, (0, warp.index), m // 65536)
+        elif how == "in i64":
+            warp.set(y, (0, warp.index), pk.cast((pk.cast(n, pk.i64) + warp.index) * 65536 // 65536, i32))
+        elif how == "remainder":
+            warp.set(y, (0, warp.index), (m + 1) % 10)
+        elif how == "in u32":
+            warp.set(y, (0, warp.index), pk.cast((pk.cast(n, pk.u32) * 65536 + 1) % 10, i32))
+        elif how == "coordinate":
+            warp.set(y, (0, warp.index), x[(n << 17) + (n << 15), 0])
+        elif how == "index":
+            warp.set(shared, pk.where(warp.index == 0, n * n * 4, 0), 1)
+        elif how == "bound":
+            last = pk.var(i32, 3)
+            last.set(n * n)
+            for i in pk.range(last):
+                warp.set(y, (0, warp.index), i)
+        else:  # bits, and what is compared or stored
+            warp.set(y, (0, warp.index), pk.where(m < 0, m ^ 1, (m * 5) & 255))
+
+    x, y = np.zeros((64, 1), np.int32), np.zeros((1, 4), np.int32)
+    for how in ("quotient", "remainder", "coordinate", "index", "bound"):
+        with pytest.raises(pk.Diagnosis, match=r"wraps to .* in i32.*: warp [01] of block 0,0,0") as caught:
+            use.simulate(x, y, 2**16, how=how)
+        assert "in i64" in caught.value.fix and caught.value.also
+    for how in ("in i64", "in u32", "value"):
+        use.simulate(x, y, 2**16 - 1, how=how)
+    use.simulate(x, y, 2**16, how="in i64")
+    assert y[0, :2].tolist() == [2**16, 2**16 + 1]
+
+
 def test_division_by_zero_is_an_error() -> None:
     @pk.kernel(warps=1)
     def divide(y: pk.gl(i32, 1, 4), n: i32, d: i32) -> None:
