@@ -31,9 +31,10 @@ class Blocked:
     state: Callable[[], str]
     location: tuple[Frame, ...] = ()
     for_memory: bool = False  # it goes on when an element of memory has changed
+    polls: bool = False  # it goes on, but may look at memory that others have yet to change
 
 
-PASSES = 1 << 15  # through one loop that changes no memory; half of it where they do: nobody simulates more
+PASSES = 1 << 14  # through one loop that changes no memory; half of it where they do: nobody simulates more
 Steps = Generator[Blocked, None, None]
 
 
@@ -273,6 +274,8 @@ class Gang:
                 )
             if m.changes != own:
                 state = None
+                if m.looked:
+                    yield Blocked(lambda: True, lambda: "nothing", polls=True)
                 continue
             # A pass that changed nothing: if the next one leaves the same values, all that follow do, until memory
             # changes.
@@ -280,7 +283,7 @@ class Gang:
             if after == state:
                 yield self._spinning(step, seen)
             else:
-                yield Blocked(lambda: True, lambda: "nothing")
+                yield Blocked(lambda: True, lambda: "nothing", polls=bool(m.looked))
             state = after
         self.leaving, self.left, m.mask = False, outer, before
 

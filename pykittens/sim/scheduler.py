@@ -70,13 +70,16 @@ class Scheduler:
             if self.order.shuffle is not None:  # whoever is drawn, as far as it can go on, and then anybody again
                 return any(self._step(r, gang) for r, gang in self.turns(pairs))
             return any([self._step(r, gang) for r, gang in self.turns(pairs)])
+        moved = False
         for r in self.turns(self.running):
             gangs = list(r.crowd.gangs)
             if self.chance is not None:
                 self.chance.shuffle(gangs)
-            if any([self._step(r, gang) for gang in gangs]):
+            went = [gang for gang in gangs if self._step(r, gang)]
+            moved = moved or bool(went)
+            if any(gang.blocked is None or not gang.blocked.polls for gang in went):
                 return True  # the first cluster that can goes on, until it must wait for others
-        return False
+        return moved
 
     def _step(self, r: Running, gang: Gang) -> bool:
         """A gang goes on, if it can."""

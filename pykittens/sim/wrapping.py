@@ -95,8 +95,9 @@ def _counts(op: Op) -> Iterator[tuple[Any, str]]:
             yield from ((x, what) for x, what in ((effect.index, "an index"), (effect.rank, "a rank")) if x is not None)
 
 
-def check(m: Any, op: ScalarBinary, out: Any, what: str, by: Op) -> None:
+def check(m: Any, op: Op, out: Any, what: str, by: Op) -> None:
     """Raises a `Diagnosis` where the result of an operation has wrapped, and something is counted with it."""
+    assert isinstance(op, ScalarBinary)
     a, b = m.scalar(op.a), m.scalar(op.b)
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         wide = object if op.common is i64 or op.kind == "shl" else np.int64

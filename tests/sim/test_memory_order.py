@@ -541,3 +541,31 @@ def test_refusals() -> None:
     refused("pk.atomic_xor to h", lambda x, h: pk.atomic_xor(h, 0, 1))
     refused("pk.atomic_cas by 4 warps", lambda x, h: pk.atomic_cas(x, 0, 0, 1), warps=4)
     refused("in shared memory with order", lambda x, h: warp.set(pk.shared(pk.sv(i32, 4)), 0, 1, order="release"))
+
+
+@pytest.mark.parametrize("blocks", (True, False), ids=("blocks", "roles"))
+def test_a_spin_that_counts_its_passes_lets_others_go(blocks: bool) -> None:
+    """Each pass changes memory, so that it is no spin that waits for a change; it must not starve who ends it."""
+
+    def poll(f: Any, polls: Any) -> None:
+        for _ in pk.loop():
+            warp.set(polls, 0, polls[0] + 1)
+            pk.break_if(f.load(0) != 0)
+
+    @pk.kernel(warps=1, grid=(2, 1, 1), cooperative=True)
+    def of_blocks(f: pk.gl(i32, 4), polls: pk.gl(i32, 1), z: pk.gl(f32, 16, 16)) -> None:
+        with pk.when(pk.block_index.x == 0):
+            poll(f, polls)
+            warp.store(z, warp.ones(f32, 16, 16), (0, 0))
+        with pk.otherwise():
+            pk.signal(f, 0)
+
+    @pk.kernel(warps=2)
+    def of_roles(f: pk.gl(i32, 4), polls: pk.gl(i32, 1), z: pk.gl(f32, 16, 16)) -> None:
+        with pk.role("polls", warps=1):
+            poll(f, polls)
+            warp.store(z, warp.ones(f32, 16, 16), (0, 0))
+        with pk.role("signals", warps=1):
+            pk.signal(f, 0)
+
+    accepts(of_blocks if blocks else of_roles, COUNTERS, np.zeros(1, np.int32), np.zeros((16, 16), np.float32))
