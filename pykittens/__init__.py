@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .functions.norms import layernorm, rmsnorm
     from .functions.product import matmul
     from .functions.rotary import rotary
-    from .functions.sequences import based, linear_attention
+    from .functions.sequences import based, linear_attention, linear_attention_backward
     from .functions.softmax import softmax
     from .vocabulary import *
 

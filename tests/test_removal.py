@@ -41,19 +41,32 @@ HARMLESS = {
         1,
         "the wait of each tile covers what the stores read, and the end of the grid finishes what they write",
     ),
-    ("linear_attention", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
-    ("linear_attention", "barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
-    ("based", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
-    (
-        "based",
-        "proxyfence",
-        "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term",
-    ): (1, "the fence of the first chunk's features, before their barrier, covers it"),
-    ("based", "wgmmawait", "warpgroup.wait(rest)  # whose registers are needed"): (
-        1,
-        "the next wait for the output covers it: this one lets the compiler use registers again",
-    ),
-    ("based", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
+    **{
+        (name, *what): why
+        for name in ("linear_attention", "linear_attention_backward")
+        for what, why in {
+            ("wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
+            ("barrier", "warpgroup.sync()  # all warps have done with the decayed keys"): (1, WHOLE),
+        }.items()
+    },
+    **{
+        (name, *what): why
+        for name in ("based", "based_backward_values")
+        for what, why in {
+            ("wait", "with pk.when(i > last if reverse else i < last), ring.fill() as slot:"): (3, FIRST_PASS),
+            (
+                "proxyfence",
+                "warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no more",
+            ): (1, "the fence of the first chunk's features, before their barrier, covers it"),
+            ("wgmmawait", "warpgroup.wait(rest)  # whose registers are needed"): (
+                1,
+                "the next wait for the output covers it: this one lets the compiler use registers again",
+            ),
+            ("barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
+        }.items()
+    },
+    ("based_backward", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
+    ("based_backward", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
 }
 
 # Options whose other values change nothing in how a kernel synchronises.
@@ -66,22 +79,26 @@ ENOUGH = {
     "attention_ada": {"dtype": ("bf16",)},
     "attention_hopper": {"dtype": ("bf16",), "dim": (64,)},
     "based": {"dim": (64,)},
+    "based_backward": {"dim": (64,), "dtype": ("f16",), "reverse": (True,)},
+    "based_backward_values": {"dim": (64,), "dtype": ("f16",)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
     "linear_attention": {"dim": (64,)},
     **{f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)} for step in ("", "_gradient")},
+    "linear_attention_backward": {"dim": (64,), "dtype": ("bf16",)},
     "cross_entropy": {"n": (1000, 5000), "dtype": ("bf16",)},
     **{name: {"n": (1000,), "dtype": ("bf16",)} for name in ("layernorm_backward", "rmsnorm_backward")},
     **{
         name: {"n": (1000, 256, 8192)} for name in ("softmax", "softmax_backward", "layernorm", "rmsnorm")
     },  # wide rows: a small instance below
 }
+LONGER = ("based", "based_backward", "based_backward_values")
 
 
 def instances(name: str) -> Iterator[Instance]:
     row = KERNELS[name]
     for choice, found in row.configurations():
         if all(choice[option] in values for option, values in ENOUGH.get(name, {}).items()):
-            yield longer(found, 5 * 64 - 20) if name == "based" else found  # three slots go round twice
+            yield longer(found, 5 * 64 - 20) if name in LONGER else found  # three slots go round twice
     found = row.make(**row.default())
     assert found is not None
     if name in ("attention_hopper", "attention_ampere"):  # a scale below 0 turns the queries
@@ -109,9 +126,10 @@ def instances(name: str) -> Iterator[Instance]:
 def longer(found: Instance, rows: int) -> Instance:
     """The instance with sequences of `rows` rows, and one head."""
     changed = {
-        n: replace(x, shape=(1, 1, rows if n in "qkvo" else x.shape[2], x.shape[3])) for n, x in found.operands.items()
+        n: replace(x, shape=(1, 1, rows if n in "qkvoxyab" else x.shape[2], x.shape[3]))
+        for n, x in found.operands.items()
     }
-    return replace(found, operands=changed)
+    return replace(found, operands=changed, values={n: x[:, :1] for n, x in found.values.items()})
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -24,6 +24,7 @@ PUBLIC = {
     "geglu": "gates",
     "layernorm": "norms",
     "linear_attention": "sequences",
+    "linear_attention_backward": "sequences",
     "linear_cross_entropy": "loss",
     "matmul": "product",
     "rmsnorm": "norms",

@@ -72,8 +72,12 @@ def attend(
     after: Annotated[Tensor, f32, "B", "H", pk.static("E"), FEATURES],
     *,
     config: Any = Config(),
+    reverse: bool = False,
 ) -> None:
-    """o and the state `after`; without `before` it begins at zero."""
+    """o and the state `after`; without `before` it begins at zero.
+
+    reverse: the sum is over j >= i, from the last row to the first, and the states are gradients of states.
+    """
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, chunks, scaled, exact = q.dtype, pk.cdiv(q.rows, CHUNK), q.dtype is f16, after is not None
     rows, values = pk.st(dtype, CHUNK, D), pk.st(dtype, CHUNK, CHUNK)
@@ -82,18 +86,21 @@ def attend(
     states = pk.ring(config.states, high=wide, low=narrow, unit=pk.sv(f32, CHUNK), name="states")
     result = pk.shared(values, name="result")
 
+    first, last, step = (chunks - 1, -1, -1) if reverse else (0, chunks, 1)
+
     def load(i: Any) -> None:
-        with pk.when(i < chunks), ring.fill() as slot:
+        with pk.when(i > last if reverse else i < last), ring.fill() as slot:
             pk.tma.load(slot.q, q, (batch, head, i, 0))
             pk.tma.load(slot.k, k, (batch, head, i, 0))
             pk.tma.load(slot.v, v, (batch, head, i, part))
 
     with pk.role("attend", warpgroups=1):
         for i in range(config.stages):
-            load(i)
+            load(first + i * step)
         score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
-        row, column = pk.row_index(score), pk.col_index(score)
-        for i in pk.range(chunks):
+        later, earlier = pk.row_index(score), pk.col_index(score)
+        seen = earlier >= later if reverse else earlier <= later
+        for i in pk.range(first, last, step):
             slot = ring.read()
             warpgroup.mm_ABt(score, slot.q, slot.k)
             x = warpgroup.load(slot.q) * 0.25
@@ -103,7 +110,7 @@ def attend(
             warpgroup.mm_ABt(out, near, past.high[:, : 4 * D])
             warpgroup.mma_ABt(out, rest, past.high[:, SQUARES:])
             warpgroup.mma_ABt(out, rest, past.low)
-            score[:] = pk.where(column <= row, pk.fma(score, pk.fma(score, 1 / 32, 1 / 4), 1.0), 0.0)
+            score[:] = pk.where(seen, pk.fma(score, pk.fma(score, 1 / 32, 1 / 4), 1.0), 0.0)
             warpgroup.wait(rest)  # whose registers are needed
             if scaled:
                 weight_unit = unit_of(score)
@@ -114,13 +121,13 @@ def attend(
             warpgroup.mma_ABt(out, far, past.high[:, 4 * D : SQUARES])
             if scaled:
                 warpgroup.wait(out)
-                out[:] = out * warpgroup.load_row(past.unit) * shrink
+                out[:] = out * shrink * warpgroup.load_row(past.unit)
             warpgroup.mma_AB(out, high, slot.v)
             warpgroup.mma_AB(out, low, slot.v)
             warpgroup.wait()
             ring.release()
             states.release()
-            load(i + config.stages)
+            load(i + config.stages * step)
             warpgroup.tma.wait(read=True)
             warpgroup.sync()  # `result` has been read
             warpgroup.store(result, (out * weight_unit if scaled else out).to(dtype))
@@ -130,39 +137,69 @@ def attend(
         warpgroup.tma.wait()
 
     with pk.role("state", warpgroups=1):
-        at = [pk.at(batch, head, part * CHUNK, column) for column in (0, SQUARES)]
-        widths = (SQUARES, 2 * D)
-        if before is None:
-            second, first = (warpgroup.zeros(f32, CHUNK, cols) for cols in widths)
-        else:
-            second, first = (warpgroup.load(before, where, rows=CHUNK, cols=cols) for where, cols in zip(at, widths))
+        second, single = begin(before, (batch, head, part), reverse)
         tiles = [pk.shared(wide, name=name) for name in ("features", "remainders")[: 1 + exact]]
         if exact:
-            warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no second term
-        for i in pk.range(chunks):
+            warpgroup.store(tiles[1][:, FEATURES - D :], warpgroup.zeros(dtype, CHUNK, D))  # x needs no more
+        for i in pk.range(first, last, step):
             with states.put() as slot:
-                if scaled:
-                    unit = unit_of(second, first)
-                    warpgroup.store(slot.unit, unit)
-                warpgroup.store(slot.high[:, :SQUARES], (second / unit if scaled else second).to(dtype))
-                store_terms(slot.high[:, SQUARES:], slot.low, first / unit if scaled else first)
+                put(slot, second, single, scaled)
             slot = ring.read()
-            for make, one, tile in zip((products, remainders), (1.0, 0.0), tiles):
-                x = warpgroup.load(slot.k)  # for each anew: registers are scarce
-                *several, last = make(x, range(9))
-                for m, term in enumerate([*several, half(last, one)]):
-                    warpgroup.store(tile[:, m * D : (m + 1) * D], term)
-            warpgroup.store(tiles[0][:, FEATURES - D :], x)
-            warpgroup.sync()
-            for tile in tiles:
-                warpgroup.mma_AtB(second, slot.v, tile[:, :SQUARES])
-                warpgroup.mma_AtB(first, slot.v, tile[:, SQUARES:])
-            warpgroup.wait()
+            add(second, single, slot, tiles)
             ring.release()
             warpgroup.sync()  # all warps have done with the features
         if after is not None:
-            for sums, where in zip((second, first), at):
-                warpgroup.store(after, sums, where)
+            for sums, column in ((second, 0), (single, SQUARES)):
+                where = pk.at(batch, head, part * CHUNK, column)
+                warpgroup.store(after, sums * shares(sums, column) if reverse else sums, where)
+
+
+def begin(before: Any, at: Any, reverse: bool) -> Any:
+    """The state before the first chunk: the sums for the products, and for 1 and x.
+
+    A gradient of the state has the factors of its features in the result, which the sums do not have.
+    """
+    batch, head, part = at
+    made = []
+    for first, cols in ((0, SQUARES), (SQUARES, 2 * D)):
+        if before is None:
+            made.append(warpgroup.zeros(f32, CHUNK, cols))
+            continue
+        sums = warpgroup.load(before, pk.at(batch, head, part * CHUNK, first), rows=CHUNK, cols=cols)
+        made.append(sums / shares(sums, first) if reverse else sums)
+    return made
+
+
+def shares(sums: Any, first: int) -> Any:
+    """The factor of each feature in the result, from column `first` on; of those that are zero any other than 0."""
+    column = pk.col_index(sums)
+    if first == SQUARES:
+        return pk.where(column >= D, 1 / 4, pk.where(column == D // 2, 1.0, 1 / 16))
+    return pk.where(column < D - first, 1 / 32, 1 / 16)
+
+
+def put(slot: Any, second: Any, first: Any, scaled: bool) -> None:
+    """The state as 16-bit numbers in shared memory."""
+    if scaled:
+        unit = unit_of(second, first)
+        warpgroup.store(slot.unit, unit)
+    warpgroup.store(slot.high[:, :SQUARES], (second / unit if scaled else second).to(slot.high.dtype))
+    store_terms(slot.high[:, SQUARES:], slot.low, first / unit if scaled else first)
+
+
+def add(second: Any, first: Any, slot: Any, tiles: Any) -> None:
+    """Adds the products of a chunk's values and the features of its keys, which go through `tiles`."""
+    for make, one, tile in zip((products, remainders), (1.0, 0.0), tiles):
+        x = warpgroup.load(slot.k)  # for each anew: registers are scarce
+        *several, last = make(x, range(9))
+        for m, term in enumerate([*several, half(last, one)]):
+            warpgroup.store(tile[:, m * D : (m + 1) * D], term)
+    warpgroup.store(tiles[0][:, FEATURES - D :], x)
+    warpgroup.sync()
+    for tile in tiles:
+        warpgroup.mma_AtB(second, slot.v, tile[:, :SQUARES])
+        warpgroup.mma_AtB(first, slot.v, tile[:, SQUARES:])
+    warpgroup.wait()
 
 
 def products(x: Any, distances: Any, share: float = 1.0) -> Any:

@@ -76,11 +76,21 @@ def attend(
     log_decay: Annotated[Tensor, f32, "H"],
     before: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
     after: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
+    along: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    dots: Annotated[Tensor, f32, "B", "H", "P", "M"],
     scale: Annotated[Scalar, f32],
     *,
     config: Any = Config(),
+    reverse: bool = False,
 ) -> None:
-    """o and the state `after`; without `before` it begins at zero."""
+    """o and the state `after`; without `before` it begins at zero. With `along`, `dots`: the rows of o times those,
+    for each 64 columns; M is n in whole chunks.
+
+    reverse: the sum is over j >= i, from the last row to the first, and states have `scale` in them:
+
+        o_i = (before exp(g (n - 1 - i)) + scale * sum_{j >= i} exp(g (j - i)) v_j k_j) q_i
+        after = before exp(g n) + scale * sum_j exp(g (j + 1)) v_j k_j
+    """
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
     decays, scaled = log_decay is not None, dtype is f16
@@ -90,27 +100,39 @@ def attend(
     result = pk.shared(values, name="result")
     g = pk.maximum(log_decay[head] * LOG2E, -1e30) if decays else 0.0  # -inf times a distance of 0 would be NaN
 
+    def at(i: Any) -> Any:
+        """The chunk of step i."""
+        return chunks - 1 - i if reverse else i
+
+    def length(i: Any) -> Any:
+        """How many rows it has."""
+        return pk.minimum(q.rows - at(i) * CHUNK, CHUNK)
+
     def load(i: Any) -> None:
         with pk.when(i < chunks), ring.fill() as slot:
-            pk.tma.load(slot.q, q, (batch, head, i, 0))
-            pk.tma.load(slot.k, k, (batch, head, i, 0))
-            pk.tma.load(slot.v, v, (batch, head, i, part))
+            pk.tma.load(slot.q, q, (batch, head, at(i), 0))
+            pk.tma.load(slot.k, k, (batch, head, at(i), 0))
+            pk.tma.load(slot.v, v, (batch, head, at(i), part))
 
     with pk.role("attend", warpgroups=1):
         for i in range(config.stages):
             load(i)
         score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
         row, column = pk.row_index(score), pk.col_index(score)
+        later, earlier = (column, row) if reverse else (row, column)
         if decays:
-            fade, lift = pk.exp2(pk.maximum(row - column, 0).to(f32) * g), pk.exp2((row + 1).to(f32) * g)
+            fade = pk.exp2(pk.maximum(later - earlier, 0).to(f32) * g)
+            lift: Any = None if reverse else pk.exp2((row + 1).to(f32) * g)  # from where the state is
         for i in pk.range(chunks):
             slot = ring.read()
+            if decays and reverse:
+                lift = pk.exp2(pk.maximum(length(i) - 1 - row, 0).to(f32) * g)
             warpgroup.mm_ABt(score, slot.q, slot.k)
             past = states.read()
             warpgroup.mm_ABt(out, slot.q, past.high)
             warpgroup.mma_ABt(out, slot.q, past.low)
             warpgroup.wait(score)
-            score[:] = pk.where(column <= row, score * fade if decays else score, 0.0)
+            score[:] = pk.where(earlier <= later, score * fade if decays else score, 0.0)
             if scaled:
                 weight_unit = unit_of(score)
                 shrink = 1.0 / weight_unit
@@ -127,11 +149,15 @@ def attend(
             warpgroup.wait()
             ring.release()
             load(i + config.stages)
+            unit = weight_unit * scale if scaled else scale
+            if dots is not None:
+                other = warpgroup.load(along, (batch, head, at(i), part), rows=CHUNK, cols=CHUNK)
+                warpgroup.store(dots, out.row_dot(other.to(f32)) * unit, (batch, head, part, at(i)))
             warpgroup.tma.wait(read=True)
             warpgroup.sync()  # `result` has been read
-            warpgroup.store(result, (out * (weight_unit * scale if scaled else scale)).to(dtype))
+            warpgroup.store(result, (out * unit).to(dtype))
             warpgroup.sync()
-            warpgroup.tma.store(o, result, (batch, head, i, part))
+            warpgroup.tma.store(o, result, (batch, head, at(i), part))
             warpgroup.tma.commit()
         warpgroup.tma.wait()
 
@@ -141,8 +167,10 @@ def attend(
             if before is None
             else warpgroup.load(before, (batch, head, part, 0), rows=CHUNK)
         )
+        if reverse and before is not None:
+            state[:] = state * (1.0 / scale)
         faded: Any = pk.shared(rows, count=2, name="faded") if decays else None
-        position = pk.row_index(state) if decays else None
+        position: Any = pk.row_index(state) if decays else None
         for i in pk.range(chunks):
             with states.put() as next:
                 if scaled:
@@ -150,9 +178,10 @@ def attend(
                     warpgroup.store(next.unit, unit)
                 store_terms(next.high, next.low, state / unit if scaled else state)
             slot = ring.read()
-            if decays:  # row j by the decay from there to the end of the chunk
-                count = pk.minimum(q.rows - i * CHUNK, CHUNK)
-                left = pk.exp2(pk.maximum(count - 1 - position, 0).to(f32) * g)
+            if decays:  # row j by the decay from there to where the state will be
+                count = length(i)
+                away = position + 1 if reverse else pk.maximum(count - 1 - position, 0)
+                left = pk.exp2(away.to(f32) * g)
                 store_terms(faded[0], faded[1], warpgroup.load(slot.k).to(f32) * left)
                 state[:] = state * pk.exp2(pk.cast(count, f32) * g)
                 warpgroup.sync()
@@ -163,7 +192,7 @@ def attend(
             if decays:
                 warpgroup.sync()  # all warps have done with the decayed keys
         if after is not None:
-            warpgroup.store(after, state, (batch, head, part, 0))
+            warpgroup.store(after, state * scale if reverse else state, (batch, head, part, 0))
 
 
 def call(
@@ -179,7 +208,8 @@ def call(
 ) -> KernelCall:
     """What writes o, and the state after the last row into `after` unless that is None."""
     q, k, v, state = operands("linear attention", q, k, v, state)
-    return KernelCall(attend, (q, k, v, o, log_decay, state, after, scale), {"config": config or CONFIGS[q.shape[-1]]})
+    operands_ = (q, k, v, o, log_decay, state, after, None, None, scale)
+    return KernelCall(attend, operands_, {"config": config or CONFIGS[q.shape[-1]]})
 
 
 def reference(

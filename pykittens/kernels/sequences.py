@@ -11,6 +11,7 @@ from pykittens import f32, warpgroup
 from ..errors import ArgumentError
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo
+from ..interop.base import packed
 from ..types import DTYPES as ALL
 from ..types import bf16, f16
 
@@ -58,6 +59,13 @@ def check(name: str, a: ArrayInfo, b: ArrayInfo, c: ArrayInfo, features: Dims, v
             raise ArgumentError(f"{said}: there is no kernel for {what} dimension {given}", fix=fix)
 
 
+def check_gradient(name: str, do: ArrayInfo, o: ArrayInfo) -> None:
+    """`ArgumentError` unless `do` has the shape and dtype of the result."""
+    if tuple(do.shape) != tuple(o.shape) or do.dtype != o.dtype:
+        fix = f"pass {o.dtype} {tuple(o.shape)}, as the result has them"
+        raise ArgumentError(f"{name}: do is {do.dtype} {tuple(do.shape)}", fix=fix)
+
+
 def check_state(name: str, what: str, info: ArrayInfo | None, shape: Dims) -> None:
     """`ArgumentError` unless an operand is None or float32 of this shape."""
     if info is not None and (tuple(info.shape) != tuple(shape) or info.dtype != "f32"):
@@ -72,9 +80,20 @@ def operands(name: str, q: Any, k: Any, v: Any, state: Any) -> tuple[Any, Any, A
         _check_device(name, infos[0].device)
     if state is not None and arrays.describe(state).strides[-1] != 1:
         state = arrays.dense_copy(state, "state")
-    given = zip(("q", "k", "v"), (q, k, v), infos, strict=True)
-    q, k, v = (x if _loadable(info) else arrays.dense_copy(x, n) for n, x, info in given)
+    q, k, v = (readable(x, n) for n, x in (("q", q), ("k", k), ("v", v)))
     return q, k, v, state
+
+
+def readable(array: Any, name: str) -> Any:
+    """An array that TMA can read: itself, or a dense copy."""
+    return array if _loadable(arrays.describe(array)) else arrays.dense_copy(array, name)
+
+
+def dense(array: Any, name: str) -> Any:
+    """None for None; an array whose rows follow one another without gaps: itself, or a copy."""
+    if array is None or (info := arrays.describe(array)).strides == packed(info.shape):
+        return array
+    return arrays.dense_copy(array, name)
 
 
 def _loadable(info: ArrayInfo) -> bool:

@@ -11,18 +11,18 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
-from ..types import RegisterTile, Type, bf16, f16
+from ..types import RegisterTile, Type, bf16, f16, f32, i32
 from .broadcast import register_type
 from .samples import Sample
 
 
 @dataclass(eq=False)
 class Rolls(Op):
-    """A tile for each distance m: its column c is column (c + m) modulo the width of a 16-bit row-layout tile.
+    """A tile for each distance m: its column c is column (c + m) modulo the width of a 16 or 32-bit row-layout tile.
 
     The four threads that share a row hold its pairs of columns in turn. A roll by two columns is the pair of the next
-    thread (one shuffle a word, shared by all distances that need it), by eight another word of the same thread; an odd
-    roll takes half a word of each of two.
+    thread (one shuffle a word, shared by all distances that need it), by eight another pair of the same thread; an odd
+    roll takes half a pair of each of two. A pair is a word of 16-bit elements, or two words.
     """
 
     scope: Scope
@@ -34,9 +34,9 @@ class Rolls(Op):
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "rolls")
-        if not isinstance(type, RegisterTile) or type.layout != "row" or not type.dtype.packed:
+        if not isinstance(type, RegisterTile) or type.layout != "row" or type.dtype.bits not in (16, 32):
             raise TypeRuleError(
-                f"rolls of {type}", fix="columns roll in row-layout tiles of bf16 or f16: convert first"
+                f"rolls of {type}", fix="columns roll in row-layout tiles of 16 or 32 bits: use swap_layout() first"
             )
         if not self.distances or not all(isinstance(m, int) and 0 <= m < type.cols for m in self.distances):
             raise TypeRuleError(
@@ -51,38 +51,37 @@ class Rolls(Op):
     def cuda(self, c: CudaWriter) -> None:
         type, source = self.a.type, c[self.a]
         assert isinstance(type, RegisterTile)
-        words, blocks = (
-            type.registers // 2,
-            type.cols // 8,
-        )  # blocks of 8 columns: a word of each of the four threads, in each row
+        pairs, blocks = type.registers // 2, type.cols // 8  # a block: 8 columns, a pair of each of the four threads
+        each = 1 if type.dtype.packed else 2  # words of a pair
+        ctype = "u32" if type.dtype.packed else type.dtype.c
         turned = {0: source}  # the words of the thread that is 0 to 3 further on
-        pairs = {pair for m in self.distances for pair in (m // 2, m // 2 + m % 2)}
-        for turn in sorted({pair % 4 for pair in pairs} - {0}):
+        apart = {pair for m in self.distances for pair in (m // 2, m // 2 + m % 2)}
+        for turn in sorted({pair % 4 for pair in apart} - {0}):
             turned[turn] = c.fresh("turned")
-            c.line(f"u32 {turned[turn]}[{words}];")
-            c.line(
-                f"PK_UNROLL for (int i = 0; i < {words}; i++) {turned[turn]}[i] = __shfl_sync(0xffffffffu, "
-                f"{source}[i], (lane & 28) | ((lane + {turn}) & 3));"
-            )
+            c.line(f"{ctype} {turned[turn]}[{pairs * each}];")
+            other = f"__shfl_sync(0xffffffffu, {source}[i], (lane & 28) | ((lane + {turn}) & 3))"
+            c.line(f"PK_UNROLL for (int i = 0; i < {pairs * each}; i++) {turned[turn]}[i] = {other};")
 
-        def word(i: int, pair: int) -> str:
-            """Word `i` of the tile rolled by `pair` pairs: past the last thread it lies in the next block of
-            columns.
+        def word(i: int, pair: int, half: int = 0) -> str:
+            """Word `half` of pair `i` of the tile rolled by `pair` pairs: past the last thread it lies in the next
+            block of columns.
             """
             here, there = (
-                i % 2 + 2 * ((i // 2 + step) % blocks) + i // (2 * blocks) * 2 * blocks
+                (i % 2 + 2 * ((i // 2 + step) % blocks) + i // (2 * blocks) * 2 * blocks) * each + half
                 for step in (pair // 4, pair // 4 + 1)
             )
             name, turn = turned[pair % 4], pair % 4
             return f"((lane & 3) < {4 - turn} ? {name}[{here}] : {name}[{there}])" if turn else f"{name}[{here}]"
 
         for distance, result in zip(self.distances, self.results, strict=True):
-            name = c.declare(result)
-            for i in range(words):
-                text = word(i, distance // 2)
-                if distance % 2:
-                    text = f"__byte_perm({text}, {word(i, distance // 2 + 1)}, 0x5432)"
-                c.line(f"{name}[{i}] = {text};")
+            name, pair, odd = c.declare(result), distance // 2, distance % 2
+            for i in range(pairs):
+                if each == 2:
+                    low, high = (word(i, pair, 1), word(i, pair + 1, 0)) if odd else (word(i, pair), word(i, pair, 1))
+                    c.line(f"{name}[{2 * i}] = {low}; {name}[{2 * i + 1}] = {high};")
+                else:
+                    text = word(i, pair)
+                    c.line(f"{name}[{i}] = {f'__byte_perm({text}, {word(i, pair + 1)}, 0x5432)' if odd else text};")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -91,6 +90,8 @@ class Rolls(Op):
             (sixteen, tuple(range(16))),
             (RegisterTile(f16, 32, 32), (0, 9, 30)),
             (RegisterTile(bf16, 64, 16, "row", 4), (5,)),
+            (RegisterTile(f32, 16, 16), (0, 1, 2, 15)),
+            (RegisterTile(i32, 64, 32, "row", 4), (9, 30)),
         ):
             yield Sample(
                 {"a": type, "distances": distances},

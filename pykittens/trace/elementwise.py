@@ -219,7 +219,7 @@ def iota(vector: Tile) -> Tile:
 
 
 def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
-    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a 16-bit tile."""
+    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a 16 or 32-bit tile."""
     if not isinstance(tile, Tile):
         raise TypeRuleError(f"pk.rolls of {tile!r}", fix="pass a register tile")
     return record(Rolls(scope_of(tile.type.warps), tile, tuple(distances))).results  # type: ignore[return-value]

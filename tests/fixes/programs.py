@@ -143,7 +143,7 @@ KERNELS: list[Any] = [
     ("pk.row_index(col)", "pk.row_index(t)"),
     ("pk.iota(t)", "pk.row_index(t), pk.col_index(t)"),
     ("pk.rolls(x, (1,))", "pk.rolls(b, (1,))"),
-    ("pk.rolls(t, (1,))", "pk.rolls(t.to(pk.bf16), (1,))"),
+    ("pk.rolls(t.swap_layout(), (1,))", "pk.rolls(t.swap_layout().swap_layout(), (1,))"),
     ("pk.rolls(b, (64,))", "pk.rolls(b, (63,))"),
     ("pk.random_bits(col, (1, 2))", "pk.random_bits(t, (1, 2))"),
     ("pk.random_bits(t, (1, 2), row=0.5)", "pk.random_bits(t, (1, 2), row=1)"),

@@ -26,6 +26,7 @@ from pykittens.functions.loss import (  # noqa: E402
     LINEAR_CROSS_ENTROPY_BACKWARD,
 )
 from pykittens.functions.rotary import ROTARY_BACKWARD  # noqa: E402
+from pykittens.functions.sequences import BASED_BACKWARD  # noqa: E402
 from pykittens.functions.softmax import SOFTMAX_BACKWARD  # noqa: E402
 
 functions.load()
@@ -70,7 +71,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     ),
     "attention_lse": (lambda *x: pk.attention(*x, causal=True, return_lse=True), heads),
     "based": (pk.based, lambda: heads(d=16)),
-    "based_state": (lambda *x: pk.based(*x, return_state=True), lambda: heads(d=16)),
+    "based_after": (lambda *x: pk.based(*x, return_state=True), lambda: heads(d=16)),
+    "based_backward": (
+        lambda *x: BASED_BACKWARD((*x, None, None)),
+        lambda: [heads(d=16)[2].flip(2), *heads(d=16)],
+    ),
     "cross_entropy": (pk.cross_entropy, logits),
     "cross_entropy_dx": (lambda *x: CROSS_ENTROPY(x, ("sum", -100, 0.1, 1e-3, 5.0), True), logits),
     "cross_entropy_lse": (lambda *x: pk.cross_entropy(*x, reduction="none", return_lse=True), logits),
@@ -84,7 +89,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     ),
     "layernorm_s": (lambda x, r: pk.layernorm(x, residual=r, p=0.5, seed=2**64 - 1), lambda: rows() * 2),
     "linear_attention": (pk.linear_attention, heads),
-    "linear_attention_state": (lambda *x: pk.linear_attention(*x, scale=0.5, return_state=True), heads),
+    "linear_attention_after": (lambda *x: pk.linear_attention(*x, scale=0.5, return_state=True), heads),
+    "linear_attention_backward": (
+        lambda *x: pk.linear_attention_backward(*x[:4], log_decay=x[4], scale=0.5),
+        lambda: [heads()[0].flip(2), *heads(), torch.tensor([-0.5, 0.0])],
+    ),
     "linear_cross_entropy": (pk.linear_cross_entropy, head),
     "linear_cross_entropy_lse": (lambda *x: pk.linear_cross_entropy(*x, reduction="none", return_lse=True), head),
     "linear_cross_entropy_backward": (
