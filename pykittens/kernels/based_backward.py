@@ -8,7 +8,7 @@ With s_ij = q_i . k_j / 4 and o_i = sum_{j <= i} (1 + s_ij + s_ij^2 / 2) v_j (`b
 The last two are one sum, x_i' = sum_j (a_i . b_j) (1 + s_ij) y_j / 4, over j <= i or j >= i. In chunks of 64 rows (see
 `based.py`, whose state S of (y, b) this is): with F = a_i S, each feature times its factor in the result,
 
-    x_c' = F_c + sum_m (F_(c, m) x_(c + m) + F_(c - m, m) x_(c - m))     of the features x_c and x_c x_(c + m), m = 0 .. 8
+    x_c' = F_c + sum_m (F_(c, m) x_(c + m) + F_(c - m, m) x_(c - m))   of the features x_c and x_c x_(c + m), m = 0 .. 8
 
 and the chunk's own weights are (a b^T) (1 + s) / 4, in two 16-bit terms. The second part of the sum is
 roll(F_8 x + ...): one step to the right a term, in float32. A block owns one head and 64 columns of the values; of 128
