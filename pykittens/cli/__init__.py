@@ -9,6 +9,7 @@ from .compile import compile_kernels
 from .demo import run_demo
 from .doctor import run_doctor
 from .inspect import inspect_kernel
+from .layout import show_layout
 from .list import list_kernels
 from .vocabulary import show_vocabulary
 
@@ -29,5 +30,6 @@ app.command("inspect", context_settings=_KERNEL_OPTIONS)(inspect_kernel)
 app.command("compile")(compile_kernels)
 app.command("doctor")(run_doctor)
 app.command("bench")(run_bench)
+app.command("layout")(show_layout)
 app.command("vocabulary")(show_vocabulary)
 app.add_typer(cache_commands, name="cache")
