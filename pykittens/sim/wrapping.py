@@ -118,7 +118,8 @@ def check(m: Any, op: Op, out: Any, what: str, by: Op) -> None:
     used = "it is divided" if what == "divided" else f"it is {what}"
     raise Diagnosis(
         f"{op.expression} is {TRUE[op.kind](int(a), int(b)):,}, and wraps to {int(out):,} in {op.common}"
-        f"{f' ({names})' if names else ''}, before {used}: {m.block.warp_label(m.first + warp)} of block {m.block.label}",
+        f"{f' ({names})' if names else ''}, before {used}: "
+        f"{m.block.warp_label(m.first + warp)} of block {m.block.label}",
         fix="bound its operands"
         if op.common is i64
         else "compute it in i64, with pk.cast(x, pk.i64) of an operand; or in u32, if it is meant to wrap",
