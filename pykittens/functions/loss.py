@@ -183,7 +183,8 @@ def linear_cross_entropy(
 
     x: (m, h), weight: (v, h), both bf16 or both f16; targets: (m,), int32 or int64; bias: (v,), bf16, f16 or f32. The
     settings `reduction`, `ignore_index`, `label_smoothing`, `z_loss`, `softcap` and the results are those of
-    `cross_entropy`: losses and, with `return_lse`, log-sum-exps (m,) are float32. Logits are float32 sums that nothing rounds before the loss.
+    `cross_entropy`: losses and, with `return_lse`, log-sum-exps (m,) are float32. Logits are float32 sums that nothing
+    rounds before the loss.
 
     The backward pass computes the logits again, a slice of the vocabulary at a time: four products of 2 m h v
     operations in all. Beside operands and gradients it takes 512 MiB, and a float32 copy of the gradient of x where
