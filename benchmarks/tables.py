@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pykittens.bench.chart import curves
 from pykittens.bench.families import FAMILIES, chart, worst
 
 from .record import RESULTS, read
@@ -34,15 +35,24 @@ def main() -> int:
             stale.append(str(text.relative_to(ROOT)))
             if "--check" not in sys.argv:
                 text.write_text(after)
-    for name in FAMILIES:
-        picture, source = ROOT / "docs" / "charts" / f"{name}.svg", of(f"bench_{name}", rows)
-        if source and (not picture.exists() or picture.read_text() != chart(name, source)):
+    for name, drawn in charts(rows).items():
+        picture = ROOT / "docs" / "charts" / f"{name}.svg"
+        if not picture.exists() or picture.read_text() != drawn:
             stale.append(str(picture.relative_to(ROOT)))
             if "--check" not in sys.argv:
                 picture.parent.mkdir(exist_ok=True)
-                picture.write_text(chart(name, source))
+                picture.write_text(drawn)
     print(f"stale: {', '.join(stale)}" if stale else "every table says what the results say")
     return len(stale) if "--check" in sys.argv else 0
+
+
+def charts(rows: Rows) -> dict[str, str]:
+    """The pictures by name, of what has been measured."""
+    drawn = {name: chart(name, source) for name in FAMILIES if (source := of(f"bench_{name}", rows))}
+    if source := of("training", rows):
+        lines = {row["contender"]: row["losses"] for row in source}
+        drawn["training"] = curves("Cross-entropy of a token, in nats", "steps", lines)
+    return drawn
 
 
 def newest(devices: list[Rows]) -> Rows:
@@ -171,6 +181,31 @@ def agreement(rows: Rows) -> str:
     return markdown(("what", "tried", "disagreements"), body, source)
 
 
+def training(rows: Rows) -> str:
+    """A training run by each contender: speed, memory, the loss it ends with."""
+    source = of("training", rows)
+    if not source:
+        return _NONE
+    first = source[0]
+    body = [
+        (
+            r["contender"],
+            f"{r['tokens_per_second']:,.0f}",
+            f"{first['tokens_per_second'] / r['tokens_per_second']:.2f}x" if r is not first else "",
+            f"{r['step_ms']:.1f} ms",
+            f"{r['peak_gib']:.1f} GiB",
+            f"{statistics.fmean(r['losses'][-10:]):.3f}",
+        )
+        for r in source
+    ]
+    said = (
+        f"{first['parameters'] / 1e6:.0f} million parameters, {first['batch']} x {first['length']} tokens a step, "
+        f"{first['steps']} steps, {first['vocabulary']:,} kinds of tokens."
+    )
+    head = ("", "tokens a second", f"{first['contender']} is", "a step", "most memory", "loss, last 10 steps")
+    return f"{said}\n\n{markdown(head, body, source)}\n\n![losses](charts/training.svg)"
+
+
 def versions(rows: Rows) -> str:
     """A version beside the one before it, in turn on one card: above 1 where the newer is faster."""
     source = of("versions", rows)
@@ -254,6 +289,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "agreement": agreement,
     "versions": versions,
     "summary": summary,
+    "training": training,
 } | {f"bench_{name}": family(name) for name in FAMILIES}
 
 if __name__ == "__main__":

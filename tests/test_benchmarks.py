@@ -1,6 +1,7 @@
 """Results are filed with what they depend on, and the tables in the texts say what the results say."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def test_tables(file: Path) -> None:
     assert tables.fill(filled, record.read(file)) == filled
     with pytest.raises(KeyError):
         tables.fill("<!-- begin:nothing -->\n<!-- end:nothing -->", [])
+
+
+def test_a_training_run_is_a_table_and_a_chart(file: Path) -> None:
+    facts = {"parameters": 2e8, "batch": 8, "length": 4096, "steps": 3, "vocabulary": 32768, "peak_gib": 20.0}
+    for name, speed in (("PyKittens", 300.0), ("torch", 200.0)):
+        measured = {"tokens_per_second": speed, "step_ms": 1e6 / speed, "losses": [9.5, 4.25, 3.75 + speed / 1e3]}
+        record.record("training", [{"contender": name, **facts, **measured}], ("contender",))
+    rows = record.read(file)
+    table = tables.fill("<!-- begin:training -->\n<!-- end:training -->\n", rows)
+    assert "| torch | 200 | 1.50x | 5000.0 ms | 20.0 GiB | 5.900 |" in table
+    assert "200 million parameters, 8 x 4096 tokens a step" in table
+    drawn = tables.charts(rows)["training"]
+    lines = re.findall(r'<polyline points="([^"]*)"', drawn)
+    assert [len(line.split()) for line in lines] == [3, 3]
+    heights = [[float(point.split(",")[1]) for point in line.split()] for line in lines]
+    assert all(y == sorted(y) for y in heights) and heights[0][:2] == heights[1][:2]  # lower losses stand lower
 
 
 def test_host_costs_of_two_architectures_stay_apart(file: Path) -> None:

@@ -5,18 +5,26 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_kernel_runs(tmp_path: Path, monkeypatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_code_runs(tmp_path: Path, monkeypatch) -> None:
+    """A kernel, and a training step."""
     names: dict = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec"), names)
+    kernel, step = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(kernel, "README.md", "exec"), names)
     x = names["x"].astype(np.float64)
     expected = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
     assert np.abs(names["y"] - expected).max() < 1e-6
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    exec(compile(step, "README.md", "exec"), names)
+    parameters = [*names["block"].parameters(), *names["head"].parameters()]
+    assert len(parameters) == 9 and all(x.grad.isfinite().all() and x.grad.any() for x in parameters)
+    assert abs(float(names["loss"].detach()) - np.log(1000)) < 0.5
 
 
 def test_ci_runs_the_test_command() -> None:

@@ -1,10 +1,11 @@
-"""Bar charts of results as SVG: a panel for each group of cells, a cluster of bars for each cell, one bar for each
-contender.
+"""Charts of results as SVG. Bars: a panel for each group of cells, a cluster of bars for each cell, one bar for each
+contender. Curves: a line for each contender.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 
 Panel = Mapping[str, Mapping[str, float]]  # cell -> contender -> value
@@ -40,6 +41,42 @@ def bars(title: str, unit: str, panels: Mapping[str, Panel]) -> str:
         f'<text x="{_LEFT}" y="28" font-size="17" font-weight="600">{escape(title)} '
         f'<tspan font-weight="400" font-size="13">({escape(unit)}, higher is better)</tspan></text>'
         f"{''.join(legend)}{''.join(parts)}</svg>\n"
+    )
+
+
+def curves(title: str, across: str, lines: Mapping[str, Sequence[float]]) -> str:
+    """An SVG image: every contender's values, one after the other; `across` says what they are counted by. Later lines
+    are thinner, so that those below them can be seen.
+    """
+    width, height, left, top = 720, 300, 50, 74
+    low, high = math.floor(min(map(min, lines.values()))), math.ceil(max(map(max, lines.values())))
+    steps = max(map(len, lines.values()))
+    parts, legend = [], _LEFT
+
+    def y(value: float) -> float:
+        return top + height * (high - value) / max(1, high - low)
+
+    for value in range(low, high + 1):
+        parts.append(f'<path d="M{left} {y(value):.1f}h{width}" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value}</text>')
+    for value in range(0, steps + 1, 10 ** max(1, round(math.log10(steps)) - 1) * 2):
+        at = left + width * value / steps
+        parts.append(f'<text x="{at:.1f}" y="{top + height + 18}" text-anchor="middle">{value}</text>')
+    for i, (name, values) in enumerate(lines.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        points = " ".join(f"{left + width * (j + 1) / steps:.1f},{y(value):.1f}" for j, value in enumerate(values))
+        thick = max(1.0, 4.0 - i)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{thick:g}"/>')
+        parts.append(f'<rect x="{legend}" y="42" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{legend + 17}" y="52">{escape(name)}</text>')
+        legend += 40 + 8 * len(name)
+    across_at = f'x="{left + width / 2:g}" y="{top + height + 38}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 20}" height="{top + height + 50}" '
+        f'viewBox="0 0 {left + width + 20} {top + height + 50}" font-family="system-ui, sans-serif" font-size="12" '
+        f'fill="#222"><rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="{_LEFT}" y="28" font-size="17" font-weight="600">{escape(title)}</text>{"".join(parts)}'
+        f'<text {across_at} text-anchor="middle">{escape(across)}</text></svg>\n'
     )
 
 

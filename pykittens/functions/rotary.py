@@ -11,7 +11,7 @@ from .declaration import Backward, Function, Result, writing
 
 def _results(x: Any, cos: Any, sin: Any, interleaved: bool) -> tuple[Result, ...]:
     kernels.check(x, cos, sin)
-    return (Result(x.shape, x.dtype),)
+    return (Result(x.shape, x.dtype, order="x"),)
 
 
 def _back(x: Any, cos: Any, sin: Any, o: Any, interleaved: bool) -> Any:
@@ -19,7 +19,8 @@ def _back(x: Any, cos: Any, sin: Any, o: Any, interleaved: bool) -> Any:
 
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
-    return {"x": ROTARY_BACKWARD((grads.out.contiguous(), saved.cos, saved.sin), (settings.interleaved,))}
+    do = grads.out if grads.out.dim() <= 4 and grads.out.stride(-1) == 1 else grads.out.contiguous()
+    return {"x": ROTARY_BACKWARD((do, saved.cos, saved.sin), (settings.interleaved,))}
 
 
 # Turned the other way: the gradient of x for that of the result.
@@ -44,10 +45,9 @@ def rotary(x: Any, cos: Any, sin: Any, *, interleaved: bool = False, out: Any = 
     interleaved:  o[2 i] = x[2 i] cos[i] - x[2 i + 1] sin[i],      o[2 i + 1] = x[2 i + 1] cos[i] + x[2 i] sin[i]
 
     for i < h = r / 2; features from r on pass unchanged. x: (..., heads, n, d) with contiguous features and otherwise
-    any
-    strides, d up to 4096; cos and sin: (m, h) with m >= n, a row for each position; bf16, f16 or f32 each. `out`
-    receives
-    the result (it may be x itself) and is returned.
+    any strides, d up to 4096; cos and sin: (m, h) with m >= n, a row for each position; bf16, f16 or f32 each. `out`
+    receives the result (it may be x itself) and is returned. In torch the result has the order of x in memory: a
+    transposed (batch, n, heads, d) stays one, as `pk.attention` reads it.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """

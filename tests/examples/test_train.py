@@ -1,0 +1,27 @@
+"""The training example: a few steps of a tiny model on the simulated GPU, beside torch's functions."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from benchmarks.record import read
+from examples import text, train
+
+
+def test_a_tiny_model_learns_as_torchs_does(tmp_path: Path) -> None:
+    ours, theirs = train.main(["--steps", "3", "--out", str(tmp_path / "results.json")])
+    assert ours["losses"][-1] < ours["losses"][0]
+    assert ours["losses"] == pytest.approx(theirs["losses"], rel=2e-2)
+    assert [row["losses"] for row in read(tmp_path / "results.json")] == [ours["losses"], theirs["losses"]]
+
+
+def test_the_encoding_keeps_the_text() -> None:
+    texts = list(text.files(20_000))
+    tokenizer = text.learn(texts, 400)
+    tokens = text.encode(tokenizer, texts)
+    assert tokenizer.decode(tokens.tolist(), skip_special_tokens=True) == "".join(texts)
+    assert tokenizer.get_vocab_size() == 400 and len(tokens) < len("".join(texts).encode())
+    windows = text.batch(tokens, 7, 3, 20)
+    assert windows.shape == (3, 21) and windows.equal(text.batch(tokens, 7, 3, 20))
