@@ -14,7 +14,7 @@ from pykittens.functions.declaration import ALL  # noqa: E402
 
 functions.load()
 F = torch.nn.functional
-WITHOUT = {"based", "linear_attention", "matmul", "matmul_epilogue"}  # whose gradient is refused: it only shrinks
+WITHOUT = {"matmul", "matmul_epilogue"}  # whose gradient is refused: it only shrinks
 HALF = torch.bfloat16
 
 
@@ -62,6 +62,17 @@ def normed(x: Any, w: Any, b: Any, residual: Any, centred: bool) -> tuple[Any, A
     return F.layer_norm(s, s.shape[-1:], w, b, 1e-5) if centred else F.rms_norm(s, s.shape[-1:], w, 1e-6) + b, s
 
 
+def decayed(q: Any, k: Any, v: Any, log_decay: Any) -> Any:
+    apart = torch.arange(q.shape[2])[:, None] - torch.arange(q.shape[2])
+    weights = (log_decay[:, None, None] * apart.clamp(0)).exp() * (apart >= 0)
+    return (q @ k.mT / 8 * weights) @ v
+
+
+def taylor(q: Any, k: Any, v: Any) -> Any:
+    s = q @ k.mT / 4
+    return (1 + s + s * s / 2).tril() @ v
+
+
 def heads(n: int, m: int) -> list[Any]:
     return [tensor(1, 4, n, 64, dtype=HALF), tensor(1, 2, m, 64, dtype=HALF), tensor(1, 2, m, 64, dtype=HALF) * 2]
 
@@ -82,6 +93,7 @@ CASES = {
         lambda *x: pk.attention(*x, causal=True), lambda *x: attend(*x, causal=True)[0], heads(1, 1)
     ),
     "attention_lse: more queries than keys": Case(causal, lambda *x: attend(*x, causal=True), heads(37, 21)),
+    "based: odd": Case(pk.based, taylor, [tensor(1, 2, 37, d, dtype=HALF) for d in (16, 16, 64)]),
     "cross_entropy: mean": Case(
         lambda x: pk.cross_entropy(x, TARGETS), lambda x: F.cross_entropy(x, TARGETS), [tensor(5, 37)]
     ),
@@ -103,6 +115,11 @@ CASES = {
         lambda x, y: pk.geglu(x, y, approximate="tanh"),
         lambda x, y: F.gelu(x, approximate="tanh") * y,
         [tensor(5, 1), tensor(5, 1)],
+    ),
+    "linear_attention: with decay": Case(
+        lambda q, k, v, g: pk.linear_attention(q, k, v, log_decay=g),
+        decayed,
+        [*[tensor(1, 2, 37, 64, dtype=HALF) for _ in range(3)], -torch.tensor([0.1, 0.5])],
     ),
     "layernorm: odd": Case(pk.layernorm, lambda x, w, b: F.layer_norm(x, (37,), w, b), rows(5, 37)),
     "layernorm_s: seed in memory": Case(
