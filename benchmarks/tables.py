@@ -1,5 +1,6 @@
-"""The tables in the texts and the charts in `docs/charts`, made from the results. A table lies between `<!-- begin:NAME
--->` and `<!-- end:NAME -->`.
+"""The tables in the texts, the charts in `docs/charts`, and what is verified on which GPU, made from the results.
+
+A table lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`.
 
 python -m benchmarks.tables           # writes them anew
 python -m benchmarks.tables --check   # says which are stale, and fails if any is
@@ -7,6 +8,7 @@ python -m benchmarks.tables --check   # says which are stale, and fails if any i
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import statistics
@@ -17,6 +19,7 @@ from typing import Any
 
 from pykittens.bench.chart import curves
 from pykittens.bench.families import FAMILIES, chart, worst
+from pykittens.reference.vocabulary import VERIFIED
 
 from .record import RESULTS, read
 
@@ -27,7 +30,13 @@ _NONE = "*Not measured yet.*"
 
 def main() -> int:
     """The number of texts that are stale (with `--check`), else 0."""
-    rows, stale = newest([read(file) for file in sorted(RESULTS.glob("*.json"))]), []
+    devices = [read(file) for file in sorted(RESULTS.glob("*.json"))]
+    rows, stale = newest(devices), []
+    agreed = json.dumps(verified(devices), indent=1) + "\n"
+    if VERIFIED.read_text() != agreed:
+        stale.append(str(VERIFIED.relative_to(ROOT)))
+        if "--check" not in sys.argv:
+            VERIFIED.write_text(agreed)
     for text in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         before = text.read_text()
         after = fill(before, rows)
@@ -206,6 +215,25 @@ def training(rows: Rows) -> str:
     return f"{said}\n\n{markdown(head, body, source)}\n\n![losses](charts/training.svg)"
 
 
+def ladder(rows: Rows) -> str:
+    """The tutorial's product in eight steps."""
+    source = of("ladder", rows)
+    if not source:
+        return _NONE
+    best = max(row["tflops"] for row in source)
+    body = [(row["step"], f"{row['tflops']:.0f}", f"{row['tflops'] / best:.0%}") for row in source]
+    return markdown(("step", "TFLOP/s", "of the fastest"), body, source)
+
+
+def verified(devices: list[Rows]) -> dict[str, dict[str, int]]:
+    """For each device, the operations whose samples agree there with the simulator, and how many they are."""
+    found: dict[str, dict[str, int]] = {}
+    for row in (row for rows in devices for row in of("operations", rows)):
+        if not row["disagreements"]:
+            found.setdefault(row["device"], {})[row["operation"]] = row["samples"]
+    return found
+
+
 def versions(rows: Rows) -> str:
     """A version beside the one before it, in turn on one card: above 1 where the newer is faster."""
     source = of("versions", rows)
@@ -288,6 +316,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "gpu": gpu,
     "agreement": agreement,
     "versions": versions,
+    "ladder": ladder,
     "summary": summary,
     "training": training,
 } | {f"bench_{name}": family(name) for name in FAMILIES}
