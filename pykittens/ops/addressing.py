@@ -104,6 +104,8 @@ def check_place(place: Place, what: str) -> None:
     """Coordinates are integers, within the columns where these are known."""
     for x in place.first:
         check_index(x, f"{what}: a coordinate")
+    for x in place.within or ():
+        check_index(x, f"{what}: a row of within")
     if (
         isinstance(place.first[3], int)
         and isinstance(place.type.padded[3], int)
@@ -134,17 +136,31 @@ class GlobalText:
         self.stride = f"{tensor}.stride[2]"
         self.rows_left = "" if place.inside_rows() else c.fresh("rows_left")
         self.cols_left = "" if place.inside_columns() else c.fresh("cols_left")
+        self.rows_before = ""
+        end = ""
+        if place.within is not None:
+            self.rows_before = c.fresh("rows_before")
+            start, end = (c.scalar(x, i32) for x in place.within)
+            c.line(f"const int {self.rows_before} = max({start}, 0) - {row};")
         for name, axis, first in ((self.rows_left, 2, row), (self.cols_left, 3, col)):
             if name:
                 dim = place.type.padded[axis]
-                c.line(f"const int {name} = {dim if isinstance(dim, int) else f'{tensor}.shape[{axis}]'} - {first};")
+                length = str(dim) if isinstance(dim, int) else f"{tensor}.shape[{axis}]"
+                if axis == 2 and end:
+                    length = f"min({end}, {length})"
+                c.line(f"const int {name} = {length} - {first};")
 
     def inside(self, row: Any, col: Any, width: int = 1) -> str:
         """C condition that `width` columns at (row, col) exist; empty when they always do."""
-        tests = [f"{row} < {self.rows_left}"] if self.rows_left else []
+        tests = self.row_tests(row)
         if self.cols_left:
             tests.append(f"{col} + {width} <= {self.cols_left}" if width > 1 else f"{col} < {self.cols_left}")
         return " && ".join(tests)
+
+    def row_tests(self, row: Any) -> list[str]:
+        """C conditions that a row exists; none when it always does."""
+        tests = [f"{row} < {self.rows_left}"] if self.rows_left else []
+        return [f"{row} >= {self.rows_before}", *tests] if self.rows_before else tests
 
     def at(self, row: Any, col: Any) -> str:
         """C address of element (row, col) of the rectangle."""

@@ -117,7 +117,7 @@ class Runs:
     def inside(self, piece: int) -> str:
         """Whether all of a piece exists."""
         assert self.g is not None and isinstance(self.memory, Place)
-        tests = [f"r < {self.g.rows_left}"] if self.g.rows_left else []
+        tests = self.g.row_tests("r")
         if self.g.cols_left:
             test = f"{self.column(piece)} + {self.piece} <= {self.g.cols_left}"
             dim, first = self.memory.type.padded[3], self.memory.first[3]
@@ -146,7 +146,8 @@ class Runs:
 
     def left(self, piece: int) -> str:
         assert self.g is not None
-        rows = f"r < {self.g.rows_left} ? " if self.g.rows_left else ""
+        tests = " && ".join(self.g.row_tests("r"))
+        rows = f"({tests}) ? " if tests else ""
         return f"{rows}{self.g.cols_left} - {self.column(piece)}{' : 0' if rows else ''}"
 
     @property

@@ -35,7 +35,7 @@ from .coalesced import check_hint, load_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import LDMATRIX, blocks_and_steps, matrix_row_col
 from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
-from .samples import Rectangle, Sample, cut, rectangles, vectors
+from .samples import Rectangle, Sample, cut, rectangles, vectors, windows
 
 
 @dataclass(eq=False)
@@ -232,7 +232,7 @@ class Load(Op):
         yield Sample(
             {"source": SharedTile(bf16, 16, 32), "type": RegisterTile(f32, 16, 32)}, lambda source: source, exact=True
         )
-        for place in rectangles(bf16) + rectangles(f32):
+        for place in (*rectangles(bf16), *rectangles(f32), *windows(bf16), *windows(f32)):
             for layout in LAYOUTS:
                 fields = {"source": place, "type": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)

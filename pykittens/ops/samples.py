@@ -22,7 +22,7 @@ class Rectangle:
     `size`.
 
     `static`: the tensor's rows and columns are known when the kernel is compiled. `known`: so is `at`. `pitch`:
-    elements from row to row in memory, if more than the columns.
+    elements from row to row in memory, if more than the columns. `within`: the rows that it is kept to.
     """
 
     dtype: DType
@@ -32,6 +32,7 @@ class Rectangle:
     static: bool = True
     known: bool = True
     pitch: int = 0
+    within: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         text = (
@@ -43,6 +44,7 @@ class Rectangle:
             + ("" if self.static else " dynamic")
             + ("" if self.known else " traced")
             + (f" pitch {self.pitch}" if self.pitch else "")
+            + (f" within {self.within[0]},{self.within[1]}" if self.within else "")
         )
 
 
@@ -130,19 +132,41 @@ def rectangles(dtype: DType) -> tuple[Rectangle, ...]:
     )
 
 
+def windows(dtype: DType) -> tuple[Rectangle, ...]:
+    """16 x 32 elements of tensors, kept to some rows: before the first, behind the last, none at all."""
+    first = Rectangle(dtype, (16, 32), (40, 64), (-3, 32), within=(0, 40))
+    return (
+        first,
+        replace(first, at=(-5, 32), within=(-9, 6), static=False, known=False),
+        replace(first, at=(30, 40), within=(33, 99), static=False),
+        replace(first, at=(8, 0), within=(11, 12), known=False),
+        replace(first, at=(-30, 0), within=(0, 40)),
+        replace(first, at=(8, 0), within=(20, 11)),
+    )
+
+
 def cut(array: np.ndarray, place: Rectangle) -> np.ndarray:
-    """The elements of a rectangle, zero past the end."""
+    """The elements of a rectangle, zero past the end and outside of the rows that it is kept to."""
     rows, cols = (1, *place.shape)[-2:]
     out = np.zeros((rows, cols), array.dtype)
-    part = array[place.at[0] : place.at[0] + rows, place.at[1] : place.at[1] + cols]
-    out[: part.shape[0], : part.shape[1]] = part
+    for row in inside(array, place):
+        part = array[row, place.at[1] : place.at[1] + cols]
+        out[row - place.at[0], : len(part)] = part
     return out.reshape(place.shape)
+
+
+def inside(array: np.ndarray, place: Rectangle) -> range:
+    """The rows of a tensor that a rectangle has."""
+    first, end = place.within or (0, len(array))
+    rows = (1, *place.shape)[-2]
+    return range(max(place.at[0], first, 0), min(place.at[0] + rows, end, len(array)))
 
 
 def pasted(array: np.ndarray, part: np.ndarray, place: Rectangle) -> np.ndarray:
     """A tensor with a rectangle in its place, as far as it has room."""
     out = array.astype(np.result_type(array, part))
     rows, cols = (1, *place.shape)[-2:]
-    view = out[place.at[0] : place.at[0] + rows, place.at[1] : place.at[1] + cols]
-    view[...] = np.asarray(part).reshape(rows, cols)[: view.shape[0], : view.shape[1]]
+    for row in inside(array, place):
+        line = out[row, place.at[1] : place.at[1] + cols]
+        line[...] = np.asarray(part).reshape(rows, cols)[row - place.at[0], : len(line)]
     return out

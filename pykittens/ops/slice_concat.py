@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..layouts import coalesced_thread
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
-from ..types import RegisterTile, Type, bf16, f32
+from ..types import Coalesced, RegisterTile, Type, bf16, f32
 from .broadcast import register_type
 from .samples import Sample
 
 
 @dataclass(eq=False)
 class TilePart(Op):
-    """The rows x cols part of a tensor-core tile that begins at (row, col), in elements, as a new tile.
+    """The rows x cols part of a tile that begins at (row, col), in elements, as a new tile.
 
-    Rows go in blocks of 16 for each warp (a block of a warpgroup's tile is 64 rows), columns in steps of 16.
+    Of a tensor-core tile rows go in blocks of 16 for each warp (a block of a warpgroup's tile is 64 rows), columns in
+    steps of 16. Of a coalesced tile rows go in as many as its threads hold at a time, and columns stay together.
     """
 
     scope: Scope
@@ -34,14 +36,12 @@ class TilePart(Op):
 
     def types(self) -> tuple[Type, ...]:
         tile = register_type(self.tile, "a part")
-        if not isinstance(tile, RegisterTile) or tile.layout != "row":
-            raise TypeRuleError(
-                f"a part of {tile}", fix="parts are of row-layout tiles; store others to shared memory and load a part"
-            )
-        block = 16 * tile.warps
+        if not isinstance(tile, RegisterTile) or tile.layout == "col":
+            fix = "parts are of row-layout and coalesced tiles; store others to shared memory and load a part"
+            raise TypeRuleError(f"a part of {tile}", fix=fix)
         for first, extent, limit, step, what in (
-            (self.row, self.rows, tile.rows, block, "rows"),
-            (self.col, self.cols, tile.cols, 16, "columns"),
+            (self.row, self.rows, tile.rows, rows_together(tile), "rows"),
+            (self.col, self.cols, tile.cols, tile.cols if isinstance(tile.layout, Coalesced) else 16, "columns"),
         ):
             if first < 0 or extent <= 0 or first + extent > limit:
                 raise TypeRuleError(
@@ -60,13 +60,13 @@ class TilePart(Op):
     def cuda(self, c: CudaWriter) -> None:
         tile, part = self.tile.type, self.result.type
         assert isinstance(tile, RegisterTile) and isinstance(part, RegisterTile)
-        word = (
-            4 if tile.dtype.packed else 2
-        )  # columns that one register word of a thread spans: 8 columns are 4 elements
-        a_block, p_block, first = tile.cols // word, part.cols // word, self.col // word
+        together, packed = rows_together(tile), 2 if tile.dtype.packed else 1
+        blocks = self.rows // together
+        a_block = tile.registers // (tile.rows // together) // packed  # words of a thread in such rows, of both tiles
+        p_block, first = part.registers // blocks // packed, self.col * a_block // tile.cols
         to, name = c.declare(self.result), c[self.tile]
-        for block in range(self.rows // (16 * tile.warps)):
-            source = (self.row // (16 * tile.warps) + block) * a_block + first
+        for block in range(blocks):
+            source = (self.row // together + block) * a_block + first
             c.line(f"PK_UNROLL for (int i = 0; i < {p_block}; i++) {to}[{block * p_block} + i] = {name}[{source} + i];")
 
     def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
@@ -89,11 +89,19 @@ class TilePart(Op):
             (RegisterTile(bf16, 32, 64), 16, 16, 16, 32),
             (RegisterTile(f32, 48, 48), 0, 32, 48, 16),
             (RegisterTile(f32, 128, 32, "row", 4), 64, 16, 64, 16),
+            (RegisterTile(f32, 11, 64, Coalesced(32, 2)), 3, 0, 8, 64),
+            (RegisterTile(bf16, 12, 32, Coalesced(8, 4)), 4, 0, 8, 32),
+            (RegisterTile(bf16, 5, 512, Coalesced(128, 4), 4), 1, 0, 3, 512),
         ):
             fields = {"tile": tile, "row": row, "col": col, "rows": rows, "cols": cols}
             yield Sample(
                 fields, lambda tile, row, col, rows, cols: tile[row : row + rows, col : col + cols], exact=True
             )
+
+
+def rows_together(tile: RegisterTile) -> int:
+    """How many rows the threads of a tile's scope hold at a time: parts begin and end between such."""
+    return coalesced_thread(tile.layout, tile.warps, 0, 0)[0] if isinstance(tile.layout, Coalesced) else 16 * tile.warps
 
 
 @dataclass(eq=False)

@@ -33,7 +33,7 @@ from .coalesced import check_hint, store_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
 from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
-from .samples import Rectangle, Sample, pasted, rectangles, vectors
+from .samples import Rectangle, Sample, pasted, rectangles, vectors, windows
 
 
 @dataclass(eq=False)
@@ -214,7 +214,7 @@ class Store(Op):
             {"source": "wide"},
             exact=True,
         )
-        for place in rectangles(bf16) + rectangles(f32):
+        for place in (*rectangles(bf16), *rectangles(f32), *windows(bf16), *windows(f32)):
             for layout in LAYOUTS:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)

@@ -51,12 +51,14 @@ class Place:
     """A rectangle (or run) of elements of a global tensor: first element and shape, in elements.
 
     `first` is (batch, depth, row, col). What lies past the end of rows or columns reads as zero
-    and is not written.
+    and is not written; so do rows before or behind those of `within`, where it is given: (first, end). Rows may
+    be negative then.
     """
 
     tensor: Value
     first: tuple[Operand, Operand, Operand, Operand]
     shape: tuple[int, ...]  # (rows, cols), or (length,) along the columns
+    within: tuple[Operand, Operand] | None = None
 
     @property
     def type(self) -> Global:
@@ -80,7 +82,7 @@ class Place:
     def inside_rows(self) -> bool:
         """Whether no row can lie past the end, whatever the arguments are."""
         dim, row = self.type.padded[2], self.first[2]
-        return isinstance(dim, int) and isinstance(row, int) and row + self.rows <= dim
+        return self.within is None and isinstance(dim, int) and isinstance(row, int) and row + self.rows <= dim
 
 
 def values_in(item: Any) -> list[Value]:
@@ -89,7 +91,7 @@ def values_in(item: Any) -> list[Value]:
         return [item]
     if isinstance(item, (tuple, list)):
         return [value for part in item for value in values_in(part)]
-    return [item.tensor, *values_in(item.first)] if isinstance(item, Place) else []
+    return [item.tensor, *values_in(item.first), *values_in(item.within)] if isinstance(item, Place) else []
 
 
 def mapped(item: Any, change: Callable[[Value], Value]) -> Any:
@@ -99,7 +101,7 @@ def mapped(item: Any, change: Callable[[Value], Value]) -> Any:
     if isinstance(item, tuple):
         return tuple(mapped(part, change) for part in item)
     if isinstance(item, Place):
-        return Place(change(item.tensor), mapped(item.first, change), item.shape)
+        return Place(change(item.tensor), mapped(item.first, change), item.shape, mapped(item.within, change))
     return item
 
 

@@ -62,6 +62,11 @@ WORDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("x.row_argmax", "x.row_argmin", "x.col_argmax", "x.col_argmin", "x.row_topk"), "TopK"),
         "x.total": "Total ShareColumns CombineColumns",
         **{f"x.{kind}": f"VectorReduce.{kind}" for kind in ("sum", "max", "min")},
+        **{
+            f"x.{line}cum{kind}": f"Scan.{kind}"
+            for line in ("row_", "col_", "")
+            for kind in ("sum", "prod", "max", "min")
+        },
         "x.any": "Convert VectorReduce.max ScalarBinary.ne",
         "x.all": "Convert VectorReduce.min ScalarBinary.ne",
     },

@@ -217,9 +217,10 @@ class GlobalMap:
         width = max(self.step, tensor.size)
         part = touched(threads, shape, warps, tensor.size, width)
         cells = (start + part.row * tensor.strides[2] + part.number * width) // self.step
-        if (rows, cols) == (shape[0] if len(shape) == 2 else 1, shape[-1]):
+        whole = slice(0, shape[0] if len(shape) == 2 else 1), slice(0, shape[-1])
+        if (rows, cols) == whole:
             return Footprint(part.warp, cells, part.lanes)
-        inside = (part.row < rows) & (part.number * width < cols * tensor.size)
+        inside = (part.row >= rows.start) & (part.row < rows.stop) & (part.number * width < cols.stop * tensor.size)
         return Footprint(part.warp[inside], cells[inside], part.lanes[inside])
 
     def describe(self, cell: int) -> str:

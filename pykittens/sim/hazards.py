@@ -163,8 +163,8 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     total = 0
     for corner in corners:
         tensor.check(corner, step.op.location)
-        inside = tensor.clip(corner, place.shape)
-        total += inside[0] * inside[1] * tensor.size
+        rows, cols = tensor.clip(corner, place.shape)
+        total += (rows.stop - rows.start) * cols.stop * tensor.size
     total *= m.units if len(corners) == 1 else 1
     if m.block.cluster.grid_state.waits_for_previous:
         _check_previous(m, step, touch)

@@ -104,8 +104,8 @@ class Machine(Registers):
         return np.broadcast_to(base, self.units).tolist(), np.broadcast_to(column, self.units).tolist()
 
     def corners(self, place: Place) -> list[tuple[int, ...]]:
-        """First element of a rectangle: one for all units, or for each."""
-        first = [self.unit_scalar(x) for x in place.first]
+        """First element of a rectangle, and the rows that it is kept to: one for all units, or for each."""
+        first = [self.unit_scalar(x) for x in (*place.first, *(place.within or ()))]
         if not any(isinstance(x, np.ndarray) for x in first):
             return [tuple(int(x) for x in first)]
         return list(zip(*(np.broadcast_to(x, self.units).tolist() for x in first), strict=True))
@@ -248,7 +248,7 @@ class Machine(Registers):
             tensor, corners = self.tensor(memory.tensor), self.corners(memory)
             for corner in corners:
                 tensor.check(corner, op.location)
-                if 0 in tensor.clip(corner, (1, 1)):
+                if not all(part.stop for part in tensor.clip(corner, (1, 1))):
                     raise OutOfBoundsError(
                         f"{tensor.name}: element {corner} is outside of its shape {tensor.shape}",
                         fix="bound the coordinate",

@@ -97,8 +97,8 @@ class GlobalArray:
         """Raises `OutOfBoundsError` where no part of a rectangle may be: a batch or depth outside, a negative row or
         column.
         """
-        b, d, r, c = first
-        if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and 0 <= r <= INT_MAX and 0 <= c <= INT_MAX:
+        (b, d, r, c), lowest = first[:4], -INT_MAX if len(first) > 4 else 0
+        if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and lowest <= r <= INT_MAX and 0 <= c <= INT_MAX:
             return
         if max(r, c) > INT_MAX:
             raise OutOfBoundsError(
@@ -116,25 +116,29 @@ class GlobalArray:
             location=location,
         )
 
-    def clip(self, first: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int]:
-        """How many rows and columns of a rectangle lie inside."""
-        rows = shape[0] if len(shape) == 2 else 1
-        return max(0, min(rows, self.shape[2] - first[2])), max(0, min(shape[-1], self.shape[3] - first[3]))
+    def clip(self, first: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Which rows and columns of a rectangle lie inside. `first` may end with the rows that it is kept to."""
+        low, high = first[4:] or (0, self.shape[2])
+        rows, cols = shape[0] if len(shape) == 2 else 1, min(shape[-1], self.shape[3] - first[3])
+        begin = min(max(low, 0) - first[2], rows) if len(first) > 4 else 0
+        end = min(rows, min(high, self.shape[2]) - first[2])
+        return slice(max(begin, 0), max(end, begin, 0)), slice(0, max(0, cols))
 
     def read(self, first: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The rectangle as an array of `shape`; what lies past the end is zero. May be a view."""
-        b, d, r, c = first
+        b, d, r, c = first[:4]
         rows, cols = self.clip(first, shape)
-        part = self.array[b, d, r : r + rows, c : c + cols]
+        part = self.array[b, d, r + rows.start : r + rows.stop, c : c + cols.stop]
         full = (shape[0] if len(shape) == 2 else 1, shape[-1])
         if part.shape != full:
             padded = np.zeros(full, self.array.dtype)
-            padded[:rows, :cols] = part
+            padded[rows, cols] = part
             part = padded
         return part if len(shape) == 2 else part[0]
 
     def write(self, first: tuple[int, ...], shape: tuple[int, ...], values: np.ndarray) -> None:
         """Sets the rectangle; what lies past the end is dropped."""
-        b, d, r, c = first
+        b, d, r, c = first[:4]
         rows, cols = self.clip(first, shape)
-        self.array[b, d, r : r + rows, c : c + cols] = values.reshape(-1, shape[-1])[:rows, :cols]
+        inside = values.reshape(-1, shape[-1])[rows, cols]
+        self.array[b, d, r + rows.start : r + rows.stop, c : c + cols.stop] = inside

@@ -176,8 +176,11 @@ def at(*coordinate: object) -> At:
     return At(coordinate)
 
 
-def place(tensor: Value, coordinate: Any, shape: tuple[int, ...]) -> Place:
-    """The rectangle of `shape` at a coordinate: in elements (`At`), else row and column count tiles of that shape."""
+def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = None) -> Place:
+    """The rectangle of `shape` at a coordinate: in elements (`At`), else row and column count tiles of that shape.
+
+    within: (first, end) of the rows that it is kept to.
+    """
     if not isinstance(tensor, Tensor):
         raise TypeRuleError(
             f"a coordinate goes with a global tensor, not {tensor.label}: {tensor.type}",
@@ -199,4 +202,8 @@ def place(tensor: Value, coordinate: Any, shape: tuple[int, ...]) -> Place:
     if not isinstance(coordinate, At):
         rows = shape[0] if len(shape) == 2 else 1
         first = (*first[:2], first[2] * rows if rows != 1 else first[2], first[3] * shape[-1])
-    return Place(tensor, first, shape)
+    if within is None:
+        return Place(tensor, first, shape)
+    if not isinstance(within, tuple) or len(within) != 2:
+        raise TypeRuleError(f"within={within!r}", fix="give the first row and the one behind the last: within=(0, n)")
+    return Place(tensor, first, shape, (number(within[0]), number(within[1])))

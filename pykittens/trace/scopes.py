@@ -144,6 +144,7 @@ class ScopeHandle:
         dtype: DType | None = None,
         layout: Layout = "row",
         hint: str = "",
+        within: tuple[Operand, Operand] | None = None,
     ) -> Tile:
         """A new register tile with `source`: a shared tile, a shared vector as its only row (coalesced), or the rows x
         cols rectangle of a tensor.
@@ -152,7 +153,9 @@ class ScopeHandle:
         defaults to all columns of the tensor where they are static. What lies past the end is zero. `dtype`: that of
         the registers; unless given the memory's, of 8 bits float32 or int32. `layout`: "row" and
         "col" are the tensor cores' fragments, `pk.coalesced(lanes, width)` is for tiles that only pass through;
-        `hint="stream"` (coalesced tiles of a tensor) reads what nobody needs again.
+        `hint="stream"` (coalesced tiles of a tensor) reads what nobody needs again. `within`: the rows of the tensor,
+        from the first to the one behind the last, outside of which zeros are read; the row of `coordinate` may be
+        negative then.
         """
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
@@ -165,10 +168,18 @@ class ScopeHandle:
                     fix="pass rows=16 (and cols=64 where columns are dynamic)",
                 )
             type = RegisterTile(dtype, rows, cols, layout, self.warps)
-            return result(load.Load(self.scope, place(source, coordinate, (rows, cols)), type, hint))
+            return result(load.Load(self.scope, place(source, coordinate, (rows, cols), within), type, hint))
         shared: Any = source.type
         whole = shared.shape if isinstance(shared, SharedTile) else (1, getattr(shared, "length", None))
-        self._whole("load", source, coordinate, rows=unless(rows, whole[0]), cols=unless(cols, whole[1]), hint=hint)
+        self._whole(
+            "load",
+            source,
+            coordinate,
+            rows=unless(rows, whole[0]),
+            cols=unless(cols, whole[1]),
+            hint=hint,
+            within=within,
+        )
         if isinstance(source.type, SharedVector) and isinstance(layout, Coalesced):
             return result(load.Load(self.scope, source, RegisterTile(dtype, 1, source.type.length, layout, self.warps)))
         if not isinstance(source.type, SharedTile):
@@ -247,13 +258,21 @@ class ScopeHandle:
         return self._load_vector("row", source, coordinate, length, dtype, layout)
 
     def store(
-        self, target: Value, source: Value, coordinate: Any = None, *, hint: str = "", rank: Operand | None = None
+        self,
+        target: Value,
+        source: Value,
+        coordinate: Any = None,
+        *,
+        hint: str = "",
+        rank: Operand | None = None,
+        within: tuple[Operand, Operand] | None = None,
     ) -> None:
         """Register or shared `source` into the tensor `target` at a `coordinate`, or register `source` into a shared
         tile or vector `target`.
 
         What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
-        soon. `rank`: into the shared tile of that block of the cluster.
+        soon. `rank`: into the shared tile of that block of the cluster. `within`: the rows of the tensor, from the first
+        to the one behind the last, that a tile in registers is kept to; its coordinate may be negative then.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
@@ -262,9 +281,12 @@ class ScopeHandle:
                 fix="store(target, source, coordinate) takes a register or shared tile or vector as source",
             )
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
-        where: Any = place(target, coordinate, shape) if isinstance(target, Tensor) else target
+        where: Any = place(target, coordinate, shape, within) if isinstance(target, Tensor) else target
         if not isinstance(target, Tensor):
-            self._whole("store", target, coordinate, hint=hint)
+            self._whole("store", target, coordinate, hint=hint, within=within)
+        elif not isinstance(source.type, RegisterTile):
+            fix = "leave it out: a tile in registers is kept to rows"
+            unused(f"store of {source.label}", fix, within=within)
         if rank is not None:
             record(cluster.StoreRemote(self.scope, where, source, number(rank)))
         elif isinstance(source, Shared):

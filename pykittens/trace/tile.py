@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, slice_concat, unary
+from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, scan, slice_concat, unary
 from ..ops.top_k import TopK
 from ..program import Operand, Value
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_, f32, i32
@@ -344,6 +344,61 @@ class Tile(Handle):
     def col_argmin(self) -> Tile:
         """Row vector (int32): the row of each column's smallest element; of equal ones the first, NaN before all."""
         return self._best(1, "row", False)[1]
+
+    def _scan(self, kind: str, along: Any, reverse: bool) -> Tile:
+        vector = isinstance(self.type, RegisterVector)
+        if vector != (along == ""):
+            words = f"cum{kind}" if vector else f"row_cum{kind} or col_cum{kind}"
+            raise TypeRuleError(f"{along}{'_' if along else ''}cum{kind} of {self.type}", fix=f"call {words}")
+        return result(scan.Scan(scope_of(self.type.warps), kind, self, along or "row", reverse))
+
+    def row_cumsum(self, *, reverse: bool = False) -> Tile:
+        """Each element with all before it in its row summed; `reverse`: with all behind it."""
+        return self._scan("sum", "row", reverse)
+
+    def row_cumprod(self, *, reverse: bool = False) -> Tile:
+        """The products of each element with all before it in its row; `reverse`: with all behind it."""
+        return self._scan("prod", "row", reverse)
+
+    def row_cummax(self, *, reverse: bool = False) -> Tile:
+        """The largest of each element and all before it in its row; `reverse`: and all behind it."""
+        return self._scan("max", "row", reverse)
+
+    def row_cummin(self, *, reverse: bool = False) -> Tile:
+        """The smallest of each element and all before it in its row; `reverse`: and all behind it."""
+        return self._scan("min", "row", reverse)
+
+    def col_cumsum(self, *, reverse: bool = False) -> Tile:
+        """Each element with all above it in its column summed; `reverse`: with all below it."""
+        return self._scan("sum", "col", reverse)
+
+    def col_cumprod(self, *, reverse: bool = False) -> Tile:
+        """The products of each element with all above it in its column; `reverse`: with all below it."""
+        return self._scan("prod", "col", reverse)
+
+    def col_cummax(self, *, reverse: bool = False) -> Tile:
+        """The largest of each element and all above it in its column; `reverse`: and all below it."""
+        return self._scan("max", "col", reverse)
+
+    def col_cummin(self, *, reverse: bool = False) -> Tile:
+        """The smallest of each element and all above it in its column; `reverse`: and all below it."""
+        return self._scan("min", "col", reverse)
+
+    def cumsum(self, *, reverse: bool = False) -> Tile:
+        """Each element of a vector with all before it summed; `reverse`: with all behind it."""
+        return self._scan("sum", "", reverse)
+
+    def cumprod(self, *, reverse: bool = False) -> Tile:
+        """The products of each element of a vector with all before it; `reverse`: with all behind it."""
+        return self._scan("prod", "", reverse)
+
+    def cummax(self, *, reverse: bool = False) -> Tile:
+        """The largest of each element of a vector and all before it; `reverse`: and all behind it."""
+        return self._scan("max", "", reverse)
+
+    def cummin(self, *, reverse: bool = False) -> Tile:
+        """The smallest of each element of a vector and all before it; `reverse`: and all behind it."""
+        return self._scan("min", "", reverse)
 
     def total(self) -> Tile:
         """A partial vector summed: over the four threads of each row, or (a row vector) over the warps."""

@@ -106,6 +106,14 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "row_max, coalesced": (Tile.row_max, lambda e, **o: e.c.row_max(**o)),
     "row_sum, coalesced": (Tile.row_sum, lambda e, **o: e.c.row_sum(**o)),
     "row_sum, coalesced, of the block": (Tile.row_sum, lambda e, **o: e.wide.row_sum(**o)),
+    **{
+        f"{line}cum{kind}": (
+            getattr(Tile, f"{line}cum{kind}"),
+            lambda e, word=f"{line}cum{kind}", **o: getattr(e.f if "_" in word else e.max, word)(**o),
+        )
+        for line in ("row_", "col_", "")
+        for kind in ("sum", "prod", "max", "min")
+    },
     "row_sums": (pk.row_sums, lambda e, **o: pk.row_sums(e.wide, **o)),
     "random_bits": (pk.random_bits, lambda e, **o: pk.random_bits(e.c, (1, 2), **o)),
     "pk.shared": (pk.shared, lambda e, **o: pk.shared(pk.st(f32, 16, 16), **o)),
@@ -182,6 +190,8 @@ def given(name: str, e: SimpleNamespace, form: str) -> Any:
         "bytes": 16,
         "read": True,
         "independent": (e.x,),
+        "within": (0, 40),
+        "reverse": True,
     }[name]
 
 
@@ -216,7 +226,7 @@ def text(program: Program) -> list[str]:
         if isinstance(x, Value):
             return numbers.setdefault(x, f"{x.type} #{len(numbers)}")
         if isinstance(x, Place):
-            return f"{label(x.tensor)} at {[*map(label, x.first)]} of {x.shape}"
+            return f"{label(x.tensor)} at {[*map(label, x.first)]} of {x.shape} within {x.within}"
         if isinstance(x, (tuple, list)):
             return str([*map(label, x)])
         return repr(x)
