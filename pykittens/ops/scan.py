@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -88,7 +89,7 @@ class Scan(Op):
             carry = ""
             for own in reversed(runs) if self.reverse else runs:
                 own = own[::-1] if self.reverse else own
-                for i, j in zip(own, own[1:], strict=False):
+                for i, j in pairwise(own):
                     c.line(f"{acc}[{j}] = {pair(f'{acc}[{i}]', f'{acc}[{j}]')};")
                 before, total = carry, f"{acc}[{own[-1]}]"
                 if lanes > 1:
@@ -138,7 +139,7 @@ class Scan(Op):
                     yield Sample(fields, lambda a, f=ufunc, x=axis: f.accumulate(a, axis=x), inputs, exact=exact)
         for type in tiles(f32):
             for along, axis in (("row", 1), ("col", 0)):
-                if line_of(type, along) is None:  # type: ignore[arg-type]
+                if line_of(type, along) is None:
                     continue
                 for reverse in (False, True):
                     step = -1 if reverse else 1

@@ -271,8 +271,8 @@ class ScopeHandle:
         tile or vector `target`.
 
         What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
-        soon. `rank`: into the shared tile of that block of the cluster. `within`: the rows of the tensor, from the first
-        to the one behind the last, that a tile in registers is kept to; its coordinate may be negative then.
+        soon. `rank`: into the shared tile of that block of the cluster. `within`: the rows of the tensor, from the
+        first to the one behind the last, that a tile in registers is kept to; its coordinate may be negative then.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
