@@ -18,6 +18,7 @@ from .errors import (
     UninitializedError,
 )
 from .trace.derivatives import derivative, vjp
+from .trace.band import band
 from .trace.dynamic import dynamic
 from .trace.elementwise import (
     ceil,
@@ -124,6 +125,7 @@ __all__ = [
     "atomic_min",
     "atomic_or",
     "atomic_xor",
+    "band",
     "barrier",
     "bf16",
     "block",

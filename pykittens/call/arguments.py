@@ -127,7 +127,7 @@ def specialise(
     lengths: dict[str, tuple[int, str]] = {}
     for name, pattern in signature.runtime:
         value = given[name]
-        if value is None and not isinstance(pattern, DType):
+        if value is None and (name in signature.optional or not isinstance(pattern, DType)):
             types.append((name, None))  # the kernel sees None
             known[name] = None
             continue

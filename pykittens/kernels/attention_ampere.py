@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, f16, f32
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32
 
-from .scale import magnitude, turn
+from .scale import magnitude, normalised, squashed, turn
 
 LOG2E = 1.4426950408889634
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
@@ -39,27 +39,32 @@ def attend(
     o: Annotated[Tensor, HALF, "B", "H", "N", D],
     scale: Annotated[Scalar, f32],
     lse: Annotated[Tensor, f32, "B", "H", "N"] | None = None,
+    left: Annotated[Scalar, i32] | None = None,
+    right: Annotated[Scalar, i32] | None = None,
+    softcap: Annotated[Scalar, f32] | None = None,
+    sinks: Annotated[Tensor, (f32, *HALF), "H"] | None = None,
     *,
     causal: bool = False,
     rows: int = 128,
     keys: Any = None,
     blocks: int = 2,
 ) -> None:
-    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n."""
-    group, d, c = pk.block, q.cols, magnitude(scale) * LOG2E
+    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
+
+    `left`, `right`, `softcap` and `sinks`: see `attention_hopper.attend`.
+    """
+    group, d, c = pk.block, q.cols, (magnitude(scale) if softcap is None else softcap) * LOG2E
     keys = keys or 4096 // d  # as many as registers hold scores of
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
-    block = pk.grid_size.x - 1 - block if causal else block  # the longest first
+    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
+    block = pk.grid_size.x - 1 - block if band.high is not None else block  # the longest first
     queries, key, value = (
         pk.shared(pk.st(q.dtype, n, d), name=name) for n, name in ((rows, "queries"), (keys, "keys"), (keys, "values"))
     )
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
     score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, d)
 
-    diagonal = block * rows + k.rows - q.rows  # the last key that the block's first row sees, if causal
-    seen = pk.minimum(diagonal + rows, k.rows) if causal else k.rows
-    clear = (pk.minimum(diagonal + 1, k.rows) if causal else k.rows) // keys  # the steps before need no mask
-    last = pk.maximum(pk.cdiv(seen, keys) - 1, 0)
+    span = band.key_tiles(block * rows, rows, keys)
 
     def load(tile: Any, tensor: Any, i: Any) -> None:
         group.load_async(tile, tensor, (batch, head // (q.depth // k.depth), i, 0))
@@ -71,26 +76,26 @@ def attend(
         group.sync()
 
     group.load_async(queries, q, (batch, head, block, 0))
-    load(key, k, last)
-    with pk.when(scale <= 0.0):
-        arrived()
-        turn(group, queries, scale)
+    load(key, k, span.end - 1)
+    if softcap is None:
+        with pk.when(scale <= 0.0):
+            arrived()
+            turn(group, queries, scale)
     query: Any = queries
     if d <= 64:  # registers hold the queries too
         arrived()
         query = group.load(queries)
-    for i in pk.range(last, -1, -1):
+    for i in pk.range(span.end - 1, span.begin - 1, -1):
         arrived()
         load(value, v, i)
         group.mm_ABt(score, query, key)
         arrived()
-        with pk.when(i > 0):
+        with pk.when(i > span.begin):
             load(key, k, i - 1)
-        with pk.when(i >= clear):
-            column = pk.col_index(score) + i * keys
-            score[:] = pk.where(column < k.rows, score, -pk.inf)
-            if causal:
-                score[:] = pk.where(column <= pk.row_index(score) + diagonal, score, -pk.inf)
+        if softcap is not None:
+            score[:] = squashed(score, scale / softcap)
+        with pk.when(i >= span.full if band.low is None else (i >= span.full) | (i < span.clear)):
+            score[:] = pk.where(band.sees(score, block * rows, i * keys), score, -pk.inf)
         highest = pk.maximum(peak, score.row_max() * c)
         weight, shrink = pk.exp2(pk.fma(score, c, -highest)), pk.exp2(peak - highest)
         total[:] = pk.fma(total, shrink, weight.row_sum(partial=True))
@@ -99,10 +104,11 @@ def attend(
         group.mma_AB(out, weight.to(q.dtype), value)
 
     sums = total.total()
+    unseen = sums == 0.0  # a row that sees no key is 0, even where a value is NaN
+    share, log = normalised(peak, 1.0, sums, None if sinks is None else pk.cast(sinks[head], f32))
     if lse is not None:
-        group.store(lse, (peak + pk.log2(sums)) * (1 / LOG2E), (batch, head, block))
+        group.store(lse, log(), (batch, head, block))
     group.sync()
-    # a row that sees no key is 0, even where a value is NaN
-    group.store(queries, pk.where(sums == 0.0, 0.0, out * (1.0 / sums)).to(q.dtype))
+    group.store(queries, pk.where(unseen, 0.0, out * share).to(q.dtype))
     group.sync()
     group.store(o, queries, (batch, head, block, 0))

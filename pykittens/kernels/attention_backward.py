@@ -28,6 +28,7 @@ HALF = (bf16, f16)
 ROWS = 64  # of a block
 PADDED = 128  # rows are a multiple of this, and so of every tile's
 PIECE = 4096  # elements of a part of dq
+CHUNK = 2048  # rows at a time of a sum over all
 
 
 @pk.kernel(grid=lambda delta, o, **_: delta.cols // ROWS * o.depth * o.batch)
@@ -79,6 +80,23 @@ def finish(
     warpgroup.store(out, staged, (batch, head, row, col))
 
 
+@pk.kernel(grid=lambda sinks, **_: sinks.cols)
+def differentiate_sinks(
+    scaled: Annotated[Tensor, f32, "B", "H", "P"],
+    delta: Annotated[Tensor, f32, "B", "H", "P"],
+    sinks: Annotated[Tensor, (f32, *HALF), "H"],
+    dsinks: Annotated[Tensor, (f32, *HALF), "H"],
+) -> None:
+    """dsinks = -sum(exp(sink - lse) * delta) over the rows of a head, always in the same order."""
+    head = pk.block_index.x
+    sink, total = pk.cast(sinks[head], f32) * LOG2E, warpgroup.full_vec(f32, CHUNK, 0.0, width=4)
+    for batch in pk.range(scaled.depth):  # of three dimensions, the first
+        for i in pk.range(pk.cdiv(scaled.cols, CHUNK)):
+            logs, slopes = (warpgroup.load_vec(x, (batch, head, i), length=CHUNK) for x in (scaled, delta))
+            total[:] = pk.fma(pk.exp2(pk.minimum(sink - logs, 0.0)), slopes, total)  # past the end, slopes are 0
+    warpgroup.set(dsinks, (head,), -total.sum())
+
+
 def scratch(n: int, d: int) -> tuple[int, tuple[int, int]]:
     """The padded length of n rows, and the parts of dq's sums with their elements."""
     padded = -(-n // PADDED) * PADDED
@@ -101,6 +119,11 @@ class Steps:
         dk: Any,
         dv: Any,
         scale: float,
+        left: int | None = None,
+        right: int | None = None,
+        softcap: float | None = None,
+        sinks: Any = None,
+        dsinks: Any = None,
         *,
         deterministic: bool = False,
         mma_sync: bool = False,
@@ -114,11 +137,13 @@ class Steps:
         sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
         turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
         prepare(o, do, lse, dlse, scaled, delta, sums, turns)
+        if sinks is not None:
+            differentiate_sinks(scaled, delta, sinks, dsinks)
         if mma_sync:
-            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, **static)
+            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, left, right, softcap, **static)
             ampere.finish(sums, scaled, dq, scale)
         else:
-            hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, **static)
+            hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, left, right, softcap, **static)
             finish(sums, scaled, dq, scale)
 
     def launcher(self, *operands: Any, **static: Any) -> None:

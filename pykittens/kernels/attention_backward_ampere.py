@@ -13,7 +13,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, f16, f32, warp
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp
+
+from .scale import squashed
 
 LOG2E = 1.4426950408889634
 D = pk.static("D")
@@ -49,15 +51,21 @@ def differentiate(
     dk: Annotated[Tensor, HALF, "B", "G", "M", D],
     dv: Annotated[Tensor, HALF, "B", "G", "M", D],
     scale: Annotated[Scalar, f32],
+    left: Annotated[Scalar, i32] | None = None,
+    right: Annotated[Scalar, i32] | None = None,
+    softcap: Annotated[Scalar, f32] | None = None,
     *,
     causal: bool = False,
 ) -> None:
-    """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n."""
+    """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
+
+    `left`, `right` and `softcap`: see `attention_hopper.attend`.
+    """
     d, dtype, group, rows = q.cols, q.dtype, pk.block, rows_of(q.cols)
-    tiles, diagonal = pk.cdiv(q.rows, rows), k.rows - q.rows
     tile, shared_by = pk.block_index.x, q.depth // k.depth
     head, batch = pk.block_index.y, pk.block_index.z
-    first = pk.maximum(tile * KEYS - diagonal, 0) // rows if causal else 0  # the first tile that sees these keys
+    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
+    span, c = band.query_tiles(tile * KEYS, KEYS, rows), (scale if softcap is None else softcap) * LOG2E
     key, value = (pk.shared(pk.st(dtype, KEYS, d), name=name) for name in ("key", "value"))
     query, grads = (pk.shared(pk.st(dtype, rows, d), name=name) for name in ("query", "grads"))
     logs, deltas = (pk.shared(pk.sv(f32, rows), name=name) for name in ("logs", "deltas"))
@@ -68,7 +76,7 @@ def differentiate(
     group.load_async(key, k, (batch, head, tile, 0))
     group.load_async(value, v, (batch, head, tile, 0))
     for g in pk.range(shared_by):
-        for j in pk.range(first, tiles):
+        for j in pk.range(span.begin, span.end):
             at = (batch, head * shared_by + g, j)
             group.load_async(query, q, (*at, 0))
             group.load_async(grads, do, (*at, 0))
@@ -78,13 +86,12 @@ def differentiate(
             group.wait_loads()
             group.sync()
             group.mm_ABt(score, key, query)
-            p = pk.exp2(pk.fma(score, scale * LOG2E, -group.load_row(logs)))
-            position = pk.row_index(score) + tile * KEYS
-            seen = position < k.rows
-            p = pk.where(seen, p, 0.0)
-            if causal:
-                p = pk.where(position - (j * rows + diagonal) <= pk.col_index(score), p, 0.0)
+            x = score if softcap is None else squashed(score, scale / softcap)
+            p = pk.exp2(pk.fma(x, c, -group.load_row(logs)))
+            p = pk.where(band.sees(score, j * rows, tile * KEYS, down=True), p, 0.0)
             group.mma_AB(dvalue, p.to(dtype), grads)
+            if softcap is not None:
+                p = p * pk.fma(x, -x, 1.0)  # the derivative of tanh
             group.mm_ABt(grad, value, grads)
             slope = (p * (grad - group.load_row(deltas))).to(dtype)
             group.store(slopes, slope)
@@ -93,6 +100,10 @@ def differentiate(
             warp.mm_AtB(part, slopes.part(0, down, KEYS, PIECE[0]), key.part(0, across, KEYS, PIECE[1]))
             group.sync()  # nobody reads the queries any more
             warp.add(dq, part.registers(), (at[0], at[1], j * WARPS + warp.index, 0))
+    if left is not None or right is not None:  # perhaps nobody has waited for the keys
+        group.commit()
+        group.wait_loads()
+        group.sync()
     for out, sums, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
         group.store(staged, sums.to(dtype))
         group.sync()

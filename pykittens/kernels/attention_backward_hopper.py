@@ -18,6 +18,8 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
+from .scale import squashed
+
 LOG2E = 1.4426950408889634
 LINES = 2**22  # elements of queries whose 8 bytes each (q, do, the sums of dq) take 32 MiB of L2
 D = pk.static("D")
@@ -47,6 +49,9 @@ def differentiate(
     dv: Annotated[Tensor, HALF, "B", "G", "M", D],
     scale: Annotated[Scalar, f32],
     turns: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
+    left: Annotated[Scalar, i32] | None = None,
+    right: Annotated[Scalar, i32] | None = None,
+    softcap: Annotated[Scalar, f32] | None = None,
     *,
     causal: bool = False,
     rows: int = 64,
@@ -56,24 +61,28 @@ def differentiate(
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
+    `left`, `right` and `softcap`: see `attention_hopper.attend`.
+
     With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
     so that a block waits for blocks that began before it, and none for one that starts with the same queries.
     """
-    d, dtype, c, keys = q.cols, q.dtype, scale * LOG2E, keys_of(q.cols)
+    d, dtype, c, keys = q.cols, q.dtype, (scale if softcap is None else softcap) * LOG2E, keys_of(q.cols)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
     key_tiles, tiles = pk.cdiv(k.rows, keys), pk.cdiv(q.rows, rows)
+    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
+    uneven = band.high is not None
     # Where tiles differ or take turns, as many heads at a time as L2 has room for (q, do, the sums of dq), and of all
     # of them the first tile, then the second: the longest first, or those that nobody waits for.
-    together = pk.maximum(LINES // (q.rows * d), 1) if causal or turns is not None else 1
+    together = pk.maximum(LINES // (q.rows * d), 1) if uneven or turns is not None else 1
     section, place = pk.block_index.x // (together * key_tiles), pk.block_index.x % (together * key_tiles)
     width = pk.minimum(together, k.depth * k.batch - section * together)
-    tile, shared_by, diagonal = place // width, q.depth // k.depth, k.rows - q.rows
-    if causal and turns is not None:
+    tile, shared_by = place // width, q.depth // k.depth
+    if uneven and turns is not None:
         tile = key_tiles - 1 - tile
-    # Query i stands at key i + diagonal. The first tile that sees these keys, and the first that sees them all:
-    first = pk.maximum(tile * keys - diagonal, 0) // rows if causal else 0
-    clear = pk.cdiv(pk.maximum(tile * keys + keys - 1 - diagonal, 0), rows) if causal else 0
-    clear = pk.where(tile * keys + keys <= k.rows, pk.maximum(pk.minimum(clear, tiles), first), tiles)
+    span = band.query_tiles(tile * keys, keys, rows)
+    clear = pk.where(tile * keys + keys <= k.rows, pk.maximum(pk.minimum(span.clear, span.end), span.begin), span.end)
+
+    masked = span.end if band.low is None else pk.maximum(pk.minimum(span.full, span.end), clear)  # from there on again
 
     operand, rowed = pk.st(dtype, keys, d), pk.st(dtype, rows, d)
     key, value = pk.shared(operand, name="key"), pk.shared(operand, name="value")
@@ -94,12 +103,14 @@ def differentiate(
         """The tiles of queries that see these keys, head after head: (batch, head, tile)."""
         head, batch = owner()
         for h in pk.range(head * shared_by, (head + 1) * shared_by):
-            for j in pk.range(first, tiles):
+            for j in pk.range(span.begin, span.end):
                 yield batch, h, j
 
     def turn_of(j: Any) -> Any:
         """How many blocks add to a tile of queries before this one."""
-        return pk.minimum((j * rows + rows - 1 + diagonal) // keys, key_tiles - 1) - tile if causal else tile
+        if uneven:
+            return pk.minimum((j * rows + rows - 1 + band.high) // keys, key_tiles - 1) - tile
+        return tile if band.low is None else tile - pk.maximum(j * rows + band.low, 0) // keys
 
     with pk.role("move", warps=4, registers=24):
         with pk.role("keys and queries", warps=1):
@@ -165,14 +176,13 @@ def differentiate(
             """One tile of queries, whose scores are there."""
             query, grads, slopes = q_ring.held(), do_ring.read(), ds[me if halves else turn]
             warpgroup.mm_ABt(grad, my_value, grads.x)
-            p = pk.exp2(pk.fma(score, c, -warpgroup.load_row(query.row)))
+            x = score if softcap is None else squashed(score, scale / softcap)
+            p = pk.exp2(pk.fma(x, c, -warpgroup.load_row(query.row)))
             if masked:
-                position = pk.row_index(score) + (tile * keys + (0 if halves else me * 64))
-                seen = position < k.rows
-                if causal:
-                    seen = seen & (position <= pk.col_index(score) + (j * rows + diagonal))
-                p = pk.where(seen, p, 0.0)
+                p = pk.where(band.sees(score, j * rows, tile * keys + (0 if halves else me * 64), down=True), p, 0.0)
             weight[:] = p.to(dtype)
+            if softcap is not None:
+                p = p * pk.fma(x, -x, 1.0)  # the derivative of tanh
             if early:
                 warpgroup.mma_AB(dvalue, weight, mine(grads.x))
             warpgroup.wait(grad)
@@ -210,10 +220,13 @@ def differentiate(
         scores()
         warpgroup.wait(score)
         for h in pk.range(shared_by):
-            for j in pk.range(first, clear):
+            for j in pk.range(span.begin, clear):
                 step(h, j, True)
-            for j in pk.range(clear, tiles):
+            for j in pk.range(clear, masked):
                 step(h, j, False)
+            if band.low is not None:
+                for j in pk.range(masked, span.end):
+                    step(h, j, True)
         pk.block.sync()  # nobody reads the keys and values any more
         head, batch = owner()
         for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):

@@ -12,12 +12,13 @@ FlashAttention-4, cuDNN and FlashAttention-2: docs/benchmarks.md, measured by `p
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, f16, f32, warpgroup
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
-from .scale import magnitude, turn
+from .scale import magnitude, normalised, squashed, turn
 
 LOG2E = 1.4426950408889634
 D = pk.static("D")
@@ -38,6 +39,10 @@ def attend(
     o: Annotated[Tensor, HALF, "B", "H", "N", D],
     lse: Annotated[Tensor, f32, "LB", "LH", "LN"],
     scale: Annotated[Scalar, f32],
+    left: Annotated[Scalar, i32] | None = None,
+    right: Annotated[Scalar, i32] | None = None,
+    softcap: Annotated[Scalar, f32] | None = None,
+    sinks: Annotated[Tensor, (f32, *HALF), "H"] | None = None,
     *,
     causal: bool = False,
     with_lse: bool = False,
@@ -50,37 +55,32 @@ def attend(
     sms: int = 132,
     positive: bool = False,
 ) -> None:
-    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n; positive: the scale is above 0."""
+    """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n; positive: the scale is above 0.
+
+    Row i sees the keys from i + m - n - left to i + m - n + right; scores are softcap * tanh(score / softcap); exp(sink)
+    of the row's head is one more term of its sum.
+    """
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns = 64 * consumers, pk.turns(consumers if pingpong else 1)
-    c = (scale if positive else magnitude(scale)) * LOG2E
+    c = (scale if positive else magnitude(scale)) * LOG2E if softcap is None else softcap * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
     k_ring, v_ring = (
         pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"),
         pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v"),
     )
-    diagonal = k.rows - q.rows  # query i stands at key i + diagonal
+    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
+    triangular = band.high is not None and band.low is None
 
     def each_tile() -> Any:
-        """This block's tiles: (row block, head, batch, key blocks, how many of them need no mask)."""
+        """This block's tiles: (row block, head, batch, key blocks that it visits)."""
         tiles = pk.cdiv(q.rows, rows)
-        for tile, head, real in (pk.triangle if causal and stay else pk.rectangle)(tiles, q.depth * q.batch):
-            block = tile if stay or not causal else tiles - 1 - tile  # the longest first
-            visible = (
-                pk.minimum(block * rows + diagonal + 1, k.rows) if causal else k.rows
-            )  # keys that the first row sees
-            most = pk.minimum((block + 1) * rows + diagonal, k.rows) if causal else k.rows  # that the last row sees
-            yield (
-                block,
-                head % q.depth,
-                head // q.depth,
-                pk.maximum(pk.cdiv(most, keys) * real, 1),
-                pk.maximum(visible, 0) // keys,
-            )
+        for tile, head, real in (pk.triangle if triangular and stay else pk.rectangle)(tiles, q.depth * q.batch):
+            block = tile if stay or not triangular else tiles - 1 - tile  # the longest first
+            yield block, head % q.depth, head // q.depth, band.key_tiles(block * rows, rows, keys, real)
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):
-            for block, head, batch, _, _ in each_tile():
+            for block, head, batch, span in each_tile():
                 with q_ring.fill() as room:
                     pk.tma.load(room, q, (batch, head, block, 0))
         for name, ring, source in (
@@ -88,8 +88,8 @@ def attend(
             ("values", v_ring, v),
         ):  # scores are wanted a block before their values
             with pk.role(name, warps=1):
-                for _, head, batch, blocks, _ in each_tile():
-                    for j in pk.range(blocks - 1, -1, -1):  # the last block first: it needs the mask
+                for block, head, batch, span in each_tile():
+                    for j in pk.range(span.end - 1, span.begin - 1, -1):  # the last block first: it needs the mask
                         with ring.fill() as slot:
                             pk.tma.load(slot, source, (batch, head // (q.depth // k.depth), j, 0))
     with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
@@ -97,7 +97,7 @@ def attend(
         out, total = warpgroup.zeros(f32, 64, q.cols), warpgroup.zeros_col(f32, 64, partial=True)
         peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
         turns.start(me)
-        for block, head, batch, blocks, clear in each_tile():
+        for block, head, batch, span in each_tile():
 
             def values() -> None:
                 """The weights' product with their values begins."""
@@ -117,11 +117,11 @@ def attend(
                     values()
                     turns.give(me)
                 warpgroup.wait(score)
+                if softcap is not None:
+                    score[:] = squashed(score, scale / softcap)
                 if masked:
-                    last = k.rows - 1
-                    if causal:
-                        last = pk.minimum(pk.row_index(score) + ((block * consumers + me) * 64 + diagonal), last)
-                    score[:] = pk.where(pk.col_index(score) <= last - j * keys, score, -pk.inf)
+                    seen = band.sees(score, (block * consumers + me) * 64, j * keys)
+                    score[:] = pk.where(seen, score, -pk.inf)
                 highest = pk.maximum(peak, score.row_max())
                 shift = (
                     pk.where(highest > -pk.inf, highest * c, 0.0) if masked else highest * c
@@ -139,31 +139,33 @@ def attend(
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
             mine = q_ring.read().part(me * 64, 0, 64, q.cols)
-            if not positive:  # not known to be: one branch a tile, which short sequences feel
+            if not positive and softcap is None:  # not known to be: one branch a tile, which short sequences feel
                 with pk.when(scale <= 0.0):
                     turn(warpgroup, mine, scale)
                     warpgroup.sync()
-            step(blocks - 1, True, product=False)
-            if causal:
-                for j in pk.range(blocks - 2, clear - 1, -1):
+            step(span.end - 1, True, product=False)
+            if band.high is not None:
+                for j in pk.range(span.end - 2, (span.full if band.low is None else pk.maximum(span.full, span.begin)) - 1, -1):
                     step(j, True)
-            for j in pk.range(pk.minimum(blocks - 2, clear - 1), -1, -1):
+            for j in pk.range(pk.minimum(span.end - 2, span.full - 1), span.clear - 1, -1):
                 step(j, False)
+            if band.low is not None:
+                for j in pk.range(pk.minimum(span.end - 2, pk.minimum(span.full, span.clear) - 1), span.begin - 1, -1):
+                    step(j, True)
             values()
             warpgroup.wait(out)
             v_ring.release()
             sums = total.total()
-            if causal:
-                with pk.when(diagonal < 0):  # rows that see no key are 0, even where a value is NaN
+            if band.low is not None or band.high is not None:  # rows that see no key are 0, even where a value is NaN
+                with pk.when(band.diagonal < 0) if causal and left is None else nullcontext():
                     out[:] = pk.where(sums == 0.0, 0.0, out)
-            warpgroup.store(mine, (out * pk.where(sums == 0.0, 0.0, 1.0 / sums)).to(q.dtype))
+            share, log = normalised(peak, c, sums, None if sinks is None else pk.cast(sinks[head], f32))
+            warpgroup.store(mine, (out * share).to(q.dtype))
             warpgroup.sync()
             warpgroup.tma.store(o, mine, (batch, head, block * consumers + me, 0))
             warpgroup.tma.commit()
             if with_lse:
-                warpgroup.store(
-                    lse, pk.fma(peak, c, pk.log2(sums)) * (1 / LOG2E), (batch, head, block * consumers + me)
-                )
+                warpgroup.store(lse, log(), (batch, head, block * consumers + me))
             warpgroup.tma.wait(read=True)
             q_ring.release()
         turns.finish(me)

@@ -1,0 +1,85 @@
+"""Which keys the queries of an attention see: a band along the diagonal that ends at the last query and the last key.
+
+With both sides unlimited it is the whole matrix, with `right` 0 the lower triangle (causal), with both sides given a
+sliding window. A kernel asks which tiles it must visit, which of them need no mask, and what the others' mask is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..program import Operand
+from .elementwise import col_index, maximum, minimum, row_index
+from .scalar import cdiv
+
+
+class Span(NamedTuple):
+    """Tiles from `begin` to `end` (excluded) hold something that is seen; those from `clear` to `full` nothing else."""
+
+    begin: Any
+    clear: Any
+    full: Any
+    end: Any
+
+
+class Band:
+    """Query i of n sees the keys from i + m - n - left to i + m - n + right of m; a side that is None is unlimited."""
+
+    def __init__(self, queries: Operand, keys: Operand, left: Operand | None = None, right: Operand | None = None):
+        self.queries, self.keys = queries, keys
+        self.diagonal: Any = keys - queries  # query i stands at key i + diagonal
+        self.low = None if left is None else self.diagonal - left
+        self.high = None if right is None else self.diagonal if _zero(right) else self.diagonal + right
+
+    def key_tiles(self, query: Operand, queries: int, keys: int, real: Operand = 1) -> Span:
+        """The tiles of `keys` keys that the `queries` queries from `query` on see: one at least, whatever it holds.
+
+        real: 0 for queries that do not exist (see `pk.triangle`), which have that one.
+        """
+        clear, full, begin, end = 0, self.keys, 0, self.keys
+        if self.high is not None:
+            full = minimum(query + self.high + 1, self.keys)  # keys that the first query sees
+            end = minimum(query + queries + self.high, self.keys)  # that the last one sees
+        if self.low is not None:
+            begin = maximum(query + self.low, 0) // keys
+            clear = cdiv(maximum(query + queries - 1 + self.low, 0), keys)
+        return Span(begin, clear, maximum(full, 0) // keys, maximum(cdiv(end, keys) * real, begin + 1))
+
+    def query_tiles(self, key: Operand, keys: int, queries: int) -> Span:
+        """The tiles of `queries` queries that see some of the `keys` keys from `key` on; perhaps none."""
+        tiles = cdiv(self.queries, queries)
+        begin, clear, full, end = 0, 0, tiles, tiles
+        if self.high is not None:
+            begin = maximum(key - self.high, 0) // queries
+            clear = cdiv(maximum(key + keys - 1 - self.high, 0), queries)
+        if self.low is not None:
+            full = maximum(key + 1 - self.low, 0) // queries
+            end = minimum(maximum(key + keys - 1 - self.low + queries, 0) // queries, tiles)
+        return Span(begin, clear, full, end)
+
+    def sees(self, tile: Any, query: Operand, key: Operand, down: bool = False) -> Any:
+        """A bool tile like `tile`, whose rows are queries from `query` on and whose columns keys; `down`: the other way."""
+        if down:
+            position = row_index(tile) + key
+            seen = position < self.keys
+            if self.high is not None:
+                seen = seen & (position <= col_index(tile) + (query + self.high))
+            if self.low is not None:
+                seen = seen & (position >= col_index(tile) + (query + self.low))
+            return seen
+        last = self.keys - 1
+        if self.high is not None:
+            last = minimum(row_index(tile) + (query + self.high), last)
+        seen = col_index(tile) <= last - key
+        if self.low is not None:
+            seen = seen & (col_index(tile) >= row_index(tile) + (query + self.low - key))
+        return seen
+
+
+def band(queries: Operand, keys: Operand, *, left: Operand | None = None, right: Operand | None = None) -> Band:
+    """Query i of n sees the keys from i + m - n - left to i + m - n + right of m; a side that is None is unlimited."""
+    return Band(queries, keys, left, right)
+
+
+def _zero(x: Operand) -> bool:
+    return isinstance(x, int) and x == 0
