@@ -33,14 +33,20 @@ HARMLESS = {
         1,
         "every warp has read its queries before the last step's second barrier",
     ),
-    ("attention_hopper", "namedsync", "turns.finish(me)"): (
-        1,
-        "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block",
-    ),
-    ("attention_hopper", "waitbulk", "warpgroup.tma.wait()"): (
-        1,
-        "the wait of each tile covers what the stores read, and the end of the grid finishes what they write",
-    ),
+    **{
+        (name, "namedsync", "turns.finish(me)"): (
+            1,
+            "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block",
+        )
+        for name in ("attention_hopper", "attention_hopper_window")
+    },
+    **{
+        (name, "waitbulk", "warpgroup.tma.wait()"): (
+            1,
+            "the wait of each tile covers what the stores read, and the end of the grid finishes what they write",
+        )
+        for name in ("attention_hopper", "attention_hopper_window")
+    },
     **{
         (name, *what): why
         for name in ("linear_attention", "linear_attention_backward")
@@ -78,6 +84,9 @@ ENOUGH = {
     "attention_backward_finish": {"dim": (64,), "dtype": ("bf16",)},
     "attention_ada": {"dtype": ("bf16",)},
     "attention_hopper": {"dtype": ("bf16",), "dim": (64,)},
+    "attention_hopper_window": {"dim": (64,)},
+    "attention_ampere_window": {"dim": (64,)},
+    "attention_backward_hopper_window": {"dim": (64,)},
     "based": {"dim": (64,)},
     "based_backward": {"dim": (64,), "dtype": ("f16",), "reverse": (True,)},
     "based_backward_values": {"dim": (64,), "dtype": ("f16",)},

@@ -1,40 +1,56 @@
-"""softmax(q @ k.T * scale) @ v, and its gradients."""
+"""softmax(q @ k.T * scale) @ v, with windows, a cap of scores, sinks; and its gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError
 from ..kernels import attention as kernels
 from .declaration import Backward, Function, Result
 
-
-def _results(q: Any, k: Any, v: Any, causal: bool, scale: float | None, deterministic: bool) -> tuple[Result, ...]:
-    kernels.check({"q": q, "k": k, "v": v}, deterministic)
-    return Result(q.shape, q.dtype, order="q"), Result(q.shape[:3], "f32", nothing=float("-inf"))
-
-
-def _numbers(q: Any, k: Any, v: Any, causal: bool, scale: float | None, deterministic: bool) -> tuple[float]:
-    return (q.shape[-1] ** -0.5 if scale is None else float(scale),)
+SETTINGS = (
+    "bool causal=False, float? scale=None, bool deterministic=False, "
+    "int? left=None, int? right=None, float? softcap=None"
+)
+GRADIENTS = ("dq", "dk", "dv", "dsinks")
 
 
-def _forward(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float | None, deterministic: bool) -> Any:
-    return kernels.call(q, k, v, out, lse, causal, *_numbers(q, k, v, causal, scale, deterministic))
-
-
-def _gradient_results(
-    do: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    o: Any,
-    lse: Any,
-    dlse: Any,
+def _scores(
+    dim: Any,
     causal: bool,
     scale: float | None,
     deterministic: bool,
+    left: int | None,
+    right: int | None,
+    softcap: float | None,
+) -> kernels.Scores:
+    return kernels.scores(dim, causal, scale, left, right, softcap)
+
+
+def _check(q: Any, k: Any, v: Any, sinks: Any, settings: Any) -> None:
+    kernels.check({"q": q, "k": k, "v": v}, settings[2], sinks)
+    _scores(64, *settings)
+
+
+def _results(q: Any, k: Any, v: Any, sinks: Any, *settings: Any) -> tuple[Result, ...]:
+    _check(q, k, v, sinks, settings)
+    return Result(q.shape, q.dtype, order="q"), Result(q.shape[:3], "f32", nothing=_lse_of_no_keys)
+
+
+def _lse_of_no_keys(operands: Mapping[str, Any]) -> Any:
+    sinks = operands["sinks"]
+    return float("-inf") if sinks is None else sinks[:, None]
+
+
+def _forward(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, *settings: Any) -> Any:
+    return kernels.call(q, k, v, sinks, out, lse, _scores(q.shape[-1], *settings))
+
+
+def _gradient_results(
+    do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, dlse: Any, sinks: Any, *settings: Any
 ) -> tuple[Result, ...]:
-    kernels.check({"q": q, "k": k, "v": v}, deterministic)
+    _check(q, k, v, sinks, settings)
     wanted = {
         "do": (q.shape, q.dtype),
         "o": (q.shape, q.dtype),
@@ -47,22 +63,28 @@ def _gradient_results(
             raise ArgumentError(
                 f"attention_backward: {said}", fix="pass what pk.attention(..., return_lse=True) returned"
             )
-    return tuple(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v)))
+    dsinks = Result((0,), "f32") if sinks is None else Result(sinks.shape, sinks.dtype, nothing=_dsinks_of_no_keys)
+    return (*(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v))), dsinks)
+
+
+def _dsinks_of_no_keys(operands: Mapping[str, Any]) -> Any:
+    """Rows that see nothing but the sink have its logit as their log-sum-exp."""
+    dlse = operands["dlse"]
+    return 0.0 if dlse is None or 0 in dlse.shape else dlse.sum((0, 2))
 
 
 def _gradient_forward(do: Any, q: Any, *arguments: Any) -> Any:
     from ..kernels import attention_backward
 
-    *operands, causal, scale, deterministic = arguments
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return attention_backward.call((do, q, *operands[:5]), operands[5:], causal, scale, deterministic)
+    operands, gradients, settings = arguments[:6], arguments[6:10], arguments[10:]
+    return attention_backward.call((do, q, *operands), gradients, _scores(q.shape[-1], *settings), settings[2])
 
 
 ATTENTION_BACKWARD = Function(
     "attention_backward",
-    "Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor? dlse=None",
-    "bool causal=False, float? scale=None, bool deterministic=False",
-    outputs=("dq", "dk", "dv"),
+    "Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor? dlse=None, Tensor? sinks=None",
+    SETTINGS,
+    outputs=GRADIENTS,
     results=_gradient_results,
     forward=_gradient_forward,
     autocast="low",
@@ -72,23 +94,35 @@ ATTENTION_BACKWARD = Function(
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
     do = saved.out.new_zeros(saved.out.shape) if grads.out is None else grads.out
-    operands = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, grads.lse)
-    chosen = settings.causal, settings.scale, settings.deterministic
-    return dict(zip("qkv", ATTENTION_BACKWARD(operands, chosen), strict=True))
+    operands = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, grads.lse, saved.sinks)
+    return dict(zip(("q", "k", "v", "sinks"), ATTENTION_BACKWARD(operands, (*vars(settings).values(),)), strict=True))
 
 
 ATTENTION = Function(
     "attention",
-    "Tensor q, Tensor k, Tensor v",
-    "bool causal=False, float? scale=None, bool deterministic=False",
+    "Tensor q, Tensor k, Tensor v, Tensor? sinks=None",
+    SETTINGS,
     also="lse",
     results=_results,
     forward=_forward,
-    key=lambda causal, scale, deterministic: (bool(causal), scale is None or scale > 0),
-    numbers=_numbers,
+    key=lambda *settings: _scores(64, *settings).kind,
+    numbers=lambda q, k, v, sinks, *settings: _scores(q.shape[-1], *settings).numbers,
     autocast="low",
-    backward=Backward(("q", "k", "v", "out", "lse"), _gradients),
+    cast=("q", "k", "v"),
+    backward=Backward(("q", "k", "v", "sinks", "out", "lse"), _gradients),
 )
+
+
+def sides(window: Any) -> tuple[int | None, int | None]:
+    """The two sides of a window; raises `ArgumentError` for what is none."""
+    if window is None:
+        return None, None
+    pair = window if isinstance(window, (tuple, list)) and len(window) == 2 else ("", "")
+    if not all(x is None or isinstance(x, int) or hasattr(x, "__index__") for x in pair):
+        raise ArgumentError(
+            f"window={window!r}", fix="pass two integers, (left, right), where None is a side without a limit"
+        )
+    return pair[0], pair[1]  # type: ignore[return-value]
 
 
 def attention_backward(
@@ -103,17 +137,23 @@ def attention_backward(
     causal: bool = False,
     scale: float | None = None,
     deterministic: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    softcap: float | None = None,
+    sinks: Any = None,
 ) -> Any:
     """The gradients (dq, dk, dv) of `attention`, from that of its output, `do`, and of its log-sum-exp, `dlse`.
 
-    o and lse: what `attention(q, k, v, causal=causal, scale=scale, return_lse=True)` returned. The gradients have the
+    o and lse: what `attention(q, k, v, return_lse=True, ...)` returned with the same settings. The gradients have the
     shapes and dtypes of q, k and v, with float32 sums: dk and dv of a key head are sums over the heads that share it. A
-    row that sees no key has a gradient of 0. `deterministic`: the parts of dq are added in one order, so that every run
-    gives the same bits; they are otherwise added as they come. torch's autograd calls this by itself.
+    row that sees no key has a gradient of 0. With `sinks` there is a fourth, theirs. `deterministic`: the parts of dq
+    are added in one order, so that every run gives the same bits; they are otherwise added as they come. torch's
+    autograd calls this by itself.
 
     Raises `ArgumentError` for operands that no kernel takes.
     """
-    return ATTENTION_BACKWARD((do, q, k, v, o, lse, dlse), (causal, scale, deterministic))
+    operands, settings = (do, q, k, v, o, lse, dlse, sinks), (causal, scale, deterministic, *sides(window), softcap)
+    found = ATTENTION_BACKWARD(operands, settings)
+    return found[:3] if sinks is None else found
 
 
 def attention(
@@ -125,6 +165,9 @@ def attention(
     scale: float | None = None,
     return_lse: bool = False,
     deterministic: bool = False,
+    window: tuple[int | None, int | None] | None = None,
+    softcap: float | None = None,
+    sinks: Any = None,
 ) -> Any:
     """softmax(q @ k.T * scale) @ v for each batch and head; with `return_lse`, also the log-sum-exp of each row's
     scores.
@@ -136,6 +179,12 @@ def attention(
     `deterministic`: torch's gradients have the same bits in every run (see `attention_backward`); the result always
     has.
 
+    window: (left, right), so that row i sees the keys from i + m - n - left to i + m - n + right, and no others; None
+    is a side without a limit, and `causal` the same as a right side of 0 at most. Blocks of keys that no row sees are
+    not visited. softcap: scores become softcap * tanh(score / softcap). sinks: one logit for each head, (heads,), as
+    float32 or the dtype of q: a term of the softmax's sum that has no value. It has a gradient.
+
     Raises `ArgumentError` for operands that no kernel takes.
     """
-    return ATTENTION((q, k, v), (causal, scale, deterministic), return_lse)
+    settings = (causal, scale, deterministic, *sides(window), softcap)
+    return ATTENTION((q, k, v, sinks), settings, return_lse)

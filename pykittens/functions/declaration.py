@@ -38,13 +38,14 @@ class Result(NamedTuple):
 
     order: the operand whose order of dimensions in memory a torch result takes, as `torch.empty_like` would; "" for
     rows.
-    nothing: each element of it where an operand is empty, so that no kernel runs; or the operand that it equals then.
+    nothing: each element of it where an operand is empty, so that no kernel runs; or the operand that it equals then;
+    or what makes an array like it, called with the operands by name.
     """
 
     shape: tuple[int, ...]
     dtype: str
     order: str = ""
-    nothing: float | str = 0.0
+    nothing: float | str | Callable[[Mapping[str, Any]], Any] = 0.0
 
 
 class Backward(NamedTuple):
@@ -154,7 +155,9 @@ class Function:
             for result, x in zip(results, made, strict=True):
                 if 0 not in result.shape:
                     source = result.nothing
-                    if isinstance(source, str):
+                    if callable(source):
+                        source = source(dict(zip(self.names, arrays, strict=True)))
+                    elif isinstance(source, str):
                         given = arrays[self.names.index(source)]
                         source = 0.0 if given is None else given
                     interop.fill(x, source)

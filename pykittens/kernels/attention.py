@@ -7,7 +7,8 @@ Hopper and the simulated GPU run `attention_hopper`, Ampere and Ada `attention_a
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 from ..architectures import SIMULATED, Architecture
 from ..errors import ArgumentError
@@ -22,28 +23,76 @@ from .arguments import KernelCall
 DTYPE_NAMES = ("bf16", "f16")
 HOPPER = (64, 128, 256)
 AMPERE = (64, 128)
+FARTHEST = 2**30  # a side of a window that reaches past all keys
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
 
-def call(q: Any, k: Any, v: Any, out: Any, lse: Any, causal: bool, scale: float) -> KernelCall:
+class Scores(NamedTuple):
+    """How the scores of an attention are made, and which of them are seen: what its kernels are told.
+
+    causal is right = 0, which they know when they are compiled; of left, right and softcap, whether they are given.
+    """
+
+    causal: bool
+    scale: float
+    left: int | None = None
+    right: int | None = None
+    softcap: float | None = None
+
+    @property
+    def kind(self) -> tuple[bool, ...]:
+        """What decides which code runs."""
+        return self.causal, self.scale > 0, self.left is None, self.right is None, self.softcap is None
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The scalar operands of the kernels, in their order."""
+        return tuple(x for x in (self.scale, self.left, self.right, self.softcap) if x is not None)
+
+    @property
+    def band(self) -> tuple[int | None, int | None, float | None]:
+        """left, right, softcap."""
+        return self[2:]
+
+
+def scores(
+    dim: Any, causal: bool, scale: float | None, left: int | None, right: int | None, softcap: float | None
+) -> Scores:
+    """From the settings of the public functions: `causal` is a right side of 0 at most.
+
+    Raises `ArgumentError` for a softcap that is no positive number.
+    """
+    if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
+        raise ArgumentError(f"softcap={softcap!r}", fix="pass a finite number above 0, or None for no cap")
+    if causal:
+        right = 0 if right is None else min(right, 0)
+    left, right = (None if x is None else max(-FARTHEST, min(x, FARTHEST)) for x in (left, right))
+    causal = right == 0
+    return Scores(causal, dim**-0.5 if scale is None else float(scale), left, None if causal else right, softcap)
+
+
+def call(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, scores: Scores) -> KernelCall:
     """What writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None, for operands that
     `check` takes."""
     given = ((name, x, arrays.describe(x, name)) for name, x in (("q", q), ("k", k), ("v", v)))
     q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
+    sinks = sinks if sinks is None or arrays.describe(sinks).strides == (1,) else arrays.dense_copy(sinks, "sinks")
     dim, device = q.shape[-1], arrays.describe(q).device
     if "wgmma" in _architecture(device).features:
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
         static = {
-            "causal": bool(causal),
+            "causal": scores.causal,
             "with_lse": lse is not None,
             "sms": processors,
-            "positive": scale > 0,
-            **configuration(dim, bool(causal), k.shape[2]),
+            "positive": scores.scale > 0,
+            **configuration(dim, scores.causal and scores.left is None, k.shape[2]),
         }
-        return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scale), static)
+        return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scores.scale, *scores.band, sinks), static)
     from . import attention_ampere
 
-    return KernelCall(attention_ampere.attend, (q, k, v, out, scale, lse), {"causal": bool(causal)})
+    return KernelCall(
+        attention_ampere.attend, (q, k, v, out, scores.scale, lse, *scores.band, sinks), {"causal": scores.causal}
+    )
 
 
 def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
@@ -62,7 +111,7 @@ def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     return {"keys": 80, "queries": 1, "stay": not (causal and long)}
 
 
-def check(infos: dict[str, ArrayInfo], deterministic: bool = False) -> None:
+def check(infos: dict[str, ArrayInfo], deterministic: bool = False, sinks: ArrayInfo | None = None) -> None:
     """One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
     arch = _architecture(q.device)
@@ -80,6 +129,9 @@ def check(infos: dict[str, ArrayInfo], deterministic: bool = False) -> None:
         fix = f"head dimensions {', '.join(map(str, dims))} are supported{'' if arch is SIMULATED else f' on {arch}'}"
     elif deterministic and "wgmma" not in arch.features:
         problem, fix = f"gradients in one order of additions need Hopper, not {arch}", "leave out deterministic=True"
+    elif sinks is not None and (tuple(sinks.shape) != tuple(q.shape[1:2]) or sinks.dtype not in ("f32", q.dtype)):
+        problem = f"sinks are {sinks.dtype} {tuple(sinks.shape)}"
+        fix = f"pass one number for each of the {q.shape[1]} query heads, as f32 or {q.dtype}"
     else:
         return
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in infos.items())

@@ -20,7 +20,7 @@ from ..interop import arrays
 from . import attention_backward_ampere as ampere
 from . import attention_backward_hopper as hopper
 from .arguments import KernelCall
-from .attention import loadable, on_hopper
+from .attention import Scores, loadable, on_hopper
 
 LOG2E = 1.4426950408889634
 D = pk.static("D")
@@ -160,14 +160,19 @@ def configuration(dim: int) -> dict[str, Any]:
     return found[dim]
 
 
-def call(given: Sequence[Any], gradients: Sequence[Any], causal: bool, scale: float, deterministic: bool) -> KernelCall:
-    """What writes the gradients of q, k and v. `given`: do, q, k, v, o, lse and dlse (or None), which `check` takes."""
-    *rows, lse, dlse = given
+def call(given: Sequence[Any], gradients: Sequence[Any], scores: Scores, deterministic: bool) -> KernelCall:
+    """What writes the gradients of q, k, v and sinks. `given`: do, q, k, v, o, lse, and dlse and sinks or None."""
+    *rows, lse, dlse, sinks = given
     rows = [x if loadable(arrays.describe(x)) else arrays.dense_copy(x, "operand") for x in rows]
-    logs = [x if x is None or arrays.describe(x).strides[-1] == 1 else arrays.dense_copy(x, "lse") for x in (lse, dlse)]
-    static: dict[str, Any] = {"causal": bool(causal)}
+    vectors = [
+        x if x is None or arrays.describe(x).strides[-1] == 1 else arrays.dense_copy(x, "row")
+        for x in (lse, dlse, sinks)
+    ]
+    static: dict[str, Any] = {"causal": scores.causal}
     if on_hopper(arrays.describe(given[1]).device):
         static |= {"deterministic": bool(deterministic), **configuration(given[1].shape[-1])}
     else:
         static["mma_sync"] = True
-    return KernelCall(STEPS, (*rows, *logs, *gradients, scale), static)  # type: ignore[arg-type]
+    *gradients, dsinks = gradients
+    operands = (*rows, *vectors[:2], *gradients, scores.scale, *scores.band, vectors[2], dsinks)
+    return KernelCall(STEPS, operands, static)  # type: ignore[arg-type]

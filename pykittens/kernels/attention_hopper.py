@@ -57,8 +57,8 @@ def attend(
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n; positive: the scale is above 0.
 
-    Row i sees the keys from i + m - n - left to i + m - n + right; scores are softcap * tanh(score / softcap); exp(sink)
-    of the row's head is one more term of its sum.
+    Row i sees the keys from i + m - n - left to i + m - n + right. Scores are softcap * tanh(score / softcap). exp(sink)
+    of a head is one more term of its rows' sums.
     """
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns = 64 * consumers, pk.turns(consumers if pingpong else 1)
@@ -145,7 +145,9 @@ def attend(
                     warpgroup.sync()
             step(span.end - 1, True, product=False)
             if band.high is not None:
-                for j in pk.range(span.end - 2, (span.full if band.low is None else pk.maximum(span.full, span.begin)) - 1, -1):
+                for j in pk.range(
+                    span.end - 2, (span.full if band.low is None else pk.maximum(span.full, span.begin)) - 1, -1
+                ):
                     step(j, True)
             for j in pk.range(pk.minimum(span.end - 2, span.full - 1), span.clear - 1, -1):
                 step(j, False)

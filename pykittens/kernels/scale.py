@@ -35,9 +35,9 @@ def squashed(score: Any, scale: Any) -> Any:
 
 
 def normalised(peak: Any, c: Any, sums: Any, sink: Any = None) -> tuple[Any, Callable[[], Any]]:
-    """What a row's output is multiplied by, and what makes its log-sum-exp: after sums = sum(exp2(c * (score - peak))).
+    """What a row's output is multiplied by, and what makes its log-sum-exp; sums: of exp2(c * (score - peak)).
 
-    sink: one more logit, without a value. Rows that see nothing have a factor of 0 and a log-sum-exp of -inf, or `sink`.
+    sink: one more logit, without a value. Rows that see nothing have a factor of 0, and -inf or `sink`.
     """
     if sink is None:
         return pk.where(sums == 0.0, 0.0, 1.0 / sums), lambda: pk.fma(peak, c, pk.log2(sums)) * (1 / LOG2E)

@@ -58,7 +58,10 @@ class Band:
         return Span(begin, clear, full, end)
 
     def sees(self, tile: Any, query: Operand, key: Operand, down: bool = False) -> Any:
-        """A bool tile like `tile`, whose rows are queries from `query` on and whose columns keys; `down`: the other way."""
+        """A bool tile like `tile`, whose rows are queries from `query` on and whose columns keys from `key` on.
+
+        down: the rows are keys, and the columns queries.
+        """
         if down:
             position = row_index(tile) + key
             seen = position < self.keys

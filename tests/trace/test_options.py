@@ -120,6 +120,7 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pk.barrier": (pk.barrier, lambda e, **o: pk.barrier(**o)),
     "pk.named_barrier": (pk.named_barrier, lambda e, **o: pk.named_barrier(8, **o)),
     "pk.print": (pk.print, lambda e, **o: pk.print("x", **o)),
+    "pk.band": (pk.band, lambda e, **o: pk.band(e.n, 64, **o).sees(e.f, 0, 0)),
     "pk.assert_": (pk.assert_, lambda e, **o: pk.assert_(e.n > 0, **o)),
     "pk.cuda": (pk.cuda, lambda e, **o: pk.cuda("", **o)),
     "pk.var": (pk.var, lambda e, **o: pk.var(pk.i32, **o)),
@@ -173,6 +174,8 @@ def given(name: str, e: SimpleNamespace, form: str) -> Any:
         "col": 16,
         "count": 3,
         "n": 3,
+        "left": 3,
+        "right": 3,
         "text": "said",
         "order": "acq_rel" if form.startswith("pk.atomic") else "release" if "shared" in form else "relaxed",
         "scope": "cta"

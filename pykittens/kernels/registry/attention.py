@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...call.arguments import spec
@@ -20,8 +21,9 @@ def _attention(
     q, k = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 2, m, dim))
     scale = dim**-0.5
 
-    def expected(q: Array, k: Array, v: Array, **_: Any) -> dict[str, Array]:
-        return {"o": reference.attention(q, k, v, scale=scale, causal=statics["causal"])}
+    def expected(q: Array, k: Array, v: Array, **given: Any) -> dict[str, Array]:
+        told = {name: given.get(name) for name in ("left", "right", "softcap", "sinks")}
+        return {"o": reference.attention(q, k, v, scale=scale, causal=statics["causal"], **told)}
 
     return Instance(
         kernel, {"q": q, "k": k, "v": k, "o": q, **(more or {}), "scale": scale}, statics, expected=expected
@@ -54,6 +56,12 @@ def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instanc
     )
 
 
+def windowed(instance: Instance, sinks: bool = True) -> Instance:
+    """The same with a window that hides a block of keys on either side, a cap of scores and sinks."""
+    more = {"left": 70, "right": 20, "softcap": 3.0} | ({"sinks": spec(f32, (2,))} if sinks else {})
+    return replace(instance, operands={**instance.operands, **more}, statics={**instance.statics, "causal": False})
+
+
 ROWS = (
     Shipped(
         name="attention_ada",
@@ -71,12 +79,28 @@ ROWS = (
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
+        name="attention_ampere_window",
+        about="the same with a window, a cap of scores and sinks",
+        make=lambda dim: windowed(_attention_ampere(dim, "bf16", False)),
+        options={"dim": (64, 128)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
         name="attention_hopper",
         about="flash attention forward with TMA, asynchronous tensor cores and warp roles: the H100 kernel of the "
         "ThunderKittens post",
         make=_attention_hopper,
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+        most_lines=150,
+    ),
+    Shipped(
+        name="attention_hopper_window",
+        about="the same with a window, a cap of scores and sinks",
+        make=lambda dim: windowed(_attention_hopper(dim, "bf16", False, False)),
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
         most_lines=150,
     ),

@@ -9,8 +9,9 @@ import numpy as np
 from ...call.arguments import spec
 from ...ops.register_order import order
 from ...types import DTYPES, RegisterTile, f32
-from .. import attention_backward, attention_backward_ampere, attention_backward_hopper
+from .. import attention_backward, attention_backward_ampere, attention_backward_hopper, reference
 from ..catalog import Array, Instance, Shipped
+from .attention import windowed
 
 
 def _attention_backward(dim: int, dtype: str, causal: bool) -> Instance:
@@ -24,13 +25,27 @@ def _attention_backward(dim: int, dtype: str, causal: bool) -> Instance:
     q, k, row = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 1, m, dim)), spec(f32, (1, 2, padded))
     sums = spec(f32, (1, 2, *parts))
 
-    def expected(q: Array, k: Array, v: Array, do: Array, lse: Array, delta: Array, **_: Any) -> dict[str, Array]:
+    def expected(
+        q: Array,
+        k: Array,
+        v: Array,
+        do: Array,
+        lse: Array,
+        delta: Array,
+        left: int | None = None,
+        right: int | None = None,
+        softcap: float | None = None,
+        **_: Any,
+    ) -> dict[str, Array]:
         k, v = k.astype(float), v.astype(float)
         q, do = (np.pad(x.astype(float), ((0, 0), (0, 0), (0, padded - n), (0, 0))) for x in (q, do))
-        weight = np.exp2(q @ k.swapaxes(2, 3) * scale * np.log2(np.e) - lse[..., None].astype(float))
-        if causal:
-            weight[..., np.arange(m) > np.arange(padded)[:, None] + (m - n)] = 0
-        slope = weight * (do @ v.swapaxes(2, 3) - delta[..., None].astype(float))
+        score, steep = q @ k.swapaxes(2, 3) * scale, np.ones(())
+        if softcap is not None:
+            score = softcap * np.tanh(score / softcap)
+            steep = 1 - (score / softcap) ** 2
+        weight = np.exp2(score * np.log2(np.e) - lse[..., None].astype(float))
+        weight[..., reference.hidden(np.arange(padded)[:, None] + (m - n), m, causal, left, right)] = 0
+        slope = weight * (do @ v.swapaxes(2, 3) - delta[..., None].astype(float)) * steep
         dk, dv = ((x.swapaxes(2, 3) @ y).sum(1, keepdims=True) for x, y in ((slope, q), (weight, do)))
         tiles = (slope @ k).reshape(1, 2, padded // 64, 64, dim // 64, 64).swapaxes(3, 4).reshape(1, 2, -1, 4096)
         return {"dq": tiles[..., order(RegisterTile(f32, 64, 64, "row", 4), 4)], "dk": dk * scale, "dv": dv}
@@ -108,6 +123,17 @@ def _attention_backward_finish(dim: int, dtype: str) -> Instance:
     )
 
 
+def _attention_backward_sinks() -> Instance:
+    row, sinks = spec(f32, (2, 2, 2176)), spec(f32, (2,))
+
+    def expected(scaled: Array, delta: Array, sinks: Array, **_: Any) -> dict[str, Array]:
+        weight = np.exp(np.minimum(sinks[:, None].astype(float) - scaled.astype(float) * np.log(2), 0))
+        return {"dsinks": -(weight * delta).sum((0, 2))}
+
+    operands = {"scaled": row, "delta": row, "sinks": sinks, "dsinks": sinks}
+    return Instance(attention_backward.differentiate_sinks, operands, {}, ("dsinks",), expected)
+
+
 ROWS = (
     Shipped(
         name="attention_backward_hopper",
@@ -119,11 +145,34 @@ ROWS = (
         most_lines=200,
     ),
     Shipped(
+        name="attention_backward_hopper_window",
+        about="the same with a window and a cap of scores",
+        make=lambda dim: windowed(_attention_backward(dim, "bf16", False), sinks=False),
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=200,
+    ),
+    Shipped(
         name="attention_backward_ampere",
         about="flash attention backward with mma.sync, ldmatrix and cp.async",
         make=_attention_backward_ampere,
         options={"dim": (64,), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="attention_backward_ampere_window",
+        about="the same with a window and a cap of scores",
+        make=lambda: windowed(_attention_backward_ampere(64, "bf16", False), sinks=False),
+        options={},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="attention_backward_sinks",
+        about="after attention backward: the gradients of sinks from the rows' log-sum-exp and deltas",
+        make=_attention_backward_sinks,
+        options={},
+        opcodes=("LDG",),
     ),
     Shipped(
         name="attention_backward_ampere_finish",
