@@ -29,10 +29,10 @@ HARMLESS = {
         "barrier",
         "warp.store(staged.part(down, across, *PIECE), pk.where(seen, x * scale, 0.0).to(out.dtype))",
     ): (1, "a pass's barrier of a warp between its two pieces, which are different parts of the tile"),
-    ("attention_ampere", "barrier", "group.sync()"): (
-        1,
-        "every warp has read its queries before the last step's second barrier",
-    ),
+    **{
+        (name, "barrier", "group.sync()"): (1, "every warp has read its queries before the last step's second barrier")
+        for name in ("attention_ampere", "attention_ampere_window")
+    },
     **{
         (name, "namedsync", "turns.finish(me)"): (
             1,
@@ -87,6 +87,7 @@ ENOUGH = {
     "attention_hopper_window": {"dim": (64,)},
     "attention_ampere_window": {"dim": (64,)},
     "attention_backward_hopper_window": {"dim": (64,)},
+    "attention_backward_hopper_softcap": {"dim": (64,)},
     "based": {"dim": (64,)},
     "based_backward": {"dim": (64,), "dtype": ("f16",), "reverse": (True,)},
     "based_backward_values": {"dim": (64,), "dtype": ("f16",)},
@@ -112,6 +113,8 @@ def instances(name: str) -> Iterator[Instance]:
     assert found is not None
     if name in ("attention_hopper", "attention_ampere"):  # a scale below 0 turns the queries
         yield replace(found, operands={**found.operands, "scale": -0.125})
+    if name == "attention_backward_ampere_window":  # keys that nobody sees
+        yield replace(found, operands={**found.operands, "left": -500})
     if name == "attention_hopper":  # with one block of keys, two tiles of queries are under way
         few = pk.spec(pk.bf16, (1, 2, 100, 64))
         yield replace(found, operands={**found.operands, "k": few, "v": few})

@@ -73,8 +73,9 @@ def run_demo(
         with progress("running on the simulated GPU", 1.0) as advance:
             run = simulated(attention_ada.attend, arrays, scale, causal, advance)
     with progress("checking against float64", 1.0) as advance:
-        q, k, v = (arrays[name] for name in "qkv")
-        expected = reference.attention(q, k, v, scale=scale, causal=causal, progress=advance)
+        expected = reference.attention(
+            arrays["q"], arrays["k"], arrays["v"], scale=scale, causal=causal, progress=advance
+        )
         error = reference.row_error(run.out, expected)
         torch_error = reference.row_error(torch_attention(arrays, scale, causal), expected) if compare else None
     tolerance = TOLERANCE if torch_error is None else OVER_TORCH * torch_error

@@ -80,12 +80,13 @@ def call(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, scores: Scores)
     dim, device = q.shape[-1], arrays.describe(q).device
     if "wgmma" in _architecture(device).features:
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
+        window = scores.left is not None or scores.right is not None
         static = {
             "causal": scores.causal,
             "with_lse": lse is not None,
             "sms": processors,
             "positive": scores.scale > 0,
-            **configuration(dim, scores.causal and scores.left is None, k.shape[2]),
+            **configuration(dim, scores.causal and not window, k.shape[2], window),
         }
         return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scores.scale, *scores.band, sinks), static)
     from . import attention_ampere
@@ -95,7 +96,7 @@ def call(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, scores: Scores)
     )
 
 
-def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
+def configuration(dim: int, causal: bool, rows: int, window: bool = False) -> dict[str, Any]:
     """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s
     defaults.
 
@@ -104,6 +105,8 @@ def configuration(dim: int, causal: bool, rows: int) -> dict[str, Any]:
     long, the hardware hands them out as blocks become free, which leaves less idle at the end.
     """
     long = rows >= 8192
+    if dim == 64 and window:  # whose bounds three consumers' loading warps have no registers for
+        return {"stages": 3}
     if dim == 64:
         return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}
     if dim == 128:

@@ -153,10 +153,15 @@ class Steps:
 STEPS = Steps()
 
 
-def configuration(dim: int) -> dict[str, Any]:
+def configuration(dim: int, softcap: bool = False) -> dict[str, Any]:
     """The measured choice for a head dimension: what differs from `attention_backward_hopper.differentiate`'s
-    defaults."""
-    found: dict[int, dict[str, Any]] = {64: {"rows": 128, "early": False}, 128: {}, 256: {"direct": True}}
+    defaults. The derivative of a cap takes registers, of which the later order needs fewer.
+    """
+    found: dict[int, dict[str, Any]] = {
+        64: {"rows": 128, "early": False},
+        128: {"early": not softcap},
+        256: {"direct": True},
+    }
     return found[dim]
 
 
@@ -170,7 +175,10 @@ def call(given: Sequence[Any], gradients: Sequence[Any], scores: Scores, determi
     ]
     static: dict[str, Any] = {"causal": scores.causal}
     if on_hopper(arrays.describe(given[1]).device):
-        static |= {"deterministic": bool(deterministic), **configuration(given[1].shape[-1])}
+        static |= {
+            "deterministic": bool(deterministic),
+            **configuration(given[1].shape[-1], scores.softcap is not None),
+        }
     else:
         static["mma_sync"] = True
     *gradients, dsinks = gradients

@@ -79,10 +79,9 @@ def differentiate(
     tile, shared_by = place // width, q.depth // k.depth
     if uneven and turns is not None:
         tile = key_tiles - 1 - tile
-    span = band.query_tiles(tile * keys, keys, rows)
+    span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
     clear = pk.where(tile * keys + keys <= k.rows, pk.maximum(pk.minimum(span.clear, span.end), span.begin), span.end)
-
-    masked = span.end if band.low is None else pk.maximum(pk.minimum(span.full, span.end), clear)  # from there on again
+    full = span.end if band.low is None else pk.maximum(pk.minimum(span.full, span.end), clear)
 
     operand, rowed = pk.st(dtype, keys, d), pk.st(dtype, rows, d)
     key, value = pk.shared(operand, name="key"), pk.shared(operand, name="value")
@@ -92,7 +91,7 @@ def differentiate(
     ds = pk.shared(pk.st(dtype, keys, rows), count=2, name="ds")
     if not direct:
         sums = pk.shared(pk.sv(f32, dq.cols), count=2, name="sums")  # of dq, one for each warpgroup
-        full, empty = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
+        made, taken = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
 
     def owner() -> Any:
         """(head of the keys, batch) of this block: worked out where it is needed, not kept in registers."""
@@ -136,8 +135,8 @@ def differentiate(
             for i in range(2):
                 with pk.role(f"add {i}", warps=1):
                     for b, h, j in each_tile():
-                        warp.arrive_at(empty, i)
-                        warp.sync_at(full, i)
+                        warp.arrive_at(taken, i)
+                        warp.sync_at(made, i)
                         if turns is not None:
                             pk.wait_for(turns, (b, h, 2 * j + i), turn_of(j))
                         pk.tma.store_add(dq, sums[i], (b, h, 2 * j + i, 0))
@@ -207,9 +206,9 @@ def differentiate(
                     if turns is not None:
                         pk.signal(turns, (batch, head * shared_by + h, piece), by=warpgroup)
                 else:
-                    warpgroup.sync_at(empty, me)
+                    warpgroup.sync_at(taken, me)
                     warpgroup.store(sums[me], part.registers())
-                    warpgroup.arrive_at(full, me)
+                    warpgroup.arrive_at(made, me)
             scores()
             warpgroup.wait(dkey)
             q_ring.release()
@@ -222,10 +221,10 @@ def differentiate(
         for h in pk.range(shared_by):
             for j in pk.range(span.begin, clear):
                 step(h, j, True)
-            for j in pk.range(clear, masked):
+            for j in pk.range(clear, full):
                 step(h, j, False)
             if band.low is not None:
-                for j in pk.range(masked, span.end):
+                for j in pk.range(full, span.end):
                     step(h, j, True)
         pk.block.sync()  # nobody reads the keys and values any more
         head, batch = owner()

@@ -57,8 +57,8 @@ def attend(
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n; positive: the scale is above 0.
 
-    Row i sees the keys from i + m - n - left to i + m - n + right. Scores are softcap * tanh(score / softcap). exp(sink)
-    of a head is one more term of its rows' sums.
+    Row i sees the keys from i + m - n - left to i + m - n + right; scores become softcap * tanh(score / softcap);
+    exp(sink) of a head is one more term of its rows' sums.
     """
     early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns = 64 * consumers, pk.turns(consumers if pingpong else 1)

@@ -64,6 +64,7 @@ class Shipped:
     options: Mapping[str, tuple[Any, ...]]
     opcodes: tuple[str, ...]
     most_lines: int = 250  # the promised length, helpers included
+    spilled: int = 0  # bytes that may be spilled
     needs: tuple[str, ...] = ()  # features (`architectures.FEATURES`) that all its configurations use
 
     def default(self) -> dict[str, Any]:

@@ -66,9 +66,9 @@ class Band:
             position = row_index(tile) + key
             seen = position < self.keys
             if self.high is not None:
-                seen = seen & (position <= col_index(tile) + (query + self.high))
+                seen = seen & (position - (query + self.high) <= col_index(tile))
             if self.low is not None:
-                seen = seen & (position >= col_index(tile) + (query + self.low))
+                seen = seen & (position - (query + self.low) >= col_index(tile))
             return seen
         last = self.keys - 1
         if self.high is not None:

@@ -22,7 +22,7 @@ def _attention(
     scale = dim**-0.5
 
     def expected(q: Array, k: Array, v: Array, **given: Any) -> dict[str, Array]:
-        told = {name: given.get(name) for name in ("left", "right", "softcap", "sinks")}
+        told: dict[str, Any] = {name: given.get(name) for name in ("left", "right", "softcap", "sinks")}
         return {"o": reference.attention(q, k, v, scale=scale, causal=statics["causal"], **told)}
 
     return Instance(
@@ -35,18 +35,18 @@ def _attention_ada(dim: int, dtype: str, causal: bool) -> Instance:
     return _attention(attention_ada.attend, 40, 2 * keys + 40, dim, dtype, causal=causal)
 
 
-def _attention_ampere(dim: int, dtype: str, causal: bool) -> Instance:
+def _attention_ampere(dim: int, dtype: str, causal: bool, laps: int = 2) -> Instance:
     keys = 4096 // dim  # of a lap
-    return _attention(attention_ampere.attend, 128 + 40, 2 * keys + 40, dim, dtype, causal=causal)
+    return _attention(attention_ampere.attend, 128 + 40, laps * keys + 40, dim, dtype, causal=causal)
 
 
-def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instance:
-    settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096)
+def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool, window: bool = False) -> Instance:
+    settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096, window)
     rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
     return _attention(
         attention_hopper.attend,
         rows,
-        2 * settings["keys"] + 40,
+        (6 if window else 2) * settings["keys"] + 40,
         dim,
         dtype,
         {"lse": spec(f32, (1, 1, 1))},
@@ -56,12 +56,13 @@ def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool) -> Instanc
     )
 
 
-def windowed(instance: Instance, sinks: bool = True) -> Instance:
-    """The same with a window that hides a block of keys on either side, a cap of scores and sinks."""
-    more = {"left": 70, "right": 20, "softcap": 3.0} | ({"sinks": spec(f32, (2,))} if sinks else {})
-    return replace(instance, operands={**instance.operands, **more}, statics={**instance.statics, "causal": False})
+def windowed(instance: Instance, left: int, right: int, **more: Any) -> Instance:
+    """The same with a window, and other operands."""
+    operands = {**instance.operands, "left": left, "right": right, **more}
+    return replace(instance, operands=operands, statics={**instance.statics, "causal": False})
 
 
+CAPPED: dict[str, Any] = {"softcap": 3.0, "sinks": spec(f32, (2,))}
 ROWS = (
     Shipped(
         name="attention_ada",
@@ -81,9 +82,10 @@ ROWS = (
     Shipped(
         name="attention_ampere_window",
         about="the same with a window, a cap of scores and sinks",
-        make=lambda dim: windowed(_attention_ampere(dim, "bf16", False)),
+        make=lambda dim: windowed(_attention_ampere(dim, "bf16", False, 8), 260, 60, **CAPPED),
         options={"dim": (64, 128)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
+        spilled=16,
     ),
     Shipped(
         name="attention_hopper",
@@ -93,15 +95,15 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
-        most_lines=150,
+        most_lines=200,
     ),
     Shipped(
         name="attention_hopper_window",
         about="the same with a window, a cap of scores and sinks",
-        make=lambda dim: windowed(_attention_hopper(dim, "bf16", False, False)),
+        make=lambda dim: windowed(_attention_hopper(dim, "bf16", False, False, True), 360, 130, **CAPPED),
         needs=("wgmma",),
         options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
-        most_lines=150,
+        most_lines=200,
     ),
 )

@@ -14,13 +14,14 @@ from ..catalog import Array, Instance, Shipped
 from .attention import windowed
 
 
-def _attention_backward(dim: int, dtype: str, causal: bool) -> Instance:
+def _attention_backward(dim: int, dtype: str, causal: bool, laps: int = 3, softcap: float | None = None) -> Instance:
     """Two heads that share keys; tiles of queries go round the rings, and the second tile of keys is short.
 
     The kernel is told a log-sum-exp and a delta for each row, which here are any numbers.
     """
-    settings, scale, keys = attention_backward.configuration(dim), dim**-0.5, attention_backward_hopper.keys_of(dim)
-    n, m = 3 * settings.get("rows", 64) + 40, 2 * keys - 24
+    settings = attention_backward.configuration(dim, softcap is not None)
+    scale, keys = dim**-0.5, attention_backward_hopper.keys_of(dim)
+    n, m = laps * settings.get("rows", 64) + 40, 2 * keys - 24
     padded, parts = attention_backward.scratch(n, dim)
     q, k, row = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 1, m, dim)), spec(f32, (1, 2, padded))
     sums = spec(f32, (1, 2, *parts))
@@ -52,7 +53,8 @@ def _attention_backward(dim: int, dtype: str, causal: bool) -> Instance:
 
     return Instance(
         attention_backward_hopper.differentiate,
-        {"q": q, "k": k, "v": k, "do": q, "lse": row, "delta": row, "dq": sums, "dk": k, "dv": k, "scale": scale},
+        {"q": q, "k": k, "v": k, "do": q, "lse": row, "delta": row, "dq": sums, "dk": k, "dv": k, "scale": scale}
+        | ({} if softcap is None else {"softcap": softcap}),
         {"causal": causal, **settings},
         ("dq", "dk", "dv"),
         expected,
@@ -142,16 +144,27 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
-        most_lines=200,
+        most_lines=230,
     ),
     Shipped(
         name="attention_backward_hopper_window",
-        about="the same with a window and a cap of scores",
-        make=lambda dim: windowed(_attention_backward(dim, "bf16", False), sinks=False),
+        about="the same with a window",
+        make=lambda dim: windowed(_attention_backward(dim, "bf16", False, laps=5), 210, 90),
         needs=("wgmma",),
         options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
-        most_lines=200,
+        most_lines=230,
+        spilled=40,  # bounds of loops, before them
+    ),
+    Shipped(
+        name="attention_backward_hopper_softcap",
+        about="the same with a cap of scores",
+        make=lambda dim: _attention_backward(dim, "bf16", False, softcap=3.0),
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=230,
+        spilled=340,  # at d 64, whose tiles are long
     ),
     Shipped(
         name="attention_backward_ampere",
@@ -163,9 +176,10 @@ ROWS = (
     Shipped(
         name="attention_backward_ampere_window",
         about="the same with a window and a cap of scores",
-        make=lambda: windowed(_attention_backward_ampere(64, "bf16", False), sinks=False),
+        make=lambda: windowed(_attention_backward_ampere(64, "bf16", False), 210, 90, softcap=3.0),
         options={},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
+        spilled=16,
     ),
     Shipped(
         name="attention_backward_sinks",
