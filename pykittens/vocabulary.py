@@ -17,8 +17,8 @@ from .errors import (
     TypeRuleError,
     UninitializedError,
 )
-from .trace.derivatives import derivative, vjp
 from .trace.band import band
+from .trace.derivatives import derivative, vjp
 from .trace.dynamic import dynamic
 from .trace.elementwise import (
     ceil,
