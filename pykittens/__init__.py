@@ -13,6 +13,8 @@ from .functions import PUBLIC
 if TYPE_CHECKING:
     from .functions.attention import attention, attention_backward
     from .functions.gates import geglu, swiglu
+    from .functions.gradients import gradients
+    from .functions.loss import cross_entropy, linear_cross_entropy
     from .functions.norms import layernorm, rmsnorm
     from .functions.product import matmul
     from .functions.rotary import rotary

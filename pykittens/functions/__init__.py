@@ -22,6 +22,7 @@ PUBLIC = {
     "based": "sequences",
     "cross_entropy": "loss",
     "geglu": "gates",
+    "gradients": "gradients",
     "layernorm": "norms",
     "linear_attention": "sequences",
     "linear_attention_backward": "sequences",

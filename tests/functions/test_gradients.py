@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,6 +12,7 @@ import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
+from pykittens.interop.arrays import as_numpy  # noqa: E402
 
 functions.load()
 F = torch.nn.functional
@@ -175,7 +177,7 @@ def test_every_function_has_a_gradient_and_a_row_here() -> None:
         refused = f.written or f.name in WITHOUT
         assert f.backward or refused or f.name.endswith("_backward"), f"{f.name} has no gradient, and is none"
         assert not f.backward or operators & tried, f"{f.name} has a gradient that is compared with nothing"
-    for name in functions.PUBLIC:
+    for name in {*functions.PUBLIC} - {"gradients"}:
         assert any(f.name == name or f.name.startswith(f"{name}_") for f in ALL), f"pk.{name} is not declared"
 
 
@@ -223,6 +225,39 @@ def test_a_second_derivative_is_refused(case: Case) -> None:
     for gradient in torch.autograd.grad(total, given, create_graph=True):
         with pytest.raises(NotImplementedError, match=r"pykittens.\w+_backward is a derivative, and cannot be diff"):
             gradient.sum().backward(retain_graph=True)
+
+
+@every
+def test_numpy_has_the_same(case: Case) -> None:
+    """The operands by any names, in NumPy's own arrays and dtypes."""
+    names = "abcd"[: len(case.operands)]
+    call = eval(f"lambda {', '.join(names)}: call({', '.join(names)})", {"call": case.call})
+    up = [tensor(*x.shape, dtype=x.dtype) for x in flat(case.call(*case.operands))]
+    tensors = pk.gradients(call, *case.operands, grad=up)
+    arrays = pk.gradients(call, *map(as_numpy, case.operands), grad=tuple(map(as_numpy, up)))
+    given = leaves(case.operands)
+    wanted = torch.autograd.grad(flat(case.call(*given)), given, up)
+    assert arrays._fields == tensors._fields == tuple(names)
+    for x, y, right in zip(tensors, arrays, wanted, strict=True):
+        assert torch.equal(x, right) and np.array_equal(y, as_numpy(right)) and type(y) is np.ndarray
+
+
+def test_numpy_by_name() -> None:
+    x, w, r = (tensor(*shape).numpy() for shape in ((5, 37), (37,), (5, 37)))
+    g = pk.gradients(pk.rmsnorm, x, w, residual=r, grad=(x, None))
+    assert g._fields == ("x", "weight", "residual") and np.array_equal(g.x, g.residual)
+    assert pk.gradients(pk.cross_entropy, x, TARGETS.numpy()).x.shape == x.shape  # a loss needs no grad
+    cos, sin = (t.numpy() for t in TABLES)
+    (dx,) = pk.gradients(pk.rotary, x[None, ::-1, :12], cos, sin, grad=x[None, :, :12], of=["x"])
+    assert np.array_equal(dx, pk.rotary(np.ascontiguousarray(x[None, :, :12]), cos, -sin))
+    for said, change in (
+        ("rotary has no gradient for cos and sin", {}),
+        ("gradients of y", {"of": ["y"]}),
+        ("results of shape", {"grad": None}),
+        ("grad of shape", {"grad": x}),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            pk.gradients(pk.rotary, x[None, :, :12], cos, sin, **{"grad": x[None, :, :12], **change})
 
 
 def test_tables_have_no_gradient() -> None:

@@ -1,0 +1,94 @@
+"""Gradients of the public functions by a call, for NumPy's arrays as for torch's tensors."""
+
+from __future__ import annotations
+
+import inspect
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..interop.arrays import as_numpy
+from ..interop.base import dtype_name
+from ..interop.frameworks import torch_dtype
+
+
+def gradients(
+    function: Callable[..., Any], *arrays: Any, grad: Any = None, of: Sequence[str] = (), **settings: Any
+) -> Any:
+    """The gradients of a function's operands, from that of its result, as a named tuple by the names of operands.
+
+        dq, dk, dv = pk.gradients(pk.attention, q, k, v, grad=do, causal=True)
+        pk.gradients(pk.rmsnorm, x, weight, residual=r, grad=(dy, ds)).weight
+        pk.gradients(pk.rotary, x, cos, sin, grad=do, of=["x"])
+
+    function: a public function (or one that calls some), called with `arrays` and `settings`, which may be arrays, too.
+    grad: an array of the result's shape; for a function of several results a tuple, with None for one that does not
+    count; not needed for one number, such as a loss. of: the operands that are asked about; all arrays of floats
+    unless given. The arrays are NumPy's or torch's; the gradients are of the same kind, shapes and dtypes. It is
+    torch's autograd that calls the kernels of the backward pass, so that torch has to be installed.
+
+    Raises `ArgumentError` for operands without a gradient, and for a `grad` that does not fit.
+    """
+    try:
+        torch = import_module("torch")
+    except ImportError:
+        raise ArgumentError("pk.gradients without torch, whose autograd it asks", fix="pip install torch") from None
+    bound = inspect.signature(function).bind(*arrays, **settings)
+    plain = any(isinstance(x, np.ndarray) for x in bound.arguments.values())
+    tensors = {
+        name: _tensor(torch, x) for name, x in bound.arguments.items() if isinstance(x, (np.ndarray, torch.Tensor))
+    }
+    floats = [name for name, x in tensors.items() if x.is_floating_point()]
+    unknown = [name for name in of if name not in floats]
+    if unknown or not floats:
+        said = f"gradients of {', '.join(unknown) or 'no array'}"
+        raise ArgumentError(said, fix=f"the arrays of floats are {', '.join(floats) or 'none: pass some'}")
+    wanted = [*of] or floats
+    for name in wanted:
+        tensors[name].requires_grad_()
+    bound.arguments.update(tensors)
+    with torch.enable_grad():
+        results = function(*bound.args, **bound.kwargs)
+    pairs = _pairs(torch, results if isinstance(results, (tuple, list)) else (results,), grad)
+    try:
+        found = torch.autograd.grad(
+            [x for x, _ in pairs], [tensors[x] for x in wanted], [g for _, g in pairs], allow_unused=True
+        )
+    except NotImplementedError as error:
+        fix = f"name the operands whose gradients you want: of={wanted[:1]}"
+        raise ArgumentError(str(error).partition(":")[0], fix=fix) from None
+    filled = (torch.zeros_like(tensors[x]) if g is None else g for x, g in zip(wanted, found, strict=True))
+    return namedtuple("Gradients", wanted)(*[as_numpy(x) if plain else x for x in filled])
+
+
+def _pairs(torch: Any, results: Sequence[Any], grad: Any) -> list[tuple[Any, Any]]:
+    """The results that count, each with its gradient."""
+    given = grad if isinstance(grad, (tuple, list)) else [grad]
+    if grad is None and results[0].numel() == 1:
+        given = [torch.ones_like(results[0]), *[None] * (len(results) - 1)]
+    shapes = ", ".join(str(tuple(x.shape)) for x in results)
+    if len(given) != len(results) or all(g is None for g in given):
+        what = "one gradient for each" if len(results) > 1 else "its gradient"
+        raise ArgumentError(f"results of shape {shapes}, and grad={type(grad).__name__}", fix=f"pass {what} as grad=")
+    pairs = []
+    for x, g in zip(results, given, strict=True):
+        if g is not None:
+            if tuple(g.shape) != tuple(x.shape):
+                raise ArgumentError(f"grad of shape {tuple(g.shape)}", fix=f"the results have shape {shapes}")
+            pairs.append((x, _tensor(torch, g).to(x.dtype)))
+    return pairs
+
+
+def _tensor(torch: Any, x: Any) -> Any:
+    """A tensor that autograd sees for the first time, on the same memory where that is possible."""
+    if isinstance(x, torch.Tensor):
+        return x.detach()
+    dtype = torch_dtype(dtype_name(x.dtype))
+    if not x.flags.writeable or any(stride < 0 for stride in x.strides):
+        x = x.copy()
+    same_size = {1: np.uint8, 2: np.int16}.get(x.dtype.itemsize) if x.dtype.kind not in "fiub" else None
+    return torch.from_numpy(x if same_size is None else x.view(same_size)).view(dtype)
