@@ -27,11 +27,18 @@ class Mask:
 
     def __init__(self, warps: np.ndarray):
         self.warps, self.key, self.count = warps, warps.tobytes(), int(warps.sum())
+        self._units: dict[tuple[int, bool], tuple[np.ndarray, bool]] = {}
 
     def units(self, span: int, single: bool = False) -> tuple[np.ndarray, bool]:
         """The units that are wholly here, and whether some are here in part. Of a `single` one only the first warp
         counts.
         """
+        found = self._units.get((span, single))
+        if found is None:
+            found = self._units[span, single] = self._find(span, single)
+        return found
+
+    def _find(self, span: int, single: bool) -> tuple[np.ndarray, bool]:
         whole = self.warps.reshape(-1, span)
         if single:
             return np.flatnonzero(whole[:, 0]), False
