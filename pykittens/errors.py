@@ -54,14 +54,10 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
         getattr(_made, "errors", None) is not None
     )  # else a library file's frame is a host function, not its author's kernel
     while frame is not None and len(found) < limit:
-        file = frame.f_code.co_filename
-        if (
-            file in _BETWEEN
-            or frame.f_globals.get("__name__", "").startswith("torch.")
-            or (file == "<string>" and _ours(frame))
-        ):
+        of = _of(frame.f_code.co_filename)
+        if of == "between" or (of == "user" and _between(frame)):
             pass
-        elif is_user_file(file) and not file.startswith("<frozen") and (tracing or not file.startswith(_LIBRARY)):
+        elif of == "user" or (of == "library" and tracing):
             found.append(frame)
         elif found:
             break  # back inside the package: what called the kernel function is no part of it
@@ -69,9 +65,22 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     return found
 
 
-def _ours(frame: FrameType) -> bool:
-    """Whether a frame without a file runs what `dataclasses` wrote for a class of this package."""
-    return str(frame.f_globals.get("__name__", "")).startswith(f"{__package__}.")
+@cache
+def _of(file: str) -> str:
+    """Whose a file is: "user", "library" (our kernels), "between" or "package"."""
+    if file in _BETWEEN:
+        return "between"
+    if not is_user_file(file) or file.startswith("<frozen"):
+        return "package"
+    return "library" if file.startswith(_LIBRARY) else "user"
+
+
+def _between(frame: FrameType) -> bool:
+    """Whether a frame is torch's, or one without a file that runs what `dataclasses` wrote for a class of ours."""
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.startswith("torch.") or (
+        frame.f_code.co_filename == "<string>" and module.startswith(f"{__package__}.")
+    )
 
 
 def user_frames(limit: int = 8) -> tuple[Frame, ...]:

@@ -9,6 +9,8 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
+from ..trace.bytecode import instructions
+
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _CELLS = ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
@@ -69,20 +71,20 @@ def _scan(
     code: CodeType, outer: frozenset[str], paths: dict[Path, None], names: set[str], flags: dict[str, bool]
 ) -> None:
     """Adds what one code object reads. `outer`: the closure's cells that belong to nobody within."""
-    instructions = [i for i in dis.get_instructions(code) if i.opname not in _BETWEEN]
+    own = [i for i in instructions(code) if i.opname not in _BETWEEN]
     at = 0
-    while at < len(instructions):
-        instruction, at = instructions[at], at + 1
+    while at < len(own):
+        instruction, at = own[at], at + 1
         op, name = instruction.opname, instruction.argval
         if op in _GLOBALS or (op in _CELLS and name in outer):
-            steps, at = _steps(instructions, at)
+            steps, at = _steps(own, at)
             paths[Path("global" if op in _GLOBALS else "cell", name, steps)] = None
             names.update(step for kind, step in steps if kind == "attribute")
         elif op == "IMPORT_NAME":
             paths[Path("module", name)] = None
         elif op in _ATTRIBUTES or op in ("LOAD_SUPER_ATTR", "IMPORT_FROM"):
             names.add(name)
-        elif op == "IS_OP" and not _of_none(instructions, at - 1):
+        elif op == "IS_OP" and not _of_none(own, at - 1):
             flags["by_identity"] = True
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

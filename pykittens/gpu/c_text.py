@@ -11,6 +11,8 @@ import re
 _PLAIN = frozenset(map(ord, " !#$%&'()*+,-./:;<=>@[]^_`{|}~")) | frozenset(
     b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
+_SPELLED = [chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in range(256)]
+_SHOWN = str.maketrans("\\{}", "___")
 
 
 def string(text: str) -> str:
@@ -20,7 +22,7 @@ def string(text: str) -> str:
     them may begin a trigraph.
     """
     encoded = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace")
-    return '"' + "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in encoded) + '"'
+    return '"' + "".join(map(_SPELLED.__getitem__, encoded)) + '"'
 
 
 def comment(text: str) -> str:
@@ -28,7 +30,9 @@ def comment(text: str) -> str:
 
     No backslash, which would join the next line to it, no brace, which the indentation counts, and no trigraph.
     """
-    shown = re.sub(r"\?(?=\?)", "? ", "".join(c if c.isprintable() and c not in "\\{}" else "_" for c in text))
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else "_" for c in text)
+    shown = re.sub(r"\?(?=\?)", "? ", text.translate(_SHOWN))
     return f"  // {shown}" if shown else ""
 
 

@@ -43,16 +43,27 @@ compilers: set[str] = set()  # that made the kernels this process has got, for t
 
 
 _LINE = re.compile(r"(?m)^[ \t]*#[ \t]*line\b.*\n?")
-# A comment, or what only looks like one: a raw string, a string, a character.
+# A comment, or (group 1) what only looks like one: a raw string, a string, a character.
 _COMMENT = re.compile(
-    r"""R"([^()\s]*)\(.*?\)\1"|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[ \t]*//[^\n]*|/\*.*?\*/""", re.DOTALL
+    r"""(R"([^()\s]*)\(.*?\)\2"|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|[ \t]*//[^\n]*|/\*.*?\*/""", re.DOTALL
 )
 
 
 def key(source: str, arch: str, options: tuple[str, ...] = ()) -> str:
     """What a kernel is filed under: 64 hexadecimal digits."""
-    text = _COMMENT.sub(lambda found: "" if found[0].lstrip().startswith("/") else found[0], _LINE.sub("", source))
+    text = _without_comments(_LINE.sub("", source))
     return hashlib.sha256("\0".join((FORMAT.decode(), arch, *options, text)).encode()).hexdigest()
+
+
+def _without_comments(text: str) -> str:
+    if any(sign in text for sign in ('R"', "/*", "\\\n")):  # which go on from line to line
+        return _COMMENT.sub(lambda found: found[1] or "", text)
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        if "//" in line:
+            quoted = '"' in line or "'" in line
+            lines[i] = _COMMENT.sub(lambda found: found[1] or "", line) if quoted else line.split("//")[0].rstrip(" \t")
+    return "\n".join(lines)
 
 
 def load_or_compile(source: str, arch: str, options: tuple[str, ...] = ()) -> Cubin:

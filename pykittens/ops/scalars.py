@@ -80,15 +80,15 @@ def promoted(*operands: Operand) -> DType:
     Bools count as int32 unless all are bools. A Python int takes the dtype of the others, or int64 where it does not
     fit.
     """
-    found = {d for d in map(scalar_dtype, operands) if d is not None}
-    if found == {bool_} and all(scalar_dtype(x) is bool_ for x in operands):
+    dtypes = [scalar_dtype(x) for x in operands]
+    if all(d is bool_ for d in dtypes):
         return bool_
-    found -= {bool_}
+    found = {d for d in dtypes if d is not None and d is not bool_}
     if any(d.kind == "f" for d in found):
         return f32
     dtype = i64 if i64 in found or {i32, u32} <= found else next(iter(found), i32)
-    for x in operands:
-        if scalar_dtype(x) is None and not fits(x, dtype):
+    for x, own in zip(operands, dtypes, strict=True):
+        if own is None and not fits(x, dtype):
             dtype = i64
             check_fits(x, i64, "an operation on scalars")
     return dtype

@@ -26,6 +26,8 @@ class Alike(NamedTuple):
 
     def meet(self, other: Alike) -> Alike:
         """What two values have in common."""
+        if self == other:
+            return self
         if self.warps <= 0 or other.warps <= 0:
             return min(self, other, key=lambda x: x.warps if x.warps > 0 else 100 - x.warps)
         warps = gcd(self.warps, other.warps, self.first - other.first)
@@ -93,10 +95,13 @@ class _Analysis:
 
     def _merge(self, other: dict[Value, Alike]) -> bool:
         """Keeps what holds on both ways; says whether anything changed."""
-        before = dict(self.known)
+        changed = False
         for value, alike in other.items():
-            self.known[value] = alike.meet(self.known.get(value, alike))
-        return before != self.known
+            known = self.known.get(value)
+            both = alike if known is None else alike.meet(known)
+            if both != known:
+                self.known[value], changed = both, True
+        return changed
 
     def _loop(self, op: control.Range | control.While, around: tuple[Condition, ...], first: int) -> None:
         if isinstance(op, control.Range):

@@ -100,7 +100,7 @@ class Op:
 
     def operands(self) -> Iterable[Value]:
         """Every value it mentions, regions left out."""
-        return [value for _, item in self.fields() for value in values_in(item)]
+        return [value for name in _fields(type(self)) for value in values_in(getattr(self, name))]  # type: ignore[arg-type]
 
     def depends_on(self) -> Iterable[Value]:
         """The values that what it makes or changes follows from: its operands, but for one that it overwrites."""
@@ -108,12 +108,18 @@ class Op:
 
     def blocks(self) -> list[Block]:
         """Its regions."""
-        return [item for _, item in self.fields() if isinstance(item, Block)]
+        return [getattr(self, name) for name in _regions(type(self))]  # type: ignore[arg-type]
 
 
 @functools.cache
 def _fields(op: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope")
+
+
+@functools.cache
+def _regions(op: Any) -> tuple[str, ...]:
+    """The fields that are annotated as a `Block`: most operations have none, and are asked at every walk."""
+    return tuple(f.name for f in dataclasses.fields(op) if f.type in ("Block", Block))
 
 
 @dataclass(eq=False)
@@ -130,5 +136,6 @@ class Block:
         """All operations, regions included, in order."""
         for op in self.ops:
             yield op
-            for block in op.blocks():
-                yield from block.walk()
+            if _regions(type(op)):  # type: ignore[arg-type]
+                for block in op.blocks():
+                    yield from block.walk()

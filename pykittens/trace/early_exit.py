@@ -17,6 +17,7 @@ from functools import lru_cache
 from types import CodeType, FrameType
 
 from ..errors import Frame
+from .bytecode import instructions
 
 _SKIPPED = {"NOP", "POP_TOP", "POP_BLOCK", "POP_EXCEPT", "EXTENDED_ARG", "CACHE"}
 _JUMPS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP"}
@@ -41,7 +42,7 @@ class _Code:
         self.index: dict[int, int] = {}
         self.lines: dict[int, int] = {}
         line, starts = code.co_firstlineno, dict(dis.findlinestarts(code))
-        for i in dis.get_instructions(code):
+        for i in instructions(code):
             line = self.lines[i.offset] = starts.get(i.offset) or line
             self.index[i.offset] = len(self.list)  # a jump to a prefix is one to the instruction behind it
             if i.opname not in ("CACHE", "EXTENDED_ARG"):

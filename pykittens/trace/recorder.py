@@ -10,7 +10,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NoReturn, ParamSpec
 
 from ..errors import Frame, KernelError, TraceError, TypeRuleError, errors_made, user_frame_objects
@@ -20,7 +20,8 @@ from ..types import BarrierType, Global, ScalarType, SharedTile, SharedVector, T
 
 P = ParamSpec("P")
 _state = threading.local()
-_frames: dict[tuple[Any, int], Frame] = {}
+# By code object and instruction, which Python has at hand; a line it looks up. The code is kept, so that its id is its.
+_frames: dict[tuple[int, int], tuple[Frame, CodeType]] = {}
 make_value: Callable[[Any], Value] = Value  # replaced by handle_types.py: the handle with operators for each type
 
 
@@ -28,10 +29,12 @@ def here() -> tuple[Frame, ...]:
     """The user's line now, innermost frame first (cached: tracing asks for every operation)."""
     found = []
     for frame in user_frame_objects(4):
-        key = (frame.f_code, frame.f_lineno)
-        if key not in _frames:
-            _frames[key] = Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-        found.append(_frames[key])
+        code = frame.f_code
+        known = _frames.get((id(code), frame.f_lasti))
+        if known is None:
+            line = Frame(code.co_filename, frame.f_lineno, code.co_name)
+            known = _frames[id(code), frame.f_lasti] = (line, code)
+        found.append(known[0])
     return tuple(found)
 
 

@@ -290,8 +290,8 @@ class Ring:
                 continue
             per_warp = not cursor.warpgroups or self._reads_plainly(program)
             if per_warp:
-                for op in (op for op in program.walk() if isinstance(op, mbarrier.Arrive)):
-                    if _root(op.barrier) is self.empty and _inside(op, cursor.block):
+                for op in cursor.block.walk():
+                    if isinstance(op, mbarrier.Arrive) and _root(op.barrier) is self.empty:
                         op.scope = Scope("warp", 1)
             arrivals += (cursor.warps if per_warp else cursor.warps // 4) * blocks
             for op in cursor.releases:
@@ -312,7 +312,7 @@ class Ring:
         """Whether an ordinary load reads any tile of this ring."""
         arrays = set(self.tiles.values())
         for op in program.walk():
-            for effect in op.effects() if not any(True for _ in op.blocks()) else ():
+            for effect in op.effects() if not op.blocks() else ():
                 if isinstance(effect, Access) and effect.mode == "read" and effect.proxy == "generic":
                     if isinstance(effect.target, Value) and _root(effect.target) in arrays:
                         return True
@@ -324,10 +324,6 @@ def _root(value: Value) -> Value:
     while isinstance(value.producer, (views.Item, views.Part)):
         value = value.producer.array if isinstance(value.producer, views.Item) else value.producer.tile
     return value
-
-
-def _inside(op: Op, block: Block) -> bool:
-    return any(o is op for o in block.walk())
 
 
 def barrier(count: int = 1, n: int = 1, name: str = "") -> Shared:
