@@ -42,6 +42,11 @@ template<int N> __device__ __forceinline__ void pk_mbarrier_release(u32 b, u32 t
 }
 """
 
+# An arrival does not wait for the loads before it: ptxas gives it no scoreboard, and shared memory's queue lets it pass
+# them, so that a slot was seen to be filled again before it had been read. A proxy fence, which PTX asks for between a
+# read through the generic proxy and a write through the async one, holds the arrival until loads have been performed.
+READ_FENCE = 'asm volatile("fence.proxy.async.shared::cta;" ::: "memory");'
+
 # Where what a wait acquires may come from: qualifiers of the polling instruction, and what follows the loop.
 Acquire = Literal["cta", "cluster", "terms"]
 _ACQUIRES: dict[Acquire, tuple[str, str]] = {
@@ -125,6 +130,8 @@ class Arrive(Op):
         c.prelude(MBARRIER)
         c.require("mbarrier bytes", self)
         b = c[self.barrier]
+        if self.gives and self.scope.warps == 1 and c.has("tma"):
+            c.line(f"{READ_FENCE}  // loads of what is given back have been performed")
         if self.spread:
             c.line(f"pk_mbarrier_release<{self.spread}>({b}, {c.thread(self.scope)});")
             return
