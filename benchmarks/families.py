@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pykittens.bench import attention, attention_backward, gemm, host, linear, measure, memory
+from pykittens.bench import host, measure
 from pykittens.bench.families import FAMILIES, line, run, select, worst
 from pykittens.call.kernel import Kernel
 
@@ -94,10 +94,10 @@ def compile_all(names: list[str], arch: str) -> None:
         print(f"    {kernel.name}: {kernel.compile(*args, **named, arch=arch).registers} registers", flush=True)
 
     with ExitStack() as patches:
-        for module in (attention, attention_backward, gemm, linear, memory):
+        for module in FAMILIES.values():
             patches.enter_context(mock.patch.object(module, "normal", untouched))
-        for module in (linear, memory):
-            patches.enter_context(mock.patch.object(module, "copy_of", lambda size: None))
+            if hasattr(module, "copy_of"):
+                patches.enter_context(mock.patch.object(module, "copy_of", lambda size: None))
         patches.enter_context(mock.patch.object(measure, "DEVICE", "cpu"))
         patches.enter_context(mock.patch.object(Kernel, "_run", compiled))
         for name in names:

@@ -261,7 +261,7 @@ def family(name: str) -> Callable[[Rows], str]:
         body = [
             (
                 ", ".join(_fact(k, row[k]) for k in key if row[k] is not False),
-                f"{row['rate']:.0f} {row['unit']}",
+                f"{row['rate']:.0f} {row['unit']}{_held(row)}",
                 f"{row['error']:.1e}",
                 *(_beside(row["peers"].get(peer, {})) for peer in peers),
             )
@@ -306,7 +306,12 @@ def _fact(name: str, value: Any) -> str:
 
 def _beside(peer: dict[str, Any]) -> str:
     """A peer's rate, and the ratio: above 1 where we are faster."""
-    return f"{peer['rate']:.0f} ({peer['ratio']:.2f}x)" if "ratio" in peer else ""
+    return f"{peer['rate']:.0f} ({peer['ratio']:.2f}x){_held(peer)}" if "ratio" in peer else ""
+
+
+def _held(row: dict[str, Any]) -> str:
+    """What a run holds beside operands and results, where that was measured."""
+    return f", {row['memory'] / 2**30:.2f} GiB" if row.get("memory") is not None else ""
 
 
 TABLES: dict[str, Callable[[Rows], str]] = {

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pykittens.bench import attention, attention_backward, families, gemm, linear, machine, measure, memory, timing
+from pykittens.bench import (
+    attention,
+    attention_backward,
+    families,
+    gemm,
+    linear,
+    loss,
+    machine,
+    measure,
+    memory,
+    rows_backward,
+    timing,
+)
 from pykittens.bench.measure import OURS, Cell, Trial
 from pykittens.cli import app
 from pykittens.gpu import driver
@@ -45,15 +57,24 @@ SMALL: list[tuple[Any, Cell]] = [
         linear,
         Cell({"kind": "linear_attention", "batch": 1, "heads": 1, "n": 130, "features": 64, "dim": 64}, 1e6, "GB/s"),
     ),
-    *((memory, Cell({"kind": kind, "width": 64 if kind == "rotary" else 256}, 1e6, "GB/s")) for kind in memory.MOVED),
+    (loss, Cell({"kind": "logits", "rows": 6, "hidden": 0, "vocabulary": 257}, 1e6, "GB/s")),
+    (loss, Cell({"kind": "linear", "rows": 40, "hidden": 64, "vocabulary": 300}, 1e9)),
+    *(
+        (family, Cell({"kind": kind, "width": 64 if kind == "rotary" else 256}, 1e6, "GB/s"))
+        for family in (memory, rows_backward)
+        for kind in family.MOVED
+    ),
 ]
 
 
-@pytest.mark.parametrize(("family", "cell"), SMALL, ids=[cell.label for _, cell in SMALL])
+@pytest.mark.parametrize(
+    ("family", "cell"), SMALL, ids=[f"{f.__name__.split('.')[-1]}: {cell.label}" for f, cell in SMALL]
+)
 def test_trials(simulated: None, monkeypatch: pytest.MonkeyPatch, family: Any, cell: Cell) -> None:
     """Every kind of cell is right on the simulated GPU, and gives a row."""
-    monkeypatch.setattr(memory, "TRAFFIC", 1 << 16)
-    monkeypatch.setattr(memory, "ROTARY", ((2, 40, 64),))
+    for rows in (memory, rows_backward):
+        monkeypatch.setattr(rows, "TRAFFIC", 1 << 16)
+        monkeypatch.setattr(rows, "ROTARY", ((2, 40, 64),))
     torch.manual_seed(0)
     row = measure.measure(cell, family.trial(cell, False))
     assert "problem" not in row
@@ -74,7 +95,9 @@ def test_all_cells() -> None:
         "attention_backward": 44,
         "gemm": 11,
         "linear": 6,
+        "loss": 7,
         "memory": 40,
+        "rows_backward": 23,
     }
     assert labels["attention"][11] == "batch 1, heads 32, n 16384, dim 64, causal"
     assert families.select("attention", ["n 4096, causal"]) == [

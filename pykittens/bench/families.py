@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from . import attention, attention_backward, gemm, linear, memory
+from . import attention, attention_backward, gemm, linear, loss, memory, rows_backward
 from .chart import bars
 from .measure import OURS, Cell, Row, measure
 
@@ -16,7 +16,9 @@ FAMILIES: dict[str, ModuleType] = {
     "attention_backward": attention_backward,
     "gemm": gemm,
     "linear": linear,
+    "loss": loss,
     "memory": memory,
+    "rows_backward": rows_backward,
 }
 QUICK = 15.0  # milliseconds of work for each contender of a cell; else 60
 Progress = Callable[[int, int, str], None]

@@ -45,23 +45,26 @@ class Trial:
     """Who computes a cell, on inputs made for it, and how good their results are.
 
     `error` compares a result with float64; `limit` says from everybody's errors how large ours may be. A peer that is
-    in `only_timed` computes something of the same cost, such as a copy of as many bytes.
+    in `only_timed` computes something of the same cost, such as a copy of as many bytes. `memory`: whether the rows say
+    how many bytes a run holds at most beside operands and results.
     """
 
     runs: dict[str, Callable[[], Any]]
     error: Callable[[Any], float]
     limit: Callable[[dict[str, float]], float]
     only_timed: frozenset[str] = field(default=frozenset())
+    memory: bool = False
 
 
 def measure(cell: Cell, trial: Trial, budget: float = 60.0) -> Row:
     """The row of a cell. Wrong results, and peers that fail, are said in `problem` and not timed."""
     row: Row = {**cell.facts, "unit": cell.unit}
     runs, errors, problems = dict(trial.runs), {}, {}
+    held: dict[str, int | None] = {}
     for name in list(runs):
         try:
             with poisoned() if name == OURS else _nothing():
-                result = runs[name]()
+                result, held[name] = _and_memory(runs[name]) if trial.memory else (runs[name](), None)
             if name not in trial.only_timed:
                 errors[name] = trial.error(result)
             del result
@@ -84,7 +87,23 @@ def measure(cell: Cell, trial: Trial, budget: float = 60.0) -> Row:
         name: {"ms": t.median, "rate": cell.rate(t.median), "ratio": t.median / ours.median, "error": errors.get(name)}
         for name, t in times.items()
     } | {name: {"problem": problem} for name, problem in problems.items()}
+    if trial.memory:
+        row["memory"] = held[OURS]
+        for name in times:
+            row["peers"][name]["memory"] = held[name]
     return row
+
+
+def _and_memory(run: Callable[[], Any]) -> tuple[Any, int]:
+    """A result, and the bytes that were held at most beside it and what was there before."""
+    import torch
+
+    run()  # what it compiles or keeps for later calls is no part of it
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    result = run()
+    torch.cuda.synchronize()
+    return result, torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
 
 
 def normal(*shape: int, dtype: Any = None) -> Any:

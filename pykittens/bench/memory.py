@@ -90,7 +90,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         heads, n, d = next(r for r in ROTARY if r[2] == width)
         angle = normal(n, d // 2, dtype=torch.float32)
         operands = [operands[0].view(-1, heads, n, d), angle.cos().bfloat16(), angle.sin().bfloat16()]
-        ours, plain = pk.rotary, _rotated
+        ours, plain = pk.rotary, rotated
     else:
         act = functional.silu if kind == "swiglu" else functional.gelu
         ours, plain = pk.swiglu if kind == "swiglu" else pk.geglu, lambda gate, up: act(gate) * up
@@ -133,7 +133,8 @@ def _rows(kind: str, width: int) -> int:
     return -(-TRAFFIC // (2 * MOVED[kind] * width * unit)) * unit
 
 
-def _rotated(x: Any, cos: Any, sin: Any) -> Any:
+def rotated(x: Any, cos: Any, sin: Any) -> Any:
+    """Rotary embedding as torch is asked for it."""
     import torch
 
     first, second = x.chunk(2, -1)

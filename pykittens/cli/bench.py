@@ -22,7 +22,9 @@ class Family(str, Enum):
     attention_backward = "attention_backward"
     gemm = "gemm"
     linear = "linear"
+    loss = "loss"
     memory = "memory"
+    rows_backward = "rows_backward"
     host = "host"
     all = "all"
 
