@@ -13,19 +13,23 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from multiprocessing import Pool
+from typing import Any
 
-from pykittens.testing.sync_programs import KINDS, random_program
+from pykittens.testing import block_programs, sync_programs
 
 from .record import record
 
 CHUNK = 200
+KINDS = (*sync_programs.KINDS, "atomics")
 
 
 def judged(seeds: Iterable[int]) -> Counter[tuple[str, str]]:
     """How many programs of each kind are right, wrong, and misjudged."""
     found: Counter[tuple[str, str]] = Counter()
     for seed in seeds:
-        program = random_program(seed)
+        program: Any = block_programs.random_program(seed)
+        if seed % len(KINDS) < len(sync_programs.KINDS):  # which go round in turn
+            program = sync_programs.random_program(seed // len(KINDS) * len(sync_programs.KINDS) + seed % len(KINDS))
         wrong, simulated = program.judged(), program.simulated()
         found[program.kind, "wrong" if wrong else "right"] += 1
         if {bool(x) for x in simulated} != {bool(wrong)}:

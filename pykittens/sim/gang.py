@@ -58,6 +58,7 @@ class Gang:
         self.leaving = False  # all warps left it
         self.children: list[Gang] = []  # roles begun here that may still run
         self.pending: set[Value] = set()  # what they change
+        self.chosen = True  # to go on, and has made no strong access to global memory since
         self.ended = False
         self.blocked: Blocked | None = None
         self.coroutine = self._whole(steps)
@@ -115,7 +116,9 @@ class Gang:
             if step.span > m.warps and step.single and (m.first - m.role_first) % step.span:
                 continue  # its one thread is in another gang
             if step.strong and self.crowd.interleave:
-                yield Blocked(lambda: True, lambda: "nothing")
+                if not self.chosen:
+                    yield Blocked(lambda: True, lambda: "nothing")
+                self.chosen = False
             m.begin(step)
             work[step.name] += m.units
             if not step.effects:

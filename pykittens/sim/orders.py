@@ -17,7 +17,7 @@ from typing import TypeVar
 T = TypeVar("T")
 RESIDENT = 8  # clusters that run at once, unless all must
 # How often lots are drawn: the oftener, the less there is to run (statements of all clusters).
-FEWEST, MOST, WORK = 2, 10, 4096
+FEWEST, MOST, WORK = 2, 48, 4096
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Scheduler:
             self._finish_some(r, self.chance)
         if gang.blocked is not None and not gang.blocked.ready():
             return False
+        gang.chosen = True
         try:
             gang.blocked = next(gang.coroutine)
         except StopIteration:

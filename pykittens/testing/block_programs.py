@@ -5,17 +5,17 @@ simulator.
         assert verdict(program) == simulated(program)
 
 A program has a list of statements for each block, on two elements of data and two flags. The judge plays every
-interleaving
-of them, draws each as a graph of what comes before what (PTX ISA, memory consistency model: program order, and from
-release patterns to the acquire patterns that read them), and looks for two accesses that clash with no path between
-them.
+interleaving of them, draws each as a graph of what comes before what (PTX ISA, memory consistency model: program order,
+and from release patterns to the acquire patterns that read them), and looks for two accesses that clash with no path
+between them.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,115 +29,210 @@ from ..trace.scopes import warp
 from ..trace.signature import gl
 from ..types import i32
 
-Statement = tuple[str, int]  # what, and which element or flag
+# What, which element or flag, and of atomics whose result decides: what must be found there, for what to be done.
+Statement = tuple[Any, ...]
 Blocks = tuple[tuple[Statement, ...], ...]
 
 READS, WRITES = "read", "write"  # ordinary accesses to data
-ADDS = ("signal", "add", "signal the block", "ticket", "relaxed ticket")  # to flags
 STORES = ("release", "relaxed store")
 WAITS = ("wait", "relaxed wait")
-RELEASES = ("signal", "signal the block", "ticket", "release")
-ACQUIRES = ("wait", "ticket")
-USED = ("ticket", "relaxed ticket")  # atomics whose result is used
-KINDS = (READS, WRITES, *ADDS, *STORES, *WAITS, "fence")
+# Atomics whose result nobody uses, by what they leave; then those whose result is used. To add is to add 1, the greater
+# is that of 1, bit 1 is set, exchanged is for 1, and swapped are 0 for 1.
+REDUCTIONS = {"signal": "add", "add": "add", "signal the block": "add", "max": "max", "or": "or", "unlock": "exch"}
+USED = {
+    **{"ticket": "add", "relaxed ticket": "add", "swap": "cas", "relaxed swap": "cas", "lock": "cas"},
+    **{"exchange": "exch", "relaxed exchange": "exch"},
+}
+RELEASES = ("signal", "signal the block", "ticket", "release", "swap", "exchange", "unlock")
+ACQUIRES = ("wait", "ticket", "swap", "exchange", "lock")
+# What an access leaves, where two of different kinds leave what chance decides.
+COMBINES = {**REDUCTIONS, **dict.fromkeys(STORES, "exch")}
+KINDS = (READS, WRITES, *STORES, *WAITS, "fence", *(k for k in REDUCTIONS if k != "unlock"), *USED)
+LEAVES: dict[Any, Callable[[int], int]] = {
+    "add": lambda found: found + 1,
+    "max": lambda found: max(found, 1),
+    "or": lambda found: found | 2,
+    "cas": lambda found: 1 if found == 0 else found,
+}
 
 
 def random_programs(seed: int, count: int) -> Iterator[Blocks]:
-    """Programs of two blocks with up to four statements, or of three with up to three."""
+    """Programs of two blocks with up to four statements, or of three with up to three: some by chance alone, some
+    right by construction and then, mostly, changed.
+    """
     chance = random.Random(seed)
     for _ in range(count):
-        blocks, longest = chance.choice(((2, 4), (3, 3)))
-        yield tuple(
-            tuple((chance.choice(KINDS), chance.randrange(2)) for _ in range(chance.randint(1, longest)))
-            for _ in range(blocks)
+        yield _by_chance(chance) if chance.random() < 0.5 else _changed(_right(chance), chance)
+
+
+def _by_chance(chance: random.Random) -> Blocks:
+    blocks, longest = chance.choice(((2, 4), (3, 3)))
+    return tuple(tuple(_any(chance) for _ in range(chance.randint(1, longest))) for _ in range(blocks))
+
+
+def _any(chance: random.Random) -> Statement:
+    kind, which = chance.choice(KINDS), chance.randrange(2)
+    if kind in USED and kind != "lock" and chance.random() < 0.6:
+        return kind, which, chance.randrange(3), ((chance.choice((READS, WRITES)), chance.randrange(2)),)
+    return kind, which
+
+
+def _right(chance: random.Random) -> Blocks:
+    """The last one to come does it, a lock, one winner, one after another, reductions of one kind."""
+    n = chance.choice((2, 3))
+    how = chance.choice(("last", "lock", "winner", "turns", "reductions"))
+    if how == "last":
+        return tuple(((WRITES, b % 2) if b < 2 else ("add", 1), ("ticket", 0, n - 1, ((READS, 0),))) for b in range(n))
+    if how == "lock":
+        return tuple((("lock", 0), (chance.choice((READS, WRITES)), 0), ("unlock", 0)) for _ in range(n))
+    if how == "winner":
+        return tuple(((chance.choice(("swap", "relaxed swap")), 0, 0, ((WRITES, 0),)),) for _ in range(n))
+    if how == "turns":
+        return tuple(
+            (("exchange", 0, 1 if b else 0, ((WRITES, 0),)), ("signal", 1)) if b < 2 else (("wait", 1), ("add", 0))
+            for b in range(n)
         )
+    kind = chance.choice(("add", "max", "or"))
+    return tuple(((kind, 0), (kind, 1), ("signal", 0) if kind == "add" else (kind, 0)) for _ in range(n))
+
+
+def _changed(blocks: Blocks, chance: random.Random) -> Blocks:
+    """The program with one statement out, twice, elsewhere, another, or of another number."""
+    code = [list(own) for own in blocks]
+    mine = chance.choice(code)
+    i = chance.randrange(len(mine))
+    how = chance.choice(("not", "out", "twice", "move", "another", "number", "weaker"))
+    if how == "out" and len(mine) > 1:
+        del mine[i]
+    elif how == "twice":
+        mine.insert(i, mine[i])
+    elif how == "move":
+        mine.insert(chance.randrange(len(mine)), mine.pop(i))
+    elif how == "another":
+        mine[i] = _any(chance)
+    elif how == "number" and len(mine[i]) > 2:
+        mine[i] = (*mine[i][:2], chance.randrange(3), mine[i][3])
+    elif how == "weaker":
+        weaker = {"signal": "add", "release": "relaxed store", "unlock": "relaxed store"}
+        mine[i] = (weaker.get(mine[i][0], f"relaxed {mine[i][0]}"), *mine[i][1:])
+        if mine[i][0] not in KINDS:
+            return blocks
+    return tuple(map(tuple, code))
+
+
+@dataclass(frozen=True)
+class BlockProgram:
+    """A random program, as `sync_programs.SyncProgram` is one."""
+
+    blocks: Blocks
+    kind = "atomics"
+
+    def simulated(self, orders: tuple[int | None, ...] = (None, 1)) -> list[str]:
+        """What the simulator finds under each seed: "hang", "race", or nothing."""
+        return [simulated(self.blocks, seed).replace("fine", "") for seed in orders]
+
+    def judged(self) -> str:
+        """What the judge finds."""
+        return verdict(self.blocks).replace("fine", "")
+
+
+def random_program(seed: int) -> BlockProgram:
+    """The first program of a seed."""
+    return BlockProgram(next(random_programs(seed, 1)))
 
 
 # The judge --------------------------------------------------------------------------------------------------
 
-Event = tuple[int, int]  # block, and number of the statement
+
+class Event(NamedTuple):
+    """A statement that has been done: by which block, what, where, and whether it has written."""
+
+    block: int
+    kind: str
+    which: int
+    wrote: bool = True
 
 
 def verdict(blocks: Blocks) -> str:
     """ "hang" where some interleaving is stuck, else "race" where some has one, else "fine"."""
     found = "fine"
-    for trace in _interleavings(blocks, (0,) * len(blocks), (0, 0), ()):
+    for trace in _interleavings(blocks, (0, 0), ()):
         if trace is None:
             return "hang"
-        if found == "fine" and _races(blocks, trace):
+        if found == "fine" and _races(trace):
             found = "race"
     return found
 
 
 def _interleavings(
-    blocks: Blocks, at: tuple[int, ...], flags: tuple[int, int], trace: tuple[Event, ...]
+    left: Blocks, flags: tuple[int, int], trace: tuple[Event, ...]
 ) -> Iterator[tuple[Event, ...] | None]:
-    """Every complete order of the statements; None for one in which nobody can go on."""
+    """Every complete order of the statements that are left; None for one in which nobody can go on."""
     stuck = True
-    for block, program in enumerate(blocks):
-        if at[block] == len(program):
+    for block, own in enumerate(left):
+        if not own:
             continue
-        kind, which = program[at[block]]
-        if kind in WAITS and flags[which] < 1:
+        kind, which, *decides = own[0]
+        found = flags[which]
+        if (kind in WAITS and found < 1) or (kind == "lock" and found):
             continue
         stuck = False
-        value = 1 if kind in STORES else flags[which] + (kind in ADDS)
+        leaves = REDUCTIONS.get(kind) or USED.get(kind)
+        value = LEAVES[leaves](found) if leaves in LEAVES else found
+        if kind in STORES or leaves == "exch":
+            value = 0 if kind == "unlock" else 1
+        then = decides[1] if decides and found == decides[0] else ()
+        event = Event(block, kind, which, leaves != "cas" or found == 0)
         after = (value, flags[1]) if which == 0 else (flags[0], value)
-        moved = (*at[:block], at[block] + 1, *at[block + 1 :])
-        yield from _interleavings(blocks, moved, after, (*trace, (block, at[block])))
+        rest = (*left[:block], (*then, *own[1:]), *left[block + 1 :])
+        yield from _interleavings(rest, after, (*trace, event))
     if stuck:
-        yield trace if all(n == len(p) for n, p in zip(at, blocks, strict=True)) else None
+        yield trace if not any(left) else None
 
 
-def _races(blocks: Blocks, trace: tuple[Event, ...]) -> bool:
+def _races(trace: tuple[Event, ...]) -> bool:
     """Whether two accesses of an interleaving clash, and no path leads from one to the other."""
-    before = _paths(blocks, trace)
-    for late, (block, n) in enumerate(trace):
-        for early, (other, k) in enumerate(trace[:late]):
-            a, b = blocks[other][k], blocks[block][n]
-            if block != other and _clash(a, b) and not before[late] >> early & 1:
-                if not _follows(blocks, trace, early, late):
+    before = _paths(trace)
+    for late, b in enumerate(trace):
+        for early, a in enumerate(trace[:late]):
+            if a.block != b.block and _clash(a, b) and not before[late] >> early & 1:
+                if not _follows(trace, early, late):
                     return True
     return False
 
 
-def _clash(a: Statement, b: Statement) -> bool:
-    """Whether two statements of different blocks are a mistake where nothing orders them."""
-    data = (a[0] in (READS, WRITES), b[0] in (READS, WRITES))
-    if "fence" in (a[0], b[0]) or data[0] != data[1] or a[1] != b[1]:
+def _clash(a: Event, b: Event) -> bool:
+    """Whether two accesses of different blocks are a mistake where nothing orders them."""
+    data = (a.kind in (READS, WRITES), b.kind in (READS, WRITES))
+    if "fence" in (a.kind, b.kind) or data[0] != data[1] or a.which != b.which:
         return False
     if data[0]:
-        return WRITES in (a[0], b[0])
-    if a[0] in WAITS and b[0] in WAITS:
+        return WRITES in (a.kind, b.kind)
+    if a.kind in WAITS and b.kind in WAITS:
         return False
-    if "signal the block" in (a[0], b[0]):  # of a scope that does not hold the other block
+    if "signal the block" in (a.kind, b.kind):  # of a scope that does not hold the other block
         return True
-    plain_adds = [x for x in (a[0], b[0]) if x in ADDS and x not in USED]
-    return len(plain_adds) == 1 and (a[0] in STORES or b[0] in STORES)  # what is left depends on which comes last
+    one, other = COMBINES.get(a.kind), COMBINES.get(b.kind)
+    return one is not None and other is not None and one != other  # what is left depends on which comes last
 
 
-def _follows(blocks: Blocks, trace: tuple[Event, ...], early: int, late: int) -> bool:
+def _follows(trace: tuple[Event, ...], early: int, late: int) -> bool:
     """Whether an atomic of the late one's block has found the early one in the order of the flag's values."""
-    (other, k), (block, _) = trace[early], trace[late]
-    kind, flag = blocks[other][k]
-    if kind not in USED:
+    if trace[early].kind not in USED:
         return False
-    between = [blocks[b][n] for b, n in trace[early + 1 : late] if b == block]
-    return any(found in USED and which == flag for found, which in between)
+    mine = [e for e in trace[early + 1 : late] if e.block == trace[late].block]
+    return any(e.kind in USED and e.which == trace[early].which for e in mine)
 
 
-def _paths(blocks: Blocks, trace: tuple[Event, ...]) -> list[int]:
+def _paths(trace: tuple[Event, ...]) -> list[int]:
     """What comes before each event, as bits."""
     before: list[int] = []
     last: dict[int, int] = {}
-    heads: dict[int, list[tuple[int, bool]]] = {
-        0: [],
-        1: [],
-    }  # by flag: events whose past its value tells, to all or to the block
+    # By flag: events whose past its value tells, to all or to the block.
+    heads: dict[int, list[tuple[int, bool]]] = {0: [], 1: []}
     fenced: dict[int, int] = {}  # by block: its last fence
     heard: dict[int, list[tuple[int, bool]]] = {}  # by block: what a fence would acquire
-    for event, (block, n) in enumerate(trace):
-        kind, flag = blocks[block][n]
+    for number, (block, kind, flag, wrote) in enumerate(trace):
         sources = [(last[block], True)] if block in last else []
         if kind in ACQUIRES:
             sources += heads[flag]
@@ -147,19 +242,19 @@ def _paths(blocks: Blocks, trace: tuple[Event, ...]) -> list[int]:
             sources += heard.get(block, [])
         known = 0
         for source, everybody in sources:
-            if everybody or trace[source][0] == block:
+            if everybody or trace[source].block == block:
                 known |= before[source] | 1 << source
         before.append(known)
-        last[block] = event
+        last[block] = number
         everybody = kind != "signal the block"
         if kind in STORES:
             heads[flag] = []
-        if kind in RELEASES:
-            heads[flag] = [*heads[flag], (event, everybody)]
-        if kind in (*ADDS, *STORES) and block in fenced:
+        if kind in RELEASES and wrote:
+            heads[flag] = [*heads[flag], (number, everybody)]
+        if kind in (*REDUCTIONS, *USED, *STORES) and wrote and block in fenced:
             heads[flag] = [*heads[flag], (fenced[block], everybody)]
         if kind == "fence":
-            fenced[block] = event
+            fenced[block] = number
     return before
 
 
@@ -190,7 +285,7 @@ def program_kernel(blocks: Blocks) -> Kernel:
 
 def _statements(statements: tuple[Statement, ...], flags: Tensor, data: Tensor, out: Tensor, block: int) -> None:
     element: Any = memory_order._element
-    for kind, which in statements:
+    for kind, which, *decides in statements:
         if kind == READS:
             warp.set(out, block, data[which])
         elif kind == WRITES:
@@ -199,10 +294,22 @@ def _statements(statements: tuple[Statement, ...], flags: Tensor, data: Tensor, 
             memory_order.signal(flags, which, scope="gpu" if kind == "signal" else "cta")
         elif kind == "add":
             memory_order.atomic_add(flags, which, 1)
+        elif kind == "max":
+            memory_order.atomic_max(flags, which, 1)
+        elif kind == "or":
+            memory_order.atomic_or(flags, which, 2)
+        elif kind == "lock":
+            for _ in flow.loop():
+                flow.break_if(memory_order.atomic_cas(flags, which, 0, 1, order="acquire") == 0)
+        elif kind == "unlock":
+            memory_order.atomic_exch(flags, which, 0, order="release")
         elif kind in USED:
-            warp.set(
-                out, block, memory_order.atomic_add(flags, which, 1, order="acq_rel" if kind == "ticket" else "relaxed")
-            )
+            found = _used(kind, flags, which)
+            if decides:
+                with flow.when(found == decides[0]):
+                    _statements(decides[1], flags, data, out, block)
+            else:
+                warp.set(out, block, found)
         elif kind in STORES:
             warp.set(flags, which, 1, order="release" if kind == "release" else "relaxed")
         elif kind == "wait":
@@ -211,3 +318,13 @@ def _statements(statements: tuple[Statement, ...], flags: Tensor, data: Tensor, 
             record(words.WaitFor(memory_order.WARP, element(flags, which), 1, "gpu", "relaxed"))
         else:
             memory_order.fence()
+
+
+def _used(kind: str, flags: Tensor, which: int) -> Any:
+    """What an atomic finds."""
+    order: Any = "relaxed" if kind.startswith("relaxed") else "acq_rel"
+    if USED[kind] == "cas":
+        return memory_order.atomic_cas(flags, which, 0, 1, order=order)
+    if USED[kind] == "exch":
+        return memory_order.atomic_exch(flags, which, 1, order=order)
+    return memory_order.atomic_add(flags, which, 1, order=order)

@@ -22,6 +22,8 @@ class Action(NamedTuple):
     to be counted, and to wait too), "issue" (an engine's touch begins: of the thread's open group, or paying `at`),
     `number` is -1 for the former), "commit", "join" (all but `number` groups have landed), "add" (to counter `at`),
     "until" (counter `at` is `number`).
+    `home`: the thread of the block whose memory this is, which must not have ended. `more`: further touches of an
+    engine that begin with this one. `in_order`: the engine finishes a thread's touches one after another.
     """
 
     kind: str
@@ -29,6 +31,9 @@ class Action(NamedTuple):
     number: int = 0
     reads: frozenset[int] = frozenset()
     writes: frozenset[int] = frozenset()
+    home: int = -1
+    more: tuple[Any, ...] = ()
+    in_order: bool = False
 
 
 Thread = tuple[Action, ...]
@@ -36,8 +41,8 @@ Thread = tuple[Action, ...]
 
 @dataclass
 class Story:
-    """Threads, how many arrivals each mbarrier counts, how many threads each named barrier, and which cells need a
-    write first.
+    """Threads, how many arrivals each mbarrier counts, how many threads each named barrier, whether cells need a write
+    first, and which have one at the beginning.
     """
 
     threads: list[Thread]
@@ -45,6 +50,7 @@ class Story:
     named: list[int] = field(default_factory=list)
     counters: int = 0
     fresh: bool = True
+    written: frozenset[int] = frozenset()
 
 
 class State(NamedTuple):
@@ -52,7 +58,7 @@ class State(NamedTuple):
 
     places: tuple[int, ...]  # the next action of each thread
     waiting: tuple[int, ...]  # the phase of a named barrier in which a thread has been counted and waits; -1
-    flying: tuple[tuple[int, int, int], ...]  # (thread, place of its issue, group) of what engines have not done
+    flying: tuple[tuple[int, Action, int], ...]  # (thread, touch, group, or minus the phase - 1) of what engines do
     groups: tuple[int, ...]  # the open group of each thread
     barriers: tuple[tuple[int, int, int], ...]  # (phase, missing arrivals, missing loads)
     named: tuple[tuple[int, int], ...]  # (phase, threads that have come)
@@ -65,7 +71,7 @@ class Judge:
 
     def __init__(self, story: Story):
         self.story, self.seen = story, set[State]()
-        self.phases: dict[tuple[int, int], int] = {}  # by action: the phase that it belongs to
+        self.phases: dict[tuple[int, Any], int] = {}  # by action: the phase that it belongs to
         n = len(story.threads)
         start = State(
             (0,) * n,
@@ -75,7 +81,7 @@ class Judge:
             tuple((0, count, 0) for count in story.arrivals),
             ((0, 0),) * len(story.named),
             (0,) * story.counters,
-            frozenset(),
+            story.written,
         )
         self.wrong = self._explore(start)
 
@@ -87,13 +93,20 @@ class Judge:
                 continue
             self.seen.add(state)
             enabled = [t for t in range(len(state.places)) if self._can(state, t)]
-            touching = [self._next(state, t) for t in enabled if self._next(state, t).kind == "touch"]
-            touching += [self.story.threads[t][place] for t, place, _ in state.flying]
-            for i, a in enumerate(touching):
+            next_ones = [(t, self._next(state, t), False) for t in enabled]
+            works = [(t, action, True) for t, action, _ in state.flying]
+            for _, a, _ in next_ones + works:
+                if a.home >= 0 and state.places[a.home] == len(self.story.threads[a.home]):
+                    return "a block that has ended"
+            touching = [x for x in next_ones if x[1].kind == "touch"] + works
+            for i, (t, a, late) in enumerate(touching):
                 if self.story.fresh and a.reads - state.written - a.writes:
                     return "unwritten"
-                if any(a.writes & (b.reads | b.writes) or b.writes & a.reads for b in touching[:i]):
-                    return "race"
+                for other, b, also in touching[:i]:
+                    if t == other and late and also and a.in_order and b.in_order:
+                        continue
+                    if a.writes & (b.reads | b.writes) or b.writes & a.reads:
+                        return "race"
             if not enabled and not state.flying:
                 if all(place == len(code) for place, code in zip(state.places, self.story.threads, strict=True)):
                     continue
@@ -108,7 +121,10 @@ class Judge:
                     return after
                 todo.append(after)
             for flight in state.flying:
-                todo.append(self._land(state, flight))
+                after = self._land(state, flight)
+                if isinstance(after, str):
+                    return after
+                todo.append(after)
         return ""
 
     def _next(self, state: State, t: int) -> Action:
@@ -130,7 +146,7 @@ class Judge:
             return state.counters[action.at] >= action.number
         return True
 
-    def _belongs(self, t: int, place: int, phase: int) -> bool:
+    def _belongs(self, t: int, place: Any, phase: int) -> bool:
         return self.phases.setdefault((t, place), phase) == phase
 
     def _step(self, state: State, t: int) -> State | str:
@@ -161,26 +177,29 @@ class Judge:
             return state._replace(named=named, waiting=_with(state.waiting, t, phase))
         if action.kind == "issue":
             if action.number < 0:  # in the open group
-                return on._replace(flying=(*state.flying, (t, place, state.groups[t])))
-            phase, missing, loads = state.barriers[action.at]
-            if not self._belongs(t, place, phase):
-                return "a load in several phases"
-            return on._replace(flying=(*state.flying, (t, place, -1)))
+                return on._replace(flying=(*state.flying, (t, action, state.groups[t])))
+            for part in (action, *action.more):
+                phase = state.barriers[part.at][0]
+                if not self._belongs(t, (place, part.at), phase):
+                    return "a load in several phases"
+                on = on._replace(flying=(*on.flying, (t, part, -1 - phase)))
+            return on
         if action.kind == "commit":
             return on._replace(groups=_with(state.groups, t, state.groups[t] + 1))
         if action.kind == "add":
             return on._replace(counters=_with(state.counters, action.at, state.counters[action.at] + action.number))
         return on
 
-    def _land(self, state: State, flight: tuple[int, int, int]) -> State:
-        t, place, group = flight
-        action = self.story.threads[t][place]
+    def _land(self, state: State, flight: tuple[int, Action, int]) -> State | str:
+        _, action, group = flight
         state = state._replace(
             flying=tuple(f for f in state.flying if f is not flight), written=state.written | action.writes
         )
         if group >= 0:
             return state
         phase, missing, loads = state.barriers[action.at]
+        if phase != -1 - group:
+            return "a load lands in another phase"
         return state._replace(barriers=self._ended(state, action.at, phase, missing, loads - 1))
 
     def _ended(self, state: State, at: int, phase: int, missing: int, loads: int) -> tuple[tuple[int, int, int], ...]:

@@ -6,7 +6,7 @@ chance.
 
 Each is a few warps (or blocks, or the two lanes that matter of a warp) of a few statements. A hand-over is made right;
 then,
-in half of the programs, a statement is taken out, doubled, moved, or given another number.
+in more than half of the programs, a statement or two are taken out, doubled, moved, or given another number.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from typing import Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import f32, i32, warp
+from pykittens import bf16, f32, i32, warp
 
+from . import cluster_programs, product_programs
 from .interleavings import Action, Judge, Story, Thread
 
-KINDS = ("mbarriers", "named barriers", "copies", "loads", "bulk stores", "rings", "lanes", "blocks")
+KINDS = (
+    *("mbarriers", "named barriers", "copies", "loads", "bulk stores", "rings", "lanes", "blocks"),
+    *("products", "clusters"),
+)
 Statement = tuple[Any, ...]
 LANES = 64  # elements of a cell: two a lane
 
@@ -42,16 +46,26 @@ class SyncProgram:
 
     def kernel(self) -> pk.Kernel:
         """The program in words of the language."""
+        if self.kind == "products":
+            return product_programs.kernel(self.code)
+        if self.kind == "clusters":
+            return cluster_programs.kernel(self.code, self.cells)
         made = _blocks if self.kind == "blocks" else _warps
         return made(self)
+
+    def operands(self) -> list[np.ndarray]:
+        """Arrays to run on."""
+        if self.kind in ("products", "clusters"):
+            side, dtype = (64, bf16.numpy) if self.kind == "products" else (16, np.float32)
+            return [np.zeros((side, side), dtype)]
+        return [np.zeros((32, LANES), np.float32), np.zeros(8, np.int32)]
 
     def simulated(self, orders: tuple[int | None, ...] = (None, 1, 2)) -> list[str]:
         """What the simulator finds in each order: the name of the error, or nothing."""
         kernel, found = self.kernel(), []
         for seed in orders:
-            operands = [np.zeros((32, LANES), np.float32), np.zeros(8, np.int32)]
             try:
-                kernel.simulate(*operands, seed=seed)
+                kernel.simulate(*self.operands(), seed=seed)
                 found.append("")
             except pk.KernelError as error:
                 found.append(type(error).__name__)
@@ -158,6 +172,10 @@ def story(program: SyncProgram) -> Story:
         return _lanes(program)
     if program.kind == "rings":
         return _ring(program)
+    if program.kind == "products":
+        return product_programs.story(program.code)
+    if program.kind == "clusters":
+        return cluster_programs.story(program.code, program.cells)
     threads = [tuple(a for s in code for a in _actions(s)) for code in program.code]
     named = program.kind == "named barriers"
     return Story(
@@ -260,13 +278,20 @@ def random_program(seed: int) -> SyncProgram:
     chance = random.Random(seed)
     kind = KINDS[seed % len(KINDS)]
     program = _right(kind, chance)
-    changed = _changed(program, chance) if chance.random() < 0.6 else program
+    changed = program
+    for likely in (0.6, 0.15):
+        if chance.random() < likely:
+            changed = _changed(changed, chance)
     if not _sayable([list(c) for c in changed.code], changed):
         return random_program(seed + 1_000_003 * len(KINDS))  # of the same kind
     return changed
 
 
 def _right(kind: str, chance: random.Random) -> SyncProgram:
+    if kind == "products":
+        return SyncProgram(kind, product_programs.right(chance), 0)
+    if kind == "clusters":
+        return SyncProgram(kind, *cluster_programs.right(chance))
     warps, cells = chance.choice((2, 2, 3)), chance.choice((1, 2))
     code: list[list[Statement]] = [[] for _ in range(warps)]
     if kind == "rings":
@@ -335,7 +360,11 @@ def _changed(program: SyncProgram, chance: random.Random) -> SyncProgram:
     how = chance.choice(("out", "twice", "move", "number"))
     if program.kind == "rings" and mine[i][0] in ("take", "fill"):
         how = "out" if how == "number" else how
-    if how == "out":
+    if program.kind == "clusters" and mine[i] == ("sync",):  # of all blocks: out, in each of them
+        which = mine[:i].count(("sync",))
+        for c in code:
+            del c[[j for j, s in enumerate(c) if s == ("sync",)][which]]
+    elif how == "out":
         del mine[i]
     elif how == "twice":
         mine.insert(i, mine[i])
@@ -352,6 +381,10 @@ def _sayable(code: list[list[Statement]], program: SyncProgram) -> bool:
     """Whether the language has words for it: it names what there is, and a ring's slots are taken before they are
     used.
     """
+    if program.kind == "products":
+        return product_programs.sayable(_tuples(code))
+    if program.kind == "clusters":
+        return cluster_programs.sayable(_tuples(code), program.cells)
     for c in code:
         held, waited = 0, False
         if program.kind == "lanes" and {s[1] for s in c if s[0] == "wait"} & {s[1] for s in c if s[0] == "arrive"}:
