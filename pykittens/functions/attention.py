@@ -168,6 +168,7 @@ def attention(
     window: tuple[int | None, int | None] | None = None,
     softcap: float | None = None,
     sinks: Any = None,
+    dropout_p: float = 0.0,
 ) -> Any:
     """softmax(q @ k.T * scale) @ v for each batch and head; with `return_lse`, also the log-sum-exp of each row's
     scores.
@@ -182,9 +183,13 @@ def attention(
     window: (left, right), so that row i sees the keys from i + m - n - left to i + m - n + right, and no others; None
     is a side without a limit, and `causal` the same as a right side of 0 at most. Blocks of keys that no row sees are
     not visited. softcap: scores become softcap * tanh(score / softcap). sinks: one logit for each head, (heads,), as
-    float32 or the dtype of q: a term of the softmax's sum that has no value. It has a gradient.
+    float32 or the dtype of q: a term of the softmax's sum that has no value. It has a gradient. dropout_p: 0, since the
+    kernels drop no scores.
 
     Raises `ArgumentError` for operands that no kernel takes.
     """
+    if dropout_p != 0:
+        fix = "train without it, as large models do, or drop elements of the residual stream: pk.rmsnorm(x, p=...)"
+        raise ArgumentError(f"attention with dropout_p={dropout_p}: the kernels drop no scores", fix=fix)
     settings = (causal, scale, deterministic, *sides(window), softcap)
     return ATTENTION((q, k, v, sinks), settings, return_lse)

@@ -54,11 +54,13 @@ def attend(
     Without a mask the rows see all keys where there is one row or the layer is not causal, else row i the first i + 1:
     further keys are places of a static cache that nobody has written. What no kernel computes (a mask for each row,
     dropout, a bias, dtypes and head dimensions without a kernel) goes to transformers' own "sdpa", with one warning for
-    each reason. Raises `ValueError` for what "sdpa" would ignore, too.
+    each reason; where that has no softcap or no sinks (`s_aux`), which the kernels have, it raises `ValueError`.
     """
-    if others.get("s_aux") is not None:
-        raise ValueError("attention sinks (s_aux) are not supported here: use attn_implementation='eager'")
+    softcap, sinks = others.get("softcap"), others.get("s_aux")
     if reason := _reason(query, key, value, attention_mask, dropout, others):
+        if softcap is not None or sinks is not None:
+            what = "softcap" if sinks is None else "sinks (s_aux)"
+            raise ValueError(f"{reason}, and sdpa has no {what}: use attn_implementation='eager'")
         _warn(reason)
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **others
@@ -67,7 +69,8 @@ def attend(
     causal = rows > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     if causal and key.shape[2] > rows:
         key, value = key[:, :, :rows], value[:, :, :rows]
-    return attention(query, key, value, causal=causal, scale=scaling).transpose(1, 2).contiguous(), None
+    out = attention(query, key, value, causal=causal, scale=scaling, softcap=softcap, sinks=sinks)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _reason(
@@ -78,9 +81,8 @@ def _reason(
         return "this batch needs a mask for each row (padding, packed sequences, a static cache)"
     if dropout:
         return "PyKittens has no attention dropout"
-    for name in ("position_bias", "softcap"):
-        if others.get(name) is not None:
-            return f"this layer has {name}"
+    if others.get("position_bias") is not None:
+        return "this layer has a position_bias"
     if key.shape != value.shape:
         return "keys and values differ in shape"
     dtypes = [x.dtype for x in (query, key, value)]

@@ -144,7 +144,15 @@ def test_public_signatures_have_the_names_of_the_declarations() -> None:
     known = {name for f in ALL for name in (*f.names, *f.setting_names)}
     for name in {*functions.PUBLIC} - {"gradients"}:
         parameters = {*inspect.signature(getattr(pk, name)).parameters}
-        assert parameters <= known | {"return_lse", "return_state", "epilogue", "operands", "dtype", "window"}, name
+        assert parameters <= known | {
+            "return_lse",
+            "return_state",
+            "epilogue",
+            "operands",
+            "dtype",
+            "dropout_p",
+            "window",
+        }, name
         assert "Raises" in inspect.getdoc(getattr(pk, name)) or "as `" in inspect.getdoc(getattr(pk, name)), name
 
 

@@ -32,15 +32,19 @@ class Case(NamedTuple):
     operands: list[Any]
 
 
-def attend(q: Any, k: Any, v: Any, causal: bool = False) -> tuple[Any, Any]:
+def attend(q: Any, k: Any, v: Any, sinks: Any = None, causal: bool = False, cap: Any = None) -> tuple[Any, Any]:
     """Attention and log-sum-exp as their formulas say. A row that sees no key is 0, and has no log-sum-exp here."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     score, (n, m) = q @ k.mT * q.shape[-1] ** -0.5, (q.shape[2], k.shape[2])
     first = max(n - m, 0) if causal else 0  # the first row that sees a key
+    score = score if cap is None else cap * (score / cap).tanh()
     if causal:
         score = score.masked_fill(torch.arange(m) > torch.arange(n)[:, None] + m - n, -torch.inf)
-    weights = F.pad(torch.softmax(score[:, :, first:], -1), (0, 0, first, 0))
-    return weights @ v, torch.logsumexp(score[:, :, first:], -1)
+    score = score[:, :, first:]
+    if sinks is not None:
+        score = torch.cat((score, sinks[:, None, None].expand(*score.shape[:3], 1)), -1)
+    weights = F.pad(torch.softmax(score, -1), (0, 0, first, 0))
+    return weights[..., :m] @ v, torch.logsumexp(score, -1)
 
 
 def causal(q: Any, k: Any, v: Any) -> tuple[Any, Any]:
@@ -91,6 +95,11 @@ SMOOTH = {"reduction": "none", "label_smoothing": 0.1}
 # By operator and what is awkward.
 CASES = {
     "attention: odd": Case(pk.attention, lambda *x: attend(*x)[0], heads(37, 53)),
+    "attention: softcap and sinks": Case(
+        lambda q, k, v, s: pk.attention(q, k, v, causal=True, softcap=2.0, sinks=s),
+        lambda *x: attend(*x, causal=True, cap=2.0)[0],
+        [*heads(37, 53), tensor(4)],
+    ),
     "attention: one row": Case(
         lambda *x: pk.attention(*x, causal=True), lambda *x: attend(*x, causal=True)[0], heads(1, 1)
     ),
@@ -258,6 +267,11 @@ def test_numpy_by_name() -> None:
     ):
         with pytest.raises(ArgumentError, match=said):
             pk.gradients(pk.rotary, x[None, :, :12], cos, sin, **{"grad": x[None, :, :12], **change})
+
+
+def test_attention_has_no_dropout() -> None:
+    with pytest.raises(ArgumentError, match="attention with dropout_p=0.1: the kernels drop no scores"):
+        pk.attention(*heads(5, 5), dropout_p=0.1)
 
 
 def test_tables_have_no_gradient() -> None:

@@ -155,10 +155,20 @@ def test_autocast() -> None:
         assert alike(models(torch.float32), input_ids=tokens()) == 1
 
 
-def test_sinks_are_refused() -> None:
-    q = torch.zeros(1, 1, 2, 64, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="sinks"):
-        integration.attend(torch.nn.Module(), q, q, q, None, s_aux=torch.zeros(1))
+def test_softcap_and_sinks() -> None:
+    """What sdpa would refuse, or ignore."""
+    q, k, v = (torch.randn(1, h, 9, 64).bfloat16() * 2 for h in (4, 2, 2))
+    sinks = torch.randn(4)
+    scores = 3 * (q.float() @ k.float().repeat_interleave(2, 1).mT / 8 / 3).tanh()
+    scores = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    scores = torch.cat((scores, sinks[:, None, None].expand(1, 4, 9, 1)), -1)
+    exact = (scores.softmax(-1)[..., :-1] @ v.float().repeat_interleave(2, 1)).transpose(1, 2)
+    given: dict[str, Any] = {"softcap": 3.0, "s_aux": sinks}
+    out, _ = integration.attend(torch.nn.Module(), q, k, v, None, **given)
+    assert (out.float() - exact).norm() < 1e-2 * exact.norm()
+    for name, value in given.items():
+        with pytest.raises(ValueError, match=f"needs a mask .*, and sdpa has no .*{name}"):
+            integration.attend(torch.nn.Module(), q, k, v, torch.ones(1, 1, 9, 9).bool(), **{name: value})
 
 
 def test_compiled() -> None:
