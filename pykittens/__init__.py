@@ -1,8 +1,7 @@
 """PyKittens: ThunderKittens' tile vocabulary in Python, for NVIDIA GPUs and for a simulated GPU on any CPU.
 
 Everything is loaded when it is first asked for: the words of kernels (`vocabulary.py`) all together, the functions on
-arrays
-(`functions/`) a family at a time.
+arrays (`functions/`) a family at a time.
 """
 
 from importlib import import_module
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .functions import PUBLIC
 
 if TYPE_CHECKING:
+    from .bench.timing import do_bench
+    from .bench.tuning import autotune
     from .functions.attention import attention, attention_backward
     from .functions.gates import geglu, swiglu
     from .functions.gradients import gradients
@@ -24,18 +25,22 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_TOOLS = {"autotune": "bench.tuning", "do_bench": "bench.timing"}  # what measures, by its file
+
 
 def __getattr__(name: str) -> Any:
-    if name in PUBLIC:
-        found = globals()[name] = getattr(import_module(f".functions.{PUBLIC[name]}", __name__), name)
+    if file := f"functions.{PUBLIC[name]}" if name in PUBLIC else _TOOLS.get(name):
+        found = globals()[name] = getattr(import_module(f".{file}", __name__), name)
         return found
     if "__all__" not in globals() and (name == "__all__" or not name.startswith("__")) and name != "vocabulary":
         words = import_module(".vocabulary", __name__)
-        globals().update({word: getattr(words, word) for word in words.__all__}, __all__=[*words.__all__, *PUBLIC])
+        globals().update(
+            {word: getattr(words, word) for word in words.__all__}, __all__=[*words.__all__, *PUBLIC, *_TOOLS]
+        )
         if name in globals():
             return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module(".vocabulary", __name__).__all__, *PUBLIC})
+    return sorted({*globals(), *import_module(".vocabulary", __name__).__all__, *PUBLIC, *_TOOLS})

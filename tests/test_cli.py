@@ -366,3 +366,59 @@ def test_fortran_order(tmp_path: Path) -> None:
     file = tmp_path / "x.npy"
     np.save(file, np.asfortranarray(np.random.default_rng(0).standard_normal((1, 1, 16, 64), np.float32)))
     assert ask("demo", "--device", "cpu", "--q", str(file), "--k", str(file), "--v", str(file))["passed"]
+
+
+OWN = """
+from typing import Annotated
+import pykittens as pk
+from pykittens import Tensor, bf16, f32, warp
+
+Rows = Annotated[Tensor, (bf16, f32), "N", pk.static("D")]
+
+@pk.kernel(warps=1, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+def double(x: Rows, y: Rows, by: Annotated[pk.Scalar, f32], *, plus: float = 0.0):
+    warp.store(y, warp.load(x, (pk.block_index.x, 0), rows=16) * by + plus, (pk.block_index.x, 0))
+
+@pk.autotune([{"plus": 1.0}])
+@pk.kernel(warps=1)
+def tuned(x: Annotated[Tensor, f32, 16, 64], *, plus: float):
+    warp.store(x, warp.zeros(f32, 16, 64) + plus, (0, 0))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    """A file with kernels of a user's own."""
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    return str(file)
+
+
+def test_inspect_of_a_kernel_of_ones_own(own: str) -> None:
+    facts = ask("inspect", f"{own}:double", "N=4096", "D=64", "x=f32", "by=2", "plus=0.5", "--arch", "sm_80")
+    assert facts["kernel"] == "double" and facts["registers"] > 0 and facts["configuration"]["N"] == 4096
+    assert "double(x: gl<f32" in run("inspect", f"{own}:double", "N=4096", "D=64", "x=f32", "--program")
+    assert "__global__" in run("inspect", f"{own}:tuned", "plus=1.0", "--cuda", "--arch", "sm_80")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([":double"], "add N=... D=..."),
+        ([":double", "N=16", "D=64", "M=3"], "its dimensions are D, N"),
+        ([":double", "N=16", "D=64", "x=i32"], "x is bf16 or f32"),
+        ([":double", "N=16", "D=63"], "multiple of 16"),
+        ([":double", "what"], "NAME=VALUE"),
+        ([":single", "N=16"], "mine.py:double"),
+        ([""], "which kernel of"),
+        (["x.py:double"], "there is no file"),
+    ],
+)
+def test_a_kernel_of_ones_own_that_is_not_understood(own: str, words: list[str], said: str) -> None:
+    name, *rest = words
+    result = CliRunner().invoke(app, ["inspect", own + name, *rest])
+    assert result.exit_code == 1 and said in " ".join(result.output.split()), result.output
+
+
+def test_bench_says_what_it_does_not_know(own: str) -> None:
+    assert "my.py:softmax" in " ".join(CliRunner().invoke(app, ["bench", "attentoin"]).output.split())

@@ -49,7 +49,7 @@ assert report.read["global"] == report.written["global"] == x.nbytes
 # On a GPU a plain copy of the same bytes is the yardstick. The library's `pk.softmax`, which is this kernel with a
 # layout chosen for every width, rows over several warps, and rows over a cluster, is within a few percent of it:
 #
-# table: memory softmax
+# table: bench_memory softmax
 #
 # **What does it become?** A compiled kernel says how many registers a thread has, and what did not fit. A coalesced
 # tile of 4 x 128 float32 takes 16 registers of each thread. At 128 x 128 they would be 512, a thread has 255, and the

@@ -81,4 +81,4 @@ assert np.abs(o.astype(np.float64) - expected).max() < 2e-2
 # warpgroups take turns to issue (ping-pong); keys and values have slots of their own; blocks stay; masks cost only the
 # blocks that they cut. Beside the best of others:
 #
-# table: summary attention
+# table: summary Attention

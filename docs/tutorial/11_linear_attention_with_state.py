@@ -71,4 +71,4 @@ assert np.array_equal(state, fk.swapaxes(1, 2) @ fv)
 # `pk.linear_attention` (`pykittens/kernels/linear_attention.py`) has a decay for each head, keeps the state exact in
 # two 16-bit terms, and splits the work between two warpgroups. It reads q, k and v at the speed of memory:
 #
-# table: summary linear
+# table: summary Linear

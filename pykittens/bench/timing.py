@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import ArgumentError
+
 FLUSH = 256 << 20  # bytes written between two runs: more than any L2 holds
 LEAST, MOST, WARM = 5, 100, 2  # turns
 SLEEP = 1_000_000  # cycles, 0.5 to 0.7 ms
@@ -62,3 +64,23 @@ def _milliseconds(pair: tuple[Any, Any]) -> float:
 def _times(found: list[float]) -> Times:
     low, median, high = statistics.quantiles(found, n=4)
     return Times(median, low, high)
+
+
+def do_bench(
+    run: Callable[[], Any] | Mapping[str, Callable[[], Any]], *, budget: float = 60.0
+) -> Times | dict[str, Times]:
+    """How long `run()` takes on the GPU, in milliseconds: median, quarter and three quarters points.
+
+    Each run begins with an empty L2 cache, and behind a GPU that sleeps until the host has launched. `run` may be
+    several by name, which take turns: the result is then a dictionary. `budget`: milliseconds of work for each, at
+    least 5 runs. Needs torch with CUDA; raises `ArgumentError` where there is none.
+    """
+    try:
+        import torch
+
+        missing = "" if torch.cuda.is_available() else "there is no NVIDIA GPU that torch can use"
+    except ImportError:
+        missing = "do_bench measures with torch's events, and torch is not installed"
+    if missing:
+        raise ArgumentError(f"do_bench: {missing}", fix="run it where torch.cuda.is_available()")
+    return in_turn(run, budget) if isinstance(run, Mapping) else in_turn({"": run}, budget)[""]

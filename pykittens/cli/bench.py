@@ -8,11 +8,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from ..kernels.catalog import Instance
 from .console import Refusal, command, err, out, progress
+from .user_kernel import is_own, own_kernel
 
 
 class Family(str, Enum):
@@ -31,7 +34,13 @@ class Family(str, Enum):
 
 @command
 def run_bench(
-    family: Annotated[Family, typer.Argument(help="host: what calls cost the CPU. all: everything.")],
+    context: typer.Context,
+    what: Annotated[
+        str,
+        typer.Argument(
+            help=f"{', '.join(f.value for f in Family)} (host: what calls cost the CPU), or FILE.py:NAME of your own."
+        ),
+    ],
     peers: Annotated[
         bool,
         typer.Option(
@@ -52,7 +61,17 @@ def run_bench(
         typer.Option(help='Only cells with these facts, such as "n 4096, causal"; may be repeated.'),
     ] = None,
 ) -> None:
-    """Measure the shipped kernels on this GPU: correctness first, then everybody in turn, medians and ratios."""
+    """Measure the shipped kernels on this GPU: correctness first, then everybody in turn, medians and ratios.
+
+    A kernel of your own runs on random arrays: `pykittens bench my.py:softmax N=65536 D=128`.
+    """
+    if is_own(what):
+        own(what, context.args)
+        return
+    if context.args or what not in {f.value for f in Family}:
+        fix = f"choose one of {', '.join(f.value for f in Family)}, or name a kernel of your own: my.py:softmax N=4096"
+        raise Refusal(f"there is nothing to measure called {' '.join([what, *context.args])!r}", fix=fix)
+    family = Family(what)
     need_gpu()
     if picture and picture.suffix != ".svg":
         raise Refusal(
@@ -78,6 +97,41 @@ def run_bench(
         err.print(f"[bold red]wrong:[/] {escape(str(row))}", soft_wrap=True)
     if wrong:
         raise typer.Exit(1)
+
+
+def own(name: str, words: Sequence[str]) -> None:
+    """Times a kernel of the user's own on random arrays, and says how fast its operands move."""
+    *_, found = own_kernel(name, words)
+    need_gpu()
+    import torch
+
+    from ..bench.timing import do_bench
+
+    arrays = {
+        n: torch.from_numpy(x).cuda() if isinstance(x, np.ndarray) else x for n, x in _torch_arrays(found).items()
+    }
+    times: Any = do_bench(found.kernel.bind(**arrays, **found.statics))
+    bytes = sum(x.numel() * x.element_size() for x in arrays.values() if isinstance(x, torch.Tensor))
+    out.print(
+        f"[bold]{found.kernel.name}[/]: {times.median:.4g} ms (from {times.low:.4g} to {times.high:.4g}); "
+        f"its operands, {bytes:,} bytes, move at {bytes / times.median / 1e6:.0f} GB/s",
+        soft_wrap=True,
+    )
+
+
+def _torch_arrays(found: Instance) -> dict[str, Any]:
+    """An instance's arrays, those of dtypes that NumPy lacks as torch's own."""
+    import torch
+
+    from ..interop.frameworks import torch_dtype
+
+    made = {}
+    for name, x in found.arrays().items():
+        if isinstance(x, np.ndarray) and x.dtype.kind == "V":
+            made[name] = torch.from_numpy(x.astype(np.float32)).to(torch_dtype(found.operands[name].dtype.name)).cuda()
+        else:
+            made[name] = x
+    return made
 
 
 def need_gpu() -> None:

@@ -18,6 +18,7 @@ from ..kernels.catalog import Instance, Shipped, label
 from ..kernels.source_length import count_lines
 from .choice import instance, read_choice, shipped
 from .console import AsJson, Refusal, answer, command, out, progress
+from .user_kernel import is_own, own_kernel
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def inspect_instance(row: Shipped, choice: dict[str, Any], found: Instance, arch
 @command
 def inspect_kernel(
     context: typer.Context,
-    kernel: Annotated[str, typer.Argument(help="A name that `pykittens list` shows.")],
+    kernel: Annotated[str, typer.Argument(help="A name that `pykittens list` shows, or FILE.py:NAME of your own.")],
     arch: Annotated[str, typer.Option(help="The architecture, such as sm_89; by default this machine's GPU's.")] = "",
     program: Annotated[bool, typer.Option("--program", help="Print the traced program.")] = False,
     cuda: Annotated[bool, typer.Option("--cuda", help="Print the CUDA C.")] = False,
@@ -88,11 +89,16 @@ def inspect_kernel(
 ) -> None:
     """Show what a kernel becomes: its program, its CUDA C, its instructions, and what they use.
 
-    The kernel's own options (`pykittens list` shows them) choose the configuration: --dim 128 --causal.
+    The kernel's own options (`pykittens list` shows them) choose the configuration: --dim 128 --causal. Of a kernel of
+    your own, NAME=VALUE gives the lengths of dimensions, dtypes, and values of other parameters: N=4096 D=128 x=bf16.
     """
-    row = shipped(kernel)
-    choice = read_choice(row, context.args)
-    found = instance(row, choice)
+    choice: dict[str, Any]
+    if is_own(kernel):
+        row, choice, found = own_kernel(kernel, context.args)
+    else:
+        row = shipped(kernel)
+        choice = read_choice(row, context.args)
+        found = instance(row, choice)
     if program + cuda + show_sass + as_json > 1:
         raise Refusal("--program, --cuda, --sass and --json exclude each other", fix="give one")
     if program:

@@ -129,6 +129,7 @@ WORDS: dict[str, dict[str, str]] = {
 # Words that record no operation of their own: control flow, types, names, what is known while tracing.
 LANGUAGE: dict[str, str] = {
     "Kernels": "pk.kernel pk.Kernel pk.gl pk.static pk.spec pk.at pk.derivative pk.vjp",
+    "Measuring": "pk.do_bench pk.autotune",
     "Control flow": "pk.range pk.loop pk.break_if pk.when pk.otherwise pk.role "
     "pk.persistent pk.grouped pk.rectangle pk.triangle pk.dynamic pk.cdiv",
     "Scopes": "pk.warp pk.warpgroup pk.group pk.block pk.tma pk.cluster pk.ScopeHandle warp.warps warp.scope "

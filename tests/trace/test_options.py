@@ -243,6 +243,7 @@ def text(program: Program) -> list[str]:
     return lines
 
 
+NO_WORDS = ("kernel", "when", "spec", "autotune", "do_bench")  # that kernels are written with
 WORDS = {word: None for word, _ in FORMS.values()}
 CASES = [(form, option) for form, (word, _) in FORMS.items() for option in options(word) if option != "name"]
 
@@ -268,7 +269,7 @@ def vocabulary() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for name in pk.__all__:
         word = getattr(pk, name)
-        if inspect.isfunction(word) and name not in pk.functions.PUBLIC and name not in ("kernel", "when", "spec"):
+        if inspect.isfunction(word) and name not in pk.functions.PUBLIC and name not in NO_WORDS:
             found[name] = word
     for cls in (ScopeHandle, type(warpgroup), type(pk.cluster), Tma, Tile, Shared, Ring, Turns):
         for name, method in vars(cls).items():

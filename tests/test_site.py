@@ -1,0 +1,39 @@
+"""The documentation site builds strictly: no warning, no link to nothing; and what its pages name exists."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pykittens as pk
+from pykittens.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "site" / "pages").rglob("*.md"))
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "site" / "build.py"), "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not done.stderr.strip(), done.stderr
+    steps = sorted((ROOT / "docs" / "tutorial").glob("*.py"))
+    assert all((tmp_path / "html" / "tutorial" / f"{step.stem}.html").exists() for step in steps)
+    page = (tmp_path / "html" / "tutorial" / "07_debugging.html").read_text(encoding="utf-8")
+    assert "nothing orders the two" in page, "what a step prints is shown"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_pages_name_what_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    commands = {command.name for command in app.registered_commands} | {"cache"}
+    assert set(re.findall(r"\bpykittens ([a-z]+)\b(?! as| is|\.)", text)) <= commands
+    for module, names in re.findall(r"^from (pykittens[\w.]*) import ([\w, ]+)$", text, re.M):
+        assert all(hasattr(importlib.import_module(module), name.strip()) for name in names.split(","))
+    missing = [name for name in re.findall(r"\bpk\.([a-z_]+[a-z])\b", text) if not hasattr(pk, name)]
+    assert not missing, missing
