@@ -143,11 +143,11 @@ def attention_backward(
 ) -> Any:
     """The gradients (dq, dk, dv) of `attention`, from that of its output, `do`, and of its log-sum-exp, `dlse`.
 
-    o and lse: what `attention(q, k, v, return_lse=True, ...)` returned with the same settings. The gradients have the
-    shapes and dtypes of q, k and v, with float32 sums: dk and dv of a key head are sums over the heads that share it. A
-    row that sees no key has a gradient of 0. With `sinks` there is a fourth, theirs. `deterministic`: the parts of dq
-    are added in one order, so that every run gives the same bits; they are otherwise added as they come. torch's
-    autograd calls this by itself.
+    o and lse: what `attention(q, k, v, return_lse=True, ...)` returned with the same `causal`, `scale`, `window`,
+    `softcap`. The gradients have the shapes and dtypes of q, k and v, with float32 sums: dk and dv of a key head are
+    sums over the heads that share it. A row that sees no key has a gradient of 0. With `sinks` there is a fourth,
+    theirs. `deterministic`: the parts of dq are added in one order, so that every run gives the same bits; they are
+    otherwise added as they come. torch's autograd calls this by itself.
 
     Raises `ArgumentError` for operands that no kernel takes.
     """
