@@ -80,8 +80,8 @@ class Band:
 
 
 def band(queries: Operand, keys: Operand, *, left: Operand | None = None, right: Operand | None = None) -> Band:
-    """Query i of n `queries` sees the keys from i + m - n - `left` to i + m - n + `right` of m `keys`; a side that is None
-    is unlimited.
+    """Query i of n `queries` sees the keys from i + m - n - `left` to i + m - n + `right` of m `keys`; a side that is
+    None is unlimited.
     """
     return Band(queries, keys, left, right)
 
