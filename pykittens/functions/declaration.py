@@ -230,6 +230,11 @@ def writing(function: Function, name: str) -> Function:
     )
 
 
+def asked_once(*saved: Any) -> bool:
+    """Whether the backward pass that runs is the last to ask for tensors that it saved: they may be overwritten."""
+    return bool(_operators is not None and _operators.asked_once(saved))
+
+
 def _names(schema: str) -> tuple[str, ...]:
     return tuple(x.split()[1].partition("=")[0] for x in schema.split(", ")) if schema else ()
 

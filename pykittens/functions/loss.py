@@ -7,10 +7,12 @@ from functools import partial
 from typing import Any
 
 from ..errors import ArgumentError
+from ..interop.arrays import describe
 from ..kernels import cross_entropy as kernels
 from ..kernels import linear_cross_entropy as linear
+from ..kernels import scale_rows
 from ..kernels.arguments import KernelCall
-from .declaration import Backward, Function, Result
+from .declaration import Backward, Function, Result, asked_once, writing
 
 
 def _results(lse: bool, x: Any, targets: Any, *settings: Any) -> tuple[Result, ...]:
@@ -26,15 +28,41 @@ def _forward(x: Any, targets: Any, loss: Any, dx: Any, *settings: Any, **config:
 
 
 def _forward_lse(x: Any, targets: Any, loss: Any, lse: Any, dx: Any, *settings: Any, **config: Any) -> KernelCall:
-    return KernelCall(kernels.STEPS, (x, targets, loss, lse, dx, *settings), config)  # type: ignore[arg-type]
+    statics = {"shared": describe(x).dtype != "f16", **config}
+    return KernelCall(kernels.STEPS, (x, targets, loss, lse, dx, *settings), statics)  # type: ignore[arg-type]
+
+
+def _scaled_results(dx: Any, upstream: Any) -> tuple[Result, ...]:
+    kernels.check_floats("cross_entropy_backward", "dx", dx)
+    if upstream.dtype not in ("bf16", "f16", "f32") or tuple(upstream.shape) not in ((), tuple(dx.shape[:1])):
+        said = f"upstream is {upstream.dtype} {tuple(upstream.shape)}"
+        raise ArgumentError(f"cross_entropy_backward: {said}", fix=f"pass floats of shape () or ({dx.shape[0]},)")
+    return (Result(dx.shape, dx.dtype),)
+
+
+# The gradient of logits, made in the forward pass for an upstream gradient of 1, times the one that comes.
+CROSS_ENTROPY_BACKWARD = Function(
+    "cross_entropy_backward", "Tensor dx, Tensor upstream", results=_scaled_results, forward=scale_rows.call
+)
+CROSS_ENTROPY_BACKWARD_OUT = writing(CROSS_ENTROPY_BACKWARD, "out")
 
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
-    """That of the loss was made in the forward pass; it is scaled by what comes for the loss."""
+    """That of the loss was made in the forward pass; it is scaled by what comes for the loss.
+
+    In place where nobody will ask again, so that it takes no pass under an upstream gradient of 1. That of float16
+    logits is not yet divided by how many targets count, where it would leave the range of the dtype.
+    """
+    dx = saved.dx
     if grads.loss is None:
-        return {"x": saved.dx.new_zeros(saved.dx.shape)}
-    upstream = grads.loss.reshape(-1, 1) if settings.reduction == "none" else grads.loss
-    return {"x": (saved.dx * upstream).to(saved.dx.dtype)}
+        return {"x": dx.new_zeros(dx.shape)}
+    upstream = grads.loss.contiguous()
+    if settings.reduction == "mean" and str(dx.dtype) == "torch.float16":
+        upstream = upstream / (saved.targets != settings.ignore_index).sum().clamp_min(1)
+    if asked_once(dx, upstream):
+        CROSS_ENTROPY_BACKWARD_OUT((dx, upstream, dx))
+        return {"x": dx}
+    return {"x": CROSS_ENTROPY_BACKWARD((dx, upstream))}
 
 
 def _gradients_lse(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
@@ -58,7 +86,7 @@ CROSS_ENTROPY = Function(
     also="dx",
     results=partial(_results, False),
     forward=_forward,
-    backward=Backward(("dx",), _gradients),
+    backward=Backward(("targets", "dx"), _gradients),
 )
 CROSS_ENTROPY_LSE = Function(
     "cross_entropy_lse",
@@ -68,7 +96,7 @@ CROSS_ENTROPY_LSE = Function(
     also="dx",
     results=partial(_results, True),
     forward=_forward_lse,
-    backward=Backward(("x", "lse", "dx"), _gradients_lse),
+    backward=Backward(("x", "targets", "lse", "dx"), _gradients_lse),
 )
 
 

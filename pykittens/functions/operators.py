@@ -181,13 +181,16 @@ def _plain(function: Function, tensors: Sequence[Tensor]) -> bool:
     """Whether an operator does with such tensors no more than its function: they are ordinary, no mode is on, no
     gradient wanted.
     """
+    if not _ordinary(tensors) or (torch.is_grad_enabled() and _graded(tensors)):
+        return False
+    return not (function.autocast and torch.is_autocast_enabled(tensors[0].device.type))
+
+
+def _ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors have memory and no class, and no mode is on, that wants to see what is done to them."""
     if not _direct() or torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
         return False
-    if torch.is_grad_enabled() and _graded(tensors):
-        return False
     if not all(x.is_cuda or x.is_cpu for x in tensors):
-        return False
-    if function.autocast and torch.is_autocast_enabled(tensors[0].device.type):
         return False
     with torch.inference_mode(False):
         ordinary = torch._C._dispatch_keys(torch.empty(0, device=tensors[0].device))
@@ -352,6 +355,12 @@ def _refusal(name: str) -> str:
     if name.endswith("_backward"):
         return f"pykittens.{name} is a derivative, and cannot be differentiated again: use torch's own function there"
     return f"pykittens.{name} has no backward yet: call it under torch.no_grad()"
+
+
+def asked_once(saved: Sequence[Tensor]) -> bool:
+    """Whether the backward pass that runs keeps no graph, and its tensors are ordinary ones."""
+    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return keeps is not None and not torch.is_grad_enabled() and _ordinary(saved) and not keeps()
 
 
 def _below_autograd(function: Function, operator: Any, keys: Any, *arguments: Any) -> Any:

@@ -198,7 +198,9 @@ class Steps:
         z_loss: float,
         softcap: float,
         config: Rows | None = None,
+        shared: bool = True,
     ) -> None:
+        """`shared`: whether the gradient is divided by how many targets count, where the loss is."""
         info = arrays.describe(x)
         (m, n), size = info.shape, DTYPES[info.dtype].size
         align = math.gcd(16, info.pointer, 1 if m == 1 else info.strides[0] * size)
@@ -209,7 +211,8 @@ class Steps:
         if share is not None:
             count_targets(targets, share, ignore_index)
         numbers = ignore_index, float(smoothing), smoothing / n, float(z_loss), float(softcap)
-        entropy(x, targets, share, dx, rows, lse, *numbers, 1 / softcap if softcap else 0.0, **choices, config=config)
+        part = share if shared else None
+        entropy(x, targets, part, dx, rows, lse, *numbers, 1 / softcap if softcap else 0.0, **choices, config=config)
         if reduction != "none":
             total_loss(rows, share, View(loss, (1,), (1,)))
 

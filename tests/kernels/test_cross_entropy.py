@@ -6,7 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
+from pykittens.kernels import scale_rows
 from pykittens.kernels.cross_entropy import cross_entropy, plan_rows, reference
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -149,3 +151,43 @@ def test_a_target_that_is_no_column(target: int) -> None:
 def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         cross_entropy(**{"x": np.zeros((2, 8), np.float32), "targets": np.zeros(2, np.int64), **arguments})
+
+
+@pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32], ids=str)
+@pytest.mark.parametrize("n", [1, 7, 8, 4104, 5001])
+@pytest.mark.parametrize("each", [False, True])
+def test_rows_times_numbers(n: int, dtype: Any, each: bool) -> None:
+    """In place rows whose number is 1 are left alone: NaN stays the NaN it was."""
+    x, _ = inputs(5, n, dtype)
+    factor = np.array([1.0, 0.5, 0.0, -3.0, 1.0] if each else 0.25, np.float32)
+    expected = scale_rows.reference(x, np.broadcast_to(factor, 5)).astype(dtype)
+    for o in (np.full_like(x, np.nan), x):
+        call = scale_rows.call(x, factor, o)
+        call.kernel(*call.operands, **call.statics)
+        assert np.array_equal(o.astype(np.float64), expected.astype(np.float64))
+
+
+def test_an_upstream_gradient_of_one_leaves_the_gradient_where_it_is() -> None:
+    torch = pytest.importorskip("torch")
+    for up in (1.0, 0.5):
+        x = torch.randn(4, 40, requires_grad=True)
+        loss = pk.cross_entropy(x, torch.tensor([1, 2, -100, 4]))
+        (dx,) = (y for y in loss.grad_fn.saved_tensors if y.shape == x.shape)
+        pointer, before = dx.data_ptr(), dx.clone()
+        (loss * up).backward(retain_graph=True)  # not in place: the graph is kept
+        assert x.grad.data_ptr() != pointer and torch.equal(dx, before)
+        assert torch.allclose(x.grad, before * up)
+        x.grad = None
+        del dx
+        (loss * up).backward()
+        assert x.grad.data_ptr() == pointer and torch.allclose(x.grad, before * up)
+
+
+def test_the_gradient_of_float16_logits_stays_in_range() -> None:
+    """Under a scaled loss it is what float32 gives, rounded once; divided by the count before, it would underflow."""
+    torch = pytest.importorskip("torch")
+    x, targets = torch.randn(500, 60, generator=torch.Generator().manual_seed(0)), torch.arange(500) % 60
+    exact, half = x.half().double().requires_grad_(), x.half().requires_grad_()
+    (torch.nn.functional.cross_entropy(exact, targets) * 4096).backward()
+    (pk.cross_entropy(half, targets) * 4096).backward()
+    assert torch.allclose(half.grad.double(), exact.grad, rtol=2**-9, atol=0)

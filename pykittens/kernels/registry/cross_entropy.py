@@ -8,6 +8,7 @@ import numpy as np
 
 from ...call.arguments import spec
 from ...types import DTYPES, f32, i64
+from .. import scale_rows
 from ..catalog import Array, Instance, Shipped
 from ..cross_entropy import entropy
 from ..cross_entropy import plan_rows as plan_cross_entropy
@@ -34,7 +35,26 @@ def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
     return Instance(entropy, {**operands, **numbers}, statics, ("loss", "lse", "dx"), expected, values)
 
 
+def _scale(n: int, dtype: str, each: bool) -> Instance:
+    x, width = spec(DTYPES[dtype], (5, n)), 16 // DTYPES[dtype].size if n % 8 == 0 else 1
+    factors = np.array([1.0, 0.5, 0.0, -3.0, 1.0] if each else [0.5])
+
+    def expected(x: Array, **_: Any) -> dict[str, Array]:
+        return {"o": scale_rows.reference(x, np.broadcast_to(factors, 5))}
+
+    operands = {"x": x, "factor": spec(f32, factors.shape), "o": x, "blocks": 3}
+    statics = {"width": width, "each": each, "in_place": False}
+    return Instance(scale_rows.scale_rows, operands, statics, ("o",), expected, {"factor": factors})
+
+
 ROWS = (
+    Shipped(
+        name="scale_rows",
+        about="rows times a number each, or times one number",
+        make=_scale,
+        options={"n": (5000, 4099), "dtype": ("bf16", "f32"), "each": (False, True)},
+        opcodes=("LDG", "STG"),
+    ),
     Shipped(
         name="cross_entropy",
         about="cross-entropy of rows of logits and its gradient in one pass",
