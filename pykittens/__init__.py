@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from .functions.attention import attention, attention_backward
     from .functions.gates import geglu, swiglu
     from .functions.gradients import gradients
+    from .functions.linear import linear
     from .functions.loss import cross_entropy, linear_cross_entropy
     from .functions.norms import layernorm, rmsnorm
-    from .functions.product import matmul
+    from .functions.product import addmm_, matmul
     from .functions.rotary import rotary
     from .functions.sequences import based, linear_attention, linear_attention_backward
     from .functions.softmax import softmax

@@ -17,6 +17,7 @@ from importlib import import_module
 
 # The file of each public function: loaded when `pk.name` is first asked for.
 PUBLIC = {
+    "addmm_": "product",
     "attention": "attention",
     "attention_backward": "attention",
     "based": "sequences",
@@ -24,6 +25,7 @@ PUBLIC = {
     "geglu": "gates",
     "gradients": "gradients",
     "layernorm": "norms",
+    "linear": "linear",
     "linear_attention": "sequences",
     "linear_attention_backward": "sequences",
     "linear_cross_entropy": "loss",

@@ -48,6 +48,9 @@ class Result(NamedTuple):
     nothing: float | str | Callable[[Mapping[str, Any]], Any] = 0.0
 
 
+ADDED = object()  # what a backward pass says of an operand whose gradient it has added to a buffer
+
+
 class Backward(NamedTuple):
     """How the gradients of a function's operands follow from those of its results.
 
@@ -61,11 +64,14 @@ class Backward(NamedTuple):
     is
     torch code that autograd's compiler traces: kernels go in as other `Function`s, called with tensors
     (`ATTENTION_BACKWARD((q, k, ...), (scale,))`), so that they have a rule for tensors without memory.
+
+    buffers: operands that are kept too, and that anybody may write before: gradients are added to them.
     """
 
     saved: tuple[str, ...]
     gradients: Callable[..., Mapping[str, Any]]
     demands: bool = True
+    buffers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from ..interop.frameworks import torch_dtype, torch_names
 from ..interop.views import View
 from ..kernels.arguments import KernelCall
 from ..versions import check_version
-from .declaration import ALL, Function, Result
+from .declaration import ADDED, ALL, Function, Result
 
 # Whether this torch can be asked what `_direct` and `_plain` ask. One that cannot always calls the operators.
 _ASKABLE = all(
@@ -300,6 +300,7 @@ def _save(function: Function, also: bool, ctx: Any, inputs: Sequence[Any], outpu
         again = _demanded(function) and known[function.also] is None
         ctx.kept = [*dict.fromkeys((*function.backward.saved, *(function.names if again else ())))]
         ctx.save_for_backward(*[known[name] for name in ctx.kept])
+        ctx.buffers = {name: known[name] for name in function.backward.buffers}
 
 
 def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
@@ -318,7 +319,7 @@ def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
 def _gradients(function: Function, name: str, context: Any, grads: Sequence[Any]) -> list[Any]:
     """The gradients of an operator's arguments. One that is wanted and that nobody computes is an error."""
     assert function.backward is not None
-    saved = dict(zip(context.kept, context.saved_tensors, strict=True))
+    saved = dict(zip(context.kept, context.saved_tensors, strict=True)) | context.buffers
     settings = [_to_torch(function, i, x) for i, x in enumerate(context.settings)]
     if _demanded(function) and saved[function.also] is None:
         again = getattr(torch.ops.pykittens, _name(function, True))
@@ -331,7 +332,8 @@ def _gradients(function: Function, name: str, context: Any, grads: Sequence[Any]
     if lost := [x for x in function.names if needs[x] and found.get(x) is None]:
         said = f"pykittens.{name} has no gradient for {' and '.join(lost)}: pass what does not require one (x.detach())"
         raise NotImplementedError(said)
-    by_argument = [found[x] if needs[x] else None for x in function.names] + [None] * len(settings)
+    given = {x: None if y is ADDED else y for x, y in found.items()}
+    by_argument = [given[x] if needs[x] else None for x in function.names] + [None] * len(settings)
     return by_argument[: len(context.needs_input_grad)]
 
 
@@ -369,7 +371,7 @@ def _below_autograd(function: Function, operator: Any, keys: Any, *arguments: An
     """
     arrays, _ = _split(function, arguments)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arrays):
-        fix = "leave `out` out, or call it under torch.no_grad()"
+        fix = "leave `out` out, detach the operands, or call it under torch.no_grad()"
         raise ArgumentError(f"{function.name} writes into its operand, and one requires its gradient", fix=fix)
     return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
 
@@ -378,7 +380,7 @@ def _functionalised(function: Function, *arguments: Any) -> None:
     """Where nothing may be written: the function without it, and a copy, which torch knows how to do without."""
     arrays, settings = _split(function, arguments)
     assert function.functional is not None
-    arrays[-1].copy_(operate(function.functional, arrays[:-1], settings, False))
+    arrays[-1].copy_(operate(function.functional, arrays[: len(function.functional.names)], settings, False))
 
 
 # Autocast, vmap -------------------------------------------------------------------------------------------

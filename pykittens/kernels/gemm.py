@@ -1,13 +1,14 @@
 """Matrix product for Hopper: TMA, asynchronous tensor cores, persistent blocks, and an epilogue of the caller's.
 
-    c = epilogue(a @ b)
+    c = epilogue(a @ b)        or        c = epilogue((a @ b, a @ b2)), such as a gate and what it multiplies
 
-a (m, k), b (k, n): bf16, f16 or 8-bit floats, in either order of rows and columns; c (m, n): bf16, f16 or f32; float32
-sums. One warp loads slots of a and b with TMA; each of the other warpgroups owns some rows of the tile. Blocks stay and
-walk the tiles of c in groups of rows that keep both operands in L2 (Triton's order); while a tile leaves through two
-small buffers a warpgroup, the next one is being loaded. The blocks of a cluster share one operand, each loading its
-part of it to all, or one tile, each summing a part of k and then some columns of all parts. What lies past the end of
-an operand reads as zero and is not written. After fast.cu (Pranjal Shankhdhar 2024) and CUTLASS's persistent kernels.
+a (m, k), b and b2 (k, n): bf16, f16 or 8-bit floats, in either order of rows and columns; c (m, n): bf16, f16 or f32;
+float32 sums. An epilogue that returns several tiles fills c2 and c3 too: what a backward pass needs. One warp loads
+slots of a and b with TMA; each of the other warpgroups owns some rows of the tile. Blocks stay and walk the tiles of c
+in groups of rows that keep both operands in L2 (Triton's order); while a tile leaves through two small buffers a
+warpgroup, the next one is being loaded. The blocks of a cluster share one operand, each loading its part of it to all,
+or one tile, each summing a part of k and then some columns of all parts. What lies past the end of an operand reads as
+zero and is not written. After fast.cu (Pranjal Shankhdhar 2024) and CUTLASS's persistent kernels.
 `matmul.py` chooses the configuration.
 
 Speed beside cuBLAS: docs/benchmarks.md, measured by `pykittens bench gemm`.
@@ -65,6 +66,11 @@ class Config:
         """Whether the blocks of a cluster make one tile together."""
         return self.cluster > 1 and self.share == "k"
 
+    @property
+    def own(self) -> int:
+        """How many columns a block finishes."""
+        return self.cols // self.cluster if self.splits else self.cols
+
 
 def grid(a: Any, b: Any, sms: int, config: Config, ta: bool = False, tb: bool = False, **_: Any) -> int:
     """One block a multiprocessor, or as many as there is work for. Clusters that share k make one tile and end."""
@@ -88,26 +94,33 @@ def gemm(
     x2: Annotated[Tensor, EXTRAS, "R2", "C2"],
     x3: Annotated[Tensor, EXTRAS, "R3", "C3"],
     sms: Annotated[Scalar, pk.i32],
+    b2: Annotated[Tensor, FLOATS, "BR", "BC"] | None = None,
+    c2: Annotated[Tensor, (bf16, f16, f32), "M", "N"] | None = None,
+    c3: Annotated[Tensor, (bf16, f16, f32), "M", "N"] | None = None,
     *,
     config: Config,
     ta: bool = False,
     tb: bool = False,
     epilogue: Callable[..., Any] | None = None,
 ) -> None:
-    """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k).
+    """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k), and b2 like it.
 
-    `epilogue(x, row, col, *operands)` gets a float32 tile of the product, where in c it begins, and what is given of x0
-    to x3. Without c it gets 64 rows with all columns that a block has of them, and stores itself what it makes of them.
+    `epilogue(x, row, col, *operands)` gets a float32 tile of the product (with b2: a pair), where in c it begins, and
+    what is given of x0 to x3; it returns a tile for each of c, c2 and c3 that is given. Without c it gets 64 rows with
+    all columns that a block has of them, and stores itself what it makes of them.
     """
     depth, mine = config.depth // a.dtype.size, config.rows // config.consumers
+    right_hand = {name: x for name, x in (("b", b), ("b2", b2)) if x is not None}
+    outputs = [x for x in (c, c2, c3) if x is not None]
+    slots: Any = {name: pk.st(b.dtype, *((config.cols, depth) if tb else (depth, config.cols))) for name in right_hand}
     ring = pk.ring(
         config.stages,
         a=pk.st(a.dtype, depth, config.rows) if ta else pk.st(a.dtype, config.rows, depth),
-        b=pk.st(b.dtype, config.cols, depth) if tb else pk.st(b.dtype, depth, config.cols),
+        **slots,
     )
-    own = config.cols // config.cluster if config.splits else config.cols  # columns that this block finishes
+    own = config.own
     width = own if c is None else min(own, 128 // c.dtype.size)
-    parts = mine // 64 * own // width  # in which a warpgroup's rows leave
+    parts = mine // 64 * own // width * len(outputs)  # in which a warpgroup's rows leave
     buffers = parts if parts % 2 else 2  # they take turns over all tiles
     if c is not None:
         leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
@@ -149,55 +162,59 @@ def gemm(
                     k = pk.where(k < steps, k, k - steps)
                 with ring.fill() as slot:
                     load("a", slot.a, a, row, k, ta)
-                    load("b", slot.b, b, col, k, not tb)
+                    for name, source in right_hand.items():
+                        load("b", getattr(slot, name), source, col, k, not tb)
     with pk.role("multiply", warpgroups=config.consumers, registers=budget) as me:
-        acc = warpgroup.zeros(f32, mine, config.cols)
+        sums = [warpgroup.zeros(f32, mine, config.cols) for _ in right_hand]
 
         def product(kind: Any) -> None:
             slot = ring.read()
             rows = slot.a.part(0, me * mine, depth, mine) if ta else slot.a.part(me * mine, 0, mine, depth)
-            getattr(warpgroup, f"{kind}_A{'t' * ta}B{'t' * tb}")(acc, rows, slot.b)
+            for acc, name in zip(sums, right_hand, strict=True):
+                getattr(warpgroup, f"{kind}_A{'t' * ta}B{'t' * tb}")(acc, rows, getattr(slot, name))
 
         for row, col in each_tile():
             product("mm")
             for _ in pk.range(1, steps):
                 product("mma")
-                warpgroup.wait(pending=1)  # the product before has been read
+                warpgroup.wait(pending=len(sums))  # the product before has been read
                 ring.release()
-            warpgroup.wait(acc)
+            warpgroup.wait(*sums)
             ring.release()
-            whole: Any = acc
+            whole: list[Any] = [*sums]
             left: Any = 0
             if config.splits:  # each block gets the others' sums for its own columns
                 for r in range(config.cluster):
-                    warpgroup.store(inbox[me * config.cluster + rank], acc[:, r * own : (r + 1) * own], rank=r)
+                    warpgroup.store(inbox[me * config.cluster + rank], sums[0][:, r * own : (r + 1) * own], rank=r)
                 warpgroup.sync()
                 for r in range(config.cluster):
                     pk.arrive(arrived, scope=warpgroup, rank=r)
                 pk.wait(arrived, 0, scope=warpgroup)
                 whole, left = (
-                    sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster)),
+                    [sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster))],
                     rank * own,
                 )
-            for turn, (down_by, right_by) in enumerate(
-                (r, s) for r in range(0, mine, 64) for s in range(0, own, width)
-            ):
+            turn = 0  # the buffer of the next part
+            for down_by, right_by in ((r, s) for r in range(0, mine, 64) for s in range(0, own, width)):
                 at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
-                x = whole[down_by : down_by + 64, right_by : right_by + width]
-                x = x if epilogue is None else epilogue(x, *at, *(y for y in (x0, x1, x2, x3) if y is not None))
-                if c is None:
+                x = [acc[down_by : down_by + 64, right_by : right_by + width] for acc in whole]
+                given = [y for y in (x0, x1, x2, x3) if y is not None]
+                y = epilogue(tuple(x) if b2 is not None else x[0], *at, *given) if epilogue is not None else x[0]
+                if not outputs:
                     continue
-                if c.type.align < 16:  # TMA cannot address it
-                    warpgroup.store(c, x.to(c.dtype), at)
-                    continue
-                buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
-                warpgroup.tma.wait(pending=buffers - 1, read=True)
-                warpgroup.sync()
-                warpgroup.store(buffer, x.to(c.dtype))
-                warpgroup.sync()
-                warpgroup.tma.store(c, buffer, at)
-                warpgroup.tma.commit()
-        if c is not None:
+                for target, tile in zip(outputs, y if isinstance(y, tuple) else (y,), strict=True):
+                    buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
+                    turn += 1
+                    if target.type.align < 16:  # TMA cannot address it
+                        warpgroup.store(target, tile.to(target.dtype), at)
+                        continue
+                    warpgroup.tma.wait(pending=buffers - 1, read=True)
+                    warpgroup.sync()
+                    warpgroup.store(buffer, tile.to(target.dtype))
+                    warpgroup.sync()
+                    warpgroup.tma.store(target, buffer, at)
+                    warpgroup.tma.commit()
+        if outputs:
             warpgroup.tma.wait(read=True)  # the end of the kernel finishes the writes
     if config.cluster > 1:
         pk.cluster.sync()  # nobody ends while others still send to it

@@ -219,7 +219,7 @@ class Forward:
         find_columns(targets, column, ignore, v, 0, v)
         x, weight = readable(x), readable(weight)
         config = matmul.choose_kernel(*map(arrays.describe, (x, weight.T))).config
-        width = config.cols // config.cluster if config.splits else config.cols
+        width = config.own
         tiles, terms = -(-v // width), 4 if smoothing else 3
         parts = new((terms * tiles, m), "f32")
         epilogue = statistics(terms, float(cap), v if v % width else 0)

@@ -21,6 +21,7 @@ from ..gpu import driver
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo
 from ..types import DTYPES
+from . import gemm_ampere
 from .arguments import KernelCall
 from .gemm import Config, gemm
 
@@ -55,23 +56,35 @@ def call(
     operands: Sequence[Any] = (),
     scale_a: Any = None,
     scale_b: Any = None,
-    config: Config | None = None,
+    config: Any = None,
+    b2: Any = None,
+    more: Sequence[Any] = (),
 ) -> KernelCall:
     """What writes epilogue((a @ b) * scale_a * scale_b) into `out`, for operands that `check` takes.
+
+    `b2`, like b: the epilogue is given the pair of a @ b and a @ b2. `more`: what its further results are written into.
 
     a and b: stored by rows or by columns (a view such as b.T). `epilogue(x, row, col, *operands)` is traced into the
     kernel: x is a float32 tile of the product whose first element is (row, col) of the output, operands are tensors of
     one or two dimensions (a vector is one row).
     """
     first, second = (info._replace(pointer=info.pointer % 16) for info in map(arrays.describe, (a, b)))
-    plan = choose_kernel(first, second)
+    plan = choose_kernel(first, second, b2 is not None)
     extras = [x[None, :] if len(x.shape) == 1 else x for x in operands]
     if scale_a is not None or scale_b is not None:
         extras += [x.reshape(1, 1) for x in (scale_a, scale_b) if x is not None]
         epilogue = _scaled(epilogue, len(operands))
     a, b = plan.a.stored(a, first), plan.b.stored(b, second)
+    if b2 is not None:
+        third = arrays.describe(b2)
+        third = third._replace(pointer=third.pointer % 16)
+        b2 = order(third, plan.b.transposed).stored(b2, third)
     static = {"config": config or plan.config, "ta": plan.a.transposed, "tb": plan.b.transposed, "epilogue": epilogue}
-    return KernelCall(gemm, (a, b, out, *extras, *[None] * (4 - len(extras)), plan.sms), static)
+    given = (a, b, out, *extras, *[None] * (4 - len(extras)))
+    rest = (b2, *more, *[None] * (2 - len(more)))
+    if isinstance(static["config"], gemm_ampere.Config):
+        return KernelCall(gemm_ampere.gemm_ampere, (*given, *rest), static)
+    return KernelCall(gemm, (*given, plan.sms, *rest), static)
 
 
 @dataclass(frozen=True)
@@ -106,21 +119,28 @@ class Choice:
     a: Order
     b: Order
     dtype: str
-    config: Config
+    config: Config | gemm_ampere.Config
     sms: int
 
 
 @lru_cache(maxsize=4096)
-def choose_kernel(first: ArrayInfo, second: ArrayInfo) -> Choice:
-    """What to do with operands; their pointers count modulo 16."""
+def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Choice:
+    """What to do with operands; their pointers count modulo 16. `pair`: there is one more like the second."""
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
     a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8 bits: k along the rows
-    if first.device is not None and "wgmma" not in (arch := driver.architecture(first.device)).features:
-        fix = "run it on a Hopper GPU (sm_90a), or on NumPy arrays"
-        raise ArgumentError(f"matmul on {arch}: its kernel is written for Hopper's tensor cores", fix=fix)
     sms = 2 if first.device is None else driver.multiprocessors(first.device)
     (m, k), n = first.shape, second.shape[1]
-    config = choose(m, k, n, size, 132 if first.device is None else sms, a.straddles or b.straddles)
+    config: Config | gemm_ampere.Config
+    if first.device is not None and "wgmma" not in (arch := driver.architecture(first.device)).features:
+        if eight:
+            fix = "convert to bf16, or run it on a Hopper GPU (sm_90a)"
+            raise ArgumentError(f"matmul of 8-bit floats on {arch}: its kernel is written for Hopper", fix=fix)
+        config = choose_ampere(m, n, sms, pair)
+    else:
+        straddles = a.straddles or b.straddles
+        config = choose(m, k, n * (1 + pair), size, 132 if first.device is None else sms, straddles, pair)
+        if pair:  # three results may leave
+            config = replace(config, cols=config.cols // 2, stages=min(config.stages, 5))
     return Choice(a, b, "bf16" if eight else first.dtype, config, sms)
 
 
@@ -168,10 +188,19 @@ def _scaled(epilogue: Callable[..., Any] | None, count: int) -> Callable[..., An
     return scaled
 
 
-def choose(m: int, k: int, n: int, size: int, sms: int, straddle: bool = False) -> Config:
-    """The first configuration that is within 2 % of what the rates make the fastest."""
-    costs = [cycles(config, m, k, n, size, sms, straddle) for config in CONFIGS]
-    best = next(config for config, cost in zip(CONFIGS, costs, strict=True) if cost <= 1.02 * min(costs))
+def choose_ampere(m: int, n: int, sms: int, pair: bool) -> gemm_ampere.Config:
+    """The largest tiles of which there are enough for two a multiprocessor; of a pair, half as wide."""
+    for rows, cols in ((128, 128), (64, 128), (64, 64)):
+        if -(-m // rows) * -(-n // cols) * (1 + pair) >= 2 * sms:
+            break
+    return gemm_ampere.Config(rows, cols // (1 + pair) if cols > 64 else 64)
+
+
+def choose(m: int, k: int, n: int, size: int, sms: int, straddle: bool = False, pair: bool = False) -> Config:
+    """The first configuration that is within 2 % of what the rates make the fastest; `pair`: in two halves."""
+    found = [config for config in CONFIGS if not pair or (config.cols % 128 == 0 and not config.splits)]
+    costs = [cycles(config, m, k, n, size, sms, straddle) for config in found]
+    best = next(config for config, cost in zip(found, costs, strict=True) if cost <= 1.02 * min(costs))
     if m <= FEW and best.rows == 64 and not best.splits:
         best = replace(best, rotate=True)
     return replace(best, once="b") if m <= ONCE else best

@@ -46,7 +46,8 @@ class Mma(Product):
                     f"{what}: {x.label} is {x.type} in {x.type.layout} layout, where the fragment is {layout} layout",
                     fix=f"load it with layout='{layout}', or swap it with x.swap_layout('{layout}')",
                 )
-        if d.warps > 1 and (self.ta or isinstance(self.b.type, RegisterTile)):
+        held = [x for x, refused in ((self.a, self.ta), (self.b, True)) if refused and isinstance(x.type, RegisterTile)]
+        if d.warps > 1 and held:
             raise TypeRuleError(
                 f"{what} on {d.warps} warps shares B among them, and each warp owns rows of A",
                 fix="put B (and a transposed A) into shared memory on a warp",
@@ -103,7 +104,7 @@ class Mma(Product):
                 "a[m]",
                 self.a,
                 ("lane % 8 + lane / 16 * 8", "k * 16"),
-                ("lane / 8 % 2 * 8", "m * 16"),
+                (f"{c.warp(self.scope)} * 16 + lane / 8 % 2 * 8", f"m * {16 * d.warps}"),
                 transposed=True,
             )
         row = f"{c.warp(self.scope)} * 16 + lane % 16"
@@ -128,6 +129,14 @@ class Mma(Product):
                     for b in (RegisterTile(bf16, *b_shape, "row" if tb else "col"), SharedTile(bf16, *b_shape)):
                         fields = {"d": RegisterTile(f32, m, n), "a": a, "b": b, "ta": ta, "tb": tb, "overwrite": ta}
                         yield Sample(fields, formula, inputs, exact=True)
+        for rows in (64, 128):  # each warp owns columns of a transposed A
+            fields = {
+                "d": RegisterTile(f32, rows, 32, "row", 4),
+                "a": SharedTile(bf16, 48, rows),
+                "ta": True,
+                "tb": False,
+            }
+            yield Sample({**fields, "b": SharedTile(bf16, 48, 32), "overwrite": False}, formula, inputs, exact=True)
         for a4 in (RegisterTile(f16, 64, 32, "row", 4), SharedTile(f16, 64, 32)):
             for overwrite in (False, True):
                 fields = {

@@ -54,7 +54,11 @@ def derivative(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def derived(x: Any, *rest: Any) -> Any:
-        return vjp(lambda first: function(first, *rest), x)[1](1.0)[0]
+        tape = Tape(lambda first: function(first, *rest), (x,))
+        (terms,) = tape.cotangents(1.0, tape.inputs)
+        found = _like(tape.words.total(terms, x.type), x.type)
+        tape.forget_result()
+        return found
 
     return derived
 
@@ -91,6 +95,7 @@ class Tape:
         self.loads: list[tuple[Any, Value]] = []  # from `tensors`: the operation, and what it loaded
         self.words = Words()
         self.copying = False
+        self.begin = len(self.block.ops)
         self.recorder.hooks.append(self._note)
         try:
             self.result = function(*inputs)
@@ -175,6 +180,17 @@ class Tape:
                 whole = [self.words.total(x, type) for x, type in zip(given, types, strict=True)]
                 self._share(terms, step.op, *whole)
         return [terms.get(x, []) for x in wanted]
+
+    def forget_result(self) -> None:
+        """Takes out of the kernel what only the function's result needs: called once the cotangents are there."""
+        ops, used = self.block.ops, set[Value]()
+        for i in range(len(ops) - 1, self.begin - 1, -1):
+            op = ops[i]
+            spare = i < self.end and op.results and not (op.writes or op.effects() or op.blocks())
+            if spare and not used & set(op.results):
+                del ops[i]
+            else:
+                used.update(op.operands(), *(inner.operands() for part in op.blocks() for inner in part.walk()))
 
     def _share(self, terms: dict[Value, list[Any]], op: Op, *cotangents: Any) -> None:
         for x, share in op.vjp(self.words, *cotangents):

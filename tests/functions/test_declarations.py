@@ -19,7 +19,9 @@ import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
+from pykittens.functions.epilogues import EPILOGUE_BACKWARD, number_of  # noqa: E402
 from pykittens.functions.gates import GATE_BACKWARD  # noqa: E402
+from pykittens.functions.linear import LINEAR  # noqa: E402
 from pykittens.functions.loss import (  # noqa: E402
     CROSS_ENTROPY,
     CROSS_ENTROPY_BACKWARD,
@@ -27,6 +29,7 @@ from pykittens.functions.loss import (  # noqa: E402
     CROSS_ENTROPY_LSE,
     LINEAR_CROSS_ENTROPY_BACKWARD,
 )
+from pykittens.functions.product import ADDMM, MATMUL_EPILOGUE  # noqa: E402
 from pykittens.functions.rotary import ROTARY_BACKWARD  # noqa: E402
 from pykittens.functions.sequences import BASED_BACKWARD  # noqa: E402
 from pykittens.functions.softmax import SOFTMAX_BACKWARD  # noqa: E402
@@ -65,12 +68,31 @@ def scaled_into(x: Any, up: Any, out: Any) -> Any:
     return out
 
 
+def doubled(x: Any, row: Any, col: Any) -> Any:
+    return x * 2.0
+
+
+def with_bias(x: Any, row: Any, col: Any, bias: Any) -> Any:
+    return pk.tanh(x + pk.warpgroup.load_row(bias, pk.at(0, col), length=x.cols, dtype=pk.f32))
+
+
+DOUBLED, BIAS = number_of(doubled), number_of(with_bias)
+
+
 def backward(name: str) -> Any:
     return next(f for f in ALL if f.name == f"{name}_backward")
 
 
 # The public call on the operands of the declaration, and such operands.
 CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
+    "addmm": (
+        lambda *x: ADDMM(x),
+        lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF), tensor(24, 40)],
+    ),
+    "addmm_": (
+        lambda a, b: (total := a.new_ones(24, 40, dtype=torch.float32), pk.addmm_(total, a, b))[0],
+        lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF)],
+    ),
     "attention": (pk.attention, heads),
     "attention_backward": (
         lambda *x: pk.attention_backward(*x, causal=True),
@@ -94,12 +116,21 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
     "gate_backward": (lambda *x: GATE_BACKWARD(x, ("gelu_tanh",)), lambda: rows() * 3),
     "geglu": (pk.geglu, lambda: rows() * 2),
+    "epilogue_backward": (
+        lambda *x: EPILOGUE_BACKWARD((*x, None, None, None), (BIAS, False, 3, "bf16")),
+        lambda: [tensor(24, 40, dtype=HALF), tensor(24, 40, dtype=HALF), tensor(40)],
+    ),
     "layernorm": (pk.layernorm, lambda: [*rows(), tensor(64), tensor(64)]),
     "layernorm_backward": (
         lambda *x: backward("layernorm")((*x, None), (1e-5, 0.5, 7, "f32", "f32")),
         lambda: [*rows() * 3, tensor(64)],
     ),
     "layernorm_s": (lambda x, r: pk.layernorm(x, residual=r, p=0.5, seed=2**64 - 1), lambda: rows() * 2),
+    "linear": (pk.linear, lambda: [tensor(3, 5, 32, dtype=HALF), tensor(24, 32, dtype=HALF), tensor(24)]),
+    "linear_product": (
+        lambda x, w, b: LINEAR((x, w, None, b, None, None), ("swiglu",), True),
+        lambda: [tensor(3, 5, 32, dtype=HALF), tensor(48, 32, dtype=HALF), tensor(48)],
+    ),
     "linear_attention": (pk.linear_attention, heads),
     "linear_attention_after": (lambda *x: pk.linear_attention(*x, scale=0.5, return_state=True), heads),
     "linear_attention_backward": (
@@ -119,6 +150,10 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda a, b: pk.matmul(a, b, epilogue=lambda x, row, col: x * 2.0, dtype=pk.f32),
         lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF)],
     ),
+    "matmul_epilogue_product": (
+        lambda a, b: MATMUL_EPILOGUE((a, b, *[None] * 6), (DOUBLED, "f32"), True),
+        lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF)],
+    ),
     "rmsnorm": (pk.rmsnorm, lambda: [*rows(), tensor(64)]),
     "rmsnorm_backward": (
         lambda s, dy: backward("rmsnorm")((s, dy, None, None, None), (1e-6, 0.0, 0, None, None)),
@@ -132,7 +167,11 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "softmax_backward": (lambda *x: SOFTMAX_BACKWARD(x), lambda: [torch.softmax(rows()[0], -1), *rows()]),
     "swiglu": (pk.swiglu, lambda: rows() * 2),
 }
-WRITING = ("rotary_out", "cross_entropy_backward_out")
+# Which operands of those that do not all have as many rows are longer, along their first dimension.
+LONGER = {"addmm": (0, 2), "epilogue_backward": (0, 1)} | dict.fromkeys(
+    ("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,)
+)
+WRITING = ("addmm_", "cross_entropy_backward_out", "rotary_out")
 ONE = [name for name in CASES if name != "matmul_epilogue" and name not in WRITING]  # which compilers take
 GRADED = [name for name in CASES if name not in WRITING]
 
@@ -147,6 +186,11 @@ def same(result: Any, expected: Any) -> bool:
 
 def operators() -> set[str]:
     return {name for f in ALL for name in ([f.name, f"{f.name}_{f.also}"] if f.also else [f.name])}
+
+
+def of(name: str) -> Any:
+    """The declaration of an operator."""
+    return next(f for f in ALL if name == f.name or (f.also and name == f"{f.name}_{f.also}"))
 
 
 def test_every_operator_is_tried() -> None:
@@ -202,7 +246,7 @@ def test_a_gradient_is_never_lost(name: str) -> None:
         x.requires_grad_() if x.is_floating_point() and (name != "rotary" or i == 0) else x
         for i, x in enumerate(operands())
     ]
-    function = next(f for f in ALL if name in (f.name, f"{f.name}_{f.also}"))
+    function = of(name)
     if function.written:
         with pytest.raises(ArgumentError, match="requires its gradient"):
             call(*given)
@@ -263,7 +307,9 @@ def test_compiled_with_other_lengths(name: str) -> None:
     given = operands()
     assert same(compiled(*given), call(*given))
     axis = given[0].dim() - 2
-    if "rotary" not in name and "matmul" not in name:  # operands of as many rows each
+    if name in LONGER:
+        longer = [torch.cat([x, x]) if i in LONGER[name] else x for i, x in enumerate(given)]
+    elif "rotary" not in name:  # operands of as many rows each
         longer = [
             torch.cat([x, x], axis if x.dim() > 1 else 0) if x.dim() > 1 or len(x) == len(given[0]) else x
             for x in given
@@ -312,13 +358,13 @@ def test_compiled_before_any_eager_call(program: str) -> None:
 def test_autocast(name: str, low: Any) -> None:
     """Products and attention in autocast's dtype, norms and softmax in float32, the rest as it comes: torch's lists."""
     call, operands = CASES[name]
-    function = next(f for f in ALL if name in (f.name, f"{f.name}_{f.also}"))
+    function = of(name)
     dtype = torch.float32 if function.autocast == "low" else HALF
     given = [x.to(dtype) if x.is_floating_point() else x for x in operands()]
     with torch.no_grad(), torch.autocast("cpu", dtype=low):
         result = flat(call(*given))[0]
     expected = {"low": low, "f32": torch.float32}.get(function.autocast, HALF)
-    single = name == "matmul_epilogue" or ("entropy" in name and "backward" not in name)
+    single = name.startswith(("addmm", "matmul_epilogue")) or ("entropy" in name and "backward" not in name)
     assert result.dtype == (torch.float32 if single else expected)
 
 

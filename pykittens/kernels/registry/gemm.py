@@ -1,12 +1,15 @@
-"""The matrix product."""
+"""Matrix products, and the gradient through their epilogues."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
+
 from ...call.arguments import spec
-from ...types import DTYPES
-from .. import gemm
+from ...types import DTYPES, bf16, f32
+from .. import epilogue_backward, gemm, gemm_ampere, linear
 from ..catalog import Array, Instance, Shipped
 
 
@@ -25,6 +28,84 @@ def _gemm(dtype: str, ta: bool, tb: bool, cluster: int) -> Instance | None:
     return Instance(gemm.gemm, operands, {"config": gemm.Config(cluster=cluster), "ta": ta, "tb": tb}, ("c",), expected)
 
 
+def _both(x: Any, row: Any, col: Any) -> Any:
+    """The epilogue of a pair: its product, and both."""
+    return x[0] * x[1], x[0], x[1]
+
+
+def _pair(a: Array, b: Array, b2: Array, **_: Any) -> dict[str, Array]:
+    first, second = (a.astype(float) @ x.astype(float).T for x in (b, b2))
+    return {"c": first * second, "c2": first, "c3": second}
+
+
+def _pair_of(dtype: str) -> dict[str, Any]:
+    """Operands of a pair whose results all leave, as a gate's do where a gradient is wanted."""
+    m, n, k = 136, 136, 5 * 64 + 16
+    a, b, c = (spec(DTYPES[dtype], shape) for shape in ((m, k), (n, k), (m, n)))
+    return {"a": a, "b": b, "c": c, "x0": None, "x1": None, "x2": None, "x3": None, "b2": b, "c2": c, "c3": c}
+
+
+def _gemm_pair(dtype: str) -> Instance:
+    found = _pair_of(dtype)
+    operands = {x: y for x, y in found.items() if x[1:] not in ("2", "3") or x[0] == "x"} | {"sms": 2}
+    operands |= {x: found[x] for x in ("b2", "c2", "c3")}
+    statics = {"config": gemm.Config(128, 128), "tb": True, "epilogue": _both}
+    return Instance(gemm.gemm, operands, statics, ("c", "c2", "c3"), _pair)
+
+
+def _gemm_ampere(dtype: str, ta: bool, tb: bool) -> Instance:
+    m, n, k = 136, 136, 4 * 32 + 8  # ragged, more steps than slots, four tiles
+    a, b = spec(DTYPES[dtype], (k, m) if ta else (m, k)), spec(DTYPES[dtype], (n, k) if tb else (k, n))
+    operands = {"a": a, "b": b, "c": spec(DTYPES[dtype], (m, n))}
+
+    def expected(a: Array, b: Array, **_: Any) -> dict[str, Array]:
+        a, b = a.astype(float), b.astype(float)
+        return {"c": (a.T if ta else a) @ (b.T if tb else b)}
+
+    statics = {"config": gemm_ampere.Config(), "ta": ta, "tb": tb}
+    return Instance(gemm_ampere.gemm_ampere, operands, statics, ("c",), expected)
+
+
+def _gemm_ampere_pair(dtype: str) -> Instance:
+    statics = {"config": gemm_ampere.Config(128, 64), "tb": True, "epilogue": _both}
+    return Instance(gemm_ampere.gemm_ampere, _pair_of(dtype), statics, ("c", "c2", "c3"), _pair)
+
+
+def _epilogue_backward(kind: str, pair: bool) -> Instance:
+    """Of a bias for each product, and an activation or gate."""
+    m, n, strips = 200, 72, 2  # two laps of each strip, ragged in both directions
+    whole, bias, part = spec(bf16, (m, n)), spec(f32, (1, n)), spec(f32, (strips, n))
+    more = (whole, bias, part) if pair else (None, None, None)
+    operands = {"x": whole, "u": more[0], "dy": whole, "o0": bias, "o1": more[1], "o2": None, "o3": None}
+    operands |= {"dx": whole, "du": more[0], "d0": part, "d1": more[2], "d2": None, "d3": None}
+
+    def expected(x: Array, dy: Array, o0: Array, u: Any = None, o1: Any = None, **_: Any) -> dict[str, Array]:
+        z, g = x.astype(float) + o0, dy.astype(float)
+        y, slope = KINDS_IN_FLOAT64[kind](z)
+        other = u.astype(float) + o1 if pair else 1.0
+        found = {"dx": g * other * slope, "du": g * y} if pair else {"dx": g * slope}
+        for name, z in zip(("d0", "d1"), found.copy().values(), strict=False):
+            rows = [range(64 * i, min(64 * i + 64, m)) for i in range(-(-m // 64))]
+            found[name] = np.stack([sum(z[r].sum(0) for r in rows[i::strips]) for i in range(strips)])
+        return found
+
+    epilogue = linear.finish(linear.ACTIVATIONS[kind], pair, True, False)
+    statics = {"epilogue": epilogue, "kinds": ("row",) * (1 + pair), "pair": pair, "strips": strips}
+    outputs = ("dx", "du", "d0", "d1") if pair else ("dx", "d0")
+    return Instance(epilogue_backward.epilogue_backward, operands, statics, outputs, expected)
+
+
+def _silu(z: Array) -> tuple[Array, Array]:
+    s = 1 / (1 + np.exp(-z))
+    return z * s, s * (1 + z * (1 - s))
+
+
+def _gelu(z: Array) -> tuple[Array, Array]:
+    half = (1 + np.vectorize(math.erf)(z / math.sqrt(2))) / 2
+    return z * half, half + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+KINDS_IN_FLOAT64 = {"silu": _silu, "gelu": _gelu}
 ROWS = (
     Shipped(
         name="gemm",
@@ -33,5 +114,34 @@ ROWS = (
         needs=("wgmma",),
         options={"dtype": ("bf16", "f16", "e4m3"), "ta": (False, True), "tb": (False, True), "cluster": (1, 2)},
         opcodes=("HGMMA|QGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+    ),
+    Shipped(
+        name="gemm_pair",
+        about="two products of one operand in one kernel, with what their backward pass needs",
+        make=_gemm_pair,
+        needs=("wgmma",),
+        options={"dtype": ("bf16", "f16")},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+    ),
+    Shipped(
+        name="gemm_ampere",
+        about="matrix product with mma.sync and cp.async",
+        make=_gemm_ampere,
+        options={"dtype": ("bf16", "f16"), "ta": (False, True), "tb": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="gemm_ampere_pair",
+        about="two products of one operand with mma.sync",
+        make=_gemm_ampere_pair,
+        options={"dtype": ("bf16", "f16")},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="epilogue_backward",
+        about="the gradient through a product's epilogue: activations, gates, biases",
+        make=_epilogue_backward,
+        options={"kind": ("silu", "gelu"), "pair": (False, True)},
+        opcodes=("LDG", "STG", "MUFU"),
     ),
 )

@@ -1,0 +1,212 @@
+"""Linear layers with what follows them: bias, activation or gate, residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from ..errors import ArgumentError
+from ..interop.frameworks import torch_names
+from ..kernels import linear as kernels
+from ..kernels import matmul
+from .declaration import ADDED, Backward, Function, Result
+from .epilogues import epilogue_of, number_of, through_epilogue
+from .product import ADDMM_, MATMUL, MATMUL_EPILOGUE, _sum, like
+
+# Activations that are functions of the caller's, by number: what a setting can say.
+_activations: dict[str, Callable[[Any], Any]] = {}
+
+
+def _split(activation: str | None) -> tuple[Callable[[Any], Any] | None, bool]:
+    """The function that an activation's name stands for, and whether it is a gate."""
+    if activation is None:
+        return None, False
+    name = kernels.GATES.get(activation, activation)
+    found = kernels.ACTIVATIONS.get(name) or _activations.get(name)
+    if found is None:
+        known = ", ".join((*kernels.ACTIVATIONS, *kernels.GATES))
+        raise ArgumentError(f"linear: activation is {activation!r}", fix=f"use one of {known}, or a function of a tile")
+    return found, activation in kernels.GATES
+
+
+@cache
+def _epilogue(activation: str | None, bias: bool, residual: bool) -> int:
+    function, gated = _split(activation)
+    return number_of(kernels.finish(function, gated, bias, residual))
+
+
+def _results(
+    x: Any, weight: Any, weight2: Any, bias: Any, residual: Any, grad_buffer: Any, activation: str | None
+) -> tuple[Result, ...]:
+    _, gated = _split(activation)
+    said = f"linear: x {x.dtype} {tuple(x.shape)}, weight {weight.dtype} {tuple(weight.shape)}"
+    if not x.shape or len(weight.shape) != 2 or x.shape[-1] != weight.shape[1]:
+        raise ArgumentError(said, fix="x is (..., k) and weight (n, k), as torch.nn.Linear has it")
+    if x.dtype not in ("bf16", "f16") or weight.dtype != x.dtype:
+        fix = "pass both as bf16 or both as f16, or call it under torch.autocast"
+        raise ArgumentError(f"{said}: these dtypes do not go together", fix=fix)
+    if x.shape[-1] == 0:
+        raise ArgumentError(f"{said}: there is nothing to sum over", fix="pass at least one feature")
+    rows = weight.shape[0]
+    if weight2 is not None and (not gated or tuple(weight2.shape) != tuple(weight.shape) or weight2.dtype != x.dtype):
+        fix = "pass two weights of one shape and dtype for a gate (swiglu, geglu), else one"
+        raise ArgumentError(f"{said}, and {weight2.dtype} {tuple(weight2.shape)}, activation {activation}", fix=fix)
+    if gated and weight2 is None and rows % 2:
+        raise ArgumentError(f"{said}, activation {activation}", fix="stack the gate's rows on as many others: (2 n, k)")
+    n = rows // 2 if gated and weight2 is None else rows
+    both = 2 * n if gated else n
+    shape = (*x.shape[:-1], n)
+    for name, given, wanted in (("bias", bias, (both,)), ("residual", residual, shape)):
+        if given is not None and (tuple(given.shape) != tuple(wanted) or given.dtype not in ("bf16", "f16", "f32")):
+            what = f"linear: {name} is {given.dtype} {tuple(given.shape)}"
+            raise ArgumentError(what, fix=f"pass one of bf16, f16 or f32 and shape {tuple(wanted)}")
+    if grad_buffer is not None and (grad_buffer.dtype != "f32" or tuple(grad_buffer.shape) != tuple(weight.shape)):
+        what = f"linear: grad_buffer is {grad_buffer.dtype} {tuple(grad_buffer.shape)}"
+        raise ArgumentError(what, fix=f"pass one of float32 and the weight's shape {tuple(weight.shape)}")
+    if grad_buffer is not None and weight2 is not None:
+        raise ArgumentError("linear: grad_buffer of two weights", fix="stack them to one of (2 n, k)")
+    kept = (_product(x.shape[:-1]), both) if activation is not None else (0, both)
+    return Result(shape, x.dtype), Result(kept, x.dtype)
+
+
+def _rows(x: Any) -> Any:
+    return x.reshape(_product(x.shape[:-1]), x.shape[-1])
+
+
+def _product(lengths: Any) -> Any:
+    """Of integers, or of torch's symbols for them."""
+    found = 1
+    for length in lengths:
+        found = found * length
+    return found
+
+
+def _halves(x: Any, gated: bool) -> list[Any]:
+    """A bias as the operands of the epilogue."""
+    return [] if x is None else [x[: len(x) // 2], x[len(x) // 2 :]] if gated else [x]
+
+
+def _forward(
+    x: Any,
+    weight: Any,
+    weight2: Any,
+    bias: Any,
+    residual: Any,
+    grad_buffer: Any,
+    out: Any,
+    product: Any,
+    activation: str | None,
+    config: Any = None,
+) -> Any:
+    _, gated = _split(activation)
+    n = out.shape[-1]
+    first, second = (weight[:n], weight[n:]) if gated and weight2 is None else (weight, weight2)
+    operands = [*_halves(bias, gated), *([] if residual is None else [_rows(residual)])]
+    more = [] if product is None else [product[:, :n], product[:, n:]] if gated else [product]
+    whole = epilogue_of(_epilogue(activation, bias is not None, residual is not None))
+    if more:
+
+        def keeping(x: Any, row: Any, col: Any, *operands: Any) -> Any:
+            return whole(x, row, col, *operands), *(x if gated else (x,))
+
+        given: Callable[..., Any] | None = keeping
+    else:
+        given = whole if activation is not None or operands else None
+    pair = second.T if gated else None
+    return matmul.call(_rows(x), first.T, _rows(out), given, operands, config=config, b2=pair, more=more)
+
+
+def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    """The product is kept before bias and activation, in the operands' dtype: to make it again would be half a backward
+    pass more, and to keep what the epilogue made of it would not do for a residual or a gate.
+    """
+    activation, found = settings.activation, dict[str, Any]()
+    _, gated = _split(activation)
+    dtype = torch_names()[saved.x.dtype]
+    x, weight, dy = _rows(saved.x), saved.weight, _rows(grads.out)
+    if needs.residual:
+        found["residual"] = grads.out.to(saved.residual.dtype)
+    made = dy
+    if activation is not None or needs.bias:
+        biases = _halves(saved.bias, gated)
+        product = None if activation is None else saved.product
+        wanted = [needs.bias] * len(biases)
+        number = _epilogue(activation, bool(biases), False)
+        made, sums = through_epilogue(number, product, dy, biases, wanted, dtype=dtype, pair=gated)
+        if needs.bias:
+            found["bias"] = sums[0] if len(sums) == 1 else sums[0].new_empty(saved.bias.shape)
+            if gated:
+                n = len(sums[0])
+                found["bias"][:n], found["bias"][n:] = sums
+        if activation is None:
+            made = dy
+    made = like(made, saved.x)
+    n = weight.shape[0]
+    if needs.x and saved.weight2 is None:
+        found["x"] = MATMUL((made, weight, None, None), (None,)).reshape(saved.x.shape)
+    elif needs.x:
+        part = MATMUL((made[:, n:], saved.weight2, None, None), ("f32",))
+        operands = (made[:, :n], weight, None, None, part, None, None, None)
+        found["x"] = MATMUL_EPILOGUE(operands, (number_of(_sum), dtype)).reshape(saved.x.shape)
+    if saved.grad_buffer is not None and needs.weight:
+        ADDMM_((made.T, x, saved.grad_buffer))
+        found["weight"] = ADDED
+    elif needs.weight:
+        found["weight"] = MATMUL((made[:, :n].T, x, None, None), (None,))
+    if needs.weight2:
+        found["weight2"] = MATMUL((made[:, n:].T, x, None, None), (None,))
+    return found
+
+
+LINEAR = Function(
+    "linear",
+    "Tensor x, Tensor weight, Tensor? weight2=None, Tensor? bias=None, Tensor? residual=None, Tensor? grad_buffer=None",
+    "str? activation=None",
+    also="product",
+    results=_results,
+    forward=_forward,
+    backward=Backward(("x", "weight", "weight2", "bias", "residual", "product"), _gradients, buffers=("grad_buffer",)),
+    autocast="low",
+    cast=("x", "weight", "weight2"),
+)
+
+
+def linear(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    activation: str | Callable[[Any], Any] | None = None,
+    residual: Any = None,
+    *,
+    grad_buffer: Any = None,
+) -> Any:
+    """activation(x @ weight.T + bias) + residual: a new array (..., n) of the same framework, in one kernel.
+
+    x: (..., k), weight: (n, k) as `torch.nn.Linear` has it, both bf16 or both f16; bias: (n,), residual: (..., n), each
+    bf16, f16 or f32. The result has the dtype of x; sums and arithmetic are float32.
+
+    activation: "relu", "gelu", "gelu_tanh", "silu"; or a function of a float32 tile, which is traced and differentiated
+    (`lambda x: pk.relu(x) * x`). Gates multiply an activated product by another one: "swiglu" (silu), "geglu" (gelu),
+    "geglu_tanh", "reglu" (relu). Their weight is a pair (gate, up) of (n, k), or both stacked as (2 n, k), the gate's
+    rows first, as transformers stores gate_up_proj; their bias is (2 n,).
+
+    torch's gradients of x, weight, bias and residual have float32 sums. For the backward pass of an activation the
+    product is kept, (rows, n) in the dtype of x. `grad_buffer`: float32, of the weight's shape; the backward pass adds
+    the weight's gradient to it, and the weight's own `grad` stays as it is.
+
+    Raises `ArgumentError` for operands that no kernel takes.
+    """
+    weight, weight2 = weight if isinstance(weight, (tuple, list)) else (weight, None)
+    return LINEAR((x, weight, weight2, bias, residual, grad_buffer), (_name(activation),))
+
+
+def _name(activation: Any) -> str | None:
+    """What a setting says for an activation."""
+    if activation is None or isinstance(activation, str):
+        return activation
+    if not callable(activation):
+        raise ArgumentError(f"linear: activation is {activation!r}", fix="pass a name, or a function of a tile")
+    name = f"function {number_of(activation)}"
+    _activations.setdefault(name, activation)
+    return name
