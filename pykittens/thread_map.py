@@ -184,6 +184,18 @@ class MatrixOperand(ThreadMap):
 
 
 @dataclass(frozen=True)
+class MatrixBytes(MatrixOperand):
+    """A matrix operand of elements of `size` bytes, by the same ldmatrix: 16 bytes of a row are as many elements."""
+
+    size: int = 2
+
+    def moves(self, shape: Shape, warps: int) -> tuple[np.ndarray, int]:
+        rows, words = shape[0], shape[1] * self.size // 2
+        first, _ = super().moves((rows, words), warps)
+        return first // words * shape[1] + first % words * 2 // self.size, 16 // self.size
+
+
+@dataclass(frozen=True)
 class InTurn(ThreadMap):
     """Threads take vectors of `width` elements in turn, row by row."""
 

@@ -8,7 +8,12 @@ A word in lower case before the dot is what a kernel holds: `x` a register tile 
 
 from __future__ import annotations
 
-_PRODUCTS = {f"warp.{m}_{a}{b}": "Mma Wgmma" for m in ("mma", "mm") for a in ("A", "At") for b in ("B", "Bt")}
+_PRODUCTS = {
+    f"warp.{m}_{a}{b}": "Mma MmaBytes Wgmma" if (a, b) == ("A", "Bt") else "Mma Wgmma"
+    for m in ("mma", "mm")
+    for a in ("A", "At")
+    for b in ("B", "Bt")
+}
 _ATOMICS = {f"pk.atomic_{kind}": f"Atomic.{kind}" for kind in ("add", "min", "max", "and", "or", "xor", "exch", "cas")}
 _REDUCTIONS = {
     **{f"x.row_{kind}": f"Reduce.{kind} ShareTerms Combine SendTerms" for kind in ("max", "min", "sum", "prod")},

@@ -18,6 +18,7 @@ from ..ops import (
     load,
     memory_order,
     mma,
+    mma_bytes,
     scalars,
     store,
     sync,
@@ -402,14 +403,18 @@ class ScopeHandle:
                 f"the accumulator {d.type} is not of this {self._name} ({self.warps} warps)",
                 fix=f"make it with {self._name}.zeros(...)",
             )
-        record(mma.Mma(self.scope, d, a, b, ta, tb, overwrite))
+        both = isinstance(a, Shared) and isinstance(b, Shared) and a.count == b.count == 1
+        wide = both and a.type.dtype.bits != 16  # type: ignore[union-attr]
+        record((mma_bytes.MmaBytes if wide else mma.Mma)(self.scope, d, a, b, ta, tb, overwrite))
 
     def mma_AB(self, d: Value, a: Value, b: Value) -> None:
         """d += a @ b."""
         self._mma(d, a, b, False, False, False)
 
     def mma_ABt(self, d: Value, a: Value, b: Value) -> None:
-        """d += a @ b.T."""
+        """d += a @ b.T. In shared memory `a` and `b` may be 8-bit floats (from sm_89), 8-bit integers (`d` is then
+        int32) or float32 (rounded to tf32), too.
+        """
         self._mma(d, a, b, False, True, False)
 
     def mma_AtB(self, d: Value, a: Value, b: Value) -> None:

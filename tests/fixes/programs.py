@@ -189,6 +189,13 @@ KERNELS: list[Any] = [
         "c.row_sum()\nwarp.zeros(f32, 16, 64, layout=pk.coalesced(16, 4)).row_sum()",
     ),
     # Products.
+    ("warp.mma_ABt(acc, s, hs[0:16, :])", "warp.mma_ABt(acc, s, tiles[0])"),
+    ("warp.mma_AB(warp.zeros(f32, 16, 64), s, pk.shared(pk.st(f32, 64, 64)))", "warp.mma_ABt(acc, s, tiles[0])"),
+    ("warp.mma_ABt(warp.zeros(i32, 16, 16), s, tiles[0])", "warp.mma_ABt(acc, s, tiles[0])"),
+    (
+        "k = pk.shared(pk.st(pk.i8, 16, 64))\nwarp.mma_ABt(warp.zeros(i32, 16, 16), k[:, 0:16], k[:, 0:16])",
+        "k = pk.shared(pk.st(pk.i8, 16, 64))\nwarp.mma_ABt(warp.zeros(i32, 16, 16), k, k)",
+    ),
     ("warp.mma_ABt(acc, t, t)", "warp.mma_ABt(acc, t.to(pk.bf16), pk.shared(pk.st(bf16, 16, 64)))"),
     ("warp.mma_ABt(warp.zeros(bf16, 16, 64), b, hs)", "warp.mma_ABt(warp.zeros(pk.f32, 16, 64), b, hs)"),
     ("warp.mma_ABt(acc, b, hs)", "warp.mma_ABt(warp.zeros(f32, 16, 64), b, hs)"),
