@@ -68,7 +68,7 @@ class MmaBytes(Product):
         both = isinstance(self.a.type, SharedTile) and isinstance(self.b.type, SharedTile)
         if not both or self.ta or not self.tb:
             raise TypeRuleError(
-                f"{what} of {self.a.type} and {self.b.type}: what is not of 16 bits lies in shared memory, k along rows",
+                f"{what} of {self.a.type} and {self.b.type}: not of 16 bits they lie in shared memory, k along rows",
                 fix="store b transposed, n x k, and write mma_ABt; or convert to bf16",
             )
         d, wanted = register_type(self.d, what), i32 if left.kind != "f" else f32
