@@ -21,6 +21,8 @@ PUBLIC = {
     "attention": "attention",
     "attention_backward": "attention",
     "based": "sequences",
+    "causal_conv1d": "convolution",
+    "causal_conv1d_step": "convolution",
     "cross_entropy": "loss",
     "geglu": "gates",
     "gradients": "gradients",

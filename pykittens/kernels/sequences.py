@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pykittens as pk
-from pykittens import f32, warpgroup
+from pykittens import f32, i32, warpgroup
 
 from ..errors import ArgumentError
 from ..interop import arrays
@@ -36,6 +36,19 @@ def unit_of(*tiles: Any) -> Any:
     for tile in tiles[1:]:
         peak = pk.maximum(peak, abs(tile).row_max())
     return pk.where((peak > 0.0) & (peak < pk.inf), peak * 2.0**-8, 1.0)
+
+
+def sequence_of(bounds: Any, row: Any) -> Any:
+    """Which sequence of those that begin at `bounds` (a tensor of row numbers, increasing from 0) has a row."""
+    low, high = pk.var(i32, 0), pk.var(i32, bounds.cols)
+    for _ in pk.loop():
+        pk.break_if(high - low <= 1)
+        middle = (low + high) // 2
+        with pk.when(bounds[middle] <= row):
+            low.set(middle)
+        with pk.otherwise():
+            high.set(middle)
+    return low + 0
 
 
 Dims = tuple[int, ...]

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad  # noqa: E402
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
+from pykittens.functions.convolution import CAUSAL_CONV1D_BACKWARD  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
 from pykittens.functions.epilogues import EPILOGUE_BACKWARD, number_of  # noqa: E402
 from pykittens.functions.gates import GATE_BACKWARD  # noqa: E402
@@ -48,6 +49,10 @@ def rows() -> list[Any]:
 
 def heads(n: int = 40, d: int = 64, e: int = 64) -> list[Any]:
     return [tensor(1, 2, n, width, dtype=HALF) for width in (d, d, e)]
+
+
+def rows3() -> list[Any]:
+    return [tensor(2, 12, 40), tensor(40, 4), tensor(40)]
 
 
 def angles() -> list[Any]:
@@ -104,6 +109,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "based_backward": (
         lambda *x: BASED_BACKWARD((*x, None, None)),
         lambda: [heads(d=16)[2].flip(2), *heads(d=16)],
+    ),
+    "causal_conv1d": (lambda *x: pk.causal_conv1d(*x, activation="silu"), rows3),
+    "causal_conv1d_after": (lambda *x: pk.causal_conv1d(*x, return_state=True), rows3),
+    "causal_conv1d_backward": (
+        lambda *x: CAUSAL_CONV1D_BACKWARD((*x, None, None, None), ("silu",)),
+        lambda: [tensor(2, 12, 40, dtype=torch.float64).float(), *rows3()],
     ),
     "cross_entropy": (pk.cross_entropy, logits),
     "cross_entropy_backward": (lambda *x: CROSS_ENTROPY_BACKWARD(x), lambda: [*rows(), tensor(6)]),
@@ -168,9 +179,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "swiglu": (pk.swiglu, lambda: rows() * 2),
 }
 # Which operands of those that do not all have as many rows are longer, along their first dimension.
-LONGER = {"addmm": (0, 2), "epilogue_backward": (0, 1)} | dict.fromkeys(
-    ("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,)
-)
+LONGER = {
+    "addmm": (0, 2),
+    "epilogue_backward": (0, 1),
+    **dict.fromkeys(("causal_conv1d", "causal_conv1d_after"), (0,)),
+    "causal_conv1d_backward": (0, 1),
+} | dict.fromkeys(("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,))
 WRITING = ("addmm_", "cross_entropy_backward_out", "rotary_out")
 ONE = [name for name in CASES if name != "matmul_epilogue" and name not in WRITING]  # which compilers take
 GRADED = [name for name in CASES if name not in WRITING]
