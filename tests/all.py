@@ -13,7 +13,7 @@ CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
-    ("pytest", "-q", "-n", "auto", "--timeout", "240", "--budget"),
+    ("pytest", "-q", "-n", "auto", "--dist", "worksteal", "--timeout", "240", "--budget"),
     # Tables in the texts that no longer say what benchmarks/results holds.
     ("benchmarks.tables", "--check"),
 )

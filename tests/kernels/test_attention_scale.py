@@ -29,7 +29,7 @@ def operands(n: int, m: int, d: int) -> list[Array]:
 
 
 @each_run
-@pytest.mark.parametrize("d", (64, 128))
+@pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
 @pytest.mark.parametrize("causal", (False, True), ids=("full", "causal"))
 @pytest.mark.parametrize("scale", (0.0, -0.125, -1.0))
 def test_scale_of_any_sign(run: Run, d: int, causal: bool, scale: float) -> None:
