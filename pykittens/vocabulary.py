@@ -75,6 +75,7 @@ from .trace.memory_order import (
     signal,
     wait_for,
 )
+from .trace.packed import packed, stretch
 from .trace.rings import Ring, barrier, ring
 from .trace.scalar import Scalar, Variable, block_index, cast, cdiv, grid_size, var
 from .trace.schedule import grouped, persistent, rectangle, triangle
@@ -175,6 +176,7 @@ __all__ = [
     "minimum",
     "named_barrier",
     "otherwise",
+    "packed",
     "persistent",
     "print",
     "random_bits",
@@ -200,6 +202,7 @@ __all__ = [
     "sqrt",
     "st",
     "static",
+    "stretch",
     "sv",
     "tanh",
     "tma",

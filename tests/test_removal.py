@@ -31,21 +31,21 @@ HARMLESS = {
     ): (1, "a pass's barrier of a warp between its two pieces, which are different parts of the tile"),
     **{
         (name, "barrier", "group.sync()"): (1, "every warp has read its queries before the last step's second barrier")
-        for name in ("attention_ampere", "attention_ampere_window")
+        for name in ("attention_ampere", "attention_ampere_window", "attention_ampere_packed")
     },
     **{
         (name, "namedsync", "turns.finish(me)"): (
             1,
             "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block",
         )
-        for name in ("attention_hopper", "attention_hopper_window")
+        for name in ("attention_hopper", "attention_hopper_window", "attention_hopper_packed")
     },
     **{
         (name, "waitbulk", "warpgroup.tma.wait()"): (
             1,
             "the wait of each tile covers what the stores read, and the end of the grid finishes what they write",
         )
-        for name in ("attention_hopper", "attention_hopper_window")
+        for name in ("attention_hopper", "attention_hopper_window", "attention_hopper_packed")
     },
     **{
         (name, *what): why
@@ -86,6 +86,8 @@ ENOUGH = {
     "attention_hopper": {"dtype": ("bf16",), "dim": (64,)},
     "attention_hopper_window": {"dim": (64,)},
     "attention_ampere_window": {"dim": (64,)},
+    "attention_hopper_packed": {"dim": (64,)},
+    "attention_backward_hopper_packed": {"dim": (64,)},
     "attention_backward_hopper_window": {"dim": (64,)},
     "attention_backward_hopper_softcap": {"dim": (64,)},
     "based": {"dim": (64,)},
@@ -111,7 +113,12 @@ def instances(name: str) -> Iterator[Instance]:
             yield longer(found, 5 * 64 - 20) if name in LONGER else found  # three slots go round twice
     found = row.make(**row.default())
     assert found is not None
-    if name in ("attention_hopper", "attention_ampere"):  # a scale below 0 turns the queries
+    if name in (
+        "attention_hopper",
+        "attention_ampere",
+        "attention_hopper_packed",
+        "attention_ampere_packed",
+    ):  # a scale below 0 turns the queries
         yield replace(found, operands={**found.operands, "scale": -0.125})
     if name == "attention_backward_ampere_window":  # keys that nobody sees
         yield replace(found, operands={**found.operands, "left": -500})

@@ -47,17 +47,18 @@ class Call:
         parameters = [p.name for p in self.program.parameters]
         self.tensors = [name for name in parameters if name in arrays_known]
         self.scalars = {name: i for i, name in enumerate(parameters) if name not in arrays_known}
-        # Where each tensor's address goes: words of the launcher's storage, and tensor maps that the driver must move.
-        self.addresses = {name: [self.launcher.word(parameters.index(name))] for name in self.tensors}
-        self.maps: dict[str, list[int]] = {name: [] for name in self.tensors}
+        # Where each tensor's address goes: words of the launcher's storage, and tensor maps that the driver must move,
+        # each with how many bytes before the tensor it begins.
+        self.addresses = {name: [(self.launcher.word(parameters.index(name)), 0)] for name in self.tensors}
+        self.maps: dict[str, list[tuple[int, int]]] = {name: [] for name in self.tensors}
         for i, m in enumerate(self.program.maps, start=len(parameters)):
             info = arrays_known[m.tensor]
-            encoded = _encode(info, m)
+            encoded, before = _encode(info, m), before_tensor(info, m)
             self.launcher.set_tensormap(i, encoded)
-            if tensormap.address_first(encoded, info.pointer):
-                self.addresses[m.tensor].append(self.launcher.word(i))
+            if tensormap.address_first(encoded, info.pointer - before):
+                self.addresses[m.tensor].append((self.launcher.word(i), before))
             else:
-                self.maps[m.tensor].append(i)
+                self.maps[m.tensor].append((i, before))
 
     def order(
         self, tensors: Sequence[str], scalars: Sequence[str], unchanged: Callable[[], bool] = lambda: True
@@ -65,8 +66,10 @@ class Call:
         """A function that launches, given the tensors' pointers and the scalars' values in these orders: see
         `Launch`.
         """
-        moves = [(word, i) for i, name in enumerate(tensors) for word in self.addresses[name]]
-        maps = [(index, i) for i, name in enumerate(tensors) for index in self.maps[name]]
+        places = [(word, i, before) for i, name in enumerate(tensors) for word, before in self.addresses[name]]
+        moves = [(word, i) for word, i, before in places if not before]
+        shifts = [place for place in places if place[2]]
+        maps = [(index, i, before) for i, name in enumerate(tensors) for index, before in self.maps[name]]
         slots = [self.launcher.slot(self.scalars[name]) for name in scalars]
         launcher, lock, words, stream, device, waits = (
             self.launcher,
@@ -84,8 +87,10 @@ class Call:
             with lock:  # the storage is this call's, the caller's thread is not
                 for word, i in moves:
                     words[word] = pointers[i]
-                for index, i in maps:
-                    launcher.move_tensormap(index, pointers[i])
+                for word, i, before in shifts:
+                    words[word] = pointers[i] - before
+                for index, i, before in maps:
+                    launcher.move_tensormap(index, pointers[i] - before)
                 try:
                     for put, number in zip(slots, numbers):  # noqa: B905  # strict costs time
                         put(number)
@@ -194,7 +199,16 @@ def _encode(info: ArrayInfo, spec: TensorMapSpec) -> tensormap.TensorMap:
     """The tensor map for a tensor's box: (columns in a panel, rows, panels, depth, batch), see `ops/tma.py`."""
     shape, strides, box = map_geometry(info, spec)
     promotion = 128 if spec.swizzle else 256  # long vectors come from memory whole: 1 to 3 % faster
-    return tensormap.encode(info.pointer, info.dtype, shape, strides, box, spec.swizzle, l2_promotion=promotion)
+    pointer = info.pointer - before_tensor(info, spec)
+    return tensormap.encode(pointer, info.dtype, shape, strides, box, spec.swizzle, l2_promotion=promotion)
+
+
+def before_tensor(info: ArrayInfo, spec: TensorMapSpec) -> int:
+    """How many bytes before the tensor its map begins: as many rows as it has, where copies name their last."""
+    if not spec.ended:
+        return 0
+    shape, strides, _ = map_geometry(info, spec)
+    return shape[1] * strides[0]
 
 
 def map_geometry(info: ArrayInfo, spec: TensorMapSpec) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -205,8 +219,9 @@ def map_geometry(info: ArrayInfo, spec: TensorMapSpec) -> tuple[tuple[int, ...],
     s = (0,) * missing + tuple(x * size for x in info.strides)
     dense = max(16, -(-cols * size // 16) * 16)
     sb, sd, sr = (x if n > 1 else dense for x, n in zip(s[:3], (batch, depth, rows), strict=True))
+    ends, se = ((rows + 1,), (sr,)) if spec.ended else ((), ())
     if not spec.panels:
-        return (cols, rows, depth, batch), (sr, sd, sb), (spec.box[1], spec.box[0], 1, 1)
+        return (cols, rows, depth, batch, *ends), (sr, sd, sb, *se), (spec.box[1], spec.box[0], 1, 1, *[1] * len(ends))
     panel = spec.swizzle // size if spec.swizzle else LONGEST
     return (
         (panel, rows, cols // panel, depth, batch),

@@ -71,28 +71,34 @@ def scores(
     return Scores(causal, dim**-0.5 if scale is None else float(scale), left, None if causal else right, softcap)
 
 
-def call(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, scores: Scores) -> KernelCall:
+def call(
+    q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, scores: Scores, offsets: tuple[Any, Any] = (None, None)
+) -> KernelCall:
     """What writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None, for operands that
-    `check` takes."""
+    `check` takes. offsets: where packed sequences begin, of queries and of keys."""
     given = ((name, x, arrays.describe(x, name)) for name, x in (("q", q), ("k", k), ("v", v)))
     q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
     sinks = sinks if sinks is None or arrays.describe(sinks).strides == (1,) else arrays.dense_copy(sinks, "sinks")
     dim, device = q.shape[-1], arrays.describe(q).device
     if "wgmma" in _architecture(device).features:
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
+        length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
         static = {
             "causal": scores.causal,
             "with_lse": lse is not None,
             "sms": processors,
             "positive": scores.scale > 0,
-            **configuration(dim, scores.causal and not window, k.shape[2], window),
+            **configuration(dim, scores.causal and not window, length, window),
         }
-        return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scores.scale, *scores.band, sinks), static)
+        operands = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
+        return KernelCall(attention_hopper.attend, operands, static)
     from . import attention_ampere
 
     return KernelCall(
-        attention_ampere.attend, (q, k, v, out, scores.scale, lse, *scores.band, sinks), {"causal": scores.causal}
+        attention_ampere.attend,
+        (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets),
+        {"causal": scores.causal},
     )
 
 

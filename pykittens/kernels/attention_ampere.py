@@ -27,10 +27,16 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
+def grid(q: Any, rows: Any, q_offsets: Any = None, **_: Any) -> Any:
+    """A block a tile of queries."""
+    tiles = pk.cdiv(q.rows, rows) if q_offsets is None else q.rows // rows + q_offsets.cols - 1
+    return tiles, q.depth, q.batch
+
+
 @pk.kernel(
     warps=lambda rows, **_: rows // 32,
     blocks_per_sm=lambda blocks, **_: blocks,
-    grid=lambda q, rows, **_: (pk.cdiv(q.rows, rows), q.depth, q.batch),
+    grid=grid,
 )
 def attend(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
@@ -43,6 +49,8 @@ def attend(
     right: Annotated[Scalar, i32] | None = None,
     softcap: Annotated[Scalar, f32] | None = None,
     sinks: Annotated[Tensor, (f32, *HALF), "H"] | None = None,
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    k_offsets: Annotated[Tensor, i32, "S"] | None = None,
     *,
     causal: bool = False,
     rows: int = 128,
@@ -51,23 +59,32 @@ def attend(
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
 
-    `left`, `right`, `softcap` and `sinks`: see `attention_hopper.attend`.
+    `left`, `right`, `softcap`, `sinks` and offsets: see `attention_hopper.attend`.
     """
     group, d, c = pk.block, q.cols, (magnitude(scale) if softcap is None else softcap) * LOG2E
     keys = keys or 4096 // d  # as many as registers hold scores of
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
-    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
-    block = pk.grid_size.x - 1 - block if band.high is not None else block  # the longest first
+    side: Any = 0 if causal else right
+    q_rows, k_rows = pk.stretch(q), pk.stretch(k)
+    if q_offsets is not None:
+        packed = pk.packed(q_offsets)
+        i = packed.find(block, rows)
+        q_rows, k_rows = packed[i], pk.packed(k_offsets)[i]
+        block = block - packed.first(i, rows)
+    if side is not None:  # the longest first
+        block = pk.grid_size.x - 1 - block if q_offsets is None else pk.cdiv(q_rows.rows, rows) - 1 - block
+    band = pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
     queries, key, value = (
         pk.shared(pk.st(q.dtype, n, d), name=name) for n, name in ((rows, "queries"), (keys, "keys"), (keys, "values"))
     )
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
     score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, d)
 
-    span = band.key_tiles(block * rows, rows, keys)
+    exists = 1 if q_offsets is None else pk.where((block >= 0) & (block * rows < q_rows.rows), 1, 0)
+    span = band.key_tiles(block * rows, rows, keys, exists)
 
     def load(tile: Any, tensor: Any, i: Any) -> None:
-        group.load_async(tile, tensor, (batch, head // (q.depth // k.depth), i, 0))
+        group.load_async(tile, tensor, **k_rows.tile(batch, head // (q.depth // k.depth), i, keys))
         group.commit()
 
     def arrived() -> None:
@@ -75,7 +92,7 @@ def attend(
         group.wait_loads()
         group.sync()
 
-    group.load_async(queries, q, (batch, head, block, 0))
+    group.load_async(queries, q, **q_rows.tile(batch, head, block, rows))
     load(key, k, span.end - 1)
     if softcap is None:
         with pk.when(scale <= 0.0):
@@ -107,8 +124,8 @@ def attend(
     unseen = sums == 0.0  # a row that sees no key is 0, even where a value is NaN
     share, log = normalised(peak, 1.0, sums, None if sinks is None else pk.cast(sinks[head], f32))
     if lse is not None:
-        group.store(lse, log(), (batch, head, block))
+        group.store(lse, log(), **q_rows.run(batch, head, block, rows))
     group.sync()
     group.store(queries, pk.where(unseen, 0.0, out * share).to(q.dtype))
     group.sync()
-    group.store(o, queries, (batch, head, block, 0))
+    group.store(o, queries, **q_rows.tile(batch, head, block, rows))

@@ -41,17 +41,23 @@ def prepare(
     delta: Annotated[Tensor, f32, "B", "H", "P"],
     dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
     turns: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
 ) -> None:
     """`scaled` = lse * log2(e), `delta`, and zeros in `dq` and `turns`; `dlse` and `turns` may be None."""
     blocks = delta.cols // ROWS
     block, rest = pk.block_index.x % blocks, pk.block_index.x // blocks
     head, batch, layout = rest % o.depth, rest // o.depth, pk.coalesced(min(o.cols // 8, 32), 8)
     at = (batch, head, block * 4 + warp.index)
-    x, y = (warp.load(z, (*at, 0), rows=16, layout=layout).to(f32) for z in (o, do))
-    sums, logs = (x * y).row_sum(), warp.load_col(lse, at, length=16, layout=layout)
+    rows, tile = pk.stretch(o), at[2]
+    if q_offsets is not None:
+        i = pk.packed(q_offsets).find(block * ROWS // PADDED, PADDED)
+        rows, tile = pk.packed(q_offsets)[i], at[2] - pk.packed(q_offsets).padded(i, 16)
+    x, y = (warp.load(z, **rows.tile(batch, head, tile, 16), rows=16, layout=layout).to(f32) for z in (o, do))
+    run = rows.run(batch, head, tile, 16)
+    sums, logs = (x * y).row_sum(), warp.load_col(lse, **run, length=16, layout=layout)
     if dlse is not None:
-        sums = sums - warp.load_col(dlse, at, length=16, layout=layout)
-    seen = (logs > -pk.inf) & (pk.row_index(x) < o.rows - at[2] * 16)
+        sums = sums - warp.load_col(dlse, **run, length=16, layout=layout)
+    seen = (logs > -pk.inf) & (pk.row_index(x) < rows.rows - tile * 16)
     warp.store(delta, pk.where(seen, sums, 0.0), at)
     warp.store(scaled, pk.where(seen, logs * LOG2E, pk.inf), at)
     nothing = warpgroup.full_vec(f32, dq.cols, 0.0, width=4)
@@ -67,6 +73,7 @@ def finish(
     scaled: Annotated[Tensor, f32, "B", "H", "P"],
     out: Annotated[Tensor, HALF, "B", "H", "N", D],
     scale: Annotated[Scalar, f32],
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
 ) -> None:
     """out = dq * scale, and 0 where a row sees no key."""
     part, rest = pk.block_index.x % dq.rows, pk.block_index.x // dq.rows
@@ -77,7 +84,11 @@ def finish(
     seen = warpgroup.load_col(scaled, (batch, head, row), length=ROWS) < pk.inf
     warpgroup.store(staged, pk.where(seen, x * scale, 0.0).to(out.dtype))
     warpgroup.sync()
-    warpgroup.store(out, staged, (batch, head, row, col))
+    rows, base = pk.stretch(out), 0
+    if q_offsets is not None:
+        i = pk.packed(q_offsets).find(row * ROWS // PADDED, PADDED)
+        rows, base = pk.packed(q_offsets)[i], pk.packed(q_offsets).padded(i, ROWS)
+    warpgroup.store(out, staged, **rows.tile(batch, head, row - base, ROWS, col, cols))
 
 
 @pk.kernel(grid=lambda sinks, **_: sinks.cols)
@@ -97,9 +108,9 @@ def differentiate_sinks(
     warpgroup.set(dsinks, (head,), -total.sum())
 
 
-def scratch(n: int, d: int) -> tuple[int, tuple[int, int]]:
-    """The padded length of n rows, and the parts of dq's sums with their elements."""
-    padded = -(-n // PADDED) * PADDED
+def scratch(n: int, d: int, sequences: int | None = None) -> tuple[int, tuple[int, int]]:
+    """The padded length of n rows (of packed sequences), and the parts of dq's sums with their elements."""
+    padded = (-(-n // PADDED) if sequences is None else n // PADDED + sequences) * PADDED
     return padded, (padded * d // PIECE, PIECE)
 
 
@@ -124,6 +135,8 @@ class Steps:
         softcap: float | None = None,
         sinks: Any = None,
         dsinks: Any = None,
+        q_offsets: Any = None,
+        k_offsets: Any = None,
         *,
         deterministic: bool = False,
         mma_sync: bool = False,
@@ -131,20 +144,21 @@ class Steps:
     ) -> None:
         kind, device = (info := arrays.describe(q)).kind, info.device
         batch, heads, n, d = info.shape
-        padded, parts = scratch(n, d)
+        padded, parts = scratch(n, d, None if q_offsets is None else q_offsets.shape[0] - 1)
         parts = ampere.parts(padded, d) if mma_sync else parts
         scaled, delta = (arrays.empty(kind, (batch, heads, padded), "f32", device) for _ in range(2))
         sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
         turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
-        prepare(o, do, lse, dlse, scaled, delta, sums, turns)
+        prepare(o, do, lse, dlse, scaled, delta, sums, turns, q_offsets)
+        more = (left, right, softcap, q_offsets, k_offsets)
         if sinks is not None:
             differentiate_sinks(scaled, delta, sinks, dsinks)
         if mma_sync:
-            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, left, right, softcap, **static)
-            ampere.finish(sums, scaled, dq, scale)
+            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, *more, **static)
+            ampere.finish(sums, scaled, dq, scale, q_offsets)
         else:
-            hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, left, right, softcap, **static)
-            finish(sums, scaled, dq, scale)
+            hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static)
+            finish(sums, scaled, dq, scale, q_offsets)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
         """None: such a call is not one launch, to be done again by itself."""
@@ -165,8 +179,15 @@ def configuration(dim: int, softcap: bool = False) -> dict[str, Any]:
     return found[dim]
 
 
-def call(given: Sequence[Any], gradients: Sequence[Any], scores: Scores, deterministic: bool) -> KernelCall:
-    """What writes the gradients of q, k, v and sinks. `given`: do, q, k, v, o, lse, and dlse and sinks or None."""
+def call(
+    given: Sequence[Any],
+    gradients: Sequence[Any],
+    scores: Scores,
+    deterministic: bool,
+    offsets: tuple[Any, Any] = (None, None),
+) -> KernelCall:
+    """What writes the gradients of q, k, v and sinks. `given`: do, q, k, v, o, lse, and dlse and sinks or None.
+    offsets: where packed sequences begin."""
     *rows, lse, dlse, sinks = given
     rows = [x if loadable(arrays.describe(x)) else arrays.dense_copy(x, "operand") for x in rows]
     vectors = [
@@ -182,5 +203,5 @@ def call(given: Sequence[Any], gradients: Sequence[Any], scores: Scores, determi
     else:
         static["mma_sync"] = True
     *gradients, dsinks = gradients
-    operands = (*rows, *vectors[:2], *gradients, scores.scale, *scores.band, vectors[2], dsinks)
+    operands = (*rows, *vectors[:2], *gradients, scores.scale, *scores.band, vectors[2], dsinks, *offsets)
     return KernelCall(STEPS, operands, static)  # type: ignore[arg-type]

@@ -39,7 +39,12 @@ def place_of(piece: Any, d: int) -> tuple[Any, Any]:
     return piece // (d // PIECE[1]) * PIECE[0], piece % (d // PIECE[1]) * PIECE[1]
 
 
-@pk.kernel(warps=WARPS, grid=lambda k, **_: (pk.cdiv(k.rows, KEYS), k.depth, k.batch))
+def grid(k: Any, k_offsets: Any = None, **_: Any) -> Any:
+    """A block for each tile of keys."""
+    return pk.cdiv(k.rows, KEYS) if k_offsets is None else k.rows // KEYS + k_offsets.cols - 1, k.depth, k.batch
+
+
+@pk.kernel(warps=WARPS, grid=grid)
 def differentiate(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
@@ -54,17 +59,24 @@ def differentiate(
     left: Annotated[Scalar, i32] | None = None,
     right: Annotated[Scalar, i32] | None = None,
     softcap: Annotated[Scalar, f32] | None = None,
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    k_offsets: Annotated[Tensor, i32, "S"] | None = None,
     *,
     causal: bool = False,
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
-    `left`, `right` and `softcap`: see `attention_hopper.attend`.
+    `left`, `right`, `softcap` and offsets: see `attention_backward_hopper.differentiate`.
     """
     d, dtype, group, rows = q.cols, q.dtype, pk.block, rows_of(q.cols)
     tile, shared_by = pk.block_index.x, q.depth // k.depth
     head, batch = pk.block_index.y, pk.block_index.z
-    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
+    q_rows, k_rows, base = pk.stretch(q), pk.stretch(k), 0
+    if q_offsets is not None:
+        i = pk.packed(k_offsets).find(tile, KEYS)
+        tile = tile - pk.packed(k_offsets).first(i, KEYS)
+        q_rows, k_rows, base = pk.packed(q_offsets)[i], pk.packed(k_offsets)[i], pk.packed(q_offsets).padded(i, rows)
+    band = pk.band(q_rows.rows, k_rows.rows, left=left, right=0 if causal else right)
     span, c = band.query_tiles(tile * KEYS, KEYS, rows), (scale if softcap is None else softcap) * LOG2E
     key, value = (pk.shared(pk.st(dtype, KEYS, d), name=name) for name in ("key", "value"))
     query, grads = (pk.shared(pk.st(dtype, rows, d), name=name) for name in ("query", "grads"))
@@ -73,13 +85,15 @@ def differentiate(
     score, grad = group.zeros(f32, KEYS, rows), group.zeros(f32, KEYS, rows)
     dkey, dvalue = group.zeros(f32, KEYS, d), group.zeros(f32, KEYS, d)
     part, (down, across) = warp.zeros(f32, *PIECE), place_of(warp.index, d)
-    group.load_async(key, k, (batch, head, tile, 0))
-    group.load_async(value, v, (batch, head, tile, 0))
+    if q_offsets is not None:  # a number that is no tile's
+        span = span._replace(end=pk.where(tile * KEYS < k_rows.rows, span.end, span.begin))
+    group.load_async(key, k, **k_rows.tile(batch, head, tile, KEYS))
+    group.load_async(value, v, **k_rows.tile(batch, head, tile, KEYS))
     for g in pk.range(shared_by):
         for j in pk.range(span.begin, span.end):
-            at = (batch, head * shared_by + g, j)
-            group.load_async(query, q, (*at, 0))
-            group.load_async(grads, do, (*at, 0))
+            at = (batch, head * shared_by + g, base + j)
+            group.load_async(query, q, **q_rows.tile(batch, at[1], j, rows))
+            group.load_async(grads, do, **q_rows.tile(batch, at[1], j, rows))
             group.load_async(logs, lse, at)
             group.load_async(deltas, delta, at)
             group.commit()
@@ -99,15 +113,15 @@ def differentiate(
             group.mma_AB(dkey, slope, query)
             warp.mm_AtB(part, slopes.part(0, down, KEYS, PIECE[0]), key.part(0, across, KEYS, PIECE[1]))
             group.sync()  # nobody reads the queries any more
-            warp.add(dq, part.registers(), (at[0], at[1], j * WARPS + warp.index, 0))
-    if left is not None or right is not None:  # perhaps nobody has waited for the keys
+            warp.add(dq, part.registers(), (at[0], at[1], at[2] * WARPS + warp.index, 0))
+    if left is not None or right is not None or q_offsets is not None:  # perhaps nobody has waited for the keys
         group.commit()
         group.wait_loads()
         group.sync()
     for out, sums, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
         group.store(staged, sums.to(dtype))
         group.sync()
-        group.store(out, staged, (batch, head, tile, 0))
+        group.store(out, staged, **k_rows.tile(batch, head, tile, KEYS))
 
 
 @pk.kernel(grid=lambda dq, **_: dq.rows // WARPS * dq.depth * dq.batch)
@@ -116,6 +130,7 @@ def finish(
     scaled: Annotated[Tensor, f32, "B", "H", "P"],
     out: Annotated[Tensor, HALF, "B", "H", "N", D],
     scale: Annotated[Scalar, f32],
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
 ) -> None:
     """out = dq * scale, and 0 where a row sees no key."""
     tiles, rows = dq.rows // WARPS, rows_of(out.cols)
@@ -129,4 +144,8 @@ def finish(
         seen = warp.load_col(scaled, pk.at(batch, head, tile * rows + down), length=PIECE[0]) < pk.inf
         warp.store(staged.part(down, across, *PIECE), pk.where(seen, x * scale, 0.0).to(out.dtype))
     pk.block.sync()
-    pk.block.store(out, staged, (batch, head, tile, 0))
+    q_rows, base = pk.stretch(out), 0
+    if q_offsets is not None:
+        i = pk.packed(q_offsets).find(tile * rows // 128, 128)
+        q_rows, base = pk.packed(q_offsets)[i], pk.packed(q_offsets).padded(i, rows)
+    pk.block.store(out, staged, **q_rows.tile(batch, head, tile - base, rows))

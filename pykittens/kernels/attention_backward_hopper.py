@@ -26,9 +26,11 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
-def grid(k: Any, **_: Any) -> Any:
+def grid(k: Any, k_offsets: Any = None, **_: Any) -> Any:
     """A block for each tile of keys."""
-    return pk.cdiv(k.rows, keys_of(k.cols)) * k.depth * k.batch
+    keys = keys_of(k.cols)
+    tiles = pk.cdiv(k.rows, keys) if k_offsets is None else k.rows // keys + k_offsets.cols - 1
+    return tiles * k.depth * k.batch
 
 
 def keys_of(d: Any) -> Any:
@@ -52,6 +54,8 @@ def differentiate(
     left: Annotated[Scalar, i32] | None = None,
     right: Annotated[Scalar, i32] | None = None,
     softcap: Annotated[Scalar, f32] | None = None,
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    k_offsets: Annotated[Tensor, i32, "S"] | None = None,
     *,
     causal: bool = False,
     rows: int = 64,
@@ -61,16 +65,17 @@ def differentiate(
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
-    `left`, `right` and `softcap`: see `attention_hopper.attend`.
+    `left`, `right`, `softcap` and offsets: see `attention_hopper.attend`. Of packed sequences, the rows of lse, delta
+    and dq are those of `pk.packed(q_offsets).padded`.
 
     With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
     so that a block waits for blocks that began before it, and none for one that starts with the same queries.
     """
     d, dtype, c, keys = q.cols, q.dtype, (scale if softcap is None else softcap) * LOG2E, keys_of(q.cols)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
-    key_tiles, tiles = pk.cdiv(k.rows, keys), pk.cdiv(q.rows, rows)
-    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
-    uneven = band.high is not None
+    side: Any = 0 if causal else right
+    uneven, packed = side is not None, q_offsets is not None
+    key_tiles = pk.packed(k_offsets).tiles(k.rows, keys) if packed else pk.cdiv(k.rows, keys)
     # Where tiles differ or take turns, as many heads at a time as L2 has room for (q, do, the sums of dq), and of all
     # of them the first tile, then the second: the longest first, or those that nobody waits for.
     together = pk.maximum(LINES // (q.rows * d), 1) if uneven or turns is not None else 1
@@ -79,8 +84,21 @@ def differentiate(
     tile, shared_by = place // width, q.depth // k.depth
     if uneven and turns is not None:
         tile = key_tiles - 1 - tile
+    q_rows, k_rows, base, exists = pk.stretch(q), pk.stretch(k), 0, True
+    if packed:
+        sequence = pk.packed(k_offsets).find(tile, keys)
+        tile = tile - pk.packed(k_offsets).first(sequence, keys)
+        q_rows, k_rows = pk.packed(q_offsets)[sequence], pk.packed(k_offsets)[sequence]
+        base = pk.packed(q_offsets).padded(sequence, rows)
+        key_tiles = pk.cdiv(k_rows.rows, keys)
+        exists = tile < key_tiles
+    tiles, band = pk.cdiv(q_rows.rows, rows), pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
     span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
-    clear = pk.where(tile * keys + keys <= k.rows, pk.maximum(pk.minimum(span.clear, span.end), span.begin), span.end)
+    if packed:
+        span = span._replace(end=pk.where(exists, span.end, span.begin))
+    clear = pk.where(
+        tile * keys + keys <= k_rows.rows, pk.maximum(pk.minimum(span.clear, span.end), span.begin), span.end
+    )
     full = span.end if band.low is None else pk.maximum(pk.minimum(span.full, span.end), clear)
 
     operand, rowed = pk.st(dtype, keys, d), pk.st(dtype, rows, d)
@@ -115,22 +133,22 @@ def differentiate(
         with pk.role("keys and queries", warps=1):
             pk.tma.expect(landed, key)
             head, batch = owner()
-            pk.tma.load(key, k, (batch, head, tile, 0), landed)
+            pk.tma.load(key, k, barrier=landed, **k_rows.tile(batch, head, tile, keys))
             for b, h, j in each_tile():
                 with q_ring.fill() as slot:
-                    pk.tma.load(slot.x, q, (b, h, j, 0))
-                    pk.tma.load(slot.row, lse, (b, h, j))
+                    pk.tma.load(slot.x, q, **q_rows.tile(b, h, j, rows))
+                    pk.tma.load(slot.row, lse, (b, h, base + j))
             with q_ring.fill() as slot:  # scores are made one tile ahead, in the end those of no tile
-                pk.tma.load(slot.x, q, (batch, head * shared_by, tiles, 0))
-                pk.tma.load(slot.row, lse, (batch, head * shared_by, tiles))
+                pk.tma.load(slot.x, q, **q_rows.tile(batch, head * shared_by, tiles, rows))
+                pk.tma.load(slot.row, lse, (batch, head * shared_by, base + tiles))
         with pk.role("values and gradients", warps=1):
             pk.tma.expect(landed, value)
             head, batch = owner()
-            pk.tma.load(value, v, (batch, head, tile, 0), landed)
+            pk.tma.load(value, v, barrier=landed, **k_rows.tile(batch, head, tile, keys))
             for b, h, j in each_tile():
                 with do_ring.fill() as slot:
-                    pk.tma.load(slot.x, do, (b, h, j, 0))
-                    pk.tma.load(slot.row, delta, (b, h, j))
+                    pk.tma.load(slot.x, do, **q_rows.tile(b, h, j, rows))
+                    pk.tma.load(slot.row, delta, (b, h, base + j))
         if not direct:
             for i in range(2):
                 with pk.role(f"add {i}", warps=1):
@@ -138,12 +156,12 @@ def differentiate(
                         warp.arrive_at(taken, i)
                         warp.sync_at(made, i)
                         if turns is not None:
-                            pk.wait_for(turns, (b, h, 2 * j + i), turn_of(j))
-                        pk.tma.store_add(dq, sums[i], (b, h, 2 * j + i, 0))
+                            pk.wait_for(turns, (b, h, 2 * (base + j) + i), turn_of(j))
+                        pk.tma.store_add(dq, sums[i], (b, h, 2 * (base + j) + i, 0))
                         pk.tma.commit()
                         pk.tma.wait(read=turns is None)
                         if turns is not None:
-                            pk.signal(turns, (b, h, 2 * j + i))
+                            pk.signal(turns, (b, h, 2 * (base + j) + i))
     with pk.role("multiply", warpgroups=2, registers=240) as me:
         my_key, my_value = (x if halves else x.part(me * 64, 0, 64, d) for x in (key, value))
         score, grad = warpgroup.zeros(f32, 64, rows), warpgroup.zeros(f32, 64, rows)
@@ -199,7 +217,7 @@ def differentiate(
                     do_ring.release()
                 warpgroup.wait(part)
                 if direct:
-                    (head, batch), piece = owner(), (2 * j + me) * pieces + i
+                    (head, batch), piece = owner(), (2 * (base + j) + me) * pieces + i
                     if turns is not None:
                         pk.wait_for(turns, (batch, head * shared_by + h, piece), turn_of(j))
                     warpgroup.add(dq, part.registers(), (batch, head * shared_by + h, piece, 0))
@@ -232,6 +250,7 @@ def differentiate(
             staged = mine(staged) if halves else staged.part(me * 64, 0, 64, d)
             warpgroup.store(staged, sum.to(dtype))
             warpgroup.sync()
-            warpgroup.tma.store(out, staged, (batch, head, tile, me) if halves else (batch, head, tile * 2 + me, 0))
+            part_of = (tile, keys, me, wide) if halves else (tile * 2 + me, 64)
+            warpgroup.tma.store(out, staged, **k_rows.tile(batch, head, *part_of))
         warpgroup.tma.commit()
         warpgroup.tma.wait()

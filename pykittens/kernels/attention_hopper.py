@@ -13,7 +13,7 @@ FlashAttention-4, cuDNN and FlashAttention-2: docs/benchmarks.md, measured by `p
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
@@ -25,10 +25,23 @@ D = pk.static("D")
 HALF = (bf16, f16)
 
 
-def grid(q: Any, consumers: Any, stay: Any, sms: Any, **_: Any) -> Any:
+def grid(q: Any, consumers: Any, stay: Any, sms: Any, q_offsets: Any = None, **_: Any) -> Any:
     """A block a tile, or as many as there are multiprocessors, which stay."""
-    tiles = pk.cdiv(q.rows, 64 * consumers) * q.depth * q.batch
-    return min(tiles, sms) if stay else tiles
+    rows = 64 * consumers
+    tiles = pk.cdiv(q.rows, rows) * q.batch if q_offsets is None else q.rows // rows + q_offsets.cols - 1
+    return min(tiles * q.depth, sms) if stay else tiles * q.depth
+
+
+class Work(NamedTuple):
+    """A tile of queries: where it is, and which tiles of keys it sees."""
+
+    block: Any
+    head: Any
+    batch: Any
+    queries: Any  # the rows of its sequence
+    keys: Any
+    band: Any
+    span: Any
 
 
 @pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, grid=grid)
@@ -43,6 +56,8 @@ def attend(
     right: Annotated[Scalar, i32] | None = None,
     softcap: Annotated[Scalar, f32] | None = None,
     sinks: Annotated[Tensor, (f32, *HALF), "H"] | None = None,
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    k_offsets: Annotated[Tensor, i32, "S"] | None = None,
     *,
     causal: bool = False,
     with_lse: bool = False,
@@ -68,36 +83,54 @@ def attend(
         pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"),
         pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v"),
     )
-    band = pk.band(q.rows, k.rows, left=left, right=0 if causal else right)
-    triangular = band.high is not None and band.low is None
+    side: Any = 0 if causal else right
+    bounded, triangular = left is not None or side is not None, left is None and side is not None
 
     def each_tile() -> Any:
-        """This block's tiles: (row block, head, batch, key blocks that it visits)."""
+        """This block's tiles."""
+        if q_offsets is not None:
+            yield from each_packed_tile()
+            return
+        all_q, all_k, band = pk.stretch(q), pk.stretch(k), pk.band(q.rows, k.rows, left=left, right=side)
         tiles = pk.cdiv(q.rows, rows)
         for tile, head, real in (pk.triangle if triangular and stay else pk.rectangle)(tiles, q.depth * q.batch):
             block = tile if stay or not triangular else tiles - 1 - tile  # the longest first
-            yield block, head % q.depth, head // q.depth, band.key_tiles(block * rows, rows, keys, real)
+            span = band.key_tiles(block * rows, rows, keys, real)
+            yield Work(block, head % q.depth, head // q.depth, all_q, all_k, band, span)
+
+    def each_packed_tile() -> Any:
+        """The same where sequences lie one after another; some numbers of tiles are nobody's."""
+        q_rows, k_rows = pk.packed(q_offsets), pk.packed(k_offsets)
+        for tile, head, _ in pk.rectangle(q_rows.tiles(q.rows, rows), q.depth):
+            i = q_rows.find(tile, rows)
+            mine, theirs = q_rows[i], k_rows[i]
+            place, tiles = tile - q_rows.first(i, rows), pk.cdiv(mine.rows, rows)
+            for _ in pk.range(pk.where(place < tiles, 1, 0)):
+                block = tiles - 1 - place if triangular else place  # the longest first
+                band = pk.band(mine.rows, theirs.rows, left=left, right=side)
+                yield Work(block, head, 0, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):
-            for block, head, batch, span in each_tile():
+            for tile in each_tile():
                 with q_ring.fill() as room:
-                    pk.tma.load(room, q, (batch, head, block, 0))
+                    pk.tma.load(room, q, **tile.queries.tile(tile.batch, tile.head, tile.block, rows))
         for name, ring, source in (
             ("keys", k_ring, k),
             ("values", v_ring, v),
         ):  # scores are wanted a block before their values
             with pk.role(name, warps=1):
-                for block, head, batch, span in each_tile():
-                    for j in pk.range(span.end - 1, span.begin - 1, -1):  # the last block first: it needs the mask
+                for tile in each_tile():
+                    head = tile.head // (q.depth // k.depth)
+                    for j in pk.range(tile.span.end - 1, tile.span.begin - 1, -1):  # the last first: it needs the mask
                         with ring.fill() as slot:
-                            pk.tma.load(slot, source, (batch, head // (q.depth // k.depth), j, 0))
+                            pk.tma.load(slot, source, **tile.keys.tile(tile.batch, head, j, keys))
     with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
         score, weight = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys)
         out, total = warpgroup.zeros(f32, 64, q.cols), warpgroup.zeros_col(f32, 64, partial=True)
         peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
         turns.start(me)
-        for block, head, batch, span in each_tile():
+        for block, head, batch, q_rows, _, band, span in each_tile():
 
             def values() -> None:
                 """The weights' product with their values begins."""
@@ -158,16 +191,16 @@ def attend(
             warpgroup.wait(out)
             v_ring.release()
             sums = total.total()
-            if band.low is not None or band.high is not None:  # rows that see no key are 0, even where a value is NaN
+            if bounded:  # rows that see no key are 0, even where a value is NaN
                 with pk.when(band.diagonal < 0) if causal and left is None else nullcontext():
                     out[:] = pk.where(sums == 0.0, 0.0, out)
             share, log = normalised(peak, c, sums, None if sinks is None else pk.cast(sinks[head], f32))
             warpgroup.store(mine, (out * share).to(q.dtype))
             warpgroup.sync()
-            warpgroup.tma.store(o, mine, (batch, head, block * consumers + me, 0))
+            warpgroup.tma.store(o, mine, **q_rows.tile(batch, head, block * consumers + me, 64))
             warpgroup.tma.commit()
             if with_lse:
-                warpgroup.store(lse, log(), (batch, head, block * consumers + me))
+                warpgroup.store(lse, log(), **q_rows.run(batch, head, block * consumers + me, 64))
             warpgroup.tma.wait(read=True)
             q_ring.release()
         turns.finish(me)

@@ -136,17 +136,18 @@ class GlobalText:
         self.stride = f"{tensor}.stride[2]"
         self.rows_left = "" if place.inside_rows() else c.fresh("rows_left")
         self.cols_left = "" if place.inside_columns() else c.fresh("cols_left")
-        self.rows_before = ""
-        end = ""
+        self.rows_before = self.cols_before = ""
+        end, along = "", 2 if len(place.shape) == 2 else 3
         if place.within is not None:
-            self.rows_before = c.fresh("rows_before")
+            before = c.fresh("rows_before" if along == 2 else "cols_before")
             start, end = (c.scalar(x, i32) for x in place.within)
-            c.line(f"const int {self.rows_before} = max({start}, 0) - {row};")
+            c.line(f"const int {before} = max({start}, 0) - {row if along == 2 else col};")
+            self.rows_before, self.cols_before = (before, "") if along == 2 else ("", before)
         for name, axis, first in ((self.rows_left, 2, row), (self.cols_left, 3, col)):
             if name:
                 dim = place.type.padded[axis]
                 length = str(dim) if isinstance(dim, int) else f"{tensor}.shape[{axis}]"
-                if axis == 2 and end:
+                if axis == along and end:
                     length = f"min({end}, {length})"
                 c.line(f"const int {name} = {length} - {first};")
 
@@ -155,6 +156,8 @@ class GlobalText:
         tests = self.row_tests(row)
         if self.cols_left:
             tests.append(f"{col} + {width} <= {self.cols_left}" if width > 1 else f"{col} < {self.cols_left}")
+        if self.cols_before:
+            tests.append(f"{col} >= {self.cols_before}")
         return " && ".join(tests)
 
     def row_tests(self, row: Any) -> list[str]:

@@ -30,6 +30,10 @@ def check_copy(shared: Value, place: Place, what: str) -> None:
         raise TypeRuleError(
             f"{what} takes a shared tile or vector, not {shared.type}", fix="allocate one with pk.shared(pk.st(...))"
         )
+    if place.within is not None and len(place.shape) == 1:
+        raise TypeRuleError(
+            f"{what}: a run of {place.tensor.label} kept to some elements", fix="load it as a vector in registers"
+        )
     if shared.type.dtype != place.type.dtype:
         raise TypeRuleError(
             f"{what}: {shared.type} and {place.tensor.label}: {place.type} differ in dtype",
@@ -68,11 +72,13 @@ class Vectors:
             c.line(f"const int r = i * {step} + r0;")
             self.at = f"(at + (i64)(i * {step}) * {g.stride})" if total > threads else "at"
             self.row_inside = f"r0 < {g.rows_left} - i * {step}" if g.rows_left else ""
+            if g.rows_before:
+                self.row_inside = f"r0 >= {g.rows_before} - i * {step} && {self.row_inside}"
         else:
             c.line(f"PK_UNROLL for (int i = 0; i < {-(-total // threads)}; i++) {{")
             c.line(f"const int n = i * {threads} + {thread}, r = n / {a_row}, x = n % {a_row} * {width};")
             self.at = f"({g.at('r', 'x')})"
-            self.row_inside = f"r < {g.rows_left}" if g.rows_left else ""
+            self.row_inside = " && ".join(g.row_tests("r"))
         if self.guarded:
             c.line(f"if (r < {rows}) {{")
 

@@ -39,6 +39,11 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
         raise TypeRuleError(
             f"load: a {type} holds pairs of neighbours, which a run of one does not", fix="load it as pk.f32"
         )
+    kept = isinstance(memory, Place) and memory.within is not None and isinstance(type, RegisterVector)
+    if kept and in_runs(type):
+        raise TypeRuleError(
+            f"{what} of {type}, kept to some elements", fix="use a vector in the tensor cores' layout, or a naive one"
+        )
 
 
 def in_runs(type: RegisterTile | RegisterVector) -> bool:
@@ -75,7 +80,7 @@ def naive_limit(vector: RegisterVector) -> int:
 
 def move_whole_runs(vector: RegisterVector, memory: Value | Place) -> bool:
     """Whether a thread's runs of a naive vector each move to or from memory in one access."""
-    if vector.kind != "naive" or vector.width == 1:
+    if vector.kind != "naive" or vector.width == 1 or (isinstance(memory, Place) and memory.within is not None):
         return False
     bytes_ = vector.width * memory.type.dtype.size  # type: ignore[union-attr]
     aligned = isinstance(memory, Value) or vector_bytes(memory) % bytes_ == 0

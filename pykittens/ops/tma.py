@@ -4,6 +4,10 @@ A tensor map describes a tensor to the hardware. Where the columns are static an
 dimensions, (column in panel, row, panel, depth, batch), and one instruction moves a tile of any width; else four,
 (column, row, depth, batch), and a tile takes one instruction a panel. What lies outside reads as zero and is not
 written. A vector is a row of panels of 256 elements, the most that a box has along a dimension.
+
+A copy that names its last row (`within`) takes one dimension more, whose stride is that of rows: with rows counted from
+the back of a tensor of R rows, R - (end - row) + end - R = row, so that the R-th row of the map is `end` of the tensor.
+The map begins R rows before the tensor. (The trick is known from quack's and Triton's ragged descriptors.)
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import TypeRuleError
+from ..errors import OutOfBoundsError, TypeRuleError
 from ..numerics import EXACT, MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
 from ..thread_map import ONE_THREAD
@@ -45,7 +49,10 @@ def map_spec(shared: Value, place: Place) -> TensorMapSpec:
         return TensorMapSpec(name, (1, type.length if panels else min(type.length, LONGEST)), 0, panels)
     assert isinstance(type, SharedTile)
     panels = isinstance(cols, int) and cols % type.panel == 0 and type.cols > type.panel and type.pitch == type.rows
-    return TensorMapSpec(name, (type.rows, type.cols if panels else min(type.cols, type.panel)), type.swizzle, panels)
+    ended = place.within is not None
+    panels = panels and not ended  # the hardware has five dimensions
+    box = (type.rows, type.cols if panels else min(type.cols, type.panel))
+    return TensorMapSpec(name, box, type.swizzle, panels, ended)
 
 
 def check_tma(shared: Value, place: Place, what: str) -> None:
@@ -84,12 +91,33 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
             )
 
 
+def check_first(m: NumpyMachine, place: Place) -> None:
+    """A rectangle kept to rows may not begin before them: the hardware cuts off behind the last only."""
+    if place.within is None:
+        return
+    rows, firsts = (np.broadcast_to(m.unit_scalar(x), m.units) for x in (place.first[2], place.within[0]))
+    for row, first in zip(rows.tolist(), firsts.tolist(), strict=True):
+        if row < first:
+            raise OutOfBoundsError(
+                f"TMA: a rectangle of {place.tensor.label} begins at row {row}, before row {first} that it is kept to",
+                fix="begin at the first row of within, or load it without TMA",
+            )
+
+
 def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
     """The instructions of a copy: shared address, coordinates (innermost first), and their number. May open a loop
     over the one that follows.
     """
     batch, depth, row, col = (c.scalar(x, i32) for x in place.first)
     type, base = shared.type, c[shared]
+    last, dims = batch, 5 if spec.panels else 4
+    if place.within is not None:
+        length = place.type.padded[2]
+        length = str(length) if isinstance(length, int) else f"{c[place.tensor]}.shape[2]"
+        end = c.fresh("end")
+        c.line(f"const int {end} = min({c.scalar(place.within[1], i32)}, {length});")
+        row = f"{length} - ({end} - {row})"
+        last, dims = f"{batch}, {end}", 5
     if isinstance(type, SharedVector):
         if spec.panels:
             return [(base, f"0, {row}, {col} / {LONGEST}, {depth}, {batch}", 5)]
@@ -101,11 +129,11 @@ def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> li
         return [(f"{base} + i * {type.dtype.size}", f"{col} + i, {row}, {depth}, {batch}", 4)]
     assert isinstance(type, SharedTile)
     if spec.panels:
-        return [(base, f"0, {row}, {col} / {type.panel}, {depth}, {batch}", 5)]
+        return [(base, f"0, {row}, {col} / {type.panel}, {depth}, {last}", dims)]
     found = []
     for p in range(-(-type.cols // type.panel)):
         found.append(
-            (f"{base} + {p * type.pitch * type.swizzle}", f"{col} + {p * type.panel}, {row}, {depth}, {batch}", 4)
+            (f"{base} + {p * type.pitch * type.swizzle}", f"{col} + {p * type.panel}, {row}, {depth}, {last}", dims)
         )
     return found
 
@@ -188,6 +216,7 @@ class TmaLoad(Op):
         return self.target.type.bytes  # type: ignore[union-attr]
 
     def numpy(self, m: NumpyMachine) -> None:
+        check_first(m, self.source)
         m.write(self.target, m.read(self.source))
 
     def effects(self) -> tuple[Effect, ...]:
@@ -279,6 +308,7 @@ class TmaStore(Op):
         return (map_spec(self.source, self.target),)
 
     def numpy(self, m: NumpyMachine) -> None:
+        check_first(m, self.target)
         if self.kind == "store":
             m.write(self.target, m.read(self.source))
         else:

@@ -16,3 +16,4 @@ class TensorMapSpec:
     box: tuple[int, int]
     swizzle: int
     panels: bool
+    ended: bool = False  # copies say which row is the first past the end

@@ -51,8 +51,8 @@ class Place:
     """A rectangle (or run) of elements of a global tensor: first element and shape, in elements.
 
     `first` is (batch, depth, row, col). What lies past the end of rows or columns reads as zero
-    and is not written; so do rows before or behind those of `within`, where it is given: (first, end). Rows may
-    be negative then.
+    and is not written; so do rows (of a run: elements) before or behind those of `within`, where it is given: (first,
+    end). Coordinates along it may be negative then.
     """
 
     tensor: Value
@@ -77,12 +77,14 @@ class Place:
     def inside_columns(self) -> bool:
         """Whether no column can lie past the end, whatever the arguments are."""
         dim, col = self.type.padded[3], self.first[3]
-        return isinstance(dim, int) and isinstance(col, int) and col + self.cols <= dim
+        kept = self.within is not None and len(self.shape) == 1
+        return not kept and isinstance(dim, int) and isinstance(col, int) and col + self.cols <= dim
 
     def inside_rows(self) -> bool:
         """Whether no row can lie past the end, whatever the arguments are."""
         dim, row = self.type.padded[2], self.first[2]
-        return self.within is None and isinstance(dim, int) and isinstance(row, int) and row + self.rows <= dim
+        kept = self.within is not None and len(self.shape) == 2
+        return not kept and isinstance(dim, int) and isinstance(row, int) and row + self.rows <= dim
 
 
 def values_in(item: Any) -> list[Value]:

@@ -220,7 +220,8 @@ class GlobalMap:
         whole = slice(0, shape[0] if len(shape) == 2 else 1), slice(0, shape[-1])
         if (rows, cols) == whole:
             return Footprint(part.warp, cells, part.lanes)
-        inside = (part.row >= rows.start) & (part.row < rows.stop) & (part.number * width < cols.stop * tensor.size)
+        inside = (part.row >= rows.start) & (part.row < rows.stop)
+        inside &= (part.number * width >= cols.start * tensor.size) & (part.number * width < cols.stop * tensor.size)
         return Footprint(part.warp[inside], cells[inside], part.lanes[inside])
 
     def describe(self, cell: int) -> str:

@@ -164,7 +164,7 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     for corner in corners:
         tensor.check(corner, step.op.location)
         rows, cols = tensor.clip(corner, place.shape)
-        total += (rows.stop - rows.start) * cols.stop * tensor.size
+        total += (rows.stop - rows.start) * (cols.stop - cols.start) * tensor.size
     total *= m.units if len(corners) == 1 else 1
     if m.block.cluster.grid_state.waits_for_previous:
         _check_previous(m, step, touch)

@@ -97,8 +97,10 @@ class GlobalArray:
         """Raises `OutOfBoundsError` where no part of a rectangle may be: a batch or depth outside, a negative row or
         column.
         """
-        (b, d, r, c), lowest = first[:4], -INT_MAX if len(first) > 4 else 0
-        if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and lowest <= r <= INT_MAX and 0 <= c <= INT_MAX:
+        (b, d, r, c), kept = first[:4], len(first) > 4  # then rows, or columns of a run, may be negative
+        if kept:
+            r, c = max(r, 0), max(c, 0)
+        if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and 0 <= r <= INT_MAX and 0 <= c <= INT_MAX:
             return
         if max(r, c) > INT_MAX:
             raise OutOfBoundsError(
@@ -117,18 +119,23 @@ class GlobalArray:
         )
 
     def clip(self, first: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, slice]:
-        """Which rows and columns of a rectangle lie inside. `first` may end with the rows that it is kept to."""
-        low, high = first[4:] or (0, self.shape[2])
-        rows, cols = shape[0] if len(shape) == 2 else 1, min(shape[-1], self.shape[3] - first[3])
-        begin = min(max(low, 0) - first[2], rows) if len(first) > 4 else 0
-        end = min(rows, min(high, self.shape[2]) - first[2])
-        return slice(max(begin, 0), max(end, begin, 0)), slice(0, max(0, cols))
+        """Which rows and columns of a rectangle lie inside. `first` may end with the rows that it is kept to; of a run,
+        with the columns.
+        """
+        along = 4 - len(shape)
+        found = []
+        for axis, length in ((2, shape[0] if len(shape) == 2 else 1), (3, shape[-1])):
+            low, high = first[4:] if axis == along and len(first) > 4 else (first[axis], self.shape[axis])
+            begin = min(max(low, 0) - first[axis], length)
+            end = min(length, min(high, self.shape[axis]) - first[axis])
+            found.append(slice(max(begin, 0), max(end, begin, 0)))
+        return found[0], found[1]
 
     def read(self, first: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The rectangle as an array of `shape`; what lies past the end is zero. May be a view."""
         b, d, r, c = first[:4]
         rows, cols = self.clip(first, shape)
-        part = self.array[b, d, r + rows.start : r + rows.stop, c : c + cols.stop]
+        part = self.array[b, d, r + rows.start : r + rows.stop, c + cols.start : c + cols.stop]
         full = (shape[0] if len(shape) == 2 else 1, shape[-1])
         if part.shape != full:
             padded = np.zeros(full, self.array.dtype)
@@ -141,4 +148,4 @@ class GlobalArray:
         b, d, r, c = first[:4]
         rows, cols = self.clip(first, shape)
         inside = values.reshape(-1, shape[-1])[rows, cols]
-        self.array[b, d, r + rows.start : r + rows.stop, c : c + cols.stop] = inside
+        self.array[b, d, r + rows.start : r + rows.stop, c + cols.start : c + cols.stop] = inside

@@ -61,12 +61,14 @@ class Tma:
         *,
         hint: str | None = None,
         multicast: Operand | None = None,
+        within: tuple[Operand, Operand] | None = None,
     ) -> None:
         """The rectangle of tensor `source` at `coordinate` into the shared tile `target`, paid to `barrier` (by default
         the tile's ring slot's) when it has landed.
 
         Outside a ring the barrier must expect the bytes: see `load_once`. `hint`: evict_first, evict_last. `multicast`:
-        a mask of blocks of the cluster that all receive the tile at the same place.
+        a mask of blocks of the cluster that all receive the tile at the same place. `within`: (first, end) of the rows
+        of the tensor that the rectangle is kept to: from `end` on zeros are loaded. It may not begin before `first`.
         """
         barrier = getattr(target, "landing", None) if barrier is None else barrier
         if barrier is None:
@@ -75,7 +77,8 @@ class Tma:
                 fix="load a ring's slot, or pass a barrier from pk.barrier()",
             )
         _check_target(target)
-        record(tma_ops.TmaLoad(self._scope, target, place(source, coordinate, target.shape), barrier, hint, multicast))
+        where = place(source, coordinate, target.shape, within)
+        record(tma_ops.TmaLoad(self._scope, target, where, barrier, hint, multicast))
 
     def share(self, target: Shared, source: Tensor, coordinate: Any, *, hint: str | None = None) -> None:
         """Like `load` of a ring's slot, by all blocks of the cluster: each loads its part of the rows, to all of
@@ -111,11 +114,18 @@ class Tma:
         total = bytes + sum(tile_bytes) if tiles else bytes
         record(mbarrier.Arrive(self._scope, barrier, total))
 
-    def store(self, target: Tensor, source: Shared, coordinate: Any) -> None:
+    def store(
+        self,
+        target: Tensor,
+        source: Shared,
+        coordinate: Any,
+        *,
+        within: tuple[Operand, Operand] | None = None,
+    ) -> None:
         """The shared tile `source` into the tensor `target` at `coordinate`, asynchronously: `commit` and `wait` before
-        the tile is overwritten.
+        the tile is overwritten. `within`: (first, end) of the rows that are written, see `load`.
         """
-        self._store(target, source, coordinate, "store")
+        self._store(target, source, coordinate, "store", within)
 
     def store_add(self, target: Tensor, source: Shared, coordinate: Any) -> None:
         """Adds a shared tile to a tensor, atomically for each element. `target`, `source`, `coordinate`: as `store`."""
@@ -129,9 +139,9 @@ class Tma:
         """Elementwise maximum into a tensor. `target`, `source`, `coordinate`: as `store`."""
         self._store(target, source, coordinate, "max")
 
-    def _store(self, target: Tensor, source: Shared, coordinate: Any, kind: Any) -> None:
+    def _store(self, target: Tensor, source: Shared, coordinate: Any, kind: Any, within: Any = None) -> None:
         _check_target(source)
-        record(tma_ops.TmaStore(self._scope, place(target, coordinate, source.type.shape), source, kind))  # type: ignore[union-attr]
+        record(tma_ops.TmaStore(self._scope, place(target, coordinate, source.type.shape, within), source, kind))  # type: ignore[union-attr]
 
     def prefetch(self, source: Tensor, coordinate: Any, like: Shared) -> None:
         """Brings the rectangle of `source` at `coordinate` that would be loaded into a tile like `like` into L2."""

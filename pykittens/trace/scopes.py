@@ -193,7 +193,14 @@ class ScopeHandle:
         )
 
     def _load_vector(
-        self, kind: Any, source: Value, coordinate: Any, length: int | None, dtype: DType | None, layout: Layout
+        self,
+        kind: Any,
+        source: Value,
+        coordinate: Any,
+        length: int | None,
+        dtype: DType | None,
+        layout: Layout,
+        within: Any = None,
     ) -> Tile:
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
@@ -207,9 +214,9 @@ class ScopeHandle:
                     fix="pass length=..., the elements of the vector",
                 )
             check_sizes("a register vector", length)
-            memory = place(source, coordinate, (length,))
+            memory = place(source, coordinate, (length,), within)
         elif isinstance(source.type, SharedVector):
-            self._whole("load", source, coordinate, length=unless(length, source.type.length))
+            self._whole("load", source, coordinate, length=unless(length, source.type.length), within=within)
             length = source.type.length
         else:
             raise TypeRuleError(
@@ -222,13 +229,20 @@ class ScopeHandle:
         return result(load.Load(self.scope, memory, type))
 
     def load_vec(
-        self, source: Value, coordinate: Any = None, *, length: int | None = None, dtype: DType | None = None
+        self,
+        source: Value,
+        coordinate: Any = None,
+        *,
+        length: int | None = None,
+        dtype: DType | None = None,
+        within: tuple[Operand, Operand] | None = None,
     ) -> Tile:
         """A new naive vector with a shared vector `source`, or with `length` neighbours of a tensor's row.
 
-        `coordinate` and `dtype` as `load`; the column counts runs of `length`.
+        `coordinate` and `dtype` as `load`; the column counts runs of `length`. `within`: the columns, from the first to
+        the one behind the last, outside of which zeros are read.
         """
-        return self._load_vector("naive", source, coordinate, length, dtype, "row")
+        return self._load_vector("naive", source, coordinate, length, dtype, "row", within)
 
     def load_col(
         self,
@@ -238,11 +252,12 @@ class ScopeHandle:
         length: int | None = None,
         dtype: DType | None = None,
         layout: Layout = "row",
+        within: tuple[Operand, Operand] | None = None,
     ) -> Tile:
         """A new column vector (one value per row of a tile) with a shared vector `source`, or with `length` neighbours
-        of a tensor's row at `coordinate`. `dtype` and `layout` as `load`.
+        of a tensor's row at `coordinate`. `dtype` and `layout` as `load`, `within` as `load_vec`.
         """
-        return self._load_vector("col", source, coordinate, length, dtype, layout)
+        return self._load_vector("col", source, coordinate, length, dtype, layout, within)
 
     def load_row(
         self,
@@ -273,7 +288,8 @@ class ScopeHandle:
 
         What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
         soon. `rank`: into the shared tile of that block of the cluster. `within`: the rows of the tensor, from the
-        first to the one behind the last, that a tile in registers is kept to; its coordinate may be negative then.
+        first to the one behind the last, that a tile is kept to (of a vector, the elements); the coordinate may be
+        negative then.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
@@ -285,9 +301,6 @@ class ScopeHandle:
         where: Any = place(target, coordinate, shape, within) if isinstance(target, Tensor) else target
         if not isinstance(target, Tensor):
             self._whole("store", target, coordinate, hint=hint, within=within)
-        elif not isinstance(source.type, RegisterTile):
-            fix = "leave it out: a tile in registers is kept to rows"
-            unused(f"store of {source.label}", fix, within=within)
         if rank is not None:
             record(cluster.StoreRemote(self.scope, where, source, number(rank)))
         elif isinstance(source, Shared):
@@ -311,18 +324,32 @@ class ScopeHandle:
         length = source.type.length if isinstance(source.type, RegisterVector) else 0
         record(global_add.AddVector(self.scope, place(target, coordinate, (length,)), source))
 
-    def load_into(self, target: Value, source: Value, coordinate: Any = None) -> None:
+    def load_into(
+        self,
+        target: Value,
+        source: Value,
+        coordinate: Any = None,
+        *,
+        within: tuple[Operand, Operand] | None = None,
+    ) -> None:
         """The rectangle of tensor `source` at `coordinate`, of the target's shape, into a shared tile or vector
-        `target`."""
-        record(copies.CopyIn(self.scope, target, self._rectangle(target, source, coordinate)))
+        `target`. `within`: see `load`."""
+        record(copies.CopyIn(self.scope, target, self._rectangle(target, source, coordinate, within)))
 
-    def load_async(self, target: Value, source: Value, coordinate: Any = None) -> None:
-        """Like `load_into` (`target`, `source`, `coordinate`), but with cp.async: finished after `commit()` and
-        `wait_loads()`.
+    def load_async(
+        self,
+        target: Value,
+        source: Value,
+        coordinate: Any = None,
+        *,
+        within: tuple[Operand, Operand] | None = None,
+    ) -> None:
+        """Like `load_into` (`target`, `source`, `coordinate`, `within`), but with cp.async: finished after `commit()`
+        and `wait_loads()`.
         """
-        record(copies.CopyAsync(self.scope, target, self._rectangle(target, source, coordinate)))
+        record(copies.CopyAsync(self.scope, target, self._rectangle(target, source, coordinate, within)))
 
-    def _rectangle(self, target: Value, source: Value, coordinate: Any) -> Any:
+    def _rectangle(self, target: Value, source: Value, coordinate: Any, within: Any = None) -> Any:
         self._memory(target, "load")
         if (
             not isinstance(target, Shared)
@@ -333,7 +360,7 @@ class ScopeHandle:
                 f"a copy from {source.label} to {target.label}",
                 fix="load_into and load_async go from a tensor to a shared tile or vector",
             )
-        return place(source, coordinate, target.type.shape)
+        return place(source, coordinate, target.type.shape, within)
 
     def _whole(self, what: str, memory: Value, coordinate: Any, **options: Any) -> None:
         """Shared memory is loaded and stored as a whole, so that coordinates and sizes would say nothing."""

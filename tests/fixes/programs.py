@@ -45,6 +45,12 @@ KERNELS: list[Any] = [
     ("pk.derivative(lambda x: x.row_cummax().row_sum())(t)", "pk.derivative(lambda x: x.row_cumsum().row_sum())(t)"),
     # Coordinates and memory.
     ("warp.load(x, (0, 0), rows=16, within=3)", "warp.load(x, (0, 0), rows=16, within=(0, 3))"),
+    (
+        "warp.store(x, c.col_sum(), (0, 0), within=(0, 3))",
+        "warp.store(x, t.col_sum(), (0, 0), within=(0, 3))",
+    ),
+    ("pk.packed(x)", "pk.packed(one)"),
+    ("block.load_into(v, x, (0, 0), within=(0, 3))", "warp.load_vec(x, (0, 0), length=64, within=(0, 3))"),
     ("warp.load(x, (0, 1), rows=16)", "warp.load(x, (1, 0), rows=16)"),
     ("warp.load(x, (0.5, 0), rows=16)", "warp.load(x, (pk.cast(0.5 * n, pk.i32), 0), rows=16)"),
     ("warp.load(x, (col, 0), rows=16)", "warp.load(x, (n, 0), rows=16)"),
@@ -439,7 +445,16 @@ KERNELS: list[Any] = [
     ("pk.gl(f32, 1, 2, 3, 4, 5)", "pk.gl(f32, 2, 3, 4, 5)"),
 ]
 
+COPY = """
+@pk.kernel(warps=1)
+def copy(x: pk.gl(f32, "N", 64), first: pk.i32) -> None:
+    gate, tile = pk.barrier(), pk.shared(pk.st(f32, 16, 64))
+    pk.tma.expect(gate, tile)
+    pk.tma.load(tile, x, pk.at(4, 0), gate, within=(first, 20))
+    pk.wait(gate, 0)
+"""
 CALLS: list[Any] = [
+    (COPY + "copy(A, 5)", COPY + "copy(A, 4)"),
     (
         "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\n"
         "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + m.scale[0]\nf(A)",

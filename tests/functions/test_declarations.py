@@ -55,6 +55,11 @@ def rows3() -> list[Any]:
     return [tensor(2, 12, 40), tensor(40, 4), tensor(40)]
 
 
+def packed() -> list[Any]:
+    offsets = torch.tensor([0, 10, 10, 40], dtype=torch.int32)
+    return [*[tensor(40, 2, 64, dtype=HALF) for _ in range(3)], offsets, offsets.clone()]
+
+
 def angles() -> list[Any]:
     return [tensor(1, 2, 8, 64), tensor(9, 32), tensor(9, 32)]
 
@@ -104,6 +109,14 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda: [*heads()[:1], *heads(), tensor(1, 2, 40, 64, dtype=HALF), tensor(1, 2, 40)],
     ),
     "attention_lse": (lambda *x: pk.attention(*x, causal=True, return_lse=True), heads),
+    "attention_varlen": (pk.attention_varlen, packed),
+    "attention_varlen_lse": (lambda *x: pk.attention_varlen(*x, causal=True, return_lse=True), packed),
+    "attention_varlen_backward": (
+        lambda do, q, k, v, o, lse, *cu: backward("attention_varlen")(
+            (do, q, k, v, o, lse, *cu, None, None), (True, None, False, None, None, None)
+        )[:3],
+        lambda: [packed()[0], *packed()[:3], tensor(40, 2, 64, dtype=HALF), tensor(2, 40), *packed()[3:]],
+    ),
     "based": (pk.based, lambda: heads(d=16)),
     "based_after": (lambda *x: pk.based(*x, return_state=True), lambda: heads(d=16)),
     "based_backward": (
@@ -196,6 +209,11 @@ def flat(result: Any) -> list[Any]:
 
 def same(result: Any, expected: Any) -> bool:
     return all(torch.equal(x, y) for x, y in zip(flat(result), flat(expected), strict=True))
+
+
+def other(name: str, given: list[Any]) -> list[Any]:
+    """Other operands of the same shapes."""
+    return [x if "varlen" in name and not x.is_floating_point() else x * 2 for x in given]
 
 
 def operators() -> set[str]:
@@ -306,7 +324,7 @@ def test_traced_for_other_inputs(name: str) -> None:
 
     call, operands = CASES[name]
     given = operands()
-    others = [x * 2 for x in given]
+    others = other(name, given)
     expected = call(*others)
     traced = make_fx(lambda *x: call(*x))(*given)
     assert same(traced(*others), expected)
@@ -321,7 +339,11 @@ def test_compiled_with_other_lengths(name: str) -> None:
     given = operands()
     assert same(compiled(*given), call(*given))
     axis = given[0].dim() - 2
-    if name in LONGER:
+    if "varlen" in name:  # one more sequence
+        longer = [
+            torch.cat([x, x], x.shape.index(40)) if x.is_floating_point() else torch.cat([x, x[-1:] * 2]) for x in given
+        ]
+    elif name in LONGER:
         longer = [torch.cat([x, x]) if i in LONGER[name] else x for i, x in enumerate(given)]
     elif "rotary" not in name:  # operands of as many rows each
         longer = [
@@ -342,7 +364,7 @@ def test_exported(name: str) -> None:
     call, operands = CASES[name]
     exported = torch.export.export(Module(), tuple(operands()))
     assert f"pykittens.{name}.default" in str(exported.graph)
-    others = [x * 2 for x in operands()]
+    others = other(name, operands())
     assert same(exported.module()(*others), call(*others))
 
 
@@ -386,7 +408,7 @@ def test_autocast(name: str, low: Any) -> None:
 def test_vmap(name: str) -> None:
     call, operands = CASES[name]
     given = operands()
-    batch = [torch.stack([x, x * 2]) for x in given]
+    batch = [torch.stack([x, y]) for x, y in zip(given, other(name, given), strict=True)]
     each = [flat(call(*[x[i] for x in batch])) for i in range(2)]
     for got, *wanted in zip(flat(torch.vmap(call)(*batch)), *each, strict=True):
         assert torch.equal(got, torch.stack(wanted))

@@ -9,7 +9,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import bf16, e4m3, f16, f32, i32, u8, warp
-from pykittens.call.launch import map_geometry
+from pykittens.call.launch import before_tensor, map_geometry
 from pykittens.interop.arrays import describe
 from pykittens.types import DType
 
@@ -82,6 +82,44 @@ def test_shapes(cols: int, tile: tuple[int, int], dims: int) -> None:
     shape, strides, box = map_geometry(describe(x), spec)
     assert len(shape) == len(strides) + 1 == len(box) == dims
     assert np.prod(box) * 2 <= tile[0] * tile[1] * 2 and all(s % 16 == 0 for s in strides)
+
+
+@pytest.mark.parametrize(("cols", "rank", "dims"), [(128, 3, 5), (128, 4, 5), (72, 3, 5), (64, 2, 5)])
+def test_kept_to_rows(cols: int, rank: int, dims: int) -> None:
+    """Rows from `end` on are zeros and are not written; the map that the hardware is given finds the same elements."""
+    lead = ("B", "H")[: rank - 2]
+
+    @pk.kernel(warps=1)
+    def move(
+        x: pk.gl(bf16, *lead, "R", pk.static("C")), y: pk.gl(bf16, *lead, "R", pk.static("C")), row: pk.i32
+    ) -> None:
+        gate, tile = pk.barrier(), pk.shared(pk.st(bf16, 16, -(-cols // 64) * 64))
+        for i, end in enumerate((20, 9, 40, 1000)):
+            pk.tma.expect(gate, tile)
+            pk.tma.load(tile, x, pk.at(0, 0, row, 0), gate, within=(0, end))
+            pk.wait(gate, i % 2)
+            pk.tma.store(y, tile, pk.at(0, 0, row + i * 16, 0), within=(row + i * 16, row + i * 16 + 13))
+            pk.tma.commit()
+            pk.tma.wait()
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3)[4 - rank :] + (80, cols)).astype(bf16.numpy)
+    y, expected = np.full_like(x, 7), np.full_like(x, 7)
+    assert move.simulate(x, y, 8).clean
+    flat, wanted = x.reshape(-1, 80, cols)[0], expected.reshape(-1, 80, cols)[0]
+    for i, end in enumerate((20, 9, 40, 1000)):
+        rows = np.arange(8, 8 + 13)
+        wanted[rows + i * 16] = np.where((rows < end)[:, None], flat[rows], 0)
+    assert (y == expected).all()
+    assert move.compile(x, y, 8).registers
+    (spec, *_) = move.program(x, y, 8).maps
+    shape, strides, box = map_geometry(describe(x), spec)
+    assert spec.ended and len(shape) == len(strides) + 1 == len(box) == dims and shape[-1] == 81
+    for row, end in ((8, 20), (8, 9), (79, 80), (0, 80)):  # what the instruction computes from its coordinates
+        offset = (80 - (end - row)) * strides[0] + end * strides[-1] - before_tensor(describe(x), spec)
+        assert offset == row * strides[0]
+    with pytest.raises(pk.OutOfBoundsError, match="begins at row -1, before row 0"):
+        move.simulate(x, y, -1)
 
 
 @pytest.mark.parametrize("hint", ["evict_first", "evict_last", "evict_normal"])

@@ -126,6 +126,7 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pk.var": (pk.var, lambda e, **o: pk.var(pk.i32, **o)),
     "pk.range": (pk.range, lambda e, **o: [pk.assert_(i < e.n) for i in pk.range(e.n, **o)]),
     "tma.load": (Tma.load, lambda e, **o: pk.tma.load(e.tile, e.x, (0, 0), **{"barrier": e.bar, **o})),
+    "tma.store": (Tma.store, lambda e, **o: pk.tma.store(e.x, e.tile, (0, 0), **o)),
     "tma.expect": (Tma.expect, lambda e, **o: pk.tma.expect(e.bar, e.tile, **o)),
     "tma.wait": (Tma.wait, lambda e, **o: pk.tma.wait(**o)),
     "warpgroup.wait": (type(warpgroup).wait, lambda e, **o: warpgroup.wait(**o)),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ...call.arguments import spec
 from ...call.kernel import Kernel
-from ...types import DTYPES, f32
+from ...types import DTYPES, f32, i32
 from .. import attention_ada, attention_ampere, attention_hopper, reference
 from ..attention import configuration
 from ..catalog import Array, Instance, Shipped
@@ -62,6 +65,30 @@ def windowed(instance: Instance, left: int, right: int, **more: Any) -> Instance
     return replace(instance, operands=operands, statics={**instance.statics, "causal": False})
 
 
+def packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) -> Instance:
+    """The same with sequences of these lengths that lie one after another."""
+    lengths = {"q_offsets": queries, "k_offsets": keys}
+    values = {name: np.cumsum([0, *x]).astype(np.int32) for name, x in lengths.items()}
+    at = [(int(a), int(b)) for a, b in zip(*values.values(), strict=True)]
+
+    def expected(q: Array, k: Array, v: Array, **rest: Any) -> dict[str, Array]:
+        assert instance.expected is not None
+        parts = [
+            instance.expected(q=q[:, :, a:c], k=k[:, :, b:d], v=v[:, :, b:d], **rest)["o"]
+            for (a, b), (c, d) in itertools.pairwise(at)
+            if c > a
+        ]
+        return {"o": np.concatenate(parts, 2)}
+
+    operands: dict[str, Any] = dict(instance.operands)
+    for name, rows in (("q", queries), ("o", queries), ("k", keys), ("v", keys)):
+        x = operands[name]
+        operands[name] = replace(x, shape=(1, *x.shape[1:2], sum(rows), x.shape[3]))
+    operands |= {name: spec(i32, x.shape) for name, x in values.items()}
+    return replace(instance, operands=operands, values=values, expected=expected)
+
+
+LENGTHS = (150, 0, 200, 30), (200, 40, 300, 30)
 CAPPED: dict[str, Any] = {"softcap": 3.0, "sinks": spec(f32, (2,))}
 ROWS = (
     Shipped(
@@ -80,6 +107,13 @@ ROWS = (
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
+        name="attention_ampere_packed",
+        about="the same of sequences that lie one after another",
+        make=lambda causal: packed(_attention_ampere(64, "bf16", causal), *LENGTHS),
+        options={"causal": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
         name="attention_ampere_window",
         about="the same with a window, a cap of scores and sinks",
         make=lambda dim: windowed(_attention_ampere(dim, "bf16", False, 8), 260, 60, **CAPPED),
@@ -95,7 +129,16 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
-        most_lines=200,
+        most_lines=230,
+    ),
+    Shipped(
+        name="attention_hopper_packed",
+        about="the same of sequences that lie one after another",
+        make=lambda dim, causal: packed(_attention_hopper(dim, "bf16", causal, False), *LENGTHS),
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+        most_lines=230,
     ),
     Shipped(
         name="attention_hopper_window",
@@ -104,6 +147,6 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
-        most_lines=200,
+        most_lines=230,
     ),
 )

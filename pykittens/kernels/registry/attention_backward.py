@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...call.arguments import spec
 from ...ops.register_order import order
-from ...types import DTYPES, RegisterTile, f32
+from ...types import DTYPES, RegisterTile, f32, i32
 from .. import attention_backward, attention_backward_ampere, attention_backward_hopper, reference
 from ..catalog import Array, Instance, Shipped
-from .attention import windowed
+from .attention import LENGTHS, windowed
 
 
 def _attention_backward(dim: int, dtype: str, causal: bool, laps: int = 3, softcap: float | None = None) -> Instance:
@@ -136,6 +137,45 @@ def _attention_backward_sinks() -> Instance:
     return Instance(attention_backward.differentiate_sinks, operands, {}, ("dsinks",), expected)
 
 
+def _packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) -> Instance:
+    """The same with sequences of these lengths one after another, whose rows are padded to tiles in lse, delta and dq:
+    of its results, dk and dv.
+    """
+    values = {name: np.cumsum([0, *x]) for name, x in (("q_offsets", queries), ("k_offsets", keys))}
+    padded = (sum(queries) // 128 + len(queries)) * 128
+    operands: dict[str, Any] = dict(instance.operands)
+    parts = operands["dq"].shape[2] * padded // operands["lse"].shape[2]
+    for name, rows in (("q", queries), ("do", queries), ("k", keys), ("v", keys), ("dk", keys), ("dv", keys)):
+        operands[name] = replace(operands[name], shape=(1, operands[name].shape[1], sum(rows), operands[name].shape[3]))
+    for name in ("lse", "delta"):
+        operands[name] = spec(f32, (1, 2, padded))
+    operands["dq"] = replace(operands["dq"], shape=(1, 2, parts, operands["dq"].shape[3]))
+    operands |= {name: spec(i32, x.shape) for name, x in values.items()}
+
+    def expected(**given: Any) -> dict[str, Array]:
+        dk, dv = np.zeros(given["k"].shape), np.zeros(given["v"].shape)
+        for i, n in enumerate(queries):
+            start, first = int(values["q_offsets"][i]), (int(values["q_offsets"][i]) // 128 + i) * 128
+            a, b = slice(start, start + n), slice(*values["k_offsets"][i : i + 2])
+            part = {name: given[name][:, :, a] for name in ("q", "do")} | {x: given[x][:, :, b] for x in "kv"}
+            part |= {x: given[x][..., first : first + n] for x in ("lse", "delta")}
+            dk[:, :, b], dv[:, :, b] = _key_gradients(**part, causal=instance.statics["causal"], scale=given["scale"])
+        return {"dk": dk, "dv": dv}
+
+    return replace(instance, operands=operands, values=values, expected=expected, outputs=("dk", "dv"))
+
+
+def _key_gradients(
+    q: Array, k: Array, v: Array, do: Array, lse: Array, delta: Array, causal: bool, scale: float
+) -> tuple[Array, Array]:
+    q, k, v, do = (x.astype(float) for x in (q, k, v, do))
+    n, m = q.shape[2], k.shape[2]
+    weight = np.exp2(q @ k.swapaxes(2, 3) * scale * np.log2(np.e) - lse[..., None].astype(float))
+    weight[..., reference.hidden(np.arange(n)[:, None] + (m - n), m, causal, None, None)] = 0
+    slope = weight * (do @ v.swapaxes(2, 3) - delta[..., None].astype(float))
+    return (slope.swapaxes(2, 3) @ q).sum(1, keepdims=True) * scale, (weight.swapaxes(2, 3) @ do).sum(1, keepdims=True)
+
+
 ROWS = (
     Shipped(
         name="attention_backward_hopper",
@@ -144,7 +184,17 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
-        most_lines=230,
+        most_lines=250,
+    ),
+    Shipped(
+        name="attention_backward_hopper_packed",
+        about="the same of sequences that lie one after another",
+        make=lambda dim, causal: _packed(_attention_backward(dim, "bf16", causal), *LENGTHS),
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=250,
+        spilled=40,  # bounds of loops, before them
     ),
     Shipped(
         name="attention_backward_hopper_window",
@@ -153,7 +203,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
-        most_lines=230,
+        most_lines=250,
         spilled=40,  # bounds of loops, before them
     ),
     Shipped(
@@ -163,7 +213,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
-        most_lines=230,
+        most_lines=250,
         spilled=340,  # at d 64, whose tiles are long
     ),
     Shipped(
@@ -172,6 +222,14 @@ ROWS = (
         make=_attention_backward_ampere,
         options={"dim": (64,), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="attention_backward_ampere_packed",
+        about="the same of sequences that lie one after another",
+        make=lambda causal: _packed(_attention_backward_ampere(64, "bf16", causal), *LENGTHS),
+        options={"causal": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+        spilled=16,
     ),
     Shipped(
         name="attention_backward_ampere_window",

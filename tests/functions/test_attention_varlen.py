@@ -1,0 +1,133 @@
+"""Packed sequences: what is refused, and that each sequence is attention of its own, gradients too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens.errors import ArgumentError
+from pykittens.functions.attention_varlen import ATTENTION_VARLEN_BACKWARD
+from pykittens.kernels import attention_ampere, attention_backward
+from pykittens.kernels.attention import scores
+from pykittens.kernels.reference import attention_backward as reference
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+# Lengths of queries and of keys: empty ones of either, less and more than a tile.
+LENGTHS = ([100, 0, 150, 3, 20], [130, 20, 0, 200, 20])
+# causal, window, softcap, sinks, d
+CASES = ((False, None, None, False, 64), (True, (70, None), 3.0, True, 64), (True, None, None, True, 128))
+each = pytest.mark.parametrize(("causal", "window", "softcap", "sunk", "d"), CASES)
+
+
+class Case:
+    """Operands, and by float64 sequence for sequence what comes of them."""
+
+    def __init__(self, causal: bool, window: Any, softcap: float | None, sunk: bool, d: int):
+        rng, (queries, keys) = np.random.default_rng(d), LENGTHS
+        self.cu = [np.cumsum([0, *x]).astype(np.int32) for x in LENGTHS]
+        shapes = ((sum(queries), 2, d),) * 2 + ((sum(keys), 1, d),) * 2
+        self.do, self.q, self.k, self.v = (rng.standard_normal(shape).astype(BF16) for shape in shapes)
+        self.dlse = rng.standard_normal((2, sum(queries))).astype(np.float32)
+        self.sinks = rng.standard_normal(2).astype(np.float32) if sunk else None
+        self.settings = {"causal": causal, "softcap": softcap, "sinks": self.sinks}
+        sides = dict(zip(("left", "right"), window or (None, None), strict=True))
+        self.o, self.lse = np.zeros(self.q.shape), np.full(self.dlse.shape, -np.inf)
+        self.gradients = [*(np.zeros(x.shape) for x in (self.q, self.k, self.v)), np.zeros(2)]
+        for i in range(len(queries)):
+            a, b = (slice(cu[i], cu[i + 1]) for cu in self.cu)
+            if queries[i] and keys[i]:
+                given = [x.swapaxes(0, 1)[None] for x in (self.do[a], self.q[a], self.k[b], self.v[b])]
+                o, lse, *found = reference(*given, scale=d**-0.5, dlse=self.dlse[None, :, a], **self.settings, **sides)
+                self.o[a], self.lse[:, a] = o[0].swapaxes(0, 1), lse[0]
+                for whole, rows, part in zip(self.gradients, (a, b, b), found, strict=False):
+                    whole[rows] = part[0].swapaxes(0, 1)
+                self.gradients[3] += found[3] if sunk else 0
+            elif sunk:
+                self.lse[:, a] = self.sinks[:, None]
+                self.gradients[3] += self.dlse[:, a].sum(1)
+
+    def check(self, found: Any) -> None:
+        for x, y in zip(found, self.gradients, strict=False):
+            assert np.linalg.norm(x.astype(float) - y) < 1.5e-2 * np.linalg.norm(y)
+
+
+@each
+def test_hopper(causal: bool, window: Any, softcap: float | None, sunk: bool, d: int) -> None:
+    c = Case(causal, window, softcap, sunk, d)
+    out, lse = pk.attention_varlen(c.q, c.k, c.v, *c.cu, window=window, return_lse=True, **c.settings)
+    assert np.linalg.norm(out.astype(float) - c.o) < 1e-2 * np.linalg.norm(c.o)
+    np.testing.assert_allclose(lse, c.lse, rtol=1e-5, atol=1e-4)
+    operands = (c.do, c.q, c.k, c.v, c.o.astype(BF16), c.lse.astype(np.float32), *c.cu, c.dlse, c.sinks)
+    found = ATTENTION_VARLEN_BACKWARD(operands, (causal, None, d == 64, *(window or (None, None)), softcap))
+    c.check(found[: 3 + sunk])
+
+
+@each
+def test_mma_sync(causal: bool, window: Any, softcap: float | None, sunk: bool, d: int) -> None:
+    c = Case(causal, window, softcap, sunk, d)
+    told = scores(d, causal, None, *(window or (None, None)), softcap)
+    out, lse = np.full(c.q.shape, np.nan, BF16), np.full(c.lse.shape, np.nan, np.float32)
+
+    def seen(x: np.ndarray) -> np.ndarray:
+        return x.swapaxes(0, 1)[None] if x.ndim == 3 else x[None]
+
+    rows = [seen(x) for x in (c.q, c.k, c.v, out)]
+    attention_ampere.attend(*rows, told.scale, seen(lse), *told.band, c.sinks, *c.cu, causal=told.causal)
+    assert np.linalg.norm(out.astype(float) - c.o) < 1e-2 * np.linalg.norm(c.o)
+    np.testing.assert_allclose(lse, c.lse, rtol=1e-5, atol=1e-4)
+    found = [*(np.full(x.shape, np.nan, BF16) for x in (c.q, c.k, c.v)), np.full(2, np.nan, np.float32)]
+    given = map(seen, (c.do, c.q, c.k, c.v, c.o.astype(BF16), c.lse.astype(np.float32), c.dlse))
+    last = (c.sinks, found[3] if sunk else None, *c.cu)
+    attention_backward.STEPS(
+        *given, *map(seen, found[:3]), told.scale, *told.band, *last, causal=told.causal, mma_sync=True
+    )
+    c.check(found[: 3 + sunk])
+
+
+def test_a_sequence_is_alone() -> None:
+    """What lies in the rows of its neighbours is nothing to it, NaN neither."""
+    c = Case(True, None, None, False, 64)
+    first = np.asarray(pk.attention_varlen(c.q, c.k, c.v, *c.cu, causal=True), float)
+    for x, cu in ((c.q, c.cu[0]), (c.k, c.cu[1]), (c.v, c.cu[1])):
+        x[cu[3] : cu[4]] = np.nan
+    out = np.asarray(pk.attention_varlen(c.q, c.k, c.v, *c.cu, causal=True), float)
+    rows = np.arange(len(out))
+    mine = (rows >= c.cu[0][3]) & (rows < c.cu[0][4])
+    np.testing.assert_array_equal(out[~mine], first[~mine])
+    assert np.isnan(out[mine]).all()
+
+
+def test_no_rows() -> None:
+    q, offsets = np.zeros((0, 2, 64), BF16), np.zeros(3, np.int32)
+    assert pk.attention_varlen(q, q, q, offsets).shape == (0, 2, 64)
+    k, sinks = np.ones((5, 2, 64), BF16), np.ones(2, np.float32)
+    out, lse = pk.attention_varlen(k, q, q, np.array([0, 2, 5], np.int32), offsets, sinks=sinks, return_lse=True)
+    assert (np.asarray(out, float) == 0).all() and (lse == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    (
+        ({"q": np.zeros((1, 40, 2, 64), BF16)}, "attention_varlen of q bf16"),
+        ({"cu_seqlens_q": np.array([0, 40])}, r"cu_seqlens_q is i64 \(2,\)"),
+        ({"cu_seqlens_q": np.array([0, 20, 40], np.int32)}, "3 offsets of queries, 2 of keys"),
+        ({"cu_seqlens_q": np.array([0, 30], np.int32)}, r"cu_seqlens_q are \[0, 30\] for 40 rows"),
+        ({"cu_seqlens_k": np.array([1, 40], np.int32)}, r"cu_seqlens_k are \[1, 40\] for 40 rows"),
+        ({"cu_seqlens_q": np.array([0], np.int32), "cu_seqlens_k": np.array([0], np.int32)}, "1 offsets of queries"),
+        ({"sinks": np.zeros(3, np.float32)}, "sinks are"),
+        ({"softcap": -1.0}, "softcap=-1.0"),
+    ),
+)
+def test_refusals(change: dict[str, Any], said: str) -> None:
+    x, offsets = np.zeros((40, 2, 64), BF16), np.array([0, 40], np.int32)
+    given = {"q": x, "k": x, "v": x, "cu_seqlens_q": offsets, "cu_seqlens_k": offsets} | change
+    with pytest.raises(ArgumentError, match=said):
+        pk.attention_varlen(**given)
+    if "cu_seqlens_q" in change and len(change["cu_seqlens_q"]) == 3:
+        given["cu_seqlens_k"] = np.array([0, 50, 40], np.int32)
+        with pytest.raises(ArgumentError, match="do not decrease"):
+            pk.attention_varlen(**given)
