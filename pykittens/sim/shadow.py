@@ -77,12 +77,12 @@ class Shadow:
         `together`: no
         lane is past it before all lanes of its warp are."""
         cells = touched.cell
-        clash = self._after_write(clocks, rows, touched, proxy)
+        written = self.stamp[cells]
+        clash = self._after_write(clocks, rows, touched, written, proxy)
         if clash is not None:
             return clash
-        unwritten = self.stamp[cells] == 0
-        if unwritten.any():
-            at = int(unwritten.argmax())
+        if not written.all():
+            at = int((written == 0).argmax())
             return Clash("unwritten", int(cells[at]), at)
         self.latest[agents] = stamps | (TICK - 1)
         self.watched[cells] = True
@@ -91,7 +91,7 @@ class Shadow:
             return None
         lanes = np.full(len(cells), TOGETHER, np.int32) if together else touched.lanes
         before = self.reads[agents, cells]
-        again = np.flatnonzero(before >= clocks.of[MET][rows, agents])
+        again = (before >= clocks.of[MET][rows, agents]).nonzero()[0]
         if len(again):  # other lanes may still read, too
             kept = self.read_lanes[agents[again], cells[again]]
             mixed = np.where(kept == lanes[again], kept, SEVERAL)
@@ -114,7 +114,8 @@ class Shadow:
     ) -> Clash | None:
         """Notes a write (or reduction); the clash it makes, if any."""
         cells = touched.cell
-        clash = self._after_write(clocks, rows, touched, proxy, reduce) or self._after_reads(clocks, rows, touched)
+        clash = self._after_write(clocks, rows, touched, self.stamp[cells], proxy, reduce)
+        clash = clash or self._after_reads(clocks, rows, touched)
         if clash is not None:
             return clash
         self.stamp[cells], self.agent[cells], self.lanes[cells] = stamps, agents, touched.lanes
@@ -134,7 +135,8 @@ class Shadow:
         The cells are shared out as if written by each warp in turn, and all of them as if read by all, so that whoever
         touches them next must know of every warp.
         """
-        clash = self._after_write(clocks, rows, touched, "generic") or self._after_reads(clocks, rows, touched)
+        clash = self._after_write(clocks, rows, touched, self.stamp[touched.cell], "generic")
+        clash = clash or self._after_reads(clocks, rows, touched)
         if clash is not None:
             return clash
         warps = np.unique(agents)
@@ -148,10 +150,17 @@ class Shadow:
         return None
 
     def _after_write(
-        self, clocks: Clocks, rows: np.ndarray, touched: Footprint, proxy: str, reduce: bool = False
+        self,
+        clocks: Clocks,
+        rows: np.ndarray,
+        touched: Footprint,
+        stamp: np.ndarray,
+        proxy: str,
+        reduce: bool = False,
     ) -> Clash | None:
+        """`stamp`: of the last write to each cell."""
         cells = touched.cell
-        stamp, agent = self.stamp[cells], self.agent[cells]
+        agent = self.agent[cells]
         near = stamp >= clocks.of[MET][rows, agent]
         if reduce:
             near &= ~self.reduced[cells]
@@ -175,7 +184,7 @@ class Shadow:
 
     def _after_reads(self, clocks: Clocks, rows: np.ndarray, touched: Footprint) -> Clash | None:
         cells = touched.cell
-        live = np.flatnonzero(self.watched[cells])
+        live = self.watched[cells].nonzero()[0]
         if not len(live):
             return None
         # Of the readers, those that a warp of the gang may not know to be done.

@@ -176,7 +176,7 @@ class StepPlan:
         """The tensors an element of which some operation waits for."""
         return {e.target.tensor for e in self.effects() if isinstance(e, Sync) and isinstance(e.target, Place)}
 
-    @property
+    @cached_property
     def written(self) -> set[Value]:
         """The tensors that some operation writes: only these can race."""
         return {
