@@ -145,12 +145,15 @@ def random_program(seed: int) -> BlockProgram:
 
 
 class Event(NamedTuple):
-    """A statement that has been done: by which block, what, where, and whether it has written."""
+    """A statement that has been done: by which block, what, where, whether it has written, and what was found that the
+    block keeps.
+    """
 
     block: int
     kind: str
     which: int
     wrote: bool = True
+    kept: int = -1
 
 
 def verdict(blocks: Blocks) -> str:
@@ -162,6 +165,30 @@ def verdict(blocks: Blocks) -> str:
         if found == "fine" and _races(trace):
             found = "race"
     return found
+
+
+def outcomes(blocks: Blocks) -> set[tuple[int, ...]]:
+    """What flags, data and results (of each block) may be at the end of a program that is fine."""
+    found = set()
+    for trace in _interleavings(blocks, (0, 0), ()):
+        assert trace is not None
+        flags, data, out = [0, 0], [0, 0], [0] * len(blocks)
+        for block, kind, which, _, kept in trace:
+            flags[which] = _left(kind, flags[which])
+            if kind == WRITES:
+                data[which] = 1
+            elif kind == READS or kept >= 0:
+                out[block] = data[which] if kind == READS else kept
+        found.add((*flags, *data, *out))
+    return found
+
+
+def _left(kind: str, found: int) -> int:
+    """What a statement leaves in a flag."""
+    leaves = REDUCTIONS.get(kind) or USED.get(kind)
+    if kind in STORES or leaves == "exch":
+        return 0 if kind == "unlock" else 1
+    return LEAVES[leaves](found) if leaves in LEAVES else found
 
 
 def _interleavings(
@@ -177,12 +204,10 @@ def _interleavings(
         if (kind in WAITS and found < 1) or (kind == "lock" and found):
             continue
         stuck = False
-        leaves = REDUCTIONS.get(kind) or USED.get(kind)
-        value = LEAVES[leaves](found) if leaves in LEAVES else found
-        if kind in STORES or leaves == "exch":
-            value = 0 if kind == "unlock" else 1
+        value = _left(kind, found)
         then = decides[1] if decides and found == decides[0] else ()
-        event = Event(block, kind, which, leaves != "cas" or found == 0)
+        kept = found if kind in USED and kind != "lock" and not decides else -1
+        event = Event(block, kind, which, USED.get(kind) != "cas" or found == 0, kept)
         after = (value, flags[1]) if which == 0 else (flags[0], value)
         rest = (*left[:block], (*then, *own[1:]), *left[block + 1 :])
         yield from _interleavings(rest, after, (*trace, event))
@@ -232,7 +257,7 @@ def _paths(trace: tuple[Event, ...]) -> list[int]:
     heads: dict[int, list[tuple[int, bool]]] = {0: [], 1: []}
     fenced: dict[int, int] = {}  # by block: its last fence
     heard: dict[int, list[tuple[int, bool]]] = {}  # by block: what a fence would acquire
-    for number, (block, kind, flag, wrote) in enumerate(trace):
+    for number, (block, kind, flag, wrote, _) in enumerate(trace):
         sources = [(last[block], True)] if block in last else []
         if kind in ACQUIRES:
             sources += heads[flag]
