@@ -225,6 +225,23 @@ def ladder(rows: Rows) -> str:
     return markdown(("step", "TFLOP/s", "of the fastest"), body, source)
 
 
+def probe(rows: Rows) -> str:
+    """What a GPU does in a clock, beside its data sheet."""
+    source = of("probe", rows)
+    if not source:
+        return _NONE
+    body = [
+        (
+            r["what"],
+            f"{r['value']:.4g} {r['unit']}",
+            f"{r['promised']:g}" if r["promised"] else "",
+            f"{r['value'] / r['promised']:.0%}" if r["promised"] else "",
+        )
+        for r in source
+    ]
+    return markdown(("what", "measured", "data sheet", ""), body, source)
+
+
 def verified(devices: list[Rows]) -> dict[str, dict[str, int]]:
     """For each device, the operations whose samples agree there with the simulator, and how many they are."""
     found: dict[str, dict[str, int]] = {}
@@ -322,6 +339,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "agreement": agreement,
     "versions": versions,
     "ladder": ladder,
+    "probe": probe,
     "summary": summary,
     "training": training,
 } | {f"bench_{name}": family(name) for name in FAMILIES}

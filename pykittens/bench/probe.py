@@ -117,8 +117,8 @@ u32 sum = 0;
 for (int i = 0; i < {steps}; i++) {
   #pragma unroll
   for (int j = 0; j < 8; j++) {
-    u32 x;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"({room} + (threadIdx.x % 32 * {stride} + j * 32) % 1024 * 4));
+    u32 x, at = {room} + (threadIdx.x % 32 * {stride} + j * 32) % 1024 * 4;
+    asm volatile("ld.volatile.shared.u32 %0, [%1];" : "=r"(x) : "r"(at));
     sum += x;
   }
 }
@@ -195,12 +195,13 @@ def barrier_cost(ticks: Ticks, steps: Steps, *, warps: int) -> None:
 def read_rate(
     x: Annotated[Tensor, f32, "N", 256], y: Annotated[Tensor, f32, "B", 256], sms: Steps, passes: Steps
 ) -> None:
-    """Sums all rows, `passes` times: a warp reads eight at a time."""
+    """Sums all rows, `passes` times: a warp reads eight at a time, in each pass others, which its L1 does not have."""
     layout = pk.coalesced(32, 4)
     total = warp.zeros(f32, 8, 256, layout=layout)
-    for _ in pk.range(passes):
+    for turn in pk.range(passes):
         for i in pk.range(pk.cdiv(x.rows, sms * 256)):  # 8 rows of 32 warps of each multiprocessor
-            total += warp.load(x, (i * sms * 32 + pk.block_index.x * 8 + warp.index, 0), rows=8, layout=layout)
+            tile = (i * sms * 32 + pk.block_index.x * 8 + warp.index + turn * 776) % (x.rows // 8)
+            total += warp.load(x, (tile, 0), rows=8, layout=layout)
     with pk.when(warp.index == 0):
         warp.store(y, total.col_sum(), (pk.block_index.x, 0))
 
@@ -268,7 +269,7 @@ def _bandwidths(sms: int) -> Iterator[Found]:
 
     promised = next((rate for name, rate in MEMORY.items() if name in driver.device_name()), None)
     y = torch.empty(sms * 4, 256, device="cuda")
-    for name, megabytes, passes in (("L2, read", 16, 32), ("memory, read", 4096, 1)):
+    for name, megabytes, passes in (("L2, read", 24, 32), ("memory, read", 4096, 1)):
         x = torch.zeros(megabytes << 10, 256, device="cuda")
         found = in_turn({"": read_rate.bind(x, y, sms, passes)})[""]
         rate = x.numel() * 4 * passes / found.median / 1e6

@@ -164,8 +164,9 @@ def attention_varlen(
     q: (rows, heads, d), k and v: (rows of keys, key heads, d). Sequence i has the rows of q from cu_seqlens_q[i] to
     cu_seqlens_q[i + 1] - 1, and those of k and v by cu_seqlens_k, which is cu_seqlens_q unless given: (sequences + 1,)
     32-bit integers that begin with 0, do not decrease and end with the number of rows. Sequences may be empty. The
-    offsets stay where they are: nothing waits for a GPU, and a CUDA graph may be replayed with others. The settings are
-    those of `attention`, for each sequence. The result is like q; log-sum-exp is float32 (heads, rows).
+    offsets stay where they are: nothing waits for a GPU, and a CUDA graph may be replayed with others. The settings
+    `causal`, `scale`, `window`, `softcap`, `sinks`, `return_lse` and `deterministic` are those of `attention`, for each
+    sequence. The result is like q; log-sum-exp is float32 (heads, rows).
 
     Raises `ArgumentError` for operands that no kernel takes, and for wrong offsets on the CPU. On a GPU rows that are
     nobody's are not written.

@@ -127,7 +127,7 @@ def causal_conv1d_step(
 ) -> tuple[Any, Any]:
     """One row of `causal_conv1d` for each sequence: (y, state) of x (batch, channels) and the state before it.
 
-    state: (batch, width - 1, channels); all else as `causal_conv1d` has it.
+    state: (batch, width - 1, channels); `weight`, `bias` and `activation` as `causal_conv1d` has them.
     """
     y, after = causal_conv1d(x[:, None], weight, bias, activation=activation, state=state, return_state=True)
     return y[:, 0], after
