@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from . import attention, attention_backward, gemm, linear, loss, memory, rows_backward
+from . import attention, attention_backward, gemm, linear, linear_layer, loss, memory, rows_backward
 from .chart import bars
 from .measure import OURS, Cell, Row, measure
 
@@ -16,6 +16,7 @@ FAMILIES: dict[str, ModuleType] = {
     "attention_backward": attention_backward,
     "gemm": gemm,
     "linear": linear,
+    "linear_layer": linear_layer,
     "loss": loss,
     "memory": memory,
     "rows_backward": rows_backward,

@@ -25,6 +25,7 @@ class Family(str, Enum):
     attention_backward = "attention_backward"
     gemm = "gemm"
     linear = "linear"
+    linear_layer = "linear_layer"
     loss = "loss"
     memory = "memory"
     rows_backward = "rows_backward"

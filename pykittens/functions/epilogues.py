@@ -40,10 +40,9 @@ def _finishing(epilogue: Callable[..., Any]) -> Callable[..., Any]:
 
     def finishing(x: Any, row: Any, col: Any, *operands: Any) -> Any:
         result = epilogue(x, row, col, *operands)
-        wanted = (x[0] if isinstance(x, tuple) else x).shape
-        if not isinstance(result, Tile) or result.shape != wanted:
+        if not isinstance(result, Tile) or result.shape != x.shape:
             fix = (
-                f"return a tile of {' x '.join(map(str, wanted))}, made of the first argument: "
+                f"return a tile of {' x '.join(map(str, x.shape))}, made of the first argument: "
                 "lambda x, row, col: pk.relu(x)"
             )
             raise TraceError(f"the epilogue returns {result!r}", fix=fix)
@@ -57,10 +56,10 @@ def matrix_shape(shape: Sequence[Any]) -> tuple[Any, ...]:
     return (1,) * (2 - len(shape)) + tuple(shape)
 
 
-def _results(x: Any, dy: Any, *rest: Any) -> tuple[Result, ...]:
-    *operands, _, pair, wanted, dtype = rest
+def _results(dy: Any, x: Any, *rest: Any) -> tuple[Result, ...]:
+    *operands, _, wanted, dtype = rest
     (m, n), none = dy.shape, Result((0,), "f32")
-    made = [Result((m, 2 * n if pair else n), dtype) if wanted & 1 else none]
+    made = [Result((m, n), dtype) if wanted & 1 else none]
     shapes = [matrix_shape(o.shape) for o in operands if o is not None]
     kinds = iter(kernels.kinds_of(shapes))
     for i, o in enumerate(operands):
@@ -73,22 +72,18 @@ def _results(x: Any, dy: Any, *rest: Any) -> tuple[Result, ...]:
     return tuple(made)
 
 
-def _forward(x: Any, dy: Any, *rest: Any) -> Any:
-    operands, made = rest[:MOST], rest[MOST : 2 * MOST + 1]
-    number, pair, _, _ = rest[2 * MOST + 1 :]
+def _forward(dy: Any, x: Any, *rest: Any) -> Any:
+    operands, (dx, *made), number = rest[:MOST], rest[MOST : 2 * MOST + 1], rest[2 * MOST + 1]
     given = [o.reshape(matrix_shape(o.shape)) for o in operands if o is not None]
-    doperands = [d for o, d in zip(operands, made[1:], strict=True) if o is not None]
+    doperands = [d for o, d in zip(operands, made, strict=True) if o is not None]
     kinds = kernels.kinds_of([o.shape for o in given])
-    n = dy.shape[1]
-    halves = [[None, None] if z is None else [z[:, :n], z[:, n:]] if pair else [z] for z in (x, made[0])]
-    products, dproducts = (z[: 1 + pair] for z in halves)
-    return kernels.call(products, dy, given, dproducts, doperands, _epilogues[number], kinds, STRIPS)
+    return kernels.call(x, dy, given, dx, doperands, _epilogues[number], kinds, STRIPS)
 
 
 EPILOGUE_BACKWARD = Function(
     "epilogue_backward",
-    "Tensor? x, Tensor dy, " + ", ".join(f"Tensor? operand{i}=None" for i in range(MOST)),
-    "int epilogue=0, bool pair=False, int wanted=1, ScalarType? dtype=None",
+    "Tensor dy, Tensor? x, " + ", ".join(f"Tensor? operand{i}=None" for i in range(MOST)),
+    "int epilogue=0, int wanted=1, ScalarType? dtype=None",
     outputs=("dx", *(f"d{i}" for i in range(MOST))),
     results=_results,
     forward=_forward,
@@ -96,16 +91,13 @@ EPILOGUE_BACKWARD = Function(
 
 
 def through_epilogue(
-    number: int, x: Any, dy: Any, operands: Sequence[Any], needs: Sequence[bool], *, dtype: str, pair: bool = False
+    number: int, x: Any, dy: Any, operands: Sequence[Any], needs: Sequence[bool], *, dtype: str
 ) -> tuple[Any, list[Any]]:
-    """The gradients of the product(s) and of the operands that need one: torch code. `x` None: dx is not wanted.
-
-    x: (m, n), or (m, 2 n) of a pair; dy: (m, n). dx has the shape of x and the dtype `dtype`.
-    """
+    """The gradients of the product x, in the dtype `dtype`, and of the operands that need one: torch code."""
     dy = dy if dy.stride(1) == 1 else dy.contiguous()
-    wanted = int(x is not None) | sum(1 << (i + 1) for i, need in enumerate(needs) if need)
+    wanted = 1 + sum(1 << (i + 1) for i, need in enumerate(needs) if need)
     filled = (*operands, *[None] * (MOST - len(operands)))
-    dx, *parts = EPILOGUE_BACKWARD((x, dy, *filled), (number, pair, wanted, dtype))
+    dx, *parts = EPILOGUE_BACKWARD((dy, x, *filled), (number, wanted, dtype))
     found: list[Any] = []
     for o, need, part in zip(operands, needs, parts, strict=False):
         if not need:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 from ..errors import ArgumentError
 from ..interop.frameworks import torch_names
+from ..kernels import activation_backward, matmul
 from ..kernels import linear as kernels
-from ..kernels import matmul
 from .declaration import ADDED, Backward, Function, Result
-from .epilogues import epilogue_of, number_of, through_epilogue
-from .product import ADDMM_, MATMUL, MATMUL_EPILOGUE, _sum, like
+from .epilogues import number_of
+from .product import ADDMM_, MATMUL, MATMUL_EPILOGUE, _sum
 
+STRIPS = 32  # blocks that share the rows of some columns: enough for any GPU, and the same for all, as shapes must be
 # Activations that are functions of the caller's, by number: what a setting can say.
 _activations: dict[str, Callable[[Any], Any]] = {}
 
@@ -28,12 +28,6 @@ def _split(activation: str | None) -> tuple[Callable[[Any], Any] | None, bool]:
         known = ", ".join((*kernels.ACTIVATIONS, *kernels.GATES))
         raise ArgumentError(f"linear: activation is {activation!r}", fix=f"use one of {known}, or a function of a tile")
     return found, activation in kernels.GATES
-
-
-@cache
-def _epilogue(activation: str | None, bias: bool, residual: bool) -> int:
-    function, gated = _split(activation)
-    return number_of(kernels.finish(function, gated, bias, residual))
 
 
 def _results(
@@ -99,27 +93,24 @@ def _forward(
     activation: str | None,
     config: Any = None,
 ) -> Any:
-    _, gated = _split(activation)
+    function, gated = _split(activation)
     n = out.shape[-1]
     first, second = (weight[:n], weight[n:]) if gated and weight2 is None else (weight, weight2)
     operands = [*_halves(bias, gated), *([] if residual is None else [_rows(residual)])]
     more = [] if product is None else [product[:, :n], product[:, n:]] if gated else [product]
-    whole = epilogue_of(_epilogue(activation, bias is not None, residual is not None))
     if more:
-
-        def keeping(x: Any, row: Any, col: Any, *operands: Any) -> Any:
-            return whole(x, row, col, *operands), *(x if gated else (x,))
-
-        given: Callable[..., Any] | None = keeping
+        given: Callable[..., Any] | None = kernels.keeping(function, gated, bias is not None, residual is not None)
     else:
-        given = whole if activation is not None or operands else None
+        whole = activation is not None or operands
+        given = kernels.finish(function, gated, bias is not None, residual is not None) if whole else None
     pair = second.T if gated else None
     return matmul.call(_rows(x), first.T, _rows(out), given, operands, config=config, b2=pair, more=more)
 
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
-    """The product is kept before bias and activation, in the operands' dtype: to make it again would be half a backward
-    pass more, and to keep what the epilogue made of it would not do for a residual or a gate.
+    """What the activation was of is kept, in the operands' dtype: to make it again would be half a backward pass more,
+    and y would not do for a gate or with a residual. It is kept with its bias: rounding is relative to its size, and
+    where it is small activations have their slope.
     """
     activation, found = settings.activation, dict[str, Any]()
     _, gated = _split(activation)
@@ -129,19 +120,12 @@ def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str
         found["residual"] = grads.out.to(saved.residual.dtype)
     made = dy
     if activation is not None or needs.bias:
-        biases = _halves(saved.bias, gated)
-        product = None if activation is None else saved.product
-        wanted = [needs.bias] * len(biases)
-        number = _epilogue(activation, bool(biases), False)
-        made, sums = through_epilogue(number, product, dy, biases, wanted, dtype=dtype, pair=gated)
+        rows = dy if dy.stride(1) == 1 else dy.contiguous()
+        z = None if activation is None else saved.product
+        dz, parts = ACTIVATION_BACKWARD((rows, z), (activation, needs.bias))
+        made = dy if activation is None else dz
         if needs.bias:
-            found["bias"] = sums[0] if len(sums) == 1 else sums[0].new_empty(saved.bias.shape)
-            if gated:
-                n = len(sums[0])
-                found["bias"][:n], found["bias"][n:] = sums
-        if activation is None:
-            made = dy
-    made = like(made, saved.x)
+            found["bias"] = parts.sum(0).to(saved.bias.dtype)
     n = weight.shape[0]
     if needs.x and saved.weight2 is None:
         found["x"] = MATMUL((made, weight, None, None), (None,)).reshape(saved.x.shape)
@@ -159,6 +143,29 @@ def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str
     return found
 
 
+def _results_backward(dy: Any, z: Any, activation: str | None, sums: bool) -> tuple[Result, ...]:
+    _, gated = _split(activation)
+    (m, n), none = dy.shape, Result((0,), "f32")
+    both = 2 * n if gated else n
+    return none if z is None else Result((m, both), dy.dtype), Result((STRIPS, both), "f32") if sums else none
+
+
+def _forward_backward(dy: Any, z: Any, dz: Any, parts: Any, activation: str | None, sums: bool) -> Any:
+    function, gated = _split(activation)
+    n = dy.shape[1]
+    given = ([None] if x is None else [x[:, :n], x[:, n:]] if gated else [x] for x in (z, dz, parts))
+    z, dz, parts = (x + [None] * (1 + gated - len(x)) for x in given)
+    return activation_backward.call(z, dy, dz, parts, function, STRIPS)
+
+
+ACTIVATION_BACKWARD = Function(
+    "activation_backward",
+    "Tensor dy, Tensor? z",
+    "str? activation, bool sums",
+    outputs=("dz", "parts"),
+    results=_results_backward,
+    forward=_forward_backward,
+)
 LINEAR = Function(
     "linear",
     "Tensor x, Tensor weight, Tensor? weight2=None, Tensor? bias=None, Tensor? residual=None, Tensor? grad_buffer=None",

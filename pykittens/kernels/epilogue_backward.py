@@ -2,11 +2,11 @@
 
     y = epilogue(x, row, col, *operands)        dx = sum over y of dy * dy/dx, and the same for each operand
 
-x: the product (m, n), or a pair of products; dy and what is made of x: (m, n); bf16, f16 or f32, arithmetic float32.
-Nobody writes an activation's backward: the epilogue is recorded and walked backwards (`trace/derivatives.py`). One read
-of x and dy, one write of dx. An operand of (m, n) gets its gradient at once; one that is broadcast gets parts of it, to
-be added up: (1, n) a row for each strip of blocks, (m, 1) a row for each column of tiles, (1, 1) one for each block. A
-block goes down its strip of 64 columns with float32 sums in registers, so that the bits are the same in every run.
+x: the product, dy: (m, n); bf16, f16 or f32, arithmetic float32. Nobody writes an activation's backward: the epilogue
+is recorded and walked backwards (`trace/derivatives.py`). One read of x and dy, one write of dx. An operand of (m, n)
+gets its gradient at once; one that is broadcast gets parts of it, to be added up: (1, n) a row for each strip of
+blocks, (m, 1) a row for each column of tiles, (1, 1) one for each block. A block goes down its strip of 64 columns
+with float32 sums in registers, so that the bits are the same in every run.
 """
 
 from __future__ import annotations
@@ -30,14 +30,12 @@ KINDS = {(True, True): "one", (True, False): "row", (False, True): "col", (False
 @pk.kernel(warps=4, grid=lambda dy, strips, **_: (pk.cdiv(dy.cols, COLS), strips))
 def epilogue_backward(
     x: Annotated[Tensor, MADE, "M", "N"] | None,
-    u: Annotated[Tensor, MADE, "M", "N"] | None,
     dy: Annotated[Tensor, MADE, "M", "N"],
     o0: Annotated[Tensor, FLOATS, "R0", "C0"] | None,
     o1: Annotated[Tensor, FLOATS, "R1", "C1"] | None,
     o2: Annotated[Tensor, FLOATS, "R2", "C2"] | None,
     o3: Annotated[Tensor, FLOATS, "R3", "C3"] | None,
     dx: Annotated[Tensor, MADE, "M", "N"] | None,
-    du: Annotated[Tensor, MADE, "M", "N"] | None,
     d0: Annotated[Tensor, MADE, "A0", "B0"] | None,
     d1: Annotated[Tensor, MADE, "A1", "B1"] | None,
     d2: Annotated[Tensor, MADE, "A2", "B2"] | None,
@@ -45,11 +43,10 @@ def epilogue_backward(
     *,
     epilogue: Callable[..., Any],
     kinds: tuple[str, ...],
-    pair: bool = False,
     strips: int = 1,
     single: tuple[bool, ...] = (False, False),
 ) -> None:
-    """dx (and du, of the pair's second) and d0 to d3, what the operands o0 to o3 get; None for what nobody wants.
+    """dx, and d0 to d3, what the operands o0 to o3 get; None for what nobody wants.
 
     `kinds` says how each operand is broadcast, `single` which lengths of dy are 1.
     """
@@ -69,20 +66,17 @@ def epilogue_backward(
                 return warpgroup.zeros(f32, ROWS, COLS)
             return warpgroup.load(z, at, rows=ROWS, cols=COLS, dtype=f32)
 
-        given, dout = [load(x), load(u)][: 1 + pair], load(dy)
+        product, dout = load(x), load(dy)
         inside = (pk.row_index(dout) < dy.rows - row) & (pk.col_index(dout) < dy.cols - col)
 
-        def whole(*products: Any) -> Any:
-            return epilogue(products if pair else products[0], row, col, *operands)
-
-        tape = Tape(whole, given, operands)
+        tape = Tape(lambda x: epilogue(x, row, col, *operands), (product,), operands)
         loads = [(i, op, made) for op, made in tape.loads for i, o in enumerate(operands) if op.source.tensor is o]
         found = tape.cotangents(dout, [*tape.inputs, *(made for *_, made in loads)])
         tape.forget_result()
         for i, d in enumerate(wanted):
             terms = [
                 term
-                for (j, op, _), some in zip(loads, found[len(given) :], strict=True)
+                for (j, op, _), some in zip(loads, found[1:], strict=True)
                 if j == i and d is not None
                 for term in contribution(kinds[i], op, some, (row, col), single, inside)
             ]
@@ -95,12 +89,11 @@ def epilogue_backward(
             else:
                 for term in terms:
                     summed[i] += term
-        for z, gradient in zip((dx, du), found, strict=False):
-            if z is not None:
-                warpgroup.sync()
-                warpgroup.store(staged, tape.words.total(gradient, dout.type).to(z.dtype))
-                warpgroup.sync()
-                warpgroup.store(z, staged, at)
+        if dx is not None:
+            warpgroup.sync()
+            warpgroup.store(staged, tape.words.total(found[0], dout.type).to(dx.dtype))
+            warpgroup.sync()
+            warpgroup.store(dx, staged, at)
     for i, acc in summed.items():
         sums = acc.col_sum()
         if kinds[i] == "row":
@@ -157,20 +150,18 @@ def part_shape(kind: str, m: int, n: int, strips: int) -> tuple[int, int]:
 
 
 def call(
-    products: Sequence[Any],
+    x: Any,
     dy: Any,
     operands: Sequence[Any],
-    dproducts: Sequence[Any],
+    dx: Any,
     doperands: Sequence[Any],
     epilogue: Callable[..., Any],
     kinds: tuple[str, ...],
     strips: int,
 ) -> KernelCall:
-    """What writes the gradients. `products`: one or two, None where the derivative does not need them; all of two
-    dimensions."""
-    pair = len(products) == 2
-    missing, second = [None] * (4 - len(operands)), [None] * (1 - pair)
-    given = (*products, *second, dy, *operands, *missing, *dproducts, *second, *doperands, *missing)
+    """What writes the gradients, of operands of two dimensions. x and dx are None where they are not needed."""
+    missing = [None] * (4 - len(operands))
+    given = (x, dy, *operands, *missing, dx, *doperands, *missing)
     single = tuple(n == 1 for n in dy.shape)
-    static = {"epilogue": epilogue, "kinds": kinds, "pair": pair, "strips": strips, "single": single}
+    static = {"epilogue": epilogue, "kinds": kinds, "strips": strips, "single": single}
     return KernelCall(epilogue_backward, given, static)

@@ -4,13 +4,12 @@
     y = activation(x @ w.T + bias) * (x @ w2.T + bias2) + residual        of a gated pair
 
 Hendrycks, Gimpel, "Gaussian Error Linear Units" (2016); Shazeer, "GLU Variants Improve Transformer" (2020). The
-products run in `gemm.py` and `gemm_ampere.py`; an epilogue's derivative is a reverse walk (`epilogue_backward.py`).
+products run in `gemm.py` and `gemm_ampere.py`; its backward pass is `activation_backward.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pykittens as pk
@@ -25,9 +24,14 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 GATES = {"reglu": "relu", "geglu": "gelu", "geglu_tanh": "gelu_tanh", "swiglu": "silu"}
 
 
-@cache
 def finish(activation: Callable[[Any], Any] | None, gated: bool, bias: bool, residual: bool) -> Callable[..., Any]:
     """The epilogue, whose operands are the bias (of a pair: two), then the residual; as far as they are there."""
+    whole = keeping(activation, gated, bias, residual)
+    return lambda x, row, col, *operands: whole(x, row, col, *operands)[0]
+
+
+def keeping(activation: Callable[[Any], Any] | None, gated: bool, bias: bool, residual: bool) -> Callable[..., Any]:
+    """The epilogue that also leaves what the activation is of (of a pair: both), for the backward pass."""
 
     def epilogue(x: Any, row: Any, col: Any, *operands: Any) -> Any:
         products, rest = list(x) if gated else [x], list(operands)
@@ -39,6 +43,6 @@ def finish(activation: Callable[[Any], Any] | None, gated: bool, bias: bool, res
             y = y * products[1]
         if residual:
             y = y + warpgroup.load(rest.pop(0), pk.at(row, col), rows=y.rows, cols=y.cols, dtype=f32)
-        return y
+        return y, *products
 
     return epilogue

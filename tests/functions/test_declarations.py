@@ -22,7 +22,7 @@ from pykittens.functions.convolution import CAUSAL_CONV1D_BACKWARD  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
 from pykittens.functions.epilogues import EPILOGUE_BACKWARD, number_of  # noqa: E402
 from pykittens.functions.gates import GATE_BACKWARD  # noqa: E402
-from pykittens.functions.linear import LINEAR  # noqa: E402
+from pykittens.functions.linear import ACTIVATION_BACKWARD, LINEAR  # noqa: E402
 from pykittens.functions.loss import (  # noqa: E402
     CROSS_ENTROPY,
     CROSS_ENTROPY_BACKWARD,
@@ -140,8 +140,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
     "gate_backward": (lambda *x: GATE_BACKWARD(x, ("gelu_tanh",)), lambda: rows() * 3),
     "geglu": (pk.geglu, lambda: rows() * 2),
+    "activation_backward": (
+        lambda *x: ACTIVATION_BACKWARD(x, ("swiglu", True)),
+        lambda: [tensor(24, 40, dtype=HALF), tensor(24, 80, dtype=HALF)],
+    ),
     "epilogue_backward": (
-        lambda *x: EPILOGUE_BACKWARD((*x, None, None, None), (BIAS, False, 3, "bf16")),
+        lambda *x: EPILOGUE_BACKWARD((*x, None, None, None), (BIAS, 3, "bf16")),
         lambda: [tensor(24, 40, dtype=HALF), tensor(24, 40, dtype=HALF), tensor(40)],
     ),
     "layernorm": (pk.layernorm, lambda: [*rows(), tensor(64), tensor(64)]),
@@ -193,6 +197,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
 }
 # Which operands of those that do not all have as many rows are longer, along their first dimension.
 LONGER = {
+    "activation_backward": (0, 1),
     "addmm": (0, 2),
     "epilogue_backward": (0, 1),
     **dict.fromkeys(("causal_conv1d", "causal_conv1d_after"), (0,)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...call.arguments import spec
 from ...types import DTYPES, bf16, f32
-from .. import epilogue_backward, gemm, gemm_ampere, linear
+from .. import activation_backward, epilogue_backward, gemm, gemm_ampere, linear
 from ..catalog import Array, Instance, Shipped
 
 
@@ -71,28 +71,43 @@ def _gemm_ampere_pair(dtype: str) -> Instance:
     return Instance(gemm_ampere.gemm_ampere, _pair_of(dtype), statics, ("c", "c2", "c3"), _pair)
 
 
-def _epilogue_backward(kind: str, pair: bool) -> Instance:
-    """Of a bias for each product, and an activation or gate."""
+def _in_turn(rows: Array, every: int, strips: int) -> Array:
+    """Sums of rows that come to strips in turn, `every` at a time."""
+    owner = np.arange(len(rows)) // every % strips
+    return np.stack([rows[owner == i].sum(0) for i in range(strips)])
+
+
+def _epilogue_backward() -> Instance:
+    """Of a bias and an activation."""
     m, n, strips = 200, 72, 2  # two laps of each strip, ragged in both directions
     whole, bias, part = spec(bf16, (m, n)), spec(f32, (1, n)), spec(f32, (strips, n))
-    more = (whole, bias, part) if pair else (None, None, None)
-    operands = {"x": whole, "u": more[0], "dy": whole, "o0": bias, "o1": more[1], "o2": None, "o3": None}
-    operands |= {"dx": whole, "du": more[0], "d0": part, "d1": more[2], "d2": None, "d3": None}
+    operands = {"x": whole, "dy": whole, "o0": bias, "o1": None, "o2": None, "o3": None}
+    operands |= {"dx": whole, "d0": part, "d1": None, "d2": None, "d3": None}
 
-    def expected(x: Array, dy: Array, o0: Array, u: Any = None, o1: Any = None, **_: Any) -> dict[str, Array]:
-        z, g = x.astype(float) + o0, dy.astype(float)
-        y, slope = KINDS_IN_FLOAT64[kind](z)
-        other = u.astype(float) + o1 if pair else 1.0
-        found = {"dx": g * other * slope, "du": g * y} if pair else {"dx": g * slope}
-        for name, z in zip(("d0", "d1"), found.copy().values(), strict=False):
-            rows = [range(64 * i, min(64 * i + 64, m)) for i in range(-(-m // 64))]
-            found[name] = np.stack([sum(z[r].sum(0) for r in rows[i::strips]) for i in range(strips)])
+    def expected(x: Array, dy: Array, o0: Array, **_: Any) -> dict[str, Array]:
+        dx = dy.astype(float) * _silu(x.astype(float) + o0)[1]
+        return {"dx": dx, "d0": _in_turn(dx, 64, strips)}
+
+    statics = {"epilogue": SILU, "kinds": ("row",), "strips": strips}
+    return Instance(epilogue_backward.epilogue_backward, operands, statics, ("dx", "d0"), expected)
+
+
+def _activation_backward(kind: str, pair: bool) -> Instance:
+    m, n, strips = 37, 264, 2  # two laps of some warps, ragged in both directions
+    whole, part, rows = spec(bf16, (m, n)), spec(f32, (strips, n)), 1 if pair else 2
+    more = (whole, part) if pair else (None, None)
+    operands = {"z": whole, "u": more[0], "dy": whole, "dz": whole, "du": more[0], "parts": part, "more": more[1]}
+
+    def expected(z: Array, dy: Array, u: Any = None, **_: Any) -> dict[str, Array]:
+        (y, slope), g = KINDS_IN_FLOAT64[kind](z.astype(float)), dy.astype(float)
+        found = {"dz": g * slope * u.astype(float), "du": g * y} if pair else {"dz": g * slope}
+        for name, made in zip(("parts", "more"), list(found.values()), strict=False):
+            found[name] = _in_turn(made, rows * activation_backward.WARPS, strips)
         return found
 
-    epilogue = linear.finish(linear.ACTIVATIONS[kind], pair, True, False)
-    statics = {"epilogue": epilogue, "kinds": ("row",) * (1 + pair), "pair": pair, "strips": strips}
-    outputs = ("dx", "du", "d0", "d1") if pair else ("dx", "d0")
-    return Instance(epilogue_backward.epilogue_backward, operands, statics, outputs, expected)
+    statics = {"activation": linear.ACTIVATIONS[kind], "strips": strips, "rows": rows, "width": 8}
+    outputs = ("dz", "du", "parts", "more") if pair else ("dz", "parts")
+    return Instance(activation_backward.activation_backward, operands, statics, outputs, expected)
 
 
 def _silu(z: Array) -> tuple[Array, Array]:
@@ -106,6 +121,7 @@ def _gelu(z: Array) -> tuple[Array, Array]:
 
 
 KINDS_IN_FLOAT64 = {"silu": _silu, "gelu": _gelu}
+SILU = linear.finish(linear.ACTIVATIONS["silu"], False, True, False)
 ROWS = (
     Shipped(
         name="gemm",
@@ -139,9 +155,16 @@ ROWS = (
     ),
     Shipped(
         name="epilogue_backward",
-        about="the gradient through a product's epilogue: activations, gates, biases",
+        about="the gradient through any epilogue of a product, and of its operands",
         make=_epilogue_backward,
-        options={"kind": ("silu", "gelu"), "pair": (False, True)},
+        options={},
         opcodes=("LDG", "STG", "MUFU"),
+    ),
+    Shipped(
+        name="activation_backward",
+        about="the backward pass of an activation or gate behind a product, with the sums of a bias",
+        make=_activation_backward,
+        options={"kind": ("silu", "gelu"), "pair": (False, True)},
+        opcodes=("LDG.E.128", "STG.E.128", "MUFU"),
     ),
 )
