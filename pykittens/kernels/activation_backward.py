@@ -86,6 +86,6 @@ def call(
     views = [matrix(x, "an operand")[0] for x in (*products, dy, *dproducts) if x is not None]
     pair, width = len(products) == 2, max(1, min(8, alignment(*views) // 2))
     second = [None] * (1 - pair)
-    static = {"activation": activation, "strips": strips, "rows": 1 if pair else 2, "width": width}
+    static = {"activation": activation, "strips": strips, "rows": 1 if activation and not pair else 2, "width": width}
     operands = (*products, *second, dy, *dproducts, *second, *parts, *second)
     return KernelCall(activation_backward, operands, static)

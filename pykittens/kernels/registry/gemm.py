@@ -94,7 +94,7 @@ def _epilogue_backward() -> Instance:
 
 def _activation_backward(kind: str, pair: bool) -> Instance:
     m, n, strips = 37, 264, 2  # two laps of some warps, ragged in both directions
-    whole, part, rows = spec(bf16, (m, n)), spec(f32, (strips, n)), 1 if pair else 2
+    whole, part, rows = spec(bf16, (m, n)), spec(f32, (strips, n)), 2 if pair else 1
     more = (whole, part) if pair else (None, None)
     operands = {"z": whole, "u": more[0], "dy": whole, "dz": whole, "du": more[0], "parts": part, "more": more[1]}
 
