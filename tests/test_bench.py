@@ -15,6 +15,7 @@ from pykittens.bench import (
     families,
     gemm,
     linear,
+    linear_layer,
     loss,
     machine,
     measure,
@@ -58,6 +59,10 @@ SMALL: list[tuple[Any, Cell]] = [
         Cell({"kind": "linear_attention", "batch": 1, "heads": 1, "n": 130, "features": 64, "dim": 64}, 1e6, "GB/s"),
     ),
     (loss, Cell({"kind": "logits", "rows": 6, "hidden": 0, "vocabulary": 257}, 1e6, "GB/s")),
+    *(
+        (linear_layer, Cell({"m": 40, "n": 24, "k": 16, "activation": activation, "backward": backward}, 1e9))
+        for activation, backward in (("swiglu", True), ("gelu", False), ("none", True))
+    ),
     (loss, Cell({"kind": "linear", "rows": 40, "hidden": 64, "vocabulary": 300}, 1e9)),
     *(
         (family, Cell({"kind": kind, "width": 64 if kind == "rotary" else 256}, 1e6, "GB/s"))
@@ -95,6 +100,7 @@ def test_all_cells() -> None:
         "attention_backward": 44,
         "gemm": 11,
         "linear": 6,
+        "linear_layer": 8,
         "loss": 7,
         "memory": 40,
         "rows_backward": 23,

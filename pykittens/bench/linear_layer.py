@@ -8,7 +8,7 @@ own forward pass, which is not timed; autograd's own work is, for everybody alik
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pykittens as pk
@@ -65,14 +65,14 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     both = 2 * n if activation == "swiglu" else n
     x, weight, bias, dy = normal(m, k), normal(both, k) * k**-0.5, normal(both), normal(m, n)
     calls: dict[str, Callable[..., Any]] = {
-        OURS: lambda *given: pk.linear(*given, None if activation == "none" else activation),
-        "torch": lambda *given: formula(*given, activation),
+        OURS: lambda x, w, b: pk.linear(x, w, b, None if activation == "none" else activation),
+        "torch": lambda x, w, b: formula(x, w, b, activation),
     }
     if everybody:
         calls["torch.compile"] = torch.compile(calls["torch"], dynamic=False)
     runs = {name: gradients(call, (x, weight, bias), dy) for name, call in calls.items()}
     if not backward:
-        runs = {name: (lambda call=call: call(x, weight, bias)) for name, call in calls.items()}
+        runs = {name: partial(call, x, weight, bias) for name, call in calls.items()}
     rows = torch.linspace(0, m - 1, min(m, _CHECKED), device=x.device).long()
     features = torch.linspace(0, n - 1, min(n, _CHECKED), device=x.device).long()
 
@@ -87,7 +87,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
             (dx,) = torch.autograd.grad(y, some, dy[rows].double())
             chosen = torch.cat([features, features + n]) if both > n else features
             leaves = [z[chosen].double().requires_grad_() for z in (weight, bias)]
-            y = formula(x.double(), *leaves, activation)
+            y = formula(x.double(), leaves[0], leaves[1], activation)
             return dx, *torch.autograd.grad(y, leaves, dy[:, features].double()), chosen
 
     def error(found: Any) -> float:
