@@ -165,6 +165,6 @@ ROWS = (
         about="the backward pass of an activation or gate behind a product, with the sums of a bias",
         make=_activation_backward,
         options={"kind": ("silu", "gelu"), "pair": (False, True)},
-        opcodes=("LDG.E.128", "STG.E.128", "MUFU"),
+        opcodes=("LDG", "STG", "MUFU"),
     ),
 )
