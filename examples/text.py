@@ -46,8 +46,10 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
     return torch.tensor([token for found in tokenizer.encode_batch(texts) for token in (*found.ids, end)])
 
 
-def batch(tokens: torch.Tensor, step: int, size: int, length: int) -> torch.Tensor:
-    """The windows of a step, `length` + 1 tokens each: the same in every run."""
-    generator = torch.Generator().manual_seed(step)
-    first = torch.randint(len(tokens) - length, (size,), generator=generator)
-    return torch.stack([tokens[i : i + length + 1] for i in first.tolist()])
+def batches(tokens: torch.Tensor, steps: int, size: int, length: int) -> Iterator[torch.Tensor]:
+    """For each step windows of `length` + 1 tokens, the same in every run, made where the tokens are: nobody waits."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randint(len(tokens) - length, (steps, size, 1), generator=generator).to(tokens.device)
+    within = torch.arange(length + 1, device=tokens.device)
+    for step in first:
+        yield tokens[step + within]

@@ -31,9 +31,9 @@ LARGE = Shape(32768, size=1024, layers=12, heads=8, key_heads=4, head_dim=128, h
 TINY = Shape(300, size=64, layers=1, heads=2, key_heads=1, head_dim=64, hidden=64, length=16)
 CONTENDERS = {
     "PyKittens": (PyKittens, False),
-    "PyKittens, compiled": (PyKittens, True),
     "torch": (Torch, False),
     "torch, compiled": (Torch, True),
+    "PyKittens, compiled": (PyKittens, True),
 }
 WARM = 10  # steps that are not timed
 
@@ -73,10 +73,9 @@ def train(contender: str, shape: Shape, tokens: torch.Tensor, steps: int, size: 
     forward = torch.compile(model, fullgraph=True) if compiled else model
     optimizer = Optimizer(model.parameters(), steps, 1e-3)
     losses, marks = [], [mark(device)]
-    for i in range(steps):
+    for i, windows in enumerate(text.batches(tokens.to(device), steps, size, shape.length)):
         if i == WARM and device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        windows = text.batch(tokens, i, size, shape.length).to(device)
         loss = forward(windows[:, :-1], windows[:, 1:])
         loss.backward()
         optimizer.step(i)
@@ -139,10 +138,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         print(f"{contender}: loss {row['losses'][0]:.3f} -> {row['losses'][-1]:.3f}, {said}", end=" ")
         print(f"({time.perf_counter() - start:.0f} s in all)", flush=True)
         rows.append(row)
+        if device == "cuda" or o.out:  # one by one, so that what was measured is kept
+            record("training", [row], ("contender", "parameters"), o.out)
         gc.collect()
         torch.cuda.empty_cache()
-    if device == "cuda" or o.out:
-        print("->", record("training", rows, ("contender", "parameters"), o.out))
     return rows
 
 

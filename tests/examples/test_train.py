@@ -23,5 +23,6 @@ def test_the_encoding_keeps_the_text() -> None:
     tokens = text.encode(tokenizer, texts)
     assert tokenizer.decode(tokens.tolist(), skip_special_tokens=True) == "".join(texts)
     assert tokenizer.get_vocab_size() == 400 and len(tokens) < len("".join(texts).encode())
-    windows = text.batch(tokens, 7, 3, 20)
-    assert windows.shape == (3, 21) and windows.equal(text.batch(tokens, 7, 3, 20))
+    first, second = ([*text.batches(tokens, 2, 3, 20)] for _ in range(2))
+    assert first[0].shape == (3, 21) and first[0].equal(second[0]) and not first[0].equal(first[1])
+    assert tokenizer.decode(first[1][0].tolist(), skip_special_tokens=True) in "".join(texts)
