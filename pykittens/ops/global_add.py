@@ -48,12 +48,11 @@ class AddVector(Op):
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.source, "add")
         check_pair(self.source, self.target, "add")
-        if not isinstance(type, RegisterVector) or type.kind != "naive":
-            raise TypeRuleError(f"add of {type}", fix="add a naive vector: x.registers(), or what load_vec gives")
+        assert isinstance(type, RegisterVector) and type.kind == "naive"  # others: `global_reduce`
         if not type.dtype == self.target.type.dtype == f32:
             raise TypeRuleError(
                 f"add of {type.dtype} to {self.target.tensor.label}: {self.target.type.dtype}",
-                fix="both are float32: convert with x.to(pk.f32)",
+                fix="both are float32: add to a tensor of float32, and convert that later",
             )
         return ()
 

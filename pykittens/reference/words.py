@@ -83,7 +83,8 @@ WORDS: dict[str, dict[str, str]] = {
     "Moving between memory and registers": {
         **dict.fromkeys(("warp.load", "warp.load_vec", "warp.load_col", "warp.load_row"), "Load"),
         "warp.store": "Store CopyOut StoreRemote",
-        "warp.add": "AddVector",
+        "warp.add": "GlobalReduce.add AddVector",
+        **{f"warp.{kind}": f"GlobalReduce.{kind}" for kind in ("min", "max")},
         "warp.set": "StoreScalar StrongStore",
         **{"tensor[i, j]": "LoadScalar", "tensor.load": "StrongLoad"},
     },

@@ -15,6 +15,7 @@ from ..ops import (
     element,
     fill,
     global_add,
+    global_reduce,
     load,
     memory_order,
     mma,
@@ -317,12 +318,37 @@ class ScopeHandle:
             record(store.Store(self.scope, where, source, hint))
 
     def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
-        """Adds a naive float32 vector `source` (`x.registers()` of a tile) to neighbours in a row of the tensor
-        `target` at `coordinate`, atomically for each element.
+        """Adds a register tile or vector `source` to the tensor `target` at `coordinate`, atomically for each element.
+
+        float32, int32 or uint32; a naive float32 vector (`x.registers()` of a tile) goes in the widest additions. What
+        lies past the tensor's end is not added.
         """
-        self._memory(target, "add")
-        length = source.type.length if isinstance(source.type, RegisterVector) else 0
-        record(global_add.AddVector(self.scope, place(target, coordinate, (length,)), source))
+        self._combine("add", target, source, coordinate)
+
+    def min(self, target: Tensor, source: Tile, coordinate: Any) -> None:
+        """Keeps the lesser of each element of `target` at `coordinate` and of a register tile or vector `source`,
+        atomically for each element: int32 or uint32.
+        """
+        self._combine("min", target, source, coordinate)
+
+    def max(self, target: Tensor, source: Tile, coordinate: Any) -> None:
+        """Keeps the greater of each element of `target` at `coordinate` and of a register tile or vector `source`,
+        atomically for each element: int32 or uint32.
+        """
+        self._combine("max", target, source, coordinate)
+
+    def _combine(self, kind: Any, target: Tensor, source: Tile, coordinate: Any) -> None:
+        self._memory(target, kind)
+        if not isinstance(source, Tile):
+            raise TypeRuleError(f"{kind} of {source!r} into memory", fix="pass a register tile or vector")
+        spot = place(
+            target, coordinate, (source.type.length,) if isinstance(source.type, RegisterVector) else source.shape
+        )
+        wide = kind == "add" and isinstance(source.type, RegisterVector) and source.type.kind == "naive"
+        if wide and source.dtype is f32:
+            record(global_add.AddVector(self.scope, spot, source))
+        else:
+            record(global_reduce.GlobalReduce(self.scope, spot, source, kind))
 
     def load_into(
         self,

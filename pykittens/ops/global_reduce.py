@@ -1,0 +1,114 @@
+"""Register tiles and vectors combined with global memory, atomically for each element (PTX "red"): added, or the lesser
+or greater kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..layouts import Sym, fragment, vector_element
+from ..numerics import EXACT, Numerics
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
+from ..thread_map import Registers
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, Type, f32, i32, u32
+from .addressing import GlobalText
+from .broadcast import register_type, registers_of
+from .load_store import check_pair, naive_limit
+from .samples import Rectangle, Sample, cut, pasted, tiles, vectors
+
+PTX = {f32: "f32", i32: "s32", u32: "u32"}
+
+
+@dataclass(eq=False)
+class GlobalReduce(Op):
+    """Each element of a rectangle becomes itself `kind` the element of a tile or vector; past the end nothing does."""
+
+    scope: Scope
+    target: Place
+    source: Value
+    kind: Literal["add", "min", "max"]
+
+    @property
+    def dtype(self) -> DType:
+        return self.target.type.dtype
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        if self.dtype is f32:
+            return Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
+        return EXACT.with_special("wraps" if self.kind == "add" else "")
+
+    def types(self) -> tuple[Type, ...]:
+        type, memory = register_type(self.source, self.kind), self.dtype
+        check_pair(self.source, self.target, self.kind)
+        allowed = (f32, i32, u32) if self.kind == "add" else (i32, u32)
+        if type.dtype is not memory or memory not in allowed:
+            raise TypeRuleError(
+                f"{self.kind} of {type} into {self.target.tensor.label}: {self.target.tensor.type}",
+                fix=f"both hold one of {', '.join(d.name for d in allowed)}: convert with x.to(pk.{allowed[0]})",
+            )
+        return ()
+
+    def numpy(self, m: NumpyMachine) -> None:
+        m.reduce(self.target, m[self.source], self.kind)
+
+    def effects(self) -> tuple[Effect, ...]:
+        map = Registers(registers_of(self.source), once=True)
+        return (Access(self.target, "reduce", map, order="relaxed", reduction=self.kind),)
+
+    def cuda(self, c: CudaWriter) -> None:
+        type, ptx = registers_of(self.source), PTX[self.dtype]
+        held, constraint = ("float", "f") if self.dtype is f32 else (self.dtype.c, "r")
+        c.prelude(f"""
+__device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
+  asm volatile("red.relaxed.gpu.global.{self.kind}.{ptx} [%0], %1;" :: "l"(p), "{constraint}"(x) : "memory");
+}}
+""")
+        c.line("{")
+        g, warp = GlobalText(c, self.target, const=False), c.warp(self.scope)
+        if isinstance(type, RegisterTile):
+            row, col = fragment(type, warp, c.lane, Sym("i"))
+            tests, place = [g.inside("r", "x")], "r"
+            c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{ const int r = {row}, x = {col};")
+        else:
+            tests, place = [*self._once(c, type), g.inside("0", "x")], "0"
+            at = vector_element(type, warp, c.lane, Sym("i"))
+            c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{ const int x = {at};")
+        guard = " && ".join(filter(None, tests))
+        call = f"pk_red_{self.kind}({g.at(place, 'x')}, {c.element(self.source, Sym('i'))});"
+        c.line(f"{f'if ({guard}) ' if guard else ''}{call} }}")
+        c.line("}")
+
+    def _once(self, c: CudaWriter, vector: RegisterVector) -> list[str]:
+        """C for: this thread is the one of those that hold an element which adds it."""
+        if vector.kind == "naive":
+            return [f"x < {limit}"] if (limit := naive_limit(vector)) else []
+        if isinstance(vector.layout, Coalesced):
+            thread, lanes = c.thread(self.scope), vector.layout.lanes
+            return [f"{thread} % {lanes} == 0" if vector.kind == "col" else f"{thread} / {lanes} == 0"]
+        first = f"{c.lane} % 4 == 0" if vector.ortho else f"{c.lane} / 4 == 0"
+        return [first, f"{c.warp(self.scope)} == 0" if vector.kind == "row" and vector.warps > 1 else ""]
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        combine = {"add": np.add, "min": np.minimum, "max": np.maximum}
+        for kind, f in combine.items():
+            of: list[RegisterTile | RegisterVector] = [*tiles(i32), *vectors(i32), RegisterTile(u32, 16, 32)]
+            for type in (*of, *(tiles(f32) if kind == "add" else ())):
+                shape = type.shape if isinstance(type, RegisterTile) else (type.length,)
+                rows, cols = (1, *shape)[-2:]
+                for ragged in (False, True) if kind == "add" else (True,):
+                    size = (rows + 2, cols) if not ragged else (rows + 1, cols - 3)
+                    place = Rectangle(type.dtype, shape, size, (2, 0), static=not ragged)
+                    inputs = dict.fromkeys(("target", "source"), "counts" if type.dtype is u32 else "integers")
+                    yield Sample(
+                        {"target": place, "source": type, "kind": kind},
+                        lambda target, source, p=place, f=f: pasted(target, f(cut(target, p), source), p),
+                        inputs,
+                        exact=True,
+                    )
