@@ -8,6 +8,7 @@ from typing import Any
 from ..call.identity import identity
 from ..errors import ArgumentError, TraceError
 from ..kernels import epilogue_backward as kernels
+from ..kernels.matmul import readable
 from ..trace.tile import Tile
 from .declaration import Function, Result
 
@@ -74,7 +75,7 @@ def _results(dy: Any, x: Any, *rest: Any) -> tuple[Result, ...]:
 
 def _forward(dy: Any, x: Any, *rest: Any) -> Any:
     operands, (dx, *made), number = rest[:MOST], rest[MOST : 2 * MOST + 1], rest[2 * MOST + 1]
-    given = [o.reshape(matrix_shape(o.shape)) for o in operands if o is not None]
+    given = [readable(o).reshape(matrix_shape(o.shape)) for o in operands if o is not None]
     doperands = [d for o, d in zip(operands, made, strict=True) if o is not None]
     kinds = kernels.kinds_of([o.shape for o in given])
     return kernels.call(x, dy, given, dx, doperands, _epilogues[number], kinds, STRIPS)

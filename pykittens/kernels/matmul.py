@@ -70,7 +70,7 @@ def call(
     """
     first, second = (info._replace(pointer=info.pointer % 16) for info in map(arrays.describe, (a, b)))
     plan = choose_kernel(first, second, b2 is not None)
-    extras = [x[None, :] if len(x.shape) == 1 else x for x in operands]
+    extras = [x[None, :] if len(x.shape) == 1 else x for x in map(readable, operands)]
     if scale_a is not None or scale_b is not None:
         extras += [x.reshape(1, 1) for x in (scale_a, scale_b) if x is not None]
         epilogue = _scaled(epilogue, len(operands))
@@ -85,6 +85,13 @@ def call(
     if isinstance(static["config"], gemm_ampere.Config):
         return KernelCall(gemm_ampere.gemm_ampere, (*given, *rest), static)
     return KernelCall(gemm, (*given, plan.sms, *rest), static)
+
+
+def readable(x: Any) -> Any:
+    """An operand of an epilogue, or a copy where its rows are not contiguous."""
+    info = arrays.describe(x)
+    rows = len(info.shape) == 0 or info.shape[-1] == 1 or info.strides[-1] == 1
+    return x if rows else arrays.dense_copy(x, "operand")
 
 
 @dataclass(frozen=True)

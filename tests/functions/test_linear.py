@@ -145,6 +145,19 @@ def test_a_gradient_of_zero_stride() -> None:
     assert close(x.grad, wides[0].grad) and close(w.grad, wides[1].grad)
 
 
+def test_operands_of_any_strides() -> None:
+    """Rows that are not contiguous are copied, and gradients come back in their place."""
+    x, w, b, r = leaves(tensor(16, 10), tensor(16, 8), tensor(16), tensor(8, 10))
+    y = pk.linear(x.T, w.T, b[::2], "silu", r.T)
+    wides = wide(x, w, b, r)
+    expected = F.silu(F.linear(wides[0].T, wides[1].T, wides[2][::2])) + wides[3].T
+    dy = tensor(10, 8)
+    y.backward(dy)
+    expected.backward(dy.double())
+    assert close(y.detach(), expected.detach())
+    assert all(close(got.grad, want.grad) for got, want in zip((x, w, b, r), wides, strict=True))
+
+
 def test_a_buffer_for_the_weights_gradient() -> None:
     """Two passes add to it in float32, though both graphs keep it; the weight's own gradient stays as it is."""
     w, buffer, expected = tensor(8, 16).requires_grad_(), torch.ones(8, 16), torch.ones(8, 16, dtype=torch.float64)

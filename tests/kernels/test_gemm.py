@@ -10,7 +10,7 @@ import pytest
 import pykittens as pk
 from pykittens.errors import ArgumentError, RaceError
 from pykittens.functions.product import MATMUL, MATMUL_EPILOGUE, number_of
-from pykittens.kernels import gemm, matmul
+from pykittens.kernels import gemm, gemm_ampere, matmul
 from pykittens.kernels.gemm import Config
 
 BF16, E4M3, E5M2 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
@@ -159,3 +159,46 @@ def test_too_few_buffers_are_found() -> None:
 def test_the_choice_fits(m: int, n: int, k: int) -> None:
     config = matmul.choose(m, k, n, 2, 132)
     assert replace(config, rotate=False, once="") in matmul.CONFIGS
+
+
+# Ampere ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ta", "tb"), ORDERS)
+@pytest.mark.parametrize("config", [gemm_ampere.Config(), gemm_ampere.Config(64, 64, 2, 64, 1)], ids=str)
+def test_ampere_in_either_order(ta: bool, tb: bool, config: Any) -> None:
+    for m, n, k in ((136, 200, 104), (1, 1, 1), (77, 65, 30)):
+        a, b = integers(m, k, BF16, ta), integers(k, n, BF16, tb)
+        assert same(MATMUL.run((a, b, None, None), (None,), config=config)[0], exact(a, b))
+
+
+def test_all_that_is_made_of_products_on_ampere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates and what their backward pass needs, epilogues with operands, sums in place, and such as store alone."""
+    torch = pytest.importorskip("torch")
+    chosen = matmul.choose_kernel
+
+    def ampere(first: Any, second: Any, pair: bool = False) -> Any:
+        rows, cols = first.shape[0], second.shape[1]
+        return replace(chosen(first, second, pair), config=matmul.choose_ampere(rows, cols, 2, pair))
+
+    def found() -> list[Any]:
+        generator = torch.Generator().manual_seed(1)
+        x, w, b = (torch.randn(s, generator=generator).bfloat16().requires_grad_() for s in ((70, 40), (48, 40), (48,)))
+        buffer = torch.zeros(48, 40)
+        y = pk.linear(x, w, b, "swiglu") + pk.linear(x, w, b, "geglu", grad_buffer=buffer)
+        loss = pk.linear_cross_entropy(y, w[:, :24], torch.arange(70) % 48)
+        loss.backward()
+        return [y, loss, x.grad, w.grad, b.grad, buffer]
+
+    hopper = found()
+    with monkeypatch.context() as patched:
+        patched.setattr(matmul, "choose_kernel", ampere)
+        again = found()
+    for one, other in zip(hopper, again, strict=True):
+        assert torch.allclose(one.float(), other.float(), atol=2e-2 * float(one.detach().abs().max()))
+
+
+def test_the_choice_for_ampere() -> None:
+    assert matmul.choose_ampere(4096, 4096, 108, False) == gemm_ampere.Config()
+    assert matmul.choose_ampere(4096, 4096, 108, True) == gemm_ampere.Config(128, 64)
+    assert matmul.choose_ampere(128, 1024, 108, False) == gemm_ampere.Config(64, 64)
