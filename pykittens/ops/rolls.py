@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..numerics import MOVES
-from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import RegisterTile, Type, bf16, f16, f32, i32
 from .broadcast import register_type
 from .samples import Sample
@@ -30,7 +30,6 @@ class Rolls(Op):
     distances: tuple[int, ...]
 
     numerics = MOVES
-    no_vjp = "columns roll in 16-bit tiles, and cotangents are float32"
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "rolls")
@@ -82,6 +81,13 @@ class Rolls(Op):
                 else:
                     text = word(i, pair)
                     c.line(f"{name}[{i}] = {f'__byte_perm({text}, {word(i, pair + 1)}, 0x5432)' if odd else text};")
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        type = self.a.type
+        assert isinstance(type, RegisterTile)
+        for distance, c in zip(self.distances, cotangents, strict=True):
+            back = Rolls(self.scope, c, (-distance % type.cols,))
+            yield self.a, lambda back=back: d.recorded(back)  # type: ignore[misc]
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import fill, unary
-from ..program import Access, Op, Operand, Place, Value, mapped
+from ..program import Access, Op, Operand, Place, Value, mapped, values_in
 from ..types import Global, RegisterTile, RegisterVector, ScalarType, Type, f32, with_dtype
 from . import elementwise
 from .handle import number
@@ -90,15 +90,16 @@ class Tape:
                 fix = "pass register tiles, vectors or scalars of floats; close over the rest"
                 raise TraceError(f"the derivative of a function by {x!r}", fix=fix)
         self.recorder, self.tensors = current(), tensors
-        self.block, self.inputs, self.steps = self.recorder.block, list(inputs), list[Step]()
-        self.active: set[Value] = set(inputs)
+        self.block, self.steps = self.recorder.block, list[Step]()
+        self.inputs = [_copy(x) if any(x is y for y in inputs[:i]) else x for i, x in enumerate(inputs)]  # each its own
+        self.active: set[Value] = set(self.inputs)
         self.loads: list[tuple[Any, Value]] = []  # from `tensors`: the operation, and what it loaded
         self.words = Words()
         self.copying = False
         self.begin = len(self.block.ops)
         self.recorder.hooks.append(self._note)
         try:
-            self.result = function(*inputs)
+            self.result = function(*self.inputs)
         finally:
             self.recorder.hooks.remove(self._note)
         self.end = len(self.block.ops)
@@ -113,7 +114,7 @@ class Tape:
         depends = [x for x in op.operands() if x in self.active]
         places = [e for e in op.effects() if isinstance(e, Access)] if not op.blocks() else []
         inner = self.recorder.block is not self.block
-        changed = [getattr(op, name) for name in op.writes]
+        changed = changed_by(op)
         writes = any(e.mode != "read" for e in places) or (
             bool(changed) and not isinstance(op, fill.Assign) and any(_floats(x.type) for x in changed)
         )
@@ -139,9 +140,7 @@ class Tape:
         target = op.target
         if target in self.active or any(target in set(step.op.operands()) for step in self.steps):
             self.copying = True
-            type = target.type
-            assert isinstance(type, (RegisterTile, RegisterVector))
-            old = record(unary.Convert(op.scope, target, type.dtype)).result
+            old = _copy(target)
             self.copying = False
             self.steps = [step.renamed(target, old) for step in self.steps]
             self.inputs = [old if x is target else x for x in self.inputs]
@@ -219,8 +218,8 @@ class Tape:
             ops += [later, *(inner for part in later.blocks() for inner in part.walk())]
         used = {id(x) for step in self.steps for x in (*step.op.operands(), *step.results)}
         for op in ops:
-            for name in op.writes:
-                if id(x := getattr(op, name)) in used:
+            for x in changed_by(op):
+                if id(x) in used:
                     fix = "call the pullback first, or give the function a tile that stays as it is"
                     raise TraceError(f"{x.label} changes between a vjp and its pullback", fix=fix, location=op.location)
 
@@ -292,6 +291,18 @@ class Words:
     def recorded(self, op: Any) -> Any:
         results = record(op).results
         return results[0] if len(results) == 1 else results
+
+
+def changed_by(op: Op) -> list[Value]:
+    """The register values that an operation changes in place."""
+    return [x for name in op.writes for x in values_in(getattr(op, name))]
+
+
+def _copy(x: Value) -> Any:
+    if isinstance(x.type, ScalarType):
+        return cast(x, x.type.dtype)
+    assert isinstance(x.type, (RegisterTile, RegisterVector))
+    return record(unary.Convert(scope_of(x.type.warps), x, x.type.dtype)).result
 
 
 def _tile(x: Any) -> bool:

@@ -207,21 +207,6 @@ def test_compiled() -> None:
         assert all(torch.equal(*pair) for pair in zip(*found, strict=True)) and found[0][2].any()
 
 
-@pytest.mark.parametrize("activation", [None, "swiglu"])
-def test_operator(activation: Any) -> None:
-    given = leaves(tensor(5, 16), tensor(16, 16), None, tensor(16), tensor(5, 8 if activation else 16), None)
-    assert pk.linear  # loads it
-    torch.library.opcheck(torch.ops.pykittens.linear_product.default, (*given, activation))
-
-
-def test_second_derivative_is_refused() -> None:
-    x, w = leaves(tensor(5, 16), tensor(8, 16))
-    for y in (pk.linear(x, w, None, "gelu"), pk.matmul(x, w.T)):
-        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-        with pytest.raises(NotImplementedError, match="is a derivative, and cannot be differentiated again"):
-            first.sum().backward()
-
-
 def test_other_arrays() -> None:
     x, w, b = (t.float().numpy().astype(pk.bf16.numpy) for t in (tensor(3, 4, 16), tensor(16, 16), tensor(16)))
     y = pk.linear(x, w, b, "swiglu")

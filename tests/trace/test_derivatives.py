@@ -127,7 +127,9 @@ REFUSED = {
     "stores": "leaves what has a derivative",
     "branches": "inside a region",
     "returns nothing": "returns None",
-    "rolls": "columns roll in 16-bit tiles",
+    "variable": "variables are for loops",
+    "inline": "leaves what has a derivative",
+    "product": "leaves what has a derivative",
 }
 
 
@@ -139,9 +141,15 @@ def test_what_has_no_derivative_is_refused(what: str) -> None:
         if what == "branches":
             with pk.when(pk.block_index.x == 0):
                 x[:] = x * 2.0
+        if what == "inline":
+            pk.cuda("", reads={"x": x}, writes={"z": (z := x * 1.0)}, numpy=lambda x, z: x)
+            return z
+        if what == "product":
+            warp.mma_ABt(acc := warp.zeros(f32, 16, 16), x.to(bf16), pk.shared(pk.st(bf16, 16, 32)))
+            return acc
         if what == "returns nothing":
             return None
-        return pk.rolls(x.to(bf16), (1,))[0].to(f32) if what == "rolls" else x * x
+        return x * pk.var(f32, x.row_sum().sum()) if what == "variable" else x * x
 
     with pytest.raises(TraceError, match=REFUSED[what]):
         run(function, np.ones((16, 32), np.float32), np.ones((16, 32), np.float32))
@@ -157,3 +165,61 @@ def test_a_tile_that_changes_before_the_pullback_is_found() -> None:
 
     with pytest.raises(TraceError, match="tile changes between a vjp and its pullback"):
         k(np.ones((16, 32), np.float32))
+
+
+def two_of_one(x: Any, dy: Any) -> Any:
+    first, second = pk.vjp(lambda u, v: u * v, x, x)[1](dy)
+    return first + second
+
+
+def through_vector_and_scalar(x: Any, dy: Any) -> Any:
+    rows, total = x.row_sum(), x.row_sum().sum()
+    du, drows, dtotal = pk.vjp(lambda u, v, s: u * v + u * s, x, rows, total)[1](dy)
+    return du + drows + dtotal
+
+
+def in_a_loop(x: Any, dy: Any) -> Any:
+    total = warp.zeros(f32, 16, 32)
+    for _ in pk.range(3):
+        total += pk.vjp(lambda u: u * u, x)[1](dy)[0]
+    return total
+
+
+def overwritten(x: Any, dy: Any) -> Any:
+    def function(u: Any) -> Any:
+        mask, alias = u > 0.0, u
+        y = pk.where(mask, u * u, 0.0)
+        mask[:] = u < 0.0
+        u[:] = 0.0
+        return y + alias
+
+    return pk.vjp(function, x)[1](dy)[0]
+
+
+PULLBACKS = {
+    two_of_one: lambda x, dy: 2 * x * dy,
+    through_vector_and_scalar: lambda x, dy: (
+        dy * (x.sum(1, keepdims=True) + x.sum()) + (dy * x).sum(1, keepdims=True) + (dy * x).sum()
+    ),
+    in_a_loop: lambda x, dy: 6 * x * dy,
+    overwritten: lambda x, dy: 2 * x * dy * (x > 0),
+    (lambda x, dy: pk.vjp(lambda u: warp.ones(f32, 16, 32), x)[1](dy)[0]): lambda x, dy: 0 * dy,
+    (lambda x, dy: pk.vjp(lambda u: u, x)[1](dy)[0]): lambda x, dy: dy,
+    (lambda x, dy: pk.vjp(lambda u: u * u, x)[1](dy.row_sum())[0]): lambda x, dy: 2 * x * dy.sum(1, keepdims=True),
+    (lambda x, dy: pk.vjp(lambda u: u.row_max(), x)[1](2.0)[0]): lambda x, dy: 2.0 * (x == x.max(1, keepdims=True)),
+    (lambda x, dy: (f := pk.vjp(lambda u: u * u, x)[1])(dy)[0] + f(1.0)[0]): lambda x, dy: 2 * x * (dy + 1),
+}
+
+
+@pytest.mark.parametrize("function", PULLBACKS, ids=lambda f: f.__name__)
+def test_pullbacks(function: Any) -> None:
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(f32, 16, 32), dy: pk.gl(f32, 16, 32), dx: pk.gl(f32, 16, 32)):
+        warp.store(dx, function(*(warp.load(z, (0, 0), rows=16) for z in (x, dy))), (0, 0))
+
+    chance = np.random.default_rng(3)
+    x, dy = (chance.standard_normal((16, 32)).astype(np.float32) for _ in range(2))
+    dx = np.full_like(x, np.nan)
+    k(x, dy, dx)
+    expected = PULLBACKS[function](x.astype(float), dy.astype(float))
+    assert np.allclose(dx, expected, rtol=1e-4, atol=1e-4)
