@@ -39,7 +39,7 @@ def _results(
         raise ArgumentError(said, fix="x is (..., k) and weight (n, k), as torch.nn.Linear has it")
     if x.dtype not in ("bf16", "f16") or weight.dtype != x.dtype:
         fix = "pass both as bf16 or both as f16, or call it under torch.autocast"
-        raise ArgumentError(f"{said}: these dtypes do not go together", fix=fix)
+        raise ArgumentError(f"{said}: tensor cores multiply bf16 by bf16 or f16 by f16", fix=fix)
     if x.shape[-1] == 0:
         raise ArgumentError(f"{said}: there is nothing to sum over", fix="pass at least one feature")
     rows = weight.shape[0]
@@ -58,10 +58,19 @@ def _results(
     if grad_buffer is not None and (grad_buffer.dtype != "f32" or tuple(grad_buffer.shape) != tuple(weight.shape)):
         what = f"linear: grad_buffer is {grad_buffer.dtype} {tuple(grad_buffer.shape)}"
         raise ArgumentError(what, fix=f"pass one of float32 and the weight's shape {tuple(weight.shape)}")
+    if grad_buffer is not None and not _writable(grad_buffer):
+        what = f"linear: grad_buffer has strides {tuple(grad_buffer.strides)}"
+        raise ArgumentError(what, fix="pass one with contiguous rows, each of its own")
     if grad_buffer is not None and weight2 is not None:
         raise ArgumentError("linear: grad_buffer of two weights", fix="stack them to one of (2 n, k)")
     kept = (_product(x.shape[:-1]), both) if activation is not None else (0, both)
     return Result(shape, x.dtype), Result(kept, x.dtype)
+
+
+def _writable(info: Any) -> bool:
+    """Whether a kernel may write into a matrix: rows are contiguous and do not overlap."""
+    (rows, cols), (stride, step) = info.shape, info.strides
+    return bool((step == 1 or cols == 1) and (stride >= cols or rows == 1))
 
 
 def _rows(x: Any) -> Any:
@@ -204,7 +213,10 @@ def linear(
 
     Raises `ArgumentError` for operands that no kernel takes.
     """
-    weight, weight2 = weight if isinstance(weight, (tuple, list)) else (weight, None)
+    weight, *rest = weight if isinstance(weight, (tuple, list)) else (weight, None)
+    if len(rest) != 1:
+        raise ArgumentError(f"linear: {1 + len(rest)} weights", fix="pass one, or a pair (gate, up)")
+    (weight2,) = rest
     return LINEAR((x, weight, weight2, bias, residual, grad_buffer), (_name(activation),))
 
 

@@ -218,7 +218,10 @@ def test_bad_operands() -> None:
     x, w = tensor(5, 16), tensor(8, 16)
     wrong: list[tuple[Any, Any, str]] = [
         ((x, tensor(8, 15)), {}, r"weight \(n, k\)"),
-        ((x, w.half()), {}, "do not go together"),
+        ((x, w.half()), {}, "bf16 by bf16"),
+        ((x, (w, w, w), None, "swiglu"), {}, "3 weights"),
+        ((x, w), {"grad_buffer": torch.zeros(16, 8).T}, "contiguous rows"),
+        ((x, w), {"grad_buffer": torch.zeros(1, 16).expand(8, 16)}, "each of its own"),
         ((x, w, None, "tanh"), {}, "use one of relu"),
         ((x, w, tensor(7)), {}, r"shape \(8,\)"),
         ((x, w, None, None, tensor(5, 7)), {}, r"shape \(5, 8\)"),
