@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from pykittens.reference.expected import expected
 from pykittens.reference.vocabulary import row
 from pykittens.reference.words import LANGUAGE, WORDS
 
+ROOT = Path(__file__).parents[2]
 HELD: dict[str, type] = {
     "x": pk.Tile,
     "tensor": pk.Tensor,
@@ -71,7 +73,33 @@ def entry(word: str) -> str:
         lines.append(as_markdown(inspect.cleandoc(doc)))
     elif doc and _own_docstring(found):
         lines.append(as_markdown(doc))
+    if use := in_use(word):
+        lines.append(use)
     return "\n\n".join(lines)
+
+
+@functools.cache
+def _lines() -> list[tuple[str, str]]:
+    """Lines of code that people read, with their files: examples and the tutorial first, then the kernels."""
+    folders = ("examples/kernels", "docs/tutorial", "pykittens/kernels")
+    files = [file for folder in folders for file in sorted((ROOT / folder).glob("*.py"))]
+    return [
+        (line.strip(), file.relative_to(ROOT).as_posix())
+        for file in files
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if not line.strip().startswith(("#", '"'))
+    ]
+
+
+def in_use(word: str) -> str:
+    """A line of code that uses a word, and where it stands; empty where none does."""
+    held, _, name = word.rpartition(".")
+    if not name.isidentifier():
+        return ""
+    scope = r"(?:warp|warpgroup|block|group)" if held == "warp" else re.escape(held) if held.startswith("pk") else r"\w"
+    pattern = re.compile(rf"{scope}\.{name}\b")
+    found = [(line, file) for line, file in _lines() if pattern.search(line) and "`" not in line and len(line) < 110]
+    return f"In use: `{found[0][0]}` (`{found[0][1]}`)" if found else ""
 
 
 def _own_docstring(found: Any) -> bool:

@@ -39,6 +39,10 @@ class Picture:
     group: np.ndarray
     text: np.ndarray
 
+    def _repr_svg_(self) -> str:
+        """What a notebook shows."""
+        return svg(self)
+
 
 def parse(text: str) -> Drawn:
     """The type that a text means. Raises `ArgumentError` for what is none that can be drawn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from html import escape
 
 from ..errors import Diagnosis, Frame
 
@@ -43,6 +44,19 @@ class Report:
     def bank_conflicts(self) -> int:
         """Extra passes of shared memory over the whole run."""
         return sum(c.passes for c in self.conflicts)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of what moved, and the lines with bank conflicts."""
+        facts = {
+            "blocks": f"{self.blocks:,}",
+            "operations": f"{sum(self.operations.values()):,}",
+            "matrix FLOPs": f"{self.flops:,}",
+            **{f"bytes read, {memory} memory": f"{self.read[memory]:,}" for memory in ("global", "shared")},
+            **{f"bytes written, {memory} memory": f"{self.written[memory]:,}" for memory in ("global", "shared")},
+            "bank conflicts": f"{self.bank_conflicts:,} extra passes",
+            **{escape(f"{c.operation} of {c.tile}"): escape(str(c)) for c in self.conflicts},
+        }
+        return "<table>" + "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in facts.items()) + "</table>"
 
     def __str__(self) -> str:
         rows = [f"{self.blocks} blocks, {sum(self.operations.values())} operations, {self.flops:.3g} matrix FLOPs"]

@@ -51,6 +51,7 @@ def test_pictures_in_text_and_as_svg(text: str) -> None:
     picture = draw(parse(text))
     assert in_text(picture).count("\n") == picture.text.shape[0]
     assert len(list(ElementTree.fromstring(svg(picture)))) == 1 + 2 * picture.text.size
+    assert picture._repr_svg_() == svg(picture)
 
 
 @pytest.mark.parametrize(

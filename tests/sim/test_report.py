@@ -9,6 +9,7 @@ import pytest
 import pykittens as pk
 from pykittens import bf16, f32, warp
 from pykittens.sim.banks import extra_passes
+from pykittens.sim.report import Conflicts, Report
 from pykittens.thread_map import InTurn, Matrices, Registers
 from pykittens.types import RegisterTile, SharedTile
 
@@ -69,3 +70,11 @@ def test_product_flops() -> None:
         pk.warpgroup.wait(out)
 
     assert square.simulate(np.zeros((64, 64), ml_dtypes.bfloat16)).flops == 2 * 64**3
+
+
+def test_a_notebook_shows_a_table() -> None:
+    report = Report(blocks=2, conflicts=[Conflicts("load", "st<f32, 16x64>", (), 3)])
+    report.read["global"] = 4096
+    text = report._repr_html_()
+    assert "<th>bytes read, global memory</th><td>4,096</td>" in text
+    assert "load of st&lt;f32, 16x64&gt;" in text and "3 extra passes" in text
