@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,8 @@ def group_page(group: str, words: dict[str, str]) -> str:
         facts = row(name)
         parts.append(f"### {name}")
         parts.append(as_markdown(facts.about))
-        cells = ("scopes", "dtypes", "layouts", "architectures", "numerics", "simulated", "derivative", "verified")
-        parts.append("\n".join(f"* {cell}: {as_markdown(getattr(facts, cell))}" for cell in cells))
+        cells = {name: cell for name, cell in asdict(facts).items() if name not in ("operation", "about")}
+        parts.append("\n".join(f"* {name}: {as_markdown(cell)}" for name, cell in cells.items()))
     return "\n\n".join(parts) + "\n"
 
 

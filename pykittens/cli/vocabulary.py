@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -37,5 +38,6 @@ def show_vocabulary(
 def _show(row: Row) -> None:
     """All that is known of an operation."""
     out.print(f"    [bold]{row.operation}[/]: {escape(row.about)}", soft_wrap=True)
-    for name in ("scopes", "dtypes", "layouts", "architectures", "numerics", "simulated", "derivative", "verified"):
-        out.print(f"        {name}: {escape(getattr(row, name))}", style="dim", soft_wrap=True)
+    for name, cell in asdict(row).items():
+        if name not in ("operation", "about"):
+            out.print(f"        {name}: {escape(cell)}", style="dim", soft_wrap=True)

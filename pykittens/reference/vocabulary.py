@@ -25,6 +25,7 @@ from ..ops.samples import Rectangle, Sample
 from ..program import Op, Value
 from ..testing.conformance import Case, operations
 from ..types import Coalesced, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
+from .instructions import instructions, named
 from .words import WORDS
 
 VERIFIED = Path(__file__).with_name("verified.json")
@@ -41,6 +42,7 @@ class Row:
     dtypes: str
     layouts: str
     architectures: str
+    instructions: str
     numerics: str
     simulated: str
     derivative: str
@@ -77,6 +79,7 @@ def row(name: str) -> Row:
         dtypes=_listed(x.dtype.name for x in types if hasattr(x, "dtype")) or given,
         layouts=_listed(map(_layout, types)) or given,
         architectures=_architectures(op, samples),
+        instructions=_instructions(op, samples),
         numerics=_numerics(op, samples),
         simulated="its meaning" if op.numpy is not Op.numpy else "as what it orders",
         derivative=_derivative(op, types),
@@ -137,6 +140,17 @@ def _architectures(op: type[Op], samples: list[Sample]) -> str:
     known = having(*always)
     text = f"{known[0]} only" if len(known) == 1 else f"{known[0]} and newer"
     return text + "".join(f"; {FEATURES[f]} from {having(f)[0]}" for f in sorted(some))
+
+
+def _instructions(op: type[Op], samples: list[Sample]) -> str:
+    """Those of the first sample of each combination of dtypes."""
+    seen, found = set[tuple[Any, ...]](), list[str]()
+    for number, sample in enumerate(samples):
+        dtypes = tuple(x.dtype for x in _types(sample.fields.values()) if hasattr(x, "dtype"))
+        if dtypes not in seen:
+            seen.add(dtypes)
+            found += instructions(op, sample, number)
+    return _listed(found or named(op)) or ("arithmetic, loads and stores of CUDA C" if samples else "none of its own")
 
 
 def _numerics(op: type[Op], samples: list[Sample]) -> str:

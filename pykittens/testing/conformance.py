@@ -31,7 +31,7 @@ from ..gpu import driver
 from ..gpu.memory import DeviceArray
 from ..ops import element, load, scalars
 from ..ops.samples import Rectangle, Sample, rounded
-from ..program import Access, Op, Place, Scope, Value
+from ..program import Access, Op, Place, Program, Scope, Value
 from ..trace import elementwise, scopes
 from ..trace.memory import At, Tensor, place, shared
 from ..trace.recorder import record, result
@@ -268,6 +268,10 @@ class Case:
             **{n: Narrowed(a, self.rectangles[n].size[1]) if n in self.rectangles else a for n, a in arrays.items()}
         )
         return {name: arrays[name].numpy() for name in self.outputs + self.written}
+
+    def program(self) -> Program:
+        """The kernel's program."""
+        return self.kernel.program(**self._specs())
 
     def text(self, arch: str) -> str:
         """The CUDA C."""
