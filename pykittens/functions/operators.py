@@ -138,13 +138,12 @@ def _plan(
     if not todo or not order or not (launch := todo.kernel.launcher(*todo.operands, **todo.statics)):
         return None
     numbers = tuple(x for x in todo.operands if isinstance(x, (int, float)))
-    pick = itemgetter(*order) if len(order) > 1 else lambda pointers: [pointers[order[0]]]
-    return _Plan(launch, pick, [_maker(x) for x in made], settings, numbers, graded)
+    return _Plan(launch, _picking(order), [_maker(x) for x in made], settings, numbers, graded)
 
 
-def _order(given: list[Tensor], call: KernelCall) -> list[int] | None:
-    """Which of the given tensors each of the kernel's operands is, or a view of; None where one is a copy or could
-    be several.
+def _order(given: list[Tensor], call: KernelCall) -> list[tuple[int, int]] | None:
+    """Which of the given tensors each of the kernel's operands is, or a view of, and at which byte of it that begins;
+    None where one is a copy or could be several.
     """
     order = []
     for x in call.operands:
@@ -153,12 +152,34 @@ def _order(given: list[Tensor], call: KernelCall) -> list[int] | None:
         x = x.array if isinstance(x, View) else x
         if not isinstance(x, Tensor):
             continue
-        same = [i for i, y in enumerate(given) if x is y][:1]
-        same = same or [i for i, y in enumerate(given) if x.data_ptr() == y.data_ptr()]
-        if len(same) != 1:
+        found = [(i, 0) for i, y in enumerate(given) if x is y][:1]
+        found = found or [(i, 0) for i, y in enumerate(given) if x.data_ptr() == y.data_ptr()]
+        found = found or [
+            (i, x.data_ptr() - y.data_ptr())
+            for i, y in enumerate(given)
+            if 0 < x.data_ptr() - y.data_ptr() < _reach(y) and x.untyped_storage().data_ptr() == _storage(y)
+        ]
+        if len(found) != 1:
             return None
-        order += same
+        order += found
     return order
+
+
+def _reach(x: Tensor) -> int:
+    """The bytes from a tensor's first element to the end of its last."""
+    return (1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))) * x.element_size()
+
+
+def _storage(x: Tensor) -> int:
+    return int(x.untyped_storage().data_ptr())
+
+
+def _picking(order: list[tuple[int, int]]) -> Callable[[Sequence[int]], Sequence[int]]:
+    """What gives the kernel's pointers, of all."""
+    if any(offset for _, offset in order):
+        return lambda pointers: [pointers[i] + offset for i, offset in order]
+    first = order[0][0]
+    return itemgetter(*[i for i, _ in order]) if len(order) > 1 else lambda pointers: [pointers[first]]
 
 
 def _maker(x: Tensor) -> Callable[[], Tensor]:
