@@ -67,7 +67,7 @@ def convolve(
     y: Annotated[Tensor, FLOATS, "B", "N", "C"],
     *,
     activation: Any = None,
-    rows: int = 16,
+    rows: int = 8,
 ) -> None:
     """y of x; `state` and `bounds` may be None."""
     cols, width = columns(x.dtype.size), taps.rows - 1
