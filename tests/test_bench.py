@@ -21,6 +21,7 @@ from pykittens.bench import (
     measure,
     memory,
     rows_backward,
+    sequences,
     timing,
 )
 from pykittens.bench.measure import OURS, Cell, Trial
@@ -57,6 +58,19 @@ SMALL: list[tuple[Any, Cell]] = [
     (
         linear,
         Cell({"kind": "linear_attention", "batch": 1, "heads": 1, "n": 130, "features": 64, "dim": 64}, 1e6, "GB/s"),
+    ),
+    *(
+        (
+            sequences,
+            Cell({"kind": kind, "backward": back, "batch": 1, "heads": 1, "n": 70, "dim": 64}, 1e6, "GB/s"),
+        )
+        for kind, back in (
+            ("causal_conv1d", False),
+            ("causal_conv1d", True),
+            ("linear_attention", True),
+            ("linear_attention_decay", True),
+            ("based", True),
+        )
     ),
     (loss, Cell({"kind": "logits", "rows": 6, "hidden": 0, "vocabulary": 257}, 1e6, "GB/s")),
     *(
@@ -104,6 +118,7 @@ def test_all_cells() -> None:
         "loss": 7,
         "memory": 40,
         "rows_backward": 23,
+        "sequences": 13,
     }
     assert labels["attention"][11] == "batch 1, heads 32, n 16384, dim 64, causal"
     assert families.select("attention", ["n 4096, causal"]) == [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from . import attention, attention_backward, gemm, linear, linear_layer, loss, memory, rows_backward
+from . import attention, attention_backward, gemm, linear, linear_layer, loss, memory, rows_backward, sequences
 from .chart import bars
 from .measure import OURS, Cell, Row, measure
 
@@ -20,6 +20,7 @@ FAMILIES: dict[str, ModuleType] = {
     "loss": loss,
     "memory": memory,
     "rows_backward": rows_backward,
+    "sequences": sequences,
 }
 QUICK = 15.0  # milliseconds of work for each contender of a cell; else 60
 Progress = Callable[[int, int, str], None]

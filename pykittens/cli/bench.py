@@ -29,6 +29,7 @@ class Family(str, Enum):
     loss = "loss"
     memory = "memory"
     rows_backward = "rows_backward"
+    sequences = "sequences"
     host = "host"
     all = "all"
 
