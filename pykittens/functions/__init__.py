@@ -25,6 +25,8 @@ PUBLIC = {
     "causal_conv1d": "convolution",
     "causal_conv1d_step": "convolution",
     "cross_entropy": "loss",
+    "gated_linear_attention": "gated",
+    "gated_linear_attention_step": "gated",
     "geglu": "gates",
     "gradients": "gradients",
     "layernorm": "norms",

@@ -43,7 +43,7 @@ from .column_sums import add_up
 from .rows import FLOATS
 from .sequences import dense
 
-ROWS, LAPS = 8, 8  # rows of a warp's tile, and how many tiles it has
+ROWS, LAPS, RUN = 8, 8, 8  # rows of a warp's tile, how many tiles it has, and bytes of a lane's run
 
 
 @pk.kernel(warps=1, grid=lambda weight, **_: pk.cdiv(weight.rows, 16))
@@ -60,7 +60,7 @@ def turn_back(
         warp.store(bias, row.to(bias.dtype), pk.block_index.x)
 
 
-@pk.kernel(warps=WARPS, grid=lambda x, rows, laps, **_: grid(x, 8, rows * laps))
+@pk.kernel(warps=WARPS, grid=lambda x, rows, laps, **_: grid(x, RUN, rows * laps))
 def differentiate(
     x: Annotated[Tensor, FLOATS, "B", "N", "C"],
     dy: Annotated[Tensor, FLOATS, "B", "N", "C"],
@@ -76,7 +76,7 @@ def differentiate(
     laps: int = LAPS,
 ) -> None:
     """dx, and the sums of each block for the weights and the bias."""
-    cols, width = columns(x.dtype.size, 8), taps.rows - 1
+    cols, width = columns(x.dtype.size, RUN), taps.rows - 1
     col, strip = pk.block_index.x * cols, (pk.block_index.y * WARPS + warp.index) * laps
     weights = rows_of(taps, col, cols)
     totals = [warp.zeros_row(f32, cols, layout=layout(cols)) for _ in weights]
@@ -107,7 +107,7 @@ def differentiate(
             warp.store(parts, whole, pk.at(which, j, col))
 
 
-@pk.kernel(warps=1, grid=lambda x, dstate, **_: (pk.cdiv(x.cols, columns(x.dtype.size, 8)), dstate.depth))
+@pk.kernel(warps=1, grid=lambda x, dstate, **_: (pk.cdiv(x.cols, columns(x.dtype.size, RUN)), dstate.depth))
 def differentiate_state(
     x: Annotated[Tensor, FLOATS, "B", "N", "C"],
     dy: Annotated[Tensor, FLOATS, "B", "N", "C"],
@@ -120,7 +120,7 @@ def differentiate_state(
     activation: Any = None,
 ) -> None:
     """dstate = the gradient of the rows before each sequence."""
-    cols, kept, sequence = columns(x.dtype.size, 8), dstate.rows, pk.block_index.y
+    cols, kept, sequence = columns(x.dtype.size, RUN), dstate.rows, pk.block_index.y
     col, (batch, start, end) = pk.block_index.x * cols, span_of(x, bounds, sequence)
     weights, where = rows_of(taps, col, cols), (col, cols, kept + 1)
     ours = x, dy, state, sequence, batch, (start, end), start - kept, kept, where

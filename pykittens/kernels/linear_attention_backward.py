@@ -80,6 +80,48 @@ def _run(x: Any, at: Any) -> Any:
     return block.load_vec(x, at, length=RUN)
 
 
+def passes(
+    do: Any,
+    dafter: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    log_decay: Any,
+    gates: Any,
+    state: Any,
+    gradients: tuple[Any, Any, Any, Any],
+    scale: float,
+    config: Config | None,
+    decays: bool,
+) -> tuple[Any, Any]:
+    """Launches what writes `gradients`: dq, dk, dv and, unless it is None, dstate. With `decays`, returns q . dq and
+    k . dk of each row and each 64 columns, which the gradients of decays are made of.
+    """
+    kind, device = (info := arrays.describe(q)).kind, info.device
+    (batch, heads, n, d), e = info.shape, v.shape[3]
+    dq, dk, dv, dstate = gradients
+
+    def turned(x: Any) -> Any:
+        if x is None:
+            return None
+        o = arrays.empty(kind, (batch, heads, d, e), "f32", device)
+        transpose(x, o)
+        return o
+
+    def pass_over(q: Any, k: Any, v: Any, o: Any, before: Any, after: Any, along: Any, reverse: bool) -> Any:
+        parts = (batch, heads, v.shape[3] // CHUNK, -(-n // CHUNK) * CHUNK)
+        dots = None if along is None else arrays.empty(kind, parts, "f32", device)
+        setting = {"config": config or CONFIGS[q.shape[3]], "reverse": reverse}
+        attend(q, k, v, o, log_decay, gates, before, after, along, dots, scale, **setting)
+        return dots
+
+    with_queries, with_keys = (q, k) if decays else (None, None)
+    queries = pass_over(do, v, k, dq, turned(state), None, with_queries, False)
+    keys = pass_over(v, do, q, dk, turned(dafter), None, with_keys, True)
+    pass_over(k, q, do, dv, dafter, dstate, None, True)
+    return queries, keys
+
+
 class Steps:
     """The launches as one: called as a kernel is."""
 
@@ -102,35 +144,26 @@ class Steps:
         *,
         config: Config | None = None,
     ) -> None:
-        kind, device = (info := arrays.describe(q)).kind, info.device
-        (batch, heads, n, d), e = info.shape, v.shape[3]
-
-        def turned(x: Any) -> Any:
-            if x is None:
-                return None
-            o = arrays.empty(kind, (batch, heads, d, e), "f32", device)
-            transpose(x, o)
-            return o
-
-        def pass_over(q: Any, k: Any, v: Any, o: Any, before: Any, after: Any, along: Any, reverse: bool) -> Any:
-            parts = (batch, heads, v.shape[3] // CHUNK, -(-n // CHUNK) * CHUNK)
-            dots = None if along is None else arrays.empty(kind, parts, "f32", device)
-            setting = {"config": config or CONFIGS[q.shape[3]], "reverse": reverse}
-            attend(q, k, v, o, log_decay, before, after, along, dots, scale, **setting)
-            return dots
-
-        with_queries, with_keys = (q, k) if dlog_decay is not None else (None, None)
-        queries = pass_over(do, v, k, dq, turned(state), None, with_queries, False)
-        keys = pass_over(v, do, q, dk, turned(dafter), None, with_keys, True)
-        pass_over(k, q, do, dv, dafter, dstate, None, True)
-        if dlog_decay is not None:
-            each, lines = arrays.empty(kind, (batch, heads), "f32", device), (batch, heads, e * d)
-            states = [None if dafter is None else View(x, lines, packed(lines)) for x in (after, dafter)]
-            add_decay(queries, keys, *states, each, n)
+        decays = dlog_decay is not None
+        gradients = (dq, dk, dv, dstate)
+        queries, keys = passes(do, dafter, q, k, v, log_decay, None, state, gradients, scale, config, decays)
+        if decays:
+            info = arrays.describe(q)
+            each = arrays.empty(info.kind, info.shape[:2], "f32", info.device)
+            add_decay(queries, keys, lined(after if dafter is not None else None), lined(dafter), each, info.shape[2])
             add_up(each, None, dlog_decay, None)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
         """None: such a call is not one launch, to be done again by itself."""
+
+
+def lined(state: Any) -> Any:
+    """A dense state, or None, with the elements of each head in a line."""
+    if state is None:
+        return None
+    batch, heads, e, d = arrays.describe(state).shape
+    shape = (batch, heads, e * d)
+    return View(state, shape, packed(shape))
 
 
 STEPS = Steps()

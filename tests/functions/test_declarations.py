@@ -21,6 +21,7 @@ from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.functions.convolution import CAUSAL_CONV1D_BACKWARD  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
 from pykittens.functions.epilogues import EPILOGUE_BACKWARD, number_of  # noqa: E402
+from pykittens.functions.gated import GATED_LINEAR_ATTENTION_BACKWARD  # noqa: E402
 from pykittens.functions.gates import GATE_BACKWARD  # noqa: E402
 from pykittens.functions.linear import ACTIVATION_BACKWARD, LINEAR  # noqa: E402
 from pykittens.functions.loss import (  # noqa: E402
@@ -49,6 +50,10 @@ def rows() -> list[Any]:
 
 def heads(n: int = 40, d: int = 64, e: int = 64) -> list[Any]:
     return [tensor(1, 2, n, width, dtype=HALF) for width in (d, d, e)]
+
+
+def gated() -> list[Any]:
+    return [*heads(), -tensor(1, 2, 40).abs()]
 
 
 def rows3() -> list[Any]:
@@ -138,6 +143,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "cross_entropy_dx": (lambda *x: CROSS_ENTROPY(x, ("sum", -100, 0.1, 1e-3, 5.0), True), logits),
     "cross_entropy_lse": (lambda *x: pk.cross_entropy(*x, reduction="none", return_lse=True), logits),
     "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
+    "gated_linear_attention": (pk.gated_linear_attention, gated),
+    "gated_linear_attention_after": (lambda *x: pk.gated_linear_attention(*x, scale=0.5, return_state=True), gated),
+    "gated_linear_attention_backward": (
+        lambda *x: GATED_LINEAR_ATTENTION_BACKWARD((*x, None, None, None), (0.5,)),
+        lambda: [heads()[0].flip(2), *gated()],
+    ),
     "gate_backward": (lambda *x: GATE_BACKWARD(x, ("gelu_tanh",)), lambda: rows() * 3),
     "geglu": (pk.geglu, lambda: rows() * 2),
     "activation_backward": (

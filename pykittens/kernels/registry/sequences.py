@@ -10,6 +10,7 @@ import numpy as np
 from ...call.arguments import spec
 from ...types import DTYPES, f32
 from .. import based_backward, linear_attention_backward
+from .. import gated_linear_attention as gated
 from ..based import FEATURES
 from ..based import Config as BasedConfig
 from ..based import D as FEATURE_DIM
@@ -21,7 +22,7 @@ from ..linear_attention import attend as linear_attend
 from ..linear_attention import reference as linear_reference
 
 
-def _linear_attention(dim: int, dtype: str, decay: bool, reverse: bool = False) -> Instance:
+def _linear_attention(dim: int, dtype: str, decay: bool | str, reverse: bool = False) -> Instance:
     x, state, n = spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, dim)), spec(f32, (1, 2, dim, dim)), 3 * 64
     config = LinearConfig() if dim == 64 else LinearConfig(stages=2, blocks_per_sm=1)
     others: dict[str, Any] = {"along": None, "dots": None}
@@ -32,7 +33,8 @@ def _linear_attention(dim: int, dtype: str, decay: bool, reverse: bool = False) 
         "k": x,
         "v": x,
         "o": x,
-        "log_decay": spec(f32, (2,)) if decay else None,
+        "log_decay": spec(f32, (2,)) if decay is True else None,
+        "gates": spec(f32, (1, 2, n)) if decay == "gates" else None,
         "before": state,
         "after": state,
         **others,
@@ -40,11 +42,28 @@ def _linear_attention(dim: int, dtype: str, decay: bool, reverse: bool = False) 
     }
 
     def expected(
-        q: Array, k: Array, v: Array, log_decay: Array | None, before: Array, along: Any = None, **_: Any
+        q: Array,
+        k: Array,
+        v: Array,
+        log_decay: Array | None,
+        gates: Array | None,
+        before: Array,
+        along: Any = None,
+        **_: Any,
     ) -> dict[str, Array]:
-        if reverse:
+        if gates is not None:
+            steps = np.diff(gates.reshape(1, 2, -1, 64), axis=3, prepend=0).reshape(gates.shape)[..., : q.shape[2]]
+            g: Array = (steps * np.log(2)).astype(float)
+        if reverse and gates is not None:  # the recurrence from the last row on, which decays before it adds
+            flipped = [np.flip(x, 2) for x in (q, k, v, np.pad(g, ((0, 0), (0, 0), (0, 1)))[..., 1:])]
+            scaled = gated.reference(*flipped, scale=1.0, state=before.astype(float) * dim**0.5)
+            o = np.flip(scaled[0], 2) * dim**-0.5
+            after = scaled[1] * dim**-0.5 * np.exp(g[:, :, 0, None, None])
+        elif reverse:
             found = linear_attention_backward.reference(v, k, q, v, log_decay=log_decay, dafter=before)
             o, after = found[2], found[4]
+        elif gates is not None:
+            o, after = gated.reference(q, k, v, g, state=before)
         else:
             o, after = linear_reference(q, k, v, log_decay=log_decay, state=before)
         if along is None:
@@ -54,7 +73,34 @@ def _linear_attention(dim: int, dtype: str, decay: bool, reverse: bool = False) 
 
     outputs = ("o", "after", "dots") if others["dots"] else ("o", "after")
     statics = {"config": config, "reverse": reverse}
-    return Instance(linear_attend, operands, statics, outputs, expected, {"log_decay": np.array([-0.1, -0.01])})
+    log_decay, sums = np.array([-0.1, -0.01]), -np.random.default_rng(5).random((1, 2, n)).astype(np.float32)
+    sums[0, 1, 70] = -160.0
+    sums[..., 3 * 64 - 20 :] = 0
+    gates = sums.reshape(1, 2, -1, 64).cumsum(3).reshape(sums.shape)
+    return Instance(linear_attend, operands, statics, outputs, expected, {"log_decay": log_decay, "gates": gates})
+
+
+def _gated_sums() -> Instance:
+    operands = {"log_decay": spec(f32, (2, 3, 150)), "sums": spec(f32, (2, 3, 192))}
+
+    def expected(log_decay: Array, **_: Any) -> dict[str, Array]:
+        padded = np.pad(np.maximum(log_decay.astype(float) / np.log(2), -160), ((0, 0), (0, 0), (0, 42)))
+        return {"sums": padded.reshape(2, 3, 3, 64).cumsum(3).reshape(2, 3, 192)}
+
+    values = -np.abs(np.random.default_rng(5).standard_normal((2, 3, 150)))
+    values[0, 0, 70] = -np.inf
+    return Instance(gated.accumulate, operands, {}, ("sums",), expected, {"log_decay": values})
+
+
+def _gated_decays(dim: int) -> Instance:
+    rows, state = spec(f32, (2, 3, dim // 64, 19 * 64)), spec(f32, (2, 3, dim * dim))
+
+    def expected(queries: Array, keys: Array, after: Array, dafter: Array, **_: Any) -> dict[str, Array]:
+        change = np.flip(np.flip((queries.astype(float) - keys).sum(2), 2).cumsum(2), 2)
+        return {"o": (change + (after.astype(float) * dafter).sum(2, keepdims=True))[..., :1200]}
+
+    operands = {"queries": rows, "keys": rows, "after": state, "dafter": state, "o": spec(f32, (2, 3, 1200))}
+    return Instance(gated.add_back, operands, expected=expected)
 
 
 def _linear_attention_transpose() -> Instance:
@@ -133,7 +179,7 @@ ROWS = (
         about="causal linear attention in chunks, plain or with decay",
         make=_linear_attention,
         needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True)},
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True, "gates")},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
     ),
     Shipped(
@@ -141,8 +187,22 @@ ROWS = (
         about="linear attention from the last row to the first, for the gradients of its keys and values",
         make=partial(_linear_attention, reverse=True),
         needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True)},
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True, "gates")},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
+    ),
+    Shipped(
+        name="gated_linear_attention_sums",
+        about="before gated linear attention: the sums of each chunk's decays",
+        make=_gated_sums,
+        options={},
+        opcodes=("LDG", "STG", "SHFL"),
+    ),
+    Shipped(
+        name="gated_linear_attention_decays",
+        about="after gated linear attention backward: the gradient of each row's decay",
+        make=_gated_decays,
+        options={"dim": (64, 128)},
+        opcodes=("LDG", "STG", "SHFL"),
     ),
     Shipped(
         name="linear_attention_transpose",

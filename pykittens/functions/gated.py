@@ -1,0 +1,127 @@
+"""Linear attention with a decay for each head that changes with time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ArgumentError
+from ..kernels import gated_linear_attention as kernels
+from ..kernels.linear_attention import DIMS
+from ..kernels.sequences import check, check_gradient, check_state
+from .declaration import Backward, Function, Result
+
+_NAME = "gated_linear_attention"
+
+
+def _results(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | None) -> tuple[Result, ...]:
+    check(_NAME, q, k, v, DIMS, DIMS)
+    batch, heads, n, d = q.shape
+    check_state(_NAME, "log_decay", log_decay, (batch, heads, n))
+    check_state(_NAME, "state", state, (batch, heads, v.shape[3], d))
+    return Result(v.shape, q.dtype), Result((batch, heads, v.shape[3], d), "f32", nothing="state")
+
+
+def _numbers(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | None) -> tuple[float]:
+    return (q.shape[-1] ** -0.5 if scale is None else float(scale),)
+
+
+def _forward(
+    q: Any, k: Any, v: Any, log_decay: Any, state: Any, o: Any, after: Any, scale: float | None, **config: Any
+) -> Any:
+    return kernels.call(q, k, v, log_decay, state, o, after, *_numbers(q, k, v, None, None, scale), **config)
+
+
+def _gradient_results(
+    do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, after: Any, dafter: Any, scale: float | None
+) -> tuple[Result, ...]:
+    name = f"{_NAME}_backward"
+    _results(q, k, v, log_decay, state, scale)
+    shape = (*q.shape[:2], v.shape[3], q.shape[3])
+    check_gradient(name, do, v)
+    check_state(name, "after", after, shape)
+    check_state(name, "dafter", dafter, shape)
+    if dafter is not None and after is None:
+        fix = "pass after, the state that the forward returned: the gradient of log_decay depends on it"
+        raise ArgumentError(f"{name}: dafter without after", fix=fix)
+    return (
+        *(Result(x.shape, x.dtype) for x in (q, k, v)),
+        Result(log_decay.shape, "f32"),
+        Result((0,) if state is None else shape, "f32", nothing="dafter"),
+    )
+
+
+def _backward(do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, after: Any, *rest: Any) -> Any:
+    dafter, *made, scale = rest
+    (scale,) = _numbers(q, k, v, None, None, scale)
+    return kernels.call_backward(do, dafter, q, k, v, log_decay, state, after, *made, scale=scale)
+
+
+GATED_LINEAR_ATTENTION_BACKWARD = Function(
+    f"{_NAME}_backward",
+    "Tensor do, Tensor q, Tensor k, Tensor v, Tensor log_decay, Tensor? state=None, Tensor? after=None, "
+    "Tensor? dafter=None",
+    "float? scale=None",
+    outputs=("dq", "dk", "dv", "dlog_decay", "dstate"),
+    results=_gradient_results,
+    forward=_backward,
+    autocast="low",
+    cast=("do", "q", "k", "v"),
+)
+
+
+def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
+    do = saved.v.new_zeros(saved.v.shape) if grads.out is None else grads.out
+    operands = (do, saved.q, saved.k, saved.v, saved.log_decay, saved.state, saved.after, grads.after)
+    made = GATED_LINEAR_ATTENTION_BACKWARD(operands, (settings.scale,))
+    return dict(zip(("q", "k", "v", "log_decay", "state"), made, strict=True))
+
+
+GATED_LINEAR_ATTENTION = Function(
+    _NAME,
+    "Tensor q, Tensor k, Tensor v, Tensor log_decay, Tensor? state=None",
+    "float? scale=None",
+    also="after",
+    results=_results,
+    forward=_forward,
+    key=lambda scale: None,
+    numbers=_numbers,
+    autocast="low",
+    cast=("q", "k", "v"),
+    backward=Backward(("q", "k", "v", "log_decay", "state", "after"), _gradients, demands=False),
+)
+
+
+def gated_linear_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    log_decay: Any,
+    *,
+    scale: float | None = None,
+    state: Any = None,
+    return_state: bool = False,
+) -> Any:
+    """o_i = scale * S_i q_i, S_i = exp(g_i) S_(i - 1) + v_i k_i, for each batch and head, on arrays of any framework.
+
+    q, k: (batch, heads, n, d), v: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides. `log_decay`
+    is g, float32 (batch, heads, n), zero or less, also -inf. `scale` is 1 / sqrt(d) unless given. `state`: what an
+    earlier call returned, for rows that continue it, float32 (batch, heads, e, d). Returns o, or (o, state) with
+    `return_state`. For Hopper and the simulated GPU. Simple GLA; RetNet and Lightning attention have a constant g; for
+    Mamba-2 q, k and v are C, B and dt x, and g is dt A.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
+    """
+    return GATED_LINEAR_ATTENTION((q, k, v, log_decay, state), (scale,), return_state)
+
+
+def gated_linear_attention_step(
+    q: Any, k: Any, v: Any, log_decay: Any, *, state: Any, scale: float | None = None
+) -> tuple[Any, Any]:
+    """One row of `gated_linear_attention` for each sequence: (o, state) of q, k, v (batch, heads, d) and the state
+    before it.
+
+    log_decay: float32 (batch, heads); all else as `gated_linear_attention` has it.
+    """
+    rows = (x[:, :, None] for x in (q, k, v, log_decay))
+    o, after = gated_linear_attention(*rows, scale=scale, state=state, return_state=True)
+    return o[:, :, 0], after

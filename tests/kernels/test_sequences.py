@@ -1,0 +1,243 @@
+"""The contract of every function over sequences with a state: what each must do, on the simulated GPU, beside its plain
+recurrence differentiated by torch in float64. A function without a row fails.
+
+Random batches, heads and lengths; sequences of no rows; two parts continued equal one; steps equal rows; gradients of
+every operand and state; decays of 0, -1e-3, -30 and -inf; f16 with large keys; operands that lie in memory as (batch,
+time, heads, d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import pykittens as pk  # noqa: E402
+import pykittens.functions as functions  # noqa: E402
+
+CUDA = "cuda" if torch.cuda.is_available() else "cpu"
+LEVELS = torch.tensor([0.0, -1e-3, -30.0, -torch.inf, -0.1])
+FEATURES = 160  # of Based
+
+
+@dataclass(frozen=True)
+class Row:
+    """A function f(*operands, state=, return_state=True) along axis 2 of its operands (1 of the convolution's)."""
+
+    call: Callable[..., Any]
+    operands: Callable[..., dict[str, Any]]  # of (generator, batch, heads, n, dtype)
+    state: Callable[..., Any]
+    plain: Callable[..., tuple[Any, Any]]  # (operands by name, state) -> (result, state), row by row
+    rows: tuple[str, ...]  # the operands that have rows, all but weights
+    step: Callable[..., tuple[Any, Any]] | None = None
+    axis: int = 2
+    heads: bool = True
+
+
+def _normal(g: Any, *shape: int, dtype: Any = torch.float32) -> Any:
+    return torch.randn(*shape, generator=g).to(dtype)
+
+
+def _qkv(g: Any, batch: int, heads: int, n: int, dtype: Any, d: int = 64) -> dict[str, Any]:
+    """As (batch, time, heads, d) in memory."""
+    return {x: _normal(g, batch, n, heads, w, dtype=dtype).transpose(1, 2) for x, w in (("q", d), ("k", d), ("v", 64))}
+
+
+def _recurrence(q: Any, k: Any, v: Any, decay: Any, state: Any) -> tuple[Any, Any]:
+    rows = []
+    for i in range(q.shape[2]):
+        faded = state if decay is None else state * decay[:, :, i].exp()[..., None, None]
+        state = faded + v[:, :, i, :, None] * k[:, :, i, None, :]
+        rows.append((state @ q[:, :, i, :, None])[..., 0])
+    return (torch.stack(rows, 2) if rows else v * 0), state
+
+
+def _linear(x: dict[str, Any], state: Any) -> tuple[Any, Any]:
+    decay = x["log_decay"][None, :, None].expand(*x["q"].shape[:3])
+    o, state = _recurrence(x["q"], x["k"], x["v"], decay, state)
+    return o * x["q"].shape[-1] ** -0.5, state
+
+
+def _gated(x: dict[str, Any], state: Any) -> tuple[Any, Any]:
+    o, state = _recurrence(x["q"], x["k"], x["v"], x["log_decay"], state)
+    return o * x["q"].shape[-1] ** -0.5, state
+
+
+def _features(x: Any) -> Any:
+    last = torch.cat([(x * x.roll(-8, -1))[..., :8], torch.ones_like(x[..., :1]), torch.zeros_like(x[..., :7])], -1)
+    return torch.cat([*(x * x.roll(-m, -1) for m in range(8)), last, x], -1)
+
+
+def _based(x: dict[str, Any], state: Any) -> tuple[Any, Any]:
+    share = torch.ones(FEATURES, dtype=x["q"].dtype)
+    share[:16] = 0.5
+    return _recurrence(_features(x["q"] / 4) * share, _features(x["k"]), x["v"], None, state)
+
+
+def _convolution(x: dict[str, Any], state: Any) -> tuple[Any, Any]:
+    n, width = x["x"].shape[1], x["weight"].shape[1]
+    whole = torch.cat([state, x["x"]], 1)
+    z = x["bias"] + sum(whole[:, j : j + n] * x["weight"][:, j] for j in range(width))
+    return z * torch.sigmoid(z), whole[:, n:]
+
+
+def _with_decay(operands: dict[str, Any], decay: Any) -> dict[str, Any]:
+    return {**operands, "log_decay": decay}
+
+
+def _levels(g: Any, *shape: int) -> Any:
+    return LEVELS[torch.randint(len(LEVELS), shape, generator=g)]
+
+
+ROWS = {
+    "linear_attention": Row(
+        pk.linear_attention,
+        lambda g, b, h, n, dtype: _with_decay(_qkv(g, b, h, n, dtype), _levels(g, h)),
+        lambda g, b, h, dtype: _normal(g, b, h, 64, 64),
+        _linear,
+        ("q", "k", "v"),
+    ),
+    "gated_linear_attention": Row(
+        pk.gated_linear_attention,
+        lambda g, b, h, n, dtype: _with_decay(_qkv(g, b, h, n, dtype), _levels(g, b, h, n)),
+        lambda g, b, h, dtype: _normal(g, b, h, 64, 64),
+        _gated,
+        ("q", "k", "v", "log_decay"),
+        step=pk.gated_linear_attention_step,
+    ),
+    "based": Row(
+        pk.based,
+        lambda g, b, h, n, dtype: _qkv(g, b, h, n, dtype, 16),
+        lambda g, b, h, dtype: _normal(g, b, h, 64, FEATURES),
+        _based,
+        ("q", "k", "v"),
+    ),
+    "causal_conv1d": Row(
+        lambda x, weight, bias, **o: pk.causal_conv1d(x, weight, bias, activation="silu", **o),
+        lambda g, b, h, n, dtype: {
+            "x": _normal(g, b, n, 24 * h, dtype=dtype),
+            "weight": _normal(g, 24 * h, 4, dtype=dtype),
+            "bias": _normal(g, 24 * h, dtype=dtype),
+        },
+        lambda g, b, h, dtype: _normal(g, b, 3, 24 * h, dtype=dtype),
+        _convolution,
+        ("x",),
+        step=lambda x, weight, bias, **o: pk.causal_conv1d_step(x, weight, bias, activation="silu", **o),
+        axis=1,
+        heads=False,
+    ),
+}
+
+
+def made(name: str, seed: int, n: int, dtype: Any, batch: int = 1, heads: int = 2) -> tuple[dict[str, Any], Any]:
+    g = torch.Generator().manual_seed(seed)
+    row = ROWS[name]
+    operands = row.operands(g, batch, heads, n, dtype)
+    state = row.state(g, batch, heads, dtype)
+    if name == "based":
+        state[..., 137:144] = 0
+    return {k: x.to(CUDA) for k, x in operands.items()}, state.to(CUDA)
+
+
+def distance(x: Any, y: Any) -> float:
+    x, y = x.detach().cpu().double(), y.detach().cpu().double()
+    assert x.shape == y.shape and torch.isfinite(x).all()
+    return float((x - y).norm() / y.norm().clamp_min(1e-30))
+
+
+def exact(name: str, operands: dict[str, Any], state: Any) -> tuple[Any, Any]:
+    return ROWS[name].plain({k: x.cpu().double() for k, x in operands.items()}, state.cpu().double())
+
+
+def part(name: str, operands: dict[str, Any], rows: slice) -> dict[str, Any]:
+    row = ROWS[name]
+    index = (slice(None),) * row.axis + (rows,)
+    return {k: x[index] if k in row.rows else x for k, x in operands.items()}
+
+
+def test_every_function_with_a_state_has_a_row() -> None:
+    functions.load()
+    stateful = {f.name for f in functions.declaration.ALL if "state" in f.names and not f.name.endswith("_backward")}
+    assert stateful == set(ROWS)
+    steps = {name for name in functions.PUBLIC if name.endswith("_step")}
+    assert steps == {f"{name}_step" for name, row in ROWS.items() if row.step}
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    ("n", "dtype"),
+    [
+        (1, torch.bfloat16),
+        (77, torch.bfloat16),
+        *(pytest.param(n, torch.float16, marks=pytest.mark.whole) for n in (64, 300)),
+    ],
+)
+def test_the_recurrence_and_parts_that_continue_it(name: str, n: int, dtype: Any) -> None:
+    operands, state = made(name, n, n, dtype, batch=2)
+    o, after = ROWS[name].call(**operands, state=state, return_state=True)
+    expected, last = exact(name, operands, state)
+    assert o.dtype == dtype and distance(o, expected) < (4e-3 if dtype is torch.bfloat16 else 1e-3)
+    assert distance(after, last) < 2e-5
+    cut = n // 3
+    first, middle = ROWS[name].call(**part(name, operands, slice(0, cut)), state=state, return_state=True)
+    second, end = ROWS[name].call(**part(name, operands, slice(cut, n)), state=middle, return_state=True)
+    assert first.shape[ROWS[name].axis] == cut  # without rows the state passes through
+    assert distance(torch.cat([first, second], ROWS[name].axis), o) < 4e-3 and distance(end, after) < 2e-5
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.step])
+def test_steps_are_rows(name: str) -> None:
+    row, dtype = ROWS[name], torch.bfloat16
+    operands, state = made(name, 5, 3, dtype, batch=2)
+    o, after = row.call(**operands, state=state, return_state=True)
+    for i in range(3):
+        one = {k: x.select(row.axis, i) if k in row.rows else x for k, x in operands.items()}
+        y, state = row.step(**one, state=state)  # type: ignore[misc]
+        assert distance(y, o.select(row.axis, i)) < 4e-3
+    assert distance(state, after) < 2e-5
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("n", [67, pytest.param(130, marks=pytest.mark.whole)])
+def test_gradients_of_every_operand_and_state(name: str, n: int) -> None:
+    operands, state = made(name, n + 1, n, torch.bfloat16)
+    leaves = {k: x.detach().clone().requires_grad_() for k, x in operands.items()}
+    before = state.clone().requires_grad_()
+    results = ROWS[name].call(**leaves, state=before, return_state=True)
+    ups = [_normal(torch.Generator().manual_seed(i), *x.shape).to(x) for i, x in enumerate(results)]
+    found = torch.autograd.grad(results, [*leaves.values(), before], ups)
+    # exp at -inf has no derivative that float64 knows: a decay that is as good
+    doubles = {k: x.detach().cpu().double().clamp_min(-1e4).requires_grad_() for k, x in operands.items()}
+    first = state.cpu().double().requires_grad_()
+    wanted = torch.autograd.grad(
+        ROWS[name].plain(doubles, first), [*doubles.values(), first], [x.cpu().double() for x in ups]
+    )
+    for x, y, what in zip(found, wanted, [*leaves, "state"], strict=True):
+        assert distance(x, y) < (1e-3 if what == "log_decay" else 4e-3), what
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.heads])
+def test_f16_with_large_keys(name: str) -> None:
+    operands, state = made(name, 9, 70, torch.float16)
+    size = 30 if name == "based" else 1000
+    operands["k"] = (operands["k"].float() * size).clamp(-60000, 60000).half()
+    operands["v"] = (operands["v"].float() / size).half()
+    o, _ = ROWS[name].call(**operands, state=state * 0, return_state=True)
+    assert distance(o, exact(name, operands, state * 0)[0]) < 1.5e-3
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_nothing_that_comes_later_reaches_a_row(name: str) -> None:
+    operands, state = made(name, 11, 140, torch.bfloat16, heads=1)
+    first = next(iter(ROWS[name].rows))
+    operands[first] = operands[first].clone()
+    index = (slice(None),) * ROWS[name].axis + (130,)
+    operands[first][index] = np.nan
+    o = ROWS[name].call(**operands, state=state, return_state=True)[0].float()
+    bad = torch.isnan(o).flatten(ROWS[name].axis + 1).any(-1)
+    assert bad[..., 130].all() and not bad[..., :128].any()
