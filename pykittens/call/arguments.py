@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +167,24 @@ def _scalar(kernel: str, name: str, dtype: DType, value: Any) -> Any:
             f"{kernel}: {name!r} is {value}, which {dtype} cannot hold",
             fix=f"pass {low} to {high - 1}, or make the parameter pk.i64",
         )
-    return float(value) if dtype.kind == "f" else int(value)
+    if dtype.kind != "f":
+        return int(value)
+    if (number := _float(value, dtype)) is None:
+        raise ArgumentError(f"{kernel}: {name!r} is larger than any {dtype}", fix="pass math.inf if that is meant")
+    return number
+
+
+def _float(value: Any, dtype: DType) -> float | None:
+    """A number for a parameter of floats. None where it is finite, and no number of the dtype is as large."""
+    try:
+        number = float(value)
+    except OverflowError:  # a Python int of any length
+        return None
+    if math.isfinite(number) and abs(number) > 65504:  # float16's largest: no dtype of parameters has less
+        with np.errstate(over="ignore"):
+            if np.isinf(np.asarray(number).astype(dtype.numpy)):
+                return None
+    return number
 
 
 def _tensor(

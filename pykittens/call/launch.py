@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import ArgumentError, ResourceError
+from ..errors import ArgumentError
 from ..gpu import driver, tensormap
 from ..gpu.launch import Launcher
 from ..interop import arrays
@@ -115,12 +115,10 @@ def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], statics
     if call is None:
         call = kernel.memory.launchers.keep(key, Call(kernel, specialisation, known, statics))
     scalars = {name: known[name] for name in call.scalars}
-    if not call.order(call.tensors, list(scalars))(
+    launched = call.order(call.tensors, list(scalars))(
         [known[name].pointer for name in call.tensors], list(scalars.values())
-    ):
-        raise ArgumentError(
-            f"{kernel.name}: one of {scalars} does not fit its parameter", fix="pass numbers that its dtype holds"
-        )
+    )
+    assert launched, "numbers that their parameters cannot hold are refused before"
     return call
 
 
@@ -184,12 +182,6 @@ def _function(kernel: Any, program: Program, device: int) -> driver.Function:
     if program_of_it is not program:
         arch = driver.architecture(device).name
         cubin = kernel.compile_program(program, arch)
-        if cubin.registers * program.threads > 65536:
-            raise ResourceError(
-                f"{kernel.name} wants {cubin.registers} registers for each of {program.threads} threads",
-                fix="use fewer warps",
-                location=program.location,
-            )
         function = driver.load(cubin, device, program.shared_bytes)
         kernel.memory.functions.keep(key, (program, function))
     return function

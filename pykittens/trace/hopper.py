@@ -10,6 +10,7 @@ from ..ops import mbarrier, thread_indices, wgmma
 from ..ops import tma as tma_ops
 from ..ops.scalars import THREAD
 from ..program import Operand, Scope, Value
+from ..types import SharedTile, SharedVector
 from .flow import when
 from .functions import named_barrier
 from .handle import number
@@ -145,6 +146,7 @@ class Tma:
 
     def prefetch(self, source: Tensor, coordinate: Any, like: Shared) -> None:
         """Brings the rectangle of `source` at `coordinate` that would be loaded into a tile like `like` into L2."""
+        _check_target(like)
         record(tma_ops.TmaPrefetch(self._scope, place(source, coordinate, like.type.shape), like))  # type: ignore[union-attr]
 
     def commit(self) -> None:
@@ -157,7 +159,7 @@ class Tma:
 
 
 def _check_target(tile: Any) -> None:
-    if not isinstance(tile, Shared):
+    if not isinstance(tile, Shared) or not isinstance(tile.type, (SharedTile, SharedVector)):
         raise TypeRuleError(
             f"TMA moves shared tiles, not {tile!r}", fix="pass a shared tile: pk.shared(pk.st(...)) or a ring's slot"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import Frame, ResourceError, TraceError
+from ..errors import Frame, TraceError
 from ..program import Parameter, Program
 from ..types import Global, ScalarType
 from . import handle_types  # noqa: F401  (gives values their operators)
@@ -31,8 +31,6 @@ def trace(
     program = Program(
         function.__name__, warps, location=(Frame(code.co_filename, code.co_firstlineno, code.co_name),), **attributes
     )
-    if not 1 <= warps <= 32:
-        raise ResourceError(f"a block of {warps} warps", fix="a block has 1 to 32 warps", location=program.location)
     arguments: dict[str, Any] = {}
     for name, type in types.items():
         if type is None:

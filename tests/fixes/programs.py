@@ -16,6 +16,14 @@ hs, acc = pk.shared(pk.st(bf16, 64, 64)), warp.zeros(f32, 16, 16)
 bar, named = pk.barrier(), pk.named_barrier(8)
 """
 
+# Operations as such: what the words above them do not let through.
+OPS = """
+from pykittens.ops import binary, copies, cross_warp, load, reduce
+from pykittens.trace.recorder import record, result, scope_of
+wide = block.zeros(f32, 1, 1024, layout=pk.coalesced(128, 8))
+terms = result(reduce.Reduce(scope_of(4), "sum", wide, "col", True))
+"""
+
 KERNELS: list[Any] = [
     # Derivatives.
     ("pk.vjp(pk.tanh, j)", "pk.vjp(pk.tanh, t)"),
@@ -447,6 +455,77 @@ KERNELS: list[Any] = [
     ("pk.gl(3)", "pk.gl(pk.bf16, 3)"),
     ("pk.gl(f32, 0)", "pk.gl(f32, 1)"),
     ("pk.gl(f32, 1, 2, 3, 4, 5)", "pk.gl(f32, 2, 3, 4, 5)"),
+    # What operations refuse by themselves.
+    (OPS + "result(binary.Binary(scope_of(1), 'add', 1.0, 2.0))", "warp.full(f32, 16, 64, 1.0) + 2.0"),
+    (
+        OPS + "record(copies.CopyIn(scope_of(4), t, warp.load(x, (0, 0), rows=16).producer.source))",
+        "block.load_into(s, x, (0, 0))",
+    ),
+    (
+        OPS + "record(cross_warp.ShareTerms(scope_of(4), v, (col,)))",
+        "wide = block.zeros(f32, 1, 1024, layout=pk.coalesced(128, 8))\nwide.row_sum()",
+    ),
+    (
+        OPS + "record(cross_warp.ShareTerms(scope_of(4), v, (terms,)))",
+        OPS + "record(cross_warp.ShareTerms(scope_of(4), pk.shared(pk.sv(f32, 4)), (terms,)))",
+    ),
+    (
+        OPS + "result(reduce.Total(scope_of(4), 'sum', terms))",
+        "block.zeros(f32, 1, 1024, layout=pk.coalesced(128, 8)).row_sum()",
+    ),
+    (OPS + "result(load.Load(scope_of(1), bar, t.type))", "warp.load(s)"),
+    ("part.swap_layout('col')", "part.total().swap_layout('col')"),
+    (
+        "col.transpose()",
+        "column = pk.shared(pk.sv(f32, 16))\nwarp.store(column, col)\nwarp.sync()\nwarp.load_row(column)",
+    ),
+    (
+        "tall = pk.shared(pk.st(bf16, 8, 64))\nwarp.mma_AtB(warp.zeros(f32, 64, 64), tall, tall)",
+        "tall = pk.shared(pk.st(bf16, 16, 64))\nwarp.mma_AtB(warp.zeros(f32, 64, 64), tall, tall)",
+    ),
+    (
+        "tall = pk.shared(pk.st(bf16, 8, 64))\nwarpgroup.mma_AtB(warpgroup.zeros(f32, 64, 64), tall, tall)",
+        "tall = pk.shared(pk.st(bf16, 16, 64))\nwarpgroup.mma_AtB(warpgroup.zeros(f32, 64, 64), tall, tall)",
+    ),
+    (
+        "pair = pk.shared(pk.st(bf16, 128, 64))\nwarpgroup.mma_ABt(block.zeros(f32, 128, 64), pair, hs)",
+        "pair = pk.shared(pk.st(bf16, 128, 64))\nwarpgroup.mma_ABt(warpgroup.zeros(f32, 128, 64), pair, hs)",
+        {"warps": 8},
+    ),
+    (
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n"
+        "ring.read()\nring.release(after=j)",
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n"
+        "ring.release(after=warp.load(ring.read()).row_sum())",
+    ),
+    (
+        "a = t\nfor _ in pk.range(4):\n    a = t + 1.0\nwarp.store(x, a, (0, 0))",
+        "a = t\nfor _ in pk.range(4):\n    a[:] = t + 1.0\nwarp.store(x, a, (0, 0))",
+    ),
+    ("a, d = t, t + 1.0\nfor _ in pk.range(4):\n    a = d", "a, d = t, t + 1.0\nfor _ in pk.range(4):\n    a[:] = d"),
+    (
+        "k = iter((1.0, 2.0, 3.0, 4.0))\nfor _ in pk.range(4):\n    warp.store(x, t * next(k), (0, 0))",
+        "k = pk.var(f32, 0.0)\nfor _ in pk.range(4):\n    k[:] = k + 1.0\n    warp.store(x, t * k, (0, 0))",
+    ),
+    (
+        OPS + "pk.row_sums(wide, block.zeros(i32, 1, 1024, layout=pk.coalesced(128, 8)))",
+        OPS + "pk.row_sums(wide)\npk.row_sums(block.zeros(i32, 1, 1024, layout=pk.coalesced(128, 8)))",
+    ),
+    (
+        "@pk.kernel\ndef inner(x: pk.gl(f32, 'N', 64)): warp.store(x, t, (0, 0))\n"
+        "inner.program(pk.spec(f32, (64, 64)))",
+        "@pk.kernel\ndef inner(x: pk.gl(f32, 'N', 64)): warp.store(x, warp.zeros(f32, 16, 64), (0, 0))\n"
+        "inner.program(pk.spec(f32, (64, 64)))",
+    ),
+    (
+        "ring = pk.ring(2, pk.st(f32, 16, 64))\n"
+        "with pk.role('a', warps=1), ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n"
+        "with pk.role('b', warps=1), ring.put() as slot: warp.store(slot, t)",
+        "ring, other = pk.ring(2, pk.st(f32, 16, 64)), pk.ring(2, pk.st(f32, 16, 64))\n"
+        "with pk.role('a', warps=1), ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n"
+        "with pk.role('b', warps=1), other.put() as slot: warp.store(slot, warp.zeros(f32, 16, 64))",
+    ),
+    ("pk.tma.load(bar, x, (0, 0), bar)", "pk.tma.load(s, x, (0, 0), bar)"),
 ]
 
 COPY = """
@@ -554,4 +633,21 @@ CALLS: list[Any] = [
         "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): pk.cuda('', numpy=lambda: ())\nf(A)",
     ),
     ("@pk.kernel\ndef untyped(x): pass", "@pk.kernel\ndef typed(x: pk.gl(f32, 16, 64)): pass"),
+    ("scaled(A, 1e39)", "scaled(A, float('inf'))"),
+    ("scaled(A, 10**400)", "scaled(A, float('inf'))"),
+    (
+        "class Elsewhere:\n    __cuda_array_interface__ = (\n"
+        "        dict(shape=(16, 64), typestr='<f4', data=(0, False), version=3))\n"
+        "k(A, Elsewhere())",
+        "k(A, A.copy())",
+    ),
+    (
+        "class Odd:\n    __slots__ = ()\n    def __eq__(self, other): return True\nodd = Odd()\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): assert odd\nf(A)",
+        "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), *, odd): assert odd\nf(A, odd=True)",
+    ),
+    (
+        "@pk.kernel\ndef f(x: 'pk.gl(f32, missing, 64)'): pass",
+        "missing = 'N'\n@pk.kernel\ndef f(x: 'pk.gl(f32, missing, 64)'): pass\nf(A)",
+    ),
 ]

@@ -1,8 +1,7 @@
 """Each fix that an error proposes is applied, and then works.
 
 Every `raise ...(fix=...)` of the folders below is found in the source, and must be reached by the first program of a
-row in `programs.py`, whose second program is what the fix says. What has no row yet is listed in `to_come.txt`, which
-only shrinks: a new fix needs a row, and a row takes its line off the list.
+row in `programs.py`, whose second program is what the fix says. A new fix needs a row.
 """
 
 import ast
@@ -21,7 +20,6 @@ from tests.fixes.programs import CALLS, HERE, KERNELS
 
 PACKAGE = Path(pk.__file__).parent
 SEARCHED = [*PACKAGE.glob("ops/*.py"), *PACKAGE.glob("trace/*.py"), *PACKAGE.glob("call/*.py"), PACKAGE / "types.py"]
-TO_COME = Path(__file__).with_name("to_come.txt")
 FULL = {  # what kernel lines see of the caller
     **{name: getattr(pk, name) for name in ("bf16", "block", "e4m3", "f16", "f32", "i32", "u8", "warp", "warpgroup")},
     "pk": pk,
@@ -141,7 +139,5 @@ def test_a_fix_works(number: int) -> None:
 
 def test_every_fix_has_a_row() -> None:
     reached = {refusal(number)[1] for number in range(len(ROWS))}
-    listed = {line for line in TO_COME.read_text(encoding="utf-8").splitlines() if line}
     missing = {*sites().values()} - reached
-    assert not missing - listed, "these fixes need a row in programs.py: " + "\n".join(sorted(missing - listed))
-    assert not listed - missing, "these have a row, or are gone; take them off the list: " + "\n".join(listed - missing)
+    assert not missing, "these fixes need a row in programs.py: " + "\n".join(sorted(missing))
