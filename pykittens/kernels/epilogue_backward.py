@@ -5,7 +5,7 @@
 x: the product, dy: (m, n); bf16, f16 or f32, arithmetic float32. Nobody writes an activation's backward: the epilogue
 is recorded and walked backwards (`trace/derivatives.py`). One read of x and dy, one write of dx. An operand of (m, n)
 gets its gradient at once; one that is broadcast gets parts of it, to be added up: (1, n) a row for each strip of
-blocks, (m, 1) a row for each column of tiles, (1, 1) one for each block. A block goes down its strip of 64 columns
+blocks, (m, 1) a row for each column of tiles, (1, 1) one for each block. A block goes down its strip of 32 columns
 with float32 sums in registers, so that the bits are the same in every run.
 """
 
@@ -23,7 +23,7 @@ from ..types import RegisterTile
 from .arguments import KernelCall
 
 FLOATS, MADE = (bf16, f16, f32, e4m3, e5m2), (bf16, f16, f32)
-ROWS = COLS = 64
+ROWS, COLS = 64, 32
 KINDS = {(True, True): "one", (True, False): "row", (False, True): "col", (False, False): "tile"}  # of what is 1 long
 
 

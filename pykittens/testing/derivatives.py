@@ -48,14 +48,13 @@ def _float(x: Any) -> bool:
 
 
 def _floats(case: Case) -> list[str]:
-    """The tensors that operands of floats are loaded from, but for what would be summed over several warps."""
+    """The tensors that operands of floats are loaded from; no scalars beside coalesced tiles, which have no sum."""
     found, tile = [], next((x for x in (*case.fields.values(), *case.results) if isinstance(x, RegisterTile)), None)
     for name, x in case.fields.items():
         parts = {f"{name}{i}": part for i, part in enumerate(x)} if isinstance(x, tuple) else {name: x}
         for n, part in parts.items():
-            several = case.warps > 1 or isinstance(getattr(tile, "layout", None), Coalesced)
-            crosses = several and not isinstance(part, RegisterTile) and getattr(part, "kind", "") != "col" and tile
-            if _float(part) and not crosses and not (name == "target" and case.changed):
+            whole = isinstance(part, ScalarType) and isinstance(getattr(tile, "layout", None), Coalesced)
+            if _float(part) and not whole and not (name == "target" and case.changed):
                 found.append(n)
     return found
 

@@ -263,8 +263,10 @@ class Words:
         if not isinstance(cotangent, Tile):
             return cotangent
         own = cotangent.type
+        if isinstance(type, ScalarType) and isinstance(own, RegisterTile):
+            return (cotangent.col_sum() if own.warps > 1 else cotangent.row_sum()).sum()  # the warps meet in col_sum
         if isinstance(type, ScalarType):
-            return (cotangent.row_sum() if isinstance(own, RegisterTile) else cotangent).sum()
+            return cotangent.sum()
         assert isinstance(type, (RegisterTile, RegisterVector))
         if isinstance(own, RegisterTile) and isinstance(type, RegisterVector):
             return cotangent.row_sum() if type.kind == "col" else cotangent.col_sum()
