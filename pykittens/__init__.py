@@ -42,7 +42,16 @@ def __getattr__(name: str) -> Any:
         )
         if name in globals():
             return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    meant = "" if name.startswith("_") else _meant(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{meant}", name=name)
+
+
+def _meant(name: str) -> str:
+    """What somebody who wrote `name` may have meant."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, globals().get("__all__", ()), n=2)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def __dir__() -> list[str]:

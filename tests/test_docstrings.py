@@ -60,3 +60,10 @@ def test_what_kernels_hold_can_be_named() -> None:
     """For annotations and editors: everything that a word returns to a kernel has a name in `pk`."""
     for name in ("Tile", "Tensor", "Ring", "Shared", "Scalar", "Variable", "DType", "ScopeHandle", "Turns", "Kernel"):
         assert name in pk.__all__ and inspect.isclass(getattr(pk, name))
+
+
+def test_a_misspelt_word_is_answered_with_what_was_meant() -> None:
+    with pytest.raises(AttributeError, match="did you mean maximum"):
+        pk.maximun  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'zzz'$"):
+        pk.zzz  # noqa: B018

@@ -39,6 +39,7 @@ def write_pages(source: Path) -> None:
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     (source / "changelog.md").write_text(changes, encoding="utf-8")
     tutorial.write_steps(ROOT / "docs" / "tutorial", source / "tutorial")
+    tutorial.write_examples(ROOT / "examples" / "kernels", source / "examples.md")
     reference.write_reference(source / "reference")
     for page in source.rglob("*.md"):
         _fill(page)

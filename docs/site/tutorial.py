@@ -29,6 +29,17 @@ def write_steps(steps: Path, to: Path) -> None:
     (to / "index.md").write_text(text, encoding="utf-8")
 
 
+def write_examples(folder: Path, to: Path) -> None:
+    """One page with all example kernels."""
+    parts = ["# Ten kernels", "Each is one file of `examples/kernels`, and runs without a GPU: `python FILE`."]
+    for file in sorted(folder.glob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        about = ast.get_docstring(ast.parse(source)) or ""
+        code = source.partition('"""\n\n')[2].partition("\n\nif __name__")[0].strip()
+        parts += [f"## {file.stem.replace('_', ' ')}", about, f"```python\n{code}\n```"]
+    to.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def page(file: Path) -> str:
     """The Markdown of a step, which is run for it."""
     source = file.read_text(encoding="utf-8")

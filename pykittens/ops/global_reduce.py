@@ -98,11 +98,11 @@ __device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
     def samples(cls) -> Iterable[Sample]:
         combine = {"add": np.add, "min": np.minimum, "max": np.maximum}
         for kind, f in combine.items():
-            of: list[RegisterTile | RegisterVector] = [*tiles(i32), *vectors(i32), RegisterTile(u32, 16, 32)]
-            for type in (*of, *(tiles(f32) if kind == "add" else ())):
+            few: list[RegisterTile | RegisterVector] = [RegisterTile(i32, 16, 32), RegisterTile(u32, 16, 32)]
+            for type in (*few, *tiles(f32), *vectors(i32)) if kind == "add" else few:
                 shape = type.shape if isinstance(type, RegisterTile) else (type.length,)
                 rows, cols = (1, *shape)[-2:]
-                for ragged in (False, True) if kind == "add" else (True,):
+                for ragged in (False, True) if type.dtype is f32 else (True,):
                     size = (rows + 2, cols) if not ragged else (rows + 1, cols - 3)
                     place = Rectangle(type.dtype, shape, size, (2, 0), static=not ragged)
                     inputs = dict.fromkeys(("target", "source"), "counts" if type.dtype is u32 else "integers")
