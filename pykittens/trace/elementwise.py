@@ -125,16 +125,16 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 def promoted_tiles(a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands with one dtype, where one is a tile: `where` says which."""
-    tiles = [x for x in (a, b) if isinstance(x, Tile)]
-    dtypes = {x.dtype for x in tiles}
-    fraction = any(not isinstance(x, Tile) and is_scalar(x) and scalars.scalar_dtype(x) is f32 for x in (a, b))
-    if dtypes == {i32, u32}:
+    tiles = {x.dtype for x in (a, b) if isinstance(x, Tile)} - {bool_}
+    numbers = {scalars.scalar_dtype(x) or i32 for x in (a, b) if not isinstance(x, Tile) and is_scalar(x)} - {bool_}
+    if tiles == {i32, u32}:
         raise TypeRuleError("pk.where of int32 and uint32", fix="convert one of them: x.to(pk.i32)")
-    numbers = dtypes - {bool_}
-    if len(numbers) == 1 and not (fraction and next(iter(numbers)).kind != "f"):
-        (dtype,) = numbers
-    elif numbers or fraction:
+    if len(tiles) == 1 and not (f32 in numbers and next(iter(tiles)).kind != "f"):
+        (dtype,) = tiles
+    elif tiles or f32 in numbers:
         dtype = f32
+    elif numbers:  # beside a mask
+        dtype = next(iter(numbers))
     else:
         return a, b
     return tuple(x.to(dtype) if isinstance(x, Tile) else x for x in (a, b))  # type: ignore[return-value]

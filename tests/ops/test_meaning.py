@@ -159,3 +159,36 @@ def test_what_is_moved_keeps_the_bits_of_a_nan() -> None:
     y = np.zeros_like(x)
     through.simulate(x, y)
     assert (y.view(np.uint16) == 0x7FA5).all()
+
+
+@pytest.mark.parametrize(
+    ("choose", "dtype", "expected"),
+    [
+        (lambda m, i, x: pk.where(m, i, x), f32, lambda m, i, x: np.where(m, i, x)),
+        (lambda m, i, x: pk.where(m, x, i), f32, lambda m, i, x: np.where(m, x, i)),
+        (lambda m, i, x: pk.where(m, i, 0.5), f32, lambda m, i, x: np.where(m, i, 0.5)),
+        (lambda m, i, x: pk.where(m, x.to(bf16), x.to(f16)), f32, lambda m, i, x: x),
+        (lambda m, i, x: pk.where(m, x.to(bf16), 2), bf16, lambda m, i, x: np.where(m, x, 2)),
+        (lambda m, i, x: pk.where(m, m, 3), i32, lambda m, i, x: np.where(m, m, 3)),
+        (lambda m, i, x: pk.where(m, m, i), i32, lambda m, i, x: np.where(m, m, i)),
+        (lambda m, i, x: pk.where(m, ~m, m), bool_, lambda m, i, x: np.where(m, ~m, m)),
+        (lambda m, i, x: pk.where(x.row_max().max() > 0.0, i, x), f32, lambda m, i, x: i),
+    ],
+)
+def test_where_promotes_as_numpy(choose: Callable[..., Any], dtype: DType, expected: Callable[..., Any]) -> None:
+    """But for float64, which is float32: a choice of integers and floats keeps both."""
+    found: list[DType] = []
+
+    @pk.kernel(warps=1)
+    def choice(x: X, i: pk.gl(i32, 16, 32), y: X) -> None:
+        a, b = warp.load(x, (0, 0), rows=16), warp.load(i, (0, 0), rows=16)
+        made = choose(a > 0, b, a)
+        found.append(made.dtype)
+        warp.store(y, made.to(f32), (0, 0))
+
+    rng = np.random.default_rng(0)
+    x = np.round(rng.standard_normal((16, 32)) * 4).astype(np.float32)
+    i = rng.integers(-500, 500, (16, 32)).astype(np.int32)
+    y = np.empty_like(x)
+    choice.simulate(x, i, y)
+    assert found[0] is dtype and np.array_equal(y, expected(x > 0, i, x))
