@@ -120,7 +120,7 @@ def gated_linear_attention_step(
     """One row of `gated_linear_attention` for each sequence: (o, state) of q, k, v (batch, heads, d) and the state
     before it.
 
-    log_decay: float32 (batch, heads); all else as `gated_linear_attention` has it.
+    log_decay: float32 (batch, heads); `scale` and all else as `gated_linear_attention` has it.
     """
     rows = (x[:, :, None] for x in (q, k, v, log_decay))
     o, after = gated_linear_attention(*rows, scale=scale, state=state, return_state=True)
