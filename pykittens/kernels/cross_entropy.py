@@ -19,6 +19,7 @@ the block whose columns have it, which also knows lse and writes the loss.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from .rows import FLOATS, Rows, stream, walk
 LOG2E = 1.4426950408889634
 SOME = 4096  # targets, or losses, that a block takes at a time
 HELD = 64  # logits of a thread, at most
+SPARE = 1024  # more rows than blocks that stay look at past the end
 STREAMS, STREAMED, MOST = 4096, 262_144, 524_288  # rows that stream, and the longest
 # Blocks of a cluster, warps of a team, teams of a block.
 SPLITS = ((1, 16, 1), (4, 8, 2), (4, 16, 1), (8, 16, 1))
@@ -55,6 +57,8 @@ def entropy(
     dx: Annotated[Tensor, FLOATS, "M", pk.static("N")],
     loss: Annotated[Tensor, f32, "M"],
     lse: Annotated[Tensor, f32, "M"],
+    long: Annotated[Tensor, FLOATS, 1, "MN"],
+    dlong: Annotated[Tensor, FLOATS, 1, "MN"],
     ignore: Annotated[Scalar, i32],
     smoothing: Annotated[Scalar, f32],
     even: Annotated[Scalar, f32],
@@ -70,15 +74,17 @@ def entropy(
     """Each row's loss, its log-sum-exp, and its gradient times `share` where it is given; lse and dx only where given.
 
     `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a
-    softcap.
+    softcap. `long`, `dlong`: x and dx as one row each, instead of them, where the config is shifted.
     """
     n, m = config.n, loss.cols
-    for mine in walk(config, (x,)):
+    if config.shifted:
+        x, dx = long, dlong
+    for mine in walk(config, (x,), rows=m):
         row = mine.first
         target = targets[pk.minimum(row, m - 1)]
         inside, wanted = (target >= 0) & (target < n), target != ignore
         pk.assert_(inside | ~wanted, "a target is a column, or ignore_index")
-        col = pk.cast(pk.where(inside, target, 0), i32) - mine.part * config.cols  # from where this part begins
+        col = pk.cast(pk.where(inside, target, 0), i32) - mine.left  # from where this part begins
         here = (col >= 0) & (col < config.cols)
         picked: Any = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
         picked = mine.team.full_col(f32, 1, picked, layout=config.layout)
@@ -118,7 +124,7 @@ def entropy(
             rest = pk.exp2((picked - peak) * LOG2E) * factor - scale * (1.0 - smoothing + even)
             if capped:
                 rest = rest * (1.0 - (picked * narrow) * (picked * narrow))
-            mine.team.store(dx, rest, pk.at(0, 0, row, mine.part * config.cols + col))
+            mine.store_element(dx, rest, col)
 
 
 @pk.kernel(warps=32)
@@ -205,14 +211,20 @@ class Steps:
         (m, n), size = info.shape, DTYPES[info.dtype].size
         align = math.gcd(16, info.pointer, 1 if m == 1 else info.strides[0] * size)
         choices = {"smooth": smoothing > 0, "squared": z_loss > 0, "capped": softcap > 0}
-        config = config or plan_rows(n, size, align, heavy=any(choices.values()), **machine(info))
+        dense = dx is None or arrays.describe(dx).pointer % 16 == 0
+        dense = dense and info.pointer % 16 == 0 and info.strides[0] == n and (m + SPARE) * n < 2**31
+        config = config or plan_rows(n, size, align, heavy=any(choices.values()), dense=dense, **machine(info))
         rows = loss if reduction == "none" else arrays.empty(info.kind, (m,), "f32", info.device)
         share = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
         if share is not None:
             count_targets(targets, share, ignore_index)
         numbers = ignore_index, float(smoothing), smoothing / n, float(z_loss), float(softcap)
         part = share if shared else None
-        entropy(x, targets, part, dx, rows, lse, *numbers, 1 / softcap if softcap else 0.0, **choices, config=config)
+        row = [x, dx, None, None]
+        if config.shifted:
+            row = [None, None, *(None if a is None else View(a, (1, m * n), (m * n, 1)) for a in (x, dx))]
+        numbers = *numbers, 1 / softcap if softcap else 0.0
+        entropy(row[0], targets, part, row[1], rows, lse, *row[2:], *numbers, **choices, config=config)
         if reduction != "none":
             total_loss(rows, share, View(loss, (1,), (1,)))
 
@@ -263,6 +275,7 @@ def plan_rows(
     align: int,
     *,
     heavy: bool = False,
+    dense: bool = False,
     clusters: bool = True,
     processors: int = 132,
     split: tuple[int, int, int] | None = None,
@@ -274,11 +287,12 @@ def plan_rows(
     `heavy`: with more than the plain loss, which takes more registers. `split`: blocks of a cluster, warps of a team,
     teams of a block.
     """
-    if clusters and align == 16 and STREAMS <= n <= STREAMED:
-        held = HELD // 4 if heavy else HELD * 2 // size
-        fitting = (x for x in SPLITS if n <= x[0] * x[1] * 32 * held)
+    if clusters and (align == 16 or dense) and STREAMS <= n <= STREAMED:
+        held, wide = HELD // 4 if heavy else HELD * 2 // size, n if align == 16 else n + 16 // size - 1
+        fitting = (x for x in SPLITS if wide <= x[0] * x[1] * 32 * held)
         cluster, team, teams = split or next(fitting, SPLITS[-1])
-        return stream(n, size, size, 0, processors, cluster=cluster, team=team, teams=teams, **settings)
+        settings = {"cluster": cluster, "team": team, "teams": teams, **settings}
+        return replace(stream(wide, size, size, 0, processors, **settings), n=n, shifted=wide > n)
     width, warps, cluster = align // size, -(-n // (32 * 32)), 1
     while clusters and cluster < 8 and warps > 16 * cluster:
         cluster *= 2

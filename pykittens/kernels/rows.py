@@ -28,6 +28,9 @@ class Rows:
     With `stages` rows stream: a block stays, and keeps the weights in shared memory. One more warpgroup loads rows with
     TMA into slots, `stages` for each team, and the teams reduce and write rows of their own: while one waits for the
     cluster's terms, another works. The grid has a block for each of `processors` multiprocessors.
+
+    With `shifted` rows stream that begin anywhere, of a matrix that is given as one long row: from the 16 bytes that a
+    row begins in. So its first element is not the first of the tile, and the edges of tiles are other rows'.
     """
 
     n: int
@@ -44,6 +47,7 @@ class Rows:
     load_hint: str = ""
     store_hint: str = ""
     stays: bool = False
+    shifted: bool = False
 
     def __post_init__(self) -> None:
         whole = self.team >= 1 and self.warps <= 32 and self.team <= self.team * self.teams == self.warps - self.loading
@@ -64,7 +68,7 @@ class Rows:
     @property
     def ragged(self) -> bool:
         """Whether tiles have columns past the end of a row."""
-        return self.cols * self.cluster > self.n
+        return self.shifted or self.cols * self.cluster > self.n
 
     @property
     def loading(self) -> int:
@@ -215,9 +219,12 @@ class Mine:
         part: Any,
         here: dict[Any, Any] | None = None,
         release: Callable[[], None] | None = None,
+        place: tuple[Any, Any] = (0, 0),
     ):
         self.config, self.team, self.first, self.part = config, pk.group(config.team), tile, part
-        self.end = config.n - part * config.cols  # columns from here on lie past the row's end
+        self.start, shift = place  # of shifted rows: where their tile begins, and how far from there the row does
+        self.left = part * config.cols - shift  # the row's column that is the tile's first
+        self.end = config.n - self.left  # columns from here on lie past the row's end
         self.here = here or {}  # what lies in shared memory of a matrix or vector, or in registers of a matrix
         self.unread, self.release = {x for x in self.here if x.type.rank == 2}, release
 
@@ -252,15 +259,26 @@ class Mine:
 
     def store(self, o: Any, value: Any) -> None:
         """These rows of a matrix, rounded to its dtype."""
-        value = value.to(o.dtype) if self.config.width > 1 else value
-        self.team.store(o, value, (0, 0, self.first, self.part), hint=self.config.store_hint)
+        value, config = value.to(o.dtype) if self.config.width > 1 else value, self.config
+        at: Any = (0, 0, self.first, self.part)
+        kept: dict[str, Any] = {}
+        if config.shifted:
+            at, begin = pk.at(0, self.start + self.part * config.cols), self.first * config.n
+            kept = {"columns": (begin, begin + config.n)}
+        self.team.store(o, value, at, hint=config.store_hint, **kept)
 
     def store_column(self, o: Any, value: Any) -> None:
         """A value for each of these rows into a vector."""
         self.team.store(o, value, (0, 0, 0, self.first))
 
+    def store_element(self, o: Any, value: Any, col: Any) -> None:
+        """A column vector of one element, `col` columns from where this part of these rows' first begins."""
+        row, col = self.first, self.left + col
+        self.team.store(o, value, pk.at(0, row * self.config.n + col) if self.config.shifted else pk.at(row, col))
+
     def cut(self, value: Any, fill: float) -> Any:
-        """`value` with `fill` in the columns past the end of the row."""
+        """`value` with `fill` in the columns that are not the row's."""
+        value = pk.left_fill(value, -self.left, fill) if self.config.shifted else value
         return pk.right_fill(value, self.end, fill) if self.config.ragged else value
 
     def exists(self, x: Any, value: Any) -> Any:
@@ -315,18 +333,18 @@ class Team:
         pk.group(self.config.team).store(parts, total, (0, 0, self.index, self.part))
 
 
-def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -> Iterator[Mine]:
-    """The tiles of rows that this team works on, one after another."""
-    for team in teams(config, inputs, weights):
+def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = (), rows: Any = None) -> Iterator[Mine]:
+    """The tiles of rows that this team works on, one after another; `rows`: how many, where inputs are long rows."""
+    for team in teams(config, inputs, weights, rows):
         yield from team.tiles()
 
 
-def teams(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = ()) -> Iterator[Team]:
+def teams(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = (), rows: Any = None) -> Iterator[Team]:
     """The running team, to be traced once for each role that it may be."""
     part, place = pk.cluster.rank if config.cluster > 1 else 0, pk.cluster.index
     inputs, weights = (tuple(x for x in some if x is not None) for some in (inputs, weights))
     if config.stages:
-        yield from _stream(config, inputs, weights, part, place)
+        yield from _stream(config, inputs, weights, part, place, inputs[0].rows if rows is None else rows)
         return
     team = pk.group(config.team)
     index = place * team.count + team.index
@@ -350,7 +368,9 @@ def _stay(config: Rows, inputs: tuple[Any, ...], part: Any, place: Any, index: A
         yield Mine(config, index + lap * stride, part, here)
 
 
-def _stream(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], part: Any, place: Any) -> Iterator[Team]:
+def _stream(
+    config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], part: Any, place: Any, rows: Any
+) -> Iterator[Team]:
     rings = [
         pk.ring(config.stages, **{f"x{i}": pk.sv(x.dtype, config.cols) for i, x in enumerate(inputs)}, name=f"rows{t}")
         for t in range(config.teams)
@@ -358,8 +378,14 @@ def _stream(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], par
     kept, loaded = {w: pk.shared(pk.sv(w.dtype, config.cols), name="weight") for w in weights}, pk.barrier()
     stride = pk.grid_size.x // config.cluster
     laps = pk.cdiv(
-        inputs[0].rows - place, stride * config.teams
+        rows - place, stride * config.teams
     )  # past the last row there are zeros to read, and nothing is written
+
+    def begin(row: Any) -> tuple[Any, Any]:
+        """Where the tile of a shifted row begins, at a multiple of 16 bytes, and the row in it."""
+        first, run = row * config.n, 16 // inputs[0].dtype.size
+        return first // run * run, first % run
+
     with pk.role("load", warps=4, registers=24):
         for t, ring in enumerate(rings):  # a warp for each team, so that none waits for another's slot
             with pk.role(f"load{t}", warps=1):
@@ -371,7 +397,10 @@ def _stream(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], par
                     with ring.fill() as slot:
                         for i, x in enumerate(inputs):
                             row = place + (lap * config.teams + t) * stride
-                            pk.tma.load(getattr(slot, f"x{i}"), x, (0, 0, row, part))
+                            at: Any = (0, 0, row, part)
+                            if config.shifted:
+                                at = pk.at(0, begin(row)[0] + part * config.cols)
+                            pk.tma.load(getattr(slot, f"x{i}"), x, at)
 
     def tiles(t: int, ring: Any) -> Iterator[Mine]:
         if kept:
@@ -379,7 +408,8 @@ def _stream(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], par
         for lap in pk.range(laps):
             slot = ring.read()
             here = {x: getattr(slot, f"x{i}") for i, x in enumerate(inputs)}
-            yield Mine(config, place + (lap * config.teams + t) * stride, part, kept | here, ring.release)
+            row = place + (lap * config.teams + t) * stride
+            yield Mine(config, row, part, kept | here, ring.release, begin(row) if config.shifted else (0, 0))
 
     for t, ring in enumerate(rings):
         with pk.role(f"team{t}", warps=config.team, registers=config.budget):

@@ -66,10 +66,10 @@ template<class V, class E> __device__ __forceinline__ V pk_load_tail(const E* p,
   PK_UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) u.e[i] = i < left ? p[i] : E(0);
   return u.v;
 }
-template<class V, class E> __device__ __forceinline__ void pk_store_tail(E* p, V v, int left) {
+template<class V, class E> __device__ __forceinline__ void pk_store_tail(E* p, V v, int left, int before = 0) {
   union { V v; E e[sizeof(V) / sizeof(E)]; } u;
   u.v = v;
-  PK_UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) if (i < left) p[i] = u.e[i];
+  PK_UNROLL for (int i = 0; i < (int)(sizeof(V) / sizeof(E)); i++) if (i >= before && i < left) p[i] = u.e[i];
 }
 """
 
@@ -106,6 +106,8 @@ def check_place(place: Place, what: str) -> None:
         check_index(x, f"{what}: a coordinate")
     for x in place.within or ():
         check_index(x, f"{what}: a row of within")
+    for x in place.columns or ():
+        check_index(x, f"{what}: one of columns")
     if (
         isinstance(place.first[3], int)
         and isinstance(place.type.padded[3], int)
@@ -137,18 +139,24 @@ class GlobalText:
         self.rows_left = "" if place.inside_rows() else c.fresh("rows_left")
         self.cols_left = "" if place.inside_columns() else c.fresh("cols_left")
         self.rows_before = self.cols_before = ""
-        end, along = "", 2 if len(place.shape) == 2 else 3
+        end, last, along = "", "", 2 if len(place.shape) == 2 else 3
         if place.within is not None:
             before = c.fresh("rows_before" if along == 2 else "cols_before")
             start, end = (c.scalar(x, i32) for x in place.within)
             c.line(f"const int {before} = max({start}, 0) - {row if along == 2 else col};")
             self.rows_before, self.cols_before = (before, "") if along == 2 else ("", before)
+        if place.columns is not None:
+            self.cols_before = c.fresh("cols_before")
+            start, last = (c.scalar(x, i32) for x in place.columns)
+            c.line(f"const int {self.cols_before} = max({start}, 0) - {col};")
         for name, axis, first in ((self.rows_left, 2, row), (self.cols_left, 3, col)):
             if name:
                 dim = place.type.padded[axis]
                 length = str(dim) if isinstance(dim, int) else f"{tensor}.shape[{axis}]"
                 if axis == along and end:
                     length = f"min({end}, {length})"
+                if axis == 3 and last:
+                    length = f"min({last}, {length})"
                 c.line(f"const int {name} = {length} - {first};")
 
     def inside(self, row: Any, col: Any, width: int = 1) -> str:

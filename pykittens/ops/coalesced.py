@@ -121,7 +121,9 @@ class Runs:
         if self.g.cols_left:
             test = f"{self.column(piece)} + {self.piece} <= {self.g.cols_left}"
             dim, first = self.memory.type.padded[3], self.memory.first[3]
-            if isinstance(dim, int) and isinstance(first, int):  # only the last runs of a row can be outside
+            if self.g.cols_before:
+                test = f"{self.column(piece)} >= {self.g.cols_before} && {test}"
+            elif isinstance(dim, int) and isinstance(first, int):  # only the last runs of a row can be outside
                 test = f"(i % {self.each} < {(dim - first) // (self.layout.lanes * self.layout.width)} || {test})"
             tests.append(test)
         return " && ".join(tests) or "true"
@@ -130,6 +132,8 @@ class Runs:
         """Whether the end of the rows may cut a piece."""
         assert isinstance(self.memory, Place)
         dim = self.memory.type.padded[3]
+        if self.memory.columns is not None:
+            return self.piece > 1
         return (
             self.piece > 1 and not self.memory.inside_columns() and not (isinstance(dim, int) and dim % self.piece == 0)
         )
@@ -149,6 +153,11 @@ class Runs:
         tests = " && ".join(self.g.row_tests("r"))
         rows = f"({tests}) ? " if tests else ""
         return f"{rows}{self.g.cols_left} - {self.column(piece)}{' : 0' if rows else ''}"
+
+    def before(self, piece: int) -> str:
+        """How many elements of a piece lie before the columns that it is kept to."""
+        assert self.g is not None
+        return f"{self.g.cols_before} - {self.column(piece)}" if self.g.cols_before else "0"
 
     @property
     def whole_words(self) -> bool:
@@ -224,7 +233,7 @@ def store_runs(c: CudaWriter, scope: Any, target: Value | Place, source: Value, 
         elif runs.ragged():
             c.line(
                 f"if ({runs.inside(p)}) pk_st_{runs.hint}({runs.at(p)}, u.v, true); else pk_store_tail({runs.at(p)}, "
-                f"u.v, {runs.left(p)}); }}"
+                f"u.v, {runs.left(p)}, {runs.before(p)}); }}"
             )
         else:
             c.line(f"pk_st_{runs.hint}({runs.at(p)}, u.v, {runs.inside(p)}); }}")

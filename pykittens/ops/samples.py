@@ -22,7 +22,8 @@ class Rectangle:
     `size`.
 
     `static`: the tensor's rows and columns are known when the kernel is compiled. `known`: so is `at`. `pitch`:
-    elements from row to row in memory, if more than the columns. `within`: the rows that it is kept to.
+    elements from row to row in memory, if more than the columns. `within`: the rows that it is kept to;
+    `columns`: the columns.
     """
 
     dtype: DType
@@ -33,6 +34,7 @@ class Rectangle:
     known: bool = True
     pitch: int = 0
     within: tuple[int, int] | None = None
+    columns: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         text = (
@@ -45,6 +47,7 @@ class Rectangle:
             + ("" if self.known else " traced")
             + (f" pitch {self.pitch}" if self.pitch else "")
             + (f" within {self.within[0]},{self.within[1]}" if self.within else "")
+            + (f" columns {self.columns[0]},{self.columns[1]}" if self.columns else "")
         )
 
 
@@ -145,6 +148,18 @@ def windows(dtype: DType) -> tuple[Rectangle, ...]:
     )
 
 
+def between(dtype: DType) -> tuple[Rectangle, ...]:
+    """16 x 32 elements of tensors, kept to some columns: all, some that begin and end within a run, none."""
+    first = Rectangle(dtype, (16, 32), (40, 64), (8, 32), columns=(0, 64))
+    return (
+        first,
+        replace(first, columns=(35, 61)),
+        replace(first, at=(30, 0), columns=(7, 9), static=False, known=False),
+        replace(first, at=(8, 48), columns=(40, 99), known=False),
+        replace(first, columns=(50, 40), static=False),
+    )
+
+
 def cut(array: np.ndarray, place: Rectangle) -> np.ndarray:
     """The elements of a rectangle, zero past the end and outside of the rows that it is kept to."""
     rows, cols = (1, *place.shape)[-2:]
@@ -167,6 +182,7 @@ def pasted(array: np.ndarray, part: np.ndarray, place: Rectangle) -> np.ndarray:
     out = array.astype(np.result_type(array, part))
     rows, cols = (1, *place.shape)[-2:]
     for row in inside(array, place):
-        line = out[row, place.at[1] : place.at[1] + cols]
-        line[...] = np.asarray(part).reshape(rows, cols)[row - place.at[0], : len(line)]
+        first, end = place.columns or (0, out.shape[1])
+        for col in range(max(place.at[1], first), min(place.at[1] + cols, end, out.shape[1])):
+            out[row, col] = np.asarray(part).reshape(rows, cols)[row - place.at[0], col - place.at[1]]
     return out

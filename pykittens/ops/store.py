@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
 from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
@@ -33,7 +34,7 @@ from .coalesced import check_hint, store_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
 from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
-from .samples import Rectangle, Sample, pasted, rectangles, vectors, windows
+from .samples import Rectangle, Sample, between, pasted, rectangles, vectors, windows
 
 
 @dataclass(eq=False)
@@ -54,6 +55,9 @@ class Store(Op):
     def types(self) -> tuple[Type, ...]:
         check_pair(self.source, self.target, "store")
         check_hint(self.hint, register_type(self.source, "store"), self.target)
+        if isinstance(self.target, Place) and self.target.columns and not in_runs(register_type(self.source, "store")):
+            fix = "store a tile with layout=pk.coalesced(lanes, width)"
+            raise TypeRuleError(f"store of {self.source.label}: {self.source.type} kept to columns", fix=fix)
         return ()
 
     @property
@@ -216,6 +220,10 @@ class Store(Op):
         )
         for place in (*rectangles(bf16), *rectangles(f32), *windows(bf16), *windows(f32)):
             for layout in LAYOUTS:
+                fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
+                yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
+        for place in (*between(bf16), *between(f32)):
+            for layout in LAYOUTS[2:]:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
         for type in (*vectors(f32), *vectors(bf16)):

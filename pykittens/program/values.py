@@ -52,13 +52,15 @@ class Place:
 
     `first` is (batch, depth, row, col). What lies past the end of rows or columns reads as zero
     and is not written; so do rows (of a run: elements) before or behind those of `within`, where it is given: (first,
-    end). Coordinates along it may be negative then.
+    end). Coordinates along it may be negative then. `columns` keeps stores of coalesced tiles to columns in
+    the same way.
     """
 
     tensor: Value
     first: tuple[Operand, Operand, Operand, Operand]
     shape: tuple[int, ...]  # (rows, cols), or (length,) along the columns
     within: tuple[Operand, Operand] | None = None
+    columns: tuple[Operand, Operand] | None = None
 
     @property
     def type(self) -> Global:
@@ -77,7 +79,7 @@ class Place:
     def inside_columns(self) -> bool:
         """Whether no column can lie past the end, whatever the arguments are."""
         dim, col = self.type.padded[3], self.first[3]
-        kept = self.within is not None and len(self.shape) == 1
+        kept = self.columns is not None or (self.within is not None and len(self.shape) == 1)
         return not kept and isinstance(dim, int) and isinstance(col, int) and col + self.cols <= dim
 
     def inside_rows(self) -> bool:
@@ -93,7 +95,7 @@ def values_in(item: Any) -> list[Value]:
         return [item]
     if isinstance(item, (tuple, list)):
         return [value for part in item for value in values_in(part)]
-    return [item.tensor, *values_in(item.first), *values_in(item.within)] if isinstance(item, Place) else []
+    return values_in((item.tensor, item.first, item.within, item.columns)) if isinstance(item, Place) else []
 
 
 def mapped(item: Any, change: Callable[[Value], Value]) -> Any:
@@ -103,7 +105,8 @@ def mapped(item: Any, change: Callable[[Value], Value]) -> Any:
     if isinstance(item, tuple):
         return tuple(mapped(part, change) for part in item)
     if isinstance(item, Place):
-        return Place(change(item.tensor), mapped(item.first, change), item.shape, mapped(item.within, change))
+        kept = mapped(item.within, change), mapped(item.columns, change)
+        return Place(change(item.tensor), mapped(item.first, change), item.shape, *kept)
     return item
 
 

@@ -195,7 +195,7 @@ class GlobalMap:
             place = access.target
             assert isinstance(place, Place)
             step = math.gcd(step, known_multiple(place.first[3]) * t.size, place.cols * t.size)
-            step = math.gcd(step, grain(access.threads, place.shape, warps, t.size))
+            step = math.gcd(step, t.size if place.columns else grain(access.threads, place.shape, warps, t.size))
         self.step = step
         self.length = -(-(high - self.low) // step)
         self.tensors = tensors

@@ -104,8 +104,10 @@ class Machine(Registers):
         return np.broadcast_to(base, self.units).tolist(), np.broadcast_to(column, self.units).tolist()
 
     def corners(self, place: Place) -> list[tuple[int, ...]]:
-        """First element of a rectangle, and the rows that it is kept to: one for all units, or for each."""
-        first = [self.unit_scalar(x) for x in (*place.first, *(place.within or ()))]
+        """First element of a rectangle, and the rows and columns that it is kept to: one for all units, or for each."""
+        all_rows = (0, 2**31 - 1)
+        kept = (*(place.within or all_rows), *place.columns) if place.columns else place.within or ()
+        first = [self.unit_scalar(x) for x in (*place.first, *kept)]
         if not any(isinstance(x, np.ndarray) for x in first):
             return [tuple(int(x) for x in first)]
         return list(zip(*(np.broadcast_to(x, self.units).tolist() for x in first), strict=True))

@@ -119,13 +119,12 @@ class GlobalArray:
         )
 
     def clip(self, first: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, slice]:
-        """Which rows and columns of a rectangle lie inside. `first` may end with the rows that it is kept to; of a run,
-        with the columns.
+        """Which rows and columns of a rectangle lie inside. `first` may end with the rows that it is kept to (of a run,
+        with the columns), and then with the columns.
         """
-        along = 4 - len(shape)
-        found = []
+        found, kept = [], {3: first[6:], 4 - len(shape): first[4:6]}
         for axis, length in ((2, shape[0] if len(shape) == 2 else 1), (3, shape[-1])):
-            low, high = first[4:] if axis == along and len(first) > 4 else (first[axis], self.shape[axis])
+            low, high = kept.get(axis) or (first[axis], self.shape[axis])
             begin = min(max(low, 0) - first[axis], length)
             end = min(length, min(high, self.shape[axis]) - first[axis])
             found.append(slice(max(begin, 0), max(end, begin, 0)))

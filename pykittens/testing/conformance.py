@@ -152,7 +152,7 @@ class Case:
             if isinstance(x, Rectangle):
                 tensor = Value(Global(x.dtype, (UNITS, *(x.size if x.static else ("R", "C")))), f"tensor{next(number)}")
                 at = x.at if x.known else (Value(ScalarType(i32)), Value(ScalarType(i32)))
-                return Place(tensor, (0, 0, *at), x.shape, x.within)
+                return Place(tensor, (0, 0, *at), x.shape, x.within, x.columns)
             if isinstance(x, Static):
                 return x.value
             return Value(x, f"x{next(number)}") if _is_operand(x) else x
@@ -198,7 +198,7 @@ class Case:
                     for i in (0, 1)
                 )
             )
-            return place(tensors[name], At((0, unit, *at)), x.shape, x.within)
+            return place(tensors[name], At((0, unit, *at)), x.shape, x.within, x.columns)
         if not _is_operand(x):
             return x.value if isinstance(x, Static) else x
         if isinstance(x, BarrierType):

@@ -176,10 +176,10 @@ def at(*coordinate: object) -> At:
     return At(coordinate)
 
 
-def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = None) -> Place:
+def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = None, columns: Any = None) -> Place:
     """The rectangle of `shape` at a coordinate: in elements (`At`), else row and column count tiles of that shape.
 
-    within: (first, end) of the rows that it is kept to.
+    within: (first, end) of the rows that it is kept to; columns: of the columns.
     """
     if not isinstance(tensor, Tensor):
         raise TypeRuleError(
@@ -202,8 +202,8 @@ def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = 
     if not isinstance(coordinate, At):
         rows = shape[0] if len(shape) == 2 else 1
         first = (*first[:2], first[2] * rows if rows != 1 else first[2], first[3] * shape[-1])
-    if within is None:
-        return Place(tensor, first, shape)
-    if not isinstance(within, tuple) or len(within) != 2:
-        raise TypeRuleError(f"within={within!r}", fix="give the first row and the one behind the last: within=(0, n)")
-    return Place(tensor, first, shape, (number(within[0]), number(within[1])))
+    for name, word, kept in (("within", "row", within), ("columns", "column", columns)):
+        if kept is not None and not (isinstance(kept, tuple) and len(kept) == 2):
+            fix = f"give the first {word} and the one behind the last: {name}=(0, n)"
+            raise TypeRuleError(f"{name}={kept!r}", fix=fix)
+    return Place(tensor, first, shape, *(x and (number(x[0]), number(x[1])) for x in (within, columns)))

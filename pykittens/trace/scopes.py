@@ -283,6 +283,7 @@ class ScopeHandle:
         hint: str = "",
         rank: Operand | None = None,
         within: tuple[Operand, Operand] | None = None,
+        columns: tuple[Operand, Operand] | None = None,
     ) -> None:
         """Register or shared `source` into the tensor `target` at a `coordinate`, or register `source` into a shared
         tile or vector `target`.
@@ -290,7 +291,7 @@ class ScopeHandle:
         What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
         soon. `rank`: into the shared tile of that block of the cluster. `within`: the rows of the tensor, from the
         first to the one behind the last, that a tile is kept to (of a vector, the elements); the coordinate may be
-        negative then.
+        negative then. `columns`: the same of the tensor's columns, for coalesced tiles.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
@@ -299,9 +300,11 @@ class ScopeHandle:
                 fix="store(target, source, coordinate) takes a register or shared tile or vector as source",
             )
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
-        where: Any = place(target, coordinate, shape, within) if isinstance(target, Tensor) else target
+        where: Any = place(target, coordinate, shape, within, columns) if isinstance(target, Tensor) else target
         if not isinstance(target, Tensor):
-            self._whole("store", target, coordinate, hint=hint, within=within)
+            self._whole("store", target, coordinate, hint=hint, within=within, columns=columns)
+        elif not isinstance(source.type, RegisterTile):
+            unused(f"store of {source.label}", "leave it out: a tile in registers is kept to columns", columns=columns)
         if rank is not None:
             record(cluster.StoreRemote(self.scope, where, source, number(rank)))
         elif isinstance(source, Shared):

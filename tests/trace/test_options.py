@@ -195,6 +195,7 @@ def given(name: str, e: SimpleNamespace, form: str) -> Any:
         "read": True,
         "independent": (e.x,),
         "within": (0, 40),
+        "columns": (0, 40),
         "reverse": True,
     }[name]
 
@@ -230,7 +231,7 @@ def text(program: Program) -> list[str]:
         if isinstance(x, Value):
             return numbers.setdefault(x, f"{x.type} #{len(numbers)}")
         if isinstance(x, Place):
-            return f"{label(x.tensor)} at {[*map(label, x.first)]} of {x.shape} within {x.within}"
+            return f"{label(x.tensor)} at {[*map(label, x.first)]} of {x.shape} within {x.within} columns {x.columns}"
         if isinstance(x, (tuple, list)):
             return str([*map(label, x)])
         return repr(x)

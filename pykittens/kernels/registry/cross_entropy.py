@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,23 +17,36 @@ from ..cross_entropy import reference as cross_entropy_reference
 
 
 def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
-    m = 9 if n <= 8192 else 3
+    m, size = 9 if n <= 8192 else 3, DTYPES[dtype].size
     x, v, one = spec(DTYPES[dtype], (m, n)), spec(f32, (m,)), spec(f32, (1,))
-    config = plan_cross_entropy(n, DTYPES[dtype].size, 16, heavy=everything, processors=2)
+    align = math.gcd(16, n * size)
+    config = plan_cross_entropy(n, size, align, heavy=everything, dense=True, processors=2)
     targets = np.random.default_rng(1).integers(0, n, m)
     targets[1] = -100
-    operands = {"x": x, "targets": spec(i64, (m,)), "share": one, "dx": x, "loss": v, "lse": v, "ignore": -100}
+    operands = {"x": x, "targets": spec(i64, (m,)), "share": one, "dx": x, "loss": v, "lse": v}
+    operands |= {"long": None, "dlong": None, "ignore": -100}
     numbers = {"smoothing": 0.1, "even": 0.1 / n, "z": 1e-3, "cap": 5.0, "narrow": 0.2}
     numbers = numbers if everything else dict.fromkeys(numbers, 0.0)
+    outputs: tuple[str, ...] = ("loss", "lse", "dx")
+    if config.shifted:
+        long = spec(DTYPES[dtype], (1, m * n))
+        operands |= {"x": None, "dx": None, "long": long, "dlong": long}
+        outputs = "loss", "lse", "dlong"
 
-    def expected(x: Array, **_: Any) -> dict[str, Array]:
+    def expected(x: Array | None, long: Array | None, **_: Any) -> dict[str, Array]:
+        x = x if long is None else long.reshape(m, n)
+        assert x is not None
         settings = {"label_smoothing": numbers["smoothing"], "z_loss": numbers["z"], "softcap": numbers["cap"]}
         loss, lse, grad = cross_entropy_reference(x, targets, reduction="none", **settings)  # type: ignore[arg-type]
-        return {"loss": loss[None], "lse": lse[None], "dx": grad / 8}
+        return dict(
+            zip(
+                outputs, (loss[None], lse[None], grad.reshape(1, -1) / 8 if long is not None else grad / 8), strict=True
+            )
+        )
 
     statics = {**dict.fromkeys(("smooth", "squared", "capped"), everything), "config": config}
     values = {"targets": targets, "share": np.array([0.125])}
-    return Instance(entropy, {**operands, **numbers}, statics, ("loss", "lse", "dx"), expected, values)
+    return Instance(entropy, {**operands, **numbers}, statics, outputs, expected, values)
 
 
 def _scale(n: int, dtype: str, each: bool) -> Instance:
@@ -59,7 +73,7 @@ ROWS = (
         name="cross_entropy",
         about="cross-entropy of rows of logits and its gradient in one pass",
         make=_cross_entropy,
-        options={"n": (1000, 8192, 50304, 131072), "dtype": ("bf16", "f32"), "everything": (False, True)},
+        options={"n": (1000, 8192, 50304, 131072, 50257), "dtype": ("bf16", "f32"), "everything": (False, True)},
         opcodes=("LDG|UTMALDG", "STG", "MUFU"),
     ),
 )
