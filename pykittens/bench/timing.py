@@ -16,7 +16,7 @@ from ..errors import ArgumentError
 
 FLUSH = 256 << 20  # bytes written between two runs: more than any L2 holds
 LEAST, MOST, WARM = 5, 100, 2  # turns
-SLEEP = 1_000_000  # cycles, 0.5 to 0.7 ms
+SLEEP = 3_000_000  # cycles, 1.5 to 2 ms: an operator with its gradient takes a host up to one
 
 
 @dataclass(frozen=True)

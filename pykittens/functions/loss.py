@@ -100,6 +100,25 @@ CROSS_ENTROPY_LSE = Function(
 )
 
 
+def _in_place_results(x: Any, targets: Any, *settings: Any) -> tuple[Result, ...]:
+    return _results(False, x, targets, *settings)[:1]
+
+
+def _in_place_forward(x: Any, targets: Any, loss: Any, *settings: Any, **config: Any) -> KernelCall:
+    return KernelCall(kernels.STEPS, (x, targets, loss, None, x, *settings), config)  # type: ignore[arg-type]
+
+
+CROSS_ENTROPY_IN_PLACE = Function(
+    "cross_entropy_in_place",
+    "Tensor(a!) x, Tensor targets",
+    _SETTINGS,
+    outputs=("loss",),
+    results=_in_place_results,
+    forward=_in_place_forward,
+    functional=CROSS_ENTROPY,
+)
+
+
 def _linear_results(x: Any, weight: Any, targets: Any, bias: Any, *settings: Any) -> tuple[Result, ...]:
     linear.check(x, weight, targets, bias, *settings)
     shape, nothing = (x.shape[:1] if settings[0] == "none" else ()), float("nan") if settings[0] == "mean" else 0.0
@@ -174,6 +193,7 @@ def cross_entropy(
     z_loss: float = 0.0,
     softcap: float = 0.0,
     return_lse: bool = False,
+    in_place: bool = False,
 ) -> Any:
     """The cross-entropy of logits and targets, as torch.nn.functional.cross_entropy; with `return_lse`, also
     log-sum-exps.
@@ -188,9 +208,16 @@ def cross_entropy(
     is no column is an error on the simulator and in debug builds; on a GPU its loss is NaN. Where torch wants the
     gradient it is made in the same pass over the logits.
 
+    `in_place`: the gradient of the loss (of the sum of losses for "none") is written over x, which saves as much memory
+    as the logits take. It is not differentiable itself: call it on what autograd does not watch, and hand that on as
+    the gradient, `logits.backward(x)` with x = logits.detach().
+
     Raises `ArgumentError` for operands or settings that the kernel does not take.
     """
-    function = CROSS_ENTROPY_LSE if return_lse else CROSS_ENTROPY
+    if in_place and return_lse:
+        fix = "leave one of them out"
+        raise ArgumentError("cross_entropy with in_place=True and return_lse=True", fix=fix)
+    function = CROSS_ENTROPY_IN_PLACE if in_place else CROSS_ENTROPY_LSE if return_lse else CROSS_ENTROPY
     return function((x, targets), (reduction, ignore_index, label_smoothing, z_loss, softcap))
 
 

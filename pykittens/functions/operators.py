@@ -392,16 +392,21 @@ def _below_autograd(function: Function, operator: Any, keys: Any, *arguments: An
     """
     arrays, _ = _split(function, arguments)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arrays):
-        fix = "leave `out` out, detach the operands, or call it under torch.no_grad()"
+        fix = "leave `out` or `in_place` out, detach the operands, or call it under torch.no_grad()"
         raise ArgumentError(f"{function.name} writes into its operand, and one requires its gradient", fix=fix)
     return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)
 
 
-def _functionalised(function: Function, *arguments: Any) -> None:
+def _functionalised(function: Function, *arguments: Any) -> Any:
     """Where nothing may be written: the function without it, and a copy, which torch knows how to do without."""
     arrays, settings = _split(function, arguments)
     assert function.functional is not None
+    if function.outputs:  # what is written is the further result of the other
+        *made, written = operate(function.functional, arrays, settings, True)
+        arrays[function.written[0]].copy_(written)
+        return _returned(made)
     arrays[-1].copy_(operate(function.functional, arrays[: len(function.functional.names)], settings, False))
+    return None
 
 
 # Autocast, vmap -------------------------------------------------------------------------------------------

@@ -278,8 +278,11 @@ class Mine:
 
     def cut(self, value: Any, fill: float) -> Any:
         """`value` with `fill` in the columns that are not the row's."""
-        value = pk.left_fill(value, -self.left, fill) if self.config.shifted else value
-        return pk.right_fill(value, self.end, fill) if self.config.ragged else value
+        config = self.config  # the bounds that hold for every block tell which runs need no look
+        if config.shifted:
+            value = pk.left_fill(value, pk.minimum(-self.left, config.width - 1), fill)
+        least = config.n - (config.cluster - 1) * config.cols
+        return pk.right_fill(value, pk.maximum(self.end, least), fill) if config.ragged else value
 
     def exists(self, x: Any, value: Any) -> Any:
         """Which rows of a tile lie in the matrix x: the last tile may reach past its end."""

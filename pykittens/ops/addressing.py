@@ -94,6 +94,16 @@ def known_multiple(x: Operand) -> int:
     return 1
 
 
+def certain(x: Operand, kind: str) -> int | None:
+    """A number that a scalar is certainly not below (`kind` "max"), or not above ("min"), because it was made so."""
+    if isinstance(x, int):
+        return x
+    made = x.producer if isinstance(x, Value) else None
+    if not isinstance(made, ScalarBinary) or made.kind != kind:
+        return None
+    return next((y for y in (made.a, made.b) if isinstance(y, int)), None)
+
+
 def vector_bytes(place: Place) -> int:
     """How many bytes one thread may move at once: what pointer, strides and first column are all multiples of."""
     size = place.type.dtype.size

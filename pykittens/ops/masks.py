@@ -16,6 +16,7 @@ from ..layouts import Sym, coalesced_column, fragment
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
+from .addressing import certain, known_multiple
 from .broadcast import common_type, move, moved, operand, read, register_type, registers_of, same_dtype
 from .samples import Sample, tiles
 from .scalars import check_fits, promoted, scalar_dtype
@@ -138,12 +139,13 @@ class SideFill(Op):
             keep = ""
             if isinstance(type.layout, Coalesced):
                 layout, each = type.layout, type.cols // type.layout.lanes
-                inner = register % each
-                if isinstance(self.col, int):  # known when compiled: whole runs, and all but the last are on one side
-                    if self.col % layout.width == 0:
-                        inner = (inner // layout.width) * layout.width
-                    if self.side == "right":
-                        keep = f"{register % each} < {self.col // (layout.lanes * layout.width) * layout.width} || "
+                inner, apart = register % each, layout.lanes * layout.width
+                known = certain(self.col, "max" if self.side == "right" else "min")
+                if known is not None:  # runs that lie on the kept side whatever the column is
+                    sure = known // apart if self.side == "right" else -(-known // apart)
+                    keep = f"{inner} {'<' if self.side == 'right' else '>='} {sure * layout.width} || "
+                if known_multiple(self.col) % layout.width == 0:  # whole runs are on one side
+                    inner = (inner // layout.width) * layout.width
                 column: Any = coalesced_column(layout, type.warps, c.warp(self.scope), c.lane, inner)
             else:
                 column = fragment(type, c.warp(self.scope), c.lane, register)[1]

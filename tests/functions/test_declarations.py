@@ -141,6 +141,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda: [*rows(), tensor(6)],
     ),
     "cross_entropy_dx": (lambda *x: CROSS_ENTROPY(x, ("sum", -100, 0.1, 1e-3, 5.0), True), logits),
+    "cross_entropy_in_place": (lambda x, t: pk.cross_entropy(x.clone(), t, in_place=True), logits),
     "cross_entropy_lse": (lambda *x: pk.cross_entropy(*x, reduction="none", return_lse=True), logits),
     "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
     "gated_linear_attention": (pk.gated_linear_attention, gated),
@@ -214,7 +215,7 @@ LONGER = {
     **dict.fromkeys(("causal_conv1d", "causal_conv1d_after"), (0,)),
     "causal_conv1d_backward": (0, 1),
 } | dict.fromkeys(("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,))
-WRITING = ("addmm_", "cross_entropy_backward_out", "rotary_out")
+WRITING = ("addmm_", "cross_entropy_backward_out", "cross_entropy_in_place", "rotary_out")
 ONE = [name for name in CASES if name != "matmul_epilogue" and name not in WRITING]  # which compilers take
 GRADED = [name for name in CASES if name not in WRITING]
 
@@ -252,6 +253,7 @@ def test_public_signatures_have_the_names_of_the_declarations() -> None:
         assert parameters <= known | {
             "return_lse",
             "return_state",
+            "in_place",
             "epilogue",
             "operands",
             "dtype",

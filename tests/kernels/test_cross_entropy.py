@@ -191,3 +191,23 @@ def test_the_gradient_of_float16_logits_stays_in_range() -> None:
     (torch.nn.functional.cross_entropy(exact, targets) * 4096).backward()
     (pk.cross_entropy(half, targets) * 4096).backward()
     assert torch.allclose(half.grad.double(), exact.grad, rtol=2**-9, atol=0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_gradient_over_the_logits(compiled: bool) -> None:
+    """On request: the memory of the logits holds their gradient, and autograd knows that they have changed."""
+    torch = pytest.importorskip("torch")
+    weight, targets = torch.randn(40, 8, requires_grad=True), torch.tensor([1, 2, -100, 4])
+    h = torch.randn(4, 8)
+    (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(h @ weight.T, targets), [weight])
+    logits = h @ weight.T
+    x, before = logits.detach(), logits._version
+    call = lambda x: pk.cross_entropy(x, targets, in_place=True)  # noqa: E731
+    loss = (torch.compile(call, backend="aot_eager", fullgraph=True) if compiled else call)(x)
+    assert logits._version > before and torch.allclose(loss, torch.nn.functional.cross_entropy(h @ weight.T, targets))
+    logits.backward(x)
+    assert torch.allclose(weight.grad, expected, atol=1e-6)
+    with pytest.raises(ArgumentError, match="requires its gradient"):
+        pk.cross_entropy(h @ weight.T, targets, in_place=True)
+    with pytest.raises(ArgumentError, match="return_lse"):
+        pk.cross_entropy(x, targets, in_place=True, return_lse=True)
