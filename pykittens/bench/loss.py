@@ -76,7 +76,8 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         if h:
             runs["torch, chunked"] = lambda: chunked(operands[0], operands[1], targets)
         for name, function in others(bool(h)).items():
-            runs[name] = differentiated(function, operands, targets)
+            # Liger's writes the gradient of logits over them, of its own here: only its first run has logits to read.
+            runs[name] = differentiated(function, operands if h else [operands[0].clone()], targets)
     exact = cache(lambda: (sample := places(operands, targets)) and float64(operands, targets, sample))
 
     def error(result: Any) -> float:
@@ -143,9 +144,8 @@ def others(linear: bool) -> dict[str, Callable[..., Any]]:
             found["Liger"] = lambda x, weight, targets: peers.first(liger.apply(x, weight, targets))
         return found
     if liger := peers.function("liger_kernel.ops.cross_entropy", "LigerCrossEntropyFunction"):
-        # it writes the gradient over its operand, which is not its own: a copy, and so one pass more
         found["Liger"] = lambda x, targets: peers.first(
-            liger.apply(x.clone(), targets, None, -100, 0.0, 0.0, "mean", None, False)
+            liger.apply(x, targets, None, -100, 0.0, 0.0, "mean", None, False)
         )
     if quack := peers.function("quack", "cross_entropy"):
         found["quack"] = lambda x, targets: quack(x, targets, reduction="mean")

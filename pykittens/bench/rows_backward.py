@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from . import peers
@@ -95,7 +96,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
 
     runs: dict[str, Callable[[], Any]] = {OURS: gradients(ours), "copy": copy_of(int(cell.work))}
     if everybody:
-        torch._functorch.config.donated_buffer = False  # the graph is kept
+        import_module("torch._functorch.config").donated_buffer = False  # the graph is kept
         runs["torch.compile"] = gradients(torch.compile(plain, dynamic=False))
         if theirs:
             runs["quack"] = gradients(theirs)

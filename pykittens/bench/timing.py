@@ -8,6 +8,7 @@ be its host's.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from ..errors import ArgumentError
 
 FLUSH = 256 << 20  # bytes written between two runs: more than any L2 holds
 LEAST, MOST, WARM = 5, 100, 2  # turns
-SLEEP = 3_000_000  # cycles, 1.5 to 2 ms: an operator with its gradient takes a host up to one
+SLEEP, LONGEST = 1_000_000, 20_000_000  # cycles, at 1.5 to 2 GHz: 0.5 to 0.7 ms at least
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,30 @@ def in_turn(runs: Mapping[str, Callable[[], Any]], budget: float = 60.0) -> dict
     import torch
 
     scratch = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
-    first = {name: [_event_pair(run, scratch) for _ in range(WARM)] for name, run in runs.items()}
+    first, sleep = {}, {}
+    for name, run in runs.items():
+        first[name] = [_event_pair(run, scratch) for _ in range(WARM)]
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        first[name].append(_event_pair(run, scratch))
+        host = time.perf_counter() - begin  # a gradient by autograd takes a host more than a launch
+        sleep[name] = int(min(LONGEST, max(SLEEP, 4e9 * host)))
     torch.cuda.synchronize()
     slowest = max(_milliseconds(pairs[-1]) for pairs in first.values())
     turns = min(MOST, max(LEAST, round(budget / max(slowest, 1e-3))))
     pairs: dict[str, list[Any]] = {name: [] for name in runs}
     for _ in range(turns):
         for name, run in runs.items():
-            pairs[name].append(_event_pair(run, scratch))
+            pairs[name].append(_event_pair(run, scratch, sleep[name]))
     torch.cuda.synchronize()
     return {name: _times([_milliseconds(pair) for pair in found]) for name, found in pairs.items()}
 
 
-def _event_pair(run: Callable[[], Any], scratch: Any) -> tuple[Any, Any]:
+def _event_pair(run: Callable[[], Any], scratch: Any, sleep: int = SLEEP) -> tuple[Any, Any]:
     import torch
 
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(SLEEP)
+    torch.cuda._sleep(sleep)
     scratch.zero_()
     start.record()
     run()

@@ -312,6 +312,7 @@ def _about(x: Tensor) -> ArrayInfo:
 def _save(function: Function, also: bool, ctx: Any, inputs: Sequence[Any], output: Any) -> None:
     arrays, settings = _split(function, inputs)
     ctx.settings = settings
+    ctx.set_materialize_grads(False)  # no zeros as large as a result that nobody used
     if function.backward is not None:
         outputs = (output,) if isinstance(output, Tensor) else output
         names = (*function.outputs, function.also) if also else function.outputs

@@ -41,7 +41,7 @@ HELD = 64  # logits of a thread, at most
 SPARE = 1024  # more rows than blocks that stay look at past the end
 STREAMS, STREAMED, MOST = 4096, 262_144, 524_288  # rows that stream, and the longest
 # Blocks of a cluster, warps of a team, teams of a block.
-SPLITS = ((1, 16, 1), (4, 8, 2), (4, 16, 1), (8, 16, 1))
+SPLITS = ((1, 16, 1), (2, 16, 1), (4, 16, 1), (8, 16, 1))
 
 
 @pk.kernel(
@@ -223,8 +223,8 @@ class Steps:
         row = [x, dx, None, None]
         if config.shifted:
             row = [None, None, *(None if a is None else View(a, (1, m * n), (m * n, 1)) for a in (x, dx))]
-        numbers = *numbers, 1 / softcap if softcap else 0.0
-        entropy(row[0], targets, part, row[1], rows, lse, *row[2:], *numbers, **choices, config=config)
+        narrow = 1 / softcap if softcap else 0.0
+        entropy(row[0], targets, part, row[1], rows, lse, *row[2:], *numbers, narrow, **choices, config=config)
         if reduction != "none":
             total_loss(rows, share, View(loss, (1,), (1,)))
 

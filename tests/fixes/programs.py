@@ -60,6 +60,8 @@ KERNELS: list[Any] = [
         "warp.store(x, c.col_sum(), (0, 0), within=(0, 3))",
         "warp.store(x, t.col_sum(), (0, 0), within=(0, 3))",
     ),
+    ("warp.store(x, t, (0, 0), columns=(3, 9))", "warp.store(x, c, (0, 0), columns=(3, 9))"),
+    ("warp.store(x, c, (0, 0), columns=3)", "warp.store(x, c, (0, 0), columns=(0, 3))"),
     ("pk.packed(x)", "pk.packed(one)"),
     ("block.load_into(v, x, (0, 0), within=(0, 3))", "warp.load_vec(x, (0, 0), length=64, within=(0, 3))"),
     ("warp.load(x, (0, 1), rows=16)", "warp.load(x, (1, 0), rows=16)"),

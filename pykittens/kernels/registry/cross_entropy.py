@@ -23,7 +23,7 @@ def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
     config = plan_cross_entropy(n, size, align, heavy=everything, dense=True, processors=2)
     targets = np.random.default_rng(1).integers(0, n, m)
     targets[1] = -100
-    operands = {"x": x, "targets": spec(i64, (m,)), "share": one, "dx": x, "loss": v, "lse": v}
+    operands: dict[str, Any] = {"x": x, "targets": spec(i64, (m,)), "share": one, "dx": x, "loss": v, "lse": v}
     operands |= {"long": None, "dlong": None, "ignore": -100}
     numbers = {"smoothing": 0.1, "even": 0.1 / n, "z": 1e-3, "cap": 5.0, "narrow": 0.2}
     numbers = numbers if everything else dict.fromkeys(numbers, 0.0)
