@@ -96,7 +96,8 @@ def trial(cell: Cell, everybody: bool) -> Trial:
 
     runs: dict[str, Callable[[], Any]] = {OURS: gradients(ours), "copy": copy_of(int(cell.work))}
     if everybody:
-        import_module("torch._functorch.config").donated_buffer = False  # the graph is kept
+        config: Any = import_module("torch._functorch.config")
+        config.donated_buffer = False  # the graph is kept
         runs["torch.compile"] = gradients(torch.compile(plain, dynamic=False))
         if theirs:
             runs["quack"] = gradients(theirs)
