@@ -105,7 +105,7 @@ ATTENTION = Function(
     also="lse",
     results=_results,
     forward=_forward,
-    key=lambda *settings: _scores(64, *settings).kind,
+    key=lambda causal, scale, deterministic, *rest: kernels.scores(64, causal, scale, *rest).kind,
     numbers=lambda q, k, v, sinks, *settings: _scores(q.shape[-1], *settings).numbers,
     autocast="low",
     cast=("q", "k", "v"),
@@ -191,5 +191,6 @@ def attention(
     if dropout_p != 0:
         fix = "train without it, as large models do, or drop elements of the residual stream: pk.rmsnorm(x, p=...)"
         raise ArgumentError(f"attention with dropout_p={dropout_p}: the kernels drop no scores", fix=fix)
-    settings = (causal, scale, deterministic, *sides(window), softcap)
+    left, right = (None, None) if window is None else sides(window)
+    settings = (causal, scale, deterministic, left, right, softcap)
     return ATTENTION((q, k, v, sinks), settings, return_lse)

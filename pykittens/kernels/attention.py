@@ -66,7 +66,10 @@ def scores(
         raise ArgumentError(f"softcap={softcap!r}", fix="pass a finite number above 0, or None for no cap")
     if causal:
         right = 0 if right is None else min(right, 0)
-    left, right = (None if x is None else max(-FARTHEST, min(x, FARTHEST)) for x in (left, right))
+    if left is not None:
+        left = max(-FARTHEST, min(left, FARTHEST))
+    if right is not None:
+        right = max(-FARTHEST, min(right, FARTHEST))
     causal = right == 0
     return Scores(causal, dim**-0.5 if scale is None else float(scale), left, None if causal else right, softcap)
 
