@@ -29,12 +29,12 @@ EVERYWHERE: dict[str, Callable[[], Any]] = {
     "rmsnorm of long rows": lambda: pk.rmsnorm(bf16(8, 32768), bf16(32768)),
     "swiglu": lambda: pk.swiglu(bf16(64, 256), bf16(64, 256)),
     "attention": lambda: pk.attention(*[bf16(1, 2, 128, 64)] * 3),
-    "attention of long heads": lambda: pk.attention(*[bf16(1, 1, 64, 256)] * 3),
+    "matmul": lambda: pk.matmul(bf16(64, 64), bf16(64, 64)),
 }
 BY_WGMMA: dict[str, Callable[[], Any]] = {
-    "matmul": lambda: pk.matmul(bf16(64, 64), bf16(64, 64)),
     "linear attention": lambda: pk.linear_attention(*[bf16(1, 2, 128, 64)] * 3),
     "based": lambda: pk.based(*[bf16(1, 2, 128, 16)] * 2, bf16(1, 2, 128, 64)),
+    "attention of": lambda: pk.attention(*[bf16(1, 1, 64, 256)] * 3),
 }
 
 
