@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from ..reference.vocabulary import Row, as_data, table
 from .console import AsJson, Refusal, answer, command, out
 
 
@@ -18,6 +17,8 @@ def show_vocabulary(
     as_json: AsJson = False,
 ) -> None:
     """List the words of kernels with their operations: scopes, dtypes, layouts, architectures, numerics."""
+    from ..reference.vocabulary import as_data, table
+
     if as_json:
         answer({"vocabulary": [entry for entry in as_data() if part in entry["word"]]})
         return
@@ -35,7 +36,7 @@ def show_vocabulary(
                 _show(row)
 
 
-def _show(row: Row) -> None:
+def _show(row: Any) -> None:
     """All that is known of an operation."""
     out.print(f"    [bold]{row.operation}[/]: {escape(row.about)}", soft_wrap=True)
     for name, cell in asdict(row).items():
