@@ -58,6 +58,6 @@ assert flops == 2 * 4 * 64 * 64 * 128  # four blocks (2 x 2), each 64 x 64, K pa
 assert 25 < flops / bytes_read < 64
 
 # A Hopper GPU multiplies about 150 pairs of numbers in the time in which it reads one byte from memory, and 80 in that
-# of one from L2 (what `pykittens probe` measures). A larger tile reads less for each product: 128 x 256 of it, three
-# times less than 64 x 64. But its sums must fit into registers, and its operands into shared memory. What comes next is
-# the way from here to all that a GPU can do.
+# of one from L2 (what `pykittens probe` measures). A larger tile reads less for each product: 128 x 256 of it, almost
+# three times less than 64 x 64. But its sums must fit into registers, and its operands into shared memory. What comes
+# next is the way from here to all that a GPU can do.
