@@ -1,6 +1,6 @@
 """Every operation's samples on a GPU beside the simulator: what `pykittens vocabulary` calls verified.
 
-    python -m benchmarks.operations [--workers 16]     # files a row an operation under `operations`
+    python -m benchmarks.operations [NAME ...] [--workers 16]     # files a row an operation under `operations`
 
 Samples that need a feature which this GPU lacks are left out. Bit for bit for what is exact, else within the promise.
 """
@@ -21,11 +21,11 @@ CHUNK = 16  # samples of a job
 Job = tuple[str, int]  # an operation, and its first sample
 
 
-def jobs() -> list[Job]:
-    """All the work, the operations with most samples first."""
+def jobs(names: list[str]) -> list[Job]:
+    """All the work, or that of some operations; those with most samples first."""
     from pykittens.reference.vocabulary import classes
 
-    counts = {name: sum(1 for _ in op.samples()) for name, op in classes().items()}
+    counts = {name: sum(1 for _ in op.samples()) for name, op in classes().items() if not names or name in names}
     longest = sorted(counts, key=lambda name: -counts[name])
     return [(name, first) for name in longest for first in range(0, counts[name], CHUNK)]
 
@@ -59,8 +59,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1))
     samples, failures = Counter[str](), dict[str, list[str]]()
-    with ProcessPoolExecutor(parser.parse_args().workers, multiprocessing.get_context("spawn")) as pool:
-        for name, count, wrong in pool.map(work, jobs()):
+    parser.add_argument("names", nargs="*", help="operations, such as TopK; all unless given")
+    given = parser.parse_args()
+    with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn")) as pool:
+        for name, count, wrong in pool.map(work, jobs(given.names)):
             samples[name] += count
             failures.setdefault(name, []).extend(wrong)
     for text in (text for found in failures.values() for text in found):
