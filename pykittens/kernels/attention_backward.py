@@ -19,6 +19,7 @@ from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 from ..interop import arrays
 from . import attention_backward_ampere as ampere
 from . import attention_backward_hopper as hopper
+from . import attention_backward_wide as wide
 from .arguments import KernelCall
 from .attention import Scores, loadable, on_hopper
 
@@ -157,7 +158,14 @@ class Steps:
             ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, *more, **static)
             ampere.finish(sums, scaled, dq, scale, q_offsets)
         else:
-            hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static)
+            if d == 256 and all(x is None for x in more):
+                by_keys = (batch * k.shape[1], heads // k.shape[1])
+                scaled, delta, sums = (x.reshape(*by_keys, *x.shape[2:]) for x in (scaled, delta, sums))
+                turns = None if turns is None else turns.reshape(*by_keys, parts[0])
+                wide.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, causal=static["causal"])
+                scaled, sums = (x.reshape(batch, heads, *x.shape[2:]) for x in (scaled, sums))
+            else:
+                hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static)
             finish(sums, scaled, dq, scale, q_offsets)
 
     def launcher(self, *operands: Any, **static: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TypeRuleError, user_frame_objects
+from ..ops import bulk_copy, mbarrier, thread_indices, wgmma
 from ..ops import cluster as cluster_ops
-from ..ops import mbarrier, thread_indices, wgmma
 from ..ops import tma as tma_ops
 from ..ops.scalars import THREAD
 from ..program import Operand, Scope, Value
@@ -108,6 +108,27 @@ class Tma:
             hint=hint,
             multicast=cluster.everyone,
         )
+
+    def exchange(self, target: Shared, source: Shared) -> None:
+        """The shared tile `source` into the ring's slot `target` of the other block, in a cluster of two that both do
+        so (PTX "cp.async.bulk.shared::cluster").
+
+        `source` may be overwritten once the other block is known to have received it.
+        """
+        landing = getattr(target, "landing", None)
+        if landing is None:
+            raise TypeRuleError(
+                f"tma.exchange into {getattr(target, 'label', target)} completes on no barrier",
+                fix="exchange into a ring's slot: with ring.fill() as slot: pk.tma.exchange(slot, tile)",
+            )
+        if cluster.size != 2:
+            raise TypeRuleError(
+                f"tma.exchange in a cluster of {cluster.size}",
+                fix="give the kernel a cluster of two blocks: @pk.kernel(cluster=2, ...)",
+            )
+        _check_target(target)
+        _check_target(source)
+        record(bulk_copy.BulkSend(self._scope, target, source, landing, number(2 - cluster.rank), 2))
 
     def expect(self, barrier: Value, *tiles: Shared, bytes: Operand = 0) -> None:
         """Arrives at `barrier` and promises the bytes of these tiles."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import atomics, mbarrier, tma, variables, views
+from ..ops.bulk_copy import BulkSend
 from ..ops.scalars import THREAD
 from ..program import Access, Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
@@ -150,11 +151,11 @@ class Ring:
         slot, _, full = self._slot(cursor)
         arrive = mbarrier.Arrive(scope, full)
         record(arrive)
-        loads: list[tma.TmaLoad] = []
+        loads: list[tma.TmaLoad | BulkSend] = []
         self.filling = r.block, 0
 
         def seen(op: Op) -> None:
-            if isinstance(op, tma.TmaLoad) and op.barrier is full:
+            if isinstance(op, (tma.TmaLoad, BulkSend)) and op.barrier is full:
                 if r.block is not block:
                     raise TraceError(
                         f"ring {self.name}: a load inside a branch of its fill: its bytes are promised whether or not "
@@ -209,10 +210,13 @@ class Ring:
         record(mbarrier.Arrive(scope, full, lanes_ordered=True))
         cursor.advance()
 
-    def _senders(self, load: tma.TmaLoad) -> int:
+    def _senders(self, load: tma.TmaLoad | BulkSend) -> int:
         """How many blocks send what this load, done by all of them, sends: each block receives as much from each."""
         if load.mask is None:
             return 1
+        if isinstance(load, BulkSend):
+            self.multicast = True
+            return load.count - 1
         x, y, z = current().program.cluster
         if load.mask != (1 << x * y * z) - 1:
             raise TraceError(

@@ -16,6 +16,8 @@ hs, acc = pk.shared(pk.st(bf16, 64, 64)), warp.zeros(f32, 16, 16)
 bar, named = pk.barrier(), pk.named_barrier(8)
 """
 
+EXCHANGE = "ring = pk.ring(1, pk.st(f32, 16, 64))\nwith ring.fill() as slot: "
+
 # Operations as such: what the words above them do not let through.
 OPS = """
 from pykittens.ops import binary, copies, cross_warp, load, reduce
@@ -383,6 +385,18 @@ KERNELS: list[Any] = [
     (
         "ring = pk.ring(2, pk.st(f32, 8, 64))\nwith ring.fill() as slot: pk.tma.share(slot, x, (0, 0))",
         "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot: pk.tma.share(slot, x, (0, 0))",
+        {"cluster": 2},
+    ),
+    ("pk.tma.exchange(s, s)", EXCHANGE + "pk.tma.exchange(slot, s)", {"cluster": 2}),
+    (EXCHANGE + "pk.tma.exchange(slot, s)", EXCHANGE + "pk.tma.exchange(slot, s)", {}, {"cluster": 2}),
+    (
+        EXCHANGE + "pk.tma.exchange(slot, pk.shared(pk.st(f32, 32, 64)).part(0, 0, 16, 64))",
+        EXCHANGE + "pk.tma.exchange(slot, s)",
+        {"cluster": 2},
+    ),
+    (
+        EXCHANGE + "pk.tma.exchange(slot, pk.shared(pk.st(bf16, 16, 64)))",
+        EXCHANGE + "pk.tma.exchange(slot, s)",
         {"cluster": 2},
     ),
     (

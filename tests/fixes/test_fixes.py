@@ -110,7 +110,7 @@ def call(lines: str, number: int = 0, options: dict[str, Any] | None = None) -> 
 
 
 ROWS = [
-    (run, row[0], row[1], row[2] if len(row) > 2 else {})
+    (run, row[0], row[1], row[2] if len(row) > 2 else {}, row[-1] if len(row) > 2 else {})
     for run, rows in ((trace, KERNELS), (call, CALLS))
     for row in rows
 ]
@@ -119,7 +119,7 @@ ROWS = [
 @cache
 def refusal(number: int) -> tuple[pk.KernelError, str]:
     """The error of a row's first program, and which fix it is."""
-    run, fails, _, options = ROWS[number]
+    run, fails, _, options, _ = ROWS[number]
     try:
         run(fails, number, options)
     except pk.KernelError as error:
@@ -130,7 +130,7 @@ def refusal(number: int) -> tuple[pk.KernelError, str]:
 
 @pytest.mark.parametrize("number", range(len(ROWS)), ids=[row[1].splitlines()[-1] for row in ROWS])
 def test_a_fix_works(number: int) -> None:
-    run, _, works, options = ROWS[number]
+    run, _, works, _, options = ROWS[number]
     error, site = refusal(number)
     assert site, f"raised where no fix was looked for: {error}"
     assert error.fix and str(error).endswith(f"fix: {error.fix}")

@@ -10,7 +10,13 @@ import numpy as np
 from ...call.arguments import spec
 from ...ops.register_order import order
 from ...types import DTYPES, RegisterTile, f32, i32
-from .. import attention_backward, attention_backward_ampere, attention_backward_hopper, reference
+from .. import (
+    attention_backward,
+    attention_backward_ampere,
+    attention_backward_hopper,
+    attention_backward_wide,
+    reference,
+)
 from ..catalog import Array, Instance, Shipped
 from .attention import LENGTHS, windowed
 
@@ -184,6 +190,19 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=250,
+    ),
+    Shipped(
+        name="attention_backward_wide",
+        about="the same for rows of 256: two blocks of a cluster give each other their dS and add half as much to dq",
+        make=lambda dtype, causal: replace(
+            _attention_backward(256, dtype, causal),
+            kernel=attention_backward_wide.differentiate,
+            statics={"causal": causal},
+        ),
+        needs=("wgmma",),
+        options={"dtype": ("bf16", "f16"), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UBLKCP", "REDG"),
         most_lines=250,
     ),
     Shipped(
