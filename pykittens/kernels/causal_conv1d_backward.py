@@ -83,17 +83,21 @@ def differentiate(
     for lap in pk.range(laps):
         first = (strip + lap) * rows
         for sequence, batch, window in spans(x, bounds, first, rows):
-            ours = x, dy, state, sequence, batch, window, first, rows, (col, cols, width)
-            given, slope = slopes(*ours, weights, activation)
-            grad = pulled(slope, weights, rows)
-            own = slope[0:rows, :]
-            for j in range(width):
-                totals[j] += (own * given[j : j + rows, :].to(f32)).col_sum()
-            totals[width] += own.col_sum()
-            if dafter is not None:
-                with pk.when(first + rows > window[1] - (width - 1)), pk.when(sequence < dafter.depth):
-                    grad += later(dafter, sequence, first - (window[1] - (width - 1)), rows, (col, cols, width))
-            warp.store(dx, grad.to(dx.dtype), pk.at(batch, first, col), within=window)
+            where = col, cols, width
+            given, up = around(x, dy, state, sequence, batch, window, first, rows, where)
+            own: list[Any] = []  # dz, a row at a time: registers are scarce
+            for row in range(rows + width - 1):
+                own.append(slope_of(given[row : row + width, :], up[row : row + 1, :], weights, 1, activation))
+                for j, total in enumerate(totals if row < rows else ()):
+                    total += (own[row] * given[row + j : row + j + 1, :].to(f32) if j < width else own[row]).col_sum()
+                if row < width - 1:
+                    continue
+                spot = first + row - (width - 1)
+                grad = pulled(own[row - (width - 1) :], weights)
+                if dafter is not None:
+                    with pk.when(spot >= window[1] - (width - 1)), pk.when(sequence < dafter.depth):
+                        grad += later(dafter, sequence, spot - (window[1] - (width - 1)), 1, where)
+                warp.store(dx, grad.to(dx.dtype), pk.at(batch, spot, col), within=window)
     sums = pk.shared(pk.sv(f32, cols), count=WARPS * len(totals), name="sums")
     for j, total in enumerate(totals):
         warp.store(sums[j * WARPS + warp.index], total)
@@ -123,14 +127,15 @@ def differentiate_state(
     cols, kept, sequence = columns(x.dtype.size, RUN), dstate.rows, pk.block_index.y
     col, (batch, start, end) = pk.block_index.x * cols, span_of(x, bounds, sequence)
     weights, where = rows_of(taps, col, cols), (col, cols, kept + 1)
-    ours = x, dy, state, sequence, batch, (start, end), start - kept, kept, where
-    grad = pulled(slopes(*ours, weights, activation)[1], weights, kept)
+    given, up = around(x, dy, state, sequence, batch, (start, end), start - kept, kept, where)
+    slope = slope_of(given, up, weights, 2 * kept, activation)
+    grad = pulled([slope[j : j + kept, :] for j in range(kept + 1)], weights)
     if dafter is not None:
         grad = grad + later(dafter, sequence, start - end, kept, where)
     warp.store(dstate, grad.to(dstate.dtype), pk.at(sequence, 0, col))
 
 
-def slopes(
+def around(
     x: Any,
     dy: Any,
     state: Any,
@@ -140,27 +145,31 @@ def slopes(
     first: Any,
     rows: int,
     where: tuple[Any, int, int],
-    weights: list[Any],
-    activation: Any,
 ) -> tuple[Any, Any]:
-    """The rows of x around `rows` rows, and dz of these and the next w - 1: zero outside of the sequence."""
+    """The rows of x around `rows` rows of a sequence, and those of dy and the next w - 1: zero outside of it."""
     col, cols, width = where
     more = rows + width - 1
     given = extended(x, state, sequence, batch, window, first - (width - 1), more + width - 1, where)
-    slope = warp.load(dy, pk.at(batch, first, col), rows=more, cols=cols, layout=layout(cols), within=window, dtype=f32)
+    spot = pk.at(batch, first, col)
+    return given, warp.load(dy, spot, rows=more, cols=cols, layout=layout(cols), within=window)
+
+
+def slope_of(given: Any, up: Any, weights: list[Any], rows: int, activation: Any) -> Any:
+    """dz of `rows` rows, from dy; `given` are those of x and the w - 1 before them."""
+    slope = up.to(f32)
     if activation == "silu":
-        z = summed(given, weights, more)
+        z = summed(given, weights, rows)
         gate = pk.sigmoid(z)
         slope = slope * gate * pk.fma(z, 1.0 - gate, 1.0)
-    return given, slope
+    return slope
 
 
-def pulled(slope: Any, weights: list[Any], rows: int) -> Any:
-    """The gradient of `rows` rows of x, from dz of these and the next w - 1."""
-    width = len(weights) - 1
-    grad = slope[0:rows, :] * weights[width - 1]
-    for j in range(width - 1):
-        grad = pk.fma(slope[width - 1 - j : width - 1 - j + rows, :], weights[j], grad)
+def pulled(slope: list[Any], weights: list[Any]) -> Any:
+    """The gradient of rows of x, from dz of these, of the next, and so on to the w - 1 after them."""
+    *taps, _ = weights
+    grad = slope[0] * taps[-1]
+    for j, tap in enumerate(taps[:-1]):
+        grad = pk.fma(slope[len(taps) - 1 - j], tap, grad)
     return grad
 
 
