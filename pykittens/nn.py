@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .errors import ArgumentError
 from .functions.attention import attention
 from .functions.gates import geglu, swiglu
+from .functions.linear import linear
 from .functions.norms import layernorm, rmsnorm
 from .functions.rotary import rotary
 
@@ -47,7 +48,9 @@ class LayerNorm(nn.Module):  # type: ignore[misc]
 class GatedMLP(nn.Module):  # type: ignore[misc]
     """down_proj(act(gate_proj(x)) * up_proj(x)), the MLP of Llama: (..., size) -> (..., size) through `hidden`.
 
-    activation: "silu" (SwiGLU), "gelu" or "gelu_tanh" (GEGLU).
+    activation: "silu" (SwiGLU), "gelu" or "gelu_tanh" (GEGLU). On a GPU both products and the gate are one kernel
+    (`pk.linear`), where the operands are 16-bit floats and the projections are torch's own modules; elsewhere
+    the projections are called, and the gate is a kernel.
     """
 
     def __init__(
@@ -68,10 +71,24 @@ class GatedMLP(nn.Module):  # type: ignore[misc]
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
+        if one_kernel(x, self.gate_proj, self.up_proj):
+            first, second = self.gate_proj, self.up_proj
+            bias = None if first.bias is None else torch.cat((first.bias, second.bias))
+            gate = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh"}[self.activation]
+            return self.down_proj(linear(x, (first.weight, second.weight), bias, gate))
         gate, up = self.gate_proj(x), self.up_proj(x)
         if self.activation == "silu":
             return self.down_proj(swiglu(gate, up))
         return self.down_proj(geglu(gate, up, approximate="tanh" if self.activation == "gelu_tanh" else "none"))
+
+
+def one_kernel(x: Tensor, *projections: Any) -> bool:
+    """Whether projections of x may be made together by a kernel of ours: nobody has replaced or hooked them."""
+    half = torch.is_autocast_enabled(x.device.type) or all(
+        y.dtype in (torch.bfloat16, torch.float16) and y.dtype == x.dtype for y in (x, *(p.weight for p in projections))
+    )
+    plain = all(type(p) is nn.Linear and not (p._forward_hooks or p._forward_pre_hooks) for p in projections)
+    return x.is_cuda and half and plain
 
 
 class Attention(nn.Module):  # type: ignore[misc]

@@ -89,6 +89,34 @@ def test_other_gates(activation: str) -> None:
         nn.GatedMLP(SIZE, 40, "tanh")
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_a_gate_in_one_kernel(activation: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done on a GPU, here on the simulated one: as the projections by themselves, gradients too."""
+    mlp, x = filled(nn.GatedMLP(SIZE, 40, activation, bias)).to(HALF), torch.randn(N, SIZE).to(HALF).requires_grad_()
+    found = []
+    for together in (False, True):
+        monkeypatch.setattr(nn, "one_kernel", lambda *_, together=together: together)
+        y = mlp(x)
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *mlp.parameters()])])
+    for one, other in zip(*found, strict=True):
+        assert (one.float() - other.float()).norm() < 2e-2 * one.float().norm()
+
+
+def test_projections_that_somebody_changed_are_called() -> None:
+    class Adapted(torch.nn.Linear):
+        pass
+
+    x, (first, second) = torch.randn(N, SIZE).to(HALF), (torch.nn.Linear(SIZE, 8).to(HALF) for _ in range(2))
+    on_gpu = type("OnGpu", (), {"is_cuda": True, "device": x.device, "dtype": x.dtype})()
+    assert nn.one_kernel(on_gpu, first, second) and not nn.one_kernel(x, first, second)
+    assert not nn.one_kernel(on_gpu, first, Adapted(SIZE, 8).to(HALF)) and not nn.one_kernel(
+        on_gpu, first.float(), second
+    )
+    second.register_forward_hook(lambda *_: None)
+    assert not nn.one_kernel(on_gpu, first.to(HALF), second)
+
+
 def test_attention_without_tables_turns_nothing() -> None:
     x = torch.randn(1, N, SIZE).to(HALF)
     attention = filled(nn.Attention(SIZE, 2, 1, 64, causal=False)).to(HALF)
