@@ -10,6 +10,7 @@ not the operators.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -274,10 +275,27 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
 
 
 def _fake(function: Function, count: int, *arguments: Any) -> Any:
+    if _VERBOSE_INDUCTOR:
+        _introduce(getattr(torch.ops.pykittens, _name(function, count > len(function.outputs))).default)
     arrays, settings = _split(function, arguments)
     infos = [None if x is None else _about(x) for x in arrays]
     function.together(infos)
     return _returned([_make(function, arrays, x) for x in function.results(*infos, *settings)[:count]])
+
+
+# Before 2.13, torch's compiler writes down all that leads to an operator when it meets one that it does not know,
+# whether or not anybody reads that: it takes twice as long for each layer of a model, and seems to hang after ten.
+_VERBOSE_INDUCTOR = tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 13)
+
+
+def _introduce(operator: Any) -> None:
+    """Makes an operator known to that compiler, once it has been loaded, as the compiler would do it by itself."""
+    modules: list[Any] = [sys.modules.get(f"torch.{name}") for name in ("_inductor.lowering", "_library.utils")]
+    lowering, utils = modules
+    if hasattr(lowering, "tag_to_layout_constraint") and hasattr(utils, "get_layout_constraint_tag"):
+        if operator not in lowering.lowerings:
+            constraint = lowering.tag_to_layout_constraint(utils.get_layout_constraint_tag(operator, with_default=True))
+            lowering.make_fallback(operator, layout_constraint=constraint, warn=False)
 
 
 def _split(function: Function, arguments: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:

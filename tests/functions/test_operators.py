@@ -106,6 +106,18 @@ def test_compiled(backend: str) -> None:
     assert torch.equal(compiled(longer, w), layer(longer, w))
 
 
+def test_an_older_inductor_is_told_of_operators() -> None:
+    """Which then writes down nothing about those it meets late in a deep model."""
+    from torch._inductor import lowering
+
+    from pykittens.functions import operators
+
+    operator = torch.ops.pykittens.linear_cross_entropy.default
+    operators._introduce(operator)
+    operators._introduce(operator)
+    assert operator in lowering.lowerings and operator in lowering.fallbacks
+
+
 def test_refusals() -> None:
     q, k, v = operands()
     with pytest.raises(ArgumentError, match="these dtypes are not supported"):
