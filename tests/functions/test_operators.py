@@ -30,7 +30,7 @@ def close(out: Any, q: Any, k: Any, v: Any, causal: bool = False) -> bool:
 def test_eager(causal: bool) -> None:
     q, k, v = operands()
     assert close(pk.attention(q, k, v, causal=causal), q, k, v, causal)
-    assert close(torch.ops.pykittens.attention(q, k, v, causal), q, k, v, causal)
+    assert close(torch.ops.pykittens.attention(q, k, v, causal=causal), q, k, v, causal)
     _, lse = pk.attention(q, k, v, return_lse=True)
     assert lse.shape == (1, 2, 40)
     assert torch.allclose(lse, torch.logsumexp(q.float() @ k.float().mT / 8, -1), atol=1e-3)
@@ -54,7 +54,7 @@ def test_strides() -> None:
 def test_opcheck() -> None:
     q, k, v = operands(n=20)
     transposed = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
-    for arguments in ((q, k, v), (*transposed, True, 0.5)):
+    for arguments in ((q, k, v), (*transposed, None, True, 0.5)):
         torch.library.opcheck(torch.ops.pykittens.attention.default, arguments)
         torch.library.opcheck(torch.ops.pykittens.attention_lse.default, arguments)
 
