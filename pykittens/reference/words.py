@@ -100,6 +100,7 @@ WORDS: dict[str, dict[str, str]] = {
         "pk.tma.commit": "CommitBulk",
         "pk.tma.wait": "WaitBulk",
         "pk.cluster.load": "LoadRemote",
+        "pk.tma.exchange": "BulkSend",
         "shared.part": "Part",
         "shared[i]": "Item",
     },
