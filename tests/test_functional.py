@@ -92,7 +92,7 @@ def bad(**changes: Any) -> list[Any]:
         (bad(k=lambda x: x.astype(np.float16)), r"k f16 .* these dtypes are not supported"),
         (bad(v=lambda x: x[:, :, :3]), r"shapes do not go together.*fix: k and v have one shape"),
         (operands(heads=3), r"3 query heads share 2 key heads"),
-        (operands(d=80), r"no kernel for head dimension 80.*fix: head dimensions 64, 128, 256 are supported"),
+        (operands(d=84), r"no kernel for head dimension 84.*fix: multiples of 8 up to 256 are supported"),
         (
             bad(v=lambda x: x.tolist()),
             r"`v` is a builtins.list, which is no array.*fix: pass NumPy, torch, CuPy or JAX arrays",

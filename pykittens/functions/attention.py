@@ -35,7 +35,12 @@ def _check(q: Any, k: Any, v: Any, sinks: Any, settings: Any) -> None:
 
 def _results(q: Any, k: Any, v: Any, sinks: Any, *settings: Any) -> tuple[Result, ...]:
     _check(q, k, v, sinks, settings)
-    return Result(q.shape, q.dtype, order="q"), Result(q.shape[:3], "f32", nothing=_lse_of_no_keys)
+    return _like_q(q, v), Result(q.shape[:3], "f32", nothing=_lse_of_no_keys)
+
+
+def _like_q(q: Any, v: Any) -> Result:
+    """The output: rows of q with the columns of v."""
+    return Result((*q.shape[:-1], v.shape[-1]), q.dtype, order="q" if q.shape[-1] == v.shape[-1] else "")
 
 
 def _lse_of_no_keys(operands: Mapping[str, Any]) -> Any:
@@ -52,8 +57,8 @@ def _gradient_results(
 ) -> tuple[Result, ...]:
     _check(q, k, v, sinks, settings)
     wanted = {
-        "do": (q.shape, q.dtype),
-        "o": (q.shape, q.dtype),
+        "do": (_like_q(q, v).shape, q.dtype),
+        "o": (_like_q(q, v).shape, q.dtype),
         "lse": (q.shape[:3], "f32"),
         "dlse": (q.shape[:3], "f32"),
     }
@@ -174,8 +179,8 @@ def attention(
     scores.
 
     q: (batch, heads, n, d), k and v: (batch, key heads, m, d), bf16 or f16, where the heads are a multiple of the key
-    heads (grouped-query attention) and d is 64, 128 or, on Hopper, 256. Any strides: a transposed (batch, n, heads, d)
-    is read in place. causal: row i sees the keys up to i + m - n; a row that sees none is zero. `scale` is 1 / sqrt(d)
+    heads (grouped-query attention) and d is a multiple of 8 up to 256 (without Hopper's instructions up to 128); that
+    of v, and of the result, may be less. Any strides: a transposed (batch, n, heads, d) is read in place. causal: row i sees the keys up to i + m - n; a row that sees none is zero. `scale` is 1 / sqrt(d)
     unless given. The result is a new array of the same framework and dtype; log-sum-exp is float32 (batch, heads, n).
     `deterministic`: torch's gradients have the same bits in every run (see `attention_backward`); the result always
     has.

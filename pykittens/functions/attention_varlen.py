@@ -75,7 +75,7 @@ def _view(x: Any) -> Any:
 def _results(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, sinks: Any, *settings: Any) -> tuple[Result, ...]:
     _check(q, k, v, cu_q, cu_k, sinks, settings)
     lse = Result((q.shape[1], q.shape[0]), "f32", nothing=dense._lse_of_no_keys)
-    return Result(q.shape, q.dtype, order="q"), lse
+    return dense._like_q(q, v), lse
 
 
 def _forward(

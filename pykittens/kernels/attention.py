@@ -21,8 +21,7 @@ from . import attention_hopper
 from .arguments import KernelCall
 
 DTYPE_NAMES = ("bf16", "f16")
-HOPPER = (64, 128, 256)
-AMPERE = (64, 128)
+WIDEST, WIDEST_MMA_SYNC = 256, 128  # head dimensions: of Hopper's kernels, of the others
 FARTHEST = 2**30  # a side of a window that reaches past all keys
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
@@ -87,12 +86,13 @@ def call(
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
+        more = window or scores.softcap is not None or sinks is not None
         static = {
             "causal": scores.causal,
             "with_lse": lse is not None,
             "sms": processors,
             "positive": scores.scale > 0,
-            **configuration(dim, scores.causal and not window, length, window),
+            **configuration(dim, scores.causal and not window, length, more),
         }
         operands = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         return KernelCall(attention_hopper.attend, operands, static)
@@ -105,7 +105,7 @@ def call(
     )
 
 
-def configuration(dim: int, causal: bool, rows: int, window: bool = False) -> dict[str, Any]:
+def configuration(dim: int, causal: bool, rows: int, more: bool = False) -> dict[str, Any]:
     """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s
     defaults.
 
@@ -114,11 +114,11 @@ def configuration(dim: int, causal: bool, rows: int, window: bool = False) -> di
     long, the hardware hands them out as blocks become free, which leaves less idle at the end.
     """
     long = rows >= 8192
-    if dim == 64 and window:  # whose bounds three consumers' loading warps have no registers for
+    if dim <= 64 and more:  # three consumers have no registers for a window's bounds, a cap, sinks
         return {"stages": 3}
-    if dim == 64:
+    if dim <= 64:
         return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}
-    if dim == 128:
+    if dim <= 128:
         return {"keys": 160, "queries": 1, "pingpong": False, "stay": False} if causal and long else {}
     return {"keys": 80, "queries": 1, "stay": not (causal and long)}
 
@@ -127,18 +127,20 @@ def check(infos: dict[str, ArrayInfo], deterministic: bool = False, sinks: Array
     """One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
     arch = _architecture(q.device)
-    dims = HOPPER if "wgmma" in arch.features else AMPERE
+    widest = WIDEST if "wgmma" in arch.features else WIDEST_MMA_SYNC
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
         problem, fix = "", "q, k and v have four dimensions: batch, heads, rows, head dimension"
     elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
         problem, fix = "these dtypes are not supported", "pass all of them as bf16, or all as f16"
-    elif k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+    elif k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         problem, fix = "the shapes do not go together", "k and v have one shape, with the batch and head dimension of q"
     elif q.shape[1] % k.shape[1] if k.shape[1] else q.shape[1]:
         problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
-    elif q.shape[3] not in dims:
+    elif any(x.shape[3] % 8 or not 8 <= x.shape[3] <= widest for x in (q, v)) or v.shape[3] > q.shape[3]:
         problem = f"there is no kernel for head dimension {q.shape[3]}"
-        fix = f"head dimensions {', '.join(map(str, dims))} are supported{'' if arch is SIMULATED else f' on {arch}'}"
+        problem += "" if v.shape[3] == q.shape[3] else f", and {v.shape[3]} of values"
+        fix = f"multiples of 8 up to {widest} are supported, for values no more than for keys"
+        fix += "" if arch is SIMULATED else f", on {arch}"
     elif deterministic and "wgmma" not in arch.features:
         problem, fix = f"gradients in one order of additions need Hopper, not {arch}", "leave out deterministic=True"
     elif sinks is not None and (tuple(sinks.shape) != tuple(q.shape[1:2]) or sinks.dtype not in ("f32", q.dtype)):

@@ -4,7 +4,7 @@ instructions.
     out = softmax(q @ k.T * scale) @ v        for each batch and head
 
 After Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning" (2023). q, o: (batch,
-heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64 or 128, any lengths, any strides with contiguous rows;
+heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d up to 128, any lengths, any strides with contiguous rows;
 heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads, n). A
 block owns `rows` queries, 32 of them each warp: two fragments of 16, so that what ldmatrix brings of keys and values is
 multiplied twice. It goes through the keys from the last to the first, `keys` at a time: only the first steps mask. The
@@ -20,10 +20,11 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32
 
 from .scale import magnitude, normalised, squashed, turn
+from .widths import widths
 
 LOG2E = 1.4426950408889634
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
-D = pk.static("D")
+D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
 
@@ -41,8 +42,8 @@ def grid(q: Any, rows: Any, q_offsets: Any = None, **_: Any) -> Any:
 def attend(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
-    v: Annotated[Tensor, HALF, "B", "G", "M", D],
-    o: Annotated[Tensor, HALF, "B", "H", "N", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", DV],
+    o: Annotated[Tensor, HALF, "B", "H", "N", DV],
     scale: Annotated[Scalar, f32],
     lse: Annotated[Tensor, f32, "B", "H", "N"] | None = None,
     left: Annotated[Scalar, i32] | None = None,
@@ -61,8 +62,9 @@ def attend(
 
     `left`, `right`, `softcap`, `sinks` and offsets: see `attention_hopper.attend`.
     """
-    group, d, c = pk.block, q.cols, (magnitude(scale) if softcap is None else softcap) * LOG2E
-    keys = keys or 4096 // d  # as many as registers hold scores of
+    (d, wide), group = widths(q.cols, v.cols), pk.block
+    c = (magnitude(scale) if softcap is None else softcap) * LOG2E
+    keys = keys or min(4096 // d // 16 * 16, 64)  # as many as registers hold scores of
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     side: Any = 0 if causal else right
     q_rows, k_rows = pk.stretch(q), pk.stretch(k)
@@ -75,10 +77,11 @@ def attend(
         block = pk.grid_size.x - 1 - block if q_offsets is None else pk.cdiv(q_rows.rows, rows) - 1 - block
     band = pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
     queries, key, value = (
-        pk.shared(pk.st(q.dtype, n, d), name=name) for n, name in ((rows, "queries"), (keys, "keys"), (keys, "values"))
+        pk.shared(pk.st(q.dtype, n, width), name=name)
+        for n, width, name in ((rows, d, "queries"), (keys, d, "keys"), (keys, wide, "values"))
     )
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
-    score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, d)
+    score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, wide)
 
     exists = 1 if q_offsets is None else pk.where((block >= 0) & (block * rows < q_rows.rows), 1, 0)
     span = band.key_tiles(block * rows, rows, keys, exists)
@@ -126,6 +129,7 @@ def attend(
     if lse is not None:
         group.store(lse, log(), **q_rows.run(batch, head, block, rows))
     group.sync()
-    group.store(queries, pk.where(unseen, 0.0, out * share).to(q.dtype))
+    staged = queries if wide == d else queries.part(0, 0, rows, wide)
+    group.store(staged, pk.where(unseen, 0.0, out * share).to(q.dtype))
     group.sync()
-    group.store(o, queries, **q_rows.tile(batch, head, block, rows))
+    group.store(o, staged, **q_rows.tile(batch, head, block, rows))

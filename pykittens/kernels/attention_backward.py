@@ -22,6 +22,7 @@ from . import attention_backward_hopper as hopper
 from . import attention_backward_wide as wide
 from .arguments import KernelCall
 from .attention import Scores, loadable, on_hopper
+from .widths import backward_width
 
 LOG2E = 1.4426950408889634
 D = pk.static("D")
@@ -47,13 +48,16 @@ def prepare(
     """`scaled` = lse * log2(e), `delta`, and zeros in `dq` and `turns`; `dlse` and `turns` may be None."""
     blocks = delta.cols // ROWS
     block, rest = pk.block_index.x % blocks, pk.block_index.x // blocks
-    head, batch, layout = rest % o.depth, rest // o.depth, pk.coalesced(min(o.cols // 8, 32), 8)
+    cols = backward_width(o.cols, o.cols)
+    head, batch, layout = rest % o.depth, rest // o.depth, pk.coalesced(cols // 8, 8)
     at = (batch, head, block * 4 + warp.index)
     rows, tile = pk.stretch(o), at[2]
     if q_offsets is not None:
         i = pk.packed(q_offsets).find(block * ROWS // PADDED, PADDED)
         rows, tile = pk.packed(q_offsets)[i], at[2] - pk.packed(q_offsets).padded(i, 16)
-    x, y = (warp.load(z, **rows.tile(batch, head, tile, 16), rows=16, layout=layout).to(f32) for z in (o, do))
+    x, y = (
+        warp.load(z, **rows.tile(batch, head, tile, 16), rows=16, cols=cols, layout=layout).to(f32) for z in (o, do)
+    )
     run = rows.run(batch, head, tile, 16)
     sums, logs = (x * y).row_sum(), warp.load_col(lse, **run, length=16, layout=layout)
     if dlse is not None:
@@ -75,11 +79,14 @@ def finish(
     out: Annotated[Tensor, HALF, "B", "H", "N", D],
     scale: Annotated[Scalar, f32],
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    *,
+    width: int | None = None,
 ) -> None:
-    """out = dq * scale, and 0 where a row sees no key."""
+    """out = dq * scale, and 0 where a row sees no key. width: of the tiles, unless it is that of `out`."""
     part, rest = pk.block_index.x % dq.rows, pk.block_index.x // dq.rows
     head, batch, cols = rest % out.depth, rest // out.depth, dq.cols // ROWS
-    row, col = part // (out.cols // cols), part % (out.cols // cols)
+    across = (width or out.cols) // cols
+    row, col = part // across, part % across
     staged = pk.shared(pk.st(out.dtype, ROWS, cols), name="staged")
     x = warpgroup.load_vec(dq, (batch, head, part, 0)).tile(ROWS, cols)
     seen = warpgroup.load_col(scaled, (batch, head, row), length=ROWS) < pk.inf
@@ -145,6 +152,7 @@ class Steps:
     ) -> None:
         kind, device = (info := arrays.describe(q)).kind, info.device
         batch, heads, n, d = info.shape
+        d = backward_width(d, v.shape[-1])
         padded, parts = scratch(n, d, None if q_offsets is None else q_offsets.shape[0] - 1)
         parts = ampere.parts(padded, d) if mma_sync else parts
         scaled, delta = (arrays.empty(kind, (batch, heads, padded), "f32", device) for _ in range(2))
@@ -156,9 +164,9 @@ class Steps:
             differentiate_sinks(scaled, delta, sinks, dsinks)
         if mma_sync:
             ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, *more, **static)
-            ampere.finish(sums, scaled, dq, scale, q_offsets)
+            ampere.finish(sums, scaled, dq, scale, q_offsets, width=d)
         else:
-            if d == 256 and all(x is None for x in more):
+            if info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in more):
                 by_keys = (batch * k.shape[1], heads // k.shape[1])
                 scaled, delta, sums = (x.reshape(*by_keys, *x.shape[2:]) for x in (scaled, delta, sums))
                 turns = None if turns is None else turns.reshape(*by_keys, parts[0])
@@ -166,7 +174,7 @@ class Steps:
                 scaled, sums = (x.reshape(batch, heads, *x.shape[2:]) for x in (scaled, sums))
             else:
                 hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static)
-            finish(sums, scaled, dq, scale, q_offsets)
+            finish(sums, scaled, dq, scale, q_offsets, width=d)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
         """None: such a call is not one launch, to be done again by itself."""
@@ -206,7 +214,7 @@ def call(
     if on_hopper(arrays.describe(given[1]).device):
         static |= {
             "deterministic": bool(deterministic),
-            **configuration(given[1].shape[-1], scores.softcap is not None),
+            **configuration(backward_width(given[1].shape[-1], given[3].shape[-1]), scores.softcap is not None),
         }
     else:
         static["mma_sync"] = True

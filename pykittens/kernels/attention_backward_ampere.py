@@ -16,9 +16,10 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp
 
 from .scale import squashed
+from .widths import backward_width
 
 LOG2E = 1.4426950408889634
-D = pk.static("D")
+D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 KEYS, WARPS = 128, 8
 PIECE = (32, 16)  # rows and columns of dq that a warp makes of a tile of queries
@@ -48,13 +49,13 @@ def grid(k: Any, k_offsets: Any = None, **_: Any) -> Any:
 def differentiate(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
-    v: Annotated[Tensor, HALF, "B", "G", "M", D],
-    do: Annotated[Tensor, HALF, "B", "H", "N", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", DV],
+    do: Annotated[Tensor, HALF, "B", "H", "N", DV],
     lse: Annotated[Tensor, f32, "B", "H", "P"],
     delta: Annotated[Tensor, f32, "B", "H", "P"],
     dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
     dk: Annotated[Tensor, HALF, "B", "G", "M", D],
-    dv: Annotated[Tensor, HALF, "B", "G", "M", D],
+    dv: Annotated[Tensor, HALF, "B", "G", "M", DV],
     scale: Annotated[Scalar, f32],
     left: Annotated[Scalar, i32] | None = None,
     right: Annotated[Scalar, i32] | None = None,
@@ -68,7 +69,8 @@ def differentiate(
 
     `left`, `right`, `softcap` and offsets: see `attention_backward_hopper.differentiate`.
     """
-    d, dtype, group, rows = q.cols, q.dtype, pk.block, rows_of(q.cols)
+    d, dtype, group = backward_width(q.cols, v.cols), q.dtype, pk.block
+    rows = rows_of(d)
     tile, shared_by = pk.block_index.x, q.depth // k.depth
     head, batch = pk.block_index.y, pk.block_index.z
     q_rows, k_rows, base = pk.stretch(q), pk.stretch(k), 0
@@ -131,15 +133,18 @@ def finish(
     out: Annotated[Tensor, HALF, "B", "H", "N", D],
     scale: Annotated[Scalar, f32],
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    *,
+    width: int | None = None,
 ) -> None:
-    """out = dq * scale, and 0 where a row sees no key."""
-    tiles, rows = dq.rows // WARPS, rows_of(out.cols)
+    """out = dq * scale, and 0 where a row sees no key. width: of the tiles, unless it is that of `out`."""
+    width = width or out.cols
+    tiles, rows = dq.rows // WARPS, rows_of(width)
     tile, rest = pk.block_index.x % tiles, pk.block_index.x // tiles
     head, batch = rest % out.depth, rest // out.depth
-    staged = pk.shared(pk.st(out.dtype, rows, out.cols), name="staged")
+    staged = pk.shared(pk.st(out.dtype, rows, width), name="staged")
     for i in range(2):
         piece = i * 4 + warp.index
-        down, across = place_of(piece, out.cols)
+        down, across = place_of(piece, width)
         x = warp.load_vec(dq, (batch, head, tile * WARPS + piece, 0)).tile(*PIECE)
         seen = warp.load_col(scaled, pk.at(batch, head, tile * rows + down), length=PIECE[0]) < pk.inf
         warp.store(staged.part(down, across, *PIECE), pk.where(seen, x * scale, 0.0).to(out.dtype))

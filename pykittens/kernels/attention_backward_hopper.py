@@ -3,7 +3,7 @@
     P = exp(q @ k.T * scale - lse)        dS = P * (do @ v.T - delta)        delta = rowsum(do * o) - dlse
     dv = P.T @ do                         dk = scale * dS.T @ q              dq = scale * dS @ k
 
-q, do: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64, 128 or 256, any strides with contiguous
+q, do: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d up to 256, any strides with contiguous
 rows; heads a multiple of kv heads. `attention_backward.prepare` makes delta and lse, `finish` rounds dq. A block has a
 tile of keys and of values and goes through the tiles of queries of all heads that share them, so that dk and dv are
 complete in its registers. The scores are made transposed: P.T and dS.T then lie in registers as the left operands of dv
@@ -19,16 +19,17 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from .scale import squashed
+from .widths import backward_width
 
 LOG2E = 1.4426950408889634
 LINES = 2**22  # elements of queries whose 8 bytes each (q, do, the sums of dq) take 32 MiB of L2
-D = pk.static("D")
+D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
 
-def grid(k: Any, k_offsets: Any = None, **_: Any) -> Any:
+def grid(k: Any, v: Any, k_offsets: Any = None, **_: Any) -> Any:
     """A block for each tile of keys."""
-    keys = keys_of(k.cols)
+    keys = keys_of(backward_width(k.cols, v.cols))
     tiles = pk.cdiv(k.rows, keys) if k_offsets is None else k.rows // keys + k_offsets.cols - 1
     return tiles * k.depth * k.batch
 
@@ -42,13 +43,13 @@ def keys_of(d: Any) -> Any:
 def differentiate(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
-    v: Annotated[Tensor, HALF, "B", "G", "M", D],
-    do: Annotated[Tensor, HALF, "B", "H", "N", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", DV],
+    do: Annotated[Tensor, HALF, "B", "H", "N", DV],
     lse: Annotated[Tensor, f32, "B", "H", "P"],
     delta: Annotated[Tensor, f32, "B", "H", "P"],
     dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
     dk: Annotated[Tensor, HALF, "B", "G", "M", D],
-    dv: Annotated[Tensor, HALF, "B", "G", "M", D],
+    dv: Annotated[Tensor, HALF, "B", "G", "M", DV],
     scale: Annotated[Scalar, f32],
     turns: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
     left: Annotated[Scalar, i32] | None = None,
@@ -71,7 +72,8 @@ def differentiate(
     With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
     so that a block waits for blocks that began before it, and none for one that starts with the same queries.
     """
-    d, dtype, c, keys = q.cols, q.dtype, (scale if softcap is None else softcap) * LOG2E, keys_of(q.cols)
+    d, dtype, c = backward_width(q.cols, v.cols), q.dtype, (scale if softcap is None else softcap) * LOG2E
+    keys = keys_of(d)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
     side: Any = 0 if causal else right
     uneven, packed = side is not None, q_offsets is not None

@@ -2,7 +2,7 @@
 
     out = softmax(q @ k.T * scale) @ v        for each batch and head
 
-q, o: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d 64, 128 or 256, any strides with contiguous
+q, o: (batch, heads, n, d), k, v: (batch, kv heads, m, d), bf16 or f16, d up to 256, any strides with contiguous
 rows; heads a multiple of kv heads. lse, on request: log(sum(exp(q @ k.T * scale))) for each row, float32 (batch, heads,
 n). Three threads load with TMA; each of `consumers` warpgroups owns 64 query rows. While one warpgroup does softmax,
 its value product and the others' products run: the pipeline of FlashAttention-3 (Shah et al. 2024, section 3). Blocks
@@ -19,9 +19,10 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
 from .scale import magnitude, normalised, squashed, turn
+from .widths import widths
 
 LOG2E = 1.4426950408889634
-D = pk.static("D")
+D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
 
@@ -48,8 +49,8 @@ class Work(NamedTuple):
 def attend(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
-    v: Annotated[Tensor, HALF, "B", "G", "M", D],
-    o: Annotated[Tensor, HALF, "B", "H", "N", D],
+    v: Annotated[Tensor, HALF, "B", "G", "M", DV],
+    o: Annotated[Tensor, HALF, "B", "H", "N", DV],
     lse: Annotated[Tensor, f32, "LB", "LH", "LN"],
     scale: Annotated[Scalar, f32],
     left: Annotated[Scalar, i32] | None = None,
@@ -75,13 +76,14 @@ def attend(
     Row i sees the keys from i + m - n - left to i + m - n + right; scores become softcap * tanh(score / softcap);
     exp(sink) of a head is one more term of its rows' sums.
     """
-    early = q.cols > 128  # so much output is rescaled beside the scores' product, not after its own
+    cols, wide = widths(q.cols, v.cols)
+    early = wide > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns = 64 * consumers, pk.turns(consumers if pingpong else 1)
     c = (scale if positive else magnitude(scale)) * LOG2E if softcap is None else softcap * LOG2E
-    q_ring = pk.ring(queries, pk.st(q.dtype, rows, q.cols), name="q")
+    q_ring = pk.ring(queries, pk.st(q.dtype, rows, cols), name="q")
     k_ring, v_ring = (
-        pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="k"),
-        pk.ring(stages, pk.st(q.dtype, keys, q.cols), name="v"),
+        pk.ring(stages, pk.st(q.dtype, keys, cols), name="k"),
+        pk.ring(stages, pk.st(q.dtype, keys, wide), name="v"),
     )
     side: Any = 0 if causal else right
     bounded, triangular = left is not None or side is not None, left is None and side is not None
@@ -106,7 +108,11 @@ def attend(
             mine, theirs = q_rows[i], k_rows[i]
             place, tiles = tile - q_rows.first(i, rows), pk.cdiv(mine.rows, rows)
             for _ in pk.range(pk.where(place < tiles, 1, 0)):
-                block = tiles - 1 - place if triangular else place  # the longest first
+                block = place
+                if (
+                    triangular
+                ):  # the longest first; where blocks stay, in every other head the shortest, for equal shares
+                    block = pk.where(head % 2 == 0, tiles - 1 - place, place) if stay else tiles - 1 - place
                 band = pk.band(mine.rows, theirs.rows, left=left, right=side)
                 yield Work(block, head, 0, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
 
@@ -127,7 +133,7 @@ def attend(
                             pk.tma.load(slot, source, **tile.keys.tile(tile.batch, head, j, keys))
     with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
         score, weight = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys)
-        out, total = warpgroup.zeros(f32, 64, q.cols), warpgroup.zeros_col(f32, 64, partial=True)
+        out, total = warpgroup.zeros(f32, 64, wide), warpgroup.zeros_col(f32, 64, partial=True)
         peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
         turns.start(me)
         for block, head, batch, q_rows, _, band, span in each_tile():
@@ -171,7 +177,7 @@ def attend(
                 weight[:] = made.to(q.dtype)
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
-            mine = q_ring.read().part(me * 64, 0, 64, q.cols)
+            mine = q_ring.read().part(me * 64, 0, 64, cols)
             if not positive and softcap is None:  # not known to be: one branch a tile, which short sequences feel
                 with pk.when(scale <= 0.0):
                     turn(warpgroup, mine, scale)
@@ -195,9 +201,10 @@ def attend(
                 with pk.when(band.diagonal < 0) if causal and left is None else nullcontext():
                     out[:] = pk.where(sums == 0.0, 0.0, out)
             share, log = normalised(peak, c, sums, None if sinks is None else pk.cast(sinks[head], f32))
-            warpgroup.store(mine, (out * share).to(q.dtype))
+            staged = mine if wide == cols else mine.part(0, 0, 64, wide)
+            warpgroup.store(staged, (out * share).to(q.dtype))
             warpgroup.sync()
-            warpgroup.tma.store(o, mine, **q_rows.tile(batch, head, block * consumers + me, 64))
+            warpgroup.tma.store(o, staged, **q_rows.tile(batch, head, block * consumers + me, 64))
             warpgroup.tma.commit()
             if with_lse:
                 warpgroup.store(lse, log(), **q_rows.run(batch, head, block * consumers + me, 64))

@@ -135,7 +135,7 @@ def test_decoding_is_what_the_whole_sequence_gives() -> None:
 @pytest.mark.parametrize(
     ("reason", "config"),
     [
-        ("no kernel for head dimension 24|head dimension", {"dim": 24}),
+        ("no kernel for head dimension 20|head dimension", {"dim": 20}),
         ("these dtypes are not supported", {"dtype": torch.float32}),
         ("no attention dropout", {"attention_dropout": 0.5}),
     ],
