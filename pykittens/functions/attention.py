@@ -180,10 +180,10 @@ def attention(
 
     q: (batch, heads, n, d), k and v: (batch, key heads, m, d), bf16 or f16, where the heads are a multiple of the key
     heads (grouped-query attention) and d is a multiple of 8 up to 256 (without Hopper's instructions up to 128); that
-    of v, and of the result, may be less. Any strides: a transposed (batch, n, heads, d) is read in place. causal: row i sees the keys up to i + m - n; a row that sees none is zero. `scale` is 1 / sqrt(d)
-    unless given. The result is a new array of the same framework and dtype; log-sum-exp is float32 (batch, heads, n).
-    `deterministic`: torch's gradients have the same bits in every run (see `attention_backward`); the result always
-    has.
+    of v, and of the result, may be less. Any strides: a transposed (batch, n, heads, d) is read in place. causal: row i
+    sees the keys up to i + m - n; a row that sees none is zero. `scale` is 1 / sqrt(d) unless given. The result is a
+    new array of the same framework and dtype; log-sum-exp is float32 (batch, heads, n). `deterministic`: torch's
+    gradients have the same bits in every run (see `attention_backward`); the result always has.
 
     window: (left, right), so that row i sees the keys from i + m - n - left to i + m - n + right, and no others; None
     is a side without a limit, and `causal` the same as a right side of 0 at most. Blocks of keys that no row sees are
