@@ -13,10 +13,11 @@ from .clocks import CAUSED, MET, SEEN, Clocks
 class MBarrier:
     """An mbarrier: a phase ends when `pending` arrivals are down to zero and all promised bytes have landed.
 
-    `agent` is the engine of the loads that complete on it; `loads` those in flight.
+    `agent` is the engine of the loads that complete on it; `loads` those in flight; `block` the label of its block.
     """
 
-    def __init__(self, name: str, count: int, agent: int, clocks: Clocks):
+    def __init__(self, name: str, count: int, agent: int, clocks: Clocks, block: str = ""):
+        self.where = f" (block {block})"
         self.name, self.count, self.agent, self.clocks = name, count, agent, clocks
         self.phase, self.pending, self.bytes = 0, count, 0
         self.known = clocks.blank()  # what the ended phases tell a waiter
@@ -55,26 +56,28 @@ class MBarrier:
         """These warps arrive, or issue a load, in the open phase: it must be certain that the phase before has ended,
         or
         they could be counted there. So what each phase consists of is the same in every order."""
-        line = self._unknown(agents, self.phase - 1)
-        if line is not None:
+        if found := self._unknown(agents, self.phase - 1):
+            who, other, line = found
             raise BarrierError(
-                f"an {what} at {self.name} is counted in phase {self.phase}, and nothing tells its warp that phase "
-                f"{self.phase - 1} has ended: "
-                f"it could be counted there, and end that phase in place of another arrival",
+                f"an {what} of {who} at {self.name} is counted in phase {self.phase}, and nothing tells it that phase "
+                f"{self.phase - 1} has ended: it could be counted there, and end that phase in place of {other}",
                 fix=f"let whoever arrives at {self.name} wait first for what the phase before hands over, or count it "
                 "in the barrier's arrivals",
                 location=location,
-                also={f"phase {self.phase - 1} also has what is at": line},
+                also={f"phase {self.phase - 1} also has what {other} does at": line},
             )
 
-    def _unknown(self, agents: np.ndarray, phase: int) -> tuple[Frame, ...] | None:
-        """The line of a part of an ended phase that some of these warps do not know of."""
+    def _unknown(self, agents: np.ndarray, phase: int) -> tuple[str, str, tuple[Frame, ...]] | None:
+        """A part of an ended phase that some of these warps do not know of: which warp, whose part, and its line."""
         known = self.clocks.of[CAUSED, agents]
         for agent, time, line in self.parts.get(phase, ()):
-            if (known[:, agent] < time).any():
-                return line
-        if phase in self.loaded and (known[:, self.agent] < self.clocks.time(phase + 1)).any():
-            return self.parts[phase][-1][2]
+            if (ignorant := known[:, agent] < time).any():
+                return self.clocks.label(int(agents[ignorant.argmax()])), self.clocks.label(agent), line
+        if phase in self.loaded:
+            ignorant = known[:, self.agent] < self.clocks.time(phase + 1)
+            if ignorant.any():
+                who, other = int(agents[ignorant.argmax()]), self.agent
+                return self.clocks.label(who), self.clocks.label(other), self.parts[phase][-1][2]
         return None
 
     def expect(self, agents: np.ndarray, parity: int, location: tuple[Frame, ...]) -> None:
@@ -85,23 +88,22 @@ class MBarrier:
         self._check_wait(agents, phase, location)
 
     def _check_wait(self, agents: np.ndarray, phase: int, location: tuple[Frame, ...]) -> None:
-        line = self._unknown(agents, phase - 1)
-        if line is not None:
+        if found := self._unknown(agents, phase - 1):
+            who, other, line = found
             raise BarrierError(
-                f"a wait for phase {phase} of {self.name} comes from a warp to which nothing tells that phase "
-                f"{phase - 1} has ended: "
-                f"it could come before that, take phase {phase - 2} for the one it waits for, and go on at once",
+                f"a wait of {who} for phase {phase} of {self.name}: nothing tells it that phase {phase - 1} has ended, "
+                f"and it could come before that, take phase {phase - 2} for the one it waits for, and go on at once",
                 fix=f"wait for the phases of {self.name} one after another",
                 location=location,
-                also={f"phase {phase - 1} has what is at": line},
+                also={f"phase {phase - 1} has what {other} does at": line},
             )
 
     def pay(self, bytes: int, phase: int, known: np.ndarray, location: tuple[Frame, ...]) -> None:
         """`bytes` of a load, issued in `phase`, have landed, which tells waiters what is `known`."""
         if self.phase != phase:
             raise BarrierError(
-                f"phase {phase} of {self.name} ended before a load issued in it had landed: fewer bytes were promised "
-                "than its loads bring",
+                f"phase {phase} of {self.name} ended before {self.clocks.label(self.agent)}, issued in it, had landed: "
+                f"fewer bytes were promised than its loads bring{self.where}",
                 fix=f"promise the bytes of all loads that complete on {self.name}",
                 location=location,
             )
@@ -112,7 +114,7 @@ class MBarrier:
         self.gathered = np.maximum(self.gathered, known)
         if self.pending == 0 and self.bytes < 0:
             raise BarrierError(
-                f"phase {phase} of {self.name} was promised {-self.bytes} bytes less than its loads bring",
+                f"phase {phase} of {self.name} was promised {-self.bytes} bytes less than its loads bring{self.where}",
                 fix=f"promise the bytes of all loads that complete on {self.name}",
                 location=location,
             )
@@ -123,10 +125,12 @@ class MBarrier:
             return
         self.known = np.maximum(self.known, self.gathered)
         for phase, agents, times, line in self.waits:
-            if phase == self.phase - 1 and (self.known[CAUSED, agents] < times).any():
+            unseen = self.known[CAUSED, agents] < times
+            if phase == self.phase - 1 and unseen.any():
+                who = self.clocks.label(int(agents[unseen.argmax()]))
                 raise BarrierError(
-                    f"phase {self.phase} of {self.name} can end before a warp has seen phase {phase} end: it would "
-                    "miss the phase, and hang or run a lap behind",
+                    f"phase {self.phase} of {self.name} can end before {who} has seen phase {phase} end: it would miss "
+                    "the phase, and hang or run a lap behind",
                     fix=f"let every warp that waits for {self.name} arrive (or meet one that does) before the phase "
                     "after it can end",
                     location=line,
@@ -191,18 +195,21 @@ class NamedBarrier:
     def _check_phase(self, agents: np.ndarray, location: tuple[Frame, ...]) -> None:
         """Who comes must know that the phase before has ended, or it may be counted there."""
         for others, _, line in self.counted:
-            if np.isin(agents, others).any():
+            if (twice := np.isin(agents, others)).any():
                 raise BarrierError(
-                    f"a warp is counted twice in phase {self.phase} of {self.name}",
+                    f"{self.clocks.label(int(agents[twice.argmax()]))} is counted twice in phase {self.phase} of "
+                    f"{self.name}",
                     fix="let a phase end (its other warps arrive or wait) before the same warps come again",
                     location=location,
                     also={"it was counted at": line},
                 )
         for others, times, line in self.before:
-            if (self.clocks.of[CAUSED][np.ix_(agents, others)] < times).any():
+            unknown = self.clocks.of[CAUSED][np.ix_(agents, others)] < times
+            if unknown.any():
+                who, other = (int(x[i]) for x, i in zip((agents, others), np.argwhere(unknown)[0], strict=True))
                 raise BarrierError(
-                    f"a warp comes to phase {self.phase} of {self.name}, and nothing tells it that phase "
-                    f"{self.phase - 1} has ended: it may be counted there",
+                    f"{self.clocks.label(who)} comes to phase {self.phase} of {self.name}, and nothing tells it that "
+                    f"phase {self.phase - 1}, of {self.clocks.label(other)}, has ended: it may be counted there",
                     fix="let it wait for that phase, or for a warp that did",
                     location=location,
                     also={"a warp of the phase before comes at": line},

@@ -27,7 +27,7 @@ class Cluster:
             grid_state.tensors,
             grid_state.grid,
         )
-        self.clocks = Clocks(grid_state.warp_of, number)
+        self.clocks = Clocks(grid_state.warp_of, number, grid_state.agent_label)
         self.number = number
         self.blocks = [
             BlockState(self, rank, grid_state.block_index(number, rank)) for rank in range(grid_state.blocks)
@@ -71,7 +71,7 @@ class BlockState:
                 + (f"[{item}]" if buffer.count > 1 else "")
                 + (f" of block {rank} of the cluster" if grid_state.blocks > 1 else "")
             )
-            barrier = MBarrier(name, buffer.item.count, engines + i, cluster.clocks)
+            barrier = MBarrier(name, buffer.item.count, engines + i, cluster.clocks, self.label)
             self.barrier_list.append(barrier)
             self.barriers[buffer.offset + item * buffer.item_bytes] = barrier
         self.named: dict[tuple[Value, int], NamedBarrier] = {}

@@ -16,6 +16,7 @@ Four views are kept side by side, and travel together through every synchronisat
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,12 +29,13 @@ TICK = 1 << 20  # a stamp is a time in ticks plus the number of the operation; a
 class Clocks:
     """The clocks of cluster number `cluster`: `of[view, agent]` is a vector over its agents.
 
-    `warp_of`: by agent, the warp whose lanes do what it does (the warp, its copies), or -1 for an engine.
+    `warp_of`: by agent, the warp whose lanes do what it does (the warp, its copies), or -1 for an engine. `label`: an
+    agent in words.
     """
 
-    def __init__(self, warp_of: np.ndarray, cluster: int):
+    def __init__(self, warp_of: np.ndarray, cluster: int, label: Callable[[int], str] = str):
         agents, self.warp_of = len(warp_of), warp_of
-        self.number = cluster
+        self.number, self.label = cluster, label
         self.of = np.ones((4, agents, agents), np.int64)
         own = np.arange(agents)
         self.of[SEEN, own, own] = self.of[CAUSED, own, own] = TICK

@@ -65,7 +65,24 @@ class Gang:
 
     @property
     def label(self) -> str:
-        first, last = self.m.first, self.m.first + self.m.warps - 1
+        """Its warps in words."""
+        return self._named(self.m.first, self.m.first + self.m.warps - 1)
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where it stands: its first warp, how many of them, and the last operation."""
+        step: Step | None = getattr(self.m, "step", None)  # none, before the first
+        return self.m.block.first_agent + self.m.first, self.m.warps, step.number if step else 0
+
+    @property
+    def acting(self) -> str:
+        """Those of its warps that take the branch it is in."""
+        if self.m.mask is None:
+            return self.label
+        here = np.flatnonzero(self.m.mask.warps) + self.m.first
+        return self._named(int(here[0]), int(here[-1]))
+
+    def _named(self, first: int, last: int) -> str:
         name = self.m.block.warp_label(first)
         return name if first == last else name.replace(f"warp {first}", f"warps {first} to {last}", 1)
 

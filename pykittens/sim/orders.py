@@ -10,8 +10,9 @@ with and without a seed, which only says which one comes first.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,7 +27,8 @@ class RunOrder:
 
     interleave: gangs let others go before each strong access to global memory. first: how many gangs are passed over
     before the
-    first in each turn; descending: the last come first; shuffle: a seed, by which lots are drawn for who goes next.
+    first in each turn; descending: the last come first; shuffle: a seed, by which lots are drawn for who goes next,
+    among those who went least often before (`tried`, of all runs).
     """
 
     label: str
@@ -35,9 +37,31 @@ class RunOrder:
     first: int = 0
     descending: bool = False
     shuffle: int | None = None
+    tried: Tried = field(default_factory=lambda: Tried(), compare=False)
 
     def turns(self) -> Turns:
         return Turns(self)
+
+
+class Tried:
+    """What runs by lot have tried: whether all orders of a small program have been, and what was rare until now.
+
+    A choice is made at a point of a run: by a hash of who went until then, and by where all stand. `closed`: choices
+    after which nothing is left to try.
+    """
+
+    def __init__(self) -> None:
+        self.count: Counter[Hashable] = Counter()
+        self.closed: set[Hashable] = set()
+        self.everything = False
+
+    def close(self, trail: list[tuple[int, list[Hashable], Hashable]]) -> None:
+        """A run has ended. `trail`: its points, who could have gone on there, and who did."""
+        for point, places, went in reversed(trail):
+            self.closed.add((point, went))
+            if any((point, place) not in self.closed for place in places):
+                return
+        self.everything = True
 
 
 class Turns:
@@ -46,12 +70,36 @@ class Turns:
     def __init__(self, order: RunOrder):
         self.order = order
         self.random = random.Random(order.shuffle) if order.shuffle is not None else None
+        self.path = 0
+        self.trail: list[tuple[int, list[Hashable], Hashable]] = []
+
+    def lot(self, places: dict[T, Hashable]) -> T:
+        """Who goes next, of those who can (`places`: where each stands): by lot, among those after whom something is
+        left to try, and who went least often after what has happened until now, then from where all stand.
+        """
+        assert self.random is not None
+        tried, point, stand = self.order.tried, self.path, hash(tuple(places.values()))
+        items = list(places)
+        self.random.shuffle(items)
+
+        def worn(item: T) -> tuple[bool, int, int]:
+            place = places[item]
+            return (point, place) in tried.closed, tried.count[point, place], tried.count[stand, place]
+
+        chosen = min(items, key=worn)
+        tried.count[point, places[chosen]] += 1
+        tried.count[stand, places[chosen]] += 1
+        self.trail.append((point, list(places.values()), places[chosen]))
+        self.path = hash((point, places[chosen]))
+        return chosen
+
+    def end(self) -> None:
+        """The run has ended."""
+        if self.random is not None:
+            self.order.tried.close(self.trail)
 
     def __call__(self, items: Sequence[T]) -> list[T]:
         found = list(items)
-        if self.random is not None:
-            self.random.shuffle(found)
-            return found
         if self.order.descending:
             found.reverse()
         first = self.order.first % max(1, len(found))
@@ -73,6 +121,7 @@ def run_orders(clusters: int, statements: int, chance: bool, cooperative: bool, 
         RunOrder("all blocks in turn, backwards", together, descending=True),
     ]
     draws = min(MOST, max(FEWEST, WORK // (clusters * statements)))
-    orders += [RunOrder(f"by lot {i}", together, shuffle=i) for i in range(draws)]
+    tried = Tried()
+    orders += [RunOrder(f"by lot {i}", together, shuffle=i, tried=tried) for i in range(draws)]
     start = 0 if seed is None else seed % len(orders)
     return orders[start:] + orders[:start]

@@ -60,8 +60,9 @@ def simulate(
     grid_state = run(orders[0], progress and (lambda ended: progress(ended / clusters)))
     made = [array.copy() for array in written]
     for order in orders[1:]:
-        _restore(written, given)
-        run(order)
+        if not order.tried.everything:
+            _restore(written, given)
+            run(order)
     _restore(written, made)
     report = grid_state.report
     for number, passes in sorted(grid_state.conflicts.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 from ..errors import DeadlockError, Diagnosis, Frame, KernelError
@@ -62,14 +63,18 @@ class Scheduler:
                 self.running.remove(ended)
             if progress:
                 progress(self.begun - len(self.running))
+        self.turns.end()
 
     def _turn(self) -> bool:
         """Every gang that can goes on until it must wait, or lets others go. Whether any could."""
         if self.order.interleave:
             pairs = [(r, gang) for r in self.running for gang in r.crowd.gangs]
-            if self.order.shuffle is not None:  # whoever is drawn, as far as it can go on, and then anybody again
-                return any(self._step(r, gang) for r, gang in self.turns(pairs))
-            return any([self._step(r, gang) for r, gang in self.turns(pairs)])
+            if self.order.shuffle is None:
+                return any([self._step(r, gang) for r, gang in self.turns(pairs)])
+            ready = [(r, gang) for r, gang in pairs if gang.blocked is None or gang.blocked.ready()]
+            if ready:  # whoever is drawn, as far as it can go on, and then anybody again
+                self._step(*self.turns.lot({x: (x[0].cluster.number, *x[1].place) for x in ready}))
+            return bool(ready)
         moved = False
         for r in self.turns(self.running):
             gangs = list(r.crowd.gangs)
@@ -93,6 +98,12 @@ class Scheduler:
         except StopIteration:
             r.crowd.gangs.remove(gang)
             gang.blocked = None
+        except Diagnosis as error:
+            if not re.search(
+                r"block \d+,\d", error.fact
+            ):  # of which is said who it was by those who know more than this gang
+                error.fact += f" ({gang.acting}, block {gang.m.block.label})"
+            raise
         except KernelError:
             raise
         except Exception as error:  # in the NumPy face of an operation, perhaps the user's own

@@ -42,12 +42,14 @@ REDUCTIONS = {"signal": "add", "add": "add", "signal the block": "add", "max": "
 USED = {
     **{"ticket": "add", "relaxed ticket": "add", "swap": "cas", "relaxed swap": "cas", "lock": "cas"},
     **{"exchange": "exch", "relaxed exchange": "exch"},
+    **{"try": "cas", "lock again": "cas"},  # a lock's attempt that fails, and those after it
 }
 RELEASES = ("signal", "signal the block", "ticket", "release", "swap", "exchange", "unlock")
-ACQUIRES = ("wait", "ticket", "swap", "exchange", "lock")
+ACQUIRES = ("wait", "ticket", "swap", "exchange", "lock", "try", "lock again")
 # What an access leaves, where two of different kinds leave what chance decides.
 COMBINES = {**REDUCTIONS, **dict.fromkeys(STORES, "exch")}
-KINDS = (READS, WRITES, *STORES, *WAITS, "fence", *(k for k in REDUCTIONS if k != "unlock"), *USED)
+KINDS = (READS, WRITES, *STORES, *WAITS, "fence", *REDUCTIONS, *USED)
+KINDS = tuple(k for k in KINDS if k not in ("unlock", "try", "lock again"))
 LEAVES: dict[Any, Callable[[int], int]] = {
     "add": lambda found: found + 1,
     "max": lambda found: max(found, 1),
@@ -201,12 +203,16 @@ def _interleavings(
             continue
         kind, which, *decides = own[0]
         found = flags[which]
-        if (kind in WAITS and found < 1) or (kind == "lock" and found):
+        if (kind in WAITS and found < 1) or (kind == "lock again" and found):
             continue
         stuck = False
+        if kind == "lock" and found:  # seen to be locked, once; then again when it is free
+            tries = (*left[:block], (("lock again", which), *own[1:]), *left[block + 1 :])
+            yield from _interleavings(tries, flags, (*trace, Event(block, "try", which, False)))
+            continue
         value = _left(kind, found)
         then = decides[1] if decides and found == decides[0] else ()
-        kept = found if kind in USED and kind != "lock" and not decides else -1
+        kept = found if kind in USED and "lock" not in kind and not decides else -1
         event = Event(block, kind, which, USED.get(kind) != "cas" or found == 0, kept)
         after = (value, flags[1]) if which == 0 else (flags[0], value)
         rest = (*left[:block], (*then, *own[1:]), *left[block + 1 :])

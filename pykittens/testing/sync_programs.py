@@ -131,6 +131,7 @@ def _say(statement: Statement, cells: Any, barriers: Any, ring: Any, slot: Any, 
         pk.tma.expect(barriers[at[1]], cells[at[0]])
         pk.tma.load(cells[at[0]], x, (0, 0), barriers[at[1]])
     elif word == "store":
+        warp.sync()  # of the lanes that have written it
         pk.tma.store(x, cells[at[0]], (next(rows), 0))
         pk.tma.commit()
     elif word == "stored":

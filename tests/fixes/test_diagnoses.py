@@ -97,8 +97,9 @@ def test_a_fix_works(number: int) -> None:
     error = caught.value
     assert error.fix == fix, error
     assert error.location and error.location[0].text, "no line"
+    assert re.search(r"(warps?|block) \d", error.fact), f"it does not say who: {error}"
     if isinstance(error, pk.RaceError):
-        assert re.search(r"warp \d|block \d", error.fact), error
+        assert error.also or "cluster" in error.fix, "one line of two"
     run(right, options, number)
 
 
