@@ -58,7 +58,7 @@ def test_inspect_without_a_disassembler(monkeypatch: pytest.MonkeyPatch) -> None
     def missing() -> str:
         raise sass.DisassemblerMissing("reading SASS needs nvdisasm")
 
-    monkeypatch.setattr(sass, "_nvdisasm", missing)
+    monkeypatch.setattr(sass, "nvdisasm", missing)
     sass.disassemble.cache_clear()
     assert ask("inspect", "attention_ada", "--arch", "sm_86")["sass"] is None
     assert "pip install nvidia-cuda-nvdisasm" in run("inspect", "attention_ada", "--arch", "sm_86")

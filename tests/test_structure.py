@@ -63,6 +63,29 @@ def imports(name: str, nodes: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk)
     }
 
 
+def private_names(name: str) -> list[str]:
+    """What begins with an underscore and belongs to a module of another folder, where `name` reads it: imported by
+    name, or an attribute of an imported module or of what was imported from it."""
+    tree, found, foreign = ast.parse(MODULES[name].read_text(encoding="utf-8")), [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level > 1 or (node.module or "").startswith("pykittens")):
+            foreign |= {alias.asname or alias.name for alias in node.names}
+            found += [alias.name for alias in node.names if re.match(r"_(?!_)", alias.name)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
+            owner = node.value
+            while isinstance(owner, ast.Attribute):
+                owner = owner.value
+            if isinstance(owner, ast.Name) and owner.id in foreign:
+                found.append(ast.unparse(node))
+    return found
+
+
+def test_no_folder_reads_private_names_of_another() -> None:
+    found = {name: names for name in MODULES if (names := private_names(name))}
+    assert not found, found
+
+
 def test_files_import_from_the_rows_above() -> None:
     table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.M)
     rows = {

@@ -73,7 +73,7 @@ def _compiler() -> dict[str, Any]:
 
 def _disassembler() -> str | None:
     try:
-        return sass._nvdisasm()
+        return sass.nvdisasm()
     except sass.DisassemblerMissing:
         return None
 

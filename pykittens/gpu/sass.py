@@ -72,7 +72,7 @@ def disassemble(cubin: Cubin) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin.image)
-        done = subprocess.run([_nvdisasm(), "-c", str(file)], capture_output=True, text=True, check=False)
+        done = subprocess.run([nvdisasm(), "-c", str(file)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"nvdisasm cannot read `{cubin.entry}`: {done.stderr.strip()}")
     return done.stdout
@@ -101,7 +101,7 @@ def opcodes_of(cubins: Sequence[Cubin]) -> list[Counter[str]]:
         file = Path(folder) / "kernels.bin"
         file.write_bytes(b"".join(code))
         done = subprocess.run(
-            [_nvdisasm(), "-b", f"SM{arch.removeprefix('sm_').removesuffix('a')}", str(file)],
+            [nvdisasm(), "-b", f"SM{arch.removeprefix('sm_').removesuffix('a')}", str(file)],
             capture_output=True,
             text=True,
             check=False,
@@ -229,7 +229,7 @@ def _dominators(before: list[set[int]], follow: list[set[int]]) -> list[int]:
 
 
 @functools.cache
-def _nvdisasm() -> str:
+def nvdisasm() -> str:
     """The path of nvdisasm: its wheel's, a toolkit's, or one on PATH."""
     try:
         from cuda.pathfinder import find_nvidia_binary_utility

@@ -315,7 +315,7 @@ def program_kernel(blocks: Blocks) -> Kernel:
 
 
 def _statements(statements: tuple[Statement, ...], flags: Tensor, data: Tensor, out: Tensor, block: int) -> None:
-    element: Any = memory_order._element
+    element: Any = memory_order.element
     for kind, which, *decides in statements:
         if kind == READS:
             warp.set(out, block, data[which])

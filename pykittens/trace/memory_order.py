@@ -28,7 +28,7 @@ from .scopes import ScopeHandle
 WARP = Scope("warp", 1)
 
 
-def _element(tensor: Tensor, at: Any) -> Place:
+def element(tensor: Tensor, at: Any) -> Place:
     return place(tensor, At(at if isinstance(at, tuple) else (at,)), (1,))
 
 
@@ -51,7 +51,7 @@ def _atomic(
     expected: Operand | None = None,
 ) -> Scalar:
     wanted = None if expected is None else number(expected)
-    return result(atomics.Atomic(_scope(by), _element(tensor, at), kind, number(value), wanted, order, scope))
+    return result(atomics.Atomic(_scope(by), element(tensor, at), kind, number(value), wanted, order, scope))
 
 
 def atomic_add(
@@ -194,7 +194,7 @@ def signal(
 
     `flags`: a tensor of int32; `at`: the coordinate of one. `scope`: where the waiters are, "cta", "cluster" or "gpu".
     """
-    record(memory_order.Signal(_scope(by), _element(flags, at), number(count), scope))
+    record(memory_order.Signal(_scope(by), element(flags, at), number(count), scope))
 
 
 def wait_for(flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope = "gpu") -> None:
@@ -202,7 +202,7 @@ def wait_for(flags: Tensor, at: Any, count: Operand = 1, *, scope: MemoryScope =
 
     `flags`, `at` and `scope` are those of `signal`.
     """
-    record(memory_order.WaitFor(WARP, _element(flags, at), number(count), scope))
+    record(memory_order.WaitFor(WARP, element(flags, at), number(count), scope))
 
 
 __all__ = [

@@ -58,7 +58,7 @@ def test_an_unreadable_image() -> None:
 
 
 def test_a_missing_disassembler_names_the_fix() -> None:
-    code = "import sys; sys.modules['cuda.pathfinder'] = None; from pykittens.gpu import sass; sass._nvdisasm()"
+    code = "import sys; sys.modules['cuda.pathfinder'] = None; from pykittens.gpu import sass; sass.nvdisasm()"
     environment = {"PATH": "/nowhere", "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "DisassemblerMissing" in done.stderr
