@@ -1,5 +1,6 @@
 """Cross-entropy of a linear layer and its gradients on the simulated GPU, against float64."""
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -9,6 +10,7 @@ import pytest
 import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
 from pykittens.functions.loss import LINEAR_CROSS_ENTROPY_BACKWARD
+from pykittens.kernels import gemm_ampere, matmul
 from pykittens.kernels.linear_cross_entropy import STEP, reference, slice_of
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -193,3 +195,17 @@ def test_slices_cover_the_vocabulary_within_the_workspace(m: int, v: int) -> Non
     count = -(-v // width)
     assert width == v or (width % STEP == 0 and (width * m * 2 <= 512 << 20 or width == STEP))
     assert (count - 1) * width < v <= count * width and (count == 1 or width * m * 4 > 512 << 20 or width == STEP)
+
+
+def test_with_mma_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no wgmma, the same steps go through the product for Ampere."""
+    choose = matmul.choose_kernel
+    monkeypatch.setattr(
+        matmul, "choose_kernel", lambda *infos: replace(choose(*infos), config=gemm_ampere.Config(64, 64, 2))
+    )
+    x, weight, targets = inputs(70, 72, 2 * STEP + 33)
+    targets[:3] = 0, 63, -100
+    bias = np.random.default_rng(3).standard_normal(len(weight)).astype(np.float32)
+    before = len(gemm_ampere.gemm_ampere.memory.programs)
+    check(x, weight, targets, bias, ("mean", -100, 0.1, 1e-3, 5.0), workspace=2 * 70 * STEP)
+    assert len(gemm_ampere.gemm_ampere.memory.programs) >= before + 4
