@@ -234,7 +234,7 @@ def linear_cross_entropy(
     softcap: float = 0.0,
     return_lse: bool = False,
 ) -> Any:
-    """`cross_entropy` of the logits x @ weight.T + bias, which are never in memory as a whole; for Hopper.
+    """`cross_entropy` of the logits x @ weight.T + bias, which are never in memory as a whole.
 
     x: (m, h), weight: (v, h), both bf16 or both f16; targets: (m,), int32 or int64; bias: (v,), bf16, f16 or f32. The
     settings `reduction`, `ignore_index`, `label_smoothing`, `z_loss`, `softcap` and the results are those of
