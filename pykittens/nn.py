@@ -49,8 +49,8 @@ class GatedMLP(nn.Module):  # type: ignore[misc]
     """down_proj(act(gate_proj(x)) * up_proj(x)), the MLP of Llama: (..., size) -> (..., size) through `hidden`.
 
     activation: "silu" (SwiGLU), "gelu" or "gelu_tanh" (GEGLU). On a GPU both products and the gate are one kernel
-    (`pk.linear`), where the operands are 16-bit floats and the projections are torch's own modules; elsewhere
-    the projections are called, and the gate is a kernel.
+    (`pk.linear`) after `eval()`, where the operands are 16-bit floats and the projections are torch's own modules;
+    elsewhere the projections are called, and the gate is a kernel: a whole step of training is faster so.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class GatedMLP(nn.Module):  # type: ignore[misc]
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        if one_kernel(x, self.gate_proj, self.up_proj):
+        if not self.training and one_kernel(x, self.gate_proj, self.up_proj):
             first, second = self.gate_proj, self.up_proj
             bias = None if first.bias is None else torch.cat((first.bias, second.bias))
             gate = {"silu": "swiglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh"}[self.activation]

@@ -93,7 +93,10 @@ def test_other_gates(activation: str) -> None:
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_a_gate_in_one_kernel(activation: str, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is done on a GPU, here on the simulated one: as the projections by themselves, gradients too."""
-    mlp, x = filled(nn.GatedMLP(SIZE, 40, activation, bias)).to(HALF), torch.randn(N, SIZE).to(HALF).requires_grad_()
+    mlp, x = (
+        filled(nn.GatedMLP(SIZE, 40, activation, bias)).to(HALF).eval(),
+        torch.randn(N, SIZE).to(HALF).requires_grad_(),
+    )
     found = []
     for together in (False, True):
         monkeypatch.setattr(nn, "one_kernel", lambda *_, together=together: together)
