@@ -94,6 +94,10 @@ def call(
             "positive": scores.scale > 0,
             **configuration(dim, scores.causal and not window, length, more),
         }
+        if (
+            offsets[0] is not None and scores.causal and not window
+        ):  # tiles of any length: the next free block takes one
+            static["stay"] = False
         operands = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         return KernelCall(attention_hopper.attend, operands, static)
     from . import attention_ampere

@@ -108,11 +108,7 @@ def attend(
             mine, theirs = q_rows[i], k_rows[i]
             place, tiles = tile - q_rows.first(i, rows), pk.cdiv(mine.rows, rows)
             for _ in pk.range(pk.where(place < tiles, 1, 0)):
-                block = place
-                if (
-                    triangular
-                ):  # the longest first; where blocks stay, in every other head the shortest, for equal shares
-                    block = pk.where(head % 2 == 0, tiles - 1 - place, place) if stay else tiles - 1 - place
+                block = tiles - 1 - place if triangular else place  # the longest first
                 band = pk.band(mine.rows, theirs.rows, left=left, right=side)
                 yield Work(block, head, 0, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
 
