@@ -130,7 +130,8 @@ class Arrive(Op):
         c.prelude(MBARRIER)
         c.require("mbarrier bytes", self)
         b = c[self.barrier]
-        if self.gives and self.scope.warps == 1 and c.has("tma"):
+        anything = not self.lanes_ordered and isinstance(self.bytes, int) and self.bytes == 0  # `pk.arrive`
+        if (self.gives or anything) and self.scope.warps == 1 and c.has("tma"):
             c.line(f"{READ_FENCE}  // loads of what is given back have been performed")
         if self.spread:
             c.line(f"pk_mbarrier_release<{self.spread}>({b}, {c.thread(self.scope)});")

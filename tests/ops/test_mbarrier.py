@@ -28,3 +28,26 @@ def test_a_slot_is_given_back_when_its_loads_have_been_performed() -> None:
     words = r"pk_ld_shared<", r"fence\.proxy\.async", r"pk_mbarrier_arrive\("
     load, fence, arrival = (re.search(word, body) for word in words)
     assert load and fence and arrival and load.start() < fence.start() < arrival.start()
+
+
+def test_a_barrier_of_ones_own_gives_back_what_has_been_read() -> None:
+    @pk.kernel(warps=2)
+    def copy(x: pk.gl(f32, "N", 16), y: pk.gl(f32, "N", 16)) -> None:
+        tile, full, empty = pk.shared(pk.st(f32, 16, 16)), pk.barrier(1), pk.barrier(1)
+        with pk.role("load", warps=1):
+            for i in pk.range(x.rows // 16):
+                pk.wait(empty, (i + 1) & 1)
+                pk.tma.expect(full, tile)
+                pk.tma.load(tile, x, (i, 0), full)
+        with pk.role("work", warps=1):
+            for i in pk.range(x.rows // 16):
+                pk.wait(full, i & 1)
+                values = warp.load(tile)
+                pk.arrive(empty)
+                warp.store(y, values, (i, 0))
+
+    text = copy.cuda(pk.spec(f32, (64, 16)), pk.spec(f32, (64, 16)), arch="sm_90a")
+    body = text[text.index("role work") :]
+    words = r"pk_ld|ld_shared|load", r"fence\.proxy\.async", r"pk_mbarrier_arrive\("
+    load, fence, arrival = (re.search(word, body) for word in words)
+    assert load and fence and arrival and load.start() < fence.start() < arrival.start()
