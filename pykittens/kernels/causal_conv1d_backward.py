@@ -43,7 +43,7 @@ from .column_sums import add_up
 from .rows import FLOATS
 from .sequences import dense
 
-ROWS, LAPS, RUN = 8, 8, 8  # rows of a warp's tile, how many tiles it has, and bytes of a lane's run
+LAPS, RUN = 8, 8  # how many tiles a warp has, and bytes of a lane's run
 
 
 @pk.kernel(warps=1, grid=lambda weight, **_: pk.cdiv(weight.rows, 16))
@@ -72,14 +72,14 @@ def differentiate(
     parts: Annotated[Tensor, f32, "G", TAPS, "C"],
     *,
     activation: Any = None,
-    rows: int = ROWS,
+    rows: int = 16,
     laps: int = LAPS,
 ) -> None:
     """dx, and the sums of each block for the weights and the bias."""
     cols, width = columns(x.dtype.size, RUN), taps.rows - 1
     col, strip = pk.block_index.x * cols, (pk.block_index.y * WARPS + warp.index) * laps
     weights = rows_of(taps, col, cols)
-    totals = [warp.zeros_row(f32, cols, layout=layout(cols)) for _ in weights]
+    totals = [warp.zeros(f32, 1, cols, layout=layout(cols)) for _ in weights]
     for lap in pk.range(laps):
         first = (strip + lap) * rows
         for sequence, batch, window in spans(x, bounds, first, rows):
@@ -89,7 +89,10 @@ def differentiate(
             for row in range(rows + width - 1):
                 own.append(slope_of(given[row : row + width, :], up[row : row + 1, :], weights, 1, activation))
                 for j, total in enumerate(totals if row < rows else ()):
-                    total += (own[row] * given[row + j : row + j + 1, :].to(f32) if j < width else own[row]).col_sum()
+                    with_x = j < width
+                    total[:] = (
+                        pk.fma(own[row], given[row + j : row + j + 1, :].to(f32), total) if with_x else total + own[row]
+                    )
                 if row < width - 1:
                     continue
                 spot = first + row - (width - 1)
@@ -100,7 +103,7 @@ def differentiate(
                 warp.store(dx, grad.to(dx.dtype), pk.at(batch, spot, col), within=window)
     sums = pk.shared(pk.sv(f32, cols), count=WARPS * len(totals), name="sums")
     for j, total in enumerate(totals):
-        warp.store(sums[j * WARPS + warp.index], total)
+        warp.store(sums[j * WARPS + warp.index], total.col_sum())
     pk.block.sync()
     for j in range(len(totals)):
         with pk.when(warp.index == j % WARPS):
@@ -133,6 +136,11 @@ def differentiate_state(
     if dafter is not None:
         grad = grad + later(dafter, sequence, start - end, kept, where)
     warp.store(dstate, grad.to(dstate.dtype), pk.at(sequence, 0, col))
+
+
+def rows_of_tile(bounds: Any) -> int:
+    """Rows of a warp's tile: fewer of packed sequences, whose bounds take registers."""
+    return 16 if bounds is None else 8
 
 
 def around(
@@ -194,9 +202,10 @@ class Steps:
     ) -> None:
         kind, device = (info := arrays.describe(x)).kind, info.device
         (batch, n, channels), rows = info.shape, weight.shape[1] + 1
-        taps, blocks = turned(weight, bias), batch * -(-n // (WARPS * ROWS * LAPS))
+        each = rows_of_tile(bounds)
+        taps, blocks = turned(weight, bias), batch * -(-n // (WARPS * each * LAPS))
         parts = arrays.empty(kind, (blocks, rows, channels), "f32", device)
-        differentiate(x, dy, taps, state, dafter, bounds, dx, parts, activation=activation)
+        differentiate(x, dy, taps, state, dafter, bounds, dx, parts, activation=activation, rows=each)
         if dstate is not None:
             differentiate_state(x, dy, taps, state, dafter, bounds, dstate, activation=activation)
         total, lines = arrays.empty(kind, (rows, channels), "f32", device), (blocks, rows * channels)

@@ -17,7 +17,6 @@ from ..catalog import Array, Instance, Shipped
 BEGIN = np.array([0, 1, 1, 90, 118, 130])  # of packed sequences: the second is empty
 WIDTH, N, CHANNELS = 4, 130, 264  # a block's rows and channels, and more
 LAPS = 2
-BLOCK = ours.WARPS * back.ROWS * LAPS  # rows of a block of the gradient
 
 
 def _specs(dtype: str, packed: bool) -> dict[str, Any]:
@@ -52,7 +51,9 @@ def _keep(dtype: str, packed: bool) -> Instance:
 
 def _backward(dtype: str, packed: bool, state: bool) -> Instance:
     given = _specs(dtype, packed)
-    each = -(-N // BLOCK)  # blocks of a batch
+    rows = back.rows_of_tile(given["bounds"])
+    block_rows = ours.WARPS * rows * LAPS
+    each = -(-N // block_rows)  # blocks of a batch
     parts = spec(f32, (given["x"].shape[0] * each, WIDTH + 1, CHANNELS))
     operands = {"x": given["x"], "dy": given["x"], "taps": given["taps"], "state": given["state"]}
     operands |= {"dafter": given["state"], "bounds": given["bounds"]}
@@ -75,11 +76,11 @@ def _backward(dtype: str, packed: bool, state: bool) -> Instance:
             slope = dy[batch, rows]
             (made["dx"][batch, rows],), _, _, (made["dstate"][i],) = of(slope)
             for block in range(each):  # of the rows that a block has: of others dy is 0
-                _, weight, bias, _ = of(np.where((np.arange(N)[rows] // BLOCK == block)[:, None], slope, 0))
+                _, weight, bias, _ = of(np.where((np.arange(N)[rows] // block_rows == block)[:, None], slope, 0))
                 made["parts"][batch * each + block] += np.concatenate([weight.T, bias[None]])
         return {name: made[name] for name in outputs}
 
-    statics: dict[str, Any] = {"activation": "silu"} | ({} if state else {"laps": LAPS})
+    statics: dict[str, Any] = {"activation": "silu"} | ({} if state else {"laps": LAPS, "rows": rows})
     kernel = back.differentiate_state if state else back.differentiate
     return Instance(kernel, operands, statics, outputs, expected, {"bounds": BEGIN})
 
