@@ -260,12 +260,10 @@ class Mine:
     def store(self, o: Any, value: Any) -> None:
         """These rows of a matrix, rounded to its dtype."""
         value, config = value.to(o.dtype) if self.config.width > 1 else value, self.config
-        at: Any = (0, 0, self.first, self.part)
-        kept: dict[str, Any] = {}
+        at, kept, begin = (0, 0, self.first, self.part), None, self.first * config.n
         if config.shifted:
-            at, begin = pk.at(0, self.start + self.part * config.cols), self.first * config.n
-            kept = {"columns": (begin, begin + config.n)}
-        self.team.store(o, value, at, hint=config.store_hint, **kept)
+            at, kept = pk.at(0, self.start + self.part * config.cols), (begin, begin + config.n)
+        self.team.store(o, value, at, hint=config.store_hint, columns=kept)
 
     def store_column(self, o: Any, value: Any) -> None:
         """A value for each of these rows into a vector."""
@@ -371,18 +369,14 @@ def _stay(config: Rows, inputs: tuple[Any, ...], part: Any, place: Any, index: A
         yield Mine(config, index + lap * stride, part, here)
 
 
-def _stream(
-    config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...], part: Any, place: Any, rows: Any
-) -> Iterator[Team]:
+def _stream(config: Rows, inputs: Any, weights: Any, part: Any, place: Any, rows: Any) -> Iterator[Team]:
     rings = [
         pk.ring(config.stages, **{f"x{i}": pk.sv(x.dtype, config.cols) for i, x in enumerate(inputs)}, name=f"rows{t}")
         for t in range(config.teams)
     ]
     kept, loaded = {w: pk.shared(pk.sv(w.dtype, config.cols), name="weight") for w in weights}, pk.barrier()
     stride = pk.grid_size.x // config.cluster
-    laps = pk.cdiv(
-        rows - place, stride * config.teams
-    )  # past the last row there are zeros to read, and nothing is written
+    laps = pk.cdiv(rows - place, stride * config.teams)  # past the last row zeros are read, and nothing is written
 
     def begin(row: Any) -> tuple[Any, Any]:
         """Where the tile of a shifted row begins, at a multiple of 16 bytes, and the row in it."""
@@ -400,9 +394,7 @@ def _stream(
                     with ring.fill() as slot:
                         for i, x in enumerate(inputs):
                             row = place + (lap * config.teams + t) * stride
-                            at: Any = (0, 0, row, part)
-                            if config.shifted:
-                                at = pk.at(0, begin(row)[0] + part * config.cols)
+                            at = pk.at(0, begin(row)[0] + part * config.cols) if config.shifted else (0, 0, row, part)
                             pk.tma.load(getattr(slot, f"x{i}"), x, at)
 
     def tiles(t: int, ring: Any) -> Iterator[Mine]:
