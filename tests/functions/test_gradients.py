@@ -1,5 +1,6 @@
 """Gradients of every public function beside float64, at sizes that fill no tile, under gradients of any layout."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,6 +75,29 @@ def decayed(q: Any, k: Any, v: Any, log_decay: Any) -> Any:
     return (q @ k.mT / 8 * weights) @ v
 
 
+def gated(q: Any, k: Any, v: Any, log_decay: Any) -> Any:
+    """By the recurrence: every row lets the state decay by a factor of its own."""
+    state, rows = 0, []
+    for i in range(q.shape[2]):
+        state = state * log_decay[:, :, i, None, None].exp() + k[:, :, i, :, None] * v[:, :, i, None, :]
+        rows.append((q[:, :, i, None, :] @ state)[:, :, 0] / 8)
+    return torch.stack(rows, 2)
+
+
+def packed(q: Any, k: Any, v: Any) -> Any:
+    """Causal attention of the sequences that BOUNDS separates."""
+    found = []
+    for first, end in itertools.pairwise(BOUNDS.tolist()):
+        found.append(
+            attend(*(x[first:end].transpose(0, 1)[None] for x in (q, k, v)), causal=True)[0][0].transpose(0, 1)
+        )
+    return torch.cat(found)
+
+
+def convolved(x: Any, w: Any, b: Any) -> Any:
+    return F.silu(F.conv1d(F.pad(x.mT, (3, 0)), w[:, None], b, groups=len(w)).mT)
+
+
 def taylor(q: Any, k: Any, v: Any) -> Any:
     s = q @ k.mT / 4
     return (1 + s + s * s / 2).tril() @ v
@@ -92,6 +116,7 @@ def rows(*shape: int, also: int = 2, dtype: Any = torch.float32) -> list[Any]:
     return [tensor(*shape, dtype=dtype), *[tensor(shape[-1]) for _ in range(also)]]
 
 
+BOUNDS = torch.tensor([0, 5, 5, 37], dtype=torch.int32)
 TARGETS = torch.tensor([3, -100, 36, 0, 11])
 TABLES = tensor(9, 6), tensor(9, 6)
 SMOOTH = {"reduction": "none", "label_smoothing": 0.1}
@@ -114,6 +139,19 @@ CASES = {
     ),
     "attention_lse: more queries than keys": Case(causal, lambda *x: attend(*x, causal=True), heads(37, 21)),
     "based: odd": Case(pk.based, taylor, [tensor(1, 2, 37, d, dtype=HALF) for d in (16, 16, 64)]),
+    "attention_varlen: an empty sequence among them": Case(
+        lambda q, k, v: pk.attention_varlen(q, k, v, BOUNDS, causal=True),
+        packed,
+        [tensor(37, 4, 64, dtype=HALF), tensor(37, 2, 64, dtype=HALF), tensor(37, 2, 64, dtype=HALF) * 2],
+    ),
+    "causal_conv1d: odd": Case(
+        lambda *x: pk.causal_conv1d(*x, activation="silu"), convolved, [tensor(2, 7, 37), tensor(37, 4), tensor(37)]
+    ),
+    "gated_linear_attention: odd": Case(
+        pk.gated_linear_attention,
+        gated,
+        [*[tensor(1, 2, 37, 64, dtype=HALF) for _ in range(3)], -tensor(1, 2, 37).abs() / 8],
+    ),
     "cross_entropy: mean": Case(
         lambda x: pk.cross_entropy(x, TARGETS), lambda x: F.cross_entropy(x, TARGETS), [tensor(5, 37)]
     ),
@@ -209,7 +247,8 @@ def test_every_function_has_a_gradient_and_a_row_here() -> None:
         assert f.backward or f.written or f.name.endswith("_backward"), f"{f.name} has no gradient, and is none"
         assert not f.backward or operators & tried, f"{f.name} has a gradient that is compared with nothing"
     for name in {*functions.PUBLIC} - {"gradients"}:
-        assert any(f.name == name or f.name.startswith(f"{name}_") for f in ALL), f"pk.{name} is not declared"
+        declared = any(f.name == name or f.name.startswith(f"{name}_") for f in ALL)
+        assert declared or name.endswith("_step"), f"pk.{name} is neither declared nor a step of decoding"
 
 
 @every
