@@ -100,7 +100,8 @@ def removals(
     """
 
     def run(seed: int | None) -> None:
-        kernel.simulate(*map(_copy, operands), seed=seed, **{name: _copy(x) for name, x in named.items()})
+        copies = {name: _copy(x) for name, x in named.items()}  # one of which may be the kernel's own `seed`
+        kernel.simulate_with(tuple(map(_copy, operands)), copies, seed=seed)
 
     def without(block: Block, op: Op, instead: list[Op]) -> Diagnosis | None:
         whole = block.ops
