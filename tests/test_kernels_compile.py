@@ -1,13 +1,12 @@
 """Every shipped kernel in every configuration and for every architecture: no spills, instructions it is written for.
 
-With `--whole` each configuration for each of its architectures; else each configuration for one, each architecture with
-one configuration.
+With `--whole` each configuration for each of its architectures; else each configuration for one of them, and each
+kernel in one configuration for each.
 """
-
-from collections import Counter
 
 import pytest
 
+from pykittens.call.kernel import Kernel
 from pykittens.gpu import cache, sass
 from pykittens.gpu.compiler import Cubin
 from pykittens.kernels.catalog import Instance, Shipped, label
@@ -18,33 +17,45 @@ Case = tuple[Shipped, str, Instance]  # a kernel, what its configuration is call
 TOGETHER = 10  # cases of a test: they are compiled alone, and disassembled together, because nvdisasm is slow to start
 
 
-def choices(row: Shipped, whole: bool) -> dict[str, list[Case]]:
-    """The configurations to compile for each architecture: all of them (`whole`), or one for each architecture, in
-    turn, and what then is left for the first that has it.
+def of_one_kernel() -> list[list[Shipped]]:
+    """The rows of the registry, those together that run one kernel."""
+    found: dict[Kernel, list[Shipped]] = {}
+    for row in KERNELS.values():
+        found.setdefault(next(iter(row.configurations()))[1].kernel, []).append(row)
+    return [*found.values()]
+
+
+def choices(rows: list[Shipped], whole: bool) -> dict[str, list[Case]]:
+    """The configurations of a kernel to compile for each architecture: all of them (`whole`), or one for each
+    architecture, in turn, and what then is left for the first that has it.
 
     Architectures with a suffix take part where a configuration has no other: what the suffix adds is for such kernels.
     """
-    cases = [(row, label(choice), instance, row.targets(instance)) for choice, instance in row.configurations()]
-    found: dict[str, list[Case]] = {arch: [] for arch in row.architectures}
-    times: Counter[str] = Counter()
+    cases = [
+        ((row, label(choice), instance), row.targets(instance))
+        for row in rows
+        for choice, instance in row.configurations()
+    ]
+    found: dict[str, list[Case]] = {arch: [] for row in rows for arch in row.architectures}
+    times = [0] * len(cases)
     for arch, chosen in found.items():
-        can = [case for case in cases if arch in case[3]]
+        can = [i for i, (_, targets) in enumerate(cases) if arch in targets]
         if not whole:
-            plain = not arch.endswith("a")
-            can = sorted(can, key=lambda case: times[case[1]])[:1] if plain else []
-        chosen += [case[:3] for case in can]
-        times.update(case[1] for case in can)
-    for case in cases:
-        if not times[case[1]]:
-            found[case[3][0]].append(case[:3])
+            can = sorted(can, key=times.__getitem__)[:1] if not arch.endswith("a") else []
+        for i in can:
+            times[i] += 1
+            chosen.append(cases[i][0])
+    for (case, targets), time in zip(cases, times, strict=True):
+        if not time:
+            found[targets[0]].append(case)
     return found
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cases" in metafunc.fixturenames:
         by_arch: dict[str, list[Case]] = {}
-        for row in KERNELS.values():
-            for arch, found in choices(row, metafunc.config.getoption("whole")).items():
+        for rows in of_one_kernel():
+            for arch, found in choices(rows, metafunc.config.getoption("whole")).items():
                 by_arch.setdefault(arch, []).extend(found)
         parts = [
             (arch, found[i : i + TOGETHER]) for arch, found in by_arch.items() for i in range(0, len(found), TOGETHER)
@@ -75,12 +86,13 @@ def test_compiles_well(arch: str, cases: list[Case]) -> None:
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("row", KERNELS.values(), ids=lambda row: row.name)
-def test_every_configuration_and_every_architecture_is_compiled(row: Shipped) -> None:
-    thin, whole = choices(row, False), choices(row, True)
-    for found in (thin, whole):
-        assert all(some for arch, some in found.items() if found is whole or not arch.endswith("a")), found
-        assert {name for some in found.values() for _, name, _ in some} == {label(c) for c, _ in row.configurations()}
+def test_every_configuration_and_every_architecture_is_compiled() -> None:
+    for rows in of_one_kernel():
+        thin, whole = choices(rows, False), choices(rows, True)
+        for found in (thin, whole):
+            assert all(some for arch, some in found.items() if found is whole or not arch.endswith("a")), found
+            named = {(row.name, name) for some in found.values() for row, name, _ in some}
+            assert named == {(row.name, label(choice)) for row in rows for choice, _ in row.configurations()}
 
 
 @pytest.mark.parametrize("row", KERNELS.values(), ids=lambda row: row.name)

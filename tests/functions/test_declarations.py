@@ -4,7 +4,7 @@ here."""
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,12 @@ ONE = [name for name in CASES if name != "matmul_epilogue" and name not in WRITI
 GRADED = [name for name in CASES if name not in WRITING]
 
 
+def without_gradients(names: Iterable[str]) -> list[Any]:
+    """Those that users call; the operators of backward passes, which torch's own checks also try (`test_opcheck`) and
+    gradients run, with `--whole`."""
+    return [pytest.param(name, marks=pytest.mark.whole) if "_backward" in name else name for name in names]
+
+
 def flat(result: Any) -> list[Any]:
     return [*result] if isinstance(result, (tuple, list)) else [result]
 
@@ -335,7 +341,7 @@ def test_tensors_without_memory(name: str) -> None:
             call(operands()[0], *[x.to("meta") for x in operands()[1:]])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", without_gradients(CASES))
 def test_traced_for_other_inputs(name: str) -> None:
     """What functionalisation and make_fx record computes, and holds no results as constants."""
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -349,7 +355,7 @@ def test_traced_for_other_inputs(name: str) -> None:
     assert same(torch.func.functionalize(call)(*others), expected)
 
 
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", without_gradients(ONE))
 def test_compiled_with_other_lengths(name: str) -> None:
     call, operands = CASES[name]
     torch._dynamo.reset()
@@ -373,7 +379,7 @@ def test_compiled_with_other_lengths(name: str) -> None:
     assert same(compiled(*longer), call(*longer))
 
 
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.parametrize("name", without_gradients(ONE))
 def test_exported(name: str) -> None:
     class Module(torch.nn.Module):
         def forward(self, *given: Any) -> Any:
@@ -422,7 +428,7 @@ def test_autocast(name: str, low: Any) -> None:
     assert result.dtype == (torch.float32 if single else expected)
 
 
-@pytest.mark.parametrize("name", GRADED)
+@pytest.mark.parametrize("name", without_gradients(GRADED))
 def test_vmap(name: str) -> None:
     call, operands = CASES[name]
     given = operands()

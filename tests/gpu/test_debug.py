@@ -42,7 +42,10 @@ def forgetful(x: pk.gl(pk.f32, 16, 16)) -> None:
         pk.wait(gates[1], 0)
 
 
-@pytest.mark.parametrize("row", KERNELS.values(), ids=lambda row: row.name)
+ONE_ROW_EACH = {next(iter(row.configurations()))[1].kernel: row for row in KERNELS.values()}  # of each kernel
+
+
+@pytest.mark.parametrize("row", ONE_ROW_EACH.values(), ids=lambda row: row.name)
 def test_every_kernel_compiles(row: Shipped, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYKITTENS_DEBUG", "1")
     found, arch = row.make(**row.default()), row.architectures[-1]
