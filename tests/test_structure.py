@@ -81,6 +81,13 @@ def private_names(name: str) -> list[str]:
     return found
 
 
+def test_every_file_is_in_the_grammar_of_the_oldest_python() -> None:
+    oldest = re.search(r'requires-python = ">=3\.(\d+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert oldest
+    for path in MODULES.values():
+        ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, int(oldest[1])))
+
+
 def test_no_folder_reads_private_names_of_another() -> None:
     found = {name: names for name in MODULES if (names := private_names(name))}
     assert not found, found
