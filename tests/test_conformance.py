@@ -6,7 +6,7 @@ On a machine with a GPU, `pytest -m gpu tests/test_conformance.py` runs every sa
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -81,20 +81,22 @@ def test_simulator_and_numpy(op: type[Op]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-ALL = [
-    (op, number, sample)
-    for op in SAMPLED
-    for number, sample in enumerate(op.samples())
-    if number < 12 or number % 4 == 0
-]
+def batches() -> Iterator[Any]:
+    """All samples to compile, many at once; of each operation a few, and the others with `--whole`."""
+    few: list[Case] = []
+    rest: list[Case] = []
+    for op in SAMPLED:
+        for number, sample in enumerate(op.samples()):
+            (few if number < 6 or number % 8 == 0 else rest).append(Case(op, sample, number))
+    for found, marks, name in ((few, (), "few"), (rest, (pytest.mark.whole,), "rest")):
+        for i in range(0, len(found), BATCH):
+            yield pytest.param(i // BATCH, found[i : i + BATCH], marks=marks, id=f"{name}-{i}")
 
 
-@pytest.mark.parametrize("first", range(0, len(ALL), BATCH))
-def test_compiles(first: int) -> None:
+@pytest.mark.parametrize(("turn", "chosen"), [*batches()])
+def test_compiles(turn: int, chosen: list[Case]) -> None:
     """Many kernels at once, each batch for one of the architectures (a newer one for what the older lack). On a GPU all
     are compiled."""
-    chosen = [Case(op, sample, number) for op, number, sample in ALL[first : first + BATCH]]
-    turn = first // BATCH
     for arch in ARCHITECTURES:
         batch = [c for c in chosen if _compiled_for(c.sample, turn) == arch]
         if batch:
