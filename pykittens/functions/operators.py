@@ -94,6 +94,11 @@ def _name(function: Function, also: bool) -> str:
 
 
 def _to_torch(function: Function, i: int, setting: Any) -> Any:
+    if isinstance(setting, Tensor) and setting.requires_grad:  # else torch takes its value, and the gradient is lost
+        name = function.setting_names[i]
+        raise ArgumentError(
+            f"{function.name} has no gradient of {name}", fix=f"pass {name}.item(), or a tensor detached"
+        )
     return torch_dtype(setting) if i in function.dtypes and setting is not None else setting
 
 
@@ -116,6 +121,8 @@ def _again(
     if graded and torch.is_grad_enabled():
         return None
     if settings != known:
+        if any(isinstance(x, Tensor) for x in settings):
+            return None
         numbers = function.numbers(*arrays, *settings)  # type: ignore[misc]
     made = [make() for make in makers]
     pointers.extend([x.data_ptr() for x in made])

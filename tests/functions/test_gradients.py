@@ -355,3 +355,12 @@ def test_a_seed_in_memory_draws_anew() -> None:
         (gradient,) = torch.autograd.grad(s.sum(), x)
         assert torch.equal(s, pk.rmsnorm(x, p=0.5, seed=number)[1]) and torch.equal(gradient != 0, s != 0)
     assert not torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_setting_that_wants_a_gradient_is_refused() -> None:
+    scale = torch.tensor(0.1, requires_grad=True)
+    with pytest.raises(ArgumentError, match="attention has no gradient of scale"):
+        pk.attention(*heads(5, 5), scale=scale)
+    with pytest.raises(ArgumentError, match="rmsnorm has no gradient of eps"):
+        pk.rmsnorm(tensor(3, 8), tensor(8), eps=scale)
+    pk.attention(*heads(5, 5), scale=scale.detach())
