@@ -1,6 +1,6 @@
 """The simulator against the independent judge, on random programs that synchronise.
 
-    python -m benchmarks.judge [PROGRAMS]      # 20,000 by default; files one row for each kind in benchmarks/results
+    python -m benchmarks.judge [PROGRAMS [KIND]]   # 20,000 by default; files a row for each kind in benchmarks/results
 
 A program counts as misjudged when one order of the simulator finds something and another does not, or when the judge,
 who
@@ -41,12 +41,15 @@ def judged(seeds: Iterable[int]) -> Counter[tuple[str, str]]:
 def main() -> int:
     """How many programs are misjudged."""
     count = int(sys.argv[1]) if sys.argv[1:] else 20_000
+    kinds = sys.argv[2:] or KINDS
     total: Counter[tuple[str, str]] = Counter()
     with Pool() as pool:
-        chunks = [range(first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
+        seeds = [seed for seed in range(count) if KINDS[seed % len(KINDS)] in kinds]
+        chunks = [seeds[first : first + CHUNK] for first in range(0, len(seeds), CHUNK)]
         for found in pool.imap_unordered(judged, chunks):
             total.update(found)
-    rows = [{"kind": kind, **{word: total[kind, word] for word in ("right", "wrong", "misjudged")}} for kind in KINDS]
+    counts = ("right", "wrong", "misjudged")
+    rows = [{"kind": kind, **{word: total[kind, word] for word in counts}} for kind in kinds]
     for row in rows:
         print(row)
     print("->", record("judge", rows, ("kind",)))

@@ -147,8 +147,8 @@ def random_program(seed: int) -> BlockProgram:
 
 
 class Event(NamedTuple):
-    """A statement that has been done: by which block, what, where, whether it has written, and what was found that the
-    block keeps.
+    """A statement that has been done: by which block, what, where, whether it has written, what was found that the
+    block keeps, and what is left in the flag.
     """
 
     block: int
@@ -156,6 +156,7 @@ class Event(NamedTuple):
     which: int
     wrote: bool = True
     kept: int = -1
+    left: int = 0
 
 
 def verdict(blocks: Blocks) -> str:
@@ -175,7 +176,7 @@ def outcomes(blocks: Blocks) -> set[tuple[int, ...]]:
     for trace in _interleavings(blocks, (0, 0), ()):
         assert trace is not None
         flags, data, out = [0, 0], [0, 0], [0] * len(blocks)
-        for block, kind, which, _, kept in trace:
+        for block, kind, which, _, kept, _ in trace:
             flags[which] = _left(kind, flags[which])
             if kind == WRITES:
                 data[which] = 1
@@ -208,12 +209,12 @@ def _interleavings(
         stuck = False
         if kind == "lock" and found:  # seen to be locked, once; then again when it is free
             tries = (*left[:block], (("lock again", which), *own[1:]), *left[block + 1 :])
-            yield from _interleavings(tries, flags, (*trace, Event(block, "try", which, False)))
+            yield from _interleavings(tries, flags, (*trace, Event(block, "try", which, False, left=found)))
             continue
         value = _left(kind, found)
         then = decides[1] if decides and found == decides[0] else ()
         kept = found if kind in USED and "lock" not in kind and not decides else -1
-        event = Event(block, kind, which, USED.get(kind) != "cas" or found == 0, kept)
+        event = Event(block, kind, which, USED.get(kind) != "cas" or found == 0, kept, value)
         after = (value, flags[1]) if which == 0 else (flags[0], value)
         rest = (*left[:block], (*then, *own[1:]), *left[block + 1 :])
         yield from _interleavings(rest, after, (*trace, event))
@@ -263,12 +264,24 @@ def _paths(trace: tuple[Event, ...]) -> list[int]:
     heads: dict[int, list[tuple[int, bool]]] = {0: [], 1: []}
     fenced: dict[int, int] = {}  # by block: its last fence
     heard: dict[int, list[tuple[int, bool]]] = {}  # by block: what a fence would acquire
-    for number, (block, kind, flag, wrote, _) in enumerate(trace):
+    values: dict[int, list[tuple[int, list[tuple[int, bool]]]]] = {
+        0: [(0, [])],
+        1: [(0, [])],
+    }  # by flag, with its heads
+    for number, (block, kind, flag, wrote, _, left) in enumerate(trace):
         sources = [(last[block], True)] if block in last else []
+        tells = heads[flag]
+        if (
+            kind in WAITS
+        ):  # it may have seen any value since the flag was last too small, and know what all of them tell
+            for value, told in reversed(values[flag]):
+                if value < 1:
+                    break
+                tells = [head for head in tells if head in told]
         if kind in ACQUIRES:
-            sources += heads[flag]
+            sources += tells
         elif kind in (*WAITS, *USED):
-            heard.setdefault(block, []).extend(heads[flag])
+            heard.setdefault(block, []).extend(tells)
         elif kind == "fence":
             sources += heard.get(block, [])
         known = 0
@@ -286,6 +299,8 @@ def _paths(trace: tuple[Event, ...]) -> list[int]:
             heads[flag] = [*heads[flag], (fenced[block], everybody)]
         if kind == "fence":
             fenced[block] = number
+        if kind in (*REDUCTIONS, *USED, *STORES) and wrote:
+            values[flag].append((left, heads[flag]))
     return before
 
 
