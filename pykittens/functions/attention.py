@@ -111,7 +111,9 @@ ATTENTION = Function(
     results=_results,
     forward=_forward,
     key=lambda causal, scale, deterministic, *rest: kernels.scores(64, causal, scale, *rest).kind,
-    numbers=lambda q, k, v, sinks, *settings: _scores(q.shape[-1], *settings).numbers,
+    numbers=lambda q, k, v, sinks, causal, scale, deterministic, *rest: (
+        kernels.scores(q.shape[-1], causal, scale, *rest).numbers
+    ),
     autocast="low",
     cast=("q", "k", "v"),
     backward=Backward(("q", "k", "v", "sinks", "out", "lse"), _gradients),

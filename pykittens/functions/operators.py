@@ -108,6 +108,8 @@ def _from_torch(setting: Any) -> Any:
 
 # Again ----------------------------------------------------------------------------------------------------
 
+_TENSORS = {Tensor, torch.nn.Parameter}
+
 
 def _again(
     function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], rest: Any
@@ -121,11 +123,11 @@ def _again(
     if graded and torch.is_grad_enabled():
         return None
     if settings != known:
-        if any(isinstance(x, Tensor) for x in settings):
+        if not _TENSORS.isdisjoint(map(type, settings)):  # `_to_torch` looks at it
             return None
         numbers = function.numbers(*arrays, *settings)  # type: ignore[misc]
     made = [make() for make in makers]
-    pointers.extend([x.data_ptr() for x in made])
+    pointers.extend(map(Tensor.data_ptr, made))
     if not launch(order(pointers), numbers):
         return None
     if function.written:

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache, partial
+from operator import is_
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
@@ -122,7 +123,8 @@ class Torch(Framework):
             return None
         firsts = {id(x): i for i, x in reversed([*enumerate(arrays)])}
         places = sorted(firsts.values())
-        twice = [(i, firsts[id(x)]) for i, x in enumerate(arrays) if firsts[id(x)] != i]
+        again = [i for i, x in enumerate(arrays) if firsts[id(x)] != i]
+        before = [firsts[id(arrays[i])] for i in again]
         once = [arrays[i] for i in places]
         try:
             same = guards(
@@ -131,10 +133,11 @@ class Torch(Framework):
         except (TypeError, RuntimeError):  # another torch's guard, tensors without strides
             return None
 
-        def same_with_repeats(*arrays: Any) -> bool:
-            return all(arrays[i] is arrays[j] for i, j in twice) and same(*[arrays[i] for i in places])
+        def same_with_repeats(*arrays: Any) -> bool:  # `map` makes no frames
+            at = arrays.__getitem__
+            return all(map(is_, map(at, again), map(at, before))) and same(*map(at, places))
 
-        return Alike(same_with_repeats if twice else same, torch.Tensor.data_ptr)
+        return Alike(same_with_repeats if again else same, torch.Tensor.data_ptr)
 
     @property
     def address(self) -> Callable[[Any], int]:  # called as often as any function here: without a frame of ours

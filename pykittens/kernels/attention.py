@@ -46,6 +46,8 @@ class Scores(NamedTuple):
     @property
     def numbers(self) -> tuple[float, ...]:
         """The scalar operands of the kernels, in their order."""
+        if self.left is self.right is self.softcap is None:  # what most calls are, and each asks
+            return (self.scale,)
         return tuple(x for x in (self.scale, self.left, self.right, self.softcap) if x is not None)
 
     @property
