@@ -17,13 +17,13 @@ CHECKS = (
     # Tables in the texts that no longer say what benchmarks/results holds.
     ("benchmarks.tables", "--check"),
 )
-# Seconds of a processor that a kind of test may take: about one and a half times what was measured. All of it in five
-# minutes on two cores, which is aimed at, would be 600 in all.
+# Seconds of a processor that a kind of test may take: one and a half times what was measured (1,256 in all, eleven
+# minutes on two cores). Five minutes are aimed at and missed: they would be 600 in all.
 BUDGET = {
     "compiled kernels": 600,
     "simulated kernels": 420,
     "removals": 160,
-    "operations": 120,
+    "operations": 70,
     "torch and functions": 340,
     "everything else": 300,
 }
