@@ -6,9 +6,11 @@
     model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16, attn_implementation="pykittens")
 
 transformers asks two tables: `AttentionInterface` for the function, and `AttentionMaskInterface` for what makes its
-mask. Without an entry in the second it makes no mask at all, and batches would attend to their padding. The mask here
-is that of "sdpa": None where "causal" or "every key" says it all, else one boolean for each row and key. While
-torch.compile traces a whole model, transformers cannot look at positions and masks, and always makes one.
+mask. Without an entry in the second it makes no mask at all, and batches would attend to their padding. Ours
+(`masks.py`) says who sees which run of keys: windows, batches padded on either side, packed sequences, a static cache
+whose last keys nobody has written. While torch.compile traces a whole model, transformers cannot look at positions and
+padding; where these matter it makes a mask of booleans, which goes to "sdpa". Give packed sequences by `cu_seq_lens_q`
+there.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from ..errors import ArgumentError
 from ..functions.attention import attention
+from ..functions.attention_varlen import attention_varlen
+from .masks import Visible, mask
 
 NAME = "pykittens"
 
@@ -34,7 +37,7 @@ def register(name: str = NAME) -> None:
     (`model.set_attn_implementation(name)`).
     """
     AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionMaskInterface.register(name, mask)
 
 
 def attend(
@@ -52,12 +55,21 @@ def attend(
     result is (batch, n, heads, d).
 
     Without a mask the rows see all keys where there is one row or the layer is not causal, else row i the first i + 1:
-    further keys are places of a static cache that nobody has written. What no kernel computes (a mask for each row,
-    dropout, a bias, dtypes and head dimensions without a kernel) goes to transformers' own "sdpa", with one warning for
-    each reason; where that has no softcap or no sinks (`s_aux`), which the kernels have, it raises `ValueError`.
+    further keys are places of a static cache that nobody has written. Rows of padding, which see nothing, are zero.
+    `softcap` and sinks (`s_aux`) are the kernels'. With `cu_seq_lens_q` (and `cu_seq_lens_k`), which transformers'
+    padding-free collator makes, the rows of all entries are sequences one after another, within `sliding_window`.
+
+    What no kernel computes (a mask of booleans: padding in the middle, chunks, a mask of one's own; dropout, a bias,
+    dtypes and head dimensions without a kernel) goes to transformers' own "sdpa", with one warning for each reason;
+    where that has no softcap or no sinks, which the kernels have, it raises `ValueError`.
     """
     softcap, sinks = others.get("softcap"), others.get("s_aux")
-    if reason := _reason(query, key, value, attention_mask, dropout, others):
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    seen = _visible(attention_mask, query, key)
+    window = others.get("sliding_window") if causal else None
+    lengths = None if seen else _given_lengths(query, others)
+    settings: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sinks": sinks}
+    if reason := _reason(query, key, value, attention_mask, seen or lengths, dropout, others):
         if softcap is not None or sinks is not None:
             what = "softcap" if sinks is None else "sinks (s_aux)"
             raise ValueError(f"{reason}, and sdpa has no {what}: use attn_implementation='eager'")
@@ -65,30 +77,67 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **others
         )
-    rows = query.shape[2]
-    causal = rows > 1 and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    if causal and key.shape[2] > rows:
-        key, value = key[:, :, :rows], value[:, :, :rows]
-    out = attention(query, key, value, causal=causal, scale=scaling, softcap=softcap, sinks=sinks)
+    n, m = query.shape[2], key.shape[2]
+    if lengths:
+        settings["window"] = None if window is None else (window - 1, None)
+        return _in_rows(query, key, value, lengths, causal=causal, **settings), None
+    if seen:
+        settings["window"], causal = seen.window, seen.causal
+        if (keys := seen.keys(n)) is None:
+            offsets = seen.offsets(n, m, query.device)
+            return _in_rows(query, key, value, offsets, causal=causal, **settings), None
+    else:
+        causal = causal and n > 1
+        keys = slice(0, n if causal else m)
+    if keys != slice(0, m):
+        key, value = key[:, :, keys], value[:, :, keys]
+    out = attention(query, key, value, causal=causal, **settings)
     return out.transpose(1, 2).contiguous(), None
 
 
+def _in_rows(q: Tensor, k: Tensor, v: Tensor, offsets: tuple[Tensor, Tensor], **settings: Any) -> Tensor:
+    """Attention of sequences in the rows of all batch entries, one entry after another; (batch, n, heads, d)."""
+    rows, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    return attention_varlen(rows, keys, values, *offsets, **settings).unflatten(0, (q.shape[0], q.shape[2]))
+
+
+def _visible(mask: Tensor | None, query: Tensor, key: Tensor) -> Visible | None:
+    """What our `mask` has said of these rows and keys, unless somebody has changed it since."""
+    if mask is None or torch.compiler.is_compiling():
+        return None
+    alike = tuple(mask.shape) == (query.shape[0], 1, query.shape[2], key.shape[2])
+    return getattr(mask, "visible", None) if alike else None
+
+
+def _given_lengths(query: Tensor, others: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    rows, keys = (others.get(f"cu_seq_lens_{x}") for x in "qk")
+    if rows is None or query.shape[0] != 1:
+        return None
+    return rows.int(), (rows if keys is None else keys).int()
+
+
 def _reason(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, others: dict[str, Any]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    known: Any,
+    dropout: float,
+    others: dict[str, Any],
 ) -> str:
     """Why "sdpa" has to do it; "" where it need not."""
-    if mask is not None:
-        return "this batch needs a mask for each row (padding, packed sequences, a static cache)"
+    if mask is not None and not known:
+        return "a mask of booleans for each row (torch.compile; padding in the middle; chunks; a mask of one's own)"
     if dropout:
         return "PyKittens has no attention dropout"
     if others.get("position_bias") is not None:
         return "this layer has a position_bias"
-    if key.shape != value.shape:
+    if key.shape[:3] != value.shape[:3]:
         return "keys and values differ in shape"
     dtypes = [x.dtype for x in (query, key, value)]
     if torch.is_autocast_enabled(query.device.type):
         dtypes = [torch.get_autocast_dtype(query.device.type)] * 3
-    return _refusal(query.device, *dtypes, query.shape[1], key.shape[1], query.shape[3])
+    return _refusal(query.device, *dtypes, query.shape[1], key.shape[1], query.shape[3], value.shape[3])
 
 
 def _refusal(*about: Any) -> str:
@@ -98,10 +147,17 @@ def _refusal(*about: Any) -> str:
 
 @cache
 def _asked(
-    device: torch.device, q: torch.dtype, k: torch.dtype, v: torch.dtype, heads: int, key_heads: int, dim: int
+    device: torch.device,
+    q: torch.dtype,
+    k: torch.dtype,
+    v: torch.dtype,
+    heads: int,
+    key_heads: int,
+    dim: int,
+    value_dim: int,
 ) -> str:
     """Asks with operands that have no rows."""
-    shapes = ((1, n, 0, dim) for n in (heads, key_heads, key_heads))
+    shapes = ((1, heads, 0, dim), (1, key_heads, 0, dim), (1, key_heads, 0, value_dim))
     operands = [torch.empty(s, dtype=t, device=device) for s, t in zip(shapes, (q, k, v), strict=True)]
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

@@ -8,7 +8,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import AttentionMaskInterface, LlamaConfig, LlamaForCausalLM, StaticCache  # noqa: E402
+from transformers import (  # noqa: E402
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    StaticCache,
+)
 
 import pykittens as pk  # noqa: E402
 from pykittens.integrations import transformers as integration  # noqa: E402
@@ -20,16 +27,21 @@ CALLS: list[Any] = []
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch: Any) -> Iterator[None]:
-    """Counts calls of pk.attention, and forgets which warnings were given."""
-
-    def attention(*operands: Any, **settings: Any) -> Any:
-        CALLS.append((operands, settings))
-        return pk.attention(*operands, **settings)
+    """Counts calls of our functions, and forgets which warnings were given."""
 
     CALLS.clear()
     integration._WARNED.clear()
     integration._asked.cache_clear()
-    monkeypatch.setattr(integration, "attention", attention)
+
+    def counting(ours: Any) -> Any:
+        def call(*operands: Any, **settings: Any) -> Any:
+            CALLS.append((operands, settings))
+            return ours(*operands, **settings)
+
+        return call
+
+    for name in ("attention", "attention_varlen"):
+        monkeypatch.setattr(integration, name, counting(getattr(pk, name)))
     yield
 
 
@@ -53,10 +65,10 @@ def tokens(batch: int = 2, n: int = N) -> Any:
 
 
 def alike(pair: list[Any], backward: bool = True, seen: Any = None, **inputs: Any) -> int:
-    """Compares logits (where `seen`) and gradients, and returns how many calls of pk.attention there were."""
+    """Compares logits (where `seen`) and gradients, and returns how many calls of ours there were."""
     CALLS.clear()
     outs = [model(**inputs).logits.float() for model in pair]
-    calls = len([1 for (q, *_), _ in CALLS if q.shape[2]])
+    calls = len([1 for (q, *_), _ in CALLS if q.numel()])
     seen = torch.ones(outs[0].shape[:2]) if seen is None else seen
     outs = [x * seen[..., None] for x in outs]
     assert (outs[0] - outs[1]).norm() < 2e-2 * outs[1].norm()
@@ -91,31 +103,95 @@ def test_padded_batches(side: str) -> None:
     mask = torch.ones(2, N, dtype=torch.long)
     mask[1, slice(0, 7) if side == "left" else slice(-7, None)] = 0
     pair = models()
-    with pytest.warns(UserWarning, match="falls back to sdpa: this batch needs a mask") as given:
-        alike(pair, seen=mask, input_ids=tokens(), attention_mask=mask)
-    assert len(given) == 1
+    assert alike(pair, seen=mask, input_ids=tokens(), attention_mask=mask) == 1
     ids = tokens()
     (a, b) = (pair[0](input_ids=x, attention_mask=mask).logits[mask.bool()] for x in (ids, ids * mask))
     assert torch.equal(a, b)  # nobody has seen what stands in the padding
 
 
+def test_padding_in_the_middle_goes_to_sdpa() -> None:
+    mask = torch.ones(2, N, dtype=torch.long)
+    mask[1, 3:5] = 0
+    with pytest.warns(UserWarning, match="falls back to sdpa: a mask of booleans .*padding in the middle") as given:
+        assert alike(models(), seen=mask, input_ids=tokens(), attention_mask=mask) == 0
+    assert len(given) == 1
+
+
 def test_packed_sequences() -> None:
     ids = torch.cat((torch.arange(8), torch.arange(N - 8)))[None]
-    with pytest.warns(UserWarning, match="falls back to sdpa"):
-        alike(models(), input_ids=tokens(1), position_ids=ids, use_cache=False)
+    assert alike(models(), input_ids=tokens(1), position_ids=ids, use_cache=False) == 1
+    offsets = torch.tensor([0, 8, N])
+    pair = models()
+    whole = pair[1](input_ids=tokens(1), position_ids=ids, use_cache=False).logits
+    told = pair[0](input_ids=tokens(1), position_ids=ids, cu_seq_lens_q=offsets, cu_seq_lens_k=offsets).logits
+    assert (told.float() - whole.float()).norm() < 2e-2 * whole.float().norm()
 
 
-def test_prefill_of_a_static_cache_and_one_token_after_it() -> None:
+def test_static_cache() -> None:
+    """Filled in two steps, then one token: the kernels see the keys that somebody has written."""
     pair = models()
     caches = [StaticCache(config=model.config, max_cache_len=32) for model in pair]
     outs = []
     with torch.no_grad():
         for model, cache in zip(pair, caches, strict=True):
-            first = model(input_ids=tokens(), past_key_values=cache, use_cache=True).logits
-            assert len([1 for (q, k, *_), _ in CALLS if q.shape[2] == k.shape[2] == N]) == 1  # ours alone
-            next = model(input_ids=tokens()[:, :1], past_key_values=cache, use_cache=True).logits
-            outs.append(torch.cat((first, next), 1).float())
+            logits = [
+                model(input_ids=tokens()[:, part], past_key_values=cache, use_cache=True).logits
+                for part in (slice(0, 12), slice(12, 17), slice(17, 18))
+            ]
+            outs.append(torch.cat(logits, 1).float())
+    assert [(q.shape[2], k.shape[2]) for (q, k, *_), _ in CALLS if q.numel()] == [(12, 12), (5, 17), (1, 18)]
     assert (outs[0] - outs[1]).norm() < 2e-2 * outs[1].norm()
+
+
+FAMILIES: dict[str, Any] = {
+    "mistral": {"sliding_window": 6},
+    "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 64, "attn_logit_softcapping": 2.0},
+    "gpt_oss": {"sliding_window": 6, "num_local_experts": 2, "num_experts_per_tok": 2},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+}
+SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 50, "head_dim": 64}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str) -> None:
+    """Windows, caps of scores, sinks, in batches padded left and right: as near to float32 as eager in bf16 is."""
+    config = AutoConfig.for_model(
+        family, **SIZES, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0, **FAMILIES[family]
+    )
+    found = {}
+    mask = torch.ones(2, N, dtype=torch.long)
+    mask[0, :3] = mask[1, -4:] = 0
+    up = torch.randn(2, N, 50, generator=torch.Generator().manual_seed(2)) * mask[..., None]
+    for name, dtype in (("pykittens", torch.bfloat16), ("eager", torch.bfloat16), ("eager", torch.float32)):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=name, dtype=torch.float32)
+        for key, w in model.named_parameters():
+            torch.nn.init.normal_(w, std=0.2 if w.dim() > 1 or "sinks" in key else 0.5)
+            w.data = w.data.bfloat16().to(dtype)
+        logits = model.to(dtype)(input_ids=tokens(), attention_mask=mask, use_cache=False).logits
+        (logits.float() * up).sum().backward()
+        grads = {key: w.grad.float() for key, w in model.named_parameters() if "attn" in key}
+        found[name, dtype] = {"logits": logits.float() * mask[..., None], **grads}
+    ours, theirs, exact = found.values()
+    rows = [(q, s) for (q, *_), s in CALLS if q.numel()]
+    assert len(rows) == 2 and (family == "mistral" or rows[0][1]["window"] != rows[1][1]["window"])
+    for key, x in exact.items():
+        error, usual = ((y[key] - x).norm() / x.norm() for y in (ours, theirs))
+        assert error < 1.5 * usual + 5e-3, key
+
+
+def test_generating_from_a_padded_batch() -> None:
+    """Left padding, a cache that grows: as without a cache."""
+    mask = torch.ones(2, 5, dtype=torch.long)
+    mask[1, :2] = 0
+    pair, ids = models(), tokens(n=5)
+    outs = []
+    for cached in (True, False):
+        config = {"max_new_tokens": 3, "do_sample": False, "use_cache": cached, "pad_token_id": 0}
+        told = {"return_dict_in_generate": True, "output_logits": True}
+        made = pair[0].generate(ids, attention_mask=mask, **config, **told)
+        outs.append(torch.stack(made.logits).float())
+    assert (outs[0] - outs[1]).norm() < 2e-2 * outs[1].norm() and not integration._WARNED
 
 
 def test_decoding_is_what_the_whole_sequence_gives() -> None:
@@ -167,7 +243,7 @@ def test_softcap_and_sinks() -> None:
     out, _ = integration.attend(torch.nn.Module(), q, k, v, None, **given)
     assert (out.float() - exact).norm() < 1e-2 * exact.norm()
     for name, value in given.items():
-        with pytest.raises(ValueError, match=f"needs a mask .*, and sdpa has no .*{name}"):
+        with pytest.raises(ValueError, match=f"a mask of booleans .*, and sdpa has no .*{name}"):
             integration.attend(torch.nn.Module(), q, k, v, torch.ones(1, 1, 9, 9).bool(), **{name: value})
 
 
@@ -180,7 +256,8 @@ def test_compiled() -> None:
     )
     assert torch.equal(compiled(q, k, v), pk.attention(q, k, v, causal=True).transpose(1, 2))
     (ours, _), ids = models(), tokens(1)
-    compiled = torch.compile(ours.model, backend="aot_eager", fullgraph=True)
-    expected = ours.model(input_ids=ids, use_cache=False).last_hidden_state
-    found = compiled(input_ids=ids, use_cache=False).last_hidden_state
-    assert (found - expected).norm() < 1e-2 * expected.norm() and len(integration._WARNED) == 1
+    for cached in (True, False):  # with a cache, transformers does not ask whether positions are those of sequences
+        compiled = torch.compile(ours.model, backend="aot_eager", fullgraph=True)
+        expected = ours.model(input_ids=ids, use_cache=cached).last_hidden_state
+        found = compiled(input_ids=ids, use_cache=cached).last_hidden_state
+        assert (found - expected).norm() < 1e-2 * expected.norm() and len(integration._WARNED) == (not cached)
