@@ -7,10 +7,12 @@ import re
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..layouts import Sym, shared_offset
+from ..layouts import Sym, shared_offset, vector_register
 from ..program import CudaWriter, Op, Operand, Place, Value
-from ..types import DType, SharedTile, SharedVector, i32
+from ..types import DType, RegisterTile, RegisterVector, SharedTile, SharedVector, i32
 from .scalars import ScalarBinary, ScalarCast, check_index, scalar_dtype
+
+GATHERING = ("load", "store", "globalreduce")  # what moves a row to or from wherever a vector says
 
 # bytes -> (C type of that many bytes)
 VECTOR = {16: "pk_u32x4", 8: "pk_u32x2", 4: "u32", 2: "u16", 1: "u8"}
@@ -111,9 +113,12 @@ def vector_bytes(place: Place) -> int:
 
 
 def check_place(place: Place, what: str) -> None:
-    """Coordinates are integers, within the columns where these are known."""
+    """Coordinates are integers, within the columns where these are known; rows that are gathered have a vector."""
+    if place.gathered is not None:
+        check_gathered(place, what)
     for x in place.first:
-        check_index(x, f"{what}: a coordinate")
+        if x is not place.gathered:
+            check_index(x, f"{what}: a coordinate")
     for x in place.within or ():
         check_index(x, f"{what}: a row of within")
     for x in place.columns or ():
@@ -129,6 +134,28 @@ def check_place(place: Place, what: str) -> None:
         )
 
 
+def check_gathered(place: Place, what: str) -> None:
+    """Each row of a tile has its own row of the tensor: what moves it can do that, and nothing else chooses rows."""
+    vector, rows = place.gathered, place.rows
+    assert vector is not None
+    type = vector.type
+    if what not in GATHERING or len(place.shape) != 2:
+        raise TypeRuleError(
+            f"{what} takes one row of {place.tensor.label}, not the rows of {vector.label}: {type}",
+            fix="load a tile: warp.load(x, (index, 0), rows=16, cols=64)",
+        )
+    if not (isinstance(type, RegisterVector) and type.dtype is i32 and type.kind == "col" and type.length == rows):
+        raise TypeRuleError(
+            f"{what}: {vector.label}: {type} cannot be the rows of {place.tensor.label}",
+            fix=f"give a column vector of {rows} i32: warp.load_col(index, (0,), length={rows})",
+        )
+    if place.within is not None or place.columns is not None:
+        raise TypeRuleError(
+            f"{what}: rows that are gathered are not kept to others",
+            fix="leave within= and columns= out: a row that does not exist reads as zero and is not written",
+        )
+
+
 def memory_c(dtype: DType) -> str:
     """The C type that holds an element in memory."""
     return {1: "u8", 2: "u16", 4: dtype.c if dtype.kind != "b" else "u32", 8: dtype.c}[dtype.size]
@@ -141,7 +168,7 @@ class GlobalText:
         self.place = place
         tensor, t = c[place.tensor], memory_c(place.type.dtype)
         self.pointer, self.element = c.fresh("p"), t
-        b, d, row, col = (c.scalar(x, i32) for x in place.first)
+        b, d, row, col = ("0" if x is place.gathered else c.scalar(x, i32) for x in place.first)
         terms = [f"(i64){x} * {tensor}.stride[{i}]" for i, x in enumerate((b, d, row)) if x != "0"] + [col]
         self.qualifier = q = "const " if const else ""
         c.line(f"{q}{t}* {self.pointer} = ({q}{t}*){tensor}.data + {' + '.join(terms)};")
@@ -150,6 +177,8 @@ class GlobalText:
         self.cols_left = "" if place.inside_columns() else c.fresh("cols_left")
         self.rows_before = self.cols_before = ""
         end, last, along = "", "", 2 if len(place.shape) == 2 else 3
+        if place.gathered is not None:
+            self.rows_before = "0"
         if place.within is not None:
             before = c.fresh("rows_before" if along == 2 else "cols_before")
             start, end = (c.scalar(x, i32) for x in place.within)
@@ -187,6 +216,15 @@ class GlobalText:
         """C address of element (row, col) of the rectangle."""
         line = f" + (i64)({row}) * {self.stride}" if len(self.place.shape) == 2 else ""
         return f"{self.pointer}{line} + {col}"
+
+
+def row_c(c: CudaWriter, memory: Value | Place, type: RegisterTile, row: Any, register: Any) -> Any:
+    """C for the row in memory of what `register` of a tile holds, which lies in its row `row`."""
+    vector = memory.gathered if isinstance(memory, Place) else None
+    if vector is None:
+        return row
+    assert isinstance(vector.type, RegisterVector)
+    return c.element(vector, vector_register(type, vector.type, register))
 
 
 def shared_address(c: CudaWriter, tile: Value, row: Any, col: Any) -> str:

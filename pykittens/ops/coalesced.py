@@ -14,7 +14,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
 from ..program import CudaWriter, Place, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, SharedVector
-from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
+from .addressing import MEMORY, VECTOR, GlobalText, memory_c, row_c, shared_address, vector_address, vector_bytes
 from .conversion import convert_c
 
 # hint: (load, store), PTX "Cache Eviction Priority Hints" and "Cache Operators"
@@ -105,6 +105,7 @@ class Runs:
         register = Sym("i") * width
         if isinstance(type, RegisterTile):
             self.row, self.col = fragment(type, c.warp(scope), c.lane, register)
+            self.row = row_c(c, memory, type, self.row, register)
         else:
             self.row, self.col = Sym("0"), vector_element(type, c.warp(scope), c.lane, register)
 

@@ -16,10 +16,10 @@ from ..numerics import EXACT, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..thread_map import Registers
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, Type, f32, i32, u32
-from .addressing import GlobalText
+from .addressing import GlobalText, row_c
 from .broadcast import register_type, registers_of
-from .load_store import check_pair, naive_limit
-from .samples import Rectangle, Sample, cut, pasted, tiles, vectors
+from .load_store import LAYOUTS, check_pair, naive_limit
+from .samples import Rectangle, Sample, cut, gathers, inside, pasted, tiles, vectors
 
 PTX = {f32: "f32", i32: "s32", u32: "u32"}
 
@@ -73,6 +73,7 @@ __device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
         g, warp = GlobalText(c, self.target, const=False), c.warp(self.scope)
         if isinstance(type, RegisterTile):
             row, col = fragment(type, warp, c.lane, Sym("i"))
+            row = row_c(c, self.target, type, row, Sym("i"))
             tests, place = [g.inside("r", "x")], "r"
             c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{ const int r = {row}, x = {col};")
         else:
@@ -112,3 +113,15 @@ __device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
                         inputs,
                         exact=True,
                     )
+        for layout in LAYOUTS:
+            for place in gathers(f32, layout, once=False):
+
+                def added(target: np.ndarray, source: np.ndarray, p: Rectangle = place) -> np.ndarray:
+                    out = target.copy()
+                    for row, mine in inside(out, p):
+                        part = out[row, p.at[1] : p.at[1] + 32]
+                        part += source[mine, : len(part)]
+                    return out
+
+                fields = {"target": place, "source": RegisterTile(f32, 16, 32, layout), "kind": "add"}
+                yield Sample(fields, added, dict.fromkeys(("target", "source"), "integers"), exact=True)

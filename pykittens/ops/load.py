@@ -30,12 +30,12 @@ from ..types import (
     i32,
     u8,
 )
-from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address, vector_bytes
+from .addressing import MEMORY, VECTOR, GlobalText, memory_c, row_c, shared_address, vector_address, vector_bytes
 from .coalesced import check_hint, load_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import LDMATRIX, blocks_and_steps, matrix_row_col
 from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
-from .samples import Rectangle, Sample, cut, rectangles, vectors, windows
+from .samples import Rectangle, Sample, cut, gathers, rectangles, vectors, windows
 
 
 @dataclass(eq=False)
@@ -111,6 +111,7 @@ class Load(Op):
 
     def _pairs(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
+        row = row_c(c, self.source, tile, row, Sym("(2 * i)"))
         size = self.memory.size
         vector = VECTOR[2 * size]
         g = None if isinstance(self.source, Value) else GlobalText(c, self.source)
@@ -135,6 +136,7 @@ class Load(Op):
 
         def one(register: Sym) -> str:
             row, col = fragment(tile, c.warp(self.scope), c.lane, register)
+            row = row_c(c, self.source, tile, row, register)
             if g is None:
                 text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({shared_address(c, self.source, row, col)})"  # type: ignore[arg-type]
                 return str(c.from_memory(c.bits(text, self.memory), self.memory, self.type.dtype))
@@ -236,6 +238,11 @@ class Load(Op):
             for layout in LAYOUTS:
                 fields = {"source": place, "type": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)
+        for dtype in (bf16, f32):
+            for layout in LAYOUTS:
+                for place in gathers(dtype, layout, once=False):
+                    fields = {"source": place, "type": RegisterTile(dtype, 16, 32, layout)}
+                    yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)
         for type in (*vectors(f32), *vectors(bf16)):
             yield Sample(
                 {"source": SharedVector(type.dtype, type.length), "type": type}, lambda source: source, exact=True

@@ -10,6 +10,7 @@ from ..program import CudaWriter, Place, Scope, Value
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector
 from .addressing import VECTOR, GlobalText, vector_bytes
 from .broadcast import register_type
+from .layout_route import spelled
 
 
 def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | Place, what: str) -> None:
@@ -33,6 +34,18 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
         raise TypeRuleError(
             f"{what}: a {type} does not fit {' x '.join(map(str, shape))} elements in memory", fix="shapes must agree"
         )
+    vector = memory.gathered if isinstance(memory, Place) else None
+    if (
+        isinstance(type, RegisterTile)
+        and vector is not None
+        and (
+            (vector.type.layout, vector.type.warps) != (type.layout, type.warps)  # type: ignore[union-attr]
+        )
+    ):
+        raise TypeRuleError(
+            f"{what}: the rows {vector.label}: {vector.type} do not lie beside those of {type}",
+            fix=f"load the vector for that tile: {what_loads(type)}",
+        )
     if isinstance(type, RegisterVector) and type.partial:
         raise TypeRuleError(f"{what}: a partial vector has no values yet", fix="sum it first: x.total()")
     if what == "load" and in_runs(type) and type.layout.width == 1 and type.dtype.packed:  # type: ignore[union-attr]
@@ -44,6 +57,13 @@ def check_pair(register: Value | RegisterTile | RegisterVector, memory: Value | 
         raise TypeRuleError(
             f"{what} of {type}, kept to some elements", fix="use a vector in the tensor cores' layout, or a naive one"
         )
+
+
+def what_loads(type: RegisterTile) -> str:
+    """How a column vector is loaded that goes with a tile."""
+    scope = {1: "warp", 4: "warpgroup"}.get(type.warps, f"pk.group({type.warps})")
+    layout = "" if type.layout == "row" else f", layout={spelled(type.layout)}"
+    return f"{scope}.load_col(index, (0,), length={type.rows}{layout})"
 
 
 def in_runs(type: RegisterTile | RegisterVector) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..program import Op, Scope
-from ..types import Coalesced, DType, RegisterTile, RegisterVector
+from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, i32
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Rectangle:
 
     `static`: the tensor's rows and columns are known when the kernel is compiled. `known`: so is `at`. `pitch`:
     elements from row to row in memory, if more than the columns. `within`: the rows that it is kept to;
-    `columns`: the columns.
+    `columns`: the columns. `rows`: gathered, the row of each row, by a vector that goes with a tile of `layout`.
     """
 
     dtype: DType
@@ -35,6 +35,13 @@ class Rectangle:
     pitch: int = 0
     within: tuple[int, int] | None = None
     columns: tuple[int, int] | None = None
+    rows: tuple[int, ...] = ()
+    layout: Layout = "row"
+
+    @property
+    def vector(self) -> RegisterVector:
+        """The type of the vector of rows."""
+        return RegisterVector(i32, len(self.rows), "col", self.layout)
 
     def __str__(self) -> str:
         text = (
@@ -48,6 +55,7 @@ class Rectangle:
             + (f" pitch {self.pitch}" if self.pitch else "")
             + (f" within {self.within[0]},{self.within[1]}" if self.within else "")
             + (f" columns {self.columns[0]},{self.columns[1]}" if self.columns else "")
+            + (f" {len(self.rows)} rows" if self.rows else "")
         )
 
 
@@ -160,29 +168,36 @@ def between(dtype: DType) -> tuple[Rectangle, ...]:
     )
 
 
+def gathers(dtype: DType, layout: Layout, once: bool) -> tuple[Rectangle, ...]:
+    """16 x 32 elements of rows anywhere in a tensor, some of which are not there; `once`: none twice."""
+    rows = (3, -1, 0, 23, 7, 24, 5, 99, 1, 11, 2, -7, 22, 14, 9, 6) if once else (3, -1, 0, 23, 3, 24, 5, 99) * 2
+    some = Rectangle(dtype, (16, 32), (24, 56), (0, 16), rows=rows, layout=layout)
+    return some, replace(some, at=(0, 32), static=False), replace(some, size=(24, 53), at=(0, 21), pitch=55)
+
+
 def cut(array: np.ndarray, place: Rectangle) -> np.ndarray:
     """The elements of a rectangle, zero past the end and outside of the rows that it is kept to."""
     rows, cols = (1, *place.shape)[-2:]
     out = np.zeros((rows, cols), array.dtype)
-    for row in inside(array, place):
+    for row, mine in inside(array, place):
         part = array[row, place.at[1] : place.at[1] + cols]
-        out[row - place.at[0], : len(part)] = part
+        out[mine, : len(part)] = part
     return out.reshape(place.shape)
 
 
-def inside(array: np.ndarray, place: Rectangle) -> range:
-    """The rows of a tensor that a rectangle has."""
+def inside(array: np.ndarray, place: Rectangle) -> list[tuple[int, int]]:
+    """The rows of a tensor that a rectangle has, each with its number in the rectangle."""
     first, end = place.within or (0, len(array))
-    rows = (1, *place.shape)[-2]
-    return range(max(place.at[0], first, 0), min(place.at[0] + rows, end, len(array)))
+    rows = place.rows or range(place.at[0], place.at[0] + (1, *place.shape)[-2])
+    return [(row, i) for i, row in enumerate(rows) if max(first, 0) <= row < min(end, len(array))]
 
 
 def pasted(array: np.ndarray, part: np.ndarray, place: Rectangle) -> np.ndarray:
     """A tensor with a rectangle in its place, as far as it has room."""
     out = array.astype(np.result_type(array, part))
     rows, cols = (1, *place.shape)[-2:]
-    for row in inside(array, place):
+    for row, mine in inside(array, place):
         first, end = place.columns or (0, out.shape[1])
         for col in range(max(place.at[1], first), min(place.at[1] + cols, end, out.shape[1])):
-            out[row, col] = np.asarray(part).reshape(rows, cols)[row - place.at[0], col - place.at[1]]
+            out[row, col] = np.asarray(part).reshape(rows, cols)[mine, col - place.at[1]]
     return out

@@ -28,13 +28,13 @@ from ..types import (
     i32,
     u8,
 )
-from .addressing import MEMORY, VECTOR, GlobalText, memory_c, shared_address, vector_address
+from .addressing import MEMORY, VECTOR, GlobalText, memory_c, row_c, shared_address, vector_address
 from .broadcast import register_type, registers_of
 from .coalesced import check_hint, store_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import STMATRIX, blocks_and_steps, matrix_row_col
 from .load_store import LAYOUTS, check_pair, in_runs, move_whole_runs, naive_limit, neighbours, open_runs, pairable
-from .samples import Rectangle, Sample, between, pasted, rectangles, vectors, windows
+from .samples import Rectangle, Sample, between, gathers, pasted, rectangles, vectors, windows
 
 
 @dataclass(eq=False)
@@ -123,6 +123,7 @@ class Store(Op):
 
     def _pairs(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
+        row = row_c(c, self.target, tile, row, Sym("(2 * i)"))
         vector = VECTOR[2 * self.memory.size]
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers // 2}; i++) {{ const int r = {row}, x = {col};")
@@ -136,6 +137,7 @@ class Store(Op):
 
     def _elements(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("i"))
+        row = row_c(c, self.target, tile, row, Sym("i"))
         g = None if isinstance(self.target, Value) else GlobalText(c, self.target, const=False)
         value = c.stored(self.source, Sym("i"), self.memory)
         c.line(f"PK_UNROLL for (int i = 0; i < {tile.registers}; i++) {{ const int r = {row}, x = {col};")
@@ -222,6 +224,11 @@ class Store(Op):
             for layout in LAYOUTS:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
+        for dtype in (bf16, f32):
+            for layout in LAYOUTS:
+                for place in gathers(dtype, layout, once=True):
+                    fields = {"target": place, "source": RegisterTile(dtype, 16, 32, layout)}
+                    yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
         for place in (*between(bf16), *between(f32)):
             for layout in LAYOUTS[2:]:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}

@@ -210,7 +210,7 @@ def _same(a: object, b: object, again: bool) -> bool:
             x is y or (isinstance(x, int) and isinstance(y, int) and x == y)
             for x, y in zip(a.first, b.first, strict=True)
         )
-        return a.tensor is b.tensor and a.shape == b.shape and first and not again
+        return a.tensor is b.tensor and a.shape == b.shape and first and a.gathered is None and not again
     if not isinstance(a, Value) or not isinstance(b, Value):
         return False
     if a is b:

@@ -53,7 +53,8 @@ class Place:
     `first` is (batch, depth, row, col). What lies past the end of rows or columns reads as zero
     and is not written; so do rows (of a run: elements) before or behind those of `within`, where it is given: (first,
     end). Coordinates along it may be negative then. `columns` keeps stores of coalesced tiles to columns in
-    the same way.
+    the same way. A column vector of i32 as the row gathers: row i is row `vector[i]` of the tensor, and one that
+    does not exist (negative, too) reads as zero and is not written.
     """
 
     tensor: Value
@@ -76,6 +77,12 @@ class Place:
     def cols(self) -> int:
         return self.shape[-1]
 
+    @property
+    def gathered(self) -> Value | None:
+        """The vector of rows, where each row of the rectangle has one of its own."""
+        row = self.first[2]
+        return row if isinstance(row, Value) and not isinstance(row.type, ScalarType) else None
+
     def inside_columns(self) -> bool:
         """Whether no column can lie past the end, whatever the arguments are."""
         dim, col = self.type.padded[3], self.first[3]
@@ -85,7 +92,7 @@ class Place:
     def inside_rows(self) -> bool:
         """Whether no row can lie past the end, whatever the arguments are."""
         dim, row = self.type.padded[2], self.first[2]
-        kept = self.within is not None and len(self.shape) == 2
+        kept = (self.within is not None and len(self.shape) == 2) or self.gathered is not None
         return not kept and isinstance(dim, int) and isinstance(row, int) and row + self.rows <= dim
 
 

@@ -207,6 +207,9 @@ class GlobalMap:
         self, tensor: GlobalArray, first: tuple[int, ...], shape: Shape, threads: ThreadMap, warps: int
     ) -> Footprint:
         """What the warps of a unit touch of a rectangle."""
+        at = np.array(first[2]) if isinstance(first[2], tuple) else None  # rows that are gathered
+        if at is not None:
+            first = (*first[:2], 0, first[3])
         rows, cols = tensor.clip(first, shape)
         start = (
             tensor.start
@@ -216,11 +219,14 @@ class GlobalMap:
         )
         width = max(self.step, tensor.size)
         part = touched(threads, shape, warps, tensor.size, width)
-        cells = (start + part.row * tensor.strides[2] + part.number * width) // self.step
+        row = part.row if at is None else at[part.row]
+        cells = (start + row * tensor.strides[2] + part.number * width) // self.step
         whole = slice(0, shape[0] if len(shape) == 2 else 1), slice(0, shape[-1])
-        if (rows, cols) == whole:
+        if (rows, cols) == whole and at is None:
             return Footprint(part.warp, cells, part.lanes)
-        inside = (part.row >= rows.start) & (part.row < rows.stop)
+        if at is not None:
+            rows = slice(0, tensor.shape[2])
+        inside = (row >= rows.start) & (row < rows.stop)
         inside &= (part.number * width >= cols.start * tensor.size) & (part.number * width < cols.stop * tensor.size)
         return Footprint(part.warp[inside], cells[inside], part.lanes[inside])
 

@@ -161,10 +161,11 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     place, tensor = touch.place, m.tensor(touch.value)
     corners = m.corners(place)
     total = 0
-    for corner in corners:
+    for unit, corner in enumerate(corners):
         tensor.check(corner, step.op.location)
-        rows, cols = tensor.clip(corner, place.shape)
-        total += (rows.stop - rows.start) * (cols.stop - cols.start) * tensor.size
+        if place.gathered is not None and touch.access.mode == "write":
+            _refuse_twice(m, step, place.gathered, corner[2], unit)
+        total += tensor.inside(corner, place.shape) * tensor.size
     total *= m.units if len(corners) == 1 else 1
     if m.block.cluster.grid_state.waits_for_previous:
         _check_previous(m, step, touch)
@@ -188,6 +189,19 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
         if clash is not None:
             raise race(cluster, step, touch.access, clash, int(m.agents[local[clash.by]]), map_.describe(clash.cell))
     return total
+
+
+def _refuse_twice(m: Machine, step: Step, vector: Value, rows: tuple[int, ...], unit: int) -> None:
+    """No two rows of a tile go to one row of a tensor: which would be there last is not defined."""
+    twice = next((row for i, row in enumerate(rows) if row >= 0 and row in rows[:i]), None)
+    if twice is not None:
+        raise RaceError(
+            f"{step.op.scope}.{step.op.name}: {step.op.scope} {m.unit_label(unit)} of block {m.block.label} has "
+            f"{rows.count(twice)} rows of its tile for row {twice} of the tensor",
+            fix="make the rows differ (-1 for one that is not written), or add with warp.add",
+            location=step.op.location,
+            also={"the rows are made at": vector.location},
+        )
 
 
 def _check_previous(m: Machine, step: Step, touch: Touch) -> None:

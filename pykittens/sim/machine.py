@@ -12,7 +12,7 @@ from ..ops.conversion import convert
 from ..program import Access, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector, f32
 from .block import BlockState
-from .memory import Address, GlobalArray
+from .memory import Address, GlobalArray, each_row
 from .registers import Registers
 
 
@@ -103,14 +103,24 @@ class Machine(Registers):
             return [int(base)], [int(column)]
         return np.broadcast_to(base, self.units).tolist(), np.broadcast_to(column, self.units).tolist()
 
-    def corners(self, place: Place) -> list[tuple[int, ...]]:
-        """First element of a rectangle, and the rows and columns that it is kept to: one for all units, or for each."""
+    def corners(self, place: Place) -> list[tuple[Any, ...]]:
+        """First element of a rectangle, and the rows and columns that it is kept to: one for all units, or for each.
+        In place of the row stands a tuple of rows where they are gathered.
+        """
         all_rows = (0, 2**31 - 1)
         kept = (*(place.within or all_rows), *place.columns) if place.columns else place.within or ()
+        if place.gathered is not None:
+            return self._gathered_corners(place, place.gathered)
         first = [self.unit_scalar(x) for x in (*place.first, *kept)]
         if not any(isinstance(x, np.ndarray) for x in first):
             return [tuple(int(x) for x in first)]
         return list(zip(*(np.broadcast_to(x, self.units).tolist() for x in first), strict=True))
+
+    def _gathered_corners(self, place: Place, vector: Value) -> list[Any]:
+        b, d, _, c = (0 if x is vector else self.unit_scalar(x) for x in place.first)
+        each = zip(*(np.broadcast_to(x, self.units).tolist() for x in (b, d, c)), strict=True)
+        rows = np.broadcast_to(self[vector], (self.units, place.rows)).tolist()
+        return [(b, d, tuple(row), c) for (b, d, c), row in zip(each, rows, strict=True)]
 
     def read(self, source: Value | Place) -> np.ndarray:
         """The elements of shared or global memory: (units, *shape), or (1, *shape) where all units read the same."""
@@ -146,13 +156,17 @@ class Machine(Registers):
         self.change()
         combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[kind]
         corners, tensor = self.corners(target), self.tensor(target.tensor)
-        for corner, values in zip(corners * (len(array) if len(corners) == 1 else 1), array, strict=True):
-            old = tensor.read(corner, target.shape)
+        shape, pairs = target.shape, [*zip(corners * (len(array) if len(corners) == 1 else 1), array, strict=True)]
+        if target.gathered is not None:  # row by row: one may come twice
+            shape = (1, target.cols)
+            pairs = [pair for corner, rows in pairs for pair in zip(each_row(corner), rows, strict=True)]
+        for corner, values in pairs:
+            old = tensor.read(corner, shape)
             dtype = tensor.type.dtype
             wide = f32 if dtype.kind == "f" and dtype.bits < 32 else dtype
             with np.errstate(all="ignore"):
                 new = combine(convert(old, wide), convert(values, wide))
-            tensor.write(corner, target.shape, convert(new, dtype))
+            tensor.write(corner, shape, convert(new, dtype))
 
     def _blocks(self, value: Value) -> list[BlockState]:
         """The blocks of the cluster whose shared memory an operand of this operation means."""

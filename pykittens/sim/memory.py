@@ -68,6 +68,12 @@ class SharedMemory:
         return parts[0][None] if len(parts) == 1 else np.stack(parts)
 
 
+def each_row(first: tuple[Any, ...]) -> list[tuple[int, ...]]:
+    """The first elements of rows that are gathered, each kept to what exists."""
+    b, d, rows, c = first
+    return [(b, d, row, c, 0, INT_MAX) for row in rows]
+
+
 class GlobalArray:
     """A global tensor: an array with four dimensions (batch, depth, rows, cols)."""
 
@@ -98,6 +104,8 @@ class GlobalArray:
         column.
         """
         (b, d, r, c), kept = first[:4], len(first) > 4  # then rows, or columns of a run, may be negative
+        if isinstance(r, tuple):
+            r = 0  # rows that are gathered may be any
         if kept:
             r, c = max(r, 0), max(c, 0)
         if 0 <= b < self.shape[0] and 0 <= d < self.shape[1] and 0 <= r <= INT_MAX and 0 <= c <= INT_MAX:
@@ -130,9 +138,18 @@ class GlobalArray:
             found.append(slice(max(begin, 0), max(end, begin, 0)))
         return found[0], found[1]
 
+    def inside(self, first: tuple[Any, ...], shape: tuple[int, ...]) -> int:
+        """How many elements of a rectangle exist."""
+        if isinstance(first[2], tuple):
+            return sum(self.inside(one, (1, shape[-1])) for one in each_row(first))
+        rows, cols = self.clip(first, shape)
+        return (rows.stop - rows.start) * (cols.stop - cols.start)
+
     def read(self, first: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
         """The rectangle as an array of `shape`; what lies past the end is zero. May be a view."""
         b, d, r, c = first[:4]
+        if isinstance(r, tuple):
+            return np.concatenate([self.read(one, (1, shape[-1])) for one in each_row(first)])
         rows, cols = self.clip(first, shape)
         part = self.array[b, d, r + rows.start : r + rows.stop, c + cols.start : c + cols.stop]
         full = (shape[0] if len(shape) == 2 else 1, shape[-1])
@@ -145,6 +162,10 @@ class GlobalArray:
     def write(self, first: tuple[int, ...], shape: tuple[int, ...], values: np.ndarray) -> None:
         """Sets the rectangle; what lies past the end is dropped."""
         b, d, r, c = first[:4]
+        if isinstance(r, tuple):
+            for one, row in zip(each_row(first), values, strict=True):
+                self.write(one, (1, shape[-1]), row)
+            return
         rows, cols = self.clip(first, shape)
         inside = values.reshape(-1, shape[-1])[rows, cols]
         self.array[b, d, r + rows.start : r + rows.stop, c + cols.start : c + cols.stop] = inside

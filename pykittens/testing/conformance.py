@@ -118,6 +118,8 @@ class Case:
             self._parameter(name, x.dtype, (UNITS, x.size[0], x.pitch or x.size[1]), (UNITS, *dims))
             if not x.known:
                 self._parameter(f"{name}_at", i32, (2,))
+            if x.rows:
+                self._parameter(f"{name}_index", i32, (len(x.rows),))
         elif isinstance(x, RegisterVector) and x.partial:
             self._parameter(name, _memory(x.dtype), (UNITS, x.length, 16))
         elif isinstance(x, (RegisterTile, SharedTile)):
@@ -151,7 +153,8 @@ class Case:
                 return tuple(map(stand_in, x))
             if isinstance(x, Rectangle):
                 tensor = Value(Global(x.dtype, (UNITS, *(x.size if x.static else ("R", "C")))), f"tensor{next(number)}")
-                at = x.at if x.known else (Value(ScalarType(i32)), Value(ScalarType(i32)))
+                at: Any = x.at if x.known else (Value(ScalarType(i32)), Value(ScalarType(i32)))
+                at = (Value(x.vector, f"x{next(number)}"), at[1]) if x.rows else at
                 return Place(tensor, (0, 0, *at), x.shape, x.within, x.columns)
             if isinstance(x, Static):
                 return x.value
@@ -198,6 +201,9 @@ class Case:
                     for i in (0, 1)
                 )
             )
+            if x.rows:
+                index = place(tensors[f"{name}_index"], At((0,)), (len(x.rows),))
+                at = (result(load.Load(scope, index, x.vector)), at[1])
             return place(tensors[name], At((0, unit, *at)), x.shape, x.within, x.columns)
         if not _is_operand(x):
             return x.value if isinstance(x, Static) else x
@@ -242,6 +248,8 @@ class Case:
                 found[name] = np.full(shape, 77, dtype.numpy)
             elif name.endswith("_at") and name[:-3] in self.rectangles:
                 found[name] = np.array(self.rectangles[name[:-3]].at, np.int32)
+            elif name.endswith("_index") and name[:-6] in self.rectangles:
+                found[name] = np.array(self.rectangles[name[:-6]].rows, np.int32)
             else:
                 field = next(f for f in sorted(self.fields, key=len, reverse=True) if name.startswith(f))
                 mask = any(getattr(t, "dtype", None) is bool_ for t in _leaves({field: self.fields[field]}))

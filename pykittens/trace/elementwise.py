@@ -205,7 +205,9 @@ def col_index(tile: Tile) -> Tile:
 
 def _positions(tile: Tile, kind: Any) -> Tile:
     if not isinstance(tile, Tile) or not isinstance(tile.type, RegisterTile):
-        raise TypeRuleError(f"row and column numbers of {tile!r}", fix="pass a register tile")
+        raise TypeRuleError(
+            f"row and column numbers of {tile!r}", fix="pass a register tile; pk.iota(x) numbers a vector"
+        )
     return result(fill.Positions(scope_of(tile.type.warps), tile.type.vector(kind, i32)))
 
 

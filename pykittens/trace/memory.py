@@ -10,7 +10,7 @@ from ..errors import TraceError, TypeRuleError
 from ..ops import element, memory_order, thread_indices, views
 from ..ops.scalars import THREAD
 from ..program import MemoryScope, Operand, Order, Place, Scope, Value
-from ..types import BarrierType, DType, Global, SharedTile, SharedVector
+from ..types import BarrierType, DType, Global, RegisterVector, SharedTile, SharedVector
 from .handle import Handle, extent, number
 from .recorder import current, result
 from .scalar import Scalar
@@ -178,6 +178,7 @@ def at(*coordinate: object) -> At:
 
 def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = None, columns: Any = None) -> Place:
     """The rectangle of `shape` at a coordinate: in elements (`At`), else row and column count tiles of that shape.
+    A vector of rows counts rows.
 
     within: (first, end) of the rows that it is kept to; columns: of the columns.
     """
@@ -201,7 +202,10 @@ def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = 
     first = (0,) * (4 - len(given)) + given
     if not isinstance(coordinate, At):
         rows = shape[0] if len(shape) == 2 else 1
-        first = (*first[:2], first[2] * rows if rows != 1 else first[2], first[3] * shape[-1])
+        counted = (
+            first[2] if rows == 1 or isinstance(getattr(first[2], "type", None), RegisterVector) else first[2] * rows
+        )
+        first = (*first[:2], counted, first[3] * shape[-1])
     for name, word, kept in (("within", "row", within), ("columns", "column", columns)):
         if kept is not None and not (isinstance(kept, tuple) and len(kept) == 2):
             fix = f"give the first {word} and the one behind the last: {name}=(0, n)"

@@ -158,6 +158,9 @@ class ScopeHandle:
         `hint="stream"` (coalesced tiles of a tensor) reads what nobody needs again. `within`: the rows of the tensor,
         from the first to the one behind the last, outside of which zeros are read; the row of `coordinate` may be
         negative then.
+
+        A column vector of i32 as the row gathers: row i of the tile is row `vector[i]` of the tensor, zeros where there
+        is no such row: `warp.load(table, (warp.load_col(index, (t,), length=16), 0), rows=16, cols=64)`.
         """
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
@@ -291,7 +294,8 @@ class ScopeHandle:
         What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
         soon. `rank`: into the shared tile of that block of the cluster. `within`: the rows of the tensor, from the
         first to the one behind the last, that a tile is kept to (of a vector, the elements); the coordinate may be
-        negative then. `columns`: the same of the tensor's columns, for coalesced tiles.
+        negative then. `columns`: the same of the tensor's columns, for coalesced tiles. A column vector of i32 as the
+        row scatters, as `load` gathers: rows that are there differ.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
@@ -324,7 +328,8 @@ class ScopeHandle:
         """Adds a register tile or vector `source` to the tensor `target` at `coordinate`, atomically for each element.
 
         float32, int32 or uint32; a naive float32 vector (`x.registers()` of a tile) goes in the widest additions. What
-        lies past the tensor's end is not added.
+        lies past the tensor's end is not added. A column vector of i32 as the row scatters a tile's rows, as `load`
+        gathers them; rows may come twice.
         """
         self._combine("add", target, source, coordinate)
 

@@ -41,6 +41,13 @@ with role('gives leave'):
 """
 
 ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
+    # gathered rows
+    (
+        "make the rows differ (-1 for one that is not written), or add with warp.add",
+        "warp.store(y, ones(), (warp.zeros_col(i32, 16), 0))",
+        "warp.add(y, ones(), (warp.zeros_col(i32, 16), 0))",
+        {},
+    ),
     # mbarriers
     (
         "let whoever arrives at b wait first for what the phase before hands over, or count it in "

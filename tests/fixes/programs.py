@@ -57,6 +57,23 @@ KERNELS: list[Any] = [
     ),
     ("pk.derivative(lambda x: x.row_cummax().row_sum())(t)", "pk.derivative(lambda x: x.row_cumsum().row_sum())(t)"),
     # Coordinates and memory.
+    (
+        "index = warp.load_col(i, (0, 0), length=16)\npk.tma.load(s, x, (index, 0), bar)",
+        "index = warp.load_col(i, (0, 0), length=16)\nwarp.store(s, warp.load(x, (index, 0), rows=16, cols=64))",
+    ),
+    (
+        "index = warp.load_vec(i, (0, 0), length=16)\nwarp.load(x, (index, 0), rows=16)",
+        "index = warp.load_col(i, (0, 0), length=16)\nwarp.load(x, (index, 0), rows=16)",
+    ),
+    (
+        "index = warp.load_col(i, (0, 0), length=16)\nwarp.load(x, (index, 0), rows=16, within=(0, 3))",
+        "index = warp.load_col(i, (0, 0), length=16)\nwarp.load(x, (index, 0), rows=16)",
+    ),
+    (
+        "index = warp.load_col(i, (0, 0), length=16)\nwarp.load(x, (index, 0), rows=16, layout=pk.coalesced(8, 8))",
+        "index = warp.load_col(i, (0,), length=16, layout=pk.coalesced(8, 8))\n"
+        "warp.load(x, (index, 0), rows=16, layout=pk.coalesced(8, 8))".replace("(0,)", "(0, 0)"),
+    ),
     ("warp.load(x, (0, 0), rows=16, within=3)", "warp.load(x, (0, 0), rows=16, within=(0, 3))"),
     (
         "warp.store(x, c.col_sum(), (0, 0), within=(0, 3))",
@@ -68,7 +85,7 @@ KERNELS: list[Any] = [
     ("block.load_into(v, x, (0, 0), within=(0, 3))", "warp.load_vec(x, (0, 0), length=64, within=(0, 3))"),
     ("warp.load(x, (0, 1), rows=16)", "warp.load(x, (1, 0), rows=16)"),
     ("warp.load(x, (0.5, 0), rows=16)", "warp.load(x, (pk.cast(0.5 * n, pk.i32), 0), rows=16)"),
-    ("warp.load(x, (col, 0), rows=16)", "warp.load(x, (n, 0), rows=16)"),
+    ("warp.load(x, (0, col), rows=16, cols=16)", "warp.load(x, (0, n), rows=16, cols=16)"),
     ("warp.load(x, rows=16)", "warp.load(x, (0, 0), rows=16)"),
     ("warp.load(x, (0, 0, 0), rows=16)", "warp.load(x, (0, 0), rows=16)"),
     ("warp.load(x, (0, 0))", "warp.load(x, (0, 0), rows=16)"),
