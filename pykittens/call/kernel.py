@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Hashable
 from functools import cached_property
 from importlib import import_module
+from threading import get_ident
 from types import FunctionType
 from typing import Any, overload
 from weakref import WeakSet
@@ -39,6 +40,7 @@ from .gradients import check_gradients, overwritten
 from .identity import Identity, leaf_of
 from .launch import Launch, bind, launch_once
 from .memory import Memory
+from .recording import watchers
 
 _kernels: WeakSet[Kernel] = WeakSet()
 
@@ -189,7 +191,9 @@ class Kernel:
 
     def __call__(self, *args: Any, **named: Any) -> None:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
-        if self._again is None or not self._again.repeat(args, named):
+        if watchers and (watcher := watchers.get(get_ident())):
+            watcher(self, args, named)
+        elif self._again is None or not self._again.repeat(args, named):
             self._run(args, named)
 
     def launcher(self, *args: Any, **named: Any) -> Launch | None:

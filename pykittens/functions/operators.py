@@ -3,68 +3,65 @@ graphs.
 
 Importing this module registers all that is declared (`declaration.ALL`); what is declared later registers itself. An
 operator is registered with `torch.library.Library`, whose calls cost 6 us where those of `torch.library.custom_op` cost
-17. Eager calls on ordinary tensors that look like earlier ones go past the operators; a profiler then sees their
-kernels,
-not the operators.
+17. Eager calls on ordinary tensors that look like earlier ones go past the operators, with gradients too (`plans.py`):
+a profiler then sees their kernels, not the operators.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from functools import partial
-from operator import itemgetter
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..call.memory import Plans
 from ..errors import ArgumentError
 from ..interop.base import ArrayInfo
 from ..interop.frameworks import torch_dtype, torch_names
-from ..interop.views import View
-from ..kernels.arguments import KernelCall
 from ..versions import check_version
+from . import plans
 from .declaration import ADDED, ALL, Function, Result
+from .plans import direct, ordinary
 
-# Whether this torch can be asked what `_direct` and `_plain` ask. One that cannot always calls the operators.
-_ASKABLE = all(
-    hasattr(torch._C, name)
-    for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys")
-)
 check_version("torch", torch.__version__)
 _library: Any = torch.library.Library("pykittens", "DEF")
-
-
-class _Plan(NamedTuple):
-    """How to do again what an operator did."""
-
-    launch: Callable[[Sequence[int], tuple[Any, ...]], bool]
-    pointers: Callable[[Sequence[int]], Sequence[int]]  # the kernel's, of those of the operands and the results
-    makers: list[Callable[[], Tensor]]  # of the results
-    settings: tuple[Any, ...]
-    numbers: tuple[Any, ...]  # for the launch, where the settings are these
-    graded: bool  # some operand requires its gradient
-
-
-_plans: Plans[_Plan] = Plans()
+_latest = threading.local()  # the plan by which, or of which, this thread's last operator was done: its `plan`
 _defaults: dict[Function, tuple[Any, ...]] = {}  # of the operators' arguments
 
 
 def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], also: bool) -> Any:
     """A public function on tensors, outside of torch.compile."""
-    rest = (function, also, function.key(*settings) if function.key else settings)
-    if (made := _again(function, arrays, settings, rest)) is not None:
-        return made[0] if len(made) == 1 else tuple(made) if made else None
+    rest = (function, also, torch.is_grad_enabled(), function.key(*settings) if function.key else settings)
+    if direct() and (found := plans.known.find(arrays, rest)):
+        (plan, graded), pointers = found
+        made = (_with_gradient if graded else plans.again)(plan, function, arrays, settings, pointers)
+        if made is not None:
+            if graded and len(made) > len(function.outputs) + also:
+                made = made[:-1]
+            return made[0] if len(made) == 1 else tuple(made) if made else None
+    _latest.plan = None
     result = operate(function, arrays, settings, also)
-    if _plain(function, given := [x for x in arrays if x is not None]):
-        made = [] if result is None else [result] if isinstance(result, Tensor) else [*result]
-        if plan := _plan(function, arrays, made, tuple(settings), _graded(given)):
-            _plans.keep(arrays, rest, plan)
+    if (plan := _latest.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):
+        graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+        plans.known.keep(arrays, rest, plans.Kept(plan._replace(settings=tuple(settings)), graded))
     return result
+
+
+def _with_gradient(
+    plan: plans.Plan, function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], pointers: list[int]
+) -> Sequence[Tensor] | None:
+    """`plans.again`, and autograd is told."""
+    torch._C._set_grad_enabled(False)  # what torch.no_grad() does: kernels refuse operands whose gradients are recorded
+    try:
+        made = plans.again(plan, function, arrays, settings, pointers)
+    finally:
+        torch._C._set_grad_enabled(True)
+    return made and _Again.apply(*arrays, function, settings, made)
 
 
 def operate(function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], also: bool) -> Any:
@@ -106,126 +103,13 @@ def _from_torch(setting: Any) -> Any:
     return torch_names()[setting] if isinstance(setting, torch.dtype) else setting
 
 
-# Again ----------------------------------------------------------------------------------------------------
-
-_TENSORS = {Tensor, torch.nn.Parameter}
-
-
-def _again(
-    function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], rest: Any
-) -> list[Tensor] | None:
-    """The results, where there is a plan for such operands: the dispatcher and all that an operator asks cost five
-    times as much.
+def _plain(function: Function, tensors: Sequence[Tensor], settings: Sequence[Any]) -> bool:
+    """Whether an operator does with such arguments no more than its function, and to tell autograd: tensors are
+    ordinary, no mode is on, and no setting is memory.
     """
-    if not _direct() or not (found := _plans.find(arrays, rest)):
-        return None
-    (launch, order, makers, known, numbers, graded), pointers = found
-    if graded and torch.is_grad_enabled():
-        return None
-    if settings != known:
-        if not _TENSORS.isdisjoint(map(type, settings)):  # `_to_torch` looks at it
-            return None
-        numbers = function.numbers(*arrays, *settings)  # type: ignore[misc]
-    made = [make() for make in makers]
-    pointers.extend(map(Tensor.data_ptr, made))
-    if not launch(order(pointers), numbers):
-        return None
-    if function.written:
-        torch.autograd.graph.increment_version([arrays[i] for i in function.written])
-    return made
-
-
-def _plan(
-    function: Function, arrays: Sequence[Tensor | None], made: list[Tensor], settings: tuple[Any, ...], graded: bool
-) -> _Plan | None:
-    """The plan to do again what an operator did with such operands; None where it did more than a launch."""
-    infos = function.describe(arrays)
-    if any(x is not None and 0 in x.shape for x in infos):
-        return None
-    results = function.results(*infos, *settings)[: len(made)]
-    todo = function.prepare(arrays, results, made, settings)
-    order = todo and _order([*[x for x in arrays if x is not None], *made], todo)
-    if not todo or not order or not (launch := todo.kernel.launcher(*todo.operands, **todo.statics)):
-        return None
-    numbers = tuple(x for x in todo.operands if isinstance(x, (int, float)))
-    return _Plan(launch, _picking(order), [_maker(x) for x in made], settings, numbers, graded)
-
-
-def _order(given: list[Tensor], call: KernelCall) -> list[tuple[int, int]] | None:
-    """Which of the given tensors each of the kernel's operands is, or a view of, and at which byte of it that begins;
-    None where one is a copy or could be several.
-    """
-    order = []
-    for x in call.operands:
-        if isinstance(x, View) and x.offset:
-            return None
-        x = x.array if isinstance(x, View) else x
-        if not isinstance(x, Tensor):
-            continue
-        found = [(i, 0) for i, y in enumerate(given) if x is y][:1]
-        found = found or [(i, 0) for i, y in enumerate(given) if x.data_ptr() == y.data_ptr()]
-        found = found or [
-            (i, x.data_ptr() - y.data_ptr())
-            for i, y in enumerate(given)
-            if 0 < x.data_ptr() - y.data_ptr() < _reach(y) and x.untyped_storage().data_ptr() == _storage(y)
-        ]
-        if len(found) != 1:
-            return None
-        order += found
-    return order
-
-
-def _reach(x: Tensor) -> int:
-    """The bytes from a tensor's first element to the end of its last."""
-    return (1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))) * x.element_size()
-
-
-def _storage(x: Tensor) -> int:
-    return int(x.untyped_storage().data_ptr())
-
-
-def _picking(order: list[tuple[int, int]]) -> Callable[[Sequence[int]], Sequence[int]]:
-    """What gives the kernel's pointers, of all."""
-    if any(offset for _, offset in order):
-        return lambda pointers: [pointers[i] + offset for i, offset in order]
-    first = order[0][0]
-    return itemgetter(*[i for i, _ in order]) if len(order) > 1 else lambda pointers: [pointers[first]]
-
-
-def _maker(x: Tensor) -> Callable[[], Tensor]:
-    """What makes tensors like this one."""
-    return partial(torch.empty_strided, tuple(x.shape), x.stride(), dtype=x.dtype, device=x.device)
-
-
-def _direct() -> bool:
-    """Whether no mode wants to see calls of operators; those of the dispatcher change its keys, which plans are
-    found by.
-    """
-    return _ASKABLE and not torch._C._is_torch_function_mode_enabled() and forward_ad._current_level < 0
-
-
-def _graded(tensors: Sequence[Tensor]) -> bool:
-    return any(x.requires_grad for x in tensors)
-
-
-def _plain(function: Function, tensors: Sequence[Tensor]) -> bool:
-    """Whether an operator does with such tensors no more than its function: they are ordinary, no mode is on, no
-    gradient wanted.
-    """
-    if not _ordinary(tensors) or (torch.is_grad_enabled() and _graded(tensors)):
+    if not ordinary(tensors) or any(isinstance(x, Tensor) for x in settings):
         return False
     return not (function.autocast and torch.is_autocast_enabled(tensors[0].device.type))
-
-
-def _ordinary(tensors: Sequence[Tensor]) -> bool:
-    """Whether tensors have memory and no class, and no mode is on, that wants to see what is done to them."""
-    if not _direct() or torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
-        return False
-    if not all(x.is_cuda or x.is_cpu for x in tensors):
-        return False
-    with torch.inference_mode(False):
-        ordinary = torch._C._dispatch_keys(torch.empty(0, device=tensors[0].device))
-    return all((torch._C._dispatch_keys(x) | ordinary).raw_repr() == ordinary.raw_repr() for x in tensors)
 
 
 # The operators --------------------------------------------------------------------------------------------
@@ -268,16 +152,28 @@ def _returned(made: list[Tensor]) -> Any:
 
 
 def _run(function: Function, count: int, *arguments: Any) -> Any:
+    """An operator on tensors with memory, by a plan where there is one."""
     arrays, settings = _split(function, arguments)
     if forward_ad._current_level >= 0 and any(
         x is not None and forward_ad.unpack_dual(x).tangent is not None for x in arrays
     ):
         fix = "pass tensors without tangents, or use torch's own function there"
         raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
+    rest = (function, count, function.key(*settings) if function.key else settings)
+    if found := plans.known.find(arrays, rest):
+        (plan, _), pointers = found
+        if (again := plans.again(plan, function, arrays, settings, pointers)) is not None:
+            _latest.plan = plan
+            return _returned(again)
     infos = function.describe(arrays)
     results = function.results(*infos, *settings)[:count]
     made = [_make(function, arrays, x) for x in results]
-    function.compute(arrays, infos, results, made, settings)
+    recording = plans.Recording(function, arrays, made, settings)
+    with plans.recorded(recording, next(x.device for x in infos if x is not None)):
+        function.compute(arrays, infos, results, made, settings)
+    if (done := recording.plan()) is not None:
+        plans.known.keep(arrays, rest, plans.Kept(done, False))
+        _latest.plan = done
     if function.written:
         torch.autograd.graph.increment_version([arrays[i] for i in function.written])
     return _returned(made)
@@ -338,52 +234,83 @@ def _about(x: Tensor) -> ArrayInfo:
 
 def _save(function: Function, also: bool, ctx: Any, inputs: Sequence[Any], output: Any) -> None:
     arrays, settings = _split(function, inputs)
+    _keep(function, also, ctx, arrays, settings, (output,) if isinstance(output, Tensor) else output)
+
+
+def _keep(
+    function: Function,
+    also: bool,
+    ctx: Any,
+    arrays: Sequence[Tensor | None],
+    settings: Sequence[Any],
+    outputs: Sequence[Tensor],
+) -> None:
+    """What the backward pass will need."""
     ctx.settings = settings
     ctx.set_materialize_grads(False)  # no zeros as large as a result that nobody used
-    if function.backward is not None:
-        outputs = (output,) if isinstance(output, Tensor) else output
-        names = (*function.outputs, function.also) if also else function.outputs
-        known = {**dict(zip(function.names, arrays, strict=True)), **dict(zip(names, outputs, strict=True))}
-        if function.also in function.backward.saved and not also:  # to make it then
-            known |= {function.also: None}
-        again = _demanded(function) and known[function.also] is None
-        ctx.kept = [*dict.fromkeys((*function.backward.saved, *(function.names if again else ())))]
+    if (back := function.backward) is not None:
+        names = (*function.names, *function.outputs, function.also)  # the last may have been made or not
+        known = dict(zip(names, (*arrays, *outputs, None)))  # noqa: B905
+        if back.demands and function.also in back.saved and not also:  # to make it then
+            ctx.kept = (*dict.fromkeys((*back.saved, *function.names)),)
+        else:
+            ctx.kept = back.saved
         ctx.save_for_backward(*[known[name] for name in ctx.kept])
-        ctx.buffers = {name: known[name] for name in function.backward.buffers}
+        ctx.buffers = {name: known[name] for name in back.buffers}
 
 
 def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
     if function.backward is None:
         raise NotImplementedError(_refusal(name))
+    if not torch.is_grad_enabled():
+        return tuple(_gradients(function, name, context, grads))
     with torch.no_grad():
         by_argument = _gradients(function, name, context, grads)
-    if torch.is_grad_enabled():  # create_graph=True: whoever differentiates these is told
-        leads = [x for x in (*grads, *context.saved_tensors) if isinstance(x, Tensor) and x.is_floating_point()]
-        made = [i for i, x in enumerate(by_argument) if x is not None]
-        once = _Once.apply(f"{function.name}_backward", len(made), *[by_argument[i] for i in made], *leads)
-        by_argument = [once[made.index(i)] if i in made else None for i in range(len(by_argument))]
-    return tuple(by_argument)
+    # create_graph=True: whoever differentiates these is told.
+    leads = [x for x in (*grads, *context.saved_tensors) if isinstance(x, Tensor) and x.is_floating_point()]
+    made = [i for i, x in enumerate(by_argument) if x is not None]
+    once = _Once.apply(f"{function.name}_backward", len(made), *[by_argument[i] for i in made], *leads)
+    return tuple(once[made.index(i)] if i in made else None for i in range(len(by_argument)))
 
 
 def _gradients(function: Function, name: str, context: Any, grads: Sequence[Any]) -> list[Any]:
     """The gradients of an operator's arguments. One that is wanted and that nobody computes is an error."""
     assert function.backward is not None
     saved = dict(zip(context.kept, context.saved_tensors, strict=True)) | context.buffers
-    settings = [_to_torch(function, i, x) for i, x in enumerate(context.settings)]
     if _demanded(function) and saved[function.also] is None:
         again = getattr(torch.ops.pykittens, _name(function, True))
+        settings = [_to_torch(function, i, x) for i, x in enumerate(context.settings)]
         saved[function.also] = again(*[saved[x] for x in function.names], *settings)[-1]
-    needs = dict.fromkeys(function.names, False) | dict(zip(function.names, context.needs_input_grad, strict=False))
-    by_result = dict.fromkeys((*function.outputs, *([function.also] if function.also else [])))
-    by_result.update(zip(by_result, grads, strict=False))
+    # The dispatcher leaves out the last arguments that have their defaults, and a result that nobody asked for.
+    needs = dict(zip(function.names, (*context.needs_input_grad, *[False] * len(function.names))))  # noqa: B905
+    by_result = dict(zip((*function.outputs, function.also), (*grads, None)))  # noqa: B905
     by_setting = dict(zip(function.setting_names, context.settings, strict=True))
-    found = function.backward.gradients(*(SimpleNamespace(**x) for x in (saved, by_result, by_setting, needs)))
-    if lost := [x for x in function.names if needs[x] and found.get(x) is None]:
-        said = f"pykittens.{name} has no gradient for {' and '.join(lost)}: pass what does not require one (x.detach())"
-        raise NotImplementedError(said)
-    given = {x: None if y is ADDED else y for x, y in found.items()}
-    by_argument = [given[x] if needs[x] else None for x in function.names] + [None] * len(settings)
-    return by_argument[: len(context.needs_input_grad)]
+    found = function.backward.gradients(*[SimpleNamespace(**x) for x in (saved, by_result, by_setting, needs)])
+    given: list[Any] = []
+    for name_of_operand, needed in needs.items():
+        gradient = found.get(name_of_operand) if needed else None
+        if needed and gradient is None:
+            lost = " and ".join(x for x in function.names if needs[x] and found.get(x) is None)
+            said = f"pykittens.{name} has no gradient for {lost}: pass what does not require one (x.detach())"
+            raise NotImplementedError(said)
+        given.append(None if gradient is ADDED else gradient)
+    count = len(context.needs_input_grad)
+    return [*given, *[None] * (count - len(given))][:count]
+
+
+class _Again(torch.autograd.Function):  # type: ignore[misc]
+    """Tells autograd of the results that a plan has made, as an operator would have done."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
+        *arrays, function, settings, made = given
+        ctx.function, ctx.also = function, len(made) > len(function.outputs)
+        _keep(function, ctx.also, ctx, arrays, settings, made)
+        return tuple(made)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _backward(ctx.function, _name(ctx.function, ctx.also), ctx, *grads)
 
 
 class _Once(torch.autograd.Function):  # type: ignore[misc]
@@ -411,7 +338,7 @@ def _refusal(name: str) -> str:
 def asked_once(saved: Sequence[Tensor]) -> bool:
     """Whether the backward pass that runs keeps no graph, and its tensors are ordinary ones."""
     keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return keeps is not None and not torch.is_grad_enabled() and _ordinary(saved) and not keeps()
+    return keeps is not None and not torch.is_grad_enabled() and ordinary(saved) and not keeps()
 
 
 def _below_autograd(function: Function, operator: Any, keys: Any, *arguments: Any) -> Any:

@@ -176,9 +176,6 @@ class Steps:
                 hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static)
             finish(sums, scaled, dq, scale, q_offsets, width=d)
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 STEPS = Steps()
 

@@ -180,9 +180,6 @@ class Steps:
                 combine(made, o)
         attend(k, q, do, dv, dafter, dstate, config=config, reverse=True)
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 STEPS = Steps()
 

@@ -169,9 +169,6 @@ class Steps:
         if after is not None:
             keep(x, state, bounds, after)
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 STEPS = Steps()
 

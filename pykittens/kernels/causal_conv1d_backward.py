@@ -212,9 +212,6 @@ class Steps:
         add_up(View(parts, lines, packed(lines)), None, View(total, lines[1:], (1,)), None)
         turn_back(total, dweight, dbias)
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 STEPS = Steps()
 

@@ -228,9 +228,6 @@ class Steps:
         if reduction != "none":
             total_loss(rows, share, View(loss, (1,), (1,)))
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 STEPS = Steps()
 

@@ -84,9 +84,6 @@ class Forward:
     ) -> None:
         attend(q, k, v, o, None, summed(log_decay), state, after, None, None, scale, config=config)
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 class Backward(Forward):
     """Those of the backward pass."""

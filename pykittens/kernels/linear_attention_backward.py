@@ -153,9 +153,6 @@ class Steps:
             add_decay(queries, keys, lined(after if dafter is not None else None), lined(dafter), each, info.shape[2])
             add_up(each, None, dlog_decay, None)
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 def lined(state: Any) -> Any:
     """A dense state, or None, with the elements of each head in a line."""

@@ -230,9 +230,6 @@ class Forward:
         if reduction != "none":
             total_loss(rows, share_of(column, reduction, new), View(loss, (1,), (1,)))
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 class Backward:
     """The launches of the backward pass as one. dx, dweight and dbias: None where nobody wants them."""
@@ -287,9 +284,6 @@ class Backward:
                 out = dx if first + wide == v else sums
                 run(matmul.call(made, part, out, *((add, [sums]) if first else ())))
             first += wide
-
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
 
 
 FORWARD, BACKWARD = Forward(), Backward()

@@ -188,9 +188,6 @@ class Steps:
         if any(sums):
             add_up(parts[0], parts[1], dweight, dbias)
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
-
 
 STEPS = Steps()
 

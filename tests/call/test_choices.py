@@ -70,9 +70,9 @@ def test_choices(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch, capability: 
 
 def forget() -> None:
     """A process has one kind of GPU; this one has had several."""
-    from pykittens.functions import operators
+    from pykittens.functions import plans
 
-    operators._plans.clear()
+    plans.known.clear()
     matmul.choose_kernel.cache_clear()
     for kernel in [x for x in gc.get_objects() if type(x) is Kernel]:
         kernel.forget()

@@ -318,15 +318,3 @@ def test_addmm() -> None:
     array = np.ones((9, 7), np.float32)
     pk.addmm_(array, *(x.detach().float().numpy().astype(pk.bf16.numpy) for x in (a.T, b)))
     assert close(torch.tensor(array), 1 + a.double().T @ b.detach().double())
-
-
-def test_halves_of_an_operand_are_found_again() -> None:
-    """What is done again for other tensors: each pointer of the kernel is some bytes into one of the given ones."""
-    from pykittens.functions.operators import _order, _picking
-    from pykittens.kernels.arguments import KernelCall
-
-    x, w, copy = tensor(4, 16), tensor(6, 16), tensor(4, 16)
-    order = _order([x, w], KernelCall(pk.kernel, (w[:3].T, x, w[3:].T, None, 7), {}))  # type: ignore[arg-type]
-    assert order == [(1, 0), (0, 0), (1, 96)] and _picking(order)([1000, 2000]) == [2000, 1000, 2096]
-    assert _order([x, w], KernelCall(pk.kernel, (x, copy), {})) is None  # type: ignore[arg-type]
-    assert _picking([(1, 0)])([5, 6]) == [6] and [*_picking([(1, 0), (0, 0)])([5, 6])] == [6, 5]

@@ -1,6 +1,7 @@
 """Public functions called again on tensors of a GPU that is not there: what goes past torch's dispatcher, and what does
 not."""
 
+import ctypes
 import importlib
 import struct
 import sys
@@ -12,20 +13,24 @@ from typing import Any
 import pytest
 
 import pykittens as pk
+import pykittens.functions.softmax
 from pykittens import based, layernorm, linear_attention, rmsnorm, rotary, softmax, swiglu
+from pykittens.call.kernel import Kernel
 from pykittens.errors import ArgumentError
-from pykittens.gpu import libcuda
+from pykittens.gpu import launch, libcuda
+from pykittens.gpu.compiler import Cubin
 from pykittens.interop import frameworks
 from tests.gpu.conftest import forget
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 torch = pytest.importorskip("torch")
-operators = importlib.import_module("pykittens.functions.operators")
+plans = importlib.import_module("pykittens.functions.plans")
 attention_hopper, gemm, gates, norms, rotations, softmaxes = (
     importlib.import_module(f"pykittens.kernels.{name}")
     for name in ("attention_hopper", "gemm", "gates", "norms", "rotary", "softmax")
 )
 SEQUENCES = [importlib.import_module(f"pykittens.kernels.{name}") for name in ("based", "linear_attention")]
+COMPILED = Cubin(b"", "kernel", "sm_90a", "", 32, 0, 0, 0, 0, (), "none", 0.0)
 ROWS = ((gates, "gated"), (norms, "normalize"), (rotations, "rotate"), (softmaxes, "soften"))
 
 
@@ -33,6 +38,7 @@ ROWS = ((gates, "gated"), (norms, "normalize"), (rotations, "rotate"), (softmaxe
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     fake = FakeDriver()
     monkeypatch.setattr(libcuda, "_open", lambda: fake.library)
+    monkeypatch.setattr(Kernel, "compile_program", lambda self, program, arch: COMPILED)  # which takes seconds
     describe, maker = frameworks.Torch.describe, frameworks.Torch.maker
     monkeypatch.setattr(frameworks.Torch, "describe", lambda self, x: describe(self, x)._replace(device=0))
     monkeypatch.setattr(frameworks.Torch, "maker", lambda self, shape, dtype, device: maker(self, shape, dtype, None))
@@ -53,7 +59,7 @@ def forget_all() -> None:
         *(getattr(module, name) for module, name in ROWS),
     ):
         kernel.forget()
-    operators._plans.clear()
+    plans.known.clear()
 
 
 def heads(n: int = 64, d: int = 64, dtype: Any = None) -> list[Any]:
@@ -69,15 +75,16 @@ def addresses(*tensors: Any) -> list[int]:
     return [x.data_ptr() for x in tensors]
 
 
-def called(function: Any) -> list[str]:
-    """The Python functions that a call runs through before the driver's."""
+def called(function: Any, last: bool = False) -> list[str]:
+    """The Python functions that a call runs through before the driver's first call, or its `last`."""
     names: list[str] = []
     sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_name) if event == "call" else None)
     try:
         function()
     finally:
         sys.setprofile(None)
-    return names[: names.index("cuLaunchKernelEx")]
+    launched = [i for i, name in enumerate(names) if name == "cuLaunchKernelEx"]
+    return names[: launched[-1 if last else 0]]
 
 
 def test_attention(gpu: FakeDriver) -> None:
@@ -296,3 +303,145 @@ def test_several_threads(gpu: FakeDriver) -> None:
         thread.join()
     launched = sorted([struct.unpack("<Q", x)[0] for x in launch.arguments] for launch in gpu.launches[1:])
     assert launched == sorted(addresses(*given) for given in results)
+
+
+def test_halves_of_an_operand_are_found_again() -> None:
+    """What is done again for other tensors: each pointer of the kernel is some bytes into one of the given ones."""
+    x, w, copy = (torch.zeros(n, 16).bfloat16() for n in (4, 6, 4))
+    order = plans._order([x, w], (w[:3].T, x, w[3:].T, None, 7))
+    assert order == [(1, 0), (0, 0), (1, 96)] and plans._picking(order)([1000, 2000]) == [2000, 1000, 2096]
+    assert plans._order([x, w], (x, copy)) is None
+    assert plans._picking([(1, 0)])([5, 6]) == [6] and [*plans._picking([(1, 0), (0, 0)])([5, 6])] == [6, 5]
+
+
+# With gradients ----------------------------------------------------------------------------------------------
+
+
+class AllArguments(FakeDriver):
+    """Notes all that kernels are launched with: each argument has a slot of 64 bytes."""
+
+    counts: dict[int, int]
+
+    def cuLaunchKernelEx(self, config: int, function: int, arguments: int, extra: int) -> int:
+        self.parameter_sizes = [56] * self.counts[config]
+        return super().cuLaunchKernelEx(config, function, arguments, extra)
+
+
+def floats(*shape: int) -> Any:
+    return torch.randn(*shape)
+
+
+def halves(*shape: int) -> Any:
+    return torch.randn(*shape).bfloat16()
+
+
+DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
+    "softmax": (softmax, lambda: (halves(6, 64),)),
+    "layernorm": (layernorm, lambda: (halves(6, 64), floats(64), floats(64))),
+    "rmsnorm": (lambda x, w, r: rmsnorm(x, w, residual=r), lambda: (halves(6, 64), floats(64), halves(6, 64))),
+    "swiglu": (swiglu, lambda: (halves(6, 64), halves(6, 64))),
+    "rotary": (rotary, lambda: (halves(1, 2, 16, 64), floats(16, 32), floats(16, 32))),
+    "matmul": (pk.matmul, lambda: (halves(64, 64), halves(64, 64))),
+    "linear": (lambda x, w, b: pk.linear(x, w, b, "gelu"), lambda: (halves(2, 8, 64), halves(64, 64), halves(64))),
+    "attention": (lambda q, k, v: pk.attention(q, k, v, causal=True, scale=0.5), heads),
+    "deterministic": (lambda q, k, v: pk.attention(q, k, v, deterministic=True), heads),
+    "linear attention": (linear_attention, heads),
+    "cross entropy": (lambda x: pk.cross_entropy(x, torch.arange(6)), lambda: (halves(6, 64),)),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called again, a function and its derivative launch what they did, with these tensors in the others' places, and
+    neither the dispatcher nor a kernel's long way is asked."""
+    launches = watched(gpu, monkeypatch)
+    function, make = DIFFERENTIABLE[name]
+    found = []
+    for round in range(3):
+        tensors = [x.requires_grad_(x.is_floating_point()) for x in make()]
+        if name == "rotary":
+            tensors = [tensors[0], *(x.detach() for x in tensors[1:])]
+        launches.clear()
+        results: list[Any] = []
+
+        def forward_and_backward(tensors: Any = tensors, results: Any = results) -> None:
+            out = function(*tensors)
+            outs = out if isinstance(out, tuple) else (out,)
+            results += [*outs, *(torch.ones_like(x) for x in outs)]
+            torch.autograd.backward(outs, results[len(outs) :])
+
+        names = called(forward_and_backward, last=True)
+        assert all(x.grad is not None and x.grad.shape == x.shape for x in tensors if x.requires_grad)
+        assert round < 2 or not {"_run", "operate", "specialise", "describe"} & set(names), names
+        found.append(roles(launches, [*tensors, *results]))
+    assert len(found[0]) >= 2
+    assert found[0] == found[1] == found[2]
+
+
+def watched(gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is launched from now on, with all arguments."""
+    fake, made = AllArguments(), launch.Launcher.__init__
+    fake.counts, fake.current.context = {}, CONTEXT
+
+    def init(self: Any, function: Any, parameters: Any, *rest: Any, **options: Any) -> None:
+        made(self, function, parameters, *rest, **options)
+        fake.counts[ctypes.addressof(self.config)] = len(parameters)
+
+    monkeypatch.setattr(launch.Launcher, "__init__", init)
+    monkeypatch.setattr(libcuda, "_open", lambda: fake.library)
+    forget_all()
+    fake.current.context = CONTEXT
+    return fake.launches
+
+
+def roles(launches: list[Any], tensors: list[Any]) -> list[Any]:
+    """Launches with names in the places of pointers: those of known tensors, and others in the order of their first
+    use."""
+    known = {x.data_ptr(): f"tensor {i}" for i, x in reversed([*enumerate(tensors)])}
+    found = []
+    for each in launches:
+        arguments = []
+        for argument in each.arguments:
+            first = struct.unpack("<Q", argument[:8])[0]
+            if first > 2**32:  # a pointer, or a tensor map, which begins with one here
+                arguments.append((known.setdefault(first, f"other {len(known)}"), argument[8:]))
+            else:
+                arguments.append(("number", argument))
+        found.append((each.grid, each.block, each.shared_bytes, arguments))
+    return found
+
+
+def test_what_torch_does_beside_kernels_is_not_forgotten(gpu: FakeDriver) -> None:
+    """A copy, a fill: where a function does more than to launch, there is no plan of it."""
+    x = halves(8, 64)
+    for more in (lambda y: None, lambda y: y.zero_(), lambda y: torch.add(y, 1, out=y)):
+        out = torch.empty_like(x)
+        recording = plans.Recording(pykittens.functions.softmax.SOFTMAX, [x], [out], ())
+        gpu.parameter_sizes = [8] * 2
+        with plans.recorded(recording, 0):
+            softmaxes.call(x, out).kernel(*softmaxes.call(x, out).operands, **softmaxes.call(x, out).statics)
+            more(out)
+        assert (recording.plan() is None) == (more(torch.ones(2)) is not None)
+
+
+def test_gradients_are_told_of(gpu: FakeDriver) -> None:
+    """Saved tensors that are changed, graphs that are freed, derivatives of derivatives: as through the dispatcher."""
+    gpu.parameter_sizes = [8] * 2
+    for _ in range(3):
+        x, w = halves(8, 64).requires_grad_(), floats(64).requires_grad_()
+        y = rmsnorm(x, w)
+        y.sum().backward()
+        with pytest.raises(RuntimeError, match="a second time"):
+            y.sum().backward()
+        with torch.no_grad():
+            assert not rmsnorm(x, w).requires_grad
+        y = rmsnorm(x, w)
+        with torch.no_grad():
+            x.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+        first = torch.autograd.grad(rmsnorm(x, w).sum(), x, create_graph=True)[0]
+        with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
+            first.sum().backward()
+        assert torch.autograd.grad(rmsnorm(x, w.detach()).sum(), x)[0].shape == x.shape
+        assert torch.autograd.grad(rmsnorm(x.detach(), w).sum(), w)[0].shape == w.shape

@@ -1,0 +1,212 @@
+"""Plans: what public functions do again for tensors like those of an earlier call, past torch's dispatcher.
+
+A function allocates results and scratch memory, and launches kernels. While it does so for the first time, that is
+written down: every allocation, and every kernel with its operands, each of which must be an operand of the function, a
+result, scratch memory, or a view of one. Where torch did anything else (a copy, a fill), there is no plan, and the
+function goes its whole way each time. A plan takes 5 to 10 us, the whole way 100 to 1000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils import _python_dispatch as modes
+
+from ..call.memory import Plans
+from ..call.recording import watching
+from ..interop.views import View
+
+# Whether this torch can be asked what `direct` and `ordinary` ask. One that cannot always calls the operators.
+_ASKABLE = all(
+    hasattr(torch._C, name)
+    for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys")
+) and hasattr(modes, "_disable_current_modes")
+
+_TENSORS = {Tensor, torch.nn.Parameter}
+Launch = Callable[[Sequence[int], tuple[Any, ...]], bool]
+
+
+class Step(NamedTuple):
+    """One kernel."""
+
+    launch: Launch
+    pointers: Callable[[Sequence[int]], Sequence[int]]  # the kernel's, of those of operands, results and scratch memory
+    numbers: tuple[Any, ...]
+
+
+class Plan(NamedTuple):
+    """How to do again what a function did."""
+
+    makers: list[Callable[[], Tensor]]  # of the results, then of scratch memory
+    results: int
+    steps: list[Step]
+    settings: tuple[Any, ...]  # for which the steps' numbers are
+    renumbered: bool  # whether there are plans for other settings in the one step: `Function.numbers`
+
+
+class Kept(NamedTuple):
+    plan: Plan
+    graded: bool  # whether autograd is to know of the call
+
+
+known: Plans[Kept] = Plans()
+
+
+def again(
+    plan: Plan, function: Any, arrays: Sequence[Tensor | None], settings: Sequence[Any], pointers: list[int]
+) -> list[Tensor] | None:
+    """The results, made by a plan. None, and nothing is done, where the plan is not for such settings, or a kernel is
+    no longer what it was.
+    """
+    makers, results, steps, those, renumbered = plan
+    numbers = None
+    if settings != those:
+        if not renumbered or not _TENSORS.isdisjoint(map(type, settings)):  # at these, `operators` look
+            return None
+        numbers = function.numbers(*arrays, *settings)
+    made = [make() for make in makers]
+    pointers.extend(map(Tensor.data_ptr, made))
+    for launch, of, own in steps:
+        if not launch(of(pointers), own if numbers is None else numbers):
+            return None  # in the midst of several, too: all of them are then done, and write what these have written
+    if function.written:
+        torch.autograd.graph.increment_version([arrays[i] for i in function.written])
+    return made[:results]
+
+
+class Recording:
+    """What a function does, as it does it: `with recording: function.compute(...)`, then `recording.plan()`."""
+
+    def __init__(self, function: Any, arrays: Sequence[Tensor | None], made: list[Tensor], settings: Sequence[Any]):
+        self.function, self.settings, self.made = function, tuple(settings), made
+        self.given = [x for x in arrays if x is not None]
+        self.scratch: list[Tensor] = []
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self.possible = not any(x.numel() == 0 for x in self.given)
+
+    def __enter__(self) -> None:
+        self._mode, self._watching = _Allocations(self), watching(self._call)
+        self._mode.__enter__()
+        self._watching.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._watching.__exit__(*error)
+        self._mode.__exit__(*error)
+
+    def _call(self, kernel: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        with modes._disable_current_modes():  # by which its own memory would know the arrays
+            kernel(*args, **named)
+        self.calls.append((kernel, args, named))
+
+    def plan(self) -> Plan | None:
+        """How to do that again; None where it was more than kernels on memory that is known."""
+        if not self.possible or not self.calls or (len(self.calls) > 1 and self.function.written):
+            return None
+        tensors, steps = [*self.given, *self.made, *self.scratch], []
+        for kernel, args, named in self.calls:
+            order = _order(tensors, args)
+            if not order or any(isinstance(x, (Tensor, View)) for x in named.values()):
+                return None
+            launch = kernel.launcher(*args, **named)
+            if launch is None:
+                return None
+            numbers = tuple(x for x in args if isinstance(x, (int, float)))
+            steps.append(Step(launch, _picking(order), numbers))
+        makers = [_maker(x) for x in (*self.made, *self.scratch)]
+        renumbered = len(steps) == 1 and self.function.numbers is not None
+        return Plan(makers, len(self.made), steps, self.settings, renumbered)
+
+
+class _Allocations(modes.TorchDispatchMode):  # type: ignore[misc]
+    """Notes the tensors that are made, and whether anything is done but to make and to view them."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self._recording = recording
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        if operator.overloadpacket in _EMPTY:
+            self._recording.scratch.append(result)
+        elif not all(x.alias_info and not x.alias_info.is_write for x in operator._schema.returns):
+            self._recording.possible = False
+        return result
+
+
+_EMPTY = {getattr(torch.ops.aten, name) for name in ("empty", "empty_strided", "empty_like", "new_empty")}
+
+
+def recorded(recording: Recording, device: int | None) -> Any:
+    """A recording on a GPU; on the simulated one there is nothing to launch again."""
+    return recording if _ASKABLE and device is not None else nullcontext()
+
+
+def _order(known: list[Tensor], operands: Sequence[Any]) -> list[tuple[int, int]] | None:
+    """Which of the known tensors each of a kernel's operands is, or a view of, and at which byte of it that begins;
+    None where one is a copy or could be several.
+    """
+    order = []
+    for x in operands:
+        if isinstance(x, View) and x.offset:
+            return None
+        x = x.array if isinstance(x, View) else x
+        if not isinstance(x, Tensor):
+            continue
+        found = [(i, 0) for i, y in enumerate(known) if x is y][:1]
+        found = found or [(i, 0) for i, y in enumerate(known) if x.data_ptr() == y.data_ptr()]
+        found = found or [
+            (i, x.data_ptr() - y.data_ptr())
+            for i, y in enumerate(known)
+            if 0 < x.data_ptr() - y.data_ptr() < _reach(y) and x.untyped_storage().data_ptr() == _storage(y)
+        ]
+        if len(found) != 1:
+            return None
+        order += found
+    return order
+
+
+def _reach(x: Tensor) -> int:
+    """The bytes from a tensor's first element to the end of its last."""
+    return (1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))) * x.element_size()
+
+
+def _storage(x: Tensor) -> int:
+    return int(x.untyped_storage().data_ptr())
+
+
+def _picking(order: list[tuple[int, int]]) -> Callable[[Sequence[int]], Sequence[int]]:
+    """What gives the kernel's pointers, of all."""
+    if any(offset for _, offset in order):
+        return lambda pointers: [pointers[i] + offset for i, offset in order]
+    first = order[0][0]
+    return itemgetter(*[i for i, _ in order]) if len(order) > 1 else lambda pointers: [pointers[first]]
+
+
+def _maker(x: Tensor) -> Callable[[], Tensor]:
+    """What makes tensors like this one."""
+    return partial(torch.empty_strided, tuple(x.shape), x.stride(), dtype=x.dtype, device=x.device)
+
+
+def direct() -> bool:
+    """Whether no mode wants to see calls of operators; those of the dispatcher change its keys, which plans are
+    found by.
+    """
+    return _ASKABLE and not torch._C._is_torch_function_mode_enabled() and forward_ad._current_level < 0
+
+
+def ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors have memory and no class, and no mode is on, that wants to see what is done to them."""
+    if not direct() or torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack():
+        return False
+    if not all(x.is_cuda or x.is_cpu for x in tensors):
+        return False
+    with torch.inference_mode(False):
+        plain = torch._C._dispatch_keys(torch.empty(0, device=tensors[0].device))
+    return all((torch._C._dispatch_keys(x) | plain).raw_repr() == plain.raw_repr() for x in tensors)
