@@ -2,95 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ArgumentError
+from ..interop import arrays
 from ..kernels import attention as kernels
+from . import attention_rules as rules
+from . import scorings
 from .declaration import Backward, Function, Result
-
-SETTINGS = (
-    "bool causal=False, float? scale=None, bool deterministic=False, "
-    "int? left=None, int? right=None, float? softcap=None"
-)
-GRADIENTS = ("dq", "dk", "dv", "dsinks")
-
-
-def _scores(
-    dim: Any,
-    causal: bool,
-    scale: float | None,
-    deterministic: bool,
-    left: int | None,
-    right: int | None,
-    softcap: float | None,
-) -> kernels.Scores:
-    return kernels.scores(dim, causal, scale, left, right, softcap)
-
-
-def _check(q: Any, k: Any, v: Any, sinks: Any, settings: Any) -> None:
-    kernels.check({"q": q, "k": k, "v": v}, settings[2], sinks)
-    _scores(64, *settings)
-
-
-def _results(q: Any, k: Any, v: Any, sinks: Any, *settings: Any) -> tuple[Result, ...]:
-    _check(q, k, v, sinks, settings)
-    return _like_q(q, v), Result(q.shape[:3], "f32", nothing=_lse_of_no_keys)
-
-
-def _like_q(q: Any, v: Any) -> Result:
-    """The output: rows of q with the columns of v."""
-    return Result((*q.shape[:-1], v.shape[-1]), q.dtype, order="q" if q.shape[-1] == v.shape[-1] else "")
-
-
-def _lse_of_no_keys(operands: Mapping[str, Any]) -> Any:
-    sinks = operands["sinks"]
-    return float("-inf") if sinks is None else sinks[:, None]
+from .scorings import MOST
 
 
 def _forward(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, *settings: Any) -> Any:
-    return kernels.call(q, k, v, sinks, out, lse, _scores(q.shape[-1], *settings))
-
-
-def _gradient_results(
-    do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, dlse: Any, sinks: Any, *settings: Any
-) -> tuple[Result, ...]:
-    _check(q, k, v, sinks, settings)
-    wanted = {
-        "do": (_like_q(q, v).shape, q.dtype),
-        "o": (_like_q(q, v).shape, q.dtype),
-        "lse": (q.shape[:3], "f32"),
-        "dlse": (q.shape[:3], "f32"),
-    }
-    for (name, (shape, dtype)), x in zip(wanted.items(), (do, o, lse, dlse), strict=True):
-        if x is not None and (x.dtype != dtype or tuple(x.shape) != tuple(shape)):
-            said = f"{name} is {x.dtype} {tuple(x.shape)}, where {dtype} {tuple(shape)} is needed"
-            raise ArgumentError(
-                f"attention_backward: {said}", fix="pass what pk.attention(..., return_lse=True) returned"
-            )
-    dsinks = Result((0,), "f32") if sinks is None else Result(sinks.shape, sinks.dtype, nothing=_dsinks_of_no_keys)
-    return (*(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v))), dsinks)
-
-
-def _dsinks_of_no_keys(operands: Mapping[str, Any]) -> Any:
-    """Rows that see nothing but the sink have its logit as their log-sum-exp."""
-    dlse = operands["dlse"]
-    return 0.0 if dlse is None or 0 in dlse.shape else dlse.sum((0, 2))
+    return kernels.call(q, k, v, sinks, out, lse, rules.scores_of(q.shape[-1], *settings))
 
 
 def _gradient_forward(do: Any, q: Any, *arguments: Any) -> Any:
     from ..kernels import attention_backward
 
     operands, gradients, settings = arguments[:6], arguments[6:10], arguments[10:]
-    return attention_backward.call((do, q, *operands), gradients, _scores(q.shape[-1], *settings), settings[2])
+    return attention_backward.call((do, q, *operands), gradients, rules.scores_of(q.shape[-1], *settings), settings[2])
 
 
 ATTENTION_BACKWARD = Function(
     "attention_backward",
     "Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, Tensor? dlse=None, Tensor? sinks=None",
-    SETTINGS,
-    outputs=GRADIENTS,
-    results=_gradient_results,
+    rules.SETTINGS,
+    outputs=rules.GRADIENTS,
+    results=rules.gradient_results,
     forward=_gradient_forward,
     autocast="low",
     cast=("do", "q", "k", "v", "o"),
@@ -106,9 +46,9 @@ def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, A
 ATTENTION = Function(
     "attention",
     "Tensor q, Tensor k, Tensor v, Tensor? sinks=None",
-    SETTINGS,
+    rules.SETTINGS,
     also="lse",
-    results=_results,
+    results=rules.results,
     forward=_forward,
     key=lambda causal, scale, deterministic, *rest: kernels.scores(64, causal, scale, *rest).kind,
     numbers=lambda q, k, v, sinks, causal, scale, deterministic, *rest: (
@@ -120,16 +60,31 @@ ATTENTION = Function(
 )
 
 
-def sides(window: Any) -> tuple[int | None, int | None]:
-    """The two sides of a window; raises `ArgumentError` for what is none."""
-    if window is None:
-        return None, None
-    pair = window if isinstance(window, (tuple, list)) and len(window) == 2 else ("", "")
-    if not all(x is None or isinstance(x, int) or hasattr(x, "__index__") for x in pair):
-        raise ArgumentError(
-            f"window={window!r}", fix="pass two integers, (left, right), where None is a side without a limit"
-        )
-    return pair[0], pair[1]  # type: ignore[return-value]
+def _results_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> tuple[Result, ...]:
+    tables, (*settings, number, split) = rest[:MOST], rest[MOST:]
+    results = rules.results(q, k, v, sinks, *settings)
+    scorings.check_lengths(scorings.known_of(number, split, tables), tables, *q.shape[:2])
+    return results
+
+
+def _forward_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> Any:
+    tables, (out, lse, *settings, number, split) = rest[:MOST], rest[MOST:]
+    given = [x for x in tables if x is not None]
+    known = scorings.known_of(number, split, [arrays.describe(x) for x in given])
+    scores = rules.scores_of(q.shape[-1], *settings)
+    return kernels.call(q, k, v, sinks, out, lse, scores, scoring=known.scoring, tables=given)
+
+
+ATTENTION_SCORED = Function(
+    "attention_scored",
+    f"{ATTENTION.operands}, " + ", ".join(f"Tensor? operand{i}=None" for i in range(MOST)),
+    f"{rules.SETTINGS}, int scoring=0, int split=0",
+    also="lse",
+    results=_results_scored,
+    forward=_forward_scored,
+    autocast="low",
+    cast=("q", "k", "v"),
+)
 
 
 def attention_backward(
@@ -158,7 +113,10 @@ def attention_backward(
 
     Raises `ArgumentError` for operands that no kernel takes.
     """
-    operands, settings = (do, q, k, v, o, lse, dlse, sinks), (causal, scale, deterministic, *sides(window), softcap)
+    operands, settings = (
+        (do, q, k, v, o, lse, dlse, sinks),
+        (causal, scale, deterministic, *rules.sides(window), softcap),
+    )
     found = ATTENTION_BACKWARD(operands, settings)
     return found[:3] if sinks is None else found
 
@@ -175,6 +133,10 @@ def attention(
     window: tuple[int | None, int | None] | None = None,
     softcap: float | None = None,
     sinks: Any = None,
+    score: Callable[..., Any] | None = None,
+    score_operands: Sequence[Any] = (),
+    mask: Callable[..., Any] | None = None,
+    mask_operands: Sequence[Any] = (),
     dropout_p: float = 0.0,
 ) -> Any:
     """softmax(q @ k.T * scale) @ v for each batch and head; with `return_lse`, also the log-sum-exp of each row's
@@ -193,11 +155,29 @@ def attention(
     float32 or the dtype of q: a term of the softmax's sum that has no value. It has a gradient. dropout_p: 0, since the
     kernels drop no scores.
 
+    score(s, batch, head, row, col, *score_operands) is traced into the kernel: what it returns takes the place of the
+    scores s (float32, scaled and capped). row (of q) and col (of k) are int32 vectors across each other. It is
+    elementwise, and reads its operands by element: `s - slopes[head] * (row - col).to(pk.f32)` with slopes (heads,),
+    `s + bias[head, row, col]` with bias (heads, n, m). mask(batch, head, row, col, *mask_operands) says which keys are
+    seen: `documents[batch, row] == documents[batch, col]`. Operands, four in all, have one to four dimensions, and are
+    floats of 16 or 32 bits, or integers of 8 or 32; the first of four and of three dimensions are indexed by scalars.
+    What lies past their last two dimensions is 0. A row that sees nothing is zero. torch.compile does not take it.
+
     Raises `ArgumentError` for operands that no kernel takes.
     """
     if dropout_p != 0:
         fix = "train without it, as large models do, or drop elements of the residual stream: pk.rmsnorm(x, p=...)"
         raise ArgumentError(f"attention with dropout_p={dropout_p}: the kernels drop no scores", fix=fix)
-    left, right = (None, None) if window is None else sides(window)
+    left, right = (None, None) if window is None else rules.sides(window)
     settings = (causal, scale, deterministic, left, right, softcap)
+    if score is not None or mask is not None:
+        tables = (*score_operands, *mask_operands)
+        if len(tables) > MOST:
+            raise ArgumentError(f"attention: {len(tables)} operands of score and mask", fix=f"at most {MOST}")
+        told = (*settings, scorings.number_of(score, mask), len(score_operands))
+        return ATTENTION_SCORED((q, k, v, sinks, *tables, *[None] * (MOST - len(tables))), told, return_lse)
+    for name, operands in (("score", score_operands), ("mask", mask_operands)):
+        if operands:
+            fix = f"pass {name}=, which reads them, or leave {name}_operands= out"
+            raise ArgumentError(f"attention: {len(operands)} operands of no {name} function", fix=fix)
     return ATTENTION((q, k, v, sinks), settings, return_lse)

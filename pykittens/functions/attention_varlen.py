@@ -11,7 +11,7 @@ from ..interop import arrays
 from ..interop.arrays import ArrayInfo
 from ..interop.views import View
 from ..kernels import attention as kernels
-from . import attention as dense
+from . import attention_rules as rules
 from .declaration import Backward, Function, Result
 
 PACKED = "Tensor cu_seqlens_q, Tensor cu_seqlens_k"
@@ -32,7 +32,7 @@ def _check(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, sinks: Any, settings: A
             f"attention_varlen of {said}", fix="q, k and v have three dimensions: rows, heads, head dimension"
         )
     kernels.check({name: _heads_first(x) for name, x in infos.items()}, settings[2], sinks)  # type: ignore[misc]
-    dense._scores(64, *settings)
+    rules.scores_of(64, *settings)
     for name, x in (("cu_seqlens_q", cu_q), ("cu_seqlens_k", cu_k)):
         if x.dtype != "i32" or len(x.shape) != 1:
             raise ArgumentError(
@@ -74,8 +74,8 @@ def _view(x: Any) -> Any:
 
 def _results(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, sinks: Any, *settings: Any) -> tuple[Result, ...]:
     _check(q, k, v, cu_q, cu_k, sinks, settings)
-    lse = Result((q.shape[1], q.shape[0]), "f32", nothing=dense._lse_of_no_keys)
-    return dense._like_q(q, v), lse
+    lse = Result((q.shape[1], q.shape[0]), "f32", nothing=rules.lse_of_no_keys)
+    return rules.like_q(q, v), lse
 
 
 def _forward(
@@ -83,7 +83,7 @@ def _forward(
 ) -> kernels.KernelCall:
     _check_offsets("cu_seqlens_q", cu_q, q.shape[0])
     _check_offsets("cu_seqlens_k", cu_k, k.shape[0])
-    told = dense._scores(q.shape[-1], *settings)
+    told = rules.scores_of(q.shape[-1], *settings)
     return kernels.call(_view(q), _view(k), _view(v), sinks, _view(out), _view(lse), told, (cu_q, cu_k))
 
 
@@ -105,7 +105,7 @@ def _gradient_forward(do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, cu_q: A
 
     (dlse, sinks), gradients, settings = rest[:2], rest[2:6], rest[6:]
     given = (*map(_view, (do, q, k, v, o, lse, dlse)), sinks)
-    told = dense._scores(q.shape[-1], *settings)
+    told = rules.scores_of(q.shape[-1], *settings)
     made = (*map(_view, gradients[:3]), gradients[3])
     return attention_backward.call(given, made, told, settings[2], (cu_q, cu_k))
 
@@ -113,8 +113,8 @@ def _gradient_forward(do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, cu_q: A
 ATTENTION_VARLEN_BACKWARD = Function(
     "attention_varlen_backward",
     f"Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, {PACKED}, Tensor? dlse=None, Tensor? sinks=None",
-    dense.SETTINGS,
-    outputs=dense.GRADIENTS,
+    rules.SETTINGS,
+    outputs=rules.GRADIENTS,
     results=_gradient_results,
     forward=_gradient_forward,
     autocast="low",
@@ -132,12 +132,12 @@ def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, A
 ATTENTION_VARLEN = Function(
     "attention_varlen",
     f"Tensor q, Tensor k, Tensor v, {PACKED}, Tensor? sinks=None",
-    dense.SETTINGS,
+    rules.SETTINGS,
     also="lse",
     results=_results,
     forward=_forward,
-    key=lambda *settings: dense._scores(64, *settings).kind,
-    numbers=lambda q, k, v, cu_q, cu_k, sinks, *settings: dense._scores(q.shape[-1], *settings).numbers,
+    key=lambda *settings: rules.scores_of(64, *settings).kind,
+    numbers=lambda q, k, v, cu_q, cu_k, sinks, *settings: rules.scores_of(q.shape[-1], *settings).numbers,
     autocast="low",
     cast=("q", "k", "v"),
     backward=Backward(("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "sinks", "out", "lse"), _gradients),
@@ -171,6 +171,6 @@ def attention_varlen(
     Raises `ArgumentError` for operands that no kernel takes, and for wrong offsets on the CPU. On a GPU rows that are
     nobody's are not written.
     """
-    settings = (causal, scale, deterministic, *dense.sides(window), softcap)
+    settings = (causal, scale, deterministic, *rules.sides(window), softcap)
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
     return ATTENTION_VARLEN((q, k, v, cu_seqlens_q, cu_seqlens_k, sinks), settings, return_lse)

@@ -8,6 +8,7 @@ Hopper and the simulated GPU run `attention_hopper`, Ampere and Ada `attention_a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..architectures import SIMULATED, Architecture
@@ -16,6 +17,8 @@ from ..gpu import driver
 from ..gpu.libcuda import CudaError
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo
+from ..interop.views import View
+from ..trace.scoring import Scoring
 from ..types import DTYPES
 from . import attention_hopper
 from .arguments import KernelCall
@@ -76,10 +79,19 @@ def scores(
 
 
 def call(
-    q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, scores: Scores, offsets: tuple[Any, Any] = (None, None)
+    q: Any,
+    k: Any,
+    v: Any,
+    sinks: Any,
+    out: Any,
+    lse: Any,
+    scores: Scores,
+    offsets: tuple[Any, Any] = (None, None),
+    scoring: Scoring | None = None,
+    tables: Sequence[Any] = (),
 ) -> KernelCall:
     """What writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None, for operands that
-    `check` takes. offsets: where packed sequences begin, of queries and of keys."""
+    `check` takes. offsets: where packed sequences begin, of queries and of keys. scoring: functions with `tables`."""
     given = ((name, x, arrays.describe(x, name)) for name, x in (("q", q), ("k", k), ("v", v)))
     q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
     sinks = sinks if sinks is None or arrays.describe(sinks).strides == (1,) else arrays.dense_copy(sinks, "sinks")
@@ -88,27 +100,39 @@ def call(
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
-        more = window or scores.softcap is not None or sinks is not None
+        more = window or scores.softcap is not None or sinks is not None or scoring is not None
         static = {
             "causal": scores.causal,
             "with_lse": lse is not None,
             "sms": processors,
             "positive": scores.scale > 0,
+            "scoring": scoring,
             **configuration(dim, scores.causal and not window, length, more),
         }
         if (
             offsets[0] is not None and scores.causal and not window
         ):  # tiles of any length: the next free block takes one
             static["stay"] = False
-        operands = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
+        operands = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets, *map(table, tables))
         return KernelCall(attention_hopper.attend, operands, static)
     from . import attention_ampere
 
     return KernelCall(
         attention_ampere.attend,
-        (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets),
-        {"causal": scores.causal},
+        (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets, *map(table, tables)),
+        {"causal": scores.causal, "scoring": scoring},
     )
+
+
+def table(x: Any) -> Any:
+    """An operand of a score function or a mask as kernels take it, with four dimensions; a copy where its last is not
+    contiguous."""
+    info = arrays.describe(x)
+    if info.shape[-1] > 1 and info.strides[-1] != 1:
+        x = arrays.dense_copy(x, "operand")
+        info = arrays.describe(x)
+    missing = 4 - len(info.shape)
+    return View(x, (*[1] * missing, *info.shape), (*[0] * missing, *info.strides))
 
 
 def configuration(dim: int, causal: bool, rows: int, more: bool = False) -> dict[str, Any]:

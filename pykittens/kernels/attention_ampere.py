@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32
 
+from ..trace.scoring import TABLES, Scoring, Where
 from .scale import magnitude, normalised, squashed, turn
 from .widths import widths
 
@@ -52,7 +53,12 @@ def attend(
     sinks: Annotated[Tensor, (f32, *HALF), "H"] | None = None,
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
     k_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    o0: Annotated[Tensor, TABLES, "A0", "B0", "C0", "D0"] | None = None,
+    o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
+    o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
+    o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
     *,
+    scoring: Scoring | None = None,
     causal: bool = False,
     rows: int = 128,
     keys: Any = None,
@@ -60,19 +66,22 @@ def attend(
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
 
-    `left`, `right`, `softcap`, `sinks` and offsets: see `attention_hopper.attend`.
+    `left`, `right`, `softcap`, `sinks`, offsets and `scoring`: see `attention_hopper.attend`.
     """
     (d, wide), group = widths(q.cols, v.cols), pk.block
-    c = (magnitude(scale) if softcap is None else softcap) * LOG2E
+    scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
+    unit = (scale if scored else magnitude(scale)) if softcap is None else softcap  # of what is compared
+    c = LOG2E if scored else unit * LOG2E
     keys = keys or min(4096 // d // 16 * 16, 64)  # as many as registers hold scores of
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    sequence = batch
     side: Any = 0 if causal else right
     q_rows, k_rows = pk.stretch(q), pk.stretch(k)
     if q_offsets is not None:
         packed = pk.packed(q_offsets)
-        i = packed.find(block, rows)
-        q_rows, k_rows = packed[i], pk.packed(k_offsets)[i]
-        block = block - packed.first(i, rows)
+        sequence = packed.find(block, rows)
+        q_rows, k_rows = packed[sequence], pk.packed(k_offsets)[sequence]
+        block = block - packed.first(sequence, rows)
     if side is not None:  # the longest first
         block = pk.grid_size.x - 1 - block if q_offsets is None else pk.cdiv(q_rows.rows, rows) - 1 - block
     band = pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
@@ -97,7 +106,7 @@ def attend(
 
     group.load_async(queries, q, **q_rows.tile(batch, head, block, rows))
     load(key, k, span.end - 1)
-    if softcap is None:
+    if softcap is None and not scored:
         with pk.when(scale <= 0.0):
             arrived()
             turn(group, queries, scale)
@@ -114,6 +123,9 @@ def attend(
             load(key, k, i - 1)
         if softcap is not None:
             score[:] = squashed(score, scale / softcap)
+        if scoring is not None:
+            where = Where(sequence, head, block * rows, i * keys)
+            score[:] = scoring.apply(score, unit, where, tables)
         with pk.when(i >= span.full if band.low is None else (i >= span.full) | (i < span.clear)):
             score[:] = pk.where(band.sees(score, block * rows, i * keys), score, -pk.inf)
         highest = pk.maximum(peak, score.row_max() * c)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
+from ..trace.scoring import TABLES, Scoring, Where
 from .scale import magnitude, normalised, squashed, turn
 from .widths import widths
 
@@ -39,6 +40,7 @@ class Work(NamedTuple):
     block: Any
     head: Any
     batch: Any
+    sequence: Any
     queries: Any  # the rows of its sequence
     keys: Any
     band: Any
@@ -59,7 +61,12 @@ def attend(
     sinks: Annotated[Tensor, (f32, *HALF), "H"] | None = None,
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
     k_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    o0: Annotated[Tensor, TABLES, "A0", "B0", "C0", "D0"] | None = None,
+    o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
+    o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
+    o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
     *,
+    scoring: Scoring | None = None,
     causal: bool = False,
     with_lse: bool = False,
     keys: int = 128,
@@ -74,12 +81,14 @@ def attend(
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n; positive: the scale is above 0.
 
     Row i sees the keys from i + m - n - left to i + m - n + right; scores become softcap * tanh(score / softcap);
-    exp(sink) of a head is one more term of its rows' sums.
+    exp(sink) of a head is one more term of its rows' sums. scoring: functions of scores with the operands o0 to o3.
     """
     cols, wide = widths(q.cols, v.cols)
     early = wide > 128  # so much output is rescaled beside the scores' product, not after its own
     rows, turns = 64 * consumers, pk.turns(consumers if pingpong else 1)
-    c = (scale if positive else magnitude(scale)) * LOG2E if softcap is None else softcap * LOG2E
+    scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
+    unit = (scale if positive or scored else magnitude(scale)) if softcap is None else softcap  # of what is compared
+    c = LOG2E if scored else unit * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, cols), name="q")
     k_ring, v_ring = (
         pk.ring(stages, pk.st(q.dtype, keys, cols), name="k"),
@@ -98,7 +107,8 @@ def attend(
         for tile, head, real in (pk.triangle if triangular and stay else pk.rectangle)(tiles, q.depth * q.batch):
             block = tile if stay or not triangular else tiles - 1 - tile  # the longest first
             span = band.key_tiles(block * rows, rows, keys, real)
-            yield Work(block, head % q.depth, head // q.depth, all_q, all_k, band, span)
+            batch = head // q.depth
+            yield Work(block, head % q.depth, batch, batch, all_q, all_k, band, span)
 
     def each_packed_tile() -> Any:
         """The same where sequences lie one after another; some numbers of tiles are nobody's."""
@@ -110,7 +120,7 @@ def attend(
             for _ in pk.range(pk.where(place < tiles, 1, 0)):
                 block = tiles - 1 - place if triangular else place  # the longest first
                 band = pk.band(mine.rows, theirs.rows, left=left, right=side)
-                yield Work(block, head, 0, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
+                yield Work(block, head, 0, i, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):
@@ -132,7 +142,7 @@ def attend(
         out, total = warpgroup.zeros(f32, 64, wide), warpgroup.zeros_col(f32, 64, partial=True)
         peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
         turns.start(me)
-        for block, head, batch, q_rows, _, band, span in each_tile():
+        for block, head, batch, sequence, q_rows, _, band, span in each_tile():
 
             def values() -> None:
                 """The weights' product with their values begins."""
@@ -154,12 +164,15 @@ def attend(
                 warpgroup.wait(score)
                 if softcap is not None:
                     score[:] = squashed(score, scale / softcap)
+                if scoring is not None:
+                    where = Where(sequence, head, (block * consumers + me) * 64, j * keys)
+                    score[:] = scoring.apply(score, unit, where, tables)
                 if masked:
                     seen = band.sees(score, (block * consumers + me) * 64, j * keys)
                     score[:] = pk.where(seen, score, -pk.inf)
                 highest = pk.maximum(peak, score.row_max())
                 shift = (
-                    pk.where(highest > -pk.inf, highest * c, 0.0) if masked else highest * c
+                    pk.where(highest > -pk.inf, highest * c, 0.0) if masked or scoring is not None else highest * c
                 )  # 0 for a row that has seen no key yet
                 shrink[:] = pk.exp2(pk.fma(peak, c, -shift))
                 peak[:], made = highest, pk.exp2(pk.fma(score, c, -shift))
@@ -174,7 +187,9 @@ def attend(
 
             peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
             mine = q_ring.read().part(me * 64, 0, 64, cols)
-            if not positive and softcap is None:  # not known to be: one branch a tile, which short sequences feel
+            if (
+                not positive and softcap is None and not scored
+            ):  # not known to be: one branch a tile, which short sequences feel
                 with pk.when(scale <= 0.0):
                     turn(warpgroup, mine, scale)
                     warpgroup.sync()
@@ -193,8 +208,8 @@ def attend(
             warpgroup.wait(out)
             v_ring.release()
             sums = total.total()
-            if bounded:  # rows that see no key are 0, even where a value is NaN
-                with pk.when(band.diagonal < 0) if causal and left is None else nullcontext():
+            if bounded or scoring is not None:  # rows that see no key are 0, even where a value is NaN
+                with pk.when(band.diagonal < 0) if causal and left is None and scoring is None else nullcontext():
                     out[:] = pk.where(sums == 0.0, 0.0, out)
             share, log = normalised(peak, c, sums, None if sinks is None else pk.cast(sinks[head], f32))
             staged = mine if wide == cols else mine.part(0, 0, 64, wide)

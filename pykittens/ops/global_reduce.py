@@ -77,23 +77,13 @@ __device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
             tests, place = [g.inside("r", "x")], "r"
             c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{ const int r = {row}, x = {col};")
         else:
-            tests, place = [*self._once(c, type), g.inside("0", "x")], "0"
+            tests, place = [*holds_once(c, self.scope, type), g.inside("0", "x")], "0"
             at = vector_element(type, warp, c.lane, Sym("i"))
             c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{ const int x = {at};")
         guard = " && ".join(filter(None, tests))
         call = f"pk_red_{self.kind}({g.at(place, 'x')}, {c.element(self.source, Sym('i'))});"
         c.line(f"{f'if ({guard}) ' if guard else ''}{call} }}")
         c.line("}")
-
-    def _once(self, c: CudaWriter, vector: RegisterVector) -> list[str]:
-        """C for: this thread is the one of those that hold an element which adds it."""
-        if vector.kind == "naive":
-            return [f"x < {limit}"] if (limit := naive_limit(vector)) else []
-        if isinstance(vector.layout, Coalesced):
-            thread, lanes = c.thread(self.scope), vector.layout.lanes
-            return [f"{thread} % {lanes} == 0" if vector.kind == "col" else f"{thread} / {lanes} == 0"]
-        first = f"{c.lane} % 4 == 0" if vector.ortho else f"{c.lane} / 4 == 0"
-        return [first, f"{c.warp(self.scope)} == 0" if vector.kind == "row" and vector.warps > 1 else ""]
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -125,3 +115,14 @@ __device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
 
                 fields = {"target": place, "source": RegisterTile(f32, 16, 32, layout), "kind": "add"}
                 yield Sample(fields, added, dict.fromkeys(("target", "source"), "integers"), exact=True)
+
+
+def holds_once(c: CudaWriter, scope: Scope, vector: RegisterVector) -> list[str]:
+    """C for: this thread is the one of those that hold an element of a vector which acts for it."""
+    if vector.kind == "naive":
+        return [f"x < {limit}"] if (limit := naive_limit(vector)) else []
+    if isinstance(vector.layout, Coalesced):
+        thread, lanes = c.thread(scope), vector.layout.lanes
+        return [f"{thread} % {lanes} == 0" if vector.kind == "col" else f"{thread} / {lanes} == 0"]
+    first = f"{c.lane} % 4 == 0" if vector.ortho else f"{c.lane} / 4 == 0"
+    return [first, f"{c.warp(scope)} == 0" if vector.kind == "row" and vector.warps > 1 else ""]

@@ -39,6 +39,7 @@ class Access:
     order: Order = "weak"
     scope: MemoryScope = "gpu"
     reduction: str = ""
+    everywhere: bool = False
 
 
 @dataclass(frozen=True)

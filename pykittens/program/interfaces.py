@@ -197,6 +197,12 @@ class NumpyMachine(Protocol):
     def reduce(self, target: Place, array: np.ndarray, kind: str) -> None:
         """Combines (add, min, max) a rectangle of global memory with an array."""
 
+    def gather(self, source: Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+        """The elements of the matrix in which a place lies, for each unit; 0 where there is none."""
+
+    def scatter_add(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray) -> None:
+        """Adds to the elements of the matrix in which a place lies, each unit in turn."""
+
     def read_element(self, source: Value | Place, at: Any = 0) -> Any:
         """One element of a tensor (the first of the place) or shared vector, for each active warp."""
 

@@ -83,10 +83,10 @@ WORDS: dict[str, dict[str, str]] = {
     "Moving between memory and registers": {
         **dict.fromkeys(("warp.load", "warp.load_vec", "warp.load_col", "warp.load_row"), "Load"),
         "warp.store": "Store CopyOut StoreRemote",
-        "warp.add": "GlobalReduce.add AddVector",
+        "warp.add": "GlobalReduce.add AddVector ScatterAdd",
         **{f"warp.{kind}": f"GlobalReduce.{kind}" for kind in ("min", "max")},
         "warp.set": "StoreScalar StrongStore",
-        **{"tensor[i, j]": "LoadScalar", "tensor.load": "StrongLoad"},
+        **{"tensor[i, j]": "LoadScalar Gather", "tensor.load": "StrongLoad"},
     },
     "Copies between global and shared memory": {
         "warp.load_into": "CopyIn",

@@ -176,7 +176,8 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     key = (m.warps, m.alone, m.mask.key if m.mask is not None else None, tuple(corners))
     found = touch.cache.get(key)
     if found is None:
-        parts = [map_.footprint(tensor, corner, place.shape, _threads(m, touch), m.span) for corner in corners]
+        shape = tensor.shape[2:] if touch.access.everywhere else place.shape
+        parts = [map_.footprint(tensor, corner, shape, _threads(m, touch), m.span) for corner in corners]
         found = layers(_gathered(m, parts))
         if len(touch.cache) >= CACHED:
             touch.cache.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,24 @@ class Machine(Registers):
             with np.errstate(all="ignore"):
                 new = combine(convert(old, wide), convert(values, wide))
             tensor.write(corner, shape, convert(new, dtype))
+
+    def gather(self, source: Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+        """The elements of the matrix in which a place lies, for each unit; 0 where there is none."""
+        return np.stack([np.where(inside, x[at], 0) for x, at, inside in self._matrices(source, row, col)])
+
+    def scatter_add(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray) -> None:
+        """Adds to the elements of the matrix in which a place lies, each unit in turn."""
+        self.change()
+        for (x, at, inside), values in zip(self._matrices(target, row, col), array, strict=True):
+            np.add.at(x, at, np.where(inside, values, 0).astype(x.dtype))
+
+    def _matrices(self, place: Place, row: np.ndarray, col: np.ndarray) -> Iterator[tuple[Any, Any, np.ndarray]]:
+        """For each unit the matrix, which elements of it are meant ((0, 0) where there is none), and which exist."""
+        corners, tensor = self.corners(place), self.tensor(place.tensor)
+        for corner, rows, cols in zip(corners * (self.units if len(corners) == 1 else 1), row, col, strict=True):
+            matrix = tensor.array[corner[0], corner[1]]
+            inside = (rows >= 0) & (rows < matrix.shape[0]) & (cols >= 0) & (cols < matrix.shape[1])
+            yield matrix, (np.where(inside, rows, 0), np.where(inside, cols, 0)), inside
 
     def _blocks(self, value: Value) -> list[BlockState]:
         """The blocks of the cluster whose shared memory an operand of this operation means."""

@@ -85,7 +85,8 @@ class Step:
         self.name, self.flops = op.name, op.flops()
         strong = [e.access for e in effects if isinstance(e, Touch) and e.kind == "global" and e.access.order != "weak"]
         # What a release or an acquire may come with: a word, not the atomic additions of a whole vector.
-        self.strong = [a for a in strong if a.proxy == "generic" and isinstance(a.target, Place) and a.target.cols == 1]
+        strong = [a for a in strong if a.proxy == "generic" and not a.everywhere]
+        self.strong = [a for a in strong if isinstance(a.target, Place) and a.target.cols == 1]
         self.observes = False  # whether something is done with what a strong access finds
         self.chance = False  # whether what it finds depends on the order of blocks and warps
         self.counts: tuple[str, Op] | None = None  # of a signed scalar: what it must not wrap for, and where that is

@@ -4,15 +4,17 @@ coordinate names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import element, memory_order, thread_indices, views
+from ..ops.indexed import Gather
 from ..ops.scalars import THREAD
 from ..program import MemoryScope, Operand, Order, Place, Scope, Value
-from ..types import BarrierType, DType, Global, RegisterVector, SharedTile, SharedVector
+from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, SharedTile, SharedVector
 from .handle import Handle, extent, number
-from .recorder import current, result
+from .recorder import current, result, scope_of
 from .scalar import Scalar
 
 
@@ -144,11 +146,19 @@ class Tensor(Handle):
         """The length of the last dimension."""
         return self._dim(3)
 
-    def __getitem__(self, key: Any) -> Scalar:
-        """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements."""
-        if any(isinstance(x, slice) for x in (key if isinstance(key, tuple) else (key,))):
+    def __getitem__(self, key: Any) -> Any:
+        """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements.
+
+        Where row or col is an int32 tile or vector, a tile or vector of elements: of floats float32, of integers int32,
+        and 0 where one lies outside. A column vector and a row vector make a tile.
+        """
+        given = key if isinstance(key, tuple) else (key,)
+        if any(isinstance(x, slice) for x in given):
             fix = "load a rectangle: warp.load(x, pk.at(0, 0), rows=16, cols=64)"
             raise TraceError(f"a slice of {self.label}, which is in global memory", fix=fix)
+        if found := indexed(self, given):
+            spot, row, col, warps = found
+            return result(Gather(scope_of(warps), spot, row, col))
         spot = place(self, At(key if isinstance(key, tuple) else (key,)), (1,))
         return result(element.LoadScalar(THREAD, spot))
 
@@ -174,6 +184,19 @@ class At(tuple):  # type: ignore[type-arg]
 def at(*coordinate: object) -> At:
     """A coordinate in elements rather than in tiles."""
     return At(coordinate)
+
+
+def indexed(tensor: Tensor, key: Sequence[Any]) -> tuple[Place, Any, Any, int] | None:
+    """Where elements lie whose row or column is a tile or vector of indices: their matrix, row and column, and how many
+    warps hold the indices; None where all of the key are scalars."""
+    wide = [x for x in key if isinstance(getattr(x, "type", None), (RegisterTile, RegisterVector))]
+    if not wide:
+        return None
+    outer, (row, col) = (*(0,) * (4 - len(key)), *key)[:2], (0, *key)[-2:]
+    if any(x is y for x in wide for y in outer):
+        fix = "index rows and columns by tiles, batch and depth by scalars"
+        raise TraceError(f"a tile as the index of an outer dimension of {tensor.label}", fix=fix)
+    return place(tensor, At((*outer, 0, 0)), (1,)), number(row), number(col), wide[0].type.warps
 
 
 def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = None, columns: Any = None) -> Place:

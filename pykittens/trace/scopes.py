@@ -25,7 +25,8 @@ from ..ops import (
     sync,
     thread_indices,
 )
-from ..program import MemoryScope, Operand, Order, Scope, Value
+from ..ops.indexed import ScatterAdd
+from ..program import MemoryScope, Operand, Order, Scope, Value, is_scalar
 from ..types import (
     Coalesced,
     DType,
@@ -41,7 +42,7 @@ from ..types import (
 )
 from . import recorder
 from .handle import number
-from .memory import At, Shared, Tensor, place
+from .memory import At, Shared, Tensor, indexed, place
 from .options import unless, unused
 from .recorder import record, result
 from .scalar import Scalar
@@ -329,7 +330,8 @@ class ScopeHandle:
 
         float32, int32 or uint32; a naive float32 vector (`x.registers()` of a tile) goes in the widest additions. What
         lies past the tensor's end is not added. A column vector of i32 as the row scatters a tile's rows, as `load`
-        gathers them; rows may come twice.
+        gathers them; rows may come twice. Row and column of `pk.at(...)` may also be an index for each element of a
+        float32 `source`: int32 tiles and vectors, as tensor[row, col] reads them.
         """
         self._combine("add", target, source, coordinate)
 
@@ -349,6 +351,10 @@ class ScopeHandle:
         self._memory(target, kind)
         if not isinstance(source, Tile):
             raise TypeRuleError(f"{kind} of {source!r} into memory", fix="pass a register tile or vector")
+        found = indexed(target, coordinate) if kind == "add" and isinstance(coordinate, At) else None
+        if found and not (is_scalar(found[2]) and isinstance(source.type, RegisterTile)):  # else whole rows
+            record(ScatterAdd(self.scope, *found[:3], source))
+            return
         spot = place(
             target, coordinate, (source.type.length,) if isinstance(source.type, RegisterVector) else source.shape
         )

@@ -26,6 +26,9 @@ wide = block.zeros(f32, 1, 1024, layout=pk.coalesced(128, 8))
 terms = result(reduce.Reduce(scope_of(4), "sum", wide, "col", True))
 """
 
+# Functions that attention's kernels trace.
+ATTEND = "import ml_dtypes\nH = np.ones((1, 1, 16, 64), ml_dtypes.bfloat16)\npk.attention(H, H, H, "
+
 KERNELS: list[Any] = [
     # Derivatives.
     ("pk.vjp(pk.tanh, j)", "pk.vjp(pk.tanh, t)"),
@@ -56,6 +59,11 @@ KERNELS: list[Any] = [
         "pk.derivative(lambda x: x.row_max())(t)",
     ),
     ("pk.derivative(lambda x: x.row_cummax().row_sum())(t)", "pk.derivative(lambda x: x.row_cumsum().row_sum())(t)"),
+    # Elements at indices.
+    ("w[0, pk.row_index(t).to(f32)]", "w[0, pk.row_index(t)]"),
+    ("w[0, j, 0, 0]", "w[0, 0, j, 0]"),
+    ("warp.add(w, b, pk.at(0, j))", "warp.add(w, t, pk.at(0, j))"),
+    ("warp.add(w, col, pk.at(0, j))", "warp.add(w, t, pk.at(0, j))"),
     # Coordinates and memory.
     (
         "index = warp.load_col(i, (0, 0), length=16)\npk.tma.load(s, x, (index, 0), bar)",
@@ -570,6 +578,20 @@ def copy(x: pk.gl(f32, "N", 64), first: pk.i32) -> None:
     pk.wait(gate, 0)
 """
 CALLS: list[Any] = [
+    (
+        ATTEND + "score=lambda s, b, h, row, col, x: s * x[h, 0], score_operands=[A[0]])",
+        ATTEND + "score=lambda s, b, h, row, col, x: s * x[0], score_operands=[A[0]])",
+    ),
+    (ATTEND + "score=lambda s, b, h, row, col: row)", ATTEND + "score=lambda s, b, h, row, col: s * 2.0)"),
+    (ATTEND + "mask=lambda b, h, row, col: row)", ATTEND + "mask=lambda b, h, row, col: row >= col)"),
+    (
+        ATTEND + "score=lambda s, b, h, row, col: s - s.row_max())",
+        ATTEND + "score=lambda s, b, h, row, col: s - row.to(f32))",
+    ),
+    (
+        "@pk.kernel\ndef f(x: pk.gl(pk.i64, 16, 64)): x[0, warp.zeros(i32, 16, 64)]\nf(A.astype(np.int64))",
+        "@pk.kernel\ndef f(x: pk.gl(i32, 16, 64)): x[0, warp.zeros(i32, 16, 64)]\nf(A.astype(np.int32))",
+    ),
     (COPY + "copy(A, 5)", COPY + "copy(A, 4)"),
     (
         "import types\nm = types.ModuleType('m')\nm.__getattr__ = lambda name: [1.0]\n@pk.kernel\n"

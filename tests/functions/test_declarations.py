@@ -18,6 +18,8 @@ from torch.autograd import forward_ad  # noqa: E402
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
+from pykittens.functions import scorings  # noqa: E402
+from pykittens.functions.attention import ATTENTION_SCORED  # noqa: E402
 from pykittens.functions.convolution import CAUSAL_CONV1D_BACKWARD  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
 from pykittens.functions.epilogues import EPILOGUE_BACKWARD, number_of  # noqa: E402
@@ -91,7 +93,11 @@ def with_bias(x: Any, row: Any, col: Any, bias: Any) -> Any:
     return pk.tanh(x + pk.warpgroup.load_row(bias, pk.at(0, col), length=x.cols, dtype=pk.f32))
 
 
-DOUBLED, BIAS = number_of(doubled), number_of(with_bias)
+def scaled(s: Any, batch: Any, head: Any, row: Any, col: Any, by: Any) -> Any:
+    return s * by[head]
+
+
+DOUBLED, BIAS, SCORING = number_of(doubled), number_of(with_bias), scorings.number_of(scaled, None)
 
 
 def backward(name: str) -> Any:
@@ -114,6 +120,13 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda: [*heads()[:1], *heads(), tensor(1, 2, 40, 64, dtype=HALF), tensor(1, 2, 40)],
     ),
     "attention_lse": (lambda *x: pk.attention(*x, causal=True, return_lse=True), heads),
+    "attention_scored": (lambda *x: pk.attention(*x, score=lambda s, batch, head, row, col: s * 2.0), heads),
+    "attention_scored_lse": (
+        lambda *x: ATTENTION_SCORED(
+            (*x[:3], None, *x[3:], None, None, None), (False, None, False, None, None, None, SCORING, 1), True
+        ),
+        lambda: [*heads(), tensor(2)],
+    ),
     "attention_varlen": (pk.attention_varlen, packed),
     "attention_varlen_lse": (lambda *x: pk.attention_varlen(*x, causal=True, return_lse=True), packed),
     "attention_varlen_backward": (
@@ -216,7 +229,7 @@ LONGER = {
     "causal_conv1d_backward": (0, 1),
 } | dict.fromkeys(("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,))
 WRITING = ("addmm_", "cross_entropy_backward_out", "cross_entropy_in_place", "rotary_out")
-ONE = [name for name in CASES if name != "matmul_epilogue" and name not in WRITING]  # which compilers take
+ONE = [name for name in CASES if name not in ("matmul_epilogue", "attention_scored", *WRITING)]  # which compilers take
 GRADED = [name for name in CASES if name not in WRITING]
 
 
@@ -262,6 +275,10 @@ def test_public_signatures_have_the_names_of_the_declarations() -> None:
             "in_place",
             "epilogue",
             "operands",
+            "score",
+            "score_operands",
+            "mask",
+            "mask_operands",
             "dtype",
             "dropout_p",
             "window",

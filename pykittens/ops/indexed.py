@@ -1,0 +1,209 @@
+"""Elements of a tensor at computed rows and columns: read into a tile or vector, and added to where such were read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import TypeRuleError
+from ..layouts import Sym
+from ..numerics import Numerics
+from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value, is_scalar
+from ..thread_map import ANY_THREAD
+from ..types import DType, RegisterTile, RegisterVector, Type, bf16, f32, i32, u8, with_dtype
+from .addressing import memory_c
+from .broadcast import Register, common_type, operand, read, register_type, registers_of
+from .conversion import conversion_numerics, convert
+from .global_add import RED
+from .global_reduce import holds_once
+from .samples import Rectangle, Sample
+from .scalars import check_index
+
+
+def gathered_type(row: Operand, col: Operand, memory: DType) -> Register:
+    """What a gather makes: as wide as its indices together, floats as float32 and integers as int32."""
+    if memory.bits > 32:
+        raise TypeRuleError(f"elements of {memory} at indices", fix="pass 32-bit integers: x.int()")
+    for x in (row, col):
+        if is_scalar(x):
+            check_index(x, "an index")
+        elif register_type(x, "an index").dtype is not i32:
+            raise TypeRuleError(f"an index of {x.type}", fix="convert it: x.to(pk.i32)")
+    return with_dtype(common_type("elements at indices", row, col), f32 if memory.kind == "f" else i32)
+
+
+def spots(m: NumpyMachine, shape: Register, row: Operand, col: Operand) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of each element, one unit after another."""
+    whole = (m.units, *shape.shape)
+    found = [np.broadcast_to(np.asarray(operand(m, x, shape, i32), np.int64), whole) for x in (row, col)]
+    return found[0], found[1]
+
+
+class Spot:
+    """C for where the elements lie: `inside`, a condition, and `at`, an address, for a register each."""
+
+    def __init__(self, c: CudaWriter, place: Place, shape: Register, row: Operand, col: Operand, const: bool = True):
+        self.c, self.place, self.shape, self.index = c, place, shape, (row, col)
+        self.tensor, self.pointer, t = c[place.tensor], c.fresh("p"), memory_c(place.type.dtype)
+        first = [c.scalar(x, i32) for x in place.first[:2]]
+        outer = " + ".join(f"(i64){x} * {self.tensor}.stride[{i}]" for i, x in enumerate(first))
+        q = "const " if const else ""
+        c.line(f"{q}{t}* {self.pointer} = ({q}{t}*){self.tensor}.data + {outer};")
+
+    def inside(self, r: Sym) -> str:
+        tests = []
+        for axis, x in zip((2, 3), self.index, strict=True):
+            dim = self.place.type.padded[axis]
+            length = str(dim) if isinstance(dim, int) else f"{self.tensor}.shape[{axis}]"
+            tests.append(f"(u32)({read(self.c, x, self.shape, r, i32)}) < (u32){length}")
+        return " && ".join(tests)
+
+    def at(self, r: Sym) -> str:
+        row, col = (read(self.c, x, self.shape, r, i32) for x in self.index)
+        return f"{self.pointer} + (i64)({row}) * {self.tensor}.stride[2] + ({col})"
+
+
+@dataclass(eq=False)
+class Gather(Op):
+    """source[row, col] for each element of tiles, vectors or scalars of int32 that are broadcast together; 0 where
+    there is none. `source` is where a matrix begins; (row, col) count from there.
+    """
+
+    scope: Scope
+    source: Place
+    row: Operand
+    col: Operand
+
+    no_vjp = "what reads a tensor has none; `trace.scoring` adds to the gradients of operands"
+
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        held = registers_of(self.result).dtype
+        return conversion_numerics(self.source.type.dtype, held).with_special("what lies outside is 0")
+
+    def types(self) -> tuple[Type, ...]:
+        return (gathered_type(self.row, self.col, self.source.type.dtype),)
+
+    def numpy(self, m: NumpyMachine) -> Any:
+        shape = registers_of(self.result)
+        return convert(m.gather(self.source, *spots(m, shape, self.row, self.col)), shape.dtype)
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.source, "read", ANY_THREAD, everywhere=True),)
+
+    def cuda(self, c: CudaWriter) -> None:
+        shape, memory = registers_of(self.result), self.source.type.dtype
+        spot, zero = Spot(c, self.source, shape, self.row, self.col), c.zero(self.source.type.dtype, shape.dtype)
+        c.map(
+            self.result,
+            lambda r: f"(({spot.inside(r)}) ? {c.from_memory(f'*({spot.at(r)})', memory, shape.dtype)} : {zero})",
+        )
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype in (f32, bf16, i32, u8):
+            for tile in TILES:
+                place = Rectangle(dtype, (1,), (5, 7), static=dtype is f32)
+                inputs = {"row": "integers", "col": "integers"}
+                row, col = tile.vector("row"), tile.vector("col")
+                yield Sample(
+                    {"source": place, "row": 3, "col": tile},
+                    lambda source, col: _read(source, 3, col),
+                    inputs,
+                    exact=True,
+                )
+                yield Sample({"source": place, "row": col, "col": row}, _read, inputs, exact=True)
+                yield Sample(
+                    {"source": place, "row": row, "col": 2},
+                    lambda source, row: _read(source, row, 2),
+                    inputs,
+                    exact=True,
+                )
+
+
+@dataclass(eq=False)
+class ScatterAdd(Op):
+    """Adds each element of a float32 tile or vector to target[row, col], atomically; what lies outside is dropped. Of
+    the threads that hold copies of a vector's element, one adds it.
+    """
+
+    scope: Scope
+    target: Place
+    row: Operand
+    col: Operand
+    source: Value
+
+    numerics = Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
+
+    def types(self) -> tuple[Type, ...]:
+        type, memory = register_type(self.source, "add"), self.target.type.dtype
+        if not type.dtype == memory == f32:
+            raise TypeRuleError(f"add of {type} to {self.target.tensor.label}: {memory}", fix="both are float32")
+        held = gathered_type(self.row, self.col, memory)
+        if type != held:
+            raise TypeRuleError(f"add of {type} at indices of {held}", fix="give each element its index")
+        return ()
+
+    def numpy(self, m: NumpyMachine) -> None:
+        m.scatter_add(self.target, *spots(m, registers_of(self.source), self.row, self.col), m[self.source])
+
+    def effects(self) -> tuple[Effect, ...]:
+        return (Access(self.target, "reduce", ANY_THREAD, order="relaxed", reduction="add", everywhere=True),)
+
+    def cuda(self, c: CudaWriter) -> None:
+        c.prelude(RED)
+        type = registers_of(self.source)
+        spot, once = Spot(c, self.target, type, self.row, self.col, const=False), ""
+        if isinstance(type, RegisterVector):
+            once = " && ".join(filter(None, holds_once(c, self.scope, type)))
+        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{")
+        c.line(f"const float x = {c.element(self.source, Sym('i'))};")
+        tests = " && ".join(filter(None, (once, spot.inside(Sym("i")))))
+        c.line(f"if ({tests}) pk_red_add({spot.at(Sym('i'))}, &x); }}")
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for index in TILES:
+            place, source = Rectangle(f32, (1,), (5, 7)), with_dtype(index, f32)
+            row, col = index.vector("row"), index.vector("col")
+            inputs = dict.fromkeys(("target", "row", "col", "source"), "integers")
+            yield Sample(
+                {"target": place, "row": 3, "col": index, "source": source},
+                lambda target, col, source: _added(target, 3, col, source),
+                inputs,
+                exact=True,
+            )
+            yield Sample({"target": place, "row": col, "col": row, "source": source}, _added, inputs, exact=True)
+            for vector in (row, col):
+                yield Sample(
+                    {"target": place, "row": vector, "col": 2, "source": with_dtype(vector, f32)},
+                    lambda target, row, source: _added(target, row, 2, source),
+                    inputs,
+                    exact=True,
+                )
+
+
+TILES = (RegisterTile(i32, 32, 48), RegisterTile(i32, 32, 48, "col"), RegisterTile(i32, 64, 32, "row", 4))
+
+
+def _read(source: Any, row: Any, col: Any) -> Any:
+    row, col, inside = _inside(source, row, col)
+    return np.where(inside, source[row, col], 0)
+
+
+def _added(target: Any, row: Any, col: Any, source: Any) -> Any:
+    row, col, inside = _inside(target, row, col)
+    out = target.copy()
+    np.add.at(out, (row, col), np.where(inside, source, 0))
+    return out
+
+
+def _inside(array: Any, row: Any, col: Any) -> tuple[Any, Any, Any]:
+    """Rows and columns, 0 where they are none, and whether they are some."""
+    row, col = np.asarray(row), np.asarray(col)
+    row, col = np.broadcast_arrays(row[:, None] if row.ndim == col.ndim == 1 else row, col)
+    inside = (row >= 0) & (row < array.shape[0]) & (col >= 0) & (col < array.shape[1])
+    return np.where(inside, row, 0), np.where(inside, col, 0), inside

@@ -1,0 +1,124 @@
+"""Functions of a user that an attention kernel makes its scores with, and decides with which of them are seen.
+
+    score(s, batch, head, row, col, *tables) -> tile        mask(batch, head, row, col, *tables) -> bool tile
+
+s: float32 scores, scaled. batch and head are scalars; row (the query) and col (the key) are int32 vectors, across one
+another, so that `row - col` is a tile like s: whether queries lie along its rows or, in a backward pass, along its
+columns is the kernel's business. `tables` are tensors that are read by element: `slopes[head]`, `ids[batch, row]`,
+`bias[head, row - col + 511]`; what lies past the end of their last two dimensions is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+from ..errors import TraceError
+from ..ops import element, thread_indices
+from ..ops.indexed import Gather
+from ..program import Op, Value
+from ..types import RegisterTile, RegisterVector, ScalarType, bf16, bool_, f16, f32, i8, i32, u8
+from .elementwise import col_index, row_index
+from .elementwise import where as select
+from .memory import Tensor
+from .recorder import current
+from .tile import Tile
+
+TABLES = (f32, bf16, f16, i32, u8, i8)  # dtypes of operands
+
+
+class Table:
+    """An operand of such a function: a tensor of `rank` dimensions, which the kernel has with four."""
+
+    def __init__(self, tensor: Tensor, rank: int):
+        self.tensor, self.rank = tensor, rank
+        self.shape = tensor.shape[4 - rank :]
+
+    def __getitem__(self, key: Any) -> Any:
+        key = key if isinstance(key, tuple) else (key,)
+        if len(key) != self.rank:
+            fix = f"give {self.rank}: x[{', '.join(('batch', 'head', 'row', 'col')[4 - self.rank :])}]"
+            raise TraceError(f"{len(key)} indices of an operand of {self.rank} dimensions", fix=fix)
+        current().program.facts.setdefault("tables", []).append((self.tensor, key))
+        return self.tensor[(*(0,) * (4 - self.rank), *key)]
+
+
+class Where(NamedTuple):
+    """Where a tile of scores lies. down: its rows are keys."""
+
+    batch: Any
+    head: Any
+    query: Any
+    key: Any
+    down: bool = False
+
+    def indices(self, tile: Any) -> tuple[Any, Any]:
+        """The queries and the keys of its elements."""
+        along, across = (col_index, row_index) if self.down else (row_index, col_index)
+        return along(tile) + self.query, across(tile) + self.key
+
+
+class Scoring(NamedTuple):
+    """A score function and a mask, or one of them, with the ranks of their operands: the first are the score's."""
+
+    score: Callable[..., Any] | None = None
+    mask: Callable[..., Any] | None = None
+    score_ranks: tuple[int, ...] = ()
+    mask_ranks: tuple[int, ...] = ()
+
+    def apply(self, s: Any, unit: Any, where: Where, operands: Sequence[Any]) -> Any:
+        """What becomes of a tile of scores, given in multiples of `unit`; they stay so where there is no function."""
+        made = s if self.score is None else self.scores(s * unit, where, operands)
+        return made if self.mask is None else select(self.seen(s, where, operands), made, -inf)
+
+    def scores(self, s: Any, where: Where, operands: Sequence[Any]) -> Any:
+        """What the function makes of a tile of scores."""
+        assert self.score is not None
+        tables = map(Table, operands, self.score_ranks)
+        made = elementwise(self.score, "score", s, where.batch, where.head, *where.indices(s), *tables)
+        if not isinstance(made, Tile) or made.type != s.type:
+            what = made.type if isinstance(made, Value) else repr(made)
+            fix = "return what the first argument became: lambda s, batch, head, row, col: s * 2.0"
+            raise TraceError(f"the score function returns {what}, of a {s.type}", fix=fix)
+        return made
+
+    def seen(self, s: Any, where: Where, operands: Sequence[Any]) -> Any:
+        """Which elements of a tile like s are seen, as the mask says."""
+        assert self.mask is not None
+        tables = map(Table, operands[len(self.score_ranks) :], self.mask_ranks)
+        made = elementwise(self.mask, "mask", where.batch, where.head, *where.indices(s), *tables)
+        if made is True or made is False or (isinstance(made, Value) and made.type == ScalarType(bool_)):
+            return made
+        if (
+            not isinstance(made, Tile)
+            or made.dtype is not bool_
+            or (isinstance(made.type, RegisterTile) and made.shape != s.shape)
+        ):
+            what = made.type if isinstance(made, Value) else repr(made)
+            fix = "compare row, col and the operands: lambda batch, head, row, col: row >= col"
+            raise TraceError(f"the mask returns {what}", fix=fix)
+        return made
+
+
+def elementwise(function: Callable[..., Any], what: str, *given: Any) -> Any:
+    """The function of what is given, which may look at no element's neighbours."""
+
+    def look(op: Op) -> None:
+        if op.pointwise or isinstance(op, (Gather, element.LoadScalar, thread_indices.Dimension)):
+            return
+        touched = [x.type for x in (*op.operands(), *op.results)]
+        scalar = not any(isinstance(t, (RegisterTile, RegisterVector)) for t in touched)
+        if scalar and not (op.effects() or op.blocks() or op.writes):
+            return
+        fix = "make each element of its own score, row, col and operands: pk.where to choose, x[head, row, col] to read"
+        raise TraceError(
+            f"{op.name} in a {what} function, which sees one element at a time", fix=fix, location=op.location
+        )
+
+    hooks = current().hooks
+    hooks.append(look)
+    try:
+        return function(*given)
+    finally:
+        hooks.remove(look)
