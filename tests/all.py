@@ -1,7 +1,7 @@
 """What every change must pass: style, types, tests. `python tests/all.py` runs all of it, also after a failure.
 
-`python tests/all.py --whole` also runs whole what is exhaustive and runs thin otherwise: every configuration of every
-kernel for every architecture, all random programs. That takes long, and has no budget.
+`python tests/all.py --whole` also runs whole what is exhaustive and runs thin otherwise (`tests/thin.py`): every
+configuration of every kernel, for every architecture. That takes long, and has no budget.
 """
 
 import subprocess

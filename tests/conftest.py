@@ -78,7 +78,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Kernels compiled by one test serve the next; none comes from, or goes to, the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        own = tmp_path_factory.getbasetemp()
+        folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"  # workers share one
         patch.setenv("PYKITTENS_CACHE", str(folder))
         patch.delenv("PYKITTENS_AOT", raising=False)
         yield folder
