@@ -121,6 +121,13 @@ def matrix_place(tile: RegisterTile, warp: Index, lane: Index, block: Index, ste
     return (step * tile.warps + warp) * 16 + lane % 8 + lane // 16 * 8, block * 16 + lane // 8 % 2 * 8
 
 
+def transposed_matrix_place(
+    tile: RegisterTile, warp: Index, lane: Index, block: Index, step: Index
+) -> tuple[Index, Index]:
+    """`matrix_place` of a row-layout tile in memory that holds its transpose: matrices come turned."""
+    return step * 16 + lane // 16 * 8 + lane % 8, (block * tile.warps + warp) * 16 + lane // 8 % 2 * 8
+
+
 def vector_register(tile: RegisterTile, vector: RegisterVector, register: Index) -> Index:
     """Which register of `vector` goes with `register` of `tile` (both in the same thread)."""
     if isinstance(tile.layout, Coalesced):

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .layouts import coalesced_thread, fragment, matrix_place, vector_element
+from .layouts import coalesced_thread, fragment, matrix_place, transposed_matrix_place, vector_element
 from .types import Coalesced, RegisterTile, RegisterVector, bf16
 
 Shape = tuple[int, ...]  # (rows, cols) of a tile, (length,) of a vector
@@ -145,10 +145,11 @@ def stores_vector(vector: RegisterVector, warp: np.ndarray, lane: np.ndarray) ->
 @dataclass(frozen=True)
 class Matrices(ThreadMap):
     """A register tile of 16-bit elements by ldmatrix or stmatrix: lanes name the rows of 8 x 8 matrices, and hold
-    other elements.
+    other elements. `transposed`: the memory holds the tile's transpose.
     """
 
     type: RegisterTile
+    transposed: bool = False
 
     whole_warps = True
 
@@ -158,8 +159,9 @@ class Matrices(ThreadMap):
         inner = tile.cols // 16 if tile.layout == "row" else tile.warp_rows // 16
         matrix = np.arange(each)[None, :, None]
         warp, lane = np.arange(tile.warps)[:, None, None], np.arange(32)[None, None, :]
-        row, col = matrix_place(tile, warp, lane, matrix // inner, matrix % inner)
-        return np.asarray(row * tile.cols + col), 8
+        place = transposed_matrix_place if self.transposed else matrix_place
+        row, col = place(tile, warp, lane, matrix // inner, matrix % inner)
+        return np.asarray(row * shape[1] + col), 8
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ HARMLESS = {
             ("barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
         }.items()
     },
+    ("gated_delta_rule", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
+    ("gated_delta_rule_prepare", "barrier", "warp.store(vectors[1], pk.maximum(g * LOG2E, LEAST).cumsum())"): (
+        1,
+        "a pass's barrier before the store, of a vector that nobody has read",
+    ),
     ("based_backward", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     ("based_backward", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
 }
@@ -98,6 +103,8 @@ ENOUGH = {
     "based_backward": {"dim": (64,), "dtype": ("f16",), "reverse": (True,)},
     "based_backward_values": {"dim": (64,), "dtype": ("f16",)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
+    "gated_delta_rule": {"dim": (64,), "dtype": ("f16",)},
+    "gated_delta_rule_prepare": {"dim": (64,), "dtype": ("f16",)},
     "linear_attention": {"dim": (64,)},
     **{f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)} for step in ("", "_gradient")},
     "linear_attention_backward": {"dim": (64,), "dtype": ("bf16",)},

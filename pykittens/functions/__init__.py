@@ -25,6 +25,8 @@ PUBLIC = {
     "causal_conv1d": "convolution",
     "causal_conv1d_step": "convolution",
     "cross_entropy": "loss",
+    "gated_delta_rule": "delta_rule",
+    "gated_delta_rule_step": "delta_rule",
     "gated_linear_attention": "gated",
     "gated_linear_attention_step": "gated",
     "geglu": "gates",

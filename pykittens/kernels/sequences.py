@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 import pykittens as pk
 from pykittens import f32, i32, warpgroup
 
@@ -83,6 +85,30 @@ def check_state(name: str, what: str, info: ArrayInfo | None, shape: Dims) -> No
     """`ArgumentError` unless an operand is None or float32 of this shape."""
     if info is not None and (tuple(info.shape) != tuple(shape) or info.dtype != "f32"):
         raise ArgumentError(f"{name}: {what} is {info.dtype} {tuple(info.shape)}", fix=f"pass float32 {tuple(shape)}")
+
+
+def check_offsets(name: str, offsets: ArrayInfo | None, batch: int) -> int:
+    """How many sequences there are. `ArgumentError` for offsets that are not int32 (sequences + 1,), of batch 1."""
+    if offsets is None:
+        return batch
+    if offsets.dtype != "i32" or len(offsets.shape) != 1 or offsets.shape[0] < 2 or batch != 1:
+        said = f"batch {batch} and cu_seqlens {offsets.dtype} {tuple(offsets.shape)}"
+        fix = "packed sequences are one batch, and cu_seqlens int32 (sequences + 1,)"
+        raise ArgumentError(f"{name}: {said}", fix=fix)
+    return offsets.shape[0] - 1
+
+
+def readable_offsets(name: str, offsets: Any, rows: int) -> Any:
+    """Offsets as the kernels read them. Those on the CPU are looked at; on a GPU nothing lies outside of the tensors
+    that is read or written.
+    """
+    if offsets is None or arrays.describe(offsets).device is not None:
+        return dense(offsets, "cu_seqlens")
+    values = np.asarray(arrays.as_numpy(offsets)).astype(np.int64)
+    if values[0] != 0 or values[-1] != rows or (np.diff(values) < 0).any():
+        said = f"{name}: cu_seqlens are {values.tolist() if len(values) < 10 else values} for {rows} rows"
+        raise ArgumentError(said, fix="offsets begin with 0, do not decrease, and end with the number of rows")
+    return dense(offsets, "cu_seqlens")
 
 
 def operands(name: str, q: Any, k: Any, v: Any, state: Any) -> tuple[Any, Any, Any, Any]:

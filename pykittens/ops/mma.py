@@ -69,7 +69,7 @@ class Mma(Product):
         d = self.d.type
         assert isinstance(d, RegisterTile)
         dtype = self.b.type.dtype.name  # type: ignore[union-attr]
-        c.prelude(_mma_text(dtype))
+        c.prelude(mma_text(dtype))
         blocks, columns = d.warp_rows // 16, d.cols // 16
         steps = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)[2] // 16
         acc = c[self.d]
@@ -159,7 +159,7 @@ class Mma(Product):
         yield Sample(fields, formula, tolerance=1e-5)
 
 
-def _mma_text(dtype: str) -> str:
+def mma_text(dtype: str) -> str:
     return f"""
 __device__ __forceinline__ void pk_mma_{dtype}(float* d, const u32* a, u32 b0, u32 b1) {{
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{dtype}.{dtype}.f32 "

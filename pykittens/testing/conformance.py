@@ -428,6 +428,7 @@ def elements(kind: str, dtype: DType, shape: tuple[int, ...], chance: np.random.
         "normal": lambda: chance.standard_normal(n),
         "positive": lambda: np.exp(2 * chance.standard_normal(n)),
         "unit": lambda: chance.uniform(-1, 1, n),
+        "small": lambda: chance.uniform(-0.2, 0.2, n),
         "integers": lambda: chance.integers(-8, 9, n),
         "counts": lambda: chance.integers(0, 9, n),
         "between": lambda: chance.integers(-8, 9, n) + chance.uniform(0.1, 0.4, n),  # whole numbers and halves

@@ -67,7 +67,7 @@ class Tma:
         """The rectangle of tensor `source` at `coordinate` into the shared tile `target`, paid to `barrier` (by default
         the tile's ring slot's) when it has landed.
 
-        Outside a ring the barrier must expect the bytes: see `load_once`. `hint`: evict_first, evict_last. `multicast`:
+        Outside a ring the barrier must expect the bytes: see `expect`. `hint`: evict_first, evict_last. `multicast`:
         a mask of blocks of the cluster that all receive the tile at the same place. `within`: (first, end) of the rows
         of the tensor that the rectangle is kept to: from `end` on zeros are loaded. It may not begin before `first`.
         """

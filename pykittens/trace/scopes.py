@@ -24,6 +24,7 @@ from ..ops import (
     store,
     sync,
     thread_indices,
+    transposed,
 )
 from ..ops.indexed import ScatterAdd
 from ..program import MemoryScope, Operand, Order, Scope, Value, is_scalar
@@ -422,6 +423,18 @@ class ScopeHandle:
                 f"{what}: {x.label} is {x.type}, not memory",
                 fix="store(target, source) and load(source) take shared tiles and tensors",
             )
+
+    def load_transposed(self, source: Value) -> Tile:
+        """A new register tile, in row layout, with the transpose of the shared tile `source` of 16-bit elements."""
+        self._memory(source, "load_transposed")
+        return result(transposed.LoadTransposed(self.scope, source))
+
+    def store_transposed(self, target: Value, source: Tile) -> None:
+        """The transpose of the register tile `source`, of 16-bit elements in row layout, into the shared tile
+        `target`.
+        """
+        self._memory(target, "store_transposed")
+        record(transposed.StoreTransposed(self.scope, target, source))
 
     def commit(self) -> None:
         """Closes a group of this scope's `load_async` copies."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, scan, slice_concat, unary
+from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, scan, slice_concat, triangular, unary
 from ..ops.top_k import TopK
 from ..program import Operand, Value
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_, f32, i32
@@ -424,6 +424,12 @@ class Tile(Handle):
     def min(self) -> Scalar:
         """The smallest element of a vector."""
         return self._scalar("min")
+
+    def unit_lower_inverse(self) -> Tile:
+        """The inverse of the unit lower triangular matrix with this tile's elements below the diagonal: a float32 tile
+        of a warp, of 16, 32 or 64 rows. What stands on the diagonal and above is not read.
+        """
+        return result(triangular.UnitLowerInverse(scope_of(self.type.warps), self))
 
     def transpose(self) -> Tile:
         """The transposed tile, of one warp: of a row-layout tile in column layout and the other way, without moving

@@ -200,6 +200,10 @@ KERNELS: list[Any] = [
     ("pk.random_bits(t, (1, 2), row=0.5)", "pk.random_bits(t, (1, 2), row=1)"),
     ("t.split_pairs()", "warp.load(x, (0, 0), rows=16, layout=pk.coalesced(8, 8)).split_pairs()"),
     ("pk.join_pairs(t, t)", "pk.join_pairs(*c.split_pairs())"),
+    ("acc.to(pk.bf16).unit_lower_inverse()", "acc.unit_lower_inverse()"),
+    ("warp.load_transposed(s)", "warp.load(s)"),
+    ("warp.store_transposed(hs, warp.zeros(f32, 64, 64))", "warp.store_transposed(hs, warp.zeros(bf16, 64, 64))"),
+    ("warp.store_transposed(hs, b)", "warp.store_transposed(hs[:, 0:16], b)"),
     ("col.cols", "col.length"),
     ("t.length", "t.rows, t.cols"),
     (

@@ -58,6 +58,10 @@ def gated() -> list[Any]:
     return [*heads(), -tensor(1, 2, 40).abs()]
 
 
+def delta() -> list[Any]:
+    return [*gated()[:3], tensor(1, 2, 40).sigmoid(), gated()[3]]
+
+
 def rows3() -> list[Any]:
     return [tensor(2, 12, 40), tensor(40, 4), tensor(40)]
 
@@ -157,6 +161,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "cross_entropy_in_place": (lambda x, t: pk.cross_entropy(x.clone(), t, in_place=True), logits),
     "cross_entropy_lse": (lambda *x: pk.cross_entropy(*x, reduction="none", return_lse=True), logits),
     "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
+    "gated_delta_rule": (lambda *x: pk.gated_delta_rule(*x, normalize=True), delta),
+    "gated_delta_rule_after": (lambda *x: pk.gated_delta_rule(*x, normalize=True, return_state=True), delta),
+    "gated_delta_rule_step": (
+        lambda *x: pk.gated_delta_rule_step(*x[:5], state=x[5]),
+        lambda: [*(y[:, :, 0].contiguous() for y in delta()), tensor(1, 2, 64, 64)],
+    ),
     "gated_linear_attention": (pk.gated_linear_attention, gated),
     "gated_linear_attention_after": (lambda *x: pk.gated_linear_attention(*x, scale=0.5, return_state=True), gated),
     "gated_linear_attention_backward": (

@@ -1,0 +1,374 @@
+"""The gated delta rule, forward: linear attention whose keys overwrite what they find.
+
+    S_i = exp(g_i) S_(i-1) + u_i k_i,   u_i = b_i (v_i - exp(g_i) S_(i-1) k_i),   o_i = scale * S_i q_i
+
+for each batch and head: Yang et al., "Parallelizing Linear Transformers with the Delta Rule" (2024), without g; "Gated
+Delta Networks" (2024). In chunks of 64 rows, S the state before one, c_i the sum of g from its beginning to row i, and
+D_ij = exp(c_i - c_j) for j <= i, else 0 (differences of logarithms, never quotients of exponentials):
+
+    Y = V - exp(c) K S^T                 A_ij = D_ij k_i.k_j, j < i
+    E = (I + A b)^-1 Y = Y - W b Y       W = (I + A b)^-1 A = A (I + b A)^-1: without b, for b of 0, too
+    U = b E
+    O = scale * (exp(c) Q S^T + (D * Q K^T) U)
+    S' = exp(c_64) S + (exp(c_64 - c) U)^T K
+
+`prepare` makes W, the masked D * Q K^T and the factors of rows, a warp each chunk, all chunks at once; with `norm` the
+factors hold the lengths of queries and keys, which are never rounded. `walk` goes through the chunks of a sequence. A
+block owns 64 columns of the values; everything in its registers is transposed, values by rows: the state, Y, and U are
+then left operands of wgmma out of registers, and nothing goes through shared memory on the way from chunk to chunk.
+
+q, k: (batch, groups, n, d), v, o: (batch, heads, n, e), bf16 or f16, heads a multiple of groups; d 64 or 128, e 64, 128
+or 256. States: float32 (batch, heads, e, d), as those of linear attention. What a tensor core takes is rounded to the
+operands' dtype, once; in f16, whose range is small, rows are scaled on their way. Packed sequences are rows offsets[i]
+to offsets[i + 1] - 1 of one batch, and their chunks begin where `pk.packed` says.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
+
+from ..interop import arrays
+from .arguments import KernelCall
+from .gated_linear_attention import LEAST, LOG2E
+from .sequences import DTYPES, dense, operands, readable_offsets, unit_of
+
+CHUNK = 64
+EPSILON = 1e-6  # beside a sum of squares
+TINY = 2.0**-60  # what a smaller b counts as in W
+FACTORS = ("keys", "adds", "queries", "beta", "unit", "solved")
+NAMES = ("q", "k", "v", "log_decay", "beta", "state")
+DIMS, VALUES = (64, 128), (64, 128, 256)
+
+
+def reference(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    log_decay: np.ndarray | None,
+    beta: np.ndarray,
+    *,
+    scale: float | None = None,
+    state: np.ndarray | None = None,
+    norm: bool = False,
+    dtype: Any = np.float64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
+    batch, heads, n, e = v.shape
+    q, k = (np.repeat(x.astype(dtype), heads // x.shape[1], 1) for x in (q, k))
+    v, beta = v.astype(dtype), beta.astype(dtype)
+    if norm:
+        q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + EPSILON) for x in (q, k))
+    decay = np.exp(np.zeros((batch, heads, n)) if log_decay is None else log_decay.astype(dtype))
+    state = np.zeros((batch, heads, e, q.shape[-1]), dtype) if state is None else state.astype(dtype)
+    o = np.empty(v.shape, dtype)
+    for i in range(n):
+        state = state * decay[:, :, i, None, None]
+        change = beta[:, :, i, None] * (v[:, :, i] - (state @ k[:, :, i, :, None])[..., 0])
+        state = state + change[..., None] * k[:, :, i, None, :]
+        o[:, :, i] = (state @ q[:, :, i, :, None])[..., 0] * dtype(q.shape[-1] ** -0.5 if scale is None else scale)
+    return o, state
+
+
+def lengths(x: Any, norm: bool, d: int) -> Any:
+    """1 over the length of each row of a shared tile, a column vector; 1 without `norm`."""
+    if not norm:
+        return warp.full_col(f32, CHUNK, 1.0)
+    squares = warp.zeros_col(f32, CHUNK)
+    for col in range(0, d, 16):
+        part = warp.load(x[:, col : col + 16]).to(f32)
+        squares += part.row_dot(part)
+    return pk.rsqrt(squares + EPSILON)
+
+
+@pk.kernel(warps=1, grid=lambda v, w, **_: (w.rows // CHUNK, v.depth, v.batch))
+def prepare(
+    q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
+    k: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
+    v: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    log_decay: Annotated[Tensor, f32, "B", "H", "N"],
+    beta: Annotated[Tensor, f32, "B", "H", "N"],
+    offsets: Annotated[Tensor, i32, "S"],
+    w: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
+    p: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
+    factors: Annotated[Tensor, f32, "B", "H", len(FACTORS), "M"],
+    decays: Annotated[Tensor, f32, "B", "H", "C"],
+    scale: Annotated[Scalar, f32],
+    *,
+    norm: bool = False,
+) -> None:
+    """W, scale * D * Q K^T, the factors of rows, and the decay of each chunk."""
+    chunk, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    dtype, d = q.dtype, q.cols
+    group = head // (v.depth // q.depth)
+    rows, tile = pk.stretch(q), chunk
+    if offsets is not None:
+        sequences = pk.packed(offsets)
+        i = sequences.find(chunk, CHUNK)
+        rows, tile = sequences[i], chunk - sequences.first(i, CHUNK)
+    queries, keys = (pk.shared(pk.st(dtype, CHUNK, d), name=name) for name in ("queries", "keys"))
+    vectors, landed = pk.shared(pk.sv(f32, CHUNK), count=2), pk.barrier()
+    pk.tma.expect(landed, keys, queries)
+    for to, source in ((keys, k), (queries, q)):
+        pk.tma.load(to, source, **rows.tile(batch, group, tile, CHUNK), barrier=landed)
+
+    def write(name: str, column: Any) -> None:
+        warp.store(factors, column, (batch, head, FACTORS.index(name), chunk))
+
+    def faded(x: Any) -> Any:
+        """Keys' lengths and the decay from row j to row i, read anew: registers are short."""
+        if norm:
+            x = x * warp.load_row(vectors[0])
+        return x if log_decay is None else x * pk.exp2(pk.minimum(sums - warp.load_row(vectors[1]), 0.0))
+
+    pk.wait(landed, 0)
+    own, b = lengths(keys, norm, d), warp.load_col(beta, **rows.run(batch, head, tile, CHUNK), length=CHUNK)
+    warp.store(vectors[0], own)
+    if log_decay is None:
+        sums, last = warp.zeros_col(f32, CHUNK), pk.cast(0.0, f32)
+    else:
+        g = warp.load_vec(log_decay, **rows.run(batch, head, tile, CHUNK), length=CHUNK)
+        warp.store(vectors[1], pk.maximum(g * LOG2E, LEAST).cumsum())
+        sums, last = warp.load_col(vectors[1]), vectors[1][CHUNK - 1]
+        warp.set(decays, (batch, head, chunk), pk.exp2(last))
+    write("keys", pk.exp2(sums) * own)
+    write("adds", pk.exp2(last - sums) * own)
+    write("beta", b)
+
+    # (I + b A)^-1 = I - b W
+    safe = pk.where(abs(b) < TINY, TINY, b)
+    product = warp.zeros(f32, CHUNK, CHUNK)
+    row, column = pk.row_index(product), pk.col_index(product)
+    warp.mma_ABt(product, keys, keys)
+    product[:] = faded(product * (own * safe)).unit_lower_inverse() * (-1.0 / safe)
+    product[:] = pk.where(column < row, product, 0.0)
+    if dtype is f16:
+        unit = unit_of(product)
+        write("solved", unit)
+        product[:] = product / unit
+    warp.store(w, product.to(dtype), (batch, head, chunk, 0))
+
+    own_q = lengths(queries, norm, d) * scale
+    warp.mm_ABt(product, queries, keys)
+    product[:] = pk.where(column <= row, faded(product * own_q), 0.0)
+    lift = pk.exp2(sums) * own_q
+    if dtype is f16:
+        unit = unit_of(product)
+        write("unit", unit)
+        product[:] = product / unit
+        lift[:] = lift / unit
+    write("queries", lift)
+    warp.store(p, product.to(dtype), (batch, head, chunk, 0))
+
+
+@pk.kernel(
+    warps=4,
+    grid=lambda v, offsets, **_: (v.cols // CHUNK, v.depth, v.batch if offsets is None else offsets.cols - 1),
+)
+def walk(
+    q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
+    k: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
+    v: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    offsets: Annotated[Tensor, i32, "S"],
+    w: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
+    p: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
+    factors: Annotated[Tensor, f32, "B", "H", len(FACTORS), "M"],
+    decays: Annotated[Tensor, f32, "B", "H", "C"],
+    before: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
+    o: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    after: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
+) -> None:
+    """o, and the state after the last row of each sequence; without `before` it begins at zero."""
+    part, head, sequence = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    dtype, d, scaled = q.dtype, q.cols, q.dtype is f16
+    group = head // (v.depth // q.depth)
+    rows, first = pk.stretch(q), pk.cast(0, i32)
+    batch: Any = sequence
+    if offsets is not None:
+        sequences = pk.packed(offsets)
+        rows, first, batch = sequences[sequence], sequences.first(sequence, CHUNK), 0
+    chunks = pk.cdiv(rows.rows, CHUNK)
+    wide, square = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
+    names = FACTORS if scaled else FACTORS[:4]
+    members: dict[str, Any] = {
+        "q": wide,
+        "k": wide,
+        "v": square,
+        "w": square,
+        "p": square,
+        **dict.fromkeys(names, pk.sv(f32, CHUNK)),
+    }
+    ring = pk.ring(2, **members)
+    result = pk.shared(square, name="result")
+
+    def load(i: Any) -> None:
+        with pk.when(i < chunks), ring.fill() as slot:
+            for to, source in ((slot.k, k), (slot.q, q)):
+                pk.tma.load(to, source, **rows.tile(batch, group, i, CHUNK))
+            pk.tma.load(slot.v, v, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
+            for to, source in ((slot.w, w), (slot.p, p)):
+                pk.tma.load(to, source, (batch, head, first + i, 0))
+            for number, name in enumerate(names):
+                pk.tma.load(getattr(slot, name), factors, (batch, head, number, first + i))
+
+    def rounded(*tiles: Any) -> tuple[Any, Any]:
+        """A tile as an operand of a product, and the factor of its rows; the others are to be divided by it, too."""
+        if not scaled:
+            return tiles[0].to(dtype), 1.0
+        unit = unit_of(*tiles)
+        return (tiles[0] / unit).to(dtype), unit
+
+    for i in range(2):
+        load(i)
+    state = (
+        warpgroup.zeros(f32, CHUNK, d)
+        if before is None
+        else warpgroup.load(before, (sequence, head, part, 0), rows=CHUNK)
+    )
+    for i in pk.range(chunks):
+        found, out = (warpgroup.zeros(f32, CHUNK, CHUNK) for _ in range(2))  # here, so that they end here
+        slot = ring.read()
+        past, unit = rounded(state)
+        warpgroup.mm_ABt(found, past, slot.k)
+        warpgroup.mm_ABt(out, past, slot.q)
+        warpgroup.wait(found)
+        wanted = warpgroup.load_transposed(slot.v).to(f32) - found * unit * warpgroup.load_row(slot.keys)
+        weighted, unit_w = rounded(wanted * warpgroup.load_row(slot.beta))
+        warpgroup.mm_ABt(found, weighted, slot.w)
+        warpgroup.wait(out)
+        out[:] = out * unit * warpgroup.load_row(slot.queries)
+        warpgroup.wait(found)
+        if scaled:
+            found[:] = found * unit_w * warpgroup.load_row(slot.solved)
+        change = (wanted - found) * warpgroup.load_row(slot.beta)
+        if decays is not None:
+            state[:] = state * decays[batch, head, first + i]
+        lasting, unit_l = rounded(change * warpgroup.load_row(slot.adds), state)
+        current, unit_c = rounded(change, out)
+        if scaled:
+            state[:] = state / unit_l
+            out[:] = out / unit_c
+        warpgroup.mma_AB(state, lasting, slot.k)
+        warpgroup.mma_ABt(out, current, slot.p)
+        warpgroup.wait()
+        if scaled:
+            state[:] = state * unit_l
+            out[:] = out * unit_c * warpgroup.load_row(slot.unit)
+        ring.release()
+        load(i + 2)
+        warpgroup.tma.wait(read=True)
+        warpgroup.sync()  # `result` has been read
+        warpgroup.store_transposed(result, out.to(dtype))
+        warpgroup.sync()
+        warpgroup.tma.store(o, result, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
+        warpgroup.tma.commit()
+    warpgroup.tma.wait()
+    if after is not None:
+        warpgroup.store(after, state, (sequence, head, part, 0))
+
+
+@pk.kernel(warps=4, grid=lambda v, **_: (v.cols // CHUNK, v.rows, v.depth))
+def step(
+    q: Annotated[Tensor, DTYPES, "B", "G", pk.static("D")],
+    k: Annotated[Tensor, DTYPES, "B", "G", pk.static("D")],
+    v: Annotated[Tensor, DTYPES, "B", "H", pk.static("E")],
+    log_decay: Annotated[Tensor, f32, "B", "H"],
+    beta: Annotated[Tensor, f32, "B", "H"],
+    before: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
+    o: Annotated[Tensor, DTYPES, "B", "H", pk.static("E")],
+    after: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
+    scale: Annotated[Scalar, f32],
+    *,
+    norm: bool = False,
+) -> None:
+    """One row of each sequence, in float32: a warp has 16 rows of a state."""
+    part, head, batch = pk.block_index.x * 4 + warp.index, pk.block_index.y, pk.block_index.z
+    d, group, layout = q.cols, head // (v.rows // q.rows), pk.coalesced(q.cols // 4, 4)
+    state = warp.load(before, (batch, head, part, 0), rows=16, layout=layout)
+    query, key = (warp.load_row(x, (batch, group, 0), length=d, layout=layout).to(f32) for x in (q, k))
+    value = warp.load_col(v, (batch, head, part), length=16, layout=layout).to(f32)
+    if norm:
+        ones = warp.full(f32, 16, d, 1.0, layout=layout)
+        query, key = (x * pk.rsqrt((ones * (x * x)).row_sum() + EPSILON) * ones for x in (query, key))
+    if log_decay is not None:
+        state[:] = state * pk.exp2(pk.maximum(log_decay[batch, head] * LOG2E, LEAST))
+    change = beta[batch, head] * (value - (state * key).row_sum())
+    state[:] = state + change * key
+    warp.store(o, ((state * query).row_sum() * scale).to(o.dtype), (batch, head, part))
+    warp.store(after, state, (batch, head, part, 0))
+
+
+class Forward:
+    """The launches of the forward pass as one: called as a kernel is."""
+
+    def __call__(
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        log_decay: Any,
+        beta: Any,
+        offsets: Any,
+        state: Any,
+        o: Any,
+        after: Any,
+        scale: float,
+        *,
+        norm: bool,
+    ) -> None:
+        w, p, factors, decays = scratch(v, log_decay, offsets)
+        prepare(q, k, v, log_decay, beta, offsets, w, p, factors, decays, scale, norm=norm)
+        walk(q, k, v, offsets, w, p, factors, decays, state, o, after)
+
+    def launcher(self, *operands: Any, **static: Any) -> None:
+        """None: such a call is not one launch, to be done again by itself."""
+
+
+FORWARD = Forward()
+
+
+def scratch(v: Any, log_decay: Any, offsets: Any) -> tuple[Any, Any, Any, Any]:
+    """W, P, factors and decays for as many chunks as there may be."""
+    info = arrays.describe(v)
+    batch, heads, n, _ = info.shape
+    chunks = -(-n // CHUNK) if offsets is None else n // CHUNK + arrays.describe(offsets).shape[0] - 1
+
+    def made(dtype: str, *shape: int) -> Any:
+        return arrays.empty(info.kind, (batch, heads, *shape), dtype, info.device)
+
+    squares = (made(info.dtype, chunks * CHUNK, CHUNK) for _ in range(2))
+    decays = None if log_decay is None else made("f32", chunks)
+    return (*squares, made("f32", len(FACTORS), chunks * CHUNK), decays)
+
+
+def call(
+    q: Any,
+    k: Any,
+    v: Any,
+    beta: Any,
+    log_decay: Any,
+    state: Any,
+    offsets: Any,
+    o: Any,
+    after: Any,
+    *,
+    scale: float,
+    norm: bool,
+) -> KernelCall:
+    """What writes o, and the state after the last row into `after` unless that is None."""
+    q, k, v, state = operands("the gated delta rule", q, k, v, state)
+    beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
+    offsets = readable_offsets("gated_delta_rule", offsets, arrays.describe(v).shape[2])
+    return KernelCall(FORWARD, (q, k, v, log_decay, beta, offsets, state, o, after, scale), {"norm": norm})  # type: ignore[arg-type]
+
+
+def call_step(
+    q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, *results: Any, scale: float, norm: bool
+) -> KernelCall:
+    """What writes one row of o, and the state after it."""
+    given = [dense(x, name) for x, name in zip((q, k, v, log_decay, beta, state), NAMES, strict=True)]
+    return KernelCall(step, (*given, *results, scale), {"norm": norm})
