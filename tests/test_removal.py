@@ -28,11 +28,6 @@ HARMLESS = {
         1,
         "the queries had landed when the other warpgroup made the scores, of which this one waits for the weights",
     ),
-    (
-        "attention_backward_ampere_finish",
-        "barrier",
-        "warp.store(staged.part(down, across, *PIECE), pk.where(seen, x * scale, 0.0).to(out.dtype))",
-    ): (1, "a pass's barrier of a warp between its two pieces, which are different parts of the tile"),
     **{
         (name, "barrier", "group.sync()"): (1, "every warp has read its queries before the last step's second barrier")
         for name in ("attention_ampere", "attention_ampere_window", "attention_ampere_packed")
@@ -88,7 +83,7 @@ HARMLESS = {
 ENOUGH = {
     "attention_backward_hopper": {"dtype": ("bf16",), "dim": (64, 256)},
     "attention_backward_ampere": {"dtype": ("bf16",), "dim": (64,)},
-    "attention_backward_ampere_finish": {"dim": (64,), "dtype": ("bf16",)},
+    "attention_backward_ampere_finish": {"dim": (64,), "dtype": ("bf16",), "shared": (163 * 1024,)},
     "attention_backward_prepare": {"dim": (64,), "dtype": ("bf16",)},
     "attention_backward_finish": {"dim": (64,), "dtype": ("bf16",)},
     "attention_ada": {"dtype": ("bf16",)},

@@ -96,7 +96,7 @@ def call(
     q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
     sinks = sinks if sinks is None or arrays.describe(sinks).strides == (1,) else arrays.dense_copy(sinks, "sinks")
     dim, device = q.shape[-1], arrays.describe(q).device
-    if "wgmma" in _architecture(device).features:
+    if "wgmma" in machine_of(device).features:
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
@@ -156,7 +156,7 @@ def configuration(dim: int, causal: bool, rows: int, more: bool = False) -> dict
 def check(infos: dict[str, ArrayInfo], deterministic: bool = False, sinks: ArrayInfo | None = None) -> None:
     """One `ArgumentError` for what no kernel takes."""
     q, k, v = infos.values()
-    arch = _architecture(q.device)
+    arch = machine_of(q.device)
     widest = WIDEST if "wgmma" in arch.features else WIDEST_MMA_SYNC
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
         problem, fix = "", "q, k and v have four dimensions: batch, heads, rows, head dimension"
@@ -191,10 +191,10 @@ def loadable(info: ArrayInfo) -> bool:
 
 def on_hopper(device: int | None) -> bool:
     """Whether Hopper's kernels run there."""
-    return "wgmma" in _architecture(device).features
+    return "wgmma" in machine_of(device).features
 
 
-def _architecture(device: int | None) -> Architecture:
+def machine_of(device: int | None) -> Architecture:
     """That of a device; the simulated GPU's on the CPU, and where a fake tensor names a device that is not here."""
     try:
         return SIMULATED if device is None else driver.architecture(device)

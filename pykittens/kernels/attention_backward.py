@@ -21,7 +21,7 @@ from . import attention_backward_ampere as ampere
 from . import attention_backward_hopper as hopper
 from . import attention_backward_wide as wide
 from .arguments import KernelCall
-from .attention import Scores, loadable, on_hopper
+from .attention import Scores, loadable, machine_of
 from .widths import backward_width
 
 LOG2E = 1.4426950408889634
@@ -123,7 +123,9 @@ def scratch(n: int, d: int, sequences: int | None = None) -> tuple[int, tuple[in
 
 
 class Steps:
-    """The three launches as one: called as a kernel is."""
+    """The three launches as one: called as a kernel is. mma_sync: bytes of shared memory of a block, where mma.sync
+    makes the products.
+    """
 
     def __call__(
         self,
@@ -147,14 +149,16 @@ class Steps:
         k_offsets: Any = None,
         *,
         deterministic: bool = False,
-        mma_sync: bool = False,
+        mma_sync: int = 0,
         **static: Any,
     ) -> None:
         kind, device = (info := arrays.describe(q)).kind, info.device
         batch, heads, n, d = info.shape
         d = backward_width(d, v.shape[-1])
         padded, parts = scratch(n, d, None if q_offsets is None else q_offsets.shape[0] - 1)
-        parts = ampere.parts(padded, d) if mma_sync else parts
+        cut = ampere.configuration(d, mma_sync)
+        if mma_sync:
+            parts = ampere.parts(padded, d, cut["rows"], cut["warps"])
         scaled, delta = (arrays.empty(kind, (batch, heads, padded), "f32", device) for _ in range(2))
         sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
         turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
@@ -163,8 +167,8 @@ class Steps:
         if sinks is not None:
             differentiate_sinks(scaled, delta, sinks, dsinks)
         if mma_sync:
-            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, *more, **static)
-            ampere.finish(sums, scaled, dq, scale, q_offsets, width=d)
+            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static, **cut)
+            ampere.finish(sums, scaled, dq, scale, q_offsets, width=d, rows=cut["rows"], warps=cut["warps"])
         else:
             if info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in more):
                 by_keys = (batch * k.shape[1], heads // k.shape[1])
@@ -208,13 +212,12 @@ def call(
         for x in (lse, dlse, sinks)
     ]
     static: dict[str, Any] = {"causal": scores.causal}
-    if on_hopper(arrays.describe(given[1]).device):
-        static |= {
-            "deterministic": bool(deterministic),
-            **configuration(backward_width(given[1].shape[-1], given[3].shape[-1]), scores.softcap is not None),
-        }
+    static["deterministic"] = bool(deterministic)
+    machine, d = machine_of(arrays.describe(given[1]).device), backward_width(given[1].shape[-1], given[3].shape[-1])
+    if "wgmma" in machine.features:
+        static |= configuration(d, scores.softcap is not None)
     else:
-        static["mma_sync"] = True
+        static["mma_sync"] = machine.shared_bytes
     *gradients, dsinks = gradients
     operands = (*rows, *vectors[:2], *gradients, scores.scale, *scores.band, vectors[2], dsinks, *offsets)
     return KernelCall(STEPS, operands, static)  # type: ignore[arg-type]

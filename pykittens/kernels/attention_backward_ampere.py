@@ -1,11 +1,12 @@
 """Flash attention, backward, with mma.sync, ldmatrix and cp.async: Ampere, Ada, and newer without Hopper's
 instructions.
 
-The mathematics and the operands are those of `attention_backward_hopper`, for d 64 and 128. A block of eight warps has
-128 keys and values, 16 of each a warp, and goes through the tiles of queries of all heads that share them. S and dP are
-made transposed, so that P and dS are left operands in registers; dS goes through shared memory for dq, of which a warp
-makes some columns and adds them to a float32 tensor in the order of its registers. Shared memory: 88 KiB at d 128, 64
-at d 64.
+The mathematics and the operands are those of `attention_backward_hopper`, for d 64 and 128. A block has 128 keys and
+values, and goes through the tiles of queries of all heads that share them; the next tile is on its way meanwhile. S
+and dP are made transposed, so that P and dS are left operands in registers; dS goes through shared memory for dq, of
+which a warp makes a piece and adds it to a float32 tensor in the order of its registers. What ldmatrix brings (128
+bytes a clock) bounds the speed: at d 64 a warp has two fragments of 16 keys to multiply each fragment of queries with,
+and two blocks share a multiprocessor; at d 128 registers hold one, and tiles are long instead.
 """
 
 from __future__ import annotations
@@ -21,31 +22,37 @@ from .widths import backward_width
 LOG2E = 1.4426950408889634
 D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
-KEYS, WARPS = 128, 8
-PIECE = (32, 16)  # rows and columns of dq that a warp makes of a tile of queries
+KEYS = 128  # of a block
+AMPLE = 163 * 1024  # bytes of shared memory: A100, H100. Two blocks with two slots at d 64, slots of 64 rows at d 128
+HEIGHT = 32  # rows of the piece of dq that a warp makes of a tile of queries
 
 
-def rows_of(d: Any) -> Any:
-    """Queries of a tile: as many as shared memory of 99 KiB holds beside the keys and values."""
-    return 4096 // d
+def configuration(d: int, shared_bytes: int) -> dict[str, int]:
+    """Queries of a tile, warps of a block and slots for tiles, where a block has so many bytes of shared memory."""
+    ample = shared_bytes >= AMPLE
+    return {"rows": 64 if d > 64 and ample else 32, "warps": 4 if d == 64 else 8, "slots": 2 if ample else 1}
 
 
-def parts(padded: int, d: int) -> tuple[int, int]:
+def parts(padded: int, d: int, rows: int, warps: int) -> tuple[int, int]:
     """How many pieces the sums of dq have, and their elements."""
-    return padded // rows_of(d) * WARPS, PIECE[0] * PIECE[1]
+    return padded // rows * warps, rows * d // warps
 
 
-def place_of(piece: Any, d: int) -> tuple[Any, Any]:
+def place_of(piece: Any, d: int, width: int) -> tuple[Any, Any]:
     """First row and column of a piece in its tile."""
-    return piece // (d // PIECE[1]) * PIECE[0], piece % (d // PIECE[1]) * PIECE[1]
+    return piece // (d // width) * HEIGHT, piece % (d // width) * width
 
 
-def grid(k: Any, k_offsets: Any = None, **_: Any) -> Any:
-    """A block for each tile of keys."""
-    return pk.cdiv(k.rows, KEYS) if k_offsets is None else k.rows // KEYS + k_offsets.cols - 1, k.depth, k.batch
+def key_tiles_of(k: Any, k_offsets: Any) -> Any:
+    """Blocks for each head of keys: tiles of one sequence, or as many as packed ones may have."""
+    return pk.cdiv(k.rows, KEYS) if k_offsets is None else k.rows // KEYS + k_offsets.cols - 1
 
 
-@pk.kernel(warps=WARPS, grid=grid)
+@pk.kernel(
+    warps=lambda warps, **_: warps,
+    blocks_per_sm=lambda warps, **_: 8 // warps,
+    grid=lambda k, k_offsets=None, **_: key_tiles_of(k, k_offsets) * k.depth * k.batch,
+)
 def differentiate(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
@@ -57,6 +64,7 @@ def differentiate(
     dk: Annotated[Tensor, HALF, "B", "G", "M", D],
     dv: Annotated[Tensor, HALF, "B", "G", "M", DV],
     scale: Annotated[Scalar, f32],
+    turns: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
     left: Annotated[Scalar, i32] | None = None,
     right: Annotated[Scalar, i32] | None = None,
     softcap: Annotated[Scalar, f32] | None = None,
@@ -64,69 +72,105 @@ def differentiate(
     k_offsets: Annotated[Tensor, i32, "S"] | None = None,
     *,
     causal: bool = False,
+    rows: int,
+    warps: int,
+    slots: int,
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
-    `left`, `right`, `softcap` and offsets: see `attention_backward_hopper.differentiate`.
+    `turns`, `left`, `right`, `softcap` and offsets: see `attention_backward_hopper.differentiate`.
     """
     d, dtype, group = backward_width(q.cols, v.cols), q.dtype, pk.block
-    rows = rows_of(d)
-    tile, shared_by = pk.block_index.x, q.depth // k.depth
-    head, batch = pk.block_index.y, pk.block_index.z
+    side: Any = 0 if causal else right
+    key_tiles, shared_by = key_tiles_of(k, k_offsets), q.depth // k.depth
+    if side is None:  # a head after the other, for L2
+        tile, owner = pk.block_index.x % key_tiles, pk.block_index.x // key_tiles
+    else:  # the longest tiles of all heads first, or those that nobody waits for
+        tile, owner = pk.block_index.x // (k.depth * k.batch), pk.block_index.x % (k.depth * k.batch)
+        tile = tile if turns is None else key_tiles - 1 - tile
+    head, batch = owner % k.depth, owner // k.depth
     q_rows, k_rows, base = pk.stretch(q), pk.stretch(k), 0
     if q_offsets is not None:
         i = pk.packed(k_offsets).find(tile, KEYS)
         tile = tile - pk.packed(k_offsets).first(i, KEYS)
         q_rows, k_rows, base = pk.packed(q_offsets)[i], pk.packed(k_offsets)[i], pk.packed(q_offsets).padded(i, rows)
-    band = pk.band(q_rows.rows, k_rows.rows, left=left, right=0 if causal else right)
+        key_tiles = pk.cdiv(k_rows.rows, KEYS)
+    band = pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
     span, c = band.query_tiles(tile * KEYS, KEYS, rows), (scale if softcap is None else softcap) * LOG2E
+    whole = tile * KEYS + KEYS <= k_rows.rows
     key, value = (pk.shared(pk.st(dtype, KEYS, d), name=name) for name in ("key", "value"))
-    query, grads = (pk.shared(pk.st(dtype, rows, d), name=name) for name in ("query", "grads"))
-    logs, deltas = (pk.shared(pk.sv(f32, rows), name=name) for name in ("logs", "deltas"))
+    queries, do_rows = (pk.shared(pk.st(dtype, rows, d), count=slots, name=name) for name in ("queries", "do_rows"))
+    logs, deltas = (pk.shared(pk.sv(f32, rows), count=slots, name=name) for name in ("logs", "deltas"))
     slopes = pk.shared(pk.st(dtype, KEYS, rows), name="slopes")
     score, grad = group.zeros(f32, KEYS, rows), group.zeros(f32, KEYS, rows)
     dkey, dvalue = group.zeros(f32, KEYS, d), group.zeros(f32, KEYS, d)
-    part, (down, across) = warp.zeros(f32, *PIECE), place_of(warp.index, d)
+    part = warp.zeros(f32, HEIGHT, rows * d // warps // HEIGHT)
+    down, across = place_of(warp.index, d, part.cols)
+    length = span.end - span.begin
     if q_offsets is not None:  # a number that is no tile's
-        span = span._replace(end=pk.where(tile * KEYS < k_rows.rows, span.end, span.begin))
+        length = pk.where(tile * KEYS < k_rows.rows, length, 0)
+
+    def slot(i: Any) -> tuple[Any, Any, Any, Any]:
+        return tuple(x if slots == 1 else x[i % slots] for x in (queries, do_rows, logs, deltas))  # type: ignore[return-value]
+
+    def place(i: Any) -> tuple[Any, Any]:
+        """Head and number of the i-th tile of queries."""
+        return head * shared_by + i // length, span.begin + i % length
+
+    def load(i: Any) -> None:
+        (h, j), tiles = place(i), slot(i)
+        for x, tensor in zip(tiles[:2], (q, do), strict=True):
+            group.load_async(x, tensor, **q_rows.tile(batch, h, j, rows))
+        for x, tensor in zip(tiles[2:], (lse, delta), strict=True):
+            group.load_async(x, tensor, (batch, h, base + j))
+        group.commit()
+
     group.load_async(key, k, **k_rows.tile(batch, head, tile, KEYS))
     group.load_async(value, v, **k_rows.tile(batch, head, tile, KEYS))
-    for g in pk.range(shared_by):
-        for j in pk.range(span.begin, span.end):
-            at = (batch, head * shared_by + g, base + j)
-            group.load_async(query, q, **q_rows.tile(batch, at[1], j, rows))
-            group.load_async(grads, do, **q_rows.tile(batch, at[1], j, rows))
-            group.load_async(logs, lse, at)
-            group.load_async(deltas, delta, at)
-            group.commit()
-            group.wait_loads()
+    with pk.when(length > 0):
+        load(0)
+    for i in pk.range(length * shared_by):
+        (h, j), (query, grads, log, row_delta) = place(i), slot(i)
+        group.wait_loads()
+        group.sync()  # this tile is here, and nobody reads the one before any more
+        if slots > 1:
+            with pk.when(i + 1 < length * shared_by):
+                load(i + 1)
+        group.mm_ABt(score, key, query)
+        x = score if softcap is None else squashed(score, scale / softcap)
+        p = pk.exp2(pk.fma(x, c, -group.load_row(log)))
+        with pk.when(~whole | (j < span.clear) | (j >= span.full)):
+            p[:] = pk.where(band.sees(score, j * rows, tile * KEYS, down=True), p, 0.0)
+        group.mma_AB(dvalue, p.to(dtype), grads)
+        if softcap is not None:
+            p = p * pk.fma(x, -x, 1.0)  # the derivative of tanh
+        group.mm_ABt(grad, value, grads)
+        slope = (p * (grad - group.load_row(row_delta))).to(dtype)
+        group.store(slopes, slope)
+        group.sync()  # all of dS is there
+        group.mma_AB(dkey, slope, query)
+        warp.mm_AtB(part, slopes.part(0, down, KEYS, HEIGHT), key.part(0, across, KEYS, part.cols))
+        piece = (base + j) * warps + warp.index
+        if turns is not None:
+            pk.wait_for(turns, (batch, h, piece), band.turn(j, rows, tile, KEYS, key_tiles))
+        warp.add(dq, part.registers(), (batch, h, piece, 0))
+        if turns is not None:
+            pk.signal(turns, (batch, h, piece), by=warp)
+        if slots == 1:
             group.sync()
-            group.mm_ABt(score, key, query)
-            x = score if softcap is None else squashed(score, scale / softcap)
-            p = pk.exp2(pk.fma(x, c, -group.load_row(logs)))
-            p = pk.where(band.sees(score, j * rows, tile * KEYS, down=True), p, 0.0)
-            group.mma_AB(dvalue, p.to(dtype), grads)
-            if softcap is not None:
-                p = p * pk.fma(x, -x, 1.0)  # the derivative of tanh
-            group.mm_ABt(grad, value, grads)
-            slope = (p * (grad - group.load_row(deltas))).to(dtype)
-            group.store(slopes, slope)
-            group.sync()  # all of dS is there
-            group.mma_AB(dkey, slope, query)
-            warp.mm_AtB(part, slopes.part(0, down, KEYS, PIECE[0]), key.part(0, across, KEYS, PIECE[1]))
-            group.sync()  # nobody reads the queries any more
-            warp.add(dq, part.registers(), (at[0], at[1], at[2] * WARPS + warp.index, 0))
+            with pk.when(i + 1 < length * shared_by):
+                load(i + 1)
     if left is not None or right is not None or q_offsets is not None:  # perhaps nobody has waited for the keys
         group.commit()
         group.wait_loads()
-        group.sync()
+    group.sync()
     for out, sums, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
         group.store(staged, sums.to(dtype))
         group.sync()
         group.store(out, staged, **k_rows.tile(batch, head, tile, KEYS))
 
 
-@pk.kernel(grid=lambda dq, **_: dq.rows // WARPS * dq.depth * dq.batch)
+@pk.kernel(grid=lambda dq, warps, **_: dq.rows // warps * dq.depth * dq.batch)
 def finish(
     dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
     scaled: Annotated[Tensor, f32, "B", "H", "P"],
@@ -134,20 +178,23 @@ def finish(
     scale: Annotated[Scalar, f32],
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
     *,
-    width: int | None = None,
+    width: int,
+    rows: int,
+    warps: int,
 ) -> None:
-    """out = dq * scale, and 0 where a row sees no key. width: of the tiles, unless it is that of `out`."""
-    width = width or out.cols
-    tiles, rows = dq.rows // WARPS, rows_of(width)
+    """out = dq * scale, and 0 where a row sees no key. width: of the tiles of `rows`, each in as many pieces as
+    `differentiate` had warps.
+    """
+    tiles, cols = dq.rows // warps, dq.cols // HEIGHT
     tile, rest = pk.block_index.x % tiles, pk.block_index.x // tiles
     head, batch = rest % out.depth, rest // out.depth
     staged = pk.shared(pk.st(out.dtype, rows, width), name="staged")
-    for i in range(2):
+    for i in range(warps // 4):
         piece = i * 4 + warp.index
-        down, across = place_of(piece, width)
-        x = warp.load_vec(dq, (batch, head, tile * WARPS + piece, 0)).tile(*PIECE)
-        seen = warp.load_col(scaled, pk.at(batch, head, tile * rows + down), length=PIECE[0]) < pk.inf
-        warp.store(staged.part(down, across, *PIECE), pk.where(seen, x * scale, 0.0).to(out.dtype))
+        down, across = place_of(piece, width, cols)
+        x = warp.load_vec(dq, (batch, head, tile * warps + piece, 0)).tile(HEIGHT, cols)
+        seen = warp.load_col(scaled, pk.at(batch, head, tile * rows + down), length=HEIGHT) < pk.inf
+        warp.store(staged.part(down, across, HEIGHT, cols), pk.where(seen, x * scale, 0.0).to(out.dtype))
     pk.block.sync()
     q_rows, base = pk.stretch(out), 0
     if q_offsets is not None:

@@ -125,12 +125,6 @@ def differentiate(
             for j in pk.range(span.begin, span.end):
                 yield batch, h, j
 
-    def turn_of(j: Any) -> Any:
-        """How many blocks add to a tile of queries before this one."""
-        if uneven:
-            return pk.minimum((j * rows + rows - 1 + band.high) // keys, key_tiles - 1) - tile
-        return tile if band.low is None else tile - pk.maximum(j * rows + band.low, 0) // keys
-
     with pk.role("move", warps=4, registers=24):
         with pk.role("keys and queries", warps=1):
             pk.tma.expect(landed, key)
@@ -158,7 +152,7 @@ def differentiate(
                         warp.arrive_at(taken, i)
                         warp.sync_at(made, i)
                         if turns is not None:
-                            pk.wait_for(turns, (b, h, 2 * (base + j) + i), turn_of(j))
+                            pk.wait_for(turns, (b, h, 2 * (base + j) + i), band.turn(j, rows, tile, keys, key_tiles))
                         pk.tma.store_add(dq, sums[i], (b, h, 2 * (base + j) + i, 0))
                         pk.tma.commit()
                         pk.tma.wait(read=turns is None)
@@ -221,7 +215,9 @@ def differentiate(
                 if direct:
                     (head, batch), piece = owner(), (2 * (base + j) + me) * pieces + i
                     if turns is not None:
-                        pk.wait_for(turns, (batch, head * shared_by + h, piece), turn_of(j))
+                        pk.wait_for(
+                            turns, (batch, head * shared_by + h, piece), band.turn(j, rows, tile, keys, key_tiles)
+                        )
                     warpgroup.add(dq, part.registers(), (batch, head * shared_by + h, piece, 0))
                     if turns is not None:
                         pk.signal(turns, (batch, head * shared_by + h, piece), by=warpgroup)

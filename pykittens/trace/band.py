@@ -57,6 +57,14 @@ class Band:
             end = minimum(maximum(key + keys - 1 - self.low + queries, 0) // queries, tiles)
         return Span(begin, clear, full, end)
 
+    def turn(self, tile: Operand, queries: int, key_tile: Operand, keys: int, key_tiles: Operand) -> Operand:
+        """How many of `key_tiles` tiles of keys come before `key_tile` to a tile of queries which it sees, where they
+        take turns: by increasing keys, or decreasing ones if the right side is limited.
+        """
+        if self.high is not None:
+            return minimum((tile * queries + queries - 1 + self.high) // keys, key_tiles - 1) - key_tile
+        return key_tile if self.low is None else key_tile - maximum(tile * queries + self.low, 0) // keys
+
     def sees(self, tile: Any, query: Operand, key: Operand, down: bool = False) -> Any:
         """A bool tile like `tile`, whose rows are queries from `query` on and whose columns keys from `key` on.
 

@@ -13,6 +13,7 @@ from pykittens.errors import ArgumentError
 from pykittens.functions.attention_varlen import ATTENTION_VARLEN_BACKWARD
 from pykittens.kernels import attention_ampere, attention_backward
 from pykittens.kernels.attention import scores
+from pykittens.kernels.attention_backward_ampere import AMPLE
 from pykittens.kernels.reference import attention_backward as reference
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -83,7 +84,7 @@ def test_mma_sync(causal: bool, window: Any, softcap: float | None, sunk: bool, 
     given = map(seen, (c.do, c.q, c.k, c.v, c.o.astype(BF16), c.lse.astype(np.float32), c.dlse))
     last = (c.sinks, found[3] if sunk else None, *c.cu)
     attention_backward.STEPS(
-        *given, *map(seen, found[:3]), told.scale, *told.band, *last, causal=told.causal, mma_sync=True
+        *given, *map(seen, found[:3]), told.scale, *told.band, *last, causal=told.causal, mma_sync=AMPLE
     )
     c.check(found[: 3 + sunk])
 

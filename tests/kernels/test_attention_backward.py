@@ -10,7 +10,8 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError
-from pykittens.kernels import attention_backward, attention_backward_hopper, reference
+from pykittens.kernels import attention_backward, attention_backward_ampere, attention_backward_hopper, reference
+from pykittens.kernels.attention_backward_ampere import AMPLE
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {BF16: 1e-2, np.dtype(np.float16): 2e-3}
@@ -59,8 +60,8 @@ def test_shared_keys_scales_and_the_gradient_of_the_log_sum_exp(d: int, causal: 
 
 
 @full_or_causal
-@pytest.mark.parametrize("d", (64, 128))
-def test_with_mma_sync(d: int, causal: bool) -> None:
+@pytest.mark.parametrize(("d", "shared"), ((64, AMPLE), (64, 99 * 1024), (128, AMPLE), (128, 99 * 1024)))
+def test_with_mma_sync(d: int, shared: int, causal: bool) -> None:
     for n, m, heads, dtype in (
         (1, 130, 1, BF16),
         (65, 63, 2, np.dtype(np.float16)),
@@ -72,7 +73,7 @@ def test_with_mma_sync(d: int, causal: bool) -> None:
         o, lse, *expected = reference.attention_backward(do, q, k, v, scale=-0.2, causal=causal, dlse=dlse)
         found = [np.full_like(x, np.nan) for x in (q, k, v)]
         logs = lse.astype(np.float32)
-        attention_backward.STEPS(do, q, k, v, o.astype(dtype), logs, dlse, *found, -0.2, causal=causal, mma_sync=True)
+        attention_backward.STEPS(do, q, k, v, o.astype(dtype), logs, dlse, *found, -0.2, causal=causal, mma_sync=shared)
         for x, y in zip(found, expected, strict=True):
             assert error(x, y) < TOLERANCE[dtype]
 
@@ -96,6 +97,29 @@ def test_deterministic(d: int, causal: bool) -> None:
         attention_backward.prepare(o, do, lse, None, scaled, delta, total, turns)
         given = (q, k, v, do, scaled, delta, total, np.empty_like(k), np.empty_like(v), d**-0.5, turns)
         attention_backward_hopper.differentiate.simulate(*given, seed=seed, **settings)
+        sums.append(total)
+    for other in sums[1:]:
+        np.testing.assert_array_equal(sums[0], other)
+
+
+@full_or_causal
+def test_deterministic_with_mma_sync(causal: bool) -> None:
+    do, q, k, v = operands(40, 200, 64)
+    o, lse, *expected = reference.attention_backward(do, q, k, v, scale=0.125, causal=causal)
+    o, lse, found = o.astype(BF16), lse.astype(np.float32), [np.full_like(x, np.nan) for x in (q, k, v)]
+    told = {"causal": causal, "deterministic": True, "mma_sync": AMPLE}
+    attention_backward.STEPS(do, q, k, v, o, lse, None, *found, 0.125, **told)
+    for x, y in zip(found, expected, strict=True):
+        assert error(x, y) < 1e-2
+    cut = attention_backward_ampere.configuration(64, AMPLE)
+    padded, _ = attention_backward.scratch(40, 64)
+    parts, sums = attention_backward_ampere.parts(padded, 64, cut["rows"], cut["warps"]), []
+    for seed in (1, 2):
+        scaled, delta = (np.empty((1, 1, padded), np.float32) for _ in range(2))
+        total, turns = np.empty((1, 1, *parts), np.float32), np.empty((1, 1, parts[0]), np.int32)
+        attention_backward.prepare(o, do, lse, None, scaled, delta, total, turns)
+        given = (q, k, v, do, scaled, delta, total, np.empty_like(k), np.empty_like(v), 0.125, turns)
+        attention_backward_ampere.differentiate.simulate(*given, seed=seed, causal=causal, **cut)
         sums.append(total)
     for other in sums[1:]:
         np.testing.assert_array_equal(sums[0], other)

@@ -12,6 +12,7 @@ import pykittens as pk
 from pykittens.errors import ArgumentError
 from pykittens.kernels import attention_ampere, attention_backward
 from pykittens.kernels.attention import scores
+from pykittens.kernels.attention_backward_ampere import AMPLE
 from pykittens.kernels.reference import attention_backward as reference
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -74,7 +75,7 @@ def test_mma_sync(n: int, m: int, causal: bool, window: Any, softcap: float | No
     row = (o.astype(BF16), lse.astype(np.float32), dlse.astype(np.float32))
     last = (sinks, None if sinks is None else results[3])
     attention_backward.STEPS(
-        do, q, k, v, *row, *results[:3], told.scale, *told.band, *last, causal=told.causal, mma_sync=True
+        do, q, k, v, *row, *results[:3], told.scale, *told.band, *last, causal=told.causal, mma_sync=AMPLE
     )
     check(tuple(results), tuple(gradients))
 

@@ -9,6 +9,7 @@ import pytest
 import pykittens as pk
 from pykittens.errors import ArgumentError
 from pykittens.kernels import attention_ampere, attention_backward, attention_backward_hopper
+from pykittens.kernels.attention_backward_ampere import AMPLE
 from pykittens.kernels.reference import attention_backward as reference
 from pykittens.kernels.widths import backward_width, widths
 
@@ -59,7 +60,7 @@ def test_mma_sync(d: int, dv: int) -> None:
     assert close(found, o) and close(logs, lse)
     results = [np.full(x.shape, np.nan, BF16) for x in (q, k, v)]
     row = (o.astype(BF16), lse.astype(np.float32), None)
-    attention_backward.STEPS(do, q, k, v, *row, *results, d**-0.5, causal=True, mma_sync=True)
+    attention_backward.STEPS(do, q, k, v, *row, *results, d**-0.5, causal=True, mma_sync=AMPLE)
     assert all(map(close, results, gradients))
 
 

@@ -68,13 +68,20 @@ def _attention_backward(dim: int, dtype: str, causal: bool, laps: int = 3, softc
     )
 
 
-def _attention_backward_ampere(dim: int, dtype: str, causal: bool) -> Instance:
+AMPLE, SCARCE = attention_backward_ampere.AMPLE, 99 * 1024  # shared memory of A100 and H100, of Ada
+
+
+def _attention_backward_ampere(dim: int, dtype: str, causal: bool, shared: int = AMPLE) -> Instance | None:
     """Two tiles of keys, of which the second is short; else as `_attention_backward`."""
-    ours, rows = attention_backward_ampere, attention_backward_ampere.rows_of(dim)
+    if dtype != "bf16" and (dim != 64 or shared != AMPLE):
+        return None
+    ours, settings = attention_backward_ampere, attention_backward_ampere.configuration(dim, shared)
     whole = _attention_backward(dim, dtype, causal)
-    padded, width, height = whole.operands["lse"].shape[2], ours.PIECE[1], ours.PIECE[0]
-    sums = spec(f32, (1, 2, *ours.parts(padded, dim)))
-    inverse, pieces = (
+    rows, warps, padded = settings["rows"], settings["warps"], whole.operands["lse"].shape[2]
+    pieces = ours.parts(padded, dim, rows, warps)
+    sums = spec(f32, (1, 2, *pieces))
+    height, width = ours.HEIGHT, pieces[1] // ours.HEIGHT
+    inverse, forward = (
         order(RegisterTile(f32, 64, 64, "row", 4), 4).argsort(),
         order(RegisterTile(f32, height, width), 4),
     )
@@ -84,24 +91,34 @@ def _attention_backward_ampere(dim: int, dtype: str, causal: bool) -> Instance:
         found = whole.expected(**arrays)
         tiles = found["dq"][..., inverse].reshape(1, 2, padded // 64, dim // 64, 64, 64).swapaxes(3, 4)
         tiles = tiles.reshape(1, 2, padded // height, height, dim // width, width).swapaxes(3, 4)
-        tiles = tiles.reshape(1, 2, -1, height * width)[..., pieces]
-        last = -(-arrays["q"].shape[2] // rows) * ours.WARPS  # tiles that are all padding are not visited
+        tiles = tiles.reshape(1, 2, -1, height * width)[..., forward]
+        last = -(-arrays["q"].shape[2] // rows) * warps  # tiles that are all padding are not visited
         return {**found, "dq": np.where(np.arange(tiles.shape[2])[:, None] < last, tiles, 0)}
 
-    return Instance(ours.differentiate, {**whole.operands, "dq": sums}, {"causal": causal}, whole.outputs, expected)
+    statics = {"causal": causal, **settings}
+    return Instance(ours.differentiate, {**whole.operands, "dq": sums}, statics, whole.outputs, expected)
 
 
-def _attention_backward_ampere_finish(dim: int, dtype: str) -> Instance:
+def _attention_backward_ampere_window() -> Instance:
+    instance = _attention_backward_ampere(64, "bf16", False)
+    assert instance is not None
+    return windowed(instance, 210, 90, softcap=3.0)
+
+
+def _attention_backward_ampere_finish(dim: int, dtype: str, shared: int) -> Instance:
     ours, (padded, _) = attention_backward_ampere, attention_backward.scratch(70, dim)
-    sums, row = spec(f32, (1, 2, *ours.parts(padded, dim))), spec(f32, (1, 2, padded))
-    out, (height, width) = spec(DTYPES[dtype], (1, 2, 70, dim)), ours.PIECE
+    settings = ours.configuration(dim, shared)
+    rows, warps = settings["rows"], settings["warps"]
+    pieces, row = ours.parts(padded, dim, rows, warps), spec(f32, (1, 2, padded))
+    out, height, width = spec(DTYPES[dtype], (1, 2, 70, dim)), ours.HEIGHT, pieces[1] // ours.HEIGHT
     inverse = order(RegisterTile(f32, height, width), 4).argsort()
 
     def expected(dq: Array, **_: Any) -> dict[str, Array]:
         tiles = dq[..., inverse].reshape(1, 2, padded // height, dim // width, height, width).swapaxes(3, 4)
         return {"out": tiles.reshape(1, 2, padded, dim)[:, :, :70] * 0.5}
 
-    return Instance(ours.finish, {"dq": sums, "scaled": row, "out": out, "scale": 0.5}, {}, ("out",), expected)
+    operands = {"dq": spec(f32, (1, 2, *pieces)), "scaled": row, "out": out, "scale": 0.5}
+    return Instance(ours.finish, operands, {"width": dim, "rows": rows, "warps": warps}, ("out",), expected)
 
 
 def _attention_backward_prepare(dim: int, dtype: str) -> Instance:
@@ -143,10 +160,11 @@ def _attention_backward_sinks() -> Instance:
     return Instance(attention_backward.differentiate_sinks, operands, {}, ("dsinks",), expected)
 
 
-def _packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) -> Instance:
+def _packed(instance: Instance | None, queries: tuple[int, ...], keys: tuple[int, ...]) -> Instance:
     """The same with sequences of these lengths one after another, whose rows are padded to tiles in lse, delta and dq:
     of its results, dk and dv.
     """
+    assert instance is not None
     values = {name: np.cumsum([0, *x]) for name, x in (("q_offsets", queries), ("k_offsets", keys))}
     padded = (sum(queries) // 128 + len(queries)) * 128
     operands: dict[str, Any] = dict(instance.operands)
@@ -239,8 +257,9 @@ ROWS = (
         name="attention_backward_ampere",
         about="flash attention backward with mma.sync, ldmatrix and cp.async",
         make=_attention_backward_ampere,
-        options={"dim": (64,), "dtype": ("bf16", "f16"), "causal": (False, True)},
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "causal": (False, True), "shared": (AMPLE, SCARCE)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
+        spilled=8,
     ),
     Shipped(
         name="attention_backward_ampere_packed",
@@ -248,15 +267,15 @@ ROWS = (
         make=lambda causal: _packed(_attention_backward_ampere(64, "bf16", causal), *LENGTHS),
         options={"causal": (False, True)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
-        spilled=16,
+        spilled=52,
     ),
     Shipped(
         name="attention_backward_ampere_window",
         about="the same with a window and a cap of scores",
-        make=lambda: windowed(_attention_backward_ampere(64, "bf16", False), 210, 90, softcap=3.0),
+        make=_attention_backward_ampere_window,
         options={},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
-        spilled=16,
+        spilled=28,
     ),
     Shipped(
         name="attention_backward_sinks",
@@ -269,7 +288,7 @@ ROWS = (
         name="attention_backward_ampere_finish",
         about="after attention backward with mma.sync: dq from float32 sums to rows",
         make=_attention_backward_ampere_finish,
-        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "shared": (AMPLE, SCARCE)},
         opcodes=("LDG", "STG"),
     ),
     Shipped(
