@@ -23,15 +23,17 @@ from .scale import magnitude, normalised, squashed, turn
 from .widths import widths
 
 LOG2E = 1.4426950408889634
+LINES = 2**24  # elements of keys and values, of 2 bytes, that take 32 MiB of L2
 D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
 
-def grid(q: Any, consumers: Any, stay: Any, sms: Any, q_offsets: Any = None, **_: Any) -> Any:
+def grid(q: Any, consumers: Any, stay: Any, sms: Any, q_offsets: Any = None, splits: Any = None, **_: Any) -> Any:
     """A block a tile, or as many as there are multiprocessors, which stay."""
     rows = 64 * consumers
     tiles = pk.cdiv(q.rows, rows) * q.batch if q_offsets is None else q.rows // rows + q_offsets.cols - 1
-    return min(tiles * q.depth, sms) if stay else tiles * q.depth
+    tiles = tiles * q.depth if splits is None else tiles * q.depth * splits
+    return min(tiles, sms) if stay else tiles
 
 
 class Work(NamedTuple):
@@ -41,18 +43,30 @@ class Work(NamedTuple):
     head: Any
     batch: Any
     sequence: Any
+    part: Any  # of the keys
     queries: Any  # the rows of its sequence
     keys: Any
     band: Any
     span: Any
+    real: Any = True  # False for a part without keys
+
+    def divided(self, splits: Any) -> Work:
+        """The tiles of keys that this part has: one at least, though it may be another part's."""
+        begin, count = self.span.begin, self.span.end - self.span.begin
+        first, end = begin + self.part * count // splits, begin + (self.part + 1) * count // splits
+        clear, full = pk.maximum(self.span.clear, first), pk.maximum(self.span.full, first)
+        span = self.span._replace(begin=first, clear=clear, full=full, end=pk.maximum(end, first + 1))
+        return self._replace(span=span, real=end > first)
 
 
-@pk.kernel(warps=lambda consumers, **_: 4 * consumers + 4, grid=grid)
+@pk.kernel(
+    warps=lambda consumers, **_: 4 * consumers + 4, grid=grid, blocks_per_sm=lambda consumers, **_: 1 + (consumers == 1)
+)
 def attend(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
     v: Annotated[Tensor, HALF, "B", "G", "M", DV],
-    o: Annotated[Tensor, HALF, "B", "H", "N", DV],
+    o: Annotated[Tensor, (*HALF, f32), "OB", "H", "N", DV],
     lse: Annotated[Tensor, f32, "LB", "LH", "LN"],
     scale: Annotated[Scalar, f32],
     left: Annotated[Scalar, i32] | None = None,
@@ -65,6 +79,7 @@ def attend(
     o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
     o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
+    splits: Annotated[Scalar, i32] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -82,6 +97,9 @@ def attend(
 
     Row i sees the keys from i + m - n - left to i + m - n + right; scores become softcap * tanh(score / softcap);
     exp(sink) of a head is one more term of its rows' sums. scoring: functions of scores with the operands o0 to o3.
+
+    splits: the keys of a tile are divided into so many parts. Part p of batch b is written at p * B + b of o, which is
+    float32, and of lse, where it is -inf for parts without keys; `attention_merge` makes the output of them.
     """
     cols, wide = widths(q.cols, v.cols)
     early = wide > 128  # so much output is rescaled beside the scores' product, not after its own
@@ -104,11 +122,18 @@ def attend(
             return
         all_q, all_k, band = pk.stretch(q), pk.stretch(k), pk.band(q.rows, k.rows, left=left, right=side)
         tiles = pk.cdiv(q.rows, rows)
-        for tile, head, real in (pk.triangle if triangular and stay else pk.rectangle)(tiles, q.depth * q.batch):
-            block = tile if stay or not triangular else tiles - 1 - tile  # the longest first
+        # Blocks that come and go take the longest tiles first, of as many heads as have their keys in L2.
+        together = pk.maximum(LINES // (k.rows * (cols + wide)), 1) * (q.depth // k.depth)
+        count = q.depth * q.batch if splits is None else q.depth * q.batch * splits
+        walk = pk.triangle(tiles, count) if triangular and stay else pk.rectangle(tiles, count, 1 if stay or not triangular else together)
+        for tile, head, real in walk:
+            block = tile if stay or not triangular else tiles - 1 - tile
             span = band.key_tiles(block * rows, rows, keys, real)
-            batch = head // q.depth
-            yield Work(block, head % q.depth, batch, batch, all_q, all_k, band, span)
+            batch, part = head // q.depth, 0
+            if splits is not None:
+                batch, part = batch % q.batch, batch // q.batch
+            work = Work(block, head % q.depth, batch, batch, part, all_q, all_k, band, span)
+            yield work if splits is None else work.divided(splits)
 
     def each_packed_tile() -> Any:
         """The same where sequences lie one after another; some numbers of tiles are nobody's."""
@@ -120,7 +145,7 @@ def attend(
             for _ in pk.range(pk.where(place < tiles, 1, 0)):
                 block = tiles - 1 - place if triangular else place  # the longest first
                 band = pk.band(mine.rows, theirs.rows, left=left, right=side)
-                yield Work(block, head, 0, i, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
+                yield Work(block, head, 0, i, 0, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):
@@ -137,12 +162,12 @@ def attend(
                     for j in pk.range(tile.span.end - 1, tile.span.begin - 1, -1):  # the last first: it needs the mask
                         with ring.fill() as slot:
                             pk.tma.load(slot, source, **tile.keys.tile(tile.batch, head, j, keys))
-    with pk.role("attend", warpgroups=consumers, registers=232 if consumers == 2 else 160) as me:
+    with pk.role("attend", warpgroups=consumers, registers={1: 216, 2: 232, 3: 160}[consumers]) as me:
         score, weight = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys)
         out, total = warpgroup.zeros(f32, 64, wide), warpgroup.zeros_col(f32, 64, partial=True)
         peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
         turns.start(me)
-        for block, head, batch, sequence, q_rows, _, band, span in each_tile():
+        for block, head, batch, sequence, part, q_rows, _, band, span, real in each_tile():
 
             def values() -> None:
                 """The weights' product with their values begins."""
@@ -212,13 +237,18 @@ def attend(
                 with pk.when(band.diagonal < 0) if causal and left is None and scoring is None else nullcontext():
                     out[:] = pk.where(sums == 0.0, 0.0, out)
             share, log = normalised(peak, c, sums, None if sinks is None else pk.cast(sinks[head], f32))
-            staged = mine if wide == cols else mine.part(0, 0, 64, wide)
-            warpgroup.store(staged, (out * share).to(q.dtype))
-            warpgroup.sync()
-            warpgroup.tma.store(o, staged, **q_rows.tile(batch, head, block * consumers + me, 64))
-            warpgroup.tma.commit()
+            row, entry = block * consumers + me, batch + part * q.batch
+            if splits is not None:
+                warpgroup.store(o, out * share, **q_rows.tile(entry, head, row, 64))
+            else:
+                staged = mine if wide == cols else mine.part(0, 0, 64, wide)
+                warpgroup.store(staged, (out * share).to(q.dtype))
+                warpgroup.sync()
+                warpgroup.tma.store(o, staged, **q_rows.tile(entry, head, row, 64))
+                warpgroup.tma.commit()
             if with_lse:
-                warpgroup.store(lse, log(), **q_rows.run(batch, head, block * consumers + me, 64))
+                logs = log() if splits is None else pk.where(real, log(), -pk.inf)
+                warpgroup.store(lse, logs, **q_rows.run(entry, head, row, 64))
             warpgroup.tma.wait(read=True)
             q_ring.release()
         turns.finish(me)

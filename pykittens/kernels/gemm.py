@@ -72,10 +72,13 @@ class Config:
         return self.cols // self.cluster if self.splits else self.cols
 
 
-def grid(a: Any, b: Any, sms: int, config: Config, ta: bool = False, tb: bool = False, **_: Any) -> int:
+def grid(
+    a: Any, b: Any, sms: int, config: Config, ta: bool = False, tb: bool = False, splits: Any = None, **_: Any
+) -> int:
     """One block a multiprocessor, or as many as there is work for. Clusters that share k make one tile and end."""
     (down, right), m, n = config.stack, a.cols if ta else a.rows, b.rows if tb else b.cols
     items = pk.cdiv(m, config.rows * down) * pk.cdiv(n, config.cols * right)
+    items = items if splits is None else items * splits
     return (items if config.splits else min(items, max(1, sms * config.residents // config.cluster))) * config.cluster
 
 
@@ -97,6 +100,9 @@ def gemm(
     b2: Annotated[Tensor, FLOATS, "BR", "BC"] | None = None,
     c2: Annotated[Tensor, (bf16, f16, f32), "M", "N"] | None = None,
     c3: Annotated[Tensor, (bf16, f16, f32), "M", "N"] | None = None,
+    splits: Annotated[Scalar, i32] | None = None,
+    parts: Annotated[Tensor, f32, "P", "L"] | None = None,
+    flags: Annotated[Tensor, i32, "F"] | None = None,
     *,
     config: Config,
     ta: bool = False,
@@ -108,6 +114,10 @@ def gemm(
     `epilogue(x, row, col, *operands)` gets a float32 tile of the product (with b2: a pair), where in c it begins, and
     what is given of x0 to x3; it returns a tile for each of c, c2 and c3 that is given. Without c it gets 64 rows with
     all columns that a block has of them, and stores itself what it makes of them.
+
+    `splits`: the tiles of the last round, fewer than blocks, are divided into so many parts of k (`pk.grouped`). All but
+    the last write their sums into `parts`, a row of it for each piece that leaves at a time, and count in `flags`, which
+    are 0 before: the last one adds them up.
     """
     depth, mine = config.depth // a.dtype.size, config.rows // config.consumers
     right_hand = {name: x for name, x in (("b", b), ("b2", b2)) if x is not None}
@@ -120,8 +130,9 @@ def gemm(
     )
     own = config.own
     width = own if c is None else min(own, 128 // c.dtype.size)
-    parts = mine // 64 * own // width * len(outputs)  # in which a warpgroup's rows leave
-    buffers = parts if parts % 2 else 2  # they take turns over all tiles
+    corners = [(r, s) for r in range(0, mine, 64) for s in range(0, own, width)]  # of what leaves at a time
+    buffers = len(corners) * len(outputs)  # they take turns over all tiles
+    buffers = buffers if buffers % 2 else 2
     if c is not None:
         leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
     (down, right), m, n = config.stack, a.cols if ta else a.rows, b.rows if tb else b.cols
@@ -134,15 +145,12 @@ def gemm(
     budget = (512 - 24) // config.consumers // 8 * 8 if config.consumers > 1 else 0  # registers a thread, of 512
 
     def each_tile() -> Any:
-        """Row and column, in tiles, of this block's tiles."""
-        for row, col in pk.grouped(high, wide, config.group):
-            yield (
-                (row, col)
-                if config.splits
-                else (row * down + rank, col)
-                if config.share == "b"
-                else (row, col * right + rank)
-            )
+        """Row and column, in tiles, of this block's tiles, the steps along k, and which part of them of how many."""
+        for row, col, *part in pk.grouped(high, wide, config.group, splits):
+            if not config.splits:
+                row, col = (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
+            begin, end = (0, steps) if splits is None else (part[0] * steps // part[1], (part[0] + 1) * steps // part[1])
+            yield row, col, begin, end, part
 
     def load(operand: Any, slot: Any, source: Any, major: Any, k: Any, transposed: Any) -> None:
         move = pk.tma.share if config.share == operand else pk.tma.load
@@ -154,9 +162,9 @@ def gemm(
         )
 
     with pk.role("load", warps=4, registers=24 if budget else 0):
-        for row, col in each_tile():
+        for row, col, first, end, _part in each_tile():
             begin = rank * steps if config.splits else col * steps // wide if config.rotate else 0
-            for step in pk.range(steps):
+            for step in pk.range(first, end):
                 k = step + begin
                 if config.rotate:
                     k = pk.where(k < steps, k, k - steps)
@@ -173,9 +181,9 @@ def gemm(
             for acc, name in zip(sums, right_hand, strict=True):
                 getattr(warpgroup, f"{kind}_A{'t' * ta}B{'t' * tb}")(acc, rows, getattr(slot, name))
 
-        for row, col in each_tile():
+        for row, col, first, end, part in each_tile():
             product("mm")
-            for _ in pk.range(1, steps):
+            for _ in pk.range(first + 1, end):
                 product("mma")
                 warpgroup.wait(pending=len(sums))  # the product before has been read
                 ring.release()
@@ -194,26 +202,65 @@ def gemm(
                     [sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster))],
                     rank * own,
                 )
-            turn = 0  # the buffer of the next part
-            for down_by, right_by in ((r, s) for r in range(0, mine, 64) for s in range(0, own, width)):
-                at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
-                x = [acc[down_by : down_by + 64, right_by : right_by + width] for acc in whole]
-                given = [y for y in (x0, x1, x2, x3) if y is not None]
-                y = epilogue(tuple(x) if b2 is not None else x[0], *at, *given) if epilogue is not None else x[0]
-                if not outputs:
-                    continue
-                for target, tile in zip(outputs, y if isinstance(y, tuple) else (y,), strict=True):
-                    buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
-                    turn += 1
-                    if target.type.align < 16:  # TMA cannot address it
-                        warpgroup.store(target, tile.to(target.dtype), at)
+            index, of, which = part or (0, 1, 0)
+            unit = which * config.consumers + me  # of what is counted
+
+            def piece(part: Any, i: int, j: int) -> Any:
+                """Where piece i of product j of a part is written."""
+                return (((unit * (of - 1) + part) * len(corners) + i) * len(sums) + j, 0)
+
+            def cut(i: int) -> list[Any]:
+                """Piece i of each product."""
+                down_by, right_by = corners[i]
+                return [acc[down_by : down_by + 64, right_by : right_by + width] for acc in whole]
+
+            def send() -> None:
+                """This part's sums go to memory."""
+                for i in range(len(corners)):
+                    for j, x in enumerate(cut(i)):
+                        warpgroup.store(parts, x.registers(), piece(index, i, j))
+                pk.signal(flags, (unit,), by=warpgroup)
+
+            def add(x: Any, i: int) -> None:
+                """The other parts' piece i is added to this one's."""
+                for part in pk.range(of - 1):
+                    for j, tile in enumerate(x):
+                        tile[:] = tile + warpgroup.load_vec(parts, piece(part, i, j), length=64 * width).tile(64, width)
+
+            def leave() -> None:
+                """The product goes through the epilogue and to its tensors."""
+                turn = 0  # the buffer of the next piece
+                for i, (down_by, right_by) in enumerate(corners):
+                    at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
+                    x = cut(i)
+                    if splits is not None:
+                        add(x, i)
+                    given = [y for y in (x0, x1, x2, x3) if y is not None]
+                    y = epilogue(tuple(x) if b2 is not None else x[0], *at, *given) if epilogue is not None else x[0]
+                    if not outputs:
                         continue
-                    warpgroup.tma.wait(pending=buffers - 1, read=True)
-                    warpgroup.sync()
-                    warpgroup.store(buffer, tile.to(target.dtype))
-                    warpgroup.sync()
-                    warpgroup.tma.store(target, buffer, at)
-                    warpgroup.tma.commit()
+                    for target, tile in zip(outputs, y if isinstance(y, tuple) else (y,), strict=True):
+                        buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
+                        turn += 1
+                        if target.type.align < 16:  # TMA cannot address it
+                            warpgroup.store(target, tile.to(target.dtype), at)
+                            continue
+                        warpgroup.tma.wait(pending=buffers - 1, read=True)
+                        warpgroup.sync()
+                        warpgroup.store(buffer, tile.to(target.dtype))
+                        warpgroup.sync()
+                        warpgroup.tma.store(target, buffer, at)
+                        warpgroup.tma.commit()
+
+            if splits is None:
+                leave()
+            else:
+                with pk.when(index < of - 1):
+                    send()
+                with pk.otherwise():
+                    with pk.when(of > 1):
+                        pk.wait_for(flags, (unit,), of - 1)
+                    leave()
         if outputs:
             warpgroup.tma.wait(read=True)  # the end of the kernel finishes the writes
     if config.cluster > 1:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..program import Operand
 from . import flow
-from .elementwise import minimum, where
+from .elementwise import maximum, minimum, where
 from .recorder import current
 from .scalar import block_index, cdiv, grid_size
 
@@ -25,24 +25,47 @@ def persistent(count: Operand) -> Iterator[Any]:
         yield i * stride + first
 
 
-def grouped(rows: Operand, cols: Operand, group: int) -> Iterator[tuple[Any, Any]]:
+def grouped(rows: Operand, cols: Operand, group: int, parts: Operand | None = None) -> Iterator[tuple[Any, ...]]:
     """Tiles of a matrix of rows x cols tiles: (row, col), `group` rows at a time, column after column.
 
     Blocks at work at the same time then stand in a rectangle, and read each row and column of the operands from L2
-    together.
+    together. parts: into so many the last tiles are divided, of which there are fewer than blocks: (row, col, part, of
+    how many, number), where all tiles before are part 0 of 1. The block of the last part begins last. The grid has a
+    block for each of the parts at least.
     """
-    for tile in persistent(rows * cols):
-        first, inside = tile // (group * cols) * group, tile % (group * cols)
-        height = minimum(rows - first, group)
-        yield first + inside % height, inside // height
+    count = rows * cols
+    if parts is None:
+        for tile in persistent(count):
+            yield _in_groups(tile, rows, cols, group)
+        return
+    stride = _place()[1]
+    whole = count // stride * stride
+    last = maximum(count - whole, 1)
+    for item in persistent(whole + (count - whole) * parts):
+        rest = maximum(item - whole, 0)
+        tile = minimum(item, whole + rest % last)
+        yield (*_in_groups(tile, rows, cols, group), rest // last, where(item < whole, 1, parts), rest % last)
 
 
-def rectangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
-    """Tiles of `count` matrices of `rows` equal rows: (row, matrix, 1), the rows of a matrix next to one another in
-    time.
+def _in_groups(tile: Any, rows: Operand, cols: Operand, group: int) -> tuple[Any, Any]:
+    first, inside = tile // (group * cols) * group, tile % (group * cols)
+    height = minimum(rows - first, group)
+    return first + inside % height, inside // height
+
+
+def rectangle(rows: Operand, count: Operand, together: Operand = 1) -> Iterator[tuple[Any, Any, Any]]:
+    """Tiles of `count` matrices of `rows` rows: (row, matrix, 1), the rows of a matrix next to one another in time.
+
+    together: so many matrices at a time, of all of them the first row, then the second. Rows that differ in length come
+    by length then, and what these matrices share is still in L2.
     """
     for tile in persistent(rows * count):
-        yield tile % rows, tile // rows, 1
+        if isinstance(together, int) and together == 1:
+            yield tile % rows, tile // rows, 1
+        else:
+            first, inside = tile // (rows * together) * together, tile % (rows * together)
+            width = minimum(count - first, together)
+            yield inside // width, first + inside % width, 1
 
 
 def triangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:

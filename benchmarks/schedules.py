@@ -1,0 +1,243 @@
+"""Every way to divide attention and products that `kernels/schedule.py` knows, timed at random shapes.
+
+    python -m benchmarks.schedules --compile-only                  # only fills the cache (PYKITTENS_CACHE); needs no GPU
+    python -m benchmarks.schedules --count 250 --seconds 150       # -> benchmarks/results/schedules/<device>.json
+    python -m benchmarks.fit                                       # from there: the constants of the model
+
+All ways of a shape take turns, behind a write that empties L2. Each is compared with the first before it is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pykittens as pk
+from pykittens.bench.machine import facts
+from pykittens.bench.timing import _event_pair, _milliseconds
+from pykittens.gpu import driver
+from pykittens.kernels import attention_hopper, attention_merge, gemm, schedule
+
+from .record import RESULTS
+
+ROUNDS, SLEEP = 5, 400_000
+SLOTS = 132
+Shape = tuple[int, ...]
+
+
+def attention_shapes(seed: int, most: float = 2e12) -> Iterator[Shape]:
+    """batch, heads, key heads, n, m, dim, causal: as people have them, all lengths alike in their logarithms."""
+    draw = random.Random(seed)
+    while True:
+        batch, heads = (round(2 ** draw.uniform(0, top)) for top in (5, 6))
+        shared = draw.choice([g for g in range(1, heads + 1) if heads % g == 0])
+        n = round(2 ** draw.uniform(6, 15))
+        m = n if draw.random() < 0.5 else round(2 ** draw.uniform(6, 15))
+        dim, causal = draw.choice((64, 96, 128, 256)), draw.random() < 0.5
+        size = 2 * dim * batch * (2 * heads * n + 2 * shared * m)
+        if 4 * batch * heads * n * m * dim * (0.5 if causal else 1) <= most and size <= 2**33:
+            yield batch, heads, shared, n, m, dim, int(causal)
+
+
+def product_shapes(seed: int) -> Iterator[Shape]:
+    """m, n, k, some of them odd."""
+    draw = random.Random(seed)
+    while True:
+        m, n, k = (round(2 ** draw.uniform(6, 14)) for _ in range(3))
+        yield (m, n, k) if draw.random() < 0.3 else tuple(-(-x // 8) * 8 for x in (m, n, k))
+
+
+def ways_of_attention(shape: Shape) -> Iterator[tuple[dict[str, Any], int]]:
+    """Static values, and into how many parts the keys are divided."""
+    batch, heads, _, n, m, dim, _ = shape
+    for settings in schedule.attention_settings(dim):
+        yield dict(settings), 1
+        consumers = settings.get("consumers", 2)
+        if not settings.get("stay", True) and "pingpong" not in settings:
+            tiles = -(-n // (64 * consumers)) * batch * heads
+            slots = SLOTS * (2 if consumers == 1 else 1)
+            found = schedule.attention_splits(tiles, slots, -(-m // (2 * settings.get("keys", 128))))
+            for splits in sorted({*found[-1:], *found[len(found) // 2 : len(found) // 2 + 1]}):
+                yield dict(settings), splits
+
+
+def ways_of_product(shape: Shape) -> Iterator[tuple[Any, int]]:
+    """A configuration, and into how many parts of k the tiles of the last round are divided."""
+    m, n, k = shape
+    for config in schedule.CONFIGS:
+        tiles = -(-m // config.rows) * -(-n // config.cols)
+        if config.splits and tiles * config.cluster > 2 * SLOTS:
+            continue
+        if config.rows == 64 and tiles > 8 * SLOTS:
+            continue
+        yield config, 1
+        for splits in schedule.product_splits(config, tiles, SLOTS, -(-k * 2 // config.depth)):
+            yield config, splits
+
+
+def attention_runs(shape: Shape, make: Callable[..., Any], empty: Callable[..., Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Names of ways, and what each calls: kernels with operands and static values; the last writes the output."""
+    b, h, g, n, m, d, causal = shape
+    q, k, v = make("bf16", b, h, n, d), make("bf16", b, g, m, d), make("bf16", b, g, m, d)
+    statics = {"causal": bool(causal), "positive": True, "sms": SLOTS}
+    for settings, splits in ways_of_attention(shape):
+        name = json.dumps({**settings, "splits": splits})
+        o, scale = empty("bf16", b, h, n, d), d**-0.5
+        if splits == 1:
+            yield name, [(attention_hopper.attend, (q, k, v, o, None, scale), {**statics, **settings}), o]
+            continue
+        parts, logs = empty("f32", splits * b, h, n, d), empty("f32", splits * b, h, n)
+        first = {**statics, **settings, "with_lse": True, "splits": splits}
+        yield name, [
+            (attention_hopper.attend, (q, k, v, parts, logs, scale), first),
+            (attention_merge.merge, (parts, logs, o), {"splits": splits, "rows": attention_merge.rows_of(splits, d)}),
+            o,
+        ]
+
+
+def product_runs(shape: Shape, make: Callable[..., Any], empty: Callable[..., Any]) -> Iterator[tuple[str, list[Any]]]:
+    """The same of products. Rows that begin anywhere are padded first, which is not timed."""
+    m, n, k = shape
+    a, b = make("bf16", m, -(-k // 8) * 8), make("bf16", k, -(-n // 8) * 8)
+    a, b = a[:, :k], b[:, :n]
+    for config, splits in ways_of_product(shape):
+        name = json.dumps([*vars(config).values(), splits]) if hasattr(config, "__dict__") else repr(config)
+        c, more = empty("bf16", m, n), {}
+        static = {"config": schedule.for_rows(config, m)}
+        calls: list[Any] = []
+        if splits > 1:
+            parts, flags = (empty(*x) for x in schedule.product_scratch(config, m, n, 2, splits, SLOTS))
+            calls.append(flags)
+            more = {"splits": splits, "parts": parts, "flags": flags}
+        yield name, [*calls, (gemm.gemm, (a, b, c, None, None, None, None, SLOTS), {**static, **more}), c]
+
+
+KINDS: dict[str, tuple[Any, Any]] = {
+    "attention": (attention_shapes, attention_runs),
+    "product": (product_shapes, product_runs),
+}
+
+
+class Spec:
+    """An array of which only the type is known."""
+
+    def __init__(self, dtype: str, *shape: int):
+        self.of = pk.spec(getattr(pk, dtype), shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self
+
+
+def compile_all(count: int, seed: int) -> None:
+    import torch
+
+    dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
+    seen: set[int] = set()
+
+    def make(dtype: str, *shape: int) -> Any:
+        return torch.empty(*shape, dtype=dtypes[dtype])
+
+    for kind, (shapes, runs) in KINDS.items():
+        for shape in take(shapes(seed), count):
+            for _, calls in runs(shape, make, make):
+                for kernel, operands, named in (x for x in calls if isinstance(x, tuple)):
+                    program = kernel.program(*operands, **named)
+                    if id(program) in seen:
+                        continue
+                    seen.add(id(program))
+                    cubin = kernel.compile_program(program, "sm_90a")
+                    said = {k: v for k, v in named.items() if not hasattr(v, "shape")}
+                    bad = f"SPILLS {cubin.spill_store_bytes}" if cubin.spills else ""
+                    print(len(seen), kernel.name, said, cubin.registers, bad, " ".join(cubin.serialized), flush=True)
+        print(kind, flush=True)
+
+
+def take(shapes: Iterator[Shape], count: int) -> list[Shape]:
+    return [next(shapes) for _ in range(count)]
+
+
+def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, Any]]:
+    import torch
+
+    dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
+    shapes, runs = KINDS[kind]
+    scratch = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    rows, begin = [], time.perf_counter()
+
+    def make(dtype: str, *shape: int) -> Any:
+        return torch.randn(*shape, device="cuda", dtype=dtypes[dtype])
+
+    def empty(dtype: str, *shape: int) -> Any:
+        return torch.full(shape, float("nan") if dtype != "i32" else 0, dtype=dtypes[dtype], device="cuda")
+
+    def bound(calls: list[Any]) -> Callable[[], None]:
+        steps: list[Callable[[], Any]] = []
+        for x in calls[:-1]:
+            steps.append(x[0].bind(*x[1], **x[2]) if isinstance(x, tuple) else x.zero_)
+
+        def run() -> None:
+            for step in steps:
+                step()
+
+        return run
+
+    for shape in take(shapes(seed), count):
+        if time.perf_counter() - begin > seconds:
+            break
+        times: dict[str, Any] = {}
+        first, launch = None, {}
+        for name, calls in runs(shape, make, empty):
+            try:
+                launch[name] = bound(calls)
+                launch[name]()
+                torch.cuda.synchronize()
+            except Exception as error:
+                launch.pop(name, None)
+                print(shape, name, type(error).__name__, str(error).splitlines()[:1], flush=True)
+                continue
+            out = calls[-1].float()
+            first = out if first is None else first
+            wrong = float((out - first).norm() / first.norm())
+            if not wrong < 1e-2:
+                print("WRONG", shape, name, wrong, flush=True)
+                del launch[name]
+        torch.cuda.synchronize()
+        pairs: dict[str, list[Any]] = {name: [] for name in launch}
+        for _ in range(ROUNDS):
+            for name, run in launch.items():
+                pairs[name].append(_event_pair(run, scratch, SLEEP))
+        torch.cuda.synchronize()
+        times = {name: round(statistics.median(_milliseconds(x) for x in found), 5) for name, found in pairs.items()}
+        rows.append({"kind": kind, "shape": shape, "ms": times})
+    print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind")
+    parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--out", type=Path)
+    o = parser.parse_args()
+    if o.compile_only:
+        compile_all(o.count, o.seed)
+        return
+    rows = [row for kind in KINDS for row in measure(kind, o.count, o.seed, o.seconds)]
+    device = facts()["device"].lower().removeprefix("nvidia").strip().replace(" ", "-")
+    file = o.out or RESULTS / "schedules" / f"{device}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    file.write_text(f'{{"facts": {json.dumps(facts())},\n"seed": {o.seed},\n"rows": [\n{lines}\n]}}\n')
+
+
+if __name__ == "__main__":
+    main()
