@@ -23,13 +23,14 @@ import pykittens as pk
 from pykittens.bench.machine import facts
 from pykittens.bench.timing import _event_pair, _milliseconds
 from pykittens.gpu import driver
-from pykittens.kernels import attention_hopper, attention_merge, gemm, schedule
+from pykittens.kernels import attention_divided, attention_hopper, gemm, gemm_divided, schedule
 
 from .record import RESULTS
 
 ROUNDS, SLEEP = 5, 400_000
 SLOTS = 132
 Shape = tuple[int, ...]
+Make = Callable[..., Any]  # an array of a dtype and a shape
 
 
 def attention_shapes(seed: int, most: float = 2e12) -> Iterator[Shape]:
@@ -54,85 +55,43 @@ def product_shapes(seed: int) -> Iterator[Shape]:
         yield (m, n, k) if draw.random() < 0.3 else tuple(-(-x // 8) * 8 for x in (m, n, k))
 
 
-def ways_of_attention(shape: Shape) -> Iterator[tuple[dict[str, Any], int]]:
-    """Static values, and into how many parts the keys are divided."""
-    batch, heads, _, n, m, dim, _ = shape
-    for settings in schedule.attention_settings(dim):
-        yield dict(settings), 1
-        consumers = settings.get("consumers", 2)
-        if not settings.get("stay", True) and "pingpong" not in settings:
-            tiles = -(-n // (64 * consumers)) * batch * heads
-            slots = SLOTS * (2 if consumers == 1 else 1)
-            found = schedule.attention_splits(tiles, slots, -(-m // (2 * settings.get("keys", 128))))
-            for splits in sorted({*found[-1:], *found[len(found) // 2 : len(found) // 2 + 1]}):
-                yield dict(settings), splits
-
-
-def ways_of_product(shape: Shape) -> Iterator[tuple[Any, int]]:
-    """A configuration, and into how many parts of k the tiles of the last round are divided."""
-    m, n, k = shape
-    for config in schedule.CONFIGS:
-        tiles = -(-m // config.rows) * -(-n // config.cols)
-        if config.splits and tiles * config.cluster > 2 * SLOTS:
-            continue
-        if config.rows == 64 and tiles > 8 * SLOTS:
-            continue
-        yield config, 1
-        for splits in schedule.product_splits(config, tiles, SLOTS, -(-k * 2 // config.depth)):
-            yield config, splits
-
-
-def attention_runs(shape: Shape, make: Callable[..., Any], empty: Callable[..., Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Names of ways, and what each calls: kernels with operands and static values; the last writes the output."""
+def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Ways, and what each calls: kernels with operands and static values; the last is what they write."""
     b, h, g, n, m, d, causal = shape
     q, k, v = make("bf16", b, h, n, d), make("bf16", b, g, m, d), make("bf16", b, g, m, d)
     statics = {"causal": bool(causal), "positive": True, "sms": SLOTS}
-    for settings, splits in ways_of_attention(shape):
-        name = json.dumps({**settings, "splits": splits})
-        o, scale = empty("bf16", b, h, n, d), d**-0.5
-        if splits == 1:
-            yield name, [(attention_hopper.attend, (q, k, v, o, None, scale), {**statics, **settings}), o]
+    for way in schedule.Attention(b, h, g, n, m, d, bool(causal)).ways(SLOTS):
+        settings, o, scale = way._asdict(), empty("bf16", b, h, n, d), d**-0.5
+        if (splits := settings.pop("splits")) == 1:
+            yield list(way), [(attention_hopper.attend, (q, k, v, o, None, scale), {**statics, **settings}), o]
             continue
         parts, logs = empty("f32", splits * b, h, n, d), empty("f32", splits * b, h, n)
         first = {**statics, **settings, "with_lse": True, "splits": splits}
-        yield name, [
-            (attention_hopper.attend, (q, k, v, parts, logs, scale), first),
-            (attention_merge.merge, (parts, logs, o), {"splits": splits, "rows": attention_merge.rows_of(splits, d)}),
-            o,
-        ]
+        merging = {"splits": splits, "rows": attention_divided.rows_of(splits, d)}
+        both = (attention_hopper.attend, (q, k, v, parts, logs, scale), first)
+        yield list(way), [both, (attention_divided.merge, (parts, logs, o), merging), o]
 
 
-def product_runs(shape: Shape, make: Callable[..., Any], empty: Callable[..., Any]) -> Iterator[tuple[str, list[Any]]]:
+def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
     """The same of products. Rows that begin anywhere are padded first, which is not timed."""
     m, n, k = shape
     a, b = make("bf16", m, -(-k // 8) * 8), make("bf16", k, -(-n // 8) * 8)
     a, b = a[:, :k], b[:, :n]
-    for config, splits in ways_of_product(shape):
-        name = json.dumps([*vars(config).values(), splits]) if hasattr(config, "__dict__") else repr(config)
-        c, more = empty("bf16", m, n), {}
-        static = {"config": schedule.for_rows(config, m)}
-        calls: list[Any] = []
-        if splits > 1:
-            parts, flags = (empty(*x) for x in schedule.product_scratch(config, m, n, 2, splits, SLOTS))
-            calls.append(flags)
-            more = {"splits": splits, "parts": parts, "flags": flags}
-        yield name, [*calls, (gemm.gemm, (a, b, c, None, None, None, None, SLOTS), {**static, **more}), c]
+    for way in schedule.Multiply(m, n, k).ways(SLOTS):
+        c, config, calls, more = empty("bf16", m, n), way.config, [], {}
+        if way.splits > 1:
+            parts, flags = gemm_divided.scratch(config, m, n, 2, 1, way.splits, SLOTS)
+            more = {"splits": way.splits, "parts": empty("f32", *parts), "flags": empty("i32", *flags)}
+            calls = [(gemm_divided.clear, (more["flags"],), {})]
+        static = {"config": schedule.for_rows(config, m), **more}
+        calls.append((gemm.gemm, (a, b, c, None, None, None, None, SLOTS), static))
+        yield [schedule.CONFIGS.index(config), way.splits], [*calls, c]
 
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "attention": (attention_shapes, attention_runs),
     "product": (product_shapes, product_runs),
 }
-
-
-class Spec:
-    """An array of which only the type is known."""
-
-    def __init__(self, dtype: str, *shape: int):
-        self.of = pk.spec(getattr(pk, dtype), shape)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self
 
 
 def compile_all(count: int, seed: int) -> None:

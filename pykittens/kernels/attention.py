@@ -20,7 +20,7 @@ from ..interop.arrays import ArrayInfo
 from ..interop.views import View
 from ..trace.scoring import Scoring
 from ..types import DTYPES
-from . import attention_hopper
+from . import attention_divided, attention_hopper, schedule
 from .arguments import KernelCall
 
 DTYPE_NAMES = ("bf16", "f16")
@@ -101,14 +101,15 @@ def call(
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
         more = window or scores.softcap is not None or sinks is not None or scoring is not None
-        static = {
-            "causal": scores.causal,
-            "with_lse": lse is not None,
-            "sms": processors,
-            "positive": scores.scale > 0,
-            "scoring": scoring,
-            **configuration(dim, scores.causal and not window, length, more),
-        }
+        static = {"causal": scores.causal, "with_lse": lse is not None, "sms": processors, "positive": scores.scale > 0}
+        if not more and offsets[0] is None:
+            way = plan(q.shape, k.shape, scores.causal, device).way._asdict()
+            splits = way.pop("splits")
+            if splits > 1:
+                given = (q, k, v, out, lse, scores.scale)
+                return KernelCall(attention_divided.DIVIDED, given, {**static, **way, "splits": splits})  # type: ignore[arg-type]
+            return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scores.scale), {**static, **way})
+        static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more)}
         if (
             offsets[0] is not None and scores.causal and not window
         ):  # tiles of any length: the next free block takes one
@@ -122,6 +123,12 @@ def call(
         (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets, *map(table, tables)),
         {"causal": scores.causal, "scoring": scoring},
     )
+
+
+def plan(q: Sequence[int], k: Sequence[int], causal: bool, device: int | None) -> schedule.Choice:
+    """How attention of these shapes runs on a Hopper GPU; the simulated one does as an H100."""
+    shape = schedule.Attention(*q[:2], k[1], q[2], k[2], q[3], causal)
+    return schedule.attention(shape, 132 if device is None else driver.multiprocessors(device))
 
 
 def table(x: Any) -> Any:

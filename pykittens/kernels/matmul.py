@@ -3,14 +3,11 @@ runs.
 
     out = epilogue((a @ b) * scale_a * scale_b)
 
-The choice follows three rates of an H200: what a tensor core multiplies, what L2 delivers to a multiprocessor, and what
-memory delivers to all of them, fitted to 16 shapes there; the wide tiles for few rows were added from six shapes on an
-H100 (benchmarks/results/experiments/gemm-1.txt).
+`schedule.py` predicts which configuration takes least time.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,30 +18,10 @@ from ..gpu import driver
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo
 from ..types import DTYPES
-from . import gemm_ampere
+from . import gemm_ampere, gemm_divided, schedule
 from .arguments import KernelCall
 from .gemm import Config, gemm
 
-CONFIGS = (
-    Config(128, 256, 4, 2, group=8),
-    Config(128, 256, 4, 2, group=4, cluster=2),
-    Config(128, 192, 4, 2, group=8),
-    Config(128, 192, 4, 2, group=4, cluster=2),
-    Config(128, 128, 6, 2, group=8),
-    Config(128, 128, 6, 2, group=4, cluster=2),
-    Config(64, 128, 4, 1, depth=256),
-    Config(64, 256, 5, 1),
-    Config(64, 64, 6, 1, depth=256),
-    Config(64, 64, 10, 1, cluster=2, share="k"),
-    Config(64, 128, 6, 1, cluster=4, share="k"),
-    Config(64, 128, 6, 1, cluster=8, share="k"),
-)
-# A cycle: 16-bit multiplications of a tensor core, bytes from L2 to a multiprocessor, bytes from memory to all.
-MULTIPLIES, DELIVERS, MEMORY = 1950, 66, 2160
-# Cycles: a launch, first slot in and last tile out; one more tile; a cluster that adds up; one twice as large.
-LAUNCH, TILE, SPLIT, DOUBLE = 9450, 920, 5600, 540
-ONCE = 128  # so few rows that b is read once, or by two blocks at about the same time
-FEW = 32  # so few rows make all blocks ask for the same lines: a cycle for each time
 OPERANDS = ("bf16", "f16", "e4m3", "e5m2")
 
 
@@ -84,6 +61,9 @@ def call(
     rest = (b2, *more, *[None] * (2 - len(more)))
     if isinstance(static["config"], gemm_ampere.Config):
         return KernelCall(gemm_ampere.gemm_ampere, (*given, *rest), static)
+    if plan.splits > 1 and config is None:
+        divided = {**static, "splits": plan.splits}
+        return KernelCall(gemm_divided.DIVIDED, (*given, plan.sms, *rest), divided)  # type: ignore[arg-type]
     return KernelCall(gemm, (*given, plan.sms, *rest), static)
 
 
@@ -128,6 +108,7 @@ class Choice:
     dtype: str
     config: Config | gemm_ampere.Config
     sms: int
+    splits: int = 1
 
 
 @lru_cache(maxsize=4096)
@@ -138,17 +119,19 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Ch
     sms = 2 if first.device is None else driver.multiprocessors(first.device)
     (m, k), n = first.shape, second.shape[1]
     config: Config | gemm_ampere.Config
+    splits = 1
     if first.device is not None and "wgmma" not in (arch := driver.architecture(first.device)).features:
         if eight:
             fix = "convert to bf16, or run it on a Hopper GPU (sm_90a)"
             raise ArgumentError(f"matmul of 8-bit floats on {arch}: its kernel is written for Hopper", fix=fix)
         config = choose_ampere(m, n, sms, pair)
     else:
-        straddles = a.straddles or b.straddles
-        config = choose(m, k, n * (1 + pair), size, 132 if first.device is None else sms, straddles, pair)
+        shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles))
+        many = 132 if first.device is None else sms
+        config, splits = schedule.product(shape, many, first.device is not None, pair).way
         if pair:  # three results may leave
             config = replace(config, cols=config.cols // 2, stages=min(config.stages, 5))
-    return Choice(a, b, "bf16" if eight else first.dtype, config, sms)
+    return Choice(a, b, "bf16" if eight else first.dtype, config, sms, splits)
 
 
 def order(info: ArrayInfo, transposed: bool | None) -> Order:
@@ -201,26 +184,3 @@ def choose_ampere(m: int, n: int, sms: int, pair: bool) -> gemm_ampere.Config:
         if -(-m // rows) * -(-n // cols) * (1 + pair) >= 2 * sms:
             break
     return gemm_ampere.Config(rows, cols // (1 + pair) if cols > 64 else 64)
-
-
-def choose(m: int, k: int, n: int, size: int, sms: int, straddle: bool = False, pair: bool = False) -> Config:
-    """The first configuration that is within 2 % of what the rates make the fastest; `pair`: in two halves."""
-    found = [config for config in CONFIGS if not pair or (config.cols % 128 == 0 and not config.splits)]
-    costs = [cycles(config, m, k, n, size, sms, straddle) for config in found]
-    best = next(config for config, cost in zip(found, costs, strict=True) if cost <= 1.02 * min(costs))
-    if m <= FEW and best.rows == 64 and not best.splits:
-        best = replace(best, rotate=True)
-    return replace(best, once="b") if m <= ONCE else best
-
-
-def cycles(config: Config, m: int, k: int, n: int, size: int, sms: int, straddle: bool) -> float:
-    """About how long a product takes."""
-    tiles, splits = -(-m // config.rows) * -(-n // config.cols), config.cluster if config.splits else 1
-    at_once = sms // splits if splits <= 2 else sms * 85 // (100 * splits)  # large clusters do not find room everywhere
-    loaded = config.rows + config.cols // (1 if config.splits else config.cluster)
-    step = config.depth * max(config.rows * config.cols / (2 * MULTIPLIES), loaded * (2 if straddle else 1) / DELIVERS)
-    steps = -(-k * size // (config.depth * splits))
-    each = steps * step + TILE + (SPLIT + DOUBLE * math.log2(splits) if splits > 1 else 0)
-    floor = (m * k + k * n + m * n) * size / MEMORY
-    crowd = tiles * steps * config.depth / 128 if m <= FEW else 0
-    return LAUNCH + crowd + math.hypot(floor, -(-tiles // max(1, at_once)) * each)

@@ -1,35 +1,32 @@
-"""Which ways there are to divide attention and products among the multiprocessors of Hopper."""
+"""Which way to divide attention or a product among Hopper's multiprocessors takes least time, as a model predicts it.
+
+    time = launch + hypot(busiest multiprocessor, bytes / bandwidth) + merging
+
+The busiest multiprocessor has so many tiles one after another; a tile takes a constant, and a time for each of its
+steps: keys or elements of k. `schedule.json` has the constants of each way. `python -m benchmarks.fit` finds them from
+times at random shapes (benchmarks/results/schedules, by `python -m benchmarks.schedules`), and says how far the choice
+is from the fastest way at shapes that it has not seen. Times are microseconds, of an H100 or H200.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .gemm import Config
 
-SPLITS = (2, 3, 4, 6, 8, 12, 16)  # parts of the keys: a kernel that merges for each
-
-
-def attention_settings(dim: int) -> tuple[Mapping[str, Any], ...]:
-    """What may differ from `attention_hopper.attend`'s defaults."""
-    if dim <= 64:
-        several = ({"stages": 3}, {"stages": 3, "consumers": 3})
-        small: Mapping[str, Any] = {"consumers": 1, "queries": 1, "stay": False}
-    elif dim <= 128:
-        several = ({},)
-        small = {"consumers": 1, "queries": 1, "keys": 64, "stay": False}
-    else:
-        return {"keys": 80, "queries": 1}, {"keys": 80, "queries": 1, "stay": False}
-    wide = ({"keys": 160, "queries": 1, "pingpong": False, "stay": False},) if dim > 64 else ()
-    return (*several, *({**x, "stay": False} for x in several), *wide, small)
-
-
-def attention_splits(tiles: int, slots: int, most: int) -> tuple[int, ...]:
-    """Into how many parts the keys of `tiles` tiles may be divided, where so many run at a time."""
-    return tuple(s for s in SPLITS if s <= most and (s - 1) * tiles < slots)
-
-
+Constants = Sequence[float]
+SPLITS = (2, 3, 4, 6, 8, 12, 16)  # parts of the keys: there is a merging kernel for each
+WIDTHS = (64, 96, 128, 256)  # head dimensions that were measured
+ONCE = 128  # so few rows of a product that b is read once, or by two blocks at about the same time
+FEW = 32  # so few rows make all blocks ask for the same lines: each column of tiles begins elsewhere
 CONFIGS = (
     Config(128, 256, 4, 2, group=8),
     Config(128, 256, 4, 2, group=4, cluster=2),
@@ -49,17 +46,182 @@ CONFIGS = (
 )
 
 
-def product_splits(config: Config, tiles: int, slots: int, steps: int) -> tuple[int, ...]:
-    """Into how many parts of k the tiles of the last round may be divided."""
-    rest = tiles % slots
-    if config.cluster > 1 or not rest:
-        return ()
-    most = min(slots // rest, steps // 2, 16)
-    return tuple(sorted({s for s in (2, 3, most // 2, most) if 2 <= s <= most}))
+class Way(NamedTuple):
+    """Of attention: static values of `attention_hopper.attend`, and into how many parts the keys are divided."""
+
+    keys: int = 128
+    stages: int = 2
+    queries: int = 2
+    consumers: int = 2
+    pingpong: bool = True
+    stay: bool = True
+    splits: int = 1
+
+    @property
+    def rows(self) -> int:
+        return 64 * self.consumers
+
+    @property
+    def name(self) -> str:
+        """What its constants stand under: the parts have the same."""
+        return " ".join(f"{field}={int(value)}" for field, value in self._asdict().items() if field != "splits")
 
 
-ONCE = 128  # so few rows that b is read once, or by two blocks at about the same time
-FEW = 32  # so few rows make all blocks ask for the same lines: a cycle for each time
+class Product(NamedTuple):
+    """Of a product: `gemm`'s configuration, and into how many parts of k the tiles of the last round are divided."""
+
+    config: Config
+    splits: int = 1
+
+    @property
+    def name(self) -> str:
+        c = self.config
+        return f"{c.rows}x{c.cols} stages={c.stages} cluster={c.cluster}{c.share if c.cluster > 1 else ''}"
+
+
+class Choice(NamedTuple):
+    """The way that is taken, and the microseconds that it is predicted to take."""
+
+    way: Any
+    microseconds: float
+
+
+def ways(dim: int) -> tuple[Way, ...]:
+    """How attention with this head dimension may run, apart from parts of the keys."""
+    if dim > 128:
+        return Way(80, queries=1), Way(80, queries=1, stay=False)
+    if dim > 64:
+        small = Way(64, queries=1, consumers=1, stay=False)
+        return Way(), Way(stay=False), Way(160, queries=1, pingpong=False, stay=False), small
+    two, three = Way(stages=3), Way(stages=3, consumers=3)
+    return two, three, two._replace(stay=False), three._replace(stay=False), Way(queries=1, consumers=1, stay=False)
+
+
+class Attention(NamedTuple):
+    """The shape of an attention."""
+
+    batch: int
+    heads: int
+    shared: int  # heads of keys
+    n: int
+    m: int
+    dim: int
+    causal: bool
+
+    def ways(self, sms: int, divide: bool = True) -> Iterator[Way]:
+        """All that may be fastest."""
+        for way in ways(self.dim):
+            yield way
+            if divide and not way.stay and way.keys != 160:
+                tiles, most = -(-self.n // way.rows) * self.batch * self.heads, self.m // (2 * way.keys)
+                slots = sms * _residents(way)
+                yield from (way._replace(splits=s) for s in SPLITS if s <= most and (s - 1) * tiles < slots)
+
+    def microseconds(self, way: Way, constants: Constants, common: Constants, sms: int) -> float:
+        """Predicted for a way. Its own constants: launch, tile, step of keys, and what a causal tile takes more; those
+        of all ways: a step where a block is alone that could be one of two, of the shortest tile at the end,
+        bandwidth, merging, and its bandwidth."""
+        launch, tile, step, masked = constants
+        alone, last, bandwidth, merge, parts = common
+        count, heads = -(-self.n // way.rows), self.batch * self.heads
+        jobs, slots = count * heads * way.splits, sms * _residents(way)
+        step = step * alone if _residents(way) == 2 and jobs <= sms else step
+        ends = np.full(count, self.m)
+        if self.causal:
+            ends = np.clip((np.arange(count) + 1) * way.rows + self.m - self.n, 1, self.m)
+        each = tile + step * -(-(-(-ends // way.keys)) // way.splits) + (masked if self.causal else 0.0)
+        if not self.causal:
+            busiest = -(-jobs // slots) * each[0]
+        elif way.stay:  # `pk.triangle`: pairs of which an odd number's last is half empty
+            pairs = -(-count // 2)
+            pair = each[-1] + (each[0] if count % 2 == 0 else tile + step)
+            busiest = -(-pairs * heads // slots) * pair
+        elif jobs <= slots:
+            busiest = each[-1]
+        else:
+            busiest = max(each[-1], each.sum() * heads * way.splits / slots + last * each[0])
+        queries = self.batch * self.heads * self.n * self.dim
+        moved = 4 * (queries + self.batch * self.shared * self.m * self.dim) / 1e6  # MB
+        merging = merge + 8e-6 * way.splits * queries / parts if way.splits > 1 else 0.0
+        return launch + math.hypot(busiest, moved / bandwidth) + merging
+
+
+def _residents(way: Way) -> int:
+    return 2 if way.consumers == 1 else 1
+
+
+class Multiply(NamedTuple):
+    """The shape of a product, of elements of `size` bytes. straddle: rows of an operand lie across lines of L2."""
+
+    m: int
+    n: int
+    k: int
+    size: int = 2
+    straddle: tuple[bool, bool] = (False, False)
+
+    def ways(self, sms: int, divide: bool = True) -> Iterator[Product]:
+        """All that may be fastest."""
+        for config in CONFIGS:
+            tiles = -(-self.m // config.rows) * -(-self.n // config.cols)
+            if config.rows == 64 and tiles > 16 * sms:
+                continue
+            yield Product(config)
+            rest, steps = tiles % sms, -(-self.k * self.size // config.depth)
+            if divide and config.cluster == 1 and rest:
+                most = min(sms // rest, steps // 2, 16)
+                yield from (Product(config, s) for s in sorted({2, 3, most // 2, most}) if 2 <= s <= most)
+
+    def microseconds(self, way: Product, constants: Constants, common: Constants, sms: int) -> float:
+        """Predicted for a way. Its own constants: launch, tile, step of 128 bytes of k where tensor cores are the
+        limit and where loads are, and what a tile takes more whose rows TMA cannot write; those of all ways:
+        bandwidth, parts, and what a part takes."""
+        launch, tile, multiply, load, unaligned = constants
+        bandwidth, divided, part = common
+        c, splits = way.config, way.config.cluster if way.config.splits else 1
+        tiles = -(-self.m // (c.rows * c.stack[0])) * -(-self.n // (c.cols * c.stack[1])) * c.stack[0] * c.stack[1]
+        more = (c.rows * self.straddle[0] + c.cols * self.straddle[1]) / (c.rows + c.cols)
+        step = c.depth / 128 * (multiply**4 + (load * (1 + more)) ** 4) ** 0.25
+        steps = -(-self.k * self.size // (c.depth * splits))
+        each = tile + (unaligned if self.n % 8 else 0.0)
+        at_once = sms // splits if splits <= 2 else sms * 85 // (100 * splits)  # large clusters do not find room
+        if way.splits == 1:
+            busiest = -(-tiles // at_once) * (steps * step + each)
+        else:
+            busiest = tiles // sms * (steps * step + each) + -(-steps // way.splits) * step + each
+            busiest += divided + part * way.splits * c.rows * c.cols / 2**15
+        moved = (self.m * self.k + self.k * self.n + self.m * self.n) * self.size / 1e6
+        return launch + math.hypot(busiest, moved / bandwidth)
+
+
+@cache
+def constants() -> dict[str, Any]:
+    """What was fitted, with the card and the date of its measurements."""
+    return json.loads(Path(__file__).with_suffix(".json").read_text())  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=4096)
+def attention(shape: Attention, sms: int, divide: bool = True) -> Choice:
+    """How an attention runs. divide: the keys may be divided."""
+    width = next(w for w in WIDTHS if w >= shape.dim)
+    known = constants()["attention"][str(width)]
+    found = shape.ways(sms, divide)
+    return min(
+        (Choice(way, shape.microseconds(way, known[way.name], known["all"], sms)) for way in found),
+        key=lambda choice: choice.microseconds,
+    )
+
+
+@lru_cache(maxsize=4096)
+def product(shape: Multiply, sms: int, divide: bool = True, pair: bool = False) -> Choice:
+    """How a product runs. divide: the last round's tiles may be; pair: two products, in two halves of the columns."""
+    known = constants()["product"]
+    found = [
+        Choice(way, shape.microseconds(way, known[way.name], known["all"], sms))
+        for way in shape.ways(sms, divide and not pair)
+        if not pair or (way.config.cols % 128 == 0 and way.config.rows <= 128 and not way.config.splits)
+    ]
+    best = min(found, key=lambda choice: choice.microseconds)
+    return best._replace(way=best.way._replace(config=for_rows(best.way.config, shape.m)))
 
 
 def for_rows(config: Config, m: int) -> Config:
@@ -67,12 +229,3 @@ def for_rows(config: Config, m: int) -> Config:
     if m <= FEW and config.rows == 64 and not config.splits:
         config = replace(config, rotate=True)
     return replace(config, once="b") if m <= ONCE else config
-
-
-def product_scratch(config: Config, m: int, n: int, size: int, splits: int, slots: int) -> tuple[Any, Any]:
-    """dtype and shape of `parts` and `flags` of `gemm`, for a result of elements of `size` bytes."""
-    tiles, width = -(-m // config.rows) * -(-n // config.cols), min(config.cols, 128 // size)
-    rest = tiles % slots
-    pieces = config.rows // 64 * config.cols // width
-    return ("f32", rest * (splits - 1) * pieces, 64 * width), ("i32", rest * config.consumers)
-

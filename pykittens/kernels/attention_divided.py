@@ -1,8 +1,9 @@
-"""The output of attention from those of parts of the keys.
+"""Attention whose keys are divided among blocks: there are too few tiles of queries for all multiprocessors.
 
-    o = sum(o_p exp(lse_p - lse))        lse = log(sum(exp(lse_p)))        over the parts p
+    o = sum(o_p exp(lse_p - lse))        lse = log(sum(exp(lse_p)))        over the parts p of the keys
 
-Part p of batch b is at p * B + b. A part that no key of a row is in has a log-sum-exp of -inf, and does not count.
+`attention_hopper.attend` makes o_p and lse_p, and `merge` the sums. Part p of batch b is at p * B + b. A part that no
+key of a row is in has a log-sum-exp of -inf, and does not count. FlashDecoding (Dao et al. 2023) divides keys so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Annotated, Any
 
 import pykittens as pk
 from pykittens import Tensor, bf16, f16, f32, warp
+
+from ..interop import arrays
+from . import attention_hopper
 
 LOG2E = 1.4426950408889634
 DV = pk.static("DV")
@@ -59,3 +63,20 @@ def merge(
     warp.store(o, (out * pk.where(total > 0.0, 1.0 / total, 0.0)).to(o.dtype), (batch, head, tile, 0))
     if lse is not None:
         warp.store(lse, peak + pk.log2(total) * (1 / LOG2E), (batch, head, tile))
+
+
+class Divided:
+    """Both launches as one: called as a kernel is."""
+
+    def __call__(
+        self, q: Any, k: Any, v: Any, o: Any, lse: Any, scale: float, *, splits: int, with_lse: bool, **static: Any
+    ) -> None:
+        kind, device = (info := arrays.describe(q)).kind, info.device
+        batch, heads, n, _ = info.shape
+        parts = arrays.empty(kind, (splits * batch, heads, n, v.shape[-1]), "f32", device)
+        logs = arrays.empty(kind, (splits * batch, heads, n), "f32", device)
+        attention_hopper.attend(q, k, v, parts, logs, scale, splits=splits, with_lse=True, **static)
+        merge(parts, logs, o, lse if with_lse else None, splits=splits, rows=rows_of(splits, v.shape[-1]))
+
+
+DIVIDED = Divided()
