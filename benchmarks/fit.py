@@ -74,7 +74,9 @@ def fit(rows: list[tuple[Any, dict[Any, float]]], own: Constants, common: list[f
     groups += [everything] * len(common)
     x = least_squares(residuals, np.array([*np.concatenate(starts), *common]), groups)
     errors = np.abs(residuals(x))
-    print(f"    {len(data)} times; errors: median {np.median(errors):.3f}, nine tenths below {np.quantile(errors, 0.9):.3f}")
+    print(
+        f"    {len(data)} times, errors: median {np.median(errors):.3f}, 9 of 10 below {np.quantile(errors, 0.9):.3f}"
+    )
     parts = {name: x[size * i : size * i + size] for i, name in enumerate(names)} | {"all": x[size * len(names) :]}
     return {name: [round(float(value), 4) for value in values] for name, values in parts.items()}
 
@@ -123,9 +125,11 @@ def main() -> None:
     made: dict[str, Any] = {"attention": {}, "product": {}}
     ratios: tuple[list[float], list[float]] = ([], [])
     for width in schedule.WIDTHS:
-        fitted, held = ([row for row in rows if row[0].dim == width] for rows in (attention[: -o.held], attention[-o.held :]))
+        fitted, held = (
+            [row for row in rows if row[0].dim == width] for rows in (attention[: -o.held], attention[-o.held :])
+        )
         print(f"attention, d {width}: {len(fitted)} shapes fitted, {len(held)} held back")
-        known = fit(fitted, lambda way: [5, 2.5, way.rows * way.keys * width / 1.5e6, 0.5], [0.7, 0.5, 2.5, 3, 2])
+        known = fit(fitted, lambda way, d=width: [5, 2.5, way.rows * way.keys * d / 1.5e6, 0.5], [0.7, 0.5, 2.5, 3, 2])
         made["attention"][str(width)] = known
         for all_of_them, rows in zip(ratios, (fitted, held), strict=True):
             all_of_them += judged(rows, known)

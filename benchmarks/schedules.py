@@ -1,8 +1,8 @@
 """Every way to divide attention and products that `kernels/schedule.py` knows, timed at random shapes.
 
-    python -m benchmarks.schedules --compile-only                  # only fills the cache (PYKITTENS_CACHE); needs no GPU
-    python -m benchmarks.schedules --count 250 --seconds 150       # -> benchmarks/results/schedules/<device>.json
-    python -m benchmarks.fit                                       # from there: the constants of the model
+    python -m benchmarks.schedules --compile-only     # only fills the cache (PYKITTENS_CACHE); needs no GPU
+    python -m benchmarks.schedules --count 300        # -> benchmarks/results/schedules/<device>.json
+    python -m benchmarks.fit FILE                     # from there: the constants of the model
 
 All ways of a shape take turns, behind a write that empties L2. Each is compared with the first before it is timed.
 """
@@ -15,14 +15,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pykittens as pk
 from pykittens.bench.machine import facts
 from pykittens.bench.timing import _event_pair, _milliseconds
-from pykittens.gpu import driver
 from pykittens.kernels import attention_divided, attention_hopper, gemm, gemm_divided, schedule
 
 from .record import RESULTS

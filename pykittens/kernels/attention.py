@@ -101,14 +101,19 @@ def call(
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
         more = window or scores.softcap is not None or sinks is not None or scoring is not None
-        static = {"causal": scores.causal, "with_lse": lse is not None, "sms": processors, "positive": scores.scale > 0}
+        static: dict[str, Any] = {
+            "causal": scores.causal,
+            "with_lse": lse is not None,
+            "sms": processors,
+            "positive": scores.scale > 0,
+        }
         if not more and offsets[0] is None:
             way = plan(q.shape, k.shape, scores.causal, device).way._asdict()
             splits = way.pop("splits")
             if splits > 1:
-                given = (q, k, v, out, lse, scores.scale)
-                return KernelCall(attention_divided.DIVIDED, given, {**static, **way, "splits": splits})  # type: ignore[arg-type]
-            return KernelCall(attention_hopper.attend, (q, k, v, out, lse, scores.scale), {**static, **way})
+                static["splits"] = splits
+            kernel: Any = attention_hopper.attend if splits == 1 else attention_divided.DIVIDED
+            return KernelCall(kernel, (q, k, v, out, lse, scores.scale), {**static, **way})
         static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more)}
         if (
             offsets[0] is not None and scores.causal and not window
@@ -127,7 +132,7 @@ def call(
 
 def plan(q: Sequence[int], k: Sequence[int], causal: bool, device: int | None) -> schedule.Choice:
     """How attention of these shapes runs on a Hopper GPU; the simulated one does as an H100."""
-    shape = schedule.Attention(*q[:2], k[1], q[2], k[2], q[3], causal)
+    shape = schedule.Attention(q[0], q[1], k[1], q[2], k[2], q[3], causal)
     return schedule.attention(shape, 132 if device is None else driver.multiprocessors(device))
 
 

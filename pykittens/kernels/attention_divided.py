@@ -48,7 +48,8 @@ def merge(
     layout = pk.coalesced(min(cols // 4, 32), 4)
     made = [warp.load_col(logs, (p * o.batch + batch, head, tile), length=rows, layout=layout) for p in range(splits)]
     given = [
-        warp.load(parts, (p * o.batch + batch, head, tile, 0), rows=rows, cols=cols, layout=layout) for p in range(splits)
+        warp.load(parts, (p * o.batch + batch, head, tile, 0), rows=rows, cols=cols, layout=layout)
+        for p in range(splits)
     ]
     peak = made[0]
     for log in made[1:]:

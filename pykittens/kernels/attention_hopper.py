@@ -125,7 +125,11 @@ def attend(
         # Blocks that come and go take the longest tiles first, of as many heads as have their keys in L2.
         together = pk.maximum(LINES // (k.rows * (cols + wide)), 1) * (q.depth // k.depth)
         count = q.depth * q.batch if splits is None else q.depth * q.batch * splits
-        walk = pk.triangle(tiles, count) if triangular and stay else pk.rectangle(tiles, count, 1 if stay or not triangular else together)
+        walk = (
+            pk.triangle(tiles, count)
+            if triangular and stay
+            else pk.rectangle(tiles, count, 1 if stay or not triangular else together)
+        )
         for tile, head, real in walk:
             block = tile if stay or not triangular else tiles - 1 - tile
             span = band.key_tiles(block * rows, rows, keys, real)

@@ -23,6 +23,8 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, e4m3, e5m2, f16, f32, i32, warpgroup
 
+from .partial_sums import PartialSums
+
 FLOATS = (bf16, f16, f32, e4m3, e5m2)
 EXTRAS = (*FLOATS, i32)
 
@@ -115,9 +117,9 @@ def gemm(
     what is given of x0 to x3; it returns a tile for each of c, c2 and c3 that is given. Without c it gets 64 rows with
     all columns that a block has of them, and stores itself what it makes of them.
 
-    `splits`: the tiles of the last round, fewer than blocks, are divided into so many parts of k (`pk.grouped`). All but
-    the last write their sums into `parts`, a row of it for each piece that leaves at a time, and count in `flags`, which
-    are 0 before: the last one adds them up.
+    `splits`: the tiles of the last round, fewer than blocks, are divided into so many parts of k (`pk.grouped`). All
+    but the last write their sums into `parts`, a row for each piece that leaves at a time, and count in `flags`, which
+    are 0 before: the last one adds them up (`partial_sums.py`).
     """
     depth, mine = config.depth // a.dtype.size, config.rows // config.consumers
     right_hand = {name: x for name, x in (("b", b), ("b2", b2)) if x is not None}
@@ -149,7 +151,9 @@ def gemm(
         for row, col, *part in pk.grouped(high, wide, config.group, splits):
             if not config.splits:
                 row, col = (row * down + rank, col) if config.share == "b" else (row, col * right + rank)
-            begin, end = (0, steps) if splits is None else (part[0] * steps // part[1], (part[0] + 1) * steps // part[1])
+            begin, end = (
+                (0, steps) if splits is None else (part[0] * steps // part[1], (part[0] + 1) * steps // part[1])
+            )
             yield row, col, begin, end, part
 
     def load(operand: Any, slot: Any, source: Any, major: Any, k: Any, transposed: Any) -> None:
@@ -202,30 +206,11 @@ def gemm(
                     [sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster))],
                     rank * own,
                 )
-            index, of, which = part or (0, 1, 0)
-            unit = which * config.consumers + me  # of what is counted
-
-            def piece(part: Any, i: int, j: int) -> Any:
-                """Where piece i of product j of a part is written."""
-                return (((unit * (of - 1) + part) * len(corners) + i) * len(sums) + j, 0)
 
             def cut(i: int) -> list[Any]:
                 """Piece i of each product."""
                 down_by, right_by = corners[i]
                 return [acc[down_by : down_by + 64, right_by : right_by + width] for acc in whole]
-
-            def send() -> None:
-                """This part's sums go to memory."""
-                for i in range(len(corners)):
-                    for j, x in enumerate(cut(i)):
-                        warpgroup.store(parts, x.registers(), piece(index, i, j))
-                pk.signal(flags, (unit,), by=warpgroup)
-
-            def add(x: Any, i: int) -> None:
-                """The other parts' piece i is added to this one's."""
-                for part in pk.range(of - 1):
-                    for j, tile in enumerate(x):
-                        tile[:] = tile + warpgroup.load_vec(parts, piece(part, i, j), length=64 * width).tile(64, width)
 
             def leave() -> None:
                 """The product goes through the epilogue and to its tensors."""
@@ -233,8 +218,8 @@ def gemm(
                 for i, (down_by, right_by) in enumerate(corners):
                     at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
                     x = cut(i)
-                    if splits is not None:
-                        add(x, i)
+                    for j, tile in enumerate(x if splits is not None else ()):
+                        others.add(tile, i * len(x) + j)
                     given = [y for y in (x0, x1, x2, x3) if y is not None]
                     y = epilogue(tuple(x) if b2 is not None else x[0], *at, *given) if epilogue is not None else x[0]
                     if not outputs:
@@ -254,13 +239,15 @@ def gemm(
 
             if splits is None:
                 leave()
-            else:
-                with pk.when(index < of - 1):
-                    send()
-                with pk.otherwise():
-                    with pk.when(of > 1):
-                        pk.wait_for(flags, (unit,), of - 1)
-                    leave()
+                continue
+            index, of, which = part
+            unit = which * config.consumers + me
+            others = PartialSums(parts, flags, unit, index, of, len(corners) * len(sums))
+            with pk.when(index < of - 1):
+                others.send([x for i in range(len(corners)) for x in cut(i)])
+            with pk.otherwise():
+                others.wait()
+                leave()
         if outputs:
             warpgroup.tma.wait(read=True)  # the end of the kernel finishes the writes
     if config.cluster > 1:

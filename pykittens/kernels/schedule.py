@@ -129,7 +129,8 @@ class Attention(NamedTuple):
         ends = np.full(count, self.m)
         if self.causal:
             ends = np.clip((np.arange(count) + 1) * way.rows + self.m - self.n, 1, self.m)
-        each = tile + step * -(-(-(-ends // way.keys)) // way.splits) + (masked if self.causal else 0.0)
+        steps = np.ceil(np.ceil(ends / way.keys) / way.splits)
+        each = tile + step * steps + (masked if self.causal else 0.0)
         if not self.causal:
             busiest = -(-jobs // slots) * each[0]
         elif way.stay:  # `pk.triangle`: pairs of which an odd number's last is half empty
@@ -183,7 +184,7 @@ class Multiply(NamedTuple):
         step = c.depth / 128 * (multiply**4 + (load * (1 + more)) ** 4) ** 0.25
         steps = -(-self.k * self.size // (c.depth * splits))
         each = tile + (unaligned if self.n % 8 else 0.0)
-        at_once = sms // splits if splits <= 2 else sms * 85 // (100 * splits)  # large clusters do not find room
+        at_once = max(1, sms // splits if splits <= 2 else sms * 85 // (100 * splits))  # large clusters find less room
         if way.splits == 1:
             busiest = -(-tiles // at_once) * (steps * step + each)
         else:
@@ -196,7 +197,7 @@ class Multiply(NamedTuple):
 @cache
 def constants() -> dict[str, Any]:
     """What was fitted, with the card and the date of its measurements."""
-    return json.loads(Path(__file__).with_suffix(".json").read_text())  # type: ignore[no-any-return]
+    return json.loads(Path(__file__).with_suffix(".json").read_text())
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ import pytest
 import pykittens as pk
 from pykittens.errors import ArgumentError, RaceError
 from pykittens.functions.product import MATMUL, MATMUL_EPILOGUE, number_of
-from pykittens.kernels import gemm, gemm_ampere, matmul
+from pykittens.kernels import gemm, gemm_ampere, gemm_divided, matmul, schedule
 from pykittens.kernels.gemm import Config
 
 BF16, E4M3, E5M2 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
@@ -157,8 +157,25 @@ def test_too_few_buffers_are_found() -> None:
     ("m", "n", "k"), [(4096, 4096, 4096), (64, 8192, 8192), (1000, 1032, 1000), (1, 1, 1), (99999, 16, 16)]
 )
 def test_the_choice_fits(m: int, n: int, k: int) -> None:
-    config = matmul.choose(m, k, n, 2, 132)
-    assert replace(config, rotate=False, once="") in matmul.CONFIGS
+    config, _ = schedule.product(schedule.Multiply(m, n, k), 132).way
+    assert replace(config, rotate=False, once="") in schedule.CONFIGS
+
+
+@pytest.mark.parametrize(
+    ("config", "sms", "splits", "dtype"),
+    [
+        (Config(64, 128, 2, 1), 6, 3, np.dtype(np.float32)),  # three rounds, and 2 of 20 tiles are left
+        (Config(128, 64, 2, 2), 4, 2, BF16),
+        (Config(128, 128, 2, 1), 21, 2, BF16),  # all 10 tiles are the last round
+    ],
+    ids=str,
+)
+def test_the_last_round_is_divided_along_k(config: Config, sms: int, splits: int, dtype: Any) -> None:
+    a, b = integers(200, 304, BF16), integers(304, 520, BF16)
+    c = np.full((200, 520), np.nan, dtype)
+    operands = (a, b, c, None, None, None, None, sms, None, None, None)
+    gemm_divided.DIVIDED(*operands, config=config, splits=splits, ta=False, tb=False)
+    assert same(c, exact(a, b))
 
 
 # Ampere ---------------------------------------------------------------------------------------------------

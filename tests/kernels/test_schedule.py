@@ -1,0 +1,81 @@
+"""The model of time that chooses how attention and products are divided."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens.kernels import attention_divided, reference, schedule
+from pykittens.kernels.schedule import Attention, Multiply, Way
+
+SHAPES = [
+    Attention(1, 1, 1, 1, 1, 64, False),
+    Attention(3, 5, 1, 4097, 4097, 64, True),
+    Attention(1, 2, 2, 461, 24211, 128, False),
+    Attention(2, 4, 1, 5000, 100, 200, True),
+    Attention(32, 64, 8, 32768, 32768, 96, False),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("sms", [1, 132])
+def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: Attention, sms: int) -> None:
+    width = next(w for w in schedule.WIDTHS if w >= shape.dim)
+    known = schedule.constants()["attention"][str(width)]
+    times = [shape.microseconds(way, known[way.name], known["all"], sms) for way in shape.ways(sms)]
+    assert all(math.isfinite(t) and t > 0 for t in times)
+    assert schedule.attention(shape, sms).microseconds == min(times)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (64, 8192, 8192), (1000, 5000, 3000), (99999, 16, 16), (16384,) * 3])
+@pytest.mark.parametrize("sms", [2, 132])
+def test_every_way_of_a_product_has_a_time_and_the_least_is_taken(sizes: tuple[int, int, int], sms: int) -> None:
+    shape, known = Multiply(*sizes), schedule.constants()["product"]
+    times = [shape.microseconds(way, known[way.name], known["all"], sms) for way in shape.ways(sms)]
+    assert all(math.isfinite(t) and t > 0 for t in times)
+    choice = schedule.product(shape, sms)
+    assert choice.microseconds == min(times)
+    assert replace(choice.way.config, rotate=False, once="") in schedule.CONFIGS
+
+
+def test_more_of_anything_takes_longer() -> None:
+    times = [schedule.attention(Attention(4, 16, 16, n, n, 128, True), 132).microseconds for n in (1024, 4096, 16384)]
+    assert times == sorted(times)
+    times = [schedule.product(Multiply(n, n, n), 132).microseconds for n in (1024, 4096, 16384)]
+    assert times == sorted(times)
+
+
+def test_few_queries_of_many_keys_divide_the_keys() -> None:
+    assert schedule.attention(Attention(1, 2, 2, 64, 32768, 128, False), 132).way.splits > 1
+    assert schedule.attention(Attention(1, 2, 2, 64, 32768, 128, False), 132, divide=False).way.splits == 1
+
+
+@pytest.mark.parametrize("n", [90, 300])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("way", [Way(stages=3, stay=False, splits=3), Way(queries=1, consumers=1, stay=False)], ids=str)
+def test_ways_agree_with_float64(n: int, causal: bool, way: Way) -> None:
+    """Among them rows that see nothing (n > m), and parts without keys."""
+    rng = np.random.default_rng(n)
+    bf16 = pk.bf16.numpy
+    q, k, v = (rng.standard_normal((2, heads, rows, 64)).astype(bf16) for heads, rows in ((2, n), (1, 290), (1, 290)))
+    o, lse = np.full_like(q, np.nan), np.full((2, 2, n), np.nan, np.float32)
+    settings, splits = way._asdict(), way.splits
+    settings |= {"causal": causal, "with_lse": True, "sms": 3, "positive": True}
+    del settings["splits"]
+    if splits > 1:
+        attention_divided.DIVIDED(q, k, v, o, lse, 0.125, splits=splits, **settings)
+    else:
+        attention_divided.attention_hopper.attend(q, k, v, o, lse, 0.125, **settings)
+    wide = [np.repeat(x.astype(float), 2, 1) for x in (k, v)]
+    expected = reference.attention(q.astype(float), *wide, scale=0.125, causal=causal)
+    assert np.abs(o.astype(float) - expected).max() < 1e-2
+    score = 0.125 * q.astype(float) @ wide[0].swapaxes(2, 3)
+    if causal:
+        score = np.where(np.arange(290) <= np.arange(n)[:, None] + 290 - n, score, -np.inf)
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.exp(score).sum(-1))
+    assert np.allclose(lse, logs, atol=1e-2)
