@@ -60,6 +60,9 @@ ATTENTION = Function(
 )
 
 
+NONE = Result((0,), "f32")  # that nobody wants
+
+
 def _results_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> tuple[Result, ...]:
     tables, (*settings, number, split) = rest[:MOST], rest[MOST:]
     results = rules.results(q, k, v, sinks, *settings)
@@ -75,15 +78,66 @@ def _forward_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> Any:
     return kernels.call(q, k, v, sinks, out, lse, scores, scoring=known.scoring, tables=given)
 
 
+TABLES = ", ".join(f"Tensor? operand{i}=None" for i in range(MOST))
+
+
+def _gradient_results_scored(*given: Any) -> tuple[Result, ...]:
+    rows, tables, (*settings, _, _, wanted) = given[:8], given[8 : 8 + MOST], given[8 + MOST :]
+    if settings[2] and wanted:
+        fix = "leave out deterministic=True, or detach the operands"
+        raise ArgumentError("attention: gradients of a score's operands are added in any order", fix=fix)
+    made = [Result(x.shape, "f32") if x is not None and wanted >> i & 1 else NONE for i, x in enumerate(tables)]
+    return (*rules.gradient_results(*rows, *settings), *made)
+
+
+def _gradient_forward_scored(do: Any, q: Any, *given: Any) -> Any:
+    from ..kernels import attention_backward
+
+    rows, tables, rest = given[:6], given[6 : 6 + MOST], given[6 + MOST :]
+    gradients, dtables, (*settings, number, split, _) = rest[:4], rest[4 : 4 + MOST], rest[4 + MOST :]
+    theirs = [x for x in tables if x is not None]
+    scoring = scorings.known_of(number, split, [arrays.describe(x) for x in theirs]).scoring
+    scores = rules.scores_of(q.shape[-1], *settings)
+    return attention_backward.call(
+        (do, q, *rows), gradients, scores, settings[2], scoring=scoring, tables=theirs, dtables=dtables[: len(theirs)]
+    )
+
+
+ATTENTION_SCORED_BACKWARD = Function(
+    "attention_scored_backward",
+    f"{ATTENTION_BACKWARD.operands}, {TABLES}",
+    f"{rules.SETTINGS}, int scoring=0, int split=0, int wanted=0",
+    outputs=(*rules.GRADIENTS, *(f"d{i}" for i in range(MOST))),
+    results=_gradient_results_scored,
+    forward=_gradient_forward_scored,
+    autocast="low",
+    cast=("do", "q", "k", "v", "o"),
+)
+
+
+def _gradients_scored(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
+    do = saved.out.new_zeros(saved.out.shape) if grads.out is None else grads.out
+    names = [f"operand{i}" for i in range(MOST)]
+    tables = [getattr(saved, x) for x in names]
+    wanted = sum(1 << i for i, x in enumerate(names) if getattr(needs, x))
+    operands = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, grads.lse, saved.sinks, *tables)
+    found = ATTENTION_SCORED_BACKWARD(operands, (*vars(settings).values(), wanted))
+    theirs = [
+        d.to(x.dtype) if wanted >> i & 1 else None for i, (x, d) in enumerate(zip(tables, found[4:], strict=True))
+    ]
+    return dict(zip(("q", "k", "v", "sinks", *names), (*found[:4], *theirs), strict=True))
+
+
 ATTENTION_SCORED = Function(
     "attention_scored",
-    f"{ATTENTION.operands}, " + ", ".join(f"Tensor? operand{i}=None" for i in range(MOST)),
+    f"{ATTENTION.operands}, {TABLES}",
     f"{rules.SETTINGS}, int scoring=0, int split=0",
     also="lse",
     results=_results_scored,
     forward=_forward_scored,
     autocast="low",
     cast=("q", "k", "v"),
+    backward=Backward(("q", "k", "v", "sinks", *(f"operand{i}" for i in range(MOST)), "out", "lse"), _gradients_scored),
 )
 
 
@@ -161,7 +215,9 @@ def attention(
     `s + bias[head, row, col]` with bias (heads, n, m). mask(batch, head, row, col, *mask_operands) says which keys are
     seen: `documents[batch, row] == documents[batch, col]`. Operands, four in all, have one to four dimensions, and are
     floats of 16 or 32 bits, or integers of 8 or 32; the first of four and of three dimensions are indexed by scalars.
-    What lies past their last two dimensions is 0. A row that sees nothing is zero. torch.compile does not take it.
+    What lies past their last two dimensions is 0. A row that sees nothing is zero. torch's gradients follow from the
+    function's derivative (`pk.vjp`), those of a score's operands too, which are added up in float32 in any order (not
+    with `deterministic`). torch.compile does not take it.
 
     Raises `ArgumentError` for operands that no kernel takes.
     """

@@ -17,11 +17,12 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
+from ..trace.scoring import Scoring
 from . import attention_backward_ampere as ampere
 from . import attention_backward_hopper as hopper
 from . import attention_backward_wide as wide
 from .arguments import KernelCall
-from .attention import Scores, loadable, machine_of
+from .attention import Scores, loadable, machine_of, table
 from .widths import backward_width
 
 LOG2E = 1.4426950408889634
@@ -147,6 +148,8 @@ class Steps:
         dsinks: Any = None,
         q_offsets: Any = None,
         k_offsets: Any = None,
+        tables: Sequence[Any] = (None,) * 4,
+        gradients: Sequence[Any] = (None,) * 4,
         *,
         deterministic: bool = False,
         mma_sync: int = 0,
@@ -164,20 +167,26 @@ class Steps:
         turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
         prepare(o, do, lse, dlse, scaled, delta, sums, turns, q_offsets)
         more = (left, right, softcap, q_offsets, k_offsets)
+        for x in gradients:
+            if x is not None:
+                arrays.fill(x, 0.0)
+        theirs = (*tables, *(x if x is None else table(x) for x in gradients))
         if sinks is not None:
             differentiate_sinks(scaled, delta, sinks, dsinks)
         if mma_sync:
-            ampere.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static, **cut)
+            ampere.differentiate(
+                q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs, **static, **cut
+            )
             ampere.finish(sums, scaled, dq, scale, q_offsets, width=d, rows=cut["rows"], warps=cut["warps"])
         else:
-            if info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in more):
+            if info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in (*more, static.get("scoring"))):
                 by_keys = (batch * k.shape[1], heads // k.shape[1])
                 scaled, delta, sums = (x.reshape(*by_keys, *x.shape[2:]) for x in (scaled, delta, sums))
                 turns = None if turns is None else turns.reshape(*by_keys, parts[0])
                 wide.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, causal=static["causal"])
                 scaled, sums = (x.reshape(batch, heads, *x.shape[2:]) for x in (scaled, sums))
             else:
-                hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, **static)
+                hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs, **static)
             finish(sums, scaled, dq, scale, q_offsets, width=d)
 
 
@@ -202,16 +211,20 @@ def call(
     scores: Scores,
     deterministic: bool,
     offsets: tuple[Any, Any] = (None, None),
+    scoring: Scoring | None = None,
+    tables: Sequence[Any] = (),
+    dtables: Sequence[Any] = (),
 ) -> KernelCall:
     """What writes the gradients of q, k, v and sinks. `given`: do, q, k, v, o, lse, and dlse and sinks or None.
-    offsets: where packed sequences begin."""
+    offsets: where packed sequences begin. scoring: functions with `tables`, whose gradients `dtables` become, float32,
+    where they are not None."""
     *rows, lse, dlse, sinks = given
     rows = [x if loadable(arrays.describe(x)) else arrays.dense_copy(x, "operand") for x in rows]
     vectors = [
         x if x is None or arrays.describe(x).strides[-1] == 1 else arrays.dense_copy(x, "row")
         for x in (lse, dlse, sinks)
     ]
-    static: dict[str, Any] = {"causal": scores.causal}
+    static: dict[str, Any] = {"causal": scores.causal, "scoring": scoring}
     static["deterministic"] = bool(deterministic)
     machine, d = machine_of(arrays.describe(given[1]).device), backward_width(given[1].shape[-1], given[3].shape[-1])
     if "wgmma" in machine.features:
@@ -220,4 +233,7 @@ def call(
         static["mma_sync"] = machine.shared_bytes
     *gradients, dsinks = gradients
     operands = (*rows, *vectors[:2], *gradients, scores.scale, *scores.band, vectors[2], dsinks, *offsets)
+    if scoring is not None:
+        missing = [None] * (4 - len(tables))
+        operands = (*operands, [*map(table, tables), *missing], [*dtables, *missing])
     return KernelCall(STEPS, operands, static)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp
 
+from ..trace.scoring import TABLES, Differentiated, Scoring, Where
 from .scale import squashed
 from .widths import backward_width
 
@@ -70,7 +71,16 @@ def differentiate(
     softcap: Annotated[Scalar, f32] | None = None,
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
     k_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    o0: Annotated[Tensor, TABLES, "A0", "B0", "C0", "D0"] | None = None,
+    o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
+    o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
+    o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
+    d0: Annotated[Tensor, f32, "A0", "B0", "C0", "D0"] | None = None,
+    d1: Annotated[Tensor, f32, "A1", "B1", "C1", "D1"] | None = None,
+    d2: Annotated[Tensor, f32, "A2", "B2", "C2", "D2"] | None = None,
+    d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
     *,
+    scoring: Scoring | None = None,
     causal: bool = False,
     rows: int,
     warps: int,
@@ -78,7 +88,7 @@ def differentiate(
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
-    `turns`, `left`, `right`, `softcap` and offsets: see `attention_backward_hopper.differentiate`.
+    `turns`, `left`, `right`, `softcap`, offsets and `scoring`: see `attention_backward_hopper.differentiate`.
     """
     d, dtype, group = backward_width(q.cols, v.cols), q.dtype, pk.block
     side: Any = 0 if causal else right
@@ -89,14 +99,17 @@ def differentiate(
         tile, owner = pk.block_index.x // (k.depth * k.batch), pk.block_index.x % (k.depth * k.batch)
         tile = tile if turns is None else key_tiles - 1 - tile
     head, batch = owner % k.depth, owner // k.depth
-    q_rows, k_rows, base = pk.stretch(q), pk.stretch(k), 0
+    q_rows, k_rows, base, sequence = pk.stretch(q), pk.stretch(k), 0, batch
     if q_offsets is not None:
-        i = pk.packed(k_offsets).find(tile, KEYS)
-        tile = tile - pk.packed(k_offsets).first(i, KEYS)
-        q_rows, k_rows, base = pk.packed(q_offsets)[i], pk.packed(k_offsets)[i], pk.packed(q_offsets).padded(i, rows)
+        sequence = pk.packed(k_offsets).find(tile, KEYS)
+        tile = tile - pk.packed(k_offsets).first(sequence, KEYS)
+        q_rows, k_rows = pk.packed(q_offsets)[sequence], pk.packed(k_offsets)[sequence]
+        base = pk.packed(q_offsets).padded(sequence, rows)
         key_tiles = pk.cdiv(k_rows.rows, KEYS)
     band = pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
-    span, c = band.query_tiles(tile * KEYS, KEYS, rows), (scale if softcap is None else softcap) * LOG2E
+    scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
+    unit = scale if softcap is None else softcap
+    span, c = band.query_tiles(tile * KEYS, KEYS, rows), LOG2E if scored else unit * LOG2E
     whole = tile * KEYS + KEYS <= k_rows.rows
     key, value = (pk.shared(pk.st(dtype, KEYS, d), name=name) for name in ("key", "value"))
     queries, do_rows = (pk.shared(pk.st(dtype, rows, d), count=slots, name=name) for name in ("queries", "do_rows"))
@@ -138,14 +151,19 @@ def differentiate(
                 load(i + 1)
         group.mm_ABt(score, key, query)
         x = score if softcap is None else squashed(score, scale / softcap)
-        p = pk.exp2(pk.fma(x, c, -group.load_row(log)))
+        where = scoring and Where(sequence, h, j * rows, tile * KEYS, down=True)
+        made = Differentiated(scoring, x, unit, where, tables, (d0, d1, d2, d3))
+        p = made.hide(pk.exp2(pk.fma(made.result, c, -group.load_row(log))))
         with pk.when(~whole | (j < span.clear) | (j >= span.full)):
             p[:] = pk.where(band.sees(score, j * rows, tile * KEYS, down=True), p, 0.0)
         group.mma_AB(dvalue, p.to(dtype), grads)
-        if softcap is not None:
+        if softcap is not None and not scored:
             p = p * pk.fma(x, -x, 1.0)  # the derivative of tanh
         group.mm_ABt(grad, value, grads)
-        slope = (p * (grad - group.load_row(row_delta))).to(dtype)
+        steep = made.pull(p * (grad - group.load_row(row_delta)))
+        if softcap is not None and scored:
+            steep = steep * pk.fma(x, -x, 1.0)
+        slope = steep.to(dtype)
         group.store(slopes, slope)
         group.sync()  # all of dS is there
         group.mma_AB(dkey, slope, query)

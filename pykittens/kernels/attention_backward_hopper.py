@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
+from ..trace.scoring import TABLES, Differentiated, Scoring, Where
 from .scale import squashed
 from .widths import backward_width
 
@@ -57,7 +58,16 @@ def differentiate(
     softcap: Annotated[Scalar, f32] | None = None,
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
     k_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    o0: Annotated[Tensor, TABLES, "A0", "B0", "C0", "D0"] | None = None,
+    o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
+    o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
+    o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
+    d0: Annotated[Tensor, f32, "A0", "B0", "C0", "D0"] | None = None,
+    d1: Annotated[Tensor, f32, "A1", "B1", "C1", "D1"] | None = None,
+    d2: Annotated[Tensor, f32, "A2", "B2", "C2", "D2"] | None = None,
+    d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
     *,
+    scoring: Scoring | None = None,
     causal: bool = False,
     rows: int = 64,
     stages: int = 2,
@@ -72,7 +82,9 @@ def differentiate(
     With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
     so that a block waits for blocks that began before it, and none for one that starts with the same queries.
     """
-    d, dtype, c = backward_width(q.cols, v.cols), q.dtype, (scale if softcap is None else softcap) * LOG2E
+    d, dtype, unit = backward_width(q.cols, v.cols), q.dtype, scale if softcap is None else softcap
+    scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
+    c = LOG2E if scored else unit * LOG2E
     keys = keys_of(d)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
     side: Any = 0 if causal else right
@@ -86,7 +98,7 @@ def differentiate(
     tile, shared_by = place // width, q.depth // k.depth
     if uneven and turns is not None:
         tile = key_tiles - 1 - tile
-    q_rows, k_rows, base, exists = pk.stretch(q), pk.stretch(k), 0, True
+    q_rows, k_rows, base, exists, sequence = pk.stretch(q), pk.stretch(k), 0, True, None
     if packed:
         sequence = pk.packed(k_offsets).find(tile, keys)
         tile = tile - pk.packed(k_offsets).first(sequence, keys)
@@ -111,7 +123,7 @@ def differentiate(
     ds = pk.shared(pk.st(dtype, keys, rows), count=2, name="ds")
     if not direct:
         sums = pk.shared(pk.sv(f32, dq.cols), count=2, name="sums")  # of dq, one for each warpgroup
-        made, taken = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
+        there, taken = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
 
     def owner() -> Any:
         """(head of the keys, batch) of this block: worked out where it is needed, not kept in registers."""
@@ -150,7 +162,7 @@ def differentiate(
                 with pk.role(f"add {i}", warps=1):
                     for b, h, j in each_tile():
                         warp.arrive_at(taken, i)
-                        warp.sync_at(made, i)
+                        warp.sync_at(there, i)
                         if turns is not None:
                             pk.wait_for(turns, (b, h, 2 * (base + j) + i), band.turn(j, rows, tile, keys, key_tiles))
                         pk.tma.store_add(dq, sums[i], (b, h, 2 * (base + j) + i, 0))
@@ -185,21 +197,30 @@ def differentiate(
             else:
                 warpgroup.mm_AtB(part, slopes, key.part(0, (me * pieces + i) * cols, keys, cols))
 
+        def where(h: Any, j: Any) -> Where:
+            """Where this warpgroup's scores of a tile of queries lie."""
+            (head, batch), key = owner(), tile * keys + (0 if halves else me * 64)
+            return Where(batch if sequence is None else sequence, head * shared_by + h, j * rows, key, down=True)
+
         def step(h: Any, j: Any, masked: Any) -> None:
             """One tile of queries, whose scores are there."""
             query, grads, slopes = q_ring.held(), do_ring.read(), ds[me if halves else turn]
             warpgroup.mm_ABt(grad, my_value, grads.x)
             x = score if softcap is None else squashed(score, scale / softcap)
-            p = pk.exp2(pk.fma(x, c, -warpgroup.load_row(query.row)))
+            made = Differentiated(scoring, x, unit, scoring and where(h, j), tables, (d0, d1, d2, d3))
+            p = made.hide(pk.exp2(pk.fma(made.result, c, -warpgroup.load_row(query.row))))
             if masked:
                 p = pk.where(band.sees(score, j * rows, tile * keys + (0 if halves else me * 64), down=True), p, 0.0)
             weight[:] = p.to(dtype)
-            if softcap is not None:
+            if softcap is not None and not scored:
                 p = p * pk.fma(x, -x, 1.0)  # the derivative of tanh
             if early:
                 warpgroup.mma_AB(dvalue, weight, mine(grads.x))
             warpgroup.wait(grad)
-            slope[:] = (p * (grad - warpgroup.load_row(grads.row))).to(dtype)
+            steep = made.pull(p * (grad - warpgroup.load_row(grads.row)))
+            if softcap is not None and scored:
+                steep = steep * pk.fma(x, -x, 1.0)
+            slope[:] = steep.to(dtype)
             warpgroup.store(slopes if halves else slopes.part(me * 64, 0, 64, rows), slope)
             if not early:
                 warpgroup.mma_AB(dvalue, weight, mine(grads.x))
@@ -224,7 +245,7 @@ def differentiate(
                 else:
                     warpgroup.sync_at(taken, me)
                     warpgroup.store(sums[me], part.registers())
-                    warpgroup.arrive_at(made, me)
+                    warpgroup.arrive_at(there, me)
             scores()
             warpgroup.wait(dkey)
             q_ring.release()

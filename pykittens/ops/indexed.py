@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,7 @@ class Gather(Op):
 @dataclass(eq=False)
 class ScatterAdd(Op):
     """Adds each element of a float32 tile or vector to target[row, col], atomically; what lies outside is dropped. Of
-    the threads that hold copies of a vector's element, one adds it.
+    the threads that hold copies of a vector's element, one adds it; of a partial vector each adds its term.
     """
 
     scope: Scope
@@ -143,12 +143,20 @@ class ScatterAdd(Op):
         if not type.dtype == memory == f32:
             raise TypeRuleError(f"add of {type} to {self.target.tensor.label}: {memory}", fix="both are float32")
         held = gathered_type(self.row, self.col, memory)
-        if type != held:
+        if self._whole != held:
             raise TypeRuleError(f"add of {type} at indices of {held}", fix="give each element its index")
         return ()
 
+    @property
+    def _whole(self) -> Register:
+        """The type of the source, or of its sums."""
+        type = registers_of(self.source)
+        return replace(type, partial=False) if isinstance(type, RegisterVector) else type
+
     def numpy(self, m: NumpyMachine) -> None:
-        m.scatter_add(self.target, *spots(m, registers_of(self.source), self.row, self.col), m[self.source])
+        array, whole = m[self.source], self._whole
+        terms = array.sum(axis=-1) if array.ndim > 1 + len(whole.shape) else array
+        m.scatter_add(self.target, *spots(m, whole, self.row, self.col), terms)
 
     def effects(self) -> tuple[Effect, ...]:
         return (Access(self.target, "reduce", ANY_THREAD, order="relaxed", reduction="add", everywhere=True),)
@@ -156,13 +164,14 @@ class ScatterAdd(Op):
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(RED)
         type = registers_of(self.source)
-        spot, once = Spot(c, self.target, type, self.row, self.col, const=False), ""
-        if isinstance(type, RegisterVector):
-            once = " && ".join(filter(None, holds_once(c, self.scope, type)))
+        spot, once = Spot(c, self.target, self._whole, self.row, self.col, const=False), ""
+        if isinstance(type, RegisterVector) and not (type.partial and type.kind == "col"):
+            tests = holds_once(c, self.scope, type)
+            once = " && ".join(filter(None, tests[:1] if type.partial else tests))
         c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{")
         c.line(f"const float x = {c.element(self.source, Sym('i'))};")
-        tests = " && ".join(filter(None, (once, spot.inside(Sym("i")))))
-        c.line(f"if ({tests}) pk_red_add({spot.at(Sym('i'))}, &x); }}")
+        test = " && ".join(filter(None, (once, spot.inside(Sym("i")))))
+        c.line(f"if ({test}) pk_red_add({spot.at(Sym('i'))}, &x); }}")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -177,10 +186,11 @@ class ScatterAdd(Op):
                 exact=True,
             )
             yield Sample({"target": place, "row": col, "col": row, "source": source}, _added, inputs, exact=True)
-            for vector in (row, col):
+            partial = [(col, replace(col, partial=True))] if index.layout == "row" else []
+            for vector, term in ((row, row), (col, col), *partial):
                 yield Sample(
-                    {"target": place, "row": vector, "col": 2, "source": with_dtype(vector, f32)},
-                    lambda target, row, source: _added(target, row, 2, source),
+                    {"target": place, "row": vector, "col": 2, "source": with_dtype(term, f32)},
+                    lambda target, row, source: _added(target, row, 2, source.sum(1) if source.ndim > 1 else source),
                     inputs,
                     exact=True,
                 )

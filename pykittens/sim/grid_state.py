@@ -81,7 +81,14 @@ class GridState:
             near = [g for g in groups if any(np.may_share_memory(self.tensors[v].array, tensor.array) for v in g)]
             groups = [g for g in groups if g not in near] + [[v for g in near for v in g] + [value]]
         for group in groups:
-            if any(v in self.plan.written for v in group):
+            kinds = {
+                (a.everywhere, a.mode, a.reduction) for x, a, _ in accesses if any(x is self.tensors[v] for v in group)
+            }
+            alike = len(kinds) == 1 and next(iter(kinds))[:2] == (
+                True,
+                "reduce",
+            )  # additions, which no order is wrong for
+            if any(v in self.plan.written for v in group) and not alike:
                 tensors = [self.tensors[v] for v in group]
                 map_ = GlobalMap(tensors, [a for a in accesses if a[0] in tensors])
                 shadow = GlobalShadow(len(map_), self.plan.classes, self.block_of, self.warp_of, self.plan.chained)

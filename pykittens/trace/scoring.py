@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 from ..errors import TraceError
 from ..ops import element, thread_indices
-from ..ops.indexed import Gather
+from ..ops.indexed import Gather, ScatterAdd
 from ..program import Op, Value
 from ..types import RegisterTile, RegisterVector, ScalarType, bf16, bool_, f16, f32, i8, i32, u8
-from .elementwise import col_index, row_index
+from .derivatives import Tape
+from .elementwise import col_index, iota, row_index
 from .elementwise import where as select
-from .memory import Tensor
-from .recorder import current
+from .memory import Tensor, at, place
+from .recorder import current, record, scope_of
 from .tile import Tile
 
 TABLES = (f32, bf16, f16, i32, u8, i8)  # dtypes of operands
@@ -99,6 +100,64 @@ class Scoring(NamedTuple):
             fix = "compare row, col and the operands: lambda batch, head, row, col: row >= col"
             raise TraceError(f"the mask returns {what}", fix=fix)
         return made
+
+
+PLAIN = Scoring()
+
+
+class Differentiated:
+    """Scores whose derivative is wanted, and then the gradients of what they were made of.
+
+    s: scores in multiples of `unit`, as are those in `result` where there is no function. where: needed if there is
+    one. gradients: for each table a float32 tensor like it that its gradient is added to, atomically, or None.
+    """
+
+    def __init__(
+        self,
+        scoring: Scoring | None,
+        s: Any,
+        unit: Any,
+        where: Where | None,
+        tables: Sequence[Any],
+        gradients: Sequence[Any],
+    ):
+        self.scoring, self.tables, self.where, self.tape = scoring or PLAIN, tables, where, None
+        self.gradients = {x: d for x, d in zip(tables, gradients, strict=True) if d is not None}
+        if self.scoring.score is not None and where is not None:
+            self.tape = Tape(lambda x: self.scoring.scores(x, where, tables), (s * unit,), [*self.gradients])
+        self.result = s if self.tape is None else self.tape.result
+
+    def hide(self, weights: Any) -> Any:
+        """The weights, and 0 where the mask hides a key."""
+        if self.scoring.mask is None or self.where is None:
+            return weights
+        return select(self.scoring.seen(weights, self.where, self.tables), weights, 0.0)
+
+    def pull(self, cotangent: Any) -> Any:
+        """From the cotangent of the scores to that of what they were made of; adds to the tables' gradients."""
+        if self.tape is None:
+            return cotangent
+        loads = self.tape.loads
+        first, *found = self.tape.cotangents(cotangent, [*self.tape.inputs, *(made for _, made in loads)])
+        for (op, made), terms in zip(loads, found, strict=True):
+            for term in terms:
+                self._add(op, made, term)
+        return self.tape.words.total(first, cotangent.type)
+
+    def _add(self, op: Any, made: Any, term: Any) -> None:
+        """A term of the cotangent of what was read; one that was broadcast is summed first, as far as each warp can."""
+        batch, depth, row, col = op.source.first
+        if isinstance(op, Gather):
+            row, col = op.row, op.col
+        if isinstance(made.type, RegisterVector) and isinstance(term.type, RegisterTile):
+            several = made.type.kind == "row" and term.type.warps > 1
+            term = term.row_sum() if made.type.kind == "col" else term.col_sum(partial=several)
+        elif isinstance(made.type, ScalarType):
+            if isinstance(term.type, RegisterTile):
+                term = term.row_sum()
+            row = iota(term) * 0 + row
+        spot = place(self.gradients[op.source.tensor], at(batch, depth, 0, 0), (1,))
+        record(ScatterAdd(scope_of(term.type.warps), spot, row, col, term))
 
 
 def elementwise(function: Callable[..., Any], what: str, *given: Any) -> Any:

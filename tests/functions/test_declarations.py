@@ -131,6 +131,13 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         ),
         lambda: [*heads(), tensor(2)],
     ),
+    "attention_scored_backward": (
+        lambda do, q, k, v, o, lse, by: backward("attention_scored")(
+            (do, q, k, v, o, lse, None, None, by, None, None, None),
+            (False, None, False, None, None, None, SCORING, 1, 1),
+        )[:5],
+        lambda: [*heads()[:1], *heads(), tensor(1, 2, 40, 64, dtype=HALF), tensor(1, 2, 40), tensor(2)],
+    ),
     "attention_varlen": (pk.attention_varlen, packed),
     "attention_varlen_lse": (lambda *x: pk.attention_varlen(*x, causal=True, return_lse=True), packed),
     "attention_varlen_backward": (

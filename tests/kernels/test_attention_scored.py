@@ -1,4 +1,4 @@
-"""Attention with score functions and masks of a user, beside float64 where no tile is full."""
+"""Attention with score functions and masks of a user and its gradients, beside float64 where no tile is full."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import pykittens as pk
-from pykittens.errors import ArgumentError, TraceError
-from pykittens.functions import scorings
-from pykittens.interop.arrays import describe
-from pykittens.kernels import attention_ampere
-from pykittens.kernels.attention import scores, table
+torch = pytest.importorskip("torch")
+
+import pykittens as pk  # noqa: E402
+from pykittens.errors import ArgumentError, TraceError  # noqa: E402
+from pykittens.functions import scorings  # noqa: E402
+from pykittens.interop.arrays import describe  # noqa: E402
+from pykittens.kernels import attention_ampere, attention_backward  # noqa: E402
+from pykittens.kernels.attention import scores, table  # noqa: E402
+from pykittens.kernels.attention_backward_ampere import AMPLE  # noqa: E402
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 HEADS = 2
 
 
 class Case(NamedTuple):
-    """A score function and a mask, and the same in NumPy: of (s, batch, head, row, col) that broadcast."""
+    """A score function and a mask, and the same in torch: of (s, batch, head, row, col) that broadcast."""
 
     score: Callable[..., Any] | None = None
     mask: Callable[..., Any] | None = None
@@ -46,10 +49,15 @@ CASES = {
         score_operands=("bias",),
     ),
     "relative": Case(
-        lambda s, batch, head, row, col, table, by: s * by[0] + table[head, row - col + 150],
-        plain=lambda s, batch, head, row, col, table, by: s * by[0] + table[head, row - col + 150],
+        lambda s, batch, head, row, col, table, by: s * by[0] + table[head, row - col + 140],
+        plain=lambda s, batch, head, row, col, table, by: s * by[0] + table[head, row - col + 140],
         score_operands=("table", "by"),
         settings={"softcap": 3.0, "window": (60, 40)},
+    ),
+    "keys": Case(
+        lambda s, batch, head, row, col, keyed: pk.tanh(s) * keyed[batch, col],
+        plain=lambda s, batch, head, row, col, keyed: torch.tanh(s) * keyed[batch, col],
+        score_operands=("keyed",),
     ),
     "documents": Case(
         mask=lambda batch, head, row, col, ids: ids[batch, row] == ids[batch, col],
@@ -60,93 +68,134 @@ CASES = {
     "prefix": Case(
         lambda s, batch, head, row, col: pk.where(row == col, 2.0 * s, s),
         lambda batch, head, row, col, prefix: (col < prefix[batch]) | (row >= col),
-        lambda s, batch, head, row, col: np.where(row == col, 2 * s, s),
+        lambda s, batch, head, row, col: s * (1 + (row == col)),
         lambda batch, head, row, col, prefix: (col < prefix[batch]) | (row >= col),
         mask_operands=("prefix",),
     ),
     "nothing": Case(
-        mask=lambda batch, head, row, col: (row > 70) & (col > 100),
-        seen=lambda batch, head, row, col: (row > 70) & (col > 100),
+        mask=lambda batch, head, row, col: (row > 20) & (col > 100),
+        seen=lambda batch, head, row, col: (row > 20) & (col > 100),
     ),
     "infinite": Case(
         lambda s, batch, head, row, col: pk.where(col > 30, -pk.inf, s),
-        plain=lambda s, batch, head, row, col: np.where(col > 30, -np.inf, s),
+        plain=lambda s, batch, head, row, col: torch.where(col > 30, -torch.inf, s),
     ),
 }
 each = pytest.mark.parametrize("name", CASES)
 
 
-def operands(n: int, m: int, d: int = 64, batch: int = 2) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+def operands(n: int, m: int, d: int = 64) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """do, q, k, v, and what functions may ask for."""
     rng = np.random.default_rng(n + m)
-    shapes = ((batch, HEADS, n, d),) * 2 + ((batch, 1, m, d),) * 2
+    shapes = ((2, HEADS, n, d),) * 2 + ((2, 1, m, d),) * 2
     tables = {
         "slopes": np.array([0.5, 0.03], np.float32),
         "bias": rng.standard_normal((HEADS, n, m)).astype(BF16),
         "table": rng.standard_normal((HEADS, 300)).astype(np.float32),
         "by": np.array([0.5], np.float32),
-        "ids": np.sort(rng.integers(0, 4, (batch, max(n, m)))).astype(np.int32),
-        "prefix": np.array([70, 3], np.int32)[:batch],
+        "keyed": rng.standard_normal((2, m)).astype(np.float32),
+        "ids": np.sort(rng.integers(0, 4, (2, max(n, m)))).astype(np.int32),
+        "prefix": np.array([70, 3], np.int32),
     }
     return [rng.standard_normal(shape).astype(BF16) for shape in shapes], tables
 
 
-def exact(case: Case, q: Any, k: Any, v: Any, tables: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The output and the log-sum-exp, in float64."""
+def given(case: Case, tables: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return [tables[x] for x in (*case.score_operands, *case.mask_operands)]
+
+
+def exact(case: Case, do: Any, q: Any, k: Any, v: Any, tables: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Output, log-sum-exp, and the gradients of sum(output * do), in float64, with the output that `delta` is made of
+    rounded as kernels have it: sums over rows of what a shift of all scores changes cancel to no more than that."""
     (batch, heads, n, d), m = q.shape, k.shape[2]
-    at = [
-        x.reshape([-1 if i == j else 1 for j in range(4)]) for i, x in enumerate(map(np.arange, (batch, heads, n, m)))
-    ]
-    q, k, v = (x.astype(float) for x in (q, k, v))
-    s = q @ k.swapaxes(2, 3) / np.sqrt(d)
+    do, q, k, v = (torch.tensor(x.astype(float), requires_grad=True) for x in (do, q, k, v))
+    at = [torch.arange(x).reshape([-1 if i == j else 1 for j in range(4)]) for i, x in enumerate((batch, heads, n, m))]
+    floats = [torch.tensor(tables[x].astype(float), requires_grad=True) for x in case.score_operands]
+    s = q @ k.expand(-1, heads, -1, -1).mT / d**0.5
     if cap := case.settings.get("softcap"):
-        s = cap * np.tanh(s / cap)
-    s = case.plain(s, *at, *(np.asarray(tables[x]).astype(float) for x in case.score_operands))
-    seen = np.asarray(case.seen(*at, *(tables[x] for x in case.mask_operands)))
-    left, right = case.settings.get("window", (None, None))
+        s = cap * torch.tanh(s / cap)
+    s = case.plain(s, *at, *floats)
+    seen = case.seen(*at, *(torch.tensor(tables[x]) for x in case.mask_operands))
+    left, right = case.settings.get("window", (None, 0 if case.settings.get("causal") else None))
     distance = at[3] - at[2] - (m - n)
-    right = 0 if case.settings.get("causal") else right
     seen = seen & (distance >= -(m + n if left is None else left)) & (distance <= (m + n if right is None else right))
-    s = np.where(seen, s, -np.inf)
-    peak = np.maximum(s.max(3, keepdims=True), -1e30)
-    weight = np.exp(s - peak)
-    total = weight.sum(3, keepdims=True)
-    with np.errstate(divide="ignore"):
-        lse = np.where(total == 0, -np.inf, peak + np.log(total))[..., 0]
-    return (weight / np.where(total == 0, 1, total)) @ v, lse
+    s = torch.where(seen, s, -torch.inf)
+    lse = torch.logsumexp(s, 3, keepdim=True)
+    weight = torch.where(lse == -torch.inf, 0.0, torch.exp(s - lse))
+    wide = v.expand(-1, heads, -1, -1)
+    out = weight @ wide
+    rounded = torch.tensor(out.detach().numpy().astype(BF16).astype(float))
+    slope = weight * (do @ wide.mT - (do * rounded).sum(3, keepdim=True))
+    found = torch.autograd.grad(s, (q, k, *floats), torch.where(seen, slope, 0.0).detach(), retain_graph=True)
+    names = ("q", "k", *case.score_operands)
+    values = (weight.mT @ do).sum(1, keepdim=True)
+    made = {"o": out, "lse": lse[..., 0], "v": values, **dict(zip(names, found, strict=True))}
+    if floats:  # how large a sum of as many terms is when none cancel, for the sake of what does
+        signs = [torch.tensor(np.random.default_rng(i).choice((-1.0, 1.0), slope.shape)) for i in range(8)]
+        tried = [torch.autograd.grad(s, floats, slope.detach() * x, retain_graph=True) for x in signs]
+        sizes = [torch.stack(x).square().mean(0).sqrt() for x in zip(*tried, strict=True)]
+        made |= {f"size of {name}": x for name, x in zip(case.score_operands, sizes, strict=True)}
+    return {name: x.detach().numpy() for name, x in made.items()}
 
 
-def close(found: Any, logs: Any, expected: np.ndarray, lse: np.ndarray) -> None:
-    assert np.linalg.norm(np.asarray(found).astype(float) - expected) < 1e-2 * max(np.linalg.norm(expected), 1e-2)
-    np.testing.assert_allclose(logs, lse, rtol=1e-4, atol=2e-4)
-    assert (np.asarray(found)[np.isneginf(lse)] == 0).all()
+def close(found: Any, expected: np.ndarray, least: float = 1e-2, size: Any = 1e-2) -> None:
+    error = np.linalg.norm(np.asarray(found).astype(float) - expected)
+    assert error < least * max(np.linalg.norm(expected), np.linalg.norm(size)), error / np.linalg.norm(expected)
+
+
+def check(found: Any, logs: Any, expected: dict[str, Any]) -> None:
+    close(found, expected["o"])
+    np.testing.assert_allclose(logs, expected["lse"], rtol=1e-4, atol=2e-4)
+    assert (np.asarray(found)[np.isneginf(expected["lse"])] == 0).all()
 
 
 @each
-def test_hopper(name: str) -> None:
-    case, ((q, _, k, v), tables) = CASES[name], operands(100, 150)
-    given = {f"{x}_operands": [tables[y] for y in getattr(case, f"{x}_operands")] for x in ("score", "mask")}
-    found = pk.attention(q, k, v, return_lse=True, score=case.score, mask=case.mask, **given, **case.settings)
-    close(*found, *exact(case, q, np.repeat(k, HEADS, 1), np.repeat(v, HEADS, 1), tables))
+@pytest.mark.parametrize("d", (64, *(pytest.param(d, marks=pytest.mark.whole) for d in (128, 256))))
+def test_hopper(name: str, d: int) -> None:
+    case, (rows, tables) = CASES[name], operands(70, 140, d)
+    theirs = {f"{x}_operands": [tables[y] for y in getattr(case, f"{x}_operands")] for x in ("score", "mask")}
+    settings = {"score": case.score, "mask": case.mask, **theirs, **case.settings}
+    expected = exact(case, *rows, tables)
+    check(*pk.attention(*rows[1:], return_lse=True, **settings), expected)
+    given = [torch.tensor(x.astype(np.float32)).bfloat16().requires_grad_() for x in rows[1:]]
+    floats = {x: torch.tensor(tables[x].astype(np.float32)).requires_grad_() for x in case.score_operands}
+    out = pk.attention(
+        *given,
+        **{
+            **settings,
+            "score_operands": [*floats.values()],
+            "mask_operands": [*map(torch.tensor, theirs["mask_operands"])],
+        },
+    )
+    do = torch.tensor(rows[0].astype(np.float32))
+    found = torch.autograd.grad(out.float(), (*given, *floats.values()), do)
+    for which, x in zip(("q", "k", "v", *floats), found, strict=True):
+        close(x.float(), expected[which], 1.5e-2, expected.get(f"size of {which}", 1e-2))
 
 
 @each
-def test_mma_sync(name: str) -> None:
-    case, ((q, _, k, v), tables) = CASES[name], operands(100, 150)
-    given = [tables[x] for x in (*case.score_operands, *case.mask_operands)]
+@pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
+def test_mma_sync(name: str, d: int) -> None:
+    case, ((do, q, k, v), tables) = CASES[name], operands(70, 140, d)
+    theirs = given(case, tables)
     known = scorings.known_of(
-        scorings.number_of(case.score, case.mask), len(case.score_operands), list(map(describe, given))
+        scorings.number_of(case.score, case.mask), len(case.score_operands), [*map(describe, theirs)]
     )
-    told = scores(
-        64,
-        case.settings.get("causal", False),
-        None,
-        *case.settings.get("window", (None, None)),
-        case.settings.get("softcap"),
-    )
-    found, logs = np.full_like(q, np.nan), np.full(q.shape[:3], np.nan, np.float32)
-    more = (*told.band, None, None, None, *map(table, given))
-    attention_ampere.attend(q, k, v, found, told.scale, logs, *more, scoring=known.scoring, causal=told.causal)
-    close(found, logs, *exact(case, q, np.repeat(k, HEADS, 1), np.repeat(v, HEADS, 1), tables))
+    window, cap = case.settings.get("window", (None, None)), case.settings.get("softcap")
+    told = scores(d, case.settings.get("causal", False), None, *window, cap)
+    out, logs = np.full_like(q, np.nan), np.full(q.shape[:3], np.nan, np.float32)
+    how: Any = {"scoring": known.scoring, "causal": told.causal}
+    attention_ampere.attend(q, k, v, out, told.scale, logs, *told.band, None, None, None, *map(table, theirs), **how)
+    expected = exact(case, do, q, k, v, tables)
+    check(out, logs, expected)
+    found = [np.full_like(x, np.nan) for x in (q, k, v)]
+    sums = [np.full(x.shape, np.nan, np.float32) for x in theirs[: len(case.score_operands)]]
+    missing = [None] * (4 - len(theirs))
+    more = ([*map(table, theirs), *missing], [*sums, *[None] * (4 - len(sums))])
+    rest = (*told.band, None, None, None, None, *more)
+    attention_backward.STEPS(do, q, k, v, out, logs, None, *found, told.scale, *rest, mma_sync=AMPLE, **how)
+    for which, x in zip(("q", "k", "v", *case.score_operands), (*found, *sums), strict=True):
+        close(x, expected[which], 1.5e-2, expected.get(f"size of {which}", 1e-2))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +235,24 @@ def test_mma_sync(name: str) -> None:
     ),
 )
 def test_refusals(settings: dict[str, Any], error: type[Exception], said: str) -> None:
-    (q, _, k, v), _ = operands(20, 30)
+    (_, q, k, v), _ = operands(20, 30)
     with pytest.raises(error, match=said):
         pk.attention(q, k, v, **settings)
+
+
+def test_gradients_of_operands_have_no_order() -> None:
+    (_, q, k, v), _ = operands(20, 30)
+    rows = [torch.tensor(x.astype(np.float32)).bfloat16().requires_grad_() for x in (q, k, v)]
+    by = torch.ones(2)
+    for needed in (False, True):
+        out = pk.attention(
+            *rows,
+            score=lambda s, b, h, row, col, x: s * x[h],
+            score_operands=[by.requires_grad_(needed)],
+            deterministic=True,
+        )
+        if needed:
+            with pytest.raises(ArgumentError, match="added in any order"):
+                out.sum().backward()
+        else:
+            out.sum().backward()
