@@ -1,8 +1,9 @@
-"""Gradients of the public functions by a call, for NumPy's arrays as for torch's tensors."""
+"""Gradients of the public functions by a call, for torch's tensors and anybody's arrays."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..interop.arrays import as_numpy
+from ..interop.arrays import Unsupported, as_numpy, describe
 from ..interop.base import dtype_name
 from ..interop.frameworks import torch_dtype
 
@@ -28,20 +29,23 @@ def gradients(
     function: a public function (or one that calls some), called with `arrays` and `settings`, which may be arrays, too.
     grad: an array of the result's shape; for a function of several results a tuple, with None for one that does not
     count; not needed for one number, such as a loss. of: the operands that are asked about; all arrays of floats
-    unless given. The arrays are NumPy's or torch's; the gradients are of the same kind, shapes and dtypes. It is
-    torch's autograd that calls the kernels of the backward pass, so that torch has to be installed.
+    unless given. The arrays are NumPy's, torch's, CuPy's or JAX's, and stay where they are; the gradients are of the
+    same kind, shapes and dtypes. It is torch's autograd that calls the kernels of the backward pass, so that torch has
+    to be installed, and on a GPU able to use it.
 
-    Raises `ArgumentError` for operands without a gradient, and for a `grad` that does not fit.
+    Raises `ArgumentError` for operands without a gradient, for a `grad` that does not fit, and for arrays of several
+    frameworks.
     """
     try:
         torch = import_module("torch")
     except ImportError:
         raise ArgumentError("pk.gradients without torch, whose autograd it asks", fix="pip install torch") from None
     bound = inspect.signature(function).bind(*arrays, **settings)
-    plain = any(isinstance(x, np.ndarray) for x in bound.arguments.values())
-    tensors = {
-        name: _tensor(torch, x) for name, x in bound.arguments.items() if isinstance(x, (np.ndarray, torch.Tensor))
-    }
+    kinds = {name: kind for name, x in bound.arguments.items() if (kind := _kind(x))}
+    if len({*kinds.values()}) > 1:
+        said = ", ".join(f"{name} of {kind}" for name, kind in kinds.items())
+        raise ArgumentError(f"gradients of arrays {said}", fix="pass arrays of one framework")
+    tensors = {name: _tensor(torch, bound.arguments[name]) for name in kinds}
     floats = [name for name, x in tensors.items() if x.is_floating_point()]
     unknown = [name for name in of if name not in floats]
     if unknown or not floats:
@@ -62,7 +66,25 @@ def gradients(
         fix = f"name the operands whose gradients you want: of={wanted[:1]}"
         raise ArgumentError(str(error).partition(":")[0], fix=fix) from None
     filled = (torch.zeros_like(tensors[x]) if g is None else g for x, g in zip(wanted, found, strict=True))
-    return namedtuple("Gradients", wanted)(*[as_numpy(x) if plain else x for x in filled])
+    return namedtuple("Gradients", wanted)(*[_BACK[kinds[wanted[0]]](x) for x in filled])
+
+
+def _kind(x: Any) -> str:
+    """The framework of an array that autograd can be asked about; "" for what is no array."""
+    try:
+        kind = describe(x).kind
+    except Unsupported:
+        return ""
+    return kind if kind in _BACK else ""
+
+
+# From a tensor on the same memory: what the framework of the operands calls it.
+_BACK: dict[str, Callable[[Any], Any]] = {
+    "torch": lambda x: x,
+    "numpy": as_numpy,
+    "cupy": lambda x: sys.modules["cupy"].from_dlpack(x.detach().contiguous()),
+    "jax": lambda x: sys.modules["jax"].dlpack.from_dlpack(x.detach().contiguous()),
+}
 
 
 def _pairs(torch: Any, results: Sequence[Any], grad: Any) -> list[tuple[Any, Any]]:
@@ -87,6 +109,8 @@ def _tensor(torch: Any, x: Any) -> Any:
     """A tensor that autograd sees for the first time, on the same memory where that is possible."""
     if isinstance(x, torch.Tensor):
         return x.detach()
+    if not isinstance(x, np.ndarray):
+        return torch.from_dlpack(x)
     dtype = torch_dtype(dtype_name(x.dtype))
     if not x.flags.writeable or any(stride < 0 for stride in x.strides):
         x = x.copy()

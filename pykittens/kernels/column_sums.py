@@ -2,8 +2,8 @@
 
     o[j] = sum over i of parts[i, j]
 
-parts: (g, n) float32, o: (n,) bf16, f16 or f32. A block takes 32 columns. Its warps take 32 rows in turn, and their
-sums are added in a fixed order, so that the result has the same bits every time.
+parts: (g, n) float32, o: (n,) bf16, f16 or f32. A block takes 32 columns of one workspace. Its warps take 16 rows in
+turn, and their sums are added in a fixed order, so that the result has the same bits every time.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pykittens.types import Coalesced
 
 from .rows import FLOATS
 
-WARPS, SIDE = 16, 32  # warps of a block; rows and columns of a warp's tile
-LAYOUT = Coalesced(SIDE, 1)
+WARPS, ROWS, COLS = 16, 16, 32  # warps of a block; rows and columns of a warp's tile
+LAYOUT = Coalesced(COLS, 1)
 
 
-@pk.kernel(warps=WARPS, grid=lambda parts, **_: -(-parts.cols // SIDE))
+@pk.kernel(warps=WARPS, grid=lambda parts, more, **_: (-(-parts.cols // COLS), 1 + (more is not None)))
 def column_sums(
     parts: Annotated[Tensor, f32, "G", pk.static("N")],
     more: Annotated[Tensor, f32, "G", pk.static("N")],
@@ -28,21 +28,28 @@ def column_sums(
     other: Annotated[Tensor, FLOATS, pk.static("N")],
 ) -> None:
     """o = sums of the columns of parts; and of `more` into `other`, where they are given."""
-    sums = pk.shared(pk.sv(f32, SIDE), count=2 * WARPS, name="sums")
-    jobs = [(i, x, y) for i, (x, y) in enumerate(((parts, o), (more, other))) if x is not None]
-    for i, x, _ in jobs:
-        total = warp.zeros(f32, SIDE, SIDE, layout=LAYOUT)
-        for lap in pk.range(pk.cdiv(x.rows, SIDE * WARPS)):
+    sums = pk.shared(pk.sv(f32, COLS), count=WARPS, name="sums")
+
+    def add(x: Any, y: Any) -> None:
+        total = warp.zeros(f32, ROWS, COLS, layout=LAYOUT)
+        for lap in pk.range(pk.cdiv(x.rows, ROWS * WARPS)):
             at = (0, 0, lap * WARPS + warp.index, pk.block_index.x)
-            total += warp.load(x, at, rows=SIDE, cols=SIDE, layout=LAYOUT)
-        warp.store(sums[i * WARPS + warp.index], total.col_sum())
-    pk.block.sync()
-    for i, _, y in jobs:
-        with pk.when(warp.index == i):
-            whole = warp.load_vec(sums[i * WARPS])
+            total += warp.load(x, at, rows=ROWS, cols=COLS, layout=LAYOUT)
+        warp.store(sums[warp.index], total.col_sum())
+        pk.block.sync()
+        with pk.when(warp.index == 0):
+            whole = warp.load_vec(sums[0])
             for k in range(1, WARPS):
-                whole += warp.load_vec(sums[i * WARPS + k])
+                whole += warp.load_vec(sums[k])
             warp.store(y, whole, (0, 0, 0, pk.block_index.x))
+
+    if more is None:
+        add(parts, o)
+        return
+    with pk.when(pk.block_index.y == 0):
+        add(parts, o)
+    with pk.otherwise():
+        add(more, other)
 
 
 def add_up(parts: Any, more: Any, o: Any, other: Any) -> None:

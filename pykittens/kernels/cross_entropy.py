@@ -33,7 +33,7 @@ from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
 from .arguments import check_floats, floats, machine
-from .rows import FLOATS, Rows, stream, walk
+from .rows import FLOATS, Rows, stream, teams
 
 LOG2E = 1.4426950408889634
 SOME = 4096  # targets, or losses, that a block takes at a time
@@ -69,9 +69,12 @@ def entropy(
     smooth: bool,
     squared: bool,
     capped: bool,
+    counts: bool,
+    shared: bool,
     config: Rows,
 ) -> None:
-    """Each row's loss, its log-sum-exp, and its gradient times `share` where it is given; lse and dx only where given.
+    """Each row's loss, its log-sum-exp, and its gradient, times `share` where it is `shared`; lse and dx only where
+    given. `counts`: each team counts the targets itself, and one writes `share`.
 
     `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a
     softcap. `long`, `dlong`: x and dx as one row each, instead of them, where the config is shifted.
@@ -79,52 +82,71 @@ def entropy(
     n, m = config.n, loss.cols
     if config.shifted:
         x, dx = long, dlong
-    for mine in walk(config, (x,), rows=m):
-        row = mine.first
-        target = targets[pk.minimum(row, m - 1)]
-        inside, wanted = (target >= 0) & (target < n), target != ignore
-        pk.assert_(inside | ~wanted, "a target is a column, or ignore_index")
-        col = pk.cast(pk.where(inside, target, 0), i32) - mine.left  # from where this part begins
-        here = (col >= 0) & (col < config.cols)
-        picked: Any = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
-        picked = mine.team.full_col(f32, 1, picked, layout=config.layout)
-        value, slope = mine.load(x), None
-        if capped:
-            bent = pk.tanh(value * narrow)
-            slope, value, picked = 1.0 - bent * bent, bent * cap, pk.tanh(picked * narrow) * cap
-        value = mine.cut(value, -pk.inf)
-        peak = mine.max(value)
-        weight = pk.exp2(pk.fma(value, LOG2E, peak * -LOG2E))
-        total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), 0.0)
-        whole = pk.log(total) + peak
-        status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
-        known = mine.team.full_col(f32, 1, status, layout=config.layout)
-        with pk.when(here & (row < m)):
-            found = whole - picked * (1.0 - smoothing)
-            if smooth:
-                found = found - level * even
-            if squared:
-                found = found + whole * whole * z
-            mine.store_column(loss, pk.where(known == 0.0, 0.0, found * known))
-            if lse is not None:
-                mine.store_column(lse, whole)
-        if dx is None:
-            continue
-        scale = known if share is None else known * share[0]
-        factor = scale * pk.rcp(total)
-        if squared:
-            factor = factor * (whole * (2.0 * z) + 1.0)
-        grad = pk.fma(weight, factor, -scale * even) if smooth else weight * factor
-        with pk.when(wanted):
-            mine.store(dx, grad * slope if capped else grad)
-        with pk.otherwise():  # whatever is in the row
-            mine.store(dx, mine.team.zeros(f32, 1, config.cols, layout=config.layout))
-        with pk.when(here & inside & wanted & (row < m)):
-            mine.team.sync()  # the target's column again: a comparison for every column costs more
-            rest = pk.exp2((picked - peak) * LOG2E) * factor - scale * (1.0 - smoothing + even)
+    for team in teams(config, (x,), rows=m):
+        part: Any = None
+        if counts:
+            part = 1.0 / how_many(pk.group(config.team), targets, ignore)
+            with pk.when((team.index == 0) & (team.part == 0) & (pk.warp.index == 0)):
+                pk.warp.set(share, (0,), part)
+        for mine in team.tiles():
+            row = mine.first
+            target = targets[pk.minimum(row, m - 1)]
+            inside, wanted = (target >= 0) & (target < n), target != ignore
+            pk.assert_(inside | ~wanted, "a target is a column, or ignore_index")
+            col = pk.cast(pk.where(inside, target, 0), i32) - mine.left  # from where this part begins
+            here = (col >= 0) & (col < config.cols)
+            picked: Any = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
+            picked = mine.team.full_col(f32, 1, picked, layout=config.layout)
+            value, slope = mine.load(x), None
             if capped:
-                rest = rest * (1.0 - (picked * narrow) * (picked * narrow))
-            mine.store_element(dx, rest, col)
+                bent = pk.tanh(value * narrow)
+                slope, value, picked = 1.0 - bent * bent, bent * cap, pk.tanh(picked * narrow) * cap
+            value = mine.cut(value, -pk.inf)
+            peak = mine.max(value)
+            weight = pk.exp2(pk.fma(value, LOG2E, peak * -LOG2E))
+            total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), 0.0)
+            whole = pk.log(total) + peak
+            status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
+            known = mine.team.full_col(f32, 1, status, layout=config.layout)
+            with pk.when(here & (row < m)):
+                found = whole - picked * (1.0 - smoothing)
+                if smooth:
+                    found = found - level * even
+                if squared:
+                    found = found + whole * whole * z
+                mine.store_column(loss, pk.where(known == 0.0, 0.0, found * known))
+                if lse is not None:
+                    mine.store_column(lse, whole)
+            if dx is None:
+                continue
+            scale = known * (part if counts else share[0]) if shared else known
+            factor = scale * pk.rcp(total)
+            if squared:
+                factor = factor * (whole * (2.0 * z) + 1.0)
+            grad = pk.fma(weight, factor, -scale * even) if smooth else weight * factor
+            with pk.when(wanted):
+                mine.store(dx, grad * slope if capped else grad)
+            with pk.otherwise():  # whatever is in the row
+                mine.store(dx, mine.team.zeros(f32, 1, config.cols, layout=config.layout))
+            with pk.when(here & inside & wanted & (row < m)):
+                mine.team.sync()  # the target's column again: a comparison for every column costs more
+                rest = pk.exp2((picked - peak) * LOG2E) * factor - scale * (1.0 - smoothing + even)
+                if capped:
+                    rest = rest * (1.0 - (picked * narrow) * (picked * narrow))
+                mine.store_element(dx, rest, col)
+
+
+def how_many(group: Any, targets: Any, ignore: Any) -> Any:
+    """How many targets are not `ignore`, counted by a group of warps."""
+
+    def some(lap: Any) -> Any:
+        target = group.load_vec(targets, (0, 0, 0, lap), length=SOME, dtype=i32)
+        return pk.where((target != ignore) & (pk.iota(target) + lap * SOME < targets.cols), 1.0, 0.0)
+
+    total = some(0)
+    for lap in pk.range(1, pk.cdiv(targets.cols, SOME)):
+        total += some(lap)
+    return total.sum()
 
 
 @pk.kernel(warps=32)
@@ -132,15 +154,7 @@ def count_targets(
     targets: Annotated[Tensor, (i32, i64), "M"], share: Annotated[Tensor, f32, "ONE"], ignore: Annotated[Scalar, i32]
 ) -> None:
     """1 over how many targets are not `ignore`; infinite where all are."""
-
-    def some(lap: Any) -> Any:
-        target = pk.block.load_vec(targets, (0, 0, 0, lap), length=SOME, dtype=i32)
-        return pk.where((target != ignore) & (pk.iota(target) + lap * SOME < targets.cols), 1.0, 0.0)
-
-    total = some(0)
-    for lap in pk.range(1, pk.cdiv(targets.cols, SOME)):
-        total += some(lap)
-    whole = total.sum()
+    whole = how_many(pk.block, targets, ignore)
     with pk.when(pk.warp.index == 0):
         pk.warp.set(share, (0,), 1.0 / whole)
 
@@ -216,7 +230,8 @@ class Steps:
         config = config or plan_rows(n, size, align, heavy=any(choices.values()), dense=dense, **machine(info))
         rows = loss if reduction == "none" else arrays.empty(info.kind, (m,), "f32", info.device)
         share = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
-        if share is not None:
+        counts = share is not None and config.stages > 0  # blocks that stay count themselves, while rows come
+        if share is not None and not counts:
             count_targets(targets, share, ignore_index)
         numbers = ignore_index, float(smoothing), smoothing / n, float(z_loss), float(softcap)
         part = share if shared else None
@@ -224,7 +239,8 @@ class Steps:
         if config.shifted:
             row = [None, None, *(None if a is None else View(a, (1, m * n), (m * n, 1)) for a in (x, dx))]
         narrow = 1 / softcap if softcap else 0.0
-        entropy(row[0], targets, part, row[1], rows, lse, *row[2:], *numbers, narrow, **choices, config=config)
+        choices.update(counts=counts, shared=part is not None)
+        entropy(row[0], targets, share, row[1], rows, lse, *row[2:], *numbers, narrow, **choices, config=config)
         if reduction != "none":
             total_loss(rows, share, View(loss, (1,), (1,)))
 

@@ -69,7 +69,9 @@ class Store(Op):
         return self.source.type.dtype  # type: ignore[union-attr]
 
     def numpy(self, m: NumpyMachine) -> None:
-        m.write(self.target, convert(m[self.source], self.memory))
+        array = convert(m[self.source], self.memory)
+        vector = isinstance(self.target, Value) and isinstance(self.target.type, SharedVector)
+        m.write(self.target, array[:, 0] if vector and array.ndim == 3 else array)  # the only row of a tile
 
     def effects(self) -> tuple[Effect, ...]:
         type = self.source.type
@@ -220,6 +222,9 @@ class Store(Op):
             {"source": "wide"},
             exact=True,
         )
+        for dtype, layout in ((bf16, Coalesced(32, 8)), (f32, Coalesced(32, 4))):  # the only row of a tile
+            fields = {"target": SharedVector(dtype, 512), "source": RegisterTile(dtype, 1, 512, layout)}
+            yield Sample(fields, lambda source: source[0], exact=True)
         for place in (*rectangles(bf16), *rectangles(f32), *windows(bf16), *windows(f32)):
             for layout in LAYOUTS:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}

@@ -326,6 +326,20 @@ def test_numpy_by_name() -> None:
             pk.gradients(pk.rotary, x[None, :, :12], cos, sin, **{"grad": x[None, :, :12], **change})
 
 
+def test_other_frameworks_have_the_same() -> None:
+    """JAX's arrays, which torch sees in place; arrays of two frameworks are refused."""
+    x, w = tensor(5, 37), tensor(37)
+    with pytest.raises(ArgumentError, match="gradients of arrays x of numpy, weight of torch"):
+        pk.gradients(pk.rmsnorm, x.numpy(), w, grad=x.numpy())
+    jax = pytest.importorskip("jax")
+    given = [jax.numpy.asarray(t.numpy()) for t in (x, w)]
+    found, wanted = pk.gradients(pk.rmsnorm, *given, grad=given[0]), pk.gradients(pk.rmsnorm, x, w, grad=x)
+    assert all(isinstance(g, jax.Array) for g in found)
+    assert all(np.array_equal(g, h.numpy()) for g, h in zip(found, wanted, strict=True))
+    loss = pk.gradients(pk.cross_entropy, given[0], jax.numpy.asarray(TARGETS.numpy()))
+    assert isinstance(loss.x, jax.Array) and loss.x.shape == x.shape
+
+
 def test_attention_has_no_dropout() -> None:
     with pytest.raises(ArgumentError, match="attention with dropout_p=0.1: the kernels drop no scores"):
         pk.attention(*heads(5, 5), dropout_p=0.1)
