@@ -28,6 +28,8 @@ def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
     numbers = {"smoothing": 0.1, "even": 0.1 / n, "z": 1e-3, "cap": 5.0, "narrow": 0.2}
     numbers = numbers if everything else dict.fromkeys(numbers, 0.0)
     outputs: tuple[str, ...] = ("loss", "lse", "dx")
+    counts = config.stages > 0  # itself, how many of the targets are wanted
+    share = 1 / (m - 1) if counts else 0.125
     if config.shifted:
         long = spec(DTYPES[dtype], (1, m * n))
         operands |= {"x": None, "dx": None, "long": long, "dlong": long}
@@ -38,15 +40,14 @@ def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
         assert x is not None
         settings = {"label_smoothing": numbers["smoothing"], "z_loss": numbers["z"], "softcap": numbers["cap"]}
         loss, lse, grad = cross_entropy_reference(x, targets, reduction="none", **settings)  # type: ignore[arg-type]
-        return dict(
-            zip(
-                outputs, (loss[None], lse[None], grad.reshape(1, -1) / 8 if long is not None else grad / 8), strict=True
-            )
-        )
+        found = loss[None], lse[None], (grad if long is None else grad.reshape(1, -1)) * share
+        return dict(zip(outputs, found, strict=False)) | ({"share": np.array([[share]])} if counts else {})
 
     statics = {**dict.fromkeys(("smooth", "squared", "capped"), everything), "config": config}
-    values = {"targets": targets, "share": np.array([0.125])}
-    return Instance(entropy, {**operands, **numbers}, statics, outputs, expected, values)
+    statics |= {"counts": counts, "shared": True}
+    values = {"targets": targets} | ({} if counts else {"share": np.array([share])})
+    made = (*outputs, "share") if counts else outputs
+    return Instance(entropy, {**operands, **numbers}, statics, made, expected, values)
 
 
 def _scale(n: int, dtype: str, each: bool) -> Instance:
