@@ -36,6 +36,8 @@ PUBLIC = {
     "linear_attention": "sequences",
     "linear_attention_backward": "sequences",
     "linear_cross_entropy": "loss",
+    "mamba2": "mamba2",
+    "mamba2_step": "mamba2",
     "matmul": "product",
     "rmsnorm": "norms",
     "rotary": "rotary",

@@ -114,9 +114,7 @@ def readable_offsets(name: str, offsets: Any, rows: int) -> Any:
 def operands(name: str, q: Any, k: Any, v: Any, state: Any) -> tuple[Any, Any, Any, Any]:
     """q, k, v and the state as the kernels can read them (copied where they could not). `ArgumentError` where no kernel
     runs."""
-    infos = [arrays.describe(x) for x in (q, k, v)]
-    if infos[0].device is not None:
-        _check_device(name, infos[0].device)
+    check_place(name, q)
     if state is not None and arrays.describe(state).strides[-1] != 1:
         state = arrays.dense_copy(state, "state")
     q, k, v = (readable(x, n) for n, x in (("q", q), ("k", k), ("v", v)))
@@ -125,7 +123,7 @@ def operands(name: str, q: Any, k: Any, v: Any, state: Any) -> tuple[Any, Any, A
 
 def readable(array: Any, name: str) -> Any:
     """An array that TMA can read: itself, or a dense copy."""
-    return array if _loadable(arrays.describe(array)) else arrays.dense_copy(array, name)
+    return array if loadable(arrays.describe(array)) else arrays.dense_copy(array, name)
 
 
 def dense(array: Any, name: str) -> Any:
@@ -135,16 +133,18 @@ def dense(array: Any, name: str) -> Any:
     return arrays.dense_copy(array, name)
 
 
-def _loadable(info: ArrayInfo) -> bool:
+def loadable(info: ArrayInfo) -> bool:
     """Whether TMA can read an array in place: contiguous rows that begin at multiples of 16 bytes."""
     *outer, (_, last) = zip(info.shape, info.strides, strict=True)
     size = ALL[info.dtype].size
     return last == 1 and info.pointer % 16 == 0 and all(n == 1 or (s >= 0 and s * size % 16 == 0) for n, s in outer)
 
 
-def _check_device(name: str, device: int) -> None:
+def check_place(name: str, x: Any) -> None:
+    """`ArgumentError` unless an array is on Hopper, or on the CPU for the simulated GPU."""
     from ..gpu.driver import architecture
 
-    if "wgmma" not in (arch := architecture(device)).features:
+    device = arrays.describe(x).device
+    if device is not None and "wgmma" not in (arch := architecture(device)).features:
         fix = "run it on a Hopper GPU (sm_90a), or on NumPy arrays"
         raise ArgumentError(f"{name} on {arch}: its kernel is written for Hopper's tensor cores", fix=fix)

@@ -1,0 +1,198 @@
+"""Mamba-2's recurrence (SSD), and every linear attention with a decay for each head that changes with time, forward.
+
+    S_i = exp(dt_i A) S_(i - 1) + dt_i x_i B_i        y_i = (S_i C_i + D x_i) silu(z_i)        for each head, A < 0
+
+Dao and Gu, "Transformers are SSMs" (2024): x_i and z_i have 64 or 128 elements, B_i and C_i, which the heads of a group
+share, 64, 128 or 256; dt_i = softplus(dt_i + bias) where that is asked for. In chunks of 64 rows, with c_i the sum of
+dt A from the chunk's beginning to row i (`chunks.py`), S the state before the chunk, and i, j counted inside it,
+
+    y_i = exp(c_i) S C_i + sum_{j <= i} exp(c_i - c_j) dt_j (C_i . B_j) x_j
+    S' = exp(c_63) S + sum_j exp(c_63 - c_j) dt_j x_j B_j
+
+A block owns a head, 64 columns of x, and a part of a sequence. One warpgroup keeps the state in registers, as float32,
+and hands it on, rounded, before it adds a chunk; `consumers` warpgroups take chunks in turn. What tensor cores take is
+rounded to the operands' dtype: the state, the weights, and dt x; in f16, whose range is small, each row of the first
+two is scaled on its way. Sums are float32. A NaN or infinity of x reaches all rows of its chunk.
+
+reverse: G_i = exp(dt_(i + 1) A) G_(i + 1) + x_i B_i, the gradients of states, from the last row to the first.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pykittens as pk
+from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
+
+from .chunks import CHUNK, part_of
+from .sequences import DTYPES, unit_of
+
+E, N = pk.static("E"), pk.static("N")
+CONFIGS: dict[int, dict[str, Any]] = {  # by N
+    64: {"stages": 4, "states": 3},
+    128: {"stages": 3, "states": 2},
+    256: {"stages": 2, "states": 1, "consumers": 1},
+}
+
+
+def layout(c: Any = None, every: Any = None, consumers: int = 2, **_: Any) -> int:
+    """Warps of a block: who loads, who keeps the state, who uses it."""
+    return 4 + 4 * (c is not None) * consumers + 4
+
+
+@pk.kernel(warps=layout, grid=lambda x, parts, **_: (x.depth, parts, x.batch))
+def scan(
+    x: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    b: Annotated[Tensor, DTYPES, "B", "G", "L", N],
+    c: Annotated[Tensor, DTYPES, "B", "G", "L", N],
+    sums: Annotated[Tensor, f32, "H", "M"],
+    weights: Annotated[Tensor, f32, "H", "M"],
+    d: Annotated[Tensor, f32, "H"],
+    z: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    offsets: Annotated[Tensor, i32, "S"],
+    before: Annotated[Tensor, f32, "P", "HP", E, N],
+    y: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    after: Annotated[Tensor, f32, "P", "HP", E, N],
+    decays: Annotated[Tensor, f32, "HP", "P"],
+    every: Annotated[Tensor, DTYPES, "T", "HP", E, N],
+    units: Annotated[Tensor, f32, "T", "HP", E],
+    scale: Annotated[Scalar, f32],
+    each: Annotated[Scalar, i32],
+    parts: Annotated[Scalar, i32],
+    *,
+    split: bool = False,
+    stages: int = 2,
+    states: int = 2,
+    consumers: int = 2,
+    reverse: bool = False,
+) -> None:
+    """y, from the states `before`, and the states `after`. Without `c` there is no y, but `every`: the states before
+    each chunk (in f16, each row by its `units`); or `decays`: the logarithms, base 2, of all decays of a part. `split`:
+    `before` and `after` are a part's, not a sequence's. `scale` goes with `c` (in reverse, `b`); `weights`, `d`, `z` may be None.
+    """
+    head, dtype = pk.block_index.x, x.dtype
+    group, decay = head // (x.depth // b.depth), head // (x.depth // sums.rows)
+    me = part_of(x, offsets, pk.block_index.y, pk.block_index.z, each)
+    place = me.number if split else me.sequence
+    wide, small = pk.st(dtype, CHUNK, b.cols), pk.st(dtype, CHUNK, CHUNK)
+    scaled, uses = dtype is f16, c is not None or every is not None
+    members: dict[str, Any] = {"x": small, "b": wide, "sums": pk.sv(f32, CHUNK)}
+    members |= {} if c is None else {"c": wide}
+    members |= {} if weights is None else {"weights": pk.sv(f32, CHUNK)}
+    ring = pk.ring(stages, **members)
+    past = pk.ring(states, state=wide, unit=pk.sv(f32, CHUNK), name="states") if uses else None
+    result = pk.shared(small, count=consumers, name="result") if c is not None else None
+    faded = pk.shared(small, count=2, name="faded")
+
+    def chunk(i: Any) -> Any:
+        """The chunk of step i, counted in its sequence."""
+        return me.first + (me.count - 1 - i if reverse else i)
+
+    def slot_of(i: Any) -> Any:
+        """Its number among all."""
+        return me.slot + (me.count - 1 - i if reverse else i)
+
+    def use(i: Any, slot: Any, last: Any, result: Any, score: Any, out: Any) -> None:
+        """The rows of a chunk, from the state before it."""
+        warpgroup.mm_ABt(score, slot.c, slot.b)
+        warpgroup.mm_ABt(out, slot.c, last.state)
+        own, other = warpgroup.load_col(slot.sums), warpgroup.load_row(slot.sums)
+        fade = pk.exp2(own - other)
+        if weights is not None:
+            fade = fade * warpgroup.load_row(slot.weights)
+        warpgroup.wait(score)
+        score[:] = pk.where(pk.col_index(score) <= pk.row_index(score), score * fade, 0.0)
+        lift: Any = pk.exp2(own)
+        if scaled:
+            unit = unit_of(score)
+            shrink = 1.0 / unit
+            score[:] = score * shrink
+            lift = lift * shrink
+        weight = score.to(dtype)
+        warpgroup.wait(out)
+        out[:] = out * lift
+        if scaled:
+            out[:] = out * warpgroup.load_row(last.unit)
+        warpgroup.mma_AB(out, weight, slot.x)
+        warpgroup.wait(out)
+        out[:] = out * (unit * scale if scaled else scale)
+        if d is not None:
+            out[:] = pk.fma(warpgroup.load(slot.x).to(f32), d[decay], out)
+        where = me.rows.tile(me.batch, head, chunk(i), CHUNK)
+        if z is not None:
+            gate = warpgroup.load(z, **where, rows=CHUNK).to(f32)
+            out[:] = out * (gate * pk.sigmoid(gate))
+        warpgroup.tma.wait(read=True)
+        warpgroup.sync()  # `result` has been read
+        warpgroup.store(result, out.to(dtype))
+        warpgroup.sync()
+        warpgroup.tma.store(y, result, **where)
+        warpgroup.tma.commit()
+
+    if c is not None:
+        with pk.role("outputs", warpgroups=consumers, registers=152 if consumers == 2 else 224) as mine:
+            score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
+            for i in pk.range(me.count):
+                slot, last = ring.read(), past.read()
+                with pk.when(i % consumers == mine):
+                    use(i, slot, last, result[mine] if consumers > 1 else result, score, out)
+                if consumers > 1:
+                    with pk.otherwise():
+                        warpgroup.sync()  # all of its warps have seen the slots that it gives back
+                past.release()
+                ring.release()
+            warpgroup.tma.wait()
+
+    with pk.role("state", warpgroups=1, registers=0 if c is None else 152 if consumers == 2 else 232):
+        if before is None:
+            state = warpgroup.zeros(f32, CHUNK, b.cols)
+        else:
+            state = warpgroup.load(before, (place, head, 0, 0), rows=CHUNK)
+        total = pk.var(f32, 0.0)
+        for i in pk.range(me.count):
+            if past is not None:
+                with past.put() as next:
+                    if scaled:
+                        unit = unit_of(state)
+                        warpgroup.store(next.unit, unit)
+                    warpgroup.store(next.state, (state / unit if scaled else state).to(dtype))
+            slot = ring.read()
+            own, all = warpgroup.load_col(slot.sums), slot.sums[CHUNK - 1]
+            weight = pk.exp2(own) * scale if reverse else pk.exp2(all - own)
+            if weights is not None:
+                weight = weight * warpgroup.load_col(slot.weights)
+            warpgroup.store(faded[i % 2], (warpgroup.load(slot.x).to(f32) * weight).to(dtype))
+            state[:] = state * pk.exp2(all)
+            total.set(total + all)
+            warpgroup.sync()
+            warpgroup.mma_AtB(state, faded[i % 2], slot.b)
+            warpgroup.wait(state)
+            ring.release()
+        if after is not None:
+            with pk.when(me.ends if not split else me.count > 0):
+                warpgroup.store(after, state, (place, head, 0, 0))
+        if decays is not None:
+            warpgroup.set(decays, (head, me.number), total)
+
+    with pk.role("load", warps=4, registers=0 if c is None else 40):
+        with pk.role("rows", warps=1):
+            for i in pk.range(me.count):
+                with ring.fill() as slot:
+                    pk.tma.load(slot.x, x, **me.rows.tile(me.batch, head, chunk(i), CHUNK))
+                    pk.tma.load(slot.b, b, **me.rows.tile(me.batch, group, chunk(i), CHUNK))
+                    pk.tma.load(slot.sums, sums, (decay, slot_of(i)))
+                    if c is not None:
+                        pk.tma.load(slot.c, c, **me.rows.tile(me.batch, group, chunk(i), CHUNK))
+                    if weights is not None:
+                        pk.tma.load(slot.weights, weights, (decay, slot_of(i)))
+        if every is not None:
+            with pk.role("keep", warps=1):
+                for i in pk.range(me.count):
+                    last = past.read()
+                    pk.tma.store(every, last.state, (slot_of(i), head, 0, 0))
+                    pk.tma.commit()
+                    if scaled:
+                        warp.store(units, warp.load_vec(last.unit), (slot_of(i), head, 0))
+                    pk.tma.wait(read=True)
+                    past.release()
+                pk.tma.wait()

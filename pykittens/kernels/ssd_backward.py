@@ -1,0 +1,296 @@
+"""Gradients of Mamba-2's recurrence (`ssd.py`), all chunks at once.
+
+With S the state before a chunk and G the gradient of the state behind it, both kept by passes of `ssd.scan`; c_i the
+sums of decays; W_ij = exp(c_i - c_j) for j <= i, else 0; and dY the gradients of S_i C_i + D x_i:
+
+    dX_j = dt_j (sum_i W_ij (C_i . B_j) dY_i + exp(c_63 - c_j) G B_j) + D dY_j
+    dC_i = sum_j M_ij B_j + exp(c_i) dY_i S        dB_j = sum_i M_ij C_i + exp(c_63 - c_j) dt_j x_j G
+    M_ij = W_ij dt_j (dY_i . x_j), of all heads that share B and C
+
+The rows i and the rows j do the same with other names: `side` is both, a warpgroup each, and the first has the rows y_i
+again, which the gradient of the gate z needs. A block has the heads of a group, or some of them, in turn: M, dB and dC
+stay in registers, and are rounded once. For the decays, with y'_i = S_i C_i, x'_j = dt_j x_j and dx' its gradient,
+
+    t_i = exp(c_63) <G, S> + sum_j exp(c_63 - c_j) x'_j . G B_j + sum_{i <= j < 64} (dY_j . y'_j - x'_j . dx'_j)
+
+is the gradient of dt_i A (as in `gated_linear_attention.py`, but begun anew in each chunk, so that errors do not add up
+over a sequence). `finish` makes the gradients of dt, A, D and the bias from the dot products of rows that are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pykittens as pk
+from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
+
+from .chunks import CHUNK, HEADS, LEAST, LOG2E, rows_of
+from .rows import FLOATS
+from .sequences import DTYPES, unit_of
+
+E, N = pk.static("E"), pk.static("N")
+STAGES = {64: 3, 128: 2}  # by N
+RUN = 1024  # elements that a block adds up at once
+
+
+@pk.kernel(warps=12, grid=lambda sums, b, shares, **_: (sums.cols // CHUNK, b.depth, shares))
+def differentiate(
+    x: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    dy: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    b: Annotated[Tensor, DTYPES, "B", "G", "L", N],
+    c: Annotated[Tensor, DTYPES, "B", "G", "L", N],
+    sums: Annotated[Tensor, f32, "H", "M"],
+    weights: Annotated[Tensor, f32, "H", "M"],
+    d: Annotated[Tensor, f32, "H"],
+    z: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    ungated: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    offsets: Annotated[Tensor, i32, "S"],
+    states: Annotated[Tensor, DTYPES, "T", "HP", E, N],
+    slopes: Annotated[Tensor, DTYPES, "T", "HP", E, N],
+    state_units: Annotated[Tensor, f32, "T", "HP", E],
+    slope_units: Annotated[Tensor, f32, "T", "HP", E],
+    dx: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    dz: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    db: Annotated[Tensor, (f32, *DTYPES), "SB", "G", "L", N],
+    dc: Annotated[Tensor, (f32, *DTYPES), "SB", "G", "L", N],
+    by_y: Annotated[Tensor, f32, "HP", "M"],
+    by_x: Annotated[Tensor, f32, "HP", "M"],
+    between: Annotated[Tensor, f32, "HP", "M"],
+    by_d: Annotated[Tensor, f32, "HP", "M"],
+    scale: Annotated[Scalar, f32],
+    shares: Annotated[Scalar, i32],
+    *,
+    stages: int = 2,
+) -> None:
+    """dx, dz, db, dc of each share of a group's heads, and the dot products of rows: dy . y', x . dx' (of dt x), what
+    goes between x and the state behind the chunk, and dy . x. `ungated`: the gradients of rows behind their gate z, of
+    which dy are those before it. `scale` goes with c. d, z and weights may be None.
+    """
+    slot, group, share = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    dtype, scaled, cols = x.dtype, x.dtype is f16, b.cols
+    heads = x.depth // b.depth  # of a group
+    each = pk.cdiv(heads, shares)
+    rows, batch, chunk = rows_of(x, offsets, slot)
+    first = share * each
+    count = pk.where(chunk * CHUNK < rows.rows, pk.maximum(pk.minimum(each, heads - first), 0), 0)
+    wide, small, line = pk.st(dtype, CHUNK, cols), pk.st(dtype, CHUNK, CHUNK), pk.sv(f32, CHUNK)
+    shared = pk.ring(1, b=wide, c=wide, name="shared")
+    members: dict[str, Any] = {"x": small, "dy": small, "state": wide, "slope": wide, "sums": line}
+    members |= {} if weights is None else {"weights": line}
+    members |= {"state_unit": line, "slope_unit": line} if scaled else {}
+    ring, result = pk.ring(stages, **members), pk.shared(small, name="result")
+
+    def side(first_rows: bool) -> None:
+        """The rows i, or the rows j."""
+        score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
+        total, grad = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, cols)
+        both = shared.read()
+        keys, others = (both.c, both.b) if first_rows else (both.b, both.c)
+        warpgroup.mm_ABt(score, keys, others)
+        warpgroup.wait(score)
+        score[:] = score * scale
+        row, column = pk.row_index(score), pk.col_index(score)
+        seen = column <= row if first_rows else row <= column
+        for i in pk.range(count):
+            head = group * heads + first + i
+            decay = head // (x.depth // sums.rows)
+            slot_ = ring.read()
+            mine, other = (slot_.dy, slot_.x) if first_rows else (slot_.x, slot_.dy)
+            state = slot_.state if first_rows else slot_.slope
+            warpgroup.mm_ABt(out, mine, other)
+            own, ahead, all = warpgroup.load_col(slot_.sums), warpgroup.load_row(slot_.sums), slot_.sums[CHUNK - 1]
+            fade = pk.where(seen, pk.exp2(own - ahead if first_rows else ahead - own), 0.0)
+            lift: Any = pk.exp2(own) * scale if first_rows else pk.exp2(all - own)
+            weight = score * fade
+            if weights is not None and first_rows:
+                theirs = warpgroup.load_row(slot_.weights)
+                weight, fade = weight * theirs, fade * theirs
+            elif weights is not None:
+                ours = warpgroup.load_col(slot_.weights)
+                fade = fade * ours
+            warpgroup.wait(out)
+            total[:] = pk.fma(fade, out, total)
+            within = weight.row_dot(out)
+            unit: Any = unit_of(weight) if scaled else None
+            term = (weight * (1.0 / unit) if scaled else weight).to(dtype)
+            warpgroup.mm_ABt(out, keys, state)
+            given = warpgroup.load(mine).to(f32)
+            factor = given * lift
+            if weights is not None and not first_rows:
+                factor = factor * ours
+            if scaled:
+                columns = warpgroup.load_row(slot_.state_unit if first_rows else slot_.slope_unit)
+                factor = factor * columns
+            rounded = factor.to(dtype)
+            warpgroup.wait(out)
+            out[:] = out * lift
+            if scaled:
+                out[:] = out * columns
+            across = out.row_dot(given)
+            warpgroup.store(by_y if first_rows else by_x, within + across, (head, slot))
+            if z is not None or not first_rows:
+                if scaled:
+                    out[:] = out * (1.0 / unit)
+                warpgroup.mma_AB(out, term, other)
+            warpgroup.mma_AB(grad, rounded, state)
+            if z is not None or not first_rows:
+                warpgroup.wait(out)
+                if scaled:
+                    out[:] = out * unit
+            where = rows.tile(batch, head, chunk, CHUNK)
+            if not first_rows:
+                inner = product(slot_.state, slot_.slope)
+                if scaled:
+                    inner = inner * warpgroup.load_col(slot_.state_unit) * warpgroup.load_col(slot_.slope_unit)
+                across = across if weights is None else across * ours
+                warpgroup.store(between, pk.fma(inner, pk.exp2(all), across), (head, slot))
+                finish_x(out, slot_, decay, where, (head, slot), None if weights is None else ours)
+            elif z is not None:
+                gate_slope(out, slot_, decay, where)
+            warpgroup.wait(grad)
+            ring.release()
+        total[:] = total * scale
+        unit = unit_of(total) if scaled else None
+        if scaled:
+            grad[:] = grad * (1.0 / unit)
+        last = (total * (1.0 / unit) if scaled else total).to(dtype)
+        warpgroup.mma_AB(grad, last, others)
+        warpgroup.wait(grad)
+        shared.release()
+        target = dc if first_rows else db
+        out_rows = rows.tile(share * b.batch + batch, group, chunk, CHUNK)
+        warpgroup.store(target, (grad * unit if scaled else grad).to(target.dtype), **out_rows)
+        if not first_rows:
+            warpgroup.tma.wait()
+
+    def product(one: Any, two: Any) -> Any:
+        """The sums of the products of two tiles' rows, in pieces that registers have room for."""
+        pieces = [[t.part(0, k, CHUNK, 32) for t in (one, two)] for k in range(0, cols, 32)]
+        total = warpgroup.zeros_col(f32, CHUNK)
+        for piece in pieces:
+            total = warpgroup.load(piece[0]).to(f32).row_dot(warpgroup.load(piece[1]).to(f32), onto=total)
+        return total
+
+    def gate_slope(out: Any, slot_: Any, decay: Any, where: Any) -> None:
+        """dz, from the rows before their gate."""
+        if d is not None:
+            out[:] = pk.fma(warpgroup.load(slot_.x).to(f32), d[decay], out)
+        gate = warpgroup.load(z, **where, rows=CHUNK).to(f32)
+        share_ = pk.sigmoid(gate)
+        out[:] = out * (share_ * pk.fma(gate, 1.0 - share_, 1.0))
+        given = warpgroup.load(ungated, **where, rows=CHUNK).to(f32)
+        warpgroup.store(dz, (out * given).to(dtype), **where)
+
+    def finish_x(out: Any, slot_: Any, decay: Any, where: Any, place: Any, ours: Any) -> None:
+        """dx, from the gradient of dt x."""
+        if ours is not None:
+            out[:] = out * ours
+        if d is not None:
+            up = warpgroup.load(slot_.dy).to(f32)
+            out[:] = pk.fma(up, d[decay], out)
+            warpgroup.store(by_d, up.row_dot(warpgroup.load(slot_.x).to(f32)), place)
+        warpgroup.tma.wait(read=True)
+        warpgroup.sync()  # `result` has been read
+        warpgroup.store(result, out.to(dtype))
+        warpgroup.sync()
+        warpgroup.tma.store(dx, result, **where)
+        warpgroup.tma.commit()
+
+    with pk.role("queries", warpgroups=1, registers=240):
+        side(True)
+    with pk.role("keys", warpgroups=1, registers=240):
+        side(False)
+    with pk.role("load", warps=4, registers=24), pk.role("rows", warps=1):
+        with shared.fill() as both:
+            pk.tma.load(both.b, b, **rows.tile(batch, group, chunk, CHUNK))
+            pk.tma.load(both.c, c, **rows.tile(batch, group, chunk, CHUNK))
+        for i in pk.range(count):
+            head = group * heads + first + i
+            decay = head // (x.depth // sums.rows)
+            with ring.fill() as slot_:
+                pk.tma.load(slot_.x, x, **rows.tile(batch, head, chunk, CHUNK))
+                pk.tma.load(slot_.dy, dy, **rows.tile(batch, head, chunk, CHUNK))
+                pk.tma.load(slot_.state, states, (slot, head, 0, 0))
+                pk.tma.load(slot_.slope, slopes, (slot, head, 0, 0))
+                pk.tma.load(slot_.sums, sums, (decay, slot))
+                if weights is not None:
+                    pk.tma.load(slot_.weights, weights, (decay, slot))
+                if scaled:
+                    pk.tma.load(slot_.state_unit, state_units, (slot, head, 0))
+                    pk.tma.load(slot_.slope_unit, slope_units, (slot, head, 0))
+
+
+@pk.kernel(grid=lambda dy, **_: (pk.cdiv(dy.rows, CHUNK), dy.depth, dy.batch))
+def gate(
+    dy: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    z: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    o: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+) -> None:
+    """o = dy silu(z)."""
+    where = (pk.block_index.z, pk.block_index.y, pk.block_index.x * 4 + warp.index, 0)
+    x, y = (warp.load(t, where, rows=CHUNK // 4, layout=pk.coalesced(8, 8)).to(f32) for t in (dy, z))
+    warp.store(o, (x * (y * pk.sigmoid(y))).to(o.dtype), where)
+
+
+@pk.kernel(warps=1, grid=lambda weights, **_: (weights.cols // CHUNK, pk.cdiv(weights.rows, HEADS)))
+def finish(
+    dt: Annotated[Tensor, FLOATS, "B", 1, "L", "H"],
+    a: Annotated[Tensor, f32, "H"],
+    bias: Annotated[Tensor, FLOATS, "H"],
+    offsets: Annotated[Tensor, i32, "S"],
+    weights: Annotated[Tensor, f32, "H", "M"],
+    by_y: Annotated[Tensor, f32, "P", "H", "M"],
+    by_x: Annotated[Tensor, f32, "P", "H", "M"],
+    between: Annotated[Tensor, f32, "P", "H", "M"],
+    by_d: Annotated[Tensor, f32, "P", "H", "M"],
+    ddt: Annotated[Tensor, FLOATS, "B", 1, "L", "H"],
+    da: Annotated[Tensor, f32, "T", "H"],
+    dbias: Annotated[Tensor, f32, "T", "H"],
+    dd: Annotated[Tensor, f32, "T", "H"],
+    *,
+    soft: bool = False,
+) -> None:
+    """The gradient of dt, and what each chunk adds to those of a, the bias and d, from dot products of rows, of which
+    heads have P. Without `a`, dt is the decay itself, and `weights` only say how many chunks there are."""
+    slot, col = pk.block_index.x, pk.block_index.y
+    rows, batch, chunk = rows_of(dt, offsets, slot)
+    where = rows.tile(batch, 0, chunk, CHUNK, col, HEADS)
+
+    def of_heads(source: Any) -> Any:
+        """The dot products of each head and row; nothing behind the last row."""
+        total = warp.zeros(f32, HEADS, CHUNK)
+        for part in pk.range(source.depth):
+            total += warp.load(source, (part, col, slot), rows=HEADS, cols=CHUNK)
+        return total
+
+    real = pk.col_index(warp.zeros(f32, HEADS, CHUNK)) < rows.rows - chunk * CHUNK
+    gain = pk.where(real, of_heads(by_x), 0.0)
+    weight: Any = 1.0 if a is None else warp.load(weights, (col, slot), rows=HEADS, cols=CHUNK)
+    change = pk.where(real, of_heads(by_y) - gain * weight, 0.0)
+    behind = pk.where(chunk * CHUNK < rows.rows, of_heads(between).row_sum(), 0.0)
+    slope = pk.where(real, change.row_cumsum(reverse=True) + behind, 0.0)  # of dt a
+    if a is not None:  # where it counts as the least there is, nothing changes it
+        rate = pk.maximum(warp.load_col(a, col, length=HEADS), -1e30)
+        slope = pk.where(weight * rate * LOG2E > LEAST, slope, 0.0)
+        warp.store(da, (slope * weight).row_sum(), (slot, col))
+        slope = pk.fma(slope, rate, gain)
+    slope = slope.transpose()
+    if soft or bias is not None:
+        x = warp.load(dt, **where, rows=CHUNK, cols=HEADS, dtype=f32, layout="col")
+        if bias is not None:
+            x = x + warp.load_row(bias, col, length=HEADS, dtype=f32, layout="col")
+        slope = slope * pk.sigmoid(x) if soft else slope
+    if dbias is not None:
+        warp.store(dbias, pk.where(pk.row_index(slope) < rows.rows - chunk * CHUNK, slope, 0.0).col_sum(), (slot, col))
+    if dd is not None:
+        warp.store(dd, pk.where(real, of_heads(by_d), 0.0).row_sum(), (slot, col))
+    warp.store(ddt, slope.to(ddt.dtype), **where)
+
+
+@pk.kernel(warps=4, grid=lambda parts, **_: pk.cdiv(parts.cols, RUN))
+def add_shares(parts: Annotated[Tensor, f32, "S", "M"], o: Annotated[Tensor, DTYPES, "M"]) -> None:
+    """o = the sums of what several blocks have of one tensor."""
+    total = warpgroup.full_vec(f32, RUN, 0.0, width=4)
+    for i in pk.range(parts.rows):
+        total += warpgroup.load_vec(parts, (i, pk.block_index.x), length=RUN)
+    warpgroup.store(o, total.to(o.dtype), pk.block_index.x)
