@@ -102,6 +102,8 @@ ENOUGH = {
     "gated_delta_rule_prepare": {"dim": (64,), "dtype": ("f16",)},
     "linear_attention": {"dim": (64,)},
     **{f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)} for step in ("", "_gradient")},
+    "ssd": {"state": (64,), "dtype": ("bf16",)},
+    "ssd_backward": {"state": (64,), "dtype": ("bf16",), "gate": (True,)},
     "linear_attention_backward": {"dim": (64,), "dtype": ("bf16",)},
     "cross_entropy": {"n": (1000, 5000), "dtype": ("bf16",)},
     **{name: {"n": (1000,), "dtype": ("bf16",)} for name in ("layernorm_backward", "rmsnorm_backward")},

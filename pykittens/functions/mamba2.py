@@ -8,7 +8,7 @@ from ..errors import ArgumentError
 from ..kernels import mamba2 as kernels
 from ..kernels.arguments import check_floats
 from ..kernels.sequences import DTYPES, check_gradient, check_offsets, check_state
-from ..kernels.ssd import CONFIGS
+from ..kernels.ssd import STATES
 from ..kernels.ssd_backward import STAGES
 from ..kernels.ssd_passes import COLUMNS
 from .declaration import Backward, Function, Result
@@ -36,11 +36,12 @@ def _results(*given: Any) -> tuple[Result, ...]:
         raise ArgumentError(f"{said}: the shapes do not go together", fix=fix)
     if groups == 0 or heads % groups:
         raise ArgumentError(f"{said}: {heads} heads over {groups} groups", fix="heads are a multiple of groups")
-    for what, size, supported in (("columns of x", cols, COLUMNS), ("columns of B", b.shape[3], CONFIGS)):
+    for what, size, supported in (("columns of x", cols, COLUMNS), ("columns of B", b.shape[3], STATES)):
         if size not in supported:
             fix = f"{', '.join(map(str, supported))} {what} are supported"
             raise ArgumentError(f"{said}: there is no kernel for {size} {what}", fix=fix)
-    for name, info, shape in (("dt", dt, (batch, n, heads)), ("dt_bias", bias, (heads,))):
+    rest: tuple[tuple[str, Any, tuple[int, ...]], ...] = (("dt", dt, (batch, n, heads)), ("dt_bias", bias, (heads,)))
+    for name, info, shape in rest:
         if info is not None:
             check_floats(_NAME, name, info)
             if tuple(info.shape) != tuple(shape):
@@ -60,7 +61,7 @@ def _gradient_results(dy: Any, *given: Any) -> tuple[Result, ...]:
     x, dt, a, b, c, d, z, bias, state, _ = operands
     check_gradient(f"{_NAME}_backward", dy, x)
     check_state(f"{_NAME}_backward", "dafter", dafter, after.shape)
-    if b.shape[3] not in STAGES:
+    if b.shape[3] not in (*STAGES,):
         fix = f"columns of B {', '.join(map(str, STAGES))} have gradients"
         raise ArgumentError(f"{_NAME}_backward with {b.shape[3]} columns of B", fix=fix)
     made = [Result((0,), "f32") if i is None else Result(i.shape, i.dtype) for i in (x, dt, a, b, c, d, z, bias)]

@@ -17,7 +17,7 @@ from ..interop.views import View
 from .arguments import KernelCall
 from .chunks import CHUNK
 from .column_sums import add_up
-from .sequences import readable_offsets, check_place, dense
+from .sequences import check_place, dense, readable_offsets
 from .ssd_backward import STAGES, add_shares, differentiate, finish, gate
 from .ssd_passes import Call, by_groups, by_heads, by_rows, call_of, decays_of, lines, run, states_of
 
@@ -128,7 +128,17 @@ def finish_decays(
     seen = [None if x is None else View(x, (parts, heads, m), (m, parts * m, 1)) for x in dots]
     ddt, *wholes = made
     pieces = [None if x is None else call.empty((call.chunks, heads)) for x in wholes]
-    finish(by_rows(dt), a, bias, call.offsets, sums if weights is None else weights, *seen, by_rows(ddt), *pieces, soft=soft)
+    finish(
+        by_rows(dt),
+        a,
+        bias,
+        call.offsets,
+        sums if weights is None else weights,
+        *seen,
+        by_rows(ddt),
+        *pieces,
+        soft=soft,
+    )
     for x, whole in zip(pieces, wholes, strict=True):
         if x is not None:
             add_up(x, None, whole, None)
@@ -206,19 +216,17 @@ def reference(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(y, state) by the recurrence, row by row, in float64."""
     if bounds is not None:
-        made = [
-            reference(
-                *(v[:, i:j] for v in (x, dt)),
-                a,
-                *(v[:, i:j] for v in (b, c)),
-                d=d,
-                z=None if z is None else z[:, i:j],
-                bias=bias,
-                soft=soft,
-                state=None if state is None else state[s : s + 1],
-            )
-            for s, (i, j) in enumerate(pairwise(bounds))
-        ]
+        made = []
+        for s, (i, j) in enumerate(pairwise(bounds)):
+            rows = [v[:, i:j] for v in (x, dt, b, c)]
+            more: Any = {
+                "d": d,
+                "bias": bias,
+                "soft": soft,
+                "z": None if z is None else z[:, i:j],
+                "state": None if state is None else state[s : s + 1],
+            }
+            made.append(reference(rows[0], rows[1], a, rows[2], rows[3], **more))
         return np.concatenate([y for y, _ in made], 1), np.concatenate([after for _, after in made])
     x, dt, a, b, c = (v.astype(np.float64) for v in (x, dt, a, b, c))
     (batch, n, heads, cols), each = x.shape, x.shape[2] // b.shape[2]

@@ -33,6 +33,7 @@ CONFIGS: dict[int, dict[str, Any]] = {  # by N
     128: {"stages": 3, "states": 2},
     256: {"stages": 2, "states": 1, "consumers": 1},
 }
+STATES = tuple(CONFIGS)
 
 
 def layout(c: Any = None, every: Any = None, consumers: int = 2, **_: Any) -> int:
@@ -68,7 +69,8 @@ def scan(
 ) -> None:
     """y, from the states `before`, and the states `after`. Without `c` there is no y, but `every`: the states before
     each chunk (in f16, each row by its `units`); or `decays`: the logarithms, base 2, of all decays of a part. `split`:
-    `before` and `after` are a part's, not a sequence's. `scale` goes with `c` (in reverse, `b`); `weights`, `d`, `z` may be None.
+    `before` and `after` are a part's, not a sequence's. `scale` goes with `c` (in reverse,
+    `b`); `weights`, `d` and `z` may be None.
     """
     head, dtype = pk.block_index.x, x.dtype
     group, decay = head // (x.depth // b.depth), head // (x.depth // sums.rows)
@@ -80,7 +82,7 @@ def scan(
     members |= {} if c is None else {"c": wide}
     members |= {} if weights is None else {"weights": pk.sv(f32, CHUNK)}
     ring = pk.ring(stages, **members)
-    past = pk.ring(states, state=wide, unit=pk.sv(f32, CHUNK), name="states") if uses else None
+    past: Any = pk.ring(states, state=wide, unit=pk.sv(f32, CHUNK), name="states") if uses else None
     result = pk.shared(small, count=consumers, name="result") if c is not None else None
     faded = pk.shared(small, count=2, name="faded")
 
@@ -130,7 +132,7 @@ def scan(
         warpgroup.tma.commit()
 
     if c is not None:
-        with pk.role("outputs", warpgroups=consumers, registers=152 if consumers == 2 else 224) as mine:
+        with pk.role("outputs", warpgroups=consumers, registers=160 if consumers == 2 else 240) as mine:
             score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
             for i in pk.range(me.count):
                 slot, last = ring.read(), past.read()
@@ -143,7 +145,7 @@ def scan(
                 ring.release()
             warpgroup.tma.wait()
 
-    with pk.role("state", warpgroups=1, registers=0 if c is None else 152 if consumers == 2 else 232):
+    with pk.role("state", warpgroups=1, registers=0 if c is None else 168 if consumers == 2 else 240):
         if before is None:
             state = warpgroup.zeros(f32, CHUNK, b.cols)
         else:
@@ -174,7 +176,7 @@ def scan(
         if decays is not None:
             warpgroup.set(decays, (head, me.number), total)
 
-    with pk.role("load", warps=4, registers=0 if c is None else 40):
+    with pk.role("load", warps=4, registers=0 if c is None else 24):
         with pk.role("rows", warps=1):
             for i in pk.range(me.count):
                 with ring.fill() as slot:
@@ -195,4 +197,3 @@ def scan(
                         warp.store(units, warp.load_vec(last.unit), (slot_of(i), head, 0))
                     pk.tma.wait(read=True)
                     past.release()
-                pk.tma.wait()

@@ -24,12 +24,13 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
-from .chunks import CHUNK, HEADS, LEAST, LOG2E, rows_of
+from .chunks import CHUNK, LEAST, LOG2E, rows_of
 from .rows import FLOATS
 from .sequences import DTYPES, unit_of
 
 E, N = pk.static("E"), pk.static("N")
 STAGES = {64: 3, 128: 2}  # by N
+SOME = 16  # heads of a warp that finishes
 RUN = 1024  # elements that a block adds up at once
 
 
@@ -74,7 +75,7 @@ def differentiate(
     first = share * each
     count = pk.where(chunk * CHUNK < rows.rows, pk.maximum(pk.minimum(each, heads - first), 0), 0)
     wide, small, line = pk.st(dtype, CHUNK, cols), pk.st(dtype, CHUNK, CHUNK), pk.sv(f32, CHUNK)
-    shared = pk.ring(1, b=wide, c=wide, name="shared")
+    keys_b, keys_c, landed = pk.shared(wide, name="b"), pk.shared(wide, name="c"), pk.barrier(name="landed")
     members: dict[str, Any] = {"x": small, "dy": small, "state": wide, "slope": wide, "sums": line}
     members |= {} if weights is None else {"weights": line}
     members |= {"state_unit": line, "slope_unit": line} if scaled else {}
@@ -82,10 +83,11 @@ def differentiate(
 
     def side(first_rows: bool) -> None:
         """The rows i, or the rows j."""
+        wanted = z is not None or not first_rows  # whether anybody asks for them
         score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
         total, grad = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, cols)
-        both = shared.read()
-        keys, others = (both.c, both.b) if first_rows else (both.b, both.c)
+        pk.wait(landed, 0, scope=warpgroup)
+        keys, others = (keys_c, keys_b) if first_rows else (keys_b, keys_c)
         warpgroup.mm_ABt(score, keys, others)
         warpgroup.wait(score)
         score[:] = score * scale
@@ -111,8 +113,9 @@ def differentiate(
             warpgroup.wait(out)
             total[:] = pk.fma(fade, out, total)
             within = weight.row_dot(out)
-            unit: Any = unit_of(weight) if scaled else None
-            term = (weight * (1.0 / unit) if scaled else weight).to(dtype)
+            if wanted:
+                unit: Any = unit_of(weight) if scaled else None
+                term = (weight * (1.0 / unit) if scaled else weight).to(dtype)
             warpgroup.mm_ABt(out, keys, state)
             given = warpgroup.load(mine).to(f32)
             factor = given * lift
@@ -128,12 +131,12 @@ def differentiate(
                 out[:] = out * columns
             across = out.row_dot(given)
             warpgroup.store(by_y if first_rows else by_x, within + across, (head, slot))
-            if z is not None or not first_rows:
+            if wanted:
                 if scaled:
                     out[:] = out * (1.0 / unit)
                 warpgroup.mma_AB(out, term, other)
             warpgroup.mma_AB(grad, rounded, state)
-            if z is not None or not first_rows:
+            if wanted:
                 warpgroup.wait(out)
                 if scaled:
                     out[:] = out * unit
@@ -156,7 +159,6 @@ def differentiate(
         last = (total * (1.0 / unit) if scaled else total).to(dtype)
         warpgroup.mma_AB(grad, last, others)
         warpgroup.wait(grad)
-        shared.release()
         target = dc if first_rows else db
         out_rows = rows.tile(share * b.batch + batch, group, chunk, CHUNK)
         warpgroup.store(target, (grad * unit if scaled else grad).to(target.dtype), **out_rows)
@@ -201,9 +203,9 @@ def differentiate(
     with pk.role("keys", warpgroups=1, registers=240):
         side(False)
     with pk.role("load", warps=4, registers=24), pk.role("rows", warps=1):
-        with shared.fill() as both:
-            pk.tma.load(both.b, b, **rows.tile(batch, group, chunk, CHUNK))
-            pk.tma.load(both.c, c, **rows.tile(batch, group, chunk, CHUNK))
+        pk.tma.expect(landed, keys_b, keys_c)
+        pk.tma.load(keys_b, b, barrier=landed, **rows.tile(batch, group, chunk, CHUNK))
+        pk.tma.load(keys_c, c, barrier=landed, **rows.tile(batch, group, chunk, CHUNK))
         for i in pk.range(count):
             head = group * heads + first + i
             decay = head // (x.depth // sums.rows)
@@ -232,7 +234,7 @@ def gate(
     warp.store(o, (x * (y * pk.sigmoid(y))).to(o.dtype), where)
 
 
-@pk.kernel(warps=1, grid=lambda weights, **_: (weights.cols // CHUNK, pk.cdiv(weights.rows, HEADS)))
+@pk.kernel(warps=1, grid=lambda weights, **_: (weights.cols // CHUNK, pk.cdiv(weights.rows, SOME)))
 def finish(
     dt: Annotated[Tensor, FLOATS, "B", 1, "L", "H"],
     a: Annotated[Tensor, f32, "H"],
@@ -254,36 +256,37 @@ def finish(
     heads have P. Without `a`, dt is the decay itself, and `weights` only say how many chunks there are."""
     slot, col = pk.block_index.x, pk.block_index.y
     rows, batch, chunk = rows_of(dt, offsets, slot)
-    where = rows.tile(batch, 0, chunk, CHUNK, col, HEADS)
+    where = rows.tile(batch, 0, chunk, CHUNK, col, SOME)
 
     def of_heads(source: Any) -> Any:
         """The dot products of each head and row; nothing behind the last row."""
-        total = warp.zeros(f32, HEADS, CHUNK)
+        total = warp.zeros(f32, SOME, CHUNK)
         for part in pk.range(source.depth):
-            total += warp.load(source, (part, col, slot), rows=HEADS, cols=CHUNK)
+            total += warp.load(source, (part, col, slot), rows=SOME, cols=CHUNK)
         return total
 
-    real = pk.col_index(warp.zeros(f32, HEADS, CHUNK)) < rows.rows - chunk * CHUNK
-    gain = pk.where(real, of_heads(by_x), 0.0)
-    weight: Any = 1.0 if a is None else warp.load(weights, (col, slot), rows=HEADS, cols=CHUNK)
-    change = pk.where(real, of_heads(by_y) - gain * weight, 0.0)
     behind = pk.where(chunk * CHUNK < rows.rows, of_heads(between).row_sum(), 0.0)
-    slope = pk.where(real, change.row_cumsum(reverse=True) + behind, 0.0)  # of dt a
+    gain = of_heads(by_x)
+    real = pk.col_index(gain) < rows.rows - chunk * CHUNK
+    gain = pk.where(real, gain, 0.0)
+    weight: Any = 1.0 if a is None else warp.load(weights, (col, slot), rows=SOME, cols=CHUNK)
+    slope = pk.where(real, of_heads(by_y) - gain * weight, 0.0)
+    slope = pk.where(real, slope.row_cumsum(reverse=True) + behind, 0.0)  # of dt a
     if a is not None:  # where it counts as the least there is, nothing changes it
-        rate = pk.maximum(warp.load_col(a, col, length=HEADS), -1e30)
+        rate = pk.maximum(warp.load_col(a, col, length=SOME), -1e30)
         slope = pk.where(weight * rate * LOG2E > LEAST, slope, 0.0)
         warp.store(da, (slope * weight).row_sum(), (slot, col))
         slope = pk.fma(slope, rate, gain)
-    slope = slope.transpose()
-    if soft or bias is not None:
-        x = warp.load(dt, **where, rows=CHUNK, cols=HEADS, dtype=f32, layout="col")
-        if bias is not None:
-            x = x + warp.load_row(bias, col, length=HEADS, dtype=f32, layout="col")
-        slope = slope * pk.sigmoid(x) if soft else slope
-    if dbias is not None:
-        warp.store(dbias, pk.where(pk.row_index(slope) < rows.rows - chunk * CHUNK, slope, 0.0).col_sum(), (slot, col))
     if dd is not None:
         warp.store(dd, pk.where(real, of_heads(by_d), 0.0).row_sum(), (slot, col))
+    slope = slope.transpose()
+    if soft:
+        x = warp.load(dt, **where, rows=CHUNK, cols=SOME, dtype=f32, layout="col")
+        if bias is not None:
+            x = x + warp.load_row(bias, col, length=SOME, dtype=f32, layout="col")
+        slope = slope * pk.sigmoid(x)
+    if dbias is not None:
+        warp.store(dbias, pk.where(pk.row_index(slope) < rows.rows - chunk * CHUNK, slope, 0.0).col_sum(), (slot, col))
     warp.store(ddt, slope.to(ddt.dtype), **where)
 
 

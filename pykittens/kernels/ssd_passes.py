@@ -66,7 +66,7 @@ def call_of(x: Any, offsets: Any) -> Call:
         parts = slots(n, sequences, True, each * CHUNK)
     else:
         parts = max(1, -(-chunks // each))
-    return Call(info.kind, info.device, info.shape, sequences, offsets, processors, each, parts)
+    return Call(info.kind, info.device, (batch, heads, n, CHUNK), sequences, offsets, processors, each, parts)
 
 
 def by_heads(x: Any, name: str) -> Any:

@@ -62,6 +62,11 @@ def delta() -> list[Any]:
     return [*gated()[:3], tensor(1, 2, 40).sigmoid(), gated()[3]]
 
 
+def mamba() -> list[Any]:
+    wide, group = (lambda: tensor(1, 40, 2, 64, dtype=HALF)), (lambda: tensor(1, 40, 1, 64, dtype=HALF))
+    return [wide(), tensor(1, 40, 2).abs() / 8, -tensor(2).abs(), group(), group()]
+
+
 def rows3() -> list[Any]:
     return [tensor(2, 12, 40), tensor(40, 4), tensor(40)]
 
@@ -215,6 +220,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         ),
         lambda: [*head(), tensor(6), tensor(6)],
     ),
+    "mamba2": (pk.mamba2, mamba),
+    "mamba2_after": (lambda *x: pk.mamba2(*x, return_state=True), mamba),
+    "mamba2_backward": (
+        lambda *x: backward("mamba2")((*x, *[None] * 6), (True,)),
+        lambda: [mamba()[0].flip(2), *mamba()],
+    ),
     "matmul": (pk.matmul, lambda: [tensor(24, 32, dtype=HALF), tensor(32, 40, dtype=HALF)]),
     "matmul_epilogue": (
         lambda a, b: pk.matmul(a, b, epilogue=lambda x, row, col: x * 2.0, dtype=pk.f32),
@@ -244,6 +255,8 @@ LONGER = {
     "epilogue_backward": (0, 1),
     **dict.fromkeys(("causal_conv1d", "causal_conv1d_after"), (0,)),
     "causal_conv1d_backward": (0, 1),
+    **dict.fromkeys(("mamba2", "mamba2_after"), (0, 1, 3, 4)),
+    "mamba2_backward": (0, 1, 2, 4, 5),
 } | dict.fromkeys(("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,))
 WRITING = ("addmm_", "cross_entropy_backward_out", "cross_entropy_in_place", "rotary_out")
 ONE = [name for name in CASES if name not in ("matmul_epilogue", "attention_scored", *WRITING)]  # which compilers take

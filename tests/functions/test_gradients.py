@@ -84,6 +84,16 @@ def gated(q: Any, k: Any, v: Any, log_decay: Any) -> Any:
     return torch.stack(rows, 2)
 
 
+def ssd(x: Any, dt: Any, rate: Any, keys: Any, queries: Any) -> Any:
+    """Mamba-2 by its recurrence, with one group."""
+    state, rows = 0, []
+    for i in range(x.shape[1]):
+        added = (dt[:, i, :, None] * x[:, i])[..., None] * keys[:, i, :, None]
+        state = state * (dt[:, i] * rate).exp()[..., None, None] + added
+        rows.append((state * queries[:, i, :, None]).sum(-1))
+    return torch.stack(rows, 1)
+
+
 def packed(q: Any, k: Any, v: Any) -> Any:
     """Causal attention of the sequences that BOUNDS separates."""
     found = []
@@ -151,6 +161,17 @@ CASES = {
         pk.gated_linear_attention,
         gated,
         [*[tensor(1, 2, 37, 64, dtype=HALF) for _ in range(3)], -tensor(1, 2, 37).abs() / 8],
+    ),
+    "mamba2: odd": Case(
+        pk.mamba2,
+        ssd,
+        [
+            tensor(1, 37, 2, 64, dtype=HALF),
+            tensor(1, 37, 2).abs() / 8,
+            -tensor(2).abs(),
+            tensor(1, 37, 1, 64, dtype=HALF),
+            tensor(1, 37, 1, 64, dtype=HALF) / 2,
+        ],
     ),
     "cross_entropy: mean": Case(
         lambda x: pk.cross_entropy(x, TARGETS), lambda x: F.cross_entropy(x, TARGETS), [tensor(5, 37)]
@@ -297,7 +318,7 @@ def test_a_second_derivative_is_refused(case: Case) -> None:
 @first
 def test_numpy_has_the_same(case: Case) -> None:
     """The operands by any names, in NumPy's own arrays and dtypes."""
-    names = "abcd"[: len(case.operands)]
+    names = "abcde"[: len(case.operands)]
     call = eval(f"lambda {', '.join(names)}: call({', '.join(names)})", {"call": case.call})
     given = leaves(case.operands)
     results = flat(case.call(*given))

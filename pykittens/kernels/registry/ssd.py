@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ...call.arguments import spec
 from ...types import DTYPES, f32, i32
-from .. import chunks, ssd
+from .. import chunks, ssd, ssd_backward
 from ..catalog import Array, Instance, Shipped
 
 N_ROWS = 3 * 64 - 20
@@ -30,11 +31,12 @@ def _steps(sums: Array) -> Array:
 
 
 def _scan(state: int, dtype: str, what: str) -> Instance:
-    kind, m = DTYPES[dtype], -(-N_ROWS // 64) * 64
-    x, bc = spec(kind, (1, 2, N_ROWS, 64)), spec(kind, (1, 1, N_ROWS, state))
+    laps = ssd.CONFIGS[state]["stages"] + 1
+    kind, m, n = DTYPES[dtype], 64 * laps, 64 * laps - 20
+    x, bc = spec(kind, (1, 2, n, 64)), spec(kind, (1, 1, n, state))
     line, kept = spec(f32, (2, m)), spec(f32, (1, 2, 64, state))
     outputs = what == "outputs"
-    every = None if outputs else spec(kind, (3, 2, 64, state))
+    every = None if outputs else spec(kind, (laps, 2, 64, state))
     operands = {
         "x": x,
         "b": bc,
@@ -49,9 +51,9 @@ def _scan(state: int, dtype: str, what: str) -> Instance:
         "after": kept,
         "decays": None,
         "every": every,
-        "units": spec(f32, (3, 2, 64)) if every and dtype == "f16" else None,
+        "units": spec(f32, (laps, 2, 64)) if every and dtype == "f16" else None,
         "scale": 1.0,
-        "each": 3,
+        "each": laps,
         "parts": 1,
     }
 
@@ -62,21 +64,24 @@ def _scan(state: int, dtype: str, what: str) -> Instance:
         for i in reversed(range(m)) if what == "reverse" else range(m):
             if i % 64 == (63 if what == "reverse" else 0):
                 states[i // 64] = s
-            add = 0.0 if i >= N_ROWS else w[:, i, None, None] * x[:, i, :, None] * b[i]
+            add = 0.0 if i >= n else w[:, i, None, None] * x[:, i, :, None] * b[i]
             s = (s + add) * np.exp(g[:, i, None, None]) if what == "reverse" else s * np.exp(g[:, i, None, None]) + add
-            if outputs and i < N_ROWS:
+            if outputs and i < n:
                 gate = given["z"][0, :, i].astype(float)
                 out = s @ given["c"].astype(float)[0, 0, i] + given["d"][:, None] * x[:, i]
                 y[:, i] = out * gate / (1 + np.exp(-gate))
         if outputs:
             return {"y": y[None], "after": s[None]}
-        kept = np.stack([states[t] for t in range(3)])
-        units = given["units"]
-        return {"after": s[None]} | ({"every": kept} if units is None else {})
+        kept = np.stack([states[t] for t in range(laps)])
+        if given["units"] is None:
+            return {"after": s[None], "every": kept}
+        peaks = np.abs(kept).max(-1)
+        unit = np.where(peaks > 0, peaks / 256, 1)
+        return {"after": s[None], "every": kept / unit[..., None], "units": unit}
 
     rng = np.random.default_rng(5)
-    values = {"sums": _sums(rng, (2, m), N_ROWS), "weights": rng.random((2, m)).astype(np.float32)}
-    values["weights"][:, N_ROWS:] = 0
+    values = {"sums": _sums(rng, (2, m), n), "weights": rng.random((2, m)).astype(np.float32)}
+    values["weights"][:, n:] = 0
     statics = {**ssd.CONFIGS[state], "reverse": what == "reverse"}
     made = ("y", "after") if outputs else ("after", "every", *(["units"] if operands["units"] else []))
     return Instance(ssd.scan, operands, statics, made, expected, values)
@@ -99,7 +104,7 @@ def _sums_of_decays(packed: bool) -> Instance:
         soft = np.logaddexp(dt[:, 0].astype(float) + bias, 0)
         pieces = [(0, 0, N_ROWS, 0), (1, 0, N_ROWS, 3)]
         if packed:
-            pieces = [(0, s, e, int(s) // 64 + i) for i, (s, e) in enumerate(zip(BOUNDS, BOUNDS[1:], strict=False))]
+            pieces = [(0, s, e, int(s) // 64 + i) for i, (s, e) in enumerate(pairwise(BOUNDS.tolist()))]
         for which, start, end, slot in pieces:
             rows = soft[which, start:end].T
             for j in range(0, rows.shape[1], 64):
@@ -137,6 +142,106 @@ def _carry(reverse: bool) -> Instance:
     return Instance(chunks.carry, operands, {"reverse": reverse}, ("starts", "after"), expected, values)
 
 
+def _differentiate(state: int, dtype: str, gate: bool) -> Instance:
+    kind, m, n, scale = DTYPES[dtype], -(-N_ROWS // 64) * 64, N_ROWS, 0.5
+    heads = ssd_backward.STAGES[state] + 1
+    x, bc = spec(kind, (1, heads, n, 64)), spec(kind, (1, 1, n, state))
+    line, kept, unit = spec(f32, (heads, m)), spec(kind, (3, heads, 64, state)), spec(f32, (3, heads, 64))
+    units = unit if dtype == "f16" else None
+    operands = {
+        **{"x": x, "dy": x, "b": bc, "c": bc, "sums": line, "weights": line, "d": spec(f32, (heads,))},
+        **{"z": x if gate else None, "ungated": x if gate else None, "offsets": None},
+        **{"states": kept, "slopes": kept, "state_units": units, "slope_units": units},
+        **{"dx": x, "dz": x if gate else None, "db": bc, "dc": bc},
+        **dict.fromkeys(("by_y", "by_x", "between", "by_d"), line),
+        **{"scale": scale, "shares": 1},
+    }
+
+    def expected(**given: Any) -> dict[str, Array]:
+        x, dy, b, c, w, sums, states, slopes = (
+            given[name].astype(float) for name in ("x", "dy", "b", "c", "weights", "sums", "states", "slopes")
+        )
+        if units is not None:
+            states, slopes = (v * given[u][..., None] for v, u in ((states, "state_units"), (slopes, "slope_units")))
+        made = {name: np.zeros(given[name].shape) for name in outputs}
+        for h, t in np.ndindex(heads, 3):
+            at = slice(64 * t, min(64 * t + 64, n))
+            s, ws, last = sums[h, at], w[h, at], sums[h, 64 * t + 63]
+            fade = np.tril(np.exp2(np.minimum(s[:, None] - s, 0)))
+            score = c[0, 0, at] @ b[0, 0, at].T * fade * scale
+            xs, up, bs, cs = x[0, h, at], dy[0, h, at], b[0, 0, at], c[0, 0, at]
+            lift, left = np.exp2(s)[:, None] * scale, np.exp2(last - s)[:, None]
+            y = (score * ws) @ xs + lift * (cs @ states[t, h].T)
+            through = left * (bs @ slopes[t, h].T)
+            change = score.T @ up + through
+            inner = (up @ xs.T) * fade * ws * scale
+            made["dc"][0, 0, at] += inner @ bs + (up * lift) @ states[t, h]
+            made["db"][0, 0, at] += inner.T @ cs + (xs * left * ws[:, None]) @ slopes[t, h]
+            made["dx"][0, h, at] = change * ws[:, None] + given["d"][h] * up
+            made["by_y"][h, at], made["by_x"][h, at] = (up * y).sum(1), (xs * change).sum(1)
+            made["between"][h, 64 * t : 64 * t + 64] = (states[t, h] * slopes[t, h]).sum(1) * np.exp2(last)
+            made["between"][h, at] += ws * (xs * through).sum(1)
+            made["by_d"][h, at] = (xs * up).sum(1)
+            if gate:
+                z = given["z"][0, h, at].astype(float)
+                share = 1 / (1 + np.exp(-z))
+                slope = share * (1 + z * (1 - share))
+                made["dz"][0, h, at] = (y + given["d"][h] * xs) * slope * given["ungated"][0, h, at]
+        return made
+
+    rng = np.random.default_rng(5)
+    values = {"sums": _sums(rng, (heads, m), n), "weights": rng.random((heads, m)).astype(np.float32)}
+    values |= {name: np.exp2(rng.integers(-2, 3, (3, heads, 64))) for name in ("state_units", "slope_units")}
+    outputs = ("dx", "db", "dc", "by_y", "by_x", "between", "by_d", *(["dz"] if gate else []))
+    statics = {"stages": ssd_backward.STAGES[state]}
+    return Instance(ssd_backward.differentiate, operands, statics, outputs, expected, values)
+
+
+def _gate(dtype: str) -> Instance:
+    x = spec(DTYPES[dtype], (2, 3, 100, 64))
+
+    def expected(dy: Array, z: Array, **_: Any) -> dict[str, Array]:
+        return {"o": dy.astype(float) * z / (1 + np.exp(-z.astype(float)))}
+
+    return Instance(ssd_backward.gate, {"dy": x, "z": x, "o": x}, expected=expected)
+
+
+def _finish(soft: bool) -> Instance:
+    m = -(-N_ROWS // 64) * 64
+    line, parts = spec(f32, (3, m)), spec(f32, (2, 3, m))
+    dt, each = spec(f32, (1, 1, N_ROWS, 3)), spec(f32, (3, 3))
+    operands = {
+        **{"dt": dt, "a": spec(f32, (3,)), "bias": spec(f32, (3,)), "offsets": None, "weights": line},
+        **dict.fromkeys(("by_y", "by_x", "between", "by_d"), parts),
+        **{"ddt": dt, "da": each, "dbias": each, "dd": each},
+    }
+
+    def expected(**given: Any) -> dict[str, Array]:
+        y, x, between, d, w = (
+            given[name].astype(float).reshape(-1, 3, 3, 64).sum(0) if name != "weights" else v
+            for name, v in (
+                (n, given["weights"].reshape(3, 3, 64)) for n in ("by_y", "by_x", "between", "by_d", "weights")
+            )
+        )
+        real = np.arange(m).reshape(3, 64) < N_ROWS
+        change = np.where(real, y - x * w, 0)
+        slope = np.where(real, change[..., ::-1].cumsum(-1)[..., ::-1] + between.sum(-1, keepdims=True), 0)
+        ddt = np.where(real, slope * given["a"][:, None, None] + x, 0)
+        if soft:
+            raw = given["dt"].astype(float)[0, 0].T + given["bias"][:, None]
+            ddt = ddt * np.pad(1 / (1 + np.exp(-raw)), ((0, 0), (0, m - N_ROWS))).reshape(ddt.shape)
+        sums = {"da": slope * w, "dbias": ddt, "dd": np.where(real, d, 0)}
+        return {"ddt": ddt.reshape(3, -1)[:, :N_ROWS].T[None, None]} | {k: v.sum(-1).T for k, v in sums.items()}
+
+    values = {"a": -np.arange(1.0, 4), "weights": np.random.default_rng(5).random((3, m))}
+    return Instance(ssd_backward.finish, operands, {"soft": soft}, ("ddt", "da", "dbias", "dd"), expected, values)
+
+
+def _add_shares(dtype: str) -> Instance:
+    operands = {"parts": spec(f32, (3, 1500)), "o": spec(DTYPES[dtype], (1500,))}
+    return Instance(ssd_backward.add_shares, operands, expected=lambda parts, **_: {"o": parts.astype(float).sum(0)})
+
+
 ROWS = (
     Shipped(
         name="ssd",
@@ -145,6 +250,36 @@ ROWS = (
         needs=("wgmma",),
         options={"state": (128, 64, 256), "dtype": ("bf16", "f16"), "what": ("outputs", "states", "reverse")},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
+    ),
+    Shipped(
+        name="ssd_backward",
+        about="gradients of Mamba-2's recurrence, all chunks at once",
+        make=_differentiate,
+        needs=("wgmma",),
+        options={"state": (128, 64), "dtype": ("bf16", "f16"), "gate": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
+        spilled=400,
+    ),
+    Shipped(
+        name="ssd_backward_gate",
+        about="before Mamba-2's gradients: those before the gate",
+        make=_gate,
+        options={"dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="ssd_backward_decays",
+        about="after Mamba-2's gradients: those of dt, A, D and the bias",
+        make=_finish,
+        options={"soft": (False, True)},
+        opcodes=("LDG", "STG", "SHFL"),
+    ),
+    Shipped(
+        name="ssd_backward_sum",
+        about="after Mamba-2's gradients: the sums of what several blocks have of B and C",
+        make=_add_shares,
+        options={"dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
     ),
     Shipped(
         name="chunk_decays",
