@@ -9,8 +9,8 @@ transformers asks two tables: `AttentionInterface` for the function, and `Attent
 mask. Without an entry in the second it makes no mask at all, and batches would attend to their padding. Ours
 (`masks.py`) says who sees which run of keys: windows, batches padded on either side, packed sequences, a static cache
 whose last keys nobody has written. While torch.compile traces a whole model, transformers cannot look at positions and
-padding; where these matter it makes a mask of booleans, which goes to "sdpa". Give packed sequences by `cu_seq_lens_q`
-there.
+padding; where these matter it makes a mask of booleans, which goes to "sdpa" there. Give packed sequences by
+`cu_seq_lens_q`.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def attend(
     `softcap` and sinks (`s_aux`) are the kernels'. With `cu_seq_lens_q` (and `cu_seq_lens_k`), which transformers'
     padding-free collator makes, the rows of all entries are sequences one after another, within `sliding_window`.
 
-    What no kernel computes (a mask of booleans: padding in the middle, chunks, a mask of one's own; dropout, a bias,
-    dtypes and head dimensions without a kernel) goes to transformers' own "sdpa", with one warning for each reason;
-    where that has no softcap or no sinks, which the kernels have, it raises `ValueError`.
+    A mask of booleans (padding in the middle, chunks, one's own) is read by the kernel, element by element. What no
+    kernel computes (dropout, a bias, a mask of floats, dtypes and head dimensions without a kernel, a mask of booleans
+    while torch.compile traces) goes to transformers' own "sdpa", with one warning for each reason; where that has no
+    softcap or no sinks, which the kernels have, it raises `ValueError`.
     """
     softcap, sinks = others.get("softcap"), others.get("s_aux")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -69,7 +70,9 @@ def attend(
     window = others.get("sliding_window") if causal else None
     lengths = None if seen else _given_lengths(query, others)
     settings: dict[str, Any] = {"scale": scaling, "softcap": softcap, "sinks": sinks}
-    if reason := _reason(query, key, value, attention_mask, seen or lengths, dropout, others):
+    table = None if seen or lengths else _table(attention_mask, query, key)
+    known = attention_mask is None or seen or lengths or table is not None
+    if reason := _reason(query, key, value, dropout, others) or ("" if known else _UNKNOWN):
         if softcap is not None or sinks is not None:
             what = "softcap" if sinks is None else "sinks (s_aux)"
             raise ValueError(f"{reason}, and sdpa has no {what}: use attn_implementation='eager'")
@@ -86,6 +89,9 @@ def attend(
         if (keys := seen.keys(n)) is None:
             offsets = seen.offsets(n, m, query.device)
             return _in_rows(query, key, value, offsets, causal=causal, **settings), None
+    elif table is not None:
+        causal, keys = False, slice(0, m)
+        settings |= {"mask": _is_set, "mask_operands": (table,)}
     else:
         causal = causal and n > 1
         keys = slice(0, n if causal else m)
@@ -109,6 +115,19 @@ def _visible(mask: Tensor | None, query: Tensor, key: Tensor) -> Visible | None:
     return getattr(mask, "visible", None) if alike else None
 
 
+def _table(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
+    """A mask of booleans, the same for all heads, as bytes: (batch, n, m)."""
+    shape = query.shape[0], 1, query.shape[2], key.shape[2]
+    if mask is None or mask.dtype != torch.bool or tuple(mask.shape) != shape or torch.compiler.is_compiling():
+        return None
+    return mask[:, 0].contiguous().view(torch.uint8)
+
+
+def _is_set(batch: Any, head: Any, row: Any, col: Any, table: Any) -> Any:
+    """The kernel's mask."""
+    return table[batch, row, col] != 0
+
+
 def _given_lengths(query: Tensor, others: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
     rows, keys = (others.get(f"cu_seq_lens_{x}") for x in "qk")
     if rows is None or query.shape[0] != 1:
@@ -116,18 +135,11 @@ def _given_lengths(query: Tensor, others: dict[str, Any]) -> tuple[Tensor, Tenso
     return rows.int(), (rows if keys is None else keys).int()
 
 
-def _reason(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    known: Any,
-    dropout: float,
-    others: dict[str, Any],
-) -> str:
-    """Why "sdpa" has to do it; "" where it need not."""
-    if mask is not None and not known:
-        return "a mask of booleans for each row (torch.compile; padding in the middle; chunks; a mask of one's own)"
+_UNKNOWN = "a mask that kernels do not read (of floats, different for heads, or while torch.compile traces)"
+
+
+def _reason(query: Tensor, key: Tensor, value: Tensor, dropout: float, others: dict[str, Any]) -> str:
+    """Why "sdpa" has to do it, whatever the mask is; "" where it need not."""
     if dropout:
         return "PyKittens has no attention dropout"
     if others.get("position_bias") is not None:

@@ -109,12 +109,15 @@ def test_padded_batches(side: str) -> None:
     assert torch.equal(a, b)  # nobody has seen what stands in the padding
 
 
-def test_padding_in_the_middle_goes_to_sdpa() -> None:
+def test_masks_of_booleans() -> None:
+    """Padding in the middle; a mask of one's own, with rows that see later keys."""
     mask = torch.ones(2, N, dtype=torch.long)
     mask[1, 3:5] = 0
-    with pytest.warns(UserWarning, match="falls back to sdpa: a mask of booleans .*padding in the middle") as given:
-        assert alike(models(), seen=mask, input_ids=tokens(), attention_mask=mask) == 0
-    assert len(given) == 1
+    assert alike(models(), seen=mask, input_ids=tokens(), attention_mask=mask) == 1
+    own = torch.rand(2, 1, N, N, generator=torch.Generator().manual_seed(3)) < 0.5
+    own |= torch.eye(N).bool()
+    assert alike(models(), backward=False, input_ids=tokens(), attention_mask=own) == 1
+    assert not integration._WARNED
 
 
 def test_packed_sequences() -> None:
@@ -243,8 +246,8 @@ def test_softcap_and_sinks() -> None:
     out, _ = integration.attend(torch.nn.Module(), q, k, v, None, **given)
     assert (out.float() - exact).norm() < 1e-2 * exact.norm()
     for name, value in given.items():
-        with pytest.raises(ValueError, match=f"a mask of booleans .*, and sdpa has no .*{name}"):
-            integration.attend(torch.nn.Module(), q, k, v, torch.ones(1, 1, 9, 9).bool(), **{name: value})
+        with pytest.raises(ValueError, match=f"a mask that kernels do not read .*, and sdpa has no .*{name}"):
+            integration.attend(torch.nn.Module(), q, k, v, torch.zeros(1, 1, 9, 9), **{name: value})
 
 
 def test_compiled() -> None:
