@@ -1,24 +1,22 @@
-"""What a GPU does in a clock, measured by kernels written in PyKittens: tensor cores, shared memory, L2, memory, exp2.
+"""What a GPU does in a clock, measured by kernels written in PyKittens: tensor cores, shared memory, L2, memory, exp2,
+copies, barriers.
 
-A kernel reads the multiprocessor's clock before and after a loop of the instruction in question; what a multiprocessor
-did is divided by how long it took (the median of all). Bandwidths of L2 and memory are timed by events. Beside each
-stands what the data sheet promises, where it says.
+A kernel reads the multiprocessor's clock before and after a loop of the instruction in question (`probe_kernels`,
+`probe_copies`); what a multiprocessor did is divided by how long it took (the median of all). Bandwidths of L2 and
+memory are timed by events. Beside each stands what the data sheet promises, where it says.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import pykittens as pk
-from pykittens import DType, Scalar, Tensor, bf16, e4m3, f32, i8, i32, i64, warp, warpgroup
+from pykittens import bf16, e4m3, f32, i8
 
-Ticks = Annotated[Tensor, i32, "N"]  # of each multiprocessor
-Steps = Annotated[Scalar, i32]
-Value = Annotated[Scalar, f32]  # 0, which the compiler must not know: it leaves out products of zeros
-Sink = Annotated[Tensor, f32, "S"]  # what is computed goes somewhere, or it would not be
+from . import probe_copies as copies
+from . import probe_kernels as kernels
 
 # Per clock and multiprocessor: NVIDIA, "H100 Tensor Core GPU Architecture" (dense products, 132 multiprocessors at 1.83
 # GHz: 989 TFLOP/s in bf16) and the CUDA Programming Guide, "Throughput of Native Arithmetic Instructions", 9.0.
@@ -40,170 +38,6 @@ class Found:
     def __str__(self) -> str:
         share = f" ({self.value / self.promised:.0%} of {self.promised:g})" if self.promised else ""
         return f"{self.what}: {self.value:.4g} {self.unit}{share}"
-
-
-def clock(after: Any) -> Any:
-    """The multiprocessor's clock, once the tile `after` has been computed."""
-    now = pk.var(i64)
-    pk.cuda(
-        'asm volatile("mov.u64 %0, %%clock64;" : "=l"({now}) : "f"((float){x}[0]) : "memory");',
-        reads={"x": after},
-        writes={"now": now},
-        numpy=lambda x, now: 0,
-    )
-    return now
-
-
-def tell(ticks: Any, begin: Any, end: Any, sink: Any = None, made: Any = None) -> None:
-    """The first warp of the block tells how long it took, and what it has made."""
-    with pk.when(warp.index == 0):
-        warp.set(ticks, pk.block_index.x, pk.cast(end - begin, i32))
-        if made is not None:
-            warp.set(sink, pk.block_index.x, pk.cast(made, f32))
-
-
-@pk.kernel(warps=8, grid=lambda ticks, **_: ticks.cols)
-def wgmma_rate(
-    ticks: Ticks, steps: Steps, sink: Sink, value: Value, *, dtype: DType, n: int, registers: bool = False
-) -> None:
-    """Products of 64 x n x 128 bytes by two warpgroups, two under way in each."""
-    depth = 128 // dtype.size
-    left, right = pk.shared(pk.st(dtype, 64, depth)), pk.shared(pk.st(dtype, n, depth))
-    with pk.when(warp.index == 0):
-        for room in (left, right):
-            for i in pk.range(room.rows // 16):
-                warp.store(room.part(i * 16, 0, 16, depth), warp.full(f32, 16, depth, value))
-    pk.block.sync()
-    total = warpgroup.zeros(f32, 64, n)
-    mine = warpgroup.full(dtype, 64, depth, value) if registers else left
-    begin = clock(total)
-    warpgroup.mma_ABt(total, mine, right)
-    for _ in pk.range(steps):
-        warpgroup.mma_ABt(total, mine, right)
-        warpgroup.wait(pending=1)
-    warpgroup.wait(total)
-    end, made = clock(total), total.row_max()
-    room = pk.shared(pk.sv(f32, 64), count=2)[warpgroup.index]
-    warpgroup.store(room, made)
-    warpgroup.sync()
-    tell(ticks, begin, end, sink, room[0])
-
-
-@pk.kernel(warps=8, grid=lambda ticks, **_: ticks.cols)
-def mma_rate(ticks: Ticks, steps: Steps, sink: Sink, value: Value, *, dtype: DType, registers: bool = False) -> None:
-    """Products of 16 x 64 x 128 bytes by eight warps, with operands from shared memory or from registers."""
-    depth = 128 // dtype.size
-    held, stored = (f32, f32) if dtype.kind == "f" else (i32, i32)
-    total = warp.zeros(held, 16, 64)
-    left: Any
-    right: Any
-    if registers:
-        left, right = warp.full(dtype, 16, depth, value), warp.full(dtype, 64, depth, value)
-    else:
-        left, right = pk.shared(pk.st(dtype, 16, depth)), pk.shared(pk.st(dtype, 64, depth))
-        with pk.when(warp.index == 0):
-            zero = value if dtype.kind == "f" else pk.cast(value, i32)
-            warp.store(left, warp.full(stored, 16, depth, zero))
-            warp.store(right, warp.full(stored, 64, depth, zero))
-        pk.block.sync()
-    begin = clock(total)
-    for _ in pk.range(steps):
-        warp.mma_ABt(total, left, right)
-    tell(ticks, begin, clock(total), sink, total.row_max().max())
-
-
-LOADS = """
-u32 sum = 0;
-for (int i = 0; i < {steps}; i++) {
-  #pragma unroll
-  for (int j = 0; j < 8; j++) {
-    u32 x, at = {room} + (threadIdx.x % 32 * {stride} + j * 32) % 1024 * 4;
-    asm volatile("ld.volatile.shared.u32 %0, [%1];" : "=r"(x) : "r"(at));
-    sum += x;
-  }
-}
-{out}[0] += sum == 12345u ? 1.0f : 0.0f;
-"""
-
-
-@pk.kernel(warps=16, grid=lambda ticks, **_: ticks.cols)
-def shared_rate(ticks: Ticks, steps: Steps, sink: Sink, value: Value, *, stride: int) -> None:
-    """Loads of 4 bytes a thread, `stride` words apart: of 32 neighbours gcd(stride, 32) share a bank."""
-    room, out = pk.shared(pk.sv(f32, 1024)), warp.full_vec(f32, 32, value)
-    with pk.when(warp.index == 0):
-        warp.store(room, warp.full_vec(f32, 1024, value))
-    pk.block.sync()
-    begin = clock(out)
-    pk.cuda(
-        LOADS,
-        reads={"steps": steps, "room": room, "stride": stride},
-        writes={"out": out},
-        numpy=lambda steps, room, stride, out: out,
-        touches={"room": lambda i: -1 + 0 * i},
-    )
-    tell(ticks, begin, clock(out), sink, out.max())
-
-
-@pk.kernel(warps=1, grid=1)
-def shared_latency(ticks: Ticks, steps: Steps, sink: Sink, value: Value) -> None:
-    """One load after another, each of the address that the last gave."""
-    room, out = pk.shared(pk.sv(f32, 32)), warp.full_vec(f32, 32, value)
-    begin = clock(out)
-    pk.cuda(
-        'asm volatile("st.shared.u32 [%0], %0;" :: "r"({room}) : "memory");\n'
-        "u32 p = {room};\n"
-        'for (int i = 0; i < {steps}; i++) asm volatile("ld.shared.u32 %0, [%0];" : "+r"(p) :: "memory");\n'
-        "{out}[0] += p == 12345u ? 1.0f : 0.0f;",
-        reads={"steps": steps},
-        writes={"out": out, "room": room},
-        numpy=lambda steps, room, out: (out, room),
-    )
-    tell(ticks, begin, clock(out), sink, out.max())
-
-
-@pk.kernel(warps=1, grid=1)
-def memory_latency(chain: Annotated[Tensor, i32, "M"], ticks: Ticks, steps: Steps, sink: Sink, value: Value) -> None:
-    """One load after another: each element says which comes next."""
-    at, out = pk.var(i32, 0), warp.full_vec(f32, 32, value)
-    begin = clock(out)
-    for _ in pk.range(steps):
-        at.set(chain[at])
-    tell(ticks, begin, clock(out + pk.cast(at, f32)), sink, at)
-
-
-@pk.kernel(warps=16, grid=lambda ticks, **_: ticks.cols)
-def exp2_rate(ticks: Ticks, steps: Steps, sink: Sink, value: Value) -> None:
-    """Exponentials of 16 warps, 16 in a row in each thread."""
-    x = warp.full(f32, 16, 32, value)
-    begin = clock(x)
-    for _ in pk.range(steps):
-        x[:] = pk.exp2(x)
-    tell(ticks, begin, clock(x), sink, x.row_max().max())
-
-
-@pk.kernel(warps=lambda warps, **_: warps, grid=1)
-def barrier_cost(ticks: Ticks, steps: Steps, *, warps: int) -> None:
-    """Barriers of a block, one after another."""
-    x = warp.full(f32, 16, 16, 0.5)
-    begin = clock(x)
-    for _ in pk.range(steps):
-        pk.block.sync()
-    tell(ticks, begin, clock(x))
-
-
-@pk.kernel(warps=8, grid=lambda sms, **_: sms * 4)
-def read_rate(
-    x: Annotated[Tensor, f32, "N", 256], y: Annotated[Tensor, f32, "B", 256], sms: Steps, passes: Steps
-) -> None:
-    """Sums all rows, `passes` times: a warp reads eight at a time, in each pass others, which its L1 does not have."""
-    layout = pk.coalesced(32, 4)
-    total = warp.zeros(f32, 8, 256, layout=layout)
-    for turn in pk.range(passes):
-        for i in pk.range(pk.cdiv(x.rows, sms * 256)):  # 8 rows of 32 warps of each multiprocessor
-            tile = (i * sms * 32 + pk.block_index.x * 8 + warp.index + turn * 776) % (x.rows // 8)
-            total += warp.load(x, (tile, 0), rows=8, layout=layout)
-    with pk.when(warp.index == 0):
-        warp.store(y, total.col_sum(), (pk.block_index.x, 0))
 
 
 def run() -> Iterator[Found]:
@@ -234,7 +68,7 @@ def run() -> Iterator[Found]:
         for dtype in (bf16, e4m3):
             for n in (64, 128, 256):
                 for registers in (False, True) if dtype is bf16 and n == 256 else (False,):
-                    step = cycles(wgmma_rate, 400, sms, dtype=dtype, n=n, registers=registers)
+                    step = cycles(kernels.wgmma_rate, 400, sms, dtype=dtype, n=n, registers=registers)
                     flops = 2 * (2 * 64 * n * 128 // dtype.size)
                     where = "registers" if registers else "shared memory"
                     what = f"wgmma {dtype}, 64 x {n}, A from {where}"
@@ -242,23 +76,69 @@ def run() -> Iterator[Found]:
     for dtype, registers in ((bf16, True), (bf16, False), (e4m3, False), (i8, False), (f32, False)):
         if dtype is e4m3 and "fp8 mma" not in features:
             continue
-        step = cycles(mma_rate, 400, sms, dtype=dtype, registers=registers)
+        step = cycles(kernels.mma_rate, 400, sms, dtype=dtype, registers=registers)
         name = "tf32" if dtype is f32 else dtype.name
         what = f"mma.sync {name}, operands from {'registers' if registers else 'shared memory'}"
         yield Found(what, 8 * 2 * 16 * 64 * 128 // dtype.size / step, "FLOP a clock and SM", sheet.get(dtype.name))
     for stride in (1, 2, 4, 8, 16, 32):
-        step = cycles(shared_rate, 200, sms, stride=stride)
+        step = cycles(kernels.shared_rate, 200, sms, stride=stride)
         what = "shared memory, no conflicts" if stride == 1 else f"shared memory, {stride}-way conflicts"
         yield Found(what, 16 * 8 * 128 / step, "bytes a clock and SM", sheet.get("shared") if stride == 1 else None)
-    yield Found("shared memory, latency", cycles(shared_latency, 1000, 1), "clocks")
+    if "stmatrix" in features:
+        for name, store in (("ldmatrix", False), ("stmatrix", True)):
+            rate = 16 * 2048 / cycles(copies.matrix_rate, 400, sms, store=store)
+            yield Found(f"shared memory, {name}", rate, "bytes a clock and SM", sheet.get("shared"))
+    yield Found("shared memory, latency", cycles(kernels.shared_latency, 1000, 1), "clocks")
     for name, megabytes in (("L2", 4), ("memory", 1024)):
         count, stride = megabytes << 18, 4099  # words; a stride that visits other lines and pages
         chain = (torch.arange(count, device="cuda", dtype=torch.int64) + stride * 32) % count
-        yield Found(f"{name}, latency", cycles(memory_latency, 2000, 1, chain.int(), cold=name == "memory"), "clocks")
-    yield Found("exp2", 16 * 16 * 32 / cycles(exp2_rate, 400, sms), "a clock and SM", sheet.get("exp2"))
+        yield Found(
+            f"{name}, latency", cycles(kernels.memory_latency, 2000, 1, chain.int(), cold=name == "memory"), "clocks"
+        )
+    yield Found("exp2", 16 * 16 * 32 / cycles(kernels.exp2_rate, 400, sms), "a clock and SM", sheet.get("exp2"))
     for warps in (4, 8, 16):
-        yield Found(f"a barrier of {warps} warps", cycles(barrier_cost, 1000, 1, warps=warps), "clocks")
+        yield Found(f"a barrier of {warps} warps", cycles(kernels.barrier_cost, 1000, 1, warps=warps), "clocks")
+    if "clusters" in features:
+        yield Found("mbarrier, there and back", cycles(copies.mbarrier_cost, 1000, 1), "clocks")
+        yield Found("a barrier of a cluster of two", cycles(copies.cluster_cost, 1000, 1), "clocks")
+        for where, own in (("the other block's", False), ("its own, by the same instructions", True)):
+            rate = 16 * 4096 / cycles(copies.remote_rate, 200, sms // 2 * 2, own=own)
+            yield Found(f"shared memory of a cluster, {where}", rate, "bytes a clock and SM")
+    yield from _lines()
+    yield from _copies(sms, cycles)
     yield from _bandwidths(sms)
+
+
+def _lines() -> Iterator[Found]:
+    """L2 has two halves: to a multiprocessor one is near."""
+    import torch
+
+    ticks = [torch.zeros(1024, dtype=torch.int32, device="cuda") for _ in range(2)]
+    lines = torch.zeros(1024 * 32, dtype=torch.int32, device="cuda")
+    for steps, found in zip((50, 100), ticks, strict=True):
+        copies.line_latency(lines, found, steps)
+    clocks = sorted(((ticks[1] - ticks[0]) / 50).tolist())
+    yield Found("L2, latency of near lines", clocks[len(clocks) // 10], "clocks")
+    yield Found("L2, latency of far lines", clocks[-len(clocks) // 10], "clocks")
+
+
+def _copies(sms: int, cycles: Callable[..., float]) -> Iterator[Found]:
+    """Into shared memory in three ways: what they reach, and what they cost the warps that start them."""
+    import torch
+
+    from ..gpu import driver
+    from .timing import in_turn
+
+    y = torch.empty(sms * 2, device="cuda")
+    for way in copies.WAYS if "tma" in driver.architecture().features else copies.WAYS[:2]:
+        few = torch.zeros(512, 64, device="cuda", dtype=torch.bfloat16)
+        yield Found(
+            f"16 KiB into shared memory by {way}, busy", cycles(copies.copy_cost, 200, 1, few, way=way), "clocks"
+        )
+        for name, megabytes, passes in (("L2", 24, 32), ("memory", 4096, 1)):
+            x = torch.zeros(megabytes << 13, 64, device="cuda", dtype=torch.bfloat16)
+            found = in_turn({"": copies.copy_rate.bind(x, y, sms, passes, way=way)})[""]
+            yield Found(f"{name} into shared memory by {way}", x.numel() * 2 * passes / found.median / 1e6, "GB/s")
 
 
 def _bandwidths(sms: int) -> Iterator[Found]:
@@ -271,9 +151,17 @@ def _bandwidths(sms: int) -> Iterator[Found]:
     y = torch.empty(sms * 4, 256, device="cuda")
     for name, megabytes, passes in (("L2, read", 24, 32), ("memory, read", 4096, 1)):
         x = torch.zeros(megabytes << 10, 256, device="cuda")
-        found = in_turn({"": read_rate.bind(x, y, sms, passes)})[""]
+        found = in_turn({"": kernels.read_rate.bind(x, y, sms, passes)})[""]
         rate = x.numel() * 4 * passes / found.median / 1e6
         yield Found(name, rate, "GB/s", promised if name.startswith("memory") else None)
+    x = torch.zeros(2048 << 10, 256, device="cuda")
+    for warps in (1, 2, 4, 8, 16):
+        found = in_turn({"": kernels.read_rate.bind(x, y[:sms], sms, 1, warps=warps, blocks=1)})[""]
+        yield Found(f"memory, read by {warps} warps an SM", x.numel() * 4 / found.median / 1e6, "GB/s", promised)
+    few = torch.zeros(1, dtype=torch.int32, device="cuda")
+    launch = copies.nothing.bind(few)
+    found = in_turn({"": lambda: [launch() for _ in range(500)]})[""]
+    yield Found("a launch behind another", found.median / 500 * 1e3, "us")
     a = torch.zeros(1 << 29, device="cuda", dtype=torch.bfloat16)
     b = torch.empty_like(a)
     found = in_turn({"": lambda: b.copy_(a)})[""]
