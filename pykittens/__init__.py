@@ -37,7 +37,10 @@ def __getattr__(name: str) -> Any:
         found = globals()[name] = getattr(import_module(f".{file}", __name__), name)
         return found
     if "__all__" not in globals() and (name == "__all__" or not name.startswith("__")) and name != "vocabulary":
-        words = import_module(".vocabulary", __name__)
+        from .loading import uncollected
+
+        with uncollected():
+            words = import_module(".vocabulary", __name__)
         globals().update(
             {word: getattr(words, word) for word in words.__all__}, __all__=[*words.__all__, *PUBLIC, *_TOOLS]
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 
 from .layouts import coalesced_thread, fragment, matrix_place, transposed_matrix_place, vector_element
+from .loading import dataclass
 from .types import Coalesced, RegisterTile, RegisterVector, bf16
 
 Shape = tuple[int, ...]  # (rows, cols) of a tile, (length,) of a vector

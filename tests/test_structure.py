@@ -2,11 +2,15 @@
 circle."""
 
 import ast
+import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import pytest
+
 import pykittens
+import pykittens.kernels
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pykittens"
@@ -127,3 +131,13 @@ def test_exceptions_are_needed() -> None:
 def test_no_public_name_hides_a_folder() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     assert not folders & set(pykittens.__all__)
+
+
+def test_who_looks_for_a_function_among_kernels_is_told_where_it_is() -> None:
+    for name in pykittens.PUBLIC:
+        if (PACKAGE / "kernels" / f"{name}.py").exists():  # the module of its kernels, whoever imported what before
+            assert importlib.import_module(f"pykittens.kernels.{name}") is getattr(pykittens.kernels, name)
+        else:
+            with pytest.raises(ImportError, match=rf"the function {name} is pykittens\.{name}"):
+                getattr(pykittens.kernels, name)
+    assert not hasattr(pykittens.kernels, "nobody")

@@ -25,6 +25,7 @@ from ..gpu import cache, writer
 from ..gpu.compiler import Cubin
 from ..gpu.debug_waits import debugging
 from ..interop.arrays import ArrayInfo, as_numpy
+from ..loading import uncollected
 from ..passes import prepare
 from ..passes.shared_plan import check_shared
 from ..program import Program
@@ -111,10 +112,10 @@ class Kernel:
         with self._lock:
             if (program := self.memory.programs.get(key)) is None:
                 notes = {n: why_misaligned(x) for n, x in known.items() if isinstance(x, (ArrayInfo, spec))}
-                program = trace(
-                    self.function, dict(specialisation.types), statics, notes, warps=warps, cluster=cluster, **extra
-                )
-                prepare(program)
+                types = dict(specialisation.types)
+                with uncollected():
+                    program = trace(self.function, types, statics, notes, warps=warps, cluster=cluster, **extra)
+                    prepare(program)
                 self.memory.programs.keep(key, program)
             return program
 

@@ -5,12 +5,12 @@ one thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import ResourceError, TypeRuleError
+from ..loading import dataclass
 from ..numerics import EXACT, Numerics
 from ..program import Access, CudaWriter, Effect, MemoryScope, NumpyMachine, Op, Operand, Order, Place, Scope, Value
 from ..thread_map import ONE_THREAD

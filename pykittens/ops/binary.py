@@ -5,13 +5,13 @@ round once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym
+from ..loading import dataclass
 from ..numerics import ROUNDED, Numerics
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype

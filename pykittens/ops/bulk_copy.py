@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Value
 from ..thread_map import ONE_THREAD

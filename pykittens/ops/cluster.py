@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, shared_offset
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..thread_map import Registers

@@ -5,10 +5,10 @@ The tile lies in the tensor cores' fragments, so that each warp has rows of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..layouts import Sym, vector_element
+from ..loading import dataclass
 from ..numerics import MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
 from ..thread_map import WarpLines

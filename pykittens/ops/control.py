@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..program import Block, Op, Operand, Scope, Value, values_in
 from ..types import ScalarType, Type, bool_
 from .scalars import scalar_dtype

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Sync, Value
 from ..thread_map import InTurn

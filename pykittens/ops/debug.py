@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import KernelAssertionError, TypeRuleError
 from ..layouts import Sym, fragment, vector_element
+from ..loading import dataclass
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, is_scalar
 from ..types import DType, RegisterTile, RegisterVector, Type, bool_, i64
 from .control import check_condition

@@ -5,13 +5,14 @@ columns, assignments.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import vector_element
+from ..loading import dataclass
 from ..numerics import EXACT, MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import (

@@ -5,13 +5,13 @@ or greater kept.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
+from ..loading import dataclass
 from ..numerics import EXACT, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..thread_map import Registers

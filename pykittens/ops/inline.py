@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value, is_scalar
 from ..thread_map import ANY_THREAD, Declared, ThreadMap
 from ..types import RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, Type, i32, i64

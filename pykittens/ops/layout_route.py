@@ -6,11 +6,11 @@ Nothing here knows a layout by name; `thread_map.Registers` says who holds what.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from ..loading import dataclass
 from ..thread_map import Registers
 from ..types import Coalesced, Layout, RegisterTile, RegisterVector
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, coalesced_column, fragment
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import Numerics, approximate
 from ..program import NumpyMachine, Op, Scope, Value
 from ..types import RegisterTile, SharedTile, f32

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..program import CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..types import BarrierType, RegisterVector, ScalarType, Type, f32, i32, u32
 

@@ -13,10 +13,10 @@ that what one lane releases or acquires, the warp does; a wider scope meets in i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import EXACT, MOVES
 from ..program import Access, CudaWriter, Effect, MemoryScope, NumpyMachine, Op, Operand, Order, Place, Scope, Sync
 from ..thread_map import EVERY_THREAD, ONE_THREAD

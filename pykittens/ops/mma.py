@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..program import Access, CudaWriter, Effect
 from ..thread_map import MatrixOperand
 from ..types import RegisterTile, SharedTile, Type, bf16, f16, f32

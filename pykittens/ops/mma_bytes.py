@@ -8,11 +8,11 @@ mma.m16n8k32" and "mma.m16n8k8").
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import EXACT, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine
 from ..thread_map import MatrixBytes

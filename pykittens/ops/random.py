@@ -7,13 +7,13 @@ and a backward pass can make the same numbers again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment
+from ..loading import dataclass
 from ..numerics import EXACT
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope
 from ..types import Coalesced, RegisterTile, ScalarType, Type, f32, i32, u32, with_dtype

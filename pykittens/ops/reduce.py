@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_element, vector_register
+from ..loading import dataclass
 from ..numerics import Numerics, approximate
 from ..program import CLUSTER, CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, u32

@@ -8,7 +8,7 @@ without bank conflicts, which those of a float32 fragment (8 bytes a thread, eig
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import fragment, vector_element
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import RegisterTile, RegisterVector, Type, bf16, f32

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import RegisterTile, Type, bf16, f16, f32, i32

@@ -7,11 +7,12 @@ on a GPU where there is one, and compares with the sample's formula.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 
+from ..loading import dataclass
 from ..program import Op, Scope
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, i32
 

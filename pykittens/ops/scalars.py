@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import Diagnosis, TypeRuleError
+from ..loading import dataclass
 from ..numerics import EXACT, MOVES, NAN, ROUNDED, SIGN, WHOLE, Numerics, approximate
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
+from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, f32, i32, u32

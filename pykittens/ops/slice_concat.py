@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import coalesced_thread
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import Coalesced, RegisterTile, Type, bf16, f32

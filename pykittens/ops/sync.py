@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..program import CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..types import Type
 

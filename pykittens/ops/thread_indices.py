@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from ..loading import dataclass
 from ..numerics import EXACT
 from ..program import BLOCK, CLUSTER, CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Global, ScalarType, Type, i32

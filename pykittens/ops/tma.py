@@ -13,12 +13,12 @@ The map begins R rows before the tensor. (The trick is known from quack's and Tr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import OutOfBoundsError, TypeRuleError
+from ..loading import dataclass
 from ..numerics import EXACT, MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
 from ..thread_map import ONE_THREAD

@@ -8,13 +8,14 @@ key below that.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_register
+from ..loading import dataclass
 from ..numerics import EXACT
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
 from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, u32

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import EXACT, NAN, ROUNDED, SIGN, SMALLEST_NORMAL, WHOLE, Numerics, approximate
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..types import (

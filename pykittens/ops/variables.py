@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Scope, Value, values_in
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32

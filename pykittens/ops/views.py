@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ..errors import TypeRuleError
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, NumpyMachine, Op, Operand, Place, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, i32

@@ -7,10 +7,10 @@ memory. Until it has been waited for, the accumulator and a register A must not 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ..errors import TypeRuleError
 from ..layouts import descriptor_base, descriptor_step
+from ..loading import dataclass
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Sync, Value
 from ..thread_map import MatrixOperand
 from ..types import DType, RegisterTile, SharedTile, Type, bf16, e4m3, e5m2, f16, f32
