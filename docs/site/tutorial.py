@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.record import RESULTS, read
 from benchmarks.tables import TABLES, newest
-from pykittens.reference.picture import draw, parse, svg
+from pykittens.reference.picture import svg
+from pykittens.reference.time_picture import drawn
 
 Segment = tuple[str, int, str]  # "prose" or "code", the number of its first line, its text
 
@@ -86,7 +87,7 @@ def inserted(kind: str, what: str, folder: Path) -> str:
     """A picture of a type, or a table of recorded results: `picture: rt(bf16, 16, 16)`, `table: summary Attention`."""
     if kind == "picture":
         name = "".join(c if c.isalnum() else "-" for c in what).strip("-") + ".svg"
-        (folder / name).write_text(svg(draw(parse(what))), encoding="utf-8")
+        (folder / name).write_text(svg(drawn(what)), encoding="utf-8")
         return f"![{what}]({name})"
     table, _, word = what.partition(" ")
     lines = TABLES[table](newest([read(file) for file in sorted(RESULTS.glob("*.json"))])).splitlines()

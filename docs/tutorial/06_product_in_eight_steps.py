@@ -93,6 +93,12 @@ def asynchronous(a: A, b: B, c: C) -> None:
 # Hopper's tensor cores are twice as fast as mma.sync can feed them. `wgmma` is one instruction of four warps, a
 # *warpgroup*: it reads both operands from shared memory by itself, so no registers are spent on them and no ldmatrix is
 # issued. It runs on its own until `warpgroup.wait`; the fences that the memory model wants are the compiler's work.
+# The operands lie in shared memory as TMA and ldmatrix have them, 16 bytes in four banks, the columns of a row in
+# another order in each of eight rows; the sums are in registers, 16 rows a warp:
+#
+# picture: st(bf16, 16, 64)
+#
+# picture: rt(f32, 64, 16, row, 4)
 
 
 @pk.kernel(warps=8, grid=lambda c, **_: (pk.cdiv(c.cols, 128), pk.cdiv(c.rows, 128)))
@@ -161,7 +167,9 @@ def tma(a: A, b: B, c: C) -> None:
 # In step 5 everybody meets in every step, so the tensor cores wait for the slowest. Let one warp do nothing but load,
 # and two warpgroups nothing but multiply. Between them is a *ring*: slots that are filled, read, and given back. The
 # loader waits for an empty slot, the multipliers for a full one, and nobody else for anything; phases, promised bytes
-# and arrivals are derived.
+# and arrivals are derived. Three slots, fill after fill; a reader waits for the parity that stands behind the tile:
+#
+# picture: ring(3, 8)
 #
 # A loader needs few registers, a multiplier many: 128 x 256 sums are 128 registers a thread of two warpgroups.
 # `registers=` moves them from one to the other.
@@ -220,7 +228,10 @@ def roles(a: A, b: B, c: C) -> None:
 # A block that ends takes its ring with it: the next one starts cold, and nothing is loaded while the last tile is
 # written. Now there is one block for each multiprocessor, which takes one tile after another; the loader runs ahead
 # into the next tile while the sums of this one leave. And the order is chosen: `pk.grouped` walks eight rows of tiles
-# before it goes on to the next column, so that the blocks at work at one time read each operand from L2 together.
+# before it goes on to the next column, so that the blocks at work at one time read each operand from L2 together. Six
+# blocks, a matrix of 5 x 6 tiles, four rows at a time:
+#
+# picture: grouped(5, 6, 4, blocks=6)
 
 
 @pk.kernel(warps=12, grid=lambda c, sms, **_: min(sms, pk.cdiv(c.cols, 256) * pk.cdiv(c.rows, 128)))

@@ -1,4 +1,4 @@
-"""`pykittens layout`: who holds what in a register tile, and where a shared tile lies in the banks."""
+"""`pykittens layout`: who holds what in a register tile, which banks a shared tile lies in, who takes which tile."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Annotated
 
 import typer
 
-from ..reference.picture import draw, in_text, parse, svg
+from ..reference.picture import in_text, svg
+from ..reference.time_picture import drawn
 from .console import AsJson, answer, command, out
 
 
 @command
 def show_layout(
-    type: Annotated[str, typer.Argument(help='A type as in a kernel: "rt(bf16, 16, 16)", "st(bf16, 16, 64)".')],
+    type: Annotated[
+        str, typer.Argument(help='A type, a schedule or a ring: "rt(bf16, 16, 16)", "triangle(8, 2, blocks=4)".')
+    ],
     to: Annotated[Path | None, typer.Option("--svg", help="Write the picture to this file, as SVG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a layout: the thread and register of each element, or the banks of each 16 bytes."""
-    picture = draw(parse(type))
+    """Draw a layout (the thread and register of each element, the banks of each 16 bytes), a schedule, or a ring."""
+    picture = drawn(type)
     if to is not None:
         to.write_text(svg(picture), encoding="utf-8")
     if as_json:

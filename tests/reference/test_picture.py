@@ -1,5 +1,6 @@
 """Pictures say what the layouts say, and refuse what they cannot draw."""
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ from pykittens import bf16, f32
 from pykittens.cli import app
 from pykittens.errors import ArgumentError
 from pykittens.reference.picture import draw, in_text, owners, parse, svg
+from pykittens.reference.time_picture import drawn
 
 
 def test_a_fragment_is_that_of_the_tensor_cores() -> None:
@@ -71,3 +73,37 @@ def test_the_command(tmp_path: Path) -> None:
     assert "t0:0" in CliRunner().invoke(app, ["layout", "rt(bf16, 16, 16)"]).stdout
     CliRunner().invoke(app, ["layout", "st(bf16, 16, 64)", "--svg", str(tmp_path / "tile.svg")])
     assert (tmp_path / "tile.svg").read_text().startswith("<svg")
+
+
+def test_a_schedule_visits_every_tile_once() -> None:
+    for text, tiles in (
+        ("persistent(20, blocks=3)", {str(i) for i in range(20)}),
+        ("grouped(5, 3, 4, blocks=4)", {f"{row},{col}" for row in range(5) for col in range(3)}),
+        ("rectangle(5, 3, blocks=4)", {f"{row},{matrix}" for row in range(5) for matrix in range(3)}),
+        ("triangle(7, 2, blocks=3)", {f"{row},{matrix}" for row in range(7) for matrix in range(2)}),
+    ):
+        seen = [x for x in drawn(text).text.ravel() if x]
+        assert {*seen} == tiles and len(seen) == len(tiles), text
+
+
+def test_a_triangle_gives_all_blocks_as_much() -> None:
+    picture = drawn("triangle(8, 2, blocks=4)")
+    assert {sum(int(x.split(",")[0]) + 1 for x in row if x) for row in picture.text} == {18}
+
+
+def test_a_ring_comes_round() -> None:
+    assert drawn("ring(3, 5)").text.tolist() == [
+        ["0:0*", "0:0", "0:0", "3:1*", "3:1"],
+        ["", "1:0*", "1:0", "1:0", "4:1*"],
+        ["", "", "2:0*", "2:0", "2:0"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["ring(3)", "ring(3, 4, blocks=2)", "triangle(8, 2)", "persistent(0, blocks=2)", "grouped(a)"]
+)
+def test_what_is_no_schedule_is_refused_with_one_that_is(text: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        drawn(text)
+    for example in re.findall(r'"(.+?)"', caught.value.fix):
+        assert drawn(example).text.size
