@@ -71,6 +71,9 @@ HARMLESS = {
         }.items()
     },
     ("gated_delta_rule", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
+    ("gated_delta_rule_unwind", "wait", "with pk.when(step < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
+    ("gated_delta_rule_backward", "wait", "with both.fill() as slot:"): (1, FIRST_PASS),
+    ("gated_delta_rule_backward", "wait", "with ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_prepare", "barrier", "warp.store(vectors[1], pk.maximum(g * LOG2E, LEAST).cumsum())"): (
         1,
         "a pass's barrier before the store, of a vector that nobody has read",
@@ -99,7 +102,8 @@ ENOUGH = {
     "based_backward_values": {"dim": (64,), "dtype": ("f16",)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
     "gated_delta_rule": {"dim": (64,), "dtype": ("f16",)},
-    "gated_delta_rule_prepare": {"dim": (64,), "dtype": ("f16",)},
+    **{f"gated_delta_rule{part}": {"dim": (64,), "dtype": ("f16",)} for part in ("_prepare", "_unwind")},
+    "gated_delta_rule_backward": {"dim": (64,), "dtype": ("bf16",)},
     "linear_attention": {"dim": (64,)},
     **{f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)} for step in ("", "_gradient")},
     "ssd": {"state": (64,), "dtype": ("bf16",)},

@@ -6,9 +6,10 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..kernels import gated_delta_rule as kernels
+from ..kernels import gated_delta_rule_backward
 from ..kernels.arguments import KernelCall
-from ..kernels.sequences import check, check_offsets, check_state
-from .declaration import Function, Result
+from ..kernels.sequences import check, check_gradient, check_offsets, check_state
+from .declaration import Backward, Function, Result
 
 _NAME = "gated_delta_rule"
 _OPERANDS = "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? log_decay=None"
@@ -52,6 +53,53 @@ def _forward(
     return kernels.call(*given, scale=scale, norm=settings[1])
 
 
+def _gradient_results(do: Any, *rest: Any) -> tuple[Result, ...]:
+    *operands, dafter, scale, normalize = rest
+    q, k, v, beta, log_decay, state, cu_seqlens = operands
+    _, after = _results(*operands, scale, normalize)
+    check_gradient(f"{_NAME}_backward", do, v)
+    check_state(f"{_NAME}_backward", "dafter", dafter, after.shape)
+    heads = (*v.shape[:3], q.shape[3])
+    return (
+        *(Result(heads, x.dtype) for x in (q, k)),
+        Result(v.shape, v.dtype),
+        Result(beta.shape, "f32"),
+        Result((0,) if log_decay is None else beta.shape, "f32"),
+        Result((0,) if state is None else after.shape, "f32", nothing="dafter"),
+    )
+
+
+def _backward(do: Any, *rest: Any) -> KernelCall:
+    (q, k, v, beta, log_decay, state, cu_seqlens, dafter), made, settings = rest[:8], rest[8:-2], rest[-2:]
+    (scale,) = _numbers(q, *settings)
+    given = (do, dafter, q, k, v, beta, log_decay, state, cu_seqlens)
+    return gated_delta_rule_backward.call(*given, *made, scale=scale, norm=settings[1])
+
+
+GATED_DELTA_RULE_BACKWARD = Function(
+    f"{_NAME}_backward",
+    f"Tensor do, {_OPERANDS}, Tensor? state=None, Tensor? cu_seqlens=None, Tensor? dafter=None",
+    _SETTINGS,
+    outputs=("dq", "dk", "dv", "dbeta", "dlog_decay", "dstate"),
+    results=_gradient_results,
+    forward=_backward,
+    autocast="low",
+    cast=("do", "q", "k", "v"),
+)
+_SAVED = ("q", "k", "v", "beta", "log_decay", "state", "cu_seqlens")
+
+
+def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
+    do = saved.v.new_zeros(saved.v.shape) if grads.out is None else grads.out
+    operands = (do, *(getattr(saved, name) for name in _SAVED), grads.after)
+    *made, dstate = GATED_DELTA_RULE_BACKWARD(operands, (settings.scale, settings.normalize))
+    found = {**dict(zip(_SAVED, made, strict=False)), "state": dstate}
+    if (heads := saved.v.shape[1]) != (groups := saved.q.shape[1]):  # several heads have the same queries and keys
+        for name in ("q", "k"):
+            found[name] = found[name].unflatten(1, (groups, heads // groups)).sum(2)
+    return found
+
+
 GATED_DELTA_RULE = Function(
     _NAME,
     f"{_OPERANDS}, Tensor? state=None, Tensor? cu_seqlens=None",
@@ -63,6 +111,7 @@ GATED_DELTA_RULE = Function(
     numbers=_numbers,
     autocast="low",
     cast=("q", "k", "v"),
+    backward=Backward(_SAVED, _gradients),
 )
 
 

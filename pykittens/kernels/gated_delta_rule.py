@@ -40,7 +40,7 @@ from .sequences import DTYPES, dense, operands, readable_offsets, unit_of
 CHUNK = 64
 EPSILON = 1e-6  # beside a sum of squares
 TINY = 2.0**-60  # what a smaller b counts as in W
-FACTORS = ("keys", "adds", "queries", "beta", "unit", "solved")
+FACTORS = ("keys", "adds", "queries", "beta", "unit", "solved", "sums", "own_q", "own_k")  # the last of backward passes
 NAMES = ("q", "k", "v", "log_decay", "beta", "state")
 DIMS, VALUES = (64, 128), (64, 128, 256)
 
@@ -137,7 +137,8 @@ def prepare(
         warp.set(decays, (batch, head, chunk), pk.exp2(last))
     write("keys", pk.exp2(sums) * own)
     write("adds", pk.exp2(last - sums) * own)
-    write("beta", b)
+    for name, column in (("beta", b), ("sums", sums), ("own_k", own)):
+        write(name, column)
 
     # (I + b A)^-1 = I - b W
     safe = pk.where(abs(b) < TINY, TINY, b)
@@ -152,10 +153,11 @@ def prepare(
         product[:] = product / unit
     warp.store(w, product.to(dtype), (batch, head, chunk, 0))
 
-    own_q = lengths(queries, norm, d) * scale
+    own_q = lengths(queries, norm, d)
+    write("own_q", own_q)
     warp.mm_ABt(product, queries, keys)
-    product[:] = pk.where(column <= row, faded(product * own_q), 0.0)
-    lift = pk.exp2(sums) * own_q
+    product[:] = pk.where(column <= row, faded(product * (own_q * scale)), 0.0)
+    lift = pk.exp2(sums) * own_q * scale
     if dtype is f16:
         unit = unit_of(product)
         write("unit", unit)
@@ -181,8 +183,15 @@ def walk(
     before: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
     o: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     after: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
+    errors: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
+    states: Annotated[Tensor, DTYPES, "B", "H", "R", pk.static("D")],
+    units: Annotated[Tensor, f32, "B", "H", "R"],
 ) -> None:
-    """o, and the state after the last row of each sequence; without `before` it begins at zero."""
+    """o, and the state after the last row of each sequence; without `before` it begins at zero.
+
+    For the backward pass instead of o: E, and the state before each chunk, as products take it: R is chunks times E,
+    and `units` are the factors of its rows in f16.
+    """
     part, head, sequence = pk.block_index.x, pk.block_index.y, pk.block_index.z
     dtype, d, scaled = q.dtype, q.cols, q.dtype is f16
     group = head // (v.depth // q.depth)
@@ -193,25 +202,21 @@ def walk(
         rows, first, batch = sequences[sequence], sequences.first(sequence, CHUNK), 0
     chunks = pk.cdiv(rows.rows, CHUNK)
     wide, square = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
-    names = FACTORS if scaled else FACTORS[:4]
-    members: dict[str, Any] = {
-        "q": wide,
-        "k": wide,
-        "v": square,
-        "w": square,
-        "p": square,
-        **dict.fromkeys(names, pk.sv(f32, CHUNK)),
-    }
+    names = FACTORS[:6] if scaled else FACTORS[:4]
+    members: dict[str, Any] = {"k": wide, "v": square, "w": square, **dict.fromkeys(names, pk.sv(f32, CHUNK))}
+    members |= {"q": wide, "p": square} if o is not None else {}
     ring = pk.ring(2, **members)
     result = pk.shared(square, name="result")
+    kept = None if states is None else pk.shared(wide, name="kept")
 
     def load(i: Any) -> None:
         with pk.when(i < chunks), ring.fill() as slot:
-            for to, source in ((slot.k, k), (slot.q, q)):
-                pk.tma.load(to, source, **rows.tile(batch, group, i, CHUNK))
+            pk.tma.load(slot.k, k, **rows.tile(batch, group, i, CHUNK))
             pk.tma.load(slot.v, v, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
-            for to, source in ((slot.w, w), (slot.p, p)):
-                pk.tma.load(to, source, (batch, head, first + i, 0))
+            pk.tma.load(slot.w, w, (batch, head, first + i, 0))
+            if o is not None:
+                pk.tma.load(slot.q, q, **rows.tile(batch, group, i, CHUNK))
+                pk.tma.load(slot.p, p, (batch, head, first + i, 0))
             for number, name in enumerate(names):
                 pk.tma.load(getattr(slot, name), factors, (batch, head, number, first + i))
 
@@ -234,37 +239,50 @@ def walk(
         slot = ring.read()
         past, unit = rounded(state)
         warpgroup.mm_ABt(found, past, slot.k)
-        warpgroup.mm_ABt(out, past, slot.q)
+        if o is not None:
+            warpgroup.mm_ABt(out, past, slot.q)
         warpgroup.wait(found)
         wanted = warpgroup.load_transposed(slot.v).to(f32) - found * unit * warpgroup.load_row(slot.keys)
         weighted, unit_w = rounded(wanted * warpgroup.load_row(slot.beta))
         warpgroup.mm_ABt(found, weighted, slot.w)
-        warpgroup.wait(out)
-        out[:] = out * unit * warpgroup.load_row(slot.queries)
+        if o is not None:
+            warpgroup.wait(out)
+            out[:] = out * unit * warpgroup.load_row(slot.queries)
         warpgroup.wait(found)
         if scaled:
             found[:] = found * unit_w * warpgroup.load_row(slot.solved)
-        change = (wanted - found) * warpgroup.load_row(slot.beta)
+        wanted[:] = wanted - found
+        change = wanted * warpgroup.load_row(slot.beta)
         if decays is not None:
             state[:] = state * decays[batch, head, first + i]
         lasting, unit_l = rounded(change * warpgroup.load_row(slot.adds), state)
-        current, unit_c = rounded(change, out)
-        if scaled:
-            state[:] = state / unit_l
-            out[:] = out / unit_c
+        state[:] = state / unit_l if scaled else state
         warpgroup.mma_AB(state, lasting, slot.k)
-        warpgroup.mma_ABt(out, current, slot.p)
+        if o is not None:
+            current, unit_c = rounded(change, out)
+            out[:] = out / unit_c if scaled else out
+            warpgroup.mma_ABt(out, current, slot.p)
         warpgroup.wait()
         if scaled:
             state[:] = state * unit_l
+        if o is None:
+            out[:] = wanted
+        elif scaled:
             out[:] = out * unit_c * warpgroup.load_row(slot.unit)
         ring.release()
         load(i + 2)
         warpgroup.tma.wait(read=True)
-        warpgroup.sync()  # `result` has been read
+        warpgroup.sync()  # `result` and `kept` have been read
         warpgroup.store_transposed(result, out.to(dtype))
+        if states is not None:
+            warpgroup.store(kept, past)
         warpgroup.sync()
-        warpgroup.tma.store(o, result, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
+        warpgroup.tma.store(errors if o is None else o, result, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
+        if states is not None:
+            at = (first + i) * (v.cols // CHUNK) + part
+            warpgroup.tma.store(states, kept, (batch, head, at, 0))
+            if scaled:
+                warpgroup.store(units, unit, (batch, head, at))
         warpgroup.tma.commit()
     warpgroup.tma.wait()
     if after is not None:
@@ -322,7 +340,7 @@ class Forward:
     ) -> None:
         w, p, factors, decays = scratch(v, log_decay, offsets)
         prepare(q, k, v, log_decay, beta, offsets, w, p, factors, decays, scale, norm=norm)
-        walk(q, k, v, offsets, w, p, factors, decays, state, o, after)
+        walk(q, k, v, offsets, w, p, factors, decays, state, o, after, None, None, None)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
         """None: such a call is not one launch, to be done again by itself."""

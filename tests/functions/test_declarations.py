@@ -22,6 +22,7 @@ from pykittens.functions import scorings  # noqa: E402
 from pykittens.functions.attention import ATTENTION_SCORED  # noqa: E402
 from pykittens.functions.convolution import CAUSAL_CONV1D_BACKWARD  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
+from pykittens.functions.delta_rule import GATED_DELTA_RULE_BACKWARD  # noqa: E402
 from pykittens.functions.epilogues import EPILOGUE_BACKWARD, number_of  # noqa: E402
 from pykittens.functions.gated import GATED_LINEAR_ATTENTION_BACKWARD  # noqa: E402
 from pykittens.functions.gates import GATE_BACKWARD  # noqa: E402
@@ -175,6 +176,10 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "cross_entropy_lse_dx": (lambda *x: CROSS_ENTROPY_LSE(x, ("mean", 9, 0.0, 0.0, 5.0), True), logits),
     "gated_delta_rule": (lambda *x: pk.gated_delta_rule(*x, normalize=True), delta),
     "gated_delta_rule_after": (lambda *x: pk.gated_delta_rule(*x, normalize=True, return_state=True), delta),
+    "gated_delta_rule_backward": (
+        lambda *x: GATED_DELTA_RULE_BACKWARD((*x, None, None, None), (0.5, True)),
+        lambda: [heads()[0].flip(2), *delta()],
+    ),
     "gated_delta_rule_step": (
         lambda *x: pk.gated_delta_rule_step(*x[:5], state=x[5]),
         lambda: [*(y[:, :, 0].contiguous() for y in delta()), tensor(1, 2, 64, 64)],

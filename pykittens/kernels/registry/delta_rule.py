@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from ...call.arguments import spec
 from ...interop.base import numpy_dtype
 from ...types import DTYPES, f32, i32
 from .. import gated_delta_rule as delta
+from .. import gated_delta_rule_backward as backward
 from ..catalog import Array, Instance, Shipped
 
 HEADS, N, SCALE = 2, 240, 0.25
@@ -19,13 +22,29 @@ PARTS = {  # the rows of each chunk, by `packed`
 }
 
 
-def _specs(dim: int, dtype: str, packed: bool) -> dict[str, Any]:
+class Later(Mapping[str, Array]):
+    """Arrays that are made when the first of them is asked for: tables of kernels are read more often than run."""
+
+    def __init__(self, made: Callable[[], dict[str, Array]]):
+        self._made = cache(made)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._made()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self._made())
+
+
+def _specs(dim: int, dtype: str, packed: bool, values: int = 0) -> dict[str, Any]:
     made, rows = DTYPES[dtype], 64 * len(PARTS[packed])
     keys, squares, decays = spec(made, (1, 1, N, dim)), spec(made, (1, HEADS, rows, 64)), spec(f32, (1, HEADS, N))
     return {
         "q": keys,
         "k": keys,
-        "v": spec(made, (1, HEADS, N, dim)),
+        "v": spec(made, (1, HEADS, N, values or dim)),
         "log_decay": decays,
         "beta": decays,
         "offsets": spec(i32, (3,)) if packed else None,
@@ -39,8 +58,7 @@ def _specs(dim: int, dtype: str, packed: bool) -> dict[str, Any]:
 def _values(dim: int, dtype: str) -> dict[str, Array]:
     chance = np.random.default_rng(11)
     q, k = ((chance.standard_normal((1, 1, N, dim)) * dim**-0.5).astype(numpy_dtype(dtype)) for _ in range(2))
-    decay, beta = -chance.random((1, HEADS, N)), chance.random((1, HEADS, N)).round(1)
-    decay[0, :, 70] = -30.0
+    decay, beta = -0.1 * chance.random((1, HEADS, N)), chance.random((1, HEADS, N)).round(1)
     return {"q": q, "k": k, "log_decay": decay, "beta": beta, "offsets": np.array([0, 30, N])}
 
 
@@ -58,13 +76,23 @@ def _solved(x: dict[str, Array], norm: bool, packed: bool, scaled: bool) -> dict
             g[:m], b[:m] = x["log_decay"][0, head, rows], x["beta"][0, head, rows]
             of_q, of_k = (1 / np.sqrt((y * y).sum(1) + delta.EPSILON) if norm else np.ones(64) for y in (q, k))
             sums = g.cumsum()
+            logs = sums / np.log(2)
             fade = np.exp(np.minimum(sums[:, None] - sums, 0)) * of_k
             a = np.tril(fade * of_k[:, None] * (k @ k.T), -1)
             w[0, head, at] = np.linalg.solve(np.eye(64) + a * b, a)
             p[0, head, at] = np.tril(fade * of_q[:, None] * (q @ k.T)) * SCALE
             units = np.array([_unit(y[0, head, at]) if scaled else np.zeros(64) for y in (p, w)])
             lift = np.exp(sums) * of_q * SCALE / (units[0] if scaled else 1.0)
-            factors[0, head, :, at] = [np.exp(sums) * of_k, np.exp(sums[-1] - sums) * of_k, lift, b, *units]
+            factors[0, head, :, at] = [
+                np.exp(sums) * of_k,
+                np.exp(sums[-1] - sums) * of_k,
+                lift,
+                b,
+                *units,
+                logs,
+                of_q,
+                of_k,
+            ]
             for y, unit in zip((p, w), units if scaled else (), strict=False):
                 y[0, head, at] /= unit[:, None]
             decays[0, head, chunk] = np.exp(sums[-1])
@@ -95,7 +123,8 @@ def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
     specs, values = _specs(dim, dtype, packed), _values(dim, dtype)
     states = spec(f32, (2 if packed else 1, HEADS, dim, dim))
     taken = {x: specs[x] for x in ("q", "k", "v", "offsets", "w", "p", "factors", "decays")}
-    operands = {**taken, "before": states, "o": specs["v"], "after": states}
+    others = dict.fromkeys(("errors", "states", "units"))
+    operands = {**taken, "before": states, "o": specs["v"], "after": states, **others}
     exact = {name: x.astype(float) for name, x in values.items()}
 
     def expected(q: Array, k: Array, v: Array, before: Array, **_: Any) -> dict[str, Array]:
@@ -111,8 +140,85 @@ def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
         ]
         return {"o": np.concatenate([o for o, _ in made], 2), "after": np.concatenate([state for _, state in made])}
 
-    given = {**values, **_solved(exact, True, packed, dtype == "f16")}
+    given = Later(lambda: {**values, **_solved(exact, True, packed, dtype == "f16")})
     return Instance(delta.walk, operands, {}, ("o", "after"), expected, given)
+
+
+def _gradients(
+    dim: int, dtype: str, packed: bool, given: dict[str, Array] | None = None, norm: bool = True, values: int = 0
+) -> dict[str, Array]:
+    """All that the backward pass reads and makes, in float64; states and gradients of states at chunks."""
+    x, chance = _values(dim, dtype), np.random.default_rng(13)
+    made, states = numpy_dtype(dtype), (2 if packed else 1, HEADS, values or dim, dim)
+    do, v = (chance.standard_normal((1, HEADS, N, values or dim)).astype(made) for _ in range(2))
+    before, dafter = (chance.standard_normal(states).astype(np.float32) for _ in range(2))
+    whole = dict(zip(("do", "v", "before", "dafter"), (do, v, before, dafter), strict=True)) | (given or {})
+    sequences, parts = [slice(0, 30), slice(30, N)] if packed else [slice(0, N)], []
+    kept: dict[str, list[Array]] = {"states": [], "dstates": []}
+    for i, rows in enumerate(sequences):
+        one = (y[:, :, rows] for y in (whole["do"], x["q"], x["k"], whole["v"], x["log_decay"], x["beta"]))
+        ends = {"state": whole["before"][i : i + 1], "dafter": whole["dafter"][i : i + 1]}
+        found = backward.reference(*one, scale=SCALE, norm=norm, **ends)
+        for chunk in PARTS[packed]:
+            if rows.start <= chunk.start < rows.stop:
+                kept["states"].append(found["states"][chunk.start - rows.start])
+                kept["dstates"].append(found["dstates"][chunk.stop - rows.start])
+        parts.append({**found, "dbefore": found["dstates"][0]})
+    names = ("dq", "dk", "dv", "dbeta", "dlog_decay", "errors", "g")
+    result = {name: np.concatenate([y[name] for y in parts], 2) for name in names}
+    result["dbefore"] = np.concatenate([y["dbefore"] for y in parts])
+    for name, units in (("states", "units"), ("dstates", "dunits")):
+        flat = np.concatenate(kept[name], 2)
+        if dtype == "f16":
+            result[units] = np.stack([_unit(y) for y in flat[0]])[None]
+            flat = flat / result[units][..., None]
+        result[name] = flat
+    return {**x, **_solved({n: y.astype(float) for n, y in x.items()}, norm, packed, dtype == "f16"), **whole, **result}
+
+
+def _unwind(dim: int, dtype: str, packed: bool) -> Instance | None:
+    if packed and (dim, dtype) != (128, "bf16"):
+        return None
+    specs = _specs(dim, dtype, packed)
+    taken = {x: specs["v" if x == "do" else x] for x in ("q", "k", "do", "offsets", "w", "p", "factors", "decays")}
+    states, rows = spec(f32, (2 if packed else 1, HEADS, dim, dim)), len(PARTS[packed]) * dim
+    made = {"dafter": states, "g": specs["v"], "dv": specs["v"], "dstates": spec(DTYPES[dtype], (1, HEADS, rows, dim))}
+    units = spec(f32, (1, HEADS, rows)) if dtype == "f16" else None
+    operands = {**taken, **made, "units": units, "dbefore": states}
+
+    def expected(do: Array, dafter: Array, **_: Any) -> dict[str, Array]:
+        found = _gradients(dim, dtype, packed, {"do": do, "dafter": dafter})
+        return {n: found["dunits" if n == "units" else n] for n in outputs}
+
+    outputs = ("g", "dv", "dstates", "dbefore", *(("units",) if units else ()))
+    drawn = Later(lambda: _gradients(dim, dtype, packed))
+    return Instance(backward.unwind, operands, {}, outputs, expected, drawn)
+
+
+def _differentiate(dim: int, dtype: str, packed: bool) -> Instance | None:
+    if packed and (dim, dtype) != (128, "bf16"):
+        return None
+    norm, values = dim == 64, 256 if (dim, dtype) == (64, "bf16") else dim  # four parts go through two slots
+    specs = _specs(dim, dtype, packed, values)
+    drawn = Later(lambda: _gradients(dim, dtype, packed, norm=norm, values=values))
+    states = spec(DTYPES[dtype], (1, HEADS, len(PARTS[packed]) * values, dim))
+    units = spec(f32, states.shape[:3]) if dtype == "f16" else None
+    keys = spec(DTYPES[dtype], (1, HEADS, N, dim))
+    operands = {
+        "q": specs["q"],
+        "k": specs["k"],
+        **dict.fromkeys(("do", "g", "errors"), specs["v"]),
+        **{x: specs[x] for x in ("offsets", "w", "factors", "decays")},
+        **{"states": states, "units": units, "dstates": states, "dunits": units},
+        **{"dq": keys, "dk": keys, "dbeta": specs["beta"], "dlog_decay": specs["beta"]},
+        "scale": SCALE,
+    }
+    outputs = ("dq", "dk", "dbeta", "dlog_decay")
+
+    def expected(**_: Any) -> dict[str, Array]:
+        return {name: drawn[name] for name in outputs}
+
+    return Instance(backward.differentiate, operands, {"norm": norm}, outputs, expected, drawn)
 
 
 def _step(dim: int, dtype: str) -> Instance:
@@ -146,6 +252,7 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HMMA", "UTMALDG", "MOVM"),
+        spilled=32,  # f16
     ),
     Shipped(
         name="gated_delta_rule",
@@ -154,6 +261,24 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "STSM"),
+    ),
+    Shipped(
+        name="gated_delta_rule_unwind",
+        about="gradients of the gated delta rule, from the last chunk to the first",
+        make=_unwind,
+        needs=("wgmma",),
+        options=OPTIONS,
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "STSM"),
+        spilled=136,  # f16
+    ),
+    Shipped(
+        name="gated_delta_rule_backward",
+        about="gradients of the gated delta rule's queries and keys, all chunks at once",
+        make=_differentiate,
+        needs=("wgmma",),
+        options=OPTIONS,
+        opcodes=("HGMMA", "UTMALDG", "STG"),
+        spilled=192,  # f16
     ),
     Shipped(
         name="gated_delta_rule_step",
