@@ -6,7 +6,8 @@ x: the product, dy: (m, n); bf16, f16 or f32, arithmetic float32. Nobody writes 
 is recorded and walked backwards (`trace/derivatives.py`). One read of x and dy, one write of dx. An operand of (m, n)
 gets its gradient at once; one that is broadcast gets parts of it, to be added up: (1, n) a row for each strip of
 blocks, (m, 1) a row for each column of tiles, (1, 1) one for each block. A block goes down its strip of 32 columns
-with float32 sums in registers, so that the bits are the same in every run.
+with float32 sums in registers, so that the bits are the same in every run. Where rows of x and dy begin at multiples of
+16 bytes, the next tiles are on their way in shared memory (cp.async) while one is worked on.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from pykittens.errors import ArgumentError
 
 from ..trace.derivatives import Tape
 from ..types import RegisterTile
-from .arguments import KernelCall
+from .arguments import KernelCall, alignment
 
 FLOATS, MADE = (bf16, f16, f32, e4m3, e5m2), (bf16, f16, f32)
-ROWS, COLS = 64, 32
+ROWS, COLS, STAGES = 64, 32, 3
 KINDS = {(True, True): "one", (True, False): "row", (False, True): "col", (False, False): "tile"}  # of what is 1 long
 
 
@@ -45,10 +46,12 @@ def epilogue_backward(
     kinds: tuple[str, ...],
     strips: int = 1,
     single: tuple[bool, ...] = (False, False),
+    stages: int = 0,
 ) -> None:
     """dx, and d0 to d3, what the operands o0 to o3 get; None for what nobody wants.
 
-    `kinds` says how each operand is broadcast, `single` which lengths of dy are 1.
+    `kinds` says how each operand is broadcast, `single` which lengths of dy are 1. `stages`: slots of tiles that are on
+    their way, or 0.
     """
     tile, strip = pk.block_index.x, pk.block_index.y
     col = tile * COLS
@@ -57,13 +60,30 @@ def epilogue_backward(
     summed = {i: warpgroup.zeros(f32, ROWS, COLS) for i, d in enumerate(wanted) if d is not None and kinds[i] in SUMS}
     if dx is not None:
         staged = pk.shared(pk.st(dx.dtype, ROWS, COLS), name="staged")
-    for down in pk.range(strip, pk.cdiv(dy.rows, ROWS), strips):
-        row = down * ROWS
+    laps = pk.cdiv(pk.cdiv(dy.rows, ROWS) - strip, strips)
+    slots = {z: pk.shared(pk.st(z.dtype, ROWS, COLS), count=stages) for z in (x, dy) if z is not None and stages}
+
+    def fetch(lap: Any) -> None:
+        with pk.when(lap < laps):
+            for z, tiles in slots.items():
+                warpgroup.load_async(tiles[lap % stages], z, pk.at((strip + lap * strips) * ROWS, col))
+        warpgroup.commit()
+
+    for lap in range(stages - 1):
+        fetch(lap)
+    for lap in pk.range(laps):
+        row = (strip + lap * strips) * ROWS
         at = pk.at(row, col)
+        if stages:
+            warpgroup.wait_loads(pending=stages - 2)
+            warpgroup.sync()  # this lap's tiles are here, and nobody reads those of the lap before
+            fetch(lap + stages - 1)
 
         def load(z: Any) -> Any:
             if z is None:
                 return warpgroup.zeros(f32, ROWS, COLS)
+            if stages:
+                return warpgroup.load(slots[z][lap % stages]).to(f32)
             return warpgroup.load(z, at, rows=ROWS, cols=COLS, dtype=f32)
 
         product, dout = load(x), load(dy)
@@ -163,5 +183,6 @@ def call(
     missing = [None] * (4 - len(operands))
     given = (x, dy, *operands, *missing, dx, *doperands, *missing)
     single = tuple(n == 1 for n in dy.shape)
-    static = {"epilogue": epilogue, "kinds": kinds, "strips": strips, "single": single}
+    stages = STAGES if alignment(*(z for z in (x, dy) if z is not None)) == 16 else 0
+    static = {"epilogue": epilogue, "kinds": kinds, "strips": strips, "single": single, "stages": stages}
     return KernelCall(epilogue_backward, given, static)

@@ -77,7 +77,7 @@ def _in_turn(rows: Array, every: int, strips: int) -> Array:
     return np.stack([rows[owner == i].sum(0) for i in range(strips)])
 
 
-def _epilogue_backward() -> Instance:
+def _epilogue_backward(stages: int) -> Instance:
     """Of a bias and an activation."""
     m, n, strips = 200, 72, 2  # two laps of each strip, ragged in both directions
     whole, bias, part = spec(bf16, (m, n)), spec(f32, (1, n)), spec(f32, (strips, n))
@@ -88,7 +88,7 @@ def _epilogue_backward() -> Instance:
         dx = dy.astype(float) * _silu(x.astype(float) + o0)[1]
         return {"dx": dx, "d0": _in_turn(dx, 64, strips)}
 
-    statics = {"epilogue": SILU, "kinds": ("row",), "strips": strips}
+    statics = {"epilogue": SILU, "kinds": ("row",), "strips": strips, "stages": stages}
     return Instance(epilogue_backward.epilogue_backward, operands, statics, ("dx", "d0"), expected)
 
 
@@ -157,7 +157,7 @@ ROWS = (
         name="epilogue_backward",
         about="the gradient through any epilogue of a product, and of its operands",
         make=_epilogue_backward,
-        options={},
+        options={"stages": (0, epilogue_backward.STAGES)},
         opcodes=("LDG", "STG", "MUFU"),
     ),
     Shipped(
