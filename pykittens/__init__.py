@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .bench.timing import do_bench
     from .bench.tuning import autotune
     from .functions.attention import attention, attention_backward
+    from .functions.attention_cached import attention_cached
     from .functions.convolution import causal_conv1d, causal_conv1d_step
     from .functions.delta_rule import gated_delta_rule, gated_delta_rule_step
     from .functions.gated import gated_linear_attention, gated_linear_attention_step

@@ -20,6 +20,7 @@ PUBLIC = {
     "addmm_": "product",
     "attention": "attention",
     "attention_backward": "attention",
+    "attention_cached": "attention_cached",
     "attention_varlen": "attention_varlen",
     "based": "sequences",
     "causal_conv1d": "convolution",

@@ -1,0 +1,215 @@
+"""Attention on a cache, on arrays of any framework: what is checked, how the work is cut, and scratch memory."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..architectures import Architecture
+from ..errors import ArgumentError
+from ..gpu import driver
+from ..interop import arrays
+from ..interop.arrays import ArrayInfo
+from ..interop.views import View
+from ..types import DTYPES
+from . import attention_cached
+from .arguments import KernelCall
+from .attention import DTYPE_NAMES, WIDEST, Scores, loadable, machine_of
+from .widths import widths
+
+QUERIES = 16  # of a sequence at most; more are attention's work
+PAGE = 16  # keys of a page are a multiple of this
+_SIMULATED_PROCESSORS = 2
+
+
+class Cut(NamedTuple):
+    """How tiles are cut: what differs from one to the other call of `attention_cached.attend`."""
+
+    rows: int  # of a tile: heads of a group and their queries
+    height: int  # of them a warp has
+    groups: int  # of warps, each with keys of its own
+    stages: int
+    blocks: int  # of a multiprocessor
+
+    @property
+    def keys(self) -> int:
+        """Of a tile."""
+        return 16 * self.groups
+
+
+def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
+    """For `rows` rows that share their keys, which have elements of `size` bytes."""
+    wide, narrow = widths(d, dv)
+    height = 16 if rows <= 16 or wide > 128 else 32
+    tall = min(-(-rows // height) * height, 64 if wide <= 128 else 32)
+    blocks = 2 if height == 16 and wide <= 128 else 1
+    for groups in (4, 2):
+        tile, fixed = 16 * groups * (wide + narrow) * size, tall * (narrow * groups // 2 + 2 * groups) * 4 + 128
+        for at_once in range(blocks, 0, -1):
+            room = (arch.shared_bytes + 1024) // at_once - 1024 - fixed
+            if room // tile >= 3 or (at_once == 1 and room // tile == 2):
+                return Cut(tall, height, groups, min(room // tile, 4), at_once)
+    raise AssertionError("a GPU has room for two tiles of 32 keys")
+
+
+class Attend:
+    """The kernel with its scratch memory: called as a kernel is."""
+
+    def __call__(self, *operands: Any, cut: Cut, processors: int, fixed: int, page: int, **static: Any) -> None:
+        q, k, v, o, lengths, scale, lse, page_table, *more = operands
+        info = arrays.describe(q)
+        (batch, heads, rows, _), device = info.shape, info.device
+        tiles = -(-rows // cut.rows)
+        capacity = k.shape[2] if page_table is None else page_table.shape[1] * page
+        units = -(-capacity // (fixed * cut.keys)) if fixed else 0
+        places = batch * heads * tiles * max(units, 1) if fixed else 2 * processors * cut.blocks
+        parts = arrays.empty(info.kind, (places, cut.rows, v.shape[3]), "f32", device)
+        logs = arrays.empty(info.kind, (places, 2, cut.rows), "f32", device)
+        arrived = arrays.empty(info.kind, (batch * heads * tiles,), "i32", device)
+        arrays.fill(arrived, 0)
+        attention_cached.attend(
+            q,
+            k,
+            v,
+            o,
+            lengths,
+            scale,
+            parts,
+            logs,
+            arrived,
+            lse,
+            page_table,
+            *more,
+            page=page,
+            fixed=fixed,
+            processors=processors,
+            **cut._asdict(),
+            **static,
+        )
+
+    def launcher(self, *operands: Any, **static: Any) -> None:
+        """None: such a call is not one launch of operands and results, to be done again by itself."""
+
+
+ATTEND = Attend()
+
+
+def call(
+    q: Any,
+    k: Any,
+    v: Any,
+    lengths: Any,
+    page_table: Any,
+    sinks: Any,
+    out: Any,
+    lse: Any,
+    scores: Scores,
+    split: int | None,
+    **overrides: Any,
+) -> KernelCall:
+    """What writes the output, and the log-sum-exp unless that is None, for operands that `check` takes."""
+    info = arrays.describe(q)
+    (batch, heads, n, d), groups = info.shape, k.shape[1]
+    k, v = (x if loadable(arrays.describe(x)) else arrays.dense_copy(x, name) for x, name in ((k, "k"), (v, "v")))
+    page = 0 if page_table is None else k.shape[2]
+    _look(lengths, page_table, k.shape[0], page_table.shape[1] * page if page else k.shape[2])
+    shared = heads // groups
+    arch = machine_of(info.device)
+    how = cut(shared * n, d, v.shape[3], DTYPES[arrays.describe(k).dtype].size, arch)
+    how = how._replace(**{name: overrides.pop(name) for name in [*overrides] if name in Cut._fields})
+    static = {
+        "cut": how,
+        "processors": _SIMULATED_PROCESSORS if info.device is None else driver.multiprocessors(info.device),
+        "fixed": 0 if split is None else -(-split // how.keys),
+        "n": n,
+        "causal": scores.causal,
+        "page": page,
+        **overrides,
+    }
+    rows = (_rows(q, groups, "q"), k, v, _rows(out, groups, "out"), _dense(lengths, "lengths"), scores.scale)
+    more = (None if lse is None else View(lse, (batch, groups, shared * n), (heads * n, shared * n, 1)),)
+    more += (None if page_table is None else _dense(page_table, "page_table"), *scores.band)
+    return KernelCall(ATTEND, (*rows, *more, None if sinks is None else _dense(sinks, "sinks")), static)  # type: ignore[arg-type]
+
+
+def _rows(x: Any, groups: int, name: str) -> View:
+    """(batch, heads, n, d) as (batch, key heads, rows, d): the heads of a key head and their queries are one
+    dimension."""
+    info = arrays.describe(x, name)
+    batch, heads, n, d = info.shape
+    a, b, c, _ = info.strides
+    if not loadable(info) or not (n == 1 or heads == groups or b == n * c):
+        x, (a, b, c) = arrays.dense_copy(x, name), (heads * n * d, n * d, d)
+    shared = heads // groups
+    return View(x, (batch, groups, shared * n, d), (a, shared * b, b if n == 1 else c, 1))
+
+
+def _dense(x: Any, name: str) -> Any:
+    info = arrays.describe(x, name)
+    return x if loadable(info) or info.strides[-1:] == (1,) and len(info.shape) == 1 else arrays.dense_copy(x, name)
+
+
+def _look(lengths: Any, page_table: Any, pages: int, capacity: int) -> None:
+    """What lies on the CPU can be looked at; on a GPU nothing lies outside of the cache that is read."""
+    if arrays.describe(lengths).device is not None:
+        return
+    given = np.asarray(arrays.as_numpy(lengths)).astype(np.int64)
+    if ((given < 0) | (given > capacity)).any():
+        fix = "pass how many keys of its cache each sequence has, those of its queries included"
+        raise ArgumentError(f"attention_cached: lengths are {given.tolist()} for a cache of {capacity} keys", fix=fix)
+    if page_table is not None:
+        table, page = np.asarray(arrays.as_numpy(page_table)).astype(np.int64), capacity // page_table.shape[1]
+        used = np.arange(table.shape[1]) * page < given[:, None]
+        if (wrong := used & ((table < 0) | (table >= pages))).any():
+            sequence, i = (int(x[0]) for x in np.nonzero(wrong))
+            fact = f"attention_cached: page {i} of sequence {sequence} is number {table[sequence, i]} of {pages} pages"
+            raise ArgumentError(fact, fix=f"the numbers of pages in use are from 0 to {pages - 1}")
+
+
+def check(
+    q: ArrayInfo,
+    k: ArrayInfo,
+    v: ArrayInfo,
+    lengths: ArrayInfo,
+    page_table: ArrayInfo | None,
+    sinks: ArrayInfo | None,
+    split: int | None,
+) -> None:
+    """One `ArgumentError` for what no kernel takes."""
+    if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
+        problem, fix = "", "q has four dimensions, batch, heads, queries, head dimension; a cache as many"
+    elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
+        problem, fix = "these dtypes are not supported", "pass all of them as bf16, or all as f16"
+    elif k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3] or (page_table is None and q.shape[0] != k.shape[0]):
+        problem, fix = "the shapes do not go together", "the caches have one shape, with the head dimension of q"
+        fix += "" if page_table is not None else " and its batch; pages need a page_table"
+    elif q.shape[1] % k.shape[1] if k.shape[1] else q.shape[1]:
+        problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
+    elif q.shape[2] > QUERIES:
+        problem, fix = f"{q.shape[2]} queries of a sequence", f"up to {QUERIES} are supported; pk.attention takes more"
+    elif any(x.shape[3] % 8 or not 8 <= x.shape[3] <= WIDEST for x in (q, v)) or v.shape[3] > q.shape[3]:
+        problem = f"there is no kernel for head dimension {q.shape[3]}"
+        problem += "" if v.shape[3] == q.shape[3] else f", and {v.shape[3]} of values"
+        fix = f"multiples of 8 up to {WIDEST} are supported, for values no more than for keys"
+    elif page_table is not None and (k.shape[2] % PAGE or not k.shape[2]):
+        problem, fix = f"pages of {k.shape[2]} keys", f"pages have a multiple of {PAGE} keys"
+    elif lengths.dtype != "i32" or tuple(lengths.shape) != (q.shape[0],):
+        problem = f"lengths are {lengths.dtype} {tuple(lengths.shape)}"
+        fix = f"pass one 32-bit integer for each sequence, ({q.shape[0]},)"
+    elif page_table is not None and (
+        page_table.dtype != "i32" or len(page_table.shape) != 2 or page_table.shape[0] != q.shape[0]
+    ):
+        problem = f"the page_table is {page_table.dtype} {tuple(page_table.shape)}"
+        fix = f"pass a row of 32-bit page numbers for each sequence, ({q.shape[0]}, pages)"
+    elif split is not None and split < 1:
+        problem, fix = f"split={split}", "pass how many keys a part has, or None"
+    elif sinks is not None and (tuple(sinks.shape) != tuple(q.shape[1:2]) or sinks.dtype not in ("f32", q.dtype)):
+        problem = f"sinks are {sinks.dtype} {tuple(sinks.shape)}"
+        fix = f"pass one number for each of the {q.shape[1]} query heads, as f32 or {q.dtype}"
+    else:
+        return
+    said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in (("q", q), ("k_cache", k), ("v_cache", v)))
+    raise ArgumentError(f"attention_cached of {said}" + (f": {problem}" if problem else ""), fix=fix)
+
+
