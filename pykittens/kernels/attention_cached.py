@@ -23,9 +23,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import numpy as np
+
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp
 
+from .reference import attention
 from .scale import magnitude, normalised, squashed
 from .widths import widths
 
@@ -33,32 +36,30 @@ LOG2E = 1.4426950408889634
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
 D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
-SLICE = 32  # columns of the result that a warp adds up
-ON_THE_WAY = 64  # rows of them that it loads at a time
 
 
 class Work:
-    """Where a block is in its share: `unit` is the next one that nobody has taken, `low` the first of sequence
-    `batch`. A unit is a tile of keys of an item, or `fixed` keys."""
+    """Where a block is in its share: `unit` is the next that it takes, of those that end before ends[batch] at most.
+    A unit is a tile of keys of an item, or `fixed` tiles."""
 
-    def __init__(self, items: Any, units: Any, first: Any, last: Any, fixed: bool):
-        self.items, self.units, self.last, self.fixed = items, units, last, fixed
-        self.unit, self.batch, self.low = (pk.var(i32, x) for x in (first, 0, 0))
+    def __init__(self, items: Any, ends: Any, first: Any, last: Any, fixed: bool):
+        self.items, self.ends, self.last, self.fixed = items, ends, last, fixed
+        self.unit, self.batch = pk.var(i32, first), pk.var(i32, 0)
 
-    def take(self) -> tuple[Any, Any, Any, Any]:
-        """The next part: its item among the sequence's, the item's first unit, the part's first and how many."""
+    def take(self) -> tuple[Any, Any, Any, Any, Any]:
+        """The next part: its item among the sequence's, the units of that and the first of them, the part's first and
+        how many it has."""
         for _ in pk.loop():
-            count = self.units(self.batch)
-            pk.break_if(self.unit < self.low + count * self.items)
-            self.low.set(self.low + count * self.items)
+            pk.break_if(self.unit < self.ends[self.batch])
             self.batch.set(self.batch + 1)
-        count = self.units(self.batch)
-        item = (self.unit - self.low) // count
-        start = self.low + item * count
+        low = pk.where(self.batch > 0, self.ends[pk.maximum(self.batch - 1, 0)], 0)
+        count = (self.ends[self.batch] - low) // self.items
+        item = (self.unit - low) // count
+        start = low + item * count
         done = self.unit - start
         taken = 1 if self.fixed else pk.minimum(count - done, self.last - self.unit)
         self.unit.set(self.unit + taken)
-        return item, start, done, taken
+        return item, count, start, done, taken
 
 
 @pk.kernel(
@@ -73,8 +74,8 @@ def attend(
     o: Annotated[Tensor, HALF, "B", "G", "R", DV],
     lengths: Annotated[Tensor, i32, "B"],
     scale: Annotated[Scalar, f32],
-    parts: Annotated[Tensor, f32, "S", "L", DV],
-    logs: Annotated[Tensor, f32, "S", 2, "L"],
+    parts: Annotated[Tensor, f32, "S", pk.static("L"), DV],
+    logs: Annotated[Tensor, f32, "S", 2, pk.static("L")],
     arrived: Annotated[Tensor, i32, "I"],
     lse: Annotated[Tensor, f32, "B", "G", "R"] | None = None,
     page_table: Annotated[Tensor, i32, "B", "T"] | None = None,
@@ -93,6 +94,7 @@ def attend(
     stages: int = 3,
     blocks: int = 2,
     processors: int = 1,
+    most: int = 128,
     least: int = 4,
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v on the first `lengths` keys; query i of n stands at key i + length - n.
@@ -100,6 +102,7 @@ def attend(
     `parts`, `logs`: scratch memory, two places of `rows` rows for each block, or one for each unit; `arrived`: a zero
     for each item, and zero again afterwards. causal, `left`, `right`, `softcap`, `sinks`: see `attention_hopper`.
     fixed: tiles of a part; 0 cuts shares anywhere. height: rows of a warp. least: tiles of a share, if there are many.
+    most: what the batch is at most.
     """
     (d, wide), group = widths(q.cols, v.cols), pk.group(rows // height)
     mine, keys = group.index, 16 * groups
@@ -116,15 +119,15 @@ def attend(
     def span(batch: Any) -> Any:
         return pk.band(n, length(batch), left=left, right=side).key_tiles(0, n, keys)
 
-    def units(batch: Any) -> Any:
-        x = span(batch)
-        return pk.cdiv(x.end - x.begin, fixed or 1)
-
-    every = pk.var(i32, 0)
-    for batch in pk.range(q.batch):
-        every.set(every + units(batch))
     items = k.depth * across
-    every.set(every * items)
+    ends = pk.shared(pk.sv(i32, most), name="ends")
+    with pk.when(warp.index == 0):  # where the units of each sequence end
+        given = pk.maximum(pk.minimum(warp.load_vec(lengths, pk.at(0), length=most), capacity), 0)
+        tiles = pk.band(n, given, left=left, right=side).key_tiles(0, n, keys)
+        units = pk.cdiv(tiles.end - tiles.begin, fixed or 1) * items
+        warp.store(ends, pk.where(pk.iota(units) < q.batch, units, 0).cumsum())
+    pk.block.sync()
+    every = ends[q.batch - 1]
     share = pk.cdiv(every, pk.grid_size.x)
     share = share if fixed else pk.maximum(share, least)
     first = pk.minimum(pk.block_index.x * share, every)
@@ -134,13 +137,13 @@ def attend(
         pk.shared(pk.st(k.dtype, 16, width), count=stages * groups, name=name)
         for width, name in ((d, "keys"), (wide, "values"))
     ]
-    ahead, here = (Work(items, units, first, last, bool(fixed)) for _ in range(2))
+    ahead, here = (Work(items, ends, first, last, bool(fixed)) for _ in range(2))
     tile, stop, head, seen, filled, used = (pk.var(i32, 0) for _ in range(6))
 
     def load() -> None:
         """The next tile of the share is on its way; none, at its end."""
         with pk.when((tile >= stop) & (ahead.unit < last)):
-            item, _, done, taken = ahead.take()
+            item, _, _, done, taken = ahead.take()
             x = span(ahead.batch)
             tile.set(x.begin + done * (fixed or 1))
             stop.set(pk.minimum(tile + taken * (fixed or 1), x.end))
@@ -166,12 +169,12 @@ def attend(
     ticket = pk.shared(pk.sv(i32, 4), name="ticket")
     peaks = pk.shared(pk.sv(f32, rows), count=groups, name="peaks")
     sums = pk.shared(pk.sv(f32, rows), count=groups, name="sums")
-    others = pk.shared(pk.st(f32, rows, wide), count=max(groups // 2, 1), name="others")
+    others = pk.shared(pk.sv(f32, rows * wide), count=max(groups // 2, 2), name="others")
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
     score, out = group.zeros(f32, rows, 16), group.zeros(f32, rows, wide)
 
-    def together() -> tuple[Any, Any]:
-        """The first group gets everybody's output: peak and sum of all keys."""
+    def together(sum: Any) -> tuple[Any, Any]:
+        """The first group gets everybody's output; peak and sum of all."""
         group.store(peaks[mine], peak)
         pk.block.sync()
         top = group.load_col(peaks[0])
@@ -179,60 +182,64 @@ def attend(
             top = pk.maximum(top, group.load_col(peaks[i]))
         shrink = pk.exp2(peak - top)
         out[:] = out * shrink
-        group.store(sums[mine], total.total() * shrink)
+        group.store(sums[mine], sum * shrink)
         half = groups // 2
         while half:  # a place is written by who reads it, or before anybody does
             back, on = (half, 0) if 2 * half == groups else (0, half)
             with pk.when((mine >= half) & (mine < 2 * half)):
-                group.store(others[mine - back], out)
+                group.store(others[mine - back], out.registers())
             pk.block.sync()
             with pk.when(mine < half):
-                out[:] = out + group.load(others[mine + on])
+                out[:] = out + group.load_vec(others[mine + on]).tile(rows, wide)
             half //= 2
         all_of_it = group.load_col(sums[0])
         for i in range(1, groups):
             all_of_it = all_of_it + group.load_col(sums[i])
         return top, all_of_it
 
-    def write(scope: Any, place: Any, x: Any, top: Any, sum: Any, col: Any, logarithm: Any) -> None:
-        """A part of the result, and of the log-sum-exp."""
-        batch, head, row = place
-        sink = None
-        if sinks is not None:
-            sink = scope.load_col(sinks, pk.at(head * q.rows // n + row), length=rows, dtype=f32)
-        factor, log = normalised(top, 1.0, sum, sink)
-        unseen = sum == 0.0  # a row that sees no key is 0, even where a value is NaN
-        scope.store(o, pk.where(unseen, 0.0, x * factor).to(o.dtype), pk.at(batch, head, row, col))
-        if lse is not None:
-            with pk.when(logarithm):
-                scope.store(lse, log(), pk.at(batch, head, row))
+    def sink_of(head: Any, row: Any) -> Any:
+        """The sinks of a tile's rows."""
+        first = head * (q.rows // n) + row // n
+        if n == 1:
+            return group.load_col(sinks, pk.at(first), length=rows, dtype=f32)
+        found, which = group.full_col(f32, rows, -pk.inf), (pk.row_index(out) + row) // n - row // n
+        for i in range(rows // n + 2):
+            found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
+        return found
 
-    def add_up(place: Any, count: Any, slot: Any, col: Any) -> None:
-        """The parts of an item, `slot(i)` of `count`: a warp's columns of the result."""
-        top, sum, x = warp.full_col(f32, rows, LOWEST), warp.zeros_col(f32, rows), warp.zeros(f32, rows, SLICE)
-        for i in pk.range(0, count, ON_THE_WAY // rows):
-            slots = [slot(pk.minimum(i + j, count - 1)) for j in range(ON_THE_WAY // rows)]
-            tops, terms = ([warp.load_col(logs, pk.at(s, e, 0), length=rows) for s in slots] for e in (0, 1))
-            tiles = [warp.load(parts, pk.at(s, 0, col), rows=rows, cols=SLICE) for s in slots]
-            highest = top
-            for y in tops:
-                highest = pk.maximum(highest, y)
-            old = pk.exp2(top - highest)
-            sum[:], x[:] = sum * old, x * old
-            for j, (y, term, part) in enumerate(zip(tops, terms, tiles, strict=True)):
-                with pk.when(i + j < count):
-                    weight = pk.exp2(y - highest)
-                    sum[:], x[:] = pk.fma(term, weight, sum), pk.fma(part, weight, x)
-            top[:] = highest
-        write(warp, place, x, top, sum, col, col == 0)
+    def write(batch: Any, head: Any, row: Any, top: Any, sum: Any) -> None:
+        """The result, and its log-sum-exp, from the sums of all keys."""
+        factor, log = normalised(top, 1.0, sum, None if sinks is None else sink_of(head, row))
+        unseen = sum == 0.0  # a row that sees no key is 0, even where a value is NaN
+        group.store(o, pk.where(unseen, 0.0, out * factor).to(o.dtype), pk.at(batch, head, row, 0))
+        if lse is not None:
+            group.store(lse, log(), pk.at(batch, head, row))
+
+    def add_up(place: Any, count: Any, slot: Any) -> None:
+        """The result of an item from its parts, `slot(i)` of `count`: each group adds up some, then they `together`."""
+        peak[:], out[:] = LOWEST, 0.0
+        sum, at_once = group.zeros_col(f32, rows), 32 // height
+        for i in pk.range(mine, count, at_once * groups):
+            slots = [slot(pk.minimum(i + j * groups, count - 1)) for j in range(at_once)]
+            tops, terms = ([group.load_col(logs, pk.at(at, e, 0), length=rows) for at in slots] for e in (0, 1))
+            tiles = [group.load(parts, pk.at(at, 0, 0), rows=rows, cols=wide) for at in slots]
+            for j, (top, term, part) in enumerate(zip(tops, terms, tiles, strict=True)):
+                with pk.when(i + j * groups < count):
+                    highest = pk.maximum(peak, top)
+                    old, new = pk.exp2(peak - highest), pk.exp2(top - highest)
+                    sum[:], out[:] = pk.fma(sum, old, term * new), pk.fma(part, new, out * old)
+                    peak[:] = highest
+        top, sum = together(sum)
+        with pk.when(mine == 0):
+            write(*place, top, sum)
 
     for _ in range(stages - 1):
         load()
     for _ in pk.loop():
         pk.break_if(here.unit >= last)
-        item, start, done, taken = here.take()
+        item, count, start, done, taken = here.take()
         batch, x = here.batch, span(here.batch)
-        keys_seen, count = length(batch), units(batch)
+        keys_seen = length(batch)
         place = (batch, item // across, item % across * rows)
         begin = x.begin + done * (fixed or 1)
         query = group.load(q, pk.at(*place, 0), rows=rows, cols=d)
@@ -266,29 +273,54 @@ def attend(
             peak[:] = highest
             group.mma_AB(out, weight.to(k.dtype), ring[1][slot])
             used.set(pk.where(used == stages - 1, 0, used + 1))
-        top, sum = together()
-        number = place_of = batch * items + item
-        before = start // share
-        number_of_parts = count if fixed else (start + count - 1) // share - before + 1
-        my_part = done if fixed else pk.block_index.x - before
+        top, sum = together(total.total())
+        before = start // share  # the block that has the item's first part
+        pieces = count if fixed else (start + count - 1) // share - before + 1
 
         def slot_of(i: Any) -> Any:
             return start + i if fixed else 2 * (before + i) + pk.where(i == 0, 1, 0)
 
-        with pk.when(number_of_parts == 1):
+        with pk.when(pieces == 1):
             with pk.when(mine == 0):
-                write(group, place, out, top, sum, 0, True)
+                write(*place, top, sum)
         with pk.otherwise():
             with pk.when(mine == 0):
-                to = slot_of(my_part)
+                to = slot_of(done if fixed else pk.block_index.x - before)
                 group.store(parts, out, pk.at(to, 0, 0))
                 group.store(logs, top, pk.at(to, 0, 0))
                 group.store(logs, sum, pk.at(to, 1, 0))
             pk.block.sync()
             with pk.when(warp.index == 0):
-                warp.set(ticket, 0, pk.atomic_add(arrived, number, 1, order="acq_rel", by=warp))
+                came = pk.atomic_add(arrived, batch * items + item, 1, order="acq_rel", by=warp)
+                warp.set(ticket, 0, came)
             pk.block.sync()
-            with pk.when(ticket[0] == number_of_parts - 1):
-                for col in pk.range(warp.index * SLICE, wide, pk.warp.count * SLICE):
-                    add_up(place, number_of_parts, slot_of, col)
-                pk.block.set(arrived, number, 0)
+            with pk.when(ticket[0] == pieces - 1):
+                add_up(place, pieces, slot_of)
+                pk.block.set(arrived, batch * items + item, 0)
+
+
+def reference(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    lengths: np.ndarray,
+    scale: float,
+    n: int = 1,
+    page_table: np.ndarray | None = None,
+    **settings: Any,
+) -> np.ndarray:
+    """The same in float64, on the operands of the kernel; settings: see `reference.attention`."""
+    out = np.zeros((*q.shape[:3], v.shape[3]))
+    for i, length in enumerate(lengths):
+        if length:
+            used = [x[i, :, :length] if page_table is None else _in_order(x, page_table[i], length) for x in (k, v)]
+            heads = [x.repeat(q.shape[2] // n, 0)[None] for x in used]
+            query = q[i].reshape(1, -1, n, q.shape[3])
+            out[i] = attention(query, *heads, scale=scale, **settings).reshape(out[i].shape)
+    return out
+
+
+def _in_order(pages: np.ndarray, numbers: np.ndarray, length: int) -> np.ndarray:
+    """The keys (or values) of a sequence, (key heads, length, d)."""
+    used = pages[numbers[: -(-length // pages.shape[2])]]
+    return used.swapaxes(0, 1).reshape(pages.shape[1], -1, pages.shape[3])[:, :length]

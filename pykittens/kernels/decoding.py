@@ -43,13 +43,11 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
     wide, narrow = widths(d, dv)
     height = 16 if rows <= 16 or wide > 128 else 32
     tall = min(-(-rows // height) * height, 64 if wide <= 128 else 32)
-    blocks = 2 if height == 16 and wide <= 128 else 1
-    for groups in (4, 2):
-        tile, fixed = 16 * groups * (wide + narrow) * size, tall * (narrow * groups // 2 + 2 * groups) * 4 + 128
-        for at_once in range(blocks, 0, -1):
-            room = (arch.shared_bytes + 1024) // at_once - 1024 - fixed
-            if room // tile >= 3 or (at_once == 1 and room // tile == 2):
-                return Cut(tall, height, groups, min(room // tile, 4), at_once)
+    for groups in (8, 4, 2) if wide <= 128 else (4, 2):
+        tile, fixed = 16 * groups * (wide + narrow) * size, tall * (narrow * max(groups // 2, 2) + 2 * groups) * 4 + 4096
+        stages = (arch.shared_bytes - fixed) // tile
+        if stages >= 3 or (stages == 2 and groups == 2):
+            return Cut(tall, height, groups, min(stages, 4), 1)
     raise AssertionError("a GPU has room for two tiles of 32 keys")
 
 
@@ -64,8 +62,8 @@ class Attend:
         capacity = k.shape[2] if page_table is None else page_table.shape[1] * page
         units = -(-capacity // (fixed * cut.keys)) if fixed else 0
         places = batch * heads * tiles * max(units, 1) if fixed else 2 * processors * cut.blocks
-        parts = arrays.empty(info.kind, (places, cut.rows, v.shape[3]), "f32", device)
-        logs = arrays.empty(info.kind, (places, 2, cut.rows), "f32", device)
+        parts = arrays.empty(info.kind, (places, min(rows, cut.rows), v.shape[3]), "f32", device)
+        logs = arrays.empty(info.kind, (places, 2, min(rows, cut.rows)), "f32", device)
         arrived = arrays.empty(info.kind, (batch * heads * tiles,), "i32", device)
         arrays.fill(arrived, 0)
         attention_cached.attend(
@@ -84,6 +82,7 @@ class Attend:
             page=page,
             fixed=fixed,
             processors=processors,
+            most=max(128, 1 << (batch - 1).bit_length()),
             **cut._asdict(),
             **static,
         )
