@@ -38,7 +38,7 @@ ATTENTION_CACHED = Function(
     key=lambda *settings: (_scores(64, *settings).kind, settings[-1]),
     numbers=lambda q, k, v, lengths, table, sinks, *settings: _scores(q.shape[-1], *settings).numbers,
     autocast="low",
-    cast=("q",),
+    cast=("q", "k_cache", "v_cache"),
 )
 
 

@@ -289,7 +289,8 @@ def attend(
                 group.store(parts, out, pk.at(to, 0, 0))
                 group.store(logs, top, pk.at(to, 0, 0))
                 group.store(logs, sum, pk.at(to, 1, 0))
-            pk.block.sync()
+                if rows > height:
+                    group.sync()
             with pk.when(warp.index == 0):
                 came = pk.atomic_add(arrived, batch * items + item, 1, order="acq_rel", by=warp)
                 warp.set(ticket, 0, came)

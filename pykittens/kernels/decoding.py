@@ -43,10 +43,11 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
     wide, narrow = widths(d, dv)
     height = 16 if rows <= 16 or wide > 128 else 32
     tall = min(-(-rows // height) * height, 64 if wide <= 128 else 32)
-    for groups in (8, 4, 2) if wide <= 128 else (4, 2):
-        tile, fixed = 16 * groups * (wide + narrow) * size, tall * (narrow * max(groups // 2, 2) + 2 * groups) * 4 + 4096
+    warps = 8 if wide <= 128 else 4 * (tall // height)  # as many as the registers of a multiprocessor are enough for
+    for groups in (8, 4, 2):
+        tile, fixed = 16 * groups * (wide + narrow) * size, tall * (narrow * max(groups // 2, 2) + 2 * groups) * 4 + 1280
         stages = (arch.shared_bytes - fixed) // tile
-        if stages >= 3 or (stages == 2 and groups == 2):
+        if groups * (tall // height) <= warps and (stages >= 3 or (stages == 2 and groups == 2)):
             return Cut(tall, height, groups, min(stages, 4), 1)
     raise AssertionError("a GPU has room for two tiles of 32 keys")
 

@@ -77,6 +77,11 @@ def packed() -> list[Any]:
     return [*[tensor(40, 2, 64, dtype=HALF) for _ in range(3)], offsets, offsets.clone()]
 
 
+def cached() -> list[Any]:
+    cache = [tensor(2, 1, 40, 64, dtype=HALF) for _ in range(2)]
+    return [tensor(2, 2, 1, 64, dtype=HALF), *cache, torch.tensor([0, 37], dtype=torch.int32)]
+
+
 def angles() -> list[Any]:
     return [tensor(1, 2, 8, 64), tensor(9, 32), tensor(9, 32)]
 
@@ -129,6 +134,8 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda *x: pk.attention_backward(*x, causal=True),
         lambda: [*heads()[:1], *heads(), tensor(1, 2, 40, 64, dtype=HALF), tensor(1, 2, 40)],
     ),
+    "attention_cached": (pk.attention_cached, cached),
+    "attention_cached_lse": (lambda *x: pk.attention_cached(*x, return_lse=True), cached),
     "attention_lse": (lambda *x: pk.attention(*x, causal=True, return_lse=True), heads),
     "attention_scored": (lambda *x: pk.attention(*x, score=lambda s, batch, head, row, col: s * 2.0), heads),
     "attention_scored_lse": (
@@ -258,6 +265,7 @@ LONGER = {
     "activation_backward": (0, 1),
     "addmm": (0, 2),
     "epilogue_backward": (0, 1),
+    **dict.fromkeys(("attention_cached", "attention_cached_lse"), (0, 1, 2, 3)),
     **dict.fromkeys(("causal_conv1d", "causal_conv1d_after"), (0,)),
     "causal_conv1d_backward": (0, 1),
     **dict.fromkeys(("mamba2", "mamba2_after"), (0, 1, 3, 4)),
@@ -284,7 +292,8 @@ def same(result: Any, expected: Any) -> bool:
 
 def other(name: str, given: list[Any]) -> list[Any]:
     """Other operands of the same shapes."""
-    return [x if "varlen" in name and not x.is_floating_point() else x * 2 for x in given]
+    kept = "varlen" in name or "cached" in name  # offsets and lengths
+    return [x if kept and not x.is_floating_point() else x * 2 for x in given]
 
 
 def operators() -> set[str]:

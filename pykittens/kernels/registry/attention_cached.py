@@ -61,8 +61,8 @@ ROWS = (
     ),
     Shipped(
         name="attention_cached_queries",
-        about="the same of several queries, on caches that are cut at multiples of 128 keys",
-        make=lambda n: _cached(64, False, n, 8, fixed=2),
+        about="the same of several queries, on caches that are cut at multiples of a tile's keys",
+        make=lambda n: _cached(64, False, n, 8, fixed=1),
         options={"n": (8,)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
