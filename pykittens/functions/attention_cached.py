@@ -6,7 +6,7 @@ from typing import Any
 
 from ..kernels import attention as scoring
 from ..kernels import decoding as kernels
-from . import attention as dense
+from . import attention_rules as rules
 from .declaration import Function, Result
 
 
@@ -19,13 +19,14 @@ def _scores(
 def _results(q: Any, k: Any, v: Any, lengths: Any, table: Any, sinks: Any, *settings: Any) -> tuple[Result, ...]:
     kernels.check(q, k, v, lengths, table, sinks, settings[-1])
     _scores(64, *settings)
-    return Result((*q.shape[:3], v.shape[3]), q.dtype), Result(q.shape[:3], "f32", nothing=dense._lse_of_no_keys)
+    return Result((*q.shape[:3], v.shape[3]), q.dtype), Result(q.shape[:3], "f32", nothing=rules.lse_of_no_keys)
 
 
-def _forward(*given: Any, **overrides: Any) -> kernels.KernelCall:
-    operands, made, settings = given[:6], given[6:8], given[8:]
-    told = _scores(operands[0].shape[-1], *settings)
-    return kernels.call(*operands, *made, told, settings[-1], **overrides)
+def _forward(
+    q: Any, k: Any, v: Any, lengths: Any, table: Any, sinks: Any, out: Any, lse: Any, *settings: Any, **overrides: Any
+) -> kernels.KernelCall:
+    told = _scores(q.shape[-1], *settings)
+    return kernels.call(q, k, v, lengths, table, sinks, out, lse, told, settings[-1], **overrides)
 
 
 ATTENTION_CACHED = Function(
@@ -79,5 +80,5 @@ def attention_cached(
     and page numbers that do not exist. On a GPU such lengths count as the nearest right ones, such pages as zeros.
     There is no gradient: call it under torch.no_grad().
     """
-    settings = (causal, scale, *dense.sides(window), softcap, split)
+    settings = (causal, scale, *rules.sides(window), softcap, split)
     return ATTENTION_CACHED((q, k_cache, v_cache, lengths, page_table, sinks), settings, return_lse)

@@ -1,4 +1,4 @@
-"""Attention of a few queries on a cache of keys and values, with mma.sync and cp.async: what decoding does at each step.
+"""Attention of a few queries on a cache of keys and values, with mma.sync and cp.async: a step of decoding.
 
     out = softmax(q @ k.T * scale) @ v        for each sequence and head, on the first `lengths` keys of its cache
 
@@ -197,7 +197,7 @@ def attend(
             all_of_it = all_of_it + group.load_col(sums[i])
         return top, all_of_it
 
-    def sink_of(head: Any, row: Any) -> Any:
+    def sink_of(sinks: Any, head: Any, row: Any) -> Any:
         """The sinks of a tile's rows."""
         first = head * (q.rows // n) + row // n
         if n == 1:
@@ -207,9 +207,10 @@ def attend(
             found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
         return found
 
-    def write(batch: Any, head: Any, row: Any, top: Any, sum: Any) -> None:
+    def write(place: Any, top: Any, sum: Any) -> None:
         """The result, and its log-sum-exp, from the sums of all keys."""
-        factor, log = normalised(top, 1.0, sum, None if sinks is None else sink_of(head, row))
+        batch, head, row = place
+        factor, log = normalised(top, 1.0, sum, None if sinks is None else sink_of(sinks, head, row))
         unseen = sum == 0.0  # a row that sees no key is 0, even where a value is NaN
         group.store(o, pk.where(unseen, 0.0, out * factor).to(o.dtype), pk.at(batch, head, row, 0))
         if lse is not None:
@@ -231,7 +232,7 @@ def attend(
                     peak[:] = highest
         top, sum = together(sum)
         with pk.when(mine == 0):
-            write(*place, top, sum)
+            write(place, top, sum)
 
     for _ in range(stages - 1):
         load()
@@ -280,9 +281,8 @@ def attend(
         def slot_of(i: Any) -> Any:
             return start + i if fixed else 2 * (before + i) + pk.where(i == 0, 1, 0)
 
-        with pk.when(pieces == 1):
-            with pk.when(mine == 0):
-                write(*place, top, sum)
+        with pk.when(pieces == 1), pk.when(mine == 0):
+            write(place, top, sum)
         with pk.otherwise():
             with pk.when(mine == 0):
                 to = slot_of(done if fixed else pk.block_index.x - before)

@@ -45,7 +45,10 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
     tall = min(-(-rows // height) * height, 64 if wide <= 128 else 32)
     warps = 8 if wide <= 128 else 4 * (tall // height)  # as many as the registers of a multiprocessor are enough for
     for groups in (8, 4, 2):
-        tile, fixed = 16 * groups * (wide + narrow) * size, tall * (narrow * max(groups // 2, 2) + 2 * groups) * 4 + 1280
+        tile, fixed = (
+            16 * groups * (wide + narrow) * size,
+            tall * (narrow * max(groups // 2, 2) + 2 * groups) * 4 + 1280,
+        )
         stages = (arch.shared_bytes - fixed) // tile
         if groups * (tall // height) <= warps and (stages >= 3 or (stages == 2 and groups == 2)):
             return Cut(tall, height, groups, min(stages, 4), 1)
@@ -127,10 +130,11 @@ def call(
         "page": page,
         **overrides,
     }
-    rows = (_rows(q, groups, "q"), k, v, _rows(out, groups, "out"), _dense(lengths, "lengths"), scores.scale)
-    more = (None if lse is None else View(lse, (batch, groups, shared * n), (heads * n, shared * n, 1)),)
-    more += (None if page_table is None else _dense(page_table, "page_table"), *scores.band)
-    return KernelCall(ATTEND, (*rows, *more, None if sinks is None else _dense(sinks, "sinks")), static)  # type: ignore[arg-type]
+    logs = None if lse is None else View(lse, (batch, groups, shared * n), (heads * n, shared * n, 1))
+    queries = _rows(q, groups, "q"), k, v, _rows(out, groups, "out")
+    places = _dense(lengths, "lengths"), scores.scale, logs, None if not page else _dense(page_table, "page_table")
+    given = (*queries, *places, *scores.band, None if sinks is None else _dense(sinks, "sinks"))
+    return KernelCall(ATTEND, given, static)  # type: ignore[arg-type]
 
 
 def _rows(x: Any, groups: int, name: str) -> View:
@@ -211,5 +215,3 @@ def check(
         return
     said = ", ".join(f"{name} {x.dtype} {tuple(x.shape)}" for name, x in (("q", q), ("k_cache", k), ("v_cache", v)))
     raise ArgumentError(f"attention_cached of {said}" + (f": {problem}" if problem else ""), fix=fix)
-
-

@@ -40,13 +40,14 @@ def _cached(dim: int, pages: bool, n: int = 1, heads: int = 4, fixed: int = 0, *
     }
     values = {"lengths": np.array(LENGTHS), "arrived": np.zeros(batch * across)}
     values |= {} if table is None else {"page_table": table}
-    side = {} if "right" in given else {"causal": True}
+    causal = "right" not in given
     statics = {"n": n, "page": PAGE if pages else 0, "fixed": fixed, "processors": PROCESSORS, "least": 1}
-    statics |= {"causal": "right" not in given, **how._asdict()}
+    statics |= {"causal": causal, **how._asdict()}
 
     def expected(q: Array, k: Array, v: Array, lengths: Array, scale: float, **rest: Any) -> dict[str, Array]:
-        told = {name: rest.get(name) for name in ("page_table", "left", "right", "softcap", "sinks")}
-        return {"o": attention_cached.reference(q, k, v, lengths, scale, n, **told, **side)}
+        told = {name: rest.get(name) for name in ("left", "right", "softcap", "sinks")}
+        table = rest.get("page_table")
+        return {"o": attention_cached.reference(q, k, v, lengths, scale, n, table, causal=causal, **told)}
 
     return Instance(attention_cached.attend, operands, statics, expected=expected, values=values)
 
