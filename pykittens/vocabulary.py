@@ -80,6 +80,7 @@ from .trace.rings import Ring, barrier, ring
 from .trace.scalar import Scalar, Variable, block_index, cast, cdiv, grid_size, var
 from .trace.schedule import grouped, persistent, rectangle, triangle
 from .trace.scopes import ScopeHandle, block, group, warp
+from .trace.shares import shares
 from .trace.signature import gl, static
 from .trace.tile import Tile
 from .types import Coalesced as coalesced
@@ -195,6 +196,7 @@ __all__ = [
     "rt",
     "rv",
     "shared",
+    "shares",
     "sigmoid",
     "signal",
     "sin",

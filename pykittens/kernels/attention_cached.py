@@ -38,34 +38,9 @@ D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
 
-class Work:
-    """Where a block is in its share: `unit` is the next that it takes, of those that end before ends[batch] at most.
-    A unit is a tile of keys of an item, or `fixed` tiles."""
-
-    def __init__(self, items: Any, ends: Any, first: Any, last: Any, fixed: bool):
-        self.items, self.ends, self.last, self.fixed = items, ends, last, fixed
-        self.unit, self.batch = pk.var(i32, first), pk.var(i32, 0)
-
-    def take(self) -> tuple[Any, Any, Any, Any, Any]:
-        """The next part: its item among the sequence's, the units of that and the first of them, the part's first and
-        how many it has."""
-        for _ in pk.loop():
-            pk.break_if(self.unit < self.ends[self.batch])
-            self.batch.set(self.batch + 1)
-        low = pk.where(self.batch > 0, self.ends[pk.maximum(self.batch - 1, 0)], 0)
-        count = (self.ends[self.batch] - low) // self.items
-        item = (self.unit - low) // count
-        start = low + item * count
-        done = self.unit - start
-        taken = 1 if self.fixed else pk.minimum(count - done, self.last - self.unit)
-        self.unit.set(self.unit + taken)
-        return item, count, start, done, taken
-
-
 @pk.kernel(
     warps=lambda groups, rows, height, **_: groups * (rows // height),
-    blocks_per_sm=lambda blocks, **_: blocks,
-    grid=lambda processors, blocks, **_: processors * blocks,
+    grid=lambda processors, **_: processors,
 )
 def attend(
     q: Annotated[Tensor, HALF, "B", "G", "R", D],
@@ -92,7 +67,6 @@ def attend(
     height: int = 16,
     groups: int = 4,
     stages: int = 3,
-    blocks: int = 2,
     processors: int = 1,
     most: int = 128,
     least: int = 4,
@@ -116,45 +90,41 @@ def attend(
         pk.assert_((given >= 0) & (given <= capacity), "a length is negative, or more than the cache holds")
         return pk.maximum(pk.minimum(given, capacity), 0)
 
-    def span(batch: Any) -> Any:
-        return pk.band(n, length(batch), left=left, right=side).key_tiles(0, n, keys)
+    def span(batch: Any) -> tuple[Any, Any]:
+        return pk.band(n, length(batch), left=left, right=side).key_range(0, n, keys)
 
     items = k.depth * across
     ends = pk.shared(pk.sv(i32, most), name="ends")
     with pk.when(warp.index == 0):  # where the units of each sequence end
         given = pk.maximum(pk.minimum(warp.load_vec(lengths, pk.at(0), length=most), capacity), 0)
-        tiles = pk.band(n, given, left=left, right=side).key_tiles(0, n, keys)
-        units = pk.cdiv(tiles.end - tiles.begin, fixed or 1) * items
+        begin, end = pk.band(n, given, left=left, right=side).key_range(0, n, keys)
+        units = pk.cdiv(end - begin, fixed or 1) * items
         warp.store(ends, pk.where(pk.iota(units) < q.batch, units, 0).cumsum())
     pk.block.sync()
-    every = ends[q.batch - 1]
-    share = pk.cdiv(every, pk.grid_size.x)
-    share = share if fixed else pk.maximum(share, least)
-    first = pk.minimum(pk.block_index.x * share, every)
-    last = pk.minimum(first + share, every)
+    shares = pk.shares(ends, q.batch, items, least=1 if fixed else least, single=bool(fixed))
 
-    ring = [
-        pk.shared(pk.st(k.dtype, 16, width), count=stages * groups, name=name)
-        for width, name in ((d, "keys"), (wide, "values"))
-    ]
-    ahead, here = (Work(items, ends, first, last, bool(fixed)) for _ in range(2))
-    tile, stop, head, seen, filled, used = (pk.var(i32, 0) for _ in range(6))
+    ring = [pk.shared(pk.st(k.dtype, 16, width), count=stages * groups, name="ring") for width in (d, wide)]
+    ahead, here = shares.walk(), shares.walk()
+    tile, stop, batch, head, seen, filled, used = (pk.var(i32, 0) for _ in range(7))
+
+    def tiles_of(part: Any) -> tuple[Any, Any]:
+        """The first tile of keys of a part, and the one behind its last."""
+        (begin, end), unit = span(part.group), fixed or 1
+        first = begin + part.begin * unit
+        return first, pk.minimum(first + part.taken * unit, end)
 
     def load() -> None:
         """The next tile of the share is on its way; none, at its end."""
-        with pk.when((tile >= stop) & (ahead.unit < last)):
-            item, _, _, done, taken = ahead.take()
-            x = span(ahead.batch)
-            tile.set(x.begin + done * (fixed or 1))
-            stop.set(pk.minimum(tile + taken * (fixed or 1), x.end))
-            head.set(item // across)
-            seen.set(length(ahead.batch))
+        with pk.when((tile >= stop) & ~ahead.done):
+            part = ahead.take()
+            values = *tiles_of(part), part.group, part.item // across, length(part.group)
+            for x, value in zip((tile, stop, batch, head, seen), values, strict=True):
+                x.set(value)
         with pk.when(tile < stop):
             key: Any = tile * keys + mine * 16
-            place, end = ahead.batch, seen + 0
+            place, end = batch + 0, seen + 0
             if page_table is not None:
-                i = pk.minimum(key // page, page_table.cols - 1)
-                place = page_table[ahead.batch, i]
+                place = page_table[batch, i := pk.minimum(key // page, page_table.cols - 1)]
                 exists = (place >= 0) & (place < k.batch)
                 pk.assert_(exists | (key >= seen), "a page number is out of range")
                 end = pk.where(exists, seen - i * page, 0)
@@ -167,13 +137,12 @@ def attend(
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
     ticket = pk.shared(pk.sv(i32, 4), name="ticket")
-    peaks = pk.shared(pk.sv(f32, rows), count=groups, name="peaks")
-    sums = pk.shared(pk.sv(f32, rows), count=groups, name="sums")
+    peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * wide), count=max(groups // 2, 2), name="others")
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
-    score, out = group.zeros(f32, rows, 16), group.zeros(f32, rows, wide)
+    score, out, whole = group.zeros(f32, rows, 16), group.zeros(f32, rows, wide), group.zeros_col(f32, rows)
 
-    def together(sum: Any) -> tuple[Any, Any]:
+    def together() -> tuple[Any, Any]:
         """The first group gets everybody's output; peak and sum of all."""
         group.store(peaks[mine], peak)
         pk.block.sync()
@@ -182,20 +151,18 @@ def attend(
             top = pk.maximum(top, group.load_col(peaks[i]))
         shrink = pk.exp2(peak - top)
         out[:] = out * shrink
-        group.store(sums[mine], sum * shrink)
-        half = groups // 2
-        while half:  # a place is written by who reads it, or before anybody does
-            back, on = (half, 0) if 2 * half == groups else (0, half)
+        group.store(sums[mine], whole * shrink)
+        half = pk.var(i32, groups // 2)
+        for _ in pk.loop():
             with pk.when((mine >= half) & (mine < 2 * half)):
-                group.store(others[mine - back], out.registers())
+                group.store(others[mine - half], out.registers())
             pk.block.sync()
+            pk.break_if(half == 0)
             with pk.when(mine < half):
-                out[:] = out + group.load_vec(others[mine + on]).tile(rows, wide)
-            half //= 2
-        all_of_it = group.load_col(sums[0])
-        for i in range(1, groups):
-            all_of_it = all_of_it + group.load_col(sums[i])
-        return top, all_of_it
+                out[:] = out + group.load_vec(others[mine]).tile(rows, wide)
+            pk.block.sync()
+            half.set(half // 2)
+        return top, sum((group.load_col(sums[i]) for i in range(1, groups)), group.load_col(sums[0]))
 
     def sink_of(sinks: Any, head: Any, row: Any) -> Any:
         """The sinks of a tile's rows."""
@@ -207,48 +174,44 @@ def attend(
             found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
         return found
 
-    def write(place: Any, top: Any, sum: Any) -> None:
+    def write(place: Any, top: Any, full: Any) -> None:
         """The result, and its log-sum-exp, from the sums of all keys."""
         batch, head, row = place
-        factor, log = normalised(top, 1.0, sum, None if sinks is None else sink_of(sinks, head, row))
-        unseen = sum == 0.0  # a row that sees no key is 0, even where a value is NaN
+        factor, log = normalised(top, 1.0, full, None if sinks is None else sink_of(sinks, head, row))
+        unseen = full == 0.0  # a row that sees no key is 0, even where a value is NaN
         group.store(o, pk.where(unseen, 0.0, out * factor).to(o.dtype), pk.at(batch, head, row, 0))
         if lse is not None:
             group.store(lse, log(), pk.at(batch, head, row))
 
-    def add_up(place: Any, count: Any, slot: Any) -> None:
-        """The result of an item from its parts, `slot(i)` of `count`: each group adds up some, then they `together`."""
-        peak[:], out[:] = LOWEST, 0.0
-        sum, at_once = group.zeros_col(f32, rows), 32 // height
-        for i in pk.range(mine, count, at_once * groups):
-            slots = [slot(pk.minimum(i + j * groups, count - 1)) for j in range(at_once)]
+    def add_up(part: Any, count: Any) -> None:
+        """The parts of an item, as if they were keys: each group has some."""
+        peak[:], whole[:], out[:] = LOWEST, 0.0, 0.0
+        at_once = max(1, 2048 // (height * wide))  # parts on their way, as registers hold them
+        for first in pk.range(mine, count, at_once * groups):
+            places = [first + j * groups for j in range(at_once)]
+            slots = [shares.slot(part, pk.minimum(i, count - 1)) for i in places]
             tops, terms = ([group.load_col(logs, pk.at(at, e, 0), length=rows) for at in slots] for e in (0, 1))
             tiles = [group.load(parts, pk.at(at, 0, 0), rows=rows, cols=wide) for at in slots]
-            for j, (top, term, part) in enumerate(zip(tops, terms, tiles, strict=True)):
-                with pk.when(i + j * groups < count):
+            for i, top, term, x in zip(places, tops, terms, tiles, strict=True):
+                with pk.when(i < count):
                     highest = pk.maximum(peak, top)
                     old, new = pk.exp2(peak - highest), pk.exp2(top - highest)
-                    sum[:], out[:] = pk.fma(sum, old, term * new), pk.fma(part, new, out * old)
+                    whole[:], out[:] = pk.fma(whole, old, term * new), pk.fma(x, new, out * old)
                     peak[:] = highest
-        top, sum = together(sum)
-        with pk.when(mine == 0):
-            write(place, top, sum)
 
-    for _ in range(stages - 1):
+    for _ in pk.range(stages - 1):
         load()
     for _ in pk.loop():
-        pk.break_if(here.unit >= last)
-        item, count, start, done, taken = here.take()
-        batch, x = here.batch, span(here.batch)
-        keys_seen = length(batch)
-        place = (batch, item // across, item % across * rows)
-        begin = x.begin + done * (fixed or 1)
+        pk.break_if(here.done)
+        part = here.take()
+        keys_seen = length(part.group)
+        place = (part.group, part.item // across, part.item % across * rows)
         query = group.load(q, pk.at(*place, 0), rows=rows, cols=d)
         if softcap is None:
             query *= pk.where(scale > 0.0, 1.0, pk.where(scale < 0.0, -1.0, 0.0))
         peak[:], total[:], out[:] = LOWEST, 0.0, 0.0
         stands = keys_seen - n  # the first query's key
-        for t in pk.range(begin, pk.minimum(begin + taken * (fixed or 1), x.end)):
+        for t in pk.range(*tiles_of(part)):
             group.wait_loads(stages - 2)
             group.sync()
             load()
@@ -274,30 +237,28 @@ def attend(
             peak[:] = highest
             group.mma_AB(out, weight.to(k.dtype), ring[1][slot])
             used.set(pk.where(used == stages - 1, 0, used + 1))
-        top, sum = together(total.total())
-        before = start // share  # the block that has the item's first part
-        pieces = count if fixed else (start + count - 1) // share - before + 1
-
-        def slot_of(i: Any) -> Any:
-            return start + i if fixed else 2 * (before + i) + pk.where(i == 0, 1, 0)
-
-        with pk.when(pieces == 1), pk.when(mine == 0):
-            write(place, top, sum)
-        with pk.otherwise():
+        whole[:] = total.total()
+        pieces, item = pk.var(i32, shares.pieces(part)), part.group * items + part.item
+        for _ in pk.loop():
+            top, full = together()
+            with pk.when((pieces == 1) & (mine == 0)):
+                write(place, top, full)
+            pk.break_if(pieces == 1)
             with pk.when(mine == 0):
-                to = slot_of(done if fixed else pk.block_index.x - before)
+                to = shares.slot(part, shares.number(part))
                 group.store(parts, out, pk.at(to, 0, 0))
                 group.store(logs, top, pk.at(to, 0, 0))
-                group.store(logs, sum, pk.at(to, 1, 0))
+                group.store(logs, full, pk.at(to, 1, 0))
                 if rows > height:
                     group.sync()
             with pk.when(warp.index == 0):
-                came = pk.atomic_add(arrived, batch * items + item, 1, order="acq_rel", by=warp)
+                came = pk.atomic_add(arrived, item, 1, order="acq_rel", by=warp)
                 warp.set(ticket, 0, came)
             pk.block.sync()
-            with pk.when(ticket[0] == pieces - 1):
-                add_up(place, pieces, slot_of)
-                pk.block.set(arrived, batch * items + item, 0)
+            pk.break_if(ticket[0] != pieces - 1)
+            pk.block.set(arrived, item, 0)
+            add_up(part, pieces)
+            pieces.set(1)
 
 
 def reference(

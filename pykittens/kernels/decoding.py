@@ -30,7 +30,6 @@ class Cut(NamedTuple):
     height: int  # of them a warp has
     groups: int  # of warps, each with keys of its own
     stages: int
-    blocks: int  # of a multiprocessor
 
     @property
     def keys(self) -> int:
@@ -51,7 +50,7 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
         )
         stages = (arch.shared_bytes - fixed) // tile
         if groups * (tall // height) <= warps and (stages >= 3 or (stages == 2 and groups == 2)):
-            return Cut(tall, height, groups, min(stages, 4), 1)
+            return Cut(tall, height, groups, min(stages, 4))
     raise AssertionError("a GPU has room for two tiles of 32 keys")
 
 
@@ -65,7 +64,7 @@ class Attend:
         tiles = -(-rows // cut.rows)
         capacity = k.shape[2] if page_table is None else page_table.shape[1] * page
         units = -(-capacity // (fixed * cut.keys)) if fixed else 0
-        places = batch * heads * tiles * max(units, 1) if fixed else 2 * processors * cut.blocks
+        places = batch * heads * tiles * max(units, 1) if fixed else 2 * processors
         parts = arrays.empty(info.kind, (places, min(rows, cut.rows), v.shape[3]), "f32", device)
         logs = arrays.empty(info.kind, (places, 2, min(rows, cut.rows)), "f32", device)
         arrived = arrays.empty(info.kind, (batch * heads * tiles,), "i32", device)

@@ -140,7 +140,7 @@ LANGUAGE: dict[str, str] = {
     "Kernels": "pk.kernel pk.Kernel pk.gl pk.static pk.spec pk.at pk.derivative pk.vjp",
     "Measuring": "pk.do_bench pk.autotune",
     "Control flow": "pk.range pk.loop pk.break_if pk.when pk.otherwise pk.role "
-    "pk.persistent pk.grouped pk.rectangle pk.triangle pk.band pk.packed pk.stretch pk.dynamic pk.cdiv",
+    "pk.persistent pk.grouped pk.rectangle pk.triangle pk.band pk.packed pk.stretch pk.dynamic pk.shares pk.cdiv",
     "Scopes": "pk.warp pk.warpgroup pk.group pk.block pk.tma pk.cluster pk.ScopeHandle warp.warps warp.scope "
     "warp.count warpgroup.tma pk.cluster.size pk.cluster.everyone",
     "Memory": "pk.shared pk.ring pk.barrier pk.named_barrier pk.turns ring.held pk.Shared pk.Ring pk.Turns pk.Tensor",

@@ -36,14 +36,22 @@ class Band:
 
         real: 0 for queries that do not exist (see `pk.triangle`), which have that one.
         """
-        clear, full, begin, end = 0, self.keys, 0, self.keys
+        clear, full = 0, self.keys
+        begin, end = self.key_range(query, queries, keys, real)
         if self.high is not None:
             full = minimum(query + self.high + 1, self.keys)  # keys that the first query sees
-            end = minimum(query + queries + self.high, self.keys)  # that the last one sees
+        if self.low is not None:
+            clear = cdiv(maximum(query + queries - 1 + self.low, 0), keys)
+        return Span(begin, clear, maximum(full, 0) // keys, end)
+
+    def key_range(self, query: Operand, queries: int, keys: int, real: Operand = 1) -> tuple[Any, Any]:
+        """The first of `key_tiles`, and the one behind the last; of vectors of lengths, too."""
+        begin, end = 0, self.keys
+        if self.high is not None:
+            end = minimum(query + queries + self.high, self.keys)  # that the last query sees
         if self.low is not None:
             begin = maximum(query + self.low, 0) // keys
-            clear = cdiv(maximum(query + queries - 1 + self.low, 0), keys)
-        return Span(begin, clear, maximum(full, 0) // keys, maximum(cdiv(end, keys) * real, begin + 1))
+        return begin, maximum(cdiv(end, keys) * real, begin + 1)
 
     def query_tiles(self, key: Operand, keys: int, queries: int) -> Span:
         """The tiles of `queries` queries that see some of the `keys` keys from `key` on; perhaps none."""

@@ -23,7 +23,7 @@ def _cached(dim: int, pages: bool, n: int = 1, heads: int = 4, fixed: int = 0, *
     how = cut(rows, dim, dim, 2, SIMULATED)
     cache = (batch * capacity // PAGE, 1, PAGE, dim) if pages else (batch, 1, capacity, dim)
     across = -(-rows // how.rows)
-    places = batch * across * -(-capacity // (fixed * how.keys)) if fixed else 2 * PROCESSORS * how.blocks
+    places = batch * across * -(-capacity // (fixed * how.keys)) if fixed else 2 * PROCESSORS
     table = np.random.default_rng(0).permutation(cache[0]).reshape(batch, -1) if pages else None
     operands: dict[str, Any] = {
         "q": spec(bf16, (batch, 1, rows, dim)),
