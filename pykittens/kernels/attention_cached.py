@@ -162,7 +162,8 @@ def attend(
                 out[:] = out + group.load_vec(others[mine]).tile(rows, wide)
             pk.block.sync()
             half.set(half // 2)
-        return top, sum((group.load_col(sums[i]) for i in range(1, groups)), group.load_col(sums[0]))
+        first = group.load_col(sums[0])
+        return top, sum((group.load_col(sums[i]) for i in range(1, groups)), first)
 
     def sink_of(sinks: Any, head: Any, row: Any) -> Any:
         """The sinks of a tile's rows."""

@@ -1,0 +1,59 @@
+"""Equal shares of a line of work: every unit is taken once, by blocks that have as many, and slots are nobody else's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens import i32
+from pykittens.errors import TypeRuleError
+
+UNITS = np.array([3, 1, 0, 7, 2], np.int32)  # of an item, by group
+ITEMS, BLOCKS = 2, 5
+
+
+@pk.kernel(warps=1, grid=BLOCKS)
+def owners(
+    ends: pk.gl(i32, 5), taken: pk.gl(i32, "N"), slots: pk.gl(i32, "S"), *, single: bool = False, least: int = 1
+) -> None:
+    """How often each unit is taken, by item; and how many parts have each slot."""
+    line = pk.shared(pk.sv(i32, 32), name="line")
+    pk.warp.store(line, pk.warp.load_vec(ends, pk.at(0), length=32))
+    pk.warp.sync()
+    shares = pk.shares(line, 5, ITEMS, least=least, single=single)
+    walk = shares.walk()
+    for _ in pk.loop():
+        pk.break_if(walk.done)
+        part = walk.take()
+        pk.assert_(shares.number(part) < shares.pieces(part), "there are as many parts")
+        pk.assert_((part.item >= 0) & (part.item < ITEMS), "an item of the group")
+        with pk.when(shares.pieces(part) > 1):
+            pk.atomic_add(slots, shares.slot(part, shares.number(part)), 1)
+        for i in pk.range(part.taken):
+            pk.atomic_add(taken, part.start + part.begin + i, 1 + 100 * shares.pieces(part))
+
+
+@pytest.mark.parametrize(("single", "least"), ((False, 1), (True, 1), (False, 6), (False, 100)))
+def test_every_unit_is_taken_once(single: bool, least: int) -> None:
+    ends = np.cumsum(UNITS * ITEMS).astype(np.int32)
+    taken, slots = np.zeros(ends[-1], np.int32), np.zeros(max(2 * BLOCKS, ends[-1]), np.int32)
+    owners.simulate(ends, taken, slots, single=single, least=least)
+    assert (taken % 100 == 1).all() and slots.max() <= 1
+    share = max(-(-int(ends[-1]) // BLOCKS), least)
+    pieces, start = [], 0
+    for units in UNITS.repeat(ITEMS):
+        if units:
+            cuts = units if single else (start + units - 1) // share - start // share + 1
+            pieces += [cuts] * units
+        start += units
+    assert (taken // 100 == pieces).all()
+
+
+def test_of_what() -> None:
+    @pk.kernel(warps=1)
+    def wrong(x: pk.gl(i32, 5)) -> None:
+        pk.shares(x, 5)
+
+    with pytest.raises(TypeRuleError, match="pk.shares of"):
+        wrong.simulate(np.zeros(5, np.int32))
