@@ -1,4 +1,4 @@
-"""Equal shares of a line of work: every unit is taken once, by blocks that have as many, and slots are nobody else's."""
+"""Equal shares of a line of work: every unit is taken once, blocks have as many, and slots are nobody else's."""
 
 from __future__ import annotations
 
