@@ -10,12 +10,16 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import numpy as np
+
 from ..errors import ArgumentError
 
 Dim3 = tuple[int, int, int]
 
 MOST = (2**31 - 1, 65_535, 65_535)  # blocks along x, y, z
 WARPS = 32
+RESIDENT = {"blocks_per_sm": (1, 32), "registers": (0, 255)}  # "Technical Specifications", too
+SWITCHES = ("debug", "pdl", "cooperative")
 
 
 def dimensions(kernel: str, option: str, value: Any) -> Dim3:
@@ -55,3 +59,19 @@ def warps(kernel: str, value: Any) -> int:
     if not 1 <= count <= WARPS:
         raise ArgumentError(f"{kernel}: warps is {count}", fix=f"a block has 1 to {WARPS} warps")
     return count
+
+
+def resident(kernel: str, option: str, value: Any) -> int:
+    """How many blocks share a multiprocessor at least, or registers a thread has at most (0: as the compiler likes)."""
+    count, least, most = whole(kernel, option, value), *RESIDENT[option]
+    if not least <= count <= most:
+        raise ArgumentError(f"{kernel}: {option} is {count}", fix=f"{option} is {least} to {most}")
+    return count
+
+
+def switch(kernel: str, option: str, value: Any) -> bool:
+    """An option that is on or off."""
+    if not isinstance(value, (bool, np.bool_)):
+        said = f"{kernel}: {option} is {value!r}, a {type(value).__name__}"
+        raise ArgumentError(said, fix="pass True or False")
+    return bool(value)

@@ -35,7 +35,7 @@ from ..trace.tracer import trace
 from ..types import DType
 from .again import Again
 from .arguments import Specialisation, bind_arguments, seen_by_options, spec, specialise, why_misaligned
-from .dimensions import Dim3, dimensions
+from .dimensions import RESIDENT, SWITCHES, Dim3, dimensions, resident, switch
 from .dimensions import warps as block_warps
 from .gradients import check_gradients, overwritten
 from .identity import Identity, leaf_of
@@ -101,14 +101,15 @@ class Kernel:
         statics = dict(specialisation.statics)
         cluster = self.dims("cluster", known, statics)
         warps = block_warps(self.name, self._option("warps", known, statics, 4))
-        extra = {
-            k: self._option(k, known, statics, None)
-            for k in ("blocks_per_sm", "registers", "debug", "pdl", "cooperative")
-            if k in self.options
-        }
+        extra: dict[str, Any] = {}
+        for name in (*RESIDENT, *SWITCHES):
+            if name in self.options:
+                value = self._option(name, known, statics, None)
+                if value is not None:
+                    extra[name] = (resident if name in RESIDENT else switch)(self.name, name, value)
         if debugging():
             extra["debug"] = True
-        key = (self.key(specialisation), warps, cluster, *extra.values())
+        key = (self.key(specialisation), warps, cluster, *extra.items())
         with self._lock:
             if (program := self.memory.programs.get(key)) is None:
                 notes = {n: why_misaligned(x) for n, x in known.items() if isinstance(x, (ArrayInfo, spec))}

@@ -26,6 +26,7 @@ from ..interop import arrays as interop
 from ..interop.arrays import ArrayInfo, Unsupported
 from ..kernels.arguments import KernelCall
 from ..versions import new_enough
+from .settings import unsuitable
 
 _operators: Any = (
     None  # the module of this name, which imports torch: loaded when there are tensors, so that nothing else does
@@ -140,6 +141,7 @@ class Function:
         """The results, by the kernel, past torch's dispatcher. `overrides` are given to `forward`: configurations to
         be measured.
         """
+        self.check_settings(settings)
         infos = self.describe(arrays)
         results = self.results(*infos, *settings)[: len(self.outputs) + also]
         first = next(x for x in infos if x is not None)
@@ -198,6 +200,12 @@ class Function:
                 raise ArgumentError(f"{self.name}: {error}", fix="pass NumPy, torch, CuPy or JAX arrays") from None
         self.together(found)
         return found
+
+    def check_settings(self, settings: Sequence[Any]) -> None:
+        """Raises `ArgumentError` for a setting that is nothing of the kind that the schema says."""
+        for name, schema, value in zip(self.setting_names, self.settings.split(", "), settings):  # noqa: B905
+            if fix := unsuitable(schema, value):
+                raise ArgumentError(f"{self.name}: {name} is {value!r}, a {type(value).__name__}", fix=fix)
 
     def together(self, infos: Sequence[ArrayInfo | None]) -> None:
         """Raises `ArgumentError` for operands of several frameworks or devices."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,19 +38,35 @@ def epilogue_of(number: int) -> Callable[..., Any]:
 
 
 def _finishing(epilogue: Callable[..., Any]) -> Callable[..., Any]:
-    """An epilogue whose result is looked at."""
+    """An epilogue whose arguments and whose result are looked at."""
 
     def finishing(x: Any, row: Any, col: Any, *operands: Any) -> Any:
+        named = ["x", "row", "col", *(f"operand{i}" for i in range(len(operands)))]
+        check_takes(epilogue, "the epilogue", named)
         result = epilogue(x, row, col, *operands)
-        if not isinstance(result, Tile) or result.shape != x.shape:
-            fix = (
-                f"return a tile of {' x '.join(map(str, x.shape))}, made of the first argument: "
-                "lambda x, row, col: pk.relu(x)"
-            )
-            raise TraceError(f"the epilogue returns {result!r}", fix=fix)
+        check_tile(result, x, "the epilogue", "lambda x, row, col: pk.relu(x)")
         return result
 
     return finishing
+
+
+def check_tile(result: Any, x: Any, what: str, example: str) -> None:
+    """Raises `TraceError` where a user's function of a tile returned none of its shape."""
+    if not isinstance(result, Tile) or result.shape != x.shape:
+        fix = f"return a tile of {' x '.join(map(str, x.shape))}, made of the first argument: {example}"
+        raise TraceError(f"{what} returns {result!r}", fix=fix)
+
+
+def check_takes(function: Callable[..., Any], what: str, names: Sequence[str]) -> None:
+    """Raises `TraceError` where a user's function does not take as many arguments as it is called with."""
+    try:
+        inspect.signature(function).bind(*names)
+    except TypeError as error:
+        raise TraceError(
+            f"{what} is called with {len(names)} arguments: {error}", fix=f"take {', '.join(names)}"
+        ) from None
+    except ValueError:  # a builtin without a signature
+        return
 
 
 def matrix_shape(shape: Sequence[Any]) -> tuple[Any, ...]:

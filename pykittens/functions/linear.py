@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import ArgumentError
@@ -10,7 +11,7 @@ from ..interop.frameworks import torch_names
 from ..kernels import activation_backward, matmul
 from ..kernels import linear as kernels
 from .declaration import ADDED, Backward, Function, Result
-from .epilogues import number_of
+from .epilogues import check_takes, check_tile, number_of
 from .product import ADDMM_, MATMUL, MATMUL_EPILOGUE, _sum
 
 STRIPS = 32  # blocks that share the rows of some columns: enough for any GPU, and the same for all, as shapes must be
@@ -227,5 +228,13 @@ def _name(activation: Any) -> str | None:
     if not callable(activation):
         raise ArgumentError(f"linear: activation is {activation!r}", fix="pass a name, or a function of a tile")
     name = f"function {number_of(activation)}"
-    _activations.setdefault(name, activation)
+    _activations.setdefault(name, partial(_activated, activation))
     return name
+
+
+def _activated(activation: Callable[[Any], Any], x: Any) -> Any:
+    """A user's activation, whose arguments and whose result are looked at."""
+    check_takes(activation, "the activation", ["x"])
+    result = activation(x)
+    check_tile(result, x, "the activation", "lambda x: pk.relu(x)")
+    return result

@@ -36,7 +36,11 @@ _defaults: dict[Function, tuple[Any, ...]] = {}  # of the operators' arguments
 
 def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], also: bool) -> Any:
     """A public function on tensors, outside of torch.compile."""
-    rest = (function, also, torch.is_grad_enabled(), function.key(*settings) if function.key else settings)
+    try:
+        rest = (function, also, torch.is_grad_enabled(), function.key(*settings) if function.key else settings)
+    except (TypeError, ValueError):
+        function.check_settings(settings)
+        raise
     if direct() and (found := plans.known.find(arrays, rest)):
         (plan, graded), pointers = found
         made = (_with_gradient if graded else plans.again)(plan, function, arrays, settings, pointers)
@@ -44,6 +48,7 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
             if graded and len(made) > len(function.outputs) + also:
                 made = made[:-1]
             return made[0] if len(made) == 1 else tuple(made) if made else None
+    function.check_settings(settings)
     _latest.plan = None
     result = operate(function, arrays, settings, also)
     if (plan := _latest.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):

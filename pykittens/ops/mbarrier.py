@@ -52,7 +52,7 @@ Acquire = Literal["cta", "cluster", "terms"]
 _ACQUIRES: dict[Acquire, tuple[str, str]] = {
     "cta": ("", ""),  # acquire.cta by default
     "cluster": (".acquire.cluster", ""),  # invalidates L1 once, when the phase has ended
-    # PTX ISA "fence": of what the cluster released, only accesses to shared memory are ordered, which no L1 holds.
+    # PTX ISA "membar, fence": only accesses to shared memory are ordered, of what the cluster released; no L1 holds it.
     "terms": (".relaxed.cluster", "fence.acquire.sync_restrict::shared::cluster.cluster;"),
 }
 

@@ -76,7 +76,8 @@ class _Ordered(Op):
 
 @dataclass(eq=False)
 class MemoryFence(_Ordered):
-    """Orders the warp's accesses before it and after it for all threads of the memory scope (PTX "fence.acq_rel")."""
+    """Orders the warp's accesses before it and after it for all threads of the memory scope (PTX "membar, fence":
+    fence.acq_rel)."""
 
     scope: Scope
     memory_scope: MemoryScope = "gpu"

@@ -433,7 +433,8 @@ class WaitBulk(Op):
 
 @dataclass(eq=False)
 class ProxyFence(Op):
-    """Generic writes of these threads become visible to TMA and wgmma (PTX "fence.proxy.async"). Inserted by a pass.
+    """Generic writes of these threads become visible to TMA and wgmma (PTX "membar, fence": fence.proxy.async).
+    Inserted by a pass.
 
     `memory`: the block's own shared memory, that of the "cluster" (which the own is a part of), or all.
     """

@@ -8,11 +8,11 @@ operand wants where the other operand's way through memory is the transposed one
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TypeRuleError
 from ..layouts import Sym, transposed_matrix_place
+from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
 from ..thread_map import Matrices

@@ -39,6 +39,12 @@ def kernel(**options: Any) -> pk.Kernel:
         ({"warps": "4"}, "warps is '4', a str"),
         ({"warps": 33}, "warps is 33"),
         ({"warps": 0}, "warps is 0"),
+        ({"blocks_per_sm": 0}, "blocks_per_sm is 0"),
+        ({"blocks_per_sm": 1.5}, "blocks_per_sm is 1.5, a float"),
+        ({"registers": 256}, "registers is 256"),
+        ({"registers": -1}, "registers is -1"),
+        ({"pdl": 1}, "pdl is 1, a int"),
+        ({"cooperative": lambda **_: "no"}, "cooperative is 'no', a str"),
     ],
 )
 def test_refused(options: dict[str, Any], fact: str) -> None:
