@@ -75,7 +75,7 @@ def _forward_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> Any:
     given = [x for x in tables if x is not None]
     known = scorings.known_of(number, split, [arrays.describe(x) for x in given])
     scores = rules.scores_of(q.shape[-1], *settings)
-    return kernels.call(q, k, v, sinks, out, lse, scores, scoring=known.scoring, tables=given)
+    return kernels.call(q, k, v, sinks, out, lse, scores, scoring=known.scoring, tables=given, alike=known.alike)
 
 
 TABLES = ", ".join(f"Tensor? operand{i}=None" for i in range(MOST))
@@ -96,11 +96,10 @@ def _gradient_forward_scored(do: Any, q: Any, *given: Any) -> Any:
     rows, tables, rest = given[:6], given[6 : 6 + MOST], given[6 + MOST :]
     gradients, dtables, (*settings, number, split, _) = rest[:4], rest[4 : 4 + MOST], rest[4 + MOST :]
     theirs = [x for x in tables if x is not None]
-    scoring = scorings.known_of(number, split, [arrays.describe(x) for x in theirs]).scoring
+    known = scorings.known_of(number, split, [arrays.describe(x) for x in theirs])
+    told: Any = {"scoring": known.scoring, "tables": theirs, "dtables": dtables[: len(theirs)], "alike": known.alike}
     scores = rules.scores_of(q.shape[-1], *settings)
-    return attention_backward.call(
-        (do, q, *rows), gradients, scores, settings[2], scoring=scoring, tables=theirs, dtables=dtables[: len(theirs)]
-    )
+    return attention_backward.call((do, q, *rows), gradients, scores, settings[2], **told)
 
 
 ATTENTION_SCORED_BACKWARD = Function(

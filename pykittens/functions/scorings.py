@@ -25,8 +25,7 @@ class Known(NamedTuple):
     """A score function and a mask with operands of some ranks and dtypes."""
 
     scoring: Scoring
-    by_batch: bool  # whether the mask depends on the batch
-    by_head: bool
+    alike: tuple[bool, bool]  # whether the mask is the same for all of a batch, and for all heads
     lengths: tuple[
         tuple[str, ...], ...
     ]  # for each dimension of each operand "batch", "head" or nothing: what indexes it
@@ -127,4 +126,4 @@ def _look(scoring: Scoring, given: Sequence[ArrayInfo]) -> Known:
     lengths = tuple(
         tuple(facts["lengths"].get((i, axis), "") for axis in range(len(x.shape))) for i, x in enumerate(given)
     )
-    return Known(scoring, "batch" in facts["mask by"], "head" in facts["mask by"], lengths)
+    return Known(scoring, ("batch" not in facts["mask by"], "head" not in facts["mask by"]), lengths)

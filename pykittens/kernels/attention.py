@@ -22,6 +22,8 @@ from ..trace.scoring import Scoring
 from ..types import DTYPES
 from . import attention_divided, attention_hopper, schedule
 from .arguments import KernelCall
+from .tile_lists import Listed, Lists
+from .widths import widths
 
 DTYPE_NAMES = ("bf16", "f16")
 WIDEST, WIDEST_MMA_SYNC = 256, 128  # head dimensions: of Hopper's kernels, of the others
@@ -89,13 +91,17 @@ def call(
     offsets: tuple[Any, Any] = (None, None),
     scoring: Scoring | None = None,
     tables: Sequence[Any] = (),
+    alike: tuple[bool, bool] = (False, False),
 ) -> KernelCall:
     """What writes the output, and log(sum(exp(scores))) of each row into `lse` unless that is None, for operands that
-    `check` takes. offsets: where packed sequences begin, of queries and of keys. scoring: functions with `tables`."""
+    `check` takes. offsets: where packed sequences begin, of queries and of keys. scoring: functions with `tables`;
+    alike: whether the mask shows all of a batch, and all heads, the same."""
     given = ((name, x, arrays.describe(x, name)) for name, x in (("q", q), ("k", k), ("v", v)))
     q, k, v = (x if loadable(info) else arrays.dense_copy(x, name) for name, x, info in given)
     sinks = sinks if sinks is None or arrays.describe(sinks).strides == (1,) else arrays.dense_copy(sinks, "sinks")
     dim, device = q.shape[-1], arrays.describe(q).device
+    theirs = [*map(table, tables)]
+    lists = None if scoring is None or scoring.mask is None else Lists(scoring, scores, alike, theirs)
     if "wgmma" in machine_of(device).features:
         processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
@@ -119,15 +125,20 @@ def call(
             offsets[0] is not None and scores.causal and not window
         ):  # tiles of any length: the next free block takes one
             static["stay"] = False
-        operands = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets, *map(table, tables))
-        return KernelCall(attention_hopper.attend, operands, static)
+        kernel = attention_hopper.attend
+        operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
+        if lists is not None and offsets[0] is None:
+            kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))
+            return KernelCall(kernel, (*operands, *theirs, *[None] * (5 - len(theirs))), static)
+        return KernelCall(kernel, (*operands, *theirs), static)
     from . import attention_ampere
 
-    return KernelCall(
-        attention_ampere.attend,
-        (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets, *map(table, tables)),
-        {"causal": scores.causal, "scoring": scoring},
-    )
+    operands = (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets, *theirs)
+    kernel, static = attention_ampere.attend, {"causal": scores.causal, "scoring": scoring}
+    if lists is not None and offsets[0] is None:
+        kernel = Listed(kernel, lists, 128, attention_ampere.keys_of(widths(dim, v.shape[-1])[0]))
+        operands = (*operands, *[None] * (4 - len(theirs)))
+    return KernelCall(kernel, operands, static)
 
 
 def plan(q: Sequence[int], k: Sequence[int], causal: bool, device: int | None) -> schedule.Choice:

@@ -20,6 +20,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32
 
 from ..trace.scoring import TABLES, Scoring, Where
+from ..trace.visits import TileList
 from .scale import magnitude, normalised, squashed, turn
 from .widths import widths
 
@@ -33,6 +34,11 @@ def grid(q: Any, rows: Any, q_offsets: Any = None, **_: Any) -> Any:
     """A block a tile of queries."""
     tiles = pk.cdiv(q.rows, rows) if q_offsets is None else q.rows // rows + q_offsets.cols - 1
     return tiles, q.depth, q.batch
+
+
+def keys_of(d: int) -> int:
+    """Keys at a time: as many as registers hold scores of."""
+    return min(4096 // d // 16 * 16, 64)
 
 
 @pk.kernel(
@@ -57,6 +63,7 @@ def attend(
     o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
     o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
+    lists: Annotated[Tensor, i32, "TB", "TH", "T", "TL"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -66,13 +73,13 @@ def attend(
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
 
-    `left`, `right`, `softcap`, `sinks`, offsets and `scoring`: see `attention_hopper.attend`.
+    `left`, `right`, `softcap`, `sinks`, offsets, `scoring` and `lists`: see `attention_hopper.attend`.
     """
     (d, wide), group = widths(q.cols, v.cols), pk.block
     scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
     unit = (scale if scored else magnitude(scale)) if softcap is None else softcap  # of what is compared
     c = LOG2E if scored else unit * LOG2E
-    keys = keys or min(4096 // d // 16 * 16, 64)  # as many as registers hold scores of
+    keys = keys or keys_of(d)
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     sequence = batch
     side: Any = 0 if causal else right
@@ -93,10 +100,12 @@ def attend(
     score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, wide)
 
     exists = 1 if q_offsets is None else pk.where((block >= 0) & (block * rows < q_rows.rows), 1, 0)
-    span = band.key_tiles(block * rows, rows, keys, exists)
+    listed = None if lists is None else TileList(lists, batch, head, block)
+    span = band.key_tiles(block * rows, rows, keys, exists) if listed is None else listed.span
 
     def load(tile: Any, tensor: Any, i: Any) -> None:
-        group.load_async(tile, tensor, **k_rows.tile(batch, head // (q.depth // k.depth), i, keys))
+        j = i if listed is None else listed[i]
+        group.load_async(tile, tensor, **k_rows.tile(batch, head // (q.depth // k.depth), j, keys))
         group.commit()
 
     def arrived() -> None:
@@ -123,11 +132,14 @@ def attend(
             load(key, k, i - 1)
         if softcap is not None:
             score[:] = squashed(score, scale / softcap)
+        j = i if listed is None else listed[i]
         if scoring is not None:
-            where = Where(sequence, head, block * rows, i * keys)
-            score[:] = scoring.apply(score, unit, where, tables)
-        with pk.when(i >= span.full if band.low is None else (i >= span.full) | (i < span.clear)):
-            score[:] = pk.where(band.sees(score, block * rows, i * keys), score, -pk.inf)
+            where = Where(sequence, head, block * rows, j * keys)
+            score[:] = scoring.apply(score, unit, where, tables, listed is None)
+        with pk.when(i >= span.full if left is None or listed else (i >= span.full) | (i < span.clear)):
+            if scoring is not None and listed is not None:
+                score[:] = scoring.hidden(score, where, tables)
+            score[:] = pk.where(band.sees(score, block * rows, j * keys), score, -pk.inf)
         highest = pk.maximum(peak, score.row_max() * c)
         weight, shrink = pk.exp2(pk.fma(score, c, -highest)), pk.exp2(peak - highest)
         total[:] = pk.fma(total, shrink, weight.row_sum(partial=True))

@@ -23,6 +23,7 @@ from . import attention_backward_hopper as hopper
 from . import attention_backward_wide as wide
 from .arguments import KernelCall
 from .attention import Scores, loadable, machine_of, table
+from .tile_lists import Lists
 from .widths import backward_width
 
 LOG2E = 1.4426950408889634
@@ -151,6 +152,7 @@ class Steps:
         tables: Sequence[Any] = (None,) * 4,
         gradients: Sequence[Any] = (None,) * 4,
         *,
+        lists: Lists | None = None,
         deterministic: bool = False,
         mma_sync: int = 0,
         **static: Any,
@@ -173,6 +175,9 @@ class Steps:
         theirs = (*tables, *(x if x is None else table(x) for x in gradients))
         if sinks is not None:
             differentiate_sinks(scaled, delta, sinks, dsinks)
+        if lists is not None:
+            rows, keys = (cut["rows"], ampere.KEYS) if mma_sync else (static.get("rows", 64), hopper.keys_of(d))
+            theirs = (*theirs, lists(q, k, rows, keys, down=True))
         if mma_sync:
             ampere.differentiate(
                 q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs, **static, **cut
@@ -214,10 +219,11 @@ def call(
     scoring: Scoring | None = None,
     tables: Sequence[Any] = (),
     dtables: Sequence[Any] = (),
+    alike: tuple[bool, bool] = (False, False),
 ) -> KernelCall:
     """What writes the gradients of q, k, v and sinks. `given`: do, q, k, v, o, lse, and dlse and sinks or None.
     offsets: where packed sequences begin. scoring: functions with `tables`, whose gradients `dtables` become, float32,
-    where they are not None."""
+    where they are not None; alike: whether the mask shows all of a batch, and all heads, the same."""
     *rows, lse, dlse, sinks = given
     rows = [x if loadable(arrays.describe(x)) else arrays.dense_copy(x, "operand") for x in rows]
     vectors = [
@@ -236,4 +242,12 @@ def call(
     if scoring is not None:
         missing = [None] * (4 - len(tables))
         operands = (*operands, [*map(table, tables), *missing], [*dtables, *missing])
+        shared = alike[1] or given[1].shape[1] == given[2].shape[1]  # heads that share keys, the same tiles of queries
+        if (
+            scoring.mask is not None
+            and not deterministic
+            and offsets[0] is None
+            and (shared or "wgmma" in machine.features)
+        ):
+            static["lists"] = Lists(scoring, scores, alike, [*map(table, tables)])
     return KernelCall(STEPS, operands, static)  # type: ignore[arg-type]

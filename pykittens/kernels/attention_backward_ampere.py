@@ -17,6 +17,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp
 
 from ..trace.scoring import TABLES, Differentiated, Scoring, Where
+from ..trace.visits import TileList
 from .scale import squashed
 from .widths import backward_width
 
@@ -79,6 +80,7 @@ def differentiate(
     d1: Annotated[Tensor, f32, "A1", "B1", "C1", "D1"] | None = None,
     d2: Annotated[Tensor, f32, "A2", "B2", "C2", "D2"] | None = None,
     d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
+    lists: Annotated[Tensor, i32, "TB", "TH", "T", "TL"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -119,7 +121,8 @@ def differentiate(
     dkey, dvalue = group.zeros(f32, KEYS, d), group.zeros(f32, KEYS, d)
     part = warp.zeros(f32, HEIGHT, rows * d // warps // HEIGHT)
     down, across = place_of(warp.index, d, part.cols)
-    length = span.end - span.begin
+    listed = None if lists is None else TileList(lists, batch, head * shared_by, tile, parts_first=True)
+    length = span.end - span.begin if listed is None else listed.count
     if q_offsets is not None:  # a number that is no tile's
         length = pk.where(tile * KEYS < k_rows.rows, length, 0)
 
@@ -128,7 +131,7 @@ def differentiate(
 
     def place(i: Any) -> tuple[Any, Any]:
         """Head and number of the i-th tile of queries."""
-        return head * shared_by + i // length, span.begin + i % length
+        return head * shared_by + i // length, span.begin + i % length if listed is None else listed[i % length]
 
     def load(i: Any) -> None:
         (h, j), tiles = place(i), slot(i)
@@ -153,8 +156,12 @@ def differentiate(
         x = score if softcap is None else squashed(score, scale / softcap)
         where = scoring and Where(sequence, h, j * rows, tile * KEYS, down=True)
         made = Differentiated(scoring, x, unit, where, tables, (d0, d1, d2, d3))
-        p = made.hide(pk.exp2(pk.fma(made.result, c, -group.load_row(log))))
-        with pk.when(~whole | (j < span.clear) | (j >= span.full)):
+        p = pk.exp2(pk.fma(made.result, c, -group.load_row(log)))
+        p = p if lists is not None else made.hide(p)
+        edge = ~whole | (j < span.clear) | (j >= span.full) if listed is None else i % length < listed.parts
+        with pk.when(edge):
+            if lists is not None:
+                p[:] = made.hide(p)
             p[:] = pk.where(band.sees(score, j * rows, tile * KEYS, down=True), p, 0.0)
         group.mma_AB(dvalue, p.to(dtype), grads)
         if softcap is not None and not scored:
@@ -178,7 +185,7 @@ def differentiate(
             group.sync()
             with pk.when(i + 1 < length * shared_by):
                 load(i + 1)
-    if left is not None or right is not None or q_offsets is not None:  # perhaps nobody has waited for the keys
+    if any(x is not None for x in (left, right, q_offsets, lists)):  # perhaps nobody has waited for the keys
         group.commit()
         group.wait_loads()
     group.sync()

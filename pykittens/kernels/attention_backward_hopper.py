@@ -19,6 +19,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from ..trace.scoring import TABLES, Differentiated, Scoring, Where
+from ..trace.visits import KeyTile
 from .scale import squashed
 from .widths import backward_width
 
@@ -66,6 +67,7 @@ def differentiate(
     d1: Annotated[Tensor, f32, "A1", "B1", "C1", "D1"] | None = None,
     d2: Annotated[Tensor, f32, "A2", "B2", "C2", "D2"] | None = None,
     d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
+    lists: Annotated[Tensor, i32, "TB", "TH", "T", "TL"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -107,14 +109,6 @@ def differentiate(
         key_tiles = pk.cdiv(k_rows.rows, keys)
         exists = tile < key_tiles
     tiles, band = pk.cdiv(q_rows.rows, rows), pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
-    span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
-    if packed:
-        span = span._replace(end=pk.where(exists, span.end, span.begin))
-    clear = pk.where(
-        tile * keys + keys <= k_rows.rows, pk.maximum(pk.minimum(span.clear, span.end), span.begin), span.end
-    )
-    full = span.end if band.low is None else pk.maximum(pk.minimum(span.full, span.end), clear)
-
     operand, rowed = pk.st(dtype, keys, d), pk.st(dtype, rows, d)
     key, value = pk.shared(operand, name="key"), pk.shared(operand, name="value")
     landed = pk.barrier(2, name="landed")
@@ -130,19 +124,14 @@ def differentiate(
         which = section * together + place % width
         return which % k.depth, which // k.depth
 
-    def each_tile() -> Any:
-        """The tiles of queries that see these keys, head after head: (batch, head, tile)."""
-        head, batch = owner()
-        for h in pk.range(head * shared_by, (head + 1) * shared_by):
-            for j in pk.range(span.begin, span.end):
-                yield batch, h, j
+    visits = KeyTile(band, tile, keys, rows, shared_by, owner, exists if packed else None, lists)
 
     with pk.role("move", warps=4, registers=24):
         with pk.role("keys and queries", warps=1):
             pk.tma.expect(landed, key)
             head, batch = owner()
             pk.tma.load(key, k, barrier=landed, **k_rows.tile(batch, head, tile, keys))
-            for b, h, j in each_tile():
+            for b, h, j in visits.every_tile():
                 with q_ring.fill() as slot:
                     pk.tma.load(slot.x, q, **q_rows.tile(b, h, j, rows))
                     pk.tma.load(slot.row, lse, (b, h, base + j))
@@ -153,14 +142,14 @@ def differentiate(
             pk.tma.expect(landed, value)
             head, batch = owner()
             pk.tma.load(value, v, barrier=landed, **k_rows.tile(batch, head, tile, keys))
-            for b, h, j in each_tile():
+            for b, h, j in visits.every_tile():
                 with do_ring.fill() as slot:
                     pk.tma.load(slot.x, do, **q_rows.tile(b, h, j, rows))
                     pk.tma.load(slot.row, delta, (b, h, base + j))
         if not direct:
             for i in range(2):
                 with pk.role(f"add {i}", warps=1):
-                    for b, h, j in each_tile():
+                    for b, h, j in visits.every_tile():
                         warp.arrive_at(taken, i)
                         warp.sync_at(there, i)
                         if turns is not None:
@@ -208,7 +197,8 @@ def differentiate(
             warpgroup.mm_ABt(grad, my_value, grads.x)
             x = score if softcap is None else squashed(score, scale / softcap)
             made = Differentiated(scoring, x, unit, scoring and where(h, j), tables, (d0, d1, d2, d3))
-            p = made.hide(pk.exp2(pk.fma(made.result, c, -warpgroup.load_row(query.row))))
+            p = pk.exp2(pk.fma(made.result, c, -warpgroup.load_row(query.row)))
+            p = made.hide(p) if masked or lists is None else p
             if masked:
                 p = pk.where(band.sees(score, j * rows, tile * keys + (0 if halves else me * 64), down=True), p, 0.0)
             weight[:] = p.to(dtype)
@@ -256,13 +246,8 @@ def differentiate(
         scores()
         warpgroup.wait(score)
         for h in pk.range(shared_by):
-            for j in pk.range(span.begin, clear):
-                step(h, j, True)
-            for j in pk.range(clear, full):
-                step(h, j, False)
-            if band.low is not None:
-                for j in pk.range(full, span.end):
-                    step(h, j, True)
+            for j, masked in visits.tiles_of(h):
+                step(h, j, masked)
         pk.block.sync()  # nobody reads the keys and values any more
         head, batch = owner()
         for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):

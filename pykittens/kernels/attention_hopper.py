@@ -13,12 +13,13 @@ FlashAttention-4, cuDNN and FlashAttention-2: docs/benchmarks.md, measured by `p
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
 from ..trace.scoring import TABLES, Scoring, Where
+from ..trace.visits import QueryTiles
 from .scale import magnitude, normalised, squashed, turn
 from .widths import widths
 
@@ -34,29 +35,6 @@ def grid(q: Any, consumers: Any, stay: Any, sms: Any, q_offsets: Any = None, spl
     tiles = pk.cdiv(q.rows, rows) * q.batch if q_offsets is None else q.rows // rows + q_offsets.cols - 1
     tiles = tiles * q.depth if splits is None else tiles * q.depth * splits
     return min(tiles, sms) if stay else tiles
-
-
-class Work(NamedTuple):
-    """A tile of queries: where it is, and which tiles of keys it sees."""
-
-    block: Any
-    head: Any
-    batch: Any
-    sequence: Any
-    part: Any  # of the keys
-    queries: Any  # the rows of its sequence
-    keys: Any
-    band: Any
-    span: Any
-    real: Any = True  # False for a part without keys
-
-    def divided(self, splits: Any) -> Work:
-        """The tiles of keys that this part has: one at least, though it may be another part's."""
-        begin, count = self.span.begin, self.span.end - self.span.begin
-        first, end = begin + self.part * count // splits, begin + (self.part + 1) * count // splits
-        clear, full = pk.maximum(self.span.clear, first), pk.maximum(self.span.full, first)
-        span = self.span._replace(begin=first, clear=clear, full=full, end=pk.maximum(end, first + 1))
-        return self._replace(span=span, real=end > first)
 
 
 @pk.kernel(
@@ -80,6 +58,7 @@ def attend(
     o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
     splits: Annotated[Scalar, i32] | None = None,
+    lists: Annotated[Tensor, i32, "TB", "TH", "T", "TL"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -97,6 +76,7 @@ def attend(
 
     Row i sees the keys from i + m - n - left to i + m - n + right; scores become softcap * tanh(score / softcap);
     exp(sink) of a head is one more term of its rows' sums. scoring: functions of scores with the operands o0 to o3.
+    lists: which tiles its mask lets be seen (`tile_lists`), of as many rows and keys as this kernel's.
 
     splits: the keys of a tile are divided into so many parts. Part p of batch b is written at p * B + b of o, which is
     float32, and of lse, where it is -inf for parts without keys; `attention_merge` makes the output of them.
@@ -113,47 +93,18 @@ def attend(
         pk.ring(stages, pk.st(q.dtype, keys, wide), name="v"),
     )
     side: Any = 0 if causal else right
-    bounded, triangular = left is not None or side is not None, left is None and side is not None
+    bounded = left is not None or side is not None
 
-    def each_tile() -> Any:
-        """This block's tiles."""
-        if q_offsets is not None:
-            yield from each_packed_tile()
-            return
-        all_q, all_k, band = pk.stretch(q), pk.stretch(k), pk.band(q.rows, k.rows, left=left, right=side)
-        tiles = pk.cdiv(q.rows, rows)
-        # Blocks that come and go take the longest tiles first, of as many heads as have their keys in L2.
-        together = pk.maximum(LINES // (k.rows * (cols + wide)), 1) * (q.depth // k.depth)
-        count = q.depth * q.batch if splits is None else q.depth * q.batch * splits
-        walk = (
-            pk.triangle(tiles, count)
-            if triangular and stay
-            else pk.rectangle(tiles, count, 1 if stay or not triangular else together)
-        )
-        for tile, head, real in walk:
-            block = tile if stay or not triangular else tiles - 1 - tile
-            span = band.key_tiles(block * rows, rows, keys, real)
-            batch, part = head // q.depth, 0
-            if splits is not None:
-                batch, part = batch % q.batch, batch // q.batch
-            work = Work(block, head % q.depth, batch, batch, part, all_q, all_k, band, span)
-            yield work if splits is None else work.divided(splits)
+    def together() -> Any:
+        """The heads whose keys have room in L2."""
+        return pk.maximum(LINES // (k.rows * (cols + wide)), 1) * (q.depth // k.depth)
 
-    def each_packed_tile() -> Any:
-        """The same where sequences lie one after another; some numbers of tiles are nobody's."""
-        q_rows, k_rows = pk.packed(q_offsets), pk.packed(k_offsets)
-        for tile, head, _ in pk.rectangle(q_rows.tiles(q.rows, rows), q.depth):
-            i = q_rows.find(tile, rows)
-            mine, theirs = q_rows[i], k_rows[i]
-            place, tiles = tile - q_rows.first(i, rows), pk.cdiv(mine.rows, rows)
-            for _ in pk.range(pk.where(place < tiles, 1, 0)):
-                block = tiles - 1 - place if triangular else place  # the longest first
-                band = pk.band(mine.rows, theirs.rows, left=left, right=side)
-                yield Work(block, head, 0, i, 0, mine, theirs, band, band.key_tiles(block * rows, rows, keys))
+    how: Any = {"left": left, "right": side, "stay": stay, "splits": splits, "lists": lists, "together": together}
+    each_tile = QueryTiles(q, k, rows, keys, q_offsets=q_offsets, k_offsets=k_offsets, **how)
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):
-            for tile in each_tile():
+            for tile in each_tile:
                 with q_ring.fill() as room:
                     pk.tma.load(room, q, **tile.queries.tile(tile.batch, tile.head, tile.block, rows))
         for name, ring, source in (
@@ -161,9 +112,9 @@ def attend(
             ("values", v_ring, v),
         ):  # scores are wanted a block before their values
             with pk.role(name, warps=1):
-                for tile in each_tile():
+                for tile in each_tile:
                     head = tile.head // (q.depth // k.depth)
-                    for j in pk.range(tile.span.end - 1, tile.span.begin - 1, -1):  # the last first: it needs the mask
+                    for j in tile.every_tile():
                         with ring.fill() as slot:
                             pk.tma.load(slot, source, **tile.keys.tile(tile.batch, head, j, keys))
     with pk.role("attend", warpgroups=consumers, registers={1: 216, 2: 232, 3: 160}[consumers]) as me:
@@ -171,7 +122,8 @@ def attend(
         out, total = warpgroup.zeros(f32, 64, wide), warpgroup.zeros_col(f32, 64, partial=True)
         peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
         turns.start(me)
-        for block, head, batch, sequence, part, q_rows, _, band, span, real in each_tile():
+        for work in each_tile:
+            block, head, batch, sequence, part, q_rows, _, band, _, real, _ = work
 
             def values() -> None:
                 """The weights' product with their values begins."""
@@ -181,8 +133,8 @@ def attend(
                 warpgroup.mma_AB(out, weight, slot)
 
             def step(j: Any, masked: Any, product: bool = True) -> None:
-                """Scores of key block j become weights. Its scores and the last block's value product run while softmax
-                works."""
+                """Scores of a tile of keys become weights. Its scores and the last one's value product run while
+                softmax works."""
                 slot = k_ring.read()
                 if product:
                     turns.wait(me)
@@ -195,7 +147,7 @@ def attend(
                     score[:] = squashed(score, scale / softcap)
                 if scoring is not None:
                     where = Where(sequence, head, (block * consumers + me) * 64, j * keys)
-                    score[:] = scoring.apply(score, unit, where, tables)
+                    score[:] = scoring.apply(score, unit, where, tables, masked or lists is None)
                 if masked:
                     seen = band.sees(score, (block * consumers + me) * 64, j * keys)
                     score[:] = pk.where(seen, score, -pk.inf)
@@ -222,17 +174,9 @@ def attend(
                 with pk.when(scale <= 0.0):
                     turn(warpgroup, mine, scale)
                     warpgroup.sync()
-            step(span.end - 1, True, product=False)
-            if band.high is not None:
-                for j in pk.range(
-                    span.end - 2, (span.full if band.low is None else pk.maximum(span.full, span.begin)) - 1, -1
-                ):
-                    step(j, True)
-            for j in pk.range(pk.minimum(span.end - 2, span.full - 1), span.clear - 1, -1):
-                step(j, False)
-            if band.low is not None:
-                for j in pk.range(pk.minimum(span.end - 2, pk.minimum(span.full, span.clear) - 1), span.begin - 1, -1):
-                    step(j, True)
+            step(work.last_tile(), True, product=False)
+            for j, masked in work.other_tiles():
+                step(j, masked)
             values()
             warpgroup.wait(out)
             v_ring.release()

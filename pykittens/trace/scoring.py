@@ -68,10 +68,14 @@ class Scoring(NamedTuple):
     score_ranks: tuple[int, ...] = ()
     mask_ranks: tuple[int, ...] = ()
 
-    def apply(self, s: Any, unit: Any, where: Where, operands: Sequence[Any]) -> Any:
+    def apply(self, s: Any, unit: Any, where: Where, operands: Sequence[Any], masked: bool = True) -> Any:
         """What becomes of a tile of scores, given in multiples of `unit`; they stay so where there is no function."""
         made = s if self.score is None else self.scores(s * unit, where, operands)
-        return made if self.mask is None else select(self.seen(s, where, operands), made, -inf)
+        return self.hidden(made, where, operands) if masked else made
+
+    def hidden(self, s: Any, where: Where, operands: Sequence[Any]) -> Any:
+        """Scores, and -inf where the mask hides a key."""
+        return s if self.mask is None else select(self.seen(s, where, operands), s, -inf)
 
     def scores(self, s: Any, where: Where, operands: Sequence[Any]) -> Any:
         """What the function makes of a tile of scores."""

@@ -11,8 +11,9 @@ import numpy as np
 
 from ...call.arguments import spec
 from ...call.kernel import Kernel
+from ...trace.scoring import Scoring
 from ...types import DTYPES, f32, i32
-from .. import attention_ada, attention_ampere, attention_hopper, reference
+from .. import attention_ada, attention_ampere, attention_hopper, reference, tile_lists
 from ..attention import configuration
 from ..catalog import Array, Instance, Shipped
 
@@ -88,6 +89,74 @@ def packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) 
     return replace(instance, operands=operands, values=values, expected=expected)
 
 
+def biased(s: Any, batch: Any, head: Any, row: Any, col: Any, slopes: Any, bias: Any) -> Any:
+    """The score function of the instances: a slope for each head, and a bias for each key."""
+    return s - slopes[head] * (row - col).to(f32) + bias[batch, col]
+
+
+def own(batch: Any, head: Any, row: Any, col: Any, ids: Any) -> Any:
+    """Their mask: sequences one after another in a row, by number."""
+    return ids[batch, row] == ids[batch, col]
+
+
+def _tiles(instance: Instance) -> tuple[int, int]:
+    """Rows and keys of a tile."""
+    return 64 * instance.statics["consumers"], instance.statics["keys"]
+
+
+SCORING = Scoring(biased, own, (1, 2), (2,))
+
+
+def scored(instance: Instance, lists: tuple[int, int] | None = None) -> Instance:
+    """The same with scores and a mask of functions; lists: rows and columns of the tiles that the mask is listed by,
+    here all of them as seen in part."""
+    (batch, heads, n, _), m = instance.operands["q"].shape, instance.operands["k"].shape[2]
+    tables: dict[str, Any] = {"o0": spec(f32, (1, 1, 1, heads)), "o1": spec(f32, (1, 1, batch, m))}
+    tables |= {"o2": spec(i32, (1, 1, batch, max(n, m)))}
+    values = {"o2": np.arange(max(n, m))[None, None, None].repeat(batch, 2).astype(np.int32) // 97}
+    if lists is not None:
+        across, along = -(-n // lists[0]), -(-m // lists[1])
+        tables |= {"splits": None} if "splits" in instance.kernel.signature.optional else {}
+        tables["lists"] = spec(i32, (1, 1, across, along + 2))
+        listed = np.zeros((1, 1, across, along + 2), np.int32)
+        listed[..., 1], listed[..., 2:] = along, np.arange(along)[::-1]
+        values["lists"] = listed
+
+    def expected(
+        q: Array, k: Array, v: Array, o0: Array, o1: Array, o2: Array, scale: float, **_: Any
+    ) -> dict[str, Array]:
+        rows, cols = np.arange(n)[:, None], np.arange(m)
+        s = q.astype(float) @ k.astype(float).swapaxes(2, 3) * scale
+        s = s - o0[0, 0, 0].astype(float)[:, None, None] * (rows - cols) + o1[0, 0][:, None, None, :].astype(float)
+        s = np.where(o2[0, 0][:, None, :n, None] == o2[0, 0][:, None, None, :m], s, -np.inf)
+        weight = np.exp(s - np.maximum(s.max(3, keepdims=True), -1e30))
+        total = weight.sum(3, keepdims=True)
+        return {"o": weight @ v.astype(float) / np.where(total == 0, 1, total)}
+
+    statics = {**instance.statics, "scoring": SCORING, "causal": False}
+    return replace(
+        instance, operands={**instance.operands, **tables}, statics=statics, values=values, expected=expected
+    )
+
+
+def _tile_lists(down: bool) -> Instance:
+    n, m, rows, cols = 200, 300, 64, 32
+    lines, tiles = (-(-m // cols), -(-n // rows)) if down else (-(-n // rows), -(-m // cols))
+    operands = {"lists": spec(i32, (1, 1, lines, tiles + 2)), "kinds": spec(i32, (1, 1, lines, tiles)), "n": n, "m": m}
+    statics = {"scoring": Scoring(None, lambda batch, head, row, col: row >= col), "causal": False}
+
+    def expected(kinds: Array, **_: Any) -> dict[str, Array]:
+        seen = np.arange(n)[:, None] >= np.arange(m)
+        padded = np.pad(seen, ((0, -n % rows), (0, -m % cols))).reshape(-1, rows, -(-m // cols), cols)
+        count, real = padded.sum((1, 3)), np.minimum(rows, n - np.arange(0, n, rows))[:, None] * cols
+        kind = np.where(count == 0, 0, np.where(count < real, 1, 2))
+        return {"kinds": (kind.T if down else kind)[None, None]}
+
+    return Instance(
+        tile_lists.list_tiles, operands, {**statics, "rows": rows, "cols": cols, "down": down}, ("kinds",), expected
+    )
+
+
 LENGTHS = (150, 0, 200, 30), (200, 40, 300, 30)
 CAPPED: dict[str, Any] = {"softcap": 3.0, "sinks": spec(f32, (2,))}
 ROWS = (
@@ -123,6 +192,21 @@ ROWS = (
         spilled=16,
     ),
     Shipped(
+        name="attention_ampere_scored",
+        about="the same with scores and a mask of functions",
+        make=lambda dim: scored(_attention_ampere(dim, "bf16", False), (128, 4096 // dim)),
+        options={"dim": (64, 128)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+        spilled=16,
+    ),
+    Shipped(
+        name="attention_tile_lists",
+        about="which tiles of scores a mask lets be seen",
+        make=_tile_lists,
+        options={"down": (False, True)},
+        opcodes=(),
+    ),
+    Shipped(
         name="attention_hopper",
         about="flash attention forward with TMA, asynchronous tensor cores and warp roles: the H100 kernel of the "
         "ThunderKittens post",
@@ -131,6 +215,16 @@ ROWS = (
         options={"dim": (64, 128, 256), "dtype": ("bf16", "f16"), "causal": (False, True), "long": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
         most_lines=230,
+    ),
+    Shipped(
+        name="attention_hopper_scored",
+        about="the same with scores and a mask of functions",
+        make=lambda dim: scored(whole := _attention_hopper(dim, "bf16", False, False, True), _tiles(whole)),
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+        most_lines=230,
+        spilled=100,
     ),
     Shipped(
         name="attention_hopper_packed",

@@ -1,0 +1,228 @@
+"""What a block of an attention goes through: tiles of queries, and for each the tiles of keys that it sees, or the
+other way round. Which those are says a band (`band.py`), or a list that was made of a mask:
+
+    lists: pk.gl(i32, "B", "H", "T", "L")     # of T rows of tiles; B and H may be 1: the same for all
+
+A list has L = 2 + tiles elements: how many tiles are seen as a whole, how many in part, then the whole ones by number,
+and from the end backwards those seen in part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ..program import Operand
+from . import flow
+from .band import Band, Span
+from .elementwise import maximum, minimum, where
+from .packed import packed, stretch
+from .scalar import cdiv
+from .schedule import rectangle, triangle
+
+
+class TileList:
+    """The list of one row of tiles; its places are those of `span`. parts_first: tiles seen in part come first in it,
+    else last.
+    """
+
+    def __init__(self, lists: Any, batch: Operand, head: Operand, row: Operand, parts_first: bool = False):
+        self.lists, self.parts_first = lists, parts_first
+        self.at = (minimum(batch, lists.batch - 1), minimum(head, lists.depth - 1), row)
+        self.whole, self.parts = (lists[(*self.at, i)] for i in (0, 1))
+        self.count = self.whole + self.parts
+
+    @property
+    def span(self) -> Span:
+        """The places of the list, as a `pk.band` has those of its tiles."""
+        if self.parts_first:
+            return Span(0, self.parts, self.count, self.count)
+        return Span(0, 0, self.whole, self.count)
+
+    def __getitem__(self, place: Any) -> Any:
+        """The number of the tile at a place."""
+        if self.parts_first:
+            at = where(place < self.parts, self.lists.cols - 1 - place, 2 + place - self.parts)
+        else:
+            at = where(place < self.whole, 2 + place, self.lists.cols - 1 - (place - self.whole))
+        return self.lists[(*self.at, at)]
+
+
+class Work(NamedTuple):
+    """A tile of queries: where it is, and which tiles of keys it sees."""
+
+    block: Any
+    head: Any
+    batch: Any
+    sequence: Any
+    part: Any  # of the keys
+    queries: Any  # the rows of its sequence
+    keys: Any
+    band: Any
+    span: Any
+    real: Any = True  # False for a part without keys
+    listed: TileList | None = None  # the tiles of keys, whose places in it `span` then has
+
+    def tile(self, place: Any) -> Any:
+        """The number of a tile of keys."""
+        return place if self.listed is None else self.listed[place]
+
+    def divided(self, splits: Any) -> Work:
+        """The tiles of keys that this part has: one at least, though it may be another part's."""
+        begin, count = self.span.begin, self.span.end - self.span.begin
+        first, end = begin + self.part * count // splits, begin + (self.part + 1) * count // splits
+        clear, full = maximum(self.span.clear, first), maximum(self.span.full, first)
+        span = self.span._replace(begin=first, clear=clear, full=full, end=maximum(end, first + 1))
+        return self._replace(span=span, real=end > first)
+
+    def every_tile(self) -> Iterator[Any]:
+        """The tiles of keys, the last first: it needs the mask."""
+        for place in flow.range(self.span.end - 1, self.span.begin - 1, -1):
+            yield self.tile(place)
+
+    def last_tile(self) -> Any:
+        """The first of them in that order, which may always need a mask."""
+        return self.tile(self.span.end - 1)
+
+    def other_tiles(self) -> Iterator[tuple[Any, bool]]:
+        """Those after it, and whether some of their keys may be hidden."""
+        span, low = self.span, self.band.low is not None and self.listed is None
+        if self.band.high is not None or self.listed is not None:
+            last = maximum(span.full, span.begin) if low else span.full
+            for place in flow.range(span.end - 2, last - 1, -1):
+                yield self.tile(place), True
+        for place in flow.range(minimum(span.end - 2, span.full - 1), span.clear - 1, -1):
+            yield self.tile(place), False
+        if low:
+            for place in flow.range(minimum(span.end - 2, minimum(span.full, span.clear) - 1), span.begin - 1, -1):
+                yield self.tile(place), True
+
+
+class QueryTiles:
+    """The tiles of `rows` queries that each block of an attention has, one after another.
+
+    left, right: the sides of the window; stay: whether blocks do (else each has one tile); q_offsets and k_offsets: of
+    packed sequences, or None; splits: into how many parts the keys of a tile are divided, or None; lists: see
+    `TileList`, or None; together: of how many heads blocks that come and go take the longest tiles first.
+    """
+
+    def __init__(
+        self,
+        q: Any,
+        k: Any,
+        rows: int,
+        keys: int,
+        *,
+        left: Any = None,
+        right: Any = None,
+        stay: bool = False,
+        q_offsets: Any = None,
+        k_offsets: Any = None,
+        splits: Any = None,
+        lists: Any = None,
+        together: Callable[[], Any] = lambda: 1,
+    ):
+        self.q, self.k, self.rows, self.keys, self.left, self.right, self.stay = q, k, rows, keys, left, right, stay
+        self.q_offsets, self.k_offsets, self.splits, self.lists = q_offsets, k_offsets, splits, lists
+        self.together = together
+        self.triangular = left is None and right is not None and lists is None
+
+    def __iter__(self) -> Iterator[Work]:
+        return self._dense() if self.q_offsets is None else self._packed()
+
+    def _dense(self) -> Iterator[Work]:
+        q, k, rows, keys, splits = self.q, self.k, self.rows, self.keys, self.splits
+        all_q, all_k, band = stretch(q), stretch(k), Band(q.rows, k.rows, self.left, self.right)
+        tiles = cdiv(q.rows, rows)
+        # Blocks that come and go take the longest tiles first, of as many heads as have their keys in L2.
+        together = self.together()
+        count = q.depth * q.batch if splits is None else q.depth * q.batch * splits
+        turned = self.triangular and not self.stay
+        walk = (
+            triangle(tiles, count)
+            if self.triangular and self.stay
+            else rectangle(tiles, count, together if turned else 1)
+        )
+        for tile, head, real in walk:
+            block = tiles - 1 - tile if turned else tile
+            batch, part = head // q.depth, 0
+            if splits is not None:
+                batch, part = batch % q.batch, batch // q.batch
+            listed = None if self.lists is None else TileList(self.lists, batch, head % q.depth, block)
+            span = band.key_tiles(block * rows, rows, keys, real) if listed is None else listed.span
+            work = Work(block, head % q.depth, batch, batch, part, all_q, all_k, band, span, listed=listed)
+            yield work if splits is None else work.divided(splits)
+
+    def _packed(self) -> Iterator[Work]:
+        """Where sequences lie one after another; some numbers of tiles are nobody's."""
+        rows, q_rows, k_rows = self.rows, packed(self.q_offsets), packed(self.k_offsets)
+        for tile, head, _ in rectangle(q_rows.tiles(self.q.rows, rows), self.q.depth):
+            i = q_rows.find(tile, rows)
+            mine, theirs = q_rows[i], k_rows[i]
+            place, tiles = tile - q_rows.first(i, rows), cdiv(mine.rows, rows)
+            for _ in flow.range(where(place < tiles, 1, 0)):
+                block = tiles - 1 - place if self.triangular else place  # the longest first
+                band = Band(mine.rows, theirs.rows, self.left, self.right)
+                yield Work(block, head, 0, i, 0, mine, theirs, band, band.key_tiles(block * rows, rows, self.keys))
+
+
+class KeyTile:
+    """The tiles of `rows` queries that see a tile of `keys` keys, of the heads that share it.
+
+    owner: gives the head of the keys and the batch, where that is asked for; exists: whether there is such a tile;
+    lists: see `TileList` (those of keys), or None.
+    """
+
+    def __init__(
+        self,
+        band: Any,
+        tile: Any,
+        keys: int,
+        rows: int,
+        shared_by: Any,
+        owner: Callable[[], tuple[Any, Any]],
+        exists: Any = None,
+        lists: Any = None,
+    ):
+        span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
+        if exists is not None:
+            span = span._replace(end=where(exists, span.end, span.begin))
+        clear = where(tile * keys + keys <= band.keys, maximum(minimum(span.clear, span.end), span.begin), span.end)
+        full = span.end if band.low is None else maximum(minimum(span.full, span.end), clear)
+        self.span, self.two_sided = span._replace(clear=clear, full=full), band.low is not None
+        self.tile, self.shared_by, self.owner, self.lists = tile, shared_by, owner, lists
+
+    def listed(self, h: Any) -> TileList:
+        """The list of the h-th head that shares the keys."""
+        head, batch = self.owner()
+        return TileList(self.lists, batch, head * self.shared_by + h, self.tile, parts_first=True)
+
+    def every_tile(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Head after head: (batch, head, tile)."""
+        head, batch = self.owner()
+        if self.lists is None:
+            for h in flow.range(head * self.shared_by, (head + 1) * self.shared_by):
+                for j in flow.range(self.span.begin, self.span.end):
+                    yield batch, h, j
+            return
+        for h in flow.range(self.shared_by):
+            found = self.listed(h)
+            for place in flow.range(found.count):
+                yield batch, head * self.shared_by + h, found[place]
+
+    def tiles_of(self, h: Any) -> Iterator[tuple[Any, bool]]:
+        """Those of the h-th head, and whether some of their queries may not see some of the keys."""
+        if self.lists is not None:
+            found = self.listed(h)
+            for place in flow.range(found.parts):
+                yield found[place], True
+            for place in flow.range(found.parts, found.count):
+                yield found[place], False
+            return
+        for j in flow.range(self.span.begin, self.span.clear):
+            yield j, True
+        for j in flow.range(self.span.clear, self.span.full):
+            yield j, False
+        if self.two_sided:
+            for j in flow.range(self.span.full, self.span.end):
+                yield j, True
