@@ -72,6 +72,11 @@ class Visible(NamedTuple):
         keys = None if self.window else self.keys(n)
         return keys == slice(0, n if self.causal else m)
 
+    def repeated(self, times: int, rows: int) -> Visible:
+        """Of one row that sees some keys: as many entries of `rows` such rows for each."""
+        begin, end = (tuple(x for x in some for _ in range(times)) for some in (self.begin, self.end))
+        return Visible(False, None, (0,) * len(begin), (rows,) * len(begin), begin, end)
+
     def offsets(self, n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """For `attention_varlen`, of n rows and m keys an entry, one entry after another. Padded rows are sequences
         without keys, and keys that nobody sees are sequences without rows.

@@ -16,7 +16,7 @@ padding; where these matter it makes a mask of booleans, which goes to "sdpa" th
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -26,10 +26,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ..errors import ArgumentError
 from ..functions.attention import attention
+from ..functions.attention_cached import attention_cached
 from ..functions.attention_varlen import attention_varlen
 from .masks import Visible, mask
 
 NAME = "pykittens"
+FEW = 16  # rows that `attention_cached` takes
 
 
 def register(name: str = NAME) -> None:
@@ -87,6 +89,8 @@ def attend(
     if seen:
         settings["window"], causal = seen.window, seen.causal
         if (keys := seen.keys(n)) is None:
+            if n == 1 and sinks is None and not seen.packed:
+                return _one_row(query, key, value, seen, **settings), None
             offsets = seen.offsets(n, m, query.device)
             return _in_rows(query, key, value, offsets, causal=causal, **settings), None
     elif table is not None:
@@ -97,8 +101,37 @@ def attend(
         keys = slice(0, n if causal else m)
     if keys != slice(0, m):
         key, value = key[:, :, keys], value[:, :, keys]
-    out = attention(query, key, value, causal=causal, **settings)
+    if table is None and _decodes(query, key, value):
+        lengths = _lengths(query.shape[0], key.shape[2], query.device)
+        out = attention_cached(query, key, value, lengths, causal=causal, **settings)
+    else:
+        out = attention(query, key, value, causal=causal, **settings)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _decodes(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether a few rows come after a cache, and nobody wants gradients."""
+    wanted = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    return query.shape[2] <= min(FEW, key.shape[2] - 1) and not wanted
+
+
+def _lengths(batch: int, keys: int, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        return torch.full((batch,), keys, dtype=torch.int32, device=device)
+    return _same_lengths(batch, keys, device)
+
+
+@lru_cache(16)  # each layer of a model asks
+def _same_lengths(batch: int, keys: int, device: torch.device) -> Tensor:
+    return torch.full((batch,), keys, dtype=torch.int32, device=device)
+
+
+def _one_row(q: Tensor, k: Tensor, v: Tensor, seen: Visible, **settings: Any) -> Tensor:
+    """One row a batch entry: heads that share keys are the rows of a sequence, so that a cache is read where it is."""
+    batch, heads, group = q.shape[0], q.shape[1], q.shape[1] // k.shape[1]
+    rows, keys, values = (x.reshape(-1, 1, x.shape[3]) for x in (q, k, v))
+    offsets = seen.repeated(k.shape[1], group).offsets(group, k.shape[2], q.device)
+    return attention_varlen(rows, keys, values, *offsets, **settings).view(batch, 1, heads, v.shape[3])
 
 
 def _in_rows(q: Tensor, k: Tensor, v: Tensor, offsets: tuple[Tensor, Tensor], **settings: Any) -> Tensor:

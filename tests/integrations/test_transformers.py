@@ -33,15 +33,15 @@ def counted(monkeypatch: Any) -> Iterator[None]:
     integration._WARNED.clear()
     integration._asked.cache_clear()
 
-    def counting(ours: Any) -> Any:
+    def counting(name: str, ours: Any) -> Any:
         def call(*operands: Any, **settings: Any) -> Any:
-            CALLS.append((operands, settings))
+            CALLS.append((operands, {**settings, "name": name}))
             return ours(*operands, **settings)
 
         return call
 
-    for name in ("attention", "attention_varlen"):
-        monkeypatch.setattr(integration, name, counting(getattr(pk, name)))
+    for name in ("attention", "attention_cached", "attention_varlen"):
+        monkeypatch.setattr(integration, name, counting(name, getattr(pk, name)))
     yield
 
 
@@ -142,7 +142,8 @@ def test_static_cache() -> None:
                 for part in (slice(0, 12), slice(12, 17), slice(17, 18))
             ]
             outs.append(torch.cat(logits, 1).float())
-    assert [(q.shape[2], k.shape[2]) for (q, k, *_), _ in CALLS if q.numel()] == [(12, 12), (5, 17), (1, 18)]
+    calls = [(s["name"], q.shape[2], k.shape[2]) for (q, k, *_), s in CALLS if q.numel()]
+    assert calls == [("attention", 12, 12), ("attention_cached", 5, 17), ("attention_cached", 1, 18)]
     assert (outs[0] - outs[1]).norm() < 2e-2 * outs[1].norm()
 
 
@@ -195,6 +196,8 @@ def test_generating_from_a_padded_batch() -> None:
         made = pair[0].generate(ids, attention_mask=mask, **config, **told)
         outs.append(torch.stack(made.logits).float())
     assert (outs[0] - outs[1]).norm() < 2e-2 * outs[1].norm() and not integration._WARNED
+    rows = [q.shape for (q, *_), s in CALLS if s["name"] == "attention_varlen"]
+    assert (4, 1, 64) in rows  # heads that share keys are the rows of a sequence: no cache is copied
 
 
 def test_decoding_is_what_the_whole_sequence_gives() -> None:
@@ -243,8 +246,10 @@ def test_softcap_and_sinks() -> None:
     scores = torch.cat((scores, sinks[:, None, None].expand(1, 4, 9, 1)), -1)
     exact = (scores.softmax(-1)[..., :-1] @ v.float().repeat_interleave(2, 1)).transpose(1, 2)
     given: dict[str, Any] = {"softcap": 3.0, "s_aux": sinks}
-    out, _ = integration.attend(torch.nn.Module(), q, k, v, None, **given)
-    assert (out.float() - exact).norm() < 1e-2 * exact.norm()
+    for rows in (9, 1):  # all of them, then the last after a cache
+        out, _ = integration.attend(torch.nn.Module(), q[:, :, 9 - rows :], k, v, None, **given)
+        assert (out.float() - exact[:, 9 - rows :]).norm() < 1e-2 * exact[:, 9 - rows :].norm()
+    assert CALLS[-1][1]["name"] == "attention_cached"
     for name, value in given.items():
         with pytest.raises(ValueError, match=f"a mask that kernels do not read .*, and sdpa has no .*{name}"):
             integration.attend(torch.nn.Module(), q, k, v, torch.zeros(1, 1, 9, 9), **{name: value})
