@@ -73,7 +73,7 @@ HARMLESS = {
     ("gated_delta_rule", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_unwind", "wait", "with pk.when(step < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_backward", "wait", "with both.fill() as slot:"): (1, FIRST_PASS),
-    ("gated_delta_rule_backward", "wait", "with ring.fill() as slot:"): (2, FIRST_PASS),
+    ("gated_delta_rule_backward", "wait", "with pk.when(part < parts), ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_prepare", "barrier", "warp.store(vectors[1], pk.maximum(g * LOG2E, LEAST).cumsum())"): (
         1,
         "a pass's barrier before the store, of a vector that nobody has read",

@@ -248,8 +248,8 @@ def differentiate(
     told = {name: pk.shared(vector, count=2, name=name) for name in ("read", "written", "columns", "energy")}
     dots: Any = pk.shared(vector, count=4, name="dots") if norm else None
 
-    def load(part: int) -> None:
-        with ring.fill() as slot:
+    def load(part: Any) -> None:
+        with pk.when(part < parts), ring.fill() as slot:
             for x, row in ((do, 0), (g, CHUNK)):
                 to = slot.grads.part(row, 0, CHUNK, CHUNK)
                 pk.tma.load(to, x, **rows.tile(batch, head, tile, CHUNK, part, CHUNK))
@@ -288,25 +288,23 @@ def differentiate(
     weights = warpgroup.zeros(f32, CHUNK, CHUNK)
     of_q, looking, writing = (warpgroup.zeros(f32, CHUNK, width) for _ in range(3))
     energy, of_beta = warpgroup.zeros_col(f32, CHUNK), warpgroup.zeros_col(f32, CHUNK)
-    for part in range(parts):
+    for part in pk.range(parts):
         slot = ring.read()
         up, down = slot.grads.part(0, 0, CHUNK, CHUNK), slot.grads.part(CHUNK, 0, CHUNK, CHUNK)
         state, dstate = (x.part(half * CHUNK, 0, CHUNK, width) for x in (slot.state, slot.dstate))
-        warpgroup.mma_ABt(weights, slot.grads.part(half * CHUNK, 0, CHUNK, CHUNK), slot.errors)
         unit: Any = slot.unit if scaled else None
         dunit: Any = slot.dunit if scaled else None
-        add(of_q, up, unit, state)
-        add(looking, down, unit, state)
-        add(writing, slot.errors, dunit, dstate)
         of_beta += warpgroup.load(down).to(f32).row_dot(warpgroup.load(slot.errors).to(f32))
         if decays is not None:
             inside = warpgroup.load(state).to(f32).row_dot(warpgroup.load(dstate).to(f32))
             energy += inside * warpgroup.load_col(unit) * warpgroup.load_col(dunit) if scaled else inside
-        if part + 2 < parts:
-            warpgroup.wait()
-            ring.release()
-            load(part + 2)
-    warpgroup.wait()
+        warpgroup.mma_ABt(weights, slot.grads.part(half * CHUNK, 0, CHUNK, CHUNK), slot.errors)
+        add(of_q, up, unit, state)
+        add(looking, down, unit, state)
+        add(writing, slot.errors, dunit, dstate)
+        warpgroup.wait()
+        ring.release()
+        load(part + 2)
     with pk.when(half == 0):
         warpgroup.store(dbeta, of_beta, **rows.run(batch, head, tile, CHUNK))
 

@@ -278,7 +278,6 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "STG"),
-        spilled=192,  # f16
     ),
     Shipped(
         name="gated_delta_rule_step",
