@@ -15,7 +15,7 @@ import pytest
 import pykittens as pk
 import pykittens.functions.softmax
 from pykittens import based, layernorm, linear_attention, rmsnorm, rotary, softmax, swiglu
-from pykittens.call.kernel import Kernel
+from pykittens.call.kernel import Kernel, _kernels
 from pykittens.errors import ArgumentError
 from pykittens.gpu import launch, libcuda
 from pykittens.gpu.compiler import Cubin
@@ -25,13 +25,8 @@ from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
 torch = pytest.importorskip("torch")
 plans = importlib.import_module("pykittens.functions.plans")
-attention_hopper, gemm, gates, norms, rotations, softmaxes = (
-    importlib.import_module(f"pykittens.kernels.{name}")
-    for name in ("attention_hopper", "gemm", "gates", "norms", "rotary", "softmax")
-)
-SEQUENCES = [importlib.import_module(f"pykittens.kernels.{name}") for name in ("based", "linear_attention")]
+softmaxes = importlib.import_module("pykittens.kernels.softmax")
 COMPILED = Cubin(b"", "kernel", "sm_90a", "", 32, 0, 0, 0, 0, (), "none", 0.0)
-ROWS = ((gates, "gated"), (norms, "normalize"), (rotations, "rotate"), (softmaxes, "soften"))
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +47,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
 def forget_all() -> None:
     """Nothing of a driver, real or not, outlives a test: neither kernels nor plans."""
     forget()
-    for kernel in (
-        attention_hopper.attend,
-        gemm.gemm,
-        *(module.attend for module in SEQUENCES),
-        *(getattr(module, name) for module, name in ROWS),
-    ):
+    for kernel in [*_kernels]:
         kernel.forget()
     plans.known.clear()
 
