@@ -168,8 +168,8 @@ def attention_varlen(
     `causal`, `scale`, `window`, `softcap`, `sinks`, `return_lse` and `deterministic` are those of `attention`, for each
     sequence. The result is like q; log-sum-exp is float32 (heads, rows).
 
-    Raises `ArgumentError` for operands that no kernel takes, and for wrong offsets on the CPU. On a GPU rows that are
-    nobody's are not written.
+    Raises `ArgumentError` for operands that no kernel takes, and for wrong offsets on the CPU. Rows behind the
+    last sequence are zero, in the gradients too, and -inf in the log-sum-exp.
     """
     settings = (causal, scale, deterministic, *rules.sides(window), softcap)
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k

@@ -22,6 +22,7 @@ from ..trace.scoring import Scoring
 from ..types import DTYPES
 from . import attention_divided, attention_hopper, schedule
 from .arguments import KernelCall
+from .blank import Blanked
 from .tile_lists import Listed, Lists
 from .widths import widths
 
@@ -126,6 +127,8 @@ def call(
         ):  # tiles of any length: the next free block takes one
             static["stay"] = False
         kernel = attention_hopper.attend
+        if offsets[0] is not None:
+            kernel = Blanked(kernel, offsets[0], lse, packed=True)
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         if lists is not None and offsets[0] is None:
             kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))
@@ -135,6 +138,8 @@ def call(
 
     operands = (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets, *theirs)
     kernel, static = attention_ampere.attend, {"causal": scores.causal, "scoring": scoring}
+    if offsets[0] is not None:
+        kernel = Blanked(kernel, offsets[0], lse, packed=True)
     if lists is not None and offsets[0] is None:
         kernel = Listed(kernel, lists, 128, attention_ampere.keys_of(widths(dim, v.shape[-1])[0]))
         operands = (*operands, *[None] * (4 - len(theirs)))

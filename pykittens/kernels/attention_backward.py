@@ -23,6 +23,7 @@ from . import attention_backward_hopper as hopper
 from . import attention_backward_wide as wide
 from .arguments import KernelCall
 from .attention import Scores, loadable, machine_of, table
+from .blank import blank
 from .tile_lists import Lists
 from .widths import backward_width
 
@@ -168,6 +169,9 @@ class Steps:
         sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
         turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
         prepare(o, do, lse, dlse, scaled, delta, sums, turns, q_offsets)
+        if q_offsets is not None:
+            blank(q_offsets, dq, packed=True)
+            blank(k_offsets, dk, dv, packed=True)
         more = (left, right, softcap, q_offsets, k_offsets)
         for x in gradients:
             if x is not None:

@@ -13,7 +13,7 @@ from ...call.arguments import spec
 from ...call.kernel import Kernel
 from ...trace.scoring import Scoring
 from ...types import DTYPES, f32, i32
-from .. import attention_ada, attention_ampere, attention_hopper, reference, tile_lists
+from .. import attention_ada, attention_ampere, attention_hopper, blank, reference, tile_lists
 from ..attention import configuration
 from ..catalog import Array, Instance, Shipped
 
@@ -139,6 +139,20 @@ def scored(instance: Instance, lists: tuple[int, int] | None = None) -> Instance
     )
 
 
+def _blank(dtype: str) -> Instance:
+    x, lse = spec(DTYPES[dtype], (1, 2, 70, 64)), spec(f32, (1, 2, 70))
+    operands = {"ends": spec(i32, (3,)), "x": x, "y": x, "lse": lse}
+
+    def expected(x: Array, y: Array, lse: Array, **_: Any) -> dict[str, Array]:
+        found = {"x": x.astype(float), "y": y.astype(float), "lse": lse.astype(float)}
+        for name, z in found.items():
+            z[:, :, 40:] = -np.inf if name == "lse" else 0.0
+        return found
+
+    values = {"ends": np.array([0, 10, 40], np.int32)}
+    return Instance(blank.blank, operands, {"packed": True}, ("x", "y", "lse"), expected, values)
+
+
 def _tile_lists(down: bool) -> Instance:
     n, m, rows, cols = 200, 300, 64, 32
     lines, tiles = (-(-m // cols), -(-n // rows)) if down else (-(-n // rows), -(-m // cols))
@@ -198,6 +212,13 @@ ROWS = (
         options={"dim": (64, 128)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
         spilled=16,
+    ),
+    Shipped(
+        name="attention_blank",
+        about="zeros in the rows that are no sequence's",
+        make=_blank,
+        options={"dtype": ("bf16", "f16")},
+        opcodes=(),
     ),
     Shipped(
         name="attention_tile_lists",
