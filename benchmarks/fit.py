@@ -138,8 +138,8 @@ def main() -> None:
     print(f"products: {len(fitted)} shapes fitted, {len(held)} held back")
     known = fit(
         fitted,
-        lambda way: [5, 1.5, way.config.rows * way.config.cols / 6e4, (way.config.rows + way.config.cols) / 1e3, 1],
-        [2.5, 4, 1],
+        lambda way: [5, 1.5, way.config.rows * way.config.cols / 6e4, (way.config.rows + way.config.cols) / 1e3],
+        [2.8, 4, 2, 8, 1, 0.8, 0.3],
     )
     made["product"] = known
     print("products, fitted:", said(judged(fitted, known)), "\nproducts, held back:", said(judged(held, known)))

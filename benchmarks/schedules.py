@@ -45,11 +45,11 @@ def attention_shapes(seed: int, most: float = 2e12) -> Iterator[Shape]:
 
 
 def product_shapes(seed: int) -> Iterator[Shape]:
-    """m, n, k, some of them odd."""
+    """m, n, k: multiples of 64, of 8, or any."""
     draw = random.Random(seed)
     while True:
-        m, n, k = (round(2 ** draw.uniform(6, 14)) for _ in range(3))
-        yield (m, n, k) if draw.random() < 0.3 else tuple(-(-x // 8) * 8 for x in (m, n, k))
+        unit = draw.choice((64, 64, 8, 8, 1))
+        yield tuple(max(1, round(2 ** draw.uniform(6, 14) / unit)) * unit for _ in range(3))
 
 
 def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -119,7 +119,7 @@ def take(shapes: Iterator[Shape], count: int) -> list[Shape]:
     return [next(shapes) for _ in range(count)]
 
 
-def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, Any]]:
+def measure(kind: str, count: int, seed: int, seconds: float, peers: bool = False) -> list[dict[str, Any]]:
     import torch
 
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
@@ -149,7 +149,8 @@ def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, 
             break
         times: dict[str, Any] = {}
         first, launch = None, {}
-        for name, calls in runs(shape, make, empty):
+        for way, calls in runs(shape, make, empty):
+            name = json.dumps(way)
             try:
                 launch[name] = bound(calls)
                 launch[name]()
@@ -170,8 +171,27 @@ def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, 
             for name, run in launch.items():
                 pairs[name].append(_event_pair(run, scratch, SLEEP))
         torch.cuda.synchronize()
+        peer = None
+        if peers and kind == "product":
+            a, b = calls[-2][1][:2]
+            peer = [_event_pair(lambda x=a, y=b: x @ y, scratch, SLEEP) for _ in range(ROUNDS + 2)][2:]
+        if peers and kind == "attention" and len(rows) < 90 and (not shape[-1] or shape[3] == shape[4]):
+            q, k, v = calls[-2][1][:3] if calls[-2][0] is attention_hopper.attend else calls[-3][1][:3]
+            from torch.nn.attention import SDPBackend, sdpa_kernel
+
+            def cudnn(q: Any = q, k: Any = k, v: Any = v, causal: bool = bool(shape[-1])) -> Any:
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+
+            try:
+                with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+                    peer = [_event_pair(cudnn, scratch, SLEEP) for _ in range(ROUNDS + 2)][2:]
+            except Exception as error:
+                print("cuDNN", shape, str(error)[:80])
+        torch.cuda.synchronize()
+        if peer:
+            print("PEER", kind, shape, statistics.median(_milliseconds(x) for x in peer), flush=True)
         times = {name: round(statistics.median(_milliseconds(x) for x in found), 5) for name, found in pairs.items()}
-        rows.append({"kind": kind, "shape": shape, "ms": times})
+        rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(name), ms] for name, ms in times.items()]})
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
 
@@ -182,12 +202,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind")
     parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
     if o.compile_only:
         compile_all(o.count, o.seed)
         return
-    rows = [row for kind in KINDS for row in measure(kind, o.count, o.seed, o.seconds)]
+    rows = [row for kind in KINDS for row in measure(kind, o.count, o.seed, o.seconds, o.peers)]
     device = facts()["device"].lower().removeprefix("nvidia").strip().replace(" ", "-")
     file = o.out or RESULTS / "schedules" / f"{device}.json"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -422,3 +422,12 @@ def test_a_kernel_of_ones_own_that_is_not_understood(own: str, words: list[str],
 
 def test_bench_says_what_it_does_not_know(own: str) -> None:
     assert "my.py:softmax" in " ".join(CliRunner().invoke(app, ["bench", "attentoin"]).output.split())
+
+
+def test_schedule_predicts_every_way() -> None:
+    facts = ask("schedule", "attention", "n=461", "m=24211", "heads=2")
+    times = [way["microseconds"] for way in facts["ways"]]
+    assert times == sorted(times) and "splits=1" not in facts["ways"][0]["way"].split()
+    assert "microseconds" in run("schedule", "product", "m=1000", "n=5000", "k=3000")
+    assert "choose one of" in ask("schedule", "softmax", status=1)["error"]
+    assert "numbers above 0" in ask("schedule", "product", "m=x", status=1)["error"]

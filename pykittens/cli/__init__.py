@@ -12,6 +12,7 @@ from .inspect import inspect_kernel
 from .layout import show_layout
 from .list import list_kernels
 from .probe import probe_gpu
+from .schedule import show_schedule
 from .vocabulary import show_vocabulary
 
 check_version("typer", typer.__version__)
@@ -33,5 +34,6 @@ app.command("doctor")(run_doctor)
 app.command("bench", context_settings={"allow_extra_args": True})(run_bench)
 app.command("layout")(show_layout)
 app.command("probe")(probe_gpu)
+app.command("schedule")(show_schedule)
 app.command("vocabulary")(show_vocabulary)
 app.add_typer(cache_commands, name="cache")

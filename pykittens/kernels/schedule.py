@@ -174,23 +174,26 @@ class Multiply(NamedTuple):
 
     def microseconds(self, way: Product, constants: Constants, common: Constants, sms: int) -> float:
         """Predicted for a way. Its own constants: launch, tile, step of 128 bytes of k where tensor cores are the
-        limit and where loads are, and what a tile takes more whose rows TMA cannot write; those of all ways:
-        bandwidth, parts, and what a part takes."""
-        launch, tile, multiply, load, unaligned = constants
-        bandwidth, divided, part = common
+        limit and where loads are; those of all ways: bandwidth, dividing a round, a part of it, what rows that TMA
+        cannot write take of bandwidth, and of a tile, what rows across lines take of loads, and what is left of loads
+        where one block is alone."""
+        launch, tile, multiply, load = constants
+        bandwidth, divided, part, writes, unaligned, across, alone = common
         c, splits = way.config, way.config.cluster if way.config.splits else 1
         tiles = -(-self.m // (c.rows * c.stack[0])) * -(-self.n // (c.cols * c.stack[1])) * c.stack[0] * c.stack[1]
-        more = (c.rows * self.straddle[0] + c.cols * self.straddle[1]) / (c.rows + c.cols)
-        step = c.depth / 128 * (multiply**4 + (load * (1 + more)) ** 4) ** 0.25
-        steps = -(-self.k * self.size // (c.depth * splits))
-        each = tile + (unaligned if self.n % 8 else 0.0)
+        busy = min(1.0, tiles * (splits if way.splits == 1 else 1 if tiles >= sms else way.splits) / sms)
+        load *= 1 + across * (c.rows * self.straddle[0] + c.cols * self.straddle[1]) / (c.rows + c.cols)
+        load *= alone + (1 - alone) * busy
+        step = c.depth / 128 * (multiply**4 + load**4) ** 0.25
+        steps, odd = -(-self.k * self.size // (c.depth * splits)), self.n % 8 != 0
+        each = tile + unaligned * odd * c.rows * c.cols / 2**15
         at_once = max(1, sms // splits if splits <= 2 else sms * 85 // (100 * splits))  # large clusters find less room
         if way.splits == 1:
             busiest = -(-tiles // at_once) * (steps * step + each)
         else:
             busiest = tiles // sms * (steps * step + each) + -(-steps // way.splits) * step + each
             busiest += divided + part * way.splits * c.rows * c.cols / 2**15
-        moved = (self.m * self.k + self.k * self.n + self.m * self.n) * self.size / 1e6
+        moved = (self.m * self.k + self.k * self.n + self.m * self.n * (writes if odd else 1)) * self.size / 1e6
         return launch + math.hypot(busiest, moved / bandwidth)
 
 
@@ -200,29 +203,40 @@ def constants() -> dict[str, Any]:
     return json.loads(Path(__file__).with_suffix(".json").read_text())
 
 
-@lru_cache(maxsize=4096)
-def attention(shape: Attention, sms: int, divide: bool = True) -> Choice:
-    """How an attention runs. divide: the keys may be divided."""
+def attention_choices(shape: Attention, sms: int, divide: bool = True) -> list[Choice]:
+    """The ways of an attention, the best first. divide: the keys may be divided."""
     width = next(w for w in WIDTHS if w >= shape.dim)
     known = constants()["attention"][str(width)]
     found = shape.ways(sms, divide)
-    return min(
-        (Choice(way, shape.microseconds(way, known[way.name], known["all"], sms)) for way in found),
-        key=lambda choice: choice.microseconds,
-    )
+    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], sms)) for way in found)
+    return sorted(choices, key=lambda choice: choice.microseconds)
+
+
+def product_choices(shape: Multiply, sms: int, divide: bool = True) -> list[Choice]:
+    """The ways of a product, the best first. divide: the last round's tiles may be divided."""
+    known = constants()["product"]
+    found = shape.ways(sms, divide)
+    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], sms)) for way in found)
+    return sorted(choices, key=lambda choice: choice.microseconds)
+
+
+@lru_cache(maxsize=4096)
+def attention(shape: Attention, sms: int, divide: bool = True) -> Choice:
+    """How an attention runs."""
+    return attention_choices(shape, sms, divide)[0]
 
 
 @lru_cache(maxsize=4096)
 def product(shape: Multiply, sms: int, divide: bool = True, pair: bool = False) -> Choice:
-    """How a product runs. divide: the last round's tiles may be; pair: two products, in two halves of the columns."""
-    known = constants()["product"]
-    found = [
-        Choice(way, shape.microseconds(way, known[way.name], known["all"], sms))
-        for way in shape.ways(sms, divide and not pair)
-        if not pair or (way.config.cols % 128 == 0 and way.config.rows <= 128 and not way.config.splits)
-    ]
-    best = min(found, key=lambda choice: choice.microseconds)
+    """How a product runs. pair: two products, in two halves of the columns, whose tiles nobody divides."""
+    choices = product_choices(shape, sms, divide and not pair)
+    best = next(c for c in choices if not pair or (c.way.config.cols % 128 == 0 and _halved(c.way.config)))
     return best._replace(way=best.way._replace(config=for_rows(best.way.config, shape.m)))
+
+
+def _halved(config: Config) -> bool:
+    """Whether a pair of products may share its tiles."""
+    return config.rows <= 128 and not config.splits
 
 
 def for_rows(config: Config, m: int) -> Config:

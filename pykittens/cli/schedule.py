@@ -1,0 +1,56 @@
+"""`pykittens schedule`: how attention or a product of a shape is divided on Hopper, and how long that should take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from .console import AsJson, Refusal, answer, command, out
+
+_SIZES = {
+    "attention": {"batch": 1, "heads": 1, "shared": 0, "n": 1024, "m": 0, "dim": 128, "causal": 0},
+    "product": {"m": 1024, "n": 1024, "k": 1024},
+}
+
+
+@command
+def show_schedule(
+    kind: Annotated[str, typer.Argument(help="attention or product.")],
+    sizes: Annotated[list[str] | None, typer.Argument(help="Such as n=4096 causal=1, or m=1000 n=5000 k=3000.")] = None,
+    sms: Annotated[int, typer.Option(help="Multiprocessors.")] = 132,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the time of each way to divide a shape among multiprocessors, best first (bf16, aligned rows)."""
+    from ..kernels import schedule
+
+    if kind not in _SIZES:
+        raise Refusal(f"there is no schedule of {kind!r}", fix=f"choose one of {', '.join(_SIZES)}")
+    given = dict(_SIZES[kind])
+    for word in sizes or ():
+        name, _, value = word.partition("=")
+        if name not in given or not value.isdecimal() or not (int(value) or name == "causal"):
+            raise Refusal(
+                f"{word!r} is no size of {kind}", fix=f"give numbers above 0: {' '.join(f'{n}=...' for n in given)}"
+            )
+        given[name] = int(value)
+    if kind == "attention":
+        given["m"], given["shared"] = given["m"] or given["n"], given["shared"] or given["heads"]
+        shape: Any = schedule.Attention(*list(given.values())[:6], bool(given["causal"]))
+        choices = schedule.attention_choices(shape, sms)
+    else:
+        shape = schedule.Multiply(given["m"], given["n"], given["k"])
+        choices = schedule.product_choices(shape, sms)
+    found: list[dict[str, Any]] = [
+        {"way": f"{c.way.name} splits={c.way.splits}", "microseconds": round(c.microseconds, 2)} for c in choices
+    ]
+    about = schedule.constants()["about"]
+    if as_json:
+        answer({"kind": kind, **given, "sms": sms, "fitted": about, "ways": found})
+        return
+    table = Table("way", "microseconds")
+    for row in found:
+        table.add_row(row["way"], f"{row['microseconds']:.1f}")
+    out.print(table)
+    out.print(f"fitted to times of {about['measured']['device']}, {about['measured']['date']}")
