@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pykittens.bench import attention_random, gemm_random
 from pykittens.bench.machine import facts
 from pykittens.bench.timing import _event_pair, _milliseconds
 from pykittens.kernels import attention_divided, attention_hopper, gemm, gemm_divided, schedule
@@ -26,30 +26,9 @@ from .record import RESULTS
 
 ROUNDS, SLEEP = 5, 400_000
 SLOTS = 132
+MOST = 2e12  # operations of an attention
 Shape = tuple[int, ...]
 Make = Callable[..., Any]  # an array of a dtype and a shape
-
-
-def attention_shapes(seed: int, most: float = 2e12) -> Iterator[Shape]:
-    """batch, heads, key heads, n, m, dim, causal: as people have them, all lengths alike in their logarithms."""
-    draw = random.Random(seed)
-    while True:
-        batch, heads = (round(2 ** draw.uniform(0, top)) for top in (5, 6))
-        shared = draw.choice([g for g in range(1, heads + 1) if heads % g == 0])
-        n = round(2 ** draw.uniform(6, 15))
-        m = n if draw.random() < 0.5 else round(2 ** draw.uniform(6, 15))
-        dim, causal = draw.choice((64, 96, 128, 256)), draw.random() < 0.5
-        size = 2 * dim * batch * (2 * heads * n + 2 * shared * m)
-        if 4 * batch * heads * n * m * dim * (0.5 if causal else 1) <= most and size <= 2**33:
-            yield batch, heads, shared, n, m, dim, int(causal)
-
-
-def product_shapes(seed: int) -> Iterator[Shape]:
-    """m, n, k: multiples of 64, of 8, or any."""
-    draw = random.Random(seed)
-    while True:
-        unit = draw.choice((64, 64, 8, 8, 1))
-        yield tuple(max(1, round(2 ** draw.uniform(6, 14) / unit)) * unit for _ in range(3))
 
 
 def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -86,8 +65,8 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
 
 
 KINDS: dict[str, tuple[Any, Any]] = {
-    "attention": (attention_shapes, attention_runs),
-    "product": (product_shapes, product_runs),
+    "attention": (lambda seed: attention_random.shapes(seed, MOST), attention_runs),
+    "product": (gemm_random.shapes, product_runs),
 }
 
 

@@ -112,7 +112,9 @@ def test_all_cells() -> None:
     assert {name: len(found) for name, found in labels.items()} == {
         "attention": 30,
         "attention_backward": 44,
+        "attention_random": 100,
         "gemm": 11,
+        "gemm_random": 50,
         "linear": 6,
         "linear_layer": 8,
         "loss": 7,

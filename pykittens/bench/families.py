@@ -7,14 +7,28 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from . import attention, attention_backward, gemm, linear, linear_layer, loss, memory, rows_backward, sequences
+from . import (
+    attention,
+    attention_backward,
+    attention_random,
+    gemm,
+    gemm_random,
+    linear,
+    linear_layer,
+    loss,
+    memory,
+    rows_backward,
+    sequences,
+)
 from .chart import bars
 from .measure import OURS, Cell, Row, measure
 
 FAMILIES: dict[str, ModuleType] = {
     "attention": attention,
     "attention_backward": attention_backward,
+    "attention_random": attention_random,
     "gemm": gemm,
+    "gemm_random": gemm_random,
     "linear": linear,
     "linear_layer": linear_layer,
     "loss": loss,

@@ -29,6 +29,8 @@ class Family(str, Enum):
     loss = "loss"
     memory = "memory"
     rows_backward = "rows_backward"
+    attention_random = "attention_random"
+    gemm_random = "gemm_random"
     sequences = "sequences"
     host = "host"
     all = "all"

@@ -37,7 +37,7 @@ def show_schedule(
         given[name] = int(value)
     if kind == "attention":
         given["m"], given["shared"] = given["m"] or given["n"], given["shared"] or given["heads"]
-        shape: Any = schedule.Attention(*list(given.values())[:6], bool(given["causal"]))
+        shape: Any = schedule.Attention._make([*list(given.values())[:6], bool(given["causal"])])
         choices = schedule.attention_choices(shape, sms)
     else:
         shape = schedule.Multiply(given["m"], given["n"], given["k"])

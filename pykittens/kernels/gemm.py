@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, e4m3, e5m2, f16, f32, i32, warpgroup
+from pykittens import Scalar, Tensor, bf16, e4m3, e5m2, f16, f32, i32, warp, warpgroup
 
 from .partial_sums import PartialSums
 
@@ -215,8 +215,9 @@ def gemm(
             def leave() -> None:
                 """The product goes through the epilogue and to its tensors."""
                 turn = 0  # the buffer of the next piece
+                first_row, first_col = row * config.rows + me * mine, col * config.cols + left
                 for i, (down_by, right_by) in enumerate(corners):
-                    at = pk.at(row * config.rows + me * mine + down_by, col * config.cols + left + right_by)
+                    at = pk.at(first_row + down_by, first_col + right_by)
                     x = cut(i)
                     for j, tile in enumerate(x if splits is not None else ()):
                         others.add(tile, i * len(x) + j)
@@ -227,8 +228,15 @@ def gemm(
                     for target, tile in zip(outputs, y if isinstance(y, tuple) else (y,), strict=True):
                         buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
                         turn += 1
-                        if target.type.align < 16:  # TMA cannot address it
-                            warpgroup.store(target, tile.to(target.dtype), at)
+                        if target.type.align < 16:  # TMA cannot address it: a run of each row after another
+                            warpgroup.sync()
+                            warpgroup.store(buffer, tile.to(target.dtype))
+                            warpgroup.sync()
+                            mine_down = warp.index % 4 * 16
+                            runs = warp.load(
+                                buffer.part(mine_down, 0, 16, width), dtype=f32, layout=pk.coalesced(min(width, 32), 1)
+                            )
+                            warp.store(target, runs, pk.at(first_row + down_by + mine_down, first_col + right_by))
                             continue
                         warpgroup.tma.wait(pending=buffers - 1, read=True)
                         warpgroup.sync()

@@ -22,6 +22,7 @@ from . import gemm_ampere, gemm_divided, schedule
 from .arguments import KernelCall
 from .gemm import Config, gemm
 
+SIMULATED = 2  # multiprocessors of the simulated GPU: enough blocks of a persistent kernel
 OPERANDS = ("bf16", "f16", "e4m3", "e5m2")
 
 
@@ -116,7 +117,7 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Ch
     """What to do with operands; their pointers count modulo 16. `pair`: there is one more like the second."""
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
     a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8 bits: k along the rows
-    sms = 2 if first.device is None else driver.multiprocessors(first.device)
+    sms = SIMULATED if first.device is None else driver.multiprocessors(first.device)
     (m, k), n = first.shape, second.shape[1]
     config: Config | gemm_ampere.Config
     splits = 1
@@ -127,8 +128,8 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Ch
         config = choose_ampere(m, n, sms, pair)
     else:
         shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles))
-        many = 132 if first.device is None else sms
-        config, splits = schedule.product(shape, many, first.device is not None, pair).way
+        small = sms == 2  # the simulated GPU: it runs what an H100 would, in tiles that nobody divides
+        config, splits = schedule.product(shape, 132 if small else sms, not small, pair).way
         if pair:  # three results may leave
             config = replace(config, cols=config.cols // 2, stages=min(config.stages, 5))
     return Choice(a, b, "bf16" if eight else first.dtype, config, sms, splits)

@@ -36,6 +36,6 @@ class PartialSums(NamedTuple):
     def add(self, tile: Any, piece: int) -> None:
         """Adds the others' sums to the last part's `tile`, in the order of parts."""
         rows, cols = tile.type.rows, tile.type.cols
-        for part in pk.range(self.of - 1):
+        for part in pk.range(self.of - 1, unroll=4 if rows * cols * self.pieces <= 8192 else 2):
             other = warpgroup.load_vec(self.memory, self._row(part, piece), length=rows * cols)
             tile[:] = tile + other.tile(rows, cols)
