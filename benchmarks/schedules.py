@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 
 from pykittens.bench import attention_random, gemm_random
 from pykittens.bench.machine import facts
-from pykittens.bench.timing import _event_pair, _milliseconds
+from pykittens.bench.timing import in_turn
 from pykittens.kernels import attention_divided, attention_hopper, gemm, gemm_divided, schedule
 
 from .record import RESULTS
 
-ROUNDS, SLEEP = 5, 400_000
 SLOTS = 132
 MOST = 2e12  # operations of an attention
 Shape = tuple[int, ...]
@@ -98,12 +96,11 @@ def take(shapes: Iterator[Shape], count: int) -> list[Shape]:
     return [next(shapes) for _ in range(count)]
 
 
-def measure(kind: str, count: int, seed: int, seconds: float, peers: bool = False) -> list[dict[str, Any]]:
+def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, Any]]:
     import torch
 
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
     shapes, runs = KINDS[kind]
-    scratch = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     rows, begin = [], time.perf_counter()
 
     def make(dtype: str, *shape: int) -> Any:
@@ -126,7 +123,6 @@ def measure(kind: str, count: int, seed: int, seconds: float, peers: bool = Fals
     for shape in take(shapes(seed), count):
         if time.perf_counter() - begin > seconds:
             break
-        times: dict[str, Any] = {}
         first, launch = None, {}
         for way, calls in runs(shape, make, empty):
             name = json.dumps(way)
@@ -144,32 +140,7 @@ def measure(kind: str, count: int, seed: int, seconds: float, peers: bool = Fals
             if not wrong < 1e-2:
                 print("WRONG", shape, name, wrong, flush=True)
                 del launch[name]
-        torch.cuda.synchronize()
-        pairs: dict[str, list[Any]] = {name: [] for name in launch}
-        for _ in range(ROUNDS):
-            for name, run in launch.items():
-                pairs[name].append(_event_pair(run, scratch, SLEEP))
-        torch.cuda.synchronize()
-        peer = None
-        if peers and kind == "product":
-            a, b = calls[-2][1][:2]
-            peer = [_event_pair(lambda x=a, y=b: x @ y, scratch, SLEEP) for _ in range(ROUNDS + 2)][2:]
-        if peers and kind == "attention" and len(rows) < 90 and (not shape[-1] or shape[3] == shape[4]):
-            q, k, v = calls[-2][1][:3] if calls[-2][0] is attention_hopper.attend else calls[-3][1][:3]
-            from torch.nn.attention import SDPBackend, sdpa_kernel
-
-            def cudnn(q: Any = q, k: Any = k, v: Any = v, causal: bool = bool(shape[-1])) -> Any:
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
-
-            try:
-                with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-                    peer = [_event_pair(cudnn, scratch, SLEEP) for _ in range(ROUNDS + 2)][2:]
-            except Exception as error:
-                print("cuDNN", shape, str(error)[:80])
-        torch.cuda.synchronize()
-        if peer:
-            print("PEER", kind, shape, statistics.median(_milliseconds(x) for x in peer), flush=True)
-        times = {name: round(statistics.median(_milliseconds(x) for x in found), 5) for name, found in pairs.items()}
+        times = {name: round(t.median, 5) for name, t in in_turn(launch, 0.0).items()}
         rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(name), ms] for name, ms in times.items()]})
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
@@ -177,17 +148,17 @@ def measure(kind: str, count: int, seed: int, seconds: float, peers: bool = Fals
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("kinds", nargs="*", choices=[[], *KINDS], default=[])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind")
     parser.add_argument("--compile-only", action="store_true")
-    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
     if o.compile_only:
         compile_all(o.count, o.seed)
         return
-    rows = [row for kind in KINDS for row in measure(kind, o.count, o.seed, o.seconds, o.peers)]
+    rows = [row for kind in o.kinds or KINDS for row in measure(kind, o.count, o.seed, o.seconds)]
     device = facts()["device"].lower().removeprefix("nvidia").strip().replace(" ", "-")
     file = o.out or RESULTS / "schedules" / f"{device}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
