@@ -65,7 +65,7 @@ class BulkSend(Op):
 
     def effects(self) -> tuple[Effect, ...]:
         return (
-            Access(self.source, "read", ONE_THREAD, "async", self.barrier),
+            Access(self.source, "read", ONE_THREAD, "async", self.barrier, told=self.mask),
             Access(self.target, "write", ONE_THREAD, "async", self.barrier, mask=self.mask),
         )
 

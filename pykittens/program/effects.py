@@ -25,7 +25,8 @@ class Access:
     ("wgmma", "cp.async", "bulk"; "bulk.read" is finished when its source may be overwritten), or the mbarrier it
     completes on (whose pending bytes it pays when it writes shared memory). threads: which threads of the scope touch
     which elements. rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r
-    set writes the same bytes, and pays the same barrier, of block r. at: only this element of a shared vector.
+    set writes the same bytes, and pays the same barrier, of block r. told: the blocks (as `mask`) whose barrier tells
+    that it is finished, where these are others than those touched. at: only this element of a shared vector.
     """
 
     target: Value | Place
@@ -35,6 +36,7 @@ class Access:
     done: str | Value = "now"
     rank: Operand | None = None
     mask: Operand | None = None
+    told: Operand | None = None
     at: Operand | None = None
     order: Order = "weak"
     scope: MemoryScope = "gpu"

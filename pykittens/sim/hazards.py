@@ -50,17 +50,12 @@ def touch(m: Machine, step: Step, touch: Touch, flight: Flight | None) -> None:
     for block in m.blocks_of(access):
         if block is not m.block:
             _check_started(m, step, block)
-        agents, stamps = _finishers(m, step, touch, block, flight)
-        clash = _note(block.shadow, m, touch, agents, stamps, touched)
-        if clash is not None:
-            raise race(
-                cluster,
-                step,
-                access,
-                clash,
-                int(m.agents[local[clash.by]]),
-                cluster.grid_state.map.describe(clash.cell),
-            )
+        for telling in [block] if access.told is None else m.blocks_in(access.told):
+            agents, stamps = _finishers(m, step, touch, telling, flight)
+            clash = _note(block.shadow, m, touch, agents, stamps, touched)
+            if clash is not None:
+                by = int(m.agents[local[clash.by]])
+                raise race(cluster, step, access, clash, by, cluster.grid_state.map.describe(clash.cell))
 
 
 def _check_started(m: Machine, step: Step, block: BlockState) -> None:

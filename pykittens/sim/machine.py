@@ -54,10 +54,7 @@ class Machine(Registers):
         mask, rank = getattr(effect, "mask", None), getattr(effect, "rank", None)
         blocks = self.block.cluster.blocks
         if mask is not None:
-            bits = int(_one(self.unit_scalar(mask)))
-            if not 0 < bits < 1 << len(blocks):
-                self._no_block(f"the multicast mask {bits:#x}", "set bits of blocks that are there, at least one")
-            return [b for b in blocks if bits >> b.rank & 1]
+            return self.blocks_in(mask)
         if rank is None:
             return [self.block]
         number = int(_one(self.unit_scalar(rank)))
@@ -66,6 +63,13 @@ class Machine(Registers):
                 f"rank {number}", f"ranks are 0 to {len(blocks) - 1}; wrap them, as in (rank + 1) % {len(blocks)}"
             )
         return [blocks[number]]
+
+    def blocks_in(self, mask: Any) -> list[BlockState]:
+        """The blocks of the cluster that a mask has bits for."""
+        blocks, bits = self.block.cluster.blocks, int(_one(self.unit_scalar(mask)))
+        if not 0 < bits < 1 << len(blocks):
+            self._no_block(f"the multicast mask {bits:#x}", "set bits of blocks that are there, at least one")
+        return [b for b in blocks if bits >> b.rank & 1]
 
     def _no_block(self, which: str, fix: str) -> None:
         op = self.step.op

@@ -569,3 +569,33 @@ def test_a_spin_that_counts_its_passes_lets_others_go(blocks: bool) -> None:
             pk.signal(f, 0)
 
     accepts(of_blocks if blocks else of_roles, COUNTERS, np.zeros(1, np.int32), np.zeros((16, 16), np.float32))
+
+
+def exchanging(then: str) -> pk.Kernel:
+    """Two blocks send each other a tile; each has received its own when it overwrites what it sent."""
+
+    @pk.kernel(warps=1, grid=2, cluster=2)
+    def exchange(y: pk.gl(f32, 32, 64)) -> None:
+        ring, mine = pk.ring(1, pk.st(f32, 16, 64), name="ring"), pk.shared(pk.st(f32, 16, 64), name="mine")
+        warp.store(mine, warp.ones(f32, 16, 64))
+        warp.sync()
+        with ring.fill() as slot:
+            pk.tma.exchange(slot, mine)
+        received = warp.load(ring.read())
+        if then == "meet":
+            pk.cluster.sync()
+        if then != "end":
+            warp.sync()
+            warp.store(mine, warp.zeros(f32, 16, 64))
+        warp.store(y, received, (pk.cluster.rank, 0))
+        ring.release()
+        pk.cluster.sync()
+
+    return exchange
+
+
+def test_what_is_sent_to_another_block_is_read_until_that_block_has_it() -> None:
+    y = np.zeros((32, 64), np.float32)
+    finds(exchanging("overwrite"), pk.RaceError, "may still read it", y)
+    accepts(exchanging("meet"), y)
+    accepts(exchanging("end"), y)
