@@ -111,7 +111,14 @@ def differentiate(
         made, part = warpgroup.zeros(f32, KEYS, ROWS), warpgroup.zeros(f32, ROWS, cols)
         dkey, dvalue = warpgroup.zeros(f32, KEYS, half), warpgroup.zeros(f32, KEYS, half)
         turn = pk.var(i32, 0)
+        head_added, added = pk.var(i32, 0), pk.var(i32, -1)  # a piece of dq of which nobody was told
         pk.wait(landed, 0)
+
+        def tell() -> None:
+            """The last additions have ended, a step ago: whose turn is next may begin."""
+            assert turns is not None
+            with pk.when(added >= 0):
+                pk.signal(turns, (which, head_added, added), by=warpgroup)
 
         def mine(x: Any) -> Any:
             """This warpgroup's columns of a row of the operands."""
@@ -157,18 +164,19 @@ def differentiate(
                 ahead()
             warpgroup.mm_AtB(part, slope, key.part(0, me * cols, KEYS, cols))
             warpgroup.mma_AtB(part, theirs.read(), other.part(0, me * cols, KEYS, cols))
+            piece = 4 * j + 2 * rank + me
+            if turns is not None:  # as many add to these queries before this one
+                tell()
+                before = pk.minimum((j * ROWS + ROWS - 1 + diagonal) // PAIR, pairs - 1) - pair if causal else pair
+                pk.wait_for(turns, (which, h, piece), before)
+                head_added.set(h)
+                added.set(piece)
             warpgroup.wait(part)
             theirs.release()
             q_ring.release()
             if me == SLOPES:
                 ahead()
-            piece = 4 * j + 2 * rank + me
-            if turns is not None:  # as many add to these queries before this one
-                before = pk.minimum((j * ROWS + ROWS - 1 + diagonal) // PAIR, pairs - 1) - pair if causal else pair
-                pk.wait_for(turns, (which, h, piece), before)
             warpgroup.add(dq, part.registers(), (which, h, piece, 0))
-            if turns is not None:
-                pk.signal(turns, (which, h, piece), by=warpgroup)
             if me == SLOPES:
                 warpgroup.wait(made)
             turn.set(1 - turn)
@@ -181,6 +189,8 @@ def differentiate(
                     step(h, j, True)
             for j in pk.range(clear if me == WEIGHTS else first, tiles):
                 step(h, j, False)
+        if turns is not None:
+            tell()
         warpgroup.sync_at(done)  # nobody reads the keys and values any more
         head, batch = owner()
         for out, sums, staged, col in ((dk, dkey * scale, key, (rank + me) % 2), (dv, dvalue, value, me)):
