@@ -37,7 +37,8 @@ def show_schedule(
         given[name] = int(value)
     if kind == "attention":
         given["m"], given["shared"] = given["m"] or given["n"], given["shared"] or given["heads"]
-        shape: Any = schedule.Attention._make([*list(given.values())[:6], bool(given["causal"])])
+        whole: dict[str, Any] = {**given, "causal": bool(given["causal"])}
+        shape: Any = schedule.Attention(**whole)
         choices = schedule.attention_choices(shape, sms)
     else:
         shape = schedule.Multiply(given["m"], given["n"], given["k"])
