@@ -1,7 +1,9 @@
 """Every public word says what it does: a sentence for each word, method and property, and each parameter by name."""
 
+import ast
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +56,21 @@ def test_a_word_is_documented(name: str) -> None:
         whole = {"self"} | {p.name for p in inspect.signature(word).parameters.values() if p.kind in kinds}
         missing = [p for p in inspect.signature(word).parameters if p not in whole and not re.search(rf"\b{p}\b", text)]
         assert not missing, f"pk.{name} does not say what {', '.join(missing)} is"
+
+
+@pytest.mark.parametrize("name", [name for name, word in WORDS.items() if inspect.isfunction(word)])
+def test_a_word_says_what_it_raises(name: str) -> None:
+    """Each function on arrays, and each word whose own code raises: by name, what and when."""
+    word = WORDS[name]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(word)))
+    raised = {
+        node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    }
+    if raised or name in pk.PUBLIC:
+        said = re.search(r"[Rr]aises (`\w+Error`.*)", word.__doc__ or "", re.S)
+        assert said, f"pk.{name} does not say what it raises"
+        missing = {ast.unparse(x) for x in raised} - set(re.findall(r"`(\w+)`", said.group(1)))
+        assert not missing, f"pk.{name} does not say that it raises {', '.join(missing)}"
 
 
 def test_what_kernels_hold_can_be_named() -> None:

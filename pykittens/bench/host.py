@@ -159,6 +159,41 @@ def calling(calls: int) -> Iterator[Row]:
         "torch's scaled_dot_product_attention": "torch",
     }.items():
         yield {"what": f"{what}, in all", "value": found[name], "unit": "us", "limit": None}
+    for name, value in each(trained(), max(1, calls // 10)).items():
+        yield {"what": f"{name}, forward and backward, in all", "value": value, "unit": "us", "limit": None}
+
+
+def trained() -> dict[str, Callable[[], Any]]:
+    """Calls on small tensors that require gradients, and the backward passes of their results."""
+    import torch
+
+    import pykittens as pk
+
+    def tensor(*shape: int) -> Any:
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16).requires_grad_()
+
+    rows, weight, square = tensor(64, 64), tensor(64), tensor(64, 64)
+    heads = [tensor(1, 1, 64, 64) for _ in range(3)]
+
+    def both(function: Callable[..., Any], *operands: Any) -> Callable[[], None]:
+        gradient = torch.ones_like(function(*operands))
+
+        def run() -> None:
+            torch.autograd.backward(function(*operands), gradient)
+            for x in operands:
+                x.grad = None
+
+        return run
+
+    torchs = torch.nn.functional
+    return {
+        "pykittens.layernorm": both(pk.layernorm, rows, weight),
+        "torch's layer_norm": both(lambda x, w: torchs.layer_norm(x, (64,), w), rows, weight),
+        "pykittens.linear": both(pk.linear, rows, square),
+        "torch's linear": both(torchs.linear, rows, square),
+        "pykittens.attention": both(pk.attention, *heads),
+        "torch's scaled_dot_product_attention": both(torchs.scaled_dot_product_attention, *heads),
+    }
 
 
 def _attention(q: Any, k: Any, v: Any) -> Any:

@@ -318,6 +318,8 @@ def kernel(
     `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a
     grid
     that does not fit is refused when it is launched).
+
+    Raises `TraceError` for an option that there is not; values are looked at when the kernel is called.
     """
     unknown = set(options) - {"blocks_per_sm", "registers", "debug", "pdl", "cooperative"}
     if unknown:

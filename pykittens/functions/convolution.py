@@ -128,6 +128,8 @@ def causal_conv1d_step(
     """One row of `causal_conv1d` for each sequence: (y, state) of x (batch, channels) and the state before it.
 
     state: (batch, width - 1, channels); `weight`, `bias` and `activation` as `causal_conv1d` has them.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
     """
     y, after = causal_conv1d(x[:, None], weight, bias, activation=activation, state=state, return_state=True)
     return y[:, 0], after

@@ -189,5 +189,7 @@ def gated_delta_rule_step(
     heads, e), beta and log_decay (batch, heads), and the state before it.
 
     `scale`, `normalize` and all else as `gated_delta_rule` has it.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
     """
     return GATED_DELTA_RULE_STEP((q, k, v, beta, log_decay, state), (scale, normalize))

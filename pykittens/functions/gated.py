@@ -121,6 +121,8 @@ def gated_linear_attention_step(
     before it.
 
     log_decay: float32 (batch, heads); `scale` and all else as `gated_linear_attention` has it.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
     """
     rows = (x[:, :, None] for x in (q, k, v, log_decay))
     o, after = gated_linear_attention(*rows, scale=scale, state=state, return_state=True)

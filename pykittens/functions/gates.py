@@ -89,5 +89,7 @@ def geglu(gate: Any, up: Any, *, approximate: str = "none") -> Any:
     """gelu(gate) * up, gelu(x) = x (1 + erf(x / sqrt(2))) / 2, or its tanh form for approximate="tanh".
 
     All else as `swiglu` has it.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
     """
     return GEGLU((gate, up), (approximate,))

@@ -148,6 +148,8 @@ def mamba2_step(
     (batch, groups, N), and the state before it.
 
     A, D, dt_bias, dt_softplus and state as `mamba2` has them.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
     """
     x, dt, B, C, z = (None if v is None else v[:, None] for v in (x, dt, B, C, z))
     options = {"D": D, "z": z, "dt_bias": dt_bias, "dt_softplus": dt_softplus}

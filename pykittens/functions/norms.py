@@ -200,6 +200,8 @@ def rmsnorm(
     """RMSNorm over the last axis of an array of any framework; with `residual`, or dropout `p`: the pair (y, s).
 
     y = s / sqrt(mean(s^2) + eps) * weight + bias; `x`, `residual`, `p`, `seed` and all else as `layernorm` has it.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
     """
     return _norm(RMSNORM, x, weight, bias, residual, eps, p, seed)
 

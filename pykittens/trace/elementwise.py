@@ -39,6 +39,8 @@ MEANING = {
 
 
 def _map(kind: str) -> Callable[[Any], Any]:
+    scalar = ", or a scalar" if kind in scalars.SCALAR_FUNCTIONS else ""
+
     def apply(x: Any) -> Any:
         refuse_array(x)
         if isinstance(x, Tile):
@@ -46,13 +48,13 @@ def _map(kind: str) -> Callable[[Any], Any]:
         x = number(x)
         if kind in scalars.SCALAR_FUNCTIONS and is_scalar(x):
             return result(scalars.ScalarUnary(THREAD, kind, x))
-        raise TypeRuleError(
-            f"pk.{kind} does not take {x!r}", fix="pass a register tile or vector, or for exp, log and sqrt a scalar"
-        )
+        raise TypeRuleError(f"pk.{kind} does not take {x!r}", fix=f"pass a register tile or vector{scalar}")
 
     apply.__name__ = kind
-    scalar = ", or of a scalar" if kind in scalars.SCALAR_FUNCTIONS else ""
-    apply.__doc__ = f"{MEANING[kind]} of every element of a register tile or vector `x`{scalar}."
+    apply.__doc__ = (
+        f"{MEANING[kind]} of every element of a register tile or vector `x`{scalar}.\n\n"
+        "Raises `TypeRuleError` for anything else."
+    )
     return apply
 
 
@@ -109,6 +111,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
     Where tiles of two dtypes meet, the result has the one that NumPy promotes them to, with float32 where NumPy has
     float64: a float and an integer, and bf16 with f16, give float32. int32 with uint32 is refused (NumPy: int64).
+
+    Raises `TypeRuleError` for a condition that is neither, and where the dtypes of `a` and `b` do not meet.
     """
     refuse_array(a)
     refuse_array(b)
@@ -212,7 +216,10 @@ def _positions(tile: Tile, kind: Any) -> Tile:
 
 
 def iota(vector: Tile) -> Tile:
-    """The index of each element of a vector, int32."""
+    """The index of each element of a vector, int32.
+
+    Raises `TypeRuleError` for anything but a register vector.
+    """
     if not isinstance(vector, Tile) or not isinstance(vector.type, RegisterVector):
         raise TypeRuleError(
             f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile"
@@ -221,7 +228,10 @@ def iota(vector: Tile) -> Tile:
 
 
 def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
-    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a 16 or 32-bit tile."""
+    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a 16 or 32-bit tile.
+
+    Raises `TypeRuleError` for anything but a register tile.
+    """
     if not isinstance(tile, Tile):
         raise TypeRuleError(f"pk.rolls of {tile!r}", fix="pass a register tile")
     return record(Rolls(scope_of(tile.type.warps), tile, tuple(distances))).results  # type: ignore[return-value]
@@ -232,6 +242,8 @@ def row_sums(*tiles: Tile, times: Tile | None = None, cluster: bool = False) -> 
     once.
 
     `times`: sums of products with this tile, as `x.row_dot(times)`.
+
+    Raises `TypeRuleError` for anything but coalesced tiles.
     """
     if not tiles or not all(
         isinstance(x, Tile) and isinstance(x.type, RegisterTile) and isinstance(x.type.layout, Coalesced) for x in tiles
@@ -241,7 +253,10 @@ def row_sums(*tiles: Tile, times: Tile | None = None, cluster: bool = False) -> 
 
 
 def join(*tiles: Tile) -> Tile:
-    """`tiles` of the same rows side by side, as one."""
+    """`tiles` of the same rows side by side, as one.
+
+    Raises `TypeRuleError` for anything but register tiles of the same rows, dtype and layout.
+    """
     if not tiles or not all(isinstance(x, Tile) for x in tiles):
         raise TypeRuleError(f"pk.join of {tiles!r}", fix="pass register tiles")
     return result(TileJoin(scope_of(tiles[0].type.warps), tiles))

@@ -32,6 +32,8 @@ def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
     `step` is a Python int. `unroll=n` records n phases of the body after one another, each with its own Python
     state (two score tiles that alternate, say), and what is left over phase by phase. After such a loop the Python
     state is that after a whole number of rounds (and exact where both bounds are Python ints).
+
+    Raises `TraceError` for more than three bounds, and a `step` of 0 or an `unroll` below 1.
     """
     if not 1 <= len(bounds) <= 3:
         raise TraceError(
@@ -148,7 +150,10 @@ def _left(r: recorder.Recorder, kind: str) -> None:
 
 
 def break_if(condition: Operand) -> None:
-    """Leaves the innermost `pk.loop()` when the condition holds."""
+    """Leaves the innermost `pk.loop()` when the condition holds.
+
+    Raises `TraceError` where the innermost region is no `pk.loop()`.
+    """
     loops = [kind for kind, _ in current().open if kind in ("pk.loop", "pk.range")]
     if not loops or loops[-1] != "pk.loop":
         inside = "inside a pk.range" if loops else "outside of pk.loop()"
@@ -174,7 +179,10 @@ def when(condition: Operand) -> Iterator[None]:
 
 @region("pk.otherwise")
 def otherwise() -> Iterator[None]:
-    """Runs its body where the condition of the `pk.when` just before did not hold."""
+    """Runs its body where the condition of the `pk.when` just before did not hold.
+
+    Raises `TraceError` where no `pk.when` ends right before it.
+    """
     r = current()
     r.check()
     op = r.cache.get("last when")
@@ -196,6 +204,9 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
 
     `name` is for reports and errors. Yields the index of the running warpgroup (or warp) in the role. `registers` is
     the budget a thread (setmaxnreg, PTX: a multiple of 8 from 24 to 256, whole warpgroups).
+
+    Raises `TraceError` where the block has not as many warps left, inside a loop or a branch, and for a budget that
+    setmaxnreg does not take.
     """
     r = current()
     count = warps + 4 * warpgroups

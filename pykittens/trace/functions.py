@@ -42,6 +42,8 @@ def assert_(condition: Operand, text: str = "") -> None:
     """Stops the simulated kernel, or a debug build on a GPU, where a traced bool `condition` does not hold.
 
     `text` is what the error says.
+
+    Raises `TraceError` for a Python bool that is False, `KernelAssertionError` where the kernel runs.
     """
     if isinstance(condition, bool) and not condition:
         raise TraceError(f"pk.assert_ failed while tracing: {text}", fix="the condition is a Python bool that is False")
@@ -67,6 +69,8 @@ def cuda(
     have met those that touch it before and after; unless `touches` says for an operand which thread touches which
     element: a function from the elements' indices (arrays, one a dimension) to the thread's number in the scope (-1:
     none).
+
+    Raises `TraceError` where `touches` names what is neither read nor written.
     """
     if unknown := set(touches or ()) - set(reads or ()) - set(writes or ()):
         raise TraceError(

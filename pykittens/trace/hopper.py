@@ -70,6 +70,8 @@ class Tma:
         Outside a ring the barrier must expect the bytes: see `expect`. `hint`: evict_first, evict_last. `multicast`:
         a mask of blocks of the cluster that all receive the tile at the same place. `within`: (first, end) of the rows
         of the tensor that the rectangle is kept to: from `end` on zeros are loaded. It may not begin before `first`.
+
+        Raises `TypeRuleError` where no barrier is paid.
         """
         barrier = getattr(target, "landing", None) if barrier is None else barrier
         if barrier is None:
@@ -86,6 +88,8 @@ class Tma:
         them.
 
         `target`, `source`, `coordinate` and `hint` are those of `load`; the rows are 8 or more for each block.
+
+        Raises `TypeRuleError` where the rows do not divide over the blocks.
         """
         count = cluster.size
         if count == 1:
@@ -114,6 +118,8 @@ class Tma:
         so (PTX "cp.async.bulk.shared::cluster").
 
         `source` may be overwritten once the other block is known to have received it.
+
+        Raises `TypeRuleError` for a target that is no ring's slot, and a cluster of any other size.
         """
         landing = getattr(target, "landing", None)
         if landing is None:
@@ -271,6 +277,8 @@ class Cluster:
     def load(self, source: Shared, rank: Operand, *, scope: ScopeHandle | None = None) -> Tile:
         """A new register tile of `scope` (a warpgroup) with the shared tile that block `rank` of the cluster has in
         the place of `source`.
+
+        Raises `TypeRuleError` where no barrier is paid.
         """
         return result(cluster_ops.LoadRemote((scope or warpgroup).scope, source, number(rank)))
 
@@ -284,6 +292,8 @@ def wait_for_previous(*, independent: tuple[Tensor, ...] = ()) -> None:
 
     No tensor may be touched before, but for the `independent` ones, which the kernels before do not write (nor read,
     where this one writes them): weights that are loaded early, say.
+
+    Raises `TypeRuleError` for an independent one that is no tensor.
     """
     for tensor in independent:
         if not isinstance(tensor, Tensor):

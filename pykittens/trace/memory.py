@@ -84,6 +84,8 @@ def shared(type: SharedTile | SharedVector, count: int = 1, name: str = "") -> S
 
     `type`: `pk.st(dtype, rows, cols)` or `pk.sv(dtype, length)`. `name` is for reports and errors; unless given, that
     of the Python variable.
+
+    Raises `TypeRuleError` for what is no type of shared memory, and a `count` below 1.
     """
     r = current()
     if not isinstance(type, (SharedTile, SharedVector)):

@@ -139,7 +139,10 @@ class Ring:
 
     @region("ring.fill")
     def fill(self) -> Iterator[Any]:
-        """The next slot, once it is empty; the loads inside pay their bytes to its full barrier."""
+        """The next slot, once it is empty; the loads inside pay their bytes to its full barrier.
+
+        Raises `TraceError` for a fill inside a fill, one that loads nothing, and a load inside a branch of it.
+        """
         r = current()
         if self.filling is not None:
             raise TraceError(f"ring {self.name}: a fill inside a fill", fix="end the first `with ring.fill()`")
@@ -246,6 +249,8 @@ class Ring:
         """The oldest slot that this role has read and not given back (or the one `place` after it), without a wait.
 
         For a slot that an earlier pass of a loop has read: what it returned is that pass's own.
+
+        Raises `TraceError` where no slot is held.
         """
         cursor = self._cursor("release", None)
         if not cursor.slots:
@@ -351,6 +356,8 @@ def ring(
     """A ring of `stages` slots: of one `tile` (a type, `pk.st(...)` or `pk.sv(...)`), or of a record of named `tiles`.
 
     `name` is for reports and errors.
+
+    Raises `TraceError` unless there is either one `tile`, or `tiles` by name.
     """
     if (tile is None) == (not tiles):
         raise TraceError(

@@ -165,6 +165,8 @@ def var(dtype: DType, initial: Operand = 0) -> Variable:
     """A mutable scalar, for state that changes in run-time loops and branches.
 
     `dtype`: i32, i64, u32, f32 or bool. `initial`: its first value.
+
+    Raises `TypeRuleError` for another dtype.
     """
     if dtype not in (i32, i64, u32, f32, bool_):
         raise TypeRuleError(f"a variable of {dtype}", fix="use i32, i64, u32, f32 or bool")

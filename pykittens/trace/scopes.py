@@ -163,6 +163,9 @@ class ScopeHandle:
 
         A column vector of i32 as the row gathers: row i of the tile is row `vector[i]` of the tensor, zeros where there
         is no such row: `warp.load(table, (warp.load_col(index, (t,), length=16), 0), rows=16, cols=64)`.
+
+        Raises `TypeRuleError` where the size is not known, for what is no tile in memory, and for an option that the
+        access cannot have.
         """
         self._memory(source, "load")
         dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
@@ -298,6 +301,8 @@ class ScopeHandle:
         first to the one behind the last, that a tile is kept to (of a vector, the elements); the coordinate may be
         negative then. `columns`: the same of the tensor's columns, for coalesced tiles. A column vector of i32 as the
         row scatters, as `load` gathers: rows that are there differ.
+
+        Raises `TypeRuleError` for a source that is neither in registers nor shared, and between two shared tiles.
         """
         self._memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
@@ -454,6 +459,8 @@ class ScopeHandle:
 
         `order` ("relaxed" or "release", of a tensor's element) and its `scope` ("gpu" unless given): see
         `trace/memory_order.py`. A release tells what all threads of the scope did before.
+
+        Raises `TypeRuleError` for an `order` of shared memory.
         """
         if order == "weak":
             unused(

@@ -40,6 +40,8 @@ def gl(dtype: DType | tuple[DType, ...], *dims: int | str | static) -> GlobalPat
 
     `dtype`: one, or a tuple of those that it may have. `dims`: each an int, a name (equal names, equal lengths), or
     `pk.static(name)`.
+
+    Raises `TraceError` for no or more than four dimensions, and for what is no dtype or no dimension.
     """
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
     for d in dtypes:
