@@ -291,6 +291,14 @@ def test_compiled() -> None:
         lambda *x: integration.attend(torch.nn.Module(), *x, None)[0], fullgraph=True, backend="eager"
     )
     assert torch.equal(compiled(q, k, v), pk.attention(q, k, v, causal=True).transpose(1, 2))
+    offsets = torch.tensor([0, 4, 9])
+    told = torch.compile(
+        lambda *x: integration.attend(torch.nn.Module(), *x, torch.ones(1, 1, 9, 9).bool(), cu_seq_lens_q=offsets)[0],
+        fullgraph=True,
+        backend="eager",
+    )
+    rows = [x.transpose(1, 2)[0] for x in (q, k, v)]
+    assert torch.equal(told(q, k, v)[0], pk.attention_varlen(*rows, offsets.int(), causal=True))
     (ours, _), ids = models(), tokens(1)
     for cached in (True, False):  # with a cache, transformers does not ask whether positions are those of sequences
         compiled = torch.compile(ours.model, backend="aot_eager", fullgraph=True)
