@@ -47,7 +47,9 @@ def of_ci() -> dict[str, list[Case]]:
     another."""
     found: dict[str, list[Case]] = {}
     for turn, rows in enumerate(of_one_kernel()):
-        cases = [(row, label(choice), instance) for row in rows for choice, instance in thin.values(row)]
+        cases = [
+            (row, label(choice), instance) for row in rows for choice, instance in thin.values(row.configurations())
+        ]
         wanted = [family[turn % len(family)] for family in families(rows)]
         for case, arch in zip(
             itertools.islice(itertools.cycle(cases), max(len(cases), len(wanted))),

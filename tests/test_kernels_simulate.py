@@ -16,7 +16,7 @@ CASES = [
     pytest.param(
         found,
         id=f"{row.name}-{label(choice).replace(', ', '-').replace(' ', '_')}",
-        marks=[pytest.mark.whole] * (choice not in [first for first, _ in thin.values(row)]),
+        marks=[pytest.mark.whole] * (choice not in [first for first, _ in thin.values(row.configurations())]),
     )
     for row in KERNELS.values()
     for choice, found in row.configurations()

@@ -1,11 +1,15 @@
 """Every synchronisation statement of every shipped kernel is needed, and its removal is found; or it is listed here
 with a proof.
 
-A kernel is run in several instances; a statement is found where one of them finds it. Lists are by kernel, what the
-statement does, and its line. A statement that nothing misses and that is not listed fails, and so does a listed one
-that is now missed.
+A kernel is run in several instances; a statement is found where one of them finds it. With `--whole` each row of the
+registry finds its own, in all configurations; in CI the rows of one kernel do it together, in every value of every
+option. Lists are by row, what the statement does, and its line. A statement that nothing misses and
+that is not listed fails, and so does a listed one that is now missed.
 """
 
+import functools
+import itertools
+import operator
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +23,7 @@ from pykittens.kernels import cross_entropy, gemm, rows
 from pykittens.kernels.catalog import Instance
 from pykittens.kernels.registry import KERNELS
 from pykittens.testing.removal import removals
+from tests import thin
 
 FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
@@ -125,11 +130,11 @@ ENOUGH = {
 LONGER = ("based", "based_backward", "based_backward_values")
 
 
-def instances(name: str) -> Iterator[Instance]:
-    row = KERNELS[name]
-    for choice, found in row.configurations():
-        if all(choice[option] in values for option, values in ENOUGH.get(name, {}).items()):
-            yield longer(found, 5 * 64 - 20) if name in LONGER else found  # three slots go round twice
+def instances(name: str, whole: bool) -> Iterator[Instance]:
+    row, only = KERNELS[name], ENOUGH.get(name, {})
+    enough = [(c, found) for c, found in row.configurations() if all(c[option] in only[option] for option in only)]
+    for _, found in enough if whole else thin.values(enough):
+        yield longer(found, 5 * 64 - 20) if name in LONGER else found  # three slots go round twice
     found = row.make(**row.default())
     assert found is not None
     if name in (
@@ -170,21 +175,45 @@ def longer(found: Instance, rows: int) -> Instance:
     return replace(found, operands=changed, values={n: x[:, :1] for n, x in found.values.items()})
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_every_removal_is_found(name: str) -> None:
+def of_one_kernel() -> dict[str, tuple[str, ...]]:
+    """The rows of the registry that run one kernel, by the name of the first."""
+    found: dict[object, list[str]] = {}
+    for name, row in KERNELS.items():
+        found.setdefault(next(iter(row.configurations()))[1].kernel, []).append(name)
+    return {names[0]: tuple(names) for names in found.values()}
+
+
+def survivors(names: tuple[str, ...], whole: bool) -> tuple[Counter[object], str]:
+    """What nothing misses in any instance of the rows, by what and line, and in words."""
     is_found: dict[object, bool] = {}  # by statement, in any instance
     keys, words = {}, {}
-    for instance in instances(name):
+    for instance in itertools.chain.from_iterable(instances(name, whole) for name in names):
         seen: Counter[object] = Counter()
         for removal in removals(instance.kernel, **instance.arrays(), **instance.statics):
             place = (removal.what, removal.op.location)
             seen[place] += 1
             statement = (place, seen[place])
             is_found[statement] = is_found.get(statement, False) or removal.found is not None
-            keys[statement], words[statement] = (name, removal.what, removal.line), str(removal)
-    survivors = [statement for statement, found in is_found.items() if not found]
-    listed = {key: count for key, (count, _) in HARMLESS.items() if key[0] == name}
-    assert Counter(keys[s] for s in survivors) == listed, "nothing misses\n" + "\n".join(words[s] for s in survivors)
+            keys[statement], words[statement] = (removal.what, removal.line), str(removal)
+    left = [statement for statement, found in is_found.items() if not found]
+    return Counter(keys[s] for s in left), "nothing misses\n" + "\n".join(words[s] for s in left)
+
+
+def harmless(name: str) -> Counter[object]:
+    return Counter({(what, line): count for (row, what, line), (count, _) in HARMLESS.items() if row == name})
+
+
+@pytest.mark.parametrize("names", of_one_kernel().values(), ids=lambda names: names[0])
+def test_every_removal_is_found(names: tuple[str, ...]) -> None:
+    left, words = survivors(names, False)
+    assert left == functools.reduce(operator.or_, map(harmless, names)), words
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_removal_is_found_in_each_row(name: str) -> None:
+    left, words = survivors((name,), True)
+    assert left == harmless(name), words
 
 
 def test_flags_fences_and_atomics_lose_their_order() -> None:

@@ -2,42 +2,30 @@
 
 Two rules, both of the names alone, so that every run looks at the same:
 
-* of kernels' configurations, as few as have every value of every option (`values`), or every pair of values of two
-  options (`pairs`);
+* of a kernel's configurations, as few as have every value of every option (`values`);
 * of a long list of cases, one in so many (`some`), spread by a hash of their names, and always the first.
 """
 
-import itertools
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from pykittens.kernels.catalog import Instance, Shipped
+from pykittens.kernels.catalog import Instance
 
-Chosen = list[tuple[dict[str, Any], Instance]]
-
-
-def values(row: Shipped) -> Chosen:
-    """Configurations in which every value of every option of a kernel occurs."""
-    return _covering(row, 1)
+Configuration = tuple[dict[str, Any], Instance]  # the values of the options, the kernel in them
 
 
-def pairs(row: Shipped) -> Chosen:
-    """Configurations in which every two values occur together that do so anywhere."""
-    return _covering(row, 2)
-
-
-def _covering(row: Shipped, together: int) -> Chosen:
-    """Greedily: next the one that has most of what has not occurred, of equals the first."""
-    found = list(row.configurations())
-    has = [set(itertools.combinations(choice.items(), min(together, len(choice)))) for choice, _ in found]
-    left, chosen = set().union(*has), []
+def values(configurations: Iterable[Configuration]) -> list[Configuration]:
+    """Few of a kernel's configurations, with every value of every option in one of them: next always the one that has
+    most of what has not occurred, of equals the first."""
+    found = list(configurations)
+    left, chosen = {pair for choice, _ in found for pair in choice.items()}, []
     while left:
-        best = max(range(len(found)), key=lambda i: len(has[i] & left))
-        chosen.append(found[best])
-        left -= has[best]
+        best = max(found, key=lambda each: len(left & set(each[0].items())))
+        chosen.append(best)
+        left -= set(best[0].items())
     return chosen
 
 
