@@ -7,7 +7,7 @@ Two rules, both of the names alone, so that every run looks at the same:
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -29,17 +29,19 @@ def values(configurations: Iterable[Configuration]) -> list[Configuration]:
     return chosen
 
 
-def some(cases: Iterable[Any], one_in: int, names: Sequence[str] | None = None) -> list[Any]:
+def runs(name: str, one_in: int) -> bool:
+    """Whether a case of this name is the one in `one_in` that runs in CI."""
+    return zlib.crc32(name.encode()) % one_in == 0
+
+
+def some(cases: Iterable[Any], one_in: int) -> list[Any]:
     """Parameters of a test: the first and one in `one_in` of the others as they are, the rest with the marker `whole`.
 
-    A case is called by its `names` entry, else by `repr` of what it is: both must be the same in every run.
+    A case is called by its `id`, else by `repr` of its values: they must be the same in every run.
     """
     made = []
     for i, case in enumerate(cases):
         given = case if hasattr(case, "marks") else pytest.param(case)
-        name = names[i] if names is not None else given.id or repr(given.values)
-        runs = i == 0 or zlib.crc32(str(name).encode()) % one_in == 0
-        made.append(
-            given if runs else pytest.param(*given.values, id=given.id, marks=[*given.marks, pytest.mark.whole])
-        )
+        marks = [] if i == 0 or runs(str(given.id or repr(given.values)), one_in) else [pytest.mark.whole]
+        made.append(pytest.param(*given.values, id=given.id, marks=[*given.marks, *marks]))
     return made

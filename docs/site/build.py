@@ -1,10 +1,10 @@
 """The documentation site, by one command.
 
-    python docs/site/build.py [--out DIR]
+    python docs/site/build.py [--out DIR] [--check]
 
 Writes all pages as Markdown (the tutorial from the files that are its tests, with what they print; the reference from
 docstrings and from the operations; tables from the recorded results; pictures by the layouts' functions), then lets
-Sphinx make HTML of them. Any warning, such as a link to nothing, is an error.
+Sphinx make HTML of them. Any warning, such as a link to nothing, is an error. `--check` finds them without HTML.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ def main() -> int:
     """Sphinx's exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site", help="the directory to fill")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--check", action="store_true", help="read the pages and follow their links, and write no HTML")
+    given = parser.parse_args()
+    out, builder = given.out.resolve(), "dummy" if given.check else "html"
     os.chdir(ROOT)  # what steps print names files from here
     write_pages(out / "source")
-    return build_main(["-q", "-W", "-n", "--keep-going", "-b", "html", str(out / "source"), str(out / "html")])
+    return build_main(["-q", "-W", "-n", "--keep-going", "-b", builder, str(out / "source"), str(out / builder)])
 
 
 if __name__ == "__main__":
