@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pykittens.gpu import driver
+from tests import thin
 from tests.all import BUDGET, kind_of
 
 BEGAN = pytest.StashKey[float]()
@@ -65,9 +66,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("whole"):
-        long = [item for item in items if item.get_closest_marker("whole")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if not item.get_closest_marker("whole")]
+        kept = thin.chosen(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
     if not driver.available():
         on_gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=on_gpu)

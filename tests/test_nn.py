@@ -49,6 +49,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("way", ["bf16", "autocast"])
 def test_is_what_torch_and_transformers_have(name: str, way: str) -> None:

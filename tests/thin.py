@@ -1,13 +1,15 @@
-"""What of an exhaustive test runs in CI: the rest has the marker `whole` and runs with `--whole`.
+"""What of an exhaustive test runs in CI; the rest runs with `--whole`. By names and places alone: every run takes the
+same.
 
-Two rules, both of the names alone, so that every run looks at the same:
-
-* of a kernel's configurations, as few as have every value of every option (`values`);
-* of a long list of cases, one in so many (`some`), spread by a hash of their names, and always the first.
+* `@pytest.mark.thin`: of a test's cases, as few as have every value of every parameter. `values` does it for the
+  configurations of a shipped kernel.
+* `@pytest.mark.thin(3)`: the first case and one in three of the others, by a hash of their names: for cases that all go
+  the same way. Each test takes other ones.
+* `@pytest.mark.whole`: none.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -18,14 +20,18 @@ Configuration = tuple[dict[str, Any], Instance]  # the values of the options, th
 
 
 def values(configurations: Iterable[Configuration]) -> list[Configuration]:
-    """Few of a kernel's configurations, with every value of every option in one of them: next always the one that has
-    most of what has not occurred, of equals the first."""
+    """Few of a kernel's configurations, with every value of every option in one of them."""
     found = list(configurations)
-    left, chosen = {pair for choice, _ in found for pair in choice.items()}, []
+    return [found[i] for i in covering([set(choice.items()) for choice, _ in found])]
+
+
+def covering(sets: Sequence[Collection[Any]]) -> list[int]:
+    """Places of few of the sets, with all that is in any: next always the one that has most of what is missing, of
+    equals the first."""
+    left, chosen = {x for each in sets for x in each}, []
     while left:
-        best = max(found, key=lambda each: len(left & set(each[0].items())))
-        chosen.append(best)
-        left -= set(best[0].items())
+        chosen.append(max(range(len(sets)), key=lambda i: len(left.intersection(sets[i]))))
+        left -= {*sets[chosen[-1]]}
     return chosen
 
 
@@ -34,14 +40,17 @@ def runs(name: str, one_in: int) -> bool:
     return zlib.crc32(name.encode()) % one_in == 0
 
 
-def some(cases: Iterable[Any], one_in: int) -> list[Any]:
-    """Parameters of a test: the first and one in `one_in` of the others as they are, the rest with the marker `whole`.
-
-    A case is called by its `id`, else by `repr` of its values: they must be the same in every run.
-    """
-    made = []
-    for i, case in enumerate(cases):
-        given = case if hasattr(case, "marks") else pytest.param(case)
-        marks = [] if i == 0 or runs(str(given.id or repr(given.values)), one_in) else [pytest.mark.whole]
-        made.append(pytest.param(*given.values, id=given.id, marks=[*given.marks, *marks]))
-    return made
+def chosen(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Those that run in CI."""
+    candidates = [item for item in items if not item.get_closest_marker("whole")]
+    taken = {item for item in candidates if not item.get_closest_marker("thin")}
+    of_one: dict[str, list[Any]] = {}
+    for item in candidates:
+        if item not in taken:
+            of_one.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in of_one.values():
+        if one_in := cases[0].get_closest_marker("thin").args:
+            taken |= {item for i, item in enumerate(cases) if i == 0 or runs(item.nodeid, *one_in)}
+        else:
+            taken |= {cases[i] for i in covering([{*enumerate(item.callspec._idlist)} for item in cases])}
+    return taken

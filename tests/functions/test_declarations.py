@@ -276,6 +276,8 @@ ONE = [name for name in CASES if name not in ("matmul_epilogue", "attention_scor
 GRADED = [name for name in CASES if name not in WRITING]
 
 
+# What a declaration promises to torch, all functions keep by the same code: each promise is tried with a part of them,
+# another one for each.
 def without_gradients(names: Iterable[str]) -> list[Any]:
     """Those that users call; the operators of backward passes, which torch's own checks also try (`test_opcheck`) and
     gradients run, with `--whole`."""
@@ -349,6 +351,7 @@ def arguments(name: str) -> tuple[Any, tuple[Any, ...]]:
     return seen[0]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", CASES)
 def test_opcheck(name: str) -> None:
     operator, given = arguments(name)
@@ -385,6 +388,7 @@ def test_a_gradient_is_never_lost(name: str) -> None:
         call(*[forward_ad.make_dual(x.detach(), x.detach()) if x.requires_grad else x for x in given])
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", CASES)
 def test_tensors_without_memory(name: str) -> None:
     """Meta and fake tensors give results that look as the real ones do; a mixture is refused."""
@@ -402,6 +406,7 @@ def test_tensors_without_memory(name: str) -> None:
             call(operands()[0], *[x.to("meta") for x in operands()[1:]])
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", without_gradients(CASES))
 def test_traced_for_other_inputs(name: str) -> None:
     """What functionalisation and make_fx record computes, and holds no results as constants."""
@@ -416,6 +421,7 @@ def test_traced_for_other_inputs(name: str) -> None:
     assert same(torch.func.functionalize(call)(*others), expected)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", without_gradients(ONE))
 def test_compiled_with_other_lengths(name: str) -> None:
     call, operands = CASES[name]
@@ -440,6 +446,7 @@ def test_compiled_with_other_lengths(name: str) -> None:
     assert same(compiled(*longer), call(*longer))
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", without_gradients(ONE))
 def test_exported(name: str) -> None:
     class Module(torch.nn.Module):
@@ -469,11 +476,18 @@ for f in (lambda x: matmul(x, x) + 1, lambda x: attention(x[None, None], x[None,
 """
 
 
-@pytest.mark.parametrize("program", [LATE, EARLY], ids=["looked up while tracing", "imported before torch"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(LATE, id="looked up while tracing", marks=pytest.mark.whole),
+        pytest.param(EARLY, id="imported before torch"),
+    ],
+)
 def test_compiled_before_any_eager_call(program: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(pk.__file__).parents[1])
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(name: str, low: Any) -> None:
@@ -489,6 +503,7 @@ def test_autocast(name: str, low: Any) -> None:
     assert result.dtype == (torch.float32 if single else expected)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", without_gradients(GRADED))
 def test_vmap(name: str) -> None:
     call, operands = CASES[name]
@@ -527,7 +542,7 @@ def test_vmap(name: str) -> None:
         ("rmsnorm", lambda x, w: torch.nn.functional.rms_norm(x, (64,), w, 1e-6)),
     ],
 )
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.whole)])
 def test_gradients_are_torchs(name: str, plain: Any, compiled: bool) -> None:
     call, operands = CASES[name]
     found = []

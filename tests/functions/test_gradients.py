@@ -286,6 +286,7 @@ def test_gradients_beside_float64(case: Case) -> None:
         assert (got.double() - right).norm() <= bound * right.norm() + 1e-5
 
 
+@pytest.mark.thin(3)  # the same code for all functions
 @every
 def test_the_layout_of_incoming_gradients_does_not_matter(case: Case) -> None:
     """One row for all, columns, a part of something larger: copied or read in place, never misread."""
@@ -305,6 +306,7 @@ def test_the_layout_of_incoming_gradients_does_not_matter(case: Case) -> None:
         assert all(torch.equal(x, y) for x, y in zip(found, wanted, strict=True))
 
 
+@pytest.mark.thin(3)  # the same code for all functions
 @first
 def test_a_second_derivative_is_refused(case: Case) -> None:
     """By the derivative itself: to record it is no error, to differentiate it is."""
@@ -315,6 +317,7 @@ def test_a_second_derivative_is_refused(case: Case) -> None:
             gradient.sum().backward(retain_graph=True)
 
 
+@pytest.mark.thin(3)  # the same code for all functions
 @first
 def test_numpy_has_the_same(case: Case) -> None:
     """The operands by any names, in NumPy's own arrays and dtypes."""

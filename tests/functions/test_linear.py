@@ -237,6 +237,7 @@ def test_bad_operands() -> None:
 # Products ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(("ta", "tb"), [(False, False), (False, True), (True, False), (True, True)])
 @pytest.mark.parametrize("out", [None, pk.f32])
 def test_gradients_of_products(ta: bool, tb: bool, out: Any) -> None:

@@ -37,6 +37,7 @@ def arrays(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("rows", [1, 64, 500])
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_every_tile_once_and_again(rows: int, seed: int | None) -> None:

@@ -24,6 +24,7 @@ def refused(
 # Turns ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_turns(count: int, seed: int | None) -> None:

@@ -48,6 +48,7 @@ def operands(dtype: DType, cols: int) -> tuple[Any, Any]:
     ).astype(dtype.numpy)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("kind", REDUCTIONS)
 @pytest.mark.parametrize("dtype", [bf16, f16, f32, i32, e4m3, u8], ids=str)
 def test_stores(dtype: DType, kind: str) -> None:

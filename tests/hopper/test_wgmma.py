@@ -10,7 +10,6 @@ import pykittens as pk
 from pykittens import bf16, e4m3, e5m2, f16, f32, warpgroup
 from pykittens.gpu import driver, sass
 from pykittens.types import DType
-from tests import thin
 
 EIGHT = [(e4m3, e4m3), (e5m2, e5m2), (e4m3, e5m2), (e5m2, e4m3)]
 
@@ -74,7 +73,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("n", "a", "b", "total", "ta", "tb", "registers"), thin.some(CASES, 3))
+@pytest.mark.thin(3)
+@pytest.mark.parametrize(("n", "a", "b", "total", "ta", "tb", "registers"), CASES)
 def test_exact_and_compiles(n: int, a: DType, b: DType, total: DType, ta: bool, tb: bool, registers: bool) -> None:
     kernel = product(n, a, b, total, ta, tb, registers)
     x, y, c, expected = operands(n, a, b, total, ta, tb)

@@ -43,6 +43,7 @@ def check(given: list[np.ndarray], causal: bool, scale: float | None = None, dls
         assert (found[0][:, :, : max(q.shape[2] - k.shape[2], 0)] == 0).all()  # rows that see no key
 
 
+@pytest.mark.thin
 @full_or_causal
 @pytest.mark.parametrize("d", (64, 128, 256))
 @pytest.mark.parametrize(("n", "m"), ((1, 1), (1, 130), (63, 65), (65, 63), (130, 1), (130, 300)))
@@ -50,6 +51,7 @@ def test_awkward_lengths(n: int, m: int, d: int, causal: bool) -> None:
     check(operands(n, m, d), causal)
 
 
+@pytest.mark.thin
 @full_or_causal
 @pytest.mark.parametrize("d", (64, 128, 256))
 def test_shared_keys_scales_and_the_gradient_of_the_log_sum_exp(d: int, causal: bool) -> None:
@@ -59,6 +61,7 @@ def test_shared_keys_scales_and_the_gradient_of_the_log_sum_exp(d: int, causal: 
         check(given, causal, scale, dlse)
 
 
+@pytest.mark.thin
 @full_or_causal
 @pytest.mark.parametrize(("d", "shared"), ((64, AMPLE), (64, 99 * 1024), (128, AMPLE), (128, 99 * 1024)))
 def test_with_mma_sync(d: int, shared: int, causal: bool) -> None:

@@ -9,6 +9,7 @@ from pykittens.kernels.attention import configuration
 from pykittens.testing.exact import SCALE, attention_operands
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dim", [64, 128, 256])
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 def test_exact(dim: int, dtype: type) -> None:

@@ -44,6 +44,7 @@ def torch_error(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool, expec
     return row_error(out.float().numpy(), expected)
 
 
+@pytest.mark.thin
 @each_kernel
 @each_dim
 @full_or_causal
@@ -54,6 +55,7 @@ def test_no_worse_than_torch(kernel: Any, n: int, d: int, causal: bool) -> None:
     assert row_error(run(kernel, q, k, v, causal), expected) <= 1.5 * torch_error(q, k, v, causal, expected)
 
 
+@pytest.mark.thin
 @each_kernel
 @full_or_causal
 @pytest.mark.parametrize(("n", "m"), ((1, 300), (130, 7), (65, 200), (300, 129)))
@@ -108,6 +110,7 @@ def test_equal_weights_are_exact(kernel: Any, causal: bool) -> None:
         assert (out[count - 1] == mean.astype(np.float64)).all()
 
 
+@pytest.mark.thin
 @each_kernel
 @full_or_causal
 @pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))

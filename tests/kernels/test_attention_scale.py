@@ -28,6 +28,7 @@ def operands(n: int, m: int, d: int) -> list[Array]:
     return [rng.standard_normal((1, 2, rows, d)).astype(BF16) for rows in (n, m, m)]
 
 
+@pytest.mark.thin
 @each_run
 @pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
 @pytest.mark.parametrize("causal", (False, True), ids=("full", "causal"))
@@ -49,6 +50,7 @@ def test_a_scale_of_nan_is_nan(run: Run) -> None:
     assert np.isnan(o).all()
 
 
+@pytest.mark.thin
 @each_run
 @pytest.mark.parametrize("bad", (np.nan, np.inf))
 def test_rows_that_see_no_key_are_zero(run: Run, bad: float) -> None:

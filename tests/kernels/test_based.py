@@ -35,6 +35,7 @@ def test_features() -> None:
     assert (f[136:144] == [1, 0, 0, 0, 0, 0, 0, 0]).all() and (f[144:] == x).all()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize(("n", "e"), [(1, 64), (17, 64), (64, 128), (65, 64), (200, 64)])
 def test_lengths(n: int, e: int, dtype: Any) -> None:
@@ -44,6 +45,7 @@ def test_lengths(n: int, e: int, dtype: Any) -> None:
     assert distance(based(q, k, v), reference(q, k, v)[0]) < 2.5e-3  # without the state its features are rounded
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize("cut", [1, 64, 100])
 def test_a_state_continues(cut: int, dtype: Any) -> None:

@@ -59,6 +59,7 @@ def test_the_derivative_of_features() -> None:
     assert np.allclose(derivative(x.detach().numpy(), slope), expected.numpy())
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize(("n", "e", "given"), [(1, 64, False), (64, 64, True), (90, 128, True)])
 def test_lengths_dimensions_and_states(n: int, e: int, given: bool, dtype: Any) -> None:

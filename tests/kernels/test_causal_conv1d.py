@@ -37,6 +37,7 @@ def plain(x: Any, weight: Any, bias: Any, state: Any, bounds: Any, activation: A
     return (torch.stack(rows) if bounds is None else torch.cat(rows)[None]), torch.stack(after)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("bounds", [None, *PACKED], ids=str)
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("width", [2, 3, 4])
@@ -52,6 +53,7 @@ def test_reference_and_result_are_the_formula(width: int, activation: Any, bound
         assert np.allclose(two, three.numpy(), atol=1e-12) and distance(one, two) < 3e-7
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.dtype(np.float16), np.dtype(np.float32)], ids=str)
 @pytest.mark.parametrize(("n", "channels"), [(1, 1), (65, 8), (3, 300), (70, 257)])
 def test_lengths_and_channels(n: int, channels: int, dtype: Any) -> None:

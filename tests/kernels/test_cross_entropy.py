@@ -45,6 +45,7 @@ def test_formula_against_differences(reduction: str, settings: dict[str, Any]) -
         assert abs((after - before) / 2e-6 - grad[i]) < 1e-7
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32], ids=str)
 @pytest.mark.parametrize("n", [1, 7, 100, 1000, 1025, 4096, 5003, 20000])
 def test_every_vocabulary(n: int, dtype: Any) -> None:
@@ -53,6 +54,7 @@ def test_every_vocabulary(n: int, dtype: Any) -> None:
     check(x, targets.astype(np.int32))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n", [9, 5000])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -153,6 +155,7 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
         cross_entropy(**{"x": np.zeros((2, 8), np.float32), "targets": np.zeros(2, np.int64), **arguments})
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32], ids=str)
 @pytest.mark.parametrize("n", [1, 7, 8, 4104, 5001])
 @pytest.mark.parametrize("each", [False, True])

@@ -28,6 +28,7 @@ def close(o: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(o.astype(np.float64) - expected) <= EPS[o.dtype.name] * np.abs(expected) + 4e-6).all()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n", [1, 3, 16, 64, 100, 1000, 1024, 4096, 11008, 30001, 70000])
 @pytest.mark.parametrize("kind", GATES)
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)

@@ -44,6 +44,7 @@ def same(c: np.ndarray, expected: np.ndarray) -> bool:
     return np.array_equal(c.astype(np.float32), expected.astype(c.dtype).astype(np.float32))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("seed", [None, 1])
 def test_every_configuration(config: Config, seed: int | None) -> None:
@@ -53,6 +54,7 @@ def test_every_configuration(config: Config, seed: int | None) -> None:
     assert same(c, exact(a, b))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(("ta", "tb"), ORDERS)
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize("cluster", [1, 2])
@@ -61,6 +63,7 @@ def test_either_order(ta: bool, tb: bool, dtype: Any, cluster: int) -> None:
     assert same(MATMUL.run((a, b, None, None), (None,), config=Config(128, 128, 2, 2, cluster=cluster))[0], exact(a, b))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (1, 4096, 16), (77, 131, 515), (129, 33, 7), (64, 1024, 2048)])
 @pytest.mark.parametrize(("ta", "tb"), ORDERS)
 def test_any_shape(m: int, n: int, k: int, ta: bool, tb: bool) -> None:
@@ -69,6 +72,7 @@ def test_any_shape(m: int, n: int, k: int, ta: bool, tb: bool) -> None:
     assert same(pk.matmul(a, b), exact(a, b))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(("first", "second"), [(E4M3, E4M3), (E5M2, E5M2), (E4M3, E5M2), (E5M2, E4M3)], ids=str)
 @pytest.mark.parametrize(("ta", "tb"), ORDERS)
 def test_eight_bits(first: Any, second: Any, ta: bool, tb: bool) -> None:
@@ -181,6 +185,7 @@ def test_the_last_round_is_divided_along_k(config: Config, sms: int, splits: int
 # Ampere ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(("ta", "tb"), ORDERS)
 @pytest.mark.parametrize("config", [gemm_ampere.Config(), gemm_ampere.Config(64, 64, 2, 64, 1)], ids=str)
 def test_ampere_in_either_order(ta: bool, tb: bool, config: Any) -> None:

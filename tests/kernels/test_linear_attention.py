@@ -27,6 +27,7 @@ def test_reference_is_the_formula(decay: Any) -> None:
     assert distance(reference(q, k, v, log_decay=decay)[0], np.tril(weight) @ v) < 1e-12
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize("decay", DECAYS, ids=["plain", "decay", "extremes"])
 @pytest.mark.parametrize(
@@ -39,6 +40,7 @@ def test_lengths_and_dimensions(n: int, d: int, e: int, decay: Any, dtype: Any) 
     assert (linear_attention(q, k, v, log_decay=decay) == o).all()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize("decay", DECAYS[:2], ids=["plain", "decay"])
 @pytest.mark.parametrize("cut", [1, 64, 100])
@@ -72,6 +74,7 @@ def test_f16_states_beyond_its_range() -> None:
     assert distance(o, expected) < 5e-4 and distance(after, last) < 1e-6
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("decay", DECAYS[:2], ids=["plain", "decay"])
 @pytest.mark.parametrize("size", [60, 1000, 30000])
 def test_f16_weights_beyond_its_range(size: float, decay: Any) -> None:

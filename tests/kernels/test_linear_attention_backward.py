@@ -57,6 +57,7 @@ def check(found: Any, **given: Any) -> None:
             assert distance(x, y) <= max(1.5 * distance(z.astype(x.dtype), y), limit), name
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, pytest.param(np.float16, marks=pytest.mark.whole)], ids=str)
 @pytest.mark.parametrize("decay", DECAYS, ids=["plain", "decay", "extremes"])
 @pytest.mark.parametrize(("n", "d", "e"), [(1, 64, 64), (65, 64, 128), (130, 128, 64)])
@@ -67,6 +68,7 @@ def test_lengths_and_dimensions(n: int, d: int, e: int, decay: Any, dtype: Any) 
     assert [x.dtype for x in found[:3]] == [dtype] * 3 and found[4].size == 0
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize("decay", DECAYS[:2], ids=["plain", "decay"])
 @pytest.mark.parametrize("scale", [None, -3.0, 0.0])

@@ -53,6 +53,7 @@ def check(
             assert close(made, wanted, 2.0**-7 if x.dtype == BF16 else 2.0**-10)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", [BF16, np.float16], ids=str)
 @pytest.mark.parametrize(("m", "h", "v"), [(1, 1, 1), (3, 64, 256), (70, 37, 517), (129, 72, 130)])
 def test_any_shape(m: int, h: int, v: int, dtype: Any) -> None:

@@ -27,6 +27,7 @@ def close(y: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(y.astype(np.float64) - expected) <= allowed).all()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n", WIDTHS)
 @pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32], ids=str)
 def test_every_width(n: int, dtype: Any) -> None:
@@ -36,6 +37,7 @@ def test_every_width(n: int, dtype: Any) -> None:
         close(layernorm(x, w, b), norms.reference(x, w, b, eps=1e-5)[0])
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n", [5, 1000, 4096, 40000])
 @pytest.mark.parametrize("p", [0.0, 0.25])
 def test_residual_and_dropout(n: int, p: float) -> None:
@@ -94,6 +96,7 @@ def test_nan_and_infinity_stay_in_their_row(value: float, n: int) -> None:
         close(np.delete(y, 2, 0), np.delete(expected, 2, 0))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(
     "settings", [{"held": 32}, {"most": 4}, {"most": 8, "held": 32}, {"clusters": False}, {"warps": 1}], ids=str
 )
@@ -107,6 +110,7 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
     close(s, stream), close(y, expected)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(
     "settings", [{"cluster": 1}, {"cluster": 2, "stages": 1}, {"cluster": 4, "teams": 3}, {}], ids=str
 )

@@ -67,6 +67,7 @@ def test_formula_against_differences(centred: bool) -> None:
             assert abs(slope - gradient[i]) < 1e-7, name
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("n", (3, 100, 256, 1025, 4104, pytest.param(20000, marks=pytest.mark.whole)))
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
@@ -90,6 +91,7 @@ def test_the_shortest_rows(n: int) -> None:
         close(found[0], expected[0]), close(found[2], expected[2])
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("n", [5, 4104])
 @pytest.mark.parametrize("p", [0.0, 0.25])
@@ -131,6 +133,7 @@ def test_strided_rows_and_odd_alignment() -> None:
     close(layernorm_backward(dy, whole[:5, :128])[0], reference(dy, whole[:5, :128], eps=1e-5)[0])
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("m", [1, 3, 9, 70])
 @pytest.mark.parametrize("n", [64, 2048])
 def test_rows_that_are_not_there_add_nothing(m: int, n: int) -> None:
@@ -152,6 +155,7 @@ def test_nan_and_infinity(n: int) -> None:
     assert np.isfinite(dbias).all()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("settings", [{"held": 32}, {"most": 4}, {"clusters": False}, {"warps": 1}], ids=str)
 @pytest.mark.parametrize("n", [256, 6000])
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
@@ -165,6 +169,7 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
         close(x, e)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(
     "settings", [{"cluster": 1}, {"cluster": 2, "stages": 1}, {"cluster": 4, "teams": 3}, {}], ids=str
 )

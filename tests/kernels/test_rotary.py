@@ -27,6 +27,7 @@ def close(o: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(o.astype(np.float64) - expected) <= EPS[o.dtype.name] * np.abs(expected) + 2e-6).all()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(
     ("d", "r"),
@@ -40,6 +41,7 @@ def test_every_dimension(d: int, r: int, interleaved: bool, dtype: Any) -> None:
     close(o, reference(x, cos, sin, interleaved))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("d", "r"), [(64, 64), (80, 32), (7, 6), (2, 2)])
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
@@ -53,6 +55,7 @@ def test_gradient(d: int, r: int, interleaved: bool, dtype: Any) -> None:
     np.testing.assert_allclose(reference(basis, cos, -sin, interleaved)[0, :, 1], whole.T, atol=1e-12)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n", [1, 2, 31, 100, 257])
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_every_length_and_layout(n: int, interleaved: bool) -> None:

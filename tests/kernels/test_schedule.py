@@ -21,6 +21,7 @@ SHAPES = [
 ]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("sms", [1, 132])
 def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: Attention, sms: int) -> None:
@@ -31,6 +32,7 @@ def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: Attenti
     assert schedule.attention(shape, sms).microseconds == min(times)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (64, 8192, 8192), (1000, 5000, 3000), (99999, 16, 16), (16384,) * 3])
 @pytest.mark.parametrize("sms", [2, 132])
 def test_every_way_of_a_product_has_a_time_and_the_least_is_taken(sizes: tuple[int, int, int], sms: int) -> None:
@@ -54,6 +56,7 @@ def test_few_queries_of_many_keys_divide_the_keys() -> None:
     assert schedule.attention(Attention(1, 2, 2, 64, 32768, 128, False), 132, divide=False).way.splits == 1
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n", [90, 300])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("way", [Way(stages=3, stay=False, splits=3), Way(queries=1, consumers=1, stay=False)], ids=str)

@@ -234,6 +234,7 @@ def test_every_function_with_a_state_has_a_row() -> None:
     assert steps == {f"{name}_step" for name, row in ROWS.items() if row.step}
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize(
     ("n", "dtype"),

@@ -24,6 +24,7 @@ def close(y: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(y.astype(np.float64) - expected) <= (EPS[y.dtype.name] + 2e-6) * expected + tiny).all()
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(
     "n", (1, 2, 3, 7, 8, 15, 64, 100, 256, 1000, 1023, 1024, 1025, 3000, 8192, 20000, 32768, 65535, 65536)
 )
@@ -35,6 +36,7 @@ def test_every_width(n: int, dtype: Any) -> None:
     close(y, reference(x))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n", (1, 2, 7, 64, 1000, 1025, 8192, 20000, 65535))
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
 def test_gradient_of_every_width(n: int, dtype: Any) -> None:
@@ -58,6 +60,7 @@ def test_gradient_is_that_of_the_forward() -> None:
     np.testing.assert_allclose(reference_backward(dy, reference(x)), slope, atol=1e-8)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("settings", [{"held": 32}, {"most": 4}, {"clusters": False}, {"warps": 2}], ids=str)
 @pytest.mark.parametrize("n", [200, 6000, 40000])
 def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None:
@@ -65,6 +68,7 @@ def test_every_division_gives_the_same(n: int, settings: dict[str, Any]) -> None
     close(SOFTMAX.run((x,), config=rows.plan(n, 4, 16, **settings))[0], reference(x))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("settings", [{"cluster": 1}, {"cluster": 2, "stages": 1}, {"cluster": 4, "teams": 3}], ids=str)
 @pytest.mark.parametrize("n", [2048, 3000, 20000])
 def test_rows_that_stream(n: int, settings: dict[str, Any]) -> None:
