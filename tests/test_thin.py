@@ -1,5 +1,6 @@
 """What runs in CI has every value of every parameter, or is one case in so many; and is the same in every run."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,11 +48,12 @@ def test_plain(): pass
 """
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
         + ["--rootdir", str(tmp_path), "--collect-only", "-p", "no:cacheprovider", *options, str(tmp_path)],
         capture_output=True,
         text=True,
         cwd=ROOT,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
     ids = [line for line in done.stdout.splitlines() if "::" in line]
     hashed = [line for line in ids if "by_hash" in line]

@@ -81,6 +81,7 @@ def test_with_mma_sync(d: int, shared: int, causal: bool) -> None:
             assert error(x, y) < TOLERANCE[dtype]
 
 
+@pytest.mark.thin(4)
 @full_or_causal
 @pytest.mark.parametrize("d", (64, *(pytest.param(d, marks=pytest.mark.whole) for d in (128, 256))))
 def test_deterministic(d: int, causal: bool) -> None:
@@ -105,6 +106,7 @@ def test_deterministic(d: int, causal: bool) -> None:
         np.testing.assert_array_equal(sums[0], other)
 
 
+@pytest.mark.thin(4)
 @full_or_causal
 def test_deterministic_with_mma_sync(causal: bool) -> None:
     do, q, k, v = operands(40, 200, 64)

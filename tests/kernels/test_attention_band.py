@@ -44,6 +44,7 @@ def check(found: tuple[Any, ...], expected: tuple[np.ndarray, ...]) -> None:
         assert error(x, y) < 1.5e-2, name
 
 
+@pytest.mark.thin(2)
 @each
 @pytest.mark.parametrize("d", (64, *(pytest.param(d, marks=pytest.mark.whole) for d in (128, 256))))
 def test_hopper(n: int, m: int, causal: bool, window: Any, softcap: float | None, sunk: bool, d: int) -> None:
@@ -59,6 +60,7 @@ def test_hopper(n: int, m: int, causal: bool, window: Any, softcap: float | None
     check(pk.attention_backward(*given, dlse=dlse.astype(np.float32), window=window, **settings), gradients)
 
 
+@pytest.mark.thin(2)
 @each
 @pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
 def test_mma_sync(n: int, m: int, causal: bool, window: Any, softcap: float | None, sunk: bool, d: int) -> None:

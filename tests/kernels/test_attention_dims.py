@@ -40,6 +40,7 @@ def close(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool(np.linalg.norm(found.astype(float) - expected) < 1e-2 * np.linalg.norm(expected))
 
 
+@pytest.mark.thin(2)
 @each
 def test_hopper(d: int, dv: int) -> None:
     do, q, k, v = operands(d, dv)

@@ -149,6 +149,7 @@ def check(found: Any, logs: Any, expected: dict[str, Any]) -> None:
     assert (np.asarray(found)[np.isneginf(expected["lse"])] == 0).all()
 
 
+@pytest.mark.thin(3)
 @each
 @pytest.mark.parametrize("d", (64, *(pytest.param(d, marks=pytest.mark.whole) for d in (128, 256))))
 def test_hopper(name: str, d: int) -> None:
@@ -173,6 +174,7 @@ def test_hopper(name: str, d: int) -> None:
         close(x.float(), expected[which], 1.5e-2, expected.get(f"size of {which}", 1e-2))
 
 
+@pytest.mark.thin(3)
 @each
 @pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
 def test_mma_sync(name: str, d: int) -> None:

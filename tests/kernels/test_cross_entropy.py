@@ -72,6 +72,7 @@ def test_all_settings_in_place(n: int) -> None:
     assert dx is x and np.array_equal(x, expected[2]) and loss == expected[0] and np.array_equal(lse, expected[1])
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("split", [(1, 8, 2), (2, 4, 2), (4, 4, 1), (2, 4, 3)])
 def test_rows_that_stream(split: tuple[int, int, int]) -> None:
     """More rows than slots, over clusters; targets at both ends of every block's columns."""

@@ -165,6 +165,7 @@ def test_the_choice_fits(m: int, n: int, k: int) -> None:
     assert replace(config, rotate=False, once="") in schedule.CONFIGS
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("config", "sms", "splits", "dtype"),
     [

@@ -272,6 +272,7 @@ def test_steps_are_rows(name: str) -> None:
     assert distance(state, after) < row.state_error
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("n", [67, pytest.param(130, marks=pytest.mark.whole)])
 def test_gradients_of_every_operand_and_state(name: str, n: int) -> None:
@@ -291,6 +292,7 @@ def test_gradients_of_every_operand_and_state(name: str, n: int) -> None:
         assert distance(x, y) < (ROWS[name].sum_error if what in ROWS[name].sums else 4e-3), what
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.large])
 def test_f16_with_large_keys(name: str) -> None:
     operands, state = made(name, 9, 70, torch.float16)
