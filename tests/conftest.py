@@ -14,6 +14,9 @@ from tests.all import BUDGET, kind_of
 
 BEGAN = pytest.StashKey[float]()
 SECONDS: Counter[str] = Counter()  # of a processor, by kind of test
+COUNTS: Counter[tuple[str, str]] = (
+    Counter()
+)  # how many tests of a kind passed or failed; how many kernels they compiled
 
 
 def worked() -> float:
@@ -25,6 +28,7 @@ def worked() -> float:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="what is exhaustive is run whole, not thin")
+    parser.addoption("--record", action="store_true", help="with --whole: what ran is filed in benchmarks/results")
     parser.addoption(
         "--budget", action="store_true", help="fail if a kind of test takes longer than tests/all.py allows"
     )
@@ -46,14 +50,29 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    kind, facts = kind_of(report.nodeid), dict(report.user_properties)
+    if report.when == "call" or report.failed:
+        COUNTS[kind, report.outcome] += 1
     if report.when == "teardown":
-        SECONDS[kind_of(report.nodeid)] += float(dict(report.user_properties)["worked"])
+        SECONDS[kind] += float(facts["worked"])
+        COUNTS[kind, "kernels"] += facts.get("kernels", 0)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With `--budget`: a kind of test that takes too long fails the run."""
+    """With `--budget` a kind of test that takes too long fails the run; with `--record` what ran is filed."""
     if session.config.getoption("budget") and any(SECONDS[kind] > BUDGET[kind] for kind in BUDGET):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    controls = "PYTEST_XDIST_WORKER" not in os.environ
+    if controls and session.config.getoption("record") and session.config.getoption("whole"):
+        from benchmarks.record import record
+
+        rows = [
+            {"kind": kind, "passed": COUNTS[kind, "passed"], "failed": COUNTS[kind, "failed"]}
+            | ({"kernels": COUNTS[kind, "kernels"]} if COUNTS[kind, "kernels"] else {})
+            | {"processor_seconds": round(SECONDS[kind])}
+            for kind in SECONDS
+        ]
+        record("whole", rows, ("kind",))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

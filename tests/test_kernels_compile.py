@@ -7,6 +7,7 @@ features, for which it is the same C. Which of a family goes round from kernel t
 """
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
@@ -88,7 +89,9 @@ def faults(cubin: Cubin, found: Instance, spilled: int = 0) -> list[str]:
     return wrong + ([f"{cubin.registers} registers for {threads} threads"] if cubin.registers * threads > 65536 else [])
 
 
-def test_compiles_well(arch: str, cases: list[Case], request: pytest.FixtureRequest) -> None:
+def test_compiles_well(
+    arch: str, cases: list[Case], request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
     whole = request.config.getoption("whole")
     by_arch: dict[str, list[Case]] = {}
     for case in cases:
@@ -109,6 +112,7 @@ def test_compiles_well(arch: str, cases: list[Case], request: pytest.FixtureRequ
                 bad.append(f"instructions it was written for are missing: {missing}")
             if bad:
                 wrong[f"{row.name}: {name}, {target}"] = bad
+    record_property("kernels", sum(map(len, by_arch.values())))
     assert not wrong, wrong
 
 
