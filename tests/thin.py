@@ -20,9 +20,9 @@ Configuration = tuple[dict[str, Any], Instance]  # the values of the options, th
 
 
 def values(configurations: Iterable[Configuration]) -> list[Configuration]:
-    """Few of a kernel's configurations, with every value of every option in one of them."""
+    """Few of a kernel's configurations, with every value of every option in one of them; one if it has none."""
     found = list(configurations)
-    return [found[i] for i in covering([set(choice.items()) for choice, _ in found])]
+    return [found[i] for i in covering([set(choice.items()) for choice, _ in found])] or found[:1]
 
 
 def covering(sets: Sequence[Collection[Any]]) -> list[int]:
