@@ -113,6 +113,7 @@ def test_all_cells() -> None:
         "attention": 30,
         "attention_backward": 44,
         "attention_random": 100,
+        "attention_window": 8,
         "gemm": 11,
         "gemm_random": 50,
         "linear": 6,

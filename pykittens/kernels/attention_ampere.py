@@ -63,7 +63,7 @@ def attend(
     o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
     o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
-    lists: Annotated[Tensor, i32, "TB", "TH", "T", "TL"] | None = None,
+    lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,

@@ -67,7 +67,7 @@ def differentiate(
     d1: Annotated[Tensor, f32, "A1", "B1", "C1", "D1"] | None = None,
     d2: Annotated[Tensor, f32, "A2", "B2", "C2", "D2"] | None = None,
     d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
-    lists: Annotated[Tensor, i32, "TB", "TH", "T", "TL"] | None = None,
+    lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,

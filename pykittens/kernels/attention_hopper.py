@@ -58,7 +58,7 @@ def attend(
     o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
     splits: Annotated[Scalar, i32] | None = None,
-    lists: Annotated[Tensor, i32, "TB", "TH", "T", "TL"] | None = None,
+    lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,

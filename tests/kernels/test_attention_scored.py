@@ -258,3 +258,14 @@ def test_gradients_of_operands_have_no_order() -> None:
                 out.sum().backward()
         else:
             out.sum().backward()
+
+
+def test_masks_of_many_tiles() -> None:
+    """Lists of a mask and the pieces of dq are of different lengths."""
+    case, (rows, tables) = CASES["documents"], operands(20, 270)
+    expected = exact(case, *rows, tables)
+    q, k, v = (torch.tensor(x.astype(np.float32)).bfloat16().requires_grad_() for x in rows[1:])
+    out = pk.attention(q, k, v, mask=case.mask, mask_operands=[torch.tensor(tables["ids"])], causal=True)
+    found = torch.autograd.grad(out.float(), (q, k, v), torch.tensor(rows[0].astype(np.float32)))
+    for which, x in zip(("q", "k", "v"), found, strict=True):
+        close(x.float(), expected[which], 1.5e-2)
