@@ -18,8 +18,8 @@ from .arguments import KernelCall
 from .chunks import CHUNK
 from .column_sums import add_up
 from .sequences import check_place, dense, readable_offsets
-from .ssd_backward import STAGES, add_shares, differentiate, finish, gate
-from .ssd_passes import Call, by_groups, by_heads, by_rows, call_of, decays_of, lines, run, states_of
+from .ssd_backward import finish, gate
+from .ssd_passes import Call, by_heads, by_rows, call_of, decays_of, pull, run
 
 
 class Forward:
@@ -83,40 +83,17 @@ class Backward(Forward):
     ) -> None:
         call = call_of(x, offsets)
         sums, weights = decays_of(call, dt, a, bias, soft)
-        ungated, (_, heads, _, _), (batch, groups, n, cols) = dy, call.shape, arrays.describe(b).shape
+        ungated = None
         if z is not None:
-            dy = by_heads(call.empty((call.shape[0], n, heads, CHUNK), arrays.describe(x).dtype), "dy")
+            batch, heads, n, cols = call.shape
+            ungated, dy = dy, by_heads(call.empty((batch, n, heads, cols), arrays.describe(x).dtype), "dy")
             gate(ungated, z, dy)
-        kept, units = (call.chunks, heads, CHUNK, cols), (None, None)
-        states, slopes = (call.empty(kept, arrays.describe(x).dtype) for _ in range(2))
-        if arrays.describe(x).dtype == "f16":
-            units = call.empty(kept[:3]), call.empty(kept[:3])
-        run(call, x, b, None, sums, weights, before=state, every=states, units=units[0])
-        more = {"before": dafter, "after": dstate, "every": slopes, "units": units[1]}
-        run(call, dy, c, None, sums, None, **more, scale=scale, reverse=True)
-        shares = shares_of(call, groups)
-        sum_b, sum_c = db, dc
-        if shares > 1:  # as b and c lie in memory
-            shape = (shares * batch, n, groups, cols)
-            sum_b, sum_c = (by_groups(call.empty(shape), "sums") for _ in range(2))
-        by_y, by_x, between = (call.empty((heads, call.chunks * CHUNK)) for _ in range(3))
-        by_d = None if d is None else call.empty((heads, call.chunks * CHUNK))
-        gated, made = (sums, weights, d, z, ungated if z is not None else None), (dx, dz, sum_b, sum_c)
-        given = (offsets, states, slopes, *units, *made, by_y, by_x, between, by_d, scale, shares)
-        differentiate(x, dy, b, c, *gated, *given, stages=STAGES[cols])
-        if shares > 1:
-            for parts, whole in ((sum_b, db), (sum_c, dc)):
-                add_shares(lines(parts, shares), lines(whole))
-        finish_decays(call, dt, a, bias, sums, weights, (by_y, by_x, between, by_d), (ddt, da, dbias, dd), soft)
+        made = (dx, dz, db, dc, dstate)
+        dots = pull(call, dy, dafter, x, b, c, sums, weights, d, z, ungated, state, made, scale)
+        finish_decays(call, dt, a, bias, sums, weights, dots, (ddt, da, dbias, dd), soft)
 
 
 FORWARD, BACKWARD = Forward(), Backward()
-
-
-def shares_of(call: Call, groups: int) -> int:
-    """Among how many blocks the heads of a group are shared out, so that there is work for all multiprocessors."""
-    heads, blocks = call.shape[1] // groups, call.chunks * groups
-    return max(1, min(heads, 2 * call.processors // blocks))
 
 
 def finish_decays(
@@ -124,7 +101,7 @@ def finish_decays(
 ) -> None:
     """Writes the gradients of dt, A, the bias and D, `made`; of the last three where they are not None."""
     heads = arrays.describe(sums).shape[0]
-    parts, m = call.shape[1] // heads, call.chunks * CHUNK
+    parts, m = call.shape[3] // CHUNK, call.chunks * CHUNK
     seen = [None if x is None else View(x, (parts, heads, m), (m, parts * m, 1)) for x in dots]
     ddt, *wholes = made
     pieces = [None if x is None else call.empty((call.chunks, heads)) for x in wholes]
@@ -147,8 +124,8 @@ def finish_decays(
 def prepared(x: Any, dt: Any, a: Any, b: Any, c: Any, d: Any, z: Any, bias: Any, state: Any) -> tuple[Any, ...]:
     """The operands as the kernels read them."""
     check_place("mamba2", x)
-    rows = (by_heads(x, "x"), dt, dense(a, "A"), by_groups(b, "B"), by_groups(c, "C"), dense(d, "D"))
-    return *rows, by_heads(z, "z"), dense(bias, "dt_bias"), states_of(state, "state")
+    rows = (by_heads(x, "x"), dt, dense(a, "A"), by_heads(b, "B"), by_heads(c, "C"), dense(d, "D"))
+    return *rows, by_heads(z, "z"), dense(bias, "dt_bias"), dense(state, "state")
 
 
 def call(
@@ -170,7 +147,7 @@ def call(
     offsets = readable_offsets("mamba2", offsets, arrays.describe(x).shape[1])
     y = arrays.empty_like(x) if y is None else y
     given = (*prepared(x, dt, a, b, c, d, z, bias, state), offsets)
-    made = (by_heads(y, "y"), states_of(after, "after"), 1.0)
+    made = (by_heads(y, "y"), dense(after, "after"), 1.0)
     return KernelCall(FORWARD, (*given, *made), {"soft": soft})  # type: ignore[arg-type]
 
 
@@ -194,9 +171,9 @@ def call_backward(
     dx, ddt, da, db, dc, dd, dz, dbias, dstate = made
     offsets = readable_offsets("mamba2", offsets, arrays.describe(x).shape[1])
     given = (*prepared(x, dt, a, b, c, d, z, bias, state), offsets)
-    before = (by_heads(dy, "dy"), states_of(dafter, "dafter"))
-    out = (by_heads(dx, "dx"), ddt, da, by_groups(db, "dB"), by_groups(dc, "dC"), dd)
-    more = (by_heads(dz, "dz"), dbias, states_of(dstate, "dstate"), 1.0)
+    before = (by_heads(dy, "dy"), dense(dafter, "dafter"))
+    out = (by_heads(dx, "dx"), ddt, da, by_heads(db, "dB"), by_heads(dc, "dC"), dd)
+    more = (by_heads(dz, "dz"), dbias, dense(dstate, "dstate"), 1.0)
     return KernelCall(BACKWARD, (*before, *given, *out, *more), {"soft": soft})  # type: ignore[arg-type]
 
 

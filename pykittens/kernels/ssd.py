@@ -10,9 +10,10 @@ dt A from the chunk's beginning to row i (`chunks.py`), S the state before the c
     S' = exp(c_63) S + sum_j exp(c_63 - c_j) dt_j x_j B_j
 
 A block owns a head, 64 columns of x, and a part of a sequence. One warpgroup keeps the state in registers, as float32,
-and hands it on, rounded, before it adds a chunk; `consumers` warpgroups take chunks in turn. What tensor cores take is
-rounded to the operands' dtype: the state, the weights, and dt x; in f16, whose range is small, each row of the first
-two is scaled on its way. Sums are float32. A NaN or infinity of x reaches all rows of its chunk.
+and hands it on, rounded, before it adds a chunk; `consumers` warpgroups take chunks in turn. Blocks of a cluster have
+heads of one group, and load B and C once for all: every block's own copy would be what L2 has no time for. What tensor
+cores take is rounded to the operands' dtype: the state, the weights, and dt x; in f16, whose range is small, each row
+of the first two is scaled on its way. Sums are float32. A NaN or infinity of x reaches all rows of its chunk.
 
 reverse: G_i = exp(dt_(i + 1) A) G_(i + 1) + x_i B_i, the gradients of states, from the last row to the first.
 """
@@ -25,38 +26,44 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from .chunks import CHUNK, part_of
-from .sequences import DTYPES, unit_of
+from .sequences import DTYPES, store_terms, unit_of
 
 E, N = pk.static("E"), pk.static("N")
 CONFIGS: dict[int, dict[str, Any]] = {  # by N
-    64: {"stages": 4, "states": 3},
+    64: {"stages": 2, "states": 2, "consumers": 1, "blocks": 2},
     128: {"stages": 3, "states": 2},
     256: {"stages": 2, "states": 1, "consumers": 1},
 }
 STATES = tuple(CONFIGS)
+REGISTERS = {(2, 1): (160, 168), (1, 1): (240, 240), (1, 2): (128, 88)}  # of outputs and state, by consumers and blocks
 
 
-def layout(c: Any = None, every: Any = None, consumers: int = 2, **_: Any) -> int:
-    """Warps of a block: who loads, who keeps the state, who uses it."""
-    return 4 + 4 * (c is not None) * consumers + 4
+def warps(c: Any = None, consumers: int = 2, **_: Any) -> int:
+    """Warps of a block: who uses the state, who keeps it, who loads."""
+    return 4 * (c is not None) * consumers + 8
 
 
-@pk.kernel(warps=layout, grid=lambda x, parts, **_: (x.depth, parts, x.batch))
+@pk.kernel(
+    warps=warps,
+    grid=lambda x, parts, **_: (x.depth * (x.cols // CHUNK), parts, x.batch),
+    cluster=lambda together, **_: together,
+    blocks_per_sm=lambda blocks, **_: blocks,
+)
 def scan(
-    x: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    x: Annotated[Tensor, DTYPES, "B", "H", "L", E],
     b: Annotated[Tensor, DTYPES, "B", "G", "L", N],
     c: Annotated[Tensor, DTYPES, "B", "G", "L", N],
     sums: Annotated[Tensor, f32, "H", "M"],
     weights: Annotated[Tensor, f32, "H", "M"],
     d: Annotated[Tensor, f32, "H"],
-    z: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    z: Annotated[Tensor, DTYPES, "B", "H", "L", E],
     offsets: Annotated[Tensor, i32, "S"],
-    before: Annotated[Tensor, f32, "P", "HP", E, N],
-    y: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
-    after: Annotated[Tensor, f32, "P", "HP", E, N],
-    decays: Annotated[Tensor, f32, "HP", "P"],
-    every: Annotated[Tensor, DTYPES, "T", "HP", E, N],
-    units: Annotated[Tensor, f32, "T", "HP", E],
+    before: Annotated[Tensor, f32, "P", "H", E, N],
+    y: Annotated[Tensor, DTYPES, "B", "H", "L", E],
+    after: Annotated[Tensor, f32, "P", "H", E, N],
+    decays: Annotated[Tensor, f32, "H", "P"],
+    every: Annotated[Tensor, DTYPES, "T", "H", E, N],
+    units: Annotated[Tensor, f32, "T", "H", E],
     scale: Annotated[Scalar, f32],
     each: Annotated[Scalar, i32],
     parts: Annotated[Scalar, i32],
@@ -65,26 +72,32 @@ def scan(
     stages: int = 2,
     states: int = 2,
     consumers: int = 2,
+    blocks: int = 1,
+    together: int = 1,
+    exact: bool = False,
     reverse: bool = False,
 ) -> None:
     """y, from the states `before`, and the states `after`. Without `c` there is no y, but `every`: the states before
     each chunk (in f16, each row by its `units`); or `decays`: the logarithms, base 2, of all decays of a part. `split`:
     `before` and `after` are a part's, not a sequence's. `scale` goes with `c` (in reverse,
-    `b`); `weights`, `d` and `z` may be None.
+    `b`); `weights`, `d` and `z` may be None. `together`: blocks of a cluster, whose heads share b and c. `exact`: the
+    states are sums of products of float32 with b.
     """
-    head, dtype = pk.block_index.x, x.dtype
-    group, decay = head // (x.depth // b.depth), head // (x.depth // sums.rows)
+    wide, dtype = x.cols // CHUNK, x.dtype
+    head, col = pk.block_index.x // wide, pk.block_index.x % wide if wide > 1 else 0
+    group = head // (x.depth // b.depth)
     me = part_of(x, offsets, pk.block_index.y, pk.block_index.z, each)
     place = me.number if split else me.sequence
-    wide, small = pk.st(dtype, CHUNK, b.cols), pk.st(dtype, CHUNK, CHUNK)
+    keys, values, line = pk.st(dtype, CHUNK, b.cols), pk.st(dtype, CHUNK, CHUNK), pk.sv(f32, CHUNK)
     scaled, uses = dtype is f16, c is not None or every is not None
-    members: dict[str, Any] = {"x": small, "b": wide, "sums": pk.sv(f32, CHUNK)}
-    members |= {} if c is None else {"c": wide}
-    members |= {} if weights is None else {"weights": pk.sv(f32, CHUNK)}
+    members: dict[str, Any] = {"x": values, "b": keys, "sums": line}
+    members |= {} if c is None else {"c": keys}
+    members |= {} if weights is None else {"weights": line}
     ring = pk.ring(stages, **members)
-    past: Any = pk.ring(states, state=wide, unit=pk.sv(f32, CHUNK), name="states") if uses else None
-    result = pk.shared(small, count=consumers, name="result") if c is not None else None
-    faded = pk.shared(small, count=2, name="faded")
+    past: Any = pk.ring(states, state=keys, unit=line, name="states") if uses else None
+    result = pk.shared(values, count=consumers, name="result") if c is not None else None
+    faded = pk.shared(values, count=4 if exact else 2, name="faded")
+    budget = REGISTERS[consumers, blocks] if c is not None else (0, 0)
 
     def chunk(i: Any) -> Any:
         """The chunk of step i, counted in its sequence."""
@@ -119,10 +132,10 @@ def scan(
         warpgroup.wait(out)
         out[:] = out * (unit * scale if scaled else scale)
         if d is not None:
-            out[:] = pk.fma(warpgroup.load(slot.x).to(f32), d[decay], out)
-        where = me.rows.tile(me.batch, head, chunk(i), CHUNK)
+            out[:] = pk.fma(warpgroup.load(slot.x).to(f32), d[head], out)
+        where = me.rows.tile(me.batch, head, chunk(i), CHUNK, col, CHUNK)
         if z is not None:
-            gate = warpgroup.load(z, **where, rows=CHUNK).to(f32)
+            gate = warpgroup.load(z, **where, rows=CHUNK, cols=CHUNK).to(f32)
             out[:] = out * (gate * pk.sigmoid(gate))
         warpgroup.tma.wait(read=True)
         warpgroup.sync()  # `result` has been read
@@ -132,7 +145,7 @@ def scan(
         warpgroup.tma.commit()
 
     if c is not None:
-        with pk.role("outputs", warpgroups=consumers, registers=160 if consumers == 2 else 240) as mine:
+        with pk.role("outputs", warpgroups=consumers, registers=budget[0]) as mine:
             score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
             for i in pk.range(me.count):
                 slot, last = ring.read(), past.read()
@@ -145,55 +158,81 @@ def scan(
                 ring.release()
             warpgroup.tma.wait()
 
-    with pk.role("state", warpgroups=1, registers=0 if c is None else 168 if consumers == 2 else 240):
+    with pk.role("state", warpgroups=1, registers=budget[1]):
         if before is None:
             state = warpgroup.zeros(f32, CHUNK, b.cols)
         else:
-            state = warpgroup.load(before, (place, head, 0, 0), rows=CHUNK)
+            state = warpgroup.load(before, (place, head, col, 0), rows=CHUNK)
         total = pk.var(f32, 0.0)
-        for i in pk.range(me.count):
-            if past is not None:
-                with past.put() as next:
-                    if scaled:
-                        unit = unit_of(state)
-                        warpgroup.store(next.unit, unit)
-                    warpgroup.store(next.state, (state / unit if scaled else state).to(dtype))
-            slot = ring.read()
+
+        def fade(i: Any, slot: Any) -> None:
+            """x of a chunk, weighed and decayed until the chunk's end."""
             own, all = warpgroup.load_col(slot.sums), slot.sums[CHUNK - 1]
             weight = pk.exp2(own) * scale if reverse else pk.exp2(all - own)
             if weights is not None:
                 weight = weight * warpgroup.load_col(slot.weights)
-            warpgroup.store(faded[i % 2], (warpgroup.load(slot.x).to(f32) * weight).to(dtype))
+            values = warpgroup.load(slot.x).to(f32) * weight
+            if exact:
+                store_terms(faded[i % 2], faded[i % 2 + 2], values)
+            else:
+                warpgroup.store(faded[i % 2], values.to(dtype))
+
+        def step(i: Any, ahead: bool) -> None:
+            """The state is handed on, and then goes over a chunk, while x of the next is weighed."""
+            slot = ring.held()
+            all = slot.sums[CHUNK - 1]
+            if scaled and uses:
+                unit = unit_of(state)
+            kept: Any = (state / unit if scaled else state).to(dtype) if uses else None
             state[:] = state * pk.exp2(all)
             total.set(total + all)
-            warpgroup.sync()
-            warpgroup.mma_AtB(state, faded[i % 2], slot.b)
+            warpgroup.sync()  # x is there, and all warps have done with the one before
+            for term in (faded[i % 2], faded[i % 2 + 2]) if exact else (faded[i % 2],):
+                warpgroup.mma_AtB(state, term, slot.b)
+            if uses:
+                with past.put() as next:
+                    warpgroup.store(next.state, kept)
+                    if scaled:
+                        warpgroup.store(next.unit, unit)
+            if ahead:
+                fade(i + 1, ring.read())
             warpgroup.wait(state)
             ring.release()
+
+        with pk.when(me.count > 0):
+            fade(0, ring.read())
+        for i in pk.range(me.count - 1):
+            step(i, True)
+        with pk.when(me.count > 0):
+            step(me.count - 1, False)
         if after is not None:
             with pk.when(me.ends if not split else me.count > 0):
-                warpgroup.store(after, state, (place, head, 0, 0))
+                warpgroup.store(after, state, (place, head, col, 0))
         if decays is not None:
-            warpgroup.set(decays, (head, me.number), total)
+            with pk.when(col == 0):
+                warpgroup.set(decays, (head, me.number), total)
 
     with pk.role("load", warps=4, registers=0 if c is None else 24):
         with pk.role("rows", warps=1):
             for i in pk.range(me.count):
                 with ring.fill() as slot:
-                    pk.tma.load(slot.x, x, **me.rows.tile(me.batch, head, chunk(i), CHUNK))
-                    pk.tma.load(slot.b, b, **me.rows.tile(me.batch, group, chunk(i), CHUNK))
-                    pk.tma.load(slot.sums, sums, (decay, slot_of(i)))
+                    rows = me.rows.tile(me.batch, group, chunk(i), CHUNK)
+                    pk.tma.load(slot.x, x, **me.rows.tile(me.batch, head, chunk(i), CHUNK, col, CHUNK))
+                    pk.tma.share(slot.b, b, **rows)
+                    pk.tma.load(slot.sums, sums, (head, slot_of(i)))
                     if c is not None:
-                        pk.tma.load(slot.c, c, **me.rows.tile(me.batch, group, chunk(i), CHUNK))
+                        pk.tma.share(slot.c, c, **rows)
                     if weights is not None:
-                        pk.tma.load(slot.weights, weights, (decay, slot_of(i)))
+                        pk.tma.load(slot.weights, weights, (head, slot_of(i)))
         if every is not None:
             with pk.role("keep", warps=1):
                 for i in pk.range(me.count):
                     last = past.read()
-                    pk.tma.store(every, last.state, (slot_of(i), head, 0, 0))
+                    pk.tma.store(every, last.state, (slot_of(i), head, col, 0))
                     pk.tma.commit()
                     if scaled:
-                        warp.store(units, warp.load_vec(last.unit), (slot_of(i), head, 0))
+                        warp.store(units, warp.load_vec(last.unit), (slot_of(i), head, col))
                     pk.tma.wait(read=True)
                     past.release()
+    if together > 1:
+        pk.cluster.sync()  # whose blocks give slots back to one another

@@ -36,22 +36,22 @@ RUN = 1024  # elements that a block adds up at once
 
 @pk.kernel(warps=12, grid=lambda sums, b, shares, **_: (sums.cols // CHUNK, b.depth, shares))
 def differentiate(
-    x: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
-    dy: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    x: Annotated[Tensor, DTYPES, "B", "H", "L", E],
+    dy: Annotated[Tensor, DTYPES, "B", "H", "L", E],
     b: Annotated[Tensor, DTYPES, "B", "G", "L", N],
     c: Annotated[Tensor, DTYPES, "B", "G", "L", N],
     sums: Annotated[Tensor, f32, "H", "M"],
     weights: Annotated[Tensor, f32, "H", "M"],
     d: Annotated[Tensor, f32, "H"],
-    z: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
-    ungated: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    z: Annotated[Tensor, DTYPES, "B", "H", "L", E],
+    ungated: Annotated[Tensor, DTYPES, "B", "H", "L", E],
     offsets: Annotated[Tensor, i32, "S"],
-    states: Annotated[Tensor, DTYPES, "T", "HP", E, N],
-    slopes: Annotated[Tensor, DTYPES, "T", "HP", E, N],
-    state_units: Annotated[Tensor, f32, "T", "HP", E],
-    slope_units: Annotated[Tensor, f32, "T", "HP", E],
-    dx: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
-    dz: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    states: Annotated[Tensor, DTYPES, "T", "H", E, N],
+    slopes: Annotated[Tensor, DTYPES, "T", "H", E, N],
+    state_units: Annotated[Tensor, f32, "T", "H", E],
+    slope_units: Annotated[Tensor, f32, "T", "H", E],
+    dx: Annotated[Tensor, DTYPES, "B", "H", "L", E],
+    dz: Annotated[Tensor, DTYPES, "B", "H", "L", E],
     db: Annotated[Tensor, (f32, *DTYPES), "SB", "G", "L", N],
     dc: Annotated[Tensor, (f32, *DTYPES), "SB", "G", "L", N],
     by_y: Annotated[Tensor, f32, "HP", "M"],
@@ -69,7 +69,8 @@ def differentiate(
     """
     slot, group, share = pk.block_index.x, pk.block_index.y, pk.block_index.z
     dtype, scaled, cols = x.dtype, x.dtype is f16, b.cols
-    heads = x.depth // b.depth  # of a group
+    parts = x.cols // CHUNK  # of a head
+    heads = x.depth // b.depth * parts  # of a group
     each = pk.cdiv(heads, shares)
     rows, batch, chunk = rows_of(x, offsets, slot)
     first = share * each
@@ -94,8 +95,8 @@ def differentiate(
         row, column = pk.row_index(score), pk.col_index(score)
         seen = column <= row if first_rows else row <= column
         for i in pk.range(count):
-            head = group * heads + first + i
-            decay = head // (x.depth // sums.rows)
+            which = group * heads + first + i
+            head, col = which // parts, which % parts if parts > 1 else 0
             slot_ = ring.read()
             mine, other = (slot_.dy, slot_.x) if first_rows else (slot_.x, slot_.dy)
             state = slot_.state if first_rows else slot_.slope
@@ -129,8 +130,8 @@ def differentiate(
             out[:] = out * lift
             if scaled:
                 out[:] = out * columns
-            across = out.row_dot(given)
-            warpgroup.store(by_y if first_rows else by_x, within + across, (head, slot))
+            through = out.row_dot(given)
+            warpgroup.store(by_y if first_rows else by_x, within + through, (which, slot))
             if wanted:
                 if scaled:
                     out[:] = out * (1.0 / unit)
@@ -140,16 +141,16 @@ def differentiate(
                 warpgroup.wait(out)
                 if scaled:
                     out[:] = out * unit
-            where = rows.tile(batch, head, chunk, CHUNK)
+            where = rows.tile(batch, head, chunk, CHUNK, col, CHUNK)
             if not first_rows:
                 inner = product(slot_.state, slot_.slope)
                 if scaled:
                     inner = inner * warpgroup.load_col(slot_.state_unit) * warpgroup.load_col(slot_.slope_unit)
-                across = across if weights is None else across * ours
-                warpgroup.store(between, pk.fma(inner, pk.exp2(all), across), (head, slot))
-                finish_x(out, slot_, decay, where, (head, slot), None if weights is None else ours)
+                through = through if weights is None else through * ours
+                warpgroup.store(between, pk.fma(inner, pk.exp2(all), through), (which, slot))
+                finish_x(out, slot_, head, where, (which, slot), None if weights is None else ours)
             elif z is not None:
-                gate_slope(out, slot_, decay, where)
+                gate_slope(out, slot_, head, where)
             warpgroup.wait(grad)
             ring.release()
         total[:] = total * scale
@@ -173,23 +174,23 @@ def differentiate(
             total = warpgroup.load(piece[0]).to(f32).row_dot(warpgroup.load(piece[1]).to(f32), onto=total)
         return total
 
-    def gate_slope(out: Any, slot_: Any, decay: Any, where: Any) -> None:
+    def gate_slope(out: Any, slot_: Any, head: Any, where: Any) -> None:
         """dz, from the rows before their gate."""
         if d is not None:
-            out[:] = pk.fma(warpgroup.load(slot_.x).to(f32), d[decay], out)
-        gate = warpgroup.load(z, **where, rows=CHUNK).to(f32)
+            out[:] = pk.fma(warpgroup.load(slot_.x).to(f32), d[head], out)
+        gate = warpgroup.load(z, **where, rows=CHUNK, cols=CHUNK).to(f32)
         share_ = pk.sigmoid(gate)
         out[:] = out * (share_ * pk.fma(gate, 1.0 - share_, 1.0))
-        given = warpgroup.load(ungated, **where, rows=CHUNK).to(f32)
+        given = warpgroup.load(ungated, **where, rows=CHUNK, cols=CHUNK).to(f32)
         warpgroup.store(dz, (out * given).to(dtype), **where)
 
-    def finish_x(out: Any, slot_: Any, decay: Any, where: Any, place: Any, ours: Any) -> None:
+    def finish_x(out: Any, slot_: Any, head: Any, where: Any, place: Any, ours: Any) -> None:
         """dx, from the gradient of dt x."""
         if ours is not None:
             out[:] = out * ours
         if d is not None:
             up = warpgroup.load(slot_.dy).to(f32)
-            out[:] = pk.fma(up, d[decay], out)
+            out[:] = pk.fma(up, d[head], out)
             warpgroup.store(by_d, up.row_dot(warpgroup.load(slot_.x).to(f32)), place)
         warpgroup.tma.wait(read=True)
         warpgroup.sync()  # `result` has been read
@@ -207,30 +208,30 @@ def differentiate(
         pk.tma.load(keys_b, b, barrier=landed, **rows.tile(batch, group, chunk, CHUNK))
         pk.tma.load(keys_c, c, barrier=landed, **rows.tile(batch, group, chunk, CHUNK))
         for i in pk.range(count):
-            head = group * heads + first + i
-            decay = head // (x.depth // sums.rows)
+            which = group * heads + first + i
+            head, col = which // parts, which % parts if parts > 1 else 0
             with ring.fill() as slot_:
-                pk.tma.load(slot_.x, x, **rows.tile(batch, head, chunk, CHUNK))
-                pk.tma.load(slot_.dy, dy, **rows.tile(batch, head, chunk, CHUNK))
-                pk.tma.load(slot_.state, states, (slot, head, 0, 0))
-                pk.tma.load(slot_.slope, slopes, (slot, head, 0, 0))
-                pk.tma.load(slot_.sums, sums, (decay, slot))
+                pk.tma.load(slot_.x, x, **rows.tile(batch, head, chunk, CHUNK, col, CHUNK))
+                pk.tma.load(slot_.dy, dy, **rows.tile(batch, head, chunk, CHUNK, col, CHUNK))
+                pk.tma.load(slot_.state, states, (slot, head, col, 0))
+                pk.tma.load(slot_.slope, slopes, (slot, head, col, 0))
+                pk.tma.load(slot_.sums, sums, (head, slot))
                 if weights is not None:
-                    pk.tma.load(slot_.weights, weights, (decay, slot))
+                    pk.tma.load(slot_.weights, weights, (head, slot))
                 if scaled:
-                    pk.tma.load(slot_.state_unit, state_units, (slot, head, 0))
-                    pk.tma.load(slot_.slope_unit, slope_units, (slot, head, 0))
+                    pk.tma.load(slot_.state_unit, state_units, (slot, head, col))
+                    pk.tma.load(slot_.slope_unit, slope_units, (slot, head, col))
 
 
 @pk.kernel(grid=lambda dy, **_: (pk.cdiv(dy.rows, CHUNK), dy.depth, dy.batch))
 def gate(
-    dy: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
-    z: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
-    o: Annotated[Tensor, DTYPES, "B", "HP", "L", E],
+    dy: Annotated[Tensor, DTYPES, "B", "H", "L", E],
+    z: Annotated[Tensor, DTYPES, "B", "H", "L", E],
+    o: Annotated[Tensor, DTYPES, "B", "H", "L", E],
 ) -> None:
     """o = dy silu(z)."""
     where = (pk.block_index.z, pk.block_index.y, pk.block_index.x * 4 + warp.index, 0)
-    x, y = (warp.load(t, where, rows=CHUNK // 4, layout=pk.coalesced(8, 8)).to(f32) for t in (dy, z))
+    x, y = (warp.load(t, where, rows=CHUNK // 4, layout=pk.coalesced(dy.cols // 8, 8)).to(f32) for t in (dy, z))
     warp.store(o, (x * (y * pk.sigmoid(y))).to(o.dtype), where)
 
 

@@ -1,7 +1,4 @@
-"""How passes over chunks are launched: operands seen by heads, decays, and parts of sequences.
-
-Columns of x are taken 64 at a time: heads of 128 are two, with one decay.
-"""
+"""How passes over chunks are launched: operands seen by heads, decays, and parts of sequences."""
 
 from __future__ import annotations
 
@@ -13,8 +10,9 @@ from ..interop.base import packed
 from ..interop.views import View
 from .arguments import machine
 from .chunks import CHUNK, accumulate, carry, slots
-from .sequences import dense, loadable
+from .sequences import loadable
 from .ssd import CONFIGS, scan
+from .ssd_backward import STAGES, add_shares, differentiate
 
 COLUMNS = (64, 128)  # of x
 LEAST_CHUNKS = 4  # of a part
@@ -25,7 +23,7 @@ class Call(NamedTuple):
 
     kind: str
     device: int | None
-    shape: tuple[int, int, int, int]  # of x, by heads: batch, heads (of 64 columns), rows, columns
+    shape: tuple[int, int, int, int]  # of x, by heads: batch, heads, rows, columns
     sequences: int
     offsets: Any
     processors: int
@@ -55,50 +53,28 @@ class Call(NamedTuple):
 def call_of(x: Any, offsets: Any) -> Call:
     """What passes over x (by heads) share: parts such that there is one for each multiprocessor, at least."""
     info = arrays.describe(x)
-    batch, heads, n, _ = info.shape
+    batch, heads, n, cols = info.shape
     sequences = batch if offsets is None else arrays.describe(offsets).shape[0] - 1
     chunks = -(-n // CHUNK) if offsets is None else n // CHUNK + 1
     processors = machine(info)["processors"]
-    wanted = processors // (heads * sequences)
+    wanted = processors // (heads * cols // CHUNK * sequences)
     parts = max(1, min(wanted, -(-chunks // LEAST_CHUNKS)))
     each = -(-chunks // parts)
     if offsets is not None:
         parts = slots(n, sequences, True, each * CHUNK)
     else:
         parts = max(1, -(-chunks // each))
-    return Call(info.kind, info.device, (batch, heads, n, CHUNK), sequences, offsets, processors, each, parts)
+    return Call(info.kind, info.device, (batch, heads, n, cols), sequences, offsets, processors, each, parts)
 
 
 def by_heads(x: Any, name: str) -> Any:
-    """(batch, rows, heads, columns) as (batch, heads, rows, 64 columns), in place where TMA can read it."""
+    """(batch, rows, heads, columns) as (batch, heads, rows, columns), in place where TMA can read it; None for None."""
     if x is None:
         return None
     info = arrays.describe(x)
     (batch, n, heads, cols), (sb, sn, sh, last) = info.shape, info.strides
-    count = cols // CHUNK
-    if last == 1 and (count == 1 or heads == 1 or sh == cols):
-        view = View(x, (batch, heads * count, n, CHUNK), (sb, sh if count == 1 else CHUNK, sn, 1))
-        if loadable(arrays.describe(view)):
-            return view
-    return by_heads(arrays.dense_copy(x, name), name)
-
-
-def by_groups(x: Any, name: str) -> Any:
-    """(batch, rows, groups, columns) as (batch, groups, rows, columns), in place where TMA can read it."""
-    info = arrays.describe(x)
-    (batch, n, groups, cols), (sb, sn, sg, last) = info.shape, info.strides
-    view = View(x, (batch, groups, n, cols), (sb, sg, sn, last))
-    return view if loadable(arrays.describe(view)) else by_groups(arrays.dense_copy(x, name), name)
-
-
-def states_of(x: Any, name: str) -> Any:
-    """(sequences, heads, columns, N) as (sequences, heads, 64 columns, N)."""
-    if x is None:
-        return None
-    x = dense(x, name)
-    sequences, heads, cols, n = arrays.describe(x).shape
-    shape = (sequences, heads * cols // CHUNK, CHUNK, n)
-    return View(x, shape, packed(shape))
+    view = View(x, (batch, heads, n, cols), (sb, sh, sn, last))
+    return view if loadable(arrays.describe(view)) else by_heads(arrays.dense_copy(x, name), name)
 
 
 def by_rows(dt: Any) -> View:
@@ -140,13 +116,17 @@ def run(
     units: Any = None,
     scale: float = 1.0,
     reverse: bool = False,
+    exact: bool = False,
 ) -> None:
     """The pass over all chunks, from part to part where sequences are split."""
+    _, groups, _, keys = arrays.describe(b).shape
+    _, heads, _, cols = call.shape
+    together = next(count for count in (4, 2, 1) if heads * cols // CHUNK // groups % count == 0)
     setting = (call.each, call.parts if call.offsets is not None or call.split else 1)
-    options = {**CONFIGS[arrays.describe(b).shape[3]], "reverse": reverse}
+    options = {**CONFIGS[keys], "reverse": reverse, "exact": exact, "together": together}
     if call.split:
-        state = (call.tiles, call.shape[1], CHUNK, arrays.describe(b).shape[3])
-        local, starts, decays = call.empty(state), call.empty(state), call.empty((call.shape[1], call.tiles))
+        state = (call.tiles, heads, cols, keys)
+        local, starts, decays = call.empty(state), call.empty(state), call.empty((heads, call.tiles))
         nothing = (None, None)
         states = (None, None, local, decays, None, None)
         scan(x, b, None, sums, weights, *nothing, call.offsets, *states, scale, *setting, split=True, **options)
@@ -157,6 +137,48 @@ def run(
             return
     states = (before, y, after, None, every, units)
     scan(x, b, c, sums, weights, d, z, call.offsets, *states, scale, *setting, split=call.split, **options)
+
+
+def pull(
+    call: Call,
+    dy: Any,
+    dafter: Any,
+    x: Any,
+    b: Any,
+    c: Any,
+    sums: Any,
+    weights: Any,
+    d: Any,
+    z: Any,
+    ungated: Any,
+    state: Any,
+    made: tuple[Any, ...],
+    scale: float,
+) -> tuple[Any, ...]:
+    """The passes for gradients: writes those of x, z, b, c and the state, `made`, and returns the dot products of rows
+    that the gradients of decays (and of d) are made of."""
+    dx, dz, db, dc, dstate = made
+    (_, heads, _, cols), (batch, groups, n, keys) = call.shape, arrays.describe(b).shape
+    dtype = arrays.describe(x).dtype
+    kept, wide = (call.chunks, heads, cols, keys), heads * cols // CHUNK
+    states, slopes = (call.empty(kept, dtype) for _ in range(2))
+    units = [call.empty(kept[:3]) if dtype == "f16" else None for _ in range(2)]
+    run(call, x, b, None, sums, weights, before=state, every=states, units=units[0])
+    more = {"before": dafter, "after": dstate, "every": slopes, "units": units[1]}
+    run(call, dy, c, None, sums, None, **more, scale=scale, reverse=True)
+    # among how many blocks the heads of a group are shared out, so that there is work for all multiprocessors
+    shares = max(1, min(wide // groups, 2 * call.processors // (call.chunks * groups)))
+    sum_b, sum_c = db, dc
+    if shares > 1:  # as b and c lie in memory
+        sum_b, sum_c = (by_heads(call.empty((shares * batch, n, groups, keys)), "sums") for _ in range(2))
+    dots = [call.empty((wide, call.chunks * CHUNK)) for _ in range(3 if d is None else 4)]
+    by_y, by_x, between, by_d = (*dots, None)[:4]
+    given = (sums, weights, d, z, ungated, call.offsets, states, slopes, *units, dx, dz, sum_b, sum_c)
+    differentiate(x, dy, b, c, *given, by_y, by_x, between, by_d, scale, shares, stages=STAGES[keys])
+    if shares > 1:
+        for parts, whole in ((sum_b, db), (sum_c, dc)):
+            add_shares(lines(parts, shares), lines(whole))
+    return by_y, by_x, between, by_d
 
 
 def lined(state: Any) -> View:

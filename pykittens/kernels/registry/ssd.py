@@ -82,7 +82,7 @@ def _scan(state: int, dtype: str, what: str) -> Instance:
     rng = np.random.default_rng(5)
     values = {"sums": _sums(rng, (2, m), n), "weights": rng.random((2, m)).astype(np.float32)}
     values["weights"][:, n:] = 0
-    statics = {**ssd.CONFIGS[state], "reverse": what == "reverse"}
+    statics = {**ssd.CONFIGS[state], "reverse": what == "reverse", "together": 2}
     made = ("y", "after") if outputs else ("after", "every", *(["units"] if operands["units"] else []))
     return Instance(ssd.scan, operands, statics, made, expected, values)
 
