@@ -4,45 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ArgumentError
 from ..kernels import gated_linear_attention as kernels
 from ..kernels.linear_attention import DIMS
-from ..kernels.sequences import check, check_gradient, check_state
+from ..kernels.sequences import check, check_gradient, check_offsets, check_state
 from .declaration import Backward, Function, Result
 
 _NAME = "gated_linear_attention"
 
 
-def _results(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | None) -> tuple[Result, ...]:
+def _results(
+    q: Any, k: Any, v: Any, log_decay: Any, state: Any, cu_seqlens: Any, scale: float | None, exact_state: bool = False
+) -> tuple[Result, ...]:
     check(_NAME, q, k, v, DIMS, DIMS)
     batch, heads, n, d = q.shape
+    kept = (check_offsets(_NAME, cu_seqlens, batch), heads, v.shape[3], d)
     check_state(_NAME, "log_decay", log_decay, (batch, heads, n))
-    check_state(_NAME, "state", state, (batch, heads, v.shape[3], d))
-    return Result(v.shape, q.dtype), Result((batch, heads, v.shape[3], d), "f32", nothing="state")
+    check_state(_NAME, "state", state, kept)
+    return Result(v.shape, q.dtype), Result(kept, "f32", nothing="state")
 
 
-def _numbers(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | None) -> tuple[float]:
-    return (q.shape[-1] ** -0.5 if scale is None else float(scale),)
+def _scale(q: Any, scale: float | None) -> float:
+    return float(q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def _numbers(
+    q: Any, k: Any, v: Any, log_decay: Any, state: Any, cu_seqlens: Any, scale: float | None, exact_state: bool
+) -> tuple[float]:
+    return (_scale(q, scale),)
 
 
 def _forward(
-    q: Any, k: Any, v: Any, log_decay: Any, state: Any, o: Any, after: Any, scale: float | None, **config: Any
+    q: Any,
+    k: Any,
+    v: Any,
+    log_decay: Any,
+    state: Any,
+    cu_seqlens: Any,
+    o: Any,
+    after: Any,
+    scale: float | None,
+    exact_state: bool,
 ) -> Any:
-    return kernels.call(q, k, v, log_decay, state, o, after, *_numbers(q, k, v, None, None, scale), **config)
+    return kernels.call(q, k, v, log_decay, state, cu_seqlens, o, after, _scale(q, scale), exact_state)
 
 
 def _gradient_results(
-    do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, after: Any, dafter: Any, scale: float | None
+    do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, cu_seqlens: Any, dafter: Any, scale: float | None
 ) -> tuple[Result, ...]:
     name = f"{_NAME}_backward"
-    _results(q, k, v, log_decay, state, scale)
-    shape = (*q.shape[:2], v.shape[3], q.shape[3])
+    _, after = _results(q, k, v, log_decay, state, cu_seqlens, scale)
+    shape = after.shape
     check_gradient(name, do, v)
-    check_state(name, "after", after, shape)
     check_state(name, "dafter", dafter, shape)
-    if dafter is not None and after is None:
-        fix = "pass after, the state that the forward returned: the gradient of log_decay depends on it"
-        raise ArgumentError(f"{name}: dafter without after", fix=fix)
     return (
         *(Result(x.shape, x.dtype) for x in (q, k, v)),
         Result(log_decay.shape, "f32"),
@@ -50,15 +63,15 @@ def _gradient_results(
     )
 
 
-def _backward(do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, after: Any, *rest: Any) -> Any:
+def _backward(do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, cu_seqlens: Any, *rest: Any) -> Any:
     dafter, *made, scale = rest
-    (scale,) = _numbers(q, k, v, None, None, scale)
-    return kernels.call_backward(do, dafter, q, k, v, log_decay, state, after, *made, scale=scale)
+    scale = _scale(q, scale)
+    return kernels.call_backward(do, dafter, q, k, v, log_decay, state, cu_seqlens, *made, scale=scale)
 
 
 GATED_LINEAR_ATTENTION_BACKWARD = Function(
     f"{_NAME}_backward",
-    "Tensor do, Tensor q, Tensor k, Tensor v, Tensor log_decay, Tensor? state=None, Tensor? after=None, "
+    "Tensor do, Tensor q, Tensor k, Tensor v, Tensor log_decay, Tensor? state=None, Tensor? cu_seqlens=None, "
     "Tensor? dafter=None",
     "float? scale=None",
     outputs=("dq", "dk", "dv", "dlog_decay", "dstate"),
@@ -71,23 +84,23 @@ GATED_LINEAR_ATTENTION_BACKWARD = Function(
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
     do = saved.v.new_zeros(saved.v.shape) if grads.out is None else grads.out
-    operands = (do, saved.q, saved.k, saved.v, saved.log_decay, saved.state, saved.after, grads.after)
+    operands = (do, saved.q, saved.k, saved.v, saved.log_decay, saved.state, saved.cu_seqlens, grads.after)
     made = GATED_LINEAR_ATTENTION_BACKWARD(operands, (settings.scale,))
     return dict(zip(("q", "k", "v", "log_decay", "state"), made, strict=True))
 
 
 GATED_LINEAR_ATTENTION = Function(
     _NAME,
-    "Tensor q, Tensor k, Tensor v, Tensor log_decay, Tensor? state=None",
-    "float? scale=None",
+    "Tensor q, Tensor k, Tensor v, Tensor log_decay, Tensor? state=None, Tensor? cu_seqlens=None",
+    "float? scale=None, bool exact_state=False",
     also="after",
     results=_results,
     forward=_forward,
-    key=lambda scale: None,
+    key=lambda scale, exact_state: exact_state,
     numbers=_numbers,
     autocast="low",
     cast=("q", "k", "v"),
-    backward=Backward(("q", "k", "v", "log_decay", "state", "after"), _gradients, demands=False),
+    backward=Backward(("q", "k", "v", "log_decay", "state", "cu_seqlens"), _gradients),
 )
 
 
@@ -99,19 +112,23 @@ def gated_linear_attention(
     *,
     scale: float | None = None,
     state: Any = None,
+    cu_seqlens: Any = None,
+    exact_state: bool = False,
     return_state: bool = False,
 ) -> Any:
     """o_i = scale * S_i q_i, S_i = exp(g_i) S_(i - 1) + v_i k_i, for each batch and head, on arrays of any framework.
 
     q, k: (batch, heads, n, d), v: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides. `log_decay`
     is g, float32 (batch, heads, n), zero or less, also -inf. `scale` is 1 / sqrt(d) unless given. `state`: what an
-    earlier call returned, for rows that continue it, float32 (batch, heads, e, d). Returns o, or (o, state) with
-    `return_state`. For Hopper and the simulated GPU. Simple GLA; RetNet and Lightning attention have a constant g; for
-    Mamba-2 q, k and v are C, B and dt x, and g is dt A.
+    earlier call returned, for rows that continue it, float32 (batch, heads, e, d); its sums are of 16-bit products, but
+    with `exact_state` of those of float32 with k. Packed sequences: batch 1, with `cu_seqlens`, int32 (sequences + 1,)
+    on q's device, from 0 to n, not decreasing; states are then one for each sequence. Returns o, or (o, state) with
+    `return_state`. For Hopper and the simulated GPU. Simple GLA; RetNet and Lightning attention have a constant g.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return GATED_LINEAR_ATTENTION((q, k, v, log_decay, state), (scale,), return_state)
+    operands = (q, k, v, log_decay, state, cu_seqlens)
+    return GATED_LINEAR_ATTENTION(operands, (scale, exact_state), return_state)
 
 
 def gated_linear_attention_step(

@@ -59,11 +59,12 @@ def part_of(x: Any, offsets: Any, tile: Any, batch: Any, each: Any) -> Part:
     return Part(packed[i], 0, i, first, count, packed.first(i, CHUNK) + first, ends, tile)
 
 
-def rows_of(x: Any, offsets: Any, slot: Any) -> tuple[Any, Any, Any]:
-    """(rows of its sequence, where they are in a tensor like x, which chunk of them) of the chunk with a number."""
+def rows_of(n: Any, offsets: Any, slot: Any) -> tuple[Any, Any, Any]:
+    """(rows of its sequence, which batch they are in, which chunk of them) of the chunk with a number; each batch has
+    n rows."""
     if offsets is None:
-        chunks = pk.cdiv(x.rows, CHUNK)
-        return pk.stretch(x), slot // chunks, slot % chunks
+        chunks = pk.cdiv(n, CHUNK)
+        return pk.stretch(n), slot // chunks, slot % chunks
     packed = pk.packed(offsets)
     i = packed.find(slot, CHUNK)
     return packed[i], 0, slot - packed.first(i, CHUNK)
@@ -95,7 +96,7 @@ def accumulate(
     """weights = dt + bias, or their softplus; sums = a * weights * log2(e), summed up from the beginning of each chunk.
     Without `a`, dt is the decay itself; without `weights` they are not kept."""
     slot, col = pk.block_index.x, pk.block_index.y
-    rows, batch, chunk = rows_of(dt, offsets, slot)
+    rows, batch, chunk = rows_of(dt.rows, offsets, slot)
     where = rows.tile(batch, 0, chunk, CHUNK, col, HEADS)
     x = warp.load(dt, **where, rows=CHUNK, cols=HEADS, dtype=f32)
     if bias is not None:

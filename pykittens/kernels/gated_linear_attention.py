@@ -2,16 +2,11 @@
 
     S_i = exp(g_i) S_(i - 1) + v_i k_i          o_i = scale * S_i q_i          for each batch and head, g_i <= 0
 
-Mamba-2 (Dao and Gu, "Transformers are SSMs" (2024)), simple GLA, and with constant g RetNet and Lightning attention. In
-chunks of 64 rows, with c_i the sum of g from the beginning of the chunk to row i, it is `linear_attention.py` with
-c_i - c_j in the place of g (i - j): differences of logarithms, never quotients of exponentials. `accumulate` makes the
-c_i, base 2, once for all passes. A g below -160 in base 2 counts as that: its power is 0 in float32, and sums of 64
-such are known within 2^-10, so that a row which forgets everything does not blur the decays behind it.
+Simple GLA (Yang et al. 2024), and with constant g RetNet and Lightning attention. It is Mamba-2's recurrence (`ssd.py`,
+`ssd_backward.py`) of v, k and q in the place of dt x, B and C, with a group for each head, and g in that of dt A. The
+gradient of g_i is t_i there. Packed sequences lie one after another in the rows of a batch of 1.
 
-Gradients (`linear_attention_backward.py`): dq, dk and dv are three such attentions; that of g_i is
-t_i = <exp(g_i) G_i, S_(i - 1)>: <dS_n, S_n> behind the last row, and t_i = t_(i + 1) + q_i . dq_i - k_i . dk_i.
-
-log_decay: float32 (batch, heads, n). Shapes and dtypes of all else are those of linear attention.
+log_decay: float32 (batch, heads, n), read where its rows are neighbours or its heads are.
 """
 
 from __future__ import annotations
@@ -21,71 +16,94 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Tensor, f32, warp
+from pykittens import Tensor, f32, i32, warp
 
 from ..interop import arrays
+from ..interop.views import View
 from .arguments import KernelCall
-from .linear_attention import CHUNK, CONFIGS, LOG2E, Config, attend
-from .linear_attention_backward import lined, passes
-from .sequences import dense, operands, readable
+from .chunks import CHUNK, LEAST, LOG2E, accumulate, rows_of
+from .mamba2 import Forward as Launches
+from .sequences import check_place, dense, readable, readable_offsets
+from .ssd_passes import Call, by_rows, call_of, pull, run
 
 WARPS = 4
-LEAST = -160.0  # of a decay's logarithm, base 2
-RUN = 1024  # rows that a warp adds up at once
 
 
-@pk.kernel(warps=WARPS, grid=lambda sums, **_: (pk.cdiv(sums.cols, CHUNK * WARPS), sums.rows, sums.depth))
-def accumulate(log_decay: Annotated[Tensor, f32, "B", "H", "N"], sums: Annotated[Tensor, f32, "B", "H", "M"]) -> None:
-    """sums = log_decay, base 2, summed up from the beginning of each chunk; M is n in whole chunks."""
-    at = (pk.block_index.z, pk.block_index.y, pk.block_index.x * WARPS + warp.index)
-    g = warp.load_vec(log_decay, at, length=CHUNK)
-    warp.store(sums, pk.maximum(g * LOG2E, LEAST).cumsum(), at)
+@pk.kernel(warps=WARPS, grid=lambda sums, **_: (pk.cdiv(sums.cols, CHUNK * WARPS), sums.rows))
+def accumulate_lines(
+    log_decay: Annotated[Tensor, f32, "B", "H", "N"],
+    offsets: Annotated[Tensor, i32, "S"],
+    sums: Annotated[Tensor, f32, "H", "M"],
+) -> None:
+    """sums = log_decay, base 2, summed up from the beginning of each chunk."""
+    slot, head = pk.block_index.x * WARPS + warp.index, pk.block_index.y
+    with pk.when(slot * CHUNK < sums.cols):
+        rows, batch, chunk = rows_of(log_decay.cols, offsets, slot)
+        g = warp.load_vec(log_decay, **rows.run(batch, head, chunk, CHUNK), length=CHUNK)
+        warp.store(sums, pk.maximum(g * LOG2E, LEAST).cumsum(), (head, slot))
 
 
-@pk.kernel(warps=1, grid=lambda queries, **_: (queries.depth, queries.batch))
-def add_back(
-    queries: Annotated[Tensor, f32, "B", "H", "P", "M"],
-    keys: Annotated[Tensor, f32, "B", "H", "P", "M"],
-    after: Annotated[Tensor, f32, "B", "H", "L"],
-    dafter: Annotated[Tensor, f32, "B", "H", "L"],
+@pk.kernel(warps=WARPS, grid=lambda by_y, **_: (pk.cdiv(by_y.cols, CHUNK * WARPS), by_y.rows))
+def finish_lines(
+    offsets: Annotated[Tensor, i32, "S"],
+    by_y: Annotated[Tensor, f32, "P", "H", "M"],
+    by_x: Annotated[Tensor, f32, "P", "H", "M"],
+    between: Annotated[Tensor, f32, "P", "H", "M"],
     o: Annotated[Tensor, f32, "B", "H", "N"],
 ) -> None:
-    """o_i = <dafter, after> + sum_{j >= i} (queries_j - keys_j) of each head; `after` and `dafter` may be None."""
-    head, batch = pk.block_index.x, pk.block_index.y
-    carry, runs = pk.var(f32, 0.0), pk.cdiv(queries.cols, RUN)
-    if dafter is not None:
-        last = warp.full_vec(f32, RUN, 0.0, width=4)
-        for i in pk.range(pk.cdiv(after.cols, RUN)):
-            x, y = (warp.load_vec(state, (batch, head, i), length=RUN) for state in (after, dafter))
-            last[:] = pk.fma(x, y, last)
-        carry.set(last.sum())
-    for i in pk.range(runs - 1, -1, -1):
-        change = warp.full_vec(f32, RUN, 0.0, width=4)
-        for part in pk.range(queries.rows):
-            at = (batch, head, part, i)
-            change += warp.load_vec(queries, at, length=RUN) - warp.load_vec(keys, at, length=RUN)
-        warp.store(o, change.cumsum(reverse=True) + carry, (batch, head, i))
-        carry.set(carry + change.sum())
+    """o = the gradient of log_decay, from dot products of rows, of which heads have P."""
+    slot, head = pk.block_index.x * WARPS + warp.index, pk.block_index.y
+    with pk.when(slot * CHUNK < by_y.cols):
+        rows, batch, chunk = rows_of(o.cols, offsets, slot)
+        more, less, behind = (of_parts(x, head, slot) for x in (by_y, by_x, between))
+        change = pk.where(pk.iota(more) < rows.rows - chunk * CHUNK, more - less, 0.0)
+        slope = change.cumsum(reverse=True) + behind.sum()
+        warp.store(o, slope, **rows.run(batch, head, chunk, CHUNK))
 
 
-def summed(log_decay: Any) -> Any:
+def of_parts(x: Any, head: Any, slot: Any) -> Any:
+    """The sum of what the parts of a head have of a chunk."""
+    total = warp.load_vec(x, (0, head, slot), length=CHUNK)
+    for part in pk.range(1, x.depth):
+        total += warp.load_vec(x, (part, head, slot), length=CHUNK)
+    return total
+
+
+def summed(call: Call, log_decay: Any) -> Any:
     """The sums of log_decay in each chunk."""
-    batch, heads, n = (info := arrays.describe(log_decay)).shape
-    sums = arrays.empty(info.kind, (batch, heads, -(-n // CHUNK) * CHUNK), "f32", info.device)
-    accumulate(log_decay, sums)
+    info = arrays.describe(log_decay)
+    sums = call.empty((info.shape[1], call.chunks * CHUNK))
+    if info.strides[2] != 1 and info.strides[1] == 1:
+        batch, heads, n = info.shape
+        view = View(log_decay, (batch, n, heads), (info.strides[0], info.strides[2], 1))
+        accumulate(by_rows(view), None, None, call.offsets, sums, None)
+    else:
+        accumulate_lines(dense(log_decay, "log_decay"), call.offsets, sums)
     return sums
 
 
-class Forward:
+class Forward(Launches):
     """The launches of the forward pass as one: called as a kernel is."""
 
-    def __call__(
-        self, q: Any, k: Any, v: Any, log_decay: Any, state: Any, o: Any, after: Any, scale: float, *, config: Config
+    def __call__(  # type: ignore[override]
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        log_decay: Any,
+        state: Any,
+        offsets: Any,
+        o: Any,
+        after: Any,
+        scale: float,
+        *,
+        exact: bool,
     ) -> None:
-        attend(q, k, v, o, None, summed(log_decay), state, after, None, None, scale, config=config)
+        call = call_of(v, offsets)
+        run(call, v, k, q, summed(call, log_decay), before=state, y=o, after=after, scale=scale, exact=exact)
 
 
-class Backward(Forward):
+class Backward(Launches):
     """Those of the backward pass."""
 
     def __call__(  # type: ignore[override]
@@ -97,7 +115,7 @@ class Backward(Forward):
         v: Any,
         log_decay: Any,
         state: Any,
-        after: Any,
+        offsets: Any,
         dq: Any,
         dk: Any,
         dv: Any,
@@ -105,9 +123,12 @@ class Backward(Forward):
         dstate: Any,
         scale: float,
     ) -> None:
-        gradients = (dq, dk, dv, dstate)
-        queries, keys = passes(do, dafter, q, k, v, None, summed(log_decay), state, gradients, scale, None, True)
-        add_back(queries, keys, lined(after if dafter is not None else None), lined(dafter), dlog_decay)
+        call = call_of(v, offsets)
+        sums, made = summed(call, log_decay), (dv, None, dk, dq, dstate)
+        dots = pull(call, do, dafter, v, k, q, sums, None, None, None, None, state, made, scale)
+        heads, parts, m = call.shape[1], call.shape[3] // CHUNK, call.chunks * CHUNK
+        seen = [View(x, (parts, heads, m), (m, parts * m, 1)) for x in dots[:3]]
+        finish_lines(call.offsets, *seen, dlog_decay)
 
 
 FORWARD, BACKWARD = Forward(), Backward()
@@ -119,28 +140,30 @@ def call(
     v: Any,
     log_decay: Any,
     state: Any,
+    offsets: Any,
     o: Any,
     after: Any,
     scale: float,
-    config: Config | None = None,
+    exact: bool = False,
 ) -> KernelCall:
-    """What writes o, and the state after the last row into `after` unless that is None."""
-    q, k, v, state = operands("gated linear attention", q, k, v, state)
-    given = (q, k, v, dense(log_decay, "log_decay"), state, o, after, scale)
-    return KernelCall(FORWARD, given, {"config": config or CONFIGS[q.shape[-1]]})  # type: ignore[arg-type]
+    """What writes o, and the states after the last rows into `after` unless that is None."""
+    check_place("gated linear attention", q)
+    offsets = readable_offsets("gated_linear_attention", offsets, arrays.describe(q).shape[2])
+    o = arrays.empty_like(v) if o is None else o
+    rows = (readable(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
+    given = (*rows, log_decay, dense(state, "state"), offsets, o, after, scale)
+    return KernelCall(FORWARD, given, {"exact": exact})  # type: ignore[arg-type]
 
 
 def call_backward(
-    do: Any, dafter: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, after: Any, *made: Any, scale: float
+    do: Any, dafter: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, offsets: Any, *made: Any, scale: float
 ) -> KernelCall:
     """What writes the gradients of q, k, v, log_decay and state, of which the last may be None."""
-    q, k, v, _ = operands("gated linear attention", q, k, v, None)
-    do, log_decay = readable(do, "do"), dense(log_decay, "log_decay")
-    if scale == 0:  # only the gradient of the last state counts; and states are divided by the scale
-        do, scale = arrays.empty_like(do), 1.0
-        arrays.fill(do, 0.0)
-    dafter, state, after = (dense(x, name) for name, x in (("dafter", dafter), ("state", state), ("after", after)))
-    return KernelCall(BACKWARD, (do, dafter, q, k, v, log_decay, state, after, *made, scale), {})  # type: ignore[arg-type]
+    check_place("gated linear attention", q)
+    offsets = readable_offsets("gated_linear_attention", offsets, arrays.describe(q).shape[2])
+    do, q, k, v = (readable(x, name) for x, name in ((do, "do"), (q, "q"), (k, "k"), (v, "v")))
+    given = (do, dense(dafter, "dafter"), q, k, v, log_decay, dense(state, "state"), offsets, *made, scale)
+    return KernelCall(BACKWARD, given, {})  # type: ignore[arg-type]
 
 
 def reference(

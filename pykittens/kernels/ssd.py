@@ -10,10 +10,9 @@ dt A from the chunk's beginning to row i (`chunks.py`), S the state before the c
     S' = exp(c_63) S + sum_j exp(c_63 - c_j) dt_j x_j B_j
 
 A block owns a head, 64 columns of x, and a part of a sequence. One warpgroup keeps the state in registers, as float32,
-and hands it on, rounded, before it adds a chunk; `consumers` warpgroups take chunks in turn. Blocks of a cluster have
-heads of one group, and load B and C once for all: every block's own copy would be what L2 has no time for. What tensor
-cores take is rounded to the operands' dtype: the state, the weights, and dt x; in f16, whose range is small, each row
-of the first two is scaled on its way. Sums are float32. A NaN or infinity of x reaches all rows of its chunk.
+and hands it on, rounded, before it adds a chunk; `consumers` warpgroups take chunks in turn. What tensor cores take is
+rounded to the operands' dtype: the state, the weights, and dt x; in f16, whose range is small, each row of the first
+two is scaled on its way. Sums are float32. A NaN or infinity of x reaches all rows of its chunk.
 
 reverse: G_i = exp(dt_(i + 1) A) G_(i + 1) + x_i B_i, the gradients of states, from the last row to the first.
 """
@@ -35,7 +34,7 @@ CONFIGS: dict[int, dict[str, Any]] = {  # by N
     256: {"stages": 2, "states": 1, "consumers": 1},
 }
 STATES = tuple(CONFIGS)
-REGISTERS = {(2, 1): (160, 168), (1, 1): (240, 240), (1, 2): (128, 88)}  # of outputs and state, by consumers and blocks
+REGISTERS = {(2, 1): (160, 168), (1, 1): (240, 240), (1, 2): (112, 104)}  # of outputs and state, by consumers and blocks
 
 
 def warps(c: Any = None, consumers: int = 2, **_: Any) -> int:
@@ -46,7 +45,6 @@ def warps(c: Any = None, consumers: int = 2, **_: Any) -> int:
 @pk.kernel(
     warps=warps,
     grid=lambda x, parts, **_: (x.depth * (x.cols // CHUNK), parts, x.batch),
-    cluster=lambda together, **_: together,
     blocks_per_sm=lambda blocks, **_: blocks,
 )
 def scan(
@@ -73,15 +71,14 @@ def scan(
     states: int = 2,
     consumers: int = 2,
     blocks: int = 1,
-    together: int = 1,
     exact: bool = False,
     reverse: bool = False,
 ) -> None:
     """y, from the states `before`, and the states `after`. Without `c` there is no y, but `every`: the states before
     each chunk (in f16, each row by its `units`); or `decays`: the logarithms, base 2, of all decays of a part. `split`:
     `before` and `after` are a part's, not a sequence's. `scale` goes with `c` (in reverse,
-    `b`); `weights`, `d` and `z` may be None. `together`: blocks of a cluster, whose heads share b and c. `exact`: the
-    states are sums of products of float32 with b.
+    `b`); `weights`, `d` and `z` may be None. `exact`: the states are sums of products of
+    float32 with b.
     """
     wide, dtype = x.cols // CHUNK, x.dtype
     head, col = pk.block_index.x // wide, pk.block_index.x % wide if wide > 1 else 0
@@ -107,10 +104,9 @@ def scan(
         """Its number among all."""
         return me.slot + (me.count - 1 - i if reverse else i)
 
-    def use(i: Any, slot: Any, last: Any, result: Any, score: Any, out: Any) -> None:
-        """The rows of a chunk, from the state before it."""
+    def use(i: Any, slot: Any, result: Any, score: Any, out: Any) -> None:
+        """The rows of a chunk: what its own rows say does not wait for the state before it."""
         warpgroup.mm_ABt(score, slot.c, slot.b)
-        warpgroup.mm_ABt(out, slot.c, last.state)
         own, other = warpgroup.load_col(slot.sums), warpgroup.load_row(slot.sums)
         fade = pk.exp2(own - other)
         if weights is not None:
@@ -123,16 +119,20 @@ def scan(
             shrink = 1.0 / unit
             score[:] = score * shrink
             lift = lift * shrink
-        weight = score.to(dtype)
+        weight, last = score.to(dtype), past.read()
+        warpgroup.mm_ABt(out, slot.c, last.state)
         warpgroup.wait(out)
         out[:] = out * lift
         if scaled:
             out[:] = out * warpgroup.load_row(last.unit)
+        past.release()
         warpgroup.mma_AB(out, weight, slot.x)
+        given = None if d is None else warpgroup.load(slot.x)
         warpgroup.wait(out)
+        ring.release()
         out[:] = out * (unit * scale if scaled else scale)
         if d is not None:
-            out[:] = pk.fma(warpgroup.load(slot.x).to(f32), d[head], out)
+            out[:] = pk.fma(given.to(f32), d[head], out)
         where = me.rows.tile(me.batch, head, chunk(i), CHUNK, col, CHUNK)
         if z is not None:
             gate = warpgroup.load(z, **where, rows=CHUNK, cols=CHUNK).to(f32)
@@ -148,14 +148,17 @@ def scan(
         with pk.role("outputs", warpgroups=consumers, registers=budget[0]) as mine:
             score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
             for i in pk.range(me.count):
-                slot, last = ring.read(), past.read()
+                slot = ring.read()
+                if consumers == 1:
+                    use(i, slot, result, score, out)
+                    continue
                 with pk.when(i % consumers == mine):
-                    use(i, slot, last, result[mine] if consumers > 1 else result, score, out)
-                if consumers > 1:
-                    with pk.otherwise():
-                        warpgroup.sync()  # all of its warps have seen the slots that it gives back
-                past.release()
-                ring.release()
+                    use(i, slot, result[mine], score, out)
+                with pk.otherwise():
+                    past.read()
+                    warpgroup.sync()  # all of its warps have seen the slots that it gives back
+                    past.release()
+                    ring.release()
             warpgroup.tma.wait()
 
     with pk.role("state", warpgroups=1, registers=budget[1]):
@@ -177,34 +180,23 @@ def scan(
             else:
                 warpgroup.store(faded[i % 2], values.to(dtype))
 
-        def step(i: Any, ahead: bool) -> None:
-            """The state is handed on, and then goes over a chunk, while x of the next is weighed."""
-            slot = ring.held()
+        for i in pk.range(me.count):
+            if uses:
+                with past.put() as next:
+                    if scaled:
+                        unit = unit_of(state)
+                        warpgroup.store(next.unit, unit)
+                    warpgroup.store(next.state, (state / unit if scaled else state).to(dtype))
+            slot = ring.read()
+            fade(i, slot)
             all = slot.sums[CHUNK - 1]
-            if scaled and uses:
-                unit = unit_of(state)
-            kept: Any = (state / unit if scaled else state).to(dtype) if uses else None
             state[:] = state * pk.exp2(all)
             total.set(total + all)
             warpgroup.sync()  # x is there, and all warps have done with the one before
             for term in (faded[i % 2], faded[i % 2 + 2]) if exact else (faded[i % 2],):
                 warpgroup.mma_AtB(state, term, slot.b)
-            if uses:
-                with past.put() as next:
-                    warpgroup.store(next.state, kept)
-                    if scaled:
-                        warpgroup.store(next.unit, unit)
-            if ahead:
-                fade(i + 1, ring.read())
             warpgroup.wait(state)
             ring.release()
-
-        with pk.when(me.count > 0):
-            fade(0, ring.read())
-        for i in pk.range(me.count - 1):
-            step(i, True)
-        with pk.when(me.count > 0):
-            step(me.count - 1, False)
         if after is not None:
             with pk.when(me.ends if not split else me.count > 0):
                 warpgroup.store(after, state, (place, head, col, 0))
@@ -218,10 +210,10 @@ def scan(
                 with ring.fill() as slot:
                     rows = me.rows.tile(me.batch, group, chunk(i), CHUNK)
                     pk.tma.load(slot.x, x, **me.rows.tile(me.batch, head, chunk(i), CHUNK, col, CHUNK))
-                    pk.tma.share(slot.b, b, **rows)
+                    pk.tma.load(slot.b, b, **rows)
                     pk.tma.load(slot.sums, sums, (head, slot_of(i)))
                     if c is not None:
-                        pk.tma.share(slot.c, c, **rows)
+                        pk.tma.load(slot.c, c, **rows)
                     if weights is not None:
                         pk.tma.load(slot.weights, weights, (head, slot_of(i)))
         if every is not None:
@@ -234,5 +226,3 @@ def scan(
                         warp.store(units, warp.load_vec(last.unit), (slot_of(i), head, col))
                     pk.tma.wait(read=True)
                     past.release()
-    if together > 1:
-        pk.cluster.sync()  # whose blocks give slots back to one another

@@ -72,7 +72,7 @@ def differentiate(
     parts = x.cols // CHUNK  # of a head
     heads = x.depth // b.depth * parts  # of a group
     each = pk.cdiv(heads, shares)
-    rows, batch, chunk = rows_of(x, offsets, slot)
+    rows, batch, chunk = rows_of(x.rows, offsets, slot)
     first = share * each
     count = pk.where(chunk * CHUNK < rows.rows, pk.maximum(pk.minimum(each, heads - first), 0), 0)
     wide, small, line = pk.st(dtype, CHUNK, cols), pk.st(dtype, CHUNK, CHUNK), pk.sv(f32, CHUNK)
@@ -169,10 +169,10 @@ def differentiate(
     def product(one: Any, two: Any) -> Any:
         """The sums of the products of two tiles' rows, in pieces that registers have room for."""
         pieces = [[t.part(0, k, CHUNK, 32) for t in (one, two)] for k in range(0, cols, 32)]
-        total = warpgroup.zeros_col(f32, CHUNK)
+        total = warpgroup.zeros_col(f32, CHUNK, partial=True)
         for piece in pieces:
-            total = warpgroup.load(piece[0]).to(f32).row_dot(warpgroup.load(piece[1]).to(f32), onto=total)
-        return total
+            total = warpgroup.load(piece[0]).to(f32).row_dot(warpgroup.load(piece[1]).to(f32), True, onto=total)
+        return total.total()
 
     def gate_slope(out: Any, slot_: Any, head: Any, where: Any) -> None:
         """dz, from the rows before their gate."""
@@ -256,7 +256,7 @@ def finish(
     """The gradient of dt, and what each chunk adds to those of a, the bias and d, from dot products of rows, of which
     heads have P. Without `a`, dt is the decay itself, and `weights` only say how many chunks there are."""
     slot, col = pk.block_index.x, pk.block_index.y
-    rows, batch, chunk = rows_of(dt, offsets, slot)
+    rows, batch, chunk = rows_of(dt.rows, offsets, slot)
     where = rows.tile(batch, 0, chunk, CHUNK, col, SOME)
 
     def of_heads(source: Any) -> Any:

@@ -119,11 +119,9 @@ def run(
     exact: bool = False,
 ) -> None:
     """The pass over all chunks, from part to part where sequences are split."""
-    _, groups, _, keys = arrays.describe(b).shape
-    _, heads, _, cols = call.shape
-    together = next(count for count in (4, 2, 1) if heads * cols // CHUNK // groups % count == 0)
+    keys, (_, heads, _, cols) = arrays.describe(b).shape[3], call.shape
     setting = (call.each, call.parts if call.offsets is not None or call.split else 1)
-    options = {**CONFIGS[keys], "reverse": reverse, "exact": exact, "together": together}
+    options = {**CONFIGS[keys], "reverse": reverse, "exact": exact}
     if call.split:
         state = (call.tiles, heads, cols, keys)
         local, starts, decays = call.empty(state), call.empty(state), call.empty((heads, call.tiles))

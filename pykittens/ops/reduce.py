@@ -127,6 +127,11 @@ class Reduce(Op):
                 f"{self.to}_{self.kind} of {type} onto {self.onto.type}",
                 fix=f"pass a {vector}, which a tile of row layout gives",
             )
+        if self.onto is not None and not self.partial and self.kind not in ("max", "min"):
+            raise TypeRuleError(
+                f"{self.to}_{self.kind} of {type} onto complete {self.onto.type}, which each thread of a row would add",
+                fix="make both partial, row_sum(True, onto=part), and complete the last: .total()",
+            )
         if self.fade is not None and (
             self.onto is None or self.fade.type not in (vector, replace(vector, partial=False))
         ):

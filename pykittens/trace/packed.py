@@ -91,9 +91,9 @@ class Packed:
         return low + 0
 
 
-def stretch(tensor: Tensor) -> Stretch:
-    """All rows of a `tensor`, as `pk.packed(...)[i]` is those of one sequence."""
-    return Stretch(tensor.rows)
+def stretch(rows: Tensor | Operand) -> Stretch:
+    """All `rows`, of a tensor or a number of them, as `pk.packed(...)[i]` is those of one sequence."""
+    return Stretch(rows.rows if isinstance(rows, Tensor) else rows)
 
 
 def packed(offsets: Any) -> Packed:

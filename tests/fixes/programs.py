@@ -221,6 +221,7 @@ KERNELS: list[Any] = [
     ("t.row_topk(65)", "t.row_topk(64)"),
     ("col.total()", "col"),
     ("t.row_sum(onto=part)", "t.row_sum(True, onto=part)"),
+    ("t.row_sum(onto=t.row_sum())", "t.row_sum(True, onto=t.row_sum(True)).total()"),
     ("t.row_sum(True, fade=part)", "t.row_sum(True, onto=part, fade=part)"),
     ("t.row_dot(b)", "t.row_dot(b.to(pk.f32))"),
     ("c.row_sum(True)", "c.row_sum()"),

@@ -82,7 +82,7 @@ def _scan(state: int, dtype: str, what: str) -> Instance:
     rng = np.random.default_rng(5)
     values = {"sums": _sums(rng, (2, m), n), "weights": rng.random((2, m)).astype(np.float32)}
     values["weights"][:, n:] = 0
-    statics = {**ssd.CONFIGS[state], "reverse": what == "reverse", "together": 2}
+    statics = {**ssd.CONFIGS[state], "reverse": what == "reverse"}
     made = ("y", "after") if outputs else ("after", "every", *(["units"] if operands["units"] else []))
     return Instance(ssd.scan, operands, statics, made, expected, values)
 
@@ -190,7 +190,7 @@ def _differentiate(state: int, dtype: str, gate: bool) -> Instance:
         return made
 
     rng = np.random.default_rng(5)
-    values = {"sums": _sums(rng, (heads, m), n), "weights": rng.random((heads, m)).astype(np.float32)}
+    values = {"sums": _sums(rng, (heads, m), n) / 32, "weights": rng.random((heads, m)).astype(np.float32)}
     values |= {name: np.exp2(rng.integers(-2, 3, (3, heads, 64))) for name in ("state_units", "slope_units")}
     outputs = ("dx", "db", "dc", "by_y", "by_x", "between", "by_d", *(["dz"] if gate else []))
     statics = {"stages": ssd_backward.STAGES[state]}
