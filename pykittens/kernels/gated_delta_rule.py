@@ -34,7 +34,7 @@ from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall
-from .gated_linear_attention import LEAST, LOG2E
+from .chunks import LEAST, LOG2E
 from .sequences import DTYPES, dense, operands, readable_offsets, unit_of
 
 CHUNK = 64

@@ -74,7 +74,6 @@ def attend(
     v: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     o: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     log_decay: Annotated[Tensor, f32, "H"],
-    gates: Annotated[Tensor, f32, "B", "H", "M"],
     before: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
     after: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
     along: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
@@ -85,8 +84,7 @@ def attend(
     reverse: bool = False,
 ) -> None:
     """o and the state `after`; without `before` it begins at zero. With `along`, `dots`: the rows of o times those,
-    for each 64 columns; M is n in whole chunks. A decay that changes with time comes as `gates`: the sums of its base 2
-    logarithms from the beginning of each chunk on, and the last of them behind the end (`gated_linear_attention.py`).
+    for each 64 columns; M is n in whole chunks.
 
     reverse: the sum is over j >= i, from the last row to the first, and states have `scale` in them:
 
@@ -95,15 +93,12 @@ def attend(
     """
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
-    timed, scaled = gates is not None, dtype is f16
-    decays = timed or log_decay is not None
+    decays, scaled = log_decay is not None, dtype is f16
     rows, values = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
-    members: dict[str, Any] = {"q": rows, "k": rows, "v": values} | ({"gates": pk.sv(f32, CHUNK)} if timed else {})
-    ring = pk.ring(config.stages, **members)
+    ring = pk.ring(config.stages, q=rows, k=rows, v=values)
     states = pk.ring(config.states, high=rows, low=rows, unit=pk.sv(f32, CHUNK), name="states")
     result = pk.shared(values, name="result")
-    constant = decays and not timed
-    g = pk.maximum(log_decay[head] * LOG2E, -1e30) if constant else 0.0  # -inf times a distance of 0 would be NaN
+    g = pk.maximum(log_decay[head] * LOG2E, -1e30) if decays else 0.0  # -inf times a distance of 0 would be NaN
 
     def at(i: Any) -> Any:
         """The chunk of step i."""
@@ -118,8 +113,6 @@ def attend(
             pk.tma.load(slot.q, q, (batch, head, at(i), 0))
             pk.tma.load(slot.k, k, (batch, head, at(i), 0))
             pk.tma.load(slot.v, v, (batch, head, at(i), part))
-            if timed:
-                pk.tma.load(slot.gates, gates, (batch, head, at(i)))
 
     with pk.role("attend", warpgroups=1):
         for i in range(config.stages):
@@ -127,16 +120,12 @@ def attend(
         score, out = warpgroup.zeros(f32, CHUNK, CHUNK), warpgroup.zeros(f32, CHUNK, CHUNK)
         row, column = pk.row_index(score), pk.col_index(score)
         later, earlier = (column, row) if reverse else (row, column)
-        if constant:
+        if decays:
             fade = pk.exp2(pk.maximum(later - earlier, 0).to(f32) * g)
             lift: Any = None if reverse else pk.exp2((row + 1).to(f32) * g)  # from where the state is
         for i in pk.range(chunks):
             slot = ring.read()
-            if timed:  # differences of logarithms: of seen rows, at most 0
-                own, other = warpgroup.load_col(slot.gates), warpgroup.load_row(slot.gates)
-                fade = pk.exp2(other - own if reverse else own - other)
-                lift = pk.exp2(slot.gates[CHUNK - 1] - own if reverse else own)
-            elif constant and reverse:
+            if decays and reverse:
                 lift = pk.exp2(pk.maximum(length(i) - 1 - row, 0).to(f32) * g)
             warpgroup.mm_ABt(score, slot.q, slot.k)
             past = states.read()
@@ -181,7 +170,7 @@ def attend(
         if reverse and before is not None:
             state[:] = state * (1.0 / scale)
         faded: Any = pk.shared(rows, count=2, name="faded") if decays else None
-        position: Any = pk.row_index(state) if constant else None
+        position: Any = pk.row_index(state) if decays else None
         for i in pk.range(chunks):
             with states.put() as next:
                 if scaled:
@@ -190,12 +179,8 @@ def attend(
                 store_terms(next.high, next.low, state / unit if scaled else state)
             slot = ring.read()
             if decays:  # row j by the decay from there to where the state will be
-                if timed:
-                    own, all = warpgroup.load_col(slot.gates), slot.gates[CHUNK - 1]
-                    away = own if reverse else all - own
-                else:
-                    distance = position + 1 if reverse else pk.maximum(length(i) - 1 - position, 0)
-                    away, all = distance.to(f32) * g, pk.cast(length(i), f32) * g
+                distance = position + 1 if reverse else pk.maximum(length(i) - 1 - position, 0)
+                away, all = distance.to(f32) * g, pk.cast(length(i), f32) * g
                 store_terms(faded[0], faded[1], warpgroup.load(slot.k).to(f32) * pk.exp2(away))
                 state[:] = state * pk.exp2(all)
                 warpgroup.sync()
@@ -222,7 +207,7 @@ def call(
 ) -> KernelCall:
     """What writes o, and the state after the last row into `after` unless that is None."""
     q, k, v, state = operands("linear attention", q, k, v, state)
-    operands_ = (q, k, v, o, log_decay, None, state, after, None, None, scale)
+    operands_ = (q, k, v, o, log_decay, state, after, None, None, scale)
     return KernelCall(attend, operands_, {"config": config or CONFIGS[q.shape[-1]]})
 
 

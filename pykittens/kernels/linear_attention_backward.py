@@ -87,7 +87,6 @@ def passes(
     k: Any,
     v: Any,
     log_decay: Any,
-    gates: Any,
     state: Any,
     gradients: tuple[Any, Any, Any, Any],
     scale: float,
@@ -112,7 +111,7 @@ def passes(
         parts = (batch, heads, v.shape[3] // CHUNK, -(-n // CHUNK) * CHUNK)
         dots = None if along is None else arrays.empty(kind, parts, "f32", device)
         setting = {"config": config or CONFIGS[q.shape[3]], "reverse": reverse}
-        attend(q, k, v, o, log_decay, gates, before, after, along, dots, scale, **setting)
+        attend(q, k, v, o, log_decay, before, after, along, dots, scale, **setting)
         return dots
 
     with_queries, with_keys = (q, k) if decays else (None, None)
@@ -146,7 +145,7 @@ class Steps:
     ) -> None:
         decays = dlog_decay is not None
         gradients = (dq, dk, dv, dstate)
-        queries, keys = passes(do, dafter, q, k, v, log_decay, None, state, gradients, scale, config, decays)
+        queries, keys = passes(do, dafter, q, k, v, log_decay, state, gradients, scale, config, decays)
         if decays:
             info = arrays.describe(q)
             each = arrays.empty(info.kind, info.shape[:2], "f32", info.device)

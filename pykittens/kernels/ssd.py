@@ -34,7 +34,11 @@ CONFIGS: dict[int, dict[str, Any]] = {  # by N
     256: {"stages": 2, "states": 1, "consumers": 1},
 }
 STATES = tuple(CONFIGS)
-REGISTERS = {(2, 1): (160, 168), (1, 1): (240, 240), (1, 2): (112, 104)}  # of outputs and state, by consumers and blocks
+REGISTERS = {
+    (2, 1): (160, 168),
+    (1, 1): (240, 240),
+    (1, 2): (112, 104),
+}  # of outputs and state, by consumers and blocks
 
 
 def warps(c: Any = None, consumers: int = 2, **_: Any) -> int:

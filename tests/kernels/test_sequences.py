@@ -145,6 +145,9 @@ ROWS = {
         _gated,
         ("q", "k", "v", "log_decay"),
         step=pk.gated_linear_attention_step,
+        state_error=4e-3,
+        sum_error=3e-3,
+        packed=True,
     ),
     "gated_delta_rule": Row(
         lambda **o: pk.gated_delta_rule(normalize=True, **o),

@@ -22,7 +22,7 @@ from ..linear_attention import attend as linear_attend
 from ..linear_attention import reference as linear_reference
 
 
-def _linear_attention(dim: int, dtype: str, decay: bool | str, reverse: bool = False) -> Instance:
+def _linear_attention(dim: int, dtype: str, decay: bool, reverse: bool = False) -> Instance:
     x, state, n = spec(DTYPES[dtype], (1, 2, 3 * 64 - 20, dim)), spec(f32, (1, 2, dim, dim)), 3 * 64
     config = LinearConfig() if dim == 64 else LinearConfig(stages=2, blocks_per_sm=1)
     others: dict[str, Any] = {"along": None, "dots": None}
@@ -33,8 +33,7 @@ def _linear_attention(dim: int, dtype: str, decay: bool | str, reverse: bool = F
         "k": x,
         "v": x,
         "o": x,
-        "log_decay": spec(f32, (2,)) if decay is True else None,
-        "gates": spec(f32, (1, 2, n)) if decay == "gates" else None,
+        "log_decay": spec(f32, (2,)) if decay else None,
         "before": state,
         "after": state,
         **others,
@@ -46,24 +45,13 @@ def _linear_attention(dim: int, dtype: str, decay: bool | str, reverse: bool = F
         k: Array,
         v: Array,
         log_decay: Array | None,
-        gates: Array | None,
         before: Array,
         along: Any = None,
         **_: Any,
     ) -> dict[str, Array]:
-        if gates is not None:
-            steps = np.diff(gates.reshape(1, 2, -1, 64), axis=3, prepend=0).reshape(gates.shape)[..., : q.shape[2]]
-            g: Array = (steps * np.log(2)).astype(float)
-        if reverse and gates is not None:  # the recurrence from the last row on, which decays before it adds
-            flipped = [np.flip(x, 2) for x in (q, k, v, np.pad(g, ((0, 0), (0, 0), (0, 1)))[..., 1:])]
-            scaled = gated.reference(*flipped, scale=1.0, state=before.astype(float) * dim**0.5)
-            o = np.flip(scaled[0], 2) * dim**-0.5
-            after = scaled[1] * dim**-0.5 * np.exp(g[:, :, 0, None, None])
-        elif reverse:
+        if reverse:
             found = linear_attention_backward.reference(v, k, q, v, log_decay=log_decay, dafter=before)
             o, after = found[2], found[4]
-        elif gates is not None:
-            o, after = gated.reference(q, k, v, g, state=before)
         else:
             o, after = linear_reference(q, k, v, log_decay=log_decay, state=before)
         if along is None:
@@ -73,34 +61,34 @@ def _linear_attention(dim: int, dtype: str, decay: bool | str, reverse: bool = F
 
     outputs = ("o", "after", "dots") if others["dots"] else ("o", "after")
     statics = {"config": config, "reverse": reverse}
-    log_decay, sums = np.array([-0.1, -0.01]), -np.random.default_rng(5).random((1, 2, n)).astype(np.float32)
-    sums[0, 1, 70] = -160.0
-    sums[..., 3 * 64 - 20 :] = 0
-    gates = sums.reshape(1, 2, -1, 64).cumsum(3).reshape(sums.shape)
-    return Instance(linear_attend, operands, statics, outputs, expected, {"log_decay": log_decay, "gates": gates})
+    return Instance(linear_attend, operands, statics, outputs, expected, {"log_decay": np.array([-0.1, -0.01])})
 
 
 def _gated_sums() -> Instance:
-    operands = {"log_decay": spec(f32, (2, 3, 150)), "sums": spec(f32, (2, 3, 192))}
+    operands = {"log_decay": spec(f32, (2, 3, 150)), "offsets": None, "sums": spec(f32, (3, 2 * 192))}
 
     def expected(log_decay: Array, **_: Any) -> dict[str, Array]:
         padded = np.pad(np.maximum(log_decay.astype(float) / np.log(2), -160), ((0, 0), (0, 0), (0, 42)))
-        return {"sums": padded.reshape(2, 3, 3, 64).cumsum(3).reshape(2, 3, 192)}
+        return {"sums": padded.reshape(2, 3, 3, 64).cumsum(3).swapaxes(0, 1).reshape(3, 384)}
 
     values = -np.abs(np.random.default_rng(5).standard_normal((2, 3, 150)))
     values[0, 0, 70] = -np.inf
-    return Instance(gated.accumulate, operands, {}, ("sums",), expected, {"log_decay": values})
+    return Instance(gated.accumulate_lines, operands, {}, ("sums",), expected, {"log_decay": values})
 
 
 def _gated_decays(dim: int) -> Instance:
-    rows, state = spec(f32, (2, 3, dim // 64, 19 * 64)), spec(f32, (2, 3, dim * dim))
+    rows = spec(f32, (dim // 64, 3, 2 * 192))
+    operands = {"offsets": None, **dict.fromkeys(("by_y", "by_x", "between"), rows), "o": spec(f32, (2, 3, 150))}
 
-    def expected(queries: Array, keys: Array, after: Array, dafter: Array, **_: Any) -> dict[str, Array]:
-        change = np.flip(np.flip((queries.astype(float) - keys).sum(2), 2).cumsum(2), 2)
-        return {"o": (change + (after.astype(float) * dafter).sum(2, keepdims=True))[..., :1200]}
+    def expected(**given: Array) -> dict[str, Array]:
+        y, x, behind = (
+            given[name].astype(float).sum(0).reshape(3, 2, 3, 64).swapaxes(0, 1) for name in ("by_y", "by_x", "between")
+        )
+        change = np.where(np.arange(192).reshape(3, 64) < 150, y - x, 0)
+        slope = np.flip(np.flip(change, 3).cumsum(3), 3) + behind.sum(3, keepdims=True)
+        return {"o": slope.reshape(2, 3, 192)[..., :150]}
 
-    operands = {"queries": rows, "keys": rows, "after": state, "dafter": state, "o": spec(f32, (2, 3, 1200))}
-    return Instance(gated.add_back, operands, expected=expected)
+    return Instance(gated.finish_lines, operands, expected=expected)
 
 
 def _linear_attention_transpose() -> Instance:
@@ -179,7 +167,7 @@ ROWS = (
         about="causal linear attention in chunks, plain or with decay",
         make=_linear_attention,
         needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True, "gates")},
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
     ),
     Shipped(
@@ -187,7 +175,7 @@ ROWS = (
         about="linear attention from the last row to the first, for the gradients of its keys and values",
         make=partial(_linear_attention, reverse=True),
         needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True, "gates")},
+        options={"dim": (64, 128), "dtype": ("bf16", "f16"), "decay": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
     ),
     Shipped(

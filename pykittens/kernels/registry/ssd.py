@@ -190,7 +190,7 @@ def _differentiate(state: int, dtype: str, gate: bool) -> Instance:
         return made
 
     rng = np.random.default_rng(5)
-    values = {"sums": _sums(rng, (heads, m), n) / 32, "weights": rng.random((heads, m)).astype(np.float32)}
+    values: dict[str, Array] = {"sums": _sums(rng, (heads, m), n) / 32, "weights": rng.random((heads, m))}
     values |= {name: np.exp2(rng.integers(-2, 3, (3, heads, 64))) for name in ("state_units", "slope_units")}
     outputs = ("dx", "db", "dc", "by_y", "by_x", "between", "by_d", *(["dz"] if gate else []))
     statics = {"stages": ssd_backward.STAGES[state]}
@@ -250,6 +250,7 @@ ROWS = (
         needs=("wgmma",),
         options={"state": (128, 64, 256), "dtype": ("bf16", "f16"), "what": ("outputs", "states", "reverse")},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
+        spilled=24,
     ),
     Shipped(
         name="ssd_backward",
