@@ -63,6 +63,11 @@ ATTENTION = Function(
 NONE = Result((0,), "f32")  # that nobody wants
 
 
+def near(q: Any, k: Any) -> bool:
+    """Whether positions are small enough to be converted without a conversion."""
+    return bool(max(q.shape[2], k.shape[2]) <= 2**20)
+
+
 def _results_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> tuple[Result, ...]:
     tables, (*settings, number, split) = rest[:MOST], rest[MOST:]
     results = rules.results(q, k, v, sinks, *settings)
@@ -73,7 +78,7 @@ def _results_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> tuple[Res
 def _forward_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> Any:
     tables, (out, lse, *settings, number, split) = rest[:MOST], rest[MOST:]
     given = [x for x in tables if x is not None]
-    known = scorings.known_of(number, split, [arrays.describe(x) for x in given])
+    known = scorings.known_of(number, split, [arrays.describe(x) for x in given], near(q, k))
     scores = rules.scores_of(q.shape[-1], *settings)
     return kernels.call(q, k, v, sinks, out, lse, scores, scoring=known.scoring, tables=given, alike=known.alike)
 
@@ -96,7 +101,7 @@ def _gradient_forward_scored(do: Any, q: Any, *given: Any) -> Any:
     rows, tables, rest = given[:6], given[6 : 6 + MOST], given[6 + MOST :]
     gradients, dtables, (*settings, number, split, _) = rest[:4], rest[4 : 4 + MOST], rest[4 + MOST :]
     theirs = [x for x in tables if x is not None]
-    known = scorings.known_of(number, split, [arrays.describe(x) for x in theirs])
+    known = scorings.known_of(number, split, [arrays.describe(x) for x in theirs], near(q, given[0]))
     told: Any = {"scoring": known.scoring, "tables": theirs, "dtables": dtables[: len(theirs)], "alike": known.alike}
     scores = rules.scores_of(q.shape[-1], *settings)
     return attention_backward.call((do, q, *rows), gradients, scores, settings[2], **told)
@@ -190,6 +195,9 @@ def attention(
     score_operands: Sequence[Any] = (),
     mask: Callable[..., Any] | None = None,
     mask_operands: Sequence[Any] = (),
+    lengths_q: Any = None,
+    lengths_k: Any = None,
+    padding: str = "right",
     dropout_p: float = 0.0,
 ) -> Any:
     """softmax(q @ k.T * scale) @ v for each batch and head; with `return_lse`, also the log-sum-exp of each row's
@@ -218,12 +226,26 @@ def attention(
     function's derivative (`pk.vjp`), those of a score's operands too, which are added up in float32 in any order (not
     with `deterministic`). torch.compile does not take it.
 
+    lengths_q, lengths_k: how many rows of each entry of the batch are its sequence, (batch,) 32-bit integers on the
+    device of q: the first ones, or with padding "left" the last. Others are not seen, and not visited in whole tiles;
+    their output and gradients are zero. They are a mask, of two operands.
+
     Raises `ArgumentError` for operands that no kernel takes.
     """
     if dropout_p != 0:
         fix = "train without it, as large models do, or drop elements of the residual stream: pk.rmsnorm(x, p=...)"
         raise ArgumentError(f"attention with dropout_p={dropout_p}: the kernels drop no scores", fix=fix)
     left, right = (None, None) if window is None else rules.sides(window)
+    if lengths_q is not None or lengths_k is not None:
+        if (
+            padding == "right"
+            and (causal or window is not None)
+            and (lengths_q is not lengths_k or q.shape[2] != k.shape[2])
+        ):
+            fix = "pass one array of lengths for both, pad on the left, or pass packed sequences: pk.attention_varlen"
+            raise ArgumentError("attention: causal or a window, where queries and keys end at different rows", fix=fix)
+        lengths = {"q": (lengths_q, q.shape[2]), "k": (lengths_k, k.shape[2])}
+        mask, mask_operands = scorings.within_lengths(lengths, padding, mask, mask_operands)
     settings = (causal, scale, deterministic, left, right, softcap)
     if score is not None or mask is not None:
         tables = (*score_operands, *mask_operands)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from ..call.arguments import spec
@@ -55,8 +55,9 @@ def number_of(score: Any, mask: Any) -> int:
     return number
 
 
-def known_of(number: int, split: int, operands: Sequence[ArrayInfo | None]) -> Known:
-    """What a number stands for with operands like these, of which the first `split` are the score's.
+def known_of(number: int, split: int, operands: Sequence[ArrayInfo | None], near: bool = False) -> Known:
+    """What a number stands for with operands like these, of which the first `split` are the score's; near: for at most
+    2**20 queries and keys.
 
     Raises what tracing the functions raises, and `ArgumentError` for operands that are no tables.
     """
@@ -66,9 +67,9 @@ def known_of(number: int, split: int, operands: Sequence[ArrayInfo | None]) -> K
             names = ", ".join(d.name for d in TABLES)
             said = f"attention: operand {i} of score and mask is {x.dtype} {tuple(x.shape)}"
             raise ArgumentError(said, fix=f"pass one to four dimensions of {names}")
-    key = (number, split, *((len(x.shape), x.dtype) for x in given))
+    key = (number, split, near, *((len(x.shape), x.dtype) for x in given))
     if key not in _known:
-        _known[key] = _look(Scoring(*_functions[number], *_ranks(given, split)), given)
+        _known[key] = _look(Scoring(*_functions[number], *_ranks(given, split), near), given)
     return _known[key]
 
 
@@ -127,3 +128,29 @@ def _look(scoring: Scoring, given: Sequence[ArrayInfo]) -> Known:
         tuple(facts["lengths"].get((i, axis), "") for axis in range(len(x.shape))) for i, x in enumerate(given)
     )
     return Known(scoring, ("batch" not in facts["mask by"], "head" not in facts["mask by"]), lengths)
+
+
+def within_lengths(
+    lengths: Mapping[str, tuple[Any, Any]], padding: str, mask: Any, operands: Sequence[Any]
+) -> tuple[Callable[..., Any], Sequence[Any]]:
+    """A mask that shows the rows of sequences only, of those that `mask` shows, and its operands.
+
+    lengths: of "q" and "k" those of each entry, or None, and the padded length.
+    """
+    if padding not in ("left", "right"):
+        raise ArgumentError(f"attention: padding={padding!r}", fix='pass "left" or "right": the side of what is none')
+    given = [name for name, (x, _) in lengths.items() if x is not None]
+    ends = [lengths[name][0] if padding == "right" else lengths[name][1] - lengths[name][0] for name in given]
+    return _bounded(tuple(given), padding == "right", mask), (*ends, *operands)
+
+
+def _bounded(names: tuple[str, ...], first: bool, mask: Callable[..., Any] | None) -> Callable[..., Any]:
+    def bounded(batch: Any, head: Any, row: Any, col: Any, *tables: Any) -> Any:
+        seen = None if mask is None else mask(batch, head, row, col, *tables[len(names) :])
+        for name, table in zip(names, tables, strict=False):
+            position, end = row if name == "q" else col, table[batch]
+            inside = position < end if first else position >= end
+            seen = inside if seen is None else seen & inside
+        return seen
+
+    return bounded

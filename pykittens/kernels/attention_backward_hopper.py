@@ -207,7 +207,7 @@ def differentiate(
             if early:
                 warpgroup.mma_AB(dvalue, weight, mine(grads.x))
             warpgroup.wait(grad)
-            steep = made.pull(p * (grad - warpgroup.load_row(grads.row)))
+            steep = made.pull(p * (grad - warpgroup.load_row(grads.row)), me == 0 if halves else None)
             if softcap is not None and scored:
                 steep = steep * pk.fma(x, -x, 1.0)
             slope[:] = steep.to(dtype)

@@ -121,6 +121,7 @@ class Assign(Op):
 
     def types(self) -> tuple[Type, ...]:
         target = register_type(self.target, "x[:] = ...")
+        self.target.changes = True
         if is_scalar(self.value):
             scalar_dtype(self.value)
             check_fits(self.value, target.dtype, "x[:] = ...")

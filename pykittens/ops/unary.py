@@ -213,6 +213,18 @@ class Unary(Op):
         yield Sample({"kind": "neg", "a": RegisterVector(f32, 32, "col", partial=True)}, lambda a: -a.sum(1))
 
 
+def size_of(x: Any) -> int | None:
+    """What is no less than the size of any of these integers, as far as that is known."""
+    if not isinstance(x, Value):
+        return abs(x) if isinstance(x, int) else None
+    if x.changes or x.most is not None:
+        return None if x.changes else x.most
+    if getattr(x.producer, "kind", "") in ("add", "sub"):  # of tiles or of scalars
+        sizes = [size_of(y) for y in (x.producer.a, x.producer.b)]  # type: ignore[union-attr]
+        return None if None in sizes else sum(sizes)  # type: ignore[arg-type]
+    return None
+
+
 @dataclass(eq=False)
 class Convert(Op):
     """The same elements as another dtype, see `conversion.py`."""
@@ -241,6 +253,10 @@ class Convert(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         source = self.a.type.dtype  # type: ignore[union-attr]
+        if source is i32 and self.dtype is f32 and (most := size_of(self.a)) is not None and most < 2**22:
+            # The bits of 1.5 * 2^23 + x, less 1.5 * 2^23: exact, and a conversion runs at a quarter of additions' rate.
+            c.map(self.result, lambda r: f"__int_as_float(0x4b400000 + ({c.element(self.a, r)})) - 12582912.0f")
+            return
         c.map(self.result, lambda r: convert_c(c.element(self.a, r), source, self.dtype))
 
     def vjp(self, d: Derivation, *cotangents: Any) -> Shares:

@@ -25,6 +25,8 @@ class Value:
         self.block: Block | None = None  # the region that made it; None for parameters and buffers
         self.producer: Op | None = None
         self.multiple = 1  # of an integer without a producer: a number it is certainly a multiple of
+        self.most: int | None = None  # of integers: what is known to be no less than the size of any
+        self.changes = False  # whether an operation changes it in place
 
     @property
     def label(self) -> str:

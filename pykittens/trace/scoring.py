@@ -11,6 +11,7 @@ columns is the kernel's business. `tables` are tensors that are read by element:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from math import inf
 from typing import Any, NamedTuple
 
@@ -22,10 +23,12 @@ from ..types import RegisterTile, RegisterVector, ScalarType, bf16, bool_, f16, 
 from .derivatives import Tape
 from .elementwise import col_index, iota, row_index
 from .elementwise import where as select
+from .flow import when
 from .memory import Tensor, at, place
 from .recorder import current, record, scope_of
 from .tile import Tile
 
+NEAR = 2**20 + 2**10  # with what tiles go past the last row
 TABLES = (f32, bf16, f16, i32, u8, i8)  # dtypes of operands
 
 
@@ -54,10 +57,13 @@ class Where(NamedTuple):
     key: Any
     down: bool = False
 
-    def indices(self, tile: Any) -> tuple[Any, Any]:
-        """The queries and the keys of its elements."""
+    def indices(self, tile: Any, near: bool = False) -> tuple[Any, Any]:
+        """The queries and the keys of its elements; near: none is larger than NEAR."""
         along, across = (col_index, row_index) if self.down else (row_index, col_index)
-        return along(tile) + self.query, across(tile) + self.key
+        found = along(tile) + self.query, across(tile) + self.key
+        for x in found:
+            x.most = NEAR if near else None
+        return found
 
 
 class Scoring(NamedTuple):
@@ -67,6 +73,7 @@ class Scoring(NamedTuple):
     mask: Callable[..., Any] | None = None
     score_ranks: tuple[int, ...] = ()
     mask_ranks: tuple[int, ...] = ()
+    near: bool = False  # whether there are at most NEAR queries and keys
 
     def apply(self, s: Any, unit: Any, where: Where, operands: Sequence[Any], masked: bool = True) -> Any:
         """What becomes of a tile of scores, given in multiples of `unit`; they stay so where there is no function."""
@@ -81,7 +88,7 @@ class Scoring(NamedTuple):
         """What the function makes of a tile of scores."""
         assert self.score is not None
         tables = map(Table, operands, self.score_ranks)
-        made = elementwise(self.score, "score", s, where.batch, where.head, *where.indices(s), *tables)
+        made = elementwise(self.score, "score", s, where.batch, where.head, *where.indices(s, self.near), *tables)
         if not isinstance(made, Tile) or made.type != s.type:
             what = made.type if isinstance(made, Value) else repr(made)
             fix = "return what the first argument became: lambda s, batch, head, row, col: s * 2.0"
@@ -92,7 +99,7 @@ class Scoring(NamedTuple):
         """Which elements of a tile like s are seen, as the mask says."""
         assert self.mask is not None
         tables = map(Table, operands[len(self.score_ranks) :], self.mask_ranks)
-        made = elementwise(self.mask, "mask", where.batch, where.head, *where.indices(s), *tables)
+        made = elementwise(self.mask, "mask", where.batch, where.head, *where.indices(s, self.near), *tables)
         if made is True or made is False or (isinstance(made, Value) and made.type == ScalarType(bool_)):
             return made
         if (
@@ -137,15 +144,18 @@ class Differentiated:
             return weights
         return select(self.scoring.seen(weights, self.where, self.tables), weights, 0.0)
 
-    def pull(self, cotangent: Any) -> Any:
-        """From the cotangent of the scores to that of what they were made of; adds to the tables' gradients."""
+    def pull(self, cotangent: Any, chosen: Any = None) -> Any:
+        """From the cotangent of the scores to that of what they were made of; adds to the tables' gradients, where
+        several have the same scores, if `chosen` holds.
+        """
         if self.tape is None:
             return cotangent
         loads = self.tape.loads
         first, *found = self.tape.cotangents(cotangent, [*self.tape.inputs, *(made for _, made in loads)])
-        for (op, made), terms in zip(loads, found, strict=True):
-            for term in terms:
-                self._add(op, made, term)
+        with nullcontext() if chosen is None or not loads else when(chosen):
+            for (op, made), terms in zip(loads, found, strict=True):
+                for term in terms:
+                    self._add(op, made, term)
         return self.tape.words.total(first, cotangent.type)
 
     def _add(self, op: Any, made: Any, term: Any) -> None:

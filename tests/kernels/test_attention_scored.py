@@ -175,6 +175,11 @@ def test_hopper(name: str, d: int) -> None:
 
 
 @pytest.mark.thin(3)
+def test_both_warpgroups_have_the_scores() -> None:
+    """At d 256, where an operand's gradient is added by one of them."""
+    test_hopper("alibi", 256)
+
+
 @each
 @pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
 def test_mma_sync(name: str, d: int) -> None:
@@ -229,6 +234,9 @@ def test_mma_sync(name: str, d: int) -> None:
             ArgumentError,
             "operand 0 of score and mask is f64",
         ),
+        ({"lengths_k": np.zeros(2, np.int32), "padding": "up"}, ArgumentError, "padding='up'"),
+        ({"lengths_k": np.zeros(3, np.int32)}, ArgumentError, r"shape \(3,\), indexed by batch"),
+        ({"lengths_k": np.zeros(2, np.int32), "causal": True}, ArgumentError, "end at different rows"),
         (
             {"score": lambda s, *_: s, "score_operands": [np.zeros(2, np.float32)] * 5},
             ArgumentError,
@@ -269,3 +277,24 @@ def test_masks_of_many_tiles() -> None:
     found = torch.autograd.grad(out.float(), (q, k, v), torch.tensor(rows[0].astype(np.float32)))
     for which, x in zip(("q", "k", "v"), found, strict=True):
         close(x.float(), expected[which], 1.5e-2)
+
+
+@pytest.mark.parametrize("padding", ("right", "left"))
+def test_lengths_of_padded_batches(padding: str) -> None:
+    """Each entry is an attention of its own, of a sequence without padding; the rest is zero."""
+    rng, n, lengths = np.random.default_rng(3), 140, torch.tensor([140, 37], dtype=torch.int32)
+    do, q, k, v = (torch.tensor(rng.standard_normal((2, 2, n, 64))).bfloat16() for _ in range(4))
+    rows = [x.requires_grad_() for x in (q, k, v)]
+    out, lse = pk.attention(*rows, causal=True, lengths_q=lengths, lengths_k=lengths, padding=padding, return_lse=True)
+    found = torch.autograd.grad(out, rows, do)
+    for b, length in enumerate(lengths.tolist()):
+        kept = slice(0, length) if padding == "right" else slice(n - length, n)
+        alone = [x[b : b + 1, :, kept].detach().requires_grad_() for x in rows]
+        expected, logs = pk.attention(*alone, causal=True, return_lse=True)
+        theirs = torch.autograd.grad(expected, alone, do[b : b + 1, :, kept])
+        for x, y in zip((out.detach(), *found), (expected.detach(), *theirs), strict=True):
+            close(x[b, :, kept].float(), y[0].float().numpy())
+            others = torch.ones(n, dtype=torch.bool)
+            others[kept] = False
+            assert (x[b][:, others] == 0).all()
+        np.testing.assert_allclose(lse[b, :, kept].detach(), logs[0].detach(), atol=1e-3)
