@@ -105,7 +105,15 @@ class Arrive(Op):
         Value, ...
     ] = ()  # the tiles of a ring, of which it gives back a slot: what it hands over; none: anything
 
+    fenced: bool = False  # set by passes/read_fences.py: a fence stands behind the loads of what is given back
+
     single_thread = True
+
+    @property
+    def fences(self) -> bool:
+        """Whether it may give back what its warp has read by ordinary loads: a wider scope has read by wgmma alone."""
+        anything = not self.lanes_ordered and isinstance(self.bytes, int) and self.bytes == 0  # `pk.arrive`
+        return bool(self.gives or anything) and self.scope.warps == 1
 
     def types(self) -> tuple[Type, ...]:
         check_barrier(self.barrier)
@@ -130,8 +138,7 @@ class Arrive(Op):
         c.prelude(MBARRIER)
         c.require("mbarrier bytes", self)
         b = c[self.barrier]
-        anything = not self.lanes_ordered and isinstance(self.bytes, int) and self.bytes == 0  # `pk.arrive`
-        if (self.gives or anything) and self.scope.warps == 1 and c.has("tma"):
+        if self.fences and not self.fenced and c.has("tma"):
             c.line(f"{READ_FENCE}  // loads of what is given back have been performed")
         if self.spread:
             c.line(f"pk_mbarrier_release<{self.spread}>({b}, {c.thread(self.scope)});")

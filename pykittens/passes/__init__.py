@@ -7,6 +7,7 @@ from .inflight import analyse_inflight
 from .lanes import insert_lane_barriers
 from .maps import collect_maps
 from .polling import mark_polling
+from .read_fences import place_read_fences
 from .registers import check_budgets
 from .remote import mark_remote
 from .scratch import insert_scratch_barriers
@@ -21,6 +22,7 @@ def prepare(program: Program) -> None:
     elect_roles(program)
     insert_lane_barriers(program)
     insert_fences(program)
+    place_read_fences(program)
     analyse_inflight(program)
     mark_polling(program)
     collect_maps(program)

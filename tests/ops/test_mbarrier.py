@@ -2,6 +2,9 @@
 
 import re
 
+import numpy as np
+import pytest
+
 import pykittens as pk
 from pykittens import bf16, f32, warp
 
@@ -51,3 +54,40 @@ def test_a_barrier_of_ones_own_gives_back_what_has_been_read() -> None:
     words = r"pk_ld|ld_shared|load", r"fence\.proxy\.async", r"pk_mbarrier_arrive\("
     load, fence, arrival = (re.search(word, body) for word in words)
     assert load and fence and arrival and load.start() < fence.start() < arrival.start()
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_fence_stands_where_it_costs_least(stored: bool) -> None:
+    """Before a wait for products that follows the loads; none where what was written since has been fenced anyway."""
+
+    @pk.kernel(warps=8)
+    def product(x: pk.gl(bf16, "N", 64), y: pk.gl(f32, "N", 64)) -> None:
+        ring, copy = pk.ring(2, rows=pk.st(bf16, 64, 64)), pk.shared(pk.st(bf16, 64, 64))
+        with pk.role("load", warpgroups=1):
+            for i in pk.range(x.rows // 64):
+                with ring.fill() as slot:
+                    pk.tma.load(slot.rows, x, (i, 0))
+        with pk.role("work", warpgroups=1):
+            for i in pk.range(x.rows // 64):
+                slot = ring.read()
+                out = pk.warpgroup.zeros(f32, 64, 64)
+                own = pk.warpgroup.load(slot.rows)
+                if stored:
+                    pk.warpgroup.store(copy, own)
+                    pk.warpgroup.sync()
+                pk.warpgroup.mma_ABt(out, own, copy if stored else slot.rows)
+                pk.warpgroup.wait()
+                ring.release()
+                pk.warpgroup.store(y, out, (i, 0))
+
+    x = np.random.default_rng(0).standard_normal((128, 64)).astype(bf16.numpy)
+    y = np.zeros((128, 64), np.float32)
+    product(x, y)
+    for tile in (slice(64), slice(64, 128)):
+        assert np.allclose(y[tile], x[tile].astype(np.float64) @ x[tile].T.astype(np.float64), atol=1e-2)
+    text = product.cuda(x, y, arch="sm_90a")
+    body = text[text.index("role work") :]
+    order = re.findall(r"ldmatrix_x4\(|fence\.proxy\.async|pk_wgmma_wait|pk_mbarrier_arrive\(", body)
+    order = [word for i, word in enumerate(order) if word != order[i - 1]]
+    assert order[-3:] == ["fence.proxy.async", "pk_wgmma_wait", "pk_mbarrier_arrive("], order
+    assert order.count("fence.proxy.async") == 1
