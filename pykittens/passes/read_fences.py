@@ -36,14 +36,14 @@ def _block(block: Block) -> None:
 
 
 def _fence_or_wait(before: list[Op], given: set[Value]) -> Op | None:
-    """The fence that stands behind the last read of what is given back, else the first wait for products there."""
+    """The fence that stands behind the last read of what is given back, else the last wait for products there."""
     wait = None
     for op in reversed(before):
         if isinstance(op, ProxyFence):
             return op
         if [*op.blocks()] or any(isinstance(e, Access) and _reads(e, given) for e in op.effects()):
             break
-        if isinstance(op, WgmmaWait):
+        if isinstance(op, WgmmaWait) and wait is None:
             wait = op
     return wait
 
