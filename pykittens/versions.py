@@ -1,9 +1,8 @@
 """The oldest versions of other packages that this one works with, checked where each is first used.
 
-NumPy, ml_dtypes and typer: the test suite was run with these. torch is optional; the public functions' operators need
-`torch.library.register_autograd`, `Library.impl(with_keyset=True)` and `torch.get_autocast_dtype`, and were run with
-2.11
-and 2.13. `pyproject.toml` says the same to installers.
+NumPy, ml_dtypes and typer: tests were run with these under Python 3.10, with the newest under 3.11 and 3.13. torch is
+optional; the public functions' operators need `torch.library.register_autograd`, `Library.impl(with_keyset=True)` and
+`torch.get_autocast_dtype`, and were run with 2.11 and 2.13. `pyproject.toml` says the same to installers.
 """
 
 from __future__ import annotations
