@@ -20,6 +20,7 @@ from pykittens.bench import (
     machine,
     measure,
     memory,
+    recurrences,
     rows_backward,
     sequences,
     timing,
@@ -71,6 +72,16 @@ SMALL: list[tuple[Any, Cell]] = [
             ("linear_attention_decay", True),
             ("based", True),
         )
+    ),
+    *(
+        (
+            recurrences,
+            Cell(
+                {"kind": kind, "backward": back, "batch": 2, "heads": 1, "n": 70, "dim": 64, "state": 64}, 1e6, "GB/s"
+            ),
+        )
+        for kind in ("mamba2", "gated_linear_attention")
+        for back in (False, True)
     ),
     (loss, Cell({"kind": "logits", "rows": 6, "hidden": 0, "vocabulary": 257}, 1e6, "GB/s")),
     *(

@@ -18,6 +18,7 @@ from . import (
     linear_layer,
     loss,
     memory,
+    recurrences,
     rows_backward,
     sequences,
 )
@@ -35,6 +36,7 @@ FAMILIES: dict[str, ModuleType] = {
     "linear_layer": linear_layer,
     "loss": loss,
     "memory": memory,
+    "recurrences": recurrences,
     "rows_backward": rows_backward,
     "sequences": sequences,
 }

@@ -28,6 +28,7 @@ class Family(str, Enum):
     linear_layer = "linear_layer"
     loss = "loss"
     memory = "memory"
+    recurrences = "recurrences"
     rows_backward = "rows_backward"
     attention_random = "attention_random"
     gemm_random = "gemm_random"
