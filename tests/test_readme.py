@@ -12,9 +12,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_code_runs(tmp_path: Path, monkeypatch) -> None:
-    """A kernel, and a training step."""
+    """A kernel, a training step, and a mixer."""
     names: dict = {"__name__": "readme"}
-    kernel, step = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    kernel, step, mixer = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(kernel, "README.md", "exec"), names)
     x = names["x"].astype(np.float64)
     expected = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
@@ -25,6 +25,9 @@ def test_the_code_runs(tmp_path: Path, monkeypatch) -> None:
     parameters = [*names["block"].parameters(), *names["head"].parameters()]
     assert len(parameters) == 9 and all(x.grad.isfinite().all() and x.grad.any() for x in parameters)
     assert abs(float(names["loss"].detach()) - np.log(1000)) < 0.5
+    exec(compile(mixer, "README.md", "exec"), names)
+    assert names["mixed"].shape == (2, 70, 128)
+    assert all(x.grad.isfinite().all() and x.grad.any() for x in names["p"].values())
 
 
 def test_ci_runs_the_test_command() -> None:
