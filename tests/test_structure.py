@@ -2,6 +2,7 @@
 circle."""
 
 import ast
+import functools
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +38,12 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
+def tree(name: str) -> ast.Module:
+    """A module, parsed."""
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
 def run_time(node: ast.AST) -> Iterator[ast.AST]:
     """A tree's nodes, but for what only a type checker reads: types may name one another in a circle."""
     yield node
@@ -48,7 +55,7 @@ def run_time(node: ast.AST) -> Iterator[ast.AST]:
 def imports(name: str, nodes: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk) -> set[str]:
     """The modules of the package that a module imports anywhere."""
     path, found = MODULES[name], set()
-    for node in nodes(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(tree(name)):
         if isinstance(node, ast.ImportFrom):
             package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
             if node.level:
@@ -70,12 +77,12 @@ def imports(name: str, nodes: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk)
 def private_names(name: str) -> list[str]:
     """What begins with an underscore and belongs to a module of another folder, where `name` reads it: imported by
     name, or an attribute of an imported module or of what was imported from it."""
-    tree, found, foreign = ast.parse(MODULES[name].read_text(encoding="utf-8")), [], set()
-    for node in ast.walk(tree):
+    found, foreign = [], set()
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.ImportFrom) and (node.level > 1 or (node.module or "").startswith("pykittens")):
             foreign |= {alias.asname or alias.name for alias in node.names}
             found += [alias.name for alias in node.names if re.match(r"_(?!_)", alias.name)]
-    for node in ast.walk(tree):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
             owner = node.value
             while isinstance(owner, ast.Attribute):

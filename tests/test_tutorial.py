@@ -8,6 +8,7 @@ import pytest
 STEPS = sorted((Path(__file__).parents[1] / "docs" / "tutorial").glob("*.py"))
 
 
+@pytest.mark.whole  # in CI the site's test runs them, to show what they print
 @pytest.mark.parametrize("step", STEPS, ids=lambda path: path.stem)
 def test_a_step_runs(step: Path) -> None:
     runpy.run_path(str(step), run_name="__main__")

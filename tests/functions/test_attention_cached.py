@@ -69,6 +69,7 @@ class Case:
         assert np.linalg.norm(found.astype(float) - self.expected) < tolerance * np.linalg.norm(self.expected)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "case",
     (

@@ -56,6 +56,7 @@ class Case:
             assert np.linalg.norm(x.astype(float) - y) < 1.5e-2 * np.linalg.norm(y)
 
 
+@pytest.mark.thin(3)
 @each
 def test_hopper(causal: bool, window: Any, softcap: float | None, sunk: bool, d: int) -> None:
     c = Case(causal, window, softcap, sunk, d)
@@ -67,6 +68,7 @@ def test_hopper(causal: bool, window: Any, softcap: float | None, sunk: bool, d:
     c.check(found[: 3 + sunk])
 
 
+@pytest.mark.thin(2)
 @each
 def test_mma_sync(causal: bool, window: Any, softcap: float | None, sunk: bool, d: int) -> None:
     c = Case(causal, window, softcap, sunk, d)

@@ -42,6 +42,7 @@ def test_two_numbers(kind: str, dtype: DType) -> None:
     assert same(got, want), (a[wrong][:5], b[wrong][:5], got[wrong][:5], want[wrong][:5])
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("dtype", (f32, bf16, f16), ids=str)
 def test_fused_multiply_add_rounds_once(dtype: DType) -> None:
     x = numbers(dtype, 15)

@@ -141,6 +141,7 @@ STEP = {(16, 16): 1, (32, 64): 59, (16, 48): 41, (48, 256): 191}
 CASES = [(d, shape, step if d in (f32, bf16) else 7 * step) for d in REGISTER_DTYPES for shape, step in STEP.items()]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("dtype", "shape", "step"), CASES, ids=str)
 def test_every_pair_of_layouts(dtype: DType, shape: tuple[int, int], step: int) -> None:
     found = list(tiles(dtype, shape))

@@ -14,6 +14,7 @@ from pykittens.types import bool_
 TOGETHER = 8
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("first", range(0, 32, TOGETHER))
 def test_simulator_and_numpy(first: int) -> None:
     seeds = tuple(range(first, first + TOGETHER))
