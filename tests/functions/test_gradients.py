@@ -33,12 +33,16 @@ class Case(NamedTuple):
     operands: list[Any]
 
 
-def attend(q: Any, k: Any, v: Any, sinks: Any = None, causal: bool = False, cap: Any = None) -> tuple[Any, Any]:
+def attend(
+    q: Any, k: Any, v: Any, sinks: Any = None, causal: bool = False, cap: Any = None, slopes: Any = None
+) -> tuple[Any, Any]:
     """Attention and log-sum-exp as their formulas say. A row that sees no key is 0, and has no log-sum-exp here."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     score, (n, m) = q @ k.mT * q.shape[-1] ** -0.5, (q.shape[2], k.shape[2])
     first = max(n - m, 0) if causal else 0  # the first row that sees a key
     score = score if cap is None else cap * (score / cap).tanh()
+    if slopes is not None:
+        score = score + slopes[:, None, None] * (torch.arange(n)[:, None] - torch.arange(m)) / 64
     if causal:
         score = score.masked_fill(torch.arange(m) > torch.arange(n)[:, None] + m - n, -torch.inf)
     score = score[:, :, first:]
@@ -51,6 +55,10 @@ def attend(q: Any, k: Any, v: Any, sinks: Any = None, causal: bool = False, cap:
 def causal(q: Any, k: Any, v: Any) -> tuple[Any, Any]:
     o, lse = pk.attention(q, k, v, causal=True, return_lse=True)
     return o, lse[:, :, max(q.shape[2] - k.shape[2], 0) :]
+
+
+def sloped(s: Any, batch: Any, head: Any, row: Any, col: Any, slopes: Any) -> Any:
+    return s + slopes[head] * (row - col).to(pk.f32) * 0.015625
 
 
 def turn(x: Any, cos: Any, sin: Any, interleaved: bool = False) -> Any:
@@ -146,6 +154,11 @@ CASES = {
     ),
     "attention: one row": Case(
         lambda *x: pk.attention(*x, causal=True), lambda *x: attend(*x, causal=True)[0], heads(1, 1)
+    ),
+    "attention_scored: slopes": Case(
+        lambda q, k, v, slopes: pk.attention(q, k, v, score=sloped, score_operands=(slopes,)),
+        lambda *x: attend(*x[:3], slopes=x[3])[0],
+        [*heads(37, 53), tensor(4)],
     ),
     "attention_lse: more queries than keys": Case(causal, lambda *x: attend(*x, causal=True), heads(37, 21)),
     "based: odd": Case(pk.based, taylor, [tensor(1, 2, 37, d, dtype=HALF) for d in (16, 16, 64)]),
@@ -261,11 +274,15 @@ def leaves(operands: list[Any], dtype: Any = None) -> list[Any]:
     return [x.to(dtype or x.dtype, copy=True).requires_grad_() for x in operands]
 
 
+DECODING = {"attention_cached"}  # which nobody trains: they refuse a gradient (`test_declarations.py`)
+
+
 def test_every_function_has_a_gradient_and_a_row_here() -> None:
     tried = {name.partition(":")[0] for name in CASES}
     for f in ALL:
         operators = {f.name, f"{f.name}_{f.also}"}
-        assert f.backward or f.written or f.name.endswith("_backward"), f"{f.name} has no gradient, and is none"
+        without = f.written or f.name.endswith("_backward") or f.name in DECODING
+        assert f.backward or without, f"{f.name} has no gradient, and is none"
         assert not f.backward or operators & tried, f"{f.name} has a gradient that is compared with nothing"
     for name in {*functions.PUBLIC} - {"gradients"}:
         declared = any(f.name == name or f.name.startswith(f"{name}_") for f in ALL)
