@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from .functions.attention import attention, attention_backward
     from .functions.attention_cached import attention_cached
     from .functions.convolution import causal_conv1d, causal_conv1d_step
-    from .functions.delta_rule import gated_delta_rule, gated_delta_rule_step
+    from .functions.delta_rule import (
+        gated_delta_rule,
+        gated_delta_rule_step,
+        kimi_delta_attention,
+        kimi_delta_attention_step,
+    )
     from .functions.gated import gated_linear_attention, gated_linear_attention_step
     from .functions.gates import geglu, swiglu
     from .functions.gradients import gradients

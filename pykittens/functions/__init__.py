@@ -32,6 +32,8 @@ PUBLIC = {
     "gated_linear_attention_step": "gated",
     "geglu": "gates",
     "gradients": "gradients",
+    "kimi_delta_attention": "delta_rule",
+    "kimi_delta_attention_step": "delta_rule",
     "layernorm": "norms",
     "linear": "linear",
     "linear_attention": "sequences",

@@ -1,4 +1,6 @@
-"""The gated delta rule: a state whose rows are overwritten by key."""
+"""The gated delta rule, with a decay for each head or (Kimi delta attention) for each channel: a state whose rows are
+overwritten by key.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ from typing import Any
 from ..errors import ArgumentError
 from ..kernels import gated_delta_rule as kernels
 from ..kernels import gated_delta_rule_backward
+from ..kernels import kimi_delta_attention as channels
 from ..kernels.arguments import KernelCall
 from ..kernels.sequences import check, check_gradient, check_offsets, check_state
 from .declaration import Backward, Function, Result
 
-_NAME = "gated_delta_rule"
+_NAME, _KIMI = "gated_delta_rule", "kimi_delta_attention"
 _OPERANDS = "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? log_decay=None"
 _SETTINGS = "float? scale=None, bool normalize=False"
 
@@ -26,8 +29,9 @@ def _check(name: str, q: Any, k: Any, v: Any, beta: Any, log_decay: Any) -> None
         raise ArgumentError(f"{name}: v has {heads} heads, q {groups}", fix=fix)
     grouped = v._replace(shape=(v.shape[0], groups, *v.shape[2:])) if groups else v
     check(name, q, k, grouped, kernels.DIMS, kernels.VALUES)
-    for what, x in (("beta", beta), ("log_decay", log_decay)):
-        check_state(name, what, x, v.shape[:3])
+    gates = (*v.shape[:3], q.shape[3]) if name.startswith(_KIMI) else v.shape[:3]
+    for what, x, shape in (("beta", beta, v.shape[:3]), ("log_decay", log_decay, gates)):
+        check_state(name, what, x, shape)
 
 
 def _results(
@@ -144,6 +148,69 @@ GATED_DELTA_RULE_STEP = Function(
 )
 
 
+def _kimi_results(
+    q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, cu_seqlens: Any, *settings: Any
+) -> tuple[Result, ...]:
+    _check(_KIMI, q, k, v, beta, log_decay)
+    shape = (check_offsets(_KIMI, cu_seqlens, v.shape[0]), v.shape[1], v.shape[3], q.shape[3])
+    check_state(_KIMI, "state", state, shape)
+    return Result(v.shape, v.dtype), Result(shape, "f32", nothing="state")
+
+
+def _kimi(
+    q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, cu_seqlens: Any, o: Any, after: Any, *settings: Any
+) -> KernelCall:
+    (scale,) = _numbers(q, *settings)
+    given = (q, k, v, beta, log_decay, state, cu_seqlens, o, after)
+    return channels.call(*given, scale=scale, norm=settings[1])
+
+
+KIMI_DELTA_ATTENTION = Function(
+    _KIMI,
+    "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor log_decay, Tensor? state=None, Tensor? cu_seqlens=None",
+    _SETTINGS,
+    also="after",
+    results=_kimi_results,
+    forward=_kimi,
+    key=lambda scale, normalize: normalize,
+    numbers=_numbers,
+    autocast="low",
+    cast=("q", "k", "v"),
+)
+
+
+def _kimi_step_results(
+    q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, *settings: Any
+) -> tuple[Result, ...]:
+    name = f"{_KIMI}_step"
+    rows = [x._replace(shape=(*x.shape[:2], 1, *x.shape[2:])) for x in (q, k, v, beta, log_decay)]
+    _check(name, *rows)
+    shape = (*v.shape, q.shape[2])
+    check_state(name, "state", state, shape)
+    return Result(v.shape, v.dtype), Result(shape, "f32")
+
+
+def _kimi_step(
+    q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, o: Any, after: Any, *settings: Any
+) -> KernelCall:
+    (scale,) = _numbers(q, *settings)
+    return channels.call_step(q, k, v, beta, log_decay, state, o, after, scale=scale, norm=settings[1])
+
+
+KIMI_DELTA_ATTENTION_STEP = Function(
+    f"{_KIMI}_step",
+    "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor log_decay, Tensor state",
+    _SETTINGS,
+    outputs=("out", "after"),
+    results=_kimi_step_results,
+    forward=_kimi_step,
+    key=lambda scale, normalize: normalize,
+    numbers=_numbers,
+    autocast="low",
+    cast=("q", "k", "v"),
+)
+
+
 def gated_delta_rule(
     q: Any,
     k: Any,
@@ -193,3 +260,49 @@ def gated_delta_rule_step(
     Raises `ArgumentError` for operands that the kernel does not take.
     """
     return GATED_DELTA_RULE_STEP((q, k, v, beta, log_decay, state), (scale, normalize))
+
+
+def kimi_delta_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    beta: Any,
+    log_decay: Any,
+    *,
+    scale: float | None = None,
+    normalize: bool = False,
+    state: Any = None,
+    return_state: bool = False,
+    cu_seqlens: Any = None,
+) -> Any:
+    """`gated_delta_rule` with a decay for each channel of the keys (Kimi Linear): o_i = scale * S_i q_i, S_i =
+    S_(i - 1) diag(exp(g_i)) + u_i k_i, u_i = beta_i (v_i - S_(i - 1) diag(exp(g_i)) k_i).
+
+    log_decay: g, float32 (batch, heads, n, d), zero or less, also -inf. All else is as `gated_delta_rule` has it: q, k,
+    v, beta, scale, normalize, state, return_state, cu_seqlens; but there is no gradient yet, and asking for one is an
+    error.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
+    """
+    return KIMI_DELTA_ATTENTION((q, k, v, beta, log_decay, state, cu_seqlens), (scale, normalize), return_state)
+
+
+def kimi_delta_attention_step(
+    q: Any,
+    k: Any,
+    v: Any,
+    beta: Any,
+    log_decay: Any,
+    *,
+    state: Any,
+    scale: float | None = None,
+    normalize: bool = False,
+) -> tuple[Any, Any]:
+    """One row of `kimi_delta_attention` for each sequence, in float32: (o, state) of q, k (batch, groups, d), v (batch,
+    heads, e), beta (batch, heads), log_decay (batch, heads, d), and the state before it.
+
+    `scale`, `normalize` and all else as `kimi_delta_attention` has it.
+
+    Raises `ArgumentError` for operands that the kernel does not take.
+    """
+    return KIMI_DELTA_ATTENTION_STEP((q, k, v, beta, log_decay, state), (scale, normalize))

@@ -96,7 +96,7 @@ def prepare(
     w: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     p: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     factors: Annotated[Tensor, f32, "B", "H", len(FACTORS), "M"],
-    decays: Annotated[Tensor, f32, "B", "H", "C"],
+    decays: Annotated[Tensor, f32, "B", "H", "C", 1],
     scale: Annotated[Scalar, f32],
     *,
     norm: bool = False,
@@ -134,7 +134,7 @@ def prepare(
         g = warp.load_vec(log_decay, **rows.run(batch, head, tile, CHUNK), length=CHUNK)
         warp.store(vectors[1], pk.maximum(g * LOG2E, LEAST).cumsum())
         sums, last = warp.load_col(vectors[1]), vectors[1][CHUNK - 1]
-        warp.set(decays, (batch, head, chunk), pk.exp2(last))
+        warp.set(decays, (batch, head, chunk, 0), pk.exp2(last))
     write("keys", pk.exp2(sums) * own)
     write("adds", pk.exp2(last - sums) * own)
     for name, column in (("beta", b), ("sums", sums), ("own_k", own)):
@@ -172,14 +172,15 @@ def prepare(
     grid=lambda v, offsets, **_: (v.cols // CHUNK, v.depth, v.batch if offsets is None else offsets.cols - 1),
 )
 def walk(
-    q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
-    k: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
+    q: Annotated[Tensor, DTYPES, "B", "G", "L", pk.static("D")],
+    k: Annotated[Tensor, DTYPES, "B", "G", "L", pk.static("D")],
     v: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     offsets: Annotated[Tensor, i32, "S"],
     w: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     p: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     factors: Annotated[Tensor, f32, "B", "H", len(FACTORS), "M"],
-    decays: Annotated[Tensor, f32, "B", "H", "C"],
+    decays: Annotated[Tensor, f32, "B", "H", "C", pk.static("W")],
+    lasting: Annotated[Tensor, DTYPES, "B", "H", "L", pk.static("D")],
     before: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
     o: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     after: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
@@ -189,36 +190,44 @@ def walk(
 ) -> None:
     """o, and the state after the last row of each sequence; without `before` it begins at zero.
 
+    With `lasting`, q and k are already those of chunks, decayed for the reading, and that is k decayed for the state:
+    a gate for each channel (`kimi_delta_attention.py`); `decays` then has one for each, too, else 1.
+
     For the backward pass instead of o: E, and the state before each chunk, as products take it: R is chunks times E,
     and `units` are the factors of its rows in f16.
     """
     part, head, sequence = pk.block_index.x, pk.block_index.y, pk.block_index.z
     dtype, d, scaled = q.dtype, q.cols, q.dtype is f16
-    group = head // (v.depth // q.depth)
-    rows, first = pk.stretch(q), pk.cast(0, i32)
+    group, channels = head // (v.depth // q.depth), lasting is not None
+    rows, first = pk.stretch(v), pk.cast(0, i32)
     batch: Any = sequence
     if offsets is not None:
         sequences = pk.packed(offsets)
         rows, first, batch = sequences[sequence], sequences.first(sequence, CHUNK), 0
     chunks = pk.cdiv(rows.rows, CHUNK)
     wide, square = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
-    names = FACTORS[:6] if scaled else FACTORS[:4]
+    names = [x for x in FACTORS[: 6 if scaled else 4] if not channels or x not in FACTORS[: 2 if scaled else 3]]
     members: dict[str, Any] = {"k": wide, "v": square, "w": square, **dict.fromkeys(names, pk.sv(f32, CHUNK))}
     members |= {"q": wide, "p": square} if o is not None else {}
+    members |= {"lasting": wide, "decays": pk.sv(f32, d)} if channels else {}
     ring = pk.ring(2, **members)
     result = pk.shared(square, name="result")
     kept = None if states is None else pk.shared(wide, name="kept")
 
     def load(i: Any) -> None:
         with pk.when(i < chunks), ring.fill() as slot:
-            pk.tma.load(slot.k, k, **rows.tile(batch, group, i, CHUNK))
+            at: dict[str, Any] = {"coordinate": (batch, head, first + i, 0)}
+            own = at if channels else rows.tile(batch, group, i, CHUNK)
+            pk.tma.load(slot.k, k, **own)
             pk.tma.load(slot.v, v, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
-            pk.tma.load(slot.w, w, (batch, head, first + i, 0))
+            pk.tma.load(slot.w, w, **at)
             if o is not None:
-                pk.tma.load(slot.q, q, **rows.tile(batch, group, i, CHUNK))
-                pk.tma.load(slot.p, p, (batch, head, first + i, 0))
-            for number, name in enumerate(names):
-                pk.tma.load(getattr(slot, name), factors, (batch, head, number, first + i))
+                pk.tma.load(slot.q, q, **own)
+                pk.tma.load(slot.p, p, **at)
+            for to, source in ((slot.lasting, lasting), (slot.decays, decays)) if channels else ():
+                pk.tma.load(to, source, **at)
+            for name in names:
+                pk.tma.load(getattr(slot, name), factors, (batch, head, FACTORS.index(name), first + i))
 
     def rounded(*tiles: Any) -> tuple[Any, Any]:
         """A tile as an operand of a product, and the factor of its rows; the others are to be divided by it, too."""
@@ -237,27 +246,32 @@ def walk(
     for i in pk.range(chunks):
         found, out = (warpgroup.zeros(f32, CHUNK, CHUNK) for _ in range(2))  # here, so that they end here
         slot = ring.read()
+        decay = decays[batch, head, first + i, 0] if decays is not None and not channels else 1.0
         past, unit = rounded(state)
         warpgroup.mm_ABt(found, past, slot.k)
         if o is not None:
             warpgroup.mm_ABt(out, past, slot.q)
         warpgroup.wait(found)
-        wanted = warpgroup.load_transposed(slot.v).to(f32) - found * unit * warpgroup.load_row(slot.keys)
+        wanted = warpgroup.load_transposed(slot.v).to(f32) - (
+            found * unit if channels else found * unit * warpgroup.load_row(slot.keys)
+        )
         weighted, unit_w = rounded(wanted * warpgroup.load_row(slot.beta))
         warpgroup.mm_ABt(found, weighted, slot.w)
         if o is not None:
             warpgroup.wait(out)
-            out[:] = out * unit * warpgroup.load_row(slot.queries)
+            out[:] = out * unit
+            if not channels or scaled:
+                out[:] = out * warpgroup.load_row(slot.queries)
         warpgroup.wait(found)
         if scaled:
             found[:] = found * unit_w * warpgroup.load_row(slot.solved)
         wanted[:] = wanted - found
         change = wanted * warpgroup.load_row(slot.beta)
         if decays is not None:
-            state[:] = state * decays[batch, head, first + i]
-        lasting, unit_l = rounded(change * warpgroup.load_row(slot.adds), state)
+            state[:] = state * (warpgroup.load_row(slot.decays) if channels else decay)
+        kept_on, unit_l = rounded(change if channels else change * warpgroup.load_row(slot.adds), state)
         state[:] = state / unit_l if scaled else state
-        warpgroup.mma_AB(state, lasting, slot.k)
+        warpgroup.mma_AB(state, kept_on, slot.lasting if channels else slot.k)
         if o is not None:
             current, unit_c = rounded(change, out)
             out[:] = out / unit_c if scaled else out
@@ -299,11 +313,12 @@ def step(
     before: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
     o: Annotated[Tensor, DTYPES, "B", "H", pk.static("E")],
     after: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
+    gates: Annotated[Tensor, f32, "B", "H", pk.static("D")],
     scale: Annotated[Scalar, f32],
     *,
     norm: bool = False,
 ) -> None:
-    """One row of each sequence, in float32: a warp has 16 rows of a state."""
+    """One row of each sequence, in float32: a warp has 16 rows of a state. `gates`: decays of channels."""
     part, head, batch = pk.block_index.x * 4 + warp.index, pk.block_index.y, pk.block_index.z
     d, group, layout = q.cols, head // (v.rows // q.rows), pk.coalesced(q.cols // 4, 4)
     state = warp.load(before, (batch, head, part, 0), rows=16, layout=layout)
@@ -314,6 +329,9 @@ def step(
         query, key = (x * pk.rsqrt((ones * (x * x)).row_sum() + EPSILON) * ones for x in (query, key))
     if log_decay is not None:
         state[:] = state * pk.exp2(pk.maximum(log_decay[batch, head] * LOG2E, LEAST))
+    if gates is not None:
+        decay = warp.load_row(gates, (batch, head, 0), length=d, layout=layout)
+        state[:] = state * pk.exp2(pk.maximum(decay * LOG2E, LEAST))
     change = beta[batch, head] * (value - (state * key).row_sum())
     state[:] = state + change * key
     warp.store(o, ((state * query).row_sum() * scale).to(o.dtype), (batch, head, part))
@@ -340,7 +358,7 @@ class Forward:
     ) -> None:
         w, p, factors, decays = scratch(v, log_decay, offsets)
         prepare(q, k, v, log_decay, beta, offsets, w, p, factors, decays, scale, norm=norm)
-        walk(q, k, v, offsets, w, p, factors, decays, state, o, after, None, None, None)
+        walk(q, k, v, offsets, w, p, factors, decays, None, state, o, after, None, None, None)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
         """None: such a call is not one launch, to be done again by itself."""
@@ -359,7 +377,7 @@ def scratch(v: Any, log_decay: Any, offsets: Any) -> tuple[Any, Any, Any, Any]:
         return arrays.empty(info.kind, (batch, heads, *shape), dtype, info.device)
 
     squares = (made(info.dtype, chunks * CHUNK, CHUNK) for _ in range(2))
-    decays = None if log_decay is None else made("f32", chunks)
+    decays = None if log_decay is None else made("f32", chunks, 1)
     return (*squares, made("f32", len(FACTORS), chunks * CHUNK), decays)
 
 
@@ -389,4 +407,4 @@ def call_step(
 ) -> KernelCall:
     """What writes one row of o, and the state after it."""
     given = [dense(x, name) for x, name in zip((q, k, v, log_decay, beta, state), NAMES, strict=True)]
-    return KernelCall(step, (*given, *results, scale), {"norm": norm})
+    return KernelCall(step, (*given, *results, None, scale), {"norm": norm})

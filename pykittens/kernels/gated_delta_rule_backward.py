@@ -100,7 +100,7 @@ def unwind(
     w: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     p: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     factors: Annotated[Tensor, f32, "B", "H", len(FACTORS), "M"],
-    decays: Annotated[Tensor, f32, "B", "H", "C"],
+    decays: Annotated[Tensor, f32, "B", "H", "C", 1],
     dafter: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
     g: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     dv: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
@@ -154,6 +154,7 @@ def unwind(
         i = chunks - 1 - step
         change, found = (warpgroup.zeros(f32, CHUNK, CHUNK) for _ in range(2))
         slot = ring.read()
+        decay = decays[batch, head, first + i, 0] if decays is not None else 1.0
         later, unit_s = rounded(state)
         warpgroup.mm_ABt(change, later, slot.k)
         up = warpgroup.load_transposed(slot.do).to(f32)
@@ -172,7 +173,7 @@ def unwind(
         lift = up * warpgroup.load_row(slot.queries)
         lift = lift * warpgroup.load_row(slot.unit) if scaled else lift
         if decays is not None:
-            state[:] = state * decays[batch, head, first + i]
+            state[:] = state * decay
         warpgroup.wait(found)
         change[:] = change - found * unit
         found[:] = change * warpgroup.load_row(slot.beta)
@@ -214,7 +215,7 @@ def differentiate(
     offsets: Annotated[Tensor, i32, "S"],
     w: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     factors: Annotated[Tensor, f32, "B", "H", len(FACTORS), "M"],
-    decays: Annotated[Tensor, f32, "B", "H", "C"],
+    decays: Annotated[Tensor, f32, "B", "H", "C", 1],
     states: Annotated[Tensor, DTYPES, "B", "H", "R", pk.static("D")],
     units: Annotated[Tensor, f32, "B", "H", "R"],
     dstates: Annotated[Tensor, DTYPES, "B", "H", "R", pk.static("D")],
@@ -352,7 +353,7 @@ def differentiate(
     if decays is not None:
         with pk.when(warp.index == 0):
             read, written, columns, kept = (warp.load_vec(x[0]) + warp.load_vec(x[1]) for x in told.values())
-            last = written.sum() + kept.sum() * decays[batch, head, chunk]
+            last = written.sum() + kept.sum() * decays[batch, head, chunk, 0]
             change = (read - columns - written).cumsum(reverse=True) + last
             warp.store(dlog_decay, change, **rows.run(batch, head, tile, CHUNK))
 
@@ -393,7 +394,7 @@ class Backward:
         states, dstates = (made(info.dtype, batch, heads, rows, d) for _ in range(2))
         units, dunits = (made("f32", batch, heads, rows) if info.dtype == "f16" else None for _ in range(2))
         prepare(q, k, v, log_decay, beta, offsets, w, p, factors, decays, scale, norm=norm)
-        walk(q, k, v, offsets, w, p, factors, decays, state, None, None, errors, states, units)
+        walk(q, k, v, offsets, w, p, factors, decays, None, state, None, None, errors, states, units)
         unwind(q, k, do, offsets, w, p, factors, decays, dafter, g, dv, dstates, dunits, dstate)
         made_here = (w, factors, decays, states, units, dstates, dunits)
         differentiate(q, k, do, g, errors, offsets, *made_here, dq, dk, dbeta, dlog_decay, scale, norm=norm)

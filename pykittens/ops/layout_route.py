@@ -36,6 +36,15 @@ def route(source: Register, target: Register, transposed: bool) -> tuple[Source,
     return ways.pop() if len(ways) == 1 else None
 
 
+@lru_cache(maxsize=256)
+def row_route(tile: RegisterTile, rows: tuple[int, ...]) -> tuple[Source, ...] | None:
+    """The same of a tile like `tile`, whose row i is row rows[i] of it."""
+    held = _elements(tile, False)
+    wanted = np.where(held < 0, -1, np.asarray(rows)[held // tile.cols] * tile.cols + held % tile.cols)
+    ways = {_within_a_warp(held[warp], wanted[warp]) for warp in range(tile.warps)}
+    return ways.pop() if len(ways) == 1 else None
+
+
 def _elements(type: Register, transposed: bool) -> np.ndarray:
     """The number of the element that each thread's registers hold: (warps, registers, 32), -1 past the end."""
     found = Registers(type).moves(type.shape, type.warps)[0]

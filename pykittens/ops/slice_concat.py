@@ -159,3 +159,50 @@ class TileJoin(Op):
         for dtype, rows, warps in ((bf16, 32, 1), (f32, 32, 1), (bf16, 128, 4)):
             tiles = tuple(RegisterTile(dtype, rows, cols, "row", warps) for cols in (16, 32, 16))
             yield Sample({"tiles": tiles}, lambda tiles: np.concatenate(tiles, axis=1), exact=True)
+
+
+@dataclass(eq=False)
+class TileStack(Op):
+    """Tensor-core tiles one below the other, from the top, as one new tile."""
+
+    scope: Scope
+    tiles: tuple[Value, ...]
+
+    numerics = MOVES
+
+    def types(self) -> tuple[Type, ...]:
+        types = [register_type(x, "stack") for x in self.tiles]
+        tiles = [t for t in types if isinstance(t, RegisterTile) and t.layout == "row"]
+        said = f"stack of {' and '.join(map(str, types))}"
+        if len(tiles) < len(types):
+            raise TypeRuleError(said, fix="row-layout tiles are stacked; store others to shared memory and load all")
+        if len({(t.dtype, t.cols, t.warps) for t in tiles}) > 1:
+            raise TypeRuleError(said, fix="tiles below one another have the same columns, dtype and scope")
+        return (replace(tiles[0], rows=sum(t.rows for t in tiles)),)
+
+    def numpy(self, m: NumpyMachine) -> Any:
+        return np.concatenate([m[x] for x in self.tiles], axis=1)
+
+    def cuda(self, c: CudaWriter) -> None:
+        to, first = c.declare(self.result), 0
+        for tile in self.tiles:
+            type = tile.type
+            assert isinstance(type, RegisterTile)
+            words = type.registers // (2 if type.dtype.packed else 1)
+            c.line(f"PK_UNROLL for (int i = 0; i < {words}; i++) {to}[{first} + i] = {c[tile]}[i];")
+            first += words
+
+    def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
+        first = 0
+        for tile in self.tiles:
+            type = tile.type
+            assert isinstance(type, RegisterTile)
+            part = TilePart(self.scope, cotangents[0], first, 0, type.rows, type.cols)
+            yield tile, lambda part=part: d.recorded(part)  # type: ignore[misc]
+            first += type.rows
+
+    @classmethod
+    def samples(cls) -> Iterable[Sample]:
+        for dtype, cols, warps in ((bf16, 32, 1), (f32, 48, 1), (bf16, 32, 4)):
+            tiles = tuple(RegisterTile(dtype, rows * warps, cols, "row", warps) for rows in (16, 32, 16))
+            yield Sample({"tiles": tiles}, lambda tiles: np.concatenate(tiles, axis=0), exact=True)

@@ -9,7 +9,7 @@ from ..errors import TypeRuleError
 from ..ops import binary, fill, masks, pairs, random, scalars, unary
 from ..ops.rolls import Rolls
 from ..ops.scalars import THREAD
-from ..ops.slice_concat import TileJoin
+from ..ops.slice_concat import TileJoin, TileStack
 from ..program import Operand, Value, is_scalar
 from ..types import Coalesced, RegisterTile, RegisterVector, bool_, f32, i32, u32
 from .cross_warp_reduction import row_reduce
@@ -260,3 +260,10 @@ def join(*tiles: Tile) -> Tile:
     if not tiles or not all(isinstance(x, Tile) for x in tiles):
         raise TypeRuleError(f"pk.join of {tiles!r}", fix="pass register tiles")
     return result(TileJoin(scope_of(tiles[0].type.warps), tiles))
+
+
+def stack(*tiles: Tile) -> Tile:
+    """`tiles` of the same columns one below the other, as one. Raises `TypeRuleError` for anything but tiles."""
+    if not tiles or not all(isinstance(x, Tile) for x in tiles):
+        raise TypeRuleError(f"pk.stack of {tiles!r}", fix="pass register tiles")
+    return result(TileStack(scope_of(tiles[0].type.warps), tiles))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, scan, slice_concat, triangular, unary
+from ..ops.take_rows import TakeRows
 from ..ops.top_k import TopK
 from ..program import Operand, Value
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_, f32, i32
@@ -424,6 +426,12 @@ class Tile(Handle):
     def min(self) -> Scalar:
         """The smallest element of a vector."""
         return self._scalar("min")
+
+    def take_rows(self, rows: Sequence[int]) -> Tile:
+        """A tile whose row i is row rows[i] of this one: `rows` are Python ints, one for each row. No row may leave its
+        warp.
+        """
+        return result(TakeRows(scope_of(self.type.warps), self, tuple(rows)))
 
     def unit_lower_inverse(self) -> Tile:
         """The inverse of the unit lower triangular matrix with this tile's elements below the diagonal: a float32 tile

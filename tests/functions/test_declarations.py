@@ -68,6 +68,10 @@ def mamba() -> list[Any]:
     return [wide(), tensor(1, 40, 2).abs() / 8, -tensor(2).abs(), group(), group()]
 
 
+def kimi() -> list[Any]:
+    return [*delta()[:4], -tensor(1, 2, 40, 64).abs()]
+
+
 def rows3() -> list[Any]:
     return [tensor(2, 12, 40), tensor(40, 4), tensor(40)]
 
@@ -190,6 +194,12 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "gated_delta_rule_step": (
         lambda *x: pk.gated_delta_rule_step(*x[:5], state=x[5]),
         lambda: [*(y[:, :, 0].contiguous() for y in delta()), tensor(1, 2, 64, 64)],
+    ),
+    "kimi_delta_attention": (lambda *x: pk.kimi_delta_attention(*x, normalize=True), kimi),
+    "kimi_delta_attention_after": (lambda *x: pk.kimi_delta_attention(*x, normalize=True, return_state=True), kimi),
+    "kimi_delta_attention_step": (
+        lambda *x: pk.kimi_delta_attention_step(*x[:5], state=x[5]),
+        lambda: [*(y[:, :, 0].contiguous() for y in kimi()), tensor(1, 2, 64, 64)],
     ),
     "gated_linear_attention": (pk.gated_linear_attention, gated),
     "gated_linear_attention_after": (lambda *x: pk.gated_linear_attention(*x, scale=0.5, return_state=True), gated),

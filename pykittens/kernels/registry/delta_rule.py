@@ -13,6 +13,7 @@ from ...interop.base import numpy_dtype
 from ...types import DTYPES, f32, i32
 from .. import gated_delta_rule as delta
 from .. import gated_delta_rule_backward as backward
+from .. import kimi_delta_attention as kimi
 from ..catalog import Array, Instance, Shipped
 
 HEADS, N, SCALE = 2, 240, 0.25
@@ -51,7 +52,7 @@ def _specs(dim: int, dtype: str, packed: bool, values: int = 0) -> dict[str, Any
         "w": squares,
         "p": squares,
         "factors": spec(f32, (1, HEADS, len(delta.FACTORS), rows)),
-        "decays": spec(f32, (1, HEADS, rows // 64)),
+        "decays": spec(f32, (1, HEADS, rows // 64, 1)),
     }
 
 
@@ -66,7 +67,7 @@ def _solved(x: dict[str, Array], norm: bool, packed: bool, scaled: bool) -> dict
     """What `prepare` makes, in float64."""
     chunks = len(PARTS[packed])
     w, p = np.zeros((2, 1, HEADS, 64 * chunks, 64))
-    factors, decays = np.zeros((1, HEADS, len(delta.FACTORS), 64 * chunks)), np.ones((1, HEADS, chunks))
+    factors, decays = np.zeros((1, HEADS, len(delta.FACTORS), 64 * chunks)), np.ones((1, HEADS, chunks, 1))
     for head in range(HEADS):
         for chunk, rows in enumerate(PARTS[packed]):
             at = slice(64 * chunk, 64 * chunk + 64)
@@ -124,7 +125,7 @@ def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
     states = spec(f32, (2 if packed else 1, HEADS, dim, dim))
     taken = {x: specs[x] for x in ("q", "k", "v", "offsets", "w", "p", "factors", "decays")}
     others = dict.fromkeys(("errors", "states", "units"))
-    operands = {**taken, "before": states, "o": specs["v"], "after": states, **others}
+    operands = {**taken, "lasting": None, "before": states, "o": specs["v"], "after": states, **others}
     exact = {name: x.astype(float) for name, x in values.items()}
 
     def expected(q: Array, k: Array, v: Array, before: Array, **_: Any) -> dict[str, Array]:
@@ -231,6 +232,7 @@ def _step(dim: int, dtype: str) -> Instance:
         "before": state,
         "o": values,
         "after": state,
+        "gates": None,
         "scale": SCALE,
     }
 
@@ -241,6 +243,45 @@ def _step(dim: int, dtype: str) -> Instance:
 
     drawn = {"log_decay": -np.random.default_rng(3).random((3, HEADS))}
     return Instance(delta.step, operands, {"norm": True}, ("o", "after"), expected, drawn)
+
+
+def _channels(dim: int, dtype: str) -> Instance:
+    specs, chunks = _specs(dim, dtype, False), len(PARTS[False])
+    met, values, gates = spec(DTYPES[dtype], (1, HEADS, 64 * chunks, dim)), _values(dim, dtype), (1, HEADS, N, dim)
+    del specs["decays"]
+    others = {"log_decay": spec(f32, gates), "decays": spec(f32, (1, HEADS, chunks, dim))}
+    operands = {**specs, **others, **dict.fromkeys(("asking", "looking", "lasting"), met), "scale": SCALE}
+    outputs = ("w", "p", "factors", "decays", "asking", "looking", "lasting")
+
+    def expected(q: Array, k: Array, log_decay: Array, beta: Array, **_: Any) -> dict[str, Array]:
+        made = {name: np.zeros(operands[name].shape) for name in outputs}
+        for head in range(HEADS):
+            for chunk, rows in enumerate(PARTS[False]):
+                at, m = slice(64 * chunk, 64 * chunk + 64), rows.stop - rows.start
+                x, y, g, b = np.zeros((64, dim)), np.zeros((64, dim)), np.zeros((64, dim)), np.zeros(64)
+                x[:m], y[:m] = q[0, 0, rows], k[0, 0, rows]
+                g[:m], b[:m] = log_decay[0, head, rows], beta[0, head, rows]
+                x, y = (z / np.sqrt((z * z).sum(1, keepdims=True) + delta.EPSILON) for z in (x, y))
+                sums = g.cumsum(0)
+                fade = np.exp(np.minimum(sums[:, None] - sums, 0))
+                a = np.tril(np.einsum("id,jd,ijd->ij", y, y, fade), -1)
+                made["w"][0, head, at] = np.linalg.solve(np.eye(64) + a * b, a)
+                made["p"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", x, y, fade)) * SCALE
+                made["factors"][0, head, 3, at] = b
+                if dtype == "f16":
+                    for name, row in (("p", 4), ("w", 5)):
+                        unit = made["factors"][0, head, row, at] = _unit(made[name][0, head, at])
+                        made[name][0, head, at] /= unit[:, None]
+                    made["factors"][0, head, 2, at] = 1 / made["factors"][0, head, 4, at]
+                made["decays"][0, head, chunk] = np.exp(sums[-1])
+                made["asking"][0, head, at] = x * np.exp(sums) * SCALE
+                made["looking"][0, head, at] = y * np.exp(sums)
+                made["lasting"][0, head, at] = y * np.exp(sums[-1] - sums)
+        return made
+
+    lifted = {x: values[x].astype(float) + 0.7 * dim**-0.5 for x in ("q", "k")}  # no product near zero
+    drawn = {**values, **lifted, "log_decay": -0.1 * np.random.default_rng(17).random(gates)}
+    return Instance(kimi.prepare, operands, {"norm": True}, outputs, expected, drawn)
 
 
 OPTIONS: dict[str, Any] = {"dim": (64, 128), "dtype": ("bf16", "f16"), "packed": (False, True)}
@@ -278,6 +319,15 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "STG"),
+    ),
+    Shipped(
+        name="kimi_delta_attention_prepare",
+        about="before the gated delta rule with a decay for each channel (Kimi delta attention)",
+        make=_channels,
+        needs=("wgmma",),
+        options={"dim": (128,), "dtype": ("bf16",)},  # one: it takes long to compile
+        opcodes=("HMMA", "UTMALDG", "MOVM"),
+        spilled=352,
     ),
     Shipped(
         name="gated_delta_rule_step",
