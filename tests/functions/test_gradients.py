@@ -102,6 +102,17 @@ def ssd(x: Any, dt: Any, rate: Any, keys: Any, queries: Any) -> Any:
     return torch.stack(rows, 1)
 
 
+def overwritten(q: Any, k: Any, v: Any, beta: Any, log_decay: Any) -> Any:
+    """By the recurrence: a key first takes away what the state has under it."""
+    state, rows = torch.zeros(*q.shape[:2], v.shape[3], q.shape[3], dtype=q.dtype), []
+    for i in range(q.shape[2]):
+        state = state * log_decay[:, :, i, None, None].exp()
+        u = beta[:, :, i, None] * (v[:, :, i] - (state @ k[:, :, i, :, None])[..., 0])
+        state = state + u[..., None] * k[:, :, i, None, :]
+        rows.append((state @ q[:, :, i, :, None])[..., 0] / 8)
+    return torch.stack(rows, 2)
+
+
 def packed(q: Any, k: Any, v: Any) -> Any:
     """Causal attention of the sequences that BOUNDS separates."""
     found = []
@@ -184,6 +195,16 @@ CASES = {
             -tensor(2).abs(),
             tensor(1, 37, 1, 64, dtype=HALF),
             tensor(1, 37, 1, 64, dtype=HALF) / 2,
+        ],
+    ),
+    "gated_delta_rule: odd": Case(
+        pk.gated_delta_rule,
+        overwritten,
+        [
+            *[F.normalize(tensor(1, 2, 37, 64), dim=-1).to(HALF) for _ in range(2)],
+            tensor(1, 2, 37, 64, dtype=HALF),
+            tensor(1, 2, 37).sigmoid(),
+            -tensor(1, 2, 37).abs() / 8,
         ],
     ),
     "cross_entropy: mean": Case(
@@ -274,7 +295,10 @@ def leaves(operands: list[Any], dtype: Any = None) -> list[Any]:
     return [x.to(dtype or x.dtype, copy=True).requires_grad_() for x in operands]
 
 
-DECODING = {"attention_cached"}  # which nobody trains: they refuse a gradient (`test_declarations.py`)
+DECODING = {
+    "attention_cached",
+    "gated_delta_rule_step",
+}  # which nobody trains: they refuse a gradient (`test_declarations.py`)
 
 
 def test_every_function_has_a_gradient_and_a_row_here() -> None:
