@@ -20,7 +20,7 @@ from ..interop.arrays import ArrayInfo
 from ..interop.views import View
 from ..trace.scoring import Scoring
 from ..types import DTYPES
-from . import attention_divided, attention_hopper, schedule
+from . import attention_divided, attention_hopper, attention_packed, schedule
 from .arguments import KernelCall
 from .blank import Blanked
 from .tile_lists import Listed, Lists
@@ -122,13 +122,10 @@ def call(
             kernel: Any = attention_hopper.attend if splits == 1 else attention_divided.DIVIDED
             return KernelCall(kernel, (q, k, v, out, lse, scores.scale), {**static, **way})
         static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more)}
-        if (
-            offsets[0] is not None and scores.causal and not window
-        ):  # tiles of any length: the next free block takes one
-            static["stay"] = False
         kernel = attention_hopper.attend
         if offsets[0] is not None:
-            kernel = Blanked(kernel, offsets[0], lse, packed=True)
+            static["stay"] = True  # and take tiles, which have any length, one after another
+            kernel = Blanked(attention_packed.PACKED, offsets[0], lse, packed=True)
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         if lists is not None and offsets[0] is None:
             kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))

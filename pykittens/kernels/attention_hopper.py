@@ -59,6 +59,8 @@ def attend(
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
     splits: Annotated[Scalar, i32] | None = None,
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
+    counter: Annotated[Tensor, i32, 1] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -79,7 +81,8 @@ def attend(
     lists: which tiles its mask lets be seen (`tile_lists`), of as many rows and keys as this kernel's.
 
     splits: the keys of a tile are divided into so many parts. Part p of batch b is written at p * B + b of o, which is
-    float32, and of lse, where it is -inf for parts without keys; `attention_merge` makes the output of them.
+    float32, and of lse, where it is -inf for parts without keys; `attention_divided` makes the output of them.
+    owners, counter: see `attention_packed`.
     """
     cols, wide = widths(q.cols, v.cols)
     early = wide > 128  # so much output is rescaled beside the scores' product, not after its own
@@ -100,7 +103,8 @@ def attend(
         return pk.maximum(LINES // (k.rows * (cols + wide)), 1) * (q.depth // k.depth)
 
     how: Any = {"left": left, "right": side, "stay": stay, "splits": splits, "lists": lists, "together": together}
-    each_tile = QueryTiles(q, k, rows, keys, q_offsets=q_offsets, k_offsets=k_offsets, **how)
+    how |= {"q_offsets": q_offsets, "k_offsets": k_offsets, "owners": owners, "counter": counter}
+    each_tile = QueryTiles(q, k, rows, keys, **how)
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ..program import Operand
 from . import flow
 from .band import Band, Span
+from .dynamic import dynamic
 from .elementwise import maximum, minimum, where
 from .packed import packed, stretch
 from .scalar import cdiv
@@ -103,7 +104,8 @@ class QueryTiles:
 
     left, right: the sides of the window; stay: whether blocks do (else each has one tile); q_offsets and k_offsets: of
     packed sequences, or None; splits: into how many parts the keys of a tile are divided, or None; lists: see
-    `TileList`, or None; together: of how many heads blocks that come and go take the longest tiles first.
+    `TileList`, or None; together: of how many heads blocks that come and go take the longest tiles first; owners: which
+    sequence each tile of packed ones is of; counter: of `pk.dynamic`, from which blocks that stay take them.
     """
 
     def __init__(
@@ -120,11 +122,14 @@ class QueryTiles:
         k_offsets: Any = None,
         splits: Any = None,
         lists: Any = None,
+        owners: Any = None,
+        counter: Any = None,
         together: Callable[[], Any] = lambda: 1,
     ):
         self.q, self.k, self.rows, self.keys, self.left, self.right, self.stay = q, k, rows, keys, left, right, stay
         self.q_offsets, self.k_offsets, self.splits, self.lists = q_offsets, k_offsets, splits, lists
-        self.together = together
+        self.owners, self.together = owners, together
+        self.work = None if counter is None else dynamic(counter, packed(q_offsets).tiles(q.rows, rows) * q.depth)
         self.triangular = left is None and right is not None and lists is None
 
     def __iter__(self) -> Iterator[Work]:
@@ -156,12 +161,18 @@ class QueryTiles:
     def _packed(self) -> Iterator[Work]:
         """Where sequences lie one after another; some numbers of tiles are nobody's."""
         rows, q_rows, k_rows = self.rows, packed(self.q_offsets), packed(self.k_offsets)
-        for tile, head, _ in rectangle(q_rows.tiles(self.q.rows, rows), self.q.depth):
-            i = q_rows.find(tile, rows)
+        tiles = q_rows.tiles(self.q.rows, rows)
+        if self.work is None:
+            walk = ((tile, head) for tile, head, _ in rectangle(tiles, self.q.depth))
+        else:  # the role that asks first takes tiles, and hands them to the others
+            taken = self.work if self.work.taken else self.work.take()
+            walk = ((number % tiles, number // tiles) for number in taken)
+        for tile, head in walk:
+            i = q_rows.find(tile, rows) if self.owners is None else self.owners[tile]
             mine, theirs = q_rows[i], k_rows[i]
-            place, tiles = tile - q_rows.first(i, rows), cdiv(mine.rows, rows)
-            for _ in flow.range(where(place < tiles, 1, 0)):
-                block = tiles - 1 - place if self.triangular else place  # the longest first
+            place, count = tile - q_rows.first(i, rows), cdiv(mine.rows, rows)
+            for _ in flow.range(where(place < count, 1, 0)):
+                block = count - 1 - place if self.triangular else place  # the longest first
                 band = Band(mine.rows, theirs.rows, self.left, self.right)
                 yield Work(block, head, 0, i, 0, mine, theirs, band, band.key_tiles(block * rows, rows, self.keys))
 

@@ -70,7 +70,7 @@ def packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) 
     """The same with sequences of these lengths that lie one after another."""
     lengths = {"q_offsets": queries, "k_offsets": keys}
     values = {name: np.cumsum([0, *x]).astype(np.int32) for name, x in lengths.items()}
-    at = [(int(a), int(b)) for a, b in zip(*values.values(), strict=True)]
+    at = [(int(a), int(b)) for a, b in zip(values["q_offsets"], values["k_offsets"], strict=True)]
 
     def expected(q: Array, k: Array, v: Array, **rest: Any) -> dict[str, Array]:
         assert instance.expected is not None
@@ -85,6 +85,12 @@ def packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) 
     for name, rows in (("q", queries), ("o", queries), ("k", keys), ("v", keys)):
         x = operands[name]
         operands[name] = replace(x, shape=(1, *x.shape[1:2], sum(rows), x.shape[3]))
+    if instance.kernel is attention_hopper.attend:  # whose blocks take tiles from a counter
+        rows = 64 * instance.statics.get("consumers", 2)
+        firsts = values["q_offsets"][:-1] // rows + np.arange(len(queries))
+        tiles = np.arange(sum(queries) // rows + len(queries))
+        values["owners"] = (np.searchsorted(firsts, tiles, "right") - 1).astype(np.int32)
+        values["counter"] = np.zeros(1, np.int32)
     operands |= {name: spec(i32, x.shape) for name, x in values.items()}
     return replace(instance, operands=operands, values=values, expected=expected)
 
