@@ -8,7 +8,7 @@ Hopper and the simulated GPU run `attention_hopper`, Ampere and Ada `attention_a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..architectures import SIMULATED, Architecture
@@ -28,6 +28,7 @@ from .widths import widths
 
 DTYPE_NAMES = ("bf16", "f16")
 WIDEST, WIDEST_MMA_SYNC = 256, 128  # head dimensions: of Hopper's kernels, of the others
+LONG = 8192  # rows of a causal sequence whose tiles are long enough for the hardware to hand out
 FARTHEST = 2**30  # a side of a window that reaches past all keys
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
@@ -115,6 +116,8 @@ def call(
             "positive": scores.scale > 0,
         }
         if not more and offsets[0] is None:
+            if not scores.causal and (rows := grouped(q, k, out)) is not None:
+                q, out, lse = rows(q), rows(out), rows(lse)
             way = plan(q.shape, k.shape, scores.causal, device).way._asdict()
             splits = way.pop("splits")
             if splits > 1:
@@ -124,8 +127,9 @@ def call(
         static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more)}
         kernel = attention_hopper.attend
         if offsets[0] is not None:
-            static["stay"] = True  # and take tiles, which have any length, one after another
-            kernel = Blanked(attention_packed.PACKED, offsets[0], lse, packed=True)
+            static["stay"] = not scores.causal or length < LONG  # and take tiles, of any length, one after another
+            kernel = attention_packed.PACKED if static["stay"] else kernel
+            kernel = Blanked(kernel, offsets[0], lse, packed=True)
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         if lists is not None and offsets[0] is None:
             kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))
@@ -141,6 +145,26 @@ def call(
         kernel = Listed(kernel, lists, 128, attention_ampere.keys_of(widths(dim, v.shape[-1])[0]))
         operands = (*operands, *[None] * (4 - len(theirs)))
     return KernelCall(kernel, operands, static)
+
+
+def grouped(q: Any, k: Any, out: Any) -> Callable[[Any], Any] | None:
+    """What shows the rows of all heads that share keys as those of one head, where that fills more of the tiles of 128
+    rows and memory has them so; else None. Rows that see all keys do not mind whose they are."""
+    infos = [arrays.describe(x) for x in (q, out)]
+    (batch, heads, n, _), shared = infos[0].shape, k.shape[1]
+    size = heads // max(shared, 1)
+    if size <= 1 or size * -(-n // 128) == -(-size * n // 128) or any(x.strides[1] != n * x.strides[2] for x in infos):
+        return None
+
+    def rows(x: Any) -> Any:
+        """(batch, heads, n, ...) as (batch, shared, heads / shared * n, ...)."""
+        if x is None:
+            return None
+        info = arrays.describe(x)
+        strides = (info.strides[0], size * info.strides[1], *info.strides[2:])
+        return View(x, (batch, shared, size * n, *info.shape[3:]), strides)
+
+    return rows
 
 
 def plan(q: Sequence[int], k: Sequence[int], causal: bool, device: int | None) -> schedule.Choice:

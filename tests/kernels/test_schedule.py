@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens.kernels import attention_divided, reference, schedule
+from pykittens.kernels import attention, attention_divided, reference, schedule
 from pykittens.kernels.schedule import Attention, Multiply, Way
 
 SHAPES = [
@@ -81,4 +81,19 @@ def test_ways_agree_with_float64(n: int, causal: bool, way: Way) -> None:
         score = np.where(np.arange(290) <= np.arange(n)[:, None] + 290 - n, score, -np.inf)
     with np.errstate(divide="ignore"):
         logs = np.log(np.exp(score).sum(-1))
+    assert np.allclose(lse, logs, atol=1e-2)
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_rows_of_heads_that_share_keys_fill_tiles_together(contiguous: bool) -> None:
+    rng = np.random.default_rng(3)
+    q, k, v = (rng.standard_normal((2, h, n, 64)).astype(pk.bf16.numpy) for h, n in ((4, 60), (2, 90), (2, 90)))
+    if not contiguous:
+        q = np.ascontiguousarray(q.swapaxes(1, 2)).swapaxes(1, 2)
+    assert (attention.grouped(q, k, np.empty(q.shape, q.dtype)) is not None) == contiguous
+    o, lse = pk.attention(q, k, v, return_lse=True)
+    wide = [np.repeat(x.astype(float), 2, 1) for x in (k, v)]
+    expected = reference.attention(q.astype(float), *wide, scale=0.125, causal=False)
+    assert np.abs(o.astype(float) - expected).max() < 1e-2
+    logs = np.log(np.exp(0.125 * q.astype(float) @ wide[0].swapaxes(2, 3)).sum(-1))
     assert np.allclose(lse, logs, atol=1e-2)
