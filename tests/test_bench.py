@@ -131,6 +131,7 @@ def test_all_cells() -> None:
         "linear_layer": 8,
         "loss": 7,
         "memory": 40,
+        "recurrences": 16,
         "rows_backward": 23,
         "sequences": 13,
     }
