@@ -24,7 +24,8 @@ from .arguments import KernelCall
 from .chunks import CHUNK, LEAST, LOG2E, accumulate, rows_of
 from .mamba2 import Forward as Launches
 from .sequences import check_place, dense, readable, readable_offsets
-from .ssd_passes import Call, by_rows, call_of, pull, run
+from .ssd_passes import Call, by_rows, call_of, of_one_row, pull, run, single
+from .ssd_step import advance
 
 WARPS = 4
 
@@ -99,6 +100,9 @@ class Forward(Launches):
         *,
         exact: bool,
     ) -> None:
+        if single(v, offsets):
+            advance(v, of_one_row(log_decay, 2), None, k, q, None, None, None, state, o, after, scale)
+            return
         call = call_of(v, offsets)
         run(call, v, k, q, summed(call, log_decay), before=state, y=o, after=after, scale=scale, exact=exact)
 

@@ -2,7 +2,8 @@
 
     S_i = exp(dt_i A) S_(i - 1) + dt_i x_i B_i        y_i = (S_i C_i + D x_i) silu(z_i)        for each head, A < 0
 
-The kernels: `chunks.py` (decays), `ssd.py` (states and rows), `ssd_backward.py` (gradients).
+The kernels: `chunks.py` (decays), `ssd.py` (states and rows), `ssd_step.py` (one row), `ssd_backward.py`
+(gradients).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from .chunks import CHUNK
 from .column_sums import add_up
 from .sequences import check_place, dense, readable_offsets
 from .ssd_backward import finish, gate
-from .ssd_passes import Call, by_heads, by_rows, call_of, decays_of, pull, run
+from .ssd_passes import Call, by_heads, by_rows, call_of, decays_of, of_one_row, pull, run, single
+from .ssd_step import advance
 
 
 class Forward:
@@ -43,6 +45,9 @@ class Forward:
         *,
         soft: bool,
     ) -> None:
+        if single(x, offsets):
+            advance(x, of_one_row(dt, 1), a, b, c, d, z, bias, state, y, after, scale, soft=soft)
+            return
         call = call_of(x, offsets)
         sums, weights = decays_of(call, dt, a, bias, soft)
         run(call, x, b, c, sums, weights, d, z, state, y, after, scale=scale)

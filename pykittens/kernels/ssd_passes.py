@@ -84,6 +84,21 @@ def by_rows(dt: Any) -> View:
     return View(dt, (batch, 1, n, heads), (sb, 0, sn, sh))
 
 
+def single(x: Any, offsets: Any) -> bool:
+    """Whether there is one row of each sequence of x (by heads)."""
+    return offsets is None and arrays.describe(x).shape[2] == 1
+
+
+def of_one_row(x: Any, axis: int) -> View:
+    """What each head has of its one row, which `axis` counts, as (batch, heads)."""
+    info = arrays.describe(x)
+    batch, heads = (n for i, n in enumerate(info.shape) if i != axis)
+    strides = tuple(s for i, s in enumerate(info.strides) if i != axis)
+    if heads > 1 and strides[1] != 1:
+        x, strides = arrays.dense_copy(x, "decay"), (heads, 1)
+    return View(x, (batch, heads), strides)
+
+
 def lines(x: Any, count: int = 0) -> View:
     """The memory of a dense array, however its dimensions are ordered: a line, or `count` of them."""
     shape = arrays.describe(x).shape

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...call.arguments import spec
 from ...types import DTYPES, f32, i32
-from .. import chunks, ssd, ssd_backward
+from .. import chunks, ssd, ssd_backward, ssd_step
 from ..catalog import Array, Instance, Shipped
 
 N_ROWS = 3 * 64 - 20
@@ -85,6 +85,28 @@ def _scan(state: int, dtype: str, what: str) -> Instance:
     statics = {**ssd.CONFIGS[state], "reverse": what == "reverse"}
     made = ("y", "after") if outputs else ("after", "every", *(["units"] if operands["units"] else []))
     return Instance(ssd.scan, operands, statics, made, expected, values)
+
+
+def _step(state: int, dtype: str, soft: bool) -> Instance:
+    kind, heads = DTYPES[dtype], spec(f32, (4,))
+    x, bc, kept = spec(kind, (2, 4, 1, 64)), spec(kind, (2, 2, 1, state)), spec(f32, (2, 4, 64, state))
+    operands = {
+        **{"x": x, "dt": spec(f32, (2, 4)), "a": heads, "b": bc, "c": bc, "d": heads, "z": x, "bias": heads},
+        **{"before": kept, "y": x, "after": kept, "scale": 0.5},
+    }
+
+    def expected(x: Array, dt: Array, a: Array, b: Array, c: Array, **given: Any) -> dict[str, Array]:
+        w = dt.astype(float) + given["bias"]
+        w = np.logaddexp(w, 0) if soft else w
+        k, q = (v.astype(float)[:, :, 0].repeat(2, 1) for v in (b, c))
+        v = x.astype(float)[:, :, 0]
+        after = given["before"] * np.exp(w * a)[..., None, None] + (w[..., None] * v)[..., None] * k[:, :, None]
+        z = given["z"].astype(float)[:, :, 0]
+        y = ((after @ q[..., None])[..., 0] * 0.5 + given["d"][:, None] * v) * z / (1 + np.exp(-z))
+        return {"y": y[:, :, None], "after": after}
+
+    values = {"a": -np.arange(4.0), "dt": np.random.default_rng(5).random((2, 4)), "bias": np.arange(4.0)}
+    return Instance(ssd_step.advance, operands, {"soft": soft}, ("y", "after"), expected, values)
 
 
 def _sums_of_decays(packed: bool) -> Instance:
@@ -251,6 +273,13 @@ ROWS = (
         options={"state": (128, 64, 256), "dtype": ("bf16", "f16"), "what": ("outputs", "states", "reverse")},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
         spilled=24,
+    ),
+    Shipped(
+        name="ssd_step",
+        about="one row of Mamba-2's recurrence, or of gated linear attention, for decoding",
+        make=_step,
+        options={"state": (128, 64, 256), "dtype": ("bf16", "f16"), "soft": (False, True)},
+        opcodes=("LDG", "STG", "MUFU"),
     ),
     Shipped(
         name="ssd_backward",
