@@ -81,7 +81,12 @@ CASES = {
         plain=lambda s, batch, head, row, col: torch.where(col > 30, -torch.inf, s),
     ),
 }
-each = pytest.mark.parametrize("name", CASES)
+
+
+def some(*names: str) -> Any:
+    """These, and with `--whole` all."""
+    whole = pytest.mark.whole
+    return pytest.mark.parametrize("name", [x if x in names else pytest.param(x, marks=whole) for x in CASES])
 
 
 def operands(n: int, m: int, d: int = 64) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
@@ -150,7 +155,7 @@ def check(found: Any, logs: Any, expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.thin(3)
-@each
+@some("relative")
 @pytest.mark.parametrize("d", (64, *(pytest.param(d, marks=pytest.mark.whole) for d in (128, 256))))
 def test_hopper(name: str, d: int) -> None:
     case, (rows, tables) = CASES[name], operands(70, 140, d)
@@ -180,7 +185,7 @@ def test_both_warpgroups_have_the_scores() -> None:
     test_hopper("alibi", 256)
 
 
-@each
+@some("nothing")
 @pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
 def test_mma_sync(name: str, d: int) -> None:
     case, ((do, q, k, v), tables) = CASES[name], operands(70, 140, d)
@@ -252,20 +257,11 @@ def test_refusals(settings: dict[str, Any], error: type[Exception], said: str) -
 
 def test_gradients_of_operands_have_no_order() -> None:
     (_, q, k, v), _ = operands(20, 30)
-    rows = [torch.tensor(x.astype(np.float32)).bfloat16().requires_grad_() for x in (q, k, v)]
-    by = torch.ones(2)
-    for needed in (False, True):
-        out = pk.attention(
-            *rows,
-            score=lambda s, b, h, row, col, x: s * x[h],
-            score_operands=[by.requires_grad_(needed)],
-            deterministic=True,
-        )
-        if needed:
-            with pytest.raises(ArgumentError, match="added in any order"):
-                out.sum().backward()
-        else:
-            out.sum().backward()
+    rows = [torch.tensor(x.astype(np.float32)).bfloat16() for x in (q, k, v)]
+    by = torch.ones(2, requires_grad=True)
+    out = pk.attention(*rows, score=lambda s, b, h, row, col, x: s * x[h], score_operands=[by], deterministic=True)
+    with pytest.raises(ArgumentError, match="added in any order"):
+        out.sum().backward()
 
 
 def test_masks_of_many_tiles() -> None:
@@ -279,7 +275,7 @@ def test_masks_of_many_tiles() -> None:
         close(x.float(), expected[which], 1.5e-2)
 
 
-@pytest.mark.parametrize("padding", ("right", "left"))
+@pytest.mark.parametrize("padding", ("left", pytest.param("right", marks=pytest.mark.whole)))
 def test_lengths_of_padded_batches(padding: str) -> None:
     """Each entry is an attention of its own, of a sequence without padding; the rest is zero."""
     rng, n, lengths = np.random.default_rng(3), 140, torch.tensor([140, 37], dtype=torch.int32)

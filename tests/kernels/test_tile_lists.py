@@ -14,11 +14,11 @@ from pykittens.kernels.tile_lists import Lists
 from pykittens.trace.scoring import Scoring
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-N, M, ROWS, COLS = 200, 300, 64, 32
+N, M, ROWS, COLS = 150, 200, 64, 32
 
 
 def stripes(batch: Any, head: Any, row: Any, col: Any) -> Any:
-    return ((row // 64 + col // 64 + head) % 2 == 0) & ((row < 150) | (col < 40 + 3 * batch))
+    return ((row // 64 + col // 64 + head) % 2 == 0) & ((row < 100) | (col < 40 + 3 * batch))
 
 
 @pytest.mark.parametrize("down", (False, True))
