@@ -20,6 +20,7 @@ from types import FrameType
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY = _PACKAGE + "kernels" + os.sep
 # What of Python stands between us and the user: our context managers, what runs our dataclasses.
+_COMMANDS = _PACKAGE + "cli" + os.sep  # who calls a command is no part of a kernel
 _BETWEEN = frozenset((contextlib.__file__, dataclasses.__file__))
 
 
@@ -59,7 +60,7 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
             pass
         elif of == "user" or (of == "library" and tracing):
             found.append(frame)
-        elif found:
+        elif found or frame.f_code.co_filename.startswith(_COMMANDS):
             break  # back inside the package: what called the kernel function is no part of it
         frame = frame.f_back
     return found

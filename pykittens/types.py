@@ -46,7 +46,11 @@ Layout = Union[Literal["row", "col"], Coalesced]
 
 @dataclass(frozen=True)
 class DType:
-    """An element type: its name, size in bits, kind (f, i, u, b), NumPy dtype, and name in CUDA C."""
+    """An element type: its name, size in bits, kind (f, i, u, b), NumPy dtype, and name in CUDA C.
+
+    Registers hold bf16, f16, f32, i32, u32 and bool. The others are dtypes of memory: a load widens 8 bits to float32
+    or int32, and a store narrows them.
+    """
 
     name: str
     bits: int
@@ -269,6 +273,8 @@ class RegisterVector:
         name = {"col": "col_vec", "row": "row_vec", "naive": "naive"}[self.kind]
         scope = "" if self.warps == 1 else f" over {self.warps} warps"
         layout = "" if self.layout == "row" else f", {self.layout}"
+        if self.kind == "naive" and self.width > 1:
+            layout = f", runs of {self.width}"
         return f"rv<{self.dtype}, {self.length}, {name}{layout}{', partial' if self.partial else ''}>{scope}"
 
 

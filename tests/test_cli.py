@@ -31,6 +31,11 @@ def ask(*words: str, status: int = 0) -> dict[str, Any]:
     return json.loads(run(*words, "--json", status=status))
 
 
+def test_a_command_s_error_shows_no_line_of_what_calls_it() -> None:
+    result = CliRunner().invoke(app, ("layout", "rv(f32, 16)"))
+    assert result.exit_code and "no type of a tile or vector" in result.output and ".py:" not in result.output
+
+
 def test_list() -> None:
     rows = ask("list")["kernels"]
     assert [row["kernel"] for row in rows] == list(KERNELS)

@@ -142,10 +142,15 @@ class ScatterAdd(Op):
     def types(self) -> tuple[Type, ...]:
         type, memory = register_type(self.source, "add"), self.target.type.dtype
         if not type.dtype == memory == f32:
-            raise TypeRuleError(f"add of {type} to {self.target.tensor.label}: {memory}", fix="both are float32")
+            raise TypeRuleError(
+                f"add of {type} to {self.target.tensor.label}: {memory}", fix="make the tensor and the tile float32"
+            )
         held = gathered_type(self.row, self.col, memory)
         if self._whole != held:
-            raise TypeRuleError(f"add of {type} at indices of {held}", fix="give each element its index")
+            raise TypeRuleError(
+                f"add of {type} at indices of {held}",
+                fix="make it of the type of its indices: pk.where(index >= 0, 1.0, 0.0), say",
+            )
         return ()
 
     @property

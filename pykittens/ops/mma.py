@@ -50,7 +50,7 @@ class Mma(Product):
         if d.warps > 1 and held:
             raise TypeRuleError(
                 f"{what} on {d.warps} warps shares B among them, and each warp owns rows of A",
-                fix="put B (and a transposed A) into shared memory on a warp",
+                fix=f"put B (and a transposed A) into shared memory, or multiply on a warp: warp.{what}",
             )
         if isinstance(self.a.type, RegisterTile) and self.a.type.warps != d.warps:
             raise TypeRuleError(f"{what} mixes scopes: {self.a.type} and {d}", fix="make A on the same scope")

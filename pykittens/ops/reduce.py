@@ -416,8 +416,8 @@ class VectorReduce(Op):
         if (type.warps > 1 and type.kind == "col") or isinstance(type.layout, Coalesced):
             raise TypeRuleError(
                 f"{self.kind} of {type} to a scalar",
-                fix="reduce a warp's vector of row layout, or a naive one: store it into a shared vector, and load_vec "
-                "that",
+                fix="store it into a shared vector, warp.sync() (of several warps pk.block.sync()), and reduce "
+                "warp.load_vec of that: a naive vector, or a warp's of row layout, becomes a scalar",
             )
         return (ScalarType(type.dtype if type.dtype.bits == 32 else f32 if type.dtype.kind == "f" else i32),)
 

@@ -244,7 +244,7 @@ class Convert(Op):
         if self.dtype not in REGISTER_DTYPES:
             raise TypeRuleError(
                 f"registers cannot hold {self.dtype}",
-                fix="store the float32 tile to a shared or global tile of that dtype",
+                fix="store the float32 tile to a shared or global tile of that dtype, which converts",
             )
         return (with_dtype(type, self.dtype),)
 

@@ -222,7 +222,7 @@ def place(tensor: Value, coordinate: Any, shape: tuple[int, ...], within: Any = 
     if len(given) not in (rank, 4):
         raise TypeRuleError(
             f"{len(given)} coordinates for {tensor.label}: {tensor.type}",
-            fix=f"give {rank}, the last two counted in tiles",
+            fix=f"give {rank}, the last {'one' if rank == 1 else 'two'} counted in tiles",
         )
     first = (0,) * (4 - len(given)) + given
     if not isinstance(coordinate, At):

@@ -64,6 +64,10 @@ KERNELS: list[Any] = [
     ("w[0, j, 0, 0]", "w[0, 0, j, 0]"),
     ("warp.add(w, b, pk.at(0, j))", "warp.add(w, t, pk.at(0, j))"),
     ("warp.add(w, col, pk.at(0, j))", "warp.add(w, t, pk.at(0, j))"),
+    (
+        "k = warp.load_vec(i, (0, 0), length=128)\nwarp.add(w, warp.full_vec(f32, 128, 1.0), pk.at(0, k))",
+        "k = warp.load_vec(i, (0, 0), length=128)\nwarp.add(w, pk.where(k >= 0, 1.0, 0.0), pk.at(0, k))",
+    ),
     # Coordinates and memory.
     (
         "index = warp.load_col(i, (0, 0), length=16)\npk.tma.load(s, x, (index, 0), bar)",
@@ -159,6 +163,17 @@ KERNELS: list[Any] = [
     # Elementwise.
     ("t + b", "t + b.to(pk.f32)"),
     ("t + warp.zeros(f32, 16, 32)", "t + warp.zeros(f32, 16, 64)"),
+    (
+        "m = pk.at(0, 0)\nwarp.load_vec(x, m, length=128) + warp.load_vec(q, m, length=128)",
+        "m, options = pk.at(0, 0), dict(length=128, layout=pk.coalesced(32, 4))\n"
+        "(warp.load_row(x, m, length=128) * warp.load_row(q, m, length=128)).sum()\n"
+        "warp.load_row(x, m, **options) + warp.load_row(q, m, **options)",
+    ),
+    ("warp.load(one, (0, 0), rows=1, cols=16)", "warp.load(one, 0, rows=1, cols=32, layout=pk.coalesced(32, 1))"),
+    (
+        "four = pk.group(4)\nfour.mma_ABt(four.zeros(f32, 64, 16), four.zeros(bf16, 64, 64), b)",
+        "warp.mma_ABt(acc, b, b)",
+    ),
     ("pk.group(2).zeros(f32, 32, 64) + warp.zeros(f32, 32, 64)", "warp.zeros(f32, 32, 64) + warp.zeros(f32, 32, 64)"),
     ("t * part", "t * part.total()"),
     ("part + 1.0", "part.total() + 1.0"),
