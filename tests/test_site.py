@@ -29,6 +29,10 @@ def test_pages_have_no_link_to_nothing(tmp_path: Path) -> None:
     assert all((tmp_path / "source" / "tutorial" / f"{step.stem}.md").exists() for step in STEPS)
     page = (tmp_path / "source" / "tutorial" / "07_debugging.md").read_text(encoding="utf-8")
     assert "nothing orders the two" in page, "what a step prints is shown"
+    words = (tmp_path / "source" / "reference" / "between-warps.md").read_text(encoding="utf-8")
+    assert "ring.read()" in words and "report.read" not in words, "a word is shown in use, not another of the same name"
+    elementwise = (tmp_path / "source" / "reference" / "elementwise.md").read_text(encoding="utf-8")
+    assert "A column vector beside a tile" in elementwise, "operators have their methods' docstrings"
 
 
 @pytest.mark.whole

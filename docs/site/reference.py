@@ -29,6 +29,14 @@ HELD: dict[str, type] = {
     "pk.cluster": type(pk.cluster),
     "warpgroup": type(pk.warpgroup),
 }
+OPERATORS = {  # the method whose docstring says what they do
+    "x + y": pk.Tile.__add__,
+    "x & y": pk.Tile.__and__,
+    "x < y": pk.Tile.__lt__,
+    "x[:] = y": pk.Tile.__setitem__,
+    "x[:, 0:64]": pk.Tile.__getitem__,
+    "tensor[i, j]": pk.Tensor.__getitem__,
+}
 INTRODUCTION = """\
 In names, `x` is a register tile or vector, `warp` any scope (`pk.warp`, `pk.warpgroup`, `pk.block`, `pk.group(n)`),
 `shared` a shared tile or vector, `tensor` a parameter in global memory.
@@ -74,9 +82,14 @@ def entry(word: str) -> str:
         lines.append(as_markdown(inspect.cleandoc(doc)))
     elif doc and _own_docstring(found):
         lines.append(as_markdown(doc))
+    elif word in OPERATORS:
+        lines.append(as_markdown(inspect.getdoc(OPERATORS[word]) or ""))
     if use := in_use(word):
         lines.append(use)
     return "\n\n".join(lines)
+
+
+_HOST = re.compile(r"\bnp\.|\bdescribe\(|^if ")  # of lines that are not a kernel's
 
 
 @functools.cache
@@ -88,7 +101,7 @@ def _lines() -> list[tuple[str, str]]:
         (line.strip(), file.relative_to(ROOT).as_posix())
         for file in files
         for line in file.read_text(encoding="utf-8").splitlines()
-        if not line.strip().startswith(("#", '"'))
+        if not line.strip().startswith(("#", '"', "assert"))
     ]
 
 
@@ -97,10 +110,24 @@ def in_use(word: str) -> str:
     held, _, name = word.rpartition(".")
     if not name.isidentifier():
         return ""
-    scope = r"(?:warp|warpgroup|block|group)" if held == "warp" else re.escape(held) if held.startswith("pk") else r"\w"
-    pattern = re.compile(rf"{scope}\.{name}\b")
+    pattern = re.compile(rf"{_receiver(held)}\.{name}\b")
     found = [(line, file) for line, file in _lines() if pattern.search(line) and "`" not in line and len(line) < 110]
+    if not held.startswith("pk"):
+        found = [(line, file) for line, file in found if not _HOST.search(line)]
     return f"In use: `{found[0][0]}` (`{found[0][1]}`)" if found else ""
+
+
+def _receiver(held: str) -> str:
+    """What stands before the dot where a word is used: a name tells a ring from a scope, and a tile from a module."""
+    if held == "warp":
+        return r"\b(?:warp|warpgroup|block|group)"
+    if held.startswith("pk"):
+        return re.escape(held)
+    if held in ("ring", "turns"):
+        return rf"\b\w*{held}"
+    if held == "warpgroup":
+        return rf"\b{held}"
+    return r"(?:\b(?!(?:warp|warpgroup|block|group|tma|pk|np|self|info|store|slot|report|mine)\.)\w+|[)\]])"
 
 
 def _own_docstring(found: Any) -> bool:

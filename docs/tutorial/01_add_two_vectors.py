@@ -32,7 +32,8 @@ def add(x: Vector, y: Vector, z: Vector) -> None:
 #
 # `warp.load_vec` spreads those 128 elements over the registers of the warp's threads, in the order in which memory is
 # fastest. `a + b` makes a new vector, as in NumPy. What lies past the end of x reads as zero and is not written, so N
-# need not be a multiple of anything.
+# need not be a multiple of anything. How many neighbours a thread takes at once depends on the array's dtype and on
+# where it begins: `a + b` is refused where these differ, as of `x` and `y[1:]`, and the error says what to write.
 
 x = np.arange(1000, dtype=np.float32)
 y = np.ones_like(x)

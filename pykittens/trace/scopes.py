@@ -249,7 +249,9 @@ class ScopeHandle:
         """A new naive vector with a shared vector `source`, or with `length` neighbours of a tensor's row.
 
         `coordinate` and `dtype` as `load`; the column counts runs of `length`. `within`: the columns, from the first to
-        the one behind the last, outside of which zeros are read.
+        the one behind the last, outside of which zeros are read. A thread holds runs of as many neighbours as the
+        memory's dtype and alignment let it load at once. Two vectors that meet have the same runs: where one array may
+        be a slice, or has another dtype, use `load_row`.
         """
         return self._load_vector("naive", source, coordinate, length, dtype, "row", within)
 
@@ -296,11 +298,12 @@ class ScopeHandle:
         """Register or shared `source` into the tensor `target` at a `coordinate`, or register `source` into a shared
         tile or vector `target`.
 
-        What lies past the tensor's end is not written. `hint="stream"` (coalesced tiles) says that nobody reads it
-        soon. `rank`: into the shared tile of that block of the cluster. `within`: the rows of the tensor, from the
-        first to the one behind the last, that a tile is kept to (of a vector, the elements); the coordinate may be
-        negative then. `columns`: the same of the tensor's columns, for coalesced tiles. A column vector of i32 as the
-        row scatters, as `load` gathers: rows that are there differ.
+        Registers are converted to the dtype of the memory as by `x.to`: of floats, 8-bit integers take the nearest that
+        fits, toward zero; of int32 the low bits. What lies past the tensor's end is not written. `hint="stream"`
+        (coalesced tiles) says that nobody reads it soon. `rank`: into the shared tile of that block of the cluster.
+        `within`: the rows of the tensor, from the first to the one behind the last, that a tile is kept to (of a
+        vector, the elements); the coordinate may be negative then. `columns`: the same of the tensor's columns, for
+        coalesced tiles. A column vector of i32 as the row scatters, as `load` gathers: rows that are there differ.
 
         Raises `TypeRuleError` for a source that is neither in registers nor shared, and between two shared tiles.
         """
@@ -337,7 +340,8 @@ class ScopeHandle:
         float32, int32 or uint32; a naive float32 vector (`x.registers()` of a tile) goes in the widest additions. What
         lies past the tensor's end is not added. A column vector of i32 as the row scatters a tile's rows, as `load`
         gathers them; rows may come twice. Row and column of `pk.at(...)` may also be an index for each element of a
-        float32 `source`: int32 tiles and vectors, as tensor[row, col] reads them.
+        float32 `source`: int32 tiles and vectors, as tensor[row, col] reads them. The source has the type that such a
+        read would have; an index outside of the tensor, -1 say, adds nothing.
         """
         self._combine("add", target, source, coordinate)
 

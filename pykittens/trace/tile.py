@@ -58,6 +58,11 @@ class Tile(Handle):
         return result(binary.Binary(scope_of(self.type.warps), kind, number(a), number(b)))
 
     def __add__(self, other: Operand) -> Tile:
+        """Elementwise, as `-`, `*`, `/`, `//` and `%` are. Both have one dtype (`x.to` converts) and layout.
+
+        A number or scalar goes with every element, and takes the tile's dtype. A column vector beside a tile spreads
+        along the rows, a row vector along the columns; a column vector with a row vector makes a tile.
+        """
         return self._binary("add", self, other)
 
     def __radd__(self, other: Operand) -> Tile:
@@ -104,6 +109,7 @@ class Tile(Handle):
         raise TypeRuleError(f"@ of {self.type}: products of tiles have words of their own", fix=fix)
 
     def __and__(self, other: Operand) -> Tile:
+        """Of masks (with parentheses: `(a < b) & (c < d)`), or bit by bit of integers; so are `|` and `^`."""
         return self._binary("and", self, other)
 
     def __rand__(self, other: Operand) -> Tile:
@@ -134,6 +140,7 @@ class Tile(Handle):
         return self._binary("shr", other, self)
 
     def __lt__(self, other: Operand) -> Tile:
+        """A mask, a tile or vector of bools, as from `<=`, `>`, `>=`, `==` and `!=`; operands meet as in `x + y`."""
         return self._binary("lt", self, other)
 
     def __le__(self, other: Operand) -> Tile:
@@ -166,6 +173,7 @@ class Tile(Handle):
         return result(unary.Unary(scope_of(self.type.warps), kind, self))
 
     def __setitem__(self, key: Any, value: Operand) -> None:
+        """Changes the tile in place; `x = y` would only name another. `x += y` and `x *= y` do so, too."""
         if not (isinstance(key, slice) and key == slice(None)):
             raise TraceError(
                 "a register tile is assigned as a whole: its elements lie in different threads",
@@ -207,7 +215,9 @@ class Tile(Handle):
 
     def to(self, dtype: DType) -> Tile:
         """The same elements as another `dtype`: floats are rounded to nearest even; integers take the low bits, and
-        of floats the nearest that fits (NaN: 0).
+        of floats the nearest that fits (NaN: 0), toward zero: `pk.round` before it rounds.
+
+        `dtype`: bf16, f16, f32, i32, u32 or bool. Other dtypes are memory's, and a store converts to them.
         """
         if dtype == self.type.dtype:
             return self
@@ -415,7 +425,7 @@ class Tile(Handle):
 
     def sum(self) -> Scalar:
         """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory. Of bools: how many
-        hold, int32.
+        hold, int32. Vectors of a coalesced tile have no such sum: store them into a shared vector, and load_vec that.
         """
         return self._numbers()._scalar("sum")
 
