@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pykittens.bench import (
     attention,
     attention_backward,
+    delta_rules,
     families,
     gemm,
     linear,
@@ -83,6 +84,10 @@ SMALL: list[tuple[Any, Cell]] = [
         for kind in ("mamba2", "gated_linear_attention")
         for back in (False, True)
     ),
+    *(
+        (delta_rules, Cell({"kind": kind, "backward": back, "batch": 1, "heads": 1, "n": 70, "dim": 64}, 1e6, "GB/s"))
+        for kind, back in (("gated_delta_rule", False), ("gated_delta_rule", True), ("kimi_delta_attention", False))
+    ),
     (loss, Cell({"kind": "logits", "rows": 6, "hidden": 0, "vocabulary": 257}, 1e6, "GB/s")),
     *(
         (linear_layer, Cell({"m": 40, "n": 24, "k": 16, "activation": activation, "backward": backward}, 1e9))
@@ -125,6 +130,7 @@ def test_all_cells() -> None:
         "attention_backward": 44,
         "attention_random": 100,
         "attention_window": 8,
+        "delta_rules": 12,
         "gemm": 11,
         "gemm_random": 50,
         "linear": 6,

@@ -23,6 +23,7 @@ class Family(str, Enum):
 
     attention = "attention"
     attention_backward = "attention_backward"
+    delta_rules = "delta_rules"
     gemm = "gemm"
     linear = "linear"
     linear_layer = "linear_layer"
