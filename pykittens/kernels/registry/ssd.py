@@ -288,7 +288,7 @@ ROWS = (
         needs=("wgmma",),
         options={"state": (128, 64), "dtype": ("bf16", "f16"), "gate": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
-        spilled=400,
+        spilled=128,
     ),
     Shipped(
         name="ssd_backward_gate",
