@@ -13,7 +13,7 @@ from ...call.arguments import spec
 from ...call.kernel import Kernel
 from ...trace.scoring import Scoring
 from ...types import DTYPES, f32, i32
-from .. import attention_ada, attention_ampere, attention_hopper, blank, reference, tile_lists
+from .. import attention_ada, attention_ampere, attention_divided, attention_hopper, blank, reference, tile_lists
 from ..attention import configuration
 from ..catalog import Array, Instance, Shipped
 
@@ -177,6 +177,21 @@ def _tile_lists(down: bool) -> Instance:
     )
 
 
+def _merged(splits: int) -> Instance:
+    """Parts of two batches of one head, some of whose rows are ragged."""
+    n, dim = 37, 64
+    parts, logs = spec(f32, (2 * splits, 1, n, dim)), spec(f32, (2 * splits, 1, n))
+    operands = {"parts": parts, "logs": logs, "o": spec(DTYPES["bf16"], (2, 1, n, dim)), "lse": spec(f32, (2, 1, n))}
+
+    def expected(parts: Array, logs: Array, **_: Any) -> dict[str, Array]:
+        shares = np.exp(logs.astype(float)).reshape(splits, 2, 1, n)
+        made = (parts.astype(float).reshape(splits, 2, 1, n, dim) * shares[..., None]).sum(0)
+        return {"o": made / shares.sum(0)[..., None], "lse": np.log(shares.sum(0))}
+
+    statics = {"splits": splits, "rows": attention_divided.rows_of(splits, dim)}
+    return Instance(attention_divided.merge, operands, statics, ("o", "lse"), expected)
+
+
 LENGTHS = (150, 0, 200, 30), (200, 40, 300, 30)
 CAPPED: dict[str, Any] = {"softcap": 3.0, "sinks": spec(f32, (2,))}
 ROWS = (
@@ -261,6 +276,13 @@ ROWS = (
         options={"dim": (64, 128, 256), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
         most_lines=230,
+    ),
+    Shipped(
+        name="attention_divided",
+        about="the output of attention from those of parts of the keys: FlashDecoding's second step",
+        make=_merged,
+        options={"splits": (2, 16)},
+        opcodes=("LDG", "STG", "MUFU"),
     ),
     Shipped(
         name="attention_hopper_window",
