@@ -16,7 +16,7 @@ else is in the batch.
 
 A warp (more, where rows do not fit its registers) has keys of its own in every tile, brings them itself, and meets
 others only at the end of a part. Loads run ahead of the work by `stages` - 1 tiles, across parts. Shared memory:
-stages * keys * (d + dv) elements, and rows * dv * groups / 2 float32.
+stages * keys * (d + dv) elements, and rows * dv * groups float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp
 
 from .reference import attention
-from .scale import magnitude, normalised, squashed
+from .scale import normalised, squashed
 from .widths import widths
 
 LOG2E = 1.4426950408889634
@@ -38,9 +38,18 @@ D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
 
+@pk.kernel(grid=lambda arrived, **_: pk.cdiv(arrived.cols, 128))
+def clear(arrived: Annotated[Tensor, i32, "I"], *, dependent: bool = True) -> None:
+    """Zeros before `attend`, which begins at the same time."""
+    if dependent:
+        pk.launch_next()
+    pk.block.store(arrived, pk.block.full_vec(i32, 128, 0), pk.block_index.x)
+
+
 @pk.kernel(
     warps=lambda groups, rows, height, **_: groups * (rows // height),
     grid=lambda processors, **_: processors,
+    pdl=lambda dependent, **_: dependent,
 )
 def attend(
     q: Annotated[Tensor, HALF, "B", "G", "R", D],
@@ -70,11 +79,13 @@ def attend(
     processors: int = 1,
     most: int = 128,
     least: int = 4,
+    dependent: bool = True,
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v on the first `lengths` keys; query i of n stands at key i + length - n.
 
     `parts`, `logs`: scratch memory, two places of `rows` rows for each block, or one for each unit; `arrived`: a zero
-    for each item, and zero again afterwards. causal, `left`, `right`, `softcap`, `sinks`: see `attention_hopper`.
+    for each item, by the kernel before (`dependent`: which may still run). causal, `left`, `right`, `softcap`, `sinks`:
+    see `attention_hopper`.
     fixed: tiles of a part; 0 cuts shares anywhere. height: rows of a warp. least: tiles of a share, if there are many.
     most: what the batch is at most.
     """
@@ -83,7 +94,7 @@ def attend(
     side: Any = 0 if causal else right
     across = pk.cdiv(q.rows, rows)
     capacity = k.rows if page_table is None else page_table.cols * page
-    c = (magnitude(scale) if softcap is None else softcap) * LOG2E
+    c = (scale if softcap is None else softcap) * LOG2E
 
     def length(batch: Any) -> Any:
         given = lengths[batch]
@@ -136,34 +147,38 @@ def attend(
         tile.set(tile + 1)
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
+    cols = 16 * pk.cdiv(wide, 16 * groups)  # of the result that a group adds up
+    slices = pk.cdiv(wide, cols)
     ticket = pk.shared(pk.sv(i32, 4), name="ticket")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
-    others = pk.shared(pk.sv(f32, rows * wide), count=max(groups // 2, 2), name="others")
+    others = pk.shared(pk.sv(f32, rows * cols), count=groups * slices, name="others")
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
-    score, out, whole = group.zeros(f32, rows, 16), group.zeros(f32, rows, wide), group.zeros_col(f32, rows)
+    score, out = group.zeros(f32, rows, 16), group.zeros(f32, rows, wide)
+    top, whole, piece = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows), group.zeros(f32, rows, cols)
 
-    def together() -> tuple[Any, Any]:
-        """The first group gets everybody's output; peak and sum of all."""
+    def add(tops: Any, terms: Any, tiles: Any) -> None:
+        """Parts of the same rows come to `top`, `whole` and `piece`: peaks, sums, and columns of outputs."""
+        highest = top
+        for x in tops:
+            highest = pk.maximum(highest, x)
+        old = pk.exp2(top - highest)
+        whole[:], piece[:] = whole * old, piece * old
+        for x, term, tile in zip(tops, terms, tiles, strict=True):
+            new = pk.exp2(x - highest)
+            whole[:], piece[:] = pk.fma(term, new, whole), pk.fma(tile, new, piece)
+        top[:] = highest
+
+    def together() -> None:
+        """What all groups have, a slice of columns for each."""
+        top[:], whole[:], piece[:] = LOWEST, 0.0, 0.0
         group.store(peaks[mine], peak)
+        group.store(sums[mine], total.total())
+        for i in range(slices):
+            group.store(others[mine * slices + i], out[:, i * cols : (i + 1) * cols].registers())
         pk.block.sync()
-        top = group.load_col(peaks[0])
-        for i in range(1, groups):
-            top = pk.maximum(top, group.load_col(peaks[i]))
-        shrink = pk.exp2(peak - top)
-        out[:] = out * shrink
-        group.store(sums[mine], whole * shrink)
-        half = pk.var(i32, groups // 2)
-        for _ in pk.loop():
-            with pk.when((mine >= half) & (mine < 2 * half)):
-                group.store(others[mine - half], out.registers())
-            pk.block.sync()
-            pk.break_if(half == 0)
-            with pk.when(mine < half):
-                out[:] = out + group.load_vec(others[mine]).tile(rows, wide)
-            pk.block.sync()
-            half.set(half // 2)
-        first = group.load_col(sums[0])
-        return top, sum((group.load_col(sums[i]) for i in range(1, groups)), first)
+        places = [i * slices + pk.minimum(mine, slices - 1) for i in range(groups)]
+        tops, terms = ([group.load_col(x[i]) for i in range(groups)] for x in (peaks, sums))
+        add(tops, terms, [group.load_vec(others[i]).tile(rows, cols) for i in places])
 
     def sink_of(sinks: Any, head: Any, row: Any) -> Any:
         """The sinks of a tile's rows."""
@@ -175,41 +190,42 @@ def attend(
             found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
         return found
 
-    def write(place: Any, top: Any, full: Any) -> None:
-        """The result, and its log-sum-exp, from the sums of all keys."""
+    def write(place: Any) -> None:
+        """The result, and its log-sum-exp."""
         batch, head, row = place
-        factor, log = normalised(top, 1.0, full, None if sinks is None else sink_of(sinks, head, row))
-        unseen = full == 0.0  # a row that sees no key is 0, even where a value is NaN
-        group.store(o, pk.where(unseen, 0.0, out * factor).to(o.dtype), pk.at(batch, head, row, 0))
+        factor, log = normalised(top, 1.0, whole, None if sinks is None else sink_of(sinks, head, row))
+        unseen = whole == 0.0  # a row that sees no key is 0, even where a value is NaN
+        group.store(o, pk.where(unseen, 0.0, piece * factor).to(o.dtype), pk.at(batch, head, row, mine * cols))
         if lse is not None:
-            group.store(lse, log(), pk.at(batch, head, row))
+            with pk.when(mine == 0):
+                group.store(lse, log(), pk.at(batch, head, row))
 
     def add_up(part: Any, count: Any) -> None:
-        """The parts of an item, as if they were keys: each group has some."""
-        peak[:], whole[:], out[:] = LOWEST, 0.0, 0.0
-        at_once = max(1, 2048 // (height * wide))  # parts on their way, as registers hold them
-        for first in pk.range(mine, count, at_once * groups):
-            places = [first + j * groups for j in range(at_once)]
-            slots = [shares.slot(part, pk.minimum(i, count - 1)) for i in places]
-            tops, terms = ([group.load_col(logs, pk.at(at, e, 0), length=rows) for at in slots] for e in (0, 1))
-            tiles = [group.load(parts, pk.at(at, 0, 0), rows=rows, cols=wide) for at in slots]
-            for i, top, term, x in zip(places, tops, terms, tiles, strict=True):
-                with pk.when(i < count):
-                    highest = pk.maximum(peak, top)
-                    old, new = pk.exp2(peak - highest), pk.exp2(top - highest)
-                    whole[:], out[:] = pk.fma(whole, old, term * new), pk.fma(x, new, out * old)
-                    peak[:] = highest
+        """All parts of an item, instead of this one."""
+        top[:], whole[:], piece[:] = LOWEST, 0.0, 0.0
+        at_once = max(1, min(8, 2048 // (height * cols)))  # on their way, as registers hold them
+        for first in pk.range(0, count, at_once):
+            tops, terms, tiles = [], [], []
+            for i in range(at_once):
+                exists = first + i < count
+                slot, within = shares.slot(part, pk.minimum(first + i, count - 1)), (0, pk.where(exists, rows, 0))
+                tops.append(pk.where(exists, group.load_col(logs, pk.at(slot, 0, 0), length=rows), LOWEST))
+                terms.append(group.load_col(logs, pk.at(slot, 1, 0), length=rows, within=within))
+                at = pk.at(slot, 0, mine * cols)
+                tiles.append(group.load(parts, at, rows=rows, cols=cols, within=within))
+            add(tops, terms, tiles)
 
     for _ in pk.range(stages - 1):
         load()
+    if dependent:
+        given = (k, v, lengths) if page_table is None else (k, v, lengths, page_table)
+        pk.wait_for_previous(independent=given)
     for _ in pk.loop():
         pk.break_if(here.done)
         part = here.take()
         keys_seen = length(part.group)
         place = (part.group, part.item // across, part.item % across * rows)
         query = group.load(q, pk.at(*place, 0), rows=rows, cols=d)
-        if softcap is None:
-            query *= pk.where(scale > 0.0, 1.0, pk.where(scale < 0.0, -1.0, 0.0))
         peak[:], total[:], out[:] = LOWEST, 0.0, 0.0
         stands = keys_seen - n  # the first query's key
         for t in pk.range(*tiles_of(part)):
@@ -219,8 +235,7 @@ def attend(
             slot = used * groups + mine
             key = t * keys + mine * 16
             group.mm_ABt(score, query, ring[0][slot])
-            if softcap is not None:
-                score[:] = squashed(score, scale / softcap)
+            score[:] = (score if softcap is None else squashed(score, scale / softcap)) * c
             clear = key + 16 <= (keys_seen if side is None else pk.minimum(stands + side + 1, keys_seen))
             if left is not None:
                 clear = clear & (key >= keys_seen - 1 - left)
@@ -231,35 +246,32 @@ def attend(
                 if left is not None:
                     visible = visible & (pk.col_index(score) >= stand - left - key)
                 score[:] = pk.where(visible, score, -pk.inf)
-            highest = pk.maximum(peak, score.row_max() * c)
-            weight, shrink = pk.exp2(pk.fma(score, c, -highest)), pk.exp2(peak - highest)
+            highest = pk.maximum(peak, score.row_max())
+            weight, shrink = pk.exp2(score - highest), pk.exp2(peak - highest)
             total[:] = pk.fma(total, shrink, weight.row_sum(partial=True))
             out *= shrink
             peak[:] = highest
             group.mma_AB(out, weight.to(k.dtype), ring[1][slot])
             used.set(pk.where(used == stages - 1, 0, used + 1))
-        whole[:] = total.total()
-        pieces, item = pk.var(i32, shares.pieces(part)), part.group * items + part.item
-        for _ in pk.loop():
-            top, full = together()
-            with pk.when((pieces == 1) & (mine == 0)):
-                write(place, top, full)
-            pk.break_if(pieces == 1)
+        together()
+        pieces, item = shares.pieces(part), part.group * items + part.item
+        complete = pk.var(i32, pk.where(pieces == 1, 1, 0))
+        with pk.when(complete == 0):
+            to = shares.slot(part, shares.number(part))
+            group.store(parts, piece, pk.at(to, 0, mine * cols))
             with pk.when(mine == 0):
-                to = shares.slot(part, shares.number(part))
-                group.store(parts, out, pk.at(to, 0, 0))
                 group.store(logs, top, pk.at(to, 0, 0))
-                group.store(logs, full, pk.at(to, 1, 0))
-                if rows > height:
-                    group.sync()
-            with pk.when(warp.index == 0):
-                came = pk.atomic_add(arrived, item, 1, order="acq_rel", by=warp)
-                warp.set(ticket, 0, came)
+                group.store(logs, whole, pk.at(to, 1, 0))
             pk.block.sync()
-            pk.break_if(ticket[0] != pieces - 1)
-            pk.block.set(arrived, item, 0)
-            add_up(part, pieces)
-            pieces.set(1)
+            with pk.when(warp.index == 0):
+                warp.set(ticket, 0, pk.atomic_add(arrived, item, 1, order="acq_rel", by=warp))
+            pk.block.sync()
+            with pk.when(ticket[0] == pieces - 1):
+                add_up(part, pieces)
+                complete.set(1)
+        with pk.when(complete == 1):
+            write(place)
+        pk.block.sync()
 
 
 def reference(

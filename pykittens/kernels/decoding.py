@@ -44,12 +44,11 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
     tall = min(-(-rows // height) * height, 64 if wide <= 128 else 32)
     warps = 8 if wide <= 128 else 4 * (tall // height)  # as many as the registers of a multiprocessor are enough for
     for groups in (8, 4, 2):
-        tile, fixed = (
-            16 * groups * (wide + narrow) * size,
-            tall * (narrow * max(groups // 2, 2) + 2 * groups) * 4 + 1280,
-        )
+        cols = 16 * -(-narrow // (16 * groups))
+        tile = 16 * groups * (wide + narrow) * size
+        fixed = tall * groups * (-(-narrow // cols) * cols + 2) * 4 + 1280
         stages = (arch.shared_bytes - fixed) // tile
-        if groups * (tall // height) <= warps and (stages >= 3 or (stages == 2 and groups == 2)):
+        if groups * (tall // height) <= warps and stages >= 2:
             return Cut(tall, height, groups, min(stages, 4))
     raise AssertionError("a GPU has room for two tiles of 32 keys")
 
@@ -68,7 +67,8 @@ class Attend:
         parts = arrays.empty(info.kind, (places, min(rows, cut.rows), v.shape[3]), "f32", device)
         logs = arrays.empty(info.kind, (places, 2, min(rows, cut.rows)), "f32", device)
         arrived = arrays.empty(info.kind, (batch * heads * tiles,), "i32", device)
-        arrays.fill(arrived, 0)
+        dependent = "dependent launch" in machine_of(device).features
+        attention_cached.clear(arrived, dependent=dependent)
         attention_cached.attend(
             q,
             k,
@@ -84,6 +84,7 @@ class Attend:
             *more,
             page=page,
             fixed=fixed,
+            dependent=dependent,
             processors=processors,
             most=max(128, 1 << (batch - 1).bit_length()),
             **cut._asdict(),
