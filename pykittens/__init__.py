@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .bench.tuning import autotune
     from .functions.attention import attention, attention_backward
     from .functions.attention_cached import attention_cached
+    from .functions.cache_append import cache_append
     from .functions.convolution import causal_conv1d, causal_conv1d_step
     from .functions.delta_rule import (
         gated_delta_rule,

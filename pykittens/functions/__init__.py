@@ -23,6 +23,7 @@ PUBLIC = {
     "attention_cached": "attention_cached",
     "attention_varlen": "attention_varlen",
     "based": "sequences",
+    "cache_append": "cache_append",
     "causal_conv1d": "convolution",
     "causal_conv1d_step": "convolution",
     "cross_entropy": "loss",

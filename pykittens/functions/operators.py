@@ -141,7 +141,8 @@ def _register(function: Function, also: bool) -> None:
     if function.written:
         for key in ("AutogradCPU", "AutogradCUDA"):
             _library.impl(name, partial(_below_autograd, function, operator), key, with_keyset=True)
-        _library.impl(name, partial(_functionalised, function), "Functionalize")
+        if function.functional is not None:  # else torch does without writing by itself
+            _library.impl(name, partial(_functionalised, function), "Functionalize")
     else:
         save, back = partial(_save, function, also), partial(_backward, function, name)
         torch.library.register_autograd(f"pykittens::{name}", back, setup_context=save, lib=_library)

@@ -62,14 +62,14 @@ class Config:
     @property
     def turning(self) -> Coalesced:
         """The layout of one half, or of the pairs."""
-        return _layout(self.r if self.interleaved else self.r // 2, self.width)
+        return layout_of(self.r if self.interleaved else self.r // 2, self.width)
 
     @property
     def passing(self) -> Coalesced:
-        return _layout(self.d - self.r, self.rest)
+        return layout_of(self.d - self.r, self.rest)
 
 
-def _layout(cols: int, width: int) -> Coalesced:
+def layout_of(cols: int, width: int) -> Coalesced:
     """As many lanes a row as its runs divide over, with none left."""
     runs = cols // width
     return Coalesced(min(32, runs & -runs), width)

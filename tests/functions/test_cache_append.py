@@ -1,0 +1,100 @@
+"""Rows at the end of caches: in their places and nowhere else, turned as pk.rotary turns them, for the step that follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens.errors import ArgumentError, KernelAssertionError
+from pykittens.kernels.cache_append import reference
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def rows(*shape: int, dtype: Any = BF16) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("n", "page", "d", "dv", "r", "interleaved"),
+    ((1, 0, 64, 64, 0, False), (3, 16, 72, 40, 64, False), (2, 0, 128, 128, 128, True), (20, 16, 64, 64, 32, False)),
+)
+def test_in_their_places(n: int, page: int, d: int, dv: int, r: int, interleaved: bool) -> None:
+    lengths = np.array([n, 33, 40], np.int32)
+    k, v, q = rows(3, 2, n, d), rows(3, 2, n, dv), rows(3, 4, n, d)
+    tables = [rows(48, r // 2, dtype=np.float32) for _ in range(2)] if r else [None, None]
+    caches = [np.full((9, 2, page, x) if page else (3, 2, 48, x), 7, BF16) for x in (d, dv)]
+    numbers = np.random.default_rng(0).permutation(9).reshape(3, 3).astype(np.int32) if page else None
+    turned = pk.cache_append(
+        k, v, *caches, lengths, numbers, cos=tables[0], sin=tables[1], q=q if r else None, interleaved=interleaved
+    )
+    for cache, x, angles in zip(caches, (k, v), (tables, [None, None]), strict=True):
+        expected = np.full((3, 2, 48, x.shape[3]), 7, float)
+        made = reference(x, lengths, *angles, **({"interleaved": interleaved} if angles[0] is not None else {}))
+        for i, length in enumerate(lengths):
+            expected[i, :, length - n : length] = made[i]
+        found = cache if numbers is None else cache[numbers].swapaxes(1, 2).reshape(expected.shape)
+        np.testing.assert_allclose(found.astype(float), expected, rtol=1e-2, atol=1e-2)
+    if r:
+        expected = reference(q, lengths, *tables, interleaved=interleaved)
+        np.testing.assert_allclose(turned.astype(float), expected, rtol=1e-2, atol=1e-2)
+    else:
+        assert turned is None
+
+
+def test_what_has_no_place() -> None:
+    k, cache = rows(2, 1, 1, 64), np.zeros((2, 1, 8, 64), BF16)
+    for length in (0, 9):
+        with pytest.raises(KernelAssertionError, match="no place in the cache"):
+            pk.cache_append(k, k, cache, cache.copy(), np.array([length, 1], np.int32))
+    pages, wrong = np.zeros((2, 1, 16, 64), BF16), np.full((2, 1), 2, np.int32)
+    with pytest.raises(KernelAssertionError, match="page number is out of range"):
+        pk.cache_append(k, k, pages, pages.copy(), np.ones(2, np.int32), wrong)
+
+
+def test_a_step_of_decoding_by_torch() -> None:
+    """The version that autograd watches goes on, a compiler sees the writing, and attention sees the rows."""
+    torch = pytest.importorskip("torch")
+    made = torch.Generator().manual_seed(0)
+    k, v, q = (torch.randn(2, h, 1, 64, generator=made).bfloat16() for h in (1, 1, 2))
+    caches = [torch.randn(2, 1, 24, 64, generator=made).bfloat16() for _ in range(2)]
+    lengths = torch.tensor([5, 24], dtype=torch.int32)
+
+    def step(q: Any, k: Any, v: Any, k_cache: Any, v_cache: Any) -> Any:
+        pk.cache_append(k, v, k_cache, v_cache, lengths)
+        return pk.attention_cached(q, k_cache, v_cache, lengths)
+
+    mine, theirs = [x.clone() for x in caches], [x.clone() for x in caches]
+    versions = [x._version for x in mine]
+    out = step(q, k, v, *mine)
+    assert all(x._version > y for x, y in zip(mine, versions, strict=True))
+    assert torch.equal(mine[0][0, 0, 4], k[0, 0, 0]) and torch.equal(mine[1][1, 0, 23], v[1, 0, 0])
+    torch._dynamo.reset()
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(q, k, v, *theirs), out)
+    assert all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    (
+        ({"k": np.zeros((2, 1, 64), BF16)}, "cache_append of k bf16"),
+        ({"k": np.zeros((2, 1, 1, 64), np.float16)}, "dtypes are not supported"),
+        ({"v": np.zeros((2, 1, 2, 64), BF16)}, "do not go together"),
+        ({"k_cache": np.zeros((2, 2, 8, 64), BF16)}, "do not go together"),
+        ({"lengths": np.ones(2, np.int64)}, r"lengths are i64 \(2,\)"),
+        ({"page_table": np.ones(2, np.int32)}, r"page_table is i32 \(2,\)"),
+        ({"cos": np.ones((8, 32), np.float32)}, "angles are missing"),
+        ({"q": np.zeros((2, 2, 1, 64), BF16)}, "angles are missing"),
+        ({"cos": np.ones((8, 40), np.float32), "sin": np.ones((8, 40), np.float32)}, r"cos is f32 \(8, 40\)"),
+    ),
+)
+def test_refusals(change: dict[str, Any], said: str) -> None:
+    x, cache = np.zeros((2, 1, 1, 64), BF16), np.zeros((2, 1, 8, 64), BF16)
+    given = {"k": x, "v": x, "k_cache": cache, "v_cache": cache, "lengths": np.ones(2, np.int32)} | change
+    with pytest.raises(ArgumentError, match=said):
+        pk.cache_append(**given)
