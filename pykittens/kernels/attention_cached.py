@@ -58,8 +58,8 @@ def attend(
     o: Annotated[Tensor, HALF, "B", "G", "R", DV],
     lengths: Annotated[Tensor, i32, "B"],
     scale: Annotated[Scalar, f32],
-    parts: Annotated[Tensor, f32, "S", pk.static("L"), DV],
-    logs: Annotated[Tensor, f32, "S", 2, pk.static("L")],
+    parts: Annotated[Tensor, f32, "S", "L", pk.static("E")],
+    logs: Annotated[Tensor, f32, "S", 2, pk.static("ROWS")],
     arrived: Annotated[Tensor, i32, "I"],
     lse: Annotated[Tensor, f32, "B", "G", "R"] | None = None,
     page_table: Annotated[Tensor, i32, "B", "T"] | None = None,
@@ -83,9 +83,9 @@ def attend(
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v on the first `lengths` keys; query i of n stands at key i + length - n.
 
-    `parts`, `logs`: scratch memory, two places of `rows` rows for each block, or one for each unit; `arrived`: a zero
-    for each item, by the kernel before (`dependent`: which may still run). causal, `left`, `right`, `softcap`, `sinks`:
-    see `attention_hopper`.
+    `parts`, `logs`: scratch memory, two places for each block or one for each unit; `arrived`: a zero for each item, by
+    the kernel before (`dependent`: which may still run). causal, `left`, `right`, `softcap`, `sinks`: see
+    `attention_hopper`.
     fixed: tiles of a part; 0 cuts shares anywhere. height: rows of a warp. least: tiles of a share, if there are many.
     most: what the batch is at most.
     """
@@ -96,19 +96,19 @@ def attend(
     capacity = k.rows if page_table is None else page_table.cols * page
     c = (scale if softcap is None else softcap) * LOG2E
 
-    def length(batch: Any) -> Any:
-        given = lengths[batch]
-        pk.assert_((given >= 0) & (given <= capacity), "a length is negative, or more than the cache holds")
-        return pk.maximum(pk.minimum(given, capacity), 0)
-
-    def span(batch: Any) -> tuple[Any, Any]:
-        return pk.band(n, length(batch), left=left, right=side).key_range(0, n, keys)
-
     items = k.depth * across
-    ends = pk.shared(pk.sv(i32, most), name="ends")
-    with pk.when(warp.index == 0):  # where the units of each sequence end
-        given = pk.maximum(pk.minimum(warp.load_vec(lengths, pk.at(0), length=most), capacity), 0)
-        begin, end = pk.band(n, given, left=left, right=side).key_range(0, n, keys)
+    ends, seen = (pk.shared(pk.sv(i32, most), name=name) for name in ("ends", "seen"))
+
+    def span(length: Any) -> tuple[Any, Any]:
+        return pk.band(n, length, left=left, right=side).key_range(0, n, keys)
+
+    with pk.when(warp.index == 0):  # how many keys each sequence has, and where its units end
+        given = warp.load_vec(lengths, pk.at(0), length=most)
+        kept = pk.maximum(pk.minimum(given, capacity), 0)
+        off = pk.maximum(given - kept, kept - given).max()
+        pk.assert_(off == 0, "a length is negative, or more than the cache holds")
+        warp.store(seen, kept)
+        begin, end = span(kept)
         units = pk.cdiv(end - begin, fixed or 1) * items
         warp.store(ends, pk.where(pk.iota(units) < q.batch, units, 0).cumsum())
     pk.block.sync()
@@ -116,11 +116,11 @@ def attend(
 
     ring = [pk.shared(pk.st(k.dtype, 16, width), count=stages * groups, name="ring") for width in (d, wide)]
     ahead, here = shares.walk(), shares.walk()
-    tile, stop, batch, head, seen, filled, used = (pk.var(i32, 0) for _ in range(7))
+    tile, stop, batch, head, filled, used = (pk.var(i32, 0) for _ in range(6))
 
     def tiles_of(part: Any) -> tuple[Any, Any]:
         """The first tile of keys of a part, and the one behind its last."""
-        (begin, end), unit = span(part.group), fixed or 1
+        (begin, end), unit = span(seen[part.group]), fixed or 1
         first = begin + part.begin * unit
         return first, pk.minimum(first + part.taken * unit, end)
 
@@ -128,17 +128,17 @@ def attend(
         """The next tile of the share is on its way; none, at its end."""
         with pk.when((tile >= stop) & ~ahead.done):
             part = ahead.take()
-            values = *tiles_of(part), part.group, part.item // across, length(part.group)
-            for x, value in zip((tile, stop, batch, head, seen), values, strict=True):
+            values = *tiles_of(part), part.group, part.item // across
+            for x, value in zip((tile, stop, batch, head), values, strict=True):
                 x.set(value)
         with pk.when(tile < stop):
             key: Any = tile * keys + mine * 16
-            place, end = batch + 0, seen + 0
+            place, end = batch + 0, seen[batch]
             if page_table is not None:
                 place = page_table[batch, i := pk.minimum(key // page, page_table.cols - 1)]
                 exists = (place >= 0) & (place < k.batch)
-                pk.assert_(exists | (key >= seen), "a page number is out of range")
-                end = pk.where(exists, seen - i * page, 0)
+                pk.assert_(exists | (key >= end), "a page number is out of range")
+                end = pk.where(exists, end - i * page, 0)
                 place, key = pk.where(exists, place, 0), key - i * page
             for tiles, tensor in zip(ring, (k, v), strict=True):
                 to = tiles[filled * groups + mine]
@@ -149,7 +149,7 @@ def attend(
 
     cols = 16 * pk.cdiv(wide, 16 * groups)  # of the result that a group adds up
     slices = pk.cdiv(wide, cols)
-    ticket = pk.shared(pk.sv(i32, 4), name="ticket")
+    ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * cols), count=groups * slices, name="others")
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
@@ -207,12 +207,11 @@ def attend(
         for first in pk.range(0, count, at_once):
             tops, terms, tiles = [], [], []
             for i in range(at_once):
-                exists = first + i < count
-                slot, within = shares.slot(part, pk.minimum(first + i, count - 1)), (0, pk.where(exists, rows, 0))
+                exists, slot = first + i < count, shares.slot(part, pk.minimum(first + i, count - 1))
                 tops.append(pk.where(exists, group.load_col(logs, pk.at(slot, 0, 0), length=rows), LOWEST))
-                terms.append(group.load_col(logs, pk.at(slot, 1, 0), length=rows, within=within))
-                at = pk.at(slot, 0, mine * cols)
-                tiles.append(group.load(parts, at, rows=rows, cols=cols, within=within))
+                terms.append(pk.where(exists, group.load_col(logs, pk.at(slot, 1, 0), length=rows), 0.0))
+                tile = group.load_vec(parts, pk.at(slot, pk.minimum(mine, slices - 1), 0), length=rows * cols)
+                tiles.append(pk.where(exists, tile.tile(rows, cols), 0.0))
             add(tops, terms, tiles)
 
     for _ in pk.range(stages - 1):
@@ -223,9 +222,11 @@ def attend(
     for _ in pk.loop():
         pk.break_if(here.done)
         part = here.take()
-        keys_seen = length(part.group)
+        keys_seen = seen[part.group]
         place = (part.group, part.item // across, part.item % across * rows)
-        query = group.load(q, pk.at(*place, 0), rows=rows, cols=d)
+        pk.block.load_into(queries, q, pk.at(*place, 0))
+        pk.block.sync()
+        query = group.load(queries)
         peak[:], total[:], out[:] = LOWEST, 0.0, 0.0
         stands = keys_seen - n  # the first query's key
         for t in pk.range(*tiles_of(part)):
@@ -258,7 +259,8 @@ def attend(
         complete = pk.var(i32, pk.where(pieces == 1, 1, 0))
         with pk.when(complete == 0):
             to = shares.slot(part, shares.number(part))
-            group.store(parts, piece, pk.at(to, 0, mine * cols))
+            with pk.when(mine < slices):
+                group.store(parts, piece.registers(), pk.at(to, mine, 0))
             with pk.when(mine == 0):
                 group.store(logs, top, pk.at(to, 0, 0))
                 group.store(logs, whole, pk.at(to, 1, 0))
@@ -269,7 +271,7 @@ def attend(
             with pk.when(ticket[0] == pieces - 1):
                 add_up(part, pieces)
                 complete.set(1)
-        with pk.when(complete == 1):
+        with pk.when((complete == 1) & (mine < slices)):
             write(place)
         pk.block.sync()
 

@@ -36,6 +36,11 @@ class Cut(NamedTuple):
         """Of a tile."""
         return 16 * self.groups
 
+    def slices(self, wide: int) -> tuple[int, int]:
+        """How many slices of `wide` columns the groups add up, and the elements of one."""
+        cols = 16 * -(-wide // (16 * self.groups))
+        return -(-wide // cols), self.rows * cols
+
 
 def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
     """For `rows` rows that share their keys, which have elements of `size` bytes."""
@@ -44,12 +49,13 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
     tall = min(-(-rows // height) * height, 64 if wide <= 128 else 32)
     warps = 8 if wide <= 128 else 4 * (tall // height)  # as many as the registers of a multiprocessor are enough for
     for groups in (8, 4, 2):
-        cols = 16 * -(-narrow // (16 * groups))
-        tile = 16 * groups * (wide + narrow) * size
-        fixed = tall * groups * (-(-narrow // cols) * cols + 2) * 4 + 1280
+        found = Cut(tall, height, groups, 2)
+        slices, elements = found.slices(narrow)
+        tile = found.keys * (wide + narrow) * size
+        fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
         stages = (arch.shared_bytes - fixed) // tile
         if groups * (tall // height) <= warps and stages >= 2:
-            return Cut(tall, height, groups, min(stages, 4))
+            return found._replace(stages=min(stages, 4))
     raise AssertionError("a GPU has room for two tiles of 32 keys")
 
 
@@ -64,8 +70,8 @@ class Attend:
         capacity = k.shape[2] if page_table is None else page_table.shape[1] * page
         units = -(-capacity // (fixed * cut.keys)) if fixed else 0
         places = batch * heads * tiles * max(units, 1) if fixed else 2 * processors
-        parts = arrays.empty(info.kind, (places, min(rows, cut.rows), v.shape[3]), "f32", device)
-        logs = arrays.empty(info.kind, (places, 2, min(rows, cut.rows)), "f32", device)
+        parts = arrays.empty(info.kind, (places, *cut.slices(widths(q.shape[3], v.shape[3])[1])), "f32", device)
+        logs = arrays.empty(info.kind, (places, 2, cut.rows), "f32", device)
         arrived = arrays.empty(info.kind, (batch * heads * tiles,), "i32", device)
         dependent = "dependent launch" in machine_of(device).features
         attention_cached.clear(arrived, dependent=dependent)

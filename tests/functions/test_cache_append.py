@@ -1,4 +1,4 @@
-"""Rows at the end of caches: in their places and nowhere else, turned as pk.rotary turns them, for the step that follows."""
+"""Rows at the end of caches: in their places and nowhere else, turned as pk.rotary turns them; a step of decoding."""
 
 from __future__ import annotations
 
