@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pykittens.bench import (
     attention,
     attention_backward,
+    attention_cached,
     delta_rules,
     families,
     gemm,
@@ -53,6 +54,10 @@ SMALL: list[tuple[Any, Cell]] = [
             ),
         )
         for g in (4, 2)
+    ),
+    *(
+        (attention_cached, Cell(dict(zip(attention_cached.KEY, facts, strict=True)), 1e6, "GB/s"))
+        for facts in ((1, 4, 2, 48, 1, 0), (2, 2, 1, 128, 2, 64))
     ),
     (gemm, Cell({"m": 70, "n": 64, "k": 64, "dtype": "bf16"}, 1e9)),
     (gemm, Cell({"m": 64, "n": 64, "k": 64, "dtype": "e4m3"}, 1e9)),
@@ -128,6 +133,7 @@ def test_all_cells() -> None:
     assert {name: len(found) for name, found in labels.items()} == {
         "attention": 30,
         "attention_backward": 44,
+        "attention_cached": 15,
         "attention_random": 100,
         "attention_window": 8,
         "delta_rules": 12,

@@ -10,6 +10,7 @@ from typing import Any
 from . import (
     attention,
     attention_backward,
+    attention_cached,
     attention_random,
     attention_window,
     delta_rules,
@@ -29,6 +30,7 @@ from .measure import OURS, Cell, Row, measure
 FAMILIES: dict[str, ModuleType] = {
     "attention": attention,
     "attention_backward": attention_backward,
+    "attention_cached": attention_cached,
     "attention_random": attention_random,
     "attention_window": attention_window,
     "delta_rules": delta_rules,
