@@ -85,13 +85,6 @@ HARMLESS = {
         1,
         "a pass's barrier before the store, of a vector that nobody has read",
     ),
-    **{
-        (name, "barrier", "first = group.load_col(sums[0])"): (
-            1,
-            "a pass's barrier of a warp, which does not know that every way out of the loop has met the block's",
-        )
-        for name in ("attention_cached", "attention_cached_window")
-    },
     ("based_backward", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     ("based_backward", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
 }

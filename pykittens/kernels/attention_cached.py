@@ -33,6 +33,7 @@ from .scale import normalised, squashed
 from .widths import widths
 
 LOG2E = 1.4426950408889634
+PARTS = 32  # of an item at most, on average: who adds them up is alone
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
 D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
@@ -47,7 +48,7 @@ def clear(arrived: Annotated[Tensor, i32, "I"], *, dependent: bool = True) -> No
 
 
 @pk.kernel(
-    warps=lambda groups, rows, height, **_: groups * (rows // height),
+    warps=lambda groups, rows, **_: groups * rows // 16,
     grid=lambda processors, **_: processors,
     pdl=lambda dependent, **_: dependent,
 )
@@ -73,31 +74,26 @@ def attend(
     page: int = 0,
     fixed: int = 0,
     rows: int = 16,
-    height: int = 16,
     groups: int = 4,
     stages: int = 3,
     processors: int = 1,
     most: int = 128,
-    least: int = 4,
+    across: int = 1,
     dependent: bool = True,
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v on the first `lengths` keys; query i of n stands at key i + length - n.
 
     `parts`, `logs`: scratch memory, two places for each block or one for each unit; `arrived`: a zero for each item, by
-    the kernel before (`dependent`: which may still run). causal, `left`, `right`, `softcap`, `sinks`: see
-    `attention_hopper`.
-    fixed: tiles of a part; 0 cuts shares anywhere. height: rows of a warp. least: tiles of a share, if there are many.
-    most: what the batch is at most.
+    the kernel before (`dependent`: which may still run). causal, `left`, ..., `sinks`: see `attention_hopper`.
+    fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows.
     """
-    (d, wide), group = widths(q.cols, v.cols), pk.group(rows // height)
+    (d, wide), group = widths(q.cols, v.cols), pk.group(rows // 16)
     mine, keys = group.index, 16 * groups
     side: Any = 0 if causal else right
-    across = pk.cdiv(q.rows, rows)
     capacity = k.rows if page_table is None else page_table.cols * page
     c = (scale if softcap is None else softcap) * LOG2E
-
     items = k.depth * across
-    ends, seen = (pk.shared(pk.sv(i32, most), name=name) for name in ("ends", "seen"))
+    ends, units, seen = (pk.shared(pk.sv(i32, most), name=name) for name in ("ends", "units", "seen"))
 
     def span(length: Any) -> tuple[Any, Any]:
         return pk.band(n, length, left=left, right=side).key_range(0, n, keys)
@@ -109,10 +105,12 @@ def attend(
         pk.assert_(off == 0, "a length is negative, or more than the cache holds")
         warp.store(seen, kept)
         begin, end = span(kept)
-        units = pk.cdiv(end - begin, fixed or 1) * items
-        warp.store(ends, pk.where(pk.iota(units) < q.batch, units, 0).cumsum())
+        each = pk.cdiv(end - begin, fixed or 1)
+        warp.store(units, each)
+        warp.store(ends, pk.where(pk.iota(each) < q.batch, each * items, 0).cumsum())
     pk.block.sync()
-    shares = pk.shares(ends, q.batch, items, least=1 if fixed else least, single=bool(fixed))
+    fewest = 1 if fixed else pk.cdiv(ends[q.batch - 1], q.batch * items * PARTS)
+    shares = pk.shares(units, ends, q.batch, items, least=fewest, single=bool(fixed))
 
     ring = [pk.shared(pk.st(k.dtype, 16, width), count=stages * groups, name="ring") for width in (d, wide)]
     ahead, here = shares.walk(), shares.walk()
@@ -183,8 +181,6 @@ def attend(
     def sink_of(sinks: Any, head: Any, row: Any) -> Any:
         """The sinks of a tile's rows."""
         first = head * (q.rows // n) + row // n
-        if n == 1:
-            return group.load_col(sinks, pk.at(first), length=rows, dtype=f32)
         found, which = group.full_col(f32, rows, -pk.inf), (pk.row_index(out) + row) // n - row // n
         for i in range(rows // n + 2):
             found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
@@ -203,7 +199,7 @@ def attend(
     def add_up(part: Any, count: Any) -> None:
         """All parts of an item, instead of this one."""
         top[:], whole[:], piece[:] = LOWEST, 0.0, 0.0
-        at_once = max(1, min(8, 2048 // (height * cols)))  # on their way, as registers hold them
+        at_once = max(1, min(8, 128 // cols))  # on their way, as registers hold them
         for first in pk.range(0, count, at_once):
             tops, terms, tiles = [], [], []
             for i in range(at_once):
@@ -217,13 +213,11 @@ def attend(
     for _ in pk.range(stages - 1):
         load()
     if dependent:
-        given = (k, v, lengths) if page_table is None else (k, v, lengths, page_table)
-        pk.wait_for_previous(independent=given)
+        pk.wait_for_previous(independent=(k, v, lengths, *([] if page_table is None else [page_table])))
     for _ in pk.loop():
         pk.break_if(here.done)
         part = here.take()
-        keys_seen = seen[part.group]
-        place = (part.group, part.item // across, part.item % across * rows)
+        keys_seen, place = seen[part.group], (part.group, part.item // across, part.item % across * rows)
         pk.block.load_into(queries, q, pk.at(*place, 0))
         pk.block.sync()
         query = group.load(queries)
@@ -255,9 +249,9 @@ def attend(
             group.mma_AB(out, weight.to(k.dtype), ring[1][slot])
             used.set(pk.where(used == stages - 1, 0, used + 1))
         together()
-        pieces, item = shares.pieces(part), part.group * items + part.item
-        complete = pk.var(i32, pk.where(pieces == 1, 1, 0))
+        complete = pk.var(i32, pk.where(part.taken == part.units, 1, 0))
         with pk.when(complete == 0):
+            pieces, item = shares.pieces(part), part.group * items + part.item
             to = shares.slot(part, shares.number(part))
             with pk.when(mine < slices):
                 group.store(parts, piece.registers(), pk.at(to, mine, 0))
@@ -273,7 +267,6 @@ def attend(
                 complete.set(1)
         with pk.when((complete == 1) & (mine < slices)):
             write(place)
-        pk.block.sync()
 
 
 def reference(

@@ -26,8 +26,7 @@ _SIMULATED_PROCESSORS = 2
 class Cut(NamedTuple):
     """How tiles are cut: what differs from one to the other call of `attention_cached.attend`."""
 
-    rows: int  # of a tile: heads of a group and their queries
-    height: int  # of them a warp has
+    rows: int  # of a tile: heads of a group and their queries, 16 for each warp of a group
     groups: int  # of warps, each with keys of its own
     stages: int
 
@@ -45,16 +44,16 @@ class Cut(NamedTuple):
 def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
     """For `rows` rows that share their keys, which have elements of `size` bytes."""
     wide, narrow = widths(d, dv)
-    height = 16 if rows <= 16 or wide > 128 else 32
-    tall = min(-(-rows // height) * height, 64 if wide <= 128 else 32)
-    warps = 8 if wide <= 128 else 4 * (tall // height)  # as many as the registers of a multiprocessor are enough for
+    most = 64 if wide <= 128 else 32
+    tall = next(x for x in (16, 32, 64) if x >= min(rows, most))
+    warps = 8 if wide <= 128 else tall // 4  # as many as the registers of a multiprocessor are enough for
     for groups in (8, 4, 2):
-        found = Cut(tall, height, groups, 2)
+        found = Cut(tall, groups, 2)
         slices, elements = found.slices(narrow)
         tile = found.keys * (wide + narrow) * size
         fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
         stages = (arch.shared_bytes - fixed) // tile
-        if groups * (tall // height) <= warps and stages >= 2:
+        if groups * tall // 16 <= warps and stages >= 2:
             return found._replace(stages=min(stages, 4))
     raise AssertionError("a GPU has room for two tiles of 32 keys")
 
@@ -92,6 +91,7 @@ class Attend:
             fixed=fixed,
             dependent=dependent,
             processors=processors,
+            across=tiles,
             most=max(128, 1 << (batch - 1).bit_length()),
             **cut._asdict(),
             **static,

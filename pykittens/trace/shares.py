@@ -1,6 +1,6 @@
 """Stream-K: work of any lengths in one line, of which every block has an equal share, wherever that cuts it.
 
-    shares = pk.shares(ends, batch, heads)        # ends: a shared vector; sequence i has units up to ends[i]
+    shares = pk.shares(units, ends, batch, heads)  # shared vectors: of a head of each sequence; of all up to it
     walk = shares.walk()
     for _ in pk.loop():
         pk.break_if(walk.done)
@@ -21,7 +21,7 @@ from ..errors import TypeRuleError
 from ..program import Operand
 from ..types import SharedVector, i32
 from .elementwise import maximum, minimum, where
-from .flow import break_if, loop
+from .flow import break_if, loop, otherwise, when
 from .memory import Shared
 from .scalar import block_index, cdiv, grid_size, var
 
@@ -39,10 +39,13 @@ class Part(NamedTuple):
 
 
 class Walk:
-    """Goes through the share of its block. `unit`: the next one in the line."""
+    """Goes through the share of its block. `unit`: the next one in the line, at first in the item found for all."""
 
     def __init__(self, shares: Shares):
-        self.shares, self.unit, self.group = shares, var(i32, shares.first), var(i32, 0)
+        self.shares = shares
+        group, item, start = shares.found
+        self.unit, self.group, self.item = var(i32, shares.first), var(i32, group), var(i32, item)
+        self.start, self.units = var(i32, start), var(i32, shares.units[group])
 
     @property
     def done(self) -> Any:
@@ -51,34 +54,48 @@ class Walk:
 
     def take(self) -> Part:
         """The next part."""
-        s, unit, group = self.shares, self.unit, self.group
-        for _ in loop():
-            break_if(unit < s.ends[group])
-            group.set(group + 1)
-        low = where(group > 0, s.ends[maximum(group - 1, 0)], 0)
-        units = (s.ends[group] - low) // s.items
-        item = (unit - low) // units
-        start = low + item * units
+        s, unit, group, item, start, units = self.shares, self.unit, self.group, self.item, self.start, self.units
+        with when(unit >= start + units):
+            start.set(start + units)
+            item.set(item + 1)
+            with when(item == s.items):
+                item.set(0)
+                for _ in loop():
+                    group.set(group + 1)
+                    break_if(s.units[group] > 0)
+                units.set(s.units[group])
         begin = unit - start
-        taken = 1 if s.single else minimum(units - begin, s.last - unit)
+        taken = minimum(1 if s.single else units - begin, s.last - unit)
         unit.set(unit + taken)
-        return Part(group + 0, item, units, start, begin, taken)
+        return Part(group + 0, item + 0, units + 0, start + 0, begin, taken)
 
 
 class Shares:
     """Made by `pk.shares`."""
 
-    def __init__(self, ends: Any, groups: Operand, items: Operand, least: Operand, single: bool):
-        if not isinstance(ends, Shared) or not isinstance(ends.type, SharedVector) or ends.type.dtype is not i32:
-            raise TypeRuleError(
-                f"pk.shares of {getattr(ends, 'type', ends)}",
-                fix="pass a shared vector of 32-bit integers: ends = pk.shared(pk.sv(pk.i32, 128))",
-            )
-        self.ends, self.items, self.single = ends, items, single
+    def __init__(self, units: Any, ends: Any, groups: Operand, items: Operand, least: Operand, single: bool):
+        for x in (units, ends):
+            if not isinstance(x, Shared) or not isinstance(x.type, SharedVector) or x.type.dtype is not i32:
+                raise TypeRuleError(
+                    f"pk.shares of {getattr(x, 'type', x)}",
+                    fix="pass shared vectors of 32-bit integers: units = pk.shared(pk.sv(pk.i32, 128))",
+                )
+        self.units, self.items, self.single = units, items, single
         line = ends[groups - 1]
         self.share = maximum(cdiv(line, grid_size.x), least)
         self.first = minimum(block_index.x * self.share, line)
         self.last = minimum(self.first + self.share, line)
+        low, high = var(i32, 0), var(i32, groups - 1)  # the first group that ends behind the first unit
+        for _ in loop():
+            break_if(low >= high)
+            middle = (low + high) // 2
+            with when(ends[middle] <= self.first):
+                low.set(middle + 1)
+            with otherwise():
+                high.set(middle)
+        before = where(low > 0, ends[maximum(low - 1, 0)], 0)
+        item = (self.first - before) // maximum(units[low], 1)
+        self.found = low + 0, item, before + item * units[low]
 
     def walk(self) -> Walk:
         """One way through the share of this block; whoever runs ahead of others has one of its own."""
@@ -103,11 +120,13 @@ class Shares:
         return 2 * (part.start // self.share + number) + where(number == 0, 1, 0)
 
 
-def shares(ends: Any, groups: Operand, items: Operand = 1, *, least: Operand = 1, single: bool = False) -> Shares:
-    """Equal shares for the blocks of a grid (x) of work in units: group i of `groups` has `items` equal items, which
-    together end before unit ends[i].
+def shares(
+    units: Any, ends: Any, groups: Operand, items: Operand = 1, *, least: Operand = 1, single: bool = False
+) -> Shares:
+    """Equal shares for the blocks of a grid (x) of work in units: each of the `items` items of group i of `groups` has
+    units[i] of them, and all up to that group's end before unit ends[i].
 
-    `ends`: a shared vector of int32, not decreasing; block 0 has the first share, of at least `least` units. `single`:
-    each unit is a part of its own.
+    `units`, `ends`: shared vectors of int32, of which `ends` are the sums of `units` times `items`. Block 0 has the
+    first share, of at least `least` units. `single`: each unit is a part of its own.
     """
-    return Shares(ends, groups, items, least, single)
+    return Shares(units, ends, groups, items, least, single)

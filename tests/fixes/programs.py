@@ -94,7 +94,10 @@ KERNELS: list[Any] = [
     ("warp.store(x, t, (0, 0), columns=(3, 9))", "warp.store(x, c, (0, 0), columns=(3, 9))"),
     ("warp.store(x, c, (0, 0), columns=3)", "warp.store(x, c, (0, 0), columns=(0, 3))"),
     ("pk.packed(x)", "pk.packed(one)"),
-    ("pk.shares(x, 2)", "pk.shares(pk.shared(pk.sv(pk.i32, 128)), 2)"),
+    (
+        "pk.shares(x, x, 2)",
+        "units = pk.shared(pk.sv(pk.i32, 128)); pk.shares(units, units, 2)",
+    ),
     ("block.load_into(v, x, (0, 0), within=(0, 3))", "warp.load_vec(x, (0, 0), length=64, within=(0, 3))"),
     ("warp.load(x, (0, 1), rows=16)", "warp.load(x, (1, 0), rows=16)"),
     ("warp.load(x, (0.5, 0), rows=16)", "warp.load(x, (pk.cast(0.5 * n, pk.i32), 0), rows=16)"),

@@ -122,7 +122,10 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pk.print": (pk.print, lambda e, **o: pk.print("x", **o)),
     "pk.grouped": (pk.grouped, lambda e, **o: [pk.assert_(x[0] < e.n) for x in pk.grouped(e.n, 3, 2, **o)]),
     "pk.rectangle": (pk.rectangle, lambda e, **o: [pk.assert_(x[0] < e.n) for x in pk.rectangle(e.n, 3, **o)]),
-    "pk.shares": (pk.shares, lambda e, **o: pk.shares(pk.shared(pk.sv(i32, 32)), 2, **o).walk().take()),
+    "pk.shares": (
+        pk.shares,
+        lambda e, **o: pk.shares(*(pk.shared(pk.sv(i32, 32)) for _ in range(2)), 2, **o).walk().take(),
+    ),
     "pk.band": (pk.band, lambda e, **o: pk.band(e.n, 64, **o).sees(e.f, 0, 0)),
     "pk.assert_": (pk.assert_, lambda e, **o: pk.assert_(e.n > 0, **o)),
     "pk.cuda": (pk.cuda, lambda e, **o: pk.cuda("", **o)),

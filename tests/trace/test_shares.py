@@ -15,13 +15,20 @@ ITEMS, BLOCKS = 2, 5
 
 @pk.kernel(warps=1, grid=BLOCKS)
 def owners(
-    ends: pk.gl(i32, 5), taken: pk.gl(i32, "N"), slots: pk.gl(i32, "S"), *, single: bool = False, least: int = 1
+    units: pk.gl(i32, 5),
+    ends: pk.gl(i32, 5),
+    taken: pk.gl(i32, "N"),
+    slots: pk.gl(i32, "S"),
+    *,
+    single: bool = False,
+    least: int = 1,
 ) -> None:
     """How often each unit is taken, by item; and how many parts have each slot."""
-    line = pk.shared(pk.sv(i32, 32), name="line")
+    line, each = (pk.shared(pk.sv(i32, 32), name=name) for name in ("line", "each"))
     pk.warp.store(line, pk.warp.load_vec(ends, pk.at(0), length=32))
+    pk.warp.store(each, pk.warp.load_vec(units, pk.at(0), length=32))
     pk.warp.sync()
-    shares = pk.shares(line, 5, ITEMS, least=least, single=single)
+    shares = pk.shares(each, line, 5, ITEMS, least=least, single=single)
     walk = shares.walk()
     for _ in pk.loop():
         pk.break_if(walk.done)
@@ -38,7 +45,7 @@ def owners(
 def test_every_unit_is_taken_once(single: bool, least: int) -> None:
     ends = np.cumsum(UNITS * ITEMS).astype(np.int32)
     taken, slots = np.zeros(ends[-1], np.int32), np.zeros(max(2 * BLOCKS, ends[-1]), np.int32)
-    owners.simulate(ends, taken, slots, single=single, least=least)
+    owners.simulate(UNITS, ends, taken, slots, single=single, least=least)
     assert (taken % 100 == 1).all() and slots.max() <= 1
     share = max(-(-int(ends[-1]) // BLOCKS), least)
     pieces, start = [], 0
@@ -53,7 +60,7 @@ def test_every_unit_is_taken_once(single: bool, least: int) -> None:
 def test_of_what() -> None:
     @pk.kernel(warps=1)
     def wrong(x: pk.gl(i32, 5)) -> None:
-        pk.shares(x, 5)
+        pk.shares(x, x, 5)
 
     with pytest.raises(TypeRuleError, match="pk.shares of"):
         wrong.simulate(np.zeros(5, np.int32))

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ...architectures import SIMULATED
+from ...architectures import ARCHITECTURES
 from ...call.arguments import spec
 from ...types import bf16, f32, i32
-from .. import attention_cached
+from .. import attention_cached, cache_append, rotary
 from ..catalog import Array, Instance, Shipped
 from ..decoding import cut
 
@@ -17,10 +17,12 @@ LENGTHS, PAGE = (0, 1, 290), 32
 PROCESSORS = 2
 
 
-def _cached(dim: int, pages: bool, n: int = 1, heads: int = 4, fixed: int = 0, **given: Any) -> Instance:
+def _cached(
+    dim: int, pages: bool, n: int = 1, heads: int = 4, fixed: int = 0, arch: str = "sm_90a", **given: Any
+) -> Instance:
     """Three sequences, a key head that `heads` heads share; `given`: operands."""
     batch, rows, capacity = len(LENGTHS), heads * n, -(-max(LENGTHS) // PAGE) * PAGE
-    how = cut(rows, dim, dim, 2, SIMULATED)
+    how = cut(rows, dim, dim, 2, ARCHITECTURES[arch])
     cache = (batch * capacity // PAGE, 1, PAGE, dim) if pages else (batch, 1, capacity, dim)
     across = -(-rows // how.rows)
     places = batch * across * -(-capacity // (fixed * how.keys)) if fixed else 2 * PROCESSORS
@@ -41,7 +43,14 @@ def _cached(dim: int, pages: bool, n: int = 1, heads: int = 4, fixed: int = 0, *
     values = {"lengths": np.array(LENGTHS), "arrived": np.zeros(batch * across)}
     values |= {} if table is None else {"page_table": table}
     causal = "right" not in given
-    statics = {"n": n, "page": PAGE if pages else 0, "fixed": fixed, "processors": PROCESSORS, "least": 1}
+    statics = {
+        "n": n,
+        "page": PAGE if pages else 0,
+        "fixed": fixed,
+        "processors": PROCESSORS,
+        "least": 1,
+        "across": across,
+    }
     statics |= {"causal": causal, **how._asdict()}
 
     def expected(q: Array, k: Array, v: Array, lengths: Array, scale: float, **rest: Any) -> dict[str, Array]:
@@ -50,6 +59,52 @@ def _cached(dim: int, pages: bool, n: int = 1, heads: int = 4, fixed: int = 0, *
         return {"o": attention_cached.reference(q, k, v, lengths, scale, n, table, causal=causal, **told)}
 
     return Instance(attention_cached.attend, operands, statics, expected=expected, values=values)
+
+
+def _clear(dependent: bool) -> Instance:
+    def expected(arrived: Array, **_: Any) -> dict[str, Array]:
+        return {"arrived": np.zeros(arrived.shape)}
+
+    operands = {"arrived": spec(i32, (300,))}
+    return Instance(attention_cached.clear, operands, {"dependent": dependent}, ("arrived",), expected)
+
+
+def _append(pages: bool, turned: bool) -> Instance:
+    """Two rows for each of three sequences; half of the features turn."""
+    batch, n, dim, capacity, positions = 3, 2, 64, 96, np.array((2, 33, 96))
+    cache = spec(bf16, (batch * capacity // PAGE, 2, PAGE, dim) if pages else (batch, 2, capacity, dim))
+    table = np.random.default_rng(0).permutation(cache.shape[0]).reshape(batch, -1)
+    rows, angles = spec(bf16, (batch, 2, n, dim)), spec(f32, (capacity, dim // 4))
+    operands: dict[str, Any] = {
+        "k": rows,
+        "v": rows,
+        "k_cache": cache,
+        "v_cache": cache,
+        "lengths": spec(i32, (batch,)),
+    }
+    operands["page_table"] = spec(i32, table.shape) if pages else None
+    if turned:
+        operands |= {"cos": angles, "sin": angles, "q": rows, "turned": rows}
+    config = rotary.plan(dim, 2, 16, dim // 2, False) if turned else None
+    statics = {"config": config, "plain": (rotary.layout_of(dim, 8),) * 2}
+    names = ("k_cache", "v_cache", *(("turned",) if turned else ()))
+
+    def expected(k: Array, v: Array, lengths: Array, **given: Any) -> dict[str, Array]:
+        tables = given.get("cos"), given.get("sin")
+        found = {"turned": cache_append.reference(given["q"], lengths, *tables)} if turned else {}
+        for name, x in (("k_cache", cache_append.reference(k, lengths, *tables)), ("v_cache", v)):
+            whole = np.zeros((batch, 2, capacity, dim))
+            for i, length in enumerate(lengths):
+                whole[i, :, length - n : length] = x[i]
+            if pages:
+                found[name] = np.empty(cache.shape)
+                found[name][table] = whole.reshape(batch, 2, -1, PAGE, dim).swapaxes(1, 2)
+            else:
+                found[name] = whole
+        return found
+
+    values = {"lengths": positions} | ({"page_table": table} if pages else {})
+    return Instance(cache_append.append, operands, statics, names, expected, values)
 
 
 ROWS = (
@@ -62,8 +117,8 @@ ROWS = (
     ),
     Shipped(
         name="attention_cached_queries",
-        about="the same of several queries, on caches that are cut at multiples of a tile's keys",
-        make=lambda n: _cached(64, False, n, 8, fixed=1),
+        about="the same of several queries, cut at multiples of a tile's keys, as it is before Hopper",
+        make=lambda n: _cached(64, False, n, 8, fixed=1, arch="sm_86"),
         options={"n": (8,)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
@@ -73,5 +128,19 @@ ROWS = (
         make=lambda: _cached(64, True, 3, 5, left=200, right=-1, softcap=3.0, sinks=spec(f32, (5,))),
         options={},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
+    ),
+    Shipped(
+        name="attention_cached_clear",
+        about="zeros for the parts of attention on caches to be counted in",
+        make=_clear,
+        options={"dependent": (True, False)},
+        opcodes=("STG",),
+    ),
+    Shipped(
+        name="cache_append",
+        about="new keys and values at the end of caches, turned by the angles of their positions",
+        make=_append,
+        options={"pages": (False, True), "turned": (True, False)},
+        opcodes=("LDG", "STG"),
     ),
 )
