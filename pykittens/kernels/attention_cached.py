@@ -111,7 +111,6 @@ def attend(
     pk.block.sync()
     fewest = 1 if fixed else pk.cdiv(ends[q.batch - 1], q.batch * items * PARTS)
     shares = pk.shares(units, ends, q.batch, items, least=fewest, single=bool(fixed))
-
     ring = [pk.shared(pk.st(k.dtype, 16, width), count=stages * groups, name="ring") for width in (d, wide)]
     ahead, here = shares.walk(), shares.walk()
     tile, stop, batch, head, filled, used = (pk.var(i32, 0) for _ in range(6))
@@ -145,8 +144,7 @@ def attend(
         tile.set(tile + 1)
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
-    cols = 16 * pk.cdiv(wide, 16 * groups)  # of the result that a group adds up
-    slices = pk.cdiv(wide, cols)
+    slices = pk.cdiv(wide, cols := 16 * pk.cdiv(wide, 16 * groups))  # of columns, that groups add up
     ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * cols), count=groups * slices, name="others")
@@ -227,8 +225,7 @@ def attend(
             group.wait_loads(stages - 2)
             group.sync()
             load()
-            slot = used * groups + mine
-            key = t * keys + mine * 16
+            slot, key = used * groups + mine, t * keys + mine * 16
             group.mm_ABt(score, query, ring[0][slot])
             score[:] = (score if softcap is None else squashed(score, scale / softcap)) * c
             clear = key + 16 <= (keys_seen if side is None else pk.minimum(stands + side + 1, keys_seen))

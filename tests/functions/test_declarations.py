@@ -86,6 +86,18 @@ def cached() -> list[Any]:
     return [tensor(2, 2, 1, 64, dtype=HALF), *cache, torch.tensor([0, 37], dtype=torch.int32)]
 
 
+def appended() -> list[Any]:
+    return [tensor(2, 1, 1, 64, dtype=HALF), tensor(2, 1, 1, 64, dtype=HALF)]
+
+
+def append(k: Any, v: Any, q: Any = None) -> Any:
+    caches = [k.new_ones(2, 1, 24, 64) for _ in range(2)]
+    tables = [k.new_ones(24, 32, dtype=torch.float32) for _ in range(2)] if q is not None else [None, None]
+    lengths = torch.tensor([3, 24], dtype=torch.int32).to(k.device)
+    turned = pk.cache_append(k, v, *caches, lengths, q=q, cos=tables[0], sin=tables[1])
+    return caches[0] if q is None else turned
+
+
 def angles() -> list[Any]:
     return [tensor(1, 2, 8, 64), tensor(9, 32), tensor(9, 32)]
 
@@ -169,6 +181,8 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda *x: BASED_BACKWARD((*x, None, None)),
         lambda: [heads(d=16)[2].flip(2), *heads(d=16)],
     ),
+    "cache_append": (append, appended),
+    "cache_append_turned": (append, lambda: [*appended(), tensor(2, 2, 1, 64, dtype=HALF)]),
     "causal_conv1d": (lambda *x: pk.causal_conv1d(*x, activation="silu"), rows3),
     "causal_conv1d_after": (lambda *x: pk.causal_conv1d(*x, return_state=True), rows3),
     "causal_conv1d_backward": (
@@ -281,7 +295,14 @@ LONGER = {
     **dict.fromkeys(("mamba2", "mamba2_after"), (0, 1, 3, 4)),
     "mamba2_backward": (0, 1, 2, 4, 5),
 } | dict.fromkeys(("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,))
-WRITING = ("addmm_", "cross_entropy_backward_out", "cross_entropy_in_place", "rotary_out")
+WRITING = (
+    "addmm_",
+    "cache_append",
+    "cache_append_turned",
+    "cross_entropy_backward_out",
+    "cross_entropy_in_place",
+    "rotary_out",
+)
 ONE = [name for name in CASES if name not in ("matmul_epilogue", "attention_scored", *WRITING)]  # which compilers take
 GRADED = [name for name in CASES if name not in WRITING]
 
