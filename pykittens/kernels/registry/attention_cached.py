@@ -48,7 +48,6 @@ def _cached(
         "page": PAGE if pages else 0,
         "fixed": fixed,
         "processors": PROCESSORS,
-        "least": 1,
         "across": across,
     }
     statics |= {"causal": causal, **how._asdict()}
