@@ -107,6 +107,7 @@ SMALL: list[tuple[Any, Cell]] = [
 ]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("family", "cell"), SMALL, ids=[f"{f.__name__.split('.')[-1]}: {cell.label}" for f, cell in SMALL]
 )

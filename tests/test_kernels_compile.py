@@ -1,9 +1,10 @@
 """Every shipped kernel, compiled: no spills, no warnings, the instructions it is written for.
 
 With `--whole` each configuration is compiled for each architecture that it runs on, but for those with a suffix where
-it needs nothing that the suffix adds: it would be the same C. Else as few configurations as have every value of every
-option, each for one architecture, and every kernel for one of each family of architectures: those that have the same
-features, for which it is the same C. Which of a family goes round from kernel to kernel.
+it needs nothing that the suffix adds: it would be the same C. Else each row of the registry, and every value of every
+option of the rows that run one kernel, in as few configurations as do it, each for one architecture; and every kernel
+for one of each family of architectures: those that have the same features, for which it is the same C. Which of a
+family goes round from kernel to kernel.
 """
 
 import itertools
@@ -12,7 +13,6 @@ from collections.abc import Callable
 import pytest
 
 from pykittens.architectures import ARCHITECTURES, Architecture
-from pykittens.call.kernel import Kernel
 from pykittens.gpu import cache, sass
 from pykittens.gpu.compiler import Cubin
 from pykittens.kernels.catalog import Instance, Shipped, label
@@ -22,14 +22,6 @@ from tests import thin
 
 Case = tuple[Shipped, str, Instance]  # a kernel, what its configuration is called, the kernel in it
 TOGETHER = 10  # cases of a test: they are compiled alone, and disassembled together, because nvdisasm is slow to start
-
-
-def of_one_kernel() -> list[list[Shipped]]:
-    """The rows of the registry, those together that run one kernel."""
-    found: dict[Kernel, list[Shipped]] = {}
-    for row in KERNELS.values():
-        found.setdefault(next(iter(row.configurations()))[1].kernel, []).append(row)
-    return [*found.values()]
 
 
 def families(rows: list[Shipped]) -> list[list[str]]:
@@ -47,10 +39,8 @@ def of_ci() -> dict[str, list[Case]]:
     """What CI compiles, by the architecture that it is for; where a configuration has no room on that, it takes
     another."""
     found: dict[str, list[Case]] = {}
-    for turn, rows in enumerate(of_one_kernel()):
-        cases = [
-            (row, label(choice), instance) for row in rows for choice, instance in thin.values(row.configurations())
-        ]
+    for turn, rows in enumerate(thin.of_one_kernel()):
+        cases = [(row, label(choice), instance) for row, choice, instance in thin.configurations(rows)]
         wanted = [family[turn % len(family)] for family in families(rows)]
         for case, arch in zip(
             itertools.islice(itertools.cycle(cases), max(len(cases), len(wanted))),
@@ -121,12 +111,13 @@ def test_what_ci_compiles() -> None:
     found = of_ci()
     assert {*found} == {name for name in ARCHITECTURES if not name.endswith("a")} | {"sm_90a"}
     chosen = {(row.name, name): arch for arch, cases in found.items() for row, name, _ in cases}
-    for rows in of_one_kernel():
+    for rows in thin.of_one_kernel():
         on = {arch for arch, cases in found.items() for row, _, _ in cases if row in rows}
         assert all(on & {*family} for family in families(rows)), rows[0].name
-        for row in rows:
-            ours = [choice for choice, _ in row.configurations() if (row.name, label(choice)) in chosen]
-            assert all({c[o] for c in ours} == {c[o] for c, _ in row.configurations()} for o in row.options), row.name
+        every = [(row, choice) for row in rows for choice, _ in row.configurations()]
+        ours = [(row, choice) for row, choice in every if (row.name, label(choice)) in chosen]
+        assert {row.name for row, _ in ours} == {row.name for row, _ in every}
+        assert {x for _, c in ours for x in c.items()} == {x for _, c in every for x in c.items()}
     whole = {(row.name, name, arch) for arch, cases in everything().items() for row, name, _ in cases}
     assert {(row, name) for row, name, _ in whole} == {
         (r.name, label(c)) for r in KERNELS.values() for c, _ in r.configurations()

@@ -15,6 +15,7 @@ from pykittens.types import DType
 TICKS, SINK = np.zeros(1, np.int32), np.zeros(1, np.float32)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("kernel", "settings", "opcode", "least"),
     [

@@ -13,6 +13,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ import pytest
 import pykittens as pk
 from pykittens import f32, i32, warp
 from pykittens.kernels import cross_entropy, gemm, rows
-from pykittens.kernels.catalog import Instance
+from pykittens.kernels.catalog import Instance, Shipped
 from pykittens.kernels.registry import KERNELS
 from pykittens.testing.removal import removals
 from tests import thin
@@ -127,8 +128,12 @@ LONGER = ("based", "based_backward", "based_backward_values")
 
 def instances(name: str, whole: bool) -> Iterator[Instance]:
     row, only = KERNELS[name], ENOUGH.get(name, {})
-    enough = [(c, found) for c, found in row.configurations() if all(c[option] in only[option] for option in only)]
-    for _, found in enough if whole else thin.values(enough):
+
+    def enough(row: Shipped, choice: dict[str, Any]) -> bool:
+        return all(choice[option] in only[option] for option in only)
+
+    every = [found for choice, found in row.configurations() if enough(row, choice)]
+    for found in every if whole else [found for *_, found in thin.configurations([row], enough)]:
         yield longer(found, 5 * 64 - 20) if name in LONGER else found  # three slots go round twice
     found = row.make(**row.default())
     assert found is not None
@@ -170,14 +175,6 @@ def longer(found: Instance, rows: int) -> Instance:
     return replace(found, operands=changed, values={n: x[:, :1] for n, x in found.values.items()})
 
 
-def of_one_kernel() -> dict[str, tuple[str, ...]]:
-    """The rows of the registry that run one kernel, by the name of the first."""
-    found: dict[object, list[str]] = {}
-    for name, row in KERNELS.items():
-        found.setdefault(next(iter(row.configurations()))[1].kernel, []).append(name)
-    return {names[0]: tuple(names) for names in found.values()}
-
-
 def survivors(names: tuple[str, ...], whole: bool) -> tuple[Counter[object], str]:
     """What nothing misses in any instance of the rows, by what and line, and in words."""
     is_found: dict[object, bool] = {}  # by statement, in any instance
@@ -198,8 +195,9 @@ def harmless(name: str) -> Counter[object]:
     return Counter({(what, line): count for (row, what, line), (count, _) in HARMLESS.items() if row == name})
 
 
-@pytest.mark.parametrize("names", of_one_kernel().values(), ids=lambda names: names[0])
-def test_every_removal_is_found(names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("rows", thin.of_one_kernel(), ids=lambda rows: rows[0].name)
+def test_every_removal_is_found(rows: list[Shipped]) -> None:
+    names = tuple(row.name for row in rows)
     left, words = survivors(names, False)
     assert left == functools.reduce(operator.or_, map(harmless, names)), words
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pykittens.kernels.registry import KERNELS
 from tests import thin
 
 ROOT = Path(__file__).parents[1]
@@ -20,13 +19,13 @@ def test_few_sets_have_all_that_is_in_any() -> None:
     assert thin.covering([]) == [] and thin.covering([set(), {1}, {1}]) == [1]
 
 
-def test_configurations_have_every_value_of_every_option() -> None:
-    for row in KERNELS.values():
-        every = [choice for choice, _ in row.configurations()]
-        few = [choice for choice, _ in thin.values(row.configurations())]
-        assert few, row.name
-        for option in row.options:
-            assert {choice[option] for choice in few} == {choice[option] for choice in every}, (row.name, option)
+def test_configurations_have_every_row_and_every_value_of_every_option() -> None:
+    for rows in thin.of_one_kernel():
+        few = [(row.name, choice) for row, choice, _ in thin.configurations(rows)]
+        every = [(row.name, choice) for row in rows for choice, _ in row.configurations()]
+        for found in (few, every):
+            assert {name for name, _ in found} == {row.name for row in rows}
+        assert {x for _, c in few for x in c.items()} == {x for _, c in every for x in c.items()}
 
 
 @pytest.mark.parametrize(("options", "count"), [((), 3 + 1 + 1), (("--whole",), 6 + 2 + 1)])

@@ -32,6 +32,7 @@ def test_installers_are_told_the_same() -> None:
     }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("package", "program"),
     [

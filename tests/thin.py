@@ -1,28 +1,40 @@
 """What of an exhaustive test runs in CI; the rest runs with `--whole`. By names and places alone: every run takes the
 same.
 
-* `@pytest.mark.thin`: of a test's cases, as few as have every value of every parameter. `values` does it for the
-  configurations of a shipped kernel.
+* `@pytest.mark.thin`: of a test's cases, as few as have every value of every parameter. `configurations` does it for
+  shipped kernels: each row of the registry, and every value of every option of the rows that run one kernel.
 * `@pytest.mark.thin(3)`: the first case and one in three of the others, by a hash of their names: for cases that all go
   the same way. Each test takes other ones.
 * `@pytest.mark.whole`: none.
 """
 
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from pykittens.kernels.catalog import Instance
+from pykittens.call.kernel import Kernel
+from pykittens.kernels.catalog import Instance, Shipped
+from pykittens.kernels.registry import KERNELS
 
-Configuration = tuple[dict[str, Any], Instance]  # the values of the options, the kernel in them
+Configuration = tuple[Shipped, dict[str, Any], Instance]  # a row, the values of its options, the kernel in them
 
 
-def values(configurations: Iterable[Configuration]) -> list[Configuration]:
-    """Few of a kernel's configurations, with every value of every option in one of them; one if it has none."""
-    found = list(configurations)
-    return [found[i] for i in covering([set(choice.items()) for choice, _ in found])] or found[:1]
+def of_one_kernel() -> list[list[Shipped]]:
+    """The rows of the registry, those together that run one kernel."""
+    found: dict[Kernel, list[Shipped]] = {}
+    for row in KERNELS.values():
+        found.setdefault(next(iter(row.configurations()))[1].kernel, []).append(row)
+    return [*found.values()]
+
+
+def configurations(
+    rows: Iterable[Shipped], keep: Callable[[Shipped, dict[str, Any]], bool] = lambda row, choice: True
+) -> list[Configuration]:
+    """Few configurations of rows, of those to `keep`, with each row and every value of every option."""
+    every = [(row, choice, found) for row in rows for choice, found in row.configurations() if keep(row, choice)]
+    return [every[i] for i in covering([{("row", row.name), *choice.items()} for row, choice, _ in every])]
 
 
 def covering(sets: Sequence[Collection[Any]]) -> list[int]:

@@ -392,6 +392,7 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(operator, given)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", CASES)
 def test_a_gradient_is_never_lost(name: str) -> None:
     """It flows, or it is refused in one sentence: never a result that looks like a constant."""

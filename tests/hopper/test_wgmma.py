@@ -73,7 +73,7 @@ CASES = [
 ]
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(("n", "a", "b", "total", "ta", "tb", "registers"), CASES)
 def test_exact_and_compiles(n: int, a: DType, b: DType, total: DType, ta: bool, tb: bool, registers: bool) -> None:
     kernel = product(n, a, b, total, ta, tb, registers)

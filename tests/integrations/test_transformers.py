@@ -98,6 +98,7 @@ def test_full_batches() -> None:
         assert alike(models(), input_ids=tokens(), attention_mask=torch.ones(2, N, dtype=torch.long)) == 1
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_batches(side: str) -> None:
     mask = torch.ones(2, N, dtype=torch.long)
@@ -156,6 +157,7 @@ FAMILIES: dict[str, Any] = {
 SIZES = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 50, "head_dim": 64}
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     "family", [pytest.param(x, marks=[] if x in ("gemma2", "gpt_oss") else [pytest.mark.whole]) for x in FAMILIES]
 )

@@ -245,6 +245,7 @@ def overlap(f: Any, x: Any, y: Any, right: bool) -> None:
     warp.store(x, ones(), pk.at(pk.block_index.x * (SIDE if right else SIDE - 1), 0))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_pattern(name: str) -> None:
     options, rows, right, wrong = PATTERNS[name]
