@@ -20,11 +20,11 @@ CHECKS = (
 )
 # Seconds of a processor that a kind of test may take: in all, five minutes of two cores.
 BUDGET = {
-    "compiled kernels": 140,
-    "simulated kernels": 120,
-    "removals": 70,
+    "compiled kernels": 150,
+    "simulated kernels": 110,
+    "removals": 80,
     "operations": 40,
-    "torch and functions": 140,
+    "torch and functions": 130,
     "everything else": 90,
 }
 KINDS = {

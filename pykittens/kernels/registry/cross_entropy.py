@@ -76,6 +76,6 @@ ROWS = (
         make=_cross_entropy,
         options={"n": (1000, 8192, 50304, 131072, 50257), "dtype": ("bf16", "f32"), "everything": (False, True)},
         opcodes=("LDG|UTMALDG", "STG", "MUFU"),
-        most_lines=285,  # 200 of them are how rows of all kernels stream, in `rows.py`
+        most_lines=287,  # 200 of them are how rows of all kernels stream, in `rows.py`
     ),
 )
