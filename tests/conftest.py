@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from pykittens.gpu import driver
+from pykittens.sim import run
+from pykittens.sim.orders import run_orders
 from tests import thin
 from tests.all import BUDGET, kind_of
 
@@ -103,3 +105,12 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         patch.setenv("PYKITTENS_CACHE", str(folder))
         patch.delenv("PYKITTENS_AOT", raising=False)
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def one_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions run their kernels in one order of blocks and warps; in all that a result may depend on with `--whole`,
+    and in the tests of the kernels."""
+    of_functions = request.node.nodeid.startswith(("tests/functions", "tests/integrations", "tests/examples"))
+    if of_functions and not request.config.getoption("whole"):
+        monkeypatch.setattr(run, "run_orders", lambda *given: run_orders(*given)[:1])

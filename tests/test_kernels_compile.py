@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pykittens.architectures import ARCHITECTURES, Architecture
+from pykittens.architectures import ARCHITECTURES
+from pykittens.call.arguments import spec
 from pykittens.gpu import cache, sass
 from pykittens.gpu.compiler import Cubin
 from pykittens.kernels.catalog import Instance, Shipped, label
@@ -21,18 +22,20 @@ from pykittens.kernels.source_length import count_lines
 from tests import thin
 
 Case = tuple[Shipped, str, Instance]  # a kernel, what its configuration is called, the kernel in it
+EIGHT_BITS = {"fp8 conversions", "fp8 mma"}
 TOGETHER = 10  # cases of a test: they are compiled alone, and disassembled together, because nvdisasm is slow to start
 
 
 def families(rows: list[Shipped]) -> list[list[str]]:
-    """The architectures that have all that a kernel needs, those together that have the same features. Those with a
-    suffix take part where there are no others: what the suffix adds is for such kernels."""
+    """The architectures that have all that a kernel needs, those together that have the same features but for 8-bit
+    floats, which wgmma's kernels alone use. Those with a suffix take part where there are no others: what the suffix adds
+    is for such kernels."""
     known = [ARCHITECTURES[name] for name in dict.fromkeys(name for row in rows for name in row.architectures)]
     plain = [arch for arch in known if not arch.name.endswith("a")] or known
-    grouped: dict[frozenset[str], list[Architecture]] = {}
+    grouped: dict[frozenset[str], list[str]] = {}
     for arch in plain:
-        grouped.setdefault(arch.features, []).append(arch)
-    return [[arch.name for arch in found] for found in grouped.values()]
+        grouped.setdefault(arch.features - EIGHT_BITS, []).append(arch.name)
+    return [*grouped.values()]
 
 
 def of_ci() -> dict[str, list[Case]]:
@@ -104,6 +107,13 @@ def test_compiles_well(
                 wrong[f"{row.name}: {name}, {target}"] = bad
     record_property("kernels", sum(map(len, by_arch.values())))
     assert not wrong, wrong
+
+
+def test_8_bit_floats_are_for_wgmma() -> None:
+    for row in KERNELS.values():
+        for _, found in row.configurations() if "wgmma" not in row.needs else ():
+            given = [x for x in found.operands.values() if isinstance(x, spec)]
+            assert all(x.dtype.size > 1 or x.dtype.kind != "f" for x in given), row.name
 
 
 def test_what_ci_compiles() -> None:

@@ -385,14 +385,14 @@ def arguments(name: str) -> tuple[Any, tuple[Any, ...]]:
     return seen[0]
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", CASES)
 def test_opcheck(name: str) -> None:
     operator, given = arguments(name)
     torch.library.opcheck(operator, given)
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", CASES)
 def test_a_gradient_is_never_lost(name: str) -> None:
     """It flows, or it is refused in one sentence: never a result that looks like a constant."""
@@ -441,7 +441,7 @@ def test_tensors_without_memory(name: str) -> None:
             call(operands()[0], *[x.to("meta") for x in operands()[1:]])
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("name", without_gradients(CASES))
 def test_traced_for_other_inputs(name: str) -> None:
     """What functionalisation and make_fx record computes, and holds no results as constants."""
@@ -456,7 +456,7 @@ def test_traced_for_other_inputs(name: str) -> None:
     assert same(torch.func.functionalize(call)(*others), expected)
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("name", without_gradients(ONE))
 def test_compiled_with_other_lengths(name: str) -> None:
     call, operands = CASES[name]

@@ -9,7 +9,7 @@ from pykittens.testing.interleavings import Action, Judge, Story
 from pykittens.testing.sync_programs import KINDS, random_program
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("kind", range(len(KINDS)), ids=KINDS)
 def test_simulator_and_judge_agree(kind: int) -> None:
     """In every order. `python -m benchmarks.judge` does the same for 20,000 programs."""
