@@ -381,6 +381,13 @@ def scratch(v: Any, log_decay: Any, offsets: Any) -> tuple[Any, Any, Any, Any]:
     return (*squares, made("f32", len(FACTORS), chunks * CHUNK), decays)
 
 
+def prepared(name: str, q: Any, k: Any, v: Any, log_decay: Any, beta: Any, offsets: Any, state: Any) -> tuple[Any, ...]:
+    """The operands of the function `name` as its kernels read them, in their order."""
+    q, k, v, state = operands(name, q, k, v, state)
+    beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
+    return q, k, v, log_decay, beta, readable_offsets(name, offsets, arrays.describe(v).shape[2]), state
+
+
 def call(
     q: Any,
     k: Any,
@@ -396,10 +403,8 @@ def call(
     norm: bool,
 ) -> KernelCall:
     """What writes o, and the state after the last row into `after` unless that is None."""
-    q, k, v, state = operands("the gated delta rule", q, k, v, state)
-    beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
-    offsets = readable_offsets("gated_delta_rule", offsets, arrays.describe(v).shape[2])
-    return KernelCall(FORWARD, (q, k, v, log_decay, beta, offsets, state, o, after, scale), {"norm": norm})  # type: ignore[arg-type]
+    given = prepared("gated_delta_rule", q, k, v, log_decay, beta, offsets, state)
+    return KernelCall(FORWARD, (*given, o, after, scale), {"norm": norm})  # type: ignore[arg-type]
 
 
 def call_step(

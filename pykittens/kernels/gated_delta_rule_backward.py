@@ -30,8 +30,8 @@ from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall
-from .gated_delta_rule import CHUNK, EPSILON, FACTORS, prepare, scratch, walk
-from .sequences import DTYPES, dense, operands, readable, readable_offsets, unit_of
+from .gated_delta_rule import CHUNK, EPSILON, FACTORS, prepare, prepared, scratch, walk
+from .sequences import DTYPES, dense, readable, unit_of
 
 
 def reference(
@@ -422,9 +422,6 @@ def call(
 ) -> KernelCall:
     """What writes the gradients of q and k (for each head of v), v, beta, log_decay and state, of which the last two
     may be None."""
-    q, k, v, state = operands("the gated delta rule", q, k, v, state)
-    offsets = readable_offsets("gated_delta_rule", offsets, arrays.describe(v).shape[2])
+    given = prepared("gated_delta_rule", q, k, v, log_decay, beta, offsets, state)
     do, dafter = readable(do, "do"), dense(dafter, "dafter")
-    beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
-    given = (do, dafter, q, k, v, log_decay, beta, offsets, state, *results, scale)
-    return KernelCall(BACKWARD, given, {"norm": norm})  # type: ignore[arg-type]
+    return KernelCall(BACKWARD, (do, dafter, *given, *results, scale), {"norm": norm})  # type: ignore[arg-type]

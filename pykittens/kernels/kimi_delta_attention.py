@@ -33,8 +33,8 @@ from pykittens import Scalar, Tensor, f16, f32, i32, warp
 
 from ..interop import arrays
 from .arguments import KernelCall
-from .gated_delta_rule import CHUNK, EPSILON, FACTORS, LEAST, LOG2E, TINY, lengths, step, walk
-from .sequences import DTYPES, dense, operands, readable_offsets, unit_of
+from .gated_delta_rule import CHUNK, EPSILON, FACTORS, LEAST, LOG2E, TINY, lengths, prepared, step, walk
+from .sequences import DTYPES, dense, unit_of
 
 WIDTH = 16  # columns at a time
 
@@ -230,10 +230,8 @@ def call(
     norm: bool,
 ) -> KernelCall:
     """What writes o, and the state after the last row into `after` unless that is None."""
-    q, k, v, state = operands("Kimi delta attention", q, k, v, state)
-    beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
-    offsets = readable_offsets("kimi_delta_attention", offsets, arrays.describe(v).shape[2])
-    return KernelCall(FORWARD, (q, k, v, log_decay, beta, offsets, state, o, after, scale), {"norm": norm})  # type: ignore[arg-type]
+    given = prepared("kimi_delta_attention", q, k, v, log_decay, beta, offsets, state)
+    return KernelCall(FORWARD, (*given, o, after, scale), {"norm": norm})  # type: ignore[arg-type]
 
 
 def call_step(
