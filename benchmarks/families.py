@@ -22,7 +22,7 @@ from unittest import mock
 from pykittens.bench import host, measure
 from pykittens.bench.families import FAMILIES, line, run, select, worst
 from pykittens.call.kernel import Kernel
-from pykittens.kernels import matmul
+from pykittens.kernels import attention, decoding, matmul
 
 from .record import record
 
@@ -101,7 +101,12 @@ def compile_all(names: list[str], arch: str) -> None:
             if hasattr(module, "copy_of"):
                 patches.enter_context(mock.patch.object(module, "copy_of", lambda size: None))
         patches.enter_context(mock.patch.object(measure, "DEVICE", "cpu"))
-        patches.enter_context(mock.patch.object(matmul, "SIMULATED", 132))  # as there
+        for module, name in (
+            (matmul, "SIMULATED"),
+            (attention, "_SIMULATED_PROCESSORS"),
+            (decoding, "_SIMULATED_PROCESSORS"),
+        ):
+            patches.enter_context(mock.patch.object(module, name, 132))  # as there
         patches.enter_context(mock.patch.object(Kernel, "_run", compiled))
         for name in names:
             for cell in select(name):
