@@ -29,6 +29,7 @@ from .trace.elementwise import (
     exp2,
     floor,
     fma,
+    full_like,
     iota,
     join,
     join_pairs,
@@ -38,6 +39,7 @@ from .trace.elementwise import (
     lower_fill,
     maximum,
     minimum,
+    ones_like,
     random_bits,
     rcp,
     relu,
@@ -58,6 +60,7 @@ from .trace.elementwise import (
     upper_fill,
     upper_right_fill,
     where,
+    zeros_like,
 )
 from .trace.flow import break_if, loop, otherwise, range, role, when
 from .trace.functions import assert_, cuda, named_barrier, print
@@ -156,6 +159,7 @@ __all__ = [
     "fence",
     "floor",
     "fma",
+    "full_like",
     "gl",
     "grid_size",
     "group",
@@ -177,6 +181,7 @@ __all__ = [
     "maximum",
     "minimum",
     "named_barrier",
+    "ones_like",
     "otherwise",
     "packed",
     "persistent",
@@ -228,4 +233,5 @@ __all__ = [
     "warpgroup",
     "when",
     "where",
+    "zeros_like",
 ]

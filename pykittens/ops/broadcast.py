@@ -37,12 +37,6 @@ def register_type(x: Operand, what: str) -> Register:
     )
 
 
-UNLIKE_RUNS = (
-    "load_vec has runs as long as dtype and alignment of its memory allow, full_vec those of width=...; load both as "
-    "rows instead: warp.load_row(x, i, length=n), with layout=pk.coalesced(32, 4) where nothing sums them to a scalar"
-)
-
-
 def common_type(what: str, *operands: Operand) -> Register:
     """The shape that operands broadcast to, with the dtype of the first register operand."""
     types = [x.type for x in operands if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector))]
@@ -87,10 +81,13 @@ def _fits(t: Register, shape: Register) -> bool:
 def _fitting_advice(t: Register, shape: Register) -> str:
     if isinstance(t, RegisterVector) and t.partial:
         return "sum the partial vector over its threads first: x.total()"
+    if isinstance(t, RegisterVector) and t.kind == "naive" and isinstance(shape, RegisterTile):
+        way = "" if shape.layout == "row" else f"layout={spelled(shape.layout)}"
+        return f"say which way it broadcasts: x.as_col({way}), one value a row, or x.as_row({way}), one a column"
     if isinstance(t, (RegisterTile, RegisterVector)) and t.layout != shape.layout:
         return f"convert the first of the two: x.swap_layout({spelled(shape.layout)})"
     if isinstance(t, RegisterVector) and isinstance(shape, RegisterVector) and t.width != shape.width:
-        return UNLIKE_RUNS
+        return f"bring it into the other's runs: x.as_vec(width={shape.width})"
     return "shapes must agree; a column vector has one value per row, a row vector one per column"
 
 

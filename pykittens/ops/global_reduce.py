@@ -39,19 +39,11 @@ class GlobalReduce(Op):
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
-        if self.dtype is f32:
-            return Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
-        return EXACT.with_special("wraps" if self.kind == "add" else "")
+        return combined_numerics(self.kind, self.dtype)
 
     def types(self) -> tuple[Type, ...]:
-        type, memory = register_type(self.source, self.kind), self.dtype
         check_pair(self.source, self.target, self.kind)
-        allowed = (f32, i32, u32) if self.kind == "add" else (i32, u32)
-        if type.dtype is not memory or memory not in allowed:
-            raise TypeRuleError(
-                f"{self.kind} of {type} into {self.target.tensor.label}: {self.target.tensor.type}",
-                fix=f"both hold one of {', '.join(d.name for d in allowed)}: convert with x.to(pk.{allowed[0]})",
-            )
+        check_combined(self.kind, self.source, self.target)
         return ()
 
     def numpy(self, m: NumpyMachine) -> None:
@@ -62,13 +54,8 @@ class GlobalReduce(Op):
         return (Access(self.target, "reduce", map, order="relaxed", reduction=self.kind),)
 
     def cuda(self, c: CudaWriter) -> None:
-        type, ptx = registers_of(self.source), PTX[self.dtype]
-        held, constraint = ("float", "f") if self.dtype is f32 else (self.dtype.c, "r")
-        c.prelude(f"""
-__device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
-  asm volatile("red.relaxed.gpu.global.{self.kind}.{ptx} [%0], %1;" :: "l"(p), "{constraint}"(x) : "memory");
-}}
-""")
+        type = registers_of(self.source)
+        c.prelude(red(self.kind, self.dtype))
         c.line("{")
         g, warp = GlobalText(c, self.target, const=False), c.warp(self.scope)
         if isinstance(type, RegisterTile):
@@ -115,6 +102,34 @@ __device__ __forceinline__ void pk_red_{self.kind}({held}* p, {held} x) {{
 
                 fields = {"target": place, "source": RegisterTile(f32, 16, 32, layout), "kind": "add"}
                 yield Sample(fields, added, dict.fromkeys(("target", "source"), "integers"), exact=True)
+
+
+def check_combined(kind: str, source: Value, target: Place) -> None:
+    """The elements are of the tensor's dtype, and there is an instruction that combines those."""
+    type, memory = register_type(source, kind), target.type.dtype
+    allowed = (f32, i32, u32) if kind == "add" else (i32, u32)
+    if type.dtype is not memory or memory not in allowed:
+        raise TypeRuleError(
+            f"{kind} of {type} into {target.tensor.label}: {target.tensor.type}",
+            fix=f"both hold one of {', '.join(d.name for d in allowed)}: convert with x.to(pk.{allowed[0]})",
+        )
+
+
+def combined_numerics(kind: str, dtype: DType) -> Numerics:
+    """What an atomic combination promises."""
+    if dtype is f32:
+        return Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
+    return EXACT.with_special("wraps" if kind == "add" else "")
+
+
+def red(kind: str, dtype: DType) -> str:
+    """C of `pk_red_add` and the like, for elements of a dtype."""
+    held, constraint = ("float", "f") if dtype is f32 else (dtype.c, "r")
+    return f"""
+__device__ __forceinline__ void pk_red_{kind}({held}* p, {held} x) {{
+  asm volatile("red.relaxed.gpu.global.{kind}.{PTX[dtype]} [%0], %1;" :: "l"(p), "{constraint}"(x) : "memory");
+}}
+"""
 
 
 def holds_once(c: CudaWriter, scope: Scope, vector: RegisterVector) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,12 +14,11 @@ from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value, is_scalar
 from ..thread_map import ANY_THREAD
-from ..types import DType, RegisterTile, RegisterVector, Type, bf16, f32, i32, u8, with_dtype
+from ..types import DType, RegisterTile, RegisterVector, Type, bf16, f32, i32, u8, u32, with_dtype
 from .addressing import memory_c
 from .broadcast import Register, common_type, operand, read, register_type, registers_of
 from .conversion import conversion_numerics, convert
-from .global_add import RED
-from .global_reduce import holds_once
+from .global_reduce import check_combined, combined_numerics, holds_once, red
 from .samples import Rectangle, Sample
 from .scalars import check_index
 
@@ -126,9 +125,9 @@ class Gather(Op):
 
 
 @dataclass(eq=False)
-class ScatterAdd(Op):
-    """Adds each element of a float32 tile or vector to target[row, col], atomically; what lies outside is dropped. Of
-    the threads that hold copies of a vector's element, one adds it; of a partial vector each adds its term.
+class ScatterReduce(Op):
+    """target[row, col] becomes itself `kind` each element of a tile or vector, atomically; what lies outside is
+    dropped. Of the threads that hold copies of a vector's element, one does it; of a partial vector each adds its term.
     """
 
     scope: Scope
@@ -136,21 +135,23 @@ class ScatterAdd(Op):
     row: Operand
     col: Operand
     source: Value
+    kind: Literal["add", "min", "max"] = "add"
 
-    numerics = Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
+    @property
+    def numerics(self) -> Numerics:  # type: ignore[override]
+        return combined_numerics(self.kind, self.target.type.dtype)
 
     def types(self) -> tuple[Type, ...]:
-        type, memory = register_type(self.source, "add"), self.target.type.dtype
-        if not type.dtype == memory == f32:
-            raise TypeRuleError(
-                f"add of {type} to {self.target.tensor.label}: {memory}", fix="make the tensor and the tile float32"
-            )
-        held = gathered_type(self.row, self.col, memory)
+        type = register_type(self.source, self.kind)
+        check_combined(self.kind, self.source, self.target)
+        held = with_dtype(gathered_type(self.row, self.col, self.target.type.dtype), type.dtype)
         if self._whole != held:
             raise TypeRuleError(
-                f"add of {type} at indices of {held}",
-                fix="make it of the type of its indices: pk.where(index >= 0, 1.0, 0.0), say",
+                f"{self.kind} of {type} at indices of {held}",
+                fix=f"give each index an element: pk.full_like(index, 1, pk.{type.dtype}), say",
             )
+        if getattr(type, "partial", False) and self.kind != "add":
+            raise TypeRuleError(f"{self.kind} of {type} at indices", fix="sum it first: x.total()")
         return ()
 
     @property
@@ -162,22 +163,21 @@ class ScatterAdd(Op):
     def numpy(self, m: NumpyMachine) -> None:
         array, whole = m[self.source], self._whole
         terms = array.sum(axis=-1) if array.ndim > 1 + len(whole.shape) else array
-        m.scatter_add(self.target, *spots(m, whole, self.row, self.col), terms)
+        m.scatter(self.target, *spots(m, whole, self.row, self.col), terms, self.kind)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.target, "reduce", ANY_THREAD, order="relaxed", reduction="add", everywhere=True),)
+        return (Access(self.target, "reduce", ANY_THREAD, order="relaxed", reduction=self.kind, everywhere=True),)
 
     def cuda(self, c: CudaWriter) -> None:
-        c.prelude(RED)
         type = registers_of(self.source)
+        c.prelude(red(self.kind, type.dtype))
         spot, once = Spot(c, self.target, self._whole, self.row, self.col, const=False), ""
         if isinstance(type, RegisterVector) and not (type.partial and type.kind == "col"):
             tests = holds_once(c, self.scope, type)
             once = " && ".join(filter(None, tests[:1] if type.partial else tests))
         c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{")
-        c.line(f"const float x = {c.element(self.source, Sym('i'))};")
         test = " && ".join(filter(None, (once, spot.inside(Sym("i")))))
-        c.line(f"if ({test}) pk_red_add({spot.at(Sym('i'))}, &x); }}")
+        c.line(f"if ({test}) pk_red_{self.kind}({spot.at(Sym('i'))}, {c.element(self.source, Sym('i'))}); }}")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -186,17 +186,37 @@ class ScatterAdd(Op):
             row, col = index.vector("row"), index.vector("col")
             inputs = dict.fromkeys(("target", "row", "col", "source"), "integers")
             yield Sample(
-                {"target": place, "row": 3, "col": index, "source": source},
-                lambda target, col, source: _added(target, 3, col, source),
+                {"target": place, "row": 3, "col": index, "source": source, "kind": "add"},
+                lambda target, col, source: _combined(target, 3, col, source),
                 inputs,
                 exact=True,
             )
-            yield Sample({"target": place, "row": col, "col": row, "source": source}, _added, inputs, exact=True)
+            yield Sample(
+                {"target": place, "row": col, "col": row, "source": source, "kind": "add"},
+                _combined,
+                inputs,
+                exact=True,
+            )
             partial = [(col, replace(col, partial=True))] if index.layout == "row" else []
             for vector, term in ((row, row), (col, col), *partial):
                 yield Sample(
-                    {"target": place, "row": vector, "col": 2, "source": with_dtype(term, f32)},
-                    lambda target, row, source: _added(target, row, 2, source.sum(1) if source.ndim > 1 else source),
+                    {"target": place, "row": vector, "col": 2, "source": with_dtype(term, f32), "kind": "add"},
+                    lambda target, row, source: _combined(target, row, 2, source.sum(1) if source.ndim > 1 else source),
+                    inputs,
+                    exact=True,
+                )
+        for dtype in (i32, u32):
+            for kind, f in (("add", np.add), ("min", np.minimum), ("max", np.maximum)):
+                fields: dict[str, Any] = {
+                    "target": Rectangle(dtype, (1,), (5, 7)),
+                    "row": 3,
+                    "col": TILES[0],
+                    "kind": kind,
+                }
+                inputs = {"col": "integers"} | dict.fromkeys(("target", "source"), "bits" if dtype is i32 else "counts")
+                yield Sample(
+                    fields | {"source": with_dtype(TILES[0], dtype)},
+                    lambda target, col, source, f=f: _combined(target, 3, col, source, f),
                     inputs,
                     exact=True,
                 )
@@ -210,10 +230,10 @@ def _read(source: Any, row: Any, col: Any) -> Any:
     return np.where(inside, source[row, col], 0)
 
 
-def _added(target: Any, row: Any, col: Any, source: Any) -> Any:
+def _combined(target: Any, row: Any, col: Any, source: Any, f: Any = np.add) -> Any:
     row, col, inside = _inside(target, row, col)
     out = target.copy()
-    np.add.at(out, (row, col), np.where(inside, source, 0))
+    f.at(out, (row[inside], col[inside]), source[inside])
     return out
 
 

@@ -13,6 +13,7 @@ from ..layouts import Sym, vector_element, vector_register
 from ..loading import dataclass
 from ..numerics import Numerics, approximate
 from ..program import CLUSTER, CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
+from ..thread_map import Registers
 from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, u32
 from .arithmetic import arithmetic_numerics, calculate, calculate_c
 from .broadcast import compute, register_type
@@ -390,7 +391,7 @@ class Total(Op):
 class VectorReduce(Op):
     """`kind` over all elements of a warp's vector: a scalar, the same in all its lanes.
 
-    Of a naive vector over several warps it is one scalar for each warp: what that warp holds.
+    Where the elements are spread over several warps (`divided`) it is one scalar for each: of what that warp holds.
     """
 
     scope: Scope
@@ -403,7 +404,7 @@ class VectorReduce(Op):
 
     @property
     def uniform_over(self) -> int:  # type: ignore[override]
-        return 1 if self.scope.warps > 1 and getattr(self.a.type, "kind", "") == "naive" else CLUSTER
+        return 1 if divided(self.a.type) else CLUSTER  # type: ignore[arg-type]
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, self.kind)
@@ -413,24 +414,18 @@ class VectorReduce(Op):
                 fix="reduce the tile by rows or columns first",
             )
         check_numbers(self.kind, type)
-        if (type.warps > 1 and type.kind == "col") or isinstance(type.layout, Coalesced):
-            raise TypeRuleError(
-                f"{self.kind} of {type} to a scalar",
-                fix="store it into a shared vector, warp.sync() (of several warps pk.block.sync()), and reduce "
-                "warp.load_vec of that: a naive vector, or a warp's of row layout, becomes a scalar",
-            )
         return (ScalarType(type.dtype if type.dtype.bits == 32 else f32 if type.dtype.kind == "f" else i32),)
 
     def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterVector)
         array = compute(m[self.a], type.dtype)
-        if type.kind != "naive" or type.warps == 1:
+        if not divided(type):
             return m.per_warp(combined(self.kind, array, 1))
-        step = 32 * type.warps * type.width
-        start = identity(self.kind, type.dtype)
-        whole = np.pad(array, ((0, 0), (0, -type.length % step)), constant_values=start)
-        return combined(self.kind, whole.reshape(m.units, -1, type.warps, step // type.warps), (1, 3)).ravel()
+        start = np.full((m.units, 1), identity(self.kind, type.dtype), array.dtype)  # a warp may hold nothing
+        held = (np.unique(x[x >= 0]) for x in Registers(type).moves(type.shape, type.warps)[0])
+        terms = [combined(self.kind, np.hstack([start, array[:, mine]]), 1) for mine in held]
+        return np.stack(terms, axis=1).ravel()
 
     def cuda(self, c: CudaWriter) -> None:
         type = self.a.type
@@ -439,6 +434,8 @@ class VectorReduce(Op):
         lanes: tuple[int, ...] = (4, 8, 16) if type.ortho else (1, 2)
         if type.kind == "naive":
             lanes = (1, 2, 4, 8, 16)
+        elif isinstance(type.layout, Coalesced):  # the others hold copies
+            lanes = tuple(x for x in (1, 2, 4, 8, 16) if (x < type.layout.lanes) == (type.kind == "row"))
         start = c.scalar(identity(self.kind, type.dtype), type.dtype)
         acc, r = c.fresh("acc"), Sym("i")
         term = str(c.element(self.a, r))
@@ -463,5 +460,15 @@ class VectorReduce(Op):
                 RegisterVector(f32, 100, "naive", width=4),
                 RegisterVector(i32, 33, "naive"),
                 RegisterTile(f32, 64, 32, "row", 4).vector("row"),
+                RegisterTile(f32, 8, 64, Coalesced(8, 4)).vector("col"),
+                RegisterTile(f32, 8, 64, Coalesced(8, 4)).vector("row"),
+                RegisterTile(f32, 3, 256, Coalesced(64, 2), 2).vector("col"),
             ):
                 yield Sample({"kind": kind, "a": type}, lambda a, f=formula: f(a))
+
+
+def divided(vector: RegisterVector) -> bool:
+    """Whether each warp holds elements of a vector that others do not."""
+    if isinstance(vector.layout, Coalesced) and vector.kind != "naive":
+        return vector.kind == "row" and vector.warps > 1
+    return vector.kind != "row" and vector.warps > 1

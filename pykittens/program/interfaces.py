@@ -200,8 +200,8 @@ class NumpyMachine(Protocol):
     def gather(self, source: Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
         """The elements of the matrix in which a place lies, for each unit; 0 where there is none."""
 
-    def scatter_add(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray) -> None:
-        """Adds to the elements of the matrix in which a place lies, each unit in turn."""
+    def scatter(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray, kind: str) -> None:
+        """Combines (add, min, max) elements of the matrix in which a place lies with an array's, each unit in turn."""
 
     def read_element(self, source: Value | Place, at: Any = 0) -> Any:
         """One element of a tensor (the first of the place) or shared vector, for each active warp."""

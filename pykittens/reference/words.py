@@ -31,6 +31,8 @@ WORDS: dict[str, dict[str, str]] = {
     "Making tiles and vectors": {
         **dict.fromkeys(("warp.full", "warp.zeros", "warp.ones", "warp.full_col", "warp.zeros_col"), "Fill"),
         **dict.fromkeys(("warp.full_row", "warp.zeros_row", "warp.full_vec"), "Fill"),
+        **dict.fromkeys(("pk.full_like", "pk.zeros_like", "pk.ones_like"), "Fill"),
+        **dict.fromkeys(("warp.iota", "warp.iota_col", "warp.iota_row"), "Positions"),
         **dict.fromkeys(("pk.row_index", "pk.col_index", "pk.iota"), "Positions"),
         "pk.random_bits": "RandomBits",
         "x[:] = y": "Assign",
@@ -79,14 +81,15 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "Layouts": {
         **dict.fromkeys(("x.transpose", "x.swap_layout"), "ConvertLayout"),
+        **dict.fromkeys(("x.as_vec", "x.as_col", "x.as_row"), "ConvertVector"),
         **{"x.registers": "ToVector", "x.tile": "FromVector"},
     },
     "Products": {**_PRODUCTS, "x.unit_lower_inverse": "UnitLowerInverse"},
     "Moving between memory and registers": {
         **dict.fromkeys(("warp.load", "warp.load_vec", "warp.load_col", "warp.load_row"), "Load"),
         "warp.store": "Store CopyOut StoreRemote",
-        "warp.add": "GlobalReduce.add AddVector ScatterAdd",
-        **{f"warp.{kind}": f"GlobalReduce.{kind}" for kind in ("min", "max")},
+        "warp.add": "GlobalReduce.add AddVector ScatterReduce.add",
+        **{f"warp.{kind}": f"GlobalReduce.{kind} ScatterReduce.{kind}" for kind in ("min", "max")},
         "warp.load_transposed": "LoadTransposed",
         "warp.store_transposed": "StoreTransposed",
         "warp.set": "StoreScalar StrongStore",

@@ -177,11 +177,12 @@ class Machine(Registers):
         """The elements of the matrix in which a place lies, for each unit; 0 where there is none."""
         return np.stack([np.where(inside, x[at], 0) for x, at, inside in self._matrices(source, row, col)])
 
-    def scatter_add(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray) -> None:
-        """Adds to the elements of the matrix in which a place lies, each unit in turn."""
+    def scatter(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray, kind: str) -> None:
+        """Combines (add, min, max) elements of the matrix in which a place lies with an array's, each unit in turn."""
         self.change()
+        combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[kind]
         for (x, at, inside), values in zip(self._matrices(target, row, col), array, strict=True):
-            np.add.at(x, at, np.where(inside, values, 0).astype(x.dtype))
+            combine.at(x, tuple(i[inside] for i in at), values[inside].astype(x.dtype))
 
     def _matrices(self, place: Place, row: np.ndarray, col: np.ndarray) -> Iterator[tuple[Any, Any, np.ndarray]]:
         """For each unit the matrix, which elements of it are meant ((0, 0) where there is none), and which exist."""

@@ -92,7 +92,7 @@ def _meet(
     scope: Scope, kind: str, terms: tuple[Value, ...], whole: tuple[RegisterVector, ...], blocks: int
 ) -> Sequence[Any]:
     meet: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
-    places = _place(scope, _room(whole), blocks)
+    places = scratch_place(scope, _room(whole), blocks)
     mine = places[0] if blocks == 1 else places[0][_rank()]
     record(ShareTerms(scope, mine, terms, blocks))
     record(meet(scope))
@@ -110,17 +110,17 @@ def column_total(vector: Any, kind: str) -> Any:
     dtype, type = vector.type.dtype, vector.type
     held = f32 if dtype.kind == "f" else dtype  # 16-bit floats are combined as float32
     terms, scope = vector.to(held), scope_of(type.warps)
-    (place,) = _place(scope, SharedVector(held, type.length * type.warps), 1)
+    (place,) = scratch_place(scope, SharedVector(held, type.length * type.warps), 1)
     record(ShareColumns(scope, place, terms))
     record(sync.Barrier(scope))
     return result(CombineColumns(scope, kind, place, replace(type, dtype=held, partial=False))).to(dtype)
 
 
 def vector_reduce(vector: Any, kind: str) -> Any:
-    """A scalar with `kind` over a naive vector of several warps."""
+    """A scalar with `kind` over a vector whose elements are spread over several warps."""
     type: RegisterVector = vector.type
     term = result(reduce.VectorReduce(scope_of(type.warps), kind, vector))
-    (place,) = _place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
+    (place,) = scratch_place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
     warp, index = scope_of(1), result(thread_indices.Index(scalars.THREAD, "unit"))
     record(element.StoreScalar(warp, place, term, index % type.warps if current().warps > type.warps else index))
     record(sync.Barrier(scope_of(type.warps)))
@@ -158,7 +158,7 @@ def _in_loop() -> bool:
     return any(kind in ("pk.range", "pk.loop") for kind, _ in current().open)
 
 
-def _place(scope: Scope, type: SharedVector, blocks: int) -> list[Any]:
+def scratch_place(scope: Scope, type: SharedVector, blocks: int) -> list[Any]:
     """Room for one unit's terms: one of two places in turn, and of two others in the bodies of loops."""
     r = current()
     pool = ("terms", scope.warps, r.first_warp, type, blocks)

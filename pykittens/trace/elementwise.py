@@ -11,11 +11,12 @@ from ..ops.rolls import Rolls
 from ..ops.scalars import THREAD
 from ..ops.slice_concat import TileJoin, TileStack
 from ..program import Operand, Value, is_scalar
-from ..types import Coalesced, RegisterTile, RegisterVector, bool_, f32, i32, u32
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_, f32, i32, u32, with_dtype
 from .cross_warp_reduction import row_reduce
 from .handle import number, refuse_array
 from .recorder import record, result, scope_of
 from .tile import Tile
+from .vector_forms import same_runs
 
 MEANING = {
     "exp": "e ** x",
@@ -75,7 +76,7 @@ def _two(kind: str, a: Any, b: Any) -> Any:
     refuse_array(b)
     for x in (a, b):
         if isinstance(x, Tile):
-            return result(binary.Binary(scope_of(x.type.warps), kind, number(a), number(b)))
+            return result(binary.Binary(scope_of(x.type.warps), kind, *same_runs(number(a), number(b))))
     a, b = number(a), number(b)
     if not isinstance(a, Value) and not isinstance(b, Value):
         return min(a, b) if kind == "min" else max(a, b)
@@ -103,7 +104,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
     tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
     if tile is None:
         return result(scalars.ScalarFma(THREAD, number(a), number(b), number(c)))
-    return result(binary.Fma(scope_of(tile.type.warps), number(a), number(b), number(c)))
+    return result(binary.Fma(scope_of(tile.type.warps), *same_runs(number(a), number(b), number(c))))
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -121,6 +122,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     given = next((x for x in (condition, a, b) if isinstance(x, Tile)), None)
     if given is not None and (isinstance(condition, Tile) or is_scalar(condition)):
         a, b = promoted_tiles(number(a), number(b))
+        condition, a, b = same_runs(condition, a, b)
         return result(masks.Select(scope_of(given.type.warps), condition, a, b))
     if not is_scalar(condition):
         raise TypeRuleError(f"pk.where chooses by {condition!r}", fix="compare first: pk.where(x > 0, a, b)")
@@ -195,6 +197,31 @@ def join_pairs(a: Tile, b: Tile) -> Tile:
     `x.split_pairs()`.
     """
     return result(pairs.JoinPairs(scope_of(a.type.warps), a, b))
+
+
+def full_like(x: Tile, value: Operand, dtype: DType | None = None) -> Tile:
+    """A new tile or vector of the shape, layout and scope of `x`, every element `value`; of the dtype of `x` unless
+    `dtype` is given.
+
+    Raises `TypeRuleError` for an `x` that is neither.
+    """
+    if not isinstance(x, Tile):
+        fix = "pass a register tile or vector; warp.full(dtype, rows, cols, value) takes a shape"
+        raise TypeRuleError(f"a tile like {x!r}", fix=fix)
+    type = x.type if dtype is None else with_dtype(x.type, dtype)
+    if getattr(type, "partial", False) and not (isinstance(value, (int, float)) and value == 0):
+        raise TypeRuleError(f"{value} like {type}, whose terms are summed later", fix="sum it first: x.total()")
+    return result(fill.Fill(scope_of(type.warps), type, number(value)))
+
+
+def zeros_like(x: Tile, dtype: DType | None = None) -> Tile:
+    """A new tile or vector of zeros of the shape, layout and scope of `x`; `dtype` as `full_like`."""
+    return full_like(x, 0, dtype)
+
+
+def ones_like(x: Tile, dtype: DType | None = None) -> Tile:
+    """A new tile or vector of ones of the shape, layout and scope of `x`; `dtype` as `full_like`."""
+    return full_like(x, 1, dtype)
 
 
 def row_index(tile: Tile) -> Tile:

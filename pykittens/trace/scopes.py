@@ -26,7 +26,7 @@ from ..ops import (
     thread_indices,
     transposed,
 )
-from ..ops.indexed import ScatterAdd
+from ..ops.indexed import ScatterReduce
 from ..program import MemoryScope, Operand, Order, Scope, Value, is_scalar
 from ..types import (
     Coalesced,
@@ -48,6 +48,7 @@ from .options import unless, unused
 from .recorder import record, result
 from .scalar import Scalar
 from .tile import Tile
+from .vector_forms import same_runs
 
 
 class ScopeHandle:
@@ -135,6 +136,25 @@ class ScopeHandle:
         """
         type = RegisterVector(dtype, length, "naive", "row", self.warps, width=width)
         return result(fill.Fill(self.scope, type, number(value)))
+
+    def iota(self, length: int, *, width: int = 1) -> Tile:
+        """A new naive vector of int32 with the numbers 0 to `length` - 1, in runs of `width`."""
+        return self._iota(RegisterVector(i32, length, "naive", "row", self.warps, width=width))
+
+    def iota_col(self, length: int, *, layout: Layout = "row") -> Tile:
+        """A new column vector of int32 with the number of each row of a tile of `length` rows; `layout` is the
+        tile's.
+        """
+        return self._iota(RegisterVector(i32, length, "col", layout, self.warps))
+
+    def iota_row(self, length: int, *, layout: Layout = "row") -> Tile:
+        """A new row vector of int32 with the number of each column of a tile of `length` columns; `layout` is the
+        tile's.
+        """
+        return self._iota(RegisterVector(i32, length, "row", layout, self.warps))
+
+    def _iota(self, type: RegisterVector) -> Tile:
+        return result(fill.Positions(self.scope, type))
 
     # Moving data --------------------------------------------------------------------------------------
 
@@ -250,8 +270,8 @@ class ScopeHandle:
 
         `coordinate` and `dtype` as `load`; the column counts runs of `length`. `within`: the columns, from the first to
         the one behind the last, outside of which zeros are read. A thread holds runs of as many neighbours as the
-        memory's dtype and alignment let it load at once. Two vectors that meet have the same runs: where one array may
-        be a slice, or has another dtype, use `load_row`.
+        memory's dtype and alignment let it load at once. Vectors of different runs that meet are brought into the
+        longer ones: in shuffles, of several warps through shared memory.
         """
         return self._load_vector("naive", source, coordinate, length, dtype, "row", within)
 
@@ -339,21 +359,21 @@ class ScopeHandle:
 
         float32, int32 or uint32; a naive float32 vector (`x.registers()` of a tile) goes in the widest additions. What
         lies past the tensor's end is not added. A column vector of i32 as the row scatters a tile's rows, as `load`
-        gathers them; rows may come twice. Row and column of `pk.at(...)` may also be an index for each element of a
-        float32 `source`: int32 tiles and vectors, as tensor[row, col] reads them. The source has the type that such a
-        read would have; an index outside of the tensor, -1 say, adds nothing.
+        gathers them; rows may come twice. Row and column of `pk.at(...)` may also be an index for each element of the
+        `source`: int32 tiles and vectors, as tensor[row, col] reads them. The source has the shape that such a read
+        would have (`pk.full_like(index, 1)` counts); an index outside of the tensor, -1 say, adds nothing.
         """
         self._combine("add", target, source, coordinate)
 
     def min(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Keeps the lesser of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: int32 or uint32.
+        atomically for each element: int32 or uint32. Rows and elements may be indexed, as `add` has it.
         """
         self._combine("min", target, source, coordinate)
 
     def max(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Keeps the greater of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: int32 or uint32.
+        atomically for each element: int32 or uint32. Rows and elements may be indexed, as `add` has it.
         """
         self._combine("max", target, source, coordinate)
 
@@ -361,9 +381,11 @@ class ScopeHandle:
         self._memory(target, kind)
         if not isinstance(source, Tile):
             raise TypeRuleError(f"{kind} of {source!r} into memory", fix="pass a register tile or vector")
-        found = indexed(target, coordinate) if kind == "add" and isinstance(coordinate, At) else None
+        found = indexed(target, coordinate) if isinstance(coordinate, At) else None
         if found and not (is_scalar(found[2]) and isinstance(source.type, RegisterTile)):  # else whole rows
-            record(ScatterAdd(self.scope, *found[:3], source))
+            spot, row, col = found[:3]
+            row, col, source = same_runs(row, col, source)
+            record(ScatterReduce(self.scope, spot, row, col, source, kind))
             return
         spot = place(
             target, coordinate, (source.type.length,) if isinstance(source.type, RegisterVector) else source.shape

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..errors import TraceError
 from ..ops import element, thread_indices
-from ..ops.indexed import Gather, ScatterAdd
+from ..ops.indexed import Gather, ScatterReduce
 from ..program import Op, Value
 from ..types import RegisterTile, RegisterVector, ScalarType, bf16, bool_, f16, f32, i8, i32, u8
 from .derivatives import Tape
@@ -171,7 +171,7 @@ class Differentiated:
                 term = term.row_sum()
             row = iota(term) * 0 + row
         spot = place(self.gradients[op.source.tensor], at(batch, depth, 0, 0), (1,))
-        record(ScatterAdd(scope_of(term.type.warps), spot, row, col, term))
+        record(ScatterReduce(scope_of(term.type.warps), spot, row, col, term))
 
 
 def elementwise(function: Callable[..., Any], what: str, *given: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
@@ -16,6 +17,7 @@ from .handle import Handle, extent, number, refuse_array
 from .options import unused
 from .recorder import record, result, scope_of
 from .scalar import Scalar
+from .vector_forms import as_vector, same_runs
 
 
 class Tile(Handle):
@@ -55,10 +57,11 @@ class Tile(Handle):
     def _binary(self, kind: str, a: Operand, b: Operand) -> Any:
         refuse_array(a)
         refuse_array(b)
-        return result(binary.Binary(scope_of(self.type.warps), kind, number(a), number(b)))
+        return result(binary.Binary(scope_of(self.type.warps), kind, *same_runs(number(a), number(b))))
 
     def __add__(self, other: Operand) -> Tile:
-        """Elementwise, as `-`, `*`, `/`, `//` and `%` are. Both have one dtype (`x.to` converts) and layout.
+        """Elementwise, as `-`, `*`, `/`, `//` and `%` are. Both have one dtype (`x.to` converts) and layout; naive
+        vectors may have different runs.
 
         A number or scalar goes with every element, and takes the tile's dtype. A column vector beside a tile spreads
         along the rows, a row vector along the columns; a column vector with a row vector makes a tile.
@@ -180,7 +183,12 @@ class Tile(Handle):
                 fix="x[:] = value, with pk.where to choose elements",
             )
         refuse_array(value)
-        record(fill.Assign(scope_of(self.type.warps), self, number(value)))
+        value = number(value)
+        own, new = self.type, getattr(value, "type", None)
+        if isinstance(own, RegisterVector) and isinstance(new, RegisterVector) and new.kind == "naive":
+            if new == replace(own, dtype=new.dtype, width=new.width):
+                value = as_vector(value, own)
+        record(fill.Assign(scope_of(self.type.warps), self, value))
 
     def __getitem__(self, key: Any) -> Tile:
         """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`."""
@@ -324,11 +332,11 @@ class Tile(Handle):
         return self._counted("col_all").col_min() != 0
 
     def any(self) -> Scalar:
-        """Whether any element of a vector of bools holds, as a scalar."""
+        """Whether any element of a mask holds, as a scalar."""
         return self._counted("any").max() != 0
 
     def all(self) -> Scalar:
-        """Whether all elements of a vector of bools hold, as a scalar."""
+        """Whether all elements of a mask hold, as a scalar."""
         return self._counted("all").min() != 0
 
     def _best(self, k: int, to: Literal["col", "row"], largest: bool = True) -> tuple[Tile, ...]:
@@ -419,22 +427,25 @@ class Tile(Handle):
         return result(reduce.Total(scope_of(self.type.warps), "sum", self))
 
     def _scalar(self, kind: str) -> Scalar:
-        if self.type.warps > 1 and isinstance(self.type, RegisterVector) and self.type.kind == "naive":
+        if isinstance(self.type, RegisterTile):
+            wide = self.to(f32) if self.type.dtype.packed else self
+            return wide._reduce(kind, "col")._scalar(kind)
+        if reduce.divided(self.type):
             return vector_reduce(self, kind)
         return result(reduce.VectorReduce(scope_of(self.type.warps), kind, self))
 
     def sum(self) -> Scalar:
-        """The sum of a vector as a scalar; a naive vector of several warps meets in shared memory. Of bools: how many
-        hold, int32. Vectors of a coalesced tile have no such sum: store them into a shared vector, and load_vec that.
+        """The sum of all elements of a vector or tile, as a scalar: float32 of 16-bit floats. Of bools: how many hold,
+        int32. Elements of several warps meet in shared memory.
         """
         return self._numbers()._scalar("sum")
 
     def max(self) -> Scalar:
-        """The largest element of a vector."""
+        """The largest element of a vector or tile, as a scalar; elements of several warps meet in shared memory."""
         return self._scalar("max")
 
     def min(self) -> Scalar:
-        """The smallest element of a vector."""
+        """The smallest element of a vector or tile, as a scalar; elements of several warps meet in shared memory."""
         return self._scalar("min")
 
     def take_rows(self, rows: Sequence[int]) -> Tile:
@@ -484,6 +495,31 @@ class Tile(Handle):
         own = self.type.layout
         wanted = layout or ("col" if own == "row" else "row")
         return self if wanted == own else self._converted(wanted, False)
+
+    def as_vec(self, *, width: int = 1) -> Tile:
+        """This vector as a naive one, in runs of `width`. Elements of several warps meet in shared memory."""
+        return self._as("naive", "row", width)
+
+    def as_col(self, *, layout: Layout = "row") -> Tile:
+        """This vector as the column vector of a tile of that `layout`: one value a row. Elements of several warps meet
+        in shared memory.
+        """
+        return self._as("col", layout)
+
+    def as_row(self, *, layout: Layout = "row") -> Tile:
+        """This vector as the row vector of a tile of that `layout`: one value a column. Elements of several warps meet
+        in shared memory.
+        """
+        return self._as("row", layout)
+
+    def _as(self, kind: Literal["col", "row", "naive"], layout: Layout, width: int = 1) -> Tile:
+        own = self.type
+        if not isinstance(own, RegisterVector) or own.partial:
+            fix = "reduce a tile first: x.row_sum(); sum a partial vector: x.total()"
+            raise TypeRuleError(
+                f"as_{'vec' if kind == 'naive' else kind} of {own}, which is no complete vector", fix=fix
+            )
+        return as_vector(self, RegisterVector(own.dtype, own.length, kind, layout, own.warps, width=width))
 
     def _converted(self, layout: Layout, transpose: bool) -> Tile:
         scope = scope_of(self.type.warps)

@@ -65,8 +65,20 @@ KERNELS: list[Any] = [
     ("warp.add(w, b, pk.at(0, j))", "warp.add(w, t, pk.at(0, j))"),
     ("warp.add(w, col, pk.at(0, j))", "warp.add(w, t, pk.at(0, j))"),
     (
-        "k = warp.load_vec(i, (0, 0), length=128)\nwarp.add(w, warp.full_vec(f32, 128, 1.0), pk.at(0, k))",
-        "k = warp.load_vec(i, (0, 0), length=128)\nwarp.add(w, pk.where(k >= 0, 1.0, 0.0), pk.at(0, k))",
+        "k = warp.load_vec(i, (0, 0), length=64)\nwarp.add(w, warp.full_col(f32, 64, 1.0), pk.at(0, k))",
+        "k = warp.load_vec(i, (0, 0), length=64)\nwarp.add(w, pk.full_like(k, 1, pk.f32), pk.at(0, k))",
+    ),
+    (
+        "warp.min(i, j[:, 0:16].row_sum(True), pk.at(0, warp.iota_col(16)))",
+        "warp.min(i, j[:, 0:16].row_sum(True).total(), pk.at(0, warp.iota_col(16)))",
+    ),
+    ("pk.full_like(16, 0.0)", "warp.full(f32, 16, 16, 0.0)"),
+    ("pk.ones_like(part)", "pk.ones_like(part.total())"),
+    ("t.as_vec()", "t.row_sum().as_vec()\npart.total().as_vec()"),
+    (
+        OPS + "from pykittens.ops.vector_conversion import ConvertVector\nk = block.iota(256)\n"
+        "record(ConvertVector(scope_of(4), k, pk.rv(i32, 256, 'naive', warps=4, width=2)))",
+        "block.iota(256).as_vec(width=2)",
     ),
     # Coordinates and memory.
     (
@@ -166,11 +178,11 @@ KERNELS: list[Any] = [
     # Elementwise.
     ("t + b", "t + b.to(pk.f32)"),
     ("t + warp.zeros(f32, 16, 32)", "t + warp.zeros(f32, 16, 64)"),
+    ("t * warp.full_vec(f32, 64, 2.0)", "t * warp.full_vec(f32, 64, 2.0).as_row()"),
+    ("c * warp.full_vec(f32, 16, 2.0)", "c * warp.full_vec(f32, 16, 2.0).as_col(layout=pk.coalesced(8, 8))"),
     (
-        "m = pk.at(0, 0)\nwarp.load_vec(x, m, length=128) + warp.load_vec(q, m, length=128)",
-        "m, options = pk.at(0, 0), dict(length=128, layout=pk.coalesced(32, 4))\n"
-        "(warp.load_row(x, m, length=128) * warp.load_row(q, m, length=128)).sum()\n"
-        "warp.load_row(x, m, **options) + warp.load_row(q, m, **options)",
+        "i[warp.full_vec(i32, 16, 0), warp.full_vec(i32, 16, 0, width=2)]",
+        "i[warp.full_vec(i32, 16, 0).as_vec(width=2), warp.full_vec(i32, 16, 0, width=2)]",
     ),
     ("warp.load(one, (0, 0), rows=1, cols=16)", "warp.load(one, 0, rows=1, cols=32, layout=pk.coalesced(32, 1))"),
     (
@@ -253,7 +265,6 @@ KERNELS: list[Any] = [
     ("t.row_dot(b)", "t.row_dot(b.to(pk.f32))"),
     ("c.row_sum(True)", "c.row_sum()"),
     ("part.sum()", "part.total().sum()"),
-    ("c.row_max().max()", "k = pk.shared(pk.sv(f32, 16))\nwarp.store(k, c.row_max())\nwarp.load_vec(k).max()"),
     ("warp.load(w, (0, 0), rows=16, cols=w.rows)", "warp.load(x, (0, 0), rows=16, cols=x.cols)"),
     ("w[0:16, 0:64]", "warp.load(w, pk.at(0, 0), rows=16, cols=64)"),
     (
