@@ -77,6 +77,10 @@ HARMLESS = {
             ("barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
         }.items()
     },
+    ("gla_prepare", "barrier", "query, key = warp.load(own_q).to(f32) * scale, warp.load(own_k).to(f32)"): (
+        1,
+        "each step has columns of its own",
+    ),
     ("gated_delta_rule", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_unwind", "wait", "with pk.when(step < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_backward", "wait", "with both.fill() as slot:"): (1, FIRST_PASS),
@@ -111,6 +115,9 @@ ENOUGH = {
     "gated_delta_rule": {"dim": (64,), "dtype": ("f16",)},
     **{f"gated_delta_rule{part}": {"dim": (64,), "dtype": ("f16",)} for part in ("_prepare", "_unwind")},
     "gated_delta_rule_backward": {"dim": (64,), "dtype": ("bf16",)},
+    "gla": {"dim": (64,), "dtype": ("bf16",)},
+    "gla_prepare": {"dim": (64,), "dtype": ("bf16",), "exact": (False,)},
+    "gla_states": {"dim": (64,)},
     "linear_attention": {"dim": (64,)},
     **{f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)} for step in ("", "_gradient")},
     "ssd": {"state": (64,), "dtype": ("bf16",)},

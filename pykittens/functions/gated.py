@@ -1,9 +1,10 @@
-"""Linear attention with a decay for each head that changes with time."""
+"""Linear attention with decays that change with time, for each head or each channel."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ArgumentError
 from ..kernels import gated_linear_attention as kernels
 from ..kernels.linear_attention import DIMS
 from ..kernels.sequences import check, check_gradient, check_offsets, check_state
@@ -18,7 +19,7 @@ def _results(
     check(_NAME, q, k, v, DIMS, DIMS)
     batch, heads, n, d = q.shape
     kept = (check_offsets(_NAME, cu_seqlens, batch), heads, v.shape[3], d)
-    check_state(_NAME, "log_decay", log_decay, (batch, heads, n))
+    check_state(_NAME, "log_decay", log_decay, (batch, heads, n, d)[: 4 if len(log_decay.shape) == 4 else 3])
     check_state(_NAME, "state", state, kept)
     return Result(v.shape, q.dtype), Result(kept, "f32", nothing="state")
 
@@ -52,6 +53,9 @@ def _gradient_results(
     do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, cu_seqlens: Any, dafter: Any, scale: float | None
 ) -> tuple[Result, ...]:
     name = f"{_NAME}_backward"
+    if len(log_decay.shape) == 4:
+        fix = "pass one decay for each head, (batch, heads, n), or operands that need no gradient"
+        raise ArgumentError(f"{name}: decays for each channel have no gradients", fix=fix)
     _, after = _results(q, k, v, log_decay, state, cu_seqlens, scale)
     shape = after.shape
     check_gradient(name, do, v)
@@ -116,14 +120,15 @@ def gated_linear_attention(
     exact_state: bool = False,
     return_state: bool = False,
 ) -> Any:
-    """o_i = scale * S_i q_i, S_i = exp(g_i) S_(i - 1) + v_i k_i, for each batch and head, on arrays of any framework.
+    """o_i = scale * S_i q_i, S_i = S_(i - 1) exp(g_i) + v_i k_i, for each batch and head, on arrays of any framework.
 
     q, k: (batch, heads, n, d), v: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides. `log_decay`
-    is g, float32 (batch, heads, n), zero or less, also -inf. `scale` is 1 / sqrt(d) unless given. `state`: what an
-    earlier call returned, for rows that continue it, float32 (batch, heads, e, d); its sums are of 16-bit products, but
-    with `exact_state` of those of float32 with k. Packed sequences: batch 1, with `cu_seqlens`, int32 (sequences + 1,)
-    on q's device, from 0 to n, not decreasing; states are then one for each sequence. Returns o, or (o, state) with
-    `return_state`. For Hopper and the simulated GPU. Simple GLA; RetNet and Lightning attention have a constant g.
+    is g, float32, zero or less, also -inf: (batch, heads, n), a decay for each head (simple GLA; RetNet and Lightning
+    attention have a constant one), or (batch, heads, n, d), one for each channel of the keys (GLA). `scale` is
+    1 / sqrt(d) unless given. `state`: what an earlier call returned, for rows that continue it, float32 (batch, heads,
+    e, d); its sums are of 16-bit products, but with `exact_state` of those of float32. Packed sequences: batch 1, with
+    `cu_seqlens`, int32 (sequences + 1,) on q's device, from 0 to n, not decreasing; states are then one for each
+    sequence. Returns o, or (o, state) with `return_state`. For Hopper and the simulated GPU.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
@@ -137,7 +142,7 @@ def gated_linear_attention_step(
     """One row of `gated_linear_attention` for each sequence: (o, state) of q, k, v (batch, heads, d) and the state
     before it.
 
-    log_decay: float32 (batch, heads); `scale` and all else as `gated_linear_attention` has it.
+    log_decay: float32 (batch, heads) or (batch, heads, d); `scale` and all else as `gated_linear_attention` has it.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """

@@ -6,7 +6,8 @@ Simple GLA (Yang et al. 2024), and with constant g RetNet and Lightning attentio
 `ssd_backward.py`) of v, k and q in the place of dt x, B and C, with a group for each head, and g in that of dt A. The
 gradient of g_i is t_i there. Packed sequences lie one after another in the rows of a batch of 1.
 
-log_decay: float32 (batch, heads, n), read where its rows are neighbours or its heads are.
+log_decay: float32 (batch, heads, n), read where its rows are neighbours or its heads are; or (batch, heads, n, d), a
+decay for each channel of the keys, which has kernels of its own (`gla.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pykittens import Tensor, f32, i32, warp
 
 from ..interop import arrays
 from ..interop.views import View
+from . import gla
 from .arguments import KernelCall
 from .chunks import CHUNK, LEAST, LOG2E, accumulate, rows_of
 from .mamba2 import Forward as Launches
@@ -83,6 +85,11 @@ def summed(call: Call, log_decay: Any) -> Any:
     return sums
 
 
+def channels(log_decay: Any) -> bool:
+    """Whether there is a decay for each channel of the keys, not only for each head."""
+    return len(arrays.describe(log_decay).shape) == 4
+
+
 class Forward(Launches):
     """The launches of the forward pass as one: called as a kernel is."""
 
@@ -101,9 +108,14 @@ class Forward(Launches):
         exact: bool,
     ) -> None:
         if single(v, offsets):
-            advance(v, of_one_row(log_decay, 2), None, k, q, None, None, None, state, o, after, scale)
+            decays = (None, log_decay) if channels(log_decay) else (of_one_row(log_decay, 2), None)
+            advance(v, decays[0], None, k, q, None, None, None, decays[1], state, o, after, scale)
             return
         call = call_of(v, offsets)
+        if channels(log_decay):
+            made = gla.chunks_of(call, q, k, log_decay, scale, exact)
+            gla.run(call, v, made.lasting, made, made.asking, state, o, after, rest=made.rest)
+            return
         run(call, v, k, q, summed(call, log_decay), before=state, y=o, after=after, scale=scale, exact=exact)
 
 
@@ -155,6 +167,8 @@ def call(
     offsets = readable_offsets("gated_linear_attention", offsets, arrays.describe(q).shape[2])
     o = arrays.empty_like(v) if o is None else o
     rows = (readable(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
+    if channels(log_decay):
+        log_decay = readable(log_decay, "log_decay")
     given = (*rows, log_decay, dense(state, "state"), offsets, o, after, scale)
     return KernelCall(FORWARD, given, {"exact": exact})  # type: ignore[arg-type]
 

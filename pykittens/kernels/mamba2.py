@@ -46,7 +46,7 @@ class Forward:
         soft: bool,
     ) -> None:
         if single(x, offsets):
-            advance(x, of_one_row(dt, 1), a, b, c, d, z, bias, state, y, after, scale, soft=soft)
+            advance(x, of_one_row(dt, 1), a, b, c, d, z, bias, None, state, y, after, scale, soft=soft)
             return
         call = call_of(x, offsets)
         sums, weights = decays_of(call, dt, a, bias, soft)

@@ -2,6 +2,8 @@
 
     S' = exp(dt A) S + dt x B        y = (scale * S' C + D x) silu(z)        for each sequence and head
 
+or, with `gates`, S' = S diag(exp(gates)) + x B: a decay for each column (`gla.py`).
+
 A warp has 16 rows of a state, in runs of 16 bytes. The work is that of memory: a state has 64 N float32.
 """
 
@@ -30,6 +32,7 @@ def advance(
     d: Annotated[Tensor, f32, "H"],
     z: Annotated[Tensor, DTYPES, "B", "H", 1, E],
     bias: Annotated[Tensor, FLOATS, "H"],
+    gates: Annotated[Tensor, f32, "B", "H", 1, N],
     before: Annotated[Tensor, f32, "B", "H", E, N],
     y: Annotated[Tensor, DTYPES, "B", "H", 1, E],
     after: Annotated[Tensor, f32, "B", "H", E, N],
@@ -37,22 +40,26 @@ def advance(
     *,
     soft: bool = False,
 ) -> None:
-    """y and the states `after`; without `a`, dt is the decay itself. a, d, z, bias, before and after may be None."""
+    """y and the states `after`; without `a`, dt is the decay itself, or `gates` are. a, d, z, bias, before and after
+    may be None."""
     part, head, batch = pk.block_index.x * 4 + warp.index, pk.block_index.y, pk.block_index.z
     group, layout = head // (x.depth // b.depth), pk.coalesced(min(b.cols // 4, 32), 4)
     at, keys = (batch, head, 0, part), (batch, group, 0, 0)
     values = warp.load_col(x, at, length=ROWS, dtype=f32, layout=layout)
-    step: Any = pk.cast(dt[batch, head], f32)
-    step = step if bias is None else step + pk.cast(bias[head], f32)
-    step = softplus(step) if soft else step
-    rate = LOG2E if a is None else pk.maximum(a[head] * LOG2E, -1e30)  # -inf times 0 would be NaN
     k, q = (warp.load_row(t, keys, length=b.cols, dtype=f32, layout=layout) for t in (b, c))
-    weighed = values if a is None else values * step
+    if gates is not None:
+        weighed, decay = values, warp.load_row(gates, (batch, head, 0, 0), length=b.cols, layout=layout) * LOG2E
+    else:
+        step: Any = pk.cast(dt[batch, head], f32)
+        step = step if bias is None else step + pk.cast(bias[head], f32)
+        step = softplus(step) if soft else step
+        rate = LOG2E if a is None else pk.maximum(a[head] * LOG2E, -1e30)  # -inf times 0 would be NaN
+        weighed, decay = values if a is None else values * step, step * rate
     if before is None:
         state = warp.zeros(f32, ROWS, b.cols, layout=layout)
     else:
         state = warp.load(before, (batch, head, part, 0), rows=ROWS, layout=layout)
-        state = state * pk.exp2(pk.maximum(step * rate, LEAST))
+        state = state * pk.exp2(pk.maximum(decay, LEAST))
     state = pk.fma(weighed, k, state)
     if after is not None:
         warp.store(after, state, (batch, head, part, 0))

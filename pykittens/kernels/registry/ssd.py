@@ -91,7 +91,17 @@ def _step(state: int, dtype: str, soft: bool) -> Instance:
     kind, heads = DTYPES[dtype], spec(f32, (4,))
     x, bc, kept = spec(kind, (2, 4, 1, 64)), spec(kind, (2, 2, 1, state)), spec(f32, (2, 4, 64, state))
     operands = {
-        **{"x": x, "dt": spec(f32, (2, 4)), "a": heads, "b": bc, "c": bc, "d": heads, "z": x, "bias": heads},
+        **{
+            "x": x,
+            "dt": spec(f32, (2, 4)),
+            "a": heads,
+            "b": bc,
+            "c": bc,
+            "d": heads,
+            "z": x,
+            "bias": heads,
+            "gates": None,
+        },
         **{"before": kept, "y": x, "after": kept, "scale": 0.5},
     }
 

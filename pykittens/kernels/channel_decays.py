@@ -1,0 +1,93 @@
+"""Products of rows that decay, channel by channel, on the way from one to the other: within a chunk of 64 rows,
+
+    A_ij = sum_d x_id y_jd exp(c_id - c_jd)    for j <= i, with c_i the sums of logarithms of decays (base 2 here)
+
+A difference of sums is no factor of row i times one of row j that stay small: one of them would be exp(-c_j). So pairs
+of rows are grouped by where they part. Of blocks of 32, 16, 8, 4, 2, 1 rows, let s be the largest that has i in one
+block and j in the block before, of a pair of blocks; with r the last row of the first,
+
+    exp(c_i - c_j) = exp(c_i - c_r) exp(c_r - c_j),   both at most 1,
+
+and the same number exp(-|c - c_r|) is of use whether a row is an i or a j. Each s has products of its own: one of 32 x
+32, two of 16 x 16, and of each smaller s the 16 x 16 blocks on the diagonal, with the pairs that are not its own
+masked. A 64 x 64 tile is kept as these: 80 registers of a thread of a warp, not 128.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pykittens as pk
+from pykittens import f32, warp
+
+from .chunks import CHUNK
+
+WIDTH = 16  # columns at a time
+SIZES = (32, 16, 8, 4, 2, 1, 0)  # of the blocks that pairs of rows part at; 0: a row with itself
+
+
+def fade(sums: Any, size: int) -> Any:
+    """exp(-|c - c_r|) of rows that part at blocks of `size` rows; 1 of a row with itself."""
+    if not size:
+        return 1.0
+    parting = [i // (2 * size) * 2 * size + size - 1 for i in range(CHUNK)]
+    return pk.exp2(-abs(sums - sums.take_rows(parting)))
+
+
+def parts_at(row: Any, column: Any, size: int, flip: bool = False) -> Any:
+    """Which elements of a 16 x 16 block on the diagonal are of pairs that part there: the rows' numbers are equal but
+    for the bit `size` and what is below it. `flip`: the rows are the earlier ones."""
+    if not size:
+        return row == column
+    return ((row ^ column) // size == 1) & ((row <= column) if flip else (row >= column))
+
+
+class Products(NamedTuple):
+    """The products of rows with those before them (`flip`: with those behind them), 64 x 64, of a warp."""
+
+    whole: Any
+    halves: list[Any]
+    blocks: list[Any]
+    flip: bool
+
+    @classmethod
+    def zeros(cls, flip: bool = False) -> Products:
+        """Before the first columns."""
+        halves, blocks = ([warp.zeros(f32, 16, 16) for _ in range(n)] for n in (2, 4))
+        return cls(warp.zeros(f32, 32, 32), halves, blocks, flip)
+
+    def add(self, sums: Any, late: Any, early: Any, dtype: Any, sizes: tuple[int, ...] = SIZES) -> None:
+        """Adds what some columns give: 64 x 16 tiles of float32, rounded when they have decayed."""
+        row, column = pk.row_index(self.blocks[0]), pk.col_index(self.blocks[0])
+        for size in sizes:
+            faded = fade(sums, size)
+            x, y = ((t * faded).to(dtype) for t in (late, early))
+            (x, above), (y, below) = ((y, 0), (x, 1)) if self.flip else ((x, 1), (y, 0))
+            if size >= 16:
+                for i, block in enumerate([self.whole] if size == 32 else self.halves):
+                    a, b = ((2 * i + side) * size for side in (above, below))
+                    warp.mma_ABt(block, x[a : a + size, :], y[b : b + size, :])
+                continue
+            for i, block in enumerate(self.blocks):
+                made = warp.zeros(f32, 16, 16)
+                warp.mma_ABt(made, x[16 * i : 16 * i + 16, :], y[16 * i : 16 * i + 16, :])
+                block += pk.where(parts_at(row, column, size, self.flip), made, 0.0)
+
+    def rows(self) -> list[Any]:
+        """All of them, and zeros, in tiles of 16 rows."""
+        none, (upper, lower), whole, blocks = warp.zeros(f32, 16, 16), self.halves, self.whole, self.blocks
+        if self.flip:
+            rows = [
+                (blocks[0], upper, whole[0:16, :]),
+                (none, blocks[1], whole[16:32, :]),
+                (none, none, blocks[2], lower),
+                (none, none, none, blocks[3]),
+            ]
+        else:
+            rows = [
+                (blocks[0], none, none, none),
+                (upper, blocks[1], none, none),
+                (whole[0:16, :], blocks[2], none),
+                (whole[16:32, :], lower, blocks[3]),
+            ]
+        return [pk.join(*row) for row in rows]
