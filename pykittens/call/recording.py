@@ -18,16 +18,24 @@ def watching(watcher: Watcher) -> Iterator[None]:
     itself.
     """
     thread = get_ident()
-
-    def call(kernel: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        del watchers[thread]
-        try:
-            watcher(kernel, args, named)
-        finally:
-            watchers[thread] = call
-
-    watchers[thread] = call
+    watchers[thread] = _Unwatched(thread, watcher)
     try:
         yield
     finally:
         del watchers[thread]
+
+
+class _Unwatched:
+    """Calls a watcher, and what that calls is not watched. No function within `watching`, which would know itself:
+    arrays that the watcher keeps would live until Python looks for such circles.
+    """
+
+    def __init__(self, thread: int, watcher: Watcher) -> None:
+        self.thread, self.watcher = thread, watcher
+
+    def __call__(self, kernel: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        del watchers[self.thread]
+        try:
+            self.watcher(kernel, args, named)
+        finally:
+            watchers[self.thread] = self

@@ -99,6 +99,9 @@ class Recording:
     def __exit__(self, *error: Any) -> None:
         self._watching.__exit__(*error)
         self._mode.__exit__(*error)
+        # Both know the recording, which has the arrays: in a circle they would live until Python looks for circles,
+        # long after their last user, and memory pools of captured graphs would find them where nothing should be.
+        del self._watching, self._mode
 
     def _call(self, kernel: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         with modes._disable_current_modes():  # by which its own memory would know the arrays

@@ -1,6 +1,8 @@
 """Gradients of every public function beside float64, at sizes that fill no tile, under gradients of any layout."""
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,9 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
+from pykittens.functions import plans  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
 from pykittens.functions.product import ADDMM  # noqa: E402
 from pykittens.interop.arrays import as_numpy  # noqa: E402
@@ -359,6 +364,37 @@ def test_a_second_derivative_is_refused(case: Case) -> None:
     for gradient in torch.autograd.grad(total, given, create_graph=True):
         with pytest.raises(NotImplementedError, match=r"pykittens.\w+_backward is a derivative, and cannot be diff"):
             gradient.sum().backward(retain_graph=True)
+
+
+@pytest.mark.thin(3)  # the same code for all functions
+@first
+def test_nothing_that_a_call_made_outlives_it(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results, saved tensors and scratch memory go with their last user, while what is done is written down too: what a
+    circle of Python's objects keeps is lost until somebody looks, and refused by graphs that torch captures."""
+    monkeypatch.setattr(plans, "recorded", lambda recording, device: recording)
+    made: list[tuple[str, Any]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            made.extend((func.name(), weakref.ref(x)) for x in flat(result) if isinstance(x, torch.Tensor))
+            return result
+
+    def step() -> None:
+        given = leaves(case.operands)
+        results = flat(case.call(*given))
+        torch.autograd.grad(sum(x.float().sum() for x in results), given)
+
+    with Watch():  # at its first operator torch keeps a traceback
+        torch.ones(1).add(1)
+    gc.collect()
+    gc.disable()
+    try:
+        with Watch():
+            step()
+        assert len(made) > 3 and not [name for name, x in made if x() is not None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.thin(3)  # the same code for all functions
