@@ -6,23 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ArgumentError
-from ..interop import arrays
 from ..kernels import attention as kernels
 from . import attention_rules as rules
 from . import scorings
-from .declaration import Backward, Function, Result
-from .scorings import MOST
+from .attention_scored import asked, operands_of, scored
+from .declaration import Backward, Function
 
 
-def _forward(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, *settings: Any) -> Any:
-    return kernels.call(q, k, v, sinks, out, lse, rules.scores_of(q.shape[-1], *settings))
+def _forward(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, *settings: Any, **told: Any) -> Any:
+    return kernels.call(q, k, v, sinks, out, lse, rules.scores_of(q.shape[-1], *settings), **told)
 
 
-def _gradient_forward(do: Any, q: Any, *arguments: Any) -> Any:
+def _gradient_forward(do: Any, q: Any, *arguments: Any, **told: Any) -> Any:
     from ..kernels import attention_backward
 
     operands, gradients, settings = arguments[:6], arguments[6:10], arguments[10:]
-    return attention_backward.call((do, q, *operands), gradients, rules.scores_of(q.shape[-1], *settings), settings[2])
+    scores = rules.scores_of(q.shape[-1], *settings)
+    return attention_backward.call((do, q, *operands), gradients, scores, settings[2], **told)
 
 
 ATTENTION_BACKWARD = Function(
@@ -38,9 +38,8 @@ ATTENTION_BACKWARD = Function(
 
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
-    do = saved.out.new_zeros(saved.out.shape) if grads.out is None else grads.out
-    operands = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, grads.lse, saved.sinks)
-    return dict(zip(("q", "k", "v", "sinks"), ATTENTION_BACKWARD(operands, (*vars(settings).values(),)), strict=True))
+    found = ATTENTION_BACKWARD(operands_of(ATTENTION_BACKWARD, saved, grads), (*vars(settings).values(),))
+    return dict(zip(("q", "k", "v", "sinks"), found, strict=True))
 
 
 ATTENTION = Function(
@@ -60,89 +59,7 @@ ATTENTION = Function(
 )
 
 
-NONE = Result((0,), "f32")  # that nobody wants
-
-
-def near(q: Any, k: Any) -> bool:
-    """Whether positions are small enough to be converted without a conversion."""
-    return bool(max(q.shape[2], k.shape[2]) <= 2**20)
-
-
-def _results_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> tuple[Result, ...]:
-    tables, (*settings, number, split) = rest[:MOST], rest[MOST:]
-    results = rules.results(q, k, v, sinks, *settings)
-    scorings.check_lengths(scorings.known_of(number, split, tables), tables, *q.shape[:2])
-    return results
-
-
-def _forward_scored(q: Any, k: Any, v: Any, sinks: Any, *rest: Any) -> Any:
-    tables, (out, lse, *settings, number, split) = rest[:MOST], rest[MOST:]
-    given = [x for x in tables if x is not None]
-    known = scorings.known_of(number, split, [arrays.describe(x) for x in given], near(q, k))
-    scores = rules.scores_of(q.shape[-1], *settings)
-    return kernels.call(q, k, v, sinks, out, lse, scores, scoring=known.scoring, tables=given, alike=known.alike)
-
-
-TABLES = ", ".join(f"Tensor? operand{i}=None" for i in range(MOST))
-
-
-def _gradient_results_scored(*given: Any) -> tuple[Result, ...]:
-    rows, tables, (*settings, _, _, wanted) = given[:8], given[8 : 8 + MOST], given[8 + MOST :]
-    if settings[2] and wanted:
-        fix = "leave out deterministic=True, or detach the operands"
-        raise ArgumentError("attention: gradients of a score's operands are added in any order", fix=fix)
-    made = [Result(x.shape, "f32") if x is not None and wanted >> i & 1 else NONE for i, x in enumerate(tables)]
-    return (*rules.gradient_results(*rows, *settings), *made)
-
-
-def _gradient_forward_scored(do: Any, q: Any, *given: Any) -> Any:
-    from ..kernels import attention_backward
-
-    rows, tables, rest = given[:6], given[6 : 6 + MOST], given[6 + MOST :]
-    gradients, dtables, (*settings, number, split, _) = rest[:4], rest[4 : 4 + MOST], rest[4 + MOST :]
-    theirs = [x for x in tables if x is not None]
-    known = scorings.known_of(number, split, [arrays.describe(x) for x in theirs], near(q, given[0]))
-    told: Any = {"scoring": known.scoring, "tables": theirs, "dtables": dtables[: len(theirs)], "alike": known.alike}
-    scores = rules.scores_of(q.shape[-1], *settings)
-    return attention_backward.call((do, q, *rows), gradients, scores, settings[2], **told)
-
-
-ATTENTION_SCORED_BACKWARD = Function(
-    "attention_scored_backward",
-    f"{ATTENTION_BACKWARD.operands}, {TABLES}",
-    f"{rules.SETTINGS}, int scoring=0, int split=0, int wanted=0",
-    outputs=(*rules.GRADIENTS, *(f"d{i}" for i in range(MOST))),
-    results=_gradient_results_scored,
-    forward=_gradient_forward_scored,
-    autocast="low",
-    cast=("do", "q", "k", "v", "o"),
-)
-
-
-def _gradients_scored(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
-    do = saved.out.new_zeros(saved.out.shape) if grads.out is None else grads.out
-    names = [f"operand{i}" for i in range(MOST)]
-    tables = [getattr(saved, x) for x in names]
-    wanted = sum(1 << i for i, x in enumerate(names) if getattr(needs, x))
-    operands = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, grads.lse, saved.sinks, *tables)
-    found = ATTENTION_SCORED_BACKWARD(operands, (*vars(settings).values(), wanted))
-    theirs = [
-        d.to(x.dtype) if wanted >> i & 1 else None for i, (x, d) in enumerate(zip(tables, found[4:], strict=True))
-    ]
-    return dict(zip(("q", "k", "v", "sinks", *names), (*found[:4], *theirs), strict=True))
-
-
-ATTENTION_SCORED = Function(
-    "attention_scored",
-    f"{ATTENTION.operands}, {TABLES}",
-    f"{rules.SETTINGS}, int scoring=0, int split=0",
-    also="lse",
-    results=_results_scored,
-    forward=_forward_scored,
-    autocast="low",
-    cast=("q", "k", "v"),
-    backward=Backward(("q", "k", "v", "sinks", *(f"operand{i}" for i in range(MOST)), "out", "lse"), _gradients_scored),
-)
+ATTENTION_SCORED = scored(ATTENTION, ATTENTION_BACKWARD)
 
 
 def attention_backward(
@@ -247,14 +164,6 @@ def attention(
         lengths = {"q": (lengths_q, q.shape[2]), "k": (lengths_k, k.shape[2])}
         mask, mask_operands = scorings.within_lengths(lengths, padding, mask, mask_operands)
     settings = (causal, scale, deterministic, left, right, softcap)
-    if score is not None or mask is not None:
-        tables = (*score_operands, *mask_operands)
-        if len(tables) > MOST:
-            raise ArgumentError(f"attention: {len(tables)} operands of score and mask", fix=f"at most {MOST}")
-        told = (*settings, scorings.number_of(score, mask), len(score_operands))
-        return ATTENTION_SCORED((q, k, v, sinks, *tables, *[None] * (MOST - len(tables))), told, return_lse)
-    for name, operands in (("score", score_operands), ("mask", mask_operands)):
-        if operands:
-            fix = f"pass {name}=, which reads them, or leave {name}_operands= out"
-            raise ArgumentError(f"attention: {len(operands)} operands of no {name} function", fix=fix)
+    if functions := asked(score, score_operands, mask, mask_operands):
+        return ATTENTION_SCORED((q, k, v, sinks, *functions[0]), (*settings, *functions[1]), return_lse)
     return ATTENTION((q, k, v, sinks), settings, return_lse)

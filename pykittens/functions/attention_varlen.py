@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..interop.arrays import ArrayInfo
 from ..interop.views import View
 from ..kernels import attention as kernels
 from . import attention_rules as rules
+from .attention_scored import asked, operands_of, scored
 from .declaration import Backward, Function, Result
 
 PACKED = "Tensor cu_seqlens_q, Tensor cu_seqlens_k"
@@ -79,12 +81,12 @@ def _results(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, sinks: Any, *settings
 
 
 def _forward(
-    q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, sinks: Any, out: Any, lse: Any, *settings: Any
+    q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, sinks: Any, out: Any, lse: Any, *settings: Any, **told: Any
 ) -> kernels.KernelCall:
     _check_offsets("cu_seqlens_q", cu_q, q.shape[0])
     _check_offsets("cu_seqlens_k", cu_k, k.shape[0])
-    told = rules.scores_of(q.shape[-1], *settings)
-    return kernels.call(_view(q), _view(k), _view(v), sinks, _view(out), _view(lse), told, (cu_q, cu_k))
+    scores = rules.scores_of(q.shape[-1], *settings)
+    return kernels.call(_view(q), _view(k), _view(v), sinks, _view(out), _view(lse), scores, (cu_q, cu_k), **told)
 
 
 def _gradient_results(
@@ -100,14 +102,16 @@ def _dsinks_of_no_keys(operands: Any) -> Any:
     return 0.0 if dlse is None or 0 in dlse.shape else dlse.sum(1)
 
 
-def _gradient_forward(do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, cu_q: Any, cu_k: Any, *rest: Any) -> Any:
+def _gradient_forward(
+    do: Any, q: Any, k: Any, v: Any, o: Any, lse: Any, cu_q: Any, cu_k: Any, *rest: Any, **told: Any
+) -> Any:
     from ..kernels import attention_backward
 
     (dlse, sinks), gradients, settings = rest[:2], rest[2:6], rest[6:]
     given = (*map(_view, (do, q, k, v, o, lse, dlse)), sinks)
-    told = rules.scores_of(q.shape[-1], *settings)
+    scores = rules.scores_of(q.shape[-1], *settings)
     made = (*map(_view, gradients[:3]), gradients[3])
-    return attention_backward.call(given, made, told, settings[2], (cu_q, cu_k))
+    return attention_backward.call(given, made, scores, settings[2], (cu_q, cu_k), **told)
 
 
 ATTENTION_VARLEN_BACKWARD = Function(
@@ -123,9 +127,8 @@ ATTENTION_VARLEN_BACKWARD = Function(
 
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
-    do = saved.out.new_zeros(saved.out.shape) if grads.out is None else grads.out
-    rows = (do, saved.q, saved.k, saved.v, saved.out, saved.lse, saved.cu_seqlens_q, saved.cu_seqlens_k)
-    found = ATTENTION_VARLEN_BACKWARD((*rows, grads.lse, saved.sinks), (*vars(settings).values(),))
+    given = operands_of(ATTENTION_VARLEN_BACKWARD, saved, grads)
+    found = ATTENTION_VARLEN_BACKWARD(given, (*vars(settings).values(),))
     return dict(zip(("q", "k", "v", "sinks"), found, strict=True))
 
 
@@ -143,6 +146,8 @@ ATTENTION_VARLEN = Function(
     backward=Backward(("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "sinks", "out", "lse"), _gradients),
 )
 
+ATTENTION_VARLEN_SCORED = scored(ATTENTION_VARLEN, ATTENTION_VARLEN_BACKWARD)
+
 
 def attention_varlen(
     q: Any,
@@ -158,6 +163,10 @@ def attention_varlen(
     window: tuple[int | None, int | None] | None = None,
     softcap: float | None = None,
     sinks: Any = None,
+    score: Callable[..., Any] | None = None,
+    score_operands: Sequence[Any] = (),
+    mask: Callable[..., Any] | None = None,
+    mask_operands: Sequence[Any] = (),
 ) -> Any:
     """`attention` of sequences of any lengths that lie one after another: each sees its own keys only.
 
@@ -168,9 +177,17 @@ def attention_varlen(
     `causal`, `scale`, `window`, `softcap`, `sinks`, `return_lse` and `deterministic` are those of `attention`, for each
     sequence. The result is like q; log-sum-exp is float32 (heads, rows).
 
+    score(s, batch, head, row, col, *score_operands) and mask(batch, head, row, col, *mask_operands) are those of
+    `attention`, where batch is the number of the sequence, and row and col are positions within it, from 0. What
+    belongs to packed rows is found by their offsets, which are an operand like others: `x[offsets[batch] + row]`. A
+    mask is evaluated for every tile that causal and window let be seen, and none is skipped for what it hides.
+
     Raises `ArgumentError` for operands that no kernel takes, and for wrong offsets on the CPU. Rows behind the
     last sequence are zero, in the gradients too, and -inf in the log-sum-exp.
     """
     settings = (causal, scale, deterministic, *rules.sides(window), softcap)
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
-    return ATTENTION_VARLEN((q, k, v, cu_seqlens_q, cu_seqlens_k, sinks), settings, return_lse)
+    operands = (q, k, v, cu_seqlens_q, cu_seqlens_k, sinks)
+    if functions := asked(score, score_operands, mask, mask_operands):
+        return ATTENTION_VARLEN_SCORED((*operands, *functions[0]), (*settings, *functions[1]), return_lse)
+    return ATTENTION_VARLEN(operands, settings, return_lse)

@@ -78,15 +78,16 @@ def _ranks(given: Sequence[ArrayInfo], split: int) -> tuple[tuple[int, ...], tup
     return ranks[:split], ranks[split:]
 
 
-def check_lengths(known: Known, operands: Sequence[ArrayInfo | None], batch: Any, heads: Any) -> None:
-    """Raises `ArgumentError` for an operand that is shorter or longer than what it is indexed by."""
-    wanted = {"batch": batch, "head": heads}
+def check_lengths(known: Known, operands: Sequence[ArrayInfo | None], wanted: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raises `ArgumentError` for an operand that is shorter or longer than what it is indexed by. wanted: how many
+    there are of each, or a second number that is as good.
+    """
     given = [x for x in operands if x is not None]
     for i, (x, names) in enumerate(zip(given, known.lengths, strict=True)):
         for axis, name in enumerate(names):
-            if name and x.shape[axis] != wanted[name]:
+            if name and x.shape[axis] not in wanted[name]:
                 said = f"attention: operand {i} of score and mask has shape {tuple(x.shape)}, indexed by {name}"
-                raise ArgumentError(said, fix=f"pass {wanted[name]} in dimension {axis}")
+                raise ArgumentError(said, fix=f"pass {wanted[name][0]} in dimension {axis}")
 
 
 @kernel

@@ -8,13 +8,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import pykittens as pk
-from pykittens.errors import ArgumentError
-from pykittens.functions.attention_varlen import ATTENTION_VARLEN_BACKWARD
-from pykittens.kernels import attention_ampere, attention_backward
-from pykittens.kernels.attention import scores
-from pykittens.kernels.attention_backward_ampere import AMPLE
-from pykittens.kernels.reference import attention_backward as reference
+torch = pytest.importorskip("torch")
+
+import pykittens as pk  # noqa: E402
+from pykittens.errors import ArgumentError  # noqa: E402
+from pykittens.functions import scorings  # noqa: E402
+from pykittens.functions.attention_varlen import ATTENTION_VARLEN_BACKWARD  # noqa: E402
+from pykittens.interop.arrays import describe  # noqa: E402
+from pykittens.kernels import attention_ampere, attention_backward  # noqa: E402
+from pykittens.kernels.attention import scores, table  # noqa: E402
+from pykittens.kernels.attention_backward_ampere import AMPLE  # noqa: E402
+from pykittens.kernels.reference import attention_backward as reference  # noqa: E402
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 # Lengths of queries and of keys: empty ones of either, less and more than a tile.
@@ -104,6 +108,79 @@ def test_a_sequence_is_alone() -> None:
     assert np.isnan(out[mine]).all()
 
 
+def relative(s: Any, batch: Any, head: Any, row: Any, col: Any, table: Any) -> Any:
+    """Of the distance within a sequence, and the sequence."""
+    return s * 0.5 + table[batch, row - col + 90]
+
+
+def unlike(batch: Any, head: Any, row: Any, col: Any, kinds: Any, begins: Any) -> Any:
+    """Keys of all kinds but one, found by where the sequence begins."""
+    return kinds[begins[batch] + col] != 1
+
+
+class Scored:
+    """Sequences with `relative` and `unlike`; by torch in float64 what comes of them."""
+
+    def __init__(self, causal: bool, d: int = 64):
+        rng, queries, keys = np.random.default_rng(1), [40, 0, 130, 3], [70, 20, 0, 150]
+        self.cu = [np.cumsum([0, *x]).astype(np.int32) for x in (queries, keys)]
+        shapes = ((sum(queries), 2, d),) * 2 + ((sum(keys), 1, d),) * 2
+        self.rows = [rng.standard_normal(shape).astype(BF16) for shape in shapes]  # do, q, k, v
+        self.table = rng.standard_normal((4, 200)).astype(np.float32)
+        self.kinds = rng.integers(0, 3, sum(keys)).astype(np.int32)
+        self.causal = causal
+        do, *exact = (torch.tensor(x.astype(float), requires_grad=True) for x in (*self.rows, self.table))
+        outs = [self.alone(i, *exact) for i in range(4)]
+        self.o = torch.cat(outs)
+        self.gradients = torch.autograd.grad(self.o, exact, do)
+
+    def alone(self, i: int, q: Any, k: Any, v: Any, table: Any) -> Any:
+        mine, theirs = (slice(cu[i], cu[i + 1]) for cu in self.cu)
+        q, k, v = q[mine].transpose(0, 1), k[theirs].transpose(0, 1), v[theirs].transpose(0, 1)
+        (n, d), m = q.shape[1:], k.shape[1]
+        apart = torch.arange(n)[:, None] - torch.arange(m)
+        s = q @ k.mT * d**-0.5 * 0.5 + table[i][(apart + 90) % 200] * ((apart >= -90) & (apart < 110))
+        seen = torch.tensor(self.kinds[theirs] != 1) & ((apart >= n - m) if self.causal else True)
+        s = torch.where(seen, s, -1e30)
+        weights = torch.where(seen, torch.exp(s - s.amax(2, keepdim=True)), 0.0) if m else s
+        return (weights / weights.sum(2, keepdim=True).clamp_min(1e-300) @ v).transpose(0, 1)
+
+
+def apart(found: Any, expected: Any) -> float:
+    return float((torch.as_tensor(np.asarray(found).astype(float)) - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))
+def test_scores(d: int) -> None:
+    """Rows and columns are positions within a sequence, whose number the batch is; and so in the gradients."""
+    c = Scored(causal=d == 64, d=d)
+    rows = [torch.tensor(x.astype(np.float32)).bfloat16() for x in c.rows]
+    given = [x.requires_grad_() for x in (*rows[1:], torch.tensor(c.table))]
+    cu, kinds = [*map(torch.tensor, c.cu)], torch.tensor(c.kinds)
+    how: Any = {"score": relative, "score_operands": given[3:], "mask": unlike, "mask_operands": [kinds, cu[1]]}
+    out = pk.attention_varlen(*given[:3], *cu, causal=c.causal, **how)
+    found = torch.autograd.grad(out, given, rows[0])
+    for x, y in zip((out, *found), (c.o, *c.gradients), strict=True):
+        assert apart(x.detach().float(), y.detach()) < 1e-2
+
+
+def test_scores_by_mma_sync() -> None:
+    c = Scored(causal=True)
+    do, q, k, v = (x.swapaxes(0, 1)[None] for x in c.rows)
+    theirs = [c.table, c.kinds, c.cu[1]]
+    known = scorings.known_of(scorings.number_of(relative, unlike), 1, [*map(describe, theirs)])
+    out, lse = np.full(q.shape, np.nan, BF16), np.full(q.shape[:3], np.nan, np.float32)
+    told, how = scores(64, True, None, None, None, None), {"causal": True, "scoring": known.scoring}
+    packed = [None, *c.cu, *map(table, theirs)]
+    attention_ampere.attend(q, k, v, out, told.scale, lse, *told.band, *packed, **how)
+    found = [*(np.full(x.shape, np.nan, BF16) for x in (q, k, v)), np.zeros_like(c.table)]
+    last = (None, None, *c.cu, [*map(table, theirs), None], [found[3], None, None, None])
+    given = (do, q, k, v, out, lse, None, *found[:3], told.scale, *told.band, *last)
+    attention_backward.STEPS(*given, mma_sync=AMPLE, **how)
+    for x, y in zip((out, *found), (c.o, *c.gradients), strict=True):
+        assert apart(x[0].swapaxes(0, 1) if x.ndim == 4 else x, y.detach()) < 1e-2
+
+
 def test_no_rows() -> None:
     q, offsets = np.zeros((0, 2, 64), BF16), np.zeros(3, np.int32)
     assert pk.attention_varlen(q, q, q, offsets).shape == (0, 2, 64)
@@ -123,6 +200,12 @@ def test_no_rows() -> None:
         ({"cu_seqlens_q": np.array([0], np.int32), "cu_seqlens_k": np.array([0], np.int32)}, "1 offsets of queries"),
         ({"sinks": np.zeros(3, np.float32)}, "sinks are"),
         ({"softcap": -1.0}, "softcap=-1.0"),
+        ({"mask_operands": [np.zeros(2, np.int32)]}, "1 operands of no mask"),
+        ({"score": lambda s, b, h, row, col, x: s * x[h], "score_operands": [np.ones(3)]}, "operand 0 of score and"),
+        (
+            {"mask": lambda b, h, row, col, x: row < x[b], "mask_operands": [np.zeros(3, np.int32)]},
+            r"operand 0 of score and mask has shape \(3,\), indexed by batch",
+        ),
     ),
 )
 def test_refusals(change: dict[str, Any], said: str) -> None:

@@ -20,6 +20,7 @@ import pykittens.functions as functions  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.functions import scorings  # noqa: E402
 from pykittens.functions.attention import ATTENTION_SCORED  # noqa: E402
+from pykittens.functions.attention_varlen import ATTENTION_VARLEN_SCORED  # noqa: E402
 from pykittens.functions.convolution import CAUSAL_CONV1D_BACKWARD  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
 from pykittens.functions.delta_rule import GATED_DELTA_RULE_BACKWARD  # noqa: E402
@@ -175,6 +176,23 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         )[:3],
         lambda: [packed()[0], *packed()[:3], tensor(40, 2, 64, dtype=HALF), tensor(2, 40), *packed()[3:]],
     ),
+    "attention_varlen_scored": (
+        lambda *x: pk.attention_varlen(*x, score=lambda s, batch, head, row, col: s * 2.0),
+        packed,
+    ),
+    "attention_varlen_scored_lse": (
+        lambda *x: ATTENTION_VARLEN_SCORED(
+            (*x[:5], None, *x[5:], None, None, None), (False, None, False, None, None, None, SCORING, 1), True
+        ),
+        lambda: [*packed(), tensor(2)],
+    ),
+    "attention_varlen_scored_backward": (
+        lambda do, q, k, v, o, lse, a, b, by: backward("attention_varlen_scored")(
+            (do, q, k, v, o, lse, a, b, None, None, by, None, None, None),
+            (False, None, False, None, None, None, SCORING, 1, 1),
+        )[:5],
+        lambda: [packed()[0], *packed()[:3], tensor(40, 2, 64, dtype=HALF), tensor(2, 40), *packed()[3:], tensor(2)],
+    ),
     "based": (pk.based, lambda: heads(d=16)),
     "based_after": (lambda *x: pk.based(*x, return_state=True), lambda: heads(d=16)),
     "based_backward": (
@@ -303,7 +321,8 @@ WRITING = (
     "cross_entropy_in_place",
     "rotary_out",
 )
-ONE = [name for name in CASES if name not in ("matmul_epilogue", "attention_scored", *WRITING)]  # which compilers take
+TRACING = ("matmul_epilogue", "attention_scored", "attention_varlen_scored")  # functions, which compilers do not
+ONE = [name for name in CASES if name not in (*TRACING, *WRITING)]  # which compilers take
 GRADED = [name for name in CASES if name not in WRITING]
 
 
@@ -466,9 +485,8 @@ def test_compiled_with_other_lengths(name: str) -> None:
     assert same(compiled(*given), call(*given))
     axis = given[0].dim() - 2
     if "varlen" in name:  # one more sequence
-        longer = [
-            torch.cat([x, x], x.shape.index(40)) if x.is_floating_point() else torch.cat([x, x[-1:] * 2]) for x in given
-        ]
+        longer = [torch.cat([x, x], x.shape.index(40)) if 40 in x.shape else x for x in given]
+        longer = [x if x.is_floating_point() else torch.cat([x, x[-1:] * 2]) for x in longer]
     elif name in LONGER:
         longer = [torch.cat([x, x]) if i in LONGER[name] else x for i, x in enumerate(given)]
     elif "rotary" not in name:  # operands of as many rows each
