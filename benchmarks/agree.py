@@ -151,7 +151,7 @@ def _moving() -> list[Any]:
     """The operations that move elements between layouts, threads and parts of tiles, with their own samples."""
     from pykittens.testing.conformance import operations
 
-    modules = ("layout_conversion", "pairs", "slice_concat", "rolls", "fill", "masks", "reduce", "random")
+    modules = "layout_conversion layout_exchange pairs slice_concat rolls fill masks reduce random".split()
     return [op for op in operations() if op.__module__.rpartition(".")[2] in modules]
 
 

@@ -184,6 +184,11 @@ def shared_offset(tile: SharedTile, row: Index, col: Index) -> Index:
     return (col // panel) * (tile.pitch * span) + swizzle(row * span + (col % panel) * size, span)
 
 
+def pitched_element(row: Index, col: Index, pitch: int, by_columns: bool) -> Index:
+    """Which element of a shared vector a tile's element is, where a row (or, `by_columns`, a column) takes `pitch`."""
+    return col * pitch + row if by_columns else row * pitch + col
+
+
 def tile_offsets(tile: SharedTile) -> np.ndarray:
     """Byte offsets of all elements of a tile, int64 of shape (rows, cols)."""
     rows, cols = np.arange(tile.rows)[:, None], np.arange(tile.cols)[None, :]

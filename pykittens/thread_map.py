@@ -13,7 +13,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from .layouts import coalesced_thread, fragment, matrix_place, transposed_matrix_place, vector_element
+from .layouts import (
+    coalesced_thread,
+    fragment,
+    matrix_place,
+    pitched_element,
+    transposed_matrix_place,
+    vector_element,
+)
 from .loading import dataclass
 from .types import Coalesced, RegisterTile, RegisterVector, bf16
 
@@ -124,6 +131,22 @@ class Registers(ThreadMap):
         if self.once and isinstance(type, RegisterVector):
             first[~np.broadcast_to(stores_vector(type, warp, lane), first.shape)] = -1
         return first, self.width
+
+
+@dataclass(frozen=True)
+class Pitched(ThreadMap):
+    """A register tile in a shared vector, `pitch` elements from row to row (or, `by_columns`, from column to column):
+    each thread touches the elements it holds, `width` neighbours of the memory at a time.
+    """
+
+    type: RegisterTile
+    pitch: int
+    by_columns: bool = False
+    width: int = 1
+
+    def moves(self, shape: Shape, warps: int) -> tuple[np.ndarray, int]:
+        first, cols = Registers(self.type).moves(self.type.shape, warps)[0][:, :: self.width], self.type.cols
+        return np.asarray(pitched_element(first // cols, first % cols, self.pitch, self.by_columns)), self.width
 
 
 def _grid(register: np.ndarray, warps: int) -> tuple[int, int, int]:

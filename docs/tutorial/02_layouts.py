@@ -58,9 +58,9 @@ texts = {layout: double.cuda(matrix, matrix, layout=layout, arch="sm_90a") for l
 bodies = {layout: text.partition("__global__")[2] for layout, text in texts.items()}
 assert "pk_u32x4" in bodies[pk.coalesced(8, 4)] and "pk_u32x4" not in bodies["row"] and "pk_u32x2" in bodies["row"]
 
-# **Conversions.** `x.swap_layout(...)` moves a tile from one layout to another with shuffles inside the warp, and is
-# refused where elements would have to leave it: then the way leads through shared memory, and the error says how.
-# `x.transpose()` of a fragment costs nothing: the transposed tile in the other layout lies exactly as it did.
+# **Conversions.** `x.swap_layout(...)` moves a tile from one layout to another: with shuffles inside the warp, and
+# through shared memory of the compiler's where elements leave it, which costs that memory and a barrier.
+# `x.transpose()` of one warp's fragment costs nothing: the transposed tile in the other layout lies exactly as it did.
 
 
 @pk.kernel(warps=1)

@@ -1,4 +1,4 @@
-"""Tiles and vectors in another register layout, or transposed."""
+"""Tiles in another register layout, or transposed. Vectors: `vector_conversion.py`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class ConvertLayout(Op):
     Three ways, the cheapest that there is. The column-layout fragment of a tile is the row-layout fragment of its
     transpose: the registers only get another name. 16-bit tiles go between row and column layout by 8 x 8 matrices
     (PTX "movmatrix"). All others go from lane to lane in shuffles, as `layout_route` finds: one for each register of
-    the source that some lane of the warp needs for a register of the result. Elements do not leave their warp.
+    the source that some lane of the warp needs for a register of the result. Elements do not leave their warp: where
+    they would, `trace/layout_conversion.py` records an exchange through shared memory instead.
     """
 
     scope: Scope
@@ -42,39 +43,28 @@ class ConvertLayout(Op):
     numerics = MOVES
 
     def types(self) -> tuple[Type, ...]:
-        a = register_type(self.a, "transpose" if self.transpose else "swap_layout")
-        if isinstance(a, RegisterVector) and (a.partial or a.kind == "naive" or self.transpose):
-            raise TypeRuleError(
-                f"{'transpose' if self.transpose else 'swap_layout'} of {a}",
-                fix="sum it over its threads first: x.total()"
-                if a.partial
-                else "store it to a shared vector, and load that with load_col or load_row",
-            )
-        result = self._result(a)
+        a, result = registers_of(self.a), converted(self.a, self.layout, self.transpose)
+        assert isinstance(a, RegisterTile)
         if route(a, result, self.transpose) is None:
+            word = "x.transpose()" if self.transpose else f"x.swap_layout({spelled(self.layout)})"
             raise TypeRuleError(
                 f"{a} to {result}: elements would leave their warps",
-                fix=in_parts(self.scope, a) if self.transpose else through_shared(self.scope, a, self.layout),
+                fix=f"write {word}, which goes through shared memory",
             )
         return (result,)
-
-    def _result(self, a: Register) -> Register:
-        if isinstance(a, RegisterTile) and self.transpose:
-            return RegisterTile(a.dtype, a.cols, a.rows, self.layout, a.warps)
-        return replace(a, layout=self.layout)
 
     def numpy(self, m: NumpyMachine) -> Any:
         return m[self.a].swapaxes(1, 2).copy() if self.transpose else m[self.a].copy()
 
     def cuda(self, c: CudaWriter) -> None:
         a, out = self.a.type, self.result.type
-        assert isinstance(a, (RegisterTile, RegisterVector)) and isinstance(out, (RegisterTile, RegisterVector))
+        assert isinstance(a, RegisterTile) and isinstance(out, RegisterTile)
         c.declare(self.result)
         sources = route(a, out, self.transpose)
         assert sources is not None
         if all(x == Source(tuple(range(32)), (i,) * 32) for i, x in enumerate(sources)):
             c.copy(self.result, self.a)
-        elif a.dtype.packed and isinstance(a, RegisterTile) and not self.transpose and _matrices(a, out):
+        elif a.dtype.packed and not self.transpose and _matrices(a, out):
             self._move_matrices(c, a)
         elif a.dtype.packed:
             Shuffles(c, self.a, self.result).pairs(sources)
@@ -100,7 +90,7 @@ class ConvertLayout(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        def sample(type: Register, layout: Layout, transpose: bool = False) -> Sample:
+        def sample(type: RegisterTile, layout: Layout, transpose: bool = False) -> Sample:
             formula = (lambda a: a.T) if transpose else (lambda a: a)
             return Sample({"a": type, "layout": layout, "transpose": transpose}, formula, exact=True)
 
@@ -111,44 +101,28 @@ class ConvertLayout(Op):
                 for other in layouts if dtype in (bf16, f32) else layouts[:2]:
                     if other != own:
                         yield sample(tile, other)
-                        if dtype is f32 and other in ("row", "col"):
-                            yield sample(tile.vector("col"), other)
-                            yield sample(tile.vector("row"), other)
                 yield sample(tile, "row" if own != "row" else "col", transpose=True)
         for dtype in (bf16, f32):  # the rows of a warp stay its own
             yield sample(RegisterTile(dtype, 64, 48, "row", 2), "col")
 
 
-def _matrices(a: Register, out: Register) -> bool:
+def converted(x: Value, layout: Layout, transpose: bool) -> Register:
+    """The type of a tile or vector in another layout, or transposed; refuses what has none."""
+    a = register_type(x, "transpose" if transpose else "swap_layout")
+    if isinstance(a, RegisterVector) and (a.partial or a.kind == "naive" or transpose):
+        raise TypeRuleError(
+            f"{'transpose' if transpose else 'swap_layout'} of {a}",
+            fix="sum it over its threads first: x.total()"
+            if a.partial
+            else "say what it shall be of: x.as_col(), x.as_row()",
+        )
+    if isinstance(a, RegisterTile) and transpose:
+        return RegisterTile(a.dtype, a.cols, a.rows, layout, a.warps)
+    return replace(a, layout=layout)
+
+
+def _matrices(a: RegisterTile, out: RegisterTile) -> bool:
     return {a.layout, out.layout} == {"row", "col"}
-
-
-def through_shared(scope: Scope, type: Register, layout: Layout) -> str:
-    """How to change a layout where elements leave their warps."""
-    if type.dtype in (u32, bool_):
-        return f"make it in that layout: convert what it comes from, or load that with layout={spelled(layout)}"
-    if isinstance(type, RegisterVector):
-        load = {"col": "load_col", "row": "load_row"}.get(type.kind, "load_vec")
-        place, load = f"pk.sv(pk.{type.dtype}, {type.length})", f"{scope}.{load}(t, layout={spelled(layout)})"
-    else:
-        place = f"pk.st(pk.{type.dtype}, {type.rows}, {type.cols})"
-        load = f"{scope}.load(t, layout={spelled(layout)})"
-    return f"go through shared memory: t = pk.shared({place}); {scope}.store(t, x); {scope}.sync(); y = {load}"
-
-
-def in_parts(scope: Scope, type: Register) -> str:
-    """How to transpose a tile of several warps."""
-    rows, cols = type.shape
-    if type.dtype in (u32, bool_) or cols % (16 * scope.warps) or rows % 16:
-        return f"transpose it where one warp holds it: a tile made by the warp, not by {scope}"
-    place, part = (
-        f"pk.st(pk.{type.dtype}, {rows}, {cols})",
-        f"t.part(0, {cols // scope.warps} * warp.index, {rows}, {cols // scope.warps})",
-    )
-    return (
-        f"let each warp transpose a part: t = pk.shared({place}); {scope}.store(t, x); {scope}.sync();"
-        f" y = warp.load({part}).transpose()"
-    )
 
 
 class Shuffles:

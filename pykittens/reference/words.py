@@ -80,7 +80,7 @@ WORDS: dict[str, dict[str, str]] = {
         "x.all": "Convert VectorReduce.min ScalarBinary.ne",
     },
     "Layouts": {
-        **dict.fromkeys(("x.transpose", "x.swap_layout"), "ConvertLayout"),
+        **dict.fromkeys(("x.transpose", "x.swap_layout"), "ConvertLayout ShareElements TakeElements"),
         **dict.fromkeys(("x.as_vec", "x.as_col", "x.as_row"), "ConvertVector"),
         **{"x.registers": "ToVector", "x.tile": "FromVector"},
     },

@@ -23,6 +23,7 @@ from ..types import RegisterTile, RegisterVector, SharedVector, f32
 from .memory import shared
 from .recorder import current, record, result, scope_of
 from .rings import Cursor, barrier
+from .scratch import scratch
 
 
 def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool, times: Any = None) -> Sequence[Any]:
@@ -92,11 +93,11 @@ def _meet(
     scope: Scope, kind: str, terms: tuple[Value, ...], whole: tuple[RegisterVector, ...], blocks: int
 ) -> Sequence[Any]:
     meet: Any = cluster_ops.ClusterBarrier if blocks > 1 else sync.Barrier
-    places = scratch_place(scope, _room(whole), blocks)
-    mine = places[0] if blocks == 1 else places[0][_rank()]
+    place = scratch(scope, _room(whole), blocks)
+    mine = place if blocks == 1 else place[_rank()]
     record(ShareTerms(scope, mine, terms, blocks))
     record(meet(scope))
-    sources = tuple(places) if blocks == 1 else tuple(places[0][i] for i in range(blocks))
+    sources = (place,) if blocks == 1 else tuple(place[i] for i in range(blocks))
     return record(Combine(scope, kind, sources, whole)).results
 
 
@@ -110,7 +111,7 @@ def column_total(vector: Any, kind: str) -> Any:
     dtype, type = vector.type.dtype, vector.type
     held = f32 if dtype.kind == "f" else dtype  # 16-bit floats are combined as float32
     terms, scope = vector.to(held), scope_of(type.warps)
-    (place,) = scratch_place(scope, SharedVector(held, type.length * type.warps), 1)
+    place = scratch(scope, SharedVector(held, type.length * type.warps))
     record(ShareColumns(scope, place, terms))
     record(sync.Barrier(scope))
     return result(CombineColumns(scope, kind, place, replace(type, dtype=held, partial=False))).to(dtype)
@@ -120,7 +121,7 @@ def vector_reduce(vector: Any, kind: str) -> Any:
     """A scalar with `kind` over a vector whose elements are spread over several warps."""
     type: RegisterVector = vector.type
     term = result(reduce.VectorReduce(scope_of(type.warps), kind, vector))
-    (place,) = scratch_place(scope_of(type.warps), SharedVector(term.dtype, type.warps), 1)
+    place = scratch(scope_of(type.warps), SharedVector(term.dtype, type.warps))
     warp, index = scope_of(1), result(thread_indices.Index(scalars.THREAD, "unit"))
     record(element.StoreScalar(warp, place, term, index % type.warps if current().warps > type.warps else index))
     record(sync.Barrier(scope_of(type.warps)))
@@ -152,25 +153,3 @@ def _cluster_size() -> int:
 
 def _rank() -> Any:
     return result(thread_indices.Index(scalars.THREAD, "cluster_rank"))
-
-
-def _in_loop() -> bool:
-    return any(kind in ("pk.range", "pk.loop") for kind, _ in current().open)
-
-
-def scratch_place(scope: Scope, type: SharedVector, blocks: int) -> list[Any]:
-    """Room for one unit's terms: one of two places in turn, and of two others in the bodies of loops."""
-    r = current()
-    pool = ("terms", scope.warps, r.first_warp, type, blocks)
-    counts: dict[Any, Any] = r.cache
-    turns: Any = (*pool, r.block if _in_loop() else None)
-    turn = counts[turns] = 1 - counts.get(turns, 1)
-    key = (*pool, _in_loop(), turn)
-    units = r.warps // scope.warps
-    if key not in r.cache:
-        r.cache[key] = shared(type, count=units if blocks == 1 else blocks, name="terms")
-        r.program.buffers[-1].scratch = scope, blocks
-    places: Any = r.cache[key]
-    if units > 1:
-        places = places[result(thread_indices.Index(scope, "unit"))]
-    return [places]

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import binary, fill, layout_conversion, pairs, reduce, register_order, scan, slice_concat, triangular, unary
+from ..ops import binary, fill, pairs, reduce, register_order, scan, slice_concat, triangular, unary
 from ..ops.take_rows import TakeRows
 from ..ops.top_k import TopK
 from ..program import Operand, Value
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_, f32, i32
 from .cross_warp_reduction import column_total, row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
+from .layout_conversion import convert_layout
 from .options import unused
 from .recorder import record, result, scope_of
 from .scalar import Scalar
@@ -460,14 +461,15 @@ class Tile(Handle):
         """
         return result(triangular.UnitLowerInverse(scope_of(self.type.warps), self))
 
-    def transpose(self) -> Tile:
-        """The transposed tile, of one warp: of a row-layout tile in column layout and the other way, without moving
-        data.
+    def transpose(self, layout: Layout | None = None) -> Tile:
+        """The transposed tile: unless given otherwise, of a row-layout tile in column layout, of every other in row
+        layout.
 
-        A coalesced tile is shuffled into row layout; its lengths must then be multiples of 16.
+        One warp moves no data between row and column layout, and shuffles otherwise. A tile over several warps goes
+        through shared memory, as in `swap_layout`. Raises `TypeRuleError` where the result's lengths do not suit its
+        layout.
         """
-        layout: Layout = "col" if self.type.layout == "row" else "row"
-        return self._converted(layout, True)
+        return convert_layout(self, layout or ("col" if self.type.layout == "row" else "row"), True)
 
     def registers(self, width: int | None = None) -> Tile:
         """A naive vector of this tile's elements in the order in which threads hold them, to be stored in whole lines.
@@ -490,11 +492,13 @@ class Tile(Handle):
         """The same tile or vector in another register layout; unless given, column for row and row for every other.
 
         16-bit tiles between row and column move by matrices; everything else in shuffles, some for each register.
-        Raises `TypeRuleError` where elements would leave their warp.
+        Where elements leave their warp they go through shared memory: the compiler takes room for the whole tile, once
+        for all conversions between two types, and the warps of the tile's scope meet once or twice, so that all of
+        them must come here. The order in which it lies there keeps bank conflicts rare.
         """
         own = self.type.layout
         wanted = layout or ("col" if own == "row" else "row")
-        return self if wanted == own else self._converted(wanted, False)
+        return self if wanted == own else convert_layout(self, wanted, False)
 
     def as_vec(self, *, width: int = 1) -> Tile:
         """This vector as a naive one, in runs of `width`. Elements of several warps meet in shared memory."""
@@ -520,7 +524,3 @@ class Tile(Handle):
                 f"as_{'vec' if kind == 'naive' else kind} of {own}, which is no complete vector", fix=fix
             )
         return as_vector(self, RegisterVector(own.dtype, own.length, kind, layout, own.warps, width=width))
-
-    def _converted(self, layout: Layout, transpose: bool) -> Tile:
-        scope = scope_of(self.type.warps)
-        return result(layout_conversion.ConvertLayout(scope, self, layout, transpose))

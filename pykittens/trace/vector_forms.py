@@ -12,8 +12,8 @@ from ..ops.layout_route import route
 from ..ops.vector_conversion import ConvertVector
 from ..program import Value
 from ..types import RegisterVector, SharedVector, bool_, i32, with_dtype
-from .cross_warp_reduction import scratch_place
 from .recorder import record, result, scope_of
+from .scratch import scratch
 
 
 def same_runs(*operands: Any) -> tuple[Any, ...]:
@@ -42,7 +42,7 @@ def as_vector(vector: Any, type: RegisterVector) -> Any:
         return result(ConvertVector(scope, vector, type))
     if own.dtype is bool_:
         return as_vector(vector.to(i32), type) != 0
-    (place,) = scratch_place(scope, SharedVector(own.dtype, own.length), 1)
+    place = scratch(scope, SharedVector(own.dtype, own.length))
     record(store.Store(scope, place, vector))
     record(sync.Barrier(scope))
     return result(load.Load(scope, place, type))

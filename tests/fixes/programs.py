@@ -21,9 +21,11 @@ EXCHANGE = "ring = pk.ring(1, pk.st(f32, 16, 64))\nwith ring.fill() as slot: "
 # Operations as such: what the words above them do not let through.
 OPS = """
 from pykittens.ops import binary, copies, cross_warp, load, reduce
+from pykittens.ops.layout_conversion import ConvertLayout
 from pykittens.trace.recorder import record, result, scope_of
 wide = block.zeros(f32, 1, 1024, layout=pk.coalesced(128, 8))
 terms = result(reduce.Reduce(scope_of(4), "sum", wide, "col", True))
+square = block.zeros(f32, 64, 64)
 """
 
 # Functions that attention's kernels trace.
@@ -246,10 +248,6 @@ KERNELS: list[Any] = [
     ("warp.store_transposed(hs, b)", "warp.store_transposed(hs[:, 0:16], b)"),
     ("col.cols", "col.length"),
     ("t.length", "t.rows, t.cols"),
-    (
-        "block.zeros(bf16, 64, 64).transpose()",
-        "block.store(hs, block.zeros(bf16, 64, 64))\nwarp.load(hs, layout='col')",
-    ),
     # Reductions.
     ("col.row_sum()", "warp.zeros_row(f32, 64).sum()"),
     ("t.col_sum(partial=True)", "t.col_sum()"),
@@ -561,8 +559,13 @@ KERNELS: list[Any] = [
     (OPS + "result(load.Load(scope_of(1), bar, t.type))", "warp.load(s)"),
     ("part.swap_layout('col')", "part.total().swap_layout('col')"),
     (
+        OPS + "result(ConvertLayout(scope_of(4), wide, pk.coalesced(128, 4)))",
+        "block.zeros(f32, 1, 1024, layout=pk.coalesced(128, 8)).swap_layout(pk.coalesced(128, 4))",
+    ),
+    (OPS + "result(ConvertLayout(scope_of(4), square, 'col', True))", "block.zeros(f32, 64, 64).transpose()"),
+    (
         "col.transpose()",
-        "column = pk.shared(pk.sv(f32, 16))\nwarp.store(column, col)\nwarp.sync()\nwarp.load_row(column)",
+        "col.as_row()",
     ),
     (
         "tall = pk.shared(pk.st(bf16, 8, 64))\nwarp.mma_AtB(warp.zeros(f32, 64, 64), tall, tall)",

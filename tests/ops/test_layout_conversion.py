@@ -3,6 +3,7 @@ functions."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens import bf16, f32, i32, warp, warpgroup
+from pykittens import bf16, f32, warp
 from pykittens.architectures import architecture
 from pykittens.gpu.writer import Writer
 from pykittens.layouts import fragment, vector_element
 from pykittens.ops.layout_conversion import ConvertLayout
 from pykittens.ops.layout_route import lane_expression
+from pykittens.ops.vector_conversion import ConvertVector
 from pykittens.program import Program, Scope, Value
 from pykittens.types import REGISTER_DTYPES, Coalesced, DType, Layout, RegisterTile, RegisterVector
 
@@ -66,7 +68,7 @@ def movmatrix(x: np.ndarray) -> np.ndarray:
     return (halves[:, 0] | halves[:, 1] << 16).astype(np.uint32)
 
 
-def run(op: ConvertLayout, source: np.ndarray, words: int) -> np.ndarray:
+def run(op: Any, source: np.ndarray, words: int) -> np.ndarray:
     """The registers of the result, by the C that is written: `source` is (registers, 32), 32-bit words or elements."""
     c = Writer(Program("k", op.scope.warps), architecture("sm_90a"))
     op.results = tuple(Value(t) for t in op.types())
@@ -114,7 +116,9 @@ def check(type: RegisterTile | RegisterVector, layout: Layout, transpose: bool =
     """All elements arrive where the result's layout wants them, in every warp."""
     scope = Scope("scope", type.warps)
     for number in range(type.warps):
-        op = ConvertLayout(scope, Value(type), layout, transpose)
+        op: Any = ConvertLayout(scope, Value(type), layout, transpose)
+        if isinstance(type, RegisterVector):
+            op = ConvertVector(scope, Value(type), replace(type, layout=layout))
         (out,) = op.types()
         held, wanted = holds(type, number), holds(out, number)  # type: ignore[arg-type]
         if transpose:
@@ -190,34 +194,20 @@ def traced(body: Any, shape: tuple[int, int], warps: int, dtype: DType) -> np.nd
     return y
 
 
-def mended(
-    load: Any, wrong: Any, use: Any, shape: tuple[int, int], warps: int = 1, dtype: DType = f32, match: str = ""
-) -> np.ndarray:
-    """Does `wrong` to what `load` makes, then instead what the error's fix says: `go through shared memory: t = ...; y
-    = ...`."""
-    with pytest.raises(pk.TypeRuleError, match=match) as error:
-        traced(lambda x, y: wrong(load(x)), shape, warps, dtype)
-    code = error.value.fix.split(": ", 1)[1]
-
-    def body(x: Any, y: Any) -> None:
-        scope = {"pk": pk, "warp": warp, "warpgroup": warpgroup, "x": load(x)}
-        exec(code if "y = " in code else f"y = {code}", scope)
-        use(x, y, scope["y"])
-
-    return traced(body, shape, warps, dtype)
-
-
 def coalesced(x: Any) -> Any:
     return warp.load(x, (0, 0), rows=16, cols=64, layout=pk.coalesced(8, 4))
 
 
 def test_mixed_layouts_are_mended_as_the_error_says() -> None:
-    got = mended(
-        coalesced,
-        lambda a: warp.zeros(f32, 16, 64) + a,
-        lambda x, y, a: warp.store(y, warp.load(x, (0, 0), rows=16, cols=64) + a, (0, 0)),
-        (16, 64),
-    )
+    with pytest.raises(pk.TypeRuleError) as error:
+        traced(lambda x, y: warp.zeros(f32, 16, 64) + coalesced(x), (16, 64), 1, f32)
+    code = error.value.fix.split(": ", 1)[1]
+
+    def body(x: Any, y: Any) -> None:
+        changed = eval(code, {"pk": pk, "x": coalesced(x)})
+        warp.store(y, warp.load(x, (0, 0), rows=16, cols=64) + changed, (0, 0))
+
+    got = traced(body, (16, 64), 1, f32)
     assert np.array_equal(got[:16, :64], 2 * np.arange(1024).reshape(16, 64))
 
 
@@ -229,41 +219,3 @@ def test_without_a_layout_it_is_row_or_column() -> None:
         warp.store(y, tile.swap_layout().swap_layout(), (0, 0))
 
     assert np.array_equal(traced(body, (16, 64), 1, f32)[:16, :64], np.arange(1024).reshape(16, 64))
-
-
-@pytest.mark.parametrize("dtype", [bf16, f32, i32], ids=str)
-def test_elements_that_leave_their_warps_go_through_shared_memory(dtype: DType) -> None:
-    got = mended(
-        lambda x: warpgroup.load(x, (0, 0), rows=64, cols=256, layout=pk.coalesced(128, 2)),
-        lambda a: a.swap_layout("row"),
-        lambda x, y, a: warpgroup.store(y, a, (0, 0)),
-        (64, 256),
-        4,
-        dtype,
-        "leave their warps",
-    )
-    assert np.array_equal(got[:64, :256], np.arange(64 * 256).reshape(64, 256).astype(dtype.numpy))
-
-
-def test_vectors_that_leave_their_warps_go_through_shared_memory() -> None:
-    got = mended(
-        lambda x: warpgroup.load_row(x, (0, 0), length=128, layout=pk.coalesced(128, 1)),
-        lambda a: a.swap_layout("row"),
-        lambda x, y, a: warpgroup.store(y, warpgroup.zeros(f32, 64, 128) + a, (0, 0)),
-        (1, 128),
-        4,
-        match="leave their warps",
-    )
-    assert np.array_equal(got[:64, :128], np.broadcast_to(np.arange(128), (64, 128)))
-
-
-def test_a_tile_of_several_warps_is_transposed_in_parts() -> None:
-    got = mended(
-        lambda x: warpgroup.load(x, (0, 0), rows=64, cols=128),
-        lambda a: a.transpose(),
-        lambda x, y, part: warp.store(y, part, (warp.index, 0)),
-        (64, 128),
-        4,
-        match="leave their warps",
-    )
-    assert np.array_equal(got[:128, :64], np.arange(64 * 128).reshape(64, 128).T)
