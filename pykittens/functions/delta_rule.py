@@ -41,7 +41,7 @@ def _results(
     batch, heads, _, e = v.shape
     shape = (check_offsets(_NAME, cu_seqlens, batch), heads, e, q.shape[3])
     check_state(_NAME, "state", state, shape)
-    return Result(v.shape, v.dtype), Result(shape, "f32", nothing="state")
+    return Result(v.shape, v.dtype, order="v"), Result(shape, "f32", nothing="state")
 
 
 def _numbers(q: Any, *rest: Any) -> tuple[float]:
@@ -65,8 +65,8 @@ def _gradient_results(do: Any, *rest: Any) -> tuple[Result, ...]:
     check_state(f"{_NAME}_backward", "dafter", dafter, after.shape)
     heads = (*v.shape[:3], q.shape[3])
     return (
-        *(Result(heads, x.dtype) for x in (q, k)),
-        Result(v.shape, v.dtype),
+        *(Result(heads, x.dtype, order=name) for name, x in (("q", q), ("k", k))),
+        Result(v.shape, v.dtype, order="v"),
         Result(beta.shape, "f32"),
         Result((0,) if log_decay is None else beta.shape, "f32"),
         Result((0,) if state is None else after.shape, "f32", nothing="dafter"),
@@ -154,7 +154,7 @@ def _kimi_results(
     _check(_KIMI, q, k, v, beta, log_decay)
     shape = (check_offsets(_KIMI, cu_seqlens, v.shape[0]), v.shape[1], v.shape[3], q.shape[3])
     check_state(_KIMI, "state", state, shape)
-    return Result(v.shape, v.dtype), Result(shape, "f32", nothing="state")
+    return Result(v.shape, v.dtype, order="v"), Result(shape, "f32", nothing="state")
 
 
 def _kimi(

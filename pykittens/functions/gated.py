@@ -21,7 +21,7 @@ def _results(
     kept = (check_offsets(_NAME, cu_seqlens, batch), heads, v.shape[3], d)
     check_state(_NAME, "log_decay", log_decay, (batch, heads, n, d)[: 4 if len(log_decay.shape) == 4 else 3])
     check_state(_NAME, "state", state, kept)
-    return Result(v.shape, q.dtype), Result(kept, "f32", nothing="state")
+    return Result(v.shape, q.dtype, order="v"), Result(kept, "f32", nothing="state")
 
 
 def _scale(q: Any, scale: float | None) -> float:
@@ -61,7 +61,7 @@ def _gradient_results(
     check_gradient(name, do, v)
     check_state(name, "dafter", dafter, shape)
     return (
-        *(Result(x.shape, x.dtype) for x in (q, k, v)),
+        *(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v))),
         Result(log_decay.shape, "f32"),
         Result((0,) if state is None else shape, "f32", nothing="dafter"),
     )

@@ -20,7 +20,7 @@ def _linear(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | N
     shape = (batch, heads, v.shape[3], d)
     check_state(name, "state", state, shape)
     check_state(name, "log_decay", log_decay, (heads,))
-    return Result((batch, heads, n, v.shape[3]), q.dtype), Result(shape, "f32", nothing="state")
+    return Result(v.shape, q.dtype, order="v"), Result(shape, "f32", nothing="state")
 
 
 def _linear_numbers(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | None) -> tuple[float]:
@@ -54,7 +54,7 @@ def _linear_gradients(
         fix = "pass after, the state that the forward returned: the gradient of log_decay depends on it"
         raise ArgumentError(f"{name}: dafter without after", fix=fix)
     return (
-        *(Result(x.shape, x.dtype) for x in (q, k, v)),
+        *(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v))),
         Result((0,) if log_decay is None else log_decay.shape, "f32"),
         Result((0,) if state is None else shape, "f32", nothing="dafter"),
     )
@@ -106,7 +106,7 @@ def _based(q: Any, k: Any, v: Any, state: Any) -> tuple[Result, ...]:
     batch, heads, n, _ = q.shape
     shape = (batch, heads, v.shape[3], taylor.FEATURES)
     check_state("based", "state", state, shape)
-    return Result((batch, heads, n, v.shape[3]), q.dtype), Result(shape, "f32", nothing="state")
+    return Result(v.shape, q.dtype, order="v"), Result(shape, "f32", nothing="state")
 
 
 def _based_gradients(do: Any, q: Any, k: Any, v: Any, state: Any, dafter: Any) -> tuple[Result, ...]:
@@ -115,7 +115,7 @@ def _based_gradients(do: Any, q: Any, k: Any, v: Any, state: Any, dafter: Any) -
     check_gradient("based_backward", do, v)
     check_state("based_backward", "dafter", dafter, shape)
     return (
-        *(Result(x.shape, x.dtype) for x in (q, k, v)),
+        *(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v))),
         Result((0,) if state is None else shape, "f32", nothing="dafter"),
     )
 
