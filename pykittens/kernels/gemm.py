@@ -89,6 +89,7 @@ def grid(
     cluster=lambda config, **_: config.cluster,
     grid=grid,
     blocks_per_sm=lambda config, **_: config.residents,
+    pdl=lambda dependent=False, **_: dependent,
 )
 def gemm(
     a: Annotated[Tensor, FLOATS, "AR", "AC"],
@@ -110,8 +111,11 @@ def gemm(
     ta: bool = False,
     tb: bool = False,
     epilogue: Callable[..., Any] | None = None,
+    dependent: bool = False,
 ) -> None:
     """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k), and b2 like it.
+
+    `dependent`: the kernel before makes operands or clears `flags`, and may still run.
 
     `epilogue(x, row, col, *operands)` gets a float32 tile of the product (with b2: a pair), where in c it begins, and
     what is given of x0 to x3; it returns a tile for each of c, c2 and c3 that is given. Without c it gets 64 rows with
@@ -166,6 +170,8 @@ def gemm(
         )
 
     with pk.role("load", warps=4, registers=24 if budget else 0):
+        if dependent:
+            pk.wait_for_previous()
         for row, col, first, end, _part in each_tile():
             begin = rank * steps if config.splits else col * steps // wide if config.rotate else 0
             for step in pk.range(first, end):

@@ -19,7 +19,8 @@ RUN = 1024  # flags that a block sets to 0
 
 @pk.kernel(warps=1, grid=lambda flags, **_: pk.cdiv(flags.cols, RUN))
 def clear(flags: Annotated[Tensor, i32, "F"]) -> None:
-    """flags = 0."""
+    """flags = 0. The product begins at once, and waits where it first loads."""
+    pk.launch_next()
     warp.store(flags, warp.full_vec(i32, RUN, 0), (pk.block_index.x,))
 
 
@@ -45,7 +46,8 @@ class Divided:
         parts = arrays.empty(kind, shapes[0], "f32", device)
         flags = arrays.empty(kind, shapes[1], "i32", device)
         clear(flags)
-        gemm(*operands, splits=splits, parts=parts, flags=flags, config=config, ta=ta, tb=tb, **static)
+        more = {"splits": splits, "parts": parts, "flags": flags, "dependent": True}
+        gemm(*operands, **more, config=config, ta=ta, tb=tb, **static)
 
 
 DIVIDED = Divided()

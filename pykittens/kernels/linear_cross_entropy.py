@@ -328,10 +328,8 @@ def rows_of(x: Any, first: int, count: int) -> View:
 
 def readable(x: Any) -> View:
     """A matrix whose rows are read as they are: a copy of it where they do not begin at multiples of 16 bytes."""
-    info = arrays.describe(x)
-    if matmul.order(info._replace(pointer=info.pointer % 16), False).copied:
-        x = matmul.Order(False, True, False).stored(x, info)
-    return rows_of(x, 0, info.shape[0])
+    (x,), _ = matmul.stored([x], [matmul.order(matmul.described(x), False)], False)
+    return rows_of(x, 0, arrays.describe(x).shape[0])
 
 
 def slice_of(m: int, v: int, workspace: int) -> int:

@@ -18,7 +18,7 @@ from ..gpu import driver
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo
 from ..types import DTYPES
-from . import gemm_ampere, gemm_divided, schedule
+from . import aligned, gemm_ampere, gemm_divided, schedule
 from .arguments import KernelCall
 from .gemm import Config, gemm
 
@@ -46,26 +46,33 @@ def call(
     kernel: x is a float32 tile of the product whose first element is (row, col) of the output, operands are tensors of
     one or two dimensions (a vector is one row).
     """
-    first, second = (info._replace(pointer=info.pointer % 16) for info in map(arrays.describe, (a, b)))
+    first, second = described(a), described(b)
     plan = choose_kernel(first, second, b2 is not None)
     extras = [x[None, :] if len(x.shape) == 1 else x for x in map(readable, operands)]
     if scale_a is not None or scale_b is not None:
         extras += [x.reshape(1, 1) for x in (scale_a, scale_b) if x is not None]
         epilogue = _scaled(epilogue, len(operands))
-    a, b = plan.a.stored(a, first), plan.b.stored(b, second)
+    orders, matrices = [plan.a, plan.b], [a, b]
     if b2 is not None:
-        third = arrays.describe(b2)
-        third = third._replace(pointer=third.pointer % 16)
-        b2 = order(third, plan.b.transposed).stored(b2, third)
-    static = {"config": config or plan.config, "ta": plan.a.transposed, "tb": plan.b.transposed, "epilogue": epilogue}
+        orders.append(order(described(b2), plan.b.transposed))
+        matrices.append(b2)
+    config, splits = (config, 1) if config else (plan.config, plan.splits)
+    ampere = isinstance(config, gemm_ampere.Config)
+    (a, b, *others), copied = stored(matrices, orders, not ampere)
+    static = {"config": config, "ta": plan.a.transposed, "tb": plan.b.transposed, "epilogue": epilogue}
     given = (a, b, out, *extras, *[None] * (4 - len(extras)))
-    rest = (b2, *more, *[None] * (2 - len(more)))
-    if isinstance(static["config"], gemm_ampere.Config):
+    rest = (others[0] if others else None, *more, *[None] * (2 - len(more)))
+    if ampere:
         return KernelCall(gemm_ampere.gemm_ampere, (*given, *rest), static)
-    if plan.splits > 1 and config is None:
-        divided = {**static, "splits": plan.splits}
+    if splits > 1:
+        divided = {**static, "splits": splits}
         return KernelCall(gemm_divided.DIVIDED, (*given, plan.sms, *rest), divided)  # type: ignore[arg-type]
-    return KernelCall(gemm, (*given, plan.sms, *rest), static)
+    return KernelCall(gemm, (*given, plan.sms, *rest), {**static, "dependent": copied})
+
+
+def described(x: Any) -> ArrayInfo:
+    """What is known of an array, its pointer modulo 16."""
+    return (info := arrays.describe(x))._replace(pointer=info.pointer % 16)
 
 
 def readable(x: Any) -> Any:
@@ -84,20 +91,23 @@ class Order:
     copied: bool
     straddles: bool  # rows of 128 bytes lie across two lines of L2
 
-    def stored(self, x: Any, info: ArrayInfo) -> Any:
-        """The matrix to pass to the kernel."""
-        source = x.T if self.transposed else x
-        if not self.copied:
-            return source
-        (rows, cols), size = source.shape, DTYPES[info.dtype].size
-        wide = -(-cols * size // 16) * 16 // size
-        copy = arrays.empty(info.kind, (rows, wide), info.dtype, info.device)[:, :cols]
-        try:
-            copy[...] = source
-        except TypeError:
-            what = f"matmul: the rows of {info.dtype} {tuple(info.shape)} do not begin at multiples of 16 bytes"
-            raise ArgumentError(what, fix="pad them") from None
-        return copy
+
+def stored(matrices: Sequence[Any], orders: Sequence[Order], dependent: bool) -> tuple[list[Any], bool]:
+    """The matrices to pass to the kernel, and whether copies of some have just begun; `dependent`: the kernel may begin
+    beside them."""
+    found = [x.T if how.transposed else x for x, how in zip(matrices, orders, strict=True)]
+    where = []
+    for i, how in enumerate(orders):
+        if how.copied:
+            (lines, length), (stride, step) = (info := arrays.describe(found[i])).shape, info.strides
+            if (step != 1 and length > 1) or (stride < length and lines > 1):
+                found[i] = arrays.dense_copy(found[i], "operand")
+            if order(described(found[i]), False).copied:
+                where.append(i)
+    copies = aligned.copies([found[i] for i in where], dependent) if where else []
+    for i, copy in zip(where, copies, strict=True):
+        found[i] = copy
+    return found, bool(where)
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,7 @@ def order(info: ArrayInfo, transposed: bool | None) -> Order:
         ):
             return Order(choice, False, stride * size % 128 != 0)
     choice = choices[0] if len(choices) == 1 else info.strides[1] != 1 and info.strides[0] == 1
-    return Order(choice, True, (info.shape[0] if choice else info.shape[1]) * size % 128 != 0)
+    return Order(choice, True, False)
 
 
 def check(infos: dict[str, ArrayInfo]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import pykittens as pk
 from pykittens.errors import ArgumentError, RaceError
 from pykittens.functions.product import MATMUL, MATMUL_EPILOGUE, number_of
-from pykittens.kernels import gemm, gemm_ampere, gemm_divided, matmul, schedule
+from pykittens.kernels import aligned, gemm, gemm_ampere, gemm_divided, matmul, schedule
 from pykittens.kernels.gemm import Config
 
 BF16, E4M3, E5M2 = ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
@@ -70,6 +70,28 @@ def test_any_shape(m: int, n: int, k: int, ta: bool, tb: bool) -> None:
     """Rows that do not begin at multiples of 16 bytes too: copied once, or stored without TMA."""
     a, b = integers(m, k, BF16, ta), integers(k, n, BF16, tb)
     assert same(pk.matmul(a, b), exact(a, b))
+
+
+@pytest.mark.parametrize("dtype", [BF16, E4M3], ids=str)
+def test_operands_from_anywhere(dtype: Any) -> None:
+    """Rows of any alignment, of a part of something larger, every other one, none contiguous, all the same."""
+    whole = integers(41, 150, dtype)
+    flat = integers(1, 40 * 131 + 3, dtype)[0]
+    columns = np.asfortranarray(integers(40, 131, dtype))
+    for a in (whole[1:, 3:134], flat[3:].reshape(40, 131), whole[:, ::2], columns[::2], whole[::-1, 1:]):
+        b = integers(a.shape[1], 48, dtype, True)
+        assert same(pk.matmul(a, b), exact(a, b))
+        assert same(pk.matmul(b.T, a.T), exact(b.T, a.T))
+    same_rows = np.broadcast_to(whole[:1, 1:132], (40, 131))
+    assert same(pk.matmul(same_rows, integers(131, 48, dtype, True)), exact(same_rows, integers(131, 48, dtype)))
+
+
+def test_aligned_copies_keep_every_number() -> None:
+    x = np.array([[np.nan, np.inf, -np.inf, -0.0, 3e-39, 3e38, 1.0]], BF16).repeat(5, 0)
+    (copy,) = aligned.copies([x], False)
+    made = copy.array[:, :7]
+    assert np.array_equal(made.astype(float), x.astype(float), equal_nan=True)
+    assert np.signbit(made[:, 3].astype(float)).all()
 
 
 @pytest.mark.thin

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...call.arguments import spec
-from ...types import DTYPES, bf16, f32
-from .. import activation_backward, epilogue_backward, gemm, gemm_ampere, linear
+from ...types import DTYPES, bf16, f32, i32
+from .. import activation_backward, aligned, epilogue_backward, gemm, gemm_ampere, gemm_divided, linear
 from ..catalog import Array, Instance, Shipped
 
 
@@ -51,6 +51,28 @@ def _gemm_pair(dtype: str) -> Instance:
     operands |= {x: found[x] for x in ("b2", "c2", "c3")}
     statics = {"config": gemm.Config(128, 128), "tb": True, "epilogue": _both}
     return Instance(gemm.gemm, operands, statics, ("c", "c2", "c3"), _pair)
+
+
+def _align(dtype: str, dependent: bool) -> Instance:
+    """Three matrices of as many alignments."""
+    size, operands = DTYPES[dtype].size, {}
+    for i, (m, n) in enumerate(((9, 131 if size == 2 else 260), (70, 34 * 4 // size), (3, 300 // size))):
+        operands[f"x{i or ''}"] = operands[f"y{i or ''}"] = spec(DTYPES[dtype], (m, n))
+    statics = {"widths": (1, 2, 2) if size == 2 else (4, 8, 4), "dependent": dependent}
+
+    def expected(x: Array, x1: Array, x2: Array, **_: Any) -> dict[str, Array]:
+        return {"y": x.astype(float), "y1": x1.astype(float), "y2": x2.astype(float)}
+
+    return Instance(aligned.align, operands, statics, ("y", "y1", "y2"), expected)
+
+
+def _clear() -> Instance:
+    """Two blocks of flags, the second not full."""
+
+    def expected(flags: Array) -> dict[str, Array]:
+        return {"flags": np.zeros(flags.shape)}
+
+    return Instance(gemm_divided.clear, {"flags": spec(i32, (gemm_divided.RUN + 40,))}, {}, ("flags",), expected)
 
 
 def _gemm_ampere(dtype: str, ta: bool, tb: bool) -> Instance:
@@ -138,6 +160,21 @@ ROWS = (
         needs=("wgmma",),
         options={"dtype": ("bf16", "f16")},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+    ),
+    Shipped(
+        name="aligned",
+        about="matrices whose rows begin anywhere, copied to where TMA can address them",
+        make=_align,
+        options={"dtype": ("bf16", "e4m3"), "dependent": (False, True)},
+        opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="gemm_divided_clear",
+        about="zeros for the counts of parts that are done",
+        make=_clear,
+        needs=("dependent launch",),
+        options={},
+        opcodes=("STG",),
     ),
     Shipped(
         name="gemm_ampere",
