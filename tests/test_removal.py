@@ -84,7 +84,10 @@ HARMLESS = {
     ("gated_delta_rule", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_unwind", "wait", "with pk.when(step < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
     ("gated_delta_rule_backward", "wait", "with both.fill() as slot:"): (1, FIRST_PASS),
-    ("gated_delta_rule_backward", "wait", "with pk.when(part < parts), ring.fill() as slot:"): (2, FIRST_PASS),
+    **{
+        (name, "wait", "with pk.when(part < parts), ring.fill() as slot:"): (2, FIRST_PASS)
+        for name in ("gated_delta_rule_backward", "kimi_delta_attention_states")
+    },
     ("gated_delta_rule_prepare", "barrier", "warp.store(vectors[1], pk.maximum(g * LOG2E, LEAST).cumsum())"): (
         1,
         "a pass's barrier before the store, of a vector that nobody has read",
@@ -118,6 +121,8 @@ ENOUGH = {
     "gla": {"dim": (64,), "dtype": ("bf16",)},
     "gla_prepare": {"dim": (64,), "dtype": ("bf16",), "exact": (False,)},
     "gla_states": {"dim": (64,)},
+    "kimi_delta_attention_states": {"dim": (64,), "dtype": ("bf16",)},
+    "kimi_delta_attention_backward": {"dim": (64,)},
     "linear_attention": {"dim": (64,)},
     **{f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)} for step in ("", "_gradient")},
     "ssd": {"state": (64,), "dtype": ("bf16",)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pykittens.architectures import SIMULATED
@@ -20,9 +21,22 @@ _FLOATS = ("bf16", "f16", "f32")
 class KernelCall(NamedTuple):
     """A kernel and what to call it with."""
 
-    kernel: Kernel
+    kernel: Kernel | Launches
     operands: tuple[Any, ...]
     statics: dict[str, Any]
+
+
+class Launches:
+    """Several launches as one, which make their scratch memory: called as a kernel is."""
+
+    def __init__(self, run: Callable[..., None]):
+        self.run = run
+
+    def __call__(self, *operands: Any, **statics: Any) -> None:
+        self.run(*operands, **statics)
+
+    def launcher(self, *operands: Any, **statics: Any) -> None:
+        """None: such a call is not one launch, to be done again by itself."""
 
 
 def check_floats(function: str, name: str, info: ArrayInfo) -> None:

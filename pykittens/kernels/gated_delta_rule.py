@@ -25,7 +25,7 @@ to offsets[i + 1] - 1 of one batch, and their chunks begin where `pk.packed` say
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
-from .arguments import KernelCall
+from .arguments import KernelCall, Launches
 from .chunks import LEAST, LOG2E
 from .sequences import DTYPES, dense, operands, readable_offsets, unit_of
 
@@ -41,8 +41,14 @@ CHUNK = 64
 EPSILON = 1e-6  # beside a sum of squares
 TINY = 2.0**-60  # what a smaller b counts as in W
 FACTORS = ("keys", "adds", "queries", "beta", "unit", "solved", "sums", "own_q", "own_k")  # the last of backward passes
-NAMES = ("q", "k", "v", "log_decay", "beta", "state")
 DIMS, VALUES = (64, 128), (64, 128, 256)
+
+
+def fades(log_decay: np.ndarray | None, rows: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+    """What each row of a reference multiplies a state by: (batch, heads, n, 1, 1), or (.., 1, d) where each channel has
+    its own."""
+    decay = np.exp(np.zeros(rows, dtype) if log_decay is None else log_decay.astype(dtype))
+    return decay[..., None, :] if decay.ndim == 4 else decay[..., None, None]
 
 
 def reference(
@@ -57,17 +63,17 @@ def reference(
     norm: bool = False,
     dtype: Any = np.float64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
+    """(o, state) by the recurrence, row by row, in float64 (or another dtype); log_decay of heads or of channels."""
     batch, heads, n, e = v.shape
     q, k = (np.repeat(x.astype(dtype), heads // x.shape[1], 1) for x in (q, k))
     v, beta = v.astype(dtype), beta.astype(dtype)
     if norm:
         q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + EPSILON) for x in (q, k))
-    decay = np.exp(np.zeros((batch, heads, n)) if log_decay is None else log_decay.astype(dtype))
+    decay = fades(log_decay, (batch, heads, n), dtype)
     state = np.zeros((batch, heads, e, q.shape[-1]), dtype) if state is None else state.astype(dtype)
     o = np.empty(v.shape, dtype)
     for i in range(n):
-        state = state * decay[:, :, i, None, None]
+        state = state * decay[:, :, i]
         change = beta[:, :, i, None] * (v[:, :, i] - (state @ k[:, :, i, :, None])[..., 0])
         state = state + change[..., None] * k[:, :, i, None, :]
         o[:, :, i] = (state @ q[:, :, i, :, None])[..., 0] * dtype(q.shape[-1] ** -0.5 if scale is None else scale)
@@ -338,78 +344,74 @@ def step(
     warp.store(after, state, (batch, head, part, 0))
 
 
-class Forward:
-    """The launches of the forward pass as one: called as a kernel is."""
+class Operands(NamedTuple):
+    """What a delta rule is called with, as its kernels read it."""
 
-    def __call__(
-        self,
-        q: Any,
-        k: Any,
-        v: Any,
-        log_decay: Any,
-        beta: Any,
-        offsets: Any,
-        state: Any,
-        o: Any,
-        after: Any,
-        scale: float,
-        *,
-        norm: bool,
-    ) -> None:
-        w, p, factors, decays = scratch(v, log_decay, offsets)
-        prepare(q, k, v, log_decay, beta, offsets, w, p, factors, decays, scale, norm=norm)
-        walk(q, k, v, offsets, w, p, factors, decays, None, state, o, after, None, None, None)
+    q: Any
+    k: Any
+    v: Any
+    log_decay: Any  # of heads, or (Kimi delta attention) of channels; or None
+    beta: Any
+    offsets: Any
+    state: Any
 
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
+    def made(self, dtype: str, *shape: int) -> Any:
+        """Scratch memory, (batch, heads, *shape)."""
+        info = arrays.describe(self.v)
+        return arrays.empty(info.kind, (*info.shape[:2], *shape), dtype, info.device)
 
+    @property
+    def dtype(self) -> str:
+        """That of products."""
+        return arrays.describe(self.v).dtype
 
-FORWARD = Forward()
+    @property
+    def chunks(self) -> int:
+        """How many chunks there may be."""
+        n = arrays.describe(self.v).shape[2]
+        return -(-n // CHUNK) if self.offsets is None else n // CHUNK + arrays.describe(self.offsets).shape[0] - 1
 
-
-def scratch(v: Any, log_decay: Any, offsets: Any) -> tuple[Any, Any, Any, Any]:
-    """W, P, factors and decays for as many chunks as there may be."""
-    info = arrays.describe(v)
-    batch, heads, n, _ = info.shape
-    chunks = -(-n // CHUNK) if offsets is None else n // CHUNK + arrays.describe(offsets).shape[0] - 1
-
-    def made(dtype: str, *shape: int) -> Any:
-        return arrays.empty(info.kind, (batch, heads, *shape), dtype, info.device)
-
-    squares = (made(info.dtype, chunks * CHUNK, CHUNK) for _ in range(2))
-    decays = None if log_decay is None else made("f32", chunks, 1)
-    return (*squares, made("f32", len(FACTORS), chunks * CHUNK), decays)
+    def squares(self) -> tuple[Any, Any, Any]:
+        """W, P and the factors of rows."""
+        rows = self.chunks * CHUNK
+        return *(self.made(self.dtype, rows, CHUNK) for _ in range(2)), self.made("f32", len(FACTORS), rows)
 
 
-def prepared(name: str, q: Any, k: Any, v: Any, log_decay: Any, beta: Any, offsets: Any, state: Any) -> tuple[Any, ...]:
-    """The operands of the function `name` as its kernels read them, in their order."""
+def read(name: str, q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, offsets: Any) -> Operands:
+    """The operands of the function `name` as its kernels read them."""
     q, k, v, state = operands(name, q, k, v, state)
     beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
-    return q, k, v, log_decay, beta, readable_offsets(name, offsets, arrays.describe(v).shape[2]), state
+    return Operands(q, k, v, log_decay, beta, readable_offsets(name, offsets, arrays.describe(v).shape[2]), state)
 
 
-def call(
-    q: Any,
-    k: Any,
-    v: Any,
-    beta: Any,
-    log_decay: Any,
-    state: Any,
-    offsets: Any,
-    o: Any,
-    after: Any,
-    *,
-    scale: float,
-    norm: bool,
-) -> KernelCall:
-    """What writes o, and the state after the last row into `after` unless that is None."""
-    given = prepared("gated_delta_rule", q, k, v, log_decay, beta, offsets, state)
-    return KernelCall(FORWARD, (*given, o, after, scale), {"norm": norm})  # type: ignore[arg-type]
+def solve(x: Operands, scale: float, norm: bool) -> tuple[Any, Any, Any, Any]:
+    """What `prepare` makes."""
+    made = *x.squares(), None if x.log_decay is None else x.made("f32", x.chunks, 1)
+    prepare(*x[:6], *made, scale, norm=norm)
+    return made
+
+
+def _forward(*given: Any, norm: bool) -> None:
+    x, (o, after, scale) = Operands(*given[:7]), given[7:]
+    walk(x.q, x.k, x.v, x.offsets, *solve(x, scale, norm), None, x.state, o, after, None, None, None)
+
+
+FORWARD = Launches(_forward)
+
+
+def call(*given: Any, scale: float, norm: bool) -> KernelCall:
+    """What writes o, and the state after the last row into `after` unless that is None: the last two of `given`, which
+    come behind what `read` takes.
+    """
+    *taken, o, after = given
+    return KernelCall(FORWARD, (*read("gated_delta_rule", *taken), o, after, scale), {"norm": norm})
 
 
 def call_step(
     q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, *results: Any, scale: float, norm: bool
 ) -> KernelCall:
-    """What writes one row of o, and the state after it."""
-    given = [dense(x, name) for x, name in zip((q, k, v, log_decay, beta, state), NAMES, strict=True)]
-    return KernelCall(step, (*given, *results, None, scale), {"norm": norm})
+    """What writes one row of o, and the state after it; log_decay of heads or of channels."""
+    named = {"q": q, "k": k, "v": v, "log_decay": log_decay, "beta": beta, "state": state}
+    *first, decay, beta, state = (dense(x, name) for name, x in named.items())
+    heads, channels = (None, decay) if decay is not None and len(arrays.describe(decay).shape) == 3 else (decay, None)
+    return KernelCall(step, (*first, heads, beta, state, *results, channels, scale), {"norm": norm})

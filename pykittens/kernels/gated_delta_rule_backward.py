@@ -21,7 +21,7 @@ over the rest of the chunk.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,8 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
-from .arguments import KernelCall
-from .gated_delta_rule import CHUNK, EPSILON, FACTORS, prepare, prepared, scratch, walk
+from .arguments import KernelCall, Launches
+from .gated_delta_rule import CHUNK, EPSILON, FACTORS, Operands, fades, read, solve, walk
 from .sequences import DTYPES, dense, readable, unit_of
 
 
@@ -55,13 +55,13 @@ def reference(
     lengths = [np.sqrt((x * x).sum(-1, keepdims=True) + EPSILON) if norm else 1.0 for x in (long_q, long_k)]
     q, k = long_q / lengths[0], long_k / lengths[1]
     do = do.astype(float) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    decay = np.exp(np.zeros((batch, heads, n)) if log_decay is None else log_decay.astype(float))[..., None, None]
+    decay = fades(log_decay, (batch, heads, n))
     rows, beta = np.moveaxis(np.stack([q, k]), 3, 1)[..., None], beta.astype(float)[..., None]
     states, dstates = np.zeros((2, n + 1, batch, heads, e, q.shape[-1]))
     states[0], dstates[n] = 0 if state is None else state, 0 if dafter is None else dafter
     errors, g = np.zeros((2, *v.shape))
     dq, dk = np.zeros((2, *q.shape))
-    dlog_decay = np.zeros((batch, heads, n))
+    dlog_decay = np.zeros((batch, heads, n) if log_decay is None else log_decay.shape)
     for i in range(n):
         faded = states[i] * decay[:, :, i]
         errors[:, :, i] = v[:, :, i].astype(float) - (faded @ rows[1, i])[..., 0]
@@ -74,7 +74,7 @@ def reference(
         lowered = (beta[:, :, i] * g[:, :, i])[..., None]
         dk[:, :, i] = (written @ after - lowered.swapaxes(2, 3) @ faded)[..., 0, :]
         before = after - lowered * k[:, :, i, None]
-        dlog_decay[:, :, i] = (before * faded).sum((2, 3))
+        dlog_decay[:, :, i] = (before * faded).sum((2, 3) if dlog_decay.ndim == 3 else 2)
         dstates[i] = before * decay[:, :, i]
     if norm:
         dq, dk = (
@@ -93,14 +93,15 @@ UNWOUND = ("keys", "adds", "queries", "beta", "unit", "solved")
     grid=lambda do, offsets, **_: (do.cols // CHUNK, do.depth, do.batch if offsets is None else offsets.cols - 1),
 )
 def unwind(
-    q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
-    k: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
+    q: Annotated[Tensor, DTYPES, "B", "G", "L", pk.static("D")],
+    k: Annotated[Tensor, DTYPES, "B", "G", "L", pk.static("D")],
     do: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     offsets: Annotated[Tensor, i32, "S"],
     w: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     p: Annotated[Tensor, DTYPES, "B", "H", "M", CHUNK],
     factors: Annotated[Tensor, f32, "B", "H", len(FACTORS), "M"],
-    decays: Annotated[Tensor, f32, "B", "H", "C", 1],
+    decays: Annotated[Tensor, f32, "B", "H", "C", pk.static("W")],
+    lasting: Annotated[Tensor, DTYPES, "B", "H", "L", pk.static("D")],
     dafter: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
     g: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     dv: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
@@ -108,31 +109,36 @@ def unwind(
     units: Annotated[Tensor, f32, "B", "H", "R"],
     dbefore: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
 ) -> None:
-    """G, dV, the gradient of the state behind each chunk, and that of the first state."""
+    """G, dV, the gradient of the state behind each chunk, and that of the first state. With `lasting`, q and k are
+    decayed, as `walk` has them.
+    """
     part, head, sequence = pk.block_index.x, pk.block_index.y, pk.block_index.z
     dtype, d, scaled = q.dtype, q.cols, q.dtype is f16
-    group = head // (do.depth // q.depth)
-    rows, first = pk.stretch(q), pk.cast(0, i32)
+    group, channels = head // (do.depth // q.depth), lasting is not None
+    rows, first = pk.stretch(do), pk.cast(0, i32)
     batch: Any = sequence
     if offsets is not None:
         sequences = pk.packed(offsets)
         rows, first, batch = sequences[sequence], sequences.first(sequence, CHUNK), 0
     chunks = pk.cdiv(rows.rows, CHUNK)
     wide, square = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
-    names = UNWOUND if scaled else UNWOUND[:4]
+    names = UNWOUND[3 if channels else 0 : 6 if scaled else 4]
     tiles = {"q": wide, "k": wide, "do": square, "w": square, "p": square}
     members: dict[str, Any] = {**tiles, **dict.fromkeys(names, pk.sv(f32, CHUNK))}
+    members |= {"lasting": wide, "decays": pk.sv(f32, d)} if channels else {}
     ring = pk.ring(2, **members)
     results, kept = pk.shared(square, count=2, name="results"), pk.shared(wide, name="kept")
 
     def load(step: Any) -> None:
         i = chunks - 1 - step
         with pk.when(step < chunks), ring.fill() as slot:
+            at: dict[str, Any] = {"coordinate": (batch, head, first + i, 0)}
             for to, source in ((slot.k, k), (slot.q, q)):
-                pk.tma.load(to, source, **rows.tile(batch, group, i, CHUNK))
+                pk.tma.load(to, source, **(at if channels else rows.tile(batch, group, i, CHUNK)))
             pk.tma.load(slot.do, do, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
-            for to, source in ((slot.w, w), (slot.p, p)):
-                pk.tma.load(to, source, (batch, head, first + i, 0))
+            chunk = ((slot.lasting, lasting), (slot.decays, decays)) if channels else ()
+            for to, source in ((slot.w, w), (slot.p, p), *chunk):
+                pk.tma.load(to, source, **at)
             for name in names:
                 pk.tma.load(getattr(slot, name), factors, (batch, head, FACTORS.index(name), first + i))
 
@@ -154,12 +160,12 @@ def unwind(
         i = chunks - 1 - step
         change, found = (warpgroup.zeros(f32, CHUNK, CHUNK) for _ in range(2))
         slot = ring.read()
-        decay = decays[batch, head, first + i, 0] if decays is not None else 1.0
+        decay = decays[batch, head, first + i, 0] if decays is not None and not channels else 1.0
         later, unit_s = rounded(state)
-        warpgroup.mm_ABt(change, later, slot.k)
+        warpgroup.mm_ABt(change, later, slot.lasting if channels else slot.k)
         up = warpgroup.load_transposed(slot.do).to(f32)
         warpgroup.wait(change)
-        change[:] = change * unit_s * warpgroup.load_row(slot.adds)
+        change[:] = change * unit_s if channels else change * unit_s * warpgroup.load_row(slot.adds)
         seen, unit = (up * warpgroup.load_row(slot.unit), None) if scaled else (up, None)
         unit = unit_of(seen, change) if scaled else None
         seen, unit = rounded(seen, unit)
@@ -170,14 +176,14 @@ def unwind(
         weighted = change * warpgroup.load_row(slot.beta)
         weighted, unit = rounded(weighted * warpgroup.load_row(slot.solved) if scaled else weighted)
         warpgroup.mm_AB(found, weighted, slot.w)
-        lift = up * warpgroup.load_row(slot.queries)
-        lift = lift * warpgroup.load_row(slot.unit) if scaled else lift
+        lift = up if channels else up * warpgroup.load_row(slot.queries)
+        lift = lift * warpgroup.load_row(slot.unit) if scaled and not channels else lift
         if decays is not None:
-            state[:] = state * decay
+            state[:] = state * (warpgroup.load_row(slot.decays) if channels else decay)
         warpgroup.wait(found)
         change[:] = change - found * unit
         found[:] = change * warpgroup.load_row(slot.beta)
-        lowered = found * -warpgroup.load_row(slot.keys)
+        lowered = -found if channels else found * -warpgroup.load_row(slot.keys)
         unit = unit_of(lift, lowered, state) if scaled else None
         (lift, unit), (lowered, _) = rounded(lift, unit), rounded(lowered, unit)
         state[:] = state / unit if scaled else state
@@ -203,6 +209,86 @@ def unwind(
     warpgroup.tma.wait()
     if dbefore is not None:
         warpgroup.store(dbefore, state, (sequence, head, part, 0))
+
+
+class Met(NamedTuple):
+    """What a chunk has of the state before it and of the gradient of that behind it: of half of their columns, a
+    warpgroup each.
+    """
+
+    weights: Any  # dO E^T, or (the second warpgroup) G E^T
+    of_q: Any  # dO S
+    looking: Any  # G S
+    writing: Any  # E dS'
+    energy: Any  # <dS', S>, a column vector; for each channel with `channels`, a row vector
+    of_beta: Any  # E . G
+
+
+def meet(
+    do: Any, g: Any, errors: Any, states: Any, units: Any, dstates: Any, dunits: Any, run: Any, slot: Any, energy: str
+) -> Met:
+    """The products of a chunk with states; `run(part)` says where its values are, `slot` its number and where it lies.
+
+    energy: "heads", "channels", or "" for none.
+    """
+    batch, head, chunk = slot
+    dtype, half, d = do.dtype, warpgroup.index, states.cols
+    scaled, width, parts = dtype is f16, d // 2, do.cols // CHUNK
+    square, halves = pk.st(dtype, CHUNK, CHUNK), pk.st(dtype, 2 * CHUNK, width)  # the left columns above the right
+    members: dict[str, Any] = {"grads": pk.st(dtype, 2 * CHUNK, CHUNK), "errors": square}
+    members |= {"state": halves, "dstate": halves}
+    members |= {"unit": pk.sv(f32, CHUNK), "dunit": pk.sv(f32, CHUNK)} if scaled else {}
+    ring = pk.ring(2, **members)
+
+    def load(part: Any) -> None:
+        with pk.when(part < parts), ring.fill() as slot:
+            for x, row in ((do, 0), (g, CHUNK)):
+                pk.tma.load(slot.grads.part(row, 0, CHUNK, CHUNK), x, **run(part))
+            pk.tma.load(slot.errors, errors, **run(part))
+            at = chunk * parts + part
+            for to, x in ((slot.state, states), (slot.dstate, dstates)):
+                for i in range(2):
+                    pk.tma.load(to.part(i * CHUNK, 0, CHUNK, width), x, (batch, head, at, i))
+            for to, x in ((slot.unit, units), (slot.dunit, dunits)) if scaled else ():
+                pk.tma.load(to, x, (batch, head, at))
+
+    def add(sum: Any, x: Any, unit: Any, y: Any) -> None:
+        """sum += x y, the rows of y times `unit`."""
+        if not scaled:
+            warpgroup.mma_AB(sum, x, y)
+            return
+        left = warpgroup.load(x).to(f32) * warpgroup.load_row(unit)
+        own, made = unit_of(left), warpgroup.zeros(f32, CHUNK, width)
+        warpgroup.mm_AB(made, (left / own).to(dtype), y)
+        warpgroup.wait(made)
+        sum[:] = sum + made * own
+
+    for part in range(min(parts, 2)):
+        load(part)
+    weights = warpgroup.zeros(f32, CHUNK, CHUNK)
+    of_q, looking, writing = (warpgroup.zeros(f32, CHUNK, width) for _ in range(3))
+    channels = energy == "channels"
+    held = warpgroup.zeros_row(f32, width) if channels else warpgroup.zeros_col(f32, CHUNK)
+    of_beta = warpgroup.zeros_col(f32, CHUNK)
+    for part in pk.range(parts):
+        slot = ring.read()
+        up, down = slot.grads.part(0, 0, CHUNK, CHUNK), slot.grads.part(CHUNK, 0, CHUNK, CHUNK)
+        state, dstate = (x.part(half * CHUNK, 0, CHUNK, width) for x in (slot.state, slot.dstate))
+        unit: Any = slot.unit if scaled else None
+        dunit: Any = slot.dunit if scaled else None
+        of_beta += warpgroup.load(down).to(f32).row_dot(warpgroup.load(slot.errors).to(f32))
+        if energy:
+            one, other = (warpgroup.load(x).to(f32) for x in (state, dstate))
+            both = warpgroup.load_col(unit) * warpgroup.load_col(dunit) if scaled else 1.0
+            held += (one * other * both).col_sum() if channels else one.row_dot(other) * both
+        warpgroup.mma_ABt(weights, slot.grads.part(half * CHUNK, 0, CHUNK, CHUNK), slot.errors)
+        add(of_q, up, unit, state)
+        add(looking, down, unit, state)
+        add(writing, slot.errors, dunit, dstate)
+        warpgroup.wait()
+        ring.release()
+        load(part + 2)
+    return Met(weights, of_q, looking, writing, held, of_beta)
 
 
 @pk.kernel(warps=8, grid=lambda do, w, **_: (w.rows // CHUNK, do.depth, do.batch))
@@ -231,36 +317,18 @@ def differentiate(
     """dQ, dK, db and dg of a chunk; `w` only says how many chunks there are."""
     chunk, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     dtype, half = q.dtype, warpgroup.index
-    scaled, width, parts = dtype is f16, q.cols // 2, do.cols // CHUNK
+    scaled, width = dtype is f16, q.cols // 2
     group = head // (do.depth // q.depth)
     rows, tile = pk.stretch(q), chunk
     if offsets is not None:
         sequences = pk.packed(offsets)
         i = sequences.find(chunk, CHUNK)
         rows, tile = sequences[i], chunk - sequences.first(i, CHUNK)
-    square, halves = pk.st(dtype, CHUNK, CHUNK), pk.st(dtype, 2 * CHUNK, width)  # the left columns above the right
     both = pk.ring(1, keys=pk.st(dtype, 4 * CHUNK, width), name="both")  # queries above keys
-    members: dict[str, Any] = {"grads": pk.st(dtype, 2 * CHUNK, CHUNK), "errors": square}
-    members |= {"state": halves, "dstate": halves}
-    members |= {"unit": pk.sv(f32, CHUNK), "dunit": pk.sv(f32, CHUNK)} if scaled else {}
-    ring = pk.ring(2, **members)
-    pairs = pk.shared(square, count=2, name="pairs")  # T and R
+    pairs = pk.shared(pk.st(dtype, CHUNK, CHUNK), count=2, name="pairs")  # T and R
     vector = pk.sv(f32, CHUNK)
     told = {name: pk.shared(vector, count=2, name=name) for name in ("read", "written", "columns", "energy")}
     dots: Any = pk.shared(vector, count=4, name="dots") if norm else None
-
-    def load(part: Any) -> None:
-        with pk.when(part < parts), ring.fill() as slot:
-            for x, row in ((do, 0), (g, CHUNK)):
-                to = slot.grads.part(row, 0, CHUNK, CHUNK)
-                pk.tma.load(to, x, **rows.tile(batch, head, tile, CHUNK, part, CHUNK))
-            pk.tma.load(slot.errors, errors, **rows.tile(batch, head, tile, CHUNK, part, CHUNK))
-            at = chunk * parts + part
-            for to, x in ((slot.state, states), (slot.dstate, dstates)):
-                for i in range(2):
-                    pk.tma.load(to.part(i * CHUNK, 0, CHUNK, width), x, (batch, head, at, i))
-            for to, x in ((slot.unit, units), (slot.dunit, dunits)) if scaled else ():
-                pk.tma.load(to, x, (batch, head, at))
 
     def factor(name: str) -> Any:
         """Of the rows of the chunk."""
@@ -269,45 +337,16 @@ def differentiate(
     def across(name: str) -> Any:
         return warpgroup.load_row(factors, (batch, head, FACTORS.index(name), chunk), length=CHUNK)
 
-    def add(sum: Any, x: Any, unit: Any, y: Any) -> None:
-        """sum += x y, the rows of y times `unit`."""
-        if not scaled:
-            warpgroup.mma_AB(sum, x, y)
-            return
-        left = warpgroup.load(x).to(f32) * warpgroup.load_row(unit)
-        own, made = unit_of(left), warpgroup.zeros(f32, CHUNK, width)
-        warpgroup.mm_AB(made, (left / own).to(dtype), y)
-        warpgroup.wait(made)
-        sum[:] = sum + made * own
-
     with both.fill() as slot:
         for i in range(4):
             to = slot.keys.part(i * CHUNK, 0, CHUNK, width)
             pk.tma.load(to, (q, k)[i // 2], **rows.tile(batch, group, tile, CHUNK, i % 2, width))
-    for part in range(min(parts, 2)):
-        load(part)
-    weights = warpgroup.zeros(f32, CHUNK, CHUNK)
-    of_q, looking, writing = (warpgroup.zeros(f32, CHUNK, width) for _ in range(3))
-    energy, of_beta = warpgroup.zeros_col(f32, CHUNK), warpgroup.zeros_col(f32, CHUNK)
-    for part in pk.range(parts):
-        slot = ring.read()
-        up, down = slot.grads.part(0, 0, CHUNK, CHUNK), slot.grads.part(CHUNK, 0, CHUNK, CHUNK)
-        state, dstate = (x.part(half * CHUNK, 0, CHUNK, width) for x in (slot.state, slot.dstate))
-        unit: Any = slot.unit if scaled else None
-        dunit: Any = slot.dunit if scaled else None
-        of_beta += warpgroup.load(down).to(f32).row_dot(warpgroup.load(slot.errors).to(f32))
-        if decays is not None:
-            inside = warpgroup.load(state).to(f32).row_dot(warpgroup.load(dstate).to(f32))
-            energy += inside * warpgroup.load_col(unit) * warpgroup.load_col(dunit) if scaled else inside
-        warpgroup.mma_ABt(weights, slot.grads.part(half * CHUNK, 0, CHUNK, CHUNK), slot.errors)
-        add(of_q, up, unit, state)
-        add(looking, down, unit, state)
-        add(writing, slot.errors, dunit, dstate)
-        warpgroup.wait()
-        ring.release()
-        load(part + 2)
+    energy = "" if decays is None else "heads"
+    place: Any = lambda part: rows.tile(batch, head, tile, CHUNK, part, CHUNK)  # noqa: E731
+    met = meet(do, g, errors, states, units, dstates, dunits, place, (batch, head, chunk), energy)
+    weights, of_q, looking, writing = met[:4]
     with pk.when(half == 0):
-        warpgroup.store(dbeta, of_beta, **rows.run(batch, head, tile, CHUNK))
+        warpgroup.store(dbeta, met.of_beta, **rows.run(batch, head, tile, CHUNK))
 
     slot = both.read()
     half_q, half_k = (slot.keys.part((half + i) * CHUNK, 0, CHUNK, width) for i in (0, 2))
@@ -332,7 +371,7 @@ def differentiate(
         warpgroup.store(told["read"][half], product.row_sum() + query.row_dot(of_q) + key.row_dot(looking))
         warpgroup.store(told["written"][half], key.row_dot(writing))
         warpgroup.store(told["columns"][half], product.col_sum())
-        warpgroup.store(told["energy"][half], energy)
+        warpgroup.store(told["energy"][half], met.energy)
     of_k = looking + writing
     pk.block.sync()
     warpgroup.mma_AB(of_q, pairs[0], half_k)
@@ -358,70 +397,40 @@ def differentiate(
             warp.store(dlog_decay, change, **rows.run(batch, head, tile, CHUNK))
 
 
-class Backward:
-    """The launches of the backward pass as one: called as a kernel is."""
-
-    def __call__(
-        self,
-        do: Any,
-        dafter: Any,
-        q: Any,
-        k: Any,
-        v: Any,
-        log_decay: Any,
-        beta: Any,
-        offsets: Any,
-        state: Any,
-        dq: Any,
-        dk: Any,
-        dv: Any,
-        dbeta: Any,
-        dlog_decay: Any,
-        dstate: Any,
-        scale: float,
-        *,
-        norm: bool,
-    ) -> None:
-        info, d = arrays.describe(v), arrays.describe(q).shape[3]
-        batch, heads, _, e = info.shape
-        w, p, factors, decays = scratch(v, log_decay, offsets)
-        rows = arrays.describe(w).shape[2] // CHUNK * e
-
-        def made(dtype: str, *shape: int) -> Any:
-            return arrays.empty(info.kind, shape, dtype, info.device)
-
-        errors, g = (made(info.dtype, *info.shape) for _ in range(2))
-        states, dstates = (made(info.dtype, batch, heads, rows, d) for _ in range(2))
-        units, dunits = (made("f32", batch, heads, rows) if info.dtype == "f16" else None for _ in range(2))
-        prepare(q, k, v, log_decay, beta, offsets, w, p, factors, decays, scale, norm=norm)
-        walk(q, k, v, offsets, w, p, factors, decays, None, state, None, None, errors, states, units)
-        unwind(q, k, do, offsets, w, p, factors, decays, dafter, g, dv, dstates, dunits, dstate)
-        made_here = (w, factors, decays, states, units, dstates, dunits)
-        differentiate(q, k, do, g, errors, offsets, *made_here, dq, dk, dbeta, dlog_decay, scale, norm=norm)
-
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
+def gradients_of_states(
+    x: Operands, do: Any, dafter: Any, dv: Any, dbefore: Any, met: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The walk and its unwinding: E, G, and states with their gradients, each with the factors of its rows. `met`: the
+    queries and keys, W, P, factors and decays, and keys as the next state has them, or None.
+    """
+    d, e, (asking, looking, *solved) = *(arrays.describe(y).shape[3] for y in (x.q, x.v)), met
+    errors, g = (x.made(x.dtype, *arrays.describe(x.v).shape[2:]) for _ in range(2))
+    states, dstates = (x.made(x.dtype, x.chunks * e, d) for _ in range(2))
+    units, dunits = (x.made("f32", x.chunks * e) if x.dtype == "f16" else None for _ in range(2))
+    walk(asking, looking, x.v, x.offsets, *solved, x.state, None, None, errors, states, units)
+    unwind(asking, looking, do, x.offsets, *solved, dafter, g, dv, dstates, dunits, dbefore)
+    return errors, g, states, units, dstates, dunits
 
 
-BACKWARD = Backward()
+def _backward(do: Any, dafter: Any, *given: Any, norm: bool) -> None:
+    x, (dq, dk, dv, dbeta, dlog_decay, dstate, scale) = Operands(*given[:7]), given[7:]
+    w, p, factors, decays = solve(x, scale, norm)
+    errors, g, *states = gradients_of_states(x, do, dafter, dv, dstate, (x.q, x.k, w, p, factors, decays, None))
+    made = (x.offsets, w, factors, decays, *states, dq, dk, dbeta, dlog_decay)
+    differentiate(x.q, x.k, do, g, errors, *made, scale, norm=norm)
 
 
-def call(
-    do: Any,
-    dafter: Any,
-    q: Any,
-    k: Any,
-    v: Any,
-    beta: Any,
-    log_decay: Any,
-    state: Any,
-    offsets: Any,
-    *results: Any,
-    scale: float,
-    norm: bool,
-) -> KernelCall:
+BACKWARD = Launches(_backward)
+
+
+def call(do: Any, *given: Any, scale: float, norm: bool) -> KernelCall:
     """What writes the gradients of q and k (for each head of v), v, beta, log_decay and state, of which the last two
-    may be None."""
-    given = prepared("gated_delta_rule", q, k, v, log_decay, beta, offsets, state)
-    do, dafter = readable(do, "do"), dense(dafter, "dafter")
-    return KernelCall(BACKWARD, (do, dafter, *given, *results, scale), {"norm": norm})  # type: ignore[arg-type]
+    may be None. `given`: what `gated_delta_rule.read` takes, dafter, and these results.
+    """
+    return called("gated_delta_rule", BACKWARD, do, *given, scale=scale, norm=norm)
+
+
+def called(name: str, launches: Launches, do: Any, *given: Any, scale: float, norm: bool) -> KernelCall:
+    """The call of a backward pass of the function `name`."""
+    x, (dafter, *results) = read(name, *given[:7]), given[7:]
+    return KernelCall(launches, (readable(do, "do"), dense(dafter, "dafter"), *x, *results, scale), {"norm": norm})

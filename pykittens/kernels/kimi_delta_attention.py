@@ -26,45 +26,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import numpy as np
-
 import pykittens as pk
 from pykittens import Scalar, Tensor, f16, f32, i32, warp
 
 from ..interop import arrays
-from .arguments import KernelCall
-from .gated_delta_rule import CHUNK, EPSILON, FACTORS, LEAST, LOG2E, TINY, lengths, prepared, step, walk
-from .sequences import DTYPES, dense, unit_of
+from .arguments import KernelCall, Launches
+from .gated_delta_rule import CHUNK, FACTORS, LEAST, LOG2E, TINY, Operands, lengths, read, walk
+from .sequences import DTYPES, unit_of
 
 WIDTH = 16  # columns at a time
-
-
-def reference(
-    q: np.ndarray,
-    k: np.ndarray,
-    v: np.ndarray,
-    log_decay: np.ndarray,
-    beta: np.ndarray,
-    *,
-    scale: float | None = None,
-    state: np.ndarray | None = None,
-    norm: bool = False,
-    dtype: Any = np.float64,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
-    batch, heads, n, e = v.shape
-    q, k = (np.repeat(x.astype(dtype), heads // x.shape[1], 1) for x in (q, k))
-    v, beta, decay = v.astype(dtype), beta.astype(dtype), np.exp(log_decay.astype(dtype))
-    if norm:
-        q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + EPSILON) for x in (q, k))
-    state = np.zeros((batch, heads, e, q.shape[-1]), dtype) if state is None else state.astype(dtype)
-    o = np.empty(v.shape, dtype)
-    for i in range(n):
-        state = state * decay[:, :, i, None]
-        change = beta[:, :, i, None] * (v[:, :, i] - (state @ k[:, :, i, :, None])[..., 0])
-        state = state + change[..., None] * k[:, :, i, None, :]
-        o[:, :, i] = (state @ q[:, :, i, :, None])[..., 0] * dtype(q.shape[-1] ** -0.5 if scale is None else scale)
-    return o, state
 
 
 @pk.kernel(warps=1, grid=lambda v, w, **_: (w.rows // CHUNK, v.depth, v.batch))
@@ -104,10 +74,14 @@ def prepare(
         pk.tma.load(to, source, **rows.tile(batch, group, tile, CHUNK), barrier=landed)
     b = warp.load_col(beta, **rows.run(batch, head, tile, CHUNK), length=CHUNK)
     pk.wait(landed, 0)
-    own_k, own_q = lengths(keys, norm, d), lengths(queries, norm, d) * scale
+    own_k, own_q = lengths(keys, norm, d), lengths(queries, norm, d)
 
     def write(name: str, column: Any) -> None:
         warp.store(factors, column, (batch, head, FACTORS.index(name), chunk))
+
+    for name, own in (("own_k", own_k), ("own_q", own_q)):
+        write(name, own)
+    own_q = own_q * scale
 
     def part(x: Any, own: Any, col: Any) -> Any:
         """Some columns of queries or keys."""
@@ -177,69 +151,27 @@ def prepare(
     warp.store(p, product.to(dtype), (batch, head, chunk, 0))
 
 
-class Forward:
-    """The launches of the forward pass as one: called as a kernel is."""
-
-    def __call__(
-        self,
-        q: Any,
-        k: Any,
-        v: Any,
-        log_decay: Any,
-        beta: Any,
-        offsets: Any,
-        state: Any,
-        o: Any,
-        after: Any,
-        scale: float,
-        *,
-        norm: bool,
-    ) -> None:
-        info, d = arrays.describe(v), arrays.describe(q).shape[3]
-        batch, heads, n, _ = info.shape
-        chunks = -(-n // CHUNK) if offsets is None else n // CHUNK + arrays.describe(offsets).shape[0] - 1
-
-        def made(dtype: str, *shape: int) -> Any:
-            return arrays.empty(info.kind, (batch, heads, *shape), dtype, info.device)
-
-        w, p = (made(info.dtype, chunks * CHUNK, CHUNK) for _ in range(2))
-        factors, decays = made("f32", len(FACTORS), chunks * CHUNK), made("f32", chunks, d)
-        asking, looking, lasting = met = [made(info.dtype, chunks * CHUNK, d) for _ in range(3)]
-        prepare(q, k, v, log_decay, beta, offsets, w, p, factors, decays, *met, scale, norm=norm)
-        walk(asking, looking, v, offsets, w, p, factors, decays, lasting, state, o, after, None, None, None)
-
-    def launcher(self, *operands: Any, **static: Any) -> None:
-        """None: such a call is not one launch, to be done again by itself."""
+def solve(x: Operands, scale: float, norm: bool) -> tuple[Any, ...]:
+    """What `prepare` makes."""
+    d, (w, p, factors) = arrays.describe(x.q).shape[3], x.squares()
+    asking, looking, lasting = met = [x.made(x.dtype, x.chunks * CHUNK, d) for _ in range(3)]
+    decays = x.made("f32", x.chunks, d)
+    prepare(*x[:6], w, p, factors, decays, *met, scale, norm=norm)
+    return asking, looking, w, p, factors, decays, lasting
 
 
-FORWARD = Forward()
+def _forward(*given: Any, norm: bool) -> None:
+    x, (o, after, scale) = Operands(*given[:7]), given[7:]
+    asking, looking, *solved = solve(x, scale, norm)
+    walk(asking, looking, x.v, x.offsets, *solved, x.state, o, after, None, None, None)
 
 
-def call(
-    q: Any,
-    k: Any,
-    v: Any,
-    beta: Any,
-    log_decay: Any,
-    state: Any,
-    offsets: Any,
-    o: Any,
-    after: Any,
-    *,
-    scale: float,
-    norm: bool,
-) -> KernelCall:
-    """What writes o, and the state after the last row into `after` unless that is None."""
-    given = prepared("kimi_delta_attention", q, k, v, log_decay, beta, offsets, state)
-    return KernelCall(FORWARD, (*given, o, after, scale), {"norm": norm})  # type: ignore[arg-type]
+FORWARD = Launches(_forward)
 
 
-def call_step(
-    q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, *results: Any, scale: float, norm: bool
-) -> KernelCall:
-    """What writes one row of o, and the state after it."""
-    names = ("q", "k", "v", "beta", "state", "log_decay")
-    q, k, v, beta, state, log_decay = (
-        dense(x, name) for x, name in zip((q, k, v, beta, state, log_decay), names, strict=True)
-    )
-    return KernelCall(step, (q, k, v, None, beta, state, *results, log_decay, scale), {"norm": norm})
+def call(*given: Any, scale: float, norm: bool) -> KernelCall:
+    """What writes o, and the state after the last row into `after` unless that is None: the last two of `given`, which
+    come behind what `read` takes.
+    """
+    *taken, o, after = given
+    return KernelCall(FORWARD, (*read("kimi_delta_attention", *taken), o, after, scale), {"norm": norm})

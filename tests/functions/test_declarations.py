@@ -23,7 +23,7 @@ from pykittens.functions.attention import ATTENTION_SCORED  # noqa: E402
 from pykittens.functions.attention_varlen import ATTENTION_VARLEN_SCORED  # noqa: E402
 from pykittens.functions.convolution import CAUSAL_CONV1D_BACKWARD  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
-from pykittens.functions.delta_rule import GATED_DELTA_RULE_BACKWARD  # noqa: E402
+from pykittens.functions.delta_rule import GATED_DELTA_RULE_BACKWARD, KIMI_DELTA_ATTENTION_BACKWARD  # noqa: E402
 from pykittens.functions.epilogues import EPILOGUE_BACKWARD, number_of  # noqa: E402
 from pykittens.functions.gated import GATED_LINEAR_ATTENTION_BACKWARD  # noqa: E402
 from pykittens.functions.gates import GATE_BACKWARD  # noqa: E402
@@ -229,6 +229,10 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     ),
     "kimi_delta_attention": (lambda *x: pk.kimi_delta_attention(*x, normalize=True), kimi),
     "kimi_delta_attention_after": (lambda *x: pk.kimi_delta_attention(*x, normalize=True, return_state=True), kimi),
+    "kimi_delta_attention_backward": (
+        lambda *x: KIMI_DELTA_ATTENTION_BACKWARD((*x, None, None, None), (0.5, True)),
+        lambda: [heads()[0].flip(2), *kimi()],
+    ),
     "kimi_delta_attention_step": (
         lambda *x: pk.kimi_delta_attention_step(*x[:5], state=x[5]),
         lambda: [*(y[:, :, 0].contiguous() for y in kimi()), tensor(1, 2, 64, 64)],

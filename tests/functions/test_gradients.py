@@ -111,7 +111,8 @@ def overwritten(q: Any, k: Any, v: Any, beta: Any, log_decay: Any) -> Any:
     """By the recurrence: a key first takes away what the state has under it."""
     state, rows = torch.zeros(*q.shape[:2], v.shape[3], q.shape[3], dtype=q.dtype), []
     for i in range(q.shape[2]):
-        state = state * log_decay[:, :, i, None, None].exp()
+        decay = log_decay[:, :, i].exp()  # of a head, or of each channel
+        state = state * (decay[..., None, :] if decay.dim() == 3 else decay[..., None, None])
         u = beta[:, :, i, None] * (v[:, :, i] - (state @ k[:, :, i, :, None])[..., 0])
         state = state + u[..., None] * k[:, :, i, None, :]
         rows.append((state @ q[:, :, i, :, None])[..., 0] / 8)
@@ -212,6 +213,16 @@ CASES = {
             -tensor(1, 2, 37).abs() / 8,
         ],
     ),
+    "kimi_delta_attention: odd": Case(
+        pk.kimi_delta_attention,
+        overwritten,
+        [
+            *[F.normalize(tensor(1, 2, 37, 64), dim=-1).to(HALF) for _ in range(2)],
+            tensor(1, 2, 37, 64, dtype=HALF),
+            tensor(1, 2, 37).sigmoid(),
+            -tensor(1, 2, 37, 64).abs() / 8,
+        ],
+    ),
     "cross_entropy: mean": Case(
         lambda x: pk.cross_entropy(x, TARGETS), lambda x: F.cross_entropy(x, TARGETS), [tensor(5, 37)]
     ),
@@ -304,7 +315,6 @@ def leaves(operands: list[Any], dtype: Any = None) -> list[Any]:
 REFUSING = {
     "attention_cached": "decoding",
     "gated_delta_rule_step": "decoding",
-    "kimi_delta_attention": "no backward yet",
     "kimi_delta_attention_step": "decoding",
 }
 

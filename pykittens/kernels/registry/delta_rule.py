@@ -1,4 +1,4 @@
-"""The gated delta rule."""
+"""The gated delta rule, and Kimi delta attention."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ...types import DTYPES, f32, i32
 from .. import gated_delta_rule as delta
 from .. import gated_delta_rule_backward as backward
 from .. import kimi_delta_attention as kimi
+from .. import kimi_delta_attention_backward as kimi_backward
 from ..catalog import Array, Instance, Shipped
 
 HEADS, N, SCALE = 2, 240, 0.25
@@ -182,6 +183,7 @@ def _unwind(dim: int, dtype: str, packed: bool) -> Instance | None:
         return None
     specs = _specs(dim, dtype, packed)
     taken = {x: specs["v" if x == "do" else x] for x in ("q", "k", "do", "offsets", "w", "p", "factors", "decays")}
+    taken["lasting"] = None
     states, rows = spec(f32, (2 if packed else 1, HEADS, dim, dim)), len(PARTS[packed]) * dim
     made = {"dafter": states, "g": specs["v"], "dv": specs["v"], "dstates": spec(DTYPES[dtype], (1, HEADS, rows, dim))}
     units = spec(f32, (1, HEADS, rows)) if dtype == "f16" else None
@@ -261,7 +263,9 @@ def _channels(dim: int, dtype: str) -> Instance:
                 x, y, g, b = np.zeros((64, dim)), np.zeros((64, dim)), np.zeros((64, dim)), np.zeros(64)
                 x[:m], y[:m] = q[0, 0, rows], k[0, 0, rows]
                 g[:m], b[:m] = log_decay[0, head, rows], beta[0, head, rows]
-                x, y = (z / np.sqrt((z * z).sum(1, keepdims=True) + delta.EPSILON) for z in (x, y))
+                owns = [1 / np.sqrt((z * z).sum(1) + delta.EPSILON) for z in (x, y)]
+                x, y = (z * own[:, None] for z, own in zip((x, y), owns, strict=True))
+                made["factors"][0, head, 7:9, at] = owns
                 sums = g.cumsum(0)
                 fade = np.exp(np.minimum(sums[:, None] - sums, 0))
                 a = np.tril(np.einsum("id,jd,ijd->ij", y, y, fade), -1)
@@ -282,6 +286,104 @@ def _channels(dim: int, dtype: str) -> Instance:
     lifted = {x: values[x].astype(float) + 0.7 * dim**-0.5 for x in ("q", "k")}  # no product near zero
     drawn = {**values, **lifted, "log_decay": -0.1 * np.random.default_rng(17).random(gates)}
     return Instance(kimi.prepare, operands, {"norm": True}, outputs, expected, drawn)
+
+
+def _chunked(x: Array) -> Array:
+    """Rows of chunks, (heads, chunks, 64, ..); zeros behind the last."""
+    rows = 64 * len(PARTS[False])
+    return np.pad(x[0].astype(float), ((0, 0), (0, rows - N), *[(0, 0)] * (x.ndim - 3))).reshape(
+        HEADS, -1, 64, *x.shape[3:]
+    )
+
+
+def _unchunked(x: Array) -> Array:
+    return x.reshape(1, HEADS, -1, *x.shape[3:])[:, :, :N]
+
+
+def _of_states(dim: int, dtype: str) -> Instance:
+    made, chunks = DTYPES[dtype], len(PARTS[False])
+    values = 256 if (dim, dtype) == (64, "bf16") else dim  # four parts go through two slots
+    specs, wide = _specs(dim, dtype, False, values), spec(f32, (1, HEADS, 64 * chunks, dim))
+    states, units = spec(made, (1, HEADS, chunks * values, dim)), spec(f32, (1, HEADS, chunks * values))
+    given = {**dict.fromkeys(("do", "g", "errors"), specs["v"]), "offsets": None, "factors": specs["factors"]}
+    each, scaled = spec(f32, (1, HEADS, chunks, dim)), dtype == "f16"
+    operands = {
+        **{**given, "decays": each},
+        **{"states": states, "units": units if scaled else None},
+        **{"dstates": states, "dunits": units if scaled else None},
+        "pairs": spec(made, (1, HEADS, 128 * chunks, 64)),
+        **dict.fromkeys(("dasking", "dlooking", "dlasting"), wide),
+        **{"energy": each, "dbeta": specs["beta"], "scale": SCALE},
+    }
+    outputs = ("pairs", "dasking", "dlooking", "dlasting", "energy", "dbeta")
+
+    def expected(do: Array, g: Array, errors: Array, factors: Array, decays: Array, **x: Any) -> dict[str, Array]:
+        do, g, errors = (_chunked(y) for y in (do, g, errors))
+        beta = factors[0, :, delta.FACTORS.index("beta")].astype(float).reshape(HEADS, chunks, 64, 1)
+        state, dstate = (
+            (x[name].astype(float) * (x[unit][..., None] if scaled else 1.0)).reshape(HEADS, chunks, values, dim)
+            for name, unit in (("states", "units"), ("dstates", "dunits"))
+        )
+        rest = np.swapaxes(beta * errors, 2, 3)
+        pairs = np.concatenate([np.tril(SCALE * do @ rest), np.tril(-beta * g @ rest, -1)], 2)
+        made = {"dasking": SCALE * do @ state, "dlooking": -beta * g @ state, "dlasting": beta * errors @ dstate}
+        return {
+            "pairs": pairs.reshape(1, HEADS, -1, 64),
+            **{name: y.reshape(1, HEADS, -1, dim) for name, y in made.items()},
+            "energy": (state * dstate).sum(2)[None] * decays,
+            "dbeta": _unchunked((g * errors).sum(3)),
+        }
+
+    chance = np.random.default_rng(19)
+    drawn = {name: chance.random(units.shape) + 0.5 for name in ("units", "dunits")}
+    return Instance(kimi_backward.differentiate, operands, {}, outputs, expected, drawn)
+
+
+def _spread(dim: int, dtype: str) -> Instance:
+    made, chunks = DTYPES[dtype], len(PARTS[False])
+    specs, wide, gates = _specs(dim, dtype, False), spec(f32, (1, HEADS, 64 * chunks, dim)), (1, HEADS, N, dim)
+    given = {"q": specs["q"], "k": specs["k"], "log_decay": spec(f32, gates), "beta": specs["beta"], "offsets": None}
+    operands = {
+        **{**given, "factors": specs["factors"], "pairs": spec(made, (1, HEADS, 128 * chunks, 64))},
+        **dict.fromkeys(("dasking", "dlooking", "dlasting"), wide),
+        "energy": spec(f32, (1, HEADS, chunks, dim)),
+        **{"dq": spec(made, gates), "dk": spec(made, gates), "dlog_decay": spec(f32, gates)},
+    }
+    norm, outputs = dim == 64, ("dq", "dk", "dlog_decay")
+
+    def expected(q: Array, k: Array, log_decay: Array, pairs: Array, energy: Array, **x: Any) -> dict[str, Array]:
+        q, k = (np.repeat(_chunked(np.repeat(y, HEADS, 1)), 1, 0) for y in (q, k))
+        sums = _chunked(log_decay).cumsum(2)
+        of_q, of_k = (1 / np.sqrt((y * y).sum(3, keepdims=True) + delta.EPSILON) if norm else 1.0 for y in (q, k))
+        q, k = q * of_q, k * of_k
+        fade = np.exp(np.minimum(sums[:, :, :, None] - sums[:, :, None], 0))
+        t, r = np.split(pairs.astype(float).reshape(HEADS, chunks, 128, 64), 2, 2)
+        asked, looked, lasted = (x[n].astype(float).reshape(q.shape) for n in ("dasking", "dlooking", "dlasting"))
+        last = sums[:, :, -1:]
+        asked, looked, lasted = asked * np.exp(sums), looked * np.exp(sums), lasted * np.exp(last - sums)
+        read_q = asked + np.einsum("hcij,hcijd,hcjd->hcid", t, fade, k)
+        read_k = looked + np.einsum("hcij,hcijd,hcjd->hcid", r, fade, k)
+        written = (
+            lasted + np.einsum("hcij,hcijd,hcid->hcjd", r, fade, k) + np.einsum("hcij,hcijd,hcid->hcjd", t, fade, q)
+        )
+        change = q * read_q + k * (read_k - written)
+        change[:, :, -1] += (k * lasted).sum(2) + energy[0]
+        change = change[:, :, ::-1].cumsum(2)[:, :, ::-1]
+        found = []
+        for y, dy, own in ((q, read_q, of_q), (k, read_k + written, of_k)):
+            found.append((dy - (y * (y * dy).sum(3, keepdims=True) if norm else 0.0)) * own)
+        return dict(zip(outputs, map(_unchunked, (*found, change)), strict=True))
+
+    chance = np.random.default_rng(23)
+    values = _values(dim, dtype)
+    factors = np.ones((1, HEADS, len(delta.FACTORS), 64 * chunks))
+    lengths = [(values[x].astype(float) ** 2).sum(3)[0, 0] + delta.EPSILON for x in ("q", "k")]
+    for name, squares in zip(("own_q", "own_k"), lengths, strict=True):
+        factors[:, :, delta.FACTORS.index(name), :N] = squares**-0.5 if norm else 1.0
+    pairs = chance.standard_normal((HEADS, chunks, 2, 64, 64)) * np.stack([np.tri(64), np.tri(64, k=-1)])
+    drawn = {**values, "factors": factors, "pairs": pairs.reshape(operands["pairs"].shape)}
+    drawn["log_decay"] = -0.3 * chance.random(gates)
+    return Instance(kimi_backward.spread, operands, {"norm": norm}, outputs, expected, drawn)
 
 
 OPTIONS: dict[str, Any] = {"dim": (64, 128), "dtype": ("bf16", "f16"), "packed": (False, True)}
@@ -328,6 +430,24 @@ ROWS = (
         options={"dim": (128,), "dtype": ("bf16",)},  # one: it takes long to compile
         opcodes=("HMMA", "UTMALDG", "MOVM"),
         spilled=352,
+    ),
+    Shipped(
+        name="kimi_delta_attention_states",
+        about="gradients of what Kimi delta attention's chunks have of states, all chunks at once",
+        make=_of_states,
+        needs=("wgmma",),
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("HGMMA", "UTMALDG", "STG"),
+        spilled=16,  # f16
+    ),
+    Shipped(
+        name="kimi_delta_attention_backward",
+        about="gradients of Kimi delta attention's queries, keys and gates, all chunks at once",
+        make=_spread,
+        needs=("wgmma",),
+        options={"dim": (64, 128), "dtype": ("bf16",)},
+        opcodes=("HMMA", "UTMALDG", "STG"),
+        spilled=1500,
     ),
     Shipped(
         name="gated_delta_rule_step",
