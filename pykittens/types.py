@@ -48,8 +48,8 @@ Layout = Union[Literal["row", "col"], Coalesced]
 class DType:
     """An element type: its name, size in bits, kind (f, i, u, b), NumPy dtype, and name in CUDA C.
 
-    Registers hold bf16, f16, f32, i32, u32 and bool. The others are dtypes of memory: a load widens 8 bits to float32
-    or int32, and a store narrows them.
+    Registers hold bf16, f16, f32, i32, u32, i64 and bool. The others are dtypes of memory: a load widens 8 bits to
+    float32 or int32, and a store narrows them.
     """
 
     name: str
@@ -97,7 +97,7 @@ i64 = _dtype("i64", 64, "i", np.int64, "i64")
 bool_ = _dtype("bool", 8, "b", np.bool_, "bool")
 
 DTYPES = {d.name: d for d in (bf16, f16, f32, f64, e4m3, e5m2, i8, u8, i32, u32, i64, bool_)}
-REGISTER_DTYPES = (bf16, f16, f32, i32, u32, bool_)
+REGISTER_DTYPES = (bf16, f16, f32, i32, u32, i64, bool_)
 
 
 def _check_dtype(dtype: object, allowed: tuple[DType, ...], what: str) -> None:
@@ -305,7 +305,7 @@ class SharedTile:
     column: bool = False
 
     def __post_init__(self) -> None:
-        _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, i8, u8), "a shared tile")
+        _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, i64, i8, u8), "a shared tile")
         check_sizes("a shared tile", self.rows, self.cols)
         if self.rows <= 0 or self.cols <= 0 or self.rows % 8 or self.cols % 16:
             raise TypeRuleError(

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pykittens import bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, i64, rt, rv, st, sv, u8, u32
+from pykittens import bf16, bool_, e4m3, e5m2, f16, f32, f64, i8, i32, rt, rv, st, sv, u8, u32
 from pykittens.errors import TypeRuleError
 from pykittens.types import DTYPES, REGISTER_DTYPES, DType, Global, ScalarType, swizzle_bytes, with_dtype
 
@@ -50,7 +50,7 @@ def test_a_dtype_is_numpys(dtype: DType) -> None:
         (lambda: rv(f32, 24, "col"), "a register vector cannot have 24 elements"),
         (lambda: rv(f32, 0, "naive"), "a register vector cannot have 0 elements"),
         (lambda: rv(f32, 32, "diagonal"), "kind 'diagonal'"),  # type: ignore[arg-type]
-        (lambda: rv(i64, 32, "col"), "a register vector cannot hold i64"),
+        (lambda: rv(f64, 32, "col"), "a register vector cannot hold f64"),
         (lambda: rv(f32, 16, "row", partial=True), "can be partial"),
         (lambda: rv(f32, 48, "col", warps=2), "48 elements"),
         (lambda: st(f32, 12, 16), "a shared tile cannot be 12 x 16"),

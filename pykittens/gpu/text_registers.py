@@ -135,10 +135,14 @@ class RegisterText(TextBase):
         """Unsigned bits as the memory type of `dtype`."""
         if dtype.bits == 32:
             return f"__uint_as_float({text})" if dtype.kind == "f" else f"({dtype.c})({text})"
+        if dtype.bits == 64:
+            return f"__longlong_as_double(pk_bits({text}))" if dtype.kind == "f" else f"({dtype.c})pk_bits({text})"
         return f"({dtype.c})({text})" if dtype.bits == 8 and dtype.kind in "iu" else text
 
     def raw(self, text: str, dtype: DType) -> str:
         """The memory type of `dtype` as unsigned bits."""
         if dtype.bits == 32:
             return f"__float_as_uint({text})" if dtype.kind == "f" else f"(u32)({text})"
+        if dtype.bits == 64:
+            return f"pk_words({f'__double_as_longlong({text})' if dtype.kind == 'f' else text})"
         return f"(u8)({text})" if dtype.bits == 8 else text

@@ -20,6 +20,8 @@ VECTOR = {16: "pk_u32x4", 8: "pk_u32x2", 4: "u32", 2: "u16", 1: "u8"}
 MEMORY = """
 struct __align__(16) pk_u32x4 { u32 x, y, z, w; };
 struct __align__(8) pk_u32x2 { u32 x, y; };
+__device__ __forceinline__ u64 pk_bits(pk_u32x2 v) { return (u64)v.y << 32 | v.x; }
+__device__ __forceinline__ pk_u32x2 pk_words(u64 x) { return {(u32)x, (u32)(x >> 32)}; }
 __device__ __forceinline__ void pk_st_shared(u32 a, pk_u32x4 v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};"
     :: "r"(a), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");

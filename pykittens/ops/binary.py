@@ -14,7 +14,21 @@ from ..layouts import Sym
 from ..loading import dataclass
 from ..numerics import ROUNDED, Numerics
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value
-from ..types import DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, bool_, f16, f32, i32, u32, with_dtype
+from ..types import (
+    DType,
+    RegisterTile,
+    RegisterVector,
+    ScalarType,
+    Type,
+    bf16,
+    bool_,
+    f16,
+    f32,
+    i32,
+    i64,
+    u32,
+    with_dtype,
+)
 from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma
 from .broadcast import Register, common_type, operand, read, registers_of, same_dtype
 from .conversion import convert
@@ -39,6 +53,11 @@ __device__ __forceinline__ u32 pk_fma_f16(u32 a, u32 b, u32 c) {
 
 # Whole powers: of integers by squaring, with the exponent known when it is compiled; of floats by products.
 POWERS = """
+__device__ __forceinline__ i64 pk_power(i64 a, int n) {
+  u64 x = (u64)a, r = 1ull;
+  for (; n; n >>= 1, x *= x) if (n & 1) r *= x;
+  return (i64)r;
+}
 template <typename T> __device__ __forceinline__ T pk_power(T a, int n) {
   u32 x = (u32)a, r = 1u;
   for (; n; n >>= 1, x *= x) if (n & 1) r *= x;
@@ -136,7 +155,7 @@ class Binary(Op):
         def one(r: Sym) -> str:
             a, b = (read(c, x, shape, r, dtype) for x in (self.a, self.b))
             if shift is not None:
-                return f"{a} >> {shift}" if self.kind == "floordiv" else f"{a} & {(1 << shift) - 1}"
+                return f"{a} >> {shift}" if self.kind == "floordiv" else f"{a} & {c.scalar((1 << shift) - 1, dtype)}"
             text = calculate_c(c, self.kind, dtype, a, b)
             return text if isinstance(self.b, int) and self.b else f"({b}) != 0 ? {text} : 0"
 
@@ -160,7 +179,7 @@ class Binary(Op):
             if kind in ("floordiv", "mod", "pow"):
                 continue
             ours = np.divide if kind == "div" else FORMULAS[kind]
-            dtypes = ((f32, bf16, f16) if of_floats else ()) + ((i32, u32) if of_integers else ())
+            dtypes = ((f32, bf16, f16) if of_floats else ()) + ((i32, u32, i64) if of_integers else ())
             for dtype in (*dtypes, *((bool_,) if kind in ("and", "or", "xor", "eq", "ne") else ())):
                 tile = RegisterTile(dtype, 16, 32)
                 inputs = (
@@ -198,7 +217,13 @@ class Binary(Op):
     def _division_samples(cls) -> Iterable[Sample]:
         """//, % and **."""
         for kind, formula in (("floordiv", np.floor_divide), ("mod", np.remainder)):
-            for dtype, inputs in ((f32, "between"), (bf16, "between"), (i32, "bits100"), (u32, "counts")):
+            for dtype, inputs in (
+                (f32, "between"),
+                (bf16, "between"),
+                (i32, "bits100"),
+                (u32, "counts"),
+                (i64, "bits"),
+            ):
                 tile = RegisterTile(dtype, 16, 32)
                 for b in (tile, 8, 3):
                     given = {"a": inputs, "b": "nonzero"}
@@ -212,8 +237,9 @@ class Binary(Op):
             yield Sample({"kind": "pow", "a": RegisterTile(f32, 16, 32), "b": power}, lambda a, b: a**b, given)
         yield Sample({"kind": "pow", "a": RegisterTile(bf16, 16, 32), "b": 2}, lambda a, b: a**b)
         for b in (0, 1, 2, 5):
-            fields = {"kind": "pow", "a": RegisterTile(i32, 16, 32), "b": b}
-            yield Sample(fields, lambda a, b: a**b, {"a": "integers"}, exact=True)
+            for dtype in (i32, i64):
+                fields = {"kind": "pow", "a": RegisterTile(dtype, 16, 32), "b": b}
+                yield Sample(fields, lambda a, b: a**b, {"a": "integers"}, exact=True)
 
 
 @dataclass(eq=False)

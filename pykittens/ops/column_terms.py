@@ -12,8 +12,8 @@ from ..loading import dataclass
 from ..numerics import MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
 from ..thread_map import WarpLines
-from ..types import RegisterVector, SharedVector, Type, f32, i32, u32
-from .addressing import MEMORY, vector_address
+from ..types import RegisterVector, SharedVector, Type, f32, i32, i64, u32
+from .addressing import MEMORY, VECTOR, vector_address
 from .reduce import combined, pair_text, reduction_numerics
 
 
@@ -34,7 +34,7 @@ class ShareColumns(Op):
 
     def types(self) -> tuple[Type, ...]:
         vector, room = self.vector, SharedVector(self.vector.dtype, self.vector.length * self.vector.warps)
-        assert vector.partial and self.target.type == room and vector.dtype in (f32, i32, u32)
+        assert vector.partial and self.target.type == room and vector.dtype in (f32, i32, u32, i64)
         return ()
 
     @property
@@ -90,7 +90,7 @@ class CombineColumns(Op):
 
         def term(warp: object) -> str:
             to = vector_address(c, self.source, Sym(f"({warp} * {vector.length} + {at})"))
-            return str(c.bits(f"pk_ld_shared<u32>({to})", vector.dtype))
+            return str(c.bits(f"pk_ld_shared<{VECTOR[vector.dtype.size]}>({to})", vector.dtype))
 
         c.line(f"{vector.dtype.c} {acc}[{vector.registers}];")
         c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) {{ {acc}[i] = {term(0)};")

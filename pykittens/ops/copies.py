@@ -10,7 +10,7 @@ from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Sync, Value
 from ..thread_map import InTurn
-from ..types import SharedTile, SharedVector, Type, bf16, f32, u8
+from ..types import SharedTile, SharedVector, Type, bf16, f32, i64, u8
 from .addressing import MEMORY, VECTOR, GlobalText, shared_address, vector_address, vector_bytes
 from .samples import Rectangle, Sample, cut, pasted, rectangles
 
@@ -154,7 +154,7 @@ class CopyIn(Copy):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for place in rectangles(bf16) + rectangles(f32) + rectangles(u8):
+        for place in rectangles(bf16) + rectangles(f32) + rectangles(u8) + rectangles(i64)[-2:]:
             shared, warps = SharedTile(place.dtype, 16, 32), 2 if place.static else 1
             yield Sample(
                 {"target": shared, "source": place}, lambda source, p=place: cut(source, p), exact=True, warps=warps
@@ -194,7 +194,7 @@ class CopyOut(Copy):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for place in rectangles(bf16) + rectangles(f32) + rectangles(u8):
+        for place in rectangles(bf16) + rectangles(f32) + rectangles(u8) + rectangles(i64)[-2:]:
             fields = {"target": place, "source": SharedTile(place.dtype, 16, 32)}
             yield Sample(
                 fields,
@@ -251,7 +251,7 @@ class CopyAsync(Copy):
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         finish = lambda scope, operands: (CommitCopies(scope), WaitCopies(scope, 0))  # noqa: E731
-        for place in rectangles(bf16) + rectangles(f32):
+        for place in rectangles(bf16) + rectangles(f32) + rectangles(i64)[:1]:
             if (
                 place.known
                 and (place.pitch or place.size[1]) * place.dtype.size % 4 == 0

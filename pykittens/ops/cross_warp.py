@@ -15,8 +15,8 @@ from ..loading import dataclass
 from ..numerics import MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Scope, Value
 from ..thread_map import Together, WarpShares
-from ..types import Coalesced, RegisterVector, SharedVector, Type, f32, i32, u32
-from .addressing import MEMORY, vector_address
+from ..types import Coalesced, RegisterVector, SharedVector, Type, f32, i32, i64, u32
+from .addressing import MEMORY, VECTOR, vector_address
 from .broadcast import register_type
 from .mbarrier import check_barrier
 from .reduce import combine_lanes, combined, identity, pair_text, reduction_numerics
@@ -62,8 +62,11 @@ class ShareTerms(Op):
             type = register_type(source, "share")
             if not isinstance(type, RegisterVector) or not isinstance(type.layout, Coalesced) or type.kind != "col":
                 raise TypeRuleError(f"{type} has no terms to share", fix="reduce a coalesced tile by rows")
-            if target != SharedVector(type.dtype, self.rows * type.warps) or type.dtype not in (f32, i32, u32):
-                fix = "reduce 32-bit numbers of one dtype, and make room with pk.sv(dtype, rows * warps)"
+            held = (f32, i32, u32) if self.ranks > 1 else (f32, i32, u32, i64)
+            if target != SharedVector(type.dtype, self.rows * type.warps) or type.dtype not in held:
+                fix = (
+                    "reduce numbers of one dtype, over a cluster of 32 bits, and make room: pk.sv(dtype, rows * warps)"
+                )
                 raise TypeRuleError(f"the terms of {type} do not fit {target}", fix=fix)
         return ()
 
@@ -170,7 +173,7 @@ class Combine(Op):
         c.line(f"PK_UNROLL for (int k = 0; k < {rounds}; k++) {{ const int n = k * {lanes} + {c.lane} % {lanes};")
         place = f"(n % {warps} * {rows} + i)" if step else f"(n * {rows} + i)"
         to = vector_address(c, self.sources[0], place) + (f" + n / {warps} * {step}" if step else "")
-        value = pair(f"{acc}[i]", c.bits(f"pk_ld_shared<u32>({to})", dtype))
+        value = pair(f"{acc}[i]", c.bits(f"pk_ld_shared<{VECTOR[dtype.size]}>({to})", dtype))
         c.line(f"{f'if (n < {terms}) ' if terms % lanes else ''}{acc}[i] = {value}; }} }}")
         combine_lanes(c, acc, rows, pair, tuple(x for x in (16, 8, 4, 2, 1) if x < lanes))
         first = 0

@@ -20,15 +20,10 @@ from .scalars import as_number, check_index, scalar_dtype
 
 
 def check_memory(memory: Value | Place, what: str) -> None:
-    """The element can be reached: of a shared tile none can, and of a shared vector none of 64 bits."""
+    """The element can be reached: of a shared tile none can."""
     if isinstance(memory, Value) and not isinstance(memory.type, SharedVector):
         fix = "store or load a part of a shared tile; shared vectors and tensors have elements"
         raise TypeRuleError(f"{what} of {memory.label}: {memory.type}", fix=fix)
-    if isinstance(memory, Value) and isinstance(memory.type, SharedVector) and memory.type.dtype.bits > 32:
-        raise TypeRuleError(
-            f"{what} of {memory.label}: {memory.type}: its elements have 64 bits",
-            fix="keep 32-bit elements in shared memory, or take one from a tensor",
-        )
 
 
 def scalar_to_memory(c: CudaWriter, x: Operand, memory: DType) -> str:
@@ -80,7 +75,7 @@ class LoadScalar(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype in (f32, bf16, f16, i32, u8, i8):
+        for dtype in (f32, bf16, f16, i32, u8, i8, i64):
             place = Rectangle(dtype, (1,), (3, 5), (1, 2), known=False)
             yield Sample({"source": place}, lambda source: source[1, 2], exact=True)
             yield Sample(
@@ -141,7 +136,7 @@ class StoreScalar(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype in (f32, bf16, i32, u8):
+        for dtype in (f32, bf16, i32, u8, i64):
             place, value = (
                 Rectangle(dtype, (1,), (3, 5), (1, 2), known=False),
                 ScalarType(f32 if dtype.kind == "f" else i32),

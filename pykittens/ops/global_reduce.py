@@ -15,13 +15,13 @@ from ..loading import dataclass
 from ..numerics import EXACT, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..thread_map import Registers
-from ..types import Coalesced, DType, RegisterTile, RegisterVector, Type, f32, i32, u32
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, Type, f32, i32, i64, u32
 from .addressing import GlobalText, row_c
 from .broadcast import register_type, registers_of
 from .load_store import LAYOUTS, check_pair, naive_limit
 from .samples import Rectangle, Sample, cut, gathers, inside, pasted, tiles, vectors
 
-PTX = {f32: "f32", i32: "s32", u32: "u32"}
+PTX = {f32: "f32", i32: "s32", u32: "u32", i64: "s64"}
 
 
 @dataclass(eq=False)
@@ -76,7 +76,7 @@ class GlobalReduce(Op):
     def samples(cls) -> Iterable[Sample]:
         combine = {"add": np.add, "min": np.minimum, "max": np.maximum}
         for kind, f in combine.items():
-            few: list[RegisterTile | RegisterVector] = [RegisterTile(i32, 16, 32), RegisterTile(u32, 16, 32)]
+            few: list[RegisterTile | RegisterVector] = [RegisterTile(dtype, 16, 32) for dtype in (i32, u32, i64)]
             for type in (*few, *tiles(f32), *vectors(i32)) if kind == "add" else few:
                 shape = type.shape if isinstance(type, RegisterTile) else (type.length,)
                 rows, cols = (1, *shape)[-2:]
@@ -107,7 +107,7 @@ class GlobalReduce(Op):
 def check_combined(kind: str, source: Value, target: Place) -> None:
     """The elements are of the tensor's dtype, and there is an instruction that combines those."""
     type, memory = register_type(source, kind), target.type.dtype
-    allowed = (f32, i32, u32) if kind == "add" else (i32, u32)
+    allowed = (f32, i32, u32, i64) if kind == "add" else (i32, u32, i64)
     if type.dtype is not memory or memory not in allowed:
         raise TypeRuleError(
             f"{kind} of {type} into {target.tensor.label}: {target.tensor.type}",
@@ -124,10 +124,11 @@ def combined_numerics(kind: str, dtype: DType) -> Numerics:
 
 def red(kind: str, dtype: DType) -> str:
     """C of `pk_red_add` and the like, for elements of a dtype."""
-    held, constraint = ("float", "f") if dtype is f32 else (dtype.c, "r")
+    held, constraint = ("float", "f") if dtype is f32 else (dtype.c, "l" if dtype is i64 else "r")
+    ptx = "u64" if kind == "add" and dtype is i64 else PTX[dtype]  # no .s64; the bits of the sum are the same
     return f"""
 __device__ __forceinline__ void pk_red_{kind}({held}* p, {held} x) {{
-  asm volatile("red.relaxed.gpu.global.{kind}.{PTX[dtype]} [%0], %1;" :: "l"(p), "{constraint}"(x) : "memory");
+  asm volatile("red.relaxed.gpu.global.{kind}.{ptx} [%0], %1;" :: "l"(p), "{constraint}"(x) : "memory");
 }}
 """
 

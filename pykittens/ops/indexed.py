@@ -14,7 +14,7 @@ from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value, is_scalar
 from ..thread_map import ANY_THREAD
-from ..types import DType, RegisterTile, RegisterVector, Type, bf16, f32, i32, u8, u32, with_dtype
+from ..types import DType, RegisterTile, RegisterVector, Type, bf16, f32, i32, i64, u8, u32, with_dtype
 from .addressing import memory_c
 from .broadcast import Register, common_type, operand, read, register_type, registers_of
 from .conversion import conversion_numerics, convert
@@ -24,15 +24,15 @@ from .scalars import check_index
 
 
 def gathered_type(row: Operand, col: Operand, memory: DType) -> Register:
-    """What a gather makes: as wide as its indices together, floats as float32 and integers as int32."""
-    if memory.bits > 32:
-        raise TypeRuleError(f"elements of {memory} at indices", fix="pass 32-bit integers: x.int()")
+    """What a gather makes: as wide as its indices together, floats as float32, integers as int32 or int64."""
     for x in (row, col):
         if is_scalar(x):
             check_index(x, "an index")
         elif register_type(x, "an index").dtype is not i32:
             raise TypeRuleError(f"an index of {x.type}", fix="convert it: x.to(pk.i32)")
-    return with_dtype(common_type("elements at indices", row, col), f32 if memory.kind == "f" else i32)
+    return with_dtype(
+        common_type("elements at indices", row, col), f32 if memory.kind == "f" else i64 if memory is i64 else i32
+    )
 
 
 def spots(m: NumpyMachine, shape: Register, row: Operand, col: Operand) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +205,7 @@ class ScatterReduce(Op):
                     inputs,
                     exact=True,
                 )
-        for dtype in (i32, u32):
+        for dtype in (i32, u32, i64):
             for kind, f in (("add", np.add), ("min", np.minimum), ("max", np.maximum)):
                 fields: dict[str, Any] = {
                     "target": Rectangle(dtype, (1,), (5, 7)),
@@ -213,7 +213,7 @@ class ScatterReduce(Op):
                     "col": TILES[0],
                     "kind": kind,
                 }
-                inputs = {"col": "integers"} | dict.fromkeys(("target", "source"), "bits" if dtype is i32 else "counts")
+                inputs = {"col": "integers"} | dict.fromkeys(("target", "source"), "counts" if dtype is u32 else "bits")
                 yield Sample(
                     fields | {"source": with_dtype(TILES[0], dtype)},
                     lambda target, col, source, f=f: _combined(target, 3, col, source, f),

@@ -10,7 +10,7 @@ from ..errors import TypeRuleError
 from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
-from ..types import Coalesced, Layout, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, u32
+from ..types import Coalesced, Layout, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, i64, u32
 from .broadcast import register_type, registers_of
 from .layout_route import Register, Source, lane_expression, lane_mask, route, spelled
 from .samples import Sample
@@ -95,7 +95,7 @@ class ConvertLayout(Op):
             return Sample({"a": type, "layout": layout, "transpose": transpose}, formula, exact=True)
 
         layouts: tuple[Layout, ...] = ("row", "col", Coalesced(8, 4), Coalesced(32, 2))
-        for dtype in (bf16, f16, f32, i32, u32, bool_):
+        for dtype in (bf16, f16, f32, i32, u32, i64, bool_):
             for own in layouts if dtype in (bf16, f32) else layouts[:3]:
                 tile = RegisterTile(dtype, 32, 64, own)
                 for other in layouts if dtype in (bf16, f32) else layouts[:2]:

@@ -29,6 +29,7 @@ from ..types import (
     f16,
     f32,
     i32,
+    i64,
     u8,
     u32,
 )
@@ -227,7 +228,7 @@ def _numbers_of(type: RegisterTile, room: Room) -> np.ndarray:
 
 def _sampled() -> Iterable[tuple[RegisterTile, RegisterTile, bool]]:
     """Conversions that leave their warps: into runs and out of them, and transposes."""
-    for dtype in (bf16, f16, f32, i32, u32, bool_):
+    for dtype in (bf16, f16, f32, i32, u32, i64, bool_):
         runs = RegisterTile(dtype, 32, 128, Coalesced(64, 2), 2)
         yield runs, RegisterTile(dtype, 32, 128, "row", 2), False
         if dtype in (bf16, f32):

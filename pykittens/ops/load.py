@@ -29,6 +29,7 @@ from ..types import (
     f32,
     i8,
     i32,
+    i64,
     u8,
 )
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, row_c, shared_address, vector_address, vector_bytes
@@ -212,7 +213,7 @@ class Load(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
+        for dtype in (bf16, f16, f32, i32, i64, e4m3, e5m2, i8, u8):
             held = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype)
             needs = "fp8 conversions" if dtype in (e4m3, e5m2) else ""
             for layout in LAYOUTS[:2]:
@@ -235,7 +236,7 @@ class Load(Op):
         yield Sample(
             {"source": SharedTile(bf16, 16, 32), "type": RegisterTile(f32, 16, 32)}, lambda source: source, exact=True
         )
-        for place in (*rectangles(bf16), *rectangles(f32), *windows(bf16), *windows(f32)):
+        for place in (*rectangles(bf16), *rectangles(f32), *rectangles(i64)[-2:], *windows(bf16), *windows(f32)):
             for layout in LAYOUTS:
                 fields = {"source": place, "type": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)
@@ -244,7 +245,7 @@ class Load(Op):
                 for place in gathers(dtype, layout, once=False):
                     fields = {"source": place, "type": RegisterTile(dtype, 16, 32, layout)}
                     yield Sample(fields, lambda source, p=place: cut(source, p), exact=True)
-        for type in (*vectors(f32), *vectors(bf16)):
+        for type in (*vectors(f32), *vectors(bf16), *vectors(i64)):
             yield Sample(
                 {"source": SharedVector(type.dtype, type.length), "type": type}, lambda source: source, exact=True
             )

@@ -44,8 +44,6 @@ class Select(Op):
         shape = common_type("where", self.mask, *(x for x in (self.a, self.b)))
         values = [x for x in (self.a, self.b) if not is_scalar(x)]
         dtype = same_dtype("where", *values, self.a, self.b) if values else promoted(self.a, self.b)
-        if dtype not in REGISTER_DTYPES:
-            raise TypeRuleError(f"where makes a tile of {dtype}", fix="convert the scalars with pk.cast(x, pk.i32)")
         return (with_dtype(shape, dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:

@@ -14,7 +14,7 @@ from ..loading import dataclass
 from ..numerics import Numerics, approximate
 from ..program import CLUSTER, CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
 from ..thread_map import Registers
-from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, u32
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, ScalarType, Type, bf16, f32, i32, i64, u32
 from .arithmetic import arithmetic_numerics, calculate, calculate_c
 from .broadcast import compute, register_type
 from .conversion import canonical, convert, limits
@@ -278,7 +278,7 @@ class Reduce(Op):
         for kind in ("max", "min", "sum", "prod"):
             of = {"max": np.maximum, "min": np.minimum, "sum": np.add, "prod": np.multiply}
             formula = of[kind].reduce
-            for dtype in (f32, bf16, i32, u32):
+            for dtype in (f32, bf16, i32, u32, i64):
                 inputs = {
                     "a": "ones"
                     if kind == "prod" and dtype.kind == "f"
@@ -414,7 +414,7 @@ class VectorReduce(Op):
                 fix="reduce the tile by rows or columns first",
             )
         check_numbers(self.kind, type)
-        return (ScalarType(type.dtype if type.dtype.bits == 32 else f32 if type.dtype.kind == "f" else i32),)
+        return (ScalarType(f32 if type.dtype.kind == "f" else type.dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
@@ -459,6 +459,7 @@ class VectorReduce(Op):
                 RegisterTile(f32, 32, 48, "col").vector("col"),
                 RegisterVector(f32, 100, "naive", width=4),
                 RegisterVector(i32, 33, "naive"),
+                RegisterVector(i64, 33, "naive"),
                 RegisterTile(f32, 64, 32, "row", 4).vector("row"),
                 RegisterTile(f32, 8, 64, Coalesced(8, 4)).vector("col"),
                 RegisterTile(f32, 8, 64, Coalesced(8, 4)).vector("row"),

@@ -13,7 +13,7 @@ from ..layouts import Sym, fragment, vector_element
 from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
-from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, f32, i32, u32
+from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, f32, i32, i64, u32
 from .arithmetic import calculate
 from .broadcast import compute, register_type
 from .conversion import convert
@@ -129,7 +129,7 @@ class Scan(Op):
     def samples(cls) -> Iterable[Sample]:
         of = {"max": np.maximum, "min": np.minimum, "sum": np.add, "prod": np.multiply}
         for kind, ufunc in of.items():
-            for dtype in (f32, bf16, i32, u32):
+            for dtype in (f32, bf16, i32, u32, i64):
                 floats = dtype.kind == "f"
                 drawn = "ones" if kind == "prod" and floats else "counts" if dtype is u32 else "normal"
                 for along, axis in (("row", 1), ("col", 0)):

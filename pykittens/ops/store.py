@@ -26,6 +26,7 @@ from ..types import (
     f32,
     i8,
     i32,
+    i64,
     u8,
 )
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, row_c, shared_address, vector_address
@@ -191,7 +192,7 @@ class Store(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype in (bf16, f16, f32, i32, e4m3, e5m2, i8, u8):
+        for dtype in (bf16, f16, f32, i32, i64, e4m3, e5m2, i8, u8):
             held = {e4m3: f32, e5m2: f32, i8: i32, u8: i32}.get(dtype, dtype)
             needs = "fp8 conversions" if dtype in (e4m3, e5m2) else ""
             inputs = {"source": "counts"} if dtype in (i8, u8) else {}
@@ -225,7 +226,7 @@ class Store(Op):
         for dtype, layout in ((bf16, Coalesced(32, 8)), (f32, Coalesced(32, 4))):  # the only row of a tile
             fields = {"target": SharedVector(dtype, 512), "source": RegisterTile(dtype, 1, 512, layout)}
             yield Sample(fields, lambda source: source[0], exact=True)
-        for place in (*rectangles(bf16), *rectangles(f32), *windows(bf16), *windows(f32)):
+        for place in (*rectangles(bf16), *rectangles(f32), *rectangles(i64)[-2:], *windows(bf16), *windows(f32)):
             for layout in LAYOUTS:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
@@ -238,7 +239,7 @@ class Store(Op):
             for layout in LAYOUTS[2:]:
                 fields = {"target": place, "source": RegisterTile(place.dtype, 16, 32, layout)}
                 yield Sample(fields, lambda target, source, p=place: pasted(target, source, p), exact=True)
-        for type in (*vectors(f32), *vectors(bf16)):
+        for type in (*vectors(f32), *vectors(bf16), *vectors(i64)):
             yield Sample(
                 {"target": SharedVector(type.dtype, type.length), "source": type}, lambda source: source, exact=True
             )

@@ -22,7 +22,7 @@ from ..loading import dataclass
 from ..numerics import EXACT, MOVES, Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Sync, TensorMapSpec, Value
 from ..thread_map import ONE_THREAD
-from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32
+from ..types import BarrierType, SharedTile, SharedVector, Type, bf16, e4m3, f16, f32, i32, i64
 from .addressing import known_multiple
 from .copies import check_copy
 from .mbarrier import Arrive, Wait, check_barrier
@@ -246,6 +246,7 @@ class TmaLoad(Op):
             (SharedTile(bf16, 64, 64), (32, 64)),
             (SharedTile(f32, 16, 64), (0, 0)),
             (SharedTile(e4m3, 32, 128), (96, 0)),
+            (SharedTile(i64, 16, 32), (96, 32)),
         ):
             for static in (True, False):
                 place = Rectangle(tile.dtype, tile.shape, (112, 128), at, static)  # may reach past the last rows

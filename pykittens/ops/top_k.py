@@ -18,7 +18,7 @@ from ..layouts import Sym, fragment, vector_register
 from ..loading import dataclass
 from ..numerics import EXACT
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
-from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, u32
+from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, i64, u32
 from .broadcast import compute, register_type
 from .conversion import convert
 from .reduce import combine_lanes
@@ -69,9 +69,10 @@ class TopK(Op):
 
     def types(self) -> tuple[Type, ...]:
         type, name = register_type(self.a, "top-k"), "row" if self.to == "col" else "column"
-        if not isinstance(type, RegisterTile) or type.dtype is bool_:
+        if not isinstance(type, RegisterTile) or type.dtype in (bool_, i64):  # a key has 32 bits for the value
             raise TypeRuleError(
-                f"the largest of each {name} of {type}", fix="pass a tile of numbers; a mask as x.to(pk.i32)"
+                f"the largest of each {name} of {type}",
+                fix="pass a tile of numbers of up to 32 bits; a mask, or int64 that fits, as x.to(pk.i32)",
             )
         if type.warps > 1 and (self.to == "row" or isinstance(type.layout, Coalesced)):
             raise TypeRuleError(

@@ -23,6 +23,7 @@ from ..types import (
     f16,
     f32,
     i32,
+    i64,
     u32,
     with_dtype,
 )
@@ -196,7 +197,9 @@ class Unary(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        dtypes = {"not": (bool_,), "invert": (i32, u32), "neg": (f32, bf16, f16, i32), "abs": (f32, bf16, f16, i32)}
+        dtypes = {"not": (bool_,), "invert": (i32, u32, i64)} | dict.fromkeys(
+            ("neg", "abs"), (f32, bf16, f16, i32, i64)
+        )
         for kind, function in UNARY.items():
             positive = kind in ("log", "log2", "sqrt", "rsqrt")
             for dtype in dtypes.get(kind, (f32, bf16)):

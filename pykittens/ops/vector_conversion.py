@@ -9,7 +9,7 @@ from ..errors import TypeRuleError
 from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
-from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, bool_, f32, i32, with_dtype
+from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, bool_, f32, i32, i64, with_dtype
 from .broadcast import register_type
 from .layout_conversion import Shuffles
 from .layout_route import Register, route
@@ -56,7 +56,7 @@ class ConvertVector(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype in (f32, bf16, i32, bool_):
+        for dtype in (f32, bf16, i32, i64, bool_):
             tile = RegisterTile(dtype, 96, 96)
             kinds = [
                 *(RegisterVector(dtype, 96, "naive", width=width) for width in (1, 4)),

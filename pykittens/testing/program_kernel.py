@@ -81,6 +81,16 @@ class Player:
     def play_second(self, kind: Kind, a: Any) -> Any:
         return a.row_topk(2)[1][0]
 
+    def play_scan(self, kind: Kind, a: Any, what: str, along: str, reverse: bool) -> Any:
+        return getattr(a, f"{along}_cum{what}")(reverse=reverse)
+
+    def play_form(self, kind: Kind, a: Any, through: int) -> Any:
+        a = a.as_vec(width=through) if through else a
+        return getattr(a, f"as_{kind.form}")(layout=kind.layout)
+
+    def play_rows(self, kind: Kind, a: Any, rows: list[int]) -> Any:
+        return a.take_rows(rows)
+
     def play_triangle(self, kind: Kind, a: Any, what: str, diagonal: int) -> Any:
         return getattr(pk, what)(a, diagonal, 1)
 

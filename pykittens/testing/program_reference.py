@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 
 from ..types import DType, bool_, f32, i32
@@ -49,6 +51,15 @@ def _play(
         found = np.array([line[_order(line, True)[1]] for line in args[0]])
         # A zero is +0, and a NaN the hardware's.
         return reference.convert(reference.wide(found) + 0.0, kind.dtype) if kind.dtype.kind == "f" else found
+    if name == "scan":
+        parts = list(np.moveaxis(args[0], 1 if more["along"] == "row" else 0, 0))[:: -1 if more["reverse"] else 1]
+        what = {"sum": "add", "prod": "mul"}.get(more["what"], more["what"])
+        scanned = list(accumulate(parts, lambda a, b: _two(what, a, b, kind.dtype)))[:: -1 if more["reverse"] else 1]
+        return np.stack(scanned, axis=1 if more["along"] == "row" else 0)
+    if name == "form":
+        return args[0]
+    if name == "rows":
+        return args[0][more["rows"]]
     if name == "triangle":
         row, col = np.indices(args[0].shape)
         above = col - row - more["diagonal"]

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from ..types import Coalesced, DType, Layout, bf16, bool_, e4m3, e5m2, f16, f32, i8, i32, i64, u8, u32
 
 ROWS, COLS, LENGTH = 16, 32, 14  # of the tiles that are loaded; steps of a program
-TILES, SCALARS = (f32, bf16, f16, i32, u32), (i32, u32, i64, f32)  # dtypes of inputs
-SHARED, GLOBAL = (f32, bf16, f16, i32, i8, u8, e4m3, e5m2), (f32, bf16, f16, i32, u32, u8, e5m2)
+TILES, SCALARS = (f32, bf16, f16, i32, u32, i64), (i32, u32, i64, f32)  # dtypes of inputs
+SHARED, GLOBAL = (f32, bf16, f16, i32, i64, i8, u8, e4m3, e5m2), (f32, bf16, f16, i32, u32, i64, u8, e5m2)
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 BITS = ("and", "or", "xor", "shl", "shr")
 
@@ -146,14 +146,34 @@ class Draw:
             self.put("count", self.steps[a].makes.of(dtype, "col" if name.startswith("row") else "row"), a, what=name)
 
     def best(self) -> None:
-        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype not in (bool_, i64))) is not None:
             kind, to = self.steps[a].makes, self.rng.choice(("col", "row"))
             self.put("best", kind.of(i32, to), a, what=self.rng.choice(("argmax", "argmin")), to=to)
 
     def second(self) -> None:
         """The second largest of each row."""
-        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype not in (bool_, i64))) is not None:
             self.put("second", self.steps[a].makes.of(self.steps[a].makes.dtype, "col"), a)
+
+    def scan(self) -> None:
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
+            kind, along = self.steps[a].makes, self.rng.choice(("row", "col"))
+            name = self.rng.choice(("max", "min") if kind.dtype.kind == "f" else ("max", "min", "sum", "prod"))
+            self.put("scan", kind, a, what=name, along=along, reverse=self.rng.random() < 0.5)
+
+    def form(self) -> None:
+        """A vector as one of another kind, or of another layout."""
+        if (a := self.pick(lambda k: k.form in ("col", "row"))) is not None:
+            kind, form = self.steps[a].makes, self.rng.choice(("col", "row"))
+            rows, cols = (kind.rows, kind.cols) if form == kind.form else (kind.cols, kind.rows)
+            layout: Layout = self.rng.choice(("row", "col"))
+            self.put("form", Kind(form, kind.dtype, rows, cols, layout), a, through=self.rng.choice((0, 1, 4)))
+
+    def rows(self) -> None:
+        """A tile of the rows of another, any of them, some maybe twice."""
+        if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
+            kind = self.steps[a].makes
+            self.put("rows", kind, a, rows=[self.rng.randrange(kind.rows) for _ in range(kind.rows)])
 
     def triangle(self) -> None:
         if (a := self.pick(lambda k: k.form == "tile" and k.dtype is not bool_)) is not None:
@@ -163,7 +183,7 @@ class Draw:
     def to_scalar(self) -> None:
         wanted = (
             lambda k: k.form in ("col", "row"),
-            lambda k: not isinstance(k.layout, Coalesced) and k.dtype.bits == 32,
+            lambda k: k.dtype.bits >= 32,
         )
         if (a := self.pick(*wanted)) is not None:
             dtype = self.steps[a].makes.dtype
@@ -254,7 +274,7 @@ STEPS = {
         Draw.scalar: 2,
     },
     **{Draw.cast: 1, Draw.when: 1, Draw.repeat: 1},
-    **{Draw.count: 1, Draw.best: 1, Draw.second: 1, Draw.triangle: 1},
+    **{Draw.count: 1, Draw.best: 1, Draw.second: 1, Draw.triangle: 1, Draw.scan: 1, Draw.form: 1, Draw.rows: 1},
 }
 
 

@@ -28,7 +28,7 @@ from .number_reference import bits_of
 from .program_kernel import apply
 
 ROWS, COLS = 8, 256  # of a tile
-HELD = (f32, bf16, f16, i32, u32)
+HELD = (f32, bf16, f16, i32, u32, i64)
 MEMORY = (f32, bf16, f16, e4m3, e5m2, i8, u8, i32, u32, i64)
 Arrays = dict[str, np.ndarray]
 Truth = Callable[..., np.ndarray]  # of float64 operands

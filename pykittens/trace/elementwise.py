@@ -11,7 +11,7 @@ from ..ops.rolls import Rolls
 from ..ops.scalars import THREAD
 from ..ops.slice_concat import TileJoin, TileStack
 from ..program import Operand, Value, is_scalar
-from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_, f32, i32, u32, with_dtype
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_, f32, i32, i64, with_dtype
 from .cross_warp_reduction import row_reduce
 from .handle import number, refuse_array
 from .recorder import record, result, scope_of
@@ -111,7 +111,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     """`a` where the `condition` (a mask, or a scalar bool) holds, else `b`.
 
     Where tiles of two dtypes meet, the result has the one that NumPy promotes them to, with float32 where NumPy has
-    float64: a float and an integer, and bf16 with f16, give float32. int32 with uint32 is refused (NumPy: int64).
+    float64: a float and an integer, and bf16 with f16, give float32; integers of two dtypes give int64.
 
     Raises `TypeRuleError` for a condition that is neither, and where the dtypes of `a` and `b` do not meet.
     """
@@ -133,12 +133,10 @@ def promoted_tiles(a: Any, b: Any) -> tuple[Any, Any]:
     """Two operands with one dtype, where one is a tile: `where` says which."""
     tiles = {x.dtype for x in (a, b) if isinstance(x, Tile)} - {bool_}
     numbers = {scalars.scalar_dtype(x) or i32 for x in (a, b) if not isinstance(x, Tile) and is_scalar(x)} - {bool_}
-    if tiles == {i32, u32}:
-        raise TypeRuleError("pk.where of int32 and uint32", fix="convert one of them: x.to(pk.i32)")
     if len(tiles) == 1 and not (f32 in numbers and next(iter(tiles)).kind != "f"):
         (dtype,) = tiles
     elif tiles or f32 in numbers:
-        dtype = f32
+        dtype = i64 if f32 not in numbers and all(x.kind in "iu" for x in tiles) else f32
     elif numbers:  # beside a mask
         dtype = next(iter(numbers))
     else:

@@ -357,23 +357,23 @@ class ScopeHandle:
     def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Adds a register tile or vector `source` to the tensor `target` at `coordinate`, atomically for each element.
 
-        float32, int32 or uint32; a naive float32 vector (`x.registers()` of a tile) goes in the widest additions. What
-        lies past the tensor's end is not added. A column vector of i32 as the row scatters a tile's rows, as `load`
-        gathers them; rows may come twice. Row and column of `pk.at(...)` may also be an index for each element of the
-        `source`: int32 tiles and vectors, as tensor[row, col] reads them. The source has the shape that such a read
-        would have (`pk.full_like(index, 1)` counts); an index outside of the tensor, -1 say, adds nothing.
+        float32, int32, uint32 or int64; a naive float32 vector (`x.registers()` of a tile) goes in the widest
+        additions. What lies past the tensor's end is not added. A column vector of i32 as the row scatters a tile's
+        rows, as `load` gathers them; rows may come twice. Row and column of `pk.at(...)` may also be an index for each
+        element of the `source`: int32 tiles and vectors, as tensor[row, col] reads them. The source has the shape that
+        such a read would have (`pk.full_like(index, 1)` counts); an index outside of the tensor, -1 say, adds nothing.
         """
         self._combine("add", target, source, coordinate)
 
     def min(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Keeps the lesser of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: int32 or uint32. Rows and elements may be indexed, as `add` has it.
+        atomically for each element: int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
         """
         self._combine("min", target, source, coordinate)
 
     def max(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Keeps the greater of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: int32 or uint32. Rows and elements may be indexed, as `add` has it.
+        atomically for each element: int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
         """
         self._combine("max", target, source, coordinate)
 

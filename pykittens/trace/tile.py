@@ -226,7 +226,7 @@ class Tile(Handle):
         """The same elements as another `dtype`: floats are rounded to nearest even; integers take the low bits, and
         of floats the nearest that fits (NaN: 0), toward zero: `pk.round` before it rounds.
 
-        `dtype`: bf16, f16, f32, i32, u32 or bool. Other dtypes are memory's, and a store converts to them.
+        `dtype`: bf16, f16, f32, i32, u32, i64 or bool. Other dtypes are memory's, and a store converts to them.
         """
         if dtype == self.type.dtype:
             return self

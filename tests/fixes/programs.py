@@ -148,7 +148,6 @@ KERNELS: list[Any] = [
     ("block.load_into(hs, x, (0, 0))", "warp.store(hs[0:16, :], warp.load(x, (0, 0), rows=16))"),
     ("warp.wait_loads(n)", "warp.wait_loads(0)"),
     ("warp.set(s, 3, 1.0)", "warp.set(v, 3, 1.0)"),
-    ("pk.shared(pk.sv(pk.i64, 32))[3]", "pk.shared(pk.sv(pk.i32, 32))[3]"),
     ("v[0:2]", "v[0]"),
     ("s[0]", "s[0:16, 0:64]"),
     ("tiles[0:1]", "tiles[0][0:16, :]"),
@@ -208,7 +207,6 @@ KERNELS: list[Any] = [
     ("t.to(pk.e4m3)", "warp.store(pk.shared(pk.st(pk.e4m3, 16, 64)), t)"),
     ("pk.where(t, t, 0.0)", "pk.where(t > 0, t, 0)"),
     ("pk.where(1.5, t, 0.0)", "pk.where(t > 0, t, 0)"),
-    ("pk.where(t > 0, j, j.to(pk.u32))", "pk.where(t > 0, j, j.to(pk.u32).to(pk.i32))"),
     ("pk.where(n, 1, 2)", "pk.where(n > 0, 1, 2)"),
     ("t[:] = warp.zeros(f32, 32, 64)", "wide = warp.zeros(f32, 32, 64)\nwide[:] = warp.zeros(f32, 32, 64)"),
     ("b[:] = t", "b[:] = t.to(pk.bf16)"),
@@ -433,7 +431,6 @@ KERNELS: list[Any] = [
     ("pk.print(s)", "pk.print(warp.load(s))"),
     ("pk.dynamic(x, n)", "pk.dynamic(one, n)"),
     # More of each.
-    ("pk.where(t > 0, pk.cast(n, pk.i64), 0)", "pk.where(t > 0, pk.cast(n, pk.i32), 0)"),
     ("pk.where('a', 1, 2)", "pk.where(n > 0, 1, 2)"),
     ("pk.var(f32, t)", "pk.var(f32, 1.0)"),
     ("pk.tma.store(s, s, (0, 0))", "pk.tma.store(x, s, (0, 0))"),
@@ -634,10 +631,6 @@ CALLS: list[Any] = [
     (
         ATTEND + "score=lambda s, b, h, row, col: s - s.row_max())",
         ATTEND + "score=lambda s, b, h, row, col: s - row.to(f32))",
-    ),
-    (
-        "@pk.kernel\ndef f(x: pk.gl(pk.i64, 16, 64)): x[0, warp.zeros(i32, 16, 64)]\nf(A.astype(np.int64))",
-        "@pk.kernel\ndef f(x: pk.gl(i32, 16, 64)): x[0, warp.zeros(i32, 16, 64)]\nf(A.astype(np.int32))",
     ),
     (COPY + "copy(A, 5)", COPY + "copy(A, 4)"),
     (
