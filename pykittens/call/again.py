@@ -1,39 +1,38 @@
 """Calling a kernel again: what a call costs when one like it has gone before.
 
-A call is looked up by what its arguments look like: type, shape, strides, dtype and device of arrays, values of static
-parameters. Then pointers and numbers are put in place, and it is launched. Nothing is described, checked or traced
-again, but that pointers are as well aligned as kernels expect, and that no global the kernel refers to has been
-rebound.
+A call is found in the kernel's memory by what its arguments look like (`memory.Plans`). Then pointers and numbers are
+put in place, and it is launched. Nothing is described, checked or traced again, but that pointers are as well aligned
+as kernels expect, and that no global the kernel refers to has been rebound.
 
-Most calls look like the one before: `_repeating` asks that first, which takes a third of the look-up's time.
+Most calls look like the one before: `_repeating` asks that first, which takes half of the look-up's time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..interop import arrays
 from ..trace.operands import written
-from .bounded import Bounded
 from .gradients import overwritten, recording, requires_gradient
 from .identity import Identity, leaf_of
 from .launch import Call, Launch
-from .memory import ALIGNED, picker
+from .memory import ALIGNED, Kept, Plans, picker
 
-_MOST = 1024  # calls that one kernel keeps
-_PLAIN = (bool, int, float, str)  # values that say by themselves whether they are the same
 _NUMBERS = frozenset((float, int, bool))
-_probes: dict[type, Callable[[Any], tuple[int, Any]]] = {}  # by the types of arrays that have been seen
 
 Repeat = Callable[[tuple[Any, ...], dict[str, Any]], bool]
+Told = Callable[[Any], None]  # to be called with the arrays of a call afterwards: see `gradients.py`
 
 
-class _Kept(NamedTuple):
+@dataclass
+class _Known:
+    """A call that can be made again, once found, or by a quicker test: `repeat`."""
+
     launch: Launch
+    told: Told | None
     repeat: Repeat
-    written: Callable[[tuple[Any, ...], dict[str, Any]], None] | None  # to be called afterwards: see `gradients.py`
 
 
 class Again:
@@ -45,32 +44,25 @@ class Again:
         self.repeat: Repeat = self._look_up
         self._kernel = kernel
         self._operands = {name for name, _ in kernel.signature.runtime}
-        self._calls: Bounded[Any, _Kept] = Bounded(_MOST)
+        self._calls: Plans[_Known] = kernel.memory.calls
         self._identity: Identity | None = None
 
     def launcher(self, args: tuple[Any, ...], named: dict[str, Any]) -> Launch | None:
         """What launches for the pointers and numbers of such arguments; None if there was no call like it."""
-        try:
-            found = self._calls.get(self._look(args, named)[0])
-        except (TypeError, RuntimeError):
-            return None
-        return found and found.launch
+        arrays, _, looks = self._sorted(args, named)
+        found = self._calls.find(arrays, looks)
+        return found and found[0].launch
 
     def _look_up(self, args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-        try:
-            key, pointers, numbers = self._look(args, named)
-            found = self._calls.get(key)
-        except (
-            TypeError,
-            RuntimeError,
-        ):  # tensors without memory, values without a hash: the long way says what is wrong
-            return False
+        arrays, numbers, looks = self._sorted(args, named)
+        found = self._calls.find(arrays, looks)
         if found is None:
             return False
-        if found.launch(pointers, numbers):
-            if found.written:
-                found.written(args, named)
-            self.repeat = found.repeat
+        call, pointers = found
+        if call.launch(pointers, numbers):
+            if call.told:
+                call.told(arrays)
+            self.repeat = call.repeat
             return True
         if self._identity is not self._kernel.identity:
             self._forget()
@@ -82,55 +74,38 @@ class Again:
 
     def remember(self, args: tuple[Any, ...], named: dict[str, Any], call: Call) -> None:
         """Lets calls with such arguments be made again."""
-        for x in (*args, *named.values()):
-            if type(x) not in _probes and x is not None and not isinstance(x, _PLAIN):
-                try:
-                    _probes[type(x)] = arrays.probe(x)
-                except arrays.Unsupported:
-                    continue
-        try:
-            key, pointers, _ = self._look(args, named)
-            hash(key)
-        except TypeError:
-            return
-        if any(pointer % ALIGNED for pointer in pointers):
-            return
         if self._identity is not self._kernel.identity:
             self._forget()
             self._identity = self._kernel.identity
-        names = [name for name, _ in self._kernel.signature.runtime][: len(args)] + [
-            name for name in named if name in self._operands
-        ]
-        values = [*args, *(value for name, value in named.items() if name in self._operands)]
-        tensors = [name for name, x in zip(names, values, strict=True) if type(x) in _probes]
-        scalars = [name for name, x in zip(names, values, strict=True) if type(x) in _PLAIN]
-        by_name = dict(zip(names, values, strict=True))
-        outputs = [name for name in tensors if name in written(call.program)]
-        graded = any(requires_gradient(by_name[name]) for name in tensors if name not in outputs)
-        launch = call.order(tensors, scalars, _unless_recording(self._identity.unchanged, graded))
-        statics = [x for name, x in named.items() if name not in self._operands and leaf_of(x) is None]
-        all_of_it = (
-            self._kernel.memory.identities.of(*self._identity.values, *statics, static=True)
-            if statics
-            else self._identity
-        )
         self.repeat = self._look_up
-        if all_of_it.steady and not self._kernel.by_value and not self._operands & set(named):
-            again = call.order(tensors, scalars, _unless_recording(all_of_it.unchanged, graded))
-            self.repeat = self._repeating(args, named, again, [tensors.index(name) for name in outputs])
-        self._calls.keep(key, _Kept(launch, self.repeat, _written(names, outputs, by_name)))
+        arrays, _, looks = self._sorted(args, named)
+        operands = {name: x for (name, _), x in zip(self._kernel.signature.runtime, args)}  # noqa: B905  # the first
+        operands |= {name: x for name, x in named.items() if name in self._operands}
+        scalars = [name for name, x in operands.items() if type(x) in _NUMBERS]
+        tensors = [name for name, x in operands.items() if x is not None and type(x) not in _NUMBERS]
+        outputs = [i for i, name in enumerate(tensors) if name in written(call.program)]
+        graded = any(requires_gradient(x) for i, x in enumerate(arrays) if i not in outputs)
+        tell = _telling([arrays[i] for i in outputs], outputs)
+        launch = call.order(tensors, scalars, _unless_recording(self._identity.unchanged, graded))
+        known = _Known(launch, tell, self._look_up)
+        kept = self._calls.keep(arrays, looks, known)
+        statics = [x for name, x in named.items() if name not in self._operands and leaf_of(x) is None]
+        whole = self._identity
+        if statics:
+            whole = self._kernel.memory.identities.of(*whole.values, *statics, static=True)
+        if kept and whole.steady and not self._kernel.by_value and not self._operands & set(named):
+            again = call.order(tensors, scalars, _unless_recording(whole.unchanged, graded))
+            self.repeat = known.repeat = self._repeating(args, named, again, kept, tell)
 
-    def _repeating(self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch, outputs: list[int]) -> Repeat:
+    def _repeating(
+        self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch, kept: Kept, tell: Told | None
+    ) -> Repeat:
         """Launches what looks like these arguments, and looks up what does not."""
-        tensors = [i for i, x in enumerate(args) if type(x) in _probes]
-        alike = arrays.alike([args[i] for i in tensors])
-        if alike is None:
-            return self._look_up
-        same, address = alike
-        nones, count = [i for i, x in enumerate(args) if x is None], len(args)
-        arrays_of, numbers_of = picker(tensors), picker([i for i, x in enumerate(args) if type(x) in _NUMBERS])
+        same, address, count = kept.same, kept.address, len(args)
+        nones = [i for i, x in enumerate(args) if x is None]
+        arrays_of = picker([i for i, x in enumerate(args) if x is not None and type(x) not in _NUMBERS])
+        numbers_of = picker([i for i, x in enumerate(args) if type(x) in _NUMBERS])
         names, values, look_up = tuple(named), tuple(named.values()), self._look_up
-        tell, outputs_of = overwritten(args[tensors[i]] for i in outputs), picker(outputs)
 
         def repeat(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
             # Static values by identity: 1, 1.0 and True are equal. What is equal and not identical is found in the
@@ -154,55 +129,41 @@ class Again:
             if not launch(pointers, numbers):
                 return look_up(args, named)
             if tell:
-                tell(outputs_of(given))
+                tell(given)
             return True
 
         return repeat
 
-    def _look(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, list[int], list[Any]]:
-        """What the arguments look like, the pointers and the numbers among them. TypeError for what must go the long
-        way.
+    def _sorted(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[list[Any], list[Any], Hashable]:
+        """The arrays among arguments, the numbers, and what else a call is known by: their order, shapes and types, and
+        static values.
         """
-        about: list[Any] = []
-        pointers: list[int] = []
+        arrays: list[Any] = []
         numbers: list[Any] = []
-        bits, probes = 0, _probes
+        looks: list[Any] = []
+
+        def operand(x: Any) -> None:
+            kind = type(x)
+            if x is None:
+                looks.append(None)
+            elif kind in _NUMBERS:
+                numbers.append(x)
+                looks.append(kind)
+            else:  # what is no array is not found
+                arrays.append(x)
+                looks.append(getattr(x, "shape", kind))
+
         for x in args:
-            kind = type(x)
-            if kind in probes:
-                pointer, seen = probes[kind](x)
-                bits |= pointer
-                pointers.append(pointer)
-                about.append(seen)
-            elif kind is float or kind is int or kind is bool:
-                numbers.append(x)
-                about.append(kind)
-            elif x is None:
-                about.append(None)
-            else:
-                raise TypeError(kind)
+            operand(x)
         for name, x in named.items():
-            about.append(name)
-            kind = type(x)
-            if name not in self._operands:
-                about.append(leaf_of(x) or self._kernel.memory.identities.of(x, static=True))
-            elif kind in probes:
-                pointer, seen = probes[kind](x)
-                bits |= pointer
-                pointers.append(pointer)
-                about.append(seen)
-            elif kind is float or kind is int or kind is bool:
-                numbers.append(x)
-                about.append(kind)
-            elif x is None:
-                about.append(None)
+            looks.append(name)
+            if name in self._operands:
+                operand(x)
             else:
-                raise TypeError(kind)
-        if bits % ALIGNED:
-            about.append(ALIGNED)  # such calls are not remembered, and so not found
+                looks.append(leaf_of(x) or self._kernel.memory.identities.of(x, static=True))
         if self._kernel.by_value:
-            about += numbers
-        return tuple(about), pointers, numbers
+            looks += numbers
+        return arrays, numbers, tuple(looks)
 
 
 def _unless_recording(unchanged: Callable[[], bool], graded: bool) -> Callable[[], bool]:
@@ -210,11 +171,7 @@ def _unless_recording(unchanged: Callable[[], bool], graded: bool) -> Callable[[
     return (lambda: not recording() and unchanged()) if graded else unchanged
 
 
-def _written(
-    names: list[str], outputs: list[str], by_name: dict[str, Any]
-) -> Callable[[tuple[Any, ...], dict[str, Any]], None] | None:
-    tell = overwritten(by_name[name] for name in outputs)
-    if tell is None:
-        return None
-    places = [names.index(name) for name in outputs]
-    return lambda args, named: tell([args[i] if i < len(args) else named[names[i]] for i in places])
+def _telling(arrays: list[Any], places: list[int]) -> Told | None:
+    """What is to be called with all arrays of a call, of which these, at some places, are written."""
+    tell, outputs_of = overwritten(arrays), picker(places)
+    return None if tell is None else lambda given: tell(outputs_of(given))

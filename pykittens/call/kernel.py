@@ -84,7 +84,7 @@ class Kernel:
     def forget(self) -> None:
         """As if it had never been called."""
         self.memory = Memory()
-        self._again: Again | None = None  # calls that can be made again: there are none before the first on a GPU
+        self._again = Again(self)
 
     def __reduce__(self) -> str:
         """By name, as functions: copies are the kernel itself, and another process finds it in its module."""
@@ -195,7 +195,7 @@ class Kernel:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
         if watchers and (watcher := watchers.get(get_ident())):
             watcher(self, args, named)
-        elif self._again is None or not self._again.repeat(args, named):
+        elif not self._again.repeat(args, named):
             self._run(args, named)
 
     def launcher(self, *args: Any, **named: Any) -> Launch | None:
@@ -204,7 +204,7 @@ class Kernel:
         Only after a call with such arguments on a GPU, else None. It returns False, and has done nothing, where the
         kernel is no longer what it was; who calls it knows that the arrays look like these, and that they are aligned.
         """
-        return None if self._again is None else self._again.launcher(args, named)
+        return self._again.launcher(args, named)
 
     def _run(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
@@ -229,7 +229,6 @@ class Kernel:
         if tell := overwritten(outputs):
             tell(outputs)
         with self._lock:
-            self._again = self._again or Again(self)
             self._again.remember(args, named, call)
 
     def simulate(self, *args: Any, **named: Any) -> Any:

@@ -1,11 +1,10 @@
 """All that is remembered of calls.
 
 A kernel's `Memory` has what was worked out on the way of its calls: identities, programs, what is loaded on GPUs,
-launchers with everything in place, and calls as a whole (`again.py`). `Plans` are for those who do more than to call a
-kernel, such as the public functions. Both find a call by what its arguments look like, and both only hand out a
-`Launch`
-that asks, before it launches, whether the kernel still is what it was. What is compiled is kept on disk
-(`gpu/cache.py`).
+launchers with everything in place, and calls as a whole (`again.py`). Whoever does more than to call a kernel, such as
+the public functions, has `Plans` of his own. All calls are found in `Plans`, by what their arguments look like; what
+they find launches by a `Launch`, which asks first whether the kernel still is what it was. What is compiled is kept on
+disk (`gpu/cache.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .bounded import Bounded
 from .identity import Identities
 
 ALIGNED = 16  # bytes: what the pointers of remembered arrays are multiples of
-_MOST, _MOST_ALIKE = 1024, 8  # plans that are kept in all, and of arrays whose first has one shape
+_MOST, _MOST_ALIKE = 1024, 8  # looks that are known, and plans of one
 
 T = TypeVar("T")
 
@@ -35,9 +34,10 @@ class Memory:
             256
         )  # on a GPU; each beside its program, by whose id it is found
         self.launchers: Bounded[Hashable, Any] = Bounded(1024)
+        self.calls: Plans[Any] = Plans()
 
 
-class _Kept(NamedTuple):  # which Python 3.10 cannot make generic
+class Kept(NamedTuple):  # which Python 3.10 cannot make generic
     same: Callable[..., bool]
     address: Callable[[Any], int]
     arrays_of: Callable[[Sequence[Any]], Sequence[Any]]
@@ -46,18 +46,21 @@ class _Kept(NamedTuple):  # which Python 3.10 cannot make generic
 
 
 class Plans(Generic[T]):
-    """Plans by what arrays (or Nones) look like, and by anything else that is hashable."""
+    """Plans by what arrays (or Nones) look like, and by anything else that is hashable: `looks`, with the arrays'
+    shapes, or some, so that few are to be compared.
+    """
 
-    def __init__(self) -> None:
-        self._kept: Bounded[Any, list[_Kept]] = Bounded(_MOST)
+    def __init__(self, alike: Callable[[Sequence[Any]], interop.Alike | None] = interop.alike) -> None:
+        self._alike = alike
+        self._kept: Bounded[Any, list[Kept]] = Bounded(_MOST)
 
-    def find(self, arrays: Sequence[Any], rest: Hashable) -> tuple[T, list[int]] | None:
+    def find(self, arrays: Sequence[Any], looks: Hashable) -> tuple[T, list[int]] | None:
         """The plan that was kept for arrays like these, and their pointers; None where there is none, or one is not
         aligned.
         """
         try:
-            kept = self._kept.get((arrays[0].shape, rest), ())
-        except (AttributeError, TypeError):  # no array, or nothing that could have been kept
+            kept = self._kept.get(looks, ())
+        except TypeError:  # nothing that could have been kept
             return None
         for same, address, arrays_of, nones, plan in kept:
             given = arrays_of(arrays)
@@ -72,21 +75,24 @@ class Plans(Generic[T]):
                     return None if bits % ALIGNED else (plan, pointers)
         return None
 
-    def keep(self, arrays: Sequence[Any], rest: Hashable, plan: T) -> None:
-        """Keeps a plan for arrays like these, in the place of what was kept for such; nothing where no quick test
-        tells them from others.
+    def keep(self, arrays: Sequence[Any], looks: Hashable, plan: T) -> Kept | None:
+        """Keeps a plan for arrays like these, in the place of what was kept for such; nothing for arrays that are not
+        aligned, or that nothing tells from others, or where `looks` has no hash.
         """
         places = [i for i, x in enumerate(arrays) if x is not None]
         given = [arrays[i] for i in places]
-        alike = interop.alike(given)
+        alike = self._alike(given)
+        try:
+            before = self._kept.get(looks, ())
+        except TypeError:
+            return None
         if alike is None or any(alike.address(x) % ALIGNED for x in given):
-            return
+            return None
         nones = tuple(i for i, x in enumerate(arrays) if x is None)
-        others = [
-            kept for kept in self._kept.get((arrays[0].shape, rest), ()) if kept.nones != nones or not kept.same(*given)
-        ]
-        kept = [_Kept(*alike, picker(places), nones, plan), *others][:_MOST_ALIKE]
-        self._kept.keep((arrays[0].shape, rest), kept)
+        kept = Kept(*alike, picker(places), nones, plan)
+        others = [other for other in before if other.nones != nones or not other.same(*given)]
+        self._kept.keep(looks, [kept, *others][:_MOST_ALIKE])
+        return kept
 
     def clear(self) -> None:
         self._kept.clear()

@@ -37,11 +37,12 @@ _defaults: dict[Function, tuple[Any, ...]] = {}  # of the operators' arguments
 def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], also: bool) -> Any:
     """A public function on tensors, outside of torch.compile."""
     try:
-        rest = (function, also, torch.is_grad_enabled(), function.key(*settings) if function.key else settings)
+        rest = function.key(*settings) if function.key else settings
+        looks = (function, also, torch.is_grad_enabled(), rest, getattr(arrays[0], "shape", None))
     except (TypeError, ValueError):
         function.check_settings(settings)
         raise
-    if direct() and (found := plans.known.find(arrays, rest)):
+    if direct() and (found := plans.known.find(arrays, looks)):
         (plan, graded), pointers = found
         made = (_with_gradient if graded else plans.again)(plan, function, arrays, settings, pointers)
         if made is not None:
@@ -53,7 +54,7 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
     result = operate(function, arrays, settings, also)
     if (plan := _latest.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):
         graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-        plans.known.keep(arrays, rest, plans.Kept(plan._replace(settings=tuple(settings)), graded))
+        plans.known.keep(arrays, looks, plans.Kept(plan._replace(settings=tuple(settings)), graded))
     return result
 
 
@@ -165,8 +166,8 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
     ):
         fix = "pass tensors without tangents, or use torch's own function there"
         raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
-    rest = (function, count, function.key(*settings) if function.key else settings)
-    if found := plans.known.find(arrays, rest):
+    looks = (function, count, function.key(*settings) if function.key else settings, getattr(arrays[0], "shape", None))
+    if found := plans.known.find(arrays, looks):
         (plan, _), pointers = found
         if (again := plans.again(plan, function, arrays, settings, pointers)) is not None:
             _latest.plan = plan
@@ -178,7 +179,7 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
     with plans.recorded(recording, next(x.device for x in infos if x is not None)):
         function.compute(arrays, infos, results, made, settings)
     if (done := recording.plan()) is not None:
-        plans.known.keep(arrays, rest, plans.Kept(done, False))
+        plans.known.keep(arrays, looks, plans.Kept(done, False))
         _latest.plan = done
     if function.written:
         torch.autograd.graph.increment_version([arrays[i] for i in function.written])

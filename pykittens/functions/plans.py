@@ -21,6 +21,7 @@ from torch.utils import _python_dispatch as modes
 
 from ..call.memory import Plans
 from ..call.recording import watching
+from ..interop.arrays import guard
 from ..interop.views import View
 
 # Whether this torch can be asked what `direct` and `ordinary` ask. One that cannot always calls the operators.
@@ -56,7 +57,7 @@ class Kept(NamedTuple):
     graded: bool  # whether autograd is to know of the call
 
 
-known: Plans[Kept] = Plans()
+known: Plans[Kept] = Plans(guard)  # which sees classes and the dispatcher's modes, too
 
 
 def again(

@@ -27,10 +27,11 @@ __all__ = [
     "empty",
     "empty_like",
     "fill",
+    "framework_of",
+    "guard",
     "maker",
     "numpy_dtype",
     "place",
-    "probe",
     "streams",
     "waits",
 ]
@@ -46,7 +47,7 @@ def describe(array: Any, name: str = "array") -> ArrayInfo:
     Raises `Unsupported` (a TypeError) for what is no array, or has a dtype or a place kernels do not know.
     """
     try:
-        return _framework(array).describe(array)
+        return framework_of(array).describe(array)
     except Unsupported as error:
         raise Unsupported(f"`{name}` {error}") from None
 
@@ -58,7 +59,7 @@ def as_numpy(array: Any, name: str = "array", *, writable: bool = False) -> np.n
     for an array that nobody else has seen, such as one fresh from `empty`.
     """
     try:
-        framework = _framework(array)
+        framework = framework_of(array)
         if framework.describe(array).device is not None:
             raise Unsupported("is on a GPU; the simulator reads arrays on the CPU")
         return framework.view(array, writable)
@@ -85,14 +86,14 @@ def empty_like(array: Any, name: str = "array") -> Any:
 def dense_copy(array: Any, name: str = "array") -> Any:
     """A copy in the same framework, on the same device, densely packed. `Unsupported` for an array of no framework."""
     try:
-        return _framework(array).copy(array)
+        return framework_of(array).copy(array)
     except Unsupported as error:
         raise Unsupported(f"`{name}` {error}") from None
 
 
 def fill(array: Any, value: Any) -> None:
     """Sets all elements of an array fresh from `empty` to a number, or to those of another array of its framework."""
-    _framework(array).fill(array, value)
+    framework_of(array).fill(array, value)
 
 
 def current_stream(kind: str, device: int) -> int:
@@ -105,22 +106,37 @@ def streams(kind: str) -> Callable[[int], int]:
     return _by_kind(kind).streams()
 
 
-def probe(array: Any) -> Callable[[Any], tuple[int, Hashable]]:
-    """A function from any array of this one's type to its pointer, and to what else is known of it: see
-    `Framework.probe`.
-    """
-    return _framework(array).probe
-
-
 def alike(arrays: Sequence[Any]) -> Alike | None:
-    """How to see that other arrays look as these do, if their framework has a quick way: see `Framework.alike`."""
-    frameworks = {_framework(array) for array in arrays}
+    """How to see that other arrays look as these do: by a `guard`, else one by one. None where one is no array."""
+    try:
+        return guard(arrays) or _one_by_one(arrays, [framework_of(array).probe for array in arrays])
+    except Unsupported:
+        return None
+
+
+def guard(arrays: Sequence[Any]) -> Alike | None:
+    """How to see it by a quick test of their framework's own, if it has one: see `Framework.alike`."""
+    frameworks = {framework_of(array) for array in arrays}
     return frameworks.pop().alike(arrays) if len(frameworks) == 1 else None
+
+
+def _one_by_one(arrays: Sequence[Any], probes: Sequence[Callable[[Any], tuple[int, Hashable]]]) -> Alike:
+    looks = [(type(x), probe, probe(x)[1]) for x, probe in zip(arrays, probes, strict=True)]
+
+    def same(*given: Any) -> bool:
+        try:
+            return all(
+                type(x) is kind and probe(x)[1] == seen for x, (kind, probe, seen) in zip(given, looks, strict=True)
+            )
+        except (Unsupported, RuntimeError):  # another dtype, tensors without memory
+            return False
+
+    return Alike(same, lambda array: framework_of(array).address(array))
 
 
 def addresses(array: Any) -> Callable[[Any], int]:
     """A function from any array of this one's framework to its pointer."""
-    return _framework(array).address
+    return framework_of(array).address
 
 
 def waits(kind: str) -> bool:
@@ -148,7 +164,8 @@ def place(device: int | None) -> str:
     return "the CPU" if device is None else f"GPU {device}"
 
 
-def _framework(array: Any) -> Framework:
+def framework_of(array: Any) -> Framework:
+    """The framework of an array; raises `Unsupported` for what is none."""
     kind = type(array)
     found = _of_type.get(kind)
     if found is None:

@@ -47,9 +47,9 @@ class Views(Framework):
         return info._replace(pointer=pointer, shape=array.shape, strides=array.strides)
 
     def probe(self, array: Any) -> tuple[int, Hashable]:
-        from .arrays import probe
+        from .arrays import framework_of
 
-        pointer, looks = probe(array.array)(array.array)
+        pointer, looks = framework_of(array.array).probe(array.array)
         if array.offset:
             pointer = self.describe(array).pointer
         return pointer, (looks, type(array.array), array.shape, array.strides)
