@@ -67,9 +67,9 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
         _, after = results(*operands, scale, normalize)
         check_gradient(f"{name}_backward", do, v)
         check_state(f"{name}_backward", "dafter", dafter, after.shape)
-        heads = (*v.shape[:3], q.shape[3])
+        heads, own = (*v.shape[:3], q.shape[3]), v.shape[1] == q.shape[1]
         return (
-            *(Result(heads, x.dtype, order=name) for name, x in (("q", q), ("k", k))),
+            *(Result(heads, x.dtype, order=name if own else "") for name, x in (("q", q), ("k", k))),
             Result(v.shape, v.dtype, order="v"),
             Result(beta.shape, "f32"),
             Result((0,) if log_decay is None else log_decay.shape, "f32"),

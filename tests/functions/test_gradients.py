@@ -207,7 +207,7 @@ CASES = {
         pk.gated_delta_rule,
         overwritten,
         [
-            *[F.normalize(tensor(1, 2, 37, 64), dim=-1).to(HALF) for _ in range(2)],
+            *[F.normalize(tensor(1, 1, 37, 64), dim=-1).to(HALF) for _ in range(2)],
             tensor(1, 2, 37, 64, dtype=HALF),
             tensor(1, 2, 37).sigmoid(),
             -tensor(1, 2, 37).abs() / 8,
@@ -217,7 +217,7 @@ CASES = {
         pk.kimi_delta_attention,
         overwritten,
         [
-            *[F.normalize(tensor(1, 2, 37, 64), dim=-1).to(HALF) for _ in range(2)],
+            *[F.normalize(tensor(1, 1, 37, 64), dim=-1).to(HALF) for _ in range(2)],
             tensor(1, 2, 37, 64, dtype=HALF),
             tensor(1, 2, 37).sigmoid(),
             -tensor(1, 2, 37, 64).abs() / 8,
