@@ -86,7 +86,7 @@ SMALL: list[tuple[Any, Cell]] = [
                 {"kind": kind, "backward": back, "batch": 2, "heads": 1, "n": 70, "dim": 64, "state": 64}, 1e6, "GB/s"
             ),
         )
-        for kind in ("mamba2", "gated_linear_attention")
+        for kind in ("mamba2", "gated_linear_attention", "gla")
         for back in (False, True)
     ),
     *(

@@ -119,7 +119,7 @@ ENOUGH = {
     **{f"gated_delta_rule{part}": {"dim": (64,), "dtype": ("f16",)} for part in ("_prepare", "_unwind")},
     "gated_delta_rule_backward": {"dim": (64,), "dtype": ("bf16",)},
     "gla": {"dim": (64,), "dtype": ("bf16",)},
-    "gla_prepare": {"dim": (64,), "dtype": ("bf16",), "exact": (False,)},
+    "gla_prepare": {"dtype": ("bf16",)},
     "gla_states": {"dim": (64,)},
     "kimi_delta_attention_states": {"dim": (64,), "dtype": ("bf16",)},
     "kimi_delta_attention_backward": {"dim": (64,)},

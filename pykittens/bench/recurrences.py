@@ -1,9 +1,10 @@
 """Recurrences whose decay changes with time, Mamba-2 and gated linear attention, and their gradients: bytes that must
 move over time, beside a copy.
 
-Each operand is read once, and each result written once. Gradients follow from a forward pass that is not timed. Peer:
-flash-linear-attention's simple GLA, where it is installed, which takes (batch, n, heads, head dimension); for Mamba-2
-with B and C expanded to all heads, and x already times dt.
+Each operand is read once, and each result written once. Gradients follow from a forward pass that is not timed. "gla"
+is gated linear attention with a gate for each channel. Peer: flash-linear-attention's simple GLA, or its GLA, where it
+is installed, which takes (batch, n, heads, head dimension); for Mamba-2 with B and C expanded to all heads, and x
+already times dt.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ CHUNK = 64
 def cells() -> list[Cell]:
     """Both functions, and their gradients."""
     found = [_cell("mamba2", back, *shape) for back in (False, True) for shape in MAMBA]
-    return found + [_cell("gated_linear_attention", back, *shape) for back in (False, True) for shape in GATED]
+    gated = ("gated_linear_attention", "gla")
+    return found + [_cell(kind, back, *shape) for kind in gated for back in (False, True) for shape in GATED]
 
 
 def _cell(kind: str, backward: bool, batch: int, heads: int, n: int, dim: int, state: int) -> Cell:
@@ -44,7 +46,8 @@ def _cell(kind: str, backward: bool, batch: int, heads: int, n: int, dim: int, s
     wide, keys = heads * dim, 2 * state * (1 if kind == "mamba2" else heads)
     rows = 2.0 * batch * n
     moved = rows * ((3 if backward else 2) * wide + (2 if backward else 1) * keys)
-    return Cell(facts, moved + 4.0 * batch * n * heads * (2 if backward else 1), "GB/s")
+    gates = heads * (state if kind == "gla" else 1)
+    return Cell(facts, moved + 4.0 * batch * n * gates * (2 if backward else 1), "GB/s")
 
 
 def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
@@ -68,13 +71,15 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         ours: Callable[..., Any] = lambda x, dt, a, k, q: pk.mamba2(x, dt, a, k, q)  # noqa: E731
         scale, axis = 1.0, 1
     else:
-        operands = [*(normal(b, h, n, s) for _ in range(2)), normal(b, h, n, d), -steps.transpose(1, 2).contiguous()]
+        gates = torch.rand(b, h, n, s, device=device) / 10 if kind == "gla" else steps.transpose(1, 2).contiguous()
+        operands = [*(normal(b, h, n, s) for _ in range(2)), normal(b, h, n, d), -gates]
         ours = pk.gated_linear_attention
         scale, axis = s**-0.5, 2
     up = normal(*operands[0 if kind == "mamba2" else 2].shape)
     runs = {OURS: _gradients(ours, operands, up) if backward else lambda: ours(*operands)}
     runs["copy"] = copy_of(int(cell.work))
-    chunk = peers.function("fla.ops.simple_gla", "chunk_simple_gla") if everybody else None
+    where = ("fla.ops.gla", "chunk_gla") if kind == "gla" else ("fla.ops.simple_gla", "chunk_simple_gla")
+    chunk = peers.function(*where) if everybody else None
     if chunk:
         theirs = [y.contiguous() for y in _by_time(kind, operands)]
         fla: Callable[..., Any] = lambda q, k, v, g: peers.first(chunk(q, k, v, g, scale=scale))  # noqa: E731
@@ -93,7 +98,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         wide = [torch.stack(y).double() for y in (q, k, v, g)]
         if kind == "mamba2":  # rounded where dt x is, not before
             wide[2] = heads(operands[0]).double()
-        dt = heads(operands[1]).double() if kind == "mamba2" else torch.ones_like(wide[3])
+        dt = heads(operands[1]).double() if kind == "mamba2" else torch.ones(wide[3].shape[:2]).to(wide[3])
         with torch.enable_grad():
             values = wide[2].requires_grad_(backward)
             o = _chunks(wide[0] * scale, wide[1], values, wide[3], dt, rounded)
@@ -134,11 +139,15 @@ def _chunks(q: Any, k: Any, v: Any, g: Any, dt: Any, rounded: bool) -> Any:
 
     state, found = torch.zeros(q.shape[0], v.shape[-1], q.shape[-1], dtype=q.dtype, device=q.device), []
     for i in range(0, q.shape[1], CHUNK):
-        a, b, x, c, w = q[:, i : i + CHUNK], k[:, i : i + CHUNK], v[:, i : i + CHUNK], g[:, i : i + CHUNK].cumsum(1), dt
-        w = w[:, i : i + CHUNK]
-        fade = (c[:, :, None] - c[:, None]).clamp_max(0).exp().tril()
-        weights = cut(a @ b.mT * fade * w[:, None])
+        a, b, x, c, w = (y[:, i : i + CHUNK] for y in (q, k, v, g, dt))
+        c = c.cumsum(1)
+        fade, last = (c[:, :, None] - c[:, None]).clamp_max(0).exp(), c[:, -1:]
+        if g.dim() == 3:  # of each channel: keys and queries have decayed when they are rounded
+            weights = cut(torch.einsum("hid,hjd,hijd->hij", a, b, fade).tril())
+            found.append(weights @ x + cut(a * c.exp()) @ cut(state).mT)
+            state = state * last.exp() + x.mT @ cut(b * (last - c).exp())
+            continue
+        weights = cut((a @ b.mT * fade * w[:, None]).tril())
         found.append(weights @ x + c.exp()[..., None] * (a @ cut(state).mT))
-        last = c[:, -1:]
         state = state * last.exp()[..., None] + cut(x * (w * (last - c).exp())[..., None]).mT @ b
     return torch.cat(found, 1)

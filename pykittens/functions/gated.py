@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ArgumentError
 from ..kernels import gated_linear_attention as kernels
 from ..kernels.linear_attention import DIMS
 from ..kernels.sequences import check, check_gradient, check_offsets, check_state
@@ -53,9 +52,6 @@ def _gradient_results(
     do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, cu_seqlens: Any, dafter: Any, scale: float | None
 ) -> tuple[Result, ...]:
     name = f"{_NAME}_backward"
-    if len(log_decay.shape) == 4:
-        fix = "pass one decay for each head, (batch, heads, n), or operands that need no gradient"
-        raise ArgumentError(f"{name}: decays for each channel have no gradients", fix=fix)
     _, after = _results(q, k, v, log_decay, state, cu_seqlens, scale)
     shape = after.shape
     check_gradient(name, do, v)

@@ -21,7 +21,7 @@ from pykittens import Tensor, f32, i32, warp
 
 from ..interop import arrays
 from ..interop.views import View
-from . import gla
+from . import gla, gla_backward
 from .arguments import KernelCall
 from .chunks import CHUNK, LEAST, LOG2E, accumulate, rows_of
 from .mamba2 import Forward as Launches
@@ -140,6 +140,10 @@ class Backward(Launches):
         scale: float,
     ) -> None:
         call = call_of(v, offsets)
+        if channels(log_decay):
+            results = (dq, dk, dv, dlog_decay, dstate)
+            gla_backward.pull(call, do, dafter, q, k, v, log_decay, state, results, scale)
+            return
         sums, made = summed(call, log_decay), (dv, None, dk, dq, dstate)
         dots = pull(call, do, dafter, v, k, q, sums, None, None, None, None, state, made, scale)
         heads, parts, m = call.shape[1], call.shape[3] // CHUNK, call.chunks * CHUNK
@@ -180,6 +184,8 @@ def call_backward(
     check_place("gated linear attention", q)
     offsets = readable_offsets("gated_linear_attention", offsets, arrays.describe(q).shape[2])
     do, q, k, v = (readable(x, name) for x, name in ((do, "do"), (q, "q"), (k, "k"), (v, "v")))
+    if channels(log_decay):
+        log_decay = readable(log_decay, "log_decay")
     given = (do, dense(dafter, "dafter"), q, k, v, log_decay, dense(state, "state"), offsets, *made, scale)
     return KernelCall(BACKWARD, given, {})  # type: ignore[arg-type]
 

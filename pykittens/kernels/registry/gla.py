@@ -8,7 +8,7 @@ import numpy as np
 
 from ...call.arguments import spec
 from ...types import DTYPES, f32
-from .. import gla
+from .. import gla, gla_backward
 from ..catalog import Array, Instance, Shipped
 
 SCALE, HEADS = 0.25, 1
@@ -20,14 +20,12 @@ def _unit(x: Array) -> Array:
     return np.where(peak > 0, peak / 256, 1.0)
 
 
-def _prepare(dim: int, dtype: str, flip: bool, exact: bool) -> Instance | None:
-    if exact and (flip or dim == 128):
-        return None
+def _prepare(dim: int, dtype: str, flip: bool) -> Instance:
     kind, n, m = DTYPES[dtype], 2 * 64 - 20, 2 * 64
     rows, padded = spec(kind, (1, HEADS, n, dim)), spec(kind, (HEADS, m, dim))
     operands = {
         **{"q": rows, "k": rows, "log_decay": spec(f32, rows.shape), "offsets": None},
-        **{"asking": padded, "lasting": padded, "rest": padded if exact else None},
+        **{"asking": padded, "lasting": padded, "rest": None},
         **{"p": spec(kind, (HEADS, m, 64)), "units": spec(f32, (HEADS, m)) if dtype == "f16" else None},
         **{"decays": spec(f32, (HEADS, m // 64, dim)), "scale": SCALE},
     }
@@ -115,14 +113,46 @@ def _carry(dim: int, reverse: bool) -> Instance:
     return Instance(gla.carry, operands, {"reverse": reverse}, ("starts", "after"), expected, values)
 
 
+def _differentiate(dim: int, dtype: str, wide: int) -> Instance:
+    kind, n, m = DTYPES[dtype], 2 * 64 - 20, 2 * 64
+    keys, values, kept = spec(kind, (1, HEADS, n, dim)), spec(kind, (1, HEADS, n, wide)), (m // 64, HEADS, wide, dim)
+    units = spec(f32, kept[:3]) if dtype == "f16" else None
+    operands = {
+        **{"q": keys, "k": keys, "v": values, "do": values, "log_decay": spec(f32, keys.shape), "offsets": None},
+        **{"states": spec(kind, kept), "slopes": spec(kind, kept), "state_units": units, "slope_units": units},
+        **{"dq": keys, "dk": keys, "dlog_decay": spec(f32, keys.shape), "scale": SCALE},
+    }
+
+    def expected(q: Array, k: Array, v: Array, do: Array, log_decay: Array, **given: Any) -> dict[str, Array]:
+        made = {name: np.zeros(keys.shape) for name in ("dq", "dk", "dlog_decay")}
+        states, slopes = (given[name].astype(float) for name in ("states", "slopes"))
+        if units:
+            states, slopes = states * given["state_units"][..., None], slopes * given["slope_units"][..., None]
+        for t in range(m // 64):  # from the state before a chunk to the gradient of that behind it
+            at = slice(64 * t, min(64 * t + 64, n))
+            rows = (x[:, :, at].astype(float) for x in (do, q, k, v, log_decay))
+            ends = {"state": states[t : t + 1], "dafter": slopes[t : t + 1]}
+            made["dq"][:, :, at], made["dk"][:, :, at], _, made["dlog_decay"][:, :, at], _ = gla_backward.reference(
+                *rows, scale=SCALE, **ends
+            )
+        return made
+
+    rng = np.random.default_rng(5)
+    drawn = {"log_decay": -0.1 * rng.random(keys.shape)}
+    drawn |= {name: 0.25 * rng.standard_normal(values.shape) for name in ("v", "do")}  # sums, not what cancels in them
+    drawn |= {name: np.exp2(rng.integers(-2, 3, kept[:3])) for name in ("state_units", "slope_units")}
+    return Instance(gla_backward.differentiate, operands, {}, ("dq", "dk", "dlog_decay"), expected, drawn)
+
+
 ROWS = (
     Shipped(
         name="gla_prepare",
         about="before gated linear attention with a gate for each channel: each chunk's products, decayed",
         make=_prepare,
         needs=("wgmma",),
-        options={"dim": (128, 64), "dtype": ("bf16", "f16"), "flip": (False, True), "exact": (False, True)},
+        options={"dim": (128,), "dtype": ("bf16", "f16"), "flip": (False, True)},
         opcodes=("HMMA", "UTMALDG", "UTMASTG"),
+        spilled=64,
     ),
     Shipped(
         name="gla",
@@ -131,6 +161,15 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (128, 64), "dtype": ("bf16", "f16"), "what": ("outputs", "states", "reverse")},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
+    ),
+    Shipped(
+        name="gla_backward",
+        about="gradients of gated linear attention's queries, keys and gates, all chunks at once",
+        make=_differentiate,
+        needs=("wgmma",),
+        options={"dim": (128,), "dtype": ("bf16",), "wide": (64,)},  # one: it takes long to compile
+        opcodes=("HMMA", "UTMALDG", "MOVM"),
+        spilled=720,
     ),
     Shipped(
         name="gla_states",
