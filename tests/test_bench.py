@@ -25,6 +25,7 @@ from pykittens.bench import (
     recurrences,
     rows_backward,
     sequences,
+    steps,
     timing,
 )
 from pykittens.bench.measure import OURS, Cell, Trial
@@ -93,6 +94,10 @@ SMALL: list[tuple[Any, Cell]] = [
         (delta_rules, Cell({"kind": kind, "backward": back, "batch": 1, "heads": 1, "n": 70, "dim": 64}, 1e6, "GB/s"))
         for kind, back in (("gated_delta_rule", False), ("gated_delta_rule", True), ("kimi_delta_attention", False))
     ),
+    *(
+        (steps, Cell({"kind": kind, "batch": 2, "heads": 2, "dim": 64, "state": 64}, 1e6, "GB/s"))
+        for kind in steps.KINDS
+    ),
     (loss, Cell({"kind": "logits", "rows": 6, "hidden": 0, "vocabulary": 257}, 1e6, "GB/s")),
     *(
         (linear_layer, Cell({"m": 40, "n": 24, "k": 16, "activation": activation, "backward": backward}, 1e9))
@@ -144,9 +149,10 @@ def test_all_cells() -> None:
         "linear_layer": 8,
         "loss": 7,
         "memory": 40,
-        "recurrences": 16,
+        "recurrences": 20,
         "rows_backward": 23,
         "sequences": 13,
+        "steps": 5,
     }
     assert labels["attention"][11] == "batch 1, heads 32, n 16384, dim 64, causal"
     assert families.select("attention", ["n 4096, causal"]) == [

@@ -23,6 +23,7 @@ from . import (
     recurrences,
     rows_backward,
     sequences,
+    steps,
 )
 from .chart import bars
 from .measure import OURS, Cell, Row, measure
@@ -43,6 +44,7 @@ FAMILIES: dict[str, ModuleType] = {
     "recurrences": recurrences,
     "rows_backward": rows_backward,
     "sequences": sequences,
+    "steps": steps,
 }
 QUICK = 15.0  # milliseconds of work for each contender of a cell; else 60
 Progress = Callable[[int, int, str], None]

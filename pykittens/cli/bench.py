@@ -34,6 +34,7 @@ class Family(str, Enum):
     attention_random = "attention_random"
     gemm_random = "gemm_random"
     sequences = "sequences"
+    steps = "steps"
     host = "host"
     all = "all"
 
