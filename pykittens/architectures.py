@@ -23,6 +23,7 @@ FEATURES = {
     "dependent launch": "programmatic dependent launch",
     "setmaxnreg": "register budgets (setmaxnreg)",
     "wide additions": "atomic additions of two or four floats",  # red.global.add.v4.f32
+    "bf16 additions": "atomic additions of bf16",  # red.global.add.noftz.bf16
     "wgmma": "wgmma",
 }
 REGISTERS = 65536  # 32-bit registers of a multiprocessor: the same for all here
@@ -55,6 +56,7 @@ _ADA = frozenset(("fp8 conversions", "fp8 mma"))
 _HOPPER = _ADA | {
     "stmatrix",
     "wide additions",
+    "bf16 additions",
     "elect",
     "mbarrier bytes",
     "tma",

@@ -17,6 +17,7 @@ from .errors import (
     TypeRuleError,
     UninitializedError,
 )
+from .trace.associative_scan import associative_scan
 from .trace.band import band
 from .trace.derivatives import derivative, vjp
 from .trace.dynamic import dynamic
@@ -122,6 +123,7 @@ __all__ = [
     "Variable",
     "arrive",
     "assert_",
+    "associative_scan",
     "at",
     "atomic_add",
     "atomic_and",

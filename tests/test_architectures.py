@@ -15,6 +15,7 @@ INSTRUCTIONS = {
         "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {f, f, f, f}, {x, x, x, x}, {x, x}, {f, f, f, f};}"
         :: "r"(a));""",
     "stmatrix": """asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%0};" :: "r"(a));""",
+    "bf16 additions": """asm volatile("red.global.add.noftz.bf16 [%0], %1;" :: "l"(p), "h"((short)0) : "memory");""",
     "wide additions": """asm volatile("{.reg .b64 p; mov.b64 p, {%0, %0}; "
         "red.relaxed.gpu.global.add.v4.f32 [p], {0f00000000, 0f00000000, 0f00000000, 0f00000000};}"
         :: "r"(a));""",

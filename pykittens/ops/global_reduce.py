@@ -9,19 +9,17 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import TypeRuleError
 from ..layouts import Sym, fragment, vector_element
 from ..loading import dataclass
-from ..numerics import EXACT, Numerics
+from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Place, Scope, Value
 from ..thread_map import Registers
-from ..types import Coalesced, DType, RegisterTile, RegisterVector, Type, f32, i32, i64, u32
+from ..types import Coalesced, DType, RegisterTile, RegisterVector, Type, bf16, f16, f32, i32, i64, u32
 from .addressing import GlobalText, row_c
-from .broadcast import register_type, registers_of
+from .broadcast import registers_of
 from .load_store import LAYOUTS, check_pair, naive_limit
+from .red import check_combined, combined_numerics, needed, red
 from .samples import Rectangle, Sample, cut, gathers, inside, pasted, tiles, vectors
-
-PTX = {f32: "f32", i32: "s32", u32: "u32", i64: "s64"}
 
 
 @dataclass(eq=False)
@@ -55,6 +53,8 @@ class GlobalReduce(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         type = registers_of(self.source)
+        if feature := needed(self.dtype):
+            c.require(feature, self)
         c.prelude(red(self.kind, self.dtype))
         c.line("{")
         g, warp = GlobalText(c, self.target, const=False), c.warp(self.scope)
@@ -68,7 +68,7 @@ class GlobalReduce(Op):
             at = vector_element(type, warp, c.lane, Sym("i"))
             c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{ const int x = {at};")
         guard = " && ".join(filter(None, tests))
-        call = f"pk_red_{self.kind}({g.at(place, 'x')}, {c.element(self.source, Sym('i'))});"
+        call = f"pk_red_{self.kind}({g.at(place, 'x')}, {c.moved(self.source, Sym('i'))});"
         c.line(f"{f'if ({guard}) ' if guard else ''}{call} }}")
         c.line("}")
 
@@ -77,7 +77,8 @@ class GlobalReduce(Op):
         combine = {"add": np.add, "min": np.minimum, "max": np.maximum}
         for kind, f in combine.items():
             few: list[RegisterTile | RegisterVector] = [RegisterTile(dtype, 16, 32) for dtype in (i32, u32, i64)]
-            for type in (*few, *tiles(f32), *vectors(i32)) if kind == "add" else few:
+            halves = RegisterTile(f16, 16, 32), RegisterTile(bf16, 16, 32, "col")
+            for type in (*few, *halves, *tiles(f32), *vectors(i32)) if kind == "add" else (*few, *tiles(f32)[:2]):
                 shape = type.shape if isinstance(type, RegisterTile) else (type.length,)
                 rows, cols = (1, *shape)[-2:]
                 for ragged in (False, True) if type.dtype is f32 else (True,):
@@ -89,6 +90,7 @@ class GlobalReduce(Op):
                         lambda target, source, p=place, f=f: pasted(target, f(cut(target, p), source), p),
                         inputs,
                         exact=True,
+                        needs=needed(type.dtype),
                     )
         for layout in LAYOUTS:
             for place in gathers(f32, layout, once=False):
@@ -102,35 +104,6 @@ class GlobalReduce(Op):
 
                 fields = {"target": place, "source": RegisterTile(f32, 16, 32, layout), "kind": "add"}
                 yield Sample(fields, added, dict.fromkeys(("target", "source"), "integers"), exact=True)
-
-
-def check_combined(kind: str, source: Value, target: Place) -> None:
-    """The elements are of the tensor's dtype, and there is an instruction that combines those."""
-    type, memory = register_type(source, kind), target.type.dtype
-    allowed = (f32, i32, u32, i64) if kind == "add" else (i32, u32, i64)
-    if type.dtype is not memory or memory not in allowed:
-        raise TypeRuleError(
-            f"{kind} of {type} into {target.tensor.label}: {target.tensor.type}",
-            fix=f"both hold one of {', '.join(d.name for d in allowed)}: convert with x.to(pk.{allowed[0]})",
-        )
-
-
-def combined_numerics(kind: str, dtype: DType) -> Numerics:
-    """What an atomic combination promises."""
-    if dtype is f32:
-        return Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
-    return EXACT.with_special("wraps" if kind == "add" else "")
-
-
-def red(kind: str, dtype: DType) -> str:
-    """C of `pk_red_add` and the like, for elements of a dtype."""
-    held, constraint = ("float", "f") if dtype is f32 else (dtype.c, "l" if dtype is i64 else "r")
-    ptx = "u64" if kind == "add" and dtype is i64 else PTX[dtype]  # no .s64; the bits of the sum are the same
-    return f"""
-__device__ __forceinline__ void pk_red_{kind}({held}* p, {held} x) {{
-  asm volatile("red.relaxed.gpu.global.{kind}.{ptx} [%0], %1;" :: "l"(p), "{constraint}"(x) : "memory");
-}}
-"""
 
 
 def holds_once(c: CudaWriter, scope: Scope, vector: RegisterVector) -> list[str]:

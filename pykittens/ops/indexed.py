@@ -14,11 +14,12 @@ from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value, is_scalar
 from ..thread_map import ANY_THREAD
-from ..types import DType, RegisterTile, RegisterVector, Type, bf16, f32, i32, i64, u8, u32, with_dtype
+from ..types import DType, RegisterTile, RegisterVector, Type, bf16, f16, f32, i32, i64, u8, u32, with_dtype
 from .addressing import memory_c
 from .broadcast import Register, common_type, operand, read, register_type, registers_of
 from .conversion import conversion_numerics, convert
-from .global_reduce import check_combined, combined_numerics, holds_once, red
+from .global_reduce import holds_once
+from .red import check_combined, combined_numerics, needed, red
 from .samples import Rectangle, Sample
 from .scalars import check_index
 
@@ -170,6 +171,8 @@ class ScatterReduce(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         type = registers_of(self.source)
+        if feature := needed(type.dtype):
+            c.require(feature, self)
         c.prelude(red(self.kind, type.dtype))
         spot, once = Spot(c, self.target, self._whole, self.row, self.col, const=False), ""
         if isinstance(type, RegisterVector) and not (type.partial and type.kind == "col"):
@@ -177,7 +180,7 @@ class ScatterReduce(Op):
             once = " && ".join(filter(None, tests[:1] if type.partial else tests))
         c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{")
         test = " && ".join(filter(None, (once, spot.inside(Sym("i")))))
-        c.line(f"if ({test}) pk_red_{self.kind}({spot.at(Sym('i'))}, {c.element(self.source, Sym('i'))}); }}")
+        c.line(f"if ({test}) pk_red_{self.kind}({spot.at(Sym('i'))}, {c.moved(self.source, Sym('i'))}); }}")
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
@@ -205,19 +208,15 @@ class ScatterReduce(Op):
                     inputs,
                     exact=True,
                 )
-        for dtype in (i32, u32, i64):
-            for kind, f in (("add", np.add), ("min", np.minimum), ("max", np.maximum)):
-                fields: dict[str, Any] = {
-                    "target": Rectangle(dtype, (1,), (5, 7)),
-                    "row": 3,
-                    "col": TILES[0],
-                    "kind": kind,
-                }
-                inputs = {"col": "integers"} | dict.fromkeys(("target", "source"), "counts" if dtype is u32 else "bits")
+        combine = ("add", np.add), ("min", np.minimum), ("max", np.maximum)
+        for dtype in (i32, u32, i64, f32, f16):
+            for kind, f in combine[: 1 if dtype is f16 else 3]:
+                fields = {"target": Rectangle(dtype, (1,), (5, 7)), "row": 3, "col": TILES[0], "kind": kind}
+                numbers = "bits" if dtype.kind == "i" else "counts"
                 yield Sample(
                     fields | {"source": with_dtype(TILES[0], dtype)},
                     lambda target, col, source, f=f: _combined(target, 3, col, source, f),
-                    inputs,
+                    {"col": "integers", "target": numbers, "source": numbers},
                     exact=True,
                 )
 

@@ -76,6 +76,7 @@ WORDS: dict[str, dict[str, str]] = {
             for line in ("row_", "col_", "")
             for kind in ("sum", "prod", "max", "min")
         },
+        "pk.associative_scan": "Rolls Select",
         "x.any": "Convert VectorReduce.max ScalarBinary.ne",
         "x.all": "Convert VectorReduce.min ScalarBinary.ne",
     },

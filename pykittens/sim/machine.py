@@ -9,9 +9,9 @@ import numpy as np
 
 from ..errors import OutOfBoundsError
 from ..ops.atomics import FORMULAS
-from ..ops.conversion import convert
+from ..ops.red import combine
 from ..program import Access, Place, Scope, Sync, Value
-from ..types import SharedTile, SharedVector, f32
+from ..types import SharedTile, SharedVector
 from .block import BlockState
 from .memory import Address, GlobalArray, each_row
 from .registers import Registers
@@ -159,19 +159,13 @@ class Machine(Registers):
     def reduce(self, target: Place, array: np.ndarray, kind: str) -> None:
         """Combines (add, min, max) a rectangle of global memory with an array."""
         self.change()
-        combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[kind]
         corners, tensor = self.corners(target), self.tensor(target.tensor)
         shape, pairs = target.shape, [*zip(corners * (len(array) if len(corners) == 1 else 1), array, strict=True)]
         if target.gathered is not None:  # row by row: one may come twice
             shape = (1, target.cols)
             pairs = [pair for corner, rows in pairs for pair in zip(each_row(corner), rows, strict=True)]
         for corner, values in pairs:
-            old = tensor.read(corner, shape)
-            dtype = tensor.type.dtype
-            wide = f32 if dtype.kind == "f" and dtype.bits < 32 else dtype
-            with np.errstate(all="ignore"):
-                new = combine(convert(old, wide), convert(values, wide))
-            tensor.write(corner, shape, convert(new, dtype))
+            tensor.write(corner, shape, combine(kind, tensor.read(corner, shape), values))
 
     def gather(self, source: Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
         """The elements of the matrix in which a place lies, for each unit; 0 where there is none."""
@@ -180,9 +174,9 @@ class Machine(Registers):
     def scatter(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray, kind: str) -> None:
         """Combines (add, min, max) elements of the matrix in which a place lies with an array's, each unit in turn."""
         self.change()
-        combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[kind]
         for (x, at, inside), values in zip(self._matrices(target, row, col), array, strict=True):
-            combine.at(x, tuple(i[inside] for i in at), values[inside].astype(x.dtype))
+            for spot, value in zip(zip(*(i[inside] for i in at), strict=True), values[inside], strict=True):
+                x[spot] = combine(kind, x[spot], value)
 
     def _matrices(self, place: Place, row: np.ndarray, col: np.ndarray) -> Iterator[tuple[Any, Any, np.ndarray]]:
         """For each unit the matrix, which elements of it are meant ((0, 0) where there is none), and which exist."""

@@ -15,8 +15,8 @@ from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_, f32, 
 from .cross_warp_reduction import row_reduce
 from .handle import number, refuse_array
 from .recorder import record, result, scope_of
+from .shared_operands import together
 from .tile import Tile
-from .vector_forms import same_runs
 
 MEANING = {
     "exp": "e ** x",
@@ -76,7 +76,7 @@ def _two(kind: str, a: Any, b: Any) -> Any:
     refuse_array(b)
     for x in (a, b):
         if isinstance(x, Tile):
-            return result(binary.Binary(scope_of(x.type.warps), kind, *same_runs(number(a), number(b))))
+            return result(binary.Binary(scope_of(x.type.warps), kind, *together(number(a), number(b))))
     a, b = number(a), number(b)
     if not isinstance(a, Value) and not isinstance(b, Value):
         return min(a, b) if kind == "min" else max(a, b)
@@ -104,7 +104,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
     tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
     if tile is None:
         return result(scalars.ScalarFma(THREAD, number(a), number(b), number(c)))
-    return result(binary.Fma(scope_of(tile.type.warps), *same_runs(number(a), number(b), number(c))))
+    return result(binary.Fma(scope_of(tile.type.warps), *together(number(a), number(b), number(c))))
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -121,8 +121,8 @@ def where(condition: Any, a: Any, b: Any) -> Any:
         return a if condition else b
     given = next((x for x in (condition, a, b) if isinstance(x, Tile)), None)
     if given is not None and (isinstance(condition, Tile) or is_scalar(condition)):
-        a, b = promoted_tiles(number(a), number(b))
-        condition, a, b = same_runs(condition, a, b)
+        condition, a, b = together(condition, number(a), number(b))
+        a, b = promoted_tiles(a, b)
         return result(masks.Select(scope_of(given.type.warps), condition, a, b))
     if not is_scalar(condition):
         raise TypeRuleError(f"pk.where chooses by {condition!r}", fix="compare first: pk.where(x > 0, a, b)")

@@ -12,7 +12,7 @@ from ..ops import element, memory_order, thread_indices, views
 from ..ops.indexed import Gather
 from ..ops.scalars import THREAD
 from ..program import MemoryScope, Operand, Order, Place, Scope, Value
-from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, SharedTile, SharedVector
+from ..types import BarrierType, DType, Global, RegisterTile, RegisterVector, SharedTile, SharedVector, f32, i32
 from .handle import Handle, extent, number
 from .recorder import current, result, scope_of
 from .scalar import Scalar
@@ -186,6 +186,13 @@ class At(tuple):  # type: ignore[type-arg]
 def at(*coordinate: object) -> At:
     """A coordinate in elements rather than in tiles."""
     return At(coordinate)
+
+
+def register_dtype(dtype: DType) -> DType:
+    """What registers hold of a memory dtype: 8-bit floats widen to float32, 8-bit integers to int32."""
+    if dtype.bits == 8:
+        return f32 if dtype.kind == "f" else i32
+    return dtype
 
 
 def indexed(tensor: Tensor, key: Sequence[Any]) -> tuple[Place, Any, Any, int] | None:

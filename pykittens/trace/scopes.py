@@ -43,7 +43,7 @@ from ..types import (
 )
 from . import recorder
 from .handle import number
-from .memory import At, Shared, Tensor, indexed, place
+from .memory import At, Shared, Tensor, indexed, place, register_dtype
 from .options import unless, unused
 from .recorder import record, result
 from .scalar import Scalar
@@ -188,7 +188,7 @@ class ScopeHandle:
         access cannot have.
         """
         self._memory(source, "load")
-        dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
+        dtype = dtype or register_dtype(source.type.dtype)  # type: ignore[union-attr]
         if isinstance(source, Tensor):
             dynamic = cols is None and not isinstance(source.cols, int)
             cols = source.cols if cols is None else cols
@@ -232,7 +232,7 @@ class ScopeHandle:
         within: Any = None,
     ) -> Tile:
         self._memory(source, "load")
-        dtype = dtype or _register_dtype(source.type.dtype)  # type: ignore[union-attr]
+        dtype = dtype or register_dtype(source.type.dtype)  # type: ignore[union-attr]
         memory: Any = source
         if isinstance(source, Tensor):
             dynamic = length is None and not isinstance(source.cols, int)
@@ -357,23 +357,24 @@ class ScopeHandle:
     def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Adds a register tile or vector `source` to the tensor `target` at `coordinate`, atomically for each element.
 
-        float32, int32, uint32 or int64; a naive float32 vector (`x.registers()` of a tile) goes in the widest
-        additions. What lies past the tensor's end is not added. A column vector of i32 as the row scatters a tile's
-        rows, as `load` gathers them; rows may come twice. Row and column of `pk.at(...)` may also be an index for each
-        element of the `source`: int32 tiles and vectors, as tensor[row, col] reads them. The source has the shape that
-        such a read would have (`pk.full_like(index, 1)` counts); an index outside of the tensor, -1 say, adds nothing.
+        Floats of 32 and 16 bits (bf16 from sm_90), int32, uint32 or int64; a naive float32 vector (`x.registers()` of a
+        tile) goes in the widest additions. What lies past the tensor's end is not added. A column vector of i32 as the
+        row scatters a tile's rows, as `load` gathers them; rows may come twice. Row and column of `pk.at(...)` may also
+        be an index for each element of the `source`: int32 tiles and vectors, as tensor[row, col] reads them. The
+        source has the shape that such a read would have (`pk.full_like(index, 1)` counts); an index outside of the
+        tensor, -1 say, adds nothing.
         """
         self._combine("add", target, source, coordinate)
 
     def min(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Keeps the lesser of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
+        atomically for each element: float32, int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
         """
         self._combine("min", target, source, coordinate)
 
     def max(self, target: Tensor, source: Tile, coordinate: Any) -> None:
         """Keeps the greater of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
+        atomically for each element: float32, int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
         """
         self._combine("max", target, source, coordinate)
 
@@ -567,13 +568,6 @@ class ScopeHandle:
     def sync_at(self, barrier: Value, index: Operand = 0) -> None:
         """Counts this scope's warps at a named `barrier` (number `index` of an array) and waits for the others."""
         record(sync.NamedSync(self.scope, barrier, number(index)))
-
-
-def _register_dtype(dtype: DType) -> DType:
-    """What registers hold of a memory dtype: 8-bit floats widen to float32, 8-bit integers to int32."""
-    if dtype.bits == 8:
-        return f32 if dtype.kind == "f" else i32
-    return dtype
 
 
 def group(warps: int) -> ScopeHandle:

@@ -18,7 +18,8 @@ from .layout_conversion import convert_layout
 from .options import unused
 from .recorder import record, result, scope_of
 from .scalar import Scalar
-from .vector_forms import as_vector, same_runs
+from .shared_operands import together
+from .vector_forms import as_vector
 
 
 class Tile(Handle):
@@ -58,14 +59,15 @@ class Tile(Handle):
     def _binary(self, kind: str, a: Operand, b: Operand) -> Any:
         refuse_array(a)
         refuse_array(b)
-        return result(binary.Binary(scope_of(self.type.warps), kind, *same_runs(number(a), number(b))))
+        return result(binary.Binary(scope_of(self.type.warps), kind, *together(number(a), number(b))))
 
     def __add__(self, other: Operand) -> Tile:
         """Elementwise, as `-`, `*`, `/`, `//` and `%` are. Both have one dtype (`x.to` converts) and layout; naive
         vectors may have different runs.
 
         A number or scalar goes with every element, and takes the tile's dtype. A column vector beside a tile spreads
-        along the rows, a row vector along the columns; a column vector with a row vector makes a tile.
+        along the rows, a row vector along the columns; a column vector with a row vector makes a tile. A shared tile or
+        vector is loaded as the other operand lies: `x + weights`.
         """
         return self._binary("add", self, other)
 
@@ -184,7 +186,7 @@ class Tile(Handle):
                 fix="x[:] = value, with pk.where to choose elements",
             )
         refuse_array(value)
-        value = number(value)
+        value = together(self, number(value))[1]
         own, new = self.type, getattr(value, "type", None)
         if isinstance(own, RegisterVector) and isinstance(new, RegisterVector) and new.kind == "naive":
             if new == replace(own, dtype=new.dtype, width=new.width):
@@ -341,7 +343,10 @@ class Tile(Handle):
         return self._counted("all").min() != 0
 
     def _best(self, k: int, to: Literal["col", "row"], largest: bool = True) -> tuple[Tile, ...]:
-        return record(TopK(scope_of(self.type.warps), self, k, to, largest)).results  # type: ignore[return-value]
+        type = self.type
+        if to == "row" and self._turns():
+            return tuple(x.as_row(layout=type.layout) for x in self._turned()._best(k, "col", largest))
+        return record(TopK(scope_of(type.warps), self, k, to, largest)).results  # type: ignore[return-value]
 
     def row_topk(self, k: int) -> list[tuple[Tile, Tile]]:
         """The `k` largest elements of each row, largest first: k pairs of column vectors, the elements and their
@@ -371,7 +376,19 @@ class Tile(Handle):
         if vector != (along == ""):
             words = f"cum{kind}" if vector else f"row_cum{kind} or col_cum{kind}"
             raise TypeRuleError(f"{along}{'_' if along else ''}cum{kind} of {self.type}", fix=f"call {words}")
+        if along == "col" and self._turns():
+            return self._turned()._scan(kind, "row", reverse)._turned()
         return result(scan.Scan(scope_of(self.type.warps), kind, self, along or "row", reverse))
+
+    def _turns(self) -> bool:
+        """Whether columns lie in several warps, which can have them as rows."""
+        type = self.type
+        lies = isinstance(type, RegisterTile) and not isinstance(type.layout, Coalesced)
+        return lies and type.warps > 1 and type.shape[1] % (16 * type.warps) == 0
+
+    def _turned(self) -> Tile:
+        """The transposed tile in the same layout: columns that lie in several warps become rows that lie in one."""
+        return convert_layout(self, self.type.layout, True)
 
     def row_cumsum(self, *, reverse: bool = False) -> Tile:
         """Each element with all before it in its row summed; `reverse`: with all behind it."""

@@ -76,6 +76,13 @@ KERNELS: list[Any] = [
     ),
     ("pk.full_like(16, 0.0)", "warp.full(f32, 16, 16, 0.0)"),
     ("pk.ones_like(part)", "pk.ones_like(part.total())"),
+    ("pk.associative_scan(pk.maximum, col)", "pk.associative_scan(pk.maximum, t)"),
+    ("pk.associative_scan(pk.maximum, t, along='rows')", "pk.associative_scan(pk.maximum, t, along='row')"),
+    ("pk.associative_scan(lambda a, b: a[0], (t, t))", "pk.associative_scan(lambda a, b: (a[0] + b[0], b[1]), (t, t))"),
+    (
+        "warp.zeros(f32, 64, 64) + v",
+        "warp.zeros(f32, 64, 64) + warp.load_row(v)\nwarp.zeros(f32, 64, 64) + warp.load_col(v)",
+    ),
     ("t.as_vec()", "t.row_sum().as_vec()\npart.total().as_vec()"),
     (
         OPS + "from pykittens.ops.vector_conversion import ConvertVector\nk = block.iota(256)\n"
@@ -252,7 +259,10 @@ KERNELS: list[Any] = [
     ("(t > 0.0).row_max()", "(t > 0.0).row_any()"),
     ("t.row_any()", "(t > 0).row_any()"),
     ("(t > 0.0).row_argmax()", "(t > 0.0).to(i32).row_argmax()"),
-    ("block.zeros(f32, 64, 64).col_argmax()", "warp.zeros(f32, 64, 64).col_argmax()"),
+    (
+        "block.zeros(f32, 2, 256, layout=pk.coalesced(128, 2)).row_argmax()",
+        "warp.zeros(f32, 2, 256, layout=pk.coalesced(32, 2)).row_argmax()",
+    ),
     ("t.row_topk(65)", "t.row_topk(64)"),
     ("col.total()", "col"),
     ("t.row_sum(onto=part)", "t.row_sum(True, onto=part)"),
@@ -517,7 +527,7 @@ KERNELS: list[Any] = [
     ("warp.set(i, (0, 0), x[0, 0], order='release')", "warp.set(i, (0, 0), pk.cast(x[0, 0], pk.i32), order='release')"),
     ("pk.signal(i, (0, 0), 0.5)", "pk.signal(i, (0, 0), 1)"),
     ("warp.add(x, 3.0, (0, 0))", "warp.add(x, t, (0, 0))"),
-    ("warp.max(x, t, (0, 0))", "warp.max(i, t.to(i32), (0, 0))"),
+    ("warp.max(h, b, (0, 0))", "warp.max(x, b.to(pk.f32), (0, 0))"),
     (
         "warp.add(h, warp.full_vec(f32, 64, 1.0), (0, 0))",
         "warp.add(x, warp.full_vec(f32, 64, 1.0), (0, 0))",

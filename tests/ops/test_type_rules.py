@@ -416,7 +416,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
         (lambda: (warp.zeros(f32, 16, 64), warp.zeros(i32, 16, 64)), "{} mixes f32 and i32"),
         (lambda: (warp.zeros(f32, 16, 64), "a"), "{} takes a register tile or vector, not 'a'"),
         (
-            lambda: (warp.zeros(f32, 16, 64), pk.shared(pk.st(f32, 16, 64))),
+            lambda: (warp.zeros(f32, 16, 64), pk.shared(pk.st(f32, 16, 64), count=2)),
             "{} takes a register tile or vector, not st<f32, 16x64>",
         ),
     ],

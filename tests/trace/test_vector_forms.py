@@ -99,3 +99,18 @@ def test_atomics_at_indices(warps: int) -> None:
     hits = [np.flatnonzero(index == i) for i in range(32)]
     assert np.array_equal(counts, [len(x) for x in hits]) and np.array_equal(weights, counts / 2)
     assert np.array_equal(last, [max(x, default=-1) for x in hits])
+
+
+@pytest.mark.parametrize("kind", ["min", "max"])
+def test_atomic_extremes_of_floats(kind: str) -> None:
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(f32, 64), y: pk.gl(f32, 64)):
+        getattr(pk.warp, kind)(y, pk.warp.load_vec(x, (0,), length=64), (0,))
+
+    hard = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-40], np.float32)
+    x, old = np.repeat(hard, 8), np.tile(np.where(np.isnan(hard), 2.0, hard), 8).astype(np.float32)
+    y = old.copy()
+    k(x, y)
+    want = np.maximum(old, x) if kind == "max" else np.minimum(old, x)
+    want = np.where((old == 0) & (x == 0), old + x if kind == "max" else -(-old + -x), want)
+    assert np.array_equal(y, want, equal_nan=True) and np.array_equal(np.signbit(y[y == 0]), np.signbit(want[y == 0]))
