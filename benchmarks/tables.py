@@ -14,6 +14,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,10 @@ def main() -> int:
 def charts(rows: Rows) -> dict[str, str]:
     """The pictures by name, of what has been measured."""
     drawn = {name: chart(name, source) for name in FAMILIES if (source := of(f"bench_{name}", rows))}
-    if source := of("training", rows):
-        lines = {row["contender"]: row["losses"] for row in source}
-        drawn["training"] = curves("Cross-entropy of a token, in nats", "steps", lines)
+    for name in ("training", "training_gated_delta_net"):
+        if source := of(name, rows):
+            lines = {row["contender"]: row["losses"] for row in source}
+            drawn[name] = curves("Cross-entropy of a token, in nats", "steps", lines)
     return drawn
 
 
@@ -190,9 +192,42 @@ def agreement(rows: Rows) -> str:
     return markdown(("what", "tried", "disagreements"), body, source)
 
 
-def training(rows: Rows) -> str:
+def fla(rows: Rows) -> str:
+    """flash-linear-attention on our kernels: its layers beside its own, and its tests."""
+    source = of("fla", rows)
+    if not source:
+        return _NONE
+    layers = [r for r in source if "ms" in r]
+    body = [
+        (
+            f"`{r['what']}`",
+            f"{r['fla_ms']:.2f} ms",
+            f"{r['ms']:.2f} ms",
+            f"{r['fla_ms'] / r['ms']:.2f}x",
+            f"{r['apart']:.1e}",
+            f"{r['gradient_apart']:.1e}",
+            ", ".join(r["left"]),
+        )
+        for r in layers
+    ]
+    head = ("layer, forward and backward", "fla", "on ours", "is", "results apart", "gradients apart", "left to fla")
+    tests = [
+        (r["what"], str(r["passed"]), str(r["failed"]), str(r["left"]), str(r["without"]))
+        for r in source
+        if "passed" in r
+    ]
+    under = ("", "passed", "failed", "stopped where a call was left to fla", "without a call of ours")
+    made = [
+        markdown(h, b, [r for r in source if ("ms" in r) == (h is head)])
+        for h, b in ((head, body), (under, tests))
+        if b
+    ]
+    return "\n\n".join(made)
+
+
+def training(rows: Rows, table: str = "training") -> str:
     """A training run by each contender: speed, memory, the loss it ends with."""
-    source = of("training", rows)
+    source = of(table, rows)
     if not source:
         return _NONE
     first = source[0]
@@ -212,7 +247,7 @@ def training(rows: Rows) -> str:
         f"{first['steps']} steps, {first['vocabulary']:,} kinds of tokens."
     )
     head = ("", "tokens a second", f"{first['contender']} is", "a step", "most memory", "loss, last 10 steps")
-    return f"{said}\n\n{markdown(head, body, source)}\n\n![losses](charts/training.svg)"
+    return f"{said}\n\n{markdown(head, body, source)}\n\n![losses](charts/{table}.svg)"
 
 
 def ladder(rows: Rows) -> str:
@@ -349,6 +384,8 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "probe": probe,
     "summary": summary,
     "training": training,
+    "training_gated_delta_net": partial(training, table="training_gated_delta_net"),
+    "fla": fla,
 } | {f"bench_{name}": family(name) for name in FAMILIES}
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A Llama-style model from one of two kits of parts with the same parameters: PyKittens', and torch's."""
+"""A Llama-style model from one of several kits of parts with the same parameters: PyKittens', and torch's; with Gated
+DeltaNet in place of attention, PyKittens' and flash-linear-attention's.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +35,32 @@ class PyKittens:
     @staticmethod
     def loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         return pk.linear_cross_entropy(hidden, weight, targets)
+
+
+class PyKittensDelta(PyKittens):
+    """Gated DeltaNet in place of attention."""
+
+    class Attention(nn.GatedDeltaNet):
+        def __init__(self, size: int, heads: int, key_heads: int, head_dim: int) -> None:
+            super().__init__(size, heads, key_heads, head_dim)
+
+        def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)
+
+
+class FlaDelta(PyKittens):
+    """The same, with flash-linear-attention's layer; all else is PyKittens'."""
+
+    @staticmethod
+    def Attention(size: int, heads: int, key_heads: int, head_dim: int) -> torch.nn.Module:
+        from fla.layers import GatedDeltaNet
+
+        class Layer(GatedDeltaNet):
+            def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+                return super().forward(x)[0]
+
+        sizes = {"hidden_size": size, "head_dim": head_dim, "num_heads": key_heads, "num_v_heads": heads}
+        return Layer(**sizes, expand_v=1)
 
 
 class Torch:

@@ -2,6 +2,7 @@
 
     python -m examples.train                     # on a GPU; on a CPU, a tiny model for a few steps on the simulated GPU
     python -m examples.train --steps 200 --contenders PyKittens "torch, compiled"
+    python -m examples.train --layer gated_delta_net       # in place of attention, beside flash-linear-attention's
 
 Every contender starts from the same weights and sees the same batches: the weights are bfloat16, with float32 ones
 behind them that AdamW changes. The losses, the speed and the memory are filed in `benchmarks/results`; `python -m
@@ -15,7 +16,8 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,25 @@ import torch
 from benchmarks.record import record
 
 from . import text
-from .llama import Llama, PyKittens, Shape, Torch
+from .llama import FlaDelta, Llama, PyKittens, PyKittensDelta, Shape, Torch
 
 LARGE = Shape(32768, size=1024, layers=12, heads=8, key_heads=4, head_dim=128, hidden=2816, length=4096)
 TINY = Shape(300, size=64, layers=1, heads=2, key_heads=1, head_dim=64, hidden=64, length=16)
-CONTENDERS = {
-    "PyKittens": (PyKittens, False),
-    "torch": (Torch, False),
-    "torch, compiled": (Torch, True),
-    "PyKittens, compiled": (PyKittens, True),
+CONTENDERS: dict[str, dict[str, tuple[Any, bool]]] = {  # by layer: the kit of parts, and whether it is compiled
+    "attention": {
+        "PyKittens": (PyKittens, False),
+        "torch": (Torch, False),
+        "torch, compiled": (Torch, True),
+        "PyKittens, compiled": (PyKittens, True),
+    },
+    "gated_delta_net": {
+        "PyKittens": (PyKittensDelta, False),
+        "fla": (FlaDelta, False),
+        "fla on PyKittens": (FlaDelta, False),
+        "PyKittens, compiled": (PyKittensDelta, True),
+    },
 }
+ON_CPU = {"attention": ["PyKittens", "torch"], "gated_delta_net": ["PyKittens"]}
 WARM = 10  # steps that are not timed
 
 
@@ -63,11 +74,17 @@ class Optimizer:
             x.grad = None
 
 
-def train(contender: str, shape: Shape, tokens: torch.Tensor, steps: int, size: int, device: str) -> dict[str, Any]:
+def train(
+    contender: str, shape: Shape, tokens: torch.Tensor, steps: int, size: int, device: str, layer: str = "attention"
+) -> dict[str, Any]:
     """Losses of all steps; tokens a second, from the median of the steps; the most memory that was allocated."""
-    kit, compiled = CONTENDERS[contender]
+    kit, compiled = CONTENDERS[layer][contender]
     torch.manual_seed(0)
-    model = Llama(shape, kit).to(device)
+    model = Llama(shape, CONTENDERS[layer]["PyKittens"][0])
+    if kit is not model.kit:  # the same weights
+        weights, model = model.state_dict(), Llama(shape, kit)
+        model.load_state_dict(weights)
+    model = model.to(device)
     for x in model.parameters():
         x.data = x.data.to(torch.bfloat16)
     forward = torch.compile(model, fullgraph=True) if compiled else model
@@ -96,6 +113,21 @@ def train(contender: str, shape: Shape, tokens: torch.Tensor, steps: int, size: 
     }
 
 
+@contextmanager
+def kernels_of(contender: str) -> Iterator[None]:
+    """Within it, "fla on PyKittens" has our kernels."""
+    if contender != "fla on PyKittens":
+        yield
+        return
+    from pykittens.integrations import fla
+
+    fla.enable()
+    try:
+        yield
+    finally:
+        fla.disable()
+
+
 def mark(device: str) -> Any:
     """A point in time, of the GPU's work where there is one."""
     if device == "cpu":
@@ -117,12 +149,16 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     """Runs the contenders, and files what was measured on a GPU, or where `--out` says."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    everybody = [*CONTENDERS] if device == "cuda" else ["PyKittens", "torch"]
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=everybody)
+    parser.add_argument("--layer", choices=CONTENDERS, default="attention")
+    parser.add_argument("--contenders", nargs="+", help="all of those of the layer unless given")
     parser.add_argument("--steps", type=int, default=300 if device == "cuda" else 4)
     parser.add_argument("--batch", type=int, default=8 if device == "cuda" else 2)
     parser.add_argument("--out", type=Path, help="the results file, instead of benchmarks/results/<device>.json")
     o = parser.parse_args(arguments)
+    contenders = o.contenders or ([*CONTENDERS[o.layer]] if device == "cuda" else ON_CPU[o.layer])
+    if unknown := [x for x in contenders if x not in CONTENDERS[o.layer]]:
+        parser.error(f"no contender {unknown[0]!r}: {', '.join(CONTENDERS[o.layer])}")
+    table = "training" if o.layer == "attention" else f"training_{o.layer}"
     shape = LARGE if device == "cuda" else TINY
     start = time.perf_counter()
     texts = list(text.files(None if device == "cuda" else 100_000))
@@ -130,16 +166,17 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     tokens = text.encode(tokenizer, texts)
     print(f"{len(tokens):,} tokens of {tokenizer.get_vocab_size():,} kinds in {time.perf_counter() - start:.0f} s")
     rows = []
-    for contender in o.contenders:
+    for contender in contenders:
         start = time.perf_counter()
-        row = train(contender, shape, tokens, o.steps, o.batch, device) | {"text_tokens": len(tokens)}
+        with kernels_of(contender):
+            row = train(contender, shape, tokens, o.steps, o.batch, device, o.layer) | {"text_tokens": len(tokens)}
         memory = f", {row['peak_gib']:.1f} GiB" if row["peak_gib"] else ""
         said = f"{row['tokens_per_second']:,.0f} tokens/s, {row['step_ms']:.1f} ms a step{memory}"
         print(f"{contender}: loss {row['losses'][0]:.3f} -> {row['losses'][-1]:.3f}, {said}", end=" ")
         print(f"({time.perf_counter() - start:.0f} s in all)", flush=True)
         rows.append(row)
         if device == "cuda" or o.out:  # one by one, so that what was measured is kept
-            record("training", [row], ("contender", "parameters"), o.out)
+            record(table, [row], ("contender", "parameters"), o.out)
         gc.collect()
         torch.cuda.empty_cache()
     return rows

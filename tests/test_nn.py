@@ -100,7 +100,7 @@ def test_a_gate_in_one_kernel(activation: str, bias: bool, monkeypatch: pytest.M
     )
     found = []
     for together in (False, True):
-        monkeypatch.setattr(nn, "one_kernel", lambda *_, together=together: together)
+        monkeypatch.setattr(nn.transformer, "one_kernel", lambda *_, together=together: together)
         y = mlp(x)
         found.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *mlp.parameters()])])
     for one, other in zip(*found, strict=True):
@@ -113,12 +113,12 @@ def test_projections_that_somebody_changed_are_called() -> None:
 
     x, (first, second) = torch.randn(N, SIZE).to(HALF), (torch.nn.Linear(SIZE, 8).to(HALF) for _ in range(2))
     on_gpu = type("OnGpu", (), {"is_cuda": True, "device": x.device, "dtype": x.dtype})()
-    assert nn.one_kernel(on_gpu, first, second) and not nn.one_kernel(x, first, second)
-    assert not nn.one_kernel(on_gpu, first, Adapted(SIZE, 8).to(HALF)) and not nn.one_kernel(
+    assert nn.transformer.one_kernel(on_gpu, first, second) and not nn.transformer.one_kernel(x, first, second)
+    assert not nn.transformer.one_kernel(on_gpu, first, Adapted(SIZE, 8).to(HALF)) and not nn.transformer.one_kernel(
         on_gpu, first.float(), second
     )
     second.register_forward_hook(lambda *_: None)
-    assert not nn.one_kernel(on_gpu, first.to(HALF), second)
+    assert not nn.transformer.one_kernel(on_gpu, first.to(HALF), second)
 
 
 def test_attention_without_tables_turns_nothing() -> None:
@@ -130,3 +130,28 @@ def test_attention_without_tables_turns_nothing() -> None:
     exact = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), enable_gqa=True)
     exact = attention.o_proj(exact.to(HALF).transpose(1, 2).flatten(2)).float()
     assert (attention(x).float() - exact).norm() < 2e-2 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: nn.GatedDeltaNet(SIZE, 2, 1, 64), lambda: nn.Mamba2(SIZE, 2, 64, 64)],
+    ids=["GatedDeltaNet", "Mamba2"],
+)
+def test_a_recurrent_block_goes_on_from_its_cache_and_has_gradients(make: Any) -> None:
+    torch.manual_seed(0)
+    block = make().to(HALF)
+    x = torch.randn(2, 6, SIZE).to(HALF)
+    y = block(x)
+    with torch.no_grad():
+        made, cache = block(x[:, :4], return_cache=True)
+        for i in (4, 5):  # by chunk, then row by row
+            one, cache = block(x[:, i : i + 1], cache, return_cache=True)
+            made = torch.cat((made, one), 1)
+    assert (made - y).float().norm() < 1e-2 * y.float().norm()
+    y.float().square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in block.parameters())
+
+
+def test_heads_that_keys_do_not_divide_are_an_error() -> None:
+    with pytest.raises(ArgumentError, match="3 heads, 2 for keys"):
+        nn.GatedDeltaNet(SIZE, 3, 2)

@@ -223,8 +223,13 @@ def _make(function: Function, arrays: Sequence[Any], result: Result) -> Tensor:
     dtype = torch_dtype(result.dtype)
     if result.order:
         like = arrays[function.names.index(result.order)]
-        if like.stride(-1) == 1:
+        if like.stride(-1) == 1 and like.shape == result.shape:
             return torch.empty_like(like, dtype=dtype)
+        if like.stride(-1) == 1:  # as many dimensions, not as long
+            strides, step = [1] * like.dim(), 1
+            for i in sorted(range(like.dim()), key=like.stride):
+                strides[i], step = step, step * result.shape[i]
+            return torch.empty_strided(result.shape, strides, dtype=dtype, device=like.device)
     first = next(x for x in arrays if x is not None)
     return first.new_empty(result.shape, dtype=dtype)
 

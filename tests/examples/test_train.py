@@ -17,6 +17,13 @@ def test_a_tiny_model_learns_as_torchs_does(tmp_path: Path) -> None:
     assert [row["losses"] for row in read(tmp_path / "results.json")] == [ours["losses"], theirs["losses"]]
 
 
+@pytest.mark.whole
+def test_gated_delta_net_in_place_of_attention_learns(tmp_path: Path) -> None:
+    (row,) = train.main(["--layer", "gated_delta_net", "--steps", "4", "--out", str(tmp_path / "results.json")])
+    assert row["losses"][-1] < row["losses"][0]
+    assert [kept["table"] for kept in read(tmp_path / "results.json")] == ["training_gated_delta_net"]
+
+
 def test_the_encoding_keeps_the_text() -> None:
     texts = list(text.files(20_000))
     tokenizer = text.learn(texts, 400)

@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import pykittens as pk  # noqa: E402
+from examples import llama, train  # noqa: E402
+from pykittens import nn  # noqa: E402
 from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.integrations import fla as integration  # noqa: E402
 from pykittens.integrations.fla.plan import HINTS, REPLACEMENTS  # noqa: E402
@@ -277,15 +279,41 @@ def test_norms_and_cross_entropy() -> None:
 # Layers ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_layer_trains() -> None:
-    """fla's Gated DeltaNet."""
+class GatedNorm(torch.nn.Module):
+    """fla's norm with its gate, which is a kernel of Triton's, in torch."""
+
+    def __init__(self, weight: Any) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Any, gate: Any) -> Any:
+        y = torch.nn.functional.rms_norm(x.float(), x.shape[-1:], self.weight.float(), 1e-5)
+        return (y * torch.nn.functional.silu(gate.float())).to(x.dtype)
+
+
+def test_fla_s_gated_delta_net_and_ours_are_one_layer() -> None:
+    """With the same weights: results and gradients."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "expand_v": 1, "head_dim": 64, "num_heads": 1, "layer_idx": 0}
-    layer = layers.GatedDeltaNet(**sizes, use_gate=False).bfloat16()
-    x = normal(1, 9, 64, grad=True)
-    y, *_ = layer(x)
-    y.float().square().sum().backward()
-    assert torch.isfinite(x.grad).all() and all(torch.isfinite(p.grad).all() for p in layer.parameters())
+    theirs = layers.GatedDeltaNet(hidden_size=64, expand_v=1, head_dim=64, num_heads=1, num_v_heads=2, layer_idx=0)
+    ours = nn.GatedDeltaNet(64, 2, 1, 64)
+    ours.load_state_dict(theirs.state_dict())
+    theirs.o_norm = GatedNorm(theirs.o_norm.weight)
+    found = []
+    for layer in (theirs.bfloat16(), ours.bfloat16()):
+        x = normal(1, 9, 64, grad=True)
+        y = layer(x)
+        y = y[0] if isinstance(y, tuple) else y
+        named = dict(layer.named_parameters())
+        grads = torch.autograd.grad(y, [x, *(named[k] for k in sorted(named))], normal(1, 9, 64, seed=4))
+        found.append([y, *grads])
+    for a, b in zip(*found, strict=True):
+        assert distance(a, b) < 2e-2
+
+
+def test_the_training_example_s_kits_have_the_same_weights() -> None:
+    shape = train.TINY._replace(vocabulary=8)
+    ours = llama.Llama(shape, llama.PyKittensDelta).state_dict()
+    llama.Llama(shape, llama.FlaDelta).load_state_dict(ours)
 
 
 def test_mamba2_s_fast_path_is_ours_and_torch_does_the_rest() -> None:

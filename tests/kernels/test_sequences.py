@@ -43,6 +43,7 @@ class Row:
     sum_error: float = 1e-3
     packed: bool = False
     gradients: bool = True
+    shared: tuple[str, ...] = ()  # operands that several heads may have in common
 
 
 def _normal(g: Any, *shape: int, dtype: Any = torch.float32) -> Any:
@@ -95,7 +96,9 @@ def _based(x: dict[str, Any], state: Any) -> tuple[Any, Any]:
 
 def _delta(x: dict[str, Any], state: Any) -> tuple[Any, Any]:
     rows = []
+    each = x["v"].shape[1] // x["q"].shape[1]
     q, k = (y / (y * y).sum(-1, keepdim=True).add(1e-6).sqrt() for y in (x["q"], x["k"]))
+    q, k = (y.repeat_interleave(each, 1) for y in (q, k))
     for i in range(q.shape[2]):
         decay = x["log_decay"][:, :, i].exp()  # of a head, or of each channel
         faded = state * (decay[..., None, None] if decay.ndim == 2 else decay[..., None, :])
@@ -182,6 +185,7 @@ ROWS = {
         step=lambda **o: pk.gated_delta_rule_step(normalize=True, **o),
         state_error=4e-3,
         sum_error=4e-3,
+        shared=("q", "k"),
         packed=True,
     ),
     "kimi_delta_attention": Row(
@@ -197,6 +201,7 @@ ROWS = {
         large=("k", "q"),  # both have their lengths divided out
         state_error=5e-3,
         sum_error=4e-3,
+        shared=("q", "k"),
         packed=True,
     ),
     "based": Row(
@@ -218,6 +223,7 @@ ROWS = {
         state_error=4e-3,
         sums=("dt", "A", "dt_bias", "D"),
         sum_error=2e-2,
+        shared=("B", "C"),
         packed=True,
     ),
     "causal_conv1d": Row(
@@ -297,6 +303,28 @@ def test_the_recurrence_and_parts_that_continue_it(name: str, n: int, dtype: Any
         distance(torch.cat([first, second], ROWS[name].axis), o) < 4e-3
         and distance(end, after) < ROWS[name].state_error
     )
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("seed", range(6))
+def test_random_sizes(name: str, seed: int) -> None:
+    """Batches, heads, groups of heads that share queries and keys, lengths, dtypes."""
+    row, rng = ROWS[name], np.random.default_rng([seed, len(name)])
+    most = (3, 6, 300) if CUDA == "cuda" else (2, 2, 100)
+    batch, heads, n = (int(rng.integers(1, x, endpoint=True)) for x in most)
+    dtype = (torch.bfloat16, torch.float16)[int(rng.integers(2))]
+    operands, state = made(name, seed, n, dtype, batch, heads)
+    if row.shared:
+        groups = int(rng.choice([x for x in range(1, heads + 1) if heads % x == 0]))
+        axis = 3 - row.axis  # that of heads
+        for what in row.shared:
+            alone = [made(name, seed + i, n, dtype, batch, heads)[0][what].narrow(axis, 0, 1) for i in range(groups)]
+            operands[what] = torch.cat(alone, axis)
+    o, after = row.call(**operands, state=state, return_state=True)
+    expected, last = exact(name, operands, state)
+    assert distance(o, expected) < (5e-3 if dtype is torch.bfloat16 else 1e-3)
+    assert distance(after, last) < row.state_error
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.step])

@@ -1,8 +1,4 @@
-"""Modules for torch in place of its own, on PyKittens' kernels: norms, a gated MLP, attention with rotary embedding.
-
-Parameters have the names of torch's modules (norms) and of transformers' (`gate_proj`, `q_proj`, ...), so that state
-dicts of either load as they are.
-"""
+"""Norms, a gated MLP, attention with rotary embedding."""
 
 from __future__ import annotations
 
@@ -11,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ArgumentError
-from .functions.attention import attention
-from .functions.gates import geglu, swiglu
-from .functions.linear import linear
-from .functions.norms import layernorm, rmsnorm
-from .functions.rotary import rotary
+from ..errors import ArgumentError
+from ..functions.attention import attention
+from ..functions.gates import geglu, swiglu
+from ..functions.linear import linear
+from ..functions.norms import layernorm, rmsnorm
+from ..functions.rotary import rotary
 
 
 class RMSNorm(nn.Module):  # type: ignore[misc]

@@ -1,0 +1,251 @@
+"""flash-linear-attention with `pykittens.integrations.fla` beside itself: its layers, and its own tests.
+
+    python -m benchmarks.fla layers                                 # each forward and backward, by fla and on ours
+    python -m benchmarks.fla layers --only GatedDeltaNet --warm     # only fills Triton's cache
+    python -m benchmarks.fla tests FOLDER [PYTEST ARGUMENT ...]     # fla's tests (a checkout's `tests`) on our kernels
+
+A layer has the same weights and inputs both times; compared are its result and all its gradients. Of fla's tests those
+count whose calls are all ours: one that ours leaves to fla is stopped there, and counted as left. Files rows in
+benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as xml
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .record import record
+
+# The layers, at a width of 2048: 16 heads of 128, or as near as the layer allows.
+LAYERS: dict[str, dict[str, Any]] = {
+    "GatedDeltaNet": {"head_dim": 128, "num_heads": 16, "expand_v": 1},
+    "DeltaNet": {"num_heads": 16},
+    "KimiDeltaAttention": {"head_dim": 128, "num_heads": 16},
+    "GatedLinearAttention": {"num_heads": 16, "expand_k": 1.0, "expand_v": 1.0},
+    "SimpleGatedLinearAttention": {"num_heads": 16, "expand_k": 1.0, "expand_v": 1.0},
+    "MultiScaleRetention": {"num_heads": 16, "expand_k": 1, "expand_v": 1},
+    "LinearAttention": {"num_heads": 16, "do_feature_map_norm": False},
+    "Mamba2": {"head_dim": 64, "state_size": 128},
+}
+TESTS = {
+    "chunk_gated_delta_rule": "ops/test_gdn.py",
+    "chunk_kda": "ops/test_kda.py",
+    "chunk_gla": "ops/test_gla.py",
+    "chunk_simple_gla": "ops/test_simple_gla.py",
+    "chunk_delta_rule": "ops/test_delta.py",
+    "chunk_linear_attn": "ops/test_linear_attn.py",
+    "chunk_retention": "ops/test_retention.py",
+    "chunk_lightning_attn": "ops/test_lightning_attn.py",
+    "causal_conv1d": "modules/test_conv.py",
+    "norms": "modules/test_layernorm.py",
+    "cross_entropy": "modules/test_cross_entropy.py",
+}
+
+
+def run(layer: Any, x: Any, up: Any) -> list[Any]:
+    """What a layer makes of x, and the gradients of x and of its parameters."""
+    leaf = x.detach().requires_grad_()
+    y = layer(leaf)[0]
+    return [y, *torch.autograd.grad(y, [leaf, *layer.parameters()], up.to(y.dtype))]
+
+
+def decoded(layer: Any, x: Any) -> list[Any]:
+    """Rows before and one row after them, with fla's cache."""
+    from fla.models.cache_utils import Cache
+
+    layer.eval()
+    with torch.no_grad():
+        first, _, cache = layer(x[:, :200], past_key_values=Cache(), use_cache=True)
+        last, *_ = layer(x[:, 200:201], past_key_values=cache, use_cache=True)
+    layer.train()
+    return [first, last]
+
+
+def time_of(f: Callable[[], Any], seconds: float) -> float:
+    """The median of a call, in milliseconds of the GPU."""
+    spent, times = time.perf_counter(), []
+    while len(times) < 5 or time.perf_counter() - spent < seconds:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        f()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times[2:])
+
+
+def layer_row(name: str, seconds: float, batch: int, length: int) -> dict[str, Any]:
+    """A layer by fla and with our kernels: how far apart results and gradients are, what each takes."""
+    import fla.layers
+
+    from pykittens.integrations import fla as ours
+
+    torch.manual_seed(0)
+    width = {"hidden_size": 2048}
+    layer = getattr(fla.layers, name)(**width, **LAYERS[name], layer_idx=0).bfloat16().cuda()
+    x, up = (torch.randn(batch, length, 2048, device="cuda").bfloat16() for _ in range(2))
+    calls: list[str] = []
+    steps = decoded(layer, x)
+    theirs, their_ms = run(layer, x, up), time_of(lambda: run(layer, x, up), seconds)
+    ours.enable()
+    try:
+        with watched(calls):
+            found, our_steps = run(layer, x, up), decoded(layer, x)
+        our_ms = time_of(lambda: run(layer, x, up), seconds)
+    finally:
+        ours.disable()
+    again = run(layer, x, up)
+    spread = [distance(a, b) for a, b in zip(again, theirs, strict=True)]
+    apart = [distance(a, b) for a, b in zip(found, theirs, strict=True)]
+    names = ["result", "x", *(n for n, _ in layer.named_parameters())]
+    worst = max(range(1, len(apart)), key=lambda i: apart[i])
+    return {
+        "what": f"fla.layers.{name}",
+        "shape": [batch, length, 2048],
+        "ours": sorted({c for c in calls if not c.startswith("left")}),
+        "left": sorted({c.removeprefix("left: ") for c in calls if c.startswith("left")}),
+        "apart": apart[0],
+        "gradient_apart": apart[worst],
+        "gradient": names[worst],
+        "decode_apart": max(distance(a, b) for a, b in zip(our_steps, steps, strict=True)),
+        "fla_again": max(spread),
+        "fla_ms": their_ms,
+        "ms": our_ms,
+    }
+
+
+def distance(x: Any, y: Any) -> float:
+    return float((x.double() - y.double()).norm() / y.double().norm())
+
+
+class watched:
+    """Within it, each call of a function that is replaced is noted: its name, or "left: " and the reason."""
+
+    def __init__(self, calls: list[str], left: Callable[[str], Any] | None = None) -> None:
+        self.calls, self.left = calls, left
+
+    def __enter__(self) -> None:
+        from pykittens.errors import ArgumentError
+        from pykittens.integrations.fla.plan import Replacement
+
+        self.planned = planned = Replacement.planned
+
+        def noting(row: Replacement, *args: Any, **kwargs: Any) -> Any:
+            try:
+                plan = planned(row, *args, **kwargs)
+            except ArgumentError as error:
+                reason = f"{row.name}: {str(error).splitlines()[0]}"
+                self.calls.append(f"left: {reason}")
+                if self.left:
+                    self.left(reason)
+                raise
+            self.calls.append(row.name)
+            return plan
+
+        Replacement.planned = noting  # type: ignore[method-assign]
+
+    def __exit__(self, *error: Any) -> None:
+        from pykittens.integrations.fla.plan import Replacement
+
+        Replacement.planned = self.planned  # type: ignore[method-assign]
+
+
+# fla's own tests: this module is then a plugin of pytest's (`-p benchmarks.fla`). --------------------------------
+
+
+def pytest_runtest_call(item: Any) -> None:
+    """Stops a test at the first call that is left to fla."""
+    import pytest
+
+    calls: list[str] = []
+    watching = watched(calls, lambda reason: pytest.skip(f"left to fla: {reason}"))
+    watching.__enter__()
+    item.addfinalizer(watching.__exit__)
+    item.user_properties.append(("calls", calls))
+
+
+def pytest_sessionstart(session: Any) -> None:
+    from pykittens.integrations import fla as ours
+
+    ours.enable()
+
+
+def pytest_runtest_makereport(item: Any, call: Any) -> None:
+    """A list of calls as words, which a report can carry to another process."""
+    if call.when == "call":
+        for i, (key, value) in enumerate(item.user_properties):
+            if key == "calls":
+                item.user_properties[i] = key, " ".join(sorted(set(value)))
+
+
+def test_row(name: str, report: str) -> dict[str, Any]:
+    """The counts of one file of fla's tests."""
+    row: dict[str, Any] = {"what": f"fla's tests of {name}", "passed": 0, "failed": 0, "left": 0, "without": 0}
+    failures, reasons = [], set()
+    for case in xml.fromstring(report).iter("testcase"):
+        calls = [p.get("value") for p in case.iter("property") if p.get("name") == "calls"]
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            row["failed"] += 1
+            failures.append(case.get("name"))
+        elif skipped is not None:
+            said = skipped.get("message") or ""
+            row["left"] += "left to fla" in said
+            row["without"] += "left to fla" not in said
+            reasons.add(said)
+        else:
+            row["passed" if any(calls) else "without"] += 1
+    return {**row, "failures": failures, "reasons": sorted(reasons)[:20]}
+
+
+def tests(folder: Path, arguments: list[str], names: list[str]) -> int:
+    rows = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as scratch:
+            report = Path(scratch, "report.xml")
+            start = time.perf_counter()
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.fla", f"--junitxml={report}"]
+            command += ["-c", "/dev/null", "-o", "junit_family=xunit1", f"--rootdir={folder}", *arguments]
+            here = {"PYTHONPATH": os.pathsep.join((os.getcwd(), os.environ.get("PYTHONPATH", "")))}
+            subprocess.run([*command, TESTS[name]], cwd=folder, env=os.environ | here)
+            if report.exists():
+                rows.append(test_row(name, report.read_text()))
+                print(rows[-1], f"{time.perf_counter() - start:.0f} s", flush=True)
+    print("->", record("fla", rows, ("what",)))
+    return sum(row["failed"] for row in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["layers", "tests"])
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--warm", action="store_true")
+    parser.add_argument("--seconds", type=float, default=1.0)
+    o, rest = parser.parse_known_args()
+    if o.what == "tests":
+        return tests(o.folder, rest, o.only or [*TESTS])
+    rows = []
+    for name in o.only or LAYERS:
+        start = time.perf_counter()
+        row = layer_row(name, 0.0 if o.warm else o.seconds, 4, 4096)
+        print(row, f"{time.perf_counter() - start:.0f} s", flush=True)
+        rows.append(row)
+    if not o.warm:
+        print("->", record("fla", rows, ("what",)))
+    return sum(row["apart"] > 2e-2 or row["gradient_apart"] > 5e-2 for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
