@@ -77,3 +77,38 @@ def test_host_costs_of_two_architectures_stay_apart(file: Path) -> None:
     record.record("host", [{**row("call", 5.75), "arch": "sm_90"}], host.KEY)
     record.record("host", [{**row("call", 7.3), "arch": "sm_90a"}], host.KEY)
     assert [(r["arch"], r["value"]) for r in record.read(file)] == [("sm_90", 5.75), ("sm_90a", 7.3)]
+
+
+def test_the_contract_is_counted_by_function() -> None:
+    from benchmarks import contract
+
+    report = """<testsuites><testsuite>
+    <testcase name="test_steps_are_rows[mamba2]"/>
+    <testcase name="test_f16_with_large_keys[gated_linear_attention, channels]"><failure/></testcase>
+    <testcase name="test_the_recurrence_and_parts_that_continue_it[1-dtype0-gated_linear_attention]"/>
+    <testcase name="test_every_function_with_a_state_has_a_row"/></testsuite></testsuites>"""
+    rows = {row["what"].partition(": ")[2]: row for row in contract.counts(report)}
+    assert {name: (row["passed"], row["failed"]) for name, row in rows.items()} == {
+        "mamba2": (1, 0),
+        "gated_linear_attention": (1, 0),
+        "gated_linear_attention, channels": (0, 1),
+        "all functions": (1, 0),
+    }
+    assert rows["gated_linear_attention, channels"]["failures"][0].startswith("test_f16")
+
+
+def test_tests_of_fla_s_are_counted_by_who_ran_them() -> None:
+    from benchmarks import fla
+
+    def case(name: str, calls: str, inside: str = "") -> str:
+        told = f'<properties><property name="calls" value="{calls}"/></properties>'
+        return f'<testcase name="{name}">{told}{inside}</testcase>'
+
+    cases = case("a", "chunk_kda"), case("b", ""), case("c", "chunk_kda", "<failure/>")
+    cases += (
+        case("d", "", '<skipped message="Skipped: left to fla: f32"/>'),
+        case("e", "", '<skipped message="no GPU"/>'),
+    )
+    row = fla.test_row("chunk_kda", f"<testsuite>{''.join(cases)}</testsuite>")
+    assert [row[x] for x in ("passed", "failed", "left", "without")] == [1, 1, 1, 2]
+    assert row["failures"] == ["c"]

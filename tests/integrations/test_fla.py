@@ -82,7 +82,7 @@ def test_a_replacement_knows_fla_s_arguments(row: Any) -> None:
     parameters = row.signature.parameters
     free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     known = {"use_gate_in_kernel", "A_log", "dt_bias"}  # chunk_gated_delta_rule takes them as keywords
-    shared = {"g", "state_v_first", "use_beta_sigmoid_in_kernel", "allow_neg_eigval", "g_gamma"}
+    shared = {"g", "gk", "state_v_first", "use_beta_sigmoid_in_kernel", "allow_neg_eigval", "g_gamma"}
     assert row.handled - known - shared <= set(parameters) or free
     needed = {
         name
@@ -220,6 +220,25 @@ def test_simple_gla_and_its_kin(how: str, packed: bool) -> None:
         one = [x[:, rows] for x in (q, k, v, fade)]
         wanted, last = recurrence(*one, None, state[i : i + 1], 64**-0.5)
         assert distance(o[:, rows], wanted) < 5e-3 and distance(after[i : i + 1], last) < 5e-3
+
+
+def test_one_row_of_gated_linear_attention() -> None:
+    q, k, v, state = (x[:, :1] if x.dtype is BF16 else x for x in operands())
+    g, gk = -normal(2, 1, 2, dtype=F32).abs(), -normal(2, 1, 2, 64).abs()
+    for function, given in ((ops.fused_recurrent_simple_gla, {"g": g}), (ops.fused_recurrent_gla, {"gk": gk})):
+        o, after = function(q, k, v, **given, initial_state=state, output_final_state=True)
+        wanted, last = recurrence(q, k, v, *given.values(), None, state, 64**-0.5)
+        assert distance(o, wanted) < 5e-3 and distance(after, last) < 5e-3
+    with pytest.raises(Launched):
+        ops.fused_recurrent_simple_gla(*operands()[:3], g=-normal(2, 5, 2, dtype=F32).abs())
+
+
+def test_gates_of_channels() -> None:
+    q, k, v, state = operands(batch=1)
+    g = -normal(1, 5, 2, 64, dtype=F32).abs()
+    o, after = ops.chunk_gla(q, k, v, g, initial_state=state, output_final_state=True)
+    wanted, last = recurrence(q, k, v, g, None, state, 64**-0.5)
+    assert distance(o, wanted) < 5e-3 and distance(after, last) < 5e-3
 
 
 def test_names_that_lead_to_simple_gla_lead_to_ours() -> None:

@@ -169,17 +169,21 @@ def _gated_linear_attention(
     def finish(made: Any) -> tuple[Any, Any]:
         return sequence_results(made, also, state_v_first)
 
-    if g is None and cu_seqlens is None:  # no decay, or one that does not change with time
+    if g is None and cu_seqlens is None and q.shape[1] != 1:  # no decay, or one that does not change with time
         operands += [converted(g_gamma, F32), state(initial_state, state_v_first)]
         return Plan(LINEAR_ATTENTION, tuple(operands), (scale,), finish, also)
     if g is not None:
         decay = computed(heads_first(g), F32, lambda: heads_first(g).float())
-    elif g_gamma is not None:
-        decay = computed(heads_first(q[..., 0]), F32, lambda: g_gamma.float()[None, :, None].repeat(1, 1, q.shape[1]))
     else:
-        decay = computed(heads_first(q[..., 0]), F32, lambda: q.new_zeros(1, q.shape[2], q.shape[1], dtype=F32))
+        decay = computed(heads_first(q[..., 0]), F32, lambda: _each_row(g_gamma, q))
     operands += [decay, state(initial_state, state_v_first), offsets(cu_seqlens)]
     return Plan(GATED_LINEAR_ATTENTION, tuple(operands), (scale, False), finish, also)
+
+
+def _each_row(g_gamma: Tensor | None, q: Tensor) -> Tensor:
+    """A head's decay at each row of each sequence, or none: float32 (batch, heads, time)."""
+    decay = q.new_zeros(q.shape[2], dtype=F32) if g_gamma is None else g_gamma.float()
+    return decay[None, :, None].repeat(q.shape[0], 1, q.shape[1])
 
 
 # One row of each sequence: fla's functions for decoding take any number of rows, one after another. ---------------
@@ -238,6 +242,30 @@ def _delta_rule_step(
     return Plan(
         GATED_DELTA_RULE_STEP, operands, settings, lambda x: _step_results(x, output_final_state, state_v_first)
     )
+
+
+@replaces(
+    "fla.ops.simple_gla.fused_recurrent",
+    "fused_recurrent_simple_gla",
+    registry="function",
+    ours="gated_linear_attention_step",
+)
+@replaces("fla.ops.gla.fused_recurrent", "fused_recurrent_gla", ours="gated_linear_attention_step")
+def _gated_linear_attention_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None = None,
+    gk: Tensor | None = None,
+    g_gamma: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    state_v_first: bool = False,
+) -> Plan:
+    refuse(q.shape[1] != 1 or (g is not None and gk is not None), "several rows, one after another, or two gates")
+    g = gk if g is None else g
+    return _gated_linear_attention(q, k, v, g, g_gamma, scale, initial_state, output_final_state, state_v_first)
 
 
 @replaces("fla.ops.kda.fused_recurrent", "fused_recurrent_kda", ours="kimi_delta_attention_step")
