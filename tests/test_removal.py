@@ -124,7 +124,10 @@ ENOUGH = {
     "kimi_delta_attention_states": {"dim": (64,), "dtype": ("bf16",)},
     "kimi_delta_attention_backward": {"dim": (64,)},
     "linear_attention": {"dim": (64,)},
-    **{f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)} for step in ("", "_gradient")},
+    **{
+        f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)}
+        for step in ("", "_gradient", "_kept")
+    },
     "ssd": {"state": (64,), "dtype": ("bf16",)},
     "ssd_backward": {"state": (64,), "dtype": ("bf16",), "gate": (True,)},
     "linear_attention_backward": {"dim": (64,), "dtype": ("bf16",)},

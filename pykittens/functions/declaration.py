@@ -249,6 +249,14 @@ def asked_once(*saved: Any) -> bool:
     return bool(_operators is not None and _operators.asked_once(saved))
 
 
+def wants_gradient(*operands: Any) -> bool:
+    """Whether torch's autograd will record a function of these."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.is_grad_enabled():
+        return False
+    return any(isinstance(x, torch.Tensor) and x.requires_grad for x in operands)
+
+
 def _names(schema: str) -> tuple[str, ...]:
     return tuple(x.split()[1].partition("=")[0] for x in schema.split(", ")) if schema else ()
 

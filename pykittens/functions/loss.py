@@ -12,7 +12,7 @@ from ..kernels import cross_entropy as kernels
 from ..kernels import linear_cross_entropy as linear
 from ..kernels import scale_rows
 from ..kernels.arguments import KernelCall
-from .declaration import Backward, Function, Result, asked_once, writing
+from .declaration import Backward, Function, Result, asked_once, wants_gradient, writing
 
 
 def _results(lse: bool, x: Any, targets: Any, *settings: Any) -> tuple[Result, ...]:
@@ -128,11 +128,23 @@ def _linear_results(x: Any, weight: Any, targets: Any, bias: Any, *settings: Any
 def _linear_forward(x: Any, weight: Any, targets: Any, bias: Any, loss: Any, lse: Any, *settings: Any) -> KernelCall:
     if lse is None:
         lse = linear.maker(x)((x.shape[0],), "f32")
-    return KernelCall(linear.FORWARD, (x, weight, targets, bias, loss, lse, *settings), {})  # type: ignore[arg-type]
+    operands = (x, weight, targets, bias, loss, lse, None, None, *settings)
+    return KernelCall(linear.FORWARD, operands, {})  # type: ignore[arg-type]
+
+
+def _kept_results(x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
+    found, (m, v) = _linear_results(x, weight, *rest), (x.shape[0], weight.shape[0])
+    columns = linear.kept_of(m, v)
+    kept, peaks = (m, (columns + 7) // 8 * 8), ((columns + linear.PIECE - 1) // linear.PIECE, m)
+    return *found, Result(kept, x.dtype), Result(peaks, "f32")
+
+
+def _kept_forward(*operands: Any) -> KernelCall:
+    return KernelCall(linear.FORWARD, operands, {})  # type: ignore[arg-type]
 
 
 def _linear_gradient_results(x: Any, weight: Any, targets: Any, lse: Any, *rest: Any) -> tuple[Result, ...]:
-    bias, dloss, dlse, *settings, for_x, for_weight, for_bias = rest
+    bias, dloss, dlse, kept, peaks, *settings, for_x, for_weight, for_bias = rest
     loss, _ = _linear_results(x, weight, targets, bias, *settings)
     for name, found, shape in (("lse", lse, x.shape[:1]), ("dloss", dloss, loss.shape), ("dlse", dlse, x.shape[:1])):
         if found is not None and (found.dtype != "f32" or tuple(found.shape) != tuple(shape)):
@@ -145,14 +157,15 @@ def _linear_gradient_results(x: Any, weight: Any, targets: Any, lse: Any, *rest:
 
 
 def _linear_gradient_forward(x: Any, weight: Any, targets: Any, lse: Any, *rest: Any, **statics: Any) -> KernelCall:
-    bias, dloss, dlse, dx, dweight, dbias, *settings, _, _, _ = rest
-    operands = (x, weight, targets, bias, lse, dloss, dlse, dx, dweight, dbias, *settings)
+    bias, dloss, dlse, *more, _, _, _ = rest
+    operands = (x, weight, targets, bias, lse, dloss, dlse, *more)
     return KernelCall(linear.BACKWARD, operands, statics)  # type: ignore[arg-type]
 
 
 LINEAR_CROSS_ENTROPY_BACKWARD = Function(
     "linear_cross_entropy_backward",
-    "Tensor x, Tensor weight, Tensor targets, Tensor lse, Tensor? bias=None, Tensor? dloss=None, Tensor? dlse=None",
+    "Tensor x, Tensor weight, Tensor targets, Tensor lse, Tensor? bias=None, Tensor? dloss=None, Tensor? dlse=None, "
+    "Tensor? kept=None, Tensor? peaks=None",
     f"{_SETTINGS}, bool for_x=True, bool for_weight=True, bool for_bias=True",
     outputs=("dx", "dweight", "dbias"),
     results=_linear_gradient_results,
@@ -164,7 +177,8 @@ LINEAR_CROSS_ENTROPY_BACKWARD = Function(
 
 def _linear_gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
     dloss, dlse = (None if x is None else x.contiguous() for x in (grads.loss, grads.lse))
-    operands = (saved.x, saved.weight, saved.targets, saved.lse, saved.bias, dloss, dlse)
+    kept = (saved.kept, saved.peaks) if hasattr(saved, "kept") else (None, None)
+    operands = (saved.x, saved.weight, saved.targets, saved.lse, saved.bias, dloss, dlse, *kept)
     chosen = (*vars(settings).values(), needs.x, needs.weight, needs.bias)
     return dict(zip(("x", "weight", "bias"), LINEAR_CROSS_ENTROPY_BACKWARD(operands, chosen), strict=True))
 
@@ -178,6 +192,18 @@ LINEAR_CROSS_ENTROPY = Function(
     results=_linear_results,
     forward=_linear_forward,
     backward=Backward(("x", "weight", "targets", "bias", "lse"), _linear_gradients),
+    autocast="low",
+    cast=("x", "weight", "bias"),
+)
+# The same, where there will be a backward pass: with what spares it a part of the logits.
+LINEAR_CROSS_ENTROPY_KEPT = Function(
+    "linear_cross_entropy_kept",
+    "Tensor x, Tensor weight, Tensor targets, Tensor? bias=None",
+    _SETTINGS,
+    outputs=("loss", "lse", "kept", "peaks"),
+    results=_kept_results,
+    forward=_kept_forward,
+    backward=Backward(("x", "weight", "targets", "bias", "lse", "kept", "peaks"), _linear_gradients),
     autocast="low",
     cast=("x", "weight", "bias"),
 )
@@ -241,11 +267,16 @@ def linear_cross_entropy(
     `cross_entropy`: losses and, with `return_lse`, log-sum-exps (m,) are float32. Logits are float32 sums that nothing
     rounds before the loss.
 
-    The backward pass computes the logits again, a slice of the vocabulary at a time: four products of 2 m h v
-    operations in all. Beside operands and gradients it takes 512 MiB, and a float32 copy of the gradient of x where
-    the vocabulary takes more than one slice. Sums are float32, and the gradient of weight is rounded once.
+    Where torch will want a gradient, the forward pass keeps exponentials of logits in 16 bits, 512 MiB at most (none
+    under a softcap). The backward pass makes the gradient of the logits a slice of the vocabulary at a time, from what
+    was kept, and by computing the other logits again: three products of 2 m h v operations for kept columns, four for
+    others. Beside operands and gradients it takes 256 MiB more, and a float32 copy of the gradient of x where the
+    vocabulary takes more than one slice. Sums are float32, and the gradient of weight is rounded once.
 
     Raises `ArgumentError` for operands or settings that the kernels do not take.
     """
-    settings = reduction, ignore_index, label_smoothing, z_loss, softcap
-    return LINEAR_CROSS_ENTROPY((x, weight, targets, bias), settings, return_lse)
+    settings, operands = (reduction, ignore_index, label_smoothing, z_loss, softcap), (x, weight, targets, bias)
+    if softcap == 0 and wants_gradient(x, weight, bias):
+        loss, lse, _, _ = LINEAR_CROSS_ENTROPY_KEPT(operands, settings)
+        return (loss, lse) if return_lse else loss
+    return LINEAR_CROSS_ENTROPY(operands, settings, return_lse)

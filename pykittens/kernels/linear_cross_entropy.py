@@ -9,11 +9,13 @@
 for gradients g of the row's loss and e of its lse. x: (m, h), w: (v, h), both bf16 or f16; float32 between.
 
 Forward: a matrix product whose epilogue leaves, for each row and each tile of columns, the largest logit, the sum of
-exponentials beside it, and the target's logit; `finish` joins those of a row. Backward: the vocabulary is cut into
-slices. For each, the logits are computed again, and the epilogue makes of them the slice of dlogits, in 16 bits, in a
-workspace that all slices share; two more products make the slice of dw, complete, and what it adds to dx, in float32.
-So four products of m h v, and WORKSPACE bytes beside a float32 copy of dx (none where one slice is enough). After
-Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models" (2024), and Liger Kernel (Hsu et al. 2024).
+exponentials beside it, and the target's logit; `finish` joins those of a row. Where there will be a backward pass, the
+exponentials themselves are kept, in 16 bits, of as many columns as KEPT bytes hold. Backward: the vocabulary is cut
+into slices. For each, dlogits are made in 16 bits, in a workspace that all slices share: of what was kept by one pass
+over it (`rescale`), of the rest by computing the logits again, in the epilogue. Two more products make the slice of dw,
+complete, and what it adds to dx, in float32. So three products of m h v for kept columns and four for others, and KEPT
+and WORKSPACE bytes beside a float32 copy of dx (none where one slice is enough). After Wijmans et al., "Cut Your Losses
+in Large-Vocabulary Language Models" (2024), and Liger Kernel (Hsu et al. 2024).
 """
 
 from __future__ import annotations
@@ -26,21 +28,22 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, f32, i32, i64, warp, warpgroup
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32, i64, warp, warpgroup
 from pykittens.errors import ArgumentError
 from pykittens.interop import arrays
 from pykittens.interop.arrays import ArrayInfo
 from pykittens.interop.views import View
 from pykittens.types import Coalesced
 
-from . import cross_entropy, matmul
+from . import cross_entropy, gemm, matmul
 from .cross_entropy import LOG2E, count_targets, total_loss
 
-WORKSPACE = 512 << 20  # bytes of a slice of the logits' gradient
+KEPT = 512 << 20  # bytes of exponentials that the forward pass keeps
+WORKSPACE = 256 << 20  # bytes of a slice of the logits' gradient
 STEP = 256  # a slice has a multiple of so many columns
 WARPS, TALL, SIDE = 8, 16, 32  # of `finish`: warps of a block; tiles of columns, and rows, that a warp takes
 LAYOUT = Coalesced(SIDE, 1)
-PIECE = 64  # columns of a tile that `statistics` takes at a time
+PIECE = 64  # columns of a tile that `statistics` takes at a time, and of what is kept beside one peak
 IGNORED, NOWHERE = -1, -2  # instead of a column
 
 
@@ -72,31 +75,38 @@ def logits(x: Any, col: Any, bias: Any, cap: float) -> Any:
 
 
 @lru_cache(maxsize=256)
-def statistics(terms: int, cap: float, cut: int) -> Callable[..., None]:
+def statistics(terms: int, cap: float, cut: int, keep: bool = False) -> Callable[..., Any]:
     """The epilogue of the forward product, which stores no product.
 
     For each row of a tile of columns it leaves in `parts` the largest logit, the sum of exponentials of logits less
     that, the target's logit (0 where it is elsewhere) and, of four terms, the sum of logits. `cut`: the end of the
-    vocabulary where it lies within a tile, else 0.
+    vocabulary where it lies within a tile, else 0. `keep`: tiles are pieces whose exponentials are the result, and the
+    largest logits go into `peaks` too.
     """
 
-    def epilogue(x: Any, row: Any, col: Any, column: Any, parts: Any, bias: Any = None) -> None:
+    def epilogue(x: Any, row: Any, col: Any, column: Any, parts: Any, *more: Any) -> Any:
+        bias = more[-1] if len(more) > keep else None
         target = warpgroup.load_col(column, pk.at(0, row), length=x.rows)
-        pieces, peaks, hit, level, total = [], [], None, None, None
+        pieces, tops, hit, level, total = [], [], None, None, None
         for i in range(0, x.cols, PIECE):
             z = logits(x[:, i : i + PIECE], col + i, bias, cap)
             hit = pk.where(pk.col_index(z) + (col + i) == target, z, 0.0).row_sum(partial=True, onto=hit)
             if terms == 4:
                 level = (pk.right_fill(z, cut - col - i, 0.0) if cut else z).row_sum(partial=True, onto=level)
             pieces.append(pk.right_fill(z, cut - col - i, -pk.inf) if cut else z)
-            peaks.append(pieces[-1].row_max())
-        peak = reduce(pk.maximum, peaks)
+            tops.append(pieces[-1].row_max())
+        peak = reduce(pk.maximum, tops)
         shift = pk.where(peak == -pk.inf, 0.0, peak) * -LOG2E
         for z in pieces:
-            total = pk.exp2(pk.fma(z, LOG2E, shift)).row_sum(partial=True, onto=total)
-        tiles, sums = parts.rows // terms, [x.total() for x in (total, hit, level) if x is not None]
+            powers = pk.exp2(pk.fma(z, LOG2E, shift))
+            total = powers.row_sum(partial=True, onto=total)
+        sums = [x.total() for x in (total, hit, level) if x is not None]
         for term, value in enumerate((peak, *sums)):
-            warpgroup.store(parts, value, pk.at(tiles * term + col // x.cols, row))
+            warpgroup.store(parts, value, pk.at(col // x.cols * terms + term, row))
+        if not keep:
+            return None
+        warpgroup.store(more[0], peak, pk.at(col // x.cols, row))
+        return powers
 
     return epilogue
 
@@ -180,6 +190,42 @@ def slopes(
         warp.store(state, value, (0, 0, i, place))
 
 
+@pk.kernel(warps=WARPS, grid=lambda out, **_: (pk.cdiv(out.cols, PIECE), pk.cdiv(out.rows, WARPS * SIDE)))
+def rescale(
+    powers: Annotated[Tensor, (bf16, f16), "M", "N"],
+    peaks: Annotated[Tensor, f32, "P", "M"],
+    column: Annotated[Tensor, i32, "M"],
+    state: Annotated[Tensor, f32, 4, "M"],
+    out: Annotated[Tensor, (bf16, f16), "M", "N"],
+    *,
+    smooth: bool,
+    everywhere: bool,
+) -> None:
+    """What `gradient` makes of logits, of exponentials that were kept: a piece of columns of SIDE rows a warp."""
+    piece, place = pk.block_index.x, pk.block_index.y * WARPS + warp.index
+    layout = Coalesced(PIECE // 8, 8)
+    at = (0, 0, place, piece)
+
+    def some(x: Any, i: Any = 0) -> Any:
+        return warp.load_col(x, (0, 0, i, place), length=SIDE, layout=layout)
+
+    x = warp.load(powers, at, rows=SIDE, cols=PIECE, dtype=f32, layout=layout)
+    target, peak = some(column), some(peaks, piece)
+    level, scale, hot, *even = (some(state, i) for i in range(4 if smooth else 3))
+    scale = pk.exp2(pk.fma(peak, LOG2E, level)) * scale  # 0 where all that was kept is 0
+    slope = sloped(x * scale, even, hot, target, piece * PIECE, everywhere)
+    warp.store(out, slope.to(out.dtype), at)
+
+
+def sloped(slope: Any, even: list[Any], hot: Any, target: Any, col: Any, everywhere: bool, bend: Any = None) -> Any:
+    """The gradient of logits, of a row's shares of its exponentials."""
+    if even:
+        slope = slope - even[0]
+    slope = slope - pk.where(pk.col_index(slope) + col == target, hot, 0.0)
+    slope = slope if bend is None else slope * bend
+    return slope if everywhere else pk.where(target == IGNORED, 0.0, slope)
+
+
 @lru_cache(maxsize=256)
 def gradient(smooth: bool, cap: float, everywhere: bool) -> Callable[..., Any]:
     """The epilogue that makes the logits' gradient of logits. `everywhere`: ignored rows have one too, that of lse."""
@@ -190,13 +236,8 @@ def gradient(smooth: bool, cap: float, everywhere: bool) -> Callable[..., Any]:
         level, scale, hot, *even = (
             warpgroup.load_col(state, pk.at(i, row), length=x.rows) for i in range(4 if smooth else 3)
         )
-        slope = pk.exp2(pk.fma(x, LOG2E, level)) * scale
-        if smooth:
-            slope = slope - even[0]
-        slope = slope - pk.where(pk.col_index(x) + col == target, hot, 0.0)
-        if cap:
-            slope = slope * (1.0 - (x * (1 / cap)) * (x * (1 / cap)))
-        return slope if everywhere else pk.where(target == IGNORED, 0.0, slope)
+        bend = 1.0 - (x * (1 / cap)) * (x * (1 / cap)) if cap else None
+        return sloped(pk.exp2(pk.fma(x, LOG2E, level)) * scale, even, hot, target, col, everywhere, bend)
 
     return epilogue
 
@@ -210,22 +251,40 @@ Settings = tuple[str, int, float, float, float]  # reduction, ignore_index, labe
 
 
 class Forward:
-    """The launches of the forward pass as one, called as a kernel is."""
+    """The launches of the forward pass as one, called as a kernel is. kept and peaks: None where nothing is kept."""
 
-    def __call__(self, x: Any, weight: Any, targets: Any, bias: Any, loss: Any, lse: Any, *settings: Any) -> None:
+    def __call__(
+        self, x: Any, weight: Any, targets: Any, bias: Any, loss: Any, lse: Any, kept: Any, peaks: Any, *settings: Any
+    ) -> None:
         reduction, ignore, smoothing, z_loss, cap = settings
         (m, v), new = (x.shape[0], weight.shape[0]), maker(x)
-        column, targets = new((m,), "i32"), as_column(targets)
+        column, targets, terms = new((m,), "i32"), as_column(targets), 4 if smoothing else 3
         find_columns(targets, column, ignore, v, 0, v)
         x, weight = readable(x), readable(weight)
-        config = matmul.choose_kernel(*map(arrays.describe, (x, weight.T))).config
-        width = config.own
-        tiles, terms = -(-v // width), 4 if smoothing else 3
+        most = 0 if kept is None else min(v, kept.shape[1])
+        some, left = -(-most // PIECE), rows_of(weight, most, v - most)
+        wide = chosen(x, left).own if most < v else PIECE
+        tiles = some + -(-(v - most) // wide)
         parts = new((terms * tiles, m), "f32")
-        epilogue = statistics(terms, float(cap), v if v % width else 0)
-        run(matmul.call(x, weight.T, None, epilogue, [column, parts, *given(bias)], config=config))
+
+        def product(first: int, part: Any, tile: int, column: Any, made: Any = None, config: Any = None) -> None:
+            n, keep = part.shape[0], made is not None
+            epilogue = statistics(terms, float(cap), n if n % tile else 0, keep)
+            its = View(parts, (terms * -(-n // tile), m), (m, 1), terms * (some if first else 0) * m)
+            extras = [column, its, *given(peaks if keep else None), *part_of(bias, first, n)]
+            run(matmul.call(x, part.T, made, epilogue, extras, config=config))
+
+        if most:
+            part = rows_of(weight, 0, most)
+            narrow = gemm.Config() if chosen(x, part).own < PIECE else None
+            product(0, part, PIECE, column, View(kept, (m, most), (kept.shape[1], 1)), narrow)
+        if most < v:
+            behind = new((m,), "i32") if most else column
+            if most:
+                find_columns(targets, behind, ignore, v, most, v - most)
+            product(most, left, wide, behind, config=chosen(x, left))
         rows = loss if reduction == "none" else new((m,), "f32")
-        each = View(parts, (terms, tiles, m), (tiles * m, m, 1))
+        each = View(parts, (terms, tiles, m), (m, terms * m, 1))
         finish(each, column, rows, lse, float(smoothing), smoothing / v, float(z_loss))
         if reduction != "none":
             total_loss(rows, share_of(column, reduction, new), View(loss, (1,), (1,)))
@@ -243,6 +302,8 @@ class Backward:
         lse: Any,
         dloss: Any,
         dlse: Any,
+        kept: Any,
+        peaks: Any,
         dx: Any,
         dweight: Any,
         dbias: Any,
@@ -261,29 +322,33 @@ class Backward:
         dloss = View(dloss, (m if each else 1,), (1,))
         slopes(column, lse, share_of(column, reduction, new), dloss, dlse, state, *numbers, each=each)
         x, weight = readable(x), readable(weight)
-        width = slice_of(m, v, workspace)
-        stride = -(-width // 8) * 8
-        slope, first = new((m, stride), info.dtype), 0
-        sums = new((m, h), "f32") if dx is not None and width < v else None
+        most = 0 if kept is None else min(v, kept.shape[1])
+        slices = slices_of(m, v, most, workspace)
+        stride = -(-max(wide for _, wide in slices) // 8) * 8
+        slope = new((m, stride), info.dtype)
+        sums = new((m, h), "f32") if dx is not None and len(slices) > 1 else None
         ones = new((1, m), info.dtype) if dbias is not None else None
         if ones is not None:
             arrays.fill(ones, 1.0)
-        epilogue = gradient(smoothing > 0, float(cap), dlse is not None)
-        while first < v:
-            wide = min(width, v - first)
+        smooth, everywhere = smoothing > 0, dlse is not None
+        for first, wide in slices:
             if first:
                 find_columns(targets, column, ignore, v, first, wide)
             part, made = rows_of(weight, first, wide), View(slope, (m, wide), (stride, 1))
-            extras = [column, state, *([] if bias is None else [View(bias, (1, wide), (wide, 1), first)])]
-            run(matmul.call(x, part.T, made, epilogue, extras))
+            if first < most:
+                powers = View(kept, (m, wide), (kept.shape[1], 1), first)
+                beside = View(peaks, (-(-wide // PIECE), m), (m, 1), first // PIECE * m)
+                rescale(powers, beside, column, state, made, smooth=smooth, everywhere=everywhere)
+            else:
+                epilogue = gradient(smooth, float(cap), everywhere)
+                run(matmul.call(x, part.T, made, epilogue, [column, state, *part_of(bias, first, wide)]))
             if dweight is not None:
                 run(matmul.call(made.T, x, rows_of(dweight, first, wide)))
             if ones is not None:
-                run(matmul.call(ones, made, View(dbias, (1, wide), (wide, 1), first)))
+                run(matmul.call(ones, made, *part_of(dbias, first, wide)))
             if dx is not None:
                 out = dx if first + wide == v else sums
                 run(matmul.call(made, part, out, *((add, [sums]) if first else ())))
-            first += wide
 
 
 FORWARD, BACKWARD = Forward(), Backward()
@@ -302,6 +367,16 @@ def maker(x: Any) -> Callable[[tuple[int, ...], str], Any]:
 
 def given(x: Any) -> list[Any]:
     return [] if x is None else [x]
+
+
+def chosen(x: Any, part: Any) -> Any:
+    """The configuration of the product of x with rows of the weight."""
+    return matmul.choose_kernel(*map(arrays.describe, (x, part.T))).config
+
+
+def part_of(bias: Any, first: int, count: int) -> list[Any]:
+    """The bias of some columns, where there is one."""
+    return [] if bias is None else [View(bias, (1, count), (count, 1), first)]
 
 
 def share_of(column: Any, reduction: str, new: Callable[..., Any]) -> Any:
@@ -332,10 +407,20 @@ def readable(x: Any) -> View:
     return rows_of(x, 0, arrays.describe(x).shape[0])
 
 
-def slice_of(m: int, v: int, workspace: int) -> int:
-    """How many columns a slice has: slices of about the same width, as many as keep one within the workspace."""
-    most = max(STEP, workspace // (2 * m) // STEP * STEP)
-    return min(v, -(-v // (-(-v // most) * STEP)) * STEP)
+def kept_of(m: Any, v: Any, most: int = KEPT) -> Any:
+    """How many columns' exponentials are kept. Of integers, or of torch's symbols for them."""
+    columns = max(STEP, most // (2 * max(m, 1)) // STEP * STEP)
+    return v if v <= columns else columns
+
+
+def slices_of(m: int, v: int, kept: int, workspace: int) -> list[tuple[int, int]]:
+    """The slices of the vocabulary: where each begins, and its width. What is kept and what is not are apart."""
+    most, found = max(STEP, workspace // (2 * m) // STEP * STEP), []
+    for begin, end in ((0, kept), (kept, v)):
+        if begin < end:
+            wide = -(-(end - begin) // (-(-(end - begin) // most) * STEP)) * STEP  # of about the same width
+            found += [(first, min(wide, end - first)) for first in range(begin, end, wide)]
+    return found
 
 
 def check(

@@ -34,6 +34,7 @@ from pykittens.functions.loss import (  # noqa: E402
     CROSS_ENTROPY_BACKWARD_OUT,
     CROSS_ENTROPY_LSE,
     LINEAR_CROSS_ENTROPY_BACKWARD,
+    LINEAR_CROSS_ENTROPY_KEPT,
 )
 from pykittens.functions.product import ADDMM, MATMUL_EPILOGUE  # noqa: E402
 from pykittens.functions.rotary import ROTARY_BACKWARD  # noqa: E402
@@ -271,10 +272,14 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda: [heads()[0].flip(2), *heads(), torch.tensor([-0.5, 0.0])],
     ),
     "linear_cross_entropy": (pk.linear_cross_entropy, head),
+    "linear_cross_entropy_kept": (
+        lambda x, w, t: LINEAR_CROSS_ENTROPY_KEPT((x, w, t, None), ("mean", -100, 0.1, 0.0, 0.0))[:2],
+        head,
+    ),
     "linear_cross_entropy_lse": (lambda *x: pk.linear_cross_entropy(*x, reduction="none", return_lse=True), head),
     "linear_cross_entropy_backward": (
         lambda x, weight, targets, lse, dloss: LINEAR_CROSS_ENTROPY_BACKWARD(
-            (x, weight, targets, lse, None, dloss, lse), ("none", 9, 0.1, 1e-3, 5.0, True, True, False)
+            (x, weight, targets, lse, None, dloss, lse, None, None), ("none", 9, 0.1, 1e-3, 5.0, True, True, False)
         ),
         lambda: [*head(), tensor(6), tensor(6)],
     ),

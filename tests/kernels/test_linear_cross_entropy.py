@@ -9,9 +9,10 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
-from pykittens.functions.loss import LINEAR_CROSS_ENTROPY_BACKWARD
+from pykittens.functions.loss import LINEAR_CROSS_ENTROPY_BACKWARD, LINEAR_CROSS_ENTROPY_KEPT
 from pykittens.kernels import gemm_ampere, matmul
-from pykittens.kernels.linear_cross_entropy import STEP, reference, slice_of
+from pykittens.kernels import linear_cross_entropy as kernels
+from pykittens.kernels.linear_cross_entropy import STEP, kept_of, reference, slices_of
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PLAIN = ("mean", -100, 0.0, 0.0, 0.0)
@@ -22,6 +23,14 @@ def inputs(m: int, h: int, v: int, dtype: Any = BF16, seed: int = 0) -> tuple[np
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((v, h)) * 2 * h**-0.5
     return rng.standard_normal((m, h)).astype(dtype), weight.astype(dtype), rng.integers(0, v, m)
+
+
+def gradients(
+    x: Any, weight: Any, targets: Any, lse: Any, settings: tuple[Any, ...], *more: Any, **statics: Any
+) -> Any:
+    """Of x, weight and bias, by the backward pass; `more`: bias, dloss, dlse, and what was kept."""
+    operands = (x, weight, targets, lse, *more, *[None] * (5 - len(more)))
+    return LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, settings, **statics)
 
 
 def close(found: np.ndarray, wanted: np.ndarray, share: float) -> bool:
@@ -36,17 +45,25 @@ def check(
     targets: np.ndarray,
     bias: np.ndarray | None = None,
     settings: tuple[Any, ...] = PLAIN,
+    kept: int = 0,
     **statics: Any,
 ) -> None:
+    """`kept`: how many columns the forward pass keeps the exponentials of."""
     named = dict(zip(NAMES, settings, strict=True))
     loss, lse = pk.linear_cross_entropy(x, weight, targets, bias, **named, return_lse=True)
     expected = reference(x, weight, targets, bias, **named)
     # tanh is the GPU's approximation, within 2^-10.9 on the simulator's other side: exact here
     np.testing.assert_allclose(loss, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(lse, expected[1], rtol=1e-5, atol=1e-5)
+    powers, peaks = None, None
+    if kept:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(kernels, "kept_of", lambda m, v: min(v, kept))
+            again, other, powers, peaks = LINEAR_CROSS_ENTROPY_KEPT.run((x, weight, targets, bias), settings)
+        np.testing.assert_allclose(again, loss, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(other, lse, rtol=1e-5, atol=1e-5)
     up = np.ones(loss.shape, np.float32)
-    operands = (x, weight, targets, lse, bias, up, None)
-    found = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, (*settings, True, True, True), **statics)
+    found = gradients(x, weight, targets, lse, (*settings, True, True, True), bias, up, None, powers, peaks, **statics)
     for made, given, wanted in zip(found, (x, weight, bias), expected[2:], strict=True):
         if given is not None:
             assert made.dtype == given.dtype and made.shape == given.shape
@@ -90,8 +107,7 @@ def test_operands_of_any_strides() -> None:
 def test_only_what_is_wanted(wanted: tuple[bool, ...]) -> None:
     x, weight, targets = inputs(9, 64, 100)
     bias, lse = np.zeros(100, np.float32), reference(x, weight, targets)[1].astype(np.float32)
-    operands = (x, weight, targets, lse, bias, np.array(1, np.float32), None)
-    found = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, (*PLAIN, *wanted))
+    found = gradients(x, weight, targets, lse, (*PLAIN, *wanted), bias, np.array(1, np.float32))
     for made, exact, want in zip(found, reference(x, weight, targets)[2:], wanted, strict=True):
         assert close(made, exact, 2.0**-7) if want else made.size == 0
 
@@ -106,8 +122,8 @@ def test_gradients_of_losses_and_of_log_sum_exps() -> None:
     slope = up[:, None] * (share - (np.arange(200) == targets[:, None]))
     slope[4] = 0
     slope += along[:, None] * share
-    operands = (x, weight, targets, lse.astype(np.float32), None, up, along)
-    dx, dweight, _ = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, ("none", *PLAIN[1:], True, True, False))
+    settings = ("none", *PLAIN[1:], True, True, False)
+    dx, dweight, _ = gradients(x, weight, targets, lse.astype(np.float32), settings, None, up, along)
     assert close(dx, slope @ weight.astype(float), 2.0**-7) and close(dweight, slope.T @ x.astype(float), 2.0**-7)
 
 
@@ -117,9 +133,11 @@ def test_a_confident_target_keeps_its_gradient() -> None:
     x[0, 0], weight[0, 0] = 8, 1
     x, weight = x.astype(BF16), weight.astype(BF16)
     _, lse, dx, dweight, _ = reference(x, weight, targets)
-    operands = (x, weight, targets, lse.astype(np.float32), None, np.array(1, np.float32), None)
-    found = LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, (*PLAIN, True, True, False))
-    assert close(found[0], dx, 2.0**-7) and close(found[1], dweight, 2.0**-7) and dx[0, 0] != 0
+    settings, up = (*PLAIN, True, True, False), np.array(1, np.float32)
+    _, _, *kept = LINEAR_CROSS_ENTROPY_KEPT.run((x, weight, targets, None), PLAIN)
+    for more in ([], [None, *kept]):
+        found = gradients(x, weight, targets, lse.astype(np.float32), settings, None, up, *more)
+        assert close(found[0], dx, 2.0**-7) and close(found[1], dweight, 2.0**-7) and dx[0, 0] != 0
 
 
 def test_ignored_rows() -> None:
@@ -129,13 +147,13 @@ def test_ignored_rows() -> None:
     loss, lse = pk.linear_cross_entropy(x, weight, targets, return_lse=True)
     assert np.isfinite(loss) and np.isnan(lse[1])
     up = np.array(1, np.float32)
-    dx, _, _ = LINEAR_CROSS_ENTROPY_BACKWARD.run((x, weight, targets, lse, None, up, None), (*PLAIN, True, True, False))
+    dx, _, _ = gradients(x, weight, targets, lse, (*PLAIN, True, True, False), None, up)
     assert (dx[1] == 0).all() and np.isfinite(dx.astype(np.float32)).all()
     nobody = np.full(6, -100)
     x[1] = 0
     loss, lse = pk.linear_cross_entropy(x, weight, nobody, return_lse=True)
     assert np.isnan(loss) and pk.linear_cross_entropy(x, weight, nobody, reduction="sum") == 0
-    found = LINEAR_CROSS_ENTROPY_BACKWARD.run((x, weight, nobody, lse, None, up, None), (*PLAIN, True, True, False))
+    found = gradients(x, weight, nobody, lse, (*PLAIN, True, True, False), None, up)
     assert all((made == 0).all() for made in found)
 
 
@@ -156,7 +174,7 @@ def test_no_rows() -> None:
     assert np.isnan(pk.linear_cross_entropy(x, weight, targets))
     assert pk.linear_cross_entropy(x, weight, targets, reduction="sum") == 0
     lse, up = np.zeros(0, np.float32), np.array(1, np.float32)
-    found = LINEAR_CROSS_ENTROPY_BACKWARD.run((x, weight, targets, lse, None, up, None), (*PLAIN, True, True, False))
+    found = gradients(x, weight, targets, lse, (*PLAIN, True, True, False), None, up)
     assert found[0].shape == (0, 64) and (found[1] == 0).all()
 
 
@@ -191,11 +209,28 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(("m", "v"), [(8192, 131072), (1, 50257), (100_000, 50257), (10**7, 1000), (3, 5)])
-def test_slices_cover_the_vocabulary_within_the_workspace(m: int, v: int) -> None:
-    width = slice_of(m, v, 512 << 20)
-    count = -(-v // width)
-    assert width == v or (width % STEP == 0 and (width * m * 2 <= 512 << 20 or width == STEP))
-    assert (count - 1) * width < v <= count * width and (count == 1 or width * m * 4 > 512 << 20 or width == STEP)
+@pytest.mark.parametrize("most", [0, 1 << 20, 1 << 29])
+def test_slices_cover_the_vocabulary_within_the_workspace(m: int, v: int, most: int) -> None:
+    kept = kept_of(m, v, most) if most else 0
+    assert kept in (0, v) or (kept % STEP == 0 and (kept * m * 2 <= most or kept == STEP))
+    slices, room = slices_of(m, v, kept, 512 << 20), 512 << 20
+    assert [first for first, _ in slices] == [0, *np.cumsum([wide for _, wide in slices])[:-1]]
+    assert sum(wide for _, wide in slices) == v and (kept in (0, v) or kept in [first for first, _ in slices])
+    for first, wide in slices:
+        assert first % STEP == 0 and (wide * m * 2 <= room or wide <= STEP)
+    assert len(slices) <= 2 + v * m * 4 // room or slices[0][1] == STEP
+
+
+@pytest.mark.parametrize("kept", [STEP, 2 * STEP, 2 * STEP + 77])
+def test_exponentials_that_were_kept(kept: int) -> None:
+    """Of some columns, of all but the last slice, and of all, over slices narrower than that; targets at the ends."""
+    m, v = 40, 2 * STEP + 77
+    x, weight, targets = inputs(m, 64, v, BF16 if kept > STEP else np.float16)
+    targets[:6] = 0, STEP - 1, STEP, 2 * STEP, v - 1, -100
+    x[5] *= 300
+    bias = np.random.default_rng(3).standard_normal(v).astype(np.float32) if kept > STEP else None
+    settings = ("mean", -100, 0.1, 1e-3, 0.0) if kept == STEP else ("sum", -100, 0.0, 0.0, 0.0)
+    check(x, weight, targets, bias, settings, kept=kept, workspace=2 * m * STEP)
 
 
 def test_with_mma_sync(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,11 +29,7 @@ def _product(dtype: str, everything: bool, back: bool = False) -> Instance:
             level, scale, target, even = x1[..., None].astype(float)
             slope = np.exp2(z * np.log2(np.e) + level) * scale - (even if everything else 0) - np.where(hot, target, 0)
             return {"c": np.where(targets[:, None] < 0, 0, slope * (1 - (z / cap) ** 2 if cap else 1))}
-        tiles = [slice(i, i + config.cols) for i in range(0, v, config.cols)]
-        peaks = np.array([z[:, t].max(1) for t in tiles])
-        sums = [np.exp(z[:, t] - peak[:, None]).sum(1) for t, peak in zip(tiles, peaks, strict=True)]
-        further = [[np.where(hot[:, t], z[:, t], 0).sum(1) for t in tiles], [z[:, t].sum(1) for t in tiles]]
-        return {"x1": np.concatenate([peaks, sums, *further[: terms - 2]])}
+        return {"x1": np.concatenate([np.array(x[:terms]) for x in _terms(z, hot, config.cols)])}
 
     epilogue = ours.gradient(everything, cap, False) if back else ours.statistics(terms, cap, v)
     extras = {"x0": spec(i32, (1, m)), "x1": spec(f32, (4, m)) if back else made, "x2": bias, "x3": None, "sms": 2}
@@ -41,6 +37,60 @@ def _product(dtype: str, everything: bool, back: bool = False) -> Instance:
     statics = {"config": config, "tb": True, "epilogue": epilogue}
     outputs, values = ("c",) if back else ("x1",), {"x0": targets[None]}
     return Instance(gemm.gemm, {**operands, **extras}, statics, outputs, expected, values)
+
+
+def _terms(z: Array, hot: Array, width: int) -> list[list[Array]]:
+    """What each tile of so many columns leaves of its rows."""
+    found = []
+    for t in (slice(i, i + width) for i in range(0, z.shape[1], width)):
+        peak = z[:, t].max(1)
+        sums = np.exp(z[:, t] - peak[:, None]).sum(1), np.where(hot[:, t], z[:, t], 0).sum(1), z[:, t].sum(1)
+        found.append([peak, *sums])
+    return found
+
+
+def _kept(dtype: str, everything: bool) -> Instance:
+    """The product of the forward pass that keeps exponentials."""
+    ours, (m, v, k) = linear_cross_entropy, (200, 520, 5 * 64 + 16)
+    terms, piece, bias = 4 if everything else 3, linear_cross_entropy.PIECE, spec(f32, (1, v)) if everything else None
+    targets = np.random.default_rng(1).integers(-1, v, m)
+
+    def expected(a: Array, b: Array, x3: Array | None, **_: Any) -> dict[str, Array]:
+        z = a.astype(float) @ b.astype(float).T + (0 if x3 is None else x3)
+        found = _terms(z, np.arange(v) == targets[:, None], piece)
+        peaks = np.array([x[0] for x in found])
+        powers = np.exp(z - peaks[np.arange(v) // piece].T)
+        return {"c": powers, "x1": np.concatenate([np.array(x[:terms]) for x in found]), "x2": peaks}
+
+    tiles, half = -(-v // piece), DTYPES[dtype]
+    operands: dict[str, Any] = {"a": spec(half, (m, k)), "b": spec(half, (v, k)), "c": spec(half, (m, v))}
+    operands |= {
+        "x0": spec(i32, (1, m)),
+        "x1": spec(f32, (terms * tiles, m)),
+        "x2": spec(f32, (tiles, m)),
+        "x3": bias,
+        "sms": 2,
+    }
+    statics = {"config": gemm.Config(), "tb": True, "epilogue": ours.statistics(terms, 0.0, v, True)}
+    return Instance(gemm.gemm, operands, statics, ("c", "x1", "x2"), expected, {"x0": targets[None]})
+
+
+def _rescale(dtype: str, smooth: bool) -> Instance:
+    m, v, half = 300, 200, DTYPES[dtype]
+    columns, tiles = np.random.default_rng(1).integers(-2, v, m), -(-v // linear_cross_entropy.PIECE)
+    state = np.random.default_rng(2).random((4, m)) * np.array([[-8], [1], [1], [0.01]])
+
+    def expected(powers: Array, peaks: Array, **_: Any) -> dict[str, Array]:
+        level, scale, hot, even = state[..., None].astype(np.float32).astype(float)
+        peak = peaks[np.arange(v) // linear_cross_entropy.PIECE].T
+        slope = powers.astype(float) * np.exp2(peak * np.log2(np.e) + level) * scale - (even if smooth else 0)
+        slope = slope - np.where(np.arange(v) == columns[:, None], hot, 0)
+        return {"out": np.where(columns[:, None] == linear_cross_entropy.IGNORED, 0, slope)}
+
+    operands = {"powers": spec(half, (m, v)), "peaks": spec(f32, (tiles, m)), "column": spec(i32, (m,))}
+    operands |= {"state": spec(f32, (4, m)), "out": spec(half, (m, v))}
+    statics, values = {"smooth": smooth, "everywhere": False}, {"column": columns, "state": state}
+    return Instance(linear_cross_entropy.rescale, operands, statics, ("out",), expected, values)
 
 
 def _finish(tiles: int, smooth: bool) -> Instance:
@@ -104,6 +154,21 @@ ROWS = (
             (False, "terms of a cross-entropy"),
             (True, "the gradient of the cross-entropy of its result"),
         )
+    ),
+    Shipped(
+        name="linear_cross_entropy_kept",
+        about="matrix product that leaves terms of a cross-entropy and keeps exponentials",
+        make=_kept,
+        needs=("wgmma",),
+        options={"dtype": ("bf16", "f16"), "everything": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "MUFU", "STG", "UTMASTG"),
+    ),
+    Shipped(
+        name="linear_cross_entropy_rescale",
+        about="the gradient of logits from exponentials that were kept",
+        make=_rescale,
+        options={"dtype": ("bf16", "f16"), "smooth": (False, True)},
+        opcodes=("LDG", "STG", "MUFU"),
     ),
     Shipped(
         name="linear_cross_entropy_finish",
