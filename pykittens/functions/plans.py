@@ -158,9 +158,9 @@ def _order(known: list[Tensor], operands: Sequence[Any]) -> list[tuple[int, int]
     """
     order = []
     for x in operands:
-        if isinstance(x, View) and x.offset:
-            return None
-        x = x.array if isinstance(x, View) else x
+        first = 0  # byte of x
+        while isinstance(x, View):
+            first, x = first + x.offset * x.array.element_size() if x.offset else first, x.array
         if not isinstance(x, Tensor):
             continue
         found = [(i, 0) for i, y in enumerate(known) if x is y][:1]
@@ -172,7 +172,7 @@ def _order(known: list[Tensor], operands: Sequence[Any]) -> list[tuple[int, int]
         ]
         if len(found) != 1:
             return None
-        order += found
+        order.append((found[0][0], found[0][1] + first))
     return order
 
 
