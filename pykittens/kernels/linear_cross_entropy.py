@@ -191,9 +191,7 @@ def slopes(
         warp.store(state, value, (0, 0, i, place))
 
 
-@pk.kernel(
-    warps=WARPS, grid=lambda out, **_: (pk.cdiv(out.cols, PIECES * PIECE), pk.cdiv(out.rows, WARPS * SIDE))
-)
+@pk.kernel(warps=WARPS, grid=lambda out, **_: (pk.cdiv(out.cols, PIECES * PIECE), pk.cdiv(out.rows, WARPS * SIDE)))
 def rescale(
     powers: Annotated[Tensor, (bf16, f16), "M", "N"],
     peaks: Annotated[Tensor, f32, "P", "M"],
@@ -374,7 +372,7 @@ def given(x: Any) -> list[Any]:
 
 def chosen(x: Any, part: Any) -> Any:
     """The configuration of the product of x with rows of the weight."""
-    return matmul.choose_kernel(*map(arrays.describe, (x, part.T))).config
+    return matmul.choose_kernel(*map(matmul.described, (x, part.T))).config
 
 
 def part_of(bias: Any, first: int, count: int) -> list[Any]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -20,6 +21,7 @@ from pykittens.errors import ArgumentError
 from pykittens.gpu import launch, libcuda
 from pykittens.gpu.compiler import Cubin
 from pykittens.interop import frameworks
+from pykittens.kernels import linear_cross_entropy
 from tests.gpu.conftest import forget
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
@@ -325,6 +327,13 @@ def halves(*shape: int) -> Any:
     return torch.randn(*shape).bfloat16()
 
 
+def in_slices(x: Any, weight: Any, *bias: Any) -> Any:
+    """Two slices of a vocabulary, the second of which begins within the operands."""
+    with mock.patch.object(linear_cross_entropy, "kept_of", lambda m, v: 256):
+        return pk.linear_cross_entropy(x, weight, TARGETS, *bias)
+
+
+TARGETS = torch.arange(8) * 70
 DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
     "softmax": (softmax, lambda: (halves(6, 64),)),
     "layernorm": (layernorm, lambda: (halves(6, 64), floats(64), floats(64))),
@@ -336,6 +345,7 @@ DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
     "attention": (lambda q, k, v: pk.attention(q, k, v, causal=True, scale=0.5), heads),
     "deterministic": (lambda q, k, v: pk.attention(q, k, v, deterministic=True), heads),
     "linear attention": (linear_attention, heads),
+    "linear cross entropy": (in_slices, lambda: (halves(8, 64), halves(600, 64))),
     "cross entropy": (lambda x: pk.cross_entropy(x, torch.arange(6)), lambda: (halves(6, 64),)),
 }
 
@@ -353,17 +363,20 @@ def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPa
             tensors = [tensors[0], *(x.detach() for x in tensors[1:])]
         launches.clear()
         results: list[Any] = []
+        parts: list[int] = []
 
-        def forward_and_backward(tensors: Any = tensors, results: Any = results) -> None:
+        def forward_and_backward(tensors: Any = tensors, results: Any = results, parts: list[int] = parts) -> None:
             out = function(*tensors)
             outs = out if isinstance(out, tuple) else (out,)
             results += [*outs, *(torch.ones_like(x) for x in outs)]
+            parts.append(len(launches))
             torch.autograd.backward(outs, results[len(outs) :])
 
         names = called(forward_and_backward, last=True)
         assert all(x.grad is not None and x.grad.shape == x.shape for x in tensors if x.requires_grad)
         assert round < 2 or not {"_run", "operate", "specialise", "describe"} & set(names), names
-        found.append(roles(launches, [*tensors, *results]))
+        forward, (first,) = [*tensors, *results[: len(results) // 2]], parts  # whose scratch memory others may get
+        found.append(roles(launches[:first], forward) + roles(launches[first:], [*tensors, *results]))
     assert len(found[0]) >= 2
     assert found[0] == found[1] == found[2]
 
