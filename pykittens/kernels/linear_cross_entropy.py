@@ -44,7 +44,7 @@ STEP = 256  # a slice has a multiple of so many columns
 WARPS, TALL, SIDE = 8, 16, 32  # of `finish`: warps of a block; tiles of columns, and rows, that a warp takes
 LAYOUT = Coalesced(SIDE, 1)
 PIECE = 64  # columns of a tile that `statistics` takes at a time, and of what is kept beside one peak
-PIECES = 4  # of these that a warp of `rescale` goes through
+PIECES = 4  # of these that a warp of `rescale` goes through, TALL rows at a time
 IGNORED, NOWHERE = -1, -2  # instead of a column
 
 
@@ -191,7 +191,11 @@ def slopes(
         warp.store(state, value, (0, 0, i, place))
 
 
-@pk.kernel(warps=WARPS, grid=lambda out, **_: (pk.cdiv(out.cols, PIECES * PIECE), pk.cdiv(out.rows, WARPS * SIDE)))
+@pk.kernel(
+    warps=WARPS,
+    grid=lambda out, **_: (pk.cdiv(out.cols, PIECES * PIECE), pk.cdiv(out.rows, WARPS * TALL)),
+    blocks_per_sm=3,
+)
 def rescale(
     powers: Annotated[Tensor, (bf16, f16), "M", "N"],
     peaks: Annotated[Tensor, f32, "P", "M"],
@@ -202,17 +206,17 @@ def rescale(
     smooth: bool,
     everywhere: bool,
 ) -> None:
-    """What `gradient` makes of logits, of exponentials that were kept: SIDE rows of some pieces of columns a warp."""
+    """What `gradient` makes of logits, of exponentials that were kept: TALL rows of some pieces of columns a warp."""
     place, layout = pk.block_index.y * WARPS + warp.index, Coalesced(PIECE // 8, 8)
 
     def some(x: Any, i: Any = 0) -> Any:
-        return warp.load_col(x, (0, 0, i, place), length=SIDE, layout=layout)
+        return warp.load_col(x, (0, 0, i, place), length=TALL, layout=layout)
 
     target = some(column)
     level, scale, hot, *even = (some(state, i) for i in range(4 if smooth else 3))
-    for i in range(PIECES):
+    for i in pk.range(PIECES):
         piece = pk.block_index.x * PIECES + i
-        x = warp.load(powers, (0, 0, place, piece), rows=SIDE, cols=PIECE, dtype=f32, layout=layout)
+        x = warp.load(powers, (0, 0, place, piece), rows=TALL, cols=PIECE, dtype=f32, layout=layout)
         share = pk.exp2(pk.fma(some(peaks, piece), LOG2E, level)) * scale  # 0 where all that was kept is 0
         slope = sloped(x * share, even, hot, target, piece * PIECE, everywhere)
         warp.store(out, slope.to(out.dtype), (0, 0, place, piece))
