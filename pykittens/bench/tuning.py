@@ -66,11 +66,11 @@ class Tuned:
         if not self.configs:
             raise ArgumentError(f"autotune of {self.kernel.name} without candidates", fix="pass at least one")
 
-    def __call__(self, *args: Any, **named: Any) -> None:
+    def __call__(self, /, *args: Any, **named: Any) -> None:
         """Runs the kernel with the configuration that is best for such arguments."""
         self.kernel(*args, **named, **self.best(*args, **named))
 
-    def best(self, *args: Any, **named: Any) -> Config:
+    def best(self, /, *args: Any, **named: Any) -> Config:
         """The configuration for such arguments: remembered, or else found by trying."""
         given = dict(zip((name for name, _ in self.kernel.signature.runtime), args, strict=False)) | named
         arrays = {name: describe(x) for name, x in given.items() if hasattr(x, "shape") and hasattr(x, "dtype")}

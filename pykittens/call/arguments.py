@@ -165,7 +165,7 @@ def _scalar(kernel: str, name: str, dtype: DType, value: Any) -> Any:
     if dtype.kind in "iu" and not low <= value < high:
         raise ArgumentError(
             f"{kernel}: {name!r} is {value}, which {dtype} cannot hold",
-            fix=f"pass {low} to {high - 1}, or make the parameter pk.i64",
+            fix=f"pass {low} to {high - 1}{', or make the parameter pk.i64' if dtype.bits < 64 else ''}",
         )
     if dtype.kind != "f":
         return int(value)

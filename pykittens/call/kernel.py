@@ -90,7 +90,7 @@ class Kernel:
         """By name, as functions: copies are the kernel itself, and another process finds it in its module."""
         return self.__qualname__
 
-    def program(self, *args: Any, **named: Any) -> Program:
+    def program(self, /, *args: Any, **named: Any) -> Program:
         """The program for arguments (arrays, or `pk.spec`s that stand for them)."""
         given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)
@@ -138,7 +138,7 @@ class Kernel:
         """The `option` "grid" or "cluster" for arguments (what is `known` of them, and `statics`), along x, y, z."""
         return dimensions(self.name, option, self._option(option, known, statics, (1, 1, 1)))
 
-    def cuda(self, *args: Any, **named: Any) -> str:
+    def cuda(self, /, *args: Any, **named: Any) -> str:
         """The CUDA C for arguments or specs, and for `arch="sm_90a"` or another."""
         own = self._own(named, arch=SIMULATED.name)
         return self.text(self.program(*args, **named), **own)
@@ -148,7 +148,7 @@ class Kernel:
         check_shared(program, architecture(arch))
         return writer.write(program, arch)
 
-    def compile(self, *args: Any, **named: Any) -> Cubin:
+    def compile(self, /, *args: Any, **named: Any) -> Cubin:
         """The cubin for arguments or specs, and for `arch="sm_90a"` or another, from the cache or the compiler.
         Needs no GPU.
         """
@@ -191,14 +191,14 @@ class Kernel:
 
     # Running --------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, **named: Any) -> None:
+    def __call__(self, /, *args: Any, **named: Any) -> None:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
         if watchers and (watcher := watchers.get(get_ident())):
             watcher(self, args, named)
         elif not self._again.repeat(args, named):
             self._run(args, named)
 
-    def launcher(self, *args: Any, **named: Any) -> Launch | None:
+    def launcher(self, /, *args: Any, **named: Any) -> Launch | None:
         """What launches the kernel for the pointers and the numbers of arguments that look like these, in their order.
 
         Only after a call with such arguments on a GPU, else None. It returns False, and has done nothing, where the
@@ -231,7 +231,7 @@ class Kernel:
         with self._lock:
             self._again.remember(args, named, call)
 
-    def simulate(self, *args: Any, **named: Any) -> Any:
+    def simulate(self, /, *args: Any, **named: Any) -> Any:
         """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place.
 
         A `seed=` shuffles what may happen in any order; `progress=` is told which fraction of the blocks has run. A
@@ -267,7 +267,7 @@ class Kernel:
             tell(outputs)
         return report
 
-    def bind(self, *args: Any, **named: Any) -> Callable[[], None]:
+    def bind(self, /, *args: Any, **named: Any) -> Callable[[], None]:
         """A launcher for these arguments with everything checked: calling it only launches, on the current stream.
 
         It is frozen at binding: the arrays' memory, the numbers and static values, and all that the kernel's function

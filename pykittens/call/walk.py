@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import os
 import sys
 from collections.abc import Hashable
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -30,6 +31,7 @@ from .values import (
 _MOST_REACHED = 4096  # objects that one function reaches
 _FROZEN = (CodeType, BuiltinFunctionType, np.ufunc, np.dtype)
 _BUILTIN = vars(builtins)
+_ENVIRONMENT = (os.environ, os.getenv)
 
 
 class Walk(Objects):
@@ -73,6 +75,11 @@ class Walk(Objects):
     def _reached(self, value: Any, path: str) -> Hashable:
         if isinstance(value, Value):
             return Same(value)  # of a trace, which refuses it if it is another's
+        if any(value is x for x in _ENVIRONMENT):
+            raise TraceError(
+                f"the kernel reaches {path!r}, and the environment may change",
+                fix="read it before the kernel is called, and pass what it says as a static value",
+            )
         if isinstance(value, FunctionType):
             return self._function(value, path)
         if isinstance(value, MethodType):

@@ -144,7 +144,7 @@ def check_gathered(place: Place, what: str) -> None:
     if what not in GATHERING or len(place.shape) != 2:
         raise TypeRuleError(
             f"{what} takes one row of {place.tensor.label}, not the rows of {vector.label}: {type}",
-            fix="load a tile: warp.load(x, (index, 0), rows=16, cols=64)",
+            fix="move whole rows, which make a tile: warp.load(x, (index, 0), rows=16, cols=64), or warp.store",
         )
     if not (isinstance(type, RegisterVector) and type.dtype is i32 and type.kind == "col" and type.length == rows):
         raise TypeRuleError(

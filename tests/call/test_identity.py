@@ -16,6 +16,7 @@ import itertools
 import logging
 import math
 import operator
+import os
 import random
 import re
 import sys
@@ -703,6 +704,8 @@ def test_what_cannot_change_is_not_read_again() -> None:
         (itertools.count(), "a count, which every read changes", "a number or a tuple"),
         (random.Random(0), "a Random, which every read changes", "a number or a tuple"),
         (np.random.default_rng(0), "a Generator, which every read changes", "a number or a tuple"),
+        (os.getenv, "the environment may change", "before the kernel is called"),
+        (os.environ, "the environment may change", "before the kernel is called"),
         ({i: i for i in range(1000)}, "a dict of 1000 elements", "or pass it as an operand or a static value"),
     ],
 )

@@ -259,6 +259,32 @@ def test_parameters_called_as_our_own_settings_are() -> None:
     assert "pk_kernel" in named_as_settings.cuda(pk.spec(f32, (16, 16)), seed=1, arch="no architecture")
 
 
+def test_a_parameter_called_self() -> None:
+    """Python's methods have one, too: a kernel's operand may still be named so in any way to use it."""
+
+    @pk.kernel(warps=1)
+    def double(self: pk.gl(f32, 16, 16), by: f32) -> None:
+        warp.store(self, warp.load(self, (0, 0), rows=16) * by, (0, 0))
+
+    x = np.ones((16, 16), np.float32)
+    double(self=x, by=2.0)
+    double.simulate(self=x, by=2.0)
+    assert (x == 4).all()
+    spec = pk.spec(f32, (16, 16))
+    assert double.program(self=spec, by=2.0) is double.program(x, 2.0)
+    assert "pk_kernel" in double.cuda(self=spec, by=2.0)
+
+
+def test_the_widest_integers_have_no_wider_ones() -> None:
+    @pk.kernel(warps=1)
+    def long(x: pk.gl(f32, 16, 16), n: pk.i64) -> None:
+        warp.set(x, (0, 0), pk.cast(n, f32))
+
+    with pytest.raises(pk.ArgumentError) as caught:
+        long(np.zeros((16, 16), np.float32), 2**63)
+    assert caught.value.fix == f"pass {-(2**63)} to {2**63 - 1}"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_fork_while_a_thread_traces() -> None:
     started, go_on = threading.Event(), threading.Event()

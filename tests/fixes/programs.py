@@ -633,6 +633,12 @@ def copy(x: pk.gl(f32, "N", 64), first: pk.i32) -> None:
 """
 CALLS: list[Any] = [
     (
+        "import os\n@pk.kernel(warps=1)\ndef f(x: pk.gl(f32, 'N', 64)): warp.set(x, (0, 0), float(os.getenv('F', 2)))\n"
+        "f(A)",
+        "import os\n@pk.kernel(warps=1)\ndef f(x: pk.gl(f32, 'N', 64), *, by): warp.set(x, (0, 0), by)\n"
+        "f(A, by=float(os.getenv('F', 2)))",
+    ),
+    (
         ATTEND + "score=lambda s, b, h, row, col, x: s * x[h, 0], score_operands=[A[0]])",
         ATTEND + "score=lambda s, b, h, row, col, x: s * x[0], score_operands=[A[0]])",
     ),
