@@ -14,7 +14,8 @@ import argparse
 import site
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -83,35 +84,39 @@ def main() -> int:
 
 
 def compile_all(names: list[str], arch: str) -> None:
-    """Compiles what the cells will launch. Operands lie in memory that nobody touches, and calling a kernel compiles
-    it.
-    """
+    """Compiles what the cells will launch. Operands lie in memory that nobody touches."""
     import torch
 
     def untouched(*shape: int, dtype: Any = None) -> Any:
         return torch.empty(*shape, dtype=dtype or torch.bfloat16)
 
-    def compiled(kernel: Kernel, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        print(f"    {kernel.name}: {kernel.compile(*args, **named, arch=arch).registers} registers", flush=True)
-
     with ExitStack() as patches:
+        patches.enter_context(compiling(arch))
         for module in FAMILIES.values():
             if hasattr(module, "normal"):
                 patches.enter_context(mock.patch.object(module, "normal", untouched))
             if hasattr(module, "copy_of"):
                 patches.enter_context(mock.patch.object(module, "copy_of", lambda size: None))
         patches.enter_context(mock.patch.object(measure, "DEVICE", "cpu"))
-        for module, name in (
-            (matmul, "SIMULATED"),
-            (attention, "_SIMULATED_PROCESSORS"),
-            (decoding, "_SIMULATED_PROCESSORS"),
-        ):
-            patches.enter_context(mock.patch.object(module, name, 132))  # as there
-        patches.enter_context(mock.patch.object(Kernel, "_run", compiled))
         for name in names:
             for cell in select(name):
                 print(name, cell.label, flush=True)
                 FAMILIES[name].trial(cell, False).runs[measure.OURS]()
+
+
+@contextmanager
+def compiling(arch: str) -> Iterator[None]:
+    """Within it, calling a kernel compiles it, as a GPU of 132 multiprocessors would, and does no more."""
+
+    def compiled(kernel: Kernel, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        print(f"    {kernel.name}: {kernel.compile(*args, **named, arch=arch).registers} registers", flush=True)
+
+    counts = {matmul: "SIMULATED", attention: "_SIMULATED_PROCESSORS", decoding: "_SIMULATED_PROCESSORS"}
+    with ExitStack() as patches:
+        for module, name in counts.items():
+            patches.enter_context(mock.patch.object(module, name, 132))
+        patches.enter_context(mock.patch.object(Kernel, "_run", compiled))
+        yield
 
 
 if __name__ == "__main__":

@@ -16,28 +16,29 @@ def _scores(
     return scoring.scores(dim, causal, scale, left, right, softcap)
 
 
-def _results(q: Any, k: Any, v: Any, lengths: Any, table: Any, sinks: Any, *settings: Any) -> tuple[Result, ...]:
-    kernels.check(q, k, v, lengths, table, sinks, settings[-1])
+def _results(q: Any, k: Any, v: Any, lengths: Any, *rest: Any) -> tuple[Result, ...]:
+    table, sinks, k_scale, v_scale, *settings = rest
+    kernels.check(q, k, v, lengths, table, sinks, k_scale, v_scale, settings[-1])
     _scores(64, *settings)
     return Result((*q.shape[:3], v.shape[3]), q.dtype), Result(q.shape[:3], "f32", nothing=rules.lse_of_no_keys)
 
 
-def _forward(
-    q: Any, k: Any, v: Any, lengths: Any, table: Any, sinks: Any, out: Any, lse: Any, *settings: Any, **overrides: Any
-) -> kernels.KernelCall:
-    told = _scores(q.shape[-1], *settings)
-    return kernels.call(q, k, v, lengths, table, sinks, out, lse, told, settings[-1], **overrides)
+def _forward(q: Any, k: Any, v: Any, lengths: Any, *rest: Any, **overrides: Any) -> kernels.KernelCall:
+    table, sinks, k_scale, v_scale, out, lse, *settings = rest
+    told, scales = _scores(q.shape[-1], *settings), (k_scale, v_scale)
+    return kernels.call(q, k, v, lengths, table, sinks, scales, out, lse, told, settings[-1], **overrides)
 
 
 ATTENTION_CACHED = Function(
     "attention_cached",
-    "Tensor q, Tensor k_cache, Tensor v_cache, Tensor lengths, Tensor? page_table=None, Tensor? sinks=None",
+    "Tensor q, Tensor k_cache, Tensor v_cache, Tensor lengths, Tensor? page_table=None, Tensor? sinks=None, "
+    "Tensor? k_scale=None, Tensor? v_scale=None",
     "bool causal=True, float? scale=None, int? left=None, int? right=None, float? softcap=None, int? split=None",
     also="lse",
     results=_results,
     forward=_forward,
     key=lambda *settings: (_scores(64, *settings).kind, settings[-1]),
-    numbers=lambda q, k, v, lengths, table, sinks, *settings: _scores(q.shape[-1], *settings).numbers,
+    numbers=lambda q, *rest: _scores(q.shape[-1], *rest[7:]).numbers,
     autocast="low",
     cast=("q", "k_cache", "v_cache"),
 )
@@ -56,6 +57,8 @@ def attention_cached(
     window: tuple[int | None, int | None] | None = None,
     softcap: float | None = None,
     sinks: Any = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
     split: int | None = None,
 ) -> Any:
     """`attention` of the last queries of each sequence on a cache, of which the first `lengths` keys count.
@@ -72,6 +75,10 @@ def attention_cached(
     length is nothing to the result, NaN neither. `scale`, `window`, `softcap`, `sinks` and `return_lse` are those of
     `attention`; a sequence of length 0 has rows of 0, and -inf.
 
+    Caches may also be 8-bit floats (torch.float8_e4m3fn), d and that of v multiples of 16, of which each number stands
+    for itself times `k_scale` or `v_scale`: float32, one number or one for each key head, on the device of the cache; 1
+    unless given. `cache_append` writes them so. They take GPUs of compute capability 8.9 or more.
+
     The keys of all sequences are dealt in equal shares to the GPU's blocks, wherever that cuts them. `split`: cut each
     sequence at multiples of so many keys (rounded up to whole tiles) and nowhere else, so that its result has the same
     bits whatever else is in the batch; it costs little from 1024 on where the batch is large.
@@ -81,4 +88,5 @@ def attention_cached(
     There is no gradient: call it under torch.no_grad().
     """
     settings = (causal, scale, *rules.sides(window), softcap, split)
-    return ATTENTION_CACHED((q, k_cache, v_cache, lengths, page_table, sinks), settings, return_lse)
+    operands = (q, k_cache, v_cache, lengths, page_table, sinks, k_scale, v_scale)
+    return ATTENTION_CACHED(operands, settings, return_lse)

@@ -7,7 +7,7 @@ from typing import Any
 from ..kernels import cache_append as kernels
 from .declaration import Function, Result
 
-NAMES = ("k", "v", "k_cache", "v_cache", "lengths", "page_table", "cos", "sin", "q")
+NAMES = ("k", "v", "k_cache", "v_cache", "lengths", "page_table", "cos", "sin", "q", "k_scale", "v_scale")
 
 
 def _results(*given: Any) -> tuple[Result, ...]:
@@ -26,16 +26,19 @@ def _forward(
     cos: Any,
     sin: Any,
     q: Any,
+    k_scale: Any,
+    v_scale: Any,
     turned: Any,
     interleaved: bool,
 ) -> Any:
-    return kernels.call(k, v, (k_cache, v_cache), lengths, table, (cos, sin), q, turned, interleaved)
+    caches, scales = (k_cache, v_cache), (k_scale, v_scale)
+    return kernels.call(k, v, caches, lengths, table, (cos, sin), q, scales, turned, interleaved)
 
 
 CACHE_APPEND = Function(
     "cache_append",
     "Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor lengths, Tensor? page_table=None, "
-    "Tensor? cos=None, Tensor? sin=None, Tensor? q=None",
+    "Tensor? cos=None, Tensor? sin=None, Tensor? q=None, Tensor? k_scale=None, Tensor? v_scale=None",
     "bool interleaved=False",
     outputs=(),
     also="turned",
@@ -55,6 +58,8 @@ def cache_append(
     cos: Any = None,
     sin: Any = None,
     q: Any = None,
+    k_scale: Any = None,
+    v_scale: Any = None,
     interleaved: bool = False,
 ) -> Any:
     """Writes the new keys and values of each sequence into its cache; with `q`, returns the queries, turned.
@@ -63,10 +68,11 @@ def cache_append(
     page_table are those of `attention_cached`, which are written; so is `lengths`, (batch,) 32-bit integers: how many
     keys each sequence has with the new ones, which go to lengths - n and on. With cos and sin, (positions, r / 2), the
     first r features of keys turn by the angles of their positions, as `rotary` does it (`interleaved`), and so do those
-    of q, (batch, heads, n, d), which are returned. Nothing waits for a GPU.
+    of q, (batch, heads, n, d), which are returned. Nothing waits for a GPU. Caches of 8-bit floats get the turned keys,
+    and the values, over `k_scale` and `v_scale`, those of `attention_cached`; the largest where that is too large.
 
     Raises `ArgumentError` for operands that the kernel does not take. A row without a place in the cache is an error on
     the simulated GPU and in debug builds, and is not written on a GPU; past the tables, angles are 0.
     """
-    operands = (k, v, k_cache, v_cache, lengths, page_table, cos, sin, q)
+    operands = (k, v, k_cache, v_cache, lengths, page_table, cos, sin, q, k_scale, v_scale)
     return CACHE_APPEND(operands, (interleaved,), q is not None)

@@ -49,6 +49,19 @@ __device__ __forceinline__ float pk_e4m3_float(u8 x) {
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"((u16)x));
   return pk_f16_float((u16)r);
 }
+__device__ __forceinline__ u32 pk_f16_of_e4m3x2(u16 x) {
+  u32 r;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(x));
+  return r;
+}
+__device__ __forceinline__ u32 pk_f16_of_e5m2x2(u16 x) {
+  u32 r;
+  asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(r) : "h"(x));
+  return r;
+}
+__device__ __forceinline__ u32 pk_bf16_of_f16(u32 x) {
+  return pk_pack_bf16(pk_f16_float((u16)x), pk_f16_float((u16)(x >> 16)));
+}
 __device__ __forceinline__ float pk_e5m2_float(u8 x) {
   u32 r;
   asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(r) : "h"((u16)x));

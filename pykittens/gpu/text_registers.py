@@ -108,6 +108,12 @@ class RegisterText(TextBase):
             text = f"pk_{memory}_float({text})"
         return convert_c(text, memory, held)
 
+    def pair_from_memory(self, text: str, memory: DType, held: DType) -> str:
+        """Two 8-bit floats, as they lie in memory, as a word of two 16-bit floats: both converted at once."""
+        self._need_fp8()
+        both = f"pk_f16_of_{memory}x2({text})"
+        return both if held.name == "f16" else f"pk_bf16_of_f16({both})"
+
     def moved(self, x: Value, register: Any) -> str:
         """The element in register number `register`, to be moved as it is: a 16-bit float as u16."""
         packed = x.type.dtype.packed  # type: ignore[union-attr]

@@ -5,7 +5,8 @@
 A sequence has n queries, which stand at its last n keys. The heads that share a key head, and their queries, are rows
 of one tile: q, o: (batch, key heads, rows, d), row = head * n + query. k, v: (batch, key heads, m, d) in place, any
 strides with contiguous rows; or pages of keys, (pages, key heads, keys of a page, d), with the numbers of each
-sequence's pages in `page_table`. Lengths and numbers stay on the GPU.
+sequence's pages in `page_table`. Lengths and numbers stay on the GPU. Caches may be 8-bit floats (e4m3), each times
+the scale of all or of its key head: k in the scores, v in the result.
 
 Work is cut as in Stream-K (Osama et al., 2023). The tiles of keys of all sequences and heads, one after another, are
 dealt in equal shares to as many blocks as the GPU holds, so that all of them end together whatever the lengths are. An
@@ -15,8 +16,9 @@ of the keys. With `fixed` parts end at multiples of so many keys of their sequen
 else is in the batch.
 
 A warp (more, where rows do not fit its registers) has keys of its own in every tile, brings them itself, and meets
-others only at the end of a part. Loads run ahead of the work by `stages` - 1 tiles, across parts. Shared memory:
-stages * keys * (d + dv) elements, and rows * dv * groups float32.
+others only at the end of a part. Loads run ahead of the work by `stages` - 1 tiles, across parts. What has 8 bits
+becomes 16 on its way to the tensor cores, keys and then values in one place. Shared memory: stages * keys * (d + dv)
+elements, and rows * dv * groups float32; of 8-bit caches, keys * d 16-bit floats more.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp
+from pykittens import Scalar, Tensor, bf16, e4m3, f16, f32, i32, warp
 
+from ..trace.unpacking import Unpacked
 from .reference import attention
 from .scale import normalised, squashed
 from .widths import widths
@@ -54,8 +57,8 @@ def clear(arrived: Annotated[Tensor, i32, "I"], *, dependent: bool = True) -> No
 )
 def attend(
     q: Annotated[Tensor, HALF, "B", "G", "R", D],
-    k: Annotated[Tensor, HALF, "P", "G", "M", D],
-    v: Annotated[Tensor, HALF, "P", "G", "M", DV],
+    k: Annotated[Tensor, (*HALF, e4m3), "P", "G", "M", D],
+    v: Annotated[Tensor, (*HALF, e4m3), "P", "G", "M", DV],
     o: Annotated[Tensor, HALF, "B", "G", "R", DV],
     lengths: Annotated[Tensor, i32, "B"],
     scale: Annotated[Scalar, f32],
@@ -68,6 +71,8 @@ def attend(
     right: Annotated[Scalar, i32] | None = None,
     softcap: Annotated[Scalar, f32] | None = None,
     sinks: Annotated[Tensor, (f32, *HALF), "H"] | None = None,
+    k_scale: Annotated[Tensor, f32, "KS"] | None = None,
+    v_scale: Annotated[Tensor, f32, "VS"] | None = None,
     *,
     n: int = 1,
     causal: bool = True,
@@ -85,13 +90,13 @@ def attend(
 
     `parts`, `logs`: scratch memory, two places for each block or one for each unit; `arrived`: a zero for each item, by
     the kernel before (`dependent`: which may still run). causal, `left`, ..., `sinks`: see `attention_hopper`.
-    fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows.
+    fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows. k_scale,
+    v_scale: one number for each key head, or one for all.
     """
     (d, wide), group = widths(q.cols, v.cols), pk.group(rows // 16)
     mine, keys = group.index, 16 * groups
     side: Any = 0 if causal else right
     capacity = k.rows if page_table is None else page_table.cols * page
-    c = (scale if softcap is None else softcap) * LOG2E
     items = k.depth * across
     ends, units, seen = (pk.shared(pk.sv(i32, most), name=name) for name in ("ends", "units", "seen"))
 
@@ -145,6 +150,7 @@ def attend(
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
     slices = pk.cdiv(wide, cols := 16 * pk.cdiv(wide, 16 * groups))  # of columns, that groups add up
+    operand = Unpacked(group, groups, pk.st(q.dtype, 16, d), k.dtype)
     ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * cols), count=groups * slices, name="others")
@@ -176,6 +182,9 @@ def attend(
         tops, terms = ([group.load_col(x[i]) for i in range(groups)] for x in (peaks, sums))
         add(tops, terms, [group.load_vec(others[i]).tile(rows, cols) for i in places])
 
+    def scale_of(scales: Any, head: Any) -> Any:
+        return 1.0 if scales is None else scales[pk.minimum(head, scales.cols - 1)]
+
     def sink_of(sinks: Any, head: Any, row: Any) -> Any:
         """The sinks of a tile's rows."""
         first = head * (q.rows // n) + row // n
@@ -188,8 +197,8 @@ def attend(
         """The result, and its log-sum-exp."""
         batch, head, row = place
         factor, log = normalised(top, 1.0, whole, None if sinks is None else sink_of(sinks, head, row))
-        unseen = whole == 0.0  # a row that sees no key is 0, even where a value is NaN
-        group.store(o, pk.where(unseen, 0.0, piece * factor).to(o.dtype), pk.at(batch, head, row, mine * cols))
+        result = piece * (factor * scale_of(v_scale, head))  # 0 where a row sees no key, even where a value is NaN
+        group.store(o, pk.where(whole == 0.0, 0.0, result).to(o.dtype), pk.at(batch, head, row, mine * cols))
         if lse is not None:
             with pk.when(mine == 0):
                 group.store(lse, log(), pk.at(batch, head, row))
@@ -221,13 +230,15 @@ def attend(
         query = group.load(queries)
         peak[:], total[:], out[:] = LOWEST, 0.0, 0.0
         stands = keys_seen - n  # the first query's key
+        unit = scale * scale_of(k_scale, place[1])
+        c = (unit if softcap is None else softcap) * LOG2E
         for t in pk.range(*tiles_of(part)):
             group.wait_loads(stages - 2)
             group.sync()
             load()
             slot, key = used * groups + mine, t * keys + mine * 16
-            group.mm_ABt(score, query, ring[0][slot])
-            score[:] = (score if softcap is None else squashed(score, scale / softcap)) * c
+            group.mm_ABt(score, query, operand(ring[0][slot]))
+            score[:] = (score if softcap is None else squashed(score, unit / softcap)) * c
             clear = key + 16 <= (keys_seen if side is None else pk.minimum(stands + side + 1, keys_seen))
             if left is not None:
                 clear = clear & (key >= keys_seen - 1 - left)
@@ -243,7 +254,7 @@ def attend(
             total[:] = pk.fma(total, shrink, weight.row_sum(partial=True))
             out *= shrink
             peak[:] = highest
-            group.mma_AB(out, weight.to(k.dtype), ring[1][slot])
+            group.mma_AB(out, weight.to(q.dtype), operand(ring[1][slot]))
             used.set(pk.where(used == stages - 1, 0, used + 1))
         together()
         complete = pk.var(i32, pk.where(part.taken == part.units, 1, 0))
@@ -274,9 +285,12 @@ def reference(
     scale: float,
     n: int = 1,
     page_table: np.ndarray | None = None,
+    k_scale: Any = 1.0,
+    v_scale: Any = 1.0,
     **settings: Any,
 ) -> np.ndarray:
     """The same in float64, on the operands of the kernel; settings: see `reference.attention`."""
+    k, v = (x.astype(np.float64) * np.reshape(y, (-1, 1, 1)) for x, y in ((k, k_scale), (v, v_scale)))
     out = np.zeros((*q.shape[:3], v.shape[3]))
     for i, length in enumerate(lengths):
         if length:

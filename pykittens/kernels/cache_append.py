@@ -5,7 +5,8 @@
 k, v: (batch, key heads, n, d), n rows that each sequence gets; lengths: (batch,), how many it has then. Caches are
 contiguous, (batch, key heads, m, d), or pages, (pages, key heads, keys of a page, d) with a page_table (batch, pages of
 a sequence). cos, sin: (positions, r / 2); queries at the same positions, (batch, heads, n, d), are turned with them:
-see `rotary`. A warp takes one row. What has no place in the cache (or no angles) is not written.
+see `rotary`. A warp takes one row. What has no place in the cache (or no angles) is not written. Caches of 8-bit floats
+get the numbers divided by a scale, of all or of the key head, and the largest for what is larger.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Tensor, bf16, f16, f32, i32, warp
+from pykittens import Tensor, bf16, e4m3, f16, f32, i32, warp
 from pykittens.errors import ArgumentError
 from pykittens.interop import arrays
 from pykittens.interop.arrays import ArrayInfo
@@ -25,6 +26,7 @@ from pykittens.types import DTYPES
 from . import rotary
 from .arguments import KernelCall, alignment, matrix, operand
 from .attention import loadable
+from .eight_bits import eight_bits, vector
 
 HALF = (bf16, f16)
 D, DV = pk.static("D"), pk.static("DV")
@@ -38,14 +40,16 @@ WARPS = 4
 def append(
     k: Annotated[Tensor, HALF, "B", "G", "N", D],
     v: Annotated[Tensor, HALF, "B", "G", "N", DV],
-    k_cache: Annotated[Tensor, HALF, "P", "G", "M", D],
-    v_cache: Annotated[Tensor, HALF, "P", "G", "M", DV],
+    k_cache: Annotated[Tensor, (*HALF, e4m3), "P", "G", "M", D],
+    v_cache: Annotated[Tensor, (*HALF, e4m3), "P", "G", "M", DV],
     lengths: Annotated[Tensor, i32, "B"],
     page_table: Annotated[Tensor, i32, "B", "T"] | None = None,
     cos: Annotated[Tensor, (*HALF, f32), "A", pk.static("HALF")] | None = None,
     sin: Annotated[Tensor, (*HALF, f32), "A", pk.static("HALF")] | None = None,
     q: Annotated[Tensor, HALF, "B", "H", "N", D] | None = None,
     turned: Annotated[Tensor, HALF, "B", "H", "N", D] | None = None,
+    k_scale: Annotated[Tensor, f32, "KS"] | None = None,
+    v_scale: Annotated[Tensor, f32, "VS"] | None = None,
     *,
     config: Any = None,
     plain: Any = (),
@@ -94,13 +98,16 @@ def append(
             pieces.append((config.r, load(x, head, config.r, config.d - config.r, config.passing, x.dtype)))
         return pieces
 
-    def put(target: Any, pieces: list[tuple[int, Any]], batch: Any, head: Any, row: Any) -> None:
+    def put(target: Any, pieces: list[tuple[int, Any]], batch: Any, head: Any, row: Any, scales: Any = None) -> None:
         for col, x in pieces:
-            warp.store(target, x.to(target.dtype), pk.at(batch, head, row, col), within=(row, row + 1))
+            if scales is not None:
+                x = x.to(f32) / scales[pk.minimum(head, scales.cols - 1)]
+            held = f32 if target.dtype is e4m3 else target.dtype  # registers hold no 8-bit floats
+            warp.store(target, x.to(held), pk.at(batch, head, row, col), within=(row, row + 1))
 
     with pk.when(mine & fits):
-        put(k_cache, rotated(k, head), place, head, to)
-        put(v_cache, [(0, load(v, head, 0, v.cols, plain[1], v.dtype))], place, head, to)
+        put(k_cache, rotated(k, head), place, head, to, k_scale)
+        put(v_cache, [(0, load(v, head, 0, v.cols, plain[1], v.dtype))], place, head, to, v_scale)
     if q is not None:
         with pk.when((head >= k.depth) & (head < heads)):
             put(turned, rotated(q, head - k.depth), batch, head - k.depth, row)
@@ -114,6 +121,7 @@ def call(
     table: Any,
     angles: tuple[Any, Any],
     q: Any,
+    scales: tuple[Any, Any],
     turned: Any,
     interleaved: bool,
 ) -> KernelCall:
@@ -126,19 +134,30 @@ def call(
         size = DTYPES[arrays.describe(cos).dtype].size
         config = rotary.plan(d, 2, min(16, align * 2 // size), 2 * cos.shape[1], interleaved)
     plain = tuple(rotary.layout_of(x.shape[3], 8) for x in (k, v))
-    return KernelCall(append, (k, v, *caches, lengths, table, cos, sin, q, turned), {"config": config, "plain": plain})
+    operands = (k, v, *caches, lengths, table, cos, sin, q, turned, *map(vector, scales))
+    return KernelCall(append, operands, {"config": config, "plain": plain})
 
 
 def check(infos: dict[str, ArrayInfo | None]) -> None:
     """One `ArgumentError` for what the kernel does not take."""
-    k, v, k_cache, v_cache, lengths, table, cos, sin, q = infos.values()
+    k, v, k_cache, v_cache, lengths, table, cos, sin, q, *scales = infos.values()
     assert k and v and k_cache and v_cache and lengths
     shapes = [x.shape for x in (k, v, k_cache, v_cache)]
     problem = ""
     if any(len(x) != 4 for x in shapes):
         fix = "k and v have four dimensions, batch, key heads, rows, head dimension; caches as many"
-    elif k.dtype not in ("bf16", "f16") or any(x.dtype != k.dtype for x in (v, k_cache, v_cache)):
-        problem, fix = "these dtypes are not supported", "pass all of them as bf16, or all as f16"
+    elif (
+        k.dtype not in ("bf16", "f16")
+        or v.dtype != k.dtype
+        or k_cache.dtype != v_cache.dtype
+        or k_cache.dtype not in (k.dtype, "e4m3")
+    ):
+        problem, fix = (
+            "these dtypes are not supported",
+            "pass k and v as bf16 or f16, caches as the same or as e4m3",
+        )
+    elif bad := eight_bits(k_cache, v_cache, *scales):
+        problem, fix = bad
     elif k.shape[:3] != v.shape[:3] or any(x[3] % 8 for x in shapes):
         problem, fix = "the shapes do not go together", "pass rows of one shape, with a multiple of 8 elements each"
     elif k_cache.shape[:3] != v_cache.shape[:3] or any(
@@ -183,9 +202,14 @@ def check(infos: dict[str, ArrayInfo | None]) -> None:
 
 
 def reference(
-    k: np.ndarray, lengths: np.ndarray, cos: np.ndarray | None = None, sin: np.ndarray | None = None, **settings: Any
+    k: np.ndarray,
+    lengths: np.ndarray,
+    cos: np.ndarray | None = None,
+    sin: np.ndarray | None = None,
+    scale: Any = 1.0,
+    **settings: Any,
 ) -> np.ndarray:
-    """The rows of keys in float64, turned by the angles of their positions."""
+    """The rows of keys in float64, turned by the angles of their positions, over a scale (of each key head)."""
     from .rotary import reference as turn
 
     out, n = k.astype(np.float64), k.shape[2]
@@ -193,4 +217,4 @@ def reference(
         if cos is not None and sin is not None:
             at = slice(length - n, length)
             out[i] = turn(k[i], cos[at], sin[at], **settings)
-    return out
+    return out / np.reshape(scale, (-1, 1, 1))

@@ -16,6 +16,7 @@ from ..types import DTYPES
 from . import attention_cached
 from .arguments import KernelCall
 from .attention import DTYPE_NAMES, WIDEST, Scores, loadable, machine_of
+from .eight_bits import eight_bits, vector
 from .widths import widths
 
 QUERIES = 16  # of a sequence at most; more are attention's work
@@ -42,7 +43,7 @@ class Cut(NamedTuple):
 
 
 def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
-    """For `rows` rows that share their keys, which have elements of `size` bytes."""
+    """For `rows` rows that share their keys, which have elements of `size` bytes; those of 1 are unpacked to 2."""
     wide, narrow = widths(d, dv)
     most = 64 if wide <= 128 else 32
     tall = next(x for x in (16, 32, 64) if x >= min(rows, most))
@@ -52,6 +53,7 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
         slices, elements = found.slices(narrow)
         tile = found.keys * (wide + narrow) * size
         fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
+        fixed += found.keys * wide * 2 if size == 1 else 0
         stages = (arch.shared_bytes - fixed) // tile
         if groups * tall // 16 <= warps and stages >= 2:
             return found._replace(stages=min(stages, 4))
@@ -111,6 +113,7 @@ def call(
     lengths: Any,
     page_table: Any,
     sinks: Any,
+    scales: tuple[Any, Any],
     out: Any,
     lse: Any,
     scores: Scores,
@@ -139,7 +142,8 @@ def call(
     logs = None if lse is None else View(lse, (batch, groups, shared * n), (heads * n, shared * n, 1))
     queries = _rows(q, groups, "q"), k, v, _rows(out, groups, "out")
     places = _dense(lengths, "lengths"), scores.scale, logs, None if not page else _dense(page_table, "page_table")
-    given = (*queries, *places, *scores.band, None if sinks is None else _dense(sinks, "sinks"))
+    last = (x if x is None else _dense(x, "scale") for x in (sinks, *map(vector, scales)))
+    given = (*queries, *places, *scores.band, *last)
     return KernelCall(ATTEND, given, static)  # type: ignore[arg-type]
 
 
@@ -184,13 +188,20 @@ def check(
     lengths: ArrayInfo,
     page_table: ArrayInfo | None,
     sinks: ArrayInfo | None,
+    k_scale: ArrayInfo | None,
+    v_scale: ArrayInfo | None,
     split: int | None,
 ) -> None:
     """One `ArgumentError` for what no kernel takes."""
     if len(q.shape) != 4 or len(k.shape) != 4 or len(v.shape) != 4:
         problem, fix = "", "q has four dimensions, batch, heads, queries, head dimension; a cache as many"
-    elif q.dtype not in DTYPE_NAMES or not q.dtype == k.dtype == v.dtype:
-        problem, fix = "these dtypes are not supported", "pass all of them as bf16, or all as f16"
+    elif q.dtype not in DTYPE_NAMES or k.dtype != v.dtype or k.dtype not in (q.dtype, "e4m3"):
+        problem, fix = (
+            "these dtypes are not supported",
+            "pass q as bf16 or f16, and caches as the same or as e4m3",
+        )
+    elif bad := eight_bits(k, v, k_scale, v_scale):
+        problem, fix = bad
     elif k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3] or (page_table is None and q.shape[0] != k.shape[0]):
         problem, fix = "the shapes do not go together", "the caches have one shape, with the head dimension of q"
         fix += "" if page_table is not None else " and its batch; pages need a page_table"

@@ -183,10 +183,14 @@ def load_runs(c: CudaWriter, scope: Any, result: Value, source: Value | Place, h
                     f"({runs.inside(p)}) ? pk_ld_{runs.hint}<{vector}>({runs.at(p)}, true) : "
                     f"pk_load_tail<{vector}>({runs.at(p)}, {runs.left(p)})"
                 )
-        c.line(f"{{ union {{ {vector} v; {t} e[{runs.piece}]; u32 w[{max(1, runs.bytes // 4)}]; }} u; u.v = {load};")
+        words = f"u16 h[{max(1, runs.bytes // 2)}]; u32 w[{max(1, runs.bytes // 4)}];"
+        c.line(f"{{ union {{ {vector} v; {t} e[{runs.piece}]; {words} }} u; u.v = {load};")
         first = f"i * {width} + {p * runs.piece}"
         if runs.whole_words:
             c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {c[result]}[({first}) / 2 + j] = u.w[j]; }}")
+        elif type.dtype.packed and runs.piece > 1 and runs.dtype.bits == 8 and runs.dtype.kind == "f":
+            pair = c.pair_from_memory("u.h[j]", runs.dtype, type.dtype)
+            c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {c[result]}[({first}) / 2 + j] = {pair}; }}")
         elif type.dtype.packed and runs.piece > 1:
             c.line(f"PK_UNROLL for (int j = 0; j < {runs.piece // 2}; j++) {{")
             c.store_pair(

@@ -224,6 +224,9 @@ class Load(Op):
                     "type": RegisterTile(held, 16, 32, layout),
                 }
                 yield Sample(fields, lambda source: source[16:32, 32:64], exact=True, needs=needs)
+        for dtype, held, width in ((e4m3, bf16, 16), (e4m3, f16, 4), (e5m2, f16, 8), (e5m2, bf16, 2)):  # in pairs
+            fields = {"source": SharedTile(dtype, 16, 64), "type": RegisterTile(held, 16, 64, Coalesced(4, width))}
+            yield Sample(fields, lambda source: source, exact=True, needs="fp8 conversions")
         for warps in (2, 4):
             yield Sample(
                 {"source": SharedTile(bf16, 128, 96), "type": RegisterTile(bf16, 128, 96, "row", warps)},

@@ -92,6 +92,9 @@ class CudaWriter(Protocol):
     def from_memory(self, text: str, memory: DType, held: DType) -> str:
         """An element as it lies in memory, as an element of `held`: what `map` and `store_pair` take."""
 
+    def pair_from_memory(self, text: str, memory: DType, held: DType) -> str:
+        """Two 8-bit floats, as they lie in memory, as a word of two 16-bit floats: both converted at once."""
+
     def moved(self, x: Value, register: Any) -> str:
         """The element in register number `register`, to be moved as it is: a 16-bit float as u16."""
 

@@ -14,7 +14,7 @@ from pykittens.kernels import decoding
 from pykittens.kernels.attention import scores
 from pykittens.kernels.attention_cached import reference
 
-BF16 = np.dtype(ml_dtypes.bfloat16)
+BF16, E4M3 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
 
 
 class Case:
@@ -30,18 +30,21 @@ class Case:
         d: tuple[int, int] = (64, 64),
         dtype: Any = BF16,
         capacity: int = 300,
+        scales: Any = None,
         **settings: Any,
     ):
         rng, batch = np.random.default_rng(sum(lengths) + n), len(lengths)
         self.lengths, self.settings = np.array(lengths, np.int32), settings
         self.q = rng.standard_normal((batch, heads[0], n, d[0])).astype(dtype)
-        k, v = (np.full((batch, heads[1], capacity, width), np.nan, dtype) for width in d)
+        held, scales = dtype if scales is None else E4M3, scales or (1.0, 1.0)
+        k, v = (np.full((batch, heads[1], capacity, width), np.nan, held) for width in d)
         for i, length in enumerate(lengths):
-            k[i, :, :length], v[i, :, :length] = (
-                rng.standard_normal(x[i, :, :length].shape).astype(dtype) for x in (k, v)
-            )
+            for x, scale in zip((k, v), scales, strict=True):
+                x[i, :, :length] = rng.standard_normal(x[i, :, :length].shape).astype(dtype) / np.mean(scale)
+        if held is E4M3:
+            self.settings |= {f"{x}_scale": np.array(y, np.float32) for x, y in zip("kv", scales, strict=True)}
         rows = self.q.reshape(batch, heads[1], -1, d[0])
-        told = {"causal": True} | settings
+        told = {"causal": True, "k_scale": scales[0], "v_scale": scales[1]} | settings
         told |= dict(zip(("left", "right"), told.pop("window", (None, None)), strict=True))
         self.expected = reference(rows, k, v, self.lengths, d[0] ** -0.5, n, **told).reshape(*self.q.shape[:3], d[1])
         self.table = None
@@ -50,8 +53,8 @@ class Case:
             numbers = rng.permutation(batch * each + 2)[: batch * each].reshape(batch, each).astype(np.int32)
             pages = []
             for x in (k, v):
-                made = np.full((batch * each + 2, heads[1], each * page // each, x.shape[3]), np.nan, dtype)
-                filled = np.full((batch, heads[1], each * page, x.shape[3]), np.nan, dtype)
+                made = np.full((batch * each + 2, heads[1], each * page // each, x.shape[3]), np.nan, held)
+                filled = np.full((batch, heads[1], each * page, x.shape[3]), np.nan, held)
                 filled[:, :, :capacity] = x
                 made[numbers] = filled.reshape(batch, heads[1], each, page, -1).swapaxes(1, 2)
                 pages.append(made)
@@ -80,6 +83,16 @@ class Case:
         {"lengths": (40, 90), "n": 2, "window": (30, None), "softcap": 2.0, "sinks": np.arange(4, dtype=np.float32)},
         {"lengths": (40, 90), "n": 2, "causal": False},
         {"lengths": (0, 100), "d": (256, 256), "heads": (2, 1), "capacity": 100},
+        {"lengths": (1, 130), "scales": ((0.25, 0.5), 0.1), "capacity": 130},
+        {"lengths": (5, 66), "n": 16, "heads": (5, 1), "d": (96, 48), "page": 16, "scales": (2.0, 1.0), "capacity": 70},
+        {
+            "lengths": (40,),
+            "heads": (1, 1),
+            "d": (256, 32),
+            "dtype": np.float16,
+            "scales": ((-0.5,), 1.0),
+            "softcap": 3.0,
+        },
     ),
     ids=lambda case: "-".join(map(str, case)),
 )
@@ -128,7 +141,8 @@ def test_the_simulator_says_what_a_gpu_would_clamp() -> None:
         (c.lengths, np.full((2, 2), 6, np.int32), "a page number is out of range"),
     ):
         out = np.zeros(c.q.shape, BF16)
-        call = decoding.call(c.q, c.k, c.v, c.lengths, c.table, None, out, None, scores(64, True, *[None] * 4), None)
+        told = scores(64, True, *[None] * 4)
+        call = decoding.call(c.q, c.k, c.v, c.lengths, c.table, None, (None, None), out, None, told, None)
         operands = list(call.operands)
         operands[4], operands[7] = lengths, table
         with pytest.raises(KernelAssertionError, match=said):
@@ -154,10 +168,15 @@ def test_the_simulator_says_what_a_gpu_would_clamp() -> None:
         ({"softcap": -1.0}, "softcap=-1.0"),
         ({"window": 5}, "window=5"),
         ({"sinks": np.zeros(3, np.float32)}, "sinks are"),
+        ({"k_cache": np.zeros((2, 1, 40, 64), E4M3)}, "these dtypes are not supported"),
+        ({"v_scale": np.ones(1, np.float32)}, "v_scale is given"),
+        ({"held": E4M3, "k_scale": np.ones(2, np.float32)}, r"k_scale is f32 \(2,\)"),
+        ({"held": E4M3, "v_scale": np.ones(1, np.float64)}, r"v_scale is f64 \(1,\)"),
+        ({"held": E4M3, "q": np.zeros((2, 2, 1, 72), BF16), "d": 72}, "k_cache has rows of 72 bytes"),
     ),
 )
 def test_refusals(change: dict[str, Any], said: str) -> None:
-    cache = np.zeros((2, 1, change.pop("page", 40), 64), BF16)
+    cache = np.zeros((2, 1, change.pop("page", 40), change.pop("d", 64)), change.pop("held", BF16))
     given = {"q": np.zeros((2, 2, 1, 64), BF16), "k_cache": cache, "v_cache": cache}
     given |= {"lengths": np.full(2, 20, np.int32)} | change
     with pytest.raises(ArgumentError, match=said):

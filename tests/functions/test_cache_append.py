@@ -12,7 +12,7 @@ import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
 from pykittens.kernels.cache_append import reference
 
-BF16 = np.dtype(ml_dtypes.bfloat16)
+BF16, E4M3 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
 
 
 def rows(*shape: int, dtype: Any = BF16) -> np.ndarray:
@@ -44,6 +44,23 @@ def test_in_their_places(n: int, page: int, d: int, dv: int, r: int, interleaved
         np.testing.assert_allclose(turned.astype(float), expected, rtol=1e-2, atol=1e-2)
     else:
         assert turned is None
+
+
+def test_eight_bits() -> None:
+    """Turned keys and values over the scales of their heads, rounded to what is nearest; too large, the largest."""
+    n, d, lengths = 2, 64, np.array([2, 30], np.int32)
+    k, v, tables = rows(2, 3, n, d), rows(2, 3, n, 32), [rows(32, 16, dtype=np.float32) for _ in range(2)]
+    v[0, 0, 0, :3] = 1e4, -1e4, np.nan
+    caches = [np.zeros((2, 3, 32, x), E4M3) for x in (d, 32)]
+    scales = {"k_scale": np.array([0.01, 0.5, -2], np.float32), "v_scale": np.array(0.25, np.float32)}
+    pk.cache_append(k, v, *caches, lengths, cos=tables[0], sin=tables[1], **scales)
+    for cache, x, angles, scale in zip(caches, (k, v), (tables, [None, None]), scales.values(), strict=True):
+        expected = np.zeros(cache.shape)
+        made = np.clip(reference(x, lengths, *angles, scale=scale), -448, 448)
+        for i, length in enumerate(lengths):
+            expected[i, :, length - n : length] = made[i]
+        np.testing.assert_allclose(cache.astype(float), expected, rtol=2.0**-4, atol=2.0**-10)
+    assert np.isnan(caches[1][0, 0, 0, 2].astype(float)) and (caches[1][0, 0, 0, :2].astype(float) == (448, -448)).all()
 
 
 def test_what_has_no_place() -> None:
@@ -84,6 +101,8 @@ def test_a_step_of_decoding_by_torch() -> None:
     (
         ({"k": np.zeros((2, 1, 64), BF16)}, "cache_append of k bf16"),
         ({"k": np.zeros((2, 1, 1, 64), np.float16)}, "dtypes are not supported"),
+        ({"k_cache": np.zeros((2, 1, 8, 64), E4M3)}, "dtypes are not supported"),
+        ({"k_scale": np.ones(1, np.float32)}, "k_scale is given"),
         ({"v": np.zeros((2, 1, 2, 64), BF16)}, "do not go together"),
         ({"k_cache": np.zeros((2, 2, 8, 64), BF16)}, "do not go together"),
         ({"lengths": np.ones(2, np.int64)}, r"lengths are i64 \(2,\)"),

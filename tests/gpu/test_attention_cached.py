@@ -32,6 +32,7 @@ def exact(q: Any, k: Any, v: Any, lengths: Any) -> Any:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_shapes(seed: int) -> None:
+    """Every third of 8-bit floats, with scales of their key heads."""
     lot, made = random.Random(seed), torch.Generator("cuda").manual_seed(seed)
     batch, (heads, groups), d = lot.choice((1, 3, 17)), lot.choice(HEADS), lot.choice((64, 96, 128, 256))
     n, page, split = lot.choice((1, 2, 5, 16)), lot.choice((0, 16, 64)), lot.choice((None, 300))
@@ -42,15 +43,22 @@ def test_random_shapes(seed: int) -> None:
         for h, rows in ((heads, n), (groups, capacity), (groups, capacity))
     )
     lengths = torch.randint(0, capacity + 1, (batch,), device="cuda", generator=made).int()
-    expected, table = exact(q, k, v, lengths), None
+    scales: dict[str, Any] = {}
+    if seed % 3 == 2:
+        scales = {name: torch.rand(groups, device="cuda", generator=made) + 0.5 for name in ("k_scale", "v_scale")}
+        k, v = (x.to(torch.float8_e4m3fn) for x in (k, v))
+    whole = [x.double() * y.view(-1, 1, 1) for x, y in zip((k, v), scales.values(), strict=True)] if scales else [k, v]
+    expected, table = exact(q, *whole, lengths), None
     for x in (k, v):
+        bits = x.view(torch.uint8 if scales else torch.int16)
         for i, length in enumerate(lengths.tolist()):
-            x[i, :, length:] = torch.nan
+            bits[i, :, length:] = 0x7F if scales else 0x7FFF  # NaN
     if page:
         numbers = torch.randperm(batch * each, device="cuda", generator=made)
-        pages = [torch.empty(batch * each, groups, page, d, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+        pages = [torch.empty(batch * each, groups, page, d, device="cuda", dtype=k.dtype) for _ in range(2)]
         for x, to in zip((k, v), pages, strict=True):
-            to[numbers] = x.view(batch, groups, each, page, d).transpose(1, 2).flatten(0, 1)
+            cut = x.view(torch.uint8 if scales else x.dtype).view(batch, groups, each, page, d)
+            to.view(cut.dtype)[numbers] = cut.transpose(1, 2).flatten(0, 1)
         table = numbers.view(batch, each).int()
         table[torch.arange(each, device="cuda") * page >= lengths[:, None]] = 2**30
         k, v = pages
@@ -59,14 +67,14 @@ def test_random_shapes(seed: int) -> None:
         return bool((out.double() - expected).norm() <= 5e-3 * expected.norm())
 
     with torch.no_grad():
-        assert all(close(pk.attention_cached(q, k, v, lengths, table, split=split)) for _ in range(3))
+        assert all(close(pk.attention_cached(q, k, v, lengths, table, split=split, **scales)) for _ in range(3))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            out = pk.attention_cached(q, k, v, lengths, table, split=split)
+            out = pk.attention_cached(q, k, v, lengths, table, split=split, **scales)
         for _ in range(2):
             out.fill_(torch.nan)
             graph.replay()
             assert close(out)
         lengths += 2**20  # nothing outside of the cache is read
-        pk.attention_cached(q, k, v, lengths, table, split=split)
+        pk.attention_cached(q, k, v, lengths, table, split=split, **scales)
         torch.cuda.synchronize()

@@ -8,29 +8,38 @@ import numpy as np
 
 from ...architectures import ARCHITECTURES
 from ...call.arguments import spec
-from ...types import bf16, f32, i32
+from ...types import bf16, e4m3, f32, i32
 from .. import attention_cached, cache_append, rotary
 from ..catalog import Array, Instance, Shipped
 from ..decoding import cut
 
 LENGTHS, PAGE = (0, 1, 290), 32
 PROCESSORS = 2
+SCALES = ("k_scale", "v_scale")
+ONE_SCALE: dict[str, Any] = dict.fromkeys(SCALES, spec(f32, (1,)))
 
 
 def _cached(
-    dim: int, pages: bool, n: int = 1, heads: int = 4, fixed: int = 0, arch: str = "sm_90a", **given: Any
+    dim: int,
+    pages: bool,
+    n: int = 1,
+    heads: int = 4,
+    fixed: int = 0,
+    arch: str = "sm_90a",
+    held: Any = bf16,
+    **given: Any,
 ) -> Instance:
     """Three sequences, a key head that `heads` heads share; `given`: operands."""
     batch, rows, capacity = len(LENGTHS), heads * n, -(-max(LENGTHS) // PAGE) * PAGE
-    how = cut(rows, dim, dim, 2, ARCHITECTURES[arch])
+    how = cut(rows, dim, dim, held.size, ARCHITECTURES[arch])
     cache = (batch * capacity // PAGE, 1, PAGE, dim) if pages else (batch, 1, capacity, dim)
     across = -(-rows // how.rows)
     places = batch * across * -(-capacity // (fixed * how.keys)) if fixed else 2 * PROCESSORS
     table = np.random.default_rng(0).permutation(cache[0]).reshape(batch, -1) if pages else None
     operands: dict[str, Any] = {
         "q": spec(bf16, (batch, 1, rows, dim)),
-        "k": spec(bf16, cache),
-        "v": spec(bf16, cache),
+        "k": spec(held, cache),
+        "v": spec(held, cache),
         "o": spec(bf16, (batch, 1, rows, dim)),
         "lengths": spec(i32, (batch,)),
         "scale": dim**-0.5,
@@ -54,6 +63,7 @@ def _cached(
 
     def expected(q: Array, k: Array, v: Array, lengths: Array, scale: float, **rest: Any) -> dict[str, Array]:
         told = {name: rest.get(name) for name in ("left", "right", "softcap", "sinks")}
+        told |= {name: rest[name] for name in ("k_scale", "v_scale") if name in rest}
         table = rest.get("page_table")
         return {"o": attention_cached.reference(q, k, v, lengths, scale, n, table, causal=causal, **told)}
 
@@ -68,10 +78,11 @@ def _clear(dependent: bool) -> Instance:
     return Instance(attention_cached.clear, operands, {"dependent": dependent}, ("arrived",), expected)
 
 
-def _append(pages: bool, turned: bool) -> Instance:
-    """Two rows for each of three sequences; half of the features turn."""
+def _append(pages: bool, turned: bool, held: Any = bf16) -> Instance:
+    """Two rows for each of three sequences; half of the features turn. held: what caches hold, with scales of 1 / 2 if
+    that is 8-bit floats."""
     batch, n, dim, capacity, positions = 3, 2, 64, 96, np.array((2, 33, 96))
-    cache = spec(bf16, (batch * capacity // PAGE, 2, PAGE, dim) if pages else (batch, 2, capacity, dim))
+    cache = spec(held, (batch * capacity // PAGE, 2, PAGE, dim) if pages else (batch, 2, capacity, dim))
     table = np.random.default_rng(0).permutation(cache.shape[0]).reshape(batch, -1)
     rows, angles = spec(bf16, (batch, 2, n, dim)), spec(f32, (capacity, dim // 4))
     operands: dict[str, Any] = {
@@ -84,6 +95,8 @@ def _append(pages: bool, turned: bool) -> Instance:
     operands["page_table"] = spec(i32, table.shape) if pages else None
     if turned:
         operands |= {"cos": angles, "sin": angles, "q": rows, "turned": rows}
+    if held is e4m3:
+        operands |= dict.fromkeys(SCALES, spec(f32, (2,)))
     config = rotary.plan(dim, 2, 16, dim // 2, False) if turned else None
     statics = {"config": config, "plain": (rotary.layout_of(dim, 8),) * 2}
     names = ("k_cache", "v_cache", *(("turned",) if turned else ()))
@@ -91,7 +104,10 @@ def _append(pages: bool, turned: bool) -> Instance:
     def expected(k: Array, v: Array, lengths: Array, **given: Any) -> dict[str, Array]:
         tables = given.get("cos"), given.get("sin")
         found = {"turned": cache_append.reference(given["q"], lengths, *tables)} if turned else {}
-        for name, x in (("k_cache", cache_append.reference(k, lengths, *tables)), ("v_cache", v)):
+        scales = given.get("k_scale", 1.0), given.get("v_scale", 1.0)
+        made = (k, *tables, scales[0]), (v, None, None, scales[1])
+        for name, (x, *how) in zip(("k_cache", "v_cache"), made, strict=True):
+            x = cache_append.reference(x, lengths, *how).astype(held.numpy).astype(np.float64)
             whole = np.zeros((batch, 2, capacity, dim))
             for i, length in enumerate(lengths):
                 whole[i, :, length - n : length] = x[i]
@@ -102,7 +118,8 @@ def _append(pages: bool, turned: bool) -> Instance:
                 found[name] = whole
         return found
 
-    values = {"lengths": positions} | ({"page_table": table} if pages else {})
+    values: dict[str, Array] = {"lengths": positions} | ({"page_table": table} if pages else {})
+    values |= dict.fromkeys(SCALES, np.full(2, 0.5)) if held is e4m3 else {}
     return Instance(cache_append.append, operands, statics, names, expected, values)
 
 
@@ -129,6 +146,14 @@ ROWS = (
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
+        name="attention_cached_8bit",
+        about="the same on caches of 8-bit floats with scales, a warp for the rows of a tile or several",
+        make=lambda n: _cached(64, True, n, 8, arch="sm_89", held=e4m3, **ONE_SCALE),
+        options={"n": (1, 8)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+        needs=("fp8 conversions",),
+    ),
+    Shipped(
         name="attention_cached_clear",
         about="zeros for the parts of attention on caches to be counted in",
         make=_clear,
@@ -141,5 +166,13 @@ ROWS = (
         make=_append,
         options={"pages": (False, True), "turned": (True, False)},
         opcodes=("LDG", "STG"),
+    ),
+    Shipped(
+        name="cache_append_8bit",
+        about="the same into caches of 8-bit floats, over scales",
+        make=lambda: _append(True, True, e4m3),
+        options={},
+        opcodes=("LDG", "STG"),
+        needs=("fp8 conversions",),
     ),
 )
