@@ -32,6 +32,10 @@ def number_of(epilogue: Callable[..., Any]) -> int:
     return number
 
 
+# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
+number_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def epilogue_of(number: int) -> Callable[..., Any]:
     """The epilogue that a setting stands for."""
     return _epilogues[number]

@@ -232,6 +232,10 @@ def _name(activation: Any) -> str | None:
     return name
 
 
+# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
+_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _activated(activation: Callable[[Any], Any], x: Any) -> Any:
     """A user's activation, whose arguments and whose result are looked at."""
     check_takes(activation, "the activation", ["x"])

@@ -214,7 +214,8 @@ def matmul(
 
     `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product whose first element
     is (row, col) of the result, and the operands are tensors of one or two dimensions, such as a bias or a residual:
-    `x + pk.warpgroup.load_row(bias, pk.at(0, col), length=x.cols, dtype=pk.f32)`. torch.compile does not take it.
+    `x + pk.warpgroup.load_row(bias, pk.at(0, col), length=x.cols, dtype=pk.f32)`. torch.compile takes functions that
+    refer to Python's numbers, as they are when it traces.
 
     torch's gradients are those of a, b, the scales, and the operands, as far as the epilogue reads them at (row, col),
     or at 0 along a dimension of length 1; the epilogue's derivative is traced (`pk.vjp`). For it the product is kept,

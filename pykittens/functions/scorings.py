@@ -55,6 +55,10 @@ def number_of(score: Any, mask: Any) -> int:
     return number
 
 
+# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
+number_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def known_of(number: int, split: int, operands: Sequence[ArrayInfo | None], near: bool = False) -> Known:
     """What a number stands for with operands like these, of which the first `split` are the score's; near: for at most
     2**20 queries and keys.

@@ -8,9 +8,8 @@
 transformers asks two tables: `AttentionInterface` for the function, and `AttentionMaskInterface` for what makes its
 mask. Without an entry in the second it makes no mask at all, and batches would attend to their padding. Ours
 (`masks.py`) says who sees which run of keys: windows, batches padded on either side, packed sequences, a static cache
-whose last keys nobody has written. While torch.compile traces a whole model, transformers cannot look at positions and
-padding; where these matter it makes a mask of booleans, which goes to "sdpa" there. Give packed sequences by
-`cu_seq_lens_q`.
+whose last keys nobody has written. While torch.compile traces a whole model, nobody can look at positions and padding:
+where they matter the mask is a tensor of booleans, which kernels read. Give packed sequences by `cu_seq_lens_q`.
 """
 
 from __future__ import annotations
@@ -62,9 +61,9 @@ def attend(
     padding-free collator makes, the rows of all entries are sequences one after another, within `sliding_window`.
 
     A mask of booleans (padding in the middle, chunks, one's own) is read by the kernel, element by element. What no
-    kernel computes (dropout, a bias, a mask of floats, dtypes and head dimensions without a kernel, a mask of booleans
-    while torch.compile traces) goes to transformers' own "sdpa", with one warning for each reason; where that has no
-    softcap or no sinks, which the kernels have, it raises `ValueError`.
+    kernel computes (dropout, a bias, a mask of floats, dtypes and head dimensions without a kernel) goes to
+    transformers' own "sdpa", with one warning for each reason; where that has no softcap or no sinks, which the kernels
+    have, it raises `ValueError`.
     """
     softcap, sinks = others.get("softcap"), others.get("s_aux")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
@@ -151,7 +150,7 @@ def _visible(mask: Tensor | None, query: Tensor, key: Tensor) -> Visible | None:
 def _table(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | None:
     """A mask of booleans, the same for all heads, as bytes: (batch, n, m)."""
     shape = query.shape[0], 1, query.shape[2], key.shape[2]
-    if mask is None or mask.dtype != torch.bool or tuple(mask.shape) != shape or torch.compiler.is_compiling():
+    if mask is None or mask.dtype != torch.bool or tuple(mask.shape) != shape:
         return None
     return mask[:, 0].contiguous().view(torch.uint8)
 
@@ -168,7 +167,7 @@ def _given_lengths(query: Tensor, others: dict[str, Any]) -> tuple[Tensor, Tenso
     return rows.int(), (rows if keys is None else keys).int()
 
 
-_UNKNOWN = "a mask that kernels do not read (of floats, different for heads, or while torch.compile traces)"
+_UNKNOWN = "a mask that kernels do not read (of floats, or different for heads)"
 
 
 def _reason(query: Tensor, key: Tensor, value: Tensor, dropout: float, others: dict[str, Any]) -> str:

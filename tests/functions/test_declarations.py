@@ -321,7 +321,7 @@ LONGER = {
     "causal_conv1d_backward": (0, 1),
     **dict.fromkeys(("mamba2", "mamba2_after"), (0, 1, 3, 4)),
     "mamba2_backward": (0, 1, 2, 4, 5),
-} | dict.fromkeys(("linear", "linear_product", "matmul", "matmul_epilogue_product"), (0,))
+} | dict.fromkeys(("linear", "linear_product", "matmul", "matmul_epilogue", "matmul_epilogue_product"), (0,))
 WRITING = (
     "addmm_",
     "cache_append",

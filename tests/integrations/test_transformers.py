@@ -286,7 +286,7 @@ def test_softcap_and_sinks() -> None:
 
 
 def test_compiled() -> None:
-    """While it is compiled, transformers makes a mask for whole models; what comes without one is ours."""
+    """Without a mask, with lengths, and whole models, whose mask is of booleans while transformers is traced."""
     torch._dynamo.reset()
     q, k, v = (torch.randn(1, h, 9, 64).bfloat16() for h in (4, 2, 2))
     compiled = torch.compile(
@@ -302,8 +302,10 @@ def test_compiled() -> None:
     rows = [x.transpose(1, 2)[0] for x in (q, k, v)]
     assert torch.equal(told(q, k, v)[0], pk.attention_varlen(*rows, offsets.int(), causal=True))
     (ours, _), ids = models(), tokens(1)
-    for cached in (True, False):  # with a cache, transformers does not ask whether positions are those of sequences
+    padding = torch.ones_like(ids)
+    padding[0, :3] = 0
+    for given in ({"use_cache": True}, {"use_cache": False}, {"use_cache": False, "attention_mask": padding}):
         compiled = torch.compile(ours.model, backend="aot_eager", fullgraph=True)
-        expected = ours.model(input_ids=ids, use_cache=cached).last_hidden_state
-        found = compiled(input_ids=ids, use_cache=cached).last_hidden_state
-        assert (found - expected).norm() < 1e-2 * expected.norm() and len(integration._WARNED) == (not cached)
+        expected = ours.model(input_ids=ids, **given).last_hidden_state * padding[..., None]
+        found = compiled(input_ids=ids, **given).last_hidden_state * padding[..., None]
+        assert (found - expected).norm() < 1e-2 * expected.norm() and not integration._WARNED
