@@ -1,37 +1,35 @@
 """The contract of every function over sequences with a state, whole and on the GPU: cases passed and failed by
 function.
 
-    python -m benchmarks.contract [PYTEST ARGUMENT ...]    # by default -n 8
+    python -m benchmarks.contract [--seconds S] [PYTEST ARGUMENT ...]    # by default -n 8
 
-Files a row a function in benchmarks/results.
+Files a row a function in benchmarks/results; after so many seconds, of the cases that have ended.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import subprocess
 import sys
-import tempfile
-import xml.etree.ElementTree as xml
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from . import reports
 from .record import record
 
 TEST = "tests/kernels/test_sequences.py"
 
 
-def counts(report: str) -> list[dict[str, Any]]:
-    """A row a function, of pytest's report as XML."""
+def counts(cases: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a function, of the cases that ended."""
     found: dict[str, dict[str, Any]] = defaultdict(lambda: {"passed": 0, "failed": 0, "failures": []})
-    for case in xml.fromstring(report).iter("testcase"):
-        name = case.get("name", "")
-        function = function_of(name)
-        bad = case.find("failure") is not None or case.find("error") is not None
-        found[function]["failed" if bad else "passed"] += 1
-        if bad:
-            found[function]["failures"].append(name)
+    for case in cases:
+        row = found[function_of(case["name"])]
+        row[case["outcome"]] = row.get(case["outcome"], 0) + 1
+        if case["outcome"] == "failed":
+            row["failures"].append(case["name"])
     return [{"what": f"contract of sequences: {function}", **row} for function, row in sorted(found.items())]
 
 
@@ -46,11 +44,10 @@ def function_of(case: str) -> str:
 
 def main() -> int:
     """How many cases failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        arguments = sys.argv[1:] or ("-n", "8")
-        subprocess.run([sys.executable, "-m", "pytest", "-q", "--whole", f"--junitxml={report}", *arguments, TEST])
-        rows = counts(report.read_text())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float)
+    o, arguments = parser.parse_known_args()
+    rows = counts(reports.run(["--whole", *(arguments or ("-n", "8")), TEST], Path.cwd(), o.seconds))
     for row in rows:
         print(f"{row['what']}: {row['passed']} passed, {row['failed']} failed {' '.join(row['failures'])}")
     print("->", record("conformance", rows, ("what",)))

@@ -82,33 +82,34 @@ def test_host_costs_of_two_architectures_stay_apart(file: Path) -> None:
 def test_the_contract_is_counted_by_function() -> None:
     from benchmarks import contract
 
-    report = """<testsuites><testsuite>
-    <testcase name="test_steps_are_rows[mamba2]"/>
-    <testcase name="test_f16_with_large_keys[gated_linear_attention, channels]"><failure/></testcase>
-    <testcase name="test_the_recurrence_and_parts_that_continue_it[1-dtype0-gated_linear_attention]"/>
-    <testcase name="test_every_function_with_a_state_has_a_row"/></testsuite></testsuites>"""
-    rows = {row["what"].partition(": ")[2]: row for row in contract.counts(report)}
+    cases = [
+        {"name": "test_steps_are_rows[mamba2]", "outcome": "passed"},
+        {"name": "test_f16_with_large_keys[gated_linear_attention, channels]", "outcome": "failed"},
+        {"name": "test_the_recurrence[1-dtype0-gated_linear_attention]", "outcome": "passed"},
+        {"name": "test_every_function_with_a_state_has_a_row", "outcome": "passed"},
+    ]
+    rows = {row["what"].partition(": ")[2]: row for row in contract.counts(cases)}
     assert {name: (row["passed"], row["failed"]) for name, row in rows.items()} == {
         "mamba2": (1, 0),
         "gated_linear_attention": (1, 0),
         "gated_linear_attention, channels": (0, 1),
         "all functions": (1, 0),
     }
-    assert rows["gated_linear_attention, channels"]["failures"][0].startswith("test_f16")
+    assert rows["gated_linear_attention, channels"]["failures"] == [cases[1]["name"]]
 
 
-def test_tests_of_fla_s_are_counted_by_who_ran_them() -> None:
-    from benchmarks import fla
+def test_tests_of_fla_s_are_counted_by_who_ran_them(tmp_path: Path) -> None:
+    """Of a file of tests that has every way to end."""
+    from benchmarks import fla, reports
 
-    def case(name: str, calls: str, inside: str = "") -> str:
-        told = f'<properties><property name="calls" value="{calls}"/></properties>'
-        return f'<testcase name="{name}">{told}{inside}</testcase>'
-
-    cases = case("a", "chunk_kda"), case("b", ""), case("c", "chunk_kda", "<failure/>")
-    cases += (
-        case("d", "", '<skipped message="Skipped: left to fla: f32"/>'),
-        case("e", "", '<skipped message="no GPU"/>'),
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "def test_ours(record_property): record_property('calls', 'chunk_kda')\n"
+        "def test_other(): pass\n"
+        "def test_wrong(): assert False\n"
+        "def test_left(): pytest.skip('left to fla: f32')\n"
+        "def test_theirs(): pytest.skip('no GPU')\n"
     )
-    row = fla.test_row("chunk_kda", f"<testsuite>{''.join(cases)}</testsuite>")
+    row = fla.test_row("chunk_kda", reports.run(["-c", "/dev/null", f"--rootdir={tmp_path}", "test_some.py"], tmp_path))
     assert [row[x] for x in ("passed", "failed", "left", "without")] == [1, 1, 1, 2]
-    assert row["failures"] == ["c"]
+    assert row["failures"] == ["test_wrong"] and row["reasons"] == ["f32"]
