@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,27 @@ def record(table: str, rows: Iterable[dict[str, Any]], key: tuple[str, ...], fil
     """
     where = facts()
     file = file or RESULTS / f"{_device_word(where['device'])}.json"
-    old, new = read(file), [{"table": table, **row, **where} for row in rows]
+    new = [{"table": table, **row, **where} for row in rows]
     fresh = {tuple(row.get(k) for k in key) for row in new}
-    kept = [row for row in old if row["table"] != table or tuple(row.get(k) for k in key) not in fresh]
-    everything = sorted(kept + new, key=lambda row: row["table"])  # stable: within a table, the order of measuring
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("[\n" + ",\n".join(json.dumps(row) for row in everything) + "\n]\n")
+    with alone(file):
+        kept = [row for row in read(file) if row["table"] != table or tuple(row.get(k) for k in key) not in fresh]
+        everything = sorted(kept + new, key=lambda row: row["table"])  # stable: within a table, the order of measuring
+        file.write_text("[\n" + ",\n".join(json.dumps(row) for row in everything) + "\n]\n")
     return file
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Within it, no other process files anything: several measure at once. Windows has no such lock."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with Path(tempfile.gettempdir(), f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read(file: Path) -> list[dict[str, Any]]:
