@@ -2,6 +2,7 @@
 
     python -m benchmarks.schedules --compile-only     # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.schedules --count 300        # -> benchmarks/results/schedules/<device>.json
+    python -m benchmarks.schedules product            # one kind; the other's rows stay
     python -m benchmarks.fit FILE                     # from there: the constants of the model
 
 All ways of a shape take turns, behind a write that empties L2. Each is compared with the first before it is timed.
@@ -47,15 +48,15 @@ def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list
 
 
 def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
-    """The same of products. Rows that begin anywhere are padded first, which is not timed."""
+    """The same of products. Rows that begin anywhere are copied to whole lines first, which is not timed."""
     m, n, k = shape
-    a, b = make("bf16", m, -(-k // 8) * 8), make("bf16", k, -(-n // 8) * 8)
-    a, b = a[:, :k], b[:, :n]
+    a, b = (make("bf16", rows, -(-cols // 64) * 64 if cols % 8 else cols)[:, :cols] for rows, cols in ((m, k), (k, n)))
     for way in schedule.Multiply(m, n, k).ways(SLOTS):
         c, config, calls, more = empty("bf16", m, n), way.config, [], {}
         if way.splits > 1:
             parts, flags = gemm_divided.scratch(config, m, n, 2, 1, way.splits, SLOTS)
             more = {"splits": way.splits, "parts": empty("f32", *parts), "flags": empty("i32", *flags)}
+            more |= {"dependent": True}
             calls = [(gemm_divided.clear, (more["flags"],), {})]
         static = {"config": schedule.for_rows(config, m), **more}
         calls.append((gemm.gemm, (a, b, c, None, None, None, None, SLOTS), static))
@@ -68,7 +69,7 @@ KINDS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def compile_all(count: int, seed: int) -> None:
+def compile_all(kinds: list[str], count: int, seed: int) -> None:
     import torch
 
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
@@ -77,7 +78,8 @@ def compile_all(count: int, seed: int) -> None:
     def make(dtype: str, *shape: int) -> Any:
         return torch.empty(*shape, dtype=dtypes[dtype])
 
-    for kind, (shapes, runs) in KINDS.items():
+    for kind in kinds:
+        shapes, runs = KINDS[kind]
         for shape in take(shapes(seed), count):
             for _, calls in runs(shape, make, make):
                 for kernel, operands, named in (x for x in calls if isinstance(x, tuple)):
@@ -155,12 +157,14 @@ def main() -> None:
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
+    kinds = o.kinds or [*KINDS]
     if o.compile_only:
-        compile_all(o.count, o.seed)
+        compile_all(kinds, o.count, o.seed)
         return
-    rows = [row for kind in o.kinds or KINDS for row in measure(kind, o.count, o.seed, o.seconds)]
     device = facts()["device"].lower().removeprefix("nvidia").strip().replace(" ", "-")
     file = o.out or RESULTS / "schedules" / f"{device}.json"
+    rows = [row for row in json.loads(file.read_text())["rows"] if row["kind"] not in kinds] if file.exists() else []
+    rows += [row for kind in kinds for row in measure(kind, o.count, o.seed, o.seconds)]
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
     file.write_text(f'{{"facts": {json.dumps(facts())},\n"seed": {o.seed},\n"rows": [\n{lines}\n]}}\n')

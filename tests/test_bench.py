@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from pykittens.bench import (
     attention,
     attention_backward,
+    attention_backward_random,
     attention_cached,
+    attention_packed,
     delta_rules,
     families,
     gemm,
@@ -59,6 +61,14 @@ SMALL: list[tuple[Any, Cell]] = [
     *(
         (attention_cached, Cell(dict(zip(attention_cached.KEY, facts, strict=True)), 1e6, "GB/s"))
         for facts in ((1, 4, 2, 48, 1, 0), (2, 2, 1, 128, 2, 64))
+    ),
+    *(
+        (attention_packed, Cell({"sequences": "few", "heads": 2, "dim": 64, "backward": back}, 1e9))
+        for back in (False, True)
+    ),
+    (
+        attention_backward_random,
+        Cell({"batch": 1, "heads": 2, "key_heads": 1, "n": 48, "dim": 64, "causal": True, "deterministic": False}, 1e9),
     ),
     (gemm, Cell({"m": 70, "n": 64, "k": 64, "dtype": "bf16"}, 1e9)),
     (gemm, Cell({"m": 64, "n": 64, "k": 64, "dtype": "e4m3"}, 1e9)),
@@ -118,6 +128,7 @@ SMALL: list[tuple[Any, Cell]] = [
 )
 def test_trials(simulated: None, monkeypatch: pytest.MonkeyPatch, family: Any, cell: Cell) -> None:
     """Every kind of cell is right on the simulated GPU, and gives a row."""
+    monkeypatch.setitem(attention_packed.LENGTHS, "few", [40, 70])
     for rows in (memory, rows_backward):
         monkeypatch.setattr(rows, "TRAFFIC", 1 << 16)
         monkeypatch.setattr(rows, "ROTARY", ((2, 40, 64),))
@@ -139,7 +150,9 @@ def test_all_cells() -> None:
     assert {name: len(found) for name, found in labels.items()} == {
         "attention": 30,
         "attention_backward": 44,
+        "attention_backward_random": 48,
         "attention_cached": 15,
+        "attention_packed": 8,
         "attention_random": 100,
         "attention_window": 8,
         "delta_rules": 12,

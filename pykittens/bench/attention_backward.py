@@ -72,35 +72,33 @@ def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
     return panel + (", deterministic" if facts["deterministic"] else ""), f"{facts['n']}{shared}"
 
 
-def trial(cell: Cell, everybody: bool) -> Trial:
-    """PyKittens and cuDNN; with `everybody` also FA2 and, where it is installed, FA4."""
+def gradients(forward: Callable[..., Any], operands: Any, up: Any) -> Callable[[], Any]:
+    """The backward pass of a forward pass that has run, from the gradient `up` of its result."""
     import torch
 
+    @cache
+    def graph() -> tuple[Any, Any]:
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in operands]
+            return forward(*leaves), leaves
+
+    def run() -> Any:
+        out, leaves = graph()
+        return torch.autograd.grad(out, leaves, up, retain_graph=True)
+
+    return run
+
+
+def trial(cell: Cell, everybody: bool) -> Trial:
+    """PyKittens and cuDNN; with `everybody` also FA2 and, where it is installed, FA4."""
     b, h, g, n, d, causal, deterministic = (cell.facts[name] for name in KEY)
     q, do = normal(b, h, n, d), normal(b, h, n, d)
     k, v = normal(b, g, n, d), normal(b, g, n, d)
 
-    def gradients(
-        forward: Callable[[Any, Any, Any], Any], operands: Any = (q, k, v), up: Any = do
-    ) -> Callable[[], Any]:
-        """The backward pass of a forward pass that has run."""
-
-        @cache
-        def graph() -> tuple[Any, Any]:
-            with torch.enable_grad():
-                leaves = [x.detach().requires_grad_() for x in operands]
-                return forward(*leaves), leaves
-
-        def run() -> Any:
-            out, leaves = graph()
-            return torch.autograd.grad(out, leaves, up, retain_graph=True)
-
-        return run
-
-    runs = {OURS: gradients(lambda *x: pk.attention(*x, causal=causal, deterministic=deterministic))}
-    runs["cuDNN"] = gradients(lambda q, k, v: torch_attention("CUDNN_ATTENTION", q, k, v, causal))
+    runs = {OURS: gradients(lambda *x: pk.attention(*x, causal=causal, deterministic=deterministic), (q, k, v), do)}
+    for name, backend in {"cuDNN": "CUDNN_ATTENTION", **({"FA2": "FLASH_ATTENTION"} if everybody else {})}.items():
+        runs[name] = gradients(lambda q, k, v, via=backend: torch_attention(via, q, k, v, causal), (q, k, v), do)
     if everybody:
-        runs["FA2"] = gradients(lambda q, k, v: torch_attention("FLASH_ATTENTION", q, k, v, causal))
         if fa4 := peers.function("flash_attn.cute", "flash_attn_func"):
             swapped = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
             back = gradients(

@@ -48,7 +48,7 @@ def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
 
 def alibi(s: Any, batch: Any, head: Any, row: Any, col: Any, slopes: Any) -> Any:
     """A penalty for distance, for each head its own (Press et al. 2022)."""
-    return s - slopes[head] * (row - col).to(pk.f32)
+    return pk.fma((col - row).to(pk.f32), slopes[head], s)
 
 
 def relative(s: Any, batch: Any, head: Any, row: Any, col: Any, bias: Any) -> Any:

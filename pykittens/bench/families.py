@@ -10,7 +10,9 @@ from typing import Any
 from . import (
     attention,
     attention_backward,
+    attention_backward_random,
     attention_cached,
+    attention_packed,
     attention_random,
     attention_window,
     delta_rules,
@@ -31,7 +33,9 @@ from .measure import OURS, Cell, Row, measure
 FAMILIES: dict[str, ModuleType] = {
     "attention": attention,
     "attention_backward": attention_backward,
+    "attention_backward_random": attention_backward_random,
     "attention_cached": attention_cached,
+    "attention_packed": attention_packed,
     "attention_random": attention_random,
     "attention_window": attention_window,
     "delta_rules": delta_rules,

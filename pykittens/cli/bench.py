@@ -32,6 +32,8 @@ class Family(str, Enum):
     recurrences = "recurrences"
     rows_backward = "rows_backward"
     attention_random = "attention_random"
+    attention_backward_random = "attention_backward_random"
+    attention_packed = "attention_packed"
     gemm_random = "gemm_random"
     sequences = "sequences"
     steps = "steps"

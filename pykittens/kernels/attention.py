@@ -197,6 +197,8 @@ def configuration(dim: int, causal: bool, rows: int, more: bool = False) -> dict
         return {"stages": 3}
     if dim <= 64:
         return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}
+    if dim <= 128 and more:  # nor have 160 keys, nor blocks that come and go
+        return {}
     if dim <= 128:
         return {"keys": 160, "queries": 1, "pingpong": False, "stay": False} if causal and long else {}
     return {"keys": 80, "queries": 1, "stay": not (causal and long)}

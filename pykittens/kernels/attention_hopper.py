@@ -20,7 +20,7 @@ from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
 from ..trace.scoring import TABLES, Scoring, Where
 from ..trace.visits import QueryTiles
-from .scale import magnitude, normalised, squashed, turn
+from .scale import logistic, magnitude, normalised, squashed, turn
 from .widths import widths
 
 LOG2E = 1.4426950408889634
@@ -89,6 +89,8 @@ def attend(
     rows, turns = 64 * consumers, pk.turns(consumers if pingpong else 1)
     scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
     unit = (scale if positive or scored else magnitude(scale)) if softcap is None else softcap  # of what is compared
+    more = softcap if softcap is not None and not scored else None  # than the scores: (1 + tanh) / 2 is compared
+    unit = unit if more is None else unit * 2.0
     c = LOG2E if scored else unit * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, cols), name="q")
     k_ring, v_ring = (
@@ -147,7 +149,10 @@ def attend(
                     values()
                     turns.give(me)
                 warpgroup.wait(score)
-                if softcap is not None:
+                if more is not None:
+                    hides = masked or (scoring is not None and lists is None)
+                    score[:] = logistic(score, scale * 2.0 / more, together=not hides)
+                elif softcap is not None:
                     score[:] = squashed(score, scale / softcap)
                 if scoring is not None:
                     where = Where(sequence, head, (block * consumers + me) * 64, j * keys)
@@ -188,7 +193,8 @@ def attend(
             if bounded or scoring is not None:  # rows that see no key are 0, even where a value is NaN
                 with pk.when(band.diagonal < 0) if causal and left is None and scoring is None else nullcontext():
                     out[:] = pk.where(sums == 0.0, 0.0, out)
-            share, log = normalised(peak, c, sums, None if sinks is None else pk.cast(sinks[head], f32))
+            sink = None if sinks is None else pk.cast(sinks[head], f32) + (0.0 if more is None else more)
+            share, log = normalised(peak, c, sums, sink)
             row, entry = block * consumers + me, batch + part * q.batch
             if splits is not None:
                 warpgroup.store(o, out * share, **q_rows.tile(entry, head, row, 64))
@@ -199,7 +205,8 @@ def attend(
                 warpgroup.tma.store(o, staged, **q_rows.tile(entry, head, row, 64))
                 warpgroup.tma.commit()
             if with_lse:
-                logs = log() if splits is None else pk.where(real, log(), -pk.inf)
+                logs = log() if more is None else log() - more
+                logs = logs if splits is None else pk.where(real, logs, -pk.inf)
                 warpgroup.store(lse, logs, **q_rows.run(entry, head, row, 64))
             warpgroup.tma.wait(read=True)
             q_ring.release()

@@ -89,7 +89,7 @@ class Order:
 
     transposed: bool
     copied: bool
-    straddles: bool  # rows of 128 bytes lie across two lines of L2
+    straddles: float  # the share of rows of 128 bytes that lie across two lines of L2
 
 
 def stored(matrices: Sequence[Any], orders: Sequence[Order], dependent: bool) -> tuple[list[Any], bool]:
@@ -158,9 +158,9 @@ def order(info: ArrayInfo, transposed: bool | None) -> Order:
             and info.pointer == 0
             and (lines == 1 or (stride >= length and stride * size % 16 == 0))
         ):
-            return Order(choice, False, stride * size % 128 != 0)
+            return Order(choice, False, schedule.straddling(stride * size))
     choice = choices[0] if len(choices) == 1 else info.strides[1] != 1 and info.strides[0] == 1
-    return Order(choice, True, False)
+    return Order(choice, True, 0.0)
 
 
 def check(infos: dict[str, ArrayInfo]) -> None:

@@ -27,11 +27,26 @@ def turn(scope: Any, queries: Any, scale: Any) -> None:
     scope.store(queries, turned)
 
 
-def squashed(score: Any, scale: Any) -> Any:
-    """tanh(score * scale), as 1 - 2 / (1 + exp(2 score scale)): near 0 its absolute error is a float32 ulp of 1, which
-    is what counts where it is a part of an exponent.
+def logistic(x: Any, scale: Any, together: bool = False) -> Any:
+    """1 / (1 + exp(-x * scale)), with an absolute error of a float32 ulp or two of 1.
+
+    together: a NaN may spread along its row, so that four elements of a row share the reciprocal of their product: the
+    special-function units are the limit. What is less than 2**-30 becomes that.
     """
-    return pk.fma(pk.rcp(1.0 + pk.exp2(score * (scale * (2 * LOG2E)))), -2.0, 1.0)
+    exponent = x * (scale * -LOG2E)
+    if not together or x.cols % 64:
+        return pk.rcp(1.0 + pk.exp2(exponent))
+    each, more = x.cols // 4, 1.0 + pk.exp2(pk.minimum(exponent, 30.0))
+    a, b, c, d = (more[:, i * each : (i + 1) * each] for i in range(4))
+    ab, cd = a * b, c * d
+    all_four = pk.rcp(ab * cd)
+    of_ab, of_cd = all_four * cd, all_four * ab
+    return pk.join(of_ab * b, of_ab * a, of_cd * d, of_cd * c)
+
+
+def squashed(score: Any, scale: Any) -> Any:
+    """tanh(score * scale), as 2 / (1 + exp(-2 score scale)) - 1: in an exponent, its absolute error is what counts."""
+    return pk.fma(logistic(score, scale * 2.0), 2.0, -1.0)
 
 
 def normalised(peak: Any, c: Any, sums: Any, sink: Any = None) -> tuple[Any, Callable[[], Any]]:

@@ -43,6 +43,12 @@ CONFIGS = (
     Config(64, 64, 10, 1, cluster=2, share="k"),
     Config(64, 128, 6, 1, cluster=4, share="k"),
     Config(64, 128, 6, 1, cluster=8, share="k"),
+    Config(256, 192, 3, 2, group=4),
+    Config(256, 128, 4, 2, group=4, cluster=2, share="a"),
+    Config(128, 192, 4, 2, group=4, cluster=2, share="a"),
+    Config(192, 192, 3, 3, group=4, cluster=2),
+    Config(128, 64, 8, 2),
+    Config(64, 64, 10, 1, cluster=4, share="k"),
 )
 
 
@@ -75,8 +81,8 @@ class Product(NamedTuple):
 
     @property
     def name(self) -> str:
-        c = self.config
-        return f"{c.rows}x{c.cols} stages={c.stages} cluster={c.cluster}{c.share if c.cluster > 1 else ''}"
+        c, divided = self.config, " divided" if self.splits > 1 else ""
+        return f"{c.rows}x{c.cols} stages={c.stages} cluster={c.cluster}{c.share if c.cluster > 1 else ''}{divided}"
 
 
 class Choice(NamedTuple):
@@ -147,18 +153,24 @@ class Attention(NamedTuple):
         return launch + math.hypot(busiest, moved / bandwidth) + merging
 
 
+def straddling(stride: int) -> float:
+    """The share of rows, so many bytes apart, of which 128 bytes lie across two lines of L2."""
+    return 1 - math.gcd(stride, 128) / 128
+
+
 def _residents(way: Way) -> int:
     return 2 if way.consumers == 1 else 1
 
 
 class Multiply(NamedTuple):
-    """The shape of a product, of elements of `size` bytes. straddle: rows of an operand lie across lines of L2."""
+    """The shape of a product, of elements of `size` bytes. straddle: the share of each operand's rows that lie across
+    lines of L2."""
 
     m: int
     n: int
     k: int
     size: int = 2
-    straddle: tuple[bool, bool] = (False, False)
+    straddle: tuple[float, float] = (0.0, 0.0)
 
     def ways(self, sms: int, divide: bool = True) -> Iterator[Product]:
         """All that may be fastest."""
@@ -168,21 +180,22 @@ class Multiply(NamedTuple):
                 continue
             yield Product(config)
             rest, steps = tiles % sms, -(-self.k * self.size // config.depth)
-            if divide and config.cluster == 1 and rest:
+            if divide and config.cluster == 1 and config.rows * config.cols <= 192 * 192 and rest:
                 most = min(sms // rest, steps // 2, 16)
                 yield from (Product(config, s) for s in sorted({2, 3, most // 2, most}) if 2 <= s <= most)
 
     def microseconds(self, way: Product, constants: Constants, common: Constants, sms: int) -> float:
         """Predicted for a way. Its own constants: launch, tile, step of 128 bytes of k where tensor cores are the
-        limit and where loads are; those of all ways: bandwidth, dividing a round, a part of it, what rows that TMA
+        limit and where loads are; those of all ways: bandwidth, a part of a divided round, what rows that TMA
         cannot write take of bandwidth, and of a tile, what rows across lines take of loads, and what is left of loads
         where one block is alone."""
         launch, tile, multiply, load = constants
-        bandwidth, divided, part, writes, unaligned, across, alone = common
+        bandwidth, part, writes, unaligned, across, alone = common
         c, splits = way.config, way.config.cluster if way.config.splits else 1
         tiles = -(-self.m // (c.rows * c.stack[0])) * -(-self.n // (c.cols * c.stack[1])) * c.stack[0] * c.stack[1]
         busy = min(1.0, tiles * (splits if way.splits == 1 else 1 if tiles >= sms else way.splits) / sms)
-        load *= 1 + across * (c.rows * self.straddle[0] + c.cols * self.straddle[1]) / (c.rows + c.cols)
+        first, second = c.rows / c.stack[1], c.cols / c.stack[0]  # of the operands, what a block asks for
+        load *= 1 + across * (first * self.straddle[0] + second * self.straddle[1]) / (first + second)
         load *= alone + (1 - alone) * busy
         step = c.depth / 128 * (multiply**4 + load**4) ** 0.25
         steps, odd = -(-self.k * self.size // (c.depth * splits)), self.n % 8 != 0
@@ -192,7 +205,7 @@ class Multiply(NamedTuple):
             busiest = -(-tiles // at_once) * (steps * step + each)
         else:
             busiest = tiles // sms * (steps * step + each) + -(-steps // way.splits) * step + each
-            busiest += divided + part * way.splits * c.rows * c.cols / 2**15
+            busiest += part * way.splits * c.rows * c.cols / 2**15
         moved = (self.m * self.k + self.k * self.n + self.m * self.n * (writes if odd else 1)) * self.size / 1e6
         return launch + math.hypot(busiest, moved / bandwidth)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import TypeRuleError
+from ..layouts import Sym, vector_element
 from ..loading import dataclass
 from ..numerics import EXACT, NAN, ROUNDED, SIGN, SMALLEST_NORMAL, WHOLE, Numerics, approximate
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
@@ -17,6 +18,7 @@ from ..types import (
     DType,
     RegisterTile,
     RegisterVector,
+    ScalarType,
     Type,
     bf16,
     bool_,
@@ -30,6 +32,7 @@ from ..types import (
 from .arithmetic import ARITHMETIC, maximum
 from .broadcast import compute, register_type
 from .conversion import canonical, conversion_numerics, convert, convert_c
+from .fill import Positions
 from .samples import Sample, tiles, vectors
 from .slopes import slope
 
@@ -216,6 +219,9 @@ class Unary(Op):
         yield Sample({"kind": "neg", "a": RegisterVector(f32, 32, "col", partial=True)}, lambda a: -a.sum(1))
 
 
+NEAR = 2**22  # float32 has the sums of such integers
+
+
 def size_of(x: Any) -> int | None:
     """What is no less than the size of any of these integers, as far as that is known."""
     if not isinstance(x, Value):
@@ -226,6 +232,30 @@ def size_of(x: Any) -> int | None:
         sizes = [size_of(y) for y in (x.producer.a, x.producer.b)]  # type: ignore[union-attr]
         return None if None in sizes else sum(sizes)  # type: ignore[arg-type]
     return None
+
+
+def near_parts(x: Value) -> tuple[str, Any, Any] | None:
+    """Of a tile of small integers, the sum or difference of a column vector and a row vector: "add" or "sub", and the
+    vectors, which are as exact in float32."""
+    op: Any = x.producer
+    if x.changes or getattr(op, "kind", "") not in ("add", "sub") or (most := size_of(x)) is None or most >= NEAR:
+        return None
+    vectors = [getattr(y, "type", None) for y in (op.a, op.b)]
+    kinds = {y.kind for y in vectors if isinstance(y, RegisterVector)}
+    return (op.kind, op.a, op.b) if kinds == {"row", "col"} else None
+
+
+def first_and_steps(x: Value, r: Any) -> Any | None:
+    """How much register `r` of a thread holds more than its first, where that is the same number in all threads: of
+    indices of a vector, and scalars more."""
+    while getattr(x.producer, "kind", "") == "add" and not x.changes:
+        op: Any = x.producer
+        x = op.a if isinstance(getattr(op.b, "type", ScalarType(i32)), ScalarType) else op.b
+        if not isinstance(getattr(x, "type", None), RegisterVector):
+            return None
+    if x.changes or not isinstance(x.producer, Positions) or not isinstance(x.type, RegisterVector):
+        return None
+    return vector_element(x.type, 0, 0, r)
 
 
 @dataclass(eq=False)
@@ -256,9 +286,17 @@ class Convert(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         source = self.a.type.dtype  # type: ignore[union-attr]
-        if source is i32 and self.dtype is f32 and (most := size_of(self.a)) is not None and most < 2**22:
+        if source is i32 and self.dtype is f32 and (most := size_of(self.a)) is not None and most < NEAR:
             # The bits of 1.5 * 2^23 + x, less 1.5 * 2^23: exact, and a conversion runs at a quarter of additions' rate.
-            c.map(self.result, lambda r: f"__int_as_float(0x4b400000 + ({c.element(self.a, r)})) - 12582912.0f")
+            def near(r: Any) -> str:
+                return f"__int_as_float(0x4b400000 + ({c.element(self.a, r)})) - 12582912.0f"
+
+            if first_and_steps(self.a, Sym("r")) is None:
+                c.map(self.result, near)
+                return
+            first = c.fresh("first")
+            c.line(f"const float {first} = {near(Sym('0'))};")
+            c.map(self.result, lambda r: f"{first} + (float)({first_and_steps(self.a, r)})")
             return
         c.map(self.result, lambda r: convert_c(c.element(self.a, r), source, self.dtype))
 

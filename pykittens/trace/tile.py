@@ -232,6 +232,9 @@ class Tile(Handle):
         """
         if dtype == self.type.dtype:
             return self
+        if dtype is f32 and (parts := unary.near_parts(self)) is not None:  # few conversions for many elements
+            kind, a, b = parts
+            return self._binary(kind, a.to(f32), b.to(f32))
         return result(unary.Convert(scope_of(self.type.warps), self, dtype))
 
     def _reduce(

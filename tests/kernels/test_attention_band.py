@@ -60,6 +60,21 @@ def test_hopper(n: int, m: int, causal: bool, window: Any, softcap: float | None
     check(pk.attention_backward(*given, dlse=dlse.astype(np.float32), window=window, **settings), gradients)
 
 
+def test_a_cap_where_whole_tiles_are_seen() -> None:
+    """Four keys of a row share a reciprocal: small scores, large ones, and a row of NaN, which stays alone."""
+    (_, q, k, v), _, _ = operands(70, 300, 64, False)
+    q[0, :, :5] *= 100.0
+    nan = q.copy()
+    nan[0, 0, 7] = np.nan
+    for causal in (False, True):
+        o, lse, *_ = reference(q, q, k, v, scale=0.125, softcap=3.0, causal=causal)
+        found, logs = pk.attention(nan, k, v, softcap=3.0, causal=causal, return_lse=True)
+        assert np.isnan(found[0, 0, 7].astype(float)).all()
+        found[0, 0, 7], logs[0, 0, 7] = o[0, 0, 7], lse[0, 0, 7]
+        assert error(found, o) < 1e-2
+        np.testing.assert_allclose(logs, lse, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.thin(2)
 @each
 @pytest.mark.parametrize("d", (64, pytest.param(128, marks=pytest.mark.whole)))

@@ -192,3 +192,21 @@ def test_where_promotes_as_numpy(choose: Callable[..., Any], dtype: DType, expec
     y = np.empty_like(x)
     choice.simulate(x, i, y)
     assert found[0] is dtype and np.array_equal(y, expected(x > 0, i, x))
+
+
+def test_differences_of_indices_are_converted_before_they_are_taken() -> None:
+    """Positions within a score function are small: one conversion of a row and a thread's columns, exact ones."""
+
+    @pk.kernel(warps=4)
+    def distances(y: pk.gl(f32, 64, 32), first: pk.i32) -> None:
+        tile: Any = pk.warpgroup.zeros(f32, 64, 32)
+        row, col = pk.row_index(tile) + first, pk.col_index(tile) + 2 * first
+        row.most = col.most = 2**20
+        pk.warpgroup.store(y, (row - col).to(f32) + (col + row).to(f32), (0, 0))
+
+    y = np.zeros((64, 32), np.float32)
+    distances(y, 400_001)
+    rows, cols = np.arange(64)[:, None] + 400_001, np.arange(32) + 800_002
+    assert np.array_equal(y, (rows - cols) + (cols + rows))
+    text = distances.cuda(pk.spec(f32, (64, 32)), 1, arch="sm_90a")
+    assert text.count("12582912.0f") == 4
