@@ -14,8 +14,10 @@ from pykittens.sim.orders import run_orders
 from tests import thin
 from tests.all import BUDGET, kind_of
 
+MOST = 20  # tests that are listed with what they took
 BEGAN = pytest.StashKey[float]()
 SECONDS: Counter[str] = Counter()  # of a processor, by kind of test
+OF_TEST: Counter[str] = Counter()  # the same, by test, without its parameters
 COUNTS: Counter[tuple[str, str]] = (
     Counter()
 )  # how many tests of a kind passed or failed; how many kernels they compiled
@@ -57,6 +59,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         COUNTS[kind, report.outcome] += 1
     if report.when == "teardown":
         SECONDS[kind] += float(facts["worked"])
+        OF_TEST[report.nodeid.partition("[")[0]] += float(facts["worked"])
         COUNTS[kind, "kernels"] += facts.get("kernels", 0)
 
 
@@ -83,6 +86,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for kind, most in BUDGET.items():
             over = "  TOO LONG" if SECONDS[kind] > most else ""
             terminalreporter.line(f"{kind:32} {SECONDS[kind]:6.0f} {most:6}{over}")
+        terminalreporter.section("the tests that took most, in all their cases")
+        for test, seconds in OF_TEST.most_common(MOST):
+            terminalreporter.line(f"{seconds:6.1f} {test}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

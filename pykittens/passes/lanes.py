@@ -2,27 +2,24 @@
 writes.
 
 Lanes of a warp need not run in step, so what one lane writes another sees only after both have met. The compiler lets
-them
-meet where its own vocabulary promises order: around a warp's stores of registers, tiles or scalars, into shared memory;
-after a warp's wait for its copies or bulk stores; around an atomic operation; before one lane arrives for its warp,
-which
-has read what it gives back. Nothing is written where the thread maps of the two accesses
-agree lane by lane, or where a barrier stands between them anyway.
+them meet where its own vocabulary promises order: around a warp's stores of registers, tiles or scalars, into shared
+memory; after a warp's wait for its copies or bulk stores; around an atomic operation; before one lane arrives for its
+warp, which has read what it gives back. Nothing is written where the thread maps of the two accesses agree lane by
+lane, or where a barrier stands between them anyway.
 
 What the lanes copy themselves, or write together with other warps, is the author's to order, with `warp.sync()` or a
-wider
-barrier: the simulator finds it where it is missing.
+wider barrier: the simulator finds it where it is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..ops import control
 from ..ops.sync import Barrier
 from ..ops.views import Item, Part
-from ..program import Access, Block, Op, Place, Program, Scope, Sync, Value
+from ..program import Access, Block, Effect, Op, Place, Program, Scope, Sync, Value
 from ..thread_map import ONE_THREAD, agree
 from ..types import BarrierType, Global, SharedTile, SharedVector
 from .fences import root
@@ -34,13 +31,20 @@ STRUCTURE = (*LOOPS, control.When, control.Role, control.BreakIf)
 
 @dataclass(frozen=True)
 class Open:
-    """What lanes have done since they last met: an access, or (None) something that one lane has waited for."""
+    """What lanes have done since they last met: an access, or (None) something that one lane has waited for.
 
-    access: Access | None
+    Two of the same access are equal, not two of accesses that look alike: comparing those takes the time of a trace.
+    """
+
+    access: Access | None = field(compare=False)
+    identity: int = field(init=False)
     warps: int
     promised: bool  # the compiler lets lanes meet before another lane's access
     again: bool = False  # in an earlier pass of a loop
     flying: bool = False  # copies that their lanes have not waited for: that they have met means nothing yet
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", id(self.access))
 
     def clashes(self, access: Access, warps: int, promised: bool) -> bool:
         """Whether lanes must meet before an access."""
@@ -66,20 +70,16 @@ class Open:
 
 def insert_lane_barriers(program: Program) -> None:
     """Adds the warp barriers that the program needs."""
-    written = {
-        root(e.target)
-        for op in program.walk()
-        if not isinstance(op, STRUCTURE)
-        for e in op.effects()
-        if isinstance(e, Access) and e.mode != "read"
-    }
-    _Walk(written).block(program.body, frozenset(), True)
+    effects = {op: op.effects() for op in program.walk() if not isinstance(op, STRUCTURE)}
+    found = [e for some in effects.values() for e in some if isinstance(e, Access)]
+    _Walk(effects, {root(e.target) for e in found if e.mode != "read"}).block(program.body, frozenset(), True)
 
 
 class _Walk:
     """Goes through the program with what is open: from the last meeting of the lanes to each operation."""
 
-    def __init__(self, written: set[Value]) -> None:
+    def __init__(self, effects: dict[Op, tuple[Effect, ...]], written: set[Value]) -> None:
+        self.effects = effects  # that do anything to memory or order it
         self.written = written  # what nothing writes may be read in any order
         self.left: list[frozenset[Open]] = []  # what is open where the loops around are left early
         self.needed: set[Op] = set()  # the operations before which barriers stand
@@ -96,10 +96,12 @@ class _Walk:
             open, roles = open | roles, frozenset()
             if isinstance(op, STRUCTURE):
                 barrier, open = self._structure(op, open, write)
-            else:
-                barrier = _needs(op, open)
-                after = _after(op, _met(open) if barrier else open)
+            elif effects := self.effects[op]:
+                barrier = _needs(op, effects, open)
+                after = _after(op, effects, _met(open) if barrier else open)
                 open = frozenset(x for x in after if x.access is None or root(x.access.target) in self.written)
+            else:
+                barrier = False
             if barrier:
                 self.needed.add(op)
                 made = Barrier(WARP)
@@ -135,12 +137,12 @@ class _Walk:
         return found
 
 
-def _needs(op: Op, open: frozenset[Open]) -> bool:
+def _needs(op: Op, effects: tuple[Effect, ...], open: frozenset[Open]) -> bool:
     """Whether the lanes must meet before an operation."""
     if not open:
         return False
     warps = op.scope.warps if op.collective else 1
-    for e in op.effects():
+    for e in effects:
         if isinstance(e, Sync):
             # With bytes it announces loads, and hands nothing over.
             hands = e.kind == "arrive" and op.single_thread and isinstance(e.bytes, int) and not e.bytes
@@ -165,10 +167,10 @@ def _hands_over(open: Iterable[Open], all: bool) -> bool:
     return bool(apart) and (bool(reads) or all or any(x.promised for x in apart))
 
 
-def _after(op: Op, open: frozenset[Open]) -> frozenset[Open]:
+def _after(op: Op, effects: tuple[Effect, ...], open: frozenset[Open]) -> frozenset[Open]:
     """What is open after an operation."""
     warps = op.scope.warps if op.collective else 1
-    for e in op.effects():
+    for e in effects:
         if isinstance(e, Sync):
             counted = isinstance(getattr(e.target, "type", None), BarrierType)  # each lane waits for itself
             if e.kind in ("barrier", "cluster", "memory fence") or (e.kind == "wait" and not counted):
