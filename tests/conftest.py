@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from pykittens.gpu import driver
-from pykittens.sim import run
-from pykittens.sim.orders import run_orders
 from tests import thin
 from tests.all import BUDGET, kind_of
 
@@ -114,9 +112,12 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 
 @pytest.fixture(autouse=True)
-def one_order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Functions run their kernels in one order of blocks and warps; in all that a result may depend on with `--whole`,
-    and in the tests of the kernels."""
-    of_functions = request.node.nodeid.startswith(("tests/functions", "tests/integrations", "tests/examples"))
-    if of_functions and not request.config.getoption("whole"):
-        monkeypatch.setattr(run, "run_orders", lambda *given: run_orders(*given)[:1])
+def orders(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Kernels run in one order of blocks and warps where a test is of something else (`thin.in_one_order`); in all that
+    a result may depend on with `--whole`."""
+    test = request.node
+    if thin.in_one_order(test) and not request.config.getoption("whole"):
+        with thin.one_order():
+            yield
+    else:
+        yield

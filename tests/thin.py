@@ -6,10 +6,13 @@ same.
 * `@pytest.mark.thin(3)`: the first case and one in three of the others, by a hash of their names: for cases that all go
   the same way. Each test takes other ones.
 * `@pytest.mark.whole`: none.
+* `@pytest.mark.one_order`, and every test of functions and of single kernels: in one order of blocks and warps. Each
+  kernel of the registry runs once in all orders that its result may depend on.
 """
 
+import contextlib
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,8 +20,24 @@ import pytest
 from pykittens.call.kernel import Kernel
 from pykittens.kernels.catalog import Instance, Shipped
 from pykittens.kernels.registry import KERNELS
+from pykittens.sim import run
+from pykittens.sim.orders import run_orders
 
 Configuration = tuple[Shipped, dict[str, Any], Instance]  # a row, the values of its options, the kernel in them
+OF_FUNCTIONS = ("tests/functions", "tests/integrations", "tests/examples", "tests/kernels")
+
+
+def in_one_order(test: pytest.Item) -> bool:
+    """Whether a test's kernels run in one order of blocks and warps in CI."""
+    return test.nodeid.startswith(OF_FUNCTIONS) or test.get_closest_marker("one_order") is not None
+
+
+@contextlib.contextmanager
+def one_order() -> Iterator[None]:
+    """Kernels run in the first of their orders only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_orders", lambda *given: run_orders(*given)[:1])
+        yield
 
 
 def of_one_kernel() -> list[list[Shipped]]:

@@ -30,7 +30,7 @@ from ..types import (
     with_dtype,
 )
 from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma
-from .broadcast import Register, common_type, operand, read, registers_of, same_dtype
+from .broadcast import Register, common_type, operand, read, registers_of, same_dtype, spread
 from .conversion import convert
 from .samples import Sample, tiles, vectors
 from .scalars import FORMULAS, described, power_of_two
@@ -116,7 +116,7 @@ class Binary(Op):
         shape, dtype = registers_of(self.result), self._dtype()
         a, b = (operand(m, x, shape, dtype) for x in (self.a, self.b))
         out = calculate(self.kind, a, b)
-        return convert(np.broadcast_to(out, (m.units, *shape.shape)), shape.dtype)
+        return convert(spread(out, (m.units, *shape.shape)), shape.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
         shape, dtype = registers_of(self.result), self._dtype()
@@ -268,7 +268,7 @@ class Fma(Op):
         shape = registers_of(self.result)
         dtype = shape.dtype
         a, b, c = (convert(operand(m, x, shape, dtype), dtype) for x in (self.a, self.b, self.c))
-        return np.broadcast_to(fma(a, b, c, dtype), (m.units, *shape.shape))
+        return spread(fma(a, b, c, dtype), (m.units, *shape.shape))
 
     def cuda(self, c: CudaWriter) -> None:
         shape = registers_of(self.result)

@@ -138,6 +138,12 @@ def _scalars(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.n
     return value.reshape(value.shape + (1,) * len(shape.shape)) if value.ndim else value
 
 
+def spread(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What an operation made, in all elements of its result: `np.broadcast_to` where there are more, because it takes
+    longer than most operations on a tile."""
+    return array if array.shape == shape else np.broadcast_to(array, shape)
+
+
 def compute(array: Any, dtype: DType) -> Any:
     """16-bit floats as float32; everything else as it is."""
     return array.astype(np.float32) if isinstance(array, np.ndarray) and dtype.packed else array

@@ -28,7 +28,7 @@ from ..types import (
     i32,
     with_dtype,
 )
-from .broadcast import Register, common_type, move, moved, register_type, registers_of
+from .broadcast import Register, common_type, move, moved, register_type, registers_of, spread
 from .samples import Sample, tiles, vectors
 from .scalars import as_dtype, check_fits, scalar_dtype
 
@@ -51,7 +51,7 @@ class Fill(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         dtype = self.type.dtype
-        return np.broadcast_to(moved(m, self.value, self.type, dtype), (m.units, *self.type.shape))
+        return spread(moved(m, self.value, self.type, dtype), (m.units, *self.type.shape))
 
     def cuda(self, c: CudaWriter) -> None:
         c.map(self.result, lambda r: as_dtype(c, self.value, self.type.dtype))
@@ -143,7 +143,7 @@ class Assign(Op):
     def numpy(self, m: NumpyMachine) -> None:
         target = registers_of(self.target)
         value = moved(m, self.value, target, target.dtype)
-        m.assign(self.target, np.broadcast_to(value, (m.units, *target.shape)))
+        m.assign(self.target, spread(value, (m.units, *target.shape)))
 
     def cuda(self, c: CudaWriter) -> None:
         type = registers_of(self.target)

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ..layouts import Sym, fragment, vector_element
 from ..loading import dataclass
 from ..numerics import Numerics
@@ -33,6 +31,7 @@ from ..types import (
     u8,
 )
 from .addressing import MEMORY, VECTOR, GlobalText, memory_c, row_c, shared_address, vector_address, vector_bytes
+from .broadcast import spread
 from .coalesced import check_hint, load_runs
 from .conversion import conversion_numerics, convert
 from .ldmatrix import LDMATRIX, blocks_and_steps, matrix_row_col
@@ -67,7 +66,7 @@ class Load(Op):
         if array.ndim == 2 and isinstance(self.type, RegisterTile):
             array = array[:, None]
         found = convert(array, self.type.dtype)
-        return np.broadcast_to(found.copy(), (m.units, *self.type.shape))  # what is stored there later is not seen
+        return spread(found.copy(), (m.units, *self.type.shape))  # what is stored there later is not seen
 
     def effects(self) -> tuple[Effect, ...]:
         if self._by_matrices:

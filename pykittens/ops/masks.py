@@ -17,7 +17,7 @@ from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
 from .addressing import certain, known_multiple
-from .broadcast import common_type, move, moved, operand, read, register_type, registers_of, same_dtype
+from .broadcast import common_type, move, moved, operand, read, register_type, registers_of, same_dtype, spread
 from .samples import Sample, tiles
 from .scalars import check_fits, promoted, scalar_dtype
 
@@ -50,7 +50,7 @@ class Select(Op):
         shape = registers_of(self.result)
         mask = operand(m, self.mask, shape, bool_)
         a, b = (moved(m, x, shape, shape.dtype) for x in (self.a, self.b))
-        return np.broadcast_to(np.where(mask, a, b), (m.units, *shape.shape))
+        return spread(np.where(mask, a, b), (m.units, *shape.shape))
 
     def cuda(self, c: CudaWriter) -> None:
         shape = registers_of(self.result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -150,7 +151,7 @@ class ScalarBinary(Op):
     collective = False
     pointwise = True
 
-    @property
+    @functools.cached_property
     def common(self) -> DType:
         """The dtype in which the operands meet."""
         dtype = promoted(self.a, self.b)

@@ -106,7 +106,11 @@ class Machine(Registers):
         base, column = self.address(value), self.column(value)
         if not isinstance(base, np.ndarray) and not isinstance(column, np.ndarray):
             return [int(base)], [int(column)]
-        return np.broadcast_to(base, self.units).tolist(), np.broadcast_to(column, self.units).tolist()
+        return self._of_units(base), self._of_units(column)
+
+    def _of_units(self, x: Any) -> list[Any]:
+        """A scalar of the active units, one for each of them."""
+        return x.tolist() if isinstance(x, np.ndarray) else [x] * self.units
 
     def corners(self, place: Place) -> list[tuple[Any, ...]]:
         """First element of a rectangle, and the rows and columns that it is kept to: one for all units, or for each.
@@ -119,11 +123,11 @@ class Machine(Registers):
         first = [self.unit_scalar(x) for x in (*place.first, *kept)]
         if not any(isinstance(x, np.ndarray) for x in first):
             return [tuple(int(x) for x in first)]
-        return list(zip(*(np.broadcast_to(x, self.units).tolist() for x in first), strict=True))
+        return list(zip(*map(self._of_units, first), strict=True))
 
     def _gathered_corners(self, place: Place, vector: Value) -> list[Any]:
         b, d, _, c = (0 if x is vector else self.unit_scalar(x) for x in place.first)
-        each = zip(*(np.broadcast_to(x, self.units).tolist() for x in (b, d, c)), strict=True)
+        each = zip(*map(self._of_units, (b, d, c)), strict=True)
         rows = np.broadcast_to(self[vector], (self.units, place.rows)).tolist()
         return [(b, d, tuple(row), c) for (b, d, c), row in zip(each, rows, strict=True)]
 

@@ -35,9 +35,11 @@ def _whole(held: list[Any], warps: list[int]) -> Any:
         return Address(_whole([x.base for x in held], warps), _whole([x.column for x in held], warps))
     if isinstance(held[0], np.ndarray) and held[0].ndim > 1:
         return np.concatenate(held)
-    rows = [np.broadcast_to(x, n) for x, n in zip(held, warps, strict=True)]
-    together = np.concatenate(rows)
-    return held[0] if not isinstance(held[0], np.ndarray) and (together == together[0]).all() else together
+    first = held[0]
+    if not isinstance(first, np.ndarray) and not any(isinstance(x, np.ndarray) or x != first for x in held):
+        return first
+    together = np.concatenate([np.broadcast_to(x, n) for x, n in zip(held, warps, strict=True)])
+    return first if not isinstance(first, np.ndarray) and (together == together[0]).all() else together
 
 
 def merge(m: Machine, child: Machine) -> None:
