@@ -102,7 +102,8 @@ SMALL: list[tuple[Any, Cell]] = [
     ),
     *(
         (delta_rules, Cell({"kind": kind, "backward": back, "batch": 1, "heads": 1, "n": 70, "dim": 64}, 1e6, "GB/s"))
-        for kind, back in (("gated_delta_rule", False), ("gated_delta_rule", True), ("kimi_delta_attention", False))
+        for kind in ("gated_delta_rule", "kimi_delta_attention")
+        for back in (False, True)
     ),
     *(
         (steps, Cell({"kind": kind, "batch": 2, "heads": 2, "dim": 64, "state": 64}, 1e6, "GB/s"))
@@ -155,7 +156,7 @@ def test_all_cells() -> None:
         "attention_packed": 8,
         "attention_random": 100,
         "attention_window": 8,
-        "delta_rules": 12,
+        "delta_rules": 16,
         "gemm": 11,
         "gemm_random": 50,
         "linear": 6,

@@ -93,6 +93,16 @@ HARMLESS = {
         1,
         "a pass's barrier before the store, of a vector that nobody has read",
     ),
+    (
+        "kimi_delta_attention_prepare",
+        "barrier",
+        "warp.store(kept[i].part(block * ROWS, col * WIDTH, ROWS, WIDTH), (x * fade).to(dtype))",
+    ): (2, "a pass's barrier before the store, of a part that nobody has read"),
+    (
+        "kimi_delta_attention_backward",
+        "barrier",
+        "warp.store(kept[i].part(block * ROWS, mine * WIDTH, ROWS, WIDTH), x)",
+    ): (2, "a pass's barrier before the store, which comes behind a barrier of the block"),
     ("based_backward", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (3, FIRST_PASS),
     ("based_backward", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
 }
@@ -123,7 +133,7 @@ ENOUGH = {
     "gla_prepare": {"dtype": ("bf16",)},
     "gla_states": {"dim": (64,)},
     "kimi_delta_attention_states": {"dim": (64,), "dtype": ("bf16",)},
-    "kimi_delta_attention_backward": {"dim": (64,)},
+    **{f"kimi_delta_attention_{part}": {"dim": (64,), "dtype": ("bf16",)} for part in ("prepare", "backward")},
     "linear_attention": {"dim": (64,)},
     **{
         f"linear_cross_entropy{step}": {"dtype": ("bf16",), "everything": (False,)}

@@ -26,9 +26,9 @@ CHUNK = 64
 
 
 def cells() -> list[Cell]:
-    """The gated delta rule, its gradients, and Kimi delta attention."""
-    kinds = (("gated_delta_rule", False), ("gated_delta_rule", True), ("kimi_delta_attention", False))
-    return [_cell(kind, back, *shape) for kind, back in kinds for shape in SHAPES]
+    """The gated delta rule and Kimi delta attention, and the gradients of each."""
+    kinds = ("gated_delta_rule", "kimi_delta_attention")
+    return [_cell(kind, back, *shape) for kind in kinds for back in (False, True) for shape in SHAPES]
 
 
 def _cell(kind: str, backward: bool, batch: int, heads: int, n: int, dim: int) -> Cell:
@@ -59,10 +59,15 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     runs = {OURS: _gradients(ours, operands, up) if backward else lambda: ours(*operands)}
     runs["copy"] = copy_of(int(cell.work))
     where = ("fla.ops.kda", "chunk_kda") if kimi else ("fla.ops.gated_delta_rule", "chunk_gated_delta_rule")
-    chunk = peers.function(*where) if everybody and not backward else None
+    chunk = peers.function(*where) if everybody and (kimi or not backward) else None
     if chunk:
-        q, k, v, beta, g = (x.transpose(1, 2).contiguous() for x in operands)
-        runs["fla"] = lambda: peers.first(chunk(q=q, k=k, v=v, g=g, beta=beta, use_qk_l2norm_in_kernel=True))
+        theirs: Callable[..., Any] = lambda q, k, v, beta, g: peers.first(  # noqa: E731
+            chunk(q=q, k=k, v=v, g=g, beta=beta, use_qk_l2norm_in_kernel=True)
+        )
+        swapped = [x.transpose(1, 2).contiguous() for x in operands]
+        runs["fla"] = (
+            _gradients(theirs, swapped, up.transpose(1, 2).contiguous()) if backward else lambda: theirs(*swapped)
+        )
     places = sorted({(0, 0), (b - 1, h - 1)})
 
     @cache

@@ -91,6 +91,13 @@ def lengths(x: Any, norm: bool, d: int) -> Any:
     return pk.rsqrt(squares + EPSILON)
 
 
+def inverse(a: Any, b: Any) -> Any:
+    """W of a chunk, a warp's tile, from what lies below the diagonal of A: (I + b A)^-1 = I - b W."""
+    safe = pk.where(abs(b) < TINY, TINY, b)
+    product = (a * safe).unit_lower_inverse() * (-1.0 / safe)
+    return pk.where(pk.col_index(product) < pk.row_index(product), product, 0.0)
+
+
 @pk.kernel(warps=1, grid=lambda v, w, **_: (w.rows // CHUNK, v.depth, v.batch))
 def prepare(
     q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
@@ -146,13 +153,10 @@ def prepare(
     for name, column in (("beta", b), ("sums", sums), ("own_k", own)):
         write(name, column)
 
-    # (I + b A)^-1 = I - b W
-    safe = pk.where(abs(b) < TINY, TINY, b)
     product = warp.zeros(f32, CHUNK, CHUNK)
     row, column = pk.row_index(product), pk.col_index(product)
     warp.mma_ABt(product, keys, keys)
-    product[:] = faded(product * (own * safe)).unit_lower_inverse() * (-1.0 / safe)
-    product[:] = pk.where(column < row, product, 0.0)
+    product[:] = inverse(faded(product * own), b)
     if dtype is f16:
         unit = unit_of(product)
         write("solved", unit)

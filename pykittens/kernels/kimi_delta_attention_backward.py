@@ -10,15 +10,15 @@ and its gradients, with G and the states' from `gated_delta_rule_backward.unwind
     dQ' = dO S        dK' = -b G S        dK" = U dS'        dP = dO U^T, j <= i        dA = -b G U^T, j < i
 
 `differentiate` makes these, a block each chunk; b is not divided by. `spread` brings them to queries, keys and gates, a
-warp for 16 channels of a chunk. A pair of rows that part at a power of two s counts by way of the row r before the
-parting, as in `prepare`: with f = exp(-|c - c_r|), and T = scale * dP and R = dA of the pairs of s alone,
+warp for 16 rows of a chunk and 16 channels. A pair of rows that part at a power of two s counts by way of the row r
+before the parting, as in `prepare`. With f = exp(-|c - c_r|), T = scale * dP and R = dA of the pairs of s alone, and Y
+having f Q in rows behind their parting and f K in those before it (which are looked at from the other side only),
 
-    dQ += f (T (f K))        dK += f ((R + R^T) (f K) + T^T (f Q))
+    X = (T + T^T) Y      Z = (R + R^T) (f K)      dQ += f X behind      dK += f Z, and f X before
 
-A row is behind the parting or before it, so that the product for dK is what the row looks up by or what was written by
-it; the gate's logarithm counts the former and against the latter,
+A gate's logarithm counts what a row reads and looks up by, and against what was written by it:
 
-    dc = f Q (T f K) +- f K ((R + R^T) f K + T^T f Q) + Q' dQ' + K' dK' - K" dK"
+    dc = (Y X + f K Z, negative before the parting) + Q' dQ' + K' dK' - K" dK"
 
 where both ends of a pair have the same rounded numbers, so that what cancels does. That of c_64 has K" dK" of all rows
 and exp(c_64) <dS', S> more. dg_i is the sum of dc_j over the rest of the chunk.
@@ -33,10 +33,12 @@ from pykittens import Scalar, Tensor, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall, Launches
-from .gated_delta_rule import CHUNK, FACTORS, LEAST, LOG2E, Operands
+from .gated_delta_rule import CHUNK, FACTORS, Operands
 from .gated_delta_rule_backward import called, gradients_of_states, meet
-from .kimi_delta_attention import WIDTH, solve
+from .kimi_delta_attention import NEAR, ROWS, WIDTH, Sums, last_row, solve, sums_of_chunk, sums_of_rows
 from .sequences import DTYPES
+
+BLOCK = 64  # columns at a time
 
 
 @pk.kernel(warps=8, grid=lambda do, pairs, **_: (pairs.rows // (2 * CHUNK), do.depth, do.batch))
@@ -59,7 +61,8 @@ def differentiate(
     dbeta: Annotated[Tensor, f32, "B", "H", "N"],
     scale: Annotated[Scalar, f32],
 ) -> None:
-    """T above R of each chunk in `pairs`; dQ' times scale, dK', dK", exp(c_64) <dS', S>, and db."""
+    """T above R of each chunk in `pairs`, each with its transpose on the other side of the diagonal; dQ' times scale,
+    dK', dK", exp(c_64) <dS', S>, and db."""
     chunk, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
     half, width = warpgroup.index, dasking.cols // 2
     rows, tile = pk.stretch(do), chunk
@@ -75,7 +78,12 @@ def differentiate(
     beta, across = warpgroup.load_col(factors, at, length=CHUNK), warpgroup.load_row(factors, at, length=CHUNK)
     weights = met.weights * pk.where(half == 0, scale, -beta) * across
     weights = pk.where(pk.col_index(weights) - pk.row_index(weights) < 1 - half, weights, 0.0)
-    warpgroup.store(pairs, weights.to(do.dtype), (batch, head, 2 * chunk + half, 0))
+    mirror = pk.shared(pk.st(do.dtype, CHUNK, CHUNK), count=2, name="mirror")
+    warpgroup.store(mirror[half], weights.to(do.dtype))
+    warpgroup.sync()
+    above = pk.col_index(weights) > pk.row_index(weights)
+    weights = pk.where(above, warpgroup.load_transposed(mirror[half]), weights.to(do.dtype))
+    warpgroup.store(pairs, weights, (batch, head, 2 * chunk + half, 0))
     results = ((dasking, met.of_q * scale), (dlooking, met.looking * -beta), (dlasting, met.writing * beta))
     for to, x in results:
         warpgroup.store(to, x, (batch, head, chunk, half))
@@ -83,10 +91,7 @@ def differentiate(
     warpgroup.store(energy, met.energy * decay, (batch, head, chunk, half))
 
 
-@pk.kernel(
-    warps=lambda q, **_: q.cols // WIDTH,
-    grid=lambda pairs, beta, **_: (pairs.rows // (2 * CHUNK), beta.rows, beta.depth),
-)
+@pk.kernel(warps=16, grid=lambda pairs, beta, **_: (pairs.rows // (2 * CHUNK), beta.rows, beta.depth))
 def spread(
     q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
     k: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
@@ -105,105 +110,120 @@ def spread(
     *,
     norm: bool = False,
 ) -> None:
-    """dQ, dK and dg of a chunk, a warp for 16 channels."""
+    """dQ, dK and dg of a chunk: four columns of warps, one after another, with 16 rows and 16 channels each."""
     chunk, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
-    dtype, col, warps = q.dtype, warp.index, q.cols // WIDTH
-    group = head // (beta.rows // q.depth)
+    dtype, block, mine, steps = q.dtype, warp.index % 4, warp.index // 4, q.cols // BLOCK
+    group, place = head // (beta.rows // q.depth), chunk * 4 + block
     rows, tile = pk.stretch(q), chunk
     if offsets is not None:
         sequences = pk.packed(offsets)
         i = sequences.find(chunk, CHUNK)
         rows, tile = sequences[i], chunk - sequences.first(i, CHUNK)
+    tile = tile * 4 + block
     weights, landed = pk.shared(pk.st(dtype, 2 * CHUNK, CHUNK), name="weights"), pk.barrier()
-    dots: Any = pk.shared(pk.sv(f32, CHUNK), count=2 * warps, name="dots") if norm else None
+    far: dict[int, Any] = {
+        size: pk.shared(pk.st(dtype, CHUNK, BLOCK), count=2, name=f"far_{size}") for size in (32, 16)
+    }
+    ends, tails, written = (pk.shared(pk.sv(f32, WIDTH), count=16, name=x) for x in ("ends", "tails", "written"))
+    long: Any = pk.shared(pk.sv(f32, ROWS * WIDTH), count=32 * steps, name="long") if norm else None
+    dots: Any = pk.shared(pk.sv(f32, ROWS), count=32, name="dots") if norm else None
     pk.tma.expect(landed, weights)
     pk.tma.load(weights, pairs, (batch, head, chunk, 0), barrier=landed)
-    at: Any = {**rows.tile(batch, head, tile, CHUNK, col, WIDTH), "rows": CHUNK, "cols": WIDTH}
-    shared_at = {**rows.tile(batch, group, tile, CHUNK, col, WIDTH), "rows": CHUNK, "cols": WIDTH}
-    owns = [warp.load_col(factors, (batch, head, FACTORS.index(x), chunk), length=CHUNK) for x in ("own_q", "own_k")]
-    query, key = (warp.load(x, **shared_at).to(f32) * own for x, own in zip((q, k), owns, strict=True))
-    sums = pk.maximum(warp.load(log_decay, **at) * LOG2E, LEAST).col_cumsum()
+    owns = [warp.load_col(factors, (batch, head, FACTORS.index(x), place), length=ROWS) for x in ("own_q", "own_k")]
+    along = [warp.zeros_col(f32, ROWS) for _ in range(2)]
+
+    def at(col: Any) -> dict[str, Any]:
+        return rows.tile(batch, head, tile, ROWS, col, WIDTH)
+
+    def unit(x: Any, own: Any, col: Any) -> Any:
+        """Queries or keys of the warp, of length 1 with `norm`."""
+        where = rows.tile(batch, group, tile, ROWS, col, WIDTH)
+        return warp.load(x, **where, rows=ROWS, cols=WIDTH, dtype=f32) * own
+
+    def met(x: Any, col: Any) -> Any:
+        return warp.load(x, (batch, head, place, col), rows=ROWS, cols=WIDTH)
+
+    def of_column(vectors: Any) -> list[Any]:
+        """What the four warps of these columns have stored."""
+        return [warp.load_row(vectors[4 * mine + i]) for i in range(4)]
+
     pk.wait(landed, 0)
-
-    def level(size: int, query: Any, key: Any, sums: Any, multiply: Any) -> tuple[Any, Any, Any]:
-        """What pairs that part at `size` add to dQ, dK and dc. `multiply` gives T (f K), and the product for dK."""
-        parting = [i // (2 * size) * 2 * size + size - 1 for i in range(query.rows)]
-        fade = pk.exp2(-abs(sums - sums.take_rows(parting)))
-        left, right = (query * fade).to(dtype), (key * fade).to(dtype)
-        of_q, of_k = multiply(left, right)
-        count = right.to(f32) * of_k
-        count = pk.where(pk.row_index(fade) // size % 2 == 1, count, -count)
-        return of_q * fade, of_k * fade, count + left.to(f32) * of_q
-
-    def far(size: int) -> Any:
-        """Of products of blocks."""
-
-        def multiply(query: Any, key: Any) -> tuple[Any, Any]:
-            none = warp.zeros(f32, size, WIDTH)
-            of_q, of_k = [], []
-            for i in range(0, CHUNK, 2 * size):
-                t, r = (weights.part(x + i + size, i, size, size) for x in (0, CHUNK))
-                early, late = (key[j : j + size, :].swap_layout("col") for j in (i, i + size))
-                late_q = query[i + size : i + 2 * size, :].swap_layout("col")
-                reads, looks, written = (warp.zeros(f32, size, WIDTH) for _ in range(3))
-                warp.mma_AB(reads, t, early)
-                warp.mma_AB(looks, r, early)
-                warp.mma_AtB(written, r, late)
-                warp.mma_AtB(written, t, late_q)
-                of_q += [none, reads]
-                of_k += [written, looks]
-            return pk.stack(*of_q), pk.stack(*of_k)
-
-        return multiply
-
-    added = [level(size, query, key, sums, far(size)) for size in (32, 16)]
-    of_q, of_k, change = (sum(x[1:], x[0]) for x in zip(*added, strict=True))
-    near = []
-    for i in range(0, CHUNK, 16):
-        t, r = (weights.part(x + i, i, 16, 16) for x in (0, CHUNK))
-        ahead, back = warp.load(t), warp.load_transposed(t)
-        whole = ahead.to(f32)
-        row, column = pk.row_index(whole), pk.col_index(whole)
-        both = pk.where(column < row, warp.load(r), warp.load_transposed(r))
-        own_query, own_key, own_sums = (x[i : i + 16, :] for x in (query, key, sums))
-        diagonal = pk.where(row == column, whole, 0.0).row_sum()
-        found = [diagonal * own_key, diagonal * own_query, warp.zeros(f32, 16, WIDTH)]
-        for size in (8, 4, 2, 1):
-            apart = (row ^ column) // size == 1
-
-            def multiply(query: Any, key: Any, apart: Any = apart, t: Any = (ahead, back, both)) -> tuple[Any, Any]:
-                reads, others = (warp.zeros(f32, 16, WIDTH) for _ in range(2))
-                ahead, back, both = (pk.where(apart, x, 0.0) for x in t)
-                query, key = query.swap_layout("col"), key.swap_layout("col")
-                warp.mma_AB(reads, ahead, key)
-                warp.mma_AB(others, both, key)
-                warp.mma_AB(others, back, query)
-                return reads, others
-
-            for x, y in zip(found, level(size, own_query, own_key, own_sums, multiply), strict=True):
-                x += y
-        near.append(found)
-    of_q, of_k, change = (x + pk.stack(*y) for x, y in zip((of_q, of_k, change), zip(*near, strict=True), strict=True))
-
-    def met(x: Any) -> Any:
-        return warp.load(x, (batch, head, chunk, col), rows=CHUNK, cols=WIDTH)
-
-    rise, fall = pk.exp2(sums), pk.exp2(sums.take_rows([CHUNK - 1] * CHUNK) - sums)
-    asked, looked, lasted = met(dasking) * rise, met(dlooking) * rise, met(dlasting) * fall
-    of_q, of_k = of_q + asked, of_k + looked + lasted
-    lasted = lasted * key
-    last = lasted.col_sum() + warp.load_row(energy, (batch, head, chunk, col), length=WIDTH)
-    change = change + query * asked + key * looked - lasted
-    warp.store(dlog_decay, change.col_cumsum(reverse=True) + last, **rows.tile(batch, head, tile, CHUNK, col, WIDTH))
-    if norm:
-        for i, (x, y) in enumerate(((query, of_q), (key, of_k))):
-            warp.store(dots[i * warps + col], x.row_dot(y))
+    for step in pk.range(steps):
+        col = step * (BLOCK // WIDTH) + mine
+        query, key = unit(q, owns[0], col), unit(k, owns[1], col)
+        own_sums = sums_of_rows(warp.load(log_decay, **at(col), rows=ROWS, cols=WIDTH))
+        warp.store(ends[4 * mine + block], last_row(own_sums))
         pk.block.sync()
-    for i, (to, x, y, own) in enumerate(((dq, query, of_q, owns[0]), (dk, key, of_k, owns[1]))):
-        if norm:
-            along = sum((warp.load_col(dots[i * warps + j]) for j in range(1, warps)), warp.load_col(dots[i * warps]))
-            y = y - x * along
-        warp.store(to, (y * own).to(dtype), **rows.tile(batch, head, tile, CHUNK, col, WIDTH))
+        sums = sums_of_chunk(own_sums, of_column(ends), block)
+        late: dict[int, Any] = {32: block >= 2, 16: block % 2 == 1}  # than the parting: rows of the warp
+        late |= {size: pk.row_index(query) // size % 2 == 1 for size in NEAR}
+
+        def faded(
+            size: int, query: Any = query, key: Any = key, sums: Sums = sums, late: Any = late
+        ) -> tuple[Any, Any, Any]:
+            """f, f K, and Y."""
+            fade = sums.fade(size)
+            keys = (key * fade).to(dtype)
+            return fade, keys, pk.where(late[size], (query * fade).to(dtype), keys)
+
+        for size, kept in far.items():
+            for i, x in enumerate(faded(size)[1:]):
+                warp.store(kept[i].part(block * ROWS, mine * WIDTH, ROWS, WIDTH), x)
+        pk.block.sync()
+        t, r = (warp.load(weights.part(x + block * ROWS, block * ROWS, ROWS, ROWS)) for x in (0, CHUNK))
+        whole = t.to(f32)
+        row, column = pk.row_index(whole), pk.col_index(whole)
+        diagonal = pk.where(row == column, whole, 0.0).row_sum()
+        of_q, of_k, change = diagonal * key, diagonal * query, warp.zeros(f32, ROWS, WIDTH)
+        for size in (32, 16, *NEAR):
+            fade, keys, mixed = faded(size)
+            of_t, of_r = (warp.zeros(f32, ROWS, WIDTH) for _ in range(2))
+            if size in far:
+                first = 32 - block // 2 * 32 if size == 32 else (block ^ 1) * ROWS  # of the rows on the other side
+                for product, x, others in ((of_t, 0, far[size][1]), (of_r, CHUNK, far[size][0])):
+                    other = others.part(first, mine * WIDTH, size, WIDTH)
+                    warp.mma_AB(product, weights.part(x + block * ROWS, first, ROWS, size), other)
+            else:
+                apart = (row ^ column) // size == 1
+                warp.mma_AB(of_t, pk.where(apart, t, 0.0), mixed.swap_layout("col"))
+                warp.mma_AB(of_r, pk.where(apart, r, 0.0), keys.swap_layout("col"))
+            count = mixed.to(f32) * of_t + keys.to(f32) * of_r
+            change += pk.where(late[size], count, -count)
+            of_t, of_r = of_t * fade, of_r * fade
+            of_q += pk.where(late[size], of_t, 0.0)
+            of_k += of_r + pk.where(late[size], 0.0, of_t)
+
+        rise, fall = pk.exp2(sums.rows), pk.exp2(sums.last - sums.rows)
+        asked, looked, lasted = met(dasking, col) * rise, met(dlooking, col) * rise, met(dlasting, col) * fall
+        of_q, of_k = of_q + asked, of_k + looked + lasted
+        change = change + query * asked + key * (looked - lasted)
+        warp.store(tails[4 * mine + block], change.col_sum())
+        warp.store(written[4 * mine + block], (key * lasted).col_sum())
+        for i, (to, x, y, own) in enumerate(((dq, query, of_q, owns[0]), (dk, key, of_k, owns[1]))):
+            if norm:
+                along[i] += x.row_dot(y)
+                warp.store(long[32 * step + 16 * i + warp.index], y.registers())
+            else:
+                warp.store(to, (y * own).to(dtype), **at(col))
+        pk.block.sync()
+        behind = warp.load_row(energy, (batch, head, chunk, col), length=WIDTH)
+        for i, (tail, added) in enumerate(zip(of_column(tails), of_column(written), strict=True)):
+            behind += added + pk.where(block < i, tail, 0.0)
+        warp.store(dlog_decay, change.col_cumsum(reverse=True) + behind, **at(col))
+    if norm:
+        for i, sum in enumerate(along):
+            warp.store(dots[16 * i + 4 * mine + block], sum)
+        pk.block.sync()
+        for i, sum in enumerate(along):
+            sum[:] = warp.load_col(dots[16 * i + block])
+            for j in range(1, 4):
+                sum += warp.load_col(dots[16 * i + 4 * j + block])
+        for step in pk.range(steps):
+            col = step * (BLOCK // WIDTH) + mine
+            for i, (to, x, own) in enumerate(((dq, q, owns[0]), (dk, k, owns[1]))):
+                y = warp.load_vec(long[32 * step + 16 * i + warp.index]).tile(ROWS, WIDTH)
+                y = y - unit(x, own, col) * along[i]
+                warp.store(to, (y * own).to(dtype), **at(col))
 
 
 def _backward(do: Any, dafter: Any, *given: Any, norm: bool) -> None:

@@ -250,33 +250,32 @@ def _step(dim: int, dtype: str) -> Instance:
 def _channels(dim: int, dtype: str) -> Instance:
     specs, chunks = _specs(dim, dtype, False), len(PARTS[False])
     met, values, gates = spec(DTYPES[dtype], (1, HEADS, 64 * chunks, dim)), _values(dim, dtype), (1, HEADS, N, dim)
-    del specs["decays"]
-    others = {"log_decay": spec(f32, gates), "decays": spec(f32, (1, HEADS, chunks, dim))}
-    operands = {**specs, **others, **dict.fromkeys(("asking", "looking", "lasting"), met), "scale": SCALE}
-    outputs = ("w", "p", "factors", "decays", "asking", "looking", "lasting")
+    operands = {
+        **{**{x: specs[x] for x in "qkv"}, "log_decay": spec(f32, gates), "offsets": None},
+        **{"a": spec(f32, specs["p"].shape), "p": specs["p"], "factors": specs["factors"]},
+        "decays": spec(f32, (1, HEADS, chunks, dim)),
+        **{**dict.fromkeys(("asking", "looking", "lasting"), met), "scale": SCALE},
+    }
+    outputs = ("a", "p", "factors", "decays", "asking", "looking", "lasting")
 
-    def expected(q: Array, k: Array, log_decay: Array, beta: Array, **_: Any) -> dict[str, Array]:
+    def expected(q: Array, k: Array, log_decay: Array, **_: Any) -> dict[str, Array]:
         made = {name: np.zeros(operands[name].shape) for name in outputs}
         for head in range(HEADS):
             for chunk, rows in enumerate(PARTS[False]):
                 at, m = slice(64 * chunk, 64 * chunk + 64), rows.stop - rows.start
-                x, y, g, b = np.zeros((64, dim)), np.zeros((64, dim)), np.zeros((64, dim)), np.zeros(64)
-                x[:m], y[:m] = q[0, 0, rows], k[0, 0, rows]
-                g[:m], b[:m] = log_decay[0, head, rows], beta[0, head, rows]
+                x, y, g = np.zeros((3, 64, dim))
+                x[:m], y[:m], g[:m] = q[0, 0, rows], k[0, 0, rows], log_decay[0, head, rows]
                 owns = [1 / np.sqrt((z * z).sum(1) + delta.EPSILON) for z in (x, y)]
                 x, y = (z * own[:, None] for z, own in zip((x, y), owns, strict=True))
                 made["factors"][0, head, 7:9, at] = owns
                 sums = g.cumsum(0)
                 fade = np.exp(np.minimum(sums[:, None] - sums, 0))
-                a = np.tril(np.einsum("id,jd,ijd->ij", y, y, fade), -1)
-                made["w"][0, head, at] = np.linalg.solve(np.eye(64) + a * b, a)
+                made["a"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", y, y, fade), -1)
                 made["p"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", x, y, fade)) * SCALE
-                made["factors"][0, head, 3, at] = b
                 if dtype == "f16":
-                    for name, row in (("p", 4), ("w", 5)):
-                        unit = made["factors"][0, head, row, at] = _unit(made[name][0, head, at])
-                        made[name][0, head, at] /= unit[:, None]
-                    made["factors"][0, head, 2, at] = 1 / made["factors"][0, head, 4, at]
+                    unit = made["factors"][0, head, 4, at] = _unit(made["p"][0, head, at])
+                    made["p"][0, head, at] /= unit[:, None]
+                    made["factors"][0, head, 2, at] = 1 / unit
                 made["decays"][0, head, chunk] = np.exp(sums[-1])
                 made["asking"][0, head, at] = x * np.exp(sums) * SCALE
                 made["looking"][0, head, at] = y * np.exp(sums)
@@ -286,6 +285,24 @@ def _channels(dim: int, dtype: str) -> Instance:
     lifted = {x: values[x].astype(float) + 0.7 * dim**-0.5 for x in ("q", "k")}  # no product near zero
     drawn = {**values, **lifted, "log_decay": -0.1 * np.random.default_rng(17).random(gates)}
     return Instance(kimi.prepare, operands, {"norm": True}, outputs, expected, drawn)
+
+
+def _inverted(dtype: str) -> Instance:
+    specs = _specs(64, dtype, False)
+    operands = {"a": spec(f32, specs["w"].shape), **{x: specs[x] for x in ("beta", "offsets", "w", "factors")}}
+
+    def expected(a: Array, beta: Array, **_: Any) -> dict[str, Array]:
+        b, lower = _chunked(beta), np.tril(a.astype(float).reshape(HEADS, -1, 64, 64), -1)
+        w = np.linalg.solve(np.eye(64) + lower * b[:, :, None], lower)
+        factors = np.zeros((HEADS, len(delta.FACTORS), *b.shape[1:]))
+        factors[:, delta.FACTORS.index("beta")] = b
+        if dtype == "f16":
+            units = factors[:, delta.FACTORS.index("solved")] = np.array([[_unit(y) for y in x] for x in w])
+            w = w / units[..., None]
+        return {"w": w.reshape(1, HEADS, -1, 64), "factors": factors.reshape(1, HEADS, len(delta.FACTORS), -1)}
+
+    drawn = {**_values(64, dtype), "a": np.random.default_rng(29).random(specs["w"].shape) / 8}
+    return Instance(kimi.invert, operands, {}, ("w", "factors"), expected, drawn)
 
 
 def _chunked(x: Array) -> Array:
@@ -298,6 +315,11 @@ def _chunked(x: Array) -> Array:
 
 def _unchunked(x: Array) -> Array:
     return x.reshape(1, HEADS, -1, *x.shape[3:])[:, :, :N]
+
+
+def _mirrored(x: Array) -> Array:
+    """What is on and below the diagonal, above it, too."""
+    return np.tril(x) + np.swapaxes(np.tril(x, -1), -1, -2)
 
 
 def _of_states(dim: int, dtype: str) -> Instance:
@@ -325,7 +347,7 @@ def _of_states(dim: int, dtype: str) -> Instance:
             for name, unit in (("states", "units"), ("dstates", "dunits"))
         )
         rest = np.swapaxes(beta * errors, 2, 3)
-        pairs = np.concatenate([np.tril(SCALE * do @ rest), np.tril(-beta * g @ rest, -1)], 2)
+        pairs = np.concatenate([_mirrored(SCALE * do @ rest), _mirrored(np.tril(-beta * g @ rest, -1))], 2)
         made = {"dasking": SCALE * do @ state, "dlooking": -beta * g @ state, "dlasting": beta * errors @ dstate}
         return {
             "pairs": pairs.reshape(1, HEADS, -1, 64),
@@ -357,7 +379,7 @@ def _spread(dim: int, dtype: str) -> Instance:
         of_q, of_k = (1 / np.sqrt((y * y).sum(3, keepdims=True) + delta.EPSILON) if norm else 1.0 for y in (q, k))
         q, k = q * of_q, k * of_k
         fade = np.exp(np.minimum(sums[:, :, :, None] - sums[:, :, None], 0))
-        t, r = np.split(pairs.astype(float).reshape(HEADS, chunks, 128, 64), 2, 2)
+        t, r = np.tril(np.split(pairs.astype(float).reshape(HEADS, chunks, 128, 64), 2, 2))
         asked, looked, lasted = (x[n].astype(float).reshape(q.shape) for n in ("dasking", "dlooking", "dlasting"))
         last = sums[:, :, -1:]
         asked, looked, lasted = asked * np.exp(sums), looked * np.exp(sums), lasted * np.exp(last - sums)
@@ -380,7 +402,8 @@ def _spread(dim: int, dtype: str) -> Instance:
     lengths = [(values[x].astype(float) ** 2).sum(3)[0, 0] + delta.EPSILON for x in ("q", "k")]
     for name, squares in zip(("own_q", "own_k"), lengths, strict=True):
         factors[:, :, delta.FACTORS.index(name), :N] = squares**-0.5 if norm else 1.0
-    pairs = chance.standard_normal((HEADS, chunks, 2, 64, 64)) * np.stack([np.tri(64), np.tri(64, k=-1)])
+    pairs = _mirrored(chance.standard_normal((HEADS, chunks, 2, 64, 64)))
+    pairs[:, :, 1] *= 1 - np.eye(64)
     drawn = {**values, "factors": factors, "pairs": pairs.reshape(operands["pairs"].shape)}
     drawn["log_decay"] = -0.3 * chance.random(gates)
     return Instance(kimi_backward.spread, operands, {"norm": norm}, outputs, expected, drawn)
@@ -424,12 +447,17 @@ ROWS = (
     ),
     Shipped(
         name="kimi_delta_attention_prepare",
-        about="before the gated delta rule with a decay for each channel (Kimi delta attention)",
+        about="before the gated delta rule with a decay for each channel (Kimi delta attention): products of rows",
         make=_channels,
-        needs=("wgmma",),
-        options={"dim": (128,), "dtype": ("bf16",)},  # one: it takes long to compile
-        opcodes=("HMMA", "UTMALDG", "MOVM"),
-        spilled=352,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("HMMA", "LDSM", "SHFL"),
+    ),
+    Shipped(
+        name="kimi_delta_attention_invert",
+        about="each chunk of Kimi delta attention solved for what its keys overwrite",
+        make=_inverted,
+        options={"dtype": ("bf16", "f16")},
+        opcodes=("HMMA", "MOVM"),
     ),
     Shipped(
         name="kimi_delta_attention_states",
@@ -438,16 +466,16 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("HGMMA", "UTMALDG", "STG"),
-        spilled=16,  # f16
+        spilled=64,  # f16
     ),
     Shipped(
         name="kimi_delta_attention_backward",
         about="gradients of Kimi delta attention's queries, keys and gates, all chunks at once",
         make=_spread,
         needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16",)},
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("HMMA", "UTMALDG", "STG"),
-        spilled=1500,
+        spilled=64,
     ),
     Shipped(
         name="gated_delta_rule_step",
