@@ -4,9 +4,8 @@ one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .errors import ArgumentError
+from .loading import dataclass
 
 # What only some architectures have, and how an error calls it. Each is what ptxas accepts:
 # `tests/test_architectures.py`

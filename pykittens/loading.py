@@ -3,6 +3,7 @@
 `dataclass` makes a dataclass when it is needed: each takes Python half a millisecond or more, there are over a hundred,
 and a process that calls one kernel needs a few. A class is what `dataclasses.dataclass` makes of it from its first
 instance on, and as soon as anybody asks for its fields: a dataclass derived from it, `dataclasses.fields`, `replace`.
+Half of what is then left is text that Python compiles for each class: comparison and `__repr__` are ours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,14 +51,43 @@ class _Unmade:
     def make(self) -> None:
         with self.lock:
             if not self.made:
-                dataclasses.dataclass(**self._options)(self._cls)
+                cls, options = self._cls, self._options
+                dataclasses.dataclass(**{**options, "repr": False, "eq": False})(cls)
+                if options.get("repr", True) and "__repr__" not in vars(cls):
+                    cls.__repr__ = _repr
+                if options.get("eq", True):
+                    _compare(cls, options.get("frozen", False))
                 self.made = True
+
+
+def _repr(self: Any) -> str:
+    """As a dataclass's own."""
+    shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self) if f.repr)
+    return f"{type(self).__qualname__}({shown})"
+
+
+def _compare(cls: Any, frozen: bool) -> None:
+    """Gives a class a dataclass's comparison, unless it has one."""
+    names = [f.name for f in dataclasses.fields(cls) if f.compare]
+    get: Any = attrgetter(*names) if len(names) > 1 else lambda self: tuple(getattr(self, name) for name in names)
+
+    def equal(self: Any, other: object) -> Any:
+        return get(self) == get(other) if other.__class__ is self.__class__ else NotImplemented
+
+    own = vars(cls)
+    if own.get("__hash__") is None:  # Python sets it to None beside an __eq__
+        cls.__hash__ = (lambda self: hash(get(self))) if frozen else None
+    if "__eq__" not in own:
+        cls.__eq__ = equal
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Without garbage collection: modules and traces allocate much that stays, and each time Python would look for
     cycles in it, and after a while in all that torch has allocated before, which takes longer than to load us.
+
+    What is young at the end counts as old, so that Python does not go through all of it at once: `gc.freeze` takes
+    everything out of the young generations, and `gc.unfreeze` puts it into the oldest.
     """
     was = gc.isenabled()
     gc.disable()
@@ -64,4 +95,7 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if was:
+            if not gc.get_freeze_count():  # else somebody's objects would thaw
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

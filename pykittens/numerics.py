@@ -6,10 +6,12 @@ the simulator gives the correctly rounded value, and a GPU is within the bound o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+
+from .loading import dataclass
 
 SMALLEST_NORMAL = 2.0**-126  # of float32
 

@@ -5,13 +5,14 @@ A type is a frozen description; where its elements live is `layouts.py`'s busine
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Union
 
 import ml_dtypes
 import numpy as np
 
 from .errors import TypeRuleError
+from .loading import dataclass
 from .versions import check_version
 
 check_version("numpy", np.__version__)

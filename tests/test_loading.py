@@ -71,6 +71,55 @@ def test_an_init_of_its_own_stays() -> None:
     assert Own().a == 5 and dataclasses.fields(Own)[0].name == "a"
 
 
+def compared(dataclass: Any) -> list[Any]:
+    @dataclass(frozen=True)
+    class Two:
+        a: Any
+        b: Any = dataclasses.field(default=1, compare=False, repr=False)
+
+    @dataclass(frozen=True)
+    class Nothing:
+        pass
+
+    @dataclass
+    class Changing:
+        a: Any
+
+    @dataclass(frozen=True)
+    class Own:
+        a: Any
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __repr__(self) -> str:
+            return "own"
+
+    @dataclass(frozen=True, eq=False)
+    class Same:
+        a: Any
+
+    @dataclass(frozen=True)
+    class Child(Two):
+        c: Any = 3
+
+    nan = float("nan")
+    some = [Two(1), Two(1, 2), Two(1.0), Two(2), Two(nan), Nothing(), Changing(1), Changing(1), Own(1), Own(2)]
+    some += [Same(1), Same(1), Child(1), Child(1, c=4)]
+    found: list[Any] = [repr(x).replace(x.__class__.__qualname__, type(x).__name__) for x in some]
+    found += [[x == y for y in some] for x in some]
+    for x in some:
+        try:
+            found.append([hash(x) == hash(y) for y in some if type(y) is type(x)])
+        except TypeError as error:
+            found.append(str(error).replace(type(x).__qualname__, ""))
+    return found
+
+
+def test_comparison_and_repr_are_pythons() -> None:
+    assert compared(dataclass) == compared(dataclasses.dataclass)
+
+
 def test_several_threads_make_one_class() -> None:
     for _ in range(20):
         _, later = classes(dataclass)

@@ -10,10 +10,10 @@ Most calls look like the one before: `_repeating` asks that first, which takes h
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
+from ..loading import dataclass
 from ..trace.operands import written
 from .gradients import overwritten, recording, requires_gradient
 from .identity import Identity, leaf_of

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError
 from ..interop.arrays import ArrayInfo, describe
+from ..loading import dataclass
 from ..trace.operands import misaligned
 from ..trace.signature import GlobalPattern, Signature, global_type, static
 from ..types import DTYPES, DType, Global, ScalarType

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 import sys
 import weakref
 from collections import deque
@@ -20,8 +19,6 @@ from types import (
     ModuleType,
 )
 from typing import Any
-
-import numpy as np
 
 from ..errors import TraceError
 from .guard import Guard
@@ -42,8 +39,14 @@ from .values import (
 
 _CONTAINERS = (tuple, list, dict, set, frozenset)
 _HIDDEN = frozenset(("__repr__", "__hash__", "__reduce__", "__reduce_ex__", "__sizeof__", "__del__", "__dir__"))
+_GENERATORS = (("random", "Random"), ("numpy.random", "Generator"), ("numpy.random", "RandomState"))
 _FIELDS = (MemberDescriptorType, GetSetDescriptorType)
 _UNREAD = frozenset(("__dict__", "__weakref__", "__class__", "__doc__"))
+
+
+def _generators() -> tuple[type, ...]:
+    """Of random numbers: those of modules that somebody has imported."""
+    return tuple(getattr(sys.modules[module], name) for module, name in _GENERATORS if module in sys.modules)
 
 
 class Objects:
@@ -143,7 +146,7 @@ class Objects:
             read = value if isinstance(value, weakref.ref) else functools.partial(value.get, None)
             self.guard.add("{}() is {}", read, read())
             return (Same(value), self.value(read(), f"{path}()"))
-        if hasattr(kind, "__next__") or isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
+        if hasattr(kind, "__next__") or isinstance(value, _generators()):
             raise TraceError(
                 f"the kernel reaches {path!r}, a {kind.__name__}, which every read changes",
                 fix="pass what it yields as a static value: a number or a tuple",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dis
 import sys
-from dataclasses import dataclass
 from functools import cache
 from types import CodeType
 from typing import Any
 
+from ..loading import dataclass
 from ..trace.bytecode import instructions
 
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")

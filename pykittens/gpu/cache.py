@@ -24,7 +24,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import sys
 import time
 import warnings
@@ -132,7 +131,7 @@ class Cache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-        aside = self.path / f".{name}.{secrets.token_hex(8)}"
+        aside = self.path / f".{name}.{os.urandom(8).hex()}"
         try:
             with open(
                 os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644), "wb"

@@ -2,9 +2,10 @@
 
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..architectures import architecture
+from ..loading import dataclass
 from . import nvrtc
 from .nvrtc import CompilerMissing
 

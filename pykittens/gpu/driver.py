@@ -6,9 +6,9 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ..architectures import ARCHITECTURES, Architecture, best_for
+from ..loading import dataclass
 from .compiler import Cubin
 from .libcuda import CudaError, ask, check, library
 

@@ -5,11 +5,11 @@ matrix.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..loading import dataclass
 from ..types import DTYPES
 from .base import Array, ArrayInfo, Framework
 

@@ -7,9 +7,8 @@ leave, names what each wait finishes, and refuses an operation that touches a ti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import Frame, InFlightError, TraceError
+from ..loading import dataclass
 from ..ops import control
 from ..ops.wgmma import WgmmaWait
 from ..program import Access, Block, Op, Program, Sync, Value

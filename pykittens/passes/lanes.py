@@ -14,8 +14,9 @@ wider barrier: the simulator finds it where it is missing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from ..loading import dataclass
 from ..ops import control
 from ..ops.sync import Barrier
 from ..ops.views import Item, Part

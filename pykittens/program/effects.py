@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Union
 
+from ..loading import dataclass
 from ..thread_map import EVERY_THREAD, ThreadMap
 from .values import Operand, Place, Value
 

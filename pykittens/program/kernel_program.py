@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ..errors import Frame
+from ..loading import dataclass
 from ..types import BarrierType, SharedTile, SharedVector, Type
 from .op import Block, Op
 from .tensor_map import TensorMapSpec

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Frame
+from ..loading import dataclass
 from ..types import Global, ScalarType, Type
 
 if TYPE_CHECKING:  # who makes a value stands after it in the pipeline

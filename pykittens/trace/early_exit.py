@@ -12,11 +12,11 @@ from __future__ import annotations
 import dis
 import linecache
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FrameType
 
 from ..errors import Frame
+from ..loading import dataclass
 from .bytecode import instructions
 
 _SKIPPED = {"NOP", "POP_TOP", "POP_BLOCK", "POP_EXCEPT", "EXTENDED_ARG", "CACHE"}

@@ -6,11 +6,11 @@ import inspect
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import FrameType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from ..errors import Frame, TraceError
+from ..loading import dataclass
 from ..types import DType, Global, ScalarType
 from .memory import Tensor
 from .scalar import Scalar
