@@ -10,7 +10,9 @@ from ..errors import TypeRuleError
 from ..layouts import Sym, shared_offset, vector_register
 from ..program import CudaWriter, Op, Operand, Place, Value
 from ..types import DType, RegisterTile, RegisterVector, SharedTile, SharedVector, i32
-from .scalars import ScalarBinary, ScalarCast, check_index, scalar_dtype
+from .scalar_arithmetic import ScalarBinary
+from .scalar_functions import ScalarCast
+from .scalars import check_index, scalar_dtype
 
 GATHERING = ("load", "store", "globalreduce")  # what moves a row to or from wherever a vector says
 

@@ -33,7 +33,8 @@ from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate,
 from .broadcast import Register, common_type, operand, read, registers_of, same_dtype, spread
 from .conversion import convert
 from .samples import Sample, tiles, vectors
-from .scalars import FORMULAS, described, power_of_two
+from .scalar_arithmetic import FORMULAS, power_of_two
+from .scalars import described
 from .slopes import binary_shares
 
 # Two 16-bit floats at a time; a product is a * b + -0.

@@ -1,4 +1,4 @@
-"""The derivatives of functions of one number, for tiles (`unary.py`) and scalars (`scalars.py`).
+"""The derivatives of functions of one number, for tiles (`unary.py`) and scalars (`scalar_functions.py`).
 
 Each takes the words of derivatives, the cotangent c of y = f(x), x and y, and gives c f'(x). Where a function has a
 corner (abs, relu) it is torch's choice; NaN stays NaN.

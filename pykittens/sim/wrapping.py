@@ -15,7 +15,8 @@ import numpy as np
 
 from ..errors import Diagnosis
 from ..ops.control import Range
-from ..ops.scalars import ScalarBinary, ScalarCast, ScalarSelect, ScalarUnary
+from ..ops.scalar_arithmetic import ScalarBinary
+from ..ops.scalar_functions import ScalarCast, ScalarSelect, ScalarUnary
 from ..ops.variables import DeclareVariable, SetVariable
 from ..ops.views import Item, Part
 from ..program import Access, Op, Place, Sync, Value

@@ -20,7 +20,8 @@ import pykittens as pk
 from ..numerics import Numerics
 from ..ops.arithmetic import COMPARISONS, arithmetic_numerics
 from ..ops.load import Load
-from ..ops.scalars import BITS, SCALAR_FUNCTIONS
+from ..ops.scalar_arithmetic import BITS
+from ..ops.scalar_functions import SCALAR_FUNCTIONS
 from ..ops.unary import UNARY, flushed
 from ..program import Op, Place, Program, Value
 from ..types import DType, bf16, bool_, e4m3, e5m2, f16, f32, i8, i32, i64, u8, u32

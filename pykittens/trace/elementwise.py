@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..ops import binary, fill, masks, pairs, random, scalars, unary
+from ..ops import binary, fill, masks, pairs, random, scalar_arithmetic, scalar_functions, scalars, unary
 from ..ops.rolls import Rolls
 from ..ops.scalars import THREAD
 from ..ops.slice_concat import TileJoin, TileStack
@@ -40,15 +40,15 @@ MEANING = {
 
 
 def _map(kind: str) -> Callable[[Any], Any]:
-    scalar = ", or a scalar" if kind in scalars.SCALAR_FUNCTIONS else ""
+    scalar = ", or a scalar" if kind in scalar_functions.SCALAR_FUNCTIONS else ""
 
     def apply(x: Any) -> Any:
         refuse_array(x)
         if isinstance(x, Tile):
             return result(unary.Unary(scope_of(x.type.warps), kind, x))
         x = number(x)
-        if kind in scalars.SCALAR_FUNCTIONS and is_scalar(x):
-            return result(scalars.ScalarUnary(THREAD, kind, x))
+        if kind in scalar_functions.SCALAR_FUNCTIONS and is_scalar(x):
+            return result(scalar_functions.ScalarUnary(THREAD, kind, x))
         raise TypeRuleError(f"pk.{kind} does not take {x!r}", fix=f"pass a register tile or vector{scalar}")
 
     apply.__name__ = kind
@@ -80,7 +80,7 @@ def _two(kind: str, a: Any, b: Any) -> Any:
     a, b = number(a), number(b)
     if not isinstance(a, Value) and not isinstance(b, Value):
         return min(a, b) if kind == "min" else max(a, b)
-    return result(scalars.ScalarBinary(THREAD, kind, a, b))
+    return result(scalar_arithmetic.ScalarBinary(THREAD, kind, a, b))
 
 
 def maximum(a: Any, b: Any) -> Any:
@@ -103,7 +103,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
         refuse_array(x)
     tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
     if tile is None:
-        return result(scalars.ScalarFma(THREAD, number(a), number(b), number(c)))
+        return result(scalar_functions.ScalarFma(THREAD, number(a), number(b), number(c)))
     return result(binary.Fma(scope_of(tile.type.warps), *together(number(a), number(b), number(c))))
 
 
@@ -126,7 +126,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
         return result(masks.Select(scope_of(given.type.warps), condition, a, b))
     if not is_scalar(condition):
         raise TypeRuleError(f"pk.where chooses by {condition!r}", fix="compare first: pk.where(x > 0, a, b)")
-    return result(scalars.ScalarSelect(THREAD, condition, number(a), number(b)))
+    return result(scalar_functions.ScalarSelect(THREAD, condition, number(a), number(b)))
 
 
 def promoted_tiles(a: Any, b: Any) -> tuple[Any, Any]:

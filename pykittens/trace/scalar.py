@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import scalars, thread_indices, variables
+from ..ops import scalar_arithmetic, scalar_functions, thread_indices, variables
 from ..ops.scalars import THREAD
 from ..program import Operand, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, bool_, f32, i32, i64, u32
@@ -29,7 +29,7 @@ class Scalar(Handle):
                 return NotImplemented  # the tile's own operator does it
             if not isinstance(x, (Scalar, int, float)) and not hasattr(x, "__float__"):
                 return NotImplemented
-        return result(scalars.ScalarBinary(THREAD, kind, number(a), number(b)))
+        return result(scalar_arithmetic.ScalarBinary(THREAD, kind, number(a), number(b)))
 
     def __add__(self, other: Operand) -> Any:
         return self._binary("add", self, other)
@@ -115,14 +115,14 @@ class Scalar(Handle):
     __hash__ = Value.__hash__
 
     def __neg__(self) -> Scalar:
-        return result(scalars.ScalarUnary(THREAD, "neg", self))
+        return result(scalar_functions.ScalarUnary(THREAD, "neg", self))
 
     def __abs__(self) -> Scalar:
-        return result(scalars.ScalarUnary(THREAD, "abs", self))
+        return result(scalar_functions.ScalarUnary(THREAD, "abs", self))
 
     def __invert__(self) -> Scalar:
         kind = "not" if self.dtype is bool_ else "invert"
-        return result(scalars.ScalarUnary(THREAD, kind, self))
+        return result(scalar_functions.ScalarUnary(THREAD, kind, self))
 
 
 class Variable(Scalar):
@@ -158,7 +158,7 @@ class Variable(Scalar):
 
 def cast(x: Operand, dtype: DType) -> Scalar:
     """A scalar `x` as another `dtype`, converted as tiles are: see `Tile.to`."""
-    return result(scalars.ScalarCast(THREAD, number(x), dtype))
+    return result(scalar_functions.ScalarCast(THREAD, number(x), dtype))
 
 
 def var(dtype: DType, initial: Operand = 0) -> Variable:

@@ -4,7 +4,7 @@ import pytest
 
 from pykittens.ops.copies import CopyOut
 from pykittens.ops.masks import Select
-from pykittens.ops.scalars import ScalarBinary
+from pykittens.ops.scalar_arithmetic import ScalarBinary
 from pykittens.ops.tma import TmaLoad
 from pykittens.program import Op
 from pykittens.testing.conformance import cases

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pykittens.ops import arithmetic, conversion
-from pykittens.ops.scalars import BITS
+from pykittens.ops.scalar_arithmetic import BITS
 from pykittens.ops.unary import apply
 from pykittens.testing import number_reference as reference
 from pykittens.testing.hard_numbers import numbers
