@@ -151,8 +151,9 @@ def _moving() -> list[Any]:
     """The operations that move elements between layouts, threads and parts of tiles, with their own samples."""
     from pykittens.testing.conformance import operations
 
-    modules = "layout_conversion layout_exchange pairs slice_concat rolls fill masks reduce random".split()
-    return [op for op in operations() if op.__module__.rpartition(".")[2] in modules]
+    modules = "layout_conversion layout_exchange vector_conversion take_rows transposed pairs slice_concat rolls fill "
+    modules += "masks reduce random scan top_k indexed global_reduce"
+    return [op for op in operations() if op.__module__.rpartition(".")[2] in modules.split()]
 
 
 def _samples(result: Result, kind: str, which: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..layouts import Sym
+from ..layouts import Sym, vector_element
 from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value, is_scalar
@@ -179,6 +179,8 @@ class ScatterReduce(Op):
             tests = holds_once(c, self.scope, type)
             once = " && ".join(filter(None, tests[:1] if type.partial else tests))
         c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{")
+        if isinstance(type, RegisterVector) and type.kind == "naive":
+            c.line(f"const int x = {vector_element(type, c.warp(self.scope), c.lane, Sym('i'))};")
         test = " && ".join(filter(None, (once, spot.inside(Sym("i")))))
         c.line(f"if ({test}) pk_red_{self.kind}({spot.at(Sym('i'))}, {c.moved(self.source, Sym('i'))}); }}")
 
@@ -208,6 +210,14 @@ class ScatterReduce(Op):
                     inputs,
                     exact=True,
                 )
+        for naive in (RegisterVector(i32, 100, "naive", "row", 2), RegisterVector(i32, 48, "naive", width=4)):
+            yield Sample(
+                {"target": Rectangle(f32, (1,), (5, 7)), "row": 1, "col": naive, "source": with_dtype(naive, f32)}
+                | {"kind": "add"},
+                lambda target, col, source: _combined(target, 1, col, source),
+                dict.fromkeys(("target", "col", "source"), "integers"),
+                exact=True,
+            )
         combine = ("add", np.add), ("min", np.minimum), ("max", np.maximum)
         for dtype in (i32, u32, i64, f32, f16):
             for kind, f in combine[: 1 if dtype is f16 else 3]:

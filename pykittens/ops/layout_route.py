@@ -37,6 +37,13 @@ def route(source: Register, target: Register, transposed: bool) -> tuple[Source,
 
 
 @lru_cache(maxsize=256)
+def shuffles(source: Register, target: Register, transposed: bool) -> int | None:
+    """How many shuffles the route takes, one for each register that some lane gives to the lanes of one pattern."""
+    found = route(source, target, transposed)
+    return None if found is None else len({(register, x.lanes) for x in found for register in x.registers})
+
+
+@lru_cache(maxsize=256)
 def row_route(tile: RegisterTile, rows: tuple[int, ...]) -> tuple[Source, ...] | None:
     """The same of a tile like `tile`, whose row i is row rows[i] of it."""
     held = _elements(tile, False)
