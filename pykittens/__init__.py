@@ -53,16 +53,12 @@ def __getattr__(name: str) -> Any:
         )
         if name in globals():
             return globals()[name]
-    meant = "" if name.startswith("_") else _meant(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{meant}", name=name)
+    hint = ""
+    if not name.startswith("_"):
+        from .suggestions import meant
 
-
-def _meant(name: str) -> str:
-    """What somebody who wrote `name` may have meant."""
-    from difflib import get_close_matches
-
-    found = get_close_matches(name, globals().get("__all__", ()), n=2)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+        hint = meant(name, globals().get("__all__", ()))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name)
 
 
 def __dir__() -> list[str]:

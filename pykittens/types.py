@@ -103,7 +103,8 @@ REGISTER_DTYPES = (bf16, f16, f32, i32, u32, i64, bool_)
 
 def _check_dtype(dtype: object, allowed: tuple[DType, ...], what: str) -> None:
     if not isinstance(dtype, DType) or dtype not in allowed:
-        raise TypeRuleError(f"{what} cannot hold {dtype!r}", fix="use one of " + ", ".join(d.name for d in allowed))
+        known = ", ".join(f"pk.{'bool_' if d is bool_ else d}" for d in allowed)
+        raise TypeRuleError(f"{what} cannot hold {dtype!r}", fix=f"use one of {known}")
 
 
 def check_sizes(what: str, *sizes: object) -> None:

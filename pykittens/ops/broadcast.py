@@ -31,9 +31,11 @@ def register_type(x: Operand, what: str) -> Register:
     """The type of a register operand, or the user's error."""
     if isinstance(x, Value) and isinstance(x.type, (RegisterTile, RegisterVector)):
         return x.type
-    kind = x.type if isinstance(x, Value) else repr(x)
+    if not isinstance(x, Value):
+        fix = "pass a tile or vector in registers, a traced scalar or a number"
+        raise TypeRuleError(f"{what} takes a register tile or vector, not {x!r}", fix=fix)
     raise TypeRuleError(
-        f"{what} takes a register tile or vector, not {kind}", fix="load it into registers first, e.g. warp.load(x)"
+        f"{what} takes a register tile or vector, not {x.type}", fix="load it into registers first, e.g. warp.load(x)"
     )
 
 

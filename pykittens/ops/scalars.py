@@ -23,7 +23,8 @@ def scalar_dtype(x: Operand) -> DType | None:
     if isinstance(x, Value):
         if not isinstance(x.type, ScalarType):
             raise TypeRuleError(
-                f"{x.label} is {x.type}, where a scalar is needed", fix="pass a number or a traced scalar"
+                f"{x.label} is {x.type}, where a scalar is needed",
+                fix="pass a number or a traced scalar: x.sum(), or of a mask x.any() or x.all()",
             )
         return x.type.dtype
     if isinstance(x, (bool, np.bool_)):

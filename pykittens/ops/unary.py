@@ -274,6 +274,8 @@ class Convert(Op):
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "to")
+        if not isinstance(self.dtype, DType):
+            raise TypeRuleError(f"x.to({self.dtype!r}), which is no dtype", fix="pass one of pk's: x.to(pk.f32)")
         if self.dtype not in REGISTER_DTYPES:
             raise TypeRuleError(
                 f"registers cannot hold {self.dtype}",

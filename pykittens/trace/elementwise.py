@@ -184,7 +184,11 @@ def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col
     4x32-10.
 
     They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits` gives the same.
+
+    Raises `TypeRuleError` for a seed that is no pair.
     """
+    if not isinstance(seed, tuple) or len(seed) != 2:
+        raise TypeRuleError(f"random bits with seed {seed!r}", fix="a seed is a pair of 32-bit numbers: (3, 0)")
     key = (number(seed[0]), number(seed[1]))
     type: Any = like.type  # the type rule refuses vectors
     return result(random.RandomBits(scope_of(type.warps), type, key, number(row), number(col)))
@@ -235,7 +239,8 @@ def col_index(tile: Tile) -> Tile:
 def _positions(tile: Tile, kind: Any) -> Tile:
     if not isinstance(tile, Tile) or not isinstance(tile.type, RegisterTile):
         raise TypeRuleError(
-            f"row and column numbers of {tile!r}", fix="pass a register tile; pk.iota(x) numbers a vector"
+            f"row and column numbers of {tile!r}",
+            fix="pass a register tile; pk.iota(x) numbers a vector, warp.iota_col(16) rows",
         )
     return result(fill.Positions(scope_of(tile.type.warps), tile.type.vector(kind, i32)))
 
@@ -247,7 +252,8 @@ def iota(vector: Tile) -> Tile:
     """
     if not isinstance(vector, Tile) or not isinstance(vector.type, RegisterVector):
         raise TypeRuleError(
-            f"pk.iota of {vector!r}", fix="pass a register vector; row_index and col_index number a tile"
+            f"pk.iota of {vector!r}",
+            fix="pass a register vector, or make one: warp.iota(64); row_index and col_index number a tile",
         )
     return result(fill.Positions(scope_of(vector.type.warps), vector.type))
 

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from ..errors import TraceError, user_frame_objects
 from ..program import Operand, Value
+from ..suggestions import NoSuchWord
 from . import recorder
 
 
@@ -20,7 +21,18 @@ class Handle(Value):
     """Common to all values: they have no truth value, and compare by operators, not by identity."""
 
     __hash__ = Value.__hash__
-    __array_ufunc__ = None  # NumPy's operators leave theirs to ours
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> NoReturn:
+        """NumPy's functions know nothing of a trace, and its arrays no place in it."""
+        for x in inputs:
+            refuse_array(x)
+        raise TraceError(
+            f"np.{ufunc.__name__} of {self.label}: {self.type}",
+            fix="NumPy runs while the kernel is traced: use pk.exp(x), pk.maximum(x, y), x + y and the like",
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NoSuchWord(f"{self.label}: {self.type}" if not name.startswith("_") else "it", name, lambda: dir(self))
 
     @property
     def label(self) -> str:
@@ -59,12 +71,12 @@ class Handle(Value):
 
 def number(x: Any) -> Operand:
     """NumPy numbers as Python ones; everything else as it is."""
-    return x.item() if hasattr(x, "item") and not isinstance(x, Value) and getattr(x, "ndim", 1) == 0 else x
+    return x.item() if not isinstance(x, Value) and hasattr(x, "item") and getattr(x, "ndim", 1) == 0 else x
 
 
 def refuse_array(x: Any) -> None:
     """Refuses an array of NumPy or another framework where an operand is meant."""
-    if hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, Value) and getattr(x, "ndim", 1) != 0:
+    if not isinstance(x, Value) and hasattr(x, "shape") and hasattr(x, "dtype") and getattr(x, "ndim", 1) != 0:
         raise TraceError(
             f"an array of shape {tuple(x.shape)} is captured by the kernel", fix="pass it to the kernel as an operand"
         )

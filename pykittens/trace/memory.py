@@ -18,6 +18,22 @@ from .recorder import current, result, scope_of
 from .scalar import Scalar
 
 
+def _no_arithmetic(self: Handle, other: Any = None) -> Any:
+    """Arithmetic is done in registers; beside a register tile, that one's operator loads what is shared."""
+    if isinstance(getattr(other, "type", None), (RegisterTile, RegisterVector)) and isinstance(self, Shared):
+        return NotImplemented
+    size = ", (0, 0), rows=16" if isinstance(self, Tensor) else ""
+    name = self.name or "x"
+    raise TypeRuleError(
+        f"arithmetic with {self.label}: {self.type}, which is in memory",
+        fix=f"load it into registers first: t = warp.load({name}{size})",
+    )
+
+
+_OPERATORS = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
+_ARITHMETIC = [f"__{r}{name}__" for name in _OPERATORS for r in ("", "r")] + ["__neg__", "__abs__", "__invert__"]
+
+
 class Shared(Handle):
     """A shared tile, vector or barrier, or an array of `count` of them: made by `pk.shared` and `pk.barrier`."""
 
@@ -177,6 +193,11 @@ class Tensor(Handle):
         raise TraceError(
             f"{self.label} is in global memory", fix="store into it: warp.store(tensor, value, coordinate)"
         )
+
+
+for _name in _ARITHMETIC:
+    for _memory in (Shared, Tensor):
+        setattr(_memory, _name, _no_arithmetic)
 
 
 class At(tuple):  # type: ignore[type-arg]

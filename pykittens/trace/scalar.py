@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import scalar_arithmetic, scalar_functions, thread_indices, variables
@@ -183,6 +183,12 @@ class _Axes:
 
     def __init__(self, kind: str):
         self.kind = kind
+
+    def __call__(self, *axis: Any) -> NoReturn:
+        word = f"pk.{'block_index' if self.kind == 'block' else 'grid_size'}"
+        raise TraceError(f"{word} has three axes", fix=f"name one: {word}.x, {word}.y or {word}.z")
+
+    __getitem__ = __call__
 
     def _axis(self, axis: str) -> Scalar:
         return result(thread_indices.Index(THREAD, f"{self.kind}_{axis}"))

@@ -6,7 +6,7 @@ Operations beyond every scope's common vocabulary (wgmma, TMA) are added by subc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import (
@@ -28,6 +28,7 @@ from ..ops import (
 )
 from ..ops.indexed import ScatterReduce
 from ..program import MemoryScope, Operand, Order, Scope, Value, is_scalar
+from ..suggestions import NoSuchWord
 from ..types import (
     Coalesced,
     DType,
@@ -56,6 +57,9 @@ class ScopeHandle:
 
     def __init__(self, name: str, warps: int | None):
         self._name, self._warps = name, warps
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise NoSuchWord(f"the scope {self.__dict__.get('_name', '')!r}", name, lambda: dir(self))
 
     @property
     def warps(self) -> int:

@@ -11,6 +11,7 @@ from ..types import Global, ScalarType
 from . import handle_types  # noqa: F401  (gives values their operators)
 from . import recorder as recording
 from .recorder import tracing
+from .wrong_calls import explain
 
 
 def trace(
@@ -42,7 +43,11 @@ def trace(
         program.parameters.append(Parameter(name, value))
         arguments[name] = value
     with tracing(program) as recorder:
-        out = function(**arguments, **statics)
+        try:
+            out = function(**arguments, **statics)
+        except TypeError as error:
+            explain(error)
+            raise
         recorder.check()
         if recorder.open:
             kind, where = recorder.open[-1]
