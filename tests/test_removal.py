@@ -78,7 +78,7 @@ HARMLESS = {
             ("barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
         }.items()
     },
-    ("gla_prepare", "barrier", "query, key = warp.load(own_q).to(f32) * scale, warp.load(own_k).to(f32)"): (
+    ("gla_prepare", "barrier", "query, key = warp.load(own_q), warp.load(own_k)"): (
         1,
         "each step has columns of its own",
     ),

@@ -21,7 +21,7 @@ OPERANDS = (
 
 
 def _results(*given: Any) -> tuple[Result, ...]:
-    *operands, _ = given
+    operands = given[:10]
     x, dt, a, b, c, d, z, bias, state, offsets = operands
     infos = {"x": x, "B": b, "C": c} | ({} if z is None else {"z": z})
     said = f"{_NAME} of " + ", ".join(f"{name} {i.dtype} {tuple(i.shape)}" for name, i in infos.items())
@@ -90,7 +90,7 @@ def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, A
 MAMBA2 = Function(
     _NAME,
     OPERANDS,
-    "bool dt_softplus=False",
+    "bool dt_softplus=False, bool exact_state=False",
     also="after",
     results=_results,
     forward=kernels.call,
@@ -113,6 +113,7 @@ def mamba2(
     dt_softplus: bool = False,
     state: Any = None,
     cu_seqlens: Any = None,
+    exact_state: bool = False,
     return_state: bool = False,
 ) -> Any:
     """y_i = (S_i C_i + D x_i) silu(z_i), S_i = exp(dt_i A) S_(i - 1) + dt_i x_i B_i, of each head, on arrays of any
@@ -122,13 +123,14 @@ def mamba2(
     of each group; all of them bf16, or all f16, any n, any strides. dt: (batch, n, heads) and dt_bias: (heads,), bf16,
     f16 or f32: dt_i is dt + dt_bias, or softplus of that with `dt_softplus`. A, negative or zero, and D: float32
     (heads,). D, z and dt_bias may be left out. `state`: what an earlier call returned, for rows that continue it,
-    float32 (batch, heads, p, N). Packed sequences: batch 1, with `cu_seqlens`, int32 (sequences + 1,) on x's device,
-    from 0 to n, not decreasing; states are then one for each sequence. Returns y like x, or (y, state) with
-    `return_state`. For Hopper and the simulated GPU. (mamba_ssm's `mamba_chunk_scan_combined`.)
+    float32 (batch, heads, p, N); its sums are of 16-bit products, but with `exact_state` of those of float32. Packed
+    sequences: batch 1, with `cu_seqlens`, int32 (sequences + 1,) on x's device, from 0 to n, not decreasing; states are
+    then one for each sequence. Returns y like x, or (y, state) with `return_state`. For Hopper and the simulated GPU.
+    (mamba_ssm's `mamba_chunk_scan_combined`.)
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return MAMBA2((x, dt, A, B, C, D, z, dt_bias, state, cu_seqlens), (dt_softplus,), return_state)
+    return MAMBA2((x, dt, A, B, C, D, z, dt_bias, state, cu_seqlens), (dt_softplus, exact_state), return_state)
 
 
 def mamba2_step(

@@ -20,18 +20,21 @@ from typing import Any, NamedTuple
 import pykittens as pk
 from pykittens import f32, warp
 
-from .chunks import CHUNK
-
 WIDTH = 16  # columns at a time
+ROWS = 16  # of a piece
 SIZES = (32, 16, 8, 4, 2, 1, 0)  # of the blocks that pairs of rows part at; 0: a row with itself
 
 
-def fade(sums: Any, size: int) -> Any:
-    """exp(-|c - c_r|) of rows that part at blocks of `size` rows; 1 of a row with itself."""
-    if not size:
-        return 1.0
-    parting = [i // (2 * size) * 2 * size + size - 1 for i in range(CHUNK)]
-    return pk.exp2(-abs(sums - sums.take_rows(parting)))
+def piece_of(x: Any, piece: int) -> Any:
+    """16 rows of a 64 x 16 tile."""
+    return x[piece * ROWS : piece * ROWS + ROWS, :]
+
+
+def fade(sums: Any, size: int, piece: int) -> Any:
+    """exp(-|c - c_r|) of 16 rows that part at blocks of `size` rows."""
+    parting = [row // (2 * size) * 2 * size + size - 1 for row in range(piece * ROWS, piece * ROWS + ROWS)]
+    base = piece_of(sums, parting[0] // ROWS).take_rows([row % ROWS for row in parting])
+    return pk.exp2(-abs(piece_of(sums, piece) - base))
 
 
 def parts_at(row: Any, column: Any, size: int, flip: bool = False) -> Any:
@@ -56,21 +59,32 @@ class Products(NamedTuple):
         halves, blocks = ([warp.zeros(f32, 16, 16) for _ in range(n)] for n in (2, 4))
         return cls(warp.zeros(f32, 32, 32), halves, blocks, flip)
 
-    def add(self, sums: Any, late: Any, early: Any, dtype: Any, sizes: tuple[int, ...] = SIZES) -> None:
-        """Adds what some columns give: 64 x 16 tiles of float32, rounded when they have decayed."""
+    def add(self, sums: Any, late: Any, early: Any) -> None:
+        """Adds what some columns give: 64 x 16 tiles of a 16-bit type, which are rounded again when they have decayed.
+
+        Piece by piece, so that few registers are in use.
+        """
         row, column = pk.row_index(self.blocks[0]), pk.col_index(self.blocks[0])
-        for size in sizes:
-            faded = fade(sums, size)
-            x, y = ((t * faded).to(dtype) for t in (late, early))
-            (x, above), (y, below) = ((y, 0), (x, 1)) if self.flip else ((x, 1), (y, 0))
-            if size >= 16:
-                for i, block in enumerate([self.whole] if size == 32 else self.halves):
-                    a, b = ((2 * i + side) * size for side in (above, below))
-                    warp.mma_ABt(block, x[a : a + size, :], y[b : b + size, :])
-                continue
-            for i, block in enumerate(self.blocks):
-                made = warp.zeros(f32, 16, 16)
-                warp.mma_ABt(made, x[16 * i : 16 * i + 16, :], y[16 * i : 16 * i + 16, :])
+
+        def multiply(to: Any, size: int, above: tuple[int, ...], below: tuple[int, ...]) -> None:
+            pairs = ((late, above), (early, below))
+            x, y = (
+                pk.stack(*(faded(t, size, i) for i in pieces)) if len(pieces) > 1 else faded(t, size, pieces[0])
+                for t, pieces in (reversed(pairs) if self.flip else pairs)
+            )
+            warp.mma_ABt(to, x, y)
+
+        def faded(x: Any, size: int, piece: int) -> Any:
+            part = piece_of(x, piece)
+            return (part.to(f32) * fade(sums, size, piece)).to(x.dtype) if size else part
+
+        multiply(self.whole, 32, (2, 3), (0, 1))
+        for i, half in enumerate(self.halves):
+            multiply(half, 16, (2 * i + 1,), (2 * i,))
+        for i, block in enumerate(self.blocks):
+            for size in SIZES[2:]:
+                made = warp.zeros(f32, ROWS, ROWS)
+                multiply(made, size, (i,), (i,))
                 block += pk.where(parts_at(row, column, size, self.flip), made, 0.0)
 
     def rows(self) -> list[Any]:

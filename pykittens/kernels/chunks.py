@@ -77,6 +77,12 @@ def softplus(x: Any) -> Any:
     return pk.maximum(x, 0.0) + pk.where(small < 0.01, series, pk.log(1.0 + small))
 
 
+def later(decay: Any) -> Any:
+    """For each row of a chunk, the sum of those behind it: a difference of sums does not know it beside a large one."""
+    behind = decay.take_rows([*range(1, CHUNK), CHUNK - 1])
+    return pk.where(pk.row_index(decay) == CHUNK - 1, 0.0, behind).col_cumsum(reverse=True)
+
+
 def slots(rows: int, sequences: int, packed: bool, height: int = CHUNK) -> int:
     """How many chunks (or parts of `height` rows) are numbered, of so many sequences with `rows` rows each, or all."""
     return rows // height + sequences if packed else sequences * -(-rows // height)
@@ -90,11 +96,12 @@ def accumulate(
     offsets: Annotated[Tensor, i32, "S"],
     sums: Annotated[Tensor, f32, "H", "M"],
     weights: Annotated[Tensor, f32, "H", "M"],
+    left: Annotated[Tensor, f32, "H", "M"],
     *,
     soft: bool = False,
 ) -> None:
-    """weights = dt + bias, or their softplus; sums = a * weights * log2(e), summed up from the beginning of each chunk.
-    Without `a`, dt is the decay itself; without `weights` they are not kept."""
+    """weights = dt + bias, or their softplus; sums = a * weights * log2(e), summed up from the beginning of each chunk;
+    left = the sums of what comes after a row. Without `a`, dt is the decay itself; weights and left may be None."""
     slot, col = pk.block_index.x, pk.block_index.y
     rows, batch, chunk = rows_of(dt.rows, offsets, slot)
     where = rows.tile(batch, 0, chunk, CHUNK, col, HEADS)
@@ -107,7 +114,10 @@ def accumulate(
         decay = x * pk.maximum(warp.load_row(a, col, length=HEADS) * LOG2E, -1e30)  # -inf times 0 would be NaN
     else:
         decay = x * LOG2E
-    warp.store(sums, pk.maximum(decay, LEAST).col_cumsum().transpose(), (col, slot))
+    decay = pk.maximum(decay, LEAST)
+    warp.store(sums, decay.col_cumsum().transpose(), (col, slot))
+    if left is not None:
+        warp.store(left, later(decay).transpose(), (col, slot))
     if weights is not None:
         warp.store(weights, x.transpose(), (col, slot))
 

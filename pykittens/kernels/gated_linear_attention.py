@@ -37,13 +37,22 @@ def accumulate_lines(
     log_decay: Annotated[Tensor, f32, "B", "H", "N"],
     offsets: Annotated[Tensor, i32, "S"],
     sums: Annotated[Tensor, f32, "H", "M"],
+    left: Annotated[Tensor, f32, "H", "M"],
 ) -> None:
-    """sums = log_decay, base 2, summed up from the beginning of each chunk."""
+    """sums = log_decay, base 2, summed up from the beginning of each chunk; left, unless that is None, the sums of what
+    comes after a row."""
     slot, head = pk.block_index.x * WARPS + warp.index, pk.block_index.y
     with pk.when(slot * CHUNK < sums.cols):
         rows, batch, chunk = rows_of(log_decay.cols, offsets, slot)
         g = warp.load_vec(log_decay, **rows.run(batch, head, chunk, CHUNK), length=CHUNK)
         warp.store(sums, pk.maximum(g * LOG2E, LEAST).cumsum(), (head, slot))
+        if left is not None:
+            row = chunk * CHUNK + 1
+            within: Any = {} if offsets is None else {"within": (rows.start, rows.end)}
+            first = row if offsets is None else rows.start + row
+            behind = warp.load_vec(log_decay, pk.at(batch, head, first), length=CHUNK, **within)
+            behind = pk.where(pk.iota(behind) < CHUNK - 1, pk.maximum(behind * LOG2E, LEAST), 0.0)
+            warp.store(left, behind.cumsum(reverse=True), (head, slot))
 
 
 @pk.kernel(warps=WARPS, grid=lambda by_y, **_: (pk.cdiv(by_y.cols, CHUNK * WARPS), by_y.rows))
@@ -72,17 +81,17 @@ def of_parts(x: Any, head: Any, slot: Any) -> Any:
     return total
 
 
-def summed(call: Call, log_decay: Any) -> Any:
-    """The sums of log_decay in each chunk."""
+def summed(call: Call, log_decay: Any, exact: bool = False) -> tuple[Any, Any]:
+    """The sums of log_decay in each chunk, and with `exact` the sums behind each row."""
     info = arrays.describe(log_decay)
-    sums = call.empty((info.shape[1], call.chunks * CHUNK))
+    sums, left = (call.empty((info.shape[1], call.chunks * CHUNK)) if made else None for made in (True, exact))
     if info.strides[2] != 1 and info.strides[1] == 1:
         batch, heads, n = info.shape
         view = View(log_decay, (batch, n, heads), (info.strides[0], info.strides[2], 1))
-        accumulate(by_rows(view), None, None, call.offsets, sums, None)
+        accumulate(by_rows(view), None, None, call.offsets, sums, None, left)
     else:
-        accumulate_lines(dense(log_decay, "log_decay"), call.offsets, sums)
-    return sums
+        accumulate_lines(dense(log_decay, "log_decay"), call.offsets, sums, left)
+    return sums, left
 
 
 def channels(log_decay: Any) -> bool:
@@ -116,7 +125,8 @@ class Forward(Launches):
             made = gla.chunks_of(call, q, k, log_decay, scale, exact)
             gla.run(call, v, made.lasting, made, made.asking, state, o, after, rest=made.rest)
             return
-        run(call, v, k, q, summed(call, log_decay), before=state, y=o, after=after, scale=scale, exact=exact)
+        sums, left = summed(call, log_decay, exact)
+        run(call, v, k, q, sums, before=state, y=o, after=after, scale=scale, left=left)
 
 
 class Backward(Launches):
@@ -144,7 +154,7 @@ class Backward(Launches):
             results = (dq, dk, dv, dlog_decay, dstate)
             gla_backward.pull(call, do, dafter, q, k, v, log_decay, state, results, scale)
             return
-        sums, made = summed(call, log_decay), (dv, None, dk, dq, dstate)
+        sums, made = summed(call, log_decay)[0], (dv, None, dk, dq, dstate)
         dots = pull(call, do, dafter, v, k, q, sums, None, None, None, None, state, made, scale)
         heads, parts, m = call.shape[1], call.shape[3] // CHUNK, call.chunks * CHUNK
         seen = [View(x, (parts, heads, m), (m, parts * m, 1)) for x in dots[:3]]

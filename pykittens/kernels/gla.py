@@ -30,7 +30,7 @@ from pykittens import Scalar, Tensor, block, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .channel_decays import WIDTH, Products
-from .chunks import CHUNK, LEAST, LOG2E, part_of, rows_of
+from .chunks import CHUNK, LEAST, LOG2E, later, part_of, rows_of
 from .sequences import DTYPES, terms, unit_of
 from .ssd import REGISTERS, warps
 from .ssd_passes import Call
@@ -98,16 +98,15 @@ def prepare(
         g = warp.load(log_decay, **rows.tile(batch, head, chunk, CHUNK, col, WIDTH), rows=CHUNK, cols=WIDTH)
         sums = pk.maximum(g * LOG2E, LEAST).col_cumsum()
         own_q, own_k = (x.part(0, col * WIDTH, CHUNK, WIDTH) for x in (queries, keys))
-        query, key = warp.load(own_q).to(f32) * scale, warp.load(own_k).to(f32)
-        product.add(sums, query, key, dtype)
-        warp.store(own_q, (query * pk.exp2(sums)).to(dtype))
+        query, key = warp.load(own_q), warp.load(own_k)
+        product.add(sums, query, key)
+        warp.store(own_q, (query.to(f32) * pk.exp2(sums) * scale).to(dtype))
         ends = pk.row_index(sums) == CHUNK - 1
         warp.store(decays, pk.where(ends, sums, 0.0).col_sum(), (head, slot, col))
         if rest is None:
-            warp.store(own_k, (key * pk.exp2(sums.take_rows([CHUNK - 1] * CHUNK) - sums)).to(dtype))
-        else:  # sums of what comes later: those of all would not know small ones beside large ones exactly
-            later = pk.where(ends, 0.0, pk.maximum(g * LOG2E, LEAST).take_rows([*range(1, CHUNK), CHUNK - 1]))
-            high, low = terms(key * pk.exp2(later.col_cumsum(reverse=True)), dtype)
+            warp.store(own_k, (key.to(f32) * pk.exp2(sums.take_rows([CHUNK - 1] * CHUNK) - sums)).to(dtype))
+        else:
+            high, low = terms(key.to(f32) * pk.exp2(later(pk.maximum(g * LOG2E, LEAST))), dtype)
             warp.store(own_k, high)
             warp.store(rest, low, (head, slot, col))
     for i, share in enumerate(product.rows()):
@@ -120,6 +119,7 @@ def prepare(
     for i in range(WARPS):
         total += warp.load_vec(shares[i * WARPS + warp.index]).tile(ROWS, CHUNK)
     at = slot * (CHUNK // ROWS) + warp.index
+    total[:] = total * scale
     if dtype is f16:
         unit = unit_of(total)
         warp.store(units, unit, (head, at))

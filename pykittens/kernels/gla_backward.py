@@ -11,8 +11,8 @@ for each channel, with h the first term of dk; a row's product with itself has n
 dq and dk there. dg begins anew in each chunk, from float32, so that errors do not add up over a sequence.
 
 The sums go by the pairs of `channel_decays.py`: a factor of theirs that is at most 1 before the product, one behind it.
-A block has a chunk, and each of its warps 16 channels; D is computed twice, by rows i and by rows j, so that in f16
-either has rows that are scaled.
+A block has a chunk, and each of its warps 16 channels of the rows i, or of the rows j. D is computed twice, by either,
+so that in f16 both have rows that are scaled.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, block, f16, f32, i32, warp
 
 from ..interop import arrays
-from .channel_decays import SIZES, WIDTH, fade, parts_at
+from .channel_decays import ROWS, SIZES, WIDTH, fade, parts_at
 from .chunks import CHUNK, LEAST, LOG2E, rows_of
 from .gla import chunks_of, run
 from .sequences import DTYPES, unit_of
 from .ssd_passes import Call
 
 E, N = pk.static("E"), pk.static("N")
-ROWS = 16
 
 
 def reference(
@@ -65,7 +64,7 @@ def reference(
     return dq, dk, dv, dg, slope
 
 
-@pk.kernel(warps=lambda q, **_: q.cols // WIDTH, grid=lambda states, q, **_: (states.batch, q.depth))
+@pk.kernel(warps=lambda q, **_: 2 * q.cols // WIDTH, grid=lambda states, q, **_: (states.batch, q.depth))
 def differentiate(
     q: Annotated[Tensor, DTYPES, "B", "H", "L", N],
     k: Annotated[Tensor, DTYPES, "B", "H", "L", N],
@@ -83,22 +82,24 @@ def differentiate(
     scale: Annotated[Scalar, f32],
 ) -> None:
     """The gradients of q, k and log_decay, from the states before each chunk and the gradients of those behind."""
-    slot, head, col, dtype = pk.block_index.x, pk.block_index.y, warp.index, q.dtype
+    slot, head, dtype, scaled = pk.block_index.x, pk.block_index.y, q.dtype, q.dtype is f16
     rows, batch, chunk = rows_of(q.rows, offsets, slot)
-    scaled, warps = dtype is f16, q.cols // WIDTH
+    columns, pieces = q.cols // WIDTH, CHUNK // ROWS
+    col = warp.index % columns
     ups, values = (pk.shared(pk.st(dtype, CHUNK, v.cols), name=name) for name in ("ups", "values"))
+    queries, keys = (pk.shared(pk.st(dtype, CHUNK, q.cols), name=name) for name in ("queries", "keys"))
     state, slope = (pk.shared(pk.st(dtype, v.cols, q.cols), name=name) for name in ("state", "slope"))
     products = [pk.shared(pk.st(dtype, CHUNK, CHUNK), name=name) for name in ("by_rows", "by_columns")]  # D
-    units = pk.shared(pk.sv(f32, ROWS), count=2 * CHUNK // ROWS, name="units") if scaled else None
-    landed = pk.barrier()
-    pk.tma.expect(landed, ups, values, state, slope)
-    for to, source in ((ups, do), (values, v)):
+    units = pk.shared(pk.sv(f32, ROWS), count=2 * pieces, name="units") if scaled else None
+    shares = pk.shared(pk.sv(f32, CHUNK * WIDTH), count=2 * columns, name="shares")  # of dlog_decay
+    share, landed = shares[warp.index], pk.barrier()
+    pk.tma.expect(landed, ups, values, queries, keys, state, slope)
+    for to, source in ((ups, do), (values, v), (queries, q), (keys, k)):
         pk.tma.load(to, source, barrier=landed, **rows.tile(batch, head, chunk, CHUNK))
     for to, source in ((state, states), (slope, slopes)):
         pk.tma.load(to, source, (slot, head, 0, 0), barrier=landed)
     where = rows.tile(batch, head, chunk, CHUNK, col, WIDTH)
     g = warp.load(log_decay, **where, rows=CHUNK, cols=WIDTH)
-    query, key = (warp.load(x, **where, rows=CHUNK, cols=WIDTH) for x in (q, k))
     sums = pk.maximum(g * LOG2E, LEAST).col_cumsum()
     pk.wait(landed, 0)
 
@@ -110,19 +111,36 @@ def differentiate(
         made[:] = pk.where(column >= row if side else column <= row, made, 0.0)
         if units is not None:
             unit = unit_of(made)
-            warp.store(units[side * (CHUNK // ROWS) + piece], unit)
+            warp.store(units[side * pieces + piece], unit)
             made[:] = made / unit
         warp.store(products[side].part(piece * ROWS, 0, ROWS, CHUNK), made.to(dtype))
 
-    if warps == 4:
-        multiply(0, col)
-        multiply(1, col)
-    else:
-        with pk.when(col < 4):
-            multiply(0, col)
-        with pk.otherwise():
-            multiply(1, col - 4)
+    for side in range(2):
+        with pk.when(warp.index // pieces == side):
+            multiply(side, warp.index % pieces)
     block.sync()
+
+    def pair(found: list[Any], side: int, other: Any, size: int) -> None:
+        """Adds what rows get from the earlier rows that they part from at `size`; side 1: from the later ones."""
+        row, column = pk.row_index(found[0]), pk.col_index(found[0])
+
+        def near(piece: int) -> Any:
+            part = warp.load(other.part(piece * ROWS, col * WIDTH, ROWS, WIDTH))
+            return (part.to(f32) * fade(sums, size, piece)).to(dtype).swap_layout() if size else part.swap_layout()
+
+        for at in range(pieces):
+            own = at * ROWS
+            if size >= ROWS and bool(own & size) == bool(side):
+                continue
+            made = warp.zeros(f32, ROWS, WIDTH)
+            # the pieces that they part from: all of the neighbouring block, or this piece itself
+            first = (own ^ size) // size * size // ROWS if size >= ROWS else at
+            for source in range(first, first + max(size // ROWS, 1)):
+                weights = warp.load(products[side].part(own, source * ROWS, ROWS, ROWS))
+                if size < ROWS:
+                    weights = pk.where(parts_at(row, column, size, bool(side)), weights.to(f32), 0.0).to(dtype)
+                warp.mma_AB(made, weights, near(source))
+            found[at][:] = pk.fma(made, fade(sums, size, at), found[at]) if size else found[at] + made
 
     def through(one: Any, kept: Any, factors: Any) -> Any:
         """Rows times the states: in f16, whose rows have `factors`, these meet the rows in float32."""
@@ -137,54 +155,52 @@ def differentiate(
             warp.mma_AB(made, some, kept.part(e, col * WIDTH, WIDTH, WIDTH))
         return made * largest
 
-    found: Any = [[warp.zeros(f32, ROWS, WIDTH) for _ in range(CHUNK // ROWS)] for _ in range(2)]
-    row, column = pk.row_index(found[0][0]), pk.col_index(found[0][0])
+    def between() -> Any:
+        """What the decay of the whole chunk changes between the states, of each channel."""
+        inner = warp.zeros_row(f32, WIDTH)
+        for e in range(0, v.cols, CHUNK):
+            one, two = (warp.load(x.part(e, col * WIDTH, CHUNK, WIDTH)).to(f32) for x in (state, slope))
+            if scaled:
+                for factors in (state_units, slope_units):
+                    one = one * warp.load_col(factors, (slot, head, e // CHUNK), length=CHUNK)
+            inner += (one * two).col_sum()
+        return inner * pk.exp2(pk.where(pk.row_index(sums) == CHUNK - 1, sums, 0.0).col_sum())
 
-    def part_at(size: int) -> None:
-        """Adds what rows get from the earlier rows that they part from at `size`, and those (side 1) from them."""
-        faded, height = fade(sums, size), max(size, ROWS)
-        for side, other in enumerate((key, query)):
-            near = (other.to(f32) * faded).to(dtype) if size else other
-            for at in range(0, CHUNK, height):
-                source = at if size < ROWS else at ^ size
-                if size >= ROWS and (source > at) != bool(side):
-                    continue
-                weights = warp.load(products[side].part(at, source, height, height))
-                if size < ROWS:
-                    weights = pk.where(parts_at(row, column, size, bool(side)), weights.to(f32), 0.0).to(dtype)
-                made = warp.zeros(f32, height, WIDTH)
-                warp.mma_AB(made, weights, near[source : source + height, :].swap_layout())
-                for i in range(0, height, ROWS):
-                    to, piece = found[side][(at + i) // ROWS], made[i : i + ROWS, :]
-                    to[:] = pk.fma(piece, faded[at + i : at + i + ROWS, :], to) if size else to + piece
+    def finish(side: int) -> None:
+        """Writes dq or dk, and keeps its share in dlog_decay."""
+        found = [warp.zeros(f32, ROWS, WIDTH) for _ in range(pieces)]
+        one, other = (keys, queries) if side else (queries, keys)
 
-    def sum_of(side: int) -> Any:
-        """What a side has found."""
-        tiles = found[side]
-        if units is not None:
-            tiles = [x * warp.load_col(units[side * (CHUNK // ROWS) + i]) for i, x in enumerate(tiles)]
-        return pk.stack(*tiles) * scale
+        def total() -> Any:
+            """What was found."""
+            tiles = found
+            if units is not None:
+                tiles = [x * warp.load_col(units[side * pieces + i]) for i, x in enumerate(tiles)]
+            return pk.stack(*tiles) * scale
 
-    for size in SIZES[:-1]:
-        part_at(size)
-    change = query.to(f32) * sum_of(0) - key.to(f32) * sum_of(1)
-    part_at(SIZES[-1])
-    far = through(ups, state, state_units) * (pk.exp2(sums) * scale)
-    change = pk.fma(query.to(f32), far, change)
-    warp.store(dq, (sum_of(0) + far).to(dtype), **where)
-    far = through(values, slope, slope_units) * pk.exp2(sums.take_rows([CHUNK - 1] * CHUNK) - sums)
-    warp.store(dk, (sum_of(1) + far).to(dtype), **where)
-    behind = key.to(f32) * far
-    inner = warp.zeros_row(f32, WIDTH)
-    for e in range(0, v.cols, CHUNK):
-        one, two = (warp.load(x.part(e, col * WIDTH, CHUNK, WIDTH)).to(f32) for x in (state, slope))
-        if scaled:
-            for factors in (state_units, slope_units):
-                one = one * warp.load_col(factors, (slot, head, e // CHUNK), length=CHUNK)
-        inner += (one * two).col_sum()
-    end = pk.where(pk.row_index(sums) == CHUNK - 1, sums, 0.0).col_sum()
-    made = change.col_cumsum(reverse=True) + (behind.col_cumsum() - behind) + inner * pk.exp2(end)
-    warp.store(dlog_decay, made, **where)
+        for size in SIZES[:-1]:
+            pair(found, side, other, size)
+        own = warp.load(one.part(0, col * WIDTH, CHUNK, WIDTH)).to(f32)
+        change = (own * total()).col_cumsum(reverse=True)
+        warp.store(share, (-change if side else change).registers())  # registers are short
+        pair(found, side, other, SIZES[-1])
+        if side:
+            far = through(values, slope, slope_units) * pk.exp2(sums.take_rows([CHUNK - 1] * CHUNK) - sums)
+        else:
+            far = through(ups, state, state_units) * (pk.exp2(sums) * scale)
+        warp.store(dk if side else dq, (total() + far).to(dtype), **where)
+        far = far * warp.load(one.part(0, col * WIDTH, CHUNK, WIDTH)).to(f32)
+        far = (far.col_cumsum() - far) + between() if side else far.col_cumsum(reverse=True)
+        warp.store(share, (far + warp.load_vec(share).tile(CHUNK, WIDTH)).registers())
+
+    with pk.when(warp.index < columns):
+        finish(0)
+    with pk.otherwise():
+        finish(1)
+    block.sync()
+    with pk.when(warp.index < columns):
+        of_rows, of_columns = (warp.load_vec(shares[i]).tile(CHUNK, WIDTH) for i in (col, col + columns))
+        warp.store(dlog_decay, of_rows + of_columns, **where)
 
 
 def pull(

@@ -44,13 +44,14 @@ class Forward:
         scale: float,
         *,
         soft: bool,
+        exact: bool,
     ) -> None:
         if single(x, offsets):
             advance(x, of_one_row(dt, 1), a, b, c, d, z, bias, None, state, y, after, scale, soft=soft)
             return
         call = call_of(x, offsets)
-        sums, weights = decays_of(call, dt, a, bias, soft)
-        run(call, x, b, c, sums, weights, d, z, state, y, after, scale=scale)
+        sums, weights, left = decays_of(call, dt, a, bias, soft, exact)
+        run(call, x, b, c, sums, weights, d, z, state, y, after, scale=scale, left=left)
 
     def launcher(self, *operands: Any, **static: Any) -> None:
         """None: such a call is not one launch, to be done again by itself."""
@@ -87,7 +88,7 @@ class Backward(Forward):
         soft: bool,
     ) -> None:
         call = call_of(x, offsets)
-        sums, weights = decays_of(call, dt, a, bias, soft)
+        sums, weights, _ = decays_of(call, dt, a, bias, soft)
         ungated = None
         if z is not None:
             batch, heads, n, cols = call.shape
@@ -147,13 +148,14 @@ def call(
     y: Any,
     after: Any,
     soft: bool,
+    exact: bool = False,
 ) -> KernelCall:
     """What writes y, and the states after the last rows into `after` unless that is None."""
     offsets = readable_offsets("mamba2", offsets, arrays.describe(x).shape[1])
     y = arrays.empty_like(x) if y is None else y
     given = (*prepared(x, dt, a, b, c, d, z, bias, state), offsets)
     made = (by_heads(y, "y"), dense(after, "after"), 1.0)
-    return KernelCall(FORWARD, (*given, *made), {"soft": soft})  # type: ignore[arg-type]
+    return KernelCall(FORWARD, (*given, *made), {"soft": soft, "exact": exact})  # type: ignore[arg-type]
 
 
 def call_backward(

@@ -57,6 +57,7 @@ def scan(
     c: Annotated[Tensor, DTYPES, "B", "G", "L", N],
     sums: Annotated[Tensor, f32, "H", "M"],
     weights: Annotated[Tensor, f32, "H", "M"],
+    left: Annotated[Tensor, f32, "H", "M"],
     d: Annotated[Tensor, f32, "H"],
     z: Annotated[Tensor, DTYPES, "B", "H", "L", E],
     offsets: Annotated[Tensor, i32, "S"],
@@ -75,14 +76,12 @@ def scan(
     states: int = 2,
     consumers: int = 2,
     blocks: int = 1,
-    exact: bool = False,
     reverse: bool = False,
 ) -> None:
     """y, from the states `before`, and the states `after`. Without `c` there is no y, but `every`: the states before
     each chunk (in f16, each row by its `units`); or `decays`: the logarithms, base 2, of all decays of a part. `split`:
-    `before` and `after` are a part's, not a sequence's. `scale` goes with `c` (in reverse,
-    `b`); `weights`, `d` and `z` may be None. `exact`: the states are sums of products of
-    float32 with b.
+    `before` and `after` are a part's, not a sequence's. `scale` goes with `c` (in reverse, `b`); `weights`, `d` and `z`
+    may be None. With `left`, the sums of what comes later in a chunk, states are sums of products of float32 with b.
     """
     wide, dtype = x.cols // CHUNK, x.dtype
     head, col = pk.block_index.x // wide, pk.block_index.x % wide if wide > 1 else 0
@@ -94,10 +93,11 @@ def scan(
     members: dict[str, Any] = {"x": values, "b": keys, "sums": line}
     members |= {} if c is None else {"c": keys}
     members |= {} if weights is None else {"weights": line}
+    members |= {} if left is None else {"left": line}
     ring = pk.ring(stages, **members)
     past: Any = pk.ring(states, state=keys, unit=line, name="states") if uses else None
     result = pk.shared(values, count=consumers, name="result") if c is not None else None
-    faded = pk.shared(values, count=4 if exact else 2, name="faded")
+    faded = pk.shared(values, count=2 if left is None else 4, name="faded")
     budget = REGISTERS[consumers, blocks] if c is not None else (0, 0)
 
     def chunk(i: Any) -> Any:
@@ -176,13 +176,15 @@ def scan(
             """x of a chunk, weighed and decayed until the chunk's end."""
             own, all = warpgroup.load_col(slot.sums), slot.sums[CHUNK - 1]
             weight = pk.exp2(own) * scale if reverse else pk.exp2(all - own)
+            if left is not None:  # a difference does not know small sums beside large ones
+                weight = pk.exp2(warpgroup.load_col(slot.left))
             if weights is not None:
                 weight = weight * warpgroup.load_col(slot.weights)
             values = warpgroup.load(slot.x).to(f32) * weight
-            if exact:
-                store_terms(faded[i % 2], faded[i % 2 + 2], values)
-            else:
+            if left is None:
                 warpgroup.store(faded[i % 2], values.to(dtype))
+            else:
+                store_terms(faded[i % 2], faded[i % 2 + 2], values)
 
         for i in pk.range(me.count):
             if uses:
@@ -197,7 +199,7 @@ def scan(
             state[:] = state * pk.exp2(all)
             total.set(total + all)
             warpgroup.sync()  # x is there, and all warps have done with the one before
-            for term in (faded[i % 2], faded[i % 2 + 2]) if exact else (faded[i % 2],):
+            for term in (faded[i % 2],) if left is None else (faded[i % 2], faded[i % 2 + 2]):
                 warpgroup.mma_AtB(state, term, slot.b)
             warpgroup.wait(state)
             ring.release()
@@ -218,8 +220,9 @@ def scan(
                     pk.tma.load(slot.sums, sums, (head, slot_of(i)))
                     if c is not None:
                         pk.tma.load(slot.c, c, **rows)
-                    if weights is not None:
-                        pk.tma.load(slot.weights, weights, (head, slot_of(i)))
+                    for name, source in (("weights", weights), ("left", left)):
+                        if source is not None:
+                            pk.tma.load(getattr(slot, name), source, (head, slot_of(i)))
         if every is not None:
             with pk.role("keep", warps=1):
                 for i in pk.range(me.count):

@@ -103,16 +103,16 @@ def lines(x: Any, count: int = 0) -> View:
     """The memory of a dense array, however its dimensions are ordered: a line, or `count` of them."""
     shape = arrays.describe(x).shape
     size = math.prod(shape) // (count or 1)
-    return View(x.array, (count, size), (size, 1)) if count else View(x.array, (size,), (1,))
+    memory = x.array if isinstance(x, View) else x
+    return View(memory, (count, size), (size, 1)) if count else View(memory, (size,), (1,))
 
 
-def decays_of(call: Call, dt: Any, a: Any, bias: Any, soft: bool) -> tuple[Any, Any]:
-    """The sums of the decays in each chunk, and what rows are weighed with."""
-    heads = arrays.describe(dt).shape[2]
-    sums = call.empty((heads, call.chunks * CHUNK))
-    weights = None if a is None else call.empty((heads, call.chunks * CHUNK))
-    accumulate(by_rows(dt), a, bias, call.offsets, sums, weights, soft=soft)
-    return sums, weights
+def decays_of(call: Call, dt: Any, a: Any, bias: Any, soft: bool, exact: bool = False) -> tuple[Any, Any, Any]:
+    """The sums of the decays in each chunk, what rows are weighed with, and with `exact` the sums behind each row."""
+    line = (arrays.describe(dt).shape[2], call.chunks * CHUNK)
+    sums, weights, left = (call.empty(line) if made else None for made in (True, a is not None, exact))
+    accumulate(by_rows(dt), a, bias, call.offsets, sums, weights, left, soft=soft)
+    return sums, weights, left
 
 
 def run(
@@ -131,25 +131,25 @@ def run(
     units: Any = None,
     scale: float = 1.0,
     reverse: bool = False,
-    exact: bool = False,
+    left: Any = None,
 ) -> None:
     """The pass over all chunks, from part to part where sequences are split."""
     keys, (_, heads, _, cols) = arrays.describe(b).shape[3], call.shape
     setting = (call.each, call.parts if call.offsets is not None or call.split else 1)
-    options = {**CONFIGS[keys], "reverse": reverse, "exact": exact}
+    options = {**CONFIGS[keys], "reverse": reverse}
     if call.split:
         state = (call.tiles, heads, cols, keys)
         local, starts, decays = call.empty(state), call.empty(state), call.empty((heads, call.tiles))
         nothing = (None, None)
         states = (None, None, local, decays, None, None)
-        scan(x, b, None, sums, weights, *nothing, call.offsets, *states, scale, *setting, split=True, **options)
+        scan(x, b, None, sums, weights, left, *nothing, call.offsets, *states, scale, *setting, split=True, **options)
         lines = [None if s is None else lined(s) for s in (before, local, starts, after)]
         carry(*lines[:2], decays, call.offsets, *lines[2:], call.each, call.sequences, reverse=reverse)
         before, after = starts, None
         if y is None and every is None:
             return
     states = (before, y, after, None, every, units)
-    scan(x, b, c, sums, weights, d, z, call.offsets, *states, scale, *setting, split=call.split, **options)
+    scan(x, b, c, sums, weights, left, d, z, call.offsets, *states, scale, *setting, split=call.split, **options)
 
 
 def pull(

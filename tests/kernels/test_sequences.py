@@ -327,6 +327,20 @@ def test_random_sizes(name: str, seed: int) -> None:
     assert distance(after, last) < row.state_error
 
 
+def exact_ones() -> list[str]:
+    """The rows of functions whose states can be exact."""
+    functions.load()
+    able = {f.name for f in functions.declaration.ALL if "exact_state" in f.setting_names}
+    return [name for name in ROWS if name.partition(",")[0] in able]
+
+
+@pytest.mark.parametrize("name", exact_ones())
+def test_exact_states(name: str) -> None:
+    operands, state = made(name, 70, 70, torch.bfloat16)
+    _, after = ROWS[name].call(**operands, state=state, return_state=True, exact_state=True)
+    assert distance(after, exact(name, operands, state)[1]) < 1e-5
+
+
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.step])
 def test_steps_are_rows(name: str) -> None:
     row, dtype = ROWS[name], torch.bfloat16

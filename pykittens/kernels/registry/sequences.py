@@ -65,15 +65,18 @@ def _linear_attention(dim: int, dtype: str, decay: bool, reverse: bool = False) 
 
 
 def _gated_sums() -> Instance:
-    operands = {"log_decay": spec(f32, (2, 3, 150)), "offsets": None, "sums": spec(f32, (3, 2 * 192))}
+    line = spec(f32, (3, 2 * 192))
+    operands = {"log_decay": spec(f32, (2, 3, 150)), "offsets": None, "sums": line, "left": line}
 
     def expected(log_decay: Array, **_: Any) -> dict[str, Array]:
         padded = np.pad(np.maximum(log_decay.astype(float) / np.log(2), -160), ((0, 0), (0, 0), (0, 42)))
-        return {"sums": padded.reshape(2, 3, 3, 64).cumsum(3).swapaxes(0, 1).reshape(3, 384)}
+        parts = padded.reshape(2, 3, 3, 64).swapaxes(0, 1)
+        left = np.pad(parts[..., :0:-1].cumsum(3)[..., ::-1], ((0, 0), (0, 0), (0, 0), (0, 1)))
+        return {"sums": parts.cumsum(3).reshape(3, 384), "left": left.reshape(3, 384)}
 
     values = -np.abs(np.random.default_rng(5).standard_normal((2, 3, 150)))
     values[0, 0, 70] = -np.inf
-    return Instance(gated.accumulate_lines, operands, {}, ("sums",), expected, {"log_decay": values})
+    return Instance(gated.accumulate_lines, operands, {}, ("sums", "left"), expected, {"log_decay": values})
 
 
 def _gated_decays(dim: int) -> Instance:

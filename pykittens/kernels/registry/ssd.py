@@ -43,6 +43,7 @@ def _scan(state: int, dtype: str, what: str) -> Instance:
         "c": bc if outputs else None,
         "sums": line,
         "weights": None if what == "reverse" else line,
+        "left": None,
         "d": spec(f32, (2,)) if outputs else None,
         "z": x if outputs else None,
         "offsets": None,
@@ -129,6 +130,7 @@ def _sums_of_decays(packed: bool) -> Instance:
         "offsets": spec(i32, BOUNDS.shape) if packed else None,
         "sums": line,
         "weights": line,
+        "left": line,
     }
 
     def expected(dt: Array, a: Array, bias: Array, **_: Any) -> dict[str, Array]:
@@ -142,11 +144,13 @@ def _sums_of_decays(packed: bool) -> Instance:
             for j in range(0, rows.shape[1], 64):
                 part = rows[:, j : j + 64]
                 w[:, slot + j // 64, : part.shape[1]] = part
-        sums = np.maximum(w * a.astype(float)[:, None, None] / np.log(2), -160).cumsum(2)
-        return {"sums": sums.reshape(3, -1), "weights": w.reshape(3, -1)}
+        logs = np.maximum(w * a.astype(float)[:, None, None] / np.log(2), -160)
+        left = np.pad(logs[..., :0:-1].cumsum(2)[..., ::-1], ((0, 0), (0, 0), (0, 1)))
+        made = {"sums": logs.cumsum(2), "weights": w, "left": left}
+        return {name: x.reshape(3, -1) for name, x in made.items()}
 
     values = {"a": -np.arange(1.0, 4), "offsets": BOUNDS}
-    return Instance(chunks.accumulate, operands, {"soft": True}, ("sums", "weights"), expected, values)
+    return Instance(chunks.accumulate, operands, {"soft": True}, ("sums", "weights", "left"), expected, values)
 
 
 def _carry(reverse: bool) -> Instance:
