@@ -34,7 +34,8 @@ class Unpacked:
         down, along = min(warps, 2), max(warps // 2, 1)
         to = self.place.part(0, 0, tile.rows, tile.cols)
         rows, cols, i = tile.rows // down, tile.cols // along, warp.index % warps
-        self.group.sync()  # nobody reads what it held
+        if warps > 1:  # nobody reads what it held; one warp has, as it reads operands together
+            self.group.sync()
         for first in range(0, cols, MOST):
             part = (i % down * rows, i // down * cols + first, rows, min(MOST, cols - first))
             held = warp.load(tile.part(*part), layout=runs(*part[2:]), dtype=to.dtype)
