@@ -66,10 +66,8 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     else:
         ours = lambda q, k, v, g=None: pk.linear_attention(q, k, v, log_decay=g)  # noqa: E731
     runs = {OURS: _gradients(ours, operands, up), "copy": copy_of(int(cell.work))}
-    chunk = peers.function("fla.ops.linear_attn", "chunk_linear_attn") if everybody else None
-    if chunk and kind == "linear_attention":
-        swapped = [x.transpose(1, 2).contiguous() for x in operands]
-        theirs = lambda q, k, v: peers.first(chunk(q, k, v, scale=d**-0.5, normalize=False))  # noqa: E731
+    if theirs := _fla(kind, *operands[3:]) if everybody else None:
+        swapped = [x.transpose(1, 2).contiguous() for x in operands[:3]]
         runs["fla"] = _gradients(theirs, swapped, up.transpose(1, 2).contiguous())
     places = sorted({(0, 0), (b - 1, h - 1)})
 
@@ -94,6 +92,19 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         return 1.5 * own + 1.01 * ROUNDING * (kind != "based")
 
     return Trial(runs, lambda found: max(errors(found)), limit, frozenset({"copy", "fla"}))
+
+
+def _fla(kind: str, *decay: Any) -> Callable[..., Any] | None:
+    """flash-linear-attention's function of q, k and v, where it is installed. It gives a head's decay no gradient."""
+    where, name, options = {
+        "linear_attention": ("linear_attn", "chunk_linear_attn", {"normalize": False}),
+        "linear_attention_decay": ("simple_gla", "chunk_simple_gla", {}),
+        "based": ("based", "fused_chunk_based", {"use_norm": False}),
+    }[kind]
+    found = peers.function(f"fla.ops.{where}", name)
+    given = options | {"scale": 0.25 if kind == "based" else 64**-0.5}
+    given |= {"g_gamma": decay[0]} if decay else {}
+    return found and (lambda q, k, v: peers.first(found(q, k, v, **given)))
 
 
 def _head(kind: str, q: Any, k: Any, v: Any, *rest: Any) -> Any:
