@@ -60,7 +60,7 @@ def charts(rows: Rows) -> dict[str, str]:
     """The pictures by name, of what has been measured."""
     drawn = {name: chart(name, source) for name in FAMILIES if (source := of(f"bench_{name}", rows))}
     for name in ("training", "training_gated_delta_net"):
-        if source := of(name, rows):
+        if source := contenders(name, rows):
             lines = {row["contender"]: row["losses"] for row in source}
             drawn[name] = curves("Cross-entropy of a token, in nats", "steps", lines)
     return drawn
@@ -225,9 +225,14 @@ def fla(rows: Rows) -> str:
     return "\n\n".join(made)
 
 
+def contenders(table: str, rows: Rows) -> Rows:
+    """The rows of a training run, PyKittens' first."""
+    return sorted(of(table, rows), key=lambda row: not row["contender"].startswith("PyKittens"))
+
+
 def training(rows: Rows, table: str = "training") -> str:
     """A training run by each contender: speed, memory, the loss it ends with."""
-    source = of(table, rows)
+    source = contenders(table, rows)
     if not source:
         return _NONE
     first = source[0]
