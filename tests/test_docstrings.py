@@ -32,7 +32,8 @@ def words() -> Iterator[tuple[str, Any]]:
             yield name, word
     for name, cls in classes().items():
         yield name, cls
-        for member, value in vars(cls).items():
+        parts = cls.__mro__[:-1] if cls is pk.ScopeHandle else (cls,)  # whose words are divided among files
+        for member, value in [x for part in parts for x in vars(part).items()]:
             if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
                 yield f"{name}.{member}", value
 

@@ -35,7 +35,9 @@ def public() -> set[str]:
     """Every word of `pk`, and every method and property of what kernels hold."""
     found = {f"pk.{name}" for name in pk.__all__ if name not in PUBLIC}
     for name, cls in HELD.items():
-        members = {k for k, v in vars(cls).items() if inspect.isfunction(v) or isinstance(v, property)}
+        parts = cls.__mro__[:-1] if cls is pk.ScopeHandle else (cls,)  # whose words are divided among files
+        held = [x for part in parts for x in vars(part).items()]
+        members = {k for k, v in held if inspect.isfunction(v) or isinstance(v, property)}
         found |= {f"{name}.{member}" for member in members if not member.startswith("_")}
     return found
 

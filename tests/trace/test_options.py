@@ -295,7 +295,7 @@ def vocabulary() -> dict[str, Callable[..., Any]]:
         word = getattr(pk, name)
         if inspect.isfunction(word) and name not in pk.functions.PUBLIC and name not in NO_WORDS:
             found[name] = word
-    for cls in (ScopeHandle, type(warpgroup), type(pk.cluster), Tma, Tile, Shared, Ring, Turns):
+    for cls in (*ScopeHandle.__mro__[:-1], type(warpgroup), type(pk.cluster), Tma, Tile, Shared, Ring, Turns):
         for name, method in vars(cls).items():
             if inspect.isfunction(method) and not name.startswith("_"):
                 found[f"{cls.__name__}.{name}"] = method
