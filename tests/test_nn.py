@@ -134,8 +134,10 @@ def test_attention_without_tables_turns_nothing() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: nn.GatedDeltaNet(SIZE, 2, 1, 64), lambda: nn.Mamba2(SIZE, 2, 64, 64)],
-    ids=["GatedDeltaNet", "Mamba2"],
+    [
+        pytest.param(lambda: nn.GatedDeltaNet(SIZE, 2, 1, 64), id="GatedDeltaNet"),
+        pytest.param(lambda: nn.Mamba2(SIZE, 2, 64, 64), id="Mamba2", marks=pytest.mark.whole),
+    ],
 )
 def test_a_recurrent_block_goes_on_from_its_cache_and_has_gradients(make: Any) -> None:
     torch.manual_seed(0)

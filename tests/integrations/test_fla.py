@@ -204,6 +204,7 @@ def test_kimi_delta_attention_with_a_bounded_gate() -> None:
     assert distance(o, wanted) < 6e-3 and distance(after, last) < 6e-3
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("how", ["g", "g_gamma", "none"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_simple_gla_and_its_kin(how: str, packed: bool) -> None:
@@ -310,6 +311,7 @@ class GatedNorm(torch.nn.Module):
         return (y * torch.nn.functional.silu(gate.float())).to(x.dtype)
 
 
+@pytest.mark.whole
 def test_fla_s_gated_delta_net_and_ours_are_one_layer() -> None:
     """With the same weights: results and gradients."""
     torch.manual_seed(0)
