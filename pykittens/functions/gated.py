@@ -138,7 +138,8 @@ def gated_linear_attention_step(
     """One row of `gated_linear_attention` for each sequence: (o, state) of q, k, v (batch, heads, d) and the state
     before it.
 
-    log_decay: float32 (batch, heads) or (batch, heads, d); `scale` and all else as `gated_linear_attention` has it.
+    log_decay: float32 (batch, heads) or (batch, heads, d); `scale` and all else as `gated_linear_attention` has it. For
+    every GPU.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """

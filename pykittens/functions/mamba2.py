@@ -14,6 +14,7 @@ from ..kernels.ssd_passes import COLUMNS
 from .declaration import Backward, Function, Result
 
 _NAME = "mamba2"
+WIDE = ("B", "C", "state")  # operands with the columns of states
 OPERANDS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D=None, Tensor? z=None, Tensor? dt_bias=None, "
     "Tensor? state=None, Tensor? cu_seqlens=None"
@@ -62,7 +63,7 @@ def _gradient_results(dy: Any, *given: Any) -> tuple[Result, ...]:
     check_gradient(f"{_NAME}_backward", dy, x)
     check_state(f"{_NAME}_backward", "dafter", dafter, after.shape)
     if b.shape[3] not in (*STAGES,):
-        fix = f"columns of B {', '.join(map(str, STAGES))} have gradients"
+        fix = f"pass parts of {max(STAGES)} columns, whose gradients add up: torch's autograd does so by itself"
         raise ArgumentError(f"{_NAME}_backward with {b.shape[3]} columns of B", fix=fix)
     made = [Result((0,), "f32") if i is None else Result(i.shape, i.dtype) for i in (x, dt, a, b, c, d, z, bias)]
     return *made, Result((0,) if state is None else state.shape, "f32", nothing="dafter")
@@ -83,8 +84,31 @@ MAMBA2_BACKWARD = Function(
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
     dy = saved.x.new_zeros(saved.x.shape) if grads.out is None else grads.out
     names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "state")
-    operands = (dy, *(getattr(saved, name) for name in (*names, "cu_seqlens")), grads.after)
-    return dict(zip(names, MAMBA2_BACKWARD(operands, (settings.dt_softplus,)), strict=True))
+    given = {name: getattr(saved, name) for name in names}
+    width, most = saved.B.shape[3], max(STAGES)
+    if width <= most:
+        operands = (dy, *given.values(), saved.cu_seqlens, grads.after)
+        return dict(zip(names, MAMBA2_BACKWARD(operands, (settings.dt_softplus,)), strict=True))
+    # S C is a sum over columns, and the rows are one of recurrences of some columns each; D x goes with the first
+    found: list[dict[str, Any]] = []
+    for first in range(0, width, most):
+        part = {name: x[..., first : first + most] for name, x in given.items() if name in WIDE and x is not None}
+        part |= {"D": None} if found else {}
+        after = None if grads.after is None else grads.after[..., first : first + most]
+        operands = (dy, *{**given, **part}.values(), saved.cu_seqlens, after)
+        found.append(dict(zip(names, MAMBA2_BACKWARD(operands, (settings.dt_softplus,)), strict=True)))
+    one, two = found
+    # What is a sum of both; the gradient of an operand that was not given has no elements.
+    made = {name: one[name] + two[name] for name in names if name not in (*WIDE, "D")}
+    made |= {name: one[name] if given[name] is None else _joined(one[name], two[name]) for name in WIDE}
+    return made | {"D": one["D"]}
+
+
+def _joined(one: Any, two: Any) -> Any:
+    """Columns beside columns."""
+    made = one.new_empty((*one.shape[:-1], 2 * one.shape[-1]))
+    made[..., : one.shape[-1]], made[..., one.shape[-1] :] = one, two
+    return made
 
 
 MAMBA2 = Function(
@@ -149,7 +173,7 @@ def mamba2_step(
     """One row of `mamba2` for each sequence: (y, state) of x and z (batch, heads, p), dt (batch, heads), B and C
     (batch, groups, N), and the state before it.
 
-    A, D, dt_bias, dt_softplus and state as `mamba2` has them.
+    A, D, dt_bias, dt_softplus and state as `mamba2` has them. For every GPU.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """

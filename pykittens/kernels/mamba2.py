@@ -129,7 +129,6 @@ def finish_decays(
 
 def prepared(x: Any, dt: Any, a: Any, b: Any, c: Any, d: Any, z: Any, bias: Any, state: Any) -> tuple[Any, ...]:
     """The operands as the kernels read them."""
-    check_place("mamba2", x)
     rows = (by_heads(x, "x"), dt, dense(a, "A"), by_heads(b, "B"), by_heads(c, "C"), dense(d, "D"))
     return *rows, by_heads(z, "z"), dense(bias, "dt_bias"), dense(state, "state")
 
@@ -152,6 +151,8 @@ def call(
 ) -> KernelCall:
     """What writes y, and the states after the last rows into `after` unless that is None."""
     offsets = readable_offsets("mamba2", offsets, arrays.describe(x).shape[1])
+    if arrays.describe(x).shape[1] != 1 or offsets is not None:  # the kernel of one row runs everywhere
+        check_place("mamba2", x)
     y = arrays.empty_like(x) if y is None else y
     given = (*prepared(x, dt, a, b, c, d, z, bias, state), offsets)
     made = (by_heads(y, "y"), dense(after, "after"), 1.0)
@@ -176,6 +177,7 @@ def call_backward(
     """What writes the gradients of x to state in their order; of D, z, the bias and the state where they are given."""
     *made, soft = gradients
     dx, ddt, da, db, dc, dd, dz, dbias, dstate = made
+    check_place("mamba2", x)
     offsets = readable_offsets("mamba2", offsets, arrays.describe(x).shape[1])
     given = (*prepared(x, dt, a, b, c, d, z, bias, state), offsets)
     before = (by_heads(dy, "dy"), dense(dafter, "dafter"))

@@ -379,6 +379,23 @@ def test_gradients_of_every_operand_and_state(name: str, n: int, dtype: Any) -> 
         assert distance(x, y) < (ROWS[name].sum_error if what in ROWS[name].sums else 4e-3), what
 
 
+def test_gradients_of_states_of_256_columns() -> None:
+    g = torch.Generator().manual_seed(3)
+    operands = _mamba2_operands(g, 1, 1, 20, torch.bfloat16)
+    operands |= {name: _normal(g, 1, 20, 1, 256, dtype=torch.bfloat16) for name in "BC"}
+    operands["x"] = operands["x"].abs()  # the gradient of D is a sum that does not cancel
+    leaves = {k: x.to(CUDA).requires_grad_() for k, x in operands.items()}
+    before = _normal(g, 1, 1, 64, 256).to(CUDA).requires_grad_()
+    results = ROWS["mamba2"].call(**leaves, state=before, return_state=True)
+    ups = [_normal(g, *x.shape).abs().to(x) for x in results]
+    found = torch.autograd.grad(results, [*leaves.values(), before], ups)
+    doubles = [x.detach().cpu().double().clamp_min(-1e4).requires_grad_() for x in (*leaves.values(), before)]
+    plain = _mamba2(dict(zip(leaves, doubles, strict=False)), doubles[-1])
+    wanted = torch.autograd.grad(plain, doubles, [x.cpu().double() for x in ups])
+    for x, y, what in zip(found, wanted, [*leaves, "state"], strict=True):
+        assert distance(x, y) < (2e-2 if what in ROWS["mamba2"].sums else 5e-3), what
+
+
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.large])
 def test_f16_with_large_keys(name: str) -> None:
