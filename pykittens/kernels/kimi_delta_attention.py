@@ -13,9 +13,11 @@ largest that has i in one block and j in the block before, of a pair of blocks; 
 
     exp(c_i - c_j) = exp(c_i - c_r) exp(c_r - c_j),   both at most 1.
 
-`prepare` makes the products, a block of four warps each chunk: a warp has 16 rows, pairs that part at 8 or less within
-them, and gets the keys that part at 16 and 32 from other warps through shared memory. `invert` solves each chunk, a
-warp each, and `walk` is that of the gated delta rule. The reference is that of `gated_delta_rule.py`.
+`prepare` makes the products, a block of eight warps each chunk: a warp has 16 rows and half of the channels; keys that
+part at 16 and 32 come from other warps through shared memory. Within 16 rows that decay by less than 2^60 together, one
+product in bf16 is enough: r is the row in the middle, and a factor may be large where the other is small. `invert`
+solves each chunk, a warp each, and `walk` is that of the gated delta rule. The reference is that of
+`gated_delta_rule.py`.
 
 log_decay: float32 (batch, heads, n, d). Shapes and dtypes of all else are those of the gated delta rule.
 """
@@ -25,7 +27,7 @@ from __future__ import annotations
 from typing import Annotated, Any, NamedTuple
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, f16, f32, i32, warp
+from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall, Launches
@@ -35,6 +37,7 @@ from .sequences import DTYPES, unit_of
 ROWS = 16  # of a warp
 WIDTH = 16  # columns at a time
 NEAR = (8, 4, 2, 1)  # blocks of rows whose pairs lie within a warp
+MILD = -60.0  # base 2: half the range of bf16, for both factors of a product
 
 
 class Sums(NamedTuple):
@@ -70,7 +73,15 @@ def sums_of_chunk(own: Any, ends: list[Any], block: Any) -> Sums:
     return Sums(own + start, {32: second, 16: pk.where(block < 2, first, third)}, third + ends[3])
 
 
-@pk.kernel(warps=4, grid=lambda v, a, **_: (a.rows // CHUNK, v.depth, v.batch), blocks_per_sm=3)
+def mild_fades(sums: Sums) -> tuple[Any, Any]:
+    """exp(c - c_r) and exp(c_r - c), r the row in the middle of the warp's. Where all rows together decay by no more
+    than MILD, bf16 holds both, and their product is what pairs decay by.
+    """
+    middle = sums.rows.take_rows([ROWS // 2 - 1] * ROWS)
+    return pk.exp2(sums.rows - middle), pk.exp2(middle - sums.rows)
+
+
+@pk.kernel(warps=8, grid=lambda v, a, **_: (a.rows // CHUNK, v.depth, v.batch), blocks_per_sm=2)
 def prepare(
     q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
     k: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
@@ -88,93 +99,130 @@ def prepare(
     *,
     norm: bool = False,
 ) -> None:
-    """A, what stands for scale * Q K^T, the factors of rows; queries and keys as they meet the state before (`asking`,
-    `looking`) and the one behind (`lasting`), and the decays of the chunk.
+    """A and its diagonal, what stands for scale * Q K^T, the factors of rows; queries and keys as they meet the state
+    before (`asking`, `looking`) and the one behind (`lasting`), and the decays of the chunk.
     """
     chunk, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
-    dtype, d, block = q.dtype, q.cols, warp.index
+    dtype, d, block, half = q.dtype, q.cols, warp.index % 4, warpgroup.index
     group, parts, place = head // (v.depth // q.depth), d // WIDTH, chunk * 4 + block
     rows, tile = pk.stretch(q), chunk
     if offsets is not None:
         sequences = pk.packed(offsets)
         i = sequences.find(chunk, CHUNK)
         rows, tile = sequences[i], chunk - sequences.first(i, CHUNK)
-    tile = tile * 4 + block
-    ends = pk.shared(pk.sv(f32, WIDTH), count=4 * parts, name="ends")
+    queries, keys = (pk.shared(pk.st(dtype, CHUNK, d), name=name) for name in ("queries", "keys"))
     far: dict[int, Any] = {
         size: pk.shared(pk.st(dtype, CHUNK, d), count=2, name=f"far_{size}") for size in (16, 32)
     }  # keys, queries
+    ends = pk.shared(pk.sv(f32, WIDTH), count=4 * parts, name="ends")
+    squares: Any = pk.shared(pk.sv(f32, ROWS), count=16, name="squares") if norm else None
+    shares, landed = pk.shared(pk.sv(f32, ROWS * ROWS), count=8, name="shares"), pk.barrier()
+    pk.tma.expect(landed, keys, queries)
+    for to, source in ((keys, k), (queries, q)):
+        pk.tma.load(to, source, **rows.tile(batch, group, tile, CHUNK), barrier=landed)
 
-    def some(x: Any, col: Any, of: Any = head) -> Any:
-        return warp.load(x, **rows.tile(batch, of, tile, ROWS, col, WIDTH), rows=ROWS, cols=WIDTH, dtype=f32)
+    def sums_here(col: Any) -> Any:
+        at = rows.tile(batch, head, tile * 4 + block, ROWS, col, WIDTH)
+        return sums_of_rows(warp.load(log_decay, **at, rows=ROWS, cols=WIDTH))
+
+    def part(x: Any, col: Any) -> Any:
+        return x.part(block * ROWS, col * WIDTH, ROWS, WIDTH)
 
     def write(name: str, column: Any) -> None:
         warp.store(factors, column, (batch, head, FACTORS.index(name), place))
 
-    def add(products: list[Any], size: int, first: Any) -> None:
-        """Those of the warp's rows with `size` rows of keys before them."""
-        for i, product in enumerate(products):
-            warp.mma_ABt(product, far[size][i].part(block * ROWS, 0, ROWS, d), far[size][0].part(first, 0, size, d))
-
-    owns = [warp.zeros_col(f32, ROWS) for _ in range(2)]
-    for col in pk.range(parts):
-        for own, x in zip(owns, (q, k), strict=True) if norm else ():
-            own += (one := some(x, col, group)).row_dot(one)
-        warp.store(ends[block * parts + col], last_row(sums_of_rows(some(log_decay, col))))
-    own_q, own_k = (pk.rsqrt(x + EPSILON) if norm else x + 1.0 for x in owns)
-    write("own_q", own_q)
-    write("own_k", own_k)
+    columns = half * (parts // 2), (half + 1) * (parts // 2)  # those of the warp
+    for col in pk.range(*columns):
+        warp.store(ends[block * parts + col], last_row(sums_here(col)))
+    pk.wait(landed, 0)
+    owns = [warp.full_col(f32, ROWS, 1.0) for _ in range(2)]
+    if norm:
+        for i, (held, own) in enumerate(zip((queries, keys), owns, strict=True)):
+            own[:] = own * 0.0
+            for col in pk.range(*columns):
+                one = warp.load(part(held, col)).to(f32)
+                own += one.row_dot(one)
+            warp.store(squares[8 * i + warp.index], own)
     pk.block.sync()
+    for i, own in enumerate(owns if norm else ()):
+        own[:] = pk.rsqrt(sum(warp.load_col(squares[8 * i + 4 * j + block]) for j in range(2)) + EPSILON)
+    with pk.when(half == 0):
+        write("own_q", owns[0])
+        write("own_k", owns[1])
     near = [warp.zeros(f32, ROWS, ROWS) for _ in range(2)]  # of keys and of queries with keys of the same 16 rows
     row, column = pk.row_index(near[0]), pk.col_index(near[0])
-    for col in pk.range(parts):
-        query, key = some(q, col, group) * (own_q * scale), some(k, col, group) * own_k
-        own = sums_of_rows(some(log_decay, col))
-        sums = sums_of_chunk(own, [warp.load_row(ends[i * parts + col]) for i in range(4)], block)
+
+    def add(query: Any, key: Any, with_key: Any, mask: Any) -> None:
+        """Products of some columns."""
+        for i, left in enumerate((key, query)):
+            made = warp.zeros(f32, ROWS, ROWS)
+            warp.mma_ABt(made, left.to(dtype), with_key.to(dtype))
+            near[i] += pk.where(mask, made, 0.0)
+
+    def add_apart(query: Any, key: Any, sums: Sums) -> None:
+        """Pairs by where they part: equal but for the bit `size` of their rows, and what is below it."""
+        for size in NEAR:
+            fade = sums.fade(size)
+            add(query * fade, key * fade, key * fade, ((row ^ column) // size == 1) & (row > column))
+        add(query, key, key, row == column)
+
+    def add_mild(query: Any, key: Any, sums: Sums) -> None:
+        """All at once, by the row in the middle: factors are large, and their products at most 1 where they count."""
+        rise, fall = mild_fades(sums)
+        add(query * rise, key * rise, key * fall, row >= column)
+
+    for col in pk.range(*columns):
+        query, key = (warp.load(part(x, col)).to(f32) * own for x, own in zip((queries, keys), owns, strict=True))
+        query = query * scale
+        sums = sums_of_chunk(sums_here(col), [warp.load_row(ends[i * parts + col]) for i in range(4)], block)
         for size, kept in far.items():
             fade = sums.fade(size)
             for i, x in enumerate((key, query)):
-                warp.store(kept[i].part(block * ROWS, col * WIDTH, ROWS, WIDTH), (x * fade).to(dtype))
-        for size in (*NEAR, 0):
-            fade = sums.fade(size) if size else 1.0
-            # The pairs that part here: equal but for the bit `size`, and what is below it; of 0, row and column
-            mask = (row ^ column) // size == 1 if size else row == column
-            right = (key * fade).to(dtype)
-            for product, left in ((near[0], right), (near[1], (query * fade).to(dtype)))[size == 0 :]:
-                made = warp.zeros(f32, ROWS, ROWS)
-                warp.mma_ABt(made, left, right)
-                product += pk.where(mask & (row >= column), made, 0.0)
+                warp.store(part(kept[i], col), (x * fade).to(dtype))
+        if dtype is f16:
+            add_apart(query, key, sums)
+        else:  # its range holds what rows decay by, where that is mild
+            mild = warp.load_vec(ends[block * parts + col]).min() > MILD
+            with pk.when(mild):
+                add_mild(query, key, sums)
+            with pk.otherwise():
+                add_apart(query, key, sums)
         rise, fall = pk.exp2(sums.rows), pk.exp2(sums.last - sums.rows)
-        for to, x in ((asking, query * rise), (looking, key * rise), (lasting, key * fall)):
-            warp.store(to, x.to(dtype), (batch, head, place, col))
+        warp.store(part(queries, col), (query * rise).to(dtype))
+        warp.store(part(keys, col), (key * rise).to(dtype))
+        warp.store(lasting, (key * fall).to(dtype), (batch, head, place, col))
         with pk.when(block == 0):
             warp.store(decays, pk.exp2(sums.last), (batch, head, chunk, col))
-
+    # A warp goes on with keys or with queries, and has the other's part of the sum
+    warp.store(shares[warp.index], pk.where(half == 0, near[1], near[0]).registers())
     pk.block.sync()
-    half, whole = ([warp.zeros(f32, ROWS, n) for _ in range(2)] for n in (16, 32))
+    with pk.when(half == 0):
+        warpgroup.tma.store(asking, queries, (batch, head, chunk, 0))
+    with pk.otherwise():
+        warpgroup.tma.store(looking, keys, (batch, head, chunk, 0))
+    warpgroup.tma.commit()
+    own = pk.where(half == 0, near[0], near[1]) + warp.load_vec(shares[(warp.index + 4) % 8]).tile(ROWS, ROWS)
+    before, early = warp.zeros(f32, ROWS, 16), warp.zeros(f32, ROWS, 32)  # with the 16 rows before, with the 32
     with pk.when(block >= 2):
-        add(whole, 32, 0)
+        warp.mma_ABt(early, far[32][half].part(block * ROWS, 0, ROWS, d), far[32][0].part(0, 0, 32, d))
     with pk.when(block % 2 == 1):
-        add(half, 16, (block - 1) * ROWS)
-
-    def strip(i: int) -> Any:
-        """The warp's rows, 16 x 64."""
-        left, right = whole[i][:, 0:16], whole[i][:, 16:32]
-        return pk.join(
-            pk.where(block == 0, near[i], pk.where(block == 1, half[i], left)),
-            pk.where(block == 1, near[i], right),  # zeros of the first
-            pk.where(block == 2, near[i], pk.where(block == 3, half[i], 0.0)),
-            pk.where(block == 3, near[i], 0.0),
-        )
-
-    warp.store(a, strip(0), (batch, head, place, 0))
-    product = strip(1)
-    if dtype is f16:
-        unit = unit_of(product)
-        write("unit", unit)
-        write("queries", 1.0 / unit)
-        product = product / unit
-    warp.store(p, product.to(dtype), (batch, head, place, 0))
+        first = (block - 1) * ROWS
+        warp.mma_ABt(before, far[16][half].part(block * ROWS, 0, ROWS, d), far[16][0].part(first, 0, 16, d))
+    product = pk.join(
+        pk.where(block == 0, own, pk.where(block == 1, before, early[:, 0:16])),
+        pk.where(block == 1, own, early[:, 16:32]),  # zeros of the first
+        pk.where(block == 2, own, pk.where(block == 3, before, 0.0)),
+        pk.where(block == 3, own, 0.0),
+    )
+    with pk.when(half == 0):
+        warp.store(a, product, (batch, head, place, 0))
+    with pk.otherwise():
+        unit: Any = unit_of(product) if dtype is f16 else 1.0
+        if dtype is f16:
+            write("unit", unit)
+            write("queries", 1.0 / unit)
+        warp.store(p, (product / unit).to(dtype), (batch, head, place, 0))
+    warpgroup.tma.wait()
 
 
 @pk.kernel(warps=1, grid=lambda a, **_: (a.rows // CHUNK, a.depth, a.batch))

@@ -29,13 +29,24 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, f32, i32, warp, warpgroup
+from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall, Launches
 from .gated_delta_rule import CHUNK, FACTORS, Operands
 from .gated_delta_rule_backward import called, gradients_of_states, meet
-from .kimi_delta_attention import NEAR, ROWS, WIDTH, Sums, last_row, solve, sums_of_chunk, sums_of_rows
+from .kimi_delta_attention import (
+    MILD,
+    NEAR,
+    ROWS,
+    WIDTH,
+    Sums,
+    last_row,
+    mild_fades,
+    solve,
+    sums_of_chunk,
+    sums_of_rows,
+)
 from .sequences import DTYPES
 
 BLOCK = 64  # columns at a time
@@ -130,7 +141,7 @@ def spread(
     pk.tma.expect(landed, weights)
     pk.tma.load(weights, pairs, (batch, head, chunk, 0), barrier=landed)
     owns = [warp.load_col(factors, (batch, head, FACTORS.index(x), place), length=ROWS) for x in ("own_q", "own_k")]
-    along = [warp.zeros_col(f32, ROWS) for _ in range(2)]
+    along = [warp.zeros_col(f32, ROWS) for _ in range(2 if norm else 0)]
 
     def at(col: Any) -> dict[str, Any]:
         return rows.tile(batch, head, tile, ROWS, col, WIDTH)
@@ -171,28 +182,67 @@ def spread(
                 warp.store(kept[i].part(block * ROWS, mine * WIDTH, ROWS, WIDTH), x)
         pk.block.sync()
         t, r = (warp.load(weights.part(x + block * ROWS, block * ROWS, ROWS, ROWS)) for x in (0, CHUNK))
-        whole = t.to(f32)
-        row, column = pk.row_index(whole), pk.col_index(whole)
-        diagonal = pk.where(row == column, whole, 0.0).row_sum()
-        of_q, of_k, change = diagonal * key, diagonal * query, warp.zeros(f32, ROWS, WIDTH)
-        for size in (32, 16, *NEAR):
+        row, column = pk.row_index(weight := t.to(f32)), pk.col_index(weight)
+        total = [warp.zeros(f32, ROWS, WIDTH) for _ in range(3)]  # dQ, dK and dc
+
+        def add(
+            size: int,
+            apart: Any = None,
+            total: Any = total,
+            t: Any = t,
+            r: Any = r,
+            faded: Any = faded,
+            late: Any = late,
+        ) -> None:
+            """The pairs that part at blocks of `size` rows: of a warp's rows, those `apart`."""
             fade, keys, mixed = faded(size)
             of_t, of_r = (warp.zeros(f32, ROWS, WIDTH) for _ in range(2))
-            if size in far:
+            if apart is None:
                 first = 32 - block // 2 * 32 if size == 32 else (block ^ 1) * ROWS  # of the rows on the other side
                 for product, x, others in ((of_t, 0, far[size][1]), (of_r, CHUNK, far[size][0])):
                     other = others.part(first, mine * WIDTH, size, WIDTH)
                     warp.mma_AB(product, weights.part(x + block * ROWS, first, ROWS, size), other)
             else:
-                apart = (row ^ column) // size == 1
                 warp.mma_AB(of_t, pk.where(apart, t, 0.0), mixed.swap_layout("col"))
                 warp.mma_AB(of_r, pk.where(apart, r, 0.0), keys.swap_layout("col"))
             count = mixed.to(f32) * of_t + keys.to(f32) * of_r
-            change += pk.where(late[size], count, -count)
+            total[2] += pk.where(late[size], count, -count)
             of_t, of_r = of_t * fade, of_r * fade
-            of_q += pk.where(late[size], of_t, 0.0)
-            of_k += of_r + pk.where(late[size], 0.0, of_t)
+            total[0] += pk.where(late[size], of_t, 0.0)
+            total[1] += of_r + pk.where(late[size], 0.0, of_t)
 
+        def add_apart(total: Any = total, weight: Any = weight, row: Any = row, column: Any = column) -> None:
+            for size in NEAR:
+                add(size, (row ^ column) // size == 1)
+            diagonal = pk.where(row == column, weight, 0.0).row_sum()
+            total[0] += diagonal * key
+            total[1] += diagonal * query
+
+        def add_mild(total: Any = total, row: Any = row, column: Any = column) -> None:
+            """All pairs of the warp's rows at once, as in `prepare`."""
+            rise, fall = mild_fades(sums)
+            asks, looks, early = ((x * y).to(dtype) for x, y in ((query, rise), (key, rise), (key, fall)))
+            of_q, of_k, back = (warp.zeros(f32, ROWS, WIDTH) for _ in range(3))
+            held = early.swap_layout("col")
+            warp.mma_AB(of_q, pk.where(row >= column, t, 0.0), held)
+            warp.mma_AB(of_k, pk.where(row > column, r, 0.0), held)
+            warp.mma_AB(back, pk.where(row <= column, t, 0.0), asks.swap_layout("col"))
+            warp.mma_AB(back, pk.where(row < column, r, 0.0), looks.swap_layout("col"))
+            total[2] += asks.to(f32) * of_q + looks.to(f32) * of_k - early.to(f32) * back
+            total[0] += of_q * rise
+            total[1] += of_k * rise + back * fall
+
+        add(32)
+        add(16)
+        if dtype is f16:
+            add_apart()
+        else:
+            mild = warp.load_vec(ends[4 * mine + block]).min() > MILD
+            with pk.when(mild):
+                add_mild()
+            with pk.otherwise():
+                add_apart()
+        of_q, of_k, change = total
         rise, fall = pk.exp2(sums.rows), pk.exp2(sums.last - sums.rows)
         asked, looked, lasted = met(dasking, col) * rise, met(dlooking, col) * rise, met(dlasting, col) * fall
         of_q, of_k = of_q + asked, of_k + looked + lasted

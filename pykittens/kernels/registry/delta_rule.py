@@ -270,7 +270,7 @@ def _channels(dim: int, dtype: str) -> Instance:
                 made["factors"][0, head, 7:9, at] = owns
                 sums = g.cumsum(0)
                 fade = np.exp(np.minimum(sums[:, None] - sums, 0))
-                made["a"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", y, y, fade), -1)
+                made["a"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", y, y, fade))
                 made["p"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", x, y, fade)) * SCALE
                 if dtype == "f16":
                     unit = made["factors"][0, head, 4, at] = _unit(made["p"][0, head, at])
@@ -449,8 +449,10 @@ ROWS = (
         name="kimi_delta_attention_prepare",
         about="before the gated delta rule with a decay for each channel (Kimi delta attention): products of rows",
         make=_channels,
+        needs=("wgmma",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
-        opcodes=("HMMA", "LDSM", "SHFL"),
+        opcodes=("HMMA", "LDSM", "UTMALDG", "UTMASTG"),
+        spilled=96,  # f16
     ),
     Shipped(
         name="kimi_delta_attention_invert",
@@ -475,7 +477,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("HMMA", "UTMALDG", "STG"),
-        spilled=64,
+        spilled=192,
     ),
     Shipped(
         name="gated_delta_rule_step",
