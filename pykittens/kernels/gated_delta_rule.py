@@ -144,7 +144,8 @@ def prepare(
     if log_decay is None:
         sums, last = warp.zeros_col(f32, CHUNK), pk.cast(0.0, f32)
     else:
-        g = warp.load_vec(log_decay, **rows.run(batch, head, tile, CHUNK), length=CHUNK)
+        # In runs of 1, wherever it begins: sums are in one order, and a sequence has the bits that it has alone.
+        g = warp.load_vec(log_decay, **rows.run(batch, head, tile, CHUNK), length=CHUNK).as_vec()
         warp.store(vectors[1], pk.maximum(g * LOG2E, LEAST).cumsum())
         sums, last = warp.load_col(vectors[1]), vectors[1][CHUNK - 1]
         warp.set(decays, (batch, head, chunk, 0), pk.exp2(last))

@@ -44,13 +44,14 @@ def accumulate_lines(
     slot, head = pk.block_index.x * WARPS + warp.index, pk.block_index.y
     with pk.when(slot * CHUNK < sums.cols):
         rows, batch, chunk = rows_of(log_decay.cols, offsets, slot)
-        g = warp.load_vec(log_decay, **rows.run(batch, head, chunk, CHUNK), length=CHUNK)
+        # In runs of 1, wherever it begins: sums are in one order, and a sequence has the bits that it has alone.
+        g = warp.load_vec(log_decay, **rows.run(batch, head, chunk, CHUNK), length=CHUNK).as_vec()
         warp.store(sums, pk.maximum(g * LOG2E, LEAST).cumsum(), (head, slot))
         if left is not None:
             row = chunk * CHUNK + 1
             within: Any = {} if offsets is None else {"within": (rows.start, rows.end)}
             first = row if offsets is None else rows.start + row
-            behind = warp.load_vec(log_decay, pk.at(batch, head, first), length=CHUNK, **within)
+            behind = warp.load_vec(log_decay, pk.at(batch, head, first), length=CHUNK, **within).as_vec()
             behind = pk.where(pk.iota(behind) < CHUNK - 1, pk.maximum(behind * LOG2E, LEAST), 0.0)
             warp.store(left, behind.cumsum(reverse=True), (head, slot))
 
