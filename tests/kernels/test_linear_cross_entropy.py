@@ -76,7 +76,7 @@ def check(
 def test_any_shape(m: int, h: int, v: int, dtype: Any) -> None:
     """Rows that do not begin at multiples of 16 bytes too."""
     x, weight, targets = inputs(m, h, v, dtype)
-    check(x, weight, targets.astype(np.int32))
+    check(x, weight, targets.astype(np.int32), kept=v)
 
 
 EVERYTHING = ("none", 3, 0.1, 1e-3, 5.0)
@@ -245,3 +245,16 @@ def test_with_mma_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     before = len(gemm_ampere.gemm_ampere.memory.programs)
     check(x, weight, targets, bias, ("mean", -100, 0.1, 1e-3, 5.0), workspace=2 * 70 * STEP)
     assert len(gemm_ampere.gemm_ampere.memory.programs) >= before + 4
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_no_target_counts(rows: int, reduction: str) -> None:
+    """torch's gradients, by what the forward pass kept, are 0, and of the operands' shapes; so they are of no rows."""
+    torch = pytest.importorskip("torch")
+    shapes = (rows, 64), (70, 64), (70,)
+    given = [torch.randn(shape).bfloat16().requires_grad_() for shape in shapes]
+    loss = pk.linear_cross_entropy(*given[:2], torch.full((rows,), -100), given[2], reduction=reduction)
+    assert loss.isnan() if reduction == "mean" else loss.tolist() == [0] * rows
+    found = torch.autograd.grad(loss.sum(), given)
+    assert [x.shape for x in found] == [x.shape for x in given] and not any(x.any() for x in found)
