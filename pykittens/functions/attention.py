@@ -141,7 +141,7 @@ def attention(
     floats of 16 or 32 bits, or integers of 8 or 32; the first of four and of three dimensions are indexed by scalars.
     What lies past their last two dimensions is 0. A row that sees nothing is zero. torch's gradients follow from the
     function's derivative (`pk.vjp`), those of a score's operands too, which are added up in float32 in any order (not
-    with `deterministic`). torch.compile takes functions that refer to Python's numbers, as they are when it traces.
+    with `deterministic`). torch.compile takes functions without closures and defaults.
 
     lengths_q, lengths_k: how many rows of each entry of the batch are its sequence, (batch,) 32-bit integers on the
     device of q: the first ones, or with padding "left" the last. Others are not seen, and not visited in whole tiles;

@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo
 from . import scorings
+from .compiled import tracing
 from .declaration import Backward, Function, Result
 from .scorings import MOST
 
@@ -117,7 +118,7 @@ def asked(
     tables = (*score_operands, *mask_operands)
     if len(tables) > MOST:
         raise ArgumentError(f"attention: {len(tables)} operands of score and mask", fix=f"at most {MOST}")
-    return (*tables, *[None] * (MOST - len(tables))), (scorings.number_of(score, mask), len(score_operands))
+    return (*tables, *[None] * (MOST - len(tables))), (scorings.number_of(score, mask, tracing()), len(score_operands))
 
 
 def _parts(given: Sequence[Any], count: int) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:

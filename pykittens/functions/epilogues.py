@@ -11,6 +11,7 @@ from ..errors import ArgumentError, TraceError
 from ..kernels import epilogue_backward as kernels
 from ..kernels.matmul import readable
 from ..trace.tile import Tile
+from .compiled import check_constant, told
 from .declaration import Function, Result
 
 MOST = 4  # operands of an epilogue
@@ -22,18 +23,17 @@ _numbers: dict[Any, int] = {}
 _epilogues: list[Callable[..., Any]] = []
 
 
-def number_of(epilogue: Callable[..., Any]) -> int:
-    """The setting that stands for an epilogue."""
+@told
+def number_of(epilogue: Callable[..., Any], compiled: bool = False) -> int:
+    """The setting that stands for an epilogue. compiled: it is kept in a graph of torch's compiler."""
     if not callable(epilogue):
         raise ArgumentError(f"matmul: epilogue is {epilogue!r}", fix="pass a function of (x, row, col, *operands)")
+    if compiled:
+        check_constant(epilogue, "the epilogue")
     number = _numbers.setdefault(identity(epilogue, static=True), len(_epilogues))
     if number == len(_epilogues):
         _epilogues.append(_finishing(epilogue))
     return number
-
-
-# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
-number_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def epilogue_of(number: int) -> Callable[..., Any]:

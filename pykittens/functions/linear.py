@@ -10,6 +10,7 @@ from ..errors import ArgumentError
 from ..interop.frameworks import torch_names
 from ..kernels import activation_backward, matmul
 from ..kernels import linear as kernels
+from .compiled import check_constant, told, tracing
 from .declaration import ADDED, Backward, Function, Result
 from .epilogues import check_takes, check_tile, number_of
 from .product import ADDMM_, MATMUL, MATMUL_EPILOGUE, _sum
@@ -218,22 +219,21 @@ def linear(
     if len(rest) != 1:
         raise ArgumentError(f"linear: {1 + len(rest)} weights", fix="pass one, or a pair (gate, up)")
     (weight2,) = rest
-    return LINEAR((x, weight, weight2, bias, residual, grad_buffer), (_name(activation),))
+    return LINEAR((x, weight, weight2, bias, residual, grad_buffer), (_name(activation, tracing()),))
 
 
-def _name(activation: Any) -> str | None:
-    """What a setting says for an activation."""
+@told
+def _name(activation: Any, compiled: bool = False) -> str | None:
+    """What a setting says for an activation. compiled: it is kept in a graph of torch's compiler."""
     if activation is None or isinstance(activation, str):
         return activation
     if not callable(activation):
         raise ArgumentError(f"linear: activation is {activation!r}", fix="pass a name, or a function of a tile")
+    if compiled:
+        check_constant(activation, "the activation")
     name = f"function {number_of(activation)}"
     _activations.setdefault(name, partial(_activated, activation))
     return name
-
-
-# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
-_name._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _activated(activation: Callable[[Any], Any], x: Any) -> Any:

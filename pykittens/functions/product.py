@@ -11,6 +11,7 @@ from ..kernels import matmul as kernels
 from ..trace.hopper import warpgroup
 from ..trace.memory import at
 from ..types import DTYPES, DType
+from .compiled import tracing
 from .declaration import Backward, Function, Result
 from .epilogues import MOST, epilogue_of, matrix_shape, number_of, through_epilogue
 
@@ -214,8 +215,8 @@ def matmul(
 
     `epilogue(x, row, col, *operands)` is traced into the kernel: x is a float32 tile of the product whose first element
     is (row, col) of the result, and the operands are tensors of one or two dimensions, such as a bias or a residual:
-    `x + pk.warpgroup.load_row(bias, pk.at(0, col), length=x.cols, dtype=pk.f32)`. torch.compile takes functions that
-    refer to Python's numbers, as they are when it traces.
+    `x + pk.warpgroup.load_row(bias, pk.at(0, col), length=x.cols, dtype=pk.f32)`. torch.compile takes functions without
+    closures and defaults.
 
     torch's gradients are those of a, b, the scales, and the operands, as far as the epilogue reads them at (row, col),
     or at 0 along a dimension of length 1; the epilogue's derivative is traced (`pk.vjp`). For it the product is kept,
@@ -233,7 +234,7 @@ def matmul(
         said = f"matmul: {len(operands)} operands of an epilogue beside the scales"
         raise ArgumentError(said, fix=f"at most {MOST}, scales included")
     filled = (*operands, *[None] * (MOST - len(operands)))
-    return MATMUL_EPILOGUE((a, b, scale_a, scale_b, *filled), (number_of(epilogue), name))
+    return MATMUL_EPILOGUE((a, b, scale_a, scale_b, *filled), (number_of(epilogue, tracing()), name))
 
 
 def _dtype_name(dtype: Any) -> str:

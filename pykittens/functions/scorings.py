@@ -17,6 +17,7 @@ from ..trace.recorder import current
 from ..trace.scalar import Scalar
 from ..trace.scoring import TABLES, Scoring, Where
 from ..types import DTYPES, f32, i32
+from .compiled import check_constant, told
 
 MOST = 4  # operands of a score function and a mask together
 
@@ -38,8 +39,10 @@ _functions: list[tuple[Callable[..., Any] | None, Callable[..., Any] | None]] = 
 _known: dict[Any, Known] = {}
 
 
-def number_of(score: Any, mask: Any) -> int:
-    """The setting that stands for a score function and a mask; either may be None."""
+@told
+def number_of(score: Any, mask: Any, compiled: bool = False) -> int:
+    """The setting that stands for a score function and a mask; either may be None. compiled: it is kept in a graph of
+    torch's compiler."""
     for name, x in (("score", score), ("mask", mask)):
         if x is not None and not callable(x):
             fix = (
@@ -48,15 +51,13 @@ def number_of(score: Any, mask: Any) -> int:
                 else "pass one of (batch, head, row, col)"
             )
             raise ArgumentError(f"attention: {name} is {x!r}", fix=fix)
+        if x is not None and compiled:
+            check_constant(x, f"the {name}")
     key = tuple(x and identity(x, static=True) for x in (score, mask))
     number = _numbers.setdefault(key, len(_functions))
     if number == len(_functions):
         _functions.append((score, mask))
     return number
-
-
-# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
-number_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def known_of(number: int, split: int, operands: Sequence[ArrayInfo | None], near: bool = False) -> Known:
