@@ -192,6 +192,15 @@ def agreement(rows: Rows) -> str:
     return markdown(("what", "tried", "disagreements"), body, source)
 
 
+def sanitizer(rows: Rows) -> str:
+    """What the tools of Compute Sanitizer find in attention's features."""
+    source = of("sanitizer", rows)
+    if not source:
+        return _NONE
+    body = [(r["tool"], ", ".join(r["features"]), str(r["errors"])) for r in source]
+    return markdown(("tool", "features", "errors"), body, source)
+
+
 def fla(rows: Rows) -> str:
     """flash-linear-attention on our kernels: its layers beside its own, and its tests."""
     source = of("fla", rows)
@@ -384,6 +393,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
     "host": host,
     "gpu": gpu,
     "agreement": agreement,
+    "sanitizer": sanitizer,
     "versions": versions,
     "ladder": ladder,
     "probe": probe,

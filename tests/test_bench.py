@@ -60,7 +60,7 @@ SMALL: list[tuple[Any, Cell]] = [
     ),
     *(
         (attention_cached, Cell(dict(zip(attention_cached.KEY, facts, strict=True)), 1e6, "GB/s"))
-        for facts in ((1, 4, 2, 48, 1, 0), (2, 2, 1, 128, 2, 64))
+        for facts in ((1, 4, 2, 48, 1, 0, "bf16"), (2, 2, 1, 128, 2, 64, "e4m3"))
     ),
     *(
         (attention_packed, Cell({"sequences": "few", "heads": 2, "dim": 64, "backward": back}, 1e9))
@@ -152,7 +152,7 @@ def test_all_cells() -> None:
         "attention": 30,
         "attention_backward": 44,
         "attention_backward_random": 48,
-        "attention_cached": 15,
+        "attention_cached": 23,
         "attention_packed": 8,
         "attention_random": 100,
         "attention_window": 8,
