@@ -103,10 +103,15 @@ def is_vocabulary(value: Any) -> bool:
 
 
 @functools.cache
+def _libraries() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths[name])
+
+
+@functools.cache
 def installed(file: str) -> bool:
     """Whether a file is the interpreter's or an installed package's."""
-    paths = sysconfig.get_paths()
-    return file.startswith(tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths[name]))
+    return file.startswith(_libraries())
 
 
 def is_bound(cell: CellType) -> bool:
