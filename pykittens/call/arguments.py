@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..interop.arrays import ArrayInfo, describe
+from ..interop.arrays import ArrayInfo, Unsupported, describe
 from ..loading import dataclass
 from ..trace.operands import misaligned
 from ..trace.signature import GlobalPattern, Signature, global_type, static
@@ -145,11 +145,8 @@ def specialise(
 def _describe(kernel: str, name: str, value: Any) -> ArrayInfo:
     try:
         return describe(value)
-    except TypeError as error:
-        raise ArgumentError(
-            f"{kernel}: operand {name!r} is {type(value).__name__}: {error}",
-            fix="pass a NumPy, torch, CuPy or JAX array",
-        ) from None
+    except Unsupported as error:
+        raise ArgumentError(f"{kernel}: operand {name!r} is {type(value).__name__}: {error}", fix=error.fix) from None
 
 
 def _scalar(kernel: str, name: str, dtype: DType, value: Any) -> Any:

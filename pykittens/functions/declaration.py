@@ -197,7 +197,7 @@ class Function:
             try:
                 found.append(None if array is None and "?" in schema else interop.describe(array, name))
             except Unsupported as error:
-                raise ArgumentError(f"{self.name}: {error}", fix="pass NumPy, torch, CuPy or JAX arrays") from None
+                raise ArgumentError(f"{self.name}: {error}", fix=error.fix) from None
         self.together(found)
         return found
 

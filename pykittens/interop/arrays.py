@@ -49,7 +49,7 @@ def describe(array: Any, name: str = "array") -> ArrayInfo:
     try:
         return framework_of(array).describe(array)
     except Unsupported as error:
-        raise Unsupported(f"`{name}` {error}") from None
+        raise error.of(name) from None
 
 
 def as_numpy(array: Any, name: str = "array", *, writable: bool = False) -> np.ndarray[Any, Any]:
@@ -64,7 +64,7 @@ def as_numpy(array: Any, name: str = "array", *, writable: bool = False) -> np.n
             raise Unsupported("is on a GPU; the simulator reads arrays on the CPU")
         return framework.view(array, writable)
     except Unsupported as error:
-        raise Unsupported(f"`{name}` {error}") from None
+        raise error.of(name) from None
 
 
 def empty(kind: str, shape: tuple[int, ...], dtype: str, device: int | None = None) -> Any:
@@ -88,7 +88,7 @@ def dense_copy(array: Any, name: str = "array") -> Any:
     try:
         return framework_of(array).copy(array)
     except Unsupported as error:
-        raise Unsupported(f"`{name}` {error}") from None
+        raise error.of(name) from None
 
 
 def fill(array: Any, value: Any) -> None:

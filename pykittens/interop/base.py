@@ -31,7 +31,18 @@ _NAMES: dict[Any, str] = {np.dtype(dtype): name for name, dtype in NUMPY.items()
 
 
 class Unsupported(TypeError):
-    """An argument that is no array we can use. The message names it."""
+    """An argument that is no array we can use. The message names it; `fix` says what to pass instead."""
+
+    def __init__(self, fact: str, fix: str = "pass a NumPy, torch, CuPy or JAX array") -> None:
+        super().__init__(fact)
+        self.fix = fix
+
+    def of(self, name: str) -> "Unsupported":
+        """The same of an argument's name."""
+        return Unsupported(f"`{name}` {self}", self.fix)
+
+
+CONVERT, CONTIGUOUS = "convert it to one of them", "pass a contiguous copy"
 
 
 class ArrayInfo(NamedTuple):
@@ -117,14 +128,16 @@ def dtype_name(dtype: Any) -> str:
     """Inverse of `numpy_dtype`."""
     name = _NAMES.get(dtype)
     if name is None:
-        raise Unsupported(f"has dtype {dtype}; kernels know {', '.join(NUMPY)}")
+        raise Unsupported(f"has dtype {dtype}; kernels know {', '.join(NUMPY)}", CONVERT)
     return name
 
 
 def in_elements(strides: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Strides in bytes to strides in elements."""
     if any(stride % size for stride in strides):
-        raise Unsupported(f"has strides of {strides} bytes, which are no multiples of its {size}-byte elements")
+        raise Unsupported(
+            f"has strides of {strides} bytes, which are no multiples of its {size}-byte elements", CONTIGUOUS
+        )
     return tuple(stride // size for stride in strides)
 
 

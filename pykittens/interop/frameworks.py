@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from .base import (
+    CONVERT,
     NUMPY,
     Alike,
     Array,
@@ -50,13 +51,13 @@ class Numpy(Framework):
 
     def describe(self, array: Any) -> ArrayInfo:
         if isinstance(array, np.ma.MaskedArray):
-            raise Unsupported("is a masked array, and kernels know no masks: pass x.filled(...) or x.data")
+            raise Unsupported("is a masked array, and kernels know no masks", "pass x.filled(...) or x.data")
         name, strides = dtype_name(array.dtype), in_elements(array.strides, array.itemsize)
         return ArrayInfo(array.ctypes.data, array.shape, strides, name, None, "numpy", array.flags.writeable)
 
     def view(self, array: Any, writable: bool) -> Array:
         if writable and not array.flags.writeable:
-            raise Unsupported("is read-only, and the kernel writes it")
+            raise Unsupported("is read-only, and the kernel writes it", "pass a copy")
         return np.asarray(array)
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
@@ -80,10 +81,12 @@ class Torch(Framework):
         if array.is_cuda:
             device = array.get_device()
         elif not array.is_cpu:
-            raise Unsupported(f"is on {array.device}; kernels take tensors on CUDA devices and the CPU")
+            raise Unsupported(
+                f"is on {array.device}; kernels take tensors on CUDA devices and the CPU", "move it to one"
+            )
         name = torch_names().get(array.dtype)
         if name is None:
-            raise Unsupported(f"has dtype {array.dtype}; kernels know {', '.join(NUMPY)}")
+            raise Unsupported(f"has dtype {array.dtype}; kernels know {', '.join(NUMPY)}", CONVERT)
         try:
             pointer, strides = array.data_ptr(), array.stride()
         except RuntimeError as error:  # sparse, fake, functional: tensors without memory of their own
@@ -191,12 +194,12 @@ class Jax(Framework):
 
     def describe(self, array: Any) -> ArrayInfo:
         if isinstance(array, sys.modules["jax"].core.Tracer):
-            raise Unsupported("is being traced by JAX (jit, grad, vmap), and has no memory; call kernels outside")
+            raise Unsupported("is being traced by JAX (jit, grad, vmap), and has no memory", "call kernels outside")
         if array.is_deleted():
             raise Unsupported("has been deleted or donated")
         devices = list(array.devices())
         if len(devices) > 1:
-            raise Unsupported(f"is spread over {len(devices)} devices; kernels take arrays on one")
+            raise Unsupported(f"is spread over {len(devices)} devices; kernels take arrays on one", "gather it on one")
         name, strides = dtype_name(array.dtype), packed(array.shape)
         pointer = array.block_until_ready().unsafe_buffer_pointer()
         device = None if devices[0].platform == "cpu" else int(devices[0].local_hardware_id)
@@ -239,7 +242,9 @@ class Generic(Framework):
 
         face = array.__cuda_array_interface__
         if face.get("mask") is not None:
-            raise Unsupported("is a masked array")
+            raise Unsupported(
+                "is a masked array, and kernels know no masks", "pass its data, with what masks it filled in"
+            )
         own = getattr(array, "dtype", None)  # NumPy's, if it is one: a typestr cannot say bf16
         dtype = own if isinstance(own, np.dtype) else np.dtype(face["typestr"])
         shape, pointer = tuple(face["shape"]), face["data"][0]

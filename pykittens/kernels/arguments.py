@@ -68,7 +68,7 @@ def floats(array: Any, name: str) -> ArrayInfo:
     try:
         info = describe(array, name)
     except Unsupported as error:
-        raise ArgumentError(str(error), fix="pass a NumPy, torch, CuPy or JAX array") from None
+        raise ArgumentError(str(error), fix=error.fix) from None
     if info.dtype not in _FLOATS:
         raise ArgumentError(f"{name} is {info.dtype}", fix="pass bf16, f16 or f32")
     if not info.shape or 0 in info.shape:

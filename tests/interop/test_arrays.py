@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import pykittens as pk
 from pykittens.gpu import driver
 from pykittens.interop import arrays
 from pykittens.interop.arrays import (
@@ -185,6 +186,27 @@ class OnDevice:
     def __init__(self, **changes: Any) -> None:
         face = {"shape": (4, 8), "typestr": "<f2", "data": (0x7F00, False), "version": 3}
         self.__cuda_array_interface__ = {**face, **changes}
+
+
+def test_what_is_refused_says_what_to_pass() -> None:
+    masked = np.ma.masked_array(np.ones((2, 8), np.float32), mask=[[0] * 8, [1] * 8])
+
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(pk.f32, "N", 8)) -> None:
+        pk.warp.set(x, (0, 0), 1.0)
+
+    for call in (lambda x: k(x), lambda x: pk.softmax(x)):
+        with pytest.raises(pk.ArgumentError, match="is a masked array, and kernels know no masks") as caught:
+            call(masked)
+        assert caught.value.fix == "pass x.filled(...) or x.data"
+        call(masked.filled(0))
+        call(masked.data)
+        with pytest.raises(pk.ArgumentError) as caught:
+            call([[1.0]])
+        assert caught.value.fix == "pass a NumPy, torch, CuPy or JAX array"
+        with pytest.raises(pk.ArgumentError, match="has dtype complex64; kernels know") as caught:
+            call(np.ones((2, 8), np.complex64))
+        assert caught.value.fix == "convert it to one of them"
 
 
 def test_cuda_array_interface(monkeypatch: pytest.MonkeyPatch) -> None:
