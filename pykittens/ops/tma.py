@@ -7,7 +7,9 @@ written. A vector is a row of panels of 256 elements, the most that a box has al
 
 A copy that names its last row (`within`) takes one dimension more, whose stride is that of rows: with rows counted from
 the back of a tensor of R rows, R - (end - row) + end - R = row, so that the R-th row of the map is `end` of the tensor.
-The map begins R rows before the tensor. (The trick is known from quack's and Triton's ragged descriptors.)
+The map begins R rows before the tensor. (The trick is known from quack's and Triton's ragged descriptors.) A copy of no
+row, of a sequence that is empty, has R in the place of `end`: an H100 touches memory next to what it leaves out, which
+with an `end` of 0 lies before the tensor, where nothing may be mapped.
 """
 
 from __future__ import annotations
@@ -116,8 +118,8 @@ def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> li
         length = str(length) if isinstance(length, int) else f"{c[place.tensor]}.shape[2]"
         end = c.fresh("end")
         c.line(f"const int {end} = min({c.scalar(place.within[1], i32)}, {length});")
-        row = f"{length} - ({end} - {row})"
-        last, dims = f"{batch}, {end}", 5
+        last, dims = f"{batch}, {row} < {end} ? {end} : {length}", 5
+        row = f"{length} - max({end} - {row}, 0)"
     if isinstance(type, SharedVector):
         if spec.panels:
             return [(base, f"0, {row}, {col} / {LONGEST}, {depth}, {batch}", 5)]

@@ -1,6 +1,7 @@
 """The copy engine: every kind of store, vectors, hints, strided tensors, ragged edges; and what it cannot do, in
 words."""
 
+import re
 from typing import Any
 
 import ml_dtypes
@@ -119,6 +120,13 @@ def test_kept_to_rows(cols: int, rank: int, dims: int) -> None:
     for row, end in ((8, 20), (8, 9), (79, 80), (0, 80)):  # what the instruction computes from its coordinates
         offset = (80 - (end - row)) * strides[0] + end * strides[-1] - before_tensor(describe(x), spec)
         assert offset == row * strides[0]
+    # A copy of no row stays beside the tensor's end: the engine touches memory there, whatever it leaves out.
+    copy = re.compile(r", (\S+) - max\((\S+) - (\S+), 0\), .*, (\S+) < (\S+) \? (\S+) : (\S+?)(\)|, )")
+    found = [copy.search(line) for line in move.cuda(x, y, 8).splitlines() if re.search(r"pk_tma_\w+_5d\(.*&", line)]
+    found = [x for x in found if x or pytest.fail("a copy without these coordinates")]
+    assert len(found) >= 8
+    for rows, end, row, r, e, then, otherwise, _ in (x.groups() for x in found if x):
+        assert rows == otherwise and end == e == then and row == r
     with pytest.raises(pk.OutOfBoundsError, match="begins at row -1, before row 0"):
         move.simulate(x, y, -1)
 
