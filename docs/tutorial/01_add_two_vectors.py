@@ -17,7 +17,7 @@ from pykittens import Tensor, f32, warp
 Vector = Annotated[Tensor, f32, "N"]
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.cols, 4 * 128))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.cols, 4 * 128))
 def add(x: Vector, y: Vector, z: Vector) -> None:
     """z = x + y"""
     me = pk.block_index.x * 4 + warp.index
@@ -33,7 +33,7 @@ def add(x: Vector, y: Vector, z: Vector) -> None:
 # `warp.load_vec` spreads those 128 elements over the registers of the warp's threads, in the order in which memory is
 # fastest. `a + b` makes a new vector, as in NumPy. What lies past the end of x reads as zero and is not written, so N
 # need not be a multiple of anything. How many neighbours a thread takes at once depends on the array's dtype and on
-# where it begins: `a + b` is refused where these differ, as of `x` and `y[1:]`, and the error says what to write.
+# where it begins. Where these differ, as of `x` and `y[1:]`, `a + b` first brings both into the longer runs.
 
 x = np.arange(1000, dtype=np.float32)
 y = np.ones_like(x)

@@ -19,7 +19,7 @@ Rows = Annotated[Tensor, (bf16, f32), "N", pk.static("D")]
 # another program, compiled once and kept on disk.
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 16))
 def softmax(x: Rows, y: Rows) -> None:
     """Softmax of every row; a warp takes four rows at a time."""
     wide = 16 // x.dtype.size  # elements of 16 bytes

@@ -61,13 +61,16 @@ def _integers(what: str, values: Any, least: int | None) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Argument:
-    """What `grid=` and `cluster=` functions see of a tensor: its four dimensions, missing leading ones 1."""
+    """What `grid=` and `cluster=` functions see of a tensor: its four dimensions, missing leading ones 1, and its
+    `shape` as it is.
+    """
 
     batch: int
     depth: int
     rows: int
     cols: int
     dtype: DType
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ def seen_by_options(x: Any) -> Any:
     if isinstance(x, (ArrayInfo, spec)):
         dtype = x.dtype if isinstance(x.dtype, DType) else DTYPES[x.dtype]
         batch, depth, rows, cols = (1,) * (4 - len(x.shape)) + tuple(x.shape)
-        return Argument(batch, depth, rows, cols, dtype)
+        return Argument(batch, depth, rows, cols, dtype, tuple(x.shape))
     return x
 
 

@@ -126,10 +126,13 @@ class Kernel:
         if not callable(value):
             return value
         arguments = {**{n: seen_by_options(x) for n, x in known.items()}, **statics}
+        taken = inspect.signature(value).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+            arguments = {n: x for n, x in arguments.items() if n in taken}
         try:
             inspect.signature(value).bind(**arguments)
         except TypeError as error:
-            fix = f"take what it needs by name, and the rest: lambda {next(iter(arguments), 'x')}, **_: ..."
+            fix = f"take the kernel's arguments by name: lambda {next(iter(known), 'x')}: ..."
             fact = f"{self.name}: the function for {name} does not take the kernel's arguments: {error}"
             raise ArgumentError(fact, fix=fix) from None
         return value(**arguments)

@@ -705,7 +705,7 @@ CALLS: list[Any] = [
     ("k.bind(A, A)", "k(A, A)"),
     ("pk.kernel(wraps=1)(k.function)", "pk.kernel(warps=1)(k.function)"),
     ("pk.kernel(warps=33)(idle)(A)", "pk.kernel(warps=32)(idle)(A)"),
-    ("pk.kernel(grid=lambda x: 1)(k.function)(A, A)", "pk.kernel(warps=1, grid=lambda x, **_: 1)(k.function)(A, A)"),
+    ("pk.kernel(grid=lambda rows: 1)(k.function)(A, A)", "pk.kernel(warps=1, grid=lambda x: 1)(k.function)(A, A)"),
     ("pk.kernel(registers=300)(idle)(A)", "pk.kernel(registers=255)(idle)(A)"),
     ("pk.kernel(pdl=1)(idle)(A)", "pk.kernel(pdl=True)(idle)(A)"),
     ("pk.kernel(grid=1.5)(idle)(A)", "pk.kernel(grid=pk.cdiv(3, 2))(idle)(A)"),
