@@ -124,7 +124,9 @@ def call(
                 static["splits"] = splits
             kernel: Any = attention_hopper.attend if splits == 1 else attention_divided.DIVIDED
             return KernelCall(kernel, (q, k, v, out, lse, scores.scale), {**static, **way})
-        static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more)}
+        few = scoring is not None and scoring.mask is None and max(scoring.score_ranks, default=0) < 2
+        few = few and not window and scores.softcap is None and sinks is None and offsets[0] is None
+        static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more, few)}
         kernel = attention_hopper.attend
         if offsets[0] is not None:
             static["stay"] = not scores.causal or length < LONG  # and take tiles, of any length, one after another
@@ -184,16 +186,18 @@ def table(x: Any) -> Any:
     return View(x, (*[1] * missing, *info.shape), (*[0] * missing, *info.strides))
 
 
-def configuration(dim: int, causal: bool, rows: int, more: bool = False) -> dict[str, Any]:
+def configuration(dim: int, causal: bool, rows: int, more: bool = False, few: bool = False) -> dict[str, Any]:
     """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s
-    defaults.
+    defaults. more: than plain attention, which takes registers; few: a score that reads no element of its own.
 
     Three consumers keep the special-function units busy where the head dimension gives the tensor core little to do.
     Blocks stay where tiles are short, so that a tile's first loads run beside the end of the one before; where they are
     long, the hardware hands them out as blocks become free, which leaves less idle at the end.
     """
     long = rows >= 8192
-    if dim <= 64 and more:  # three consumers have no registers for a window's bounds, a cap, sinks
+    if (
+        dim <= 64 and more and not (few and causal and long)
+    ):  # three consumers have no registers for a window's bounds, a cap, sinks
         return {"stages": 3}
     if dim <= 64:
         return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}
