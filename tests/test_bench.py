@@ -63,8 +63,8 @@ SMALL: list[tuple[Any, Cell]] = [
         for facts in ((1, 4, 2, 48, 1, 0, "bf16"), (2, 2, 1, 128, 2, 64, "e4m3"))
     ),
     *(
-        (attention_packed, Cell({"sequences": "few", "heads": 2, "dim": 64, "backward": back}, 1e9))
-        for back in (False, True)
+        (attention_packed, Cell({"sequences": "few", "heads": 2, "dim": 64, "pass": which}, 1e9))
+        for which in ("forward", "backward")
     ),
     (
         attention_backward_random,

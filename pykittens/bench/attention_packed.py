@@ -21,7 +21,7 @@ from .attention_random import float64
 from .measure import OURS, Cell, Trial, normal, row_error
 
 TITLE = "Packed attention, bf16, causal"
-KEY = ("sequences", "heads", "dim", "backward")
+KEY = ("sequences", "heads", "dim", "pass")
 ROWS, HEADS, DIM = 32768, 16, 128
 ANY = 24  # sequences of any lengths, drawn once
 EQUAL = {f"{ROWS // n} of {n}": [n] * (ROWS // n) for n in (1024, 4096, 16384)}
@@ -41,10 +41,10 @@ def cells() -> list[Cell]:
     """Every cell, the forward pass before the backward one."""
     return [
         Cell(
-            {"sequences": name, "heads": HEADS, "dim": DIM, "backward": back},
-            (5.0 if back else 2.0) * HEADS * DIM * sum(n * n for n in lengths),
+            {"sequences": name, "heads": HEADS, "dim": DIM, "pass": which},
+            (2.0 if which == "forward" else 5.0) * HEADS * DIM * sum(n * n for n in lengths),
         )
-        for back in (False, True)
+        for which in ("forward", "backward")
         for name, lengths in LENGTHS.items()
     ]
 
@@ -52,14 +52,14 @@ def cells() -> list[Cell]:
 def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
     """Where a cell stands in the chart: its panel, its label there."""
     facts = cell.facts if isinstance(cell, Cell) else cell
-    return "backward" if facts["backward"] else "forward", facts["sequences"]
+    return facts["pass"], facts["sequences"]
 
 
 def trial(cell: Cell, everybody: bool) -> Trial:
     """PyKittens, its own dense kernel at equal lengths; with `everybody` also FA4 where it is installed."""
     import torch
 
-    name, back = cell.facts["sequences"], cell.facts["backward"]
+    name, back = cell.facts["sequences"], cell.facts["pass"] == "backward"
     lengths, (heads, d) = LENGTHS[name], (cell.facts["heads"], cell.facts["dim"])
     starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     q, k, v, do = (normal(starts[-1], heads, d) for _ in range(4))
