@@ -45,8 +45,18 @@ def test_the_site_builds(tmp_path: Path) -> None:
 def test_pages_name_what_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     commands = {command.name for command in app.registered_commands} | {"cache"}
-    assert set(re.findall(r"\bpykittens ([a-z]+)\b(?! as| is|\.)", text)) <= commands
+    assert set(re.findall(r"(?<!import )\bpykittens ([a-z]+)\b(?! as| is|\.)", text)) <= commands
     for module, names in re.findall(r"^from (pykittens[\w.]*) import ([\w, ]+)$", text, re.M):
         assert all(hasattr(importlib.import_module(module), name.strip()) for name in names.split(","))
-    missing = [name for name in re.findall(r"\bpk\.([a-z_]+[a-z])\b", text) if not hasattr(pk, name)]
+    missing = [name for name in re.findall(r"\bpk\.([a-z_]\w*)", text) if not hasattr(pk, name)]
     assert not missing, missing
+
+
+def test_every_public_function_and_module_is_said_to_be_for_something() -> None:
+    nn = pytest.importorskip("pykittens.nn", reason="modules are torch's")
+    text = (ROOT / "docs" / "site" / "pages" / "howto" / "which-function.md").read_text(encoding="utf-8")
+    assert not [name for name in pk.PUBLIC if f"`pk.{name}" not in text]  # type: ignore[attr-defined]
+    modules = [name for name in dir(nn) if name[0].isupper()]
+    assert modules and not [name for name in modules if f"`{name}`" not in text]
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(code, {})
