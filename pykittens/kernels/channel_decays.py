@@ -11,6 +11,9 @@ block and j in the block before, of a pair of blocks; with r the last row of the
 and the same number exp(-|c - c_r|) is of use whether a row is an i or a j. Each s has products of its own: one of 32 x
 32, two of 16 x 16, and of each smaller s the 16 x 16 blocks on the diagonal, with the pairs that are not its own
 masked. A 64 x 64 tile is kept as these: 80 registers of a thread of a warp, not 128.
+
+Within 16 rows that decay by less than 2^30 on either side of the one in the middle, one product in bf16 is enough: that
+row is r for all pairs, and a factor may be large where the other is small.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pykittens as pk
-from pykittens import f32, warp
+from pykittens import bf16, f32, warp
 
 WIDTH = 16  # columns at a time
 ROWS = 16  # of a piece
+MILD = 30.0  # base 2: a quarter of the range of bf16, so that both factors of a product have room
 SIZES = (32, 16, 8, 4, 2, 1, 0)  # of the blocks that pairs of rows part at; 0: a row with itself
 
 
@@ -35,6 +39,20 @@ def fade(sums: Any, size: int, piece: int) -> Any:
     parting = [row // (2 * size) * 2 * size + size - 1 for row in range(piece * ROWS, piece * ROWS + ROWS)]
     base = piece_of(sums, parting[0] // ROWS).take_rows([row % ROWS for row in parting])
     return pk.exp2(-abs(piece_of(sums, piece) - base))
+
+
+def middle(sums: Any, piece: int) -> Any:
+    """c - c_r of 16 rows, r that in the middle."""
+    rows = piece_of(sums, piece)
+    return rows - rows.take_rows([ROWS // 2 - 1] * ROWS)
+
+
+def mild(sums: Any) -> Any:
+    """Whether one product is enough for pairs of 16 rows, for all that the warp has."""
+    peak = abs(middle(sums, 0))
+    for piece in range(1, 4):
+        peak = pk.maximum(peak, abs(middle(sums, piece)))
+    return peak.row_max().max() < MILD
 
 
 def parts_at(row: Any, column: Any, size: int, flip: bool = False) -> Any:
@@ -81,11 +99,30 @@ class Products(NamedTuple):
         multiply(self.whole, 32, (2, 3), (0, 1))
         for i, half in enumerate(self.halves):
             multiply(half, 16, (2 * i + 1,), (2 * i,))
-        for i, block in enumerate(self.blocks):
-            for size in SIZES[2:]:
+
+        def near() -> None:
+            for i, block in enumerate(self.blocks):
+                apart = middle(sums, i)
+                x, y = ((piece_of(t, i).to(f32) * pk.exp2(c)).to(t.dtype) for t, c in ((late, apart), (early, -apart)))
                 made = warp.zeros(f32, ROWS, ROWS)
-                multiply(made, size, (i,), (i,))
-                block += pk.where(parts_at(row, column, size, self.flip), made, 0.0)
+                warp.mma_ABt(made, *((y, x) if self.flip else (x, y)))
+                block += pk.where((row <= column) if self.flip else (row >= column), made, 0.0)
+
+        def apart() -> None:
+            for i, block in enumerate(self.blocks):
+                for size in SIZES[2:]:
+                    made = warp.zeros(f32, ROWS, ROWS)
+                    multiply(made, size, (i,), (i,))
+                    block += pk.where(parts_at(row, column, size, self.flip), made, 0.0)
+
+        if late.dtype is not bf16:
+            apart()
+            return
+        is_mild = mild(sums)
+        with pk.when(is_mild):
+            near()
+        with pk.otherwise():
+            apart()
 
     def rows(self) -> list[Any]:
         """All of them, and zeros, in tiles of 16 rows."""

@@ -25,7 +25,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, block, f16, f32, i32, warp
 
 from ..interop import arrays
-from .channel_decays import ROWS, SIZES, WIDTH, fade, parts_at
+from .channel_decays import ROWS, SIZES, WIDTH, fade, middle, mild, parts_at
 from .chunks import CHUNK, LEAST, LOG2E, rows_of
 from .gla import chunks_of, run
 from .sequences import DTYPES, unit_of
@@ -101,6 +101,7 @@ def differentiate(
     where = rows.tile(batch, head, chunk, CHUNK, col, WIDTH)
     g = warp.load(log_decay, **where, rows=CHUNK, cols=WIDTH)
     sums = pk.maximum(g * LOG2E, LEAST).col_cumsum()
+    is_mild = None if scaled else mild(sums)
     pk.wait(landed, 0)
 
     def multiply(side: int, piece: Any) -> None:
@@ -122,7 +123,6 @@ def differentiate(
 
     def pair(found: list[Any], side: int, other: Any, size: int) -> None:
         """Adds what rows get from the earlier rows that they part from at `size`; side 1: from the later ones."""
-        row, column = pk.row_index(found[0]), pk.col_index(found[0])
 
         def near(piece: int) -> Any:
             part = warp.load(other.part(piece * ROWS, col * WIDTH, ROWS, WIDTH))
@@ -138,9 +138,27 @@ def differentiate(
             for source in range(first, first + max(size // ROWS, 1)):
                 weights = warp.load(products[side].part(own, source * ROWS, ROWS, ROWS))
                 if size < ROWS:
+                    row, column = pk.row_index(found[0]), pk.col_index(found[0])
                     weights = pk.where(parts_at(row, column, size, bool(side)), weights.to(f32), 0.0).to(dtype)
                 warp.mma_AB(made, weights, near(source))
             found[at][:] = pk.fma(made, fade(sums, size, at), found[at]) if size else found[at] + made
+
+    def pairs_apart(found: list[Any], side: int, other: Any) -> None:
+        """All pairs within 16 rows, but those of a row with itself."""
+        for size in SIZES[2:-1]:
+            pair(found, side, other, size)
+
+    def mild_pairs(found: list[Any], side: int, other: Any) -> None:
+        """The same where one product is enough."""
+        row, column = pk.row_index(found[0]), pk.col_index(found[0])
+        for at in range(pieces):
+            apart = middle(sums, at) * (-1.0 if side else 1.0)
+            near = (warp.load(other.part(at * ROWS, col * WIDTH, ROWS, WIDTH)).to(f32) * pk.exp2(-apart)).to(dtype)
+            weights = warp.load(products[side].part(at * ROWS, at * ROWS, ROWS, ROWS)).to(f32)
+            weights = pk.where((row < column) if side else (row > column), weights, 0.0).to(dtype)
+            made = warp.zeros(f32, ROWS, WIDTH)
+            warp.mma_AB(made, weights, near.swap_layout())
+            found[at][:] = pk.fma(made, pk.exp2(apart), found[at])
 
     def through(one: Any, kept: Any, factors: Any) -> Any:
         """Rows times the states: in f16, whose rows have `factors`, these meet the rows in float32."""
@@ -178,8 +196,15 @@ def differentiate(
                 tiles = [x * warp.load_col(units[side * pieces + i]) for i, x in enumerate(tiles)]
             return pk.stack(*tiles) * scale
 
-        for size in SIZES[:-1]:
-            pair(found, side, other, size)
+        pair(found, side, other, 32)
+        pair(found, side, other, 16)
+        if scaled:
+            pairs_apart(found, side, other)
+        else:
+            with pk.when(is_mild):
+                mild_pairs(found, side, other)
+            with pk.otherwise():
+                pairs_apart(found, side, other)
         own = warp.load(one.part(0, col * WIDTH, CHUNK, WIDTH)).to(f32)
         change = (own * total()).col_cumsum(reverse=True)
         warp.store(share, (-change if side else change).registers())  # registers are short

@@ -152,7 +152,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (128,), "dtype": ("bf16", "f16"), "flip": (False, True)},
         opcodes=("HMMA", "UTMALDG", "UTMASTG"),
-        spilled=64,
+        spilled=208,
     ),
     Shipped(
         name="gla",
