@@ -126,22 +126,26 @@ def differentiate(
 
     visits = KeyTile(band, tile, keys, rows, shared_by, owner, exists if packed else None, lists)
 
+    def loaded(i: Any, count: Any) -> Any:
+        """Of packed sequences, a box wholly behind the last row might touch what lies there: tiles that exist."""
+        return pk.minimum(i, pk.maximum(count - 1, 0)) if packed else i
+
     with pk.role("move", warps=4, registers=24):
         with pk.role("keys and queries", warps=1):
             pk.tma.expect(landed, key)
             head, batch = owner()
-            pk.tma.load(key, k, barrier=landed, **k_rows.tile(batch, head, tile, keys))
+            pk.tma.load(key, k, barrier=landed, **k_rows.tile(batch, head, loaded(tile, key_tiles), keys))
             for b, h, j in visits.every_tile():
                 with q_ring.fill() as slot:
                     pk.tma.load(slot.x, q, **q_rows.tile(b, h, j, rows))
                     pk.tma.load(slot.row, lse, (b, h, base + j))
             with q_ring.fill() as slot:  # scores are made one tile ahead, in the end those of no tile
-                pk.tma.load(slot.x, q, **q_rows.tile(batch, head * shared_by, tiles, rows))
+                pk.tma.load(slot.x, q, **q_rows.tile(batch, head * shared_by, loaded(tiles, tiles), rows))
                 pk.tma.load(slot.row, lse, (batch, head * shared_by, base + tiles))
         with pk.role("values and gradients", warps=1):
             pk.tma.expect(landed, value)
             head, batch = owner()
-            pk.tma.load(value, v, barrier=landed, **k_rows.tile(batch, head, tile, keys))
+            pk.tma.load(value, v, barrier=landed, **k_rows.tile(batch, head, loaded(tile, key_tiles), keys))
             for b, h, j in visits.every_tile():
                 with do_ring.fill() as slot:
                     pk.tma.load(slot.x, do, **q_rows.tile(b, h, j, rows))
