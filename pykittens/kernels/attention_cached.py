@@ -11,9 +11,9 @@ the scale of all or of its key head: k in the scores, v in the result.
 Work is cut as in Stream-K (Osama et al., 2023). The tiles of keys of all sequences and heads, one after another, are
 dealt in equal shares to as many blocks as the GPU holds, so that all of them end together whatever the lengths are. An
 item (the keys of a sequence, a head, a tile of rows) may lie in several shares. Each part leaves sums relative to its
-own highest score (Dao et al., "Flash-Decoding", 2023), and whoever is last to do so adds them up, always in the order
-of the keys. With `fixed` parts end at multiples of so many keys of their sequence: the result does not depend on what
-else is in the batch.
+own highest score (Dao et al., "Flash-Decoding", 2023), and whoever is last to do so adds them up, in an order that only
+their number decides. With `fixed` parts end at multiples of so many keys of their sequence: the result does not depend
+on what else is in the batch.
 
 A warp (more, where rows do not fit its registers) has keys of its own in every tile, brings them itself, and meets
 others only at the end of a part. Loads run ahead of the work by `stages` - 1 tiles, across parts. What has 8 bits
@@ -23,6 +23,7 @@ elements, and rows * dv * groups float32; of 8-bit caches, keys * d 16-bit float
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Annotated, Any
 
 import numpy as np
@@ -90,14 +91,12 @@ def attend(
 
     `parts`, `logs`: scratch memory, two places for each block or one for each unit; `arrived`: a zero for each item, by
     the kernel before (`dependent`: which may still run). causal, `left`, ..., `sinks`: see `attention_hopper`.
-    fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows. k_scale,
-    v_scale: one number for each key head, or one for all.
+    fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows.
     """
     (d, wide), group = widths(q.cols, v.cols), pk.group(rows // 16)
     mine, keys = group.index, 16 * groups
     side: Any = 0 if causal else right
-    capacity = k.rows if page_table is None else page_table.cols * page
-    items = k.depth * across
+    items, capacity = k.depth * across, k.rows if page_table is None else page_table.cols * page
     ends, units, seen = (pk.shared(pk.sv(i32, most), name=name) for name in ("ends", "units", "seen"))
 
     def span(length: Any) -> tuple[Any, Any]:
@@ -130,8 +129,8 @@ def attend(
         """The next tile of the share is on its way; none, at its end."""
         with pk.when((tile >= stop) & ~ahead.done):
             part = ahead.take()
-            values = *tiles_of(part), part.group, part.item // across
-            for x, value in zip((tile, stop, batch, head), values, strict=True):
+            places = *tiles_of(part), part.group, part.item // across
+            for x, value in zip((tile, stop, batch, head), places, strict=True):
                 x.set(value)
         with pk.when(tile < stop):
             key: Any = tile * keys + mine * 16
@@ -143,8 +142,7 @@ def attend(
                 end = pk.where(exists, end - i * page, 0)
                 place, key = pk.where(exists, place, 0), key - i * page
             for tiles, tensor in zip(ring, (k, v), strict=True):
-                to = tiles[filled * groups + mine]
-                group.load_async(to, tensor, pk.at(place, head, key, 0), within=(0, end))
+                group.load_async(tiles[filled * groups + mine], tensor, pk.at(place, head, key, 0), within=(0, end))
         group.commit()
         tile.set(tile + 1)
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
@@ -158,29 +156,20 @@ def attend(
     score, out = group.zeros(f32, rows, 16), group.zeros(f32, rows, wide)
     top, whole, piece = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows), group.zeros(f32, rows, cols)
 
-    def add(tops: Any, terms: Any, tiles: Any) -> None:
-        """Parts of the same rows come to `top`, `whole` and `piece`: peaks, sums, and columns of outputs."""
-        highest = top
-        for x in tops:
-            highest = pk.maximum(highest, x)
-        old = pk.exp2(top - highest)
-        whole[:], piece[:] = whole * old, piece * old
-        for x, term, tile in zip(tops, terms, tiles, strict=True):
-            new = pk.exp2(x - highest)
-            whole[:], piece[:] = pk.fma(term, new, whole), pk.fma(tile, new, piece)
-        top[:] = highest
-
-    def together() -> None:
-        """What all groups have, a slice of columns for each."""
-        top[:], whole[:], piece[:] = LOWEST, 0.0, 0.0
-        group.store(peaks[mine], peak)
-        group.store(sums[mine], total.total())
-        for i in range(slices):
-            group.store(others[mine * slices + i], out[:, i * cols : (i + 1) * cols].registers())
+    def together(tops: Any, terms: Any, outputs: Any) -> None:
+        """What all groups have of the same rows comes to `top`, `whole` and `piece`, a slice of columns for each."""
+        group.store(peaks[mine], tops)
+        group.store(sums[mine], terms)
+        for i, x in enumerate(outputs):
+            group.store(others[mine * slices + i], x.registers())
         pk.block.sync()
-        places = [i * slices + pk.minimum(mine, slices - 1) for i in range(groups)]
         tops, terms = ([group.load_col(x[i]) for i in range(groups)] for x in (peaks, sums))
-        add(tops, terms, [group.load_vec(others[i]).tile(rows, cols) for i in places])
+        at = pk.minimum(mine, slices - 1)
+        tiles = [group.load_vec(others[i * slices + at]).tile(rows, cols) for i in range(groups)]
+        top[:], whole[:], piece[:] = reduce(pk.maximum, tops), 0.0, 0.0
+        for x, term, tile in zip(tops, terms, tiles, strict=True):
+            share = pk.exp2(x - top)
+            whole[:], piece[:] = pk.fma(term, share, whole), pk.fma(tile, share, piece)
 
     def scale_of(scales: Any, head: Any) -> Any:
         return 1.0 if scales is None else scales[pk.minimum(head, scales.cols - 1)]
@@ -193,9 +182,8 @@ def attend(
             found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
         return found
 
-    def write(place: Any) -> None:
+    def write(batch: Any, head: Any, row: Any) -> None:
         """The result, and its log-sum-exp."""
-        batch, head, row = place
         factor, log = normalised(top, 1.0, whole, None if sinks is None else sink_of(sinks, head, row))
         result = piece * (factor * scale_of(v_scale, head))  # 0 where a row sees no key, even where a value is NaN
         group.store(o, pk.where(whole == 0.0, 0.0, result).to(o.dtype), pk.at(batch, head, row, mine * cols))
@@ -204,18 +192,19 @@ def attend(
                 group.store(lse, log(), pk.at(batch, head, row))
 
     def add_up(part: Any, count: Any) -> None:
-        """All parts of an item, instead of this one."""
-        top[:], whole[:], piece[:] = LOWEST, 0.0, 0.0
-        at_once = max(1, min(8, 128 // cols))  # on their way, as registers hold them
-        for first in pk.range(0, count, at_once):
-            tops, terms, tiles = [], [], []
-            for i in range(at_once):
-                exists, slot = first + i < count, shares.slot(part, pk.minimum(first + i, count - 1))
-                tops.append(pk.where(exists, group.load_col(logs, pk.at(slot, 0, 0), length=rows), LOWEST))
-                terms.append(pk.where(exists, group.load_col(logs, pk.at(slot, 1, 0), length=rows), 0.0))
-                tile = group.load_vec(parts, pk.at(slot, pk.minimum(mine, slices - 1), 0), length=rows * cols)
-                tiles.append(pk.where(exists, tile.tile(rows, cols), 0.0))
-            add(tops, terms, tiles)
+        """All parts of an item, instead of this one: each group some of them, then all groups."""
+        highest, kept = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows)
+        columns = [group.zeros(f32, rows, cols) for _ in range(slices)]
+        for i in pk.range(mine, count, groups):
+            slot = shares.slot(part, i)
+            found, terms = (group.load_col(logs, pk.at(slot, j, 0), length=rows) for j in range(2))
+            tiles = [group.load_vec(parts, pk.at(slot, j, 0), length=rows * cols) for j in range(slices)]
+            higher = pk.maximum(highest, found)
+            old, new = pk.exp2(highest - higher), pk.exp2(found - higher)
+            highest[:], kept[:] = higher, pk.fma(terms, new, kept * old)
+            for x, tile in zip(columns, tiles, strict=True):
+                x[:] = pk.fma(tile.tile(rows, cols), new, x * old)
+        together(highest, kept, columns)
 
     for _ in pk.range(stages - 1):
         load()
@@ -256,11 +245,10 @@ def attend(
             peak[:] = highest
             group.mma_AB(out, weight.to(q.dtype), operand(ring[1][slot]))
             used.set(pk.where(used == stages - 1, 0, used + 1))
-        together()
+        together(peak, total.total(), [out[:, i * cols : (i + 1) * cols] for i in range(slices)])
         complete = pk.var(i32, pk.where(part.taken == part.units, 1, 0))
         with pk.when(complete == 0):
-            pieces, item = shares.pieces(part), part.group * items + part.item
-            to = shares.slot(part, shares.number(part))
+            pieces, to = shares.pieces(part), shares.slot(part, shares.number(part))
             with pk.when(mine < slices):
                 group.store(parts, piece.registers(), pk.at(to, mine, 0))
             with pk.when(mine == 0):
@@ -268,13 +256,13 @@ def attend(
                 group.store(logs, whole, pk.at(to, 1, 0))
             pk.block.sync()
             with pk.when(warp.index == 0):
-                warp.set(ticket, 0, pk.atomic_add(arrived, item, 1, order="acq_rel", by=warp))
+                warp.set(ticket, 0, pk.atomic_add(arrived, part.group * items + part.item, 1, order="acq_rel", by=warp))
             pk.block.sync()
             with pk.when(ticket[0] == pieces - 1):
                 add_up(part, pieces)
                 complete.set(1)
         with pk.when((complete == 1) & (mine < slices)):
-            write(place)
+            write(*place)
 
 
 def reference(

@@ -130,6 +130,7 @@ ROWS = (
         make=_cached,
         options={"dim": (128, 256), "pages": (True, False)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
+        spilled=8,  # at d 256 on sm_100, where parts are added up
     ),
     Shipped(
         name="attention_cached_queries",
