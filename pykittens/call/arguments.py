@@ -110,7 +110,7 @@ def bind_arguments(
                 f"{signature.name} has no parameter {name!r}", fix=f"it takes {', '.join(names + list(statics))}"
             )
     empty = inspect.Parameter.empty
-    given = dict.fromkeys(signature.optional) | given
+    given = dict.fromkeys(signature.optional) | dict(signature.numbers) | given
     missing = [n for n in names if n not in given] + [n for n, v in statics.items() if v is empty]
     if missing:
         raise ArgumentError(

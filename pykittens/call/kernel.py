@@ -16,7 +16,7 @@ from functools import cached_property
 from importlib import import_module
 from threading import get_ident
 from types import FunctionType
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 from weakref import WeakSet
 
 from ..architectures import SIMULATED, architecture
@@ -136,6 +136,11 @@ class Kernel:
             fact = f"{self.name}: the function for {name} does not take the kernel's arguments: {error}"
             raise ArgumentError(fact, fix=fix) from None
         return value(**arguments)
+
+    def __getitem__(self, grid: Any) -> NoReturn:
+        """Triton's spelling of a launch."""
+        fix = f"give the grid to the decorator, @pk.kernel(grid=...), and call {self.name}(...)"
+        raise ArgumentError(f"{self.name}[...], where a kernel has no items", fix=fix)
 
     def dims(self, option: str, known: dict[str, Any], statics: dict[str, Any]) -> Dim3:
         """The `option` "grid" or "cluster" for arguments (what is `known` of them, and `statics`), along x, y, z."""

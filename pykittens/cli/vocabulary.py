@@ -18,13 +18,15 @@ def show_vocabulary(
 ) -> None:
     """List the words of kernels with their operations: scopes, dtypes, layouts, architectures, numerics."""
     from ..reference.vocabulary import as_data, table
+    from ..suggestions import meant
 
     if as_json:
         answer({"vocabulary": [entry for entry in as_data() if part in entry["word"]]})
         return
     found = [(group, word, rows) for group, word, rows in table() if part in word]
     if not found:
-        raise Refusal(f"no word contains {part!r}", fix="pykittens vocabulary lists all")
+        hint = meant(part.partition(".")[2] or part, [word.rpartition(".")[2] for _, word, _ in table()])
+        raise Refusal(f"no word contains {part!r}{hint}", fix="pykittens vocabulary lists all")
     last = ""
     for group, word, rows in found:
         if group != last:

@@ -66,6 +66,7 @@ class Signature:
     name: str
     runtime: tuple[tuple[str, GlobalPattern | DType], ...]
     optional: tuple[str, ...]  # run-time parameters that may be left out: the kernel sees None
+    numbers: tuple[tuple[str, Any], ...]  # scalars that may be left out, and what they are then
     static: tuple[tuple[str, Any], ...]  # inspect.Parameter.empty where there is no default
     location: tuple[Frame, ...]
 
@@ -77,6 +78,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     runtime: list[tuple[str, GlobalPattern | DType]] = []
     fixed: list[tuple[str, Any]] = []
     optional: list[str] = []
+    numbers: list[tuple[str, Any]] = []
     for p in inspect.signature(function).parameters.values():
         annotation = p.annotation
         if isinstance(annotation, str):  # from __future__ import annotations
@@ -85,6 +87,12 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             runtime.append((p.name, pattern))
             if p.default is None:
                 optional.append(p.name)
+            elif p.default is not p.empty and isinstance(pattern, DType):
+                numbers.append((p.name, p.default))
+            elif p.default is not p.empty:
+                fix = f"leave the default out, or make it None, which the kernel sees then: {p.name}=None"
+                said = f"tensor {p.name!r} of kernel {function.__name__!r} has the default {p.default!r:.60}"
+                raise TraceError(said, fix=fix, location=where)
         elif p.kind is p.KEYWORD_ONLY:
             fixed.append((p.name, p.default))
         else:
@@ -94,7 +102,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
                 "or make it keyword-only for a value fixed at trace time",
                 location=where,
             )
-    return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(fixed), where)
+    return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(numbers), tuple(fixed), where)
 
 
 def _written(annotation: str, parameter: str, function: Callable[..., Any]) -> Any:

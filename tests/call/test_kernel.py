@@ -371,3 +371,16 @@ def test_specs_are_like_the_arrays_that_they_stand_for() -> None:
     found = taking.program(pk.spec(f16, (32, 64)), pk.spec(f16, (32, 8)), 1)
     assert found is taking.program(pk.spec(f16, [32, 64]), np.zeros((32, 8), np.float16), 1)  # type: ignore[arg-type]
     assert found is taking.program(x, pk.spec(f16, (32, 8), (8, 1)), 1)
+
+
+def test_a_scalars_default_counts() -> None:
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(pk.f32, 4), n: pk.i32 = 3, scale: pk.f32 = 0.5) -> None:
+        pk.warp.set(x, (0,), pk.cast(n, pk.f32) * scale)
+
+    x = np.zeros(4, np.float32)
+    for given, expected in (((), 1.5), ((4,), 2.0), ((), 1.5), ((4, 2.0), 8.0), ((), 1.5)):
+        k(x, *given)
+        assert x[0] == expected
+    k(x, scale=3.0)
+    assert x[0] == 9.0

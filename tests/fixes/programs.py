@@ -705,6 +705,11 @@ CALLS: list[Any] = [
     ("k.bind(A, A)", "k(A, A)"),
     ("pk.kernel(wraps=1)(k.function)", "pk.kernel(warps=1)(k.function)"),
     ("pk.kernel(warps=33)(idle)(A)", "pk.kernel(warps=32)(idle)(A)"),
+    ("idle_kernel = pk.kernel(idle)\nidle_kernel[4](A)", "pk.kernel(grid=4)(idle)(A)"),
+    (
+        "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), y: pk.gl(f32, 'N', 64) = A): pass\nf(A)",
+        "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), y: pk.gl(f32, 'N', 64) = None): pass\nf(A)",
+    ),
     ("pk.kernel(grid=lambda rows: 1)(k.function)(A, A)", "pk.kernel(warps=1, grid=lambda x: 1)(k.function)(A, A)"),
     ("pk.kernel(registers=300)(idle)(A)", "pk.kernel(registers=255)(idle)(A)"),
     ("pk.kernel(pdl=1)(idle)(A)", "pk.kernel(pdl=True)(idle)(A)"),
