@@ -436,3 +436,20 @@ def test_nothing_that_comes_later_reaches_a_row(name: str) -> None:
     o = ROWS[name].call(**operands, state=state, return_state=True)[0].float()
     bad = torch.isnan(o).flatten(ROWS[name].axis + 1).any(-1)
     assert bad[..., 130].all() and not bad[..., :128].any()
+
+
+@pytest.mark.parametrize("gate", [-2.595, -2.605])  # of each row: 16 decay by 2^-59.9, and by 2^-60.1
+def test_kimi_delta_attention_where_one_product_is_no_longer_enough(gate: float) -> None:
+    operands, state = made("kimi_delta_attention", 17, 18, torch.bfloat16, heads=1)
+    operands["log_decay"] = torch.full_like(operands["log_decay"], gate)
+    operands["log_decay"][..., ::3] = 0
+    leaves = {k: x.detach().clone().requires_grad_() for k, x in operands.items()}
+    o, _ = ROWS["kimi_delta_attention"].call(**leaves, state=state, return_state=True)
+    doubles = {k: x.detach().cpu().double().requires_grad_() for k, x in operands.items()}
+    expected, _ = ROWS["kimi_delta_attention"].plain(doubles, state.cpu().double())
+    assert distance(o, expected) < 4e-3
+    up = _normal(torch.Generator().manual_seed(1), *o.shape).to(o)
+    found = torch.autograd.grad(o, [*leaves.values()], up)
+    wanted = torch.autograd.grad(expected, [*doubles.values()], up.cpu().double())
+    for x, y, what in zip(found, wanted, leaves, strict=True):
+        assert distance(x, y) < 8e-3, what  # 18 products of errors and gradients, of one head
