@@ -119,12 +119,14 @@ def overwritten(q: Any, k: Any, v: Any, beta: Any, log_decay: Any) -> Any:
     return torch.stack(rows, 2)
 
 
-def packed(q: Any, k: Any, v: Any) -> Any:
-    """Causal attention of the sequences that BOUNDS separates."""
+def packed(q: Any, k: Any, v: Any, slopes: Any = None) -> Any:
+    """Attention of the sequences that BOUNDS separates, causal or with slopes."""
     found = []
     for first, end in itertools.pairwise(BOUNDS.tolist()):
         found.append(
-            attend(*(x[first:end].transpose(0, 1)[None] for x in (q, k, v)), causal=True)[0][0].transpose(0, 1)
+            attend(*(x[first:end].transpose(0, 1)[None] for x in (q, k, v)), causal=slopes is None, slopes=slopes)[0][
+                0
+            ].transpose(0, 1)
         )
     return torch.cat(found)
 
@@ -183,6 +185,11 @@ CASES = {
         lambda q, k, v: pk.attention_varlen(q, k, v, BOUNDS, causal=True),
         packed,
         [tensor(37, 4, 64, dtype=HALF), tensor(37, 2, 64, dtype=HALF), tensor(37, 2, 64, dtype=HALF) * 2],
+    ),
+    "attention_varlen_scored: slopes": Case(
+        lambda q, k, v, slopes: pk.attention_varlen(q, k, v, BOUNDS, score=sloped, score_operands=(slopes,)),
+        packed,
+        [tensor(37, 4, 64, dtype=HALF), tensor(37, 2, 64, dtype=HALF), tensor(37, 2, 64, dtype=HALF), tensor(4)],
     ),
     "causal_conv1d: odd": Case(
         lambda *x: pk.causal_conv1d(*x, activation="silu"), convolved, [tensor(2, 7, 37), tensor(37, 4), tensor(37)]
@@ -256,7 +263,7 @@ CASES = {
         lambda *x: normed(*x, centred=True),
         [*rows(5, 37), tensor(5, 37)],
     ),
-    "linear_cross_entropy: mean": Case(
+    "linear_cross_entropy_kept: mean": Case(
         lambda x, w: pk.linear_cross_entropy(x, w, TARGETS),
         lambda x, w: F.cross_entropy(x @ w.T, TARGETS),
         [tensor(5, 24, dtype=HALF), tensor(37, 24, dtype=HALF)],
