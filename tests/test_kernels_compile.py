@@ -28,7 +28,7 @@ TOGETHER = 10  # cases of a test: they are compiled alone, and disassembled toge
 
 def families(rows: list[Shipped]) -> list[list[str]]:
     """The architectures that have all that a kernel needs, those together that have the same features but for 8-bit
-    floats, which wgmma's kernels alone use. Those with a suffix take part where there are no others: what it adds is
+    floats, which a kernel needs or does without. Those with a suffix take part where there are no others: what it adds is
     for such kernels."""
     known = [ARCHITECTURES[name] for name in dict.fromkeys(name for row in rows for name in row.architectures)]
     plain = [arch for arch in known if not arch.name.endswith("a")] or known
@@ -109,9 +109,10 @@ def test_compiles_well(
     assert not wrong, wrong
 
 
-def test_8_bit_floats_are_for_wgmma() -> None:
+def test_8_bit_floats_are_asked_for() -> None:
+    """By the features that `families` leaves out, or wgmma, which only architectures with them have."""
     for row in KERNELS.values():
-        for _, found in row.configurations() if "wgmma" not in row.needs else ():
+        for _, found in row.configurations() if not {"wgmma", *EIGHT_BITS} & {*row.needs} else ():
             given = [x for x in found.operands.values() if isinstance(x, spec)]
             assert all(x.dtype.size > 1 or x.dtype.kind != "f" for x in given), row.name
 

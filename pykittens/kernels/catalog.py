@@ -65,7 +65,8 @@ class Shipped:
     opcodes: tuple[str, ...]
     most_lines: int = 250  # the promised length, helpers included
     spilled: int = 0  # bytes that may be spilled
-    needs: tuple[str, ...] = ()  # features (`architectures.FEATURES`) that all its configurations use
+    # Features (`architectures.FEATURES`) that all its configurations use, or the kernels that it always runs beside.
+    needs: tuple[str, ...] = ()
 
     def default(self) -> dict[str, Any]:
         """The first value of every option."""

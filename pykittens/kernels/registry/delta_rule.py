@@ -458,6 +458,7 @@ ROWS = (
         name="kimi_delta_attention_invert",
         about="each chunk of Kimi delta attention solved for what its keys overwrite",
         make=_inverted,
+        needs=("wgmma",),
         options={"dtype": ("bf16", "f16")},
         opcodes=("HMMA", "MOVM"),
     ),

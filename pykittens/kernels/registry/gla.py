@@ -175,6 +175,7 @@ ROWS = (
         name="gla_states",
         about="between passes of gated linear attention: the states at the beginning of parts of sequences",
         make=_carry,
+        needs=("wgmma",),
         options={"dim": (128, 64), "reverse": (False, True)},
         opcodes=("LDG", "STG"),
     ),
