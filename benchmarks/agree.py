@@ -4,9 +4,8 @@ programs.
     python -m benchmarks.agree [--seconds 300] [--programs 5000] [--pairs 10000000] [--workers 16] [--record]
 
 Functions of one operand and conversions run over all bit patterns of 8 and 16 bits, and over hard and random ones of
-wider
-dtypes; operations on two over all pairs of 8 bits, hard numbers squared, and random pairs of the others. Exact and
-correctly rounded results must have the same bits, approximations lie within the bound that the operation promises.
+wider dtypes; operations on two over all pairs of 8 bits, hard numbers squared, and random pairs of the others. Exact
+and correctly rounded results must have the same bits, approximations lie within the bound that the operation promises.
 Operations that move elements between layouts run on their own samples. Random programs of exact operations
 (`pykittens.testing.programs`) run beside the simulator. Work is cut into jobs that processes compile, run and compare;
 what did not start within `--seconds` is counted as left out. Files a row under `agreement`, which names the card.

@@ -3,8 +3,7 @@
     python -m benchmarks.banks            # needs a GPU and ncu; files rows in benchmarks/results
 
 Each kernel has one access to shared memory of a kind to count (and others that conflict or not): what was loaded is
-stored,
-so that nothing is optimised away. Loads and stores are compared separately.
+stored, so that nothing is optimised away. Loads and stores are compared separately.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
     python -m benchmarks.judge [PROGRAMS [KIND]]   # 20,000 by default; files a row for each kind in benchmarks/results
 
 A program counts as misjudged when one order of the simulator finds something and another does not, or when the judge,
-who
-explores every interleaving, says otherwise than the simulator.
+who explores every interleaving, says otherwise than the simulator.
 """
 
 from __future__ import annotations

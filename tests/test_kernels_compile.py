@@ -28,8 +28,8 @@ TOGETHER = 10  # cases of a test: they are compiled alone, and disassembled toge
 
 def families(rows: list[Shipped]) -> list[list[str]]:
     """The architectures that have all that a kernel needs, those together that have the same features but for 8-bit
-    floats, which a kernel needs or does without. Those with a suffix take part where there are no others: what it adds is
-    for such kernels."""
+    floats, which a kernel needs or does without. Those with a suffix take part where there are no others: what it adds
+    is for such kernels."""
     known = [ARCHITECTURES[name] for name in dict.fromkeys(name for row in rows for name in row.architectures)]
     plain = [arch for arch in known if not arch.name.endswith("a")] or known
     grouped: dict[frozenset[str], list[str]] = {}

@@ -2,8 +2,7 @@
 
 Operations: 10 * batch * heads * n * n * head dimension, half of that when causal. FA2 and cuDNN are torch's own back
 ends; FA4 is the Python package flash-attn-4. Everybody's gradients follow from their own forward pass, which is not
-timed;
-autograd's own work is, for everybody alike. `deterministic`: the same bits every run.
+timed; autograd's own work is, for everybody alike. `deterministic`: the same bits every run.
 """
 
 from __future__ import annotations

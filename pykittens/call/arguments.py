@@ -87,8 +87,7 @@ def bind_arguments(
     """Run-time arguments by name, and static values by name.
 
     Missing ones are filled in from `defaults`, which are the function's of now (`__kwdefaults__`). Raises
-    `ArgumentError` for
-    what the kernel has no parameter for, and for what is missing without a default.
+    `ArgumentError` for what the kernel has no parameter for, and for what is missing without a default.
     """
     names = [name for name, _ in signature.runtime]
     if len(args) > len(names):

@@ -1,8 +1,7 @@
 """How many warps, blocks and clusters a kernel's options ask for: whole numbers, that a GPU can launch.
 
 The limits are those of compute capability 8.0 and later (CUDA C++ Programming Guide, "Technical Specifications per
-Compute
-Capability"): a grid of 2^31 - 1 blocks along x and 65,535 along y and z, 32 warps in a block.
+Compute Capability"): a grid of 2^31 - 1 blocks along x and 65,535 along y and z, 32 warps in a block.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """What a kernel owes torch's autograd: to say that it gives no gradient, and what it has overwritten.
 
 A kernel reads and writes memory behind autograd's back. An input that requires its gradient would look like a constant,
-so
-it is refused while gradients are recorded. An output's version goes up, as with torch's own functions in place, so that
-a
-backward pass which had kept the old contents raises an error.
+so it is refused while gradients are recorded. An output's version goes up, as with torch's own functions in place, so
+that a backward pass which had kept the old contents raises an error.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 program.
 
 A function reaches its defaults, its closure's cells, and the globals, builtins, attributes and items that its code can
-read
-(`reads.py`); of what it reaches, functions, methods, partials, classes and objects reach further. One walk makes both
+read (`reads.py`); of what it reaches, functions, methods, partials, classes and objects reach further. One walk makes
+both
 
 * a *summary* by value, in which 1, 1.0 and True differ, as 0.0 and -0.0 do, and NaN is NaN: equal summaries, equal
   programs;

@@ -243,8 +243,7 @@ class Kernel:
         """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place.
 
         A `seed=` shuffles what may happen in any order; `progress=` is told which fraction of the blocks has run. A
-        kernel
-        with parameters of these names gets them itself: see `simulate_with`.
+        kernel with parameters of these names gets them itself: see `simulate_with`.
         """
         return self.simulate_with(args, named, **self._own(named, seed=None, progress=None))
 
@@ -323,8 +322,7 @@ def kernel(
     share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
     the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
     `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a
-    grid
-    that does not fit is refused when it is launched).
+    grid that does not fit is refused when it is launched).
 
     Raises `TraceError` for an option that there is not; values are looked at when the kernel is called.
     """

@@ -1,16 +1,14 @@
 """The public functions on arrays: one declaration each, from which every face of it follows.
 
 A file is a family. It holds, for each function, a `Function` (see `declaration.py`) and the Python function of that
-name
-with its documentation, which orders the arguments and calls the declaration. From the declaration come
+name with its documentation, which orders the arguments and calls the declaration. From the declaration come
 
 * the torch operator `torch.ops.pykittens.<name>`, its fake, its gradient or the refusal of one, autocast, vmap
   (`operators.py`), so that it works in eager code, `torch.compile`, export, `make_fx`, on meta tensors;
 * the call on NumPy, CuPy and JAX arrays, and the checks of both, by one rule.
 
 A new function is one more file (or one more declaration in one), its name in `PUBLIC`. A gradient is the `backward=` of
-the
-declaration, and a kernel for it one more `Function` that no one exports: see `declaration.Backward`.
+the declaration, and a kernel for it one more `Function` that no one exports: see `declaration.Backward`.
 """
 
 from importlib import import_module

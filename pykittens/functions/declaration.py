@@ -38,9 +38,8 @@ class Result(NamedTuple):
     """A result: dense, in the framework and on the device of the first operand.
 
     order: the operand whose order of dimensions in memory a torch result takes, as `torch.empty_like` would; "" for
-    rows.
-    nothing: each element of it where an operand is empty, so that no kernel runs; or the operand that it equals then;
-    or what makes an array like it, called with the operands by name.
+    rows. nothing: each element of it where an operand is empty, so that no kernel runs; or the operand that it equals
+    then; or what makes an array like it, called with the operands by name.
     """
 
     shape: tuple[int, ...]
@@ -60,10 +59,8 @@ class Backward(NamedTuple):
     pass does not demand it: it is None where the caller did not.
 
     gradients: called as gradients(saved, grads, settings, needs) -> {operand: gradient}. `saved`, `settings` and
-    `needs`
-    (is the gradient of this operand wanted?) are mappings by name; `grads` too, by result, None where nothing came. It
-    is
-    torch code that autograd's compiler traces: kernels go in as other `Function`s, called with tensors
+    `needs` (is the gradient of this operand wanted?) are mappings by name; `grads` too, by result, None where nothing
+    came. It is torch code that autograd's compiler traces: kernels go in as other `Function`s, called with tensors
     (`ATTENTION_BACKWARD((q, k, ...), (scale,))`), so that they have a rule for tensors without memory.
 
     buffers: operands that are kept too, and that anybody may write before: gradients are added to them.

@@ -177,10 +177,10 @@ def layernorm(
 
     s = dropout(x) + residual, y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * weight + bias. x: (..., n) with n
     from 1 to 65,536, rows contiguous and evenly spaced; residual: its shape; weight and bias: (n,); each bf16, f16 or
-    f32.
-    y has the dtype of x, s that of the residual (of x without one). Dropout keeps an element, scaled by 1 / (1 - p),
-    where its Philox bits under `seed` (64 bits) say so: 0 <= p < 1. A seed may be an array of one int64 on the device
-    of x: it is read where the kernels run, so that CUDA graphs and compiled code drop other elements once it changed.
+    f32. y has the dtype of x, s that of the residual (of x without one). Dropout keeps an element, scaled by 1 / (1 -
+    p), where its Philox bits under `seed` (64 bits) say so: 0 <= p < 1. A seed may be an array of one int64 on the
+    device of x: it is read where the kernels run, so that CUDA graphs and compiled code drop other elements once it
+    changed.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """

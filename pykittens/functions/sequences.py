@@ -166,11 +166,9 @@ def linear_attention(
     """o_i = scale * sum_{j <= i} exp(g (i - j)) (q_i . k_j) v_j for each batch and head, on arrays of any framework.
 
     q, k: (batch, heads, n, d), v: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides. `log_decay`
-    is
-    g, float32 (heads,), zero or less; without it there is no decay. `scale` is 1 / sqrt(d) unless given. `state`: what
-    an
-    earlier call returned, for rows that continue it, float32 (batch, heads, e, d). Returns o, or (o, state) with
-    `return_state`. For Hopper and the simulated GPU.
+    is g, float32 (heads,), zero or less; without it there is no decay. `scale` is 1 / sqrt(d) unless given. `state`:
+    what an earlier call returned, for rows that continue it, float32 (batch, heads, e, d). Returns o, or (o, state)
+    with `return_state`. For Hopper and the simulated GPU.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """

@@ -45,8 +45,8 @@ def softmax(x: Any) -> Any:
     """exp(x - max(x)) / sum(exp(x - max(x))) over the last axis of an array of any framework.
 
     x: (..., n), n from 1 to 65,536, bf16, f16 or f32, rows contiguous and evenly spaced. The result is a new array of
-    the
-    same framework, shape and dtype; everything between is float32. A row with a NaN, with +inf, or of -inf only is NaN.
+    the same framework, shape and dtype; everything between is float32. A row with a NaN, with +inf, or of -inf only is
+    NaN.
 
     Raises `ArgumentError` for an array that the kernel does not take.
     """

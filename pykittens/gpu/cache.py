@@ -1,9 +1,8 @@
 """Compiled kernels on disk, found by their content.
 
-The key is the generated text without its `#line` directives and comments, the architecture and the options: moving
-a kernel in its Python file, or renaming its variables, does not compile it again. The compiler's version is not part of
-it, so that a
-machine without a compiler finds what another one made; the entry records it.
+The key is the generated text without its `#line` directives and comments, the architecture and the options: moving a
+kernel in its Python file, or renaming its variables, does not compile it again. The compiler's version is not part of
+it, so that a machine without a compiler finds what another one made; the entry records it.
 
 An entry is one file: a line with the format and a SHA-256 of the rest, a line of JSON, the cubin. It appears
 whole or not at all (written aside, then renamed), so processes share a directory without a lock, and what

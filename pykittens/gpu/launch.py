@@ -59,13 +59,12 @@ class _Config(ctypes.Structure):  # CUlaunchConfig
 class Launcher:
     """Launches one function with one set of arguments, each of which can be changed between launches.
 
-    `parameters` names the C parameters in order: "tensor", "tensormap", or a scalar's dtype ("i32", "f32").
-    `grid` and `block` count blocks and threads along x, y, z; `cluster` the blocks of a cluster; `pdl` lets
-    the kernel start before the one ahead of it in the stream has ended (it must then wait for it itself);
-    `cooperative` makes sure that all blocks run at once.
-    A launcher is for one thread at a time; the arrays behind its pointers are the caller's to keep alive.
-    `launch` sets `config.stream` and makes the prepared `call`, whose status but 0 is for `failed`: so may others.
-    Raises ValueError for dimensions that no GPU has.
+    `parameters` names the C parameters in order: "tensor", "tensormap", or a scalar's dtype ("i32", "f32"). `grid` and
+    `block` count blocks and threads along x, y, z; `cluster` the blocks of a cluster; `pdl` lets the kernel start
+    before the one ahead of it in the stream has ended (it must then wait for it itself); `cooperative` makes sure that
+    all blocks run at once. A launcher is for one thread at a time; the arrays behind its pointers are the caller's to
+    keep alive. `launch` sets `config.stream` and makes the prepared `call`, whose status but 0 is for `failed`: so may
+    others. Raises ValueError for dimensions that no GPU has.
     """
 
     def __init__(

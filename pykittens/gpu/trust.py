@@ -1,9 +1,8 @@
 """Whether files may be believed: a cubin is code, so where others could have put it, it is not loaded.
 
 As ssh asks of its keys: a file, its directory and all that leads there belong to this user or to root, and nobody else
-may
-write them. A directory above may be writable by all where it is sticky, as /tmp is: what lies there stays its owner's.
-Windows has no such modes; there, files are believed inside of the user's profile folder.
+may write them. A directory above may be writable by all where it is sticky, as /tmp is: what lies there stays its
+owner's. Windows has no such modes; there, files are believed inside of the user's profile folder.
 """
 
 from __future__ import annotations

@@ -117,9 +117,8 @@ class Torch(Framework):
 
     def alike(self, arrays: Sequence[Any]) -> Alike | None:
         """By the guard that torch's own compiler puts before compiled code: it compares type, shape, strides, dtype,
-        device, `requires_grad`
-        and dispatch keys, those of modes that are on included. It takes no tensor twice: one that comes again is
-        compared by identity."""
+        device, `requires_grad` and dispatch keys, those of modes that are on included. It takes no tensor twice: one
+        that comes again is compared by identity."""
         torch = sys.modules["torch"]
         guards = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
         if guards is None or not arrays or any(type(x) not in (torch.Tensor, torch.nn.Parameter) for x in arrays):

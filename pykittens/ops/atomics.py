@@ -52,9 +52,8 @@ class Atomic(Op):
     """Changes one element of a tensor in one step, once for the scope; the result is what it was before.
 
     kind: "add" (integers wrap), "min", "max", "and", "or", "xor", "exch" (the element becomes `value`), "cas" (it
-    becomes
-    `value` where it is `expected`, bit for bit). order, memory_scope: semantics and scope (PTX ISA, "atom").
-    In a warp all threads get the result. In a wider scope only one thread may run at all: see `passes/elect.py`.
+    becomes `value` where it is `expected`, bit for bit). order, memory_scope: semantics and scope (PTX ISA, "atom"). In
+    a warp all threads get the result. In a wider scope only one thread may run at all: see `passes/elect.py`.
     """
 
     scope: Scope

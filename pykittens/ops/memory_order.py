@@ -2,12 +2,10 @@
 model").
 
 What a thread did before a *release* is known to a thread that reads the released value with an *acquire*, where the
-scopes
-of both hold both threads: "cta" (the block), "cluster", "gpu". A relaxed access after a fence releases what the fence
-knew;
-a fence after a relaxed access acquires. The threads of a warp are brought together around each of them (`__syncwarp`),
-so
-that what one lane releases or acquires, the warp does; a wider scope meets in its barrier before it releases.
+scopes of both hold both threads: "cta" (the block), "cluster", "gpu". A relaxed access after a fence releases what the
+fence knew; a fence after a relaxed access acquires. The threads of a warp are brought together around each of them
+(`__syncwarp`), so that what one lane releases or acquires, the warp does; a wider scope meets in its barrier before it
+releases.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """Proxy fences: ordinary writes to memory that TMA or wgmma also touches are fenced before they are handed over.
 
 TMA and wgmma work through the async proxy, threads and their cp.async copies through the generic one. A write through
-one
-is ordered with an access through the other only if a proxy fence stands on the way between them (PTX ISA, "Memory
+one is ordered with an access through the other only if a proxy fence stands on the way between them (PTX ISA, "Memory
 Consistency Model", "Proxy-preserved base causality order"; "membar, fence"). The fence is the writers', after the write
-has
-been performed: after an ordinary store at once, after a cp.async copy when its thread has waited for its group. It is a
-statement of the program, right before the next operation that hands anything over (synchronises, releases, or touches
-memory through the async proxy), or where the region ends.
+has been performed: after an ordinary store at once, after a cp.async copy when its thread has waited for its group. It
+is a statement of the program, right before the next operation that hands anything over (synchronises, releases, or
+touches memory through the async proxy), or where the region ends.
 
 Flow-insensitive: a buffer that the async proxy touches anywhere in the kernel counts, and so does every wait for copies
 where some copy writes such a buffer.

@@ -2,8 +2,8 @@
 
 The default scope of a wait is the block. Where a thread of another block arrives, it releases at cluster scope, and the
 wait acquires as widely. A `st.async` completes its bytes with a release at cluster scope too (PTX ISA "st.async"); all
-that
-it hands over lies in shared memory, so the wait polls relaxed and then fences shared memory alone, which costs nothing.
+that it hands over lies in shared memory, so the wait polls relaxed and then fences shared memory alone, which costs
+nothing.
 
 Other waits need no more than the block's scope: a TMA load makes what it wrote visible where its completion is observed
 (PTX ISA "Async proxy"), also when it is multicast and pays the barrier of each block that it writes to; and a slot of a

@@ -3,8 +3,7 @@
 A reduction over several warps (or blocks) writes its terms to scratch, all meet, and all read them. Who writes the same
 scratch again must know that everybody has read: a barrier of those warps must stand between, on every way there, loops
 included. The reductions of a kernel take turns between two places (`trace/cross_warp_reduction.py`), so that usually
-the
-barrier of the one between is enough; the pass follows what has been read since the last barrier, finds where it is
+the barrier of the one between is enough; the pass follows what has been read since the last barrier, finds where it is
 not, and records one there as a statement of the program. Scratch in all blocks of a cluster begins as if it had been
 read.
 """

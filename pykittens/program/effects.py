@@ -53,11 +53,9 @@ class Sync:
     warps are counted at a named barrier), "wait" (until the phase with parity `phase` of an mbarrier has ended; or for
     a named barrier, counting the scope's warps too), "commit" and "join" (a group queue named `queue`; `pending` groups
     may stay unfinished), "fence" (generic writes known to this thread become visible to the async proxy), "previous"
-    (until
-    the kernels before this one in the stream have ended), "memory fence" (strong accesses after it release, those
-    before
-    it acquire, at `scope`), "until" (an element is at least `phase`). target: the barrier, its item `index` for named
-    ones, or the element; rank: the block of the cluster whose barrier is meant (None: the own).
+    (until the kernels before this one in the stream have ended), "memory fence" (strong accesses after it release,
+    those before it acquire, at `scope`), "until" (an element is at least `phase`). target: the barrier, its item
+    `index` for named ones, or the element; rank: the block of the cluster whose barrier is meant (None: the own).
     """
 
     kind: Literal[

@@ -1,12 +1,9 @@
 """When two accesses to the same bytes of global memory, which nothing orders, are a mistake.
 
 An access is *strong* at a scope (PTX, "strong operations": atomics, and loads and stores with an order) or weak. Two
-strong
-accesses whose scopes both include the other's block do not race; a weak one races with whatever changes the bytes (PTX
-ISA,
-memory consistency model, "conflict and data-races"). A *reduction* is an atomic whose result nobody uses: reductions of
-one
-kind commute, those of different kinds, and a reduction and a store, leave what chance decides.
+strong accesses whose scopes both include the other's block do not race; a weak one races with whatever changes the
+bytes (PTX ISA, memory consistency model, "conflict and data-races"). A *reduction* is an atomic whose result nobody
+uses: reductions of one kind commute, those of different kinds, and a reduction and a store, leave what chance decides.
 """
 
 from __future__ import annotations

@@ -54,8 +54,7 @@ class MBarrier:
 
     def take_part(self, agents: np.ndarray, what: str, location: tuple[Frame, ...]) -> None:
         """These warps arrive, or issue a load, in the open phase: it must be certain that the phase before has ended,
-        or
-        they could be counted there. So what each phase consists of is the same in every order."""
+        or they could be counted there. So what each phase consists of is the same in every order."""
         if found := self._unknown(agents, self.phase - 1):
             who, other, line = found
             raise BarrierError(
@@ -82,8 +81,7 @@ class MBarrier:
 
     def expect(self, agents: np.ndarray, parity: int, location: tuple[Frame, ...]) -> None:
         """These warps begin to wait for the phase with this parity. They must know that the one before it has ended:
-        else the
-        wait could come a phase earlier, and go on at once."""
+        else the wait could come a phase earlier, and go on at once."""
         phase = self.phase - self.passed(parity)
         self._check_wait(agents, phase, location)
 

@@ -6,8 +6,7 @@ earlier ones ordered before it with which nothing can clash that does not clash 
 More are added when the accesses of several agents, none ordered after another, must all be remembered.
 
 Where nothing can order clusters, a cell needs no more than two clusters' accesses of a class: whoever comes next is
-foreign
-to one of them. Where releases and acquires can, all are kept.
+foreign to one of them. Where releases and acquires can, all are kept.
 """
 
 from __future__ import annotations

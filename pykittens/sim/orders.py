@@ -1,10 +1,8 @@
 """In which orders blocks and warps come: one for most programs, several for those whose results depend on it.
 
 What nothing orders is found in any order. But who gets which ticket, whose compare-and-swap succeeds and who comes last
-is
-decided by chance on a GPU, and other statements run; so such a program runs in every order of a list. The list is the
-same
-with and without a seed, which only says which one comes first.
+is decided by chance on a GPU, and other statements run; so such a program runs in every order of a list. The list is
+the same with and without a seed, which only says which one comes first.
 """
 
 from __future__ import annotations
@@ -26,9 +24,8 @@ class RunOrder:
     """resident: how many clusters run at once; others begin, in the order of their indices, when one has ended.
 
     interleave: gangs let others go before each strong access to global memory. first: how many gangs are passed over
-    before the
-    first in each turn; descending: the last come first; shuffle: a seed, by which lots are drawn for who goes next,
-    among those who went least often before (`tried`, of all runs).
+    before the first in each turn; descending: the last come first; shuffle: a seed, by which lots are drawn for who
+    goes next, among those who went least often before (`tried`, of all runs).
     """
 
     label: str

@@ -2,10 +2,9 @@
 acquire patterns").
 
 Knowledge is what an agent knows of every cluster it has heard of: by cluster, clocks of shape (views, agents). An
-element
-keeps what was released by the write that it shows: a store begins anew, an atomic adds to it (a release sequence). It
-is
-kept by who may acquire it: all threads of the GPU, of a cluster, or of a block, as the release's scope says.
+element keeps what was released by the write that it shows: a store begins anew, an atomic adds to it (a release
+sequence). It is kept by who may acquire it: all threads of the GPU, of a cluster, or of a block, as the release's scope
+says.
 """
 
 from __future__ import annotations

@@ -32,11 +32,9 @@ def simulate(
 
     `arguments` has an array for each global tensor and a number for each scalar parameter, by name. The grid is in
     blocks. A program whose results depend on the order of its blocks and warps (`sim/orders.py`) runs in several; what
-    it
-    writes is of the first. A `seed` chooses the first, and makes gangs take turns, and engines finish, in a random
-    legal
-    order. Raises a `Diagnosis` for what the program does wrong. `progress` is told, after each cluster of the first
-    order, which fraction of the blocks has run.
+    it writes is of the first. A `seed` chooses the first, and makes gangs take turns, and engines finish, in a random
+    legal order. Raises a `Diagnosis` for what the program does wrong. `progress` is told, after each cluster of the
+    first order, which fraction of the blocks has run.
     """
     if any(g < 1 or g % c for g, c in zip(grid, program.cluster, strict=True)):
         raise ArgumentError(

@@ -36,8 +36,7 @@ def apart(owner: np.ndarray, warps: np.ndarray, old: np.ndarray, new: np.ndarray
     """Which accesses lanes of `warps` make that do not know of the first one, though one lane does.
 
     The first was made by lanes of the same warp (`owner`): other lanes than now. By another warp: lanes that the one
-    that
-    told of it had not met. By an engine (-1): one lane has waited for it, and now others touch anything.
+    that told of it had not met. By an engine (-1): one lane has waited for it, and now others touch anything.
     """
     foreign = np.where(owner >= 0, ~PATTERNS.leads(old), ~PATTERNS.leads(new))
     return np.where(owner == warps, PATTERNS.disagree(old, new), foreign)
@@ -74,8 +73,7 @@ class Shadow:
         together: bool = False,
     ) -> Clash | None:
         """Notes a read by `agents` that begins when the warps `rows` come to it; the clash it makes, if any.
-        `together`: no
-        lane is past it before all lanes of its warp are."""
+        `together`: no lane is past it before all lanes of its warp are."""
         cells = touched.cell
         written = self.stamp[cells]
         clash = self._after_write(clocks, rows, touched, written, proxy)

@@ -199,8 +199,7 @@ def gang_size(steps: list[Step], warps: int) -> int:
 
 def segments(steps: list[Step], warps: int, alike: dict[Value, Any]) -> list[tuple[list[Step], int]]:
     """Runs of steps between those that all warps of a gang compute together. Where warps may wait for one another in
-    such a
-    run, since they do not all wait for the same in it, they go in smaller gangs."""
+    such a run, since they do not all wait for the same in it, they go in smaller gangs."""
     found: list[tuple[list[Step], int]] = []
     run: list[Step] = []
 

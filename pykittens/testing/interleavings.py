@@ -1,11 +1,9 @@
 """An independent judge of synchronisation: every interleaving of a small program is explored, without any clock.
 
 A program is as many threads as there are warps, times the lanes that matter; what an engine does (a copy, a TMA load)
-is a
-thread of one action, which begins when it is issued. A program is wrong when in some interleaving two conflicting
-actions
-can come next (a race), nothing can go on (a deadlock), what is read has not been written, the end comes while an engine
-works, or an arrival or a wait belongs to another phase than in another interleaving.
+is a thread of one action, which begins when it is issued. A program is wrong when in some interleaving two conflicting
+actions can come next (a race), nothing can go on (a deadlock), what is read has not been written, the end comes while
+an engine works, or an arrival or a wait belongs to another phase than in another interleaving.
 """
 
 from __future__ import annotations
@@ -18,12 +16,11 @@ class Action(NamedTuple):
     """What a thread does in one step.
 
     kind: "touch" (cells are read or written), "arrive" (at mbarrier `at`, promising `number` loads), "wait", "come",
-    "meet" (named barrier `at`:
-    to be counted, and to wait too), "issue" (an engine's touch begins: of the thread's open group, or paying `at`),
-    `number` is -1 for the former), "commit", "join" (all but `number` groups have landed), "add" (to counter `at`),
-    "until" (counter `at` is `number`).
-    `home`: the thread of the block whose memory this is, which must not have ended. `more`: further touches of an
-    engine that begin with this one. `in_order`: the engine finishes a thread's touches one after another.
+    "meet" (named barrier `at`: to be counted, and to wait too), "issue" (an engine's touch begins: of the thread's open
+    group, or paying `at`), `number` is -1 for the former), "commit", "join" (all but `number` groups have landed),
+    "add" (to counter `at`), "until" (counter `at` is `number`). `home`: the thread of the block whose memory this is,
+    which must not have ended. `more`: further touches of an engine that begin with this one. `in_order`: the engine
+    finishes a thread's touches one after another.
     """
 
     kind: str

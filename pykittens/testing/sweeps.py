@@ -2,8 +2,7 @@
 
 A sweep is a kernel that loads operands, applies each operation and stores each result. `meaning` runs the operations'
 NumPy faces over the whole arrays: what the simulator would give, without simulating threads. `disagreements` compares
-bit
-for bit, or within the bound that the operation promises.
+bit for bit, or within the bound that the operation promises.
 """
 
 from __future__ import annotations

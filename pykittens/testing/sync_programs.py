@@ -5,8 +5,7 @@ chance.
     found = program.simulated(), program.judged()      # what each says is wrong, or nothing
 
 Each is a few warps (or blocks, or the two lanes that matter of a warp) of a few statements. A hand-over is made right;
-then,
-in more than half of the programs, a statement or two are taken out, doubled, moved, or given another number.
+then, in more than half of the programs, a statement or two are taken out, doubled, moved, or given another number.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 They are ordinary operations of the program, so that the simulator checks the barrier as it checks anybody's. Two places
 in shared memory take turns, so that straight-line code needs one barrier a reduction: when a place is written again,
 everybody has passed the barrier of the reduction between. Where that is not so (a loop's body with one reduction) a
-pass
-adds a barrier before the place is written again, see `passes/scratch.py`.
+pass adds a barrier before the place is written again, see `passes/scratch.py`.
 """
 
 from __future__ import annotations
@@ -131,8 +130,7 @@ def vector_reduce(vector: Any, kind: str) -> Any:
 
 def _meet_before_loops(scope: Scope) -> None:
     """Once, before the first reduction over the cluster, or the loop it is in: nobody's shared memory may be written
-    before
-    its block runs. Where this does not come first on every way, the pass adds what is missing."""
+    before its block runs. Where this does not come first on every way, the pass adds what is missing."""
     r = current()
     if "cluster runs" in r.cache:
         return

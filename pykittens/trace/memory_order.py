@@ -8,9 +8,8 @@
         ...
 
 `order` and `scope` are PTX's ("memory consistency model"): "relaxed", "acquire", "release" or "acq_rel", for the
-threads of
-the block ("cta"), the "cluster" or the whole "gpu". `at` is an element's coordinate. Only a launch that is declared
-cooperative (`@pk.kernel(cooperative=True)`) may wait for blocks of a higher index: others may never begin.
+threads of the block ("cta"), the "cluster" or the whole "gpu". `at` is an element's coordinate. Only a launch that is
+declared cooperative (`@pk.kernel(cooperative=True)`) may wait for blocks of a higher index: others may never begin.
 """
 
 from __future__ import annotations

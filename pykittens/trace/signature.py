@@ -145,8 +145,7 @@ def run_time(annotation: Any) -> GlobalPattern | DType | None:
 
     `Annotated[Tensor, f32, "N", 128]` is a tensor: dtype (or a tuple of dtypes), then dimensions, or one `pk.gl(...)`;
     `Annotated[Scalar, f32]` is a scalar. Type checkers see `Tensor` and `Scalar`. `... | None` may be left out where
-    its
-    default is None. `pk.gl(...)` or a dtype alone are accepted too, which type checkers are not fond of.
+    its default is None. `pk.gl(...)` or a dtype alone are accepted too, which type checkers are not fond of.
     """
     if get_origin(annotation) in (Union, UnionType):
         kinds = [run_time(part) for part in get_args(annotation) if part is not type(None)]
