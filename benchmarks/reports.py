@@ -26,6 +26,7 @@ def run(arguments: Sequence[str], folder: Path, seconds: float | None = None) ->
         file = Path(scratch, "reports")
         paths = os.pathsep.join((os.getcwd(), os.environ.get("PYTHONPATH", "")))
         environment = os.environ | ONE_THREAD | {REPORTS: str(file), "PYTHONPATH": paths}
+        environment.pop("PYTEST_XDIST_WORKER", None)  # it runs tests of its own
         command = [sys.executable, "-m", "pytest", "-q", "-p", "benchmarks.reports", *arguments]
         try:
             subprocess.run(command, cwd=folder, env=environment, timeout=seconds)

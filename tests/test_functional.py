@@ -95,7 +95,7 @@ def bad(**changes: Any) -> list[Any]:
         (operands(d=84), r"no kernel for head dimension 84.*fix: multiples of 8 up to 256 are supported"),
         (
             bad(v=lambda x: x.tolist()),
-            r"`v` is a builtins.list, which is no array.*fix: pass NumPy, torch, CuPy or JAX arrays",
+            r"`v` is a builtins.list, which is no array.*fix: pass a NumPy, torch, CuPy or JAX array",
         ),
         (bad(q=lambda x: None), r"`q` is a builtins.NoneType"),
     ],

@@ -109,12 +109,16 @@ def test_compiles_well(
     assert not wrong, wrong
 
 
-def test_8_bit_floats_are_asked_for() -> None:
-    """By the features that `families` leaves out, or wgmma, which only architectures with them have."""
+def test_a_family_has_one_text() -> None:
+    """Also of kernels with 8-bit floats, which may lack the features that `families` leaves out."""
     for row in KERNELS.values():
-        for _, found in row.configurations() if not {"wgmma", *EIGHT_BITS} & {*row.needs} else ():
-            given = [x for x in found.operands.values() if isinstance(x, spec)]
-            assert all(x.dtype.size > 1 or x.dtype.kind != "f" for x in given), row.name
+        for choice, found in row.configurations():
+            given = [x.dtype for x in found.operands.values() if isinstance(x, spec)]
+            if any(dtype.size == 1 and dtype.kind == "f" for dtype in given):
+                runs_on = row.targets(found)
+                for family in families([row]):
+                    texts = {found.cuda(arch) for arch in family if arch in runs_on}
+                    assert len(texts) <= 1, (row.name, choice, family)
 
 
 def test_what_ci_compiles() -> None:

@@ -150,7 +150,7 @@ def test_bad_operands() -> None:
             pk.matmul(a, b)
     with pytest.raises(ArgumentError, match="at most 4"):
         pk.matmul(a, a, epilogue=lambda x, *_: x, operands=(a,) * 5)
-    with pytest.raises(ArgumentError, match="JAX arrays"):
+    with pytest.raises(ArgumentError, match="JAX array"):
         pk.matmul([1.0], a)
 
 
