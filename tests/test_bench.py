@@ -135,7 +135,7 @@ def test_trials(simulated: None, monkeypatch: pytest.MonkeyPatch, family: Any, c
         monkeypatch.setattr(rows, "ROTARY", ((2, 40, 64),))
     torch.manual_seed(0)
     row = measure.measure(cell, family.trial(cell, False))
-    assert "problem" not in row
+    assert "problem" not in row, row["problem"]
     assert 0 <= row["error"] <= row["limit"]
     assert row["ms"] == len(OURS)
     assert row["rate"] == pytest.approx(cell.rate(len(OURS)))

@@ -481,7 +481,8 @@ def test_traced_for_other_inputs(name: str) -> None:
     expected = call(*others)
     traced = make_fx(lambda *x: call(*x))(*given)
     assert same(traced(*others), expected)
-    assert same(torch.func.functionalize(call)(*others), expected)
+    if not name.startswith("cache_append"):  # torch.func takes no operator that writes operands and returns others
+        assert same(torch.func.functionalize(call)(*others), expected)
 
 
 @pytest.mark.thin(8)

@@ -275,7 +275,7 @@ ROWS = (
         make=_attention_backward_ampere_window,
         options={},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
-        spilled=28,
+        spilled=32,
     ),
     Shipped(
         name="attention_backward_sinks",
