@@ -36,7 +36,7 @@ def check_constant(function: Any, what: str) -> None:
         raise ArgumentError(f"torch.compile cannot tell whether {what} has changed: {function!r}", fix=fix)
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     held = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    if function.__module__.partition(".")[0] == __name__.partition(".")[0]:  # made anew from what was traced
+    if (function.__module__ or "").partition(".")[0] == __name__.partition(".")[0]:  # made anew from what was traced
         for x in held:
             if callable(x):
                 check_constant(x, what)

@@ -195,9 +195,8 @@ def configuration(dim: int, causal: bool, rows: int, more: bool = False, few: bo
     long, the hardware hands them out as blocks become free, which leaves less idle at the end.
     """
     long = rows >= 8192
-    if (
-        dim <= 64 and more and not (few and causal and long)
-    ):  # three consumers have no registers for a window's bounds, a cap, sinks
+    plain = not more or (few and causal and long)  # three consumers have no registers for bounds, a cap, sinks
+    if dim <= 64 and not plain:
         return {"stages": 3}
     if dim <= 64:
         return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import numpy as np
-
 import pykittens as pk
 from pykittens import Tensor, f32, i32, warp
 
@@ -200,25 +198,3 @@ def call_backward(
         log_decay = readable(log_decay, "log_decay")
     given = (do, dense(dafter, "dafter"), q, k, v, log_decay, dense(state, "state"), offsets, *made, scale)
     return KernelCall(BACKWARD, given, {})  # type: ignore[arg-type]
-
-
-def reference(
-    q: np.ndarray,
-    k: np.ndarray,
-    v: np.ndarray,
-    log_decay: np.ndarray,
-    *,
-    scale: float | None = None,
-    state: np.ndarray | None = None,
-    dtype: Any = np.float64,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
-    q, k, v, decay = (x.astype(dtype) for x in (q, k, v, np.exp(log_decay.astype(dtype))))
-    batch, heads, n, d = q.shape
-    state = np.zeros((batch, heads, v.shape[-1], d), dtype) if state is None else state.astype(dtype)
-    o = np.empty(v.shape, dtype)
-    with np.errstate(all="ignore"):
-        for i in range(n):
-            state = state * decay[:, :, i, None, None] + v[:, :, i, :, None] * k[:, :, i, None, :]
-            o[:, :, i] = (state @ q[:, :, i, :, None])[..., 0] * dtype(d**-0.5 if scale is None else scale)
-    return o, state

@@ -53,14 +53,16 @@ def reference(
     state: np.ndarray | None = None,
     dtype: Any = np.float64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(o, state) by the recurrence, row by row, in float64 (or another dtype)."""
+    """(o, state) by the recurrence, row by row, in float64 (or another dtype). A gate a channel, or a head."""
     q, k, v, decay = (x.astype(dtype) for x in (q, k, v, np.exp(log_decay.astype(dtype))))
+    decay = decay if decay.ndim == 4 else decay[..., None]
     batch, heads, n, d = q.shape
     state = np.zeros((batch, heads, v.shape[-1], d), dtype) if state is None else state.astype(dtype)
     o = np.empty(v.shape, dtype)
-    for i in range(n):
-        state = state * decay[:, :, i, None] + v[:, :, i, :, None] * k[:, :, i, None, :]
-        o[:, :, i] = (state @ q[:, :, i, :, None])[..., 0] * dtype(d**-0.5 if scale is None else scale)
+    with np.errstate(all="ignore"):
+        for i in range(n):
+            state = state * decay[:, :, i, None] + v[:, :, i, :, None] * k[:, :, i, None, :]
+            o[:, :, i] = (state @ q[:, :, i, :, None])[..., 0] * dtype(d**-0.5 if scale is None else scale)
     return o, state
 
 

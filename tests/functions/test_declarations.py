@@ -481,7 +481,7 @@ def test_traced_for_other_inputs(name: str) -> None:
     expected = call(*others)
     traced = make_fx(lambda *x: call(*x))(*given)
     assert same(traced(*others), expected)
-    if not name.startswith("cache_append"):  # torch.func takes no operator that writes operands and returns others
+    if not name.startswith("cache_append"):  # which has no form that writes nothing: that would copy the caches
         assert same(torch.func.functionalize(call)(*others), expected)
 
 

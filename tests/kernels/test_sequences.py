@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ torch = pytest.importorskip("torch")
 
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
+from pykittens.kernels import gated_delta_rule, gla, linear_attention, mamba2  # noqa: E402
 
 CUDA = "cuda" if torch.cuda.is_available() else "cpu"
 LEVELS = torch.tensor([0.0, -1e-3, -30.0, -torch.inf, -0.1])
@@ -339,6 +341,30 @@ def test_exact_states(name: str) -> None:
     operands, state = made(name, 70, 70, torch.bfloat16)
     _, after = ROWS[name].call(**operands, state=state, return_state=True, exact_state=True)
     assert distance(after, exact(name, operands, state)[1]) < 1e-5
+
+
+def _reference_of_mamba2(state: Any, **o: Any) -> tuple[Any, Any]:
+    more = {"d": o["D"], "z": o["z"], "bias": o["dt_bias"], "soft": True, "state": state}
+    return mamba2.reference(o["x"], o["dt"], o["A"], o["B"], o["C"], **more)
+
+
+REFERENCES: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "linear_attention": linear_attention.reference,
+    "gated_linear_attention": gla.reference,
+    "gated_linear_attention, channels": gla.reference,
+    "gated_delta_rule": partial(gated_delta_rule.reference, norm=True),
+    "kimi_delta_attention": partial(gated_delta_rule.reference, norm=True),
+    "mamba2": _reference_of_mamba2,
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_reference_is_the_recurrence(name: str) -> None:
+    """What kernels are compared with by themselves, beside the recurrence of this file."""
+    operands, state = made(name, 4, 9, torch.float32, batch=2)
+    found = REFERENCES[name](**{k: x.cpu().numpy() for k, x in operands.items()}, state=state.cpu().numpy())
+    for got, wanted in zip(found, exact(name, operands, state), strict=True):
+        assert distance(torch.from_numpy(got), wanted) < 1e-12
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.step])
