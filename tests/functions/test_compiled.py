@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -56,6 +57,8 @@ def test_what_the_compiler_does_not_look_at_is_refused(function: Any) -> None:
         torch.compile(product, backend="eager", fullgraph=True)(*operands(), function)
     with pytest.raises(ArgumentError, match="cannot tell whether the mask has changed"):
         check_constant(partial(function, by=1.0), "the mask")
+    with pytest.raises(ArgumentError, match="the defaults of the mask hold"):
+        check_constant(FunctionType(with_default.__code__, {}, "made", (1.0,)), "the mask")  # in no module
 
 
 def test_a_mask_within_lengths() -> None:
