@@ -39,6 +39,13 @@ def to_tf32(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), rounded, canonical(np.asarray(x, np.float32)))
 
 
+def integer_product(m: NumpyMachine, product: Product) -> None:
+    """d (+)= A @ B.T of 8-bit integers in shared memory; sums wrap."""
+    a, b = (m.read(x).astype(np.float64) for x in (product.a, product.b))  # exact: sums are far below 2^53
+    total = multiply(a, b.swapaxes(1, 2)).astype(np.int64) + (0 if product.overwrite else m[product.d])
+    m.assign(product.d, convert(total, i32))
+
+
 @dataclass(eq=False)
 class MmaBytes(Product):
     """A product of 8-bit floats, 8-bit integers or float32 (as tf32) in shared memory, finished when it returns."""
@@ -85,17 +92,15 @@ class MmaBytes(Product):
         return ()
 
     def numpy(self, m: NumpyMachine) -> None:
-        if self.dtypes[0].kind == "f":
-            a, b = (convert(m.read(x), f32) for x in (self.a, self.b))
-            a, b = (to_tf32(a), to_tf32(b)) if self.dtypes[0] is f32 else (a, b)
-            with np.errstate(all="ignore"):
-                product = multiply(a, b.swapaxes(1, 2))
-                out = product if self.overwrite else m[self.d] + product
-            m.assign(self.d, canonical(out))
+        if self.dtypes[0].kind != "f":
+            integer_product(m, self)
             return
-        a, b = (m.read(x).astype(np.float64) for x in (self.a, self.b))  # exact: sums are far below 2^53
-        total = multiply(a, b.swapaxes(1, 2)).astype(np.int64) + (0 if self.overwrite else m[self.d])
-        m.assign(self.d, convert(total, i32))
+        a, b = (convert(m.read(x), f32) for x in (self.a, self.b))
+        a, b = (to_tf32(a), to_tf32(b)) if self.dtypes[0] is f32 else (a, b)
+        with np.errstate(all="ignore"):
+            product = multiply(a, b.swapaxes(1, 2))
+            out = product if self.overwrite else m[self.d] + product
+        m.assign(self.d, canonical(out))
 
     def effects(self) -> tuple[Effect, ...]:
         size = self.dtypes[0].size

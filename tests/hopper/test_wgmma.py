@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens import bf16, e4m3, e5m2, f16, f32, warpgroup
+from pykittens import bf16, e4m3, e5m2, f16, f32, i8, i32, u8, warpgroup
 from pykittens.gpu import driver, sass
 from pykittens.types import DType
 
@@ -230,22 +230,27 @@ def test_what_does_not_exist() -> None:
     says("n = 272", "n = 8 to 256 in steps of 8", st(bf16, 64, 64), st(bf16, 64, 272), (f32, 64, 272))
     says(
         "does not multiply bf16 by f16",
-        "bf16 by bf16, f16 by f16, e4m3 by e4m3",
+        "bf16 by bf16, f16 by f16, f32 by f32, e4m3 by e4m3",
         st(bf16, 64, 64),
         st(f16, 64, 64),
         (f32, 64, 64),
     )
-    says("does not multiply f32 by f32", "wgmma multiplies", st(f32, 64, 64), st(f32, 64, 64), (f32, 64, 64))
-    says("8-bit operands must have k along their rows", "mma_ABt", st(e4m3, 64, 64), st(e4m3, 64, 64), (f32, 64, 64))
+    says("does not multiply f32 by bf16", "wgmma multiplies", st(f32, 64, 64), st(bf16, 64, 64), (f32, 64, 64))
+    for dtype, held in ((e4m3, f32), (f32, f32), (i8, i32)):
+        wide = st(dtype, 64, 64)
+        says(f"operands of {dtype} must have k along their rows", "mma_ABt", wide, wide, (held, 64, 64))
+    whole = st(i8, 64, 64)
+    says("of u8 accumulates into a row-layout tile of i32", "pk.i32", st(u8, 64, 64), whole, (f32, 64, 64), "mma_ABt")
+    says("in registers it is of 16 bits", "shared tile", (f32, 64, 64), st(f32, 64, 64), (f32, 64, 64), "mma_ABt")
     says(
-        "of bf16 accumulates into float32",
-        "make the accumulator float32",
+        "of bf16 accumulates into a row-layout tile of f32, not",
+        "warpgroup.zeros(pk.f32, m, n)",
         st(bf16, 64, 64),
         st(bf16, 64, 64),
         (f16, 64, 64),
     )
     says(
-        "accumulates into a row-layout float32 (or float16) tile",
+        "accumulates into a row-layout tile of f32",
         "warpgroup.zeros",
         st(bf16, 64, 64),
         st(bf16, 64, 64),
