@@ -307,7 +307,7 @@ class SharedTile:
     column: bool = False
 
     def __post_init__(self) -> None:
-        _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, i64, i8, u8), "a shared tile")
+        _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, u32, i64, i8, u8), "a shared tile")
         check_sizes("a shared tile", self.rows, self.cols)
         if self.rows <= 0 or self.cols <= 0 or self.rows % 8 or self.cols % 16:
             raise TypeRuleError(

@@ -1,6 +1,4 @@
-"""One element that many threads change: atomics in global memory (PTX "atom"), and an element of shared memory by
-one thread.
-"""
+"""One element that many threads change: atomics (PTX "atom"), and an element of shared memory by one thread."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ from ..thread_map import ONE_THREAD
 from ..types import DType, ScalarType, SharedVector, Type, f32, i32, i64, u32
 from .addressing import MEMORY, GlobalText, vector_address
 from .conversion import canonical, conversion_numerics
-from .element import scalar_to_memory
+from .element import check_memory, scalar_to_memory
 from .memory_order import ACQUIRES, RELEASES, check_order, letter
 from .samples import Rectangle, Sample, pasted
-from .scalars import as_dtype, as_number, promoted, scalar_dtype
+from .scalars import as_dtype, as_number, check_index, promoted, scalar_dtype
 from .unary import flushed
 
 INTEGERS = (i32, u32, i64)
@@ -47,9 +45,19 @@ FORMULAS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def shared_formula(kind: str) -> Callable[[Any, Any], Any]:
+    """The formula of an atomic in shared memory, which keeps subnormals (PTX "atom"); the new value of "cas"."""
+
+    def plain(old: Any, value: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return canonical(np.add(old, value)) if np.asarray(old).dtype.kind == "f" else np.add(old, value)
+
+    return plain if kind == "add" else FORMULAS["exch" if kind == "cas" else kind]
+
+
 @dataclass(eq=False)
 class Atomic(Op):
-    """Changes one element of a tensor in one step, once for the scope; the result is what it was before.
+    """Changes one element of a tensor or shared vector in one step, once for the scope; the result is what it was.
 
     kind: "add" (integers wrap), "min", "max", "and", "or", "xor", "exch" (the element becomes `value`), "cas" (it
     becomes `value` where it is `expected`, bit for bit). order, memory_scope: semantics and scope (PTX ISA, "atom"). In
@@ -57,10 +65,11 @@ class Atomic(Op):
     """
 
     scope: Scope
-    target: Place
+    target: Value | Place
     kind: str
     value: Operand
     expected: Operand | None = None
+    at: Operand = 0
     order: Order = "relaxed"
     memory_scope: MemoryScope = "gpu"
 
@@ -74,9 +83,14 @@ class Atomic(Op):
     def numerics(self) -> Numerics:  # type: ignore[override]
         if self.kind in ("exch", "cas"):
             return EXACT
-        if self.target.type.dtype.kind != "f":
+        if self.dtype.kind != "f":
             return EXACT.with_special("wraps" if self.kind == "add" else "")
-        return Numerics("correctly rounded", flushes=True, special="the order of additions is not defined")
+        flushes = isinstance(self.target, Place)
+        return Numerics("correctly rounded", flushes=flushes, special="the order of additions is not defined")
+
+    @property
+    def dtype(self) -> DType:
+        return self.target.type.dtype  # type: ignore[union-attr]
 
     @property
     def uniform_over(self) -> int:  # type: ignore[override]
@@ -87,29 +101,36 @@ class Atomic(Op):
         return f"pk.atomic_{self.kind}"
 
     def types(self) -> tuple[Type, ...]:
-        dtype = self.target.type.dtype
+        check_memory(self.target, self.word)
+        check_index(self.at, "the index of an element")
+        dtype, name = self.dtype, (self.target.tensor if isinstance(self.target, Place) else self.target).label
         if dtype not in DTYPES[self.kind]:
             raise TypeRuleError(
-                f"{self.word} to {self.target.tensor.label}: {dtype}",
+                f"{self.word} to {name}: {dtype}",
                 fix=f"it takes {', '.join(d.name for d in DTYPES[self.kind])}",
             )
         for operand in (self.value, self.expected):
             if operand is not None and scalar_dtype(operand) is not None and dtype.kind != "f":
                 if promoted(operand, 0).kind == "f":
                     raise TypeRuleError(
-                        f"{self.word} of a float to {self.target.tensor.label}: {dtype}",
+                        f"{self.word} of a float to {name}: {dtype}",
                         fix=f"convert with pk.cast(x, pk.{dtype})",
                     )
         check_order(self.word, self.order, ("relaxed", "acquire", "release", "acq_rel"), self.memory_scope)
+        if self.order != "relaxed" and not isinstance(self.target, Place):
+            raise TypeRuleError(
+                f"{self.word} of {name} in shared memory with order={self.order!r}",
+                fix="hand over through shared memory by a barrier: warp.sync(), pk.block.sync() or pk.barrier()",
+            )
         return (ScalarType(dtype),)
 
     def numpy(self, m: NumpyMachine) -> Any:
         if self.scope.warps > 1 and m.warps > 1:
             raise self._crowd()
         value, expected = (
-            x if x is None else as_number(m.unit_scalar(x), self.target.type.dtype) for x in (self.value, self.expected)
+            x if x is None else as_number(m.unit_scalar(x), self.dtype) for x in (self.value, self.expected)
         )
-        return m.atomic_element(self.target, self.kind, value, expected)
+        return m.atomic_element(self.target, self.kind, value, expected, self.at)
 
     def effects(self) -> tuple[Effect, ...]:
         return (
@@ -120,6 +141,7 @@ class Atomic(Op):
                 order=self.order,
                 scope=self.memory_scope,
                 reduction=self.kind,
+                at=None if isinstance(self.target, Place) else self.at,
             ),
         )
 
@@ -131,15 +153,19 @@ class Atomic(Op):
         if self.memory_scope == "cluster":
             c.require("clusters", self)
         c.prelude(MEMORY)
-        dtype = self.target.type.dtype
-        g = GlobalText(c, self.target, const=False)
+        dtype = self.dtype
+        if isinstance(self.target, Place):
+            where, space, letter_ = GlobalText(c, self.target, const=False).pointer, f"{self.memory_scope}.global", "l"
+        else:
+            where, space, letter_ = vector_address(c, self.target, c.scalar(self.at, i32)), "cta.shared::cta", "r"
         operands = [as_dtype(c, x, dtype) for x in (self.expected, self.value) if x is not None]
         kind = letter(dtype)
         inputs = ", ".join(f'"{kind}"({x})' for x in operands)
-        name = f"atom.{self.order}.{self.memory_scope}.global.{self.kind}.{_ptx_type(self.kind, dtype)}"
+        name = f"atom.{self.order}.{space}.{self.kind}.{_ptx_type(self.kind, dtype)}"
         places = ", ".join(f"%{i + 2}" for i in range(len(operands)))
         old = c.fresh("old")
-        text = f'asm volatile("{name} %0, [%1], {places};" : "={kind}"({old}) : "l"({g.pointer}), {inputs} : "memory");'
+        inputs = f'"{letter_}"({where}), {inputs}'
+        text = f'asm volatile("{name} %0, [%1], {places};" : "={kind}"({old}) : {inputs} : "memory");'
         if c.elected:
             c.line(f"{dtype.c} {old}; {text}")
             c.define(self.result, old)
@@ -181,6 +207,15 @@ class Atomic(Op):
                 {"target": "ones", "value": "counts", "expected": "ones"},
                 exact=True,
             )
+        for kind, formula in FORMULAS.items():
+            for dtype in DTYPES[kind]:
+                fields = {"target": SharedVector(dtype, 32), "kind": kind, "value": ScalarType(dtype)}
+
+                def changed(target: Any, value: Any, at: Any, f: Any = formula) -> Any:
+                    return target[at], np.concatenate([target[:at], [f(target[at], value)], target[at + 1 :]])
+
+                inputs = dict.fromkeys(("target", "value", "at"), "counts")
+                yield Sample(fields | {"at": ScalarType(i32)}, changed, inputs, exact=True)
 
 
 def _ptx_type(kind: str, dtype: DType) -> str:

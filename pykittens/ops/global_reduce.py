@@ -18,7 +18,7 @@ from ..types import Coalesced, DType, RegisterTile, RegisterVector, Type, bf16, 
 from .addressing import GlobalText, row_c
 from .broadcast import registers_of
 from .load_store import LAYOUTS, check_pair, naive_limit
-from .red import check_combined, combined_numerics, needed, red
+from .red import check_combined, combined_numerics, needed, red, red_name
 from .samples import Rectangle, Sample, cut, gathers, inside, pasted, tiles, vectors
 
 
@@ -30,6 +30,10 @@ class GlobalReduce(Op):
     target: Place
     source: Value
     kind: Literal["add", "min", "max"]
+
+    @property
+    def name(self) -> str:
+        return self.kind
 
     @property
     def dtype(self) -> DType:
@@ -68,7 +72,7 @@ class GlobalReduce(Op):
             at = vector_element(type, warp, c.lane, Sym("i"))
             c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {{ const int x = {at};")
         guard = " && ".join(filter(None, tests))
-        call = f"pk_red_{self.kind}({g.at(place, 'x')}, {c.moved(self.source, Sym('i'))});"
+        call = f"{red_name(self.kind, self.dtype)}({g.at(place, 'x')}, {c.moved(self.source, Sym('i'))});"
         c.line(f"{f'if ({guard}) ' if guard else ''}{call} }}")
         c.line("}")
 

@@ -75,7 +75,8 @@ class Sample:
 
     inputs: how the elements are chosen, by field: "normal", "positive", "unit" (-1 to 1), "small" (to 0.2), "integers"
     (-8 to 8), "bits" (any integer), "between" (whole numbers and halves), "nonzero", "special" (infinities, NaNs,
-    zeros of both signs among others), "steps" (distinct small numbers), "ones" (mostly), "mask".
+    zeros of both signs among others), "steps" (distinct small numbers), "places" (each from 0 once), "ones" (mostly),
+    "mask".
 
     exact: compiled kernel and simulator agree bit for bit; what moves, converts or counts must. tolerance: else,
     relative to the size of the elements. before, after: operations recorded around it, given the scope and the

@@ -55,13 +55,15 @@ class Open:
             return access.threads != ONE_THREAD
         if self.access.mode == "read" and (access.mode == "read" or self.access.threads.whole_warps):
             return False  # no lane is past an ldmatrix before all are
+        if self.access.mode == access.mode == "reduce" and self.access.reduction == access.reduction:
+            return False  # they commute
         return root(self.access.target) is root(access.target) and not self._agrees(access, warps)
 
     def _agrees(self, access: Access, warps: int) -> bool:
         """Whether each element is touched by the same lane both times."""
         mine, other = self.access, access
         assert mine is not None
-        if warps != self.warps or mine.at is not None or other.at is not None:
+        if warps != self.warps or any(x.at is not None or x.index is not None for x in (mine, other)):
             return mine.threads == other.threads == ONE_THREAD and warps == self.warps
         if not _same(mine.target, other.target, self.again):
             return mine.threads == other.threads == ONE_THREAD

@@ -26,7 +26,9 @@ class Access:
     completes on (whose pending bytes it pays when it writes shared memory). threads: which threads of the scope touch
     which elements. rank: the block of the cluster whose shared memory is meant (None: the own); mask: multicast, bit r
     set writes the same bytes, and pays the same barrier, of block r. told: the blocks (as `mask`) whose barrier tells
-    that it is finished, where these are others than those touched. at: only this element of a shared vector.
+    that it is finished, where these are others than those touched. at: only this element of a shared vector. index: the
+    (row, column) of each element in the matrix of the target, tiles, vectors or scalars of int32 that are broadcast to
+    the registers which `threads` names; an element outside of it is not touched.
     """
 
     target: Value | Place
@@ -41,7 +43,7 @@ class Access:
     order: Order = "weak"
     scope: MemoryScope = "gpu"
     reduction: str = ""
-    everywhere: bool = False
+    index: tuple[Operand, Operand] | None = None
 
 
 @dataclass(frozen=True)

@@ -197,14 +197,18 @@ class NumpyMachine(Protocol):
     def write(self, target: Value | Place, array: np.ndarray) -> None:
         """Sets the elements of shared or global memory."""
 
-    def reduce(self, target: Place, array: np.ndarray, kind: str) -> None:
-        """Combines (add, min, max) a rectangle of global memory with an array."""
+    def reduce(self, target: Value | Place, array: np.ndarray, kind: str) -> None:
+        """Combines (add, min, max) shared memory, or a rectangle of global memory, with an array."""
 
-    def gather(self, source: Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
-        """The elements of the matrix in which a place lies, for each unit; 0 where there is none."""
+    def gather(self, source: Value | Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+        """The elements at rows and columns of a shared tile or vector, or of the matrix in which a place lies, for each
+        unit; 0 where there is none.
+        """
 
-    def scatter(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray, kind: str) -> None:
-        """Combines (add, min, max) elements of the matrix in which a place lies with an array's, each unit in turn."""
+    def scatter(
+        self, target: Value | Place, row: np.ndarray, col: np.ndarray, array: np.ndarray, kind: str = ""
+    ) -> None:
+        """Sets such elements, or combines them (add, min, max), with an array's, each unit in turn."""
 
     def read_element(self, source: Value | Place, at: Any = 0) -> Any:
         """One element of a tensor (the first of the place) or shared vector, for each active warp."""
@@ -212,9 +216,9 @@ class NumpyMachine(Protocol):
     def write_element(self, target: Value | Place, at: Any, value: Any) -> None:
         """Sets one element of a tensor or shared vector, for each active unit."""
 
-    def atomic_element(self, target: Place, kind: str, value: Any, expected: Any) -> Any:
-        """Changes one element of a tensor, each unit in turn (`kind` as in `ops/atomics.py`); what each found there,
-        for its warps.
+    def atomic_element(self, target: Value | Place, kind: str, value: Any, expected: Any, at: Any = 0) -> Any:
+        """Changes one element of a tensor or shared vector, each unit in turn (`kind` as in `ops/atomics.py`); what
+        each found there, for its warps.
         """
 
 

@@ -88,13 +88,14 @@ WORDS: dict[str, dict[str, str]] = {
     "Products": {**_PRODUCTS, "x.unit_lower_inverse": "UnitLowerInverse"},
     "Moving between memory and registers": {
         **dict.fromkeys(("warp.load", "warp.load_vec", "warp.load_col", "warp.load_row"), "Load"),
-        "warp.store": "Store CopyOut StoreRemote",
-        "warp.add": "GlobalReduce.add AddVector ScatterReduce.add",
-        **{f"warp.{kind}": f"GlobalReduce.{kind} ScatterReduce.{kind}" for kind in ("min", "max")},
+        "warp.store": "Store CopyOut StoreRemote Scatter",
+        "warp.add": "GlobalReduce.add AddVector SharedReduce.add ScatterReduce.add",
+        **{f"warp.{kind}": f"GlobalReduce.{kind} SharedReduce.{kind} ScatterReduce.{kind}" for kind in ("min", "max")},
         "warp.load_transposed": "LoadTransposed",
         "warp.store_transposed": "StoreTransposed",
         "warp.set": "StoreScalar StrongStore",
         **{"tensor[i, j]": "LoadScalar Gather", "tensor.load": "StrongLoad"},
+        "shared[i, j]": "LoadScalar Gather",
     },
     "Copies between global and shared memory": {
         "warp.load_into": "CopyIn",

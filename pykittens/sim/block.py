@@ -148,8 +148,8 @@ class BlockState:
                 f"{self.cluster.agent_label(agent)} writes {self.cluster.grid_state.map.describe(cell)} of it",
                 self.cluster.grid_state.plan.op(step).location,
             )
-        for agent in np.flatnonzero(self.shadow.latest >= known).tolist():
-            reads = self.shadow.reads[agent]
+        for agent in np.flatnonzero(self.shadow.reads.latest >= known).tolist():
+            reads = self.shadow.reads.stamps[agent]
             cell = int(reads.argmax())
             if reads[cell] >= known[agent]:
                 step = int(reads[cell] % TICK)

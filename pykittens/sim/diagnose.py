@@ -18,13 +18,14 @@ WAITS = {
 }
 
 BARRIER = "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group"
+ONE_KIND = "let all of them be of one kind, or order them: what is left depends on which comes last"
 OPEN = "close the group (commit) before you wait: an open group is not waited for"
 
 
 def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str) -> Diagnosis:
     """The error for a clash; `by` is the agent that made the second access, `what` names the bytes."""
     op, block = step.op, cluster.blocks[min(by // cluster.grid_state.program.warps, len(cluster.blocks) - 1)]
-    does = {"read": "reads", "write": "writes", "reduce": "adds to"}[access.mode]
+    does = _verb(access, access.reduction)
     who, at = cluster.agent_label(by), f"(block {block.label})"
     if clash.kind == "unwritten":
         return UninitializedError(
@@ -41,12 +42,14 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
     if clash.first is not None:
         return _global_race(cluster, step, access, clash, by, what, also)
     other = cluster.agent_label(clash.agent)
+    combines = next((e.reduction for e in first.effects() if isinstance(e, Access) and e.reduction), "")
     if clash.kind == "proxy":
         return _missing_fence(op, who, access, what, other, at, also)
     queue = cluster.queue_of(clash.agent)
     if clash.kind == "write":
         landing = "may not have landed" if queue in ("cp.async", "mbarrier") else "may not have happened"
-        fact = f"{who} {does} {what}, and the write by {other} {landing}: nothing orders the two"
+        did = "change" if combines else "write"
+        fact = f"{who} {does} {what}, and the {did} by {other} {landing}: nothing orders the two"
         if clash.operation == step.number and not queue:
             fact = f"{who} writes {what}, and so does {other}, in the same operation"
     else:
@@ -54,6 +57,8 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
     fix = WAITS.get(queue, BARRIER)
     if queue and cluster.is_open(clash.agent, clash.time):
         fix = OPEN
+    if access.reduction and combines and access.reduction != combines:
+        fix = ONE_KIND
     if clash.operation == step.number and not queue:
         fix = "give each warp bytes of its own, or put a barrier at the end of the loop they are in"
     return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, location=op.location, also=also)
@@ -119,7 +124,7 @@ def _global_race(
     fact = f"race: {op.scope}.{op.name}: {who} {does} {what}, and {other} {did} it: nothing orders the two {at}"
     strong = first.scope and access.order != "weak"
     if strong and first.combines and access.reduction not in ("", first.combines):
-        fix = "let all of them be of one kind, or order them: what is left depends on which comes last"
+        fix = ONE_KIND
     elif strong:
         fix = (
             f'both must be of a scope that holds both blocks (scope="gpu"): they are of {first.scope} and '

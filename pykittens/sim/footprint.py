@@ -19,8 +19,8 @@ from ..ops.views import root
 from ..program import Access, Buffer, Place, Program, Value
 from ..thread_map import Shape, ThreadMap
 from ..types import SharedTile, SharedVector
-from .lane_patterns import PATTERNS
-from .memory import CHUNK, GlobalArray, chunk_offsets
+from .lane_patterns import PATTERNS, SEVERAL
+from .memory import CHUNK, GlobalArray, chunk_offsets, element_offset
 
 
 class Footprint(NamedTuple):
@@ -33,6 +33,17 @@ class Footprint(NamedTuple):
     lanes: np.ndarray
 
 
+class Spots(NamedTuple):
+    """Elements at computed rows and columns, all of which exist: the warp of the unit that touches each, with which
+    lanes.
+    """
+
+    warp: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+    lanes: np.ndarray
+
+
 class Touched(NamedTuple):
     """The same before it is known where the access lies: cells by row, and number in the row."""
 
@@ -40,6 +51,29 @@ class Touched(NamedTuple):
     row: np.ndarray
     number: np.ndarray
     lanes: np.ndarray
+
+
+def spots_of(
+    threads: ThreadMap, shape: Shape, warps: int, row: np.ndarray, col: np.ndarray, size: Shape, all: bool
+) -> Spots:
+    """Of the elements of registers, those whose `row` and `col` lie inside of a matrix of `size`, by who has them: by
+    `all` warps, or by the first, which acts for the others.
+    """
+    inside = (row >= 0) & (row < size[0]) & (col >= 0) & (col < size[1])
+    lanes = threads.lanes(shape, warps)
+    holds = lanes != 0
+    holds = holds if all else holds & (np.cumsum(holds, axis=0) == 1)
+    warp, element = np.nonzero(holds & inside.ravel())
+    return Spots(warp, row.ravel()[element], col.ravel()[element], lanes[warp, element])
+
+
+def _once(spots: Spots, cells: np.ndarray, width: int) -> Footprint:
+    """Each pair of a warp and a cell of `width` bytes once. `cells`: those of each element."""
+    each = cells.shape[1]
+    pairs = np.stack([np.repeat(spots.warp, each), cells.ravel()])
+    found, first, count = np.unique(pairs, axis=1, return_index=True, return_counts=True)
+    lanes = PATTERNS.intern(np.repeat(np.repeat(spots.lanes, each)[first][:, None], width, axis=1))
+    return Footprint(found[0], found[1], np.where(count > 1, np.int32(SEVERAL), lanes))
 
 
 @lru_cache(maxsize=512)
@@ -145,6 +179,15 @@ class SharedMap:
             )
         return Footprint(part.warp, cells, part.lanes)
 
+    def scattered(self, value: Value, base: int, column: int, spots: Spots) -> Footprint:
+        """What the warps of a unit touch of one shared tile or vector, element by element."""
+        type = value.type
+        assert isinstance(type, (SharedTile, SharedVector))
+        size, width = type.dtype.size, self.widths[self._buffer(value, base)]
+        offset = np.asarray(element_offset(type, spots.row, column + spots.col), np.int64)
+        places = base + offset[:, None] + np.arange(0, size, width)
+        return _once(spots, self.table[places // self.step], width)
+
     def _buffer(self, value: Value, base: int) -> int:
         """The buffer that holds the byte `base`."""
         inside = base >= 0 and base // self.step < len(self.table)
@@ -173,7 +216,8 @@ def _grains(program: Program) -> dict[Value, int]:
                 if not isinstance(type, (SharedTile, SharedVector)):
                     continue
                 warps = op.scope.warps if op.collective else 1
-                wide = type.dtype.size if e.at is not None else grain(e.threads, type.shape, warps, type.dtype.size)
+                alone = e.at is not None or e.index is not None
+                wide = type.dtype.size if alone else grain(e.threads, type.shape, warps, type.dtype.size)
                 found[root(e.target)] = min(found.get(root(e.target), CHUNK), wide)
     return found
 
@@ -195,7 +239,8 @@ class GlobalMap:
             place = access.target
             assert isinstance(place, Place)
             step = math.gcd(step, known_multiple(place.first[3]) * t.size, place.cols * t.size)
-            step = math.gcd(step, t.size if place.columns else grain(access.threads, place.shape, warps, t.size))
+            alone = place.columns or access.index is not None
+            step = math.gcd(step, t.size if alone else grain(access.threads, place.shape, warps, t.size))
         self.step = step
         self.length = -(-(high - self.low) // step)
         self.tensors = tensors
@@ -229,6 +274,13 @@ class GlobalMap:
         inside = (row >= rows.start) & (row < rows.stop)
         inside &= (part.number * width >= cols.start * tensor.size) & (part.number * width < cols.stop * tensor.size)
         return Footprint(part.warp[inside], cells[inside], part.lanes[inside])
+
+    def scattered(self, tensor: GlobalArray, first: tuple[int, ...], spots: Spots) -> Footprint:
+        """What the warps of a unit touch of the matrix in which `first` lies, element by element."""
+        start = tensor.start - self.low + sum(i * s for i, s in zip(first[:2], tensor.strides[:2], strict=True))
+        places = start + spots.row * tensor.strides[2] + spots.col * tensor.size
+        cells = (places[:, None] + np.arange(0, tensor.size, self.step)) // self.step
+        return _once(spots, cells, self.step)
 
     def describe(self, cell: int) -> str:
         """The tensor a cell lies in, with its coordinate where strides tell it."""

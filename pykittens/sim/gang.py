@@ -132,7 +132,7 @@ class Gang:
                 yield from self._join()
             if step.span > m.warps and step.single and (m.first - m.role_first) % step.span:
                 continue  # its one thread is in another gang
-            if step.strong and self.crowd.interleave:
+            if step.competes and self.crowd.interleave:
                 if not self.chosen:
                     yield Blocked(lambda: True, lambda: "nothing")
                 self.chosen = False

@@ -82,7 +82,9 @@ class GridState:
             groups = [g for g in groups if g not in near] + [[v for g in near for v in g] + [value]]
         for group in groups:
             kinds = {
-                (a.everywhere, a.mode, a.reduction) for x, a, _ in accesses if any(x is self.tensors[v] for v in group)
+                (a.index is not None, a.mode, a.reduction)
+                for x, a, _ in accesses
+                if any(x is self.tensors[v] for v in group)
             }
             alike = len(kinds) == 1 and next(iter(kinds))[:2] == (
                 True,

@@ -8,14 +8,15 @@ import numpy as np
 
 from ..errors import InFlightError, OutOfBoundsError, RaceError
 from ..ops.cluster import DependencyWait
+from ..ops.indexed import spots
 from ..program import Place, Value
-from ..thread_map import ANY_THREAD, ONE_THREAD, ThreadMap
+from ..thread_map import ANY_THREAD, ONE_THREAD, Registers, ThreadMap
 from .barriers import MBarrier
 from .block import BlockState
 from .clocks import CAUSED, FENCED, MET, SEEN, TICK
 from .diagnose import flight_label, race
 from .engines import ELECTED, PER_WARP, QUEUES, Flight, Queue
-from .footprint import Footprint
+from .footprint import Footprint, Spots, spots_of
 from .global_shadow import layers
 from .machine import Machine
 from .registers import Flying
@@ -81,9 +82,11 @@ def _note(shadow: Shadow, m: Machine, touch: Touch, agents: Any, stamps: Any, to
         if touch.threads.whole_warps:  # checked lane by lane, but kept as read by all lanes at once
             return shadow.read(clocks, rows, agents, touched, stamps, access.proxy, together=True)
         return shadow.read(clocks, rows, agents, touched, stamps, access.proxy)
+    if access.mode == "reduce":
+        return shadow.change(clocks, rows, agents, touched, stamps, touch.combines)
     if touch.threads == ANY_THREAD and m.span > 1:
         return shadow.write_by_any(clocks, rows, agents, touched, stamps)
-    return shadow.write(clocks, rows, agents, touched, stamps, access.proxy, access.mode == "reduce")
+    return shadow.write(clocks, rows, agents, touched, stamps, access.proxy)
 
 
 def _threads(m: Machine, touch: Touch) -> ThreadMap:
@@ -112,6 +115,12 @@ def _units(m: Machine) -> Any:
 def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
     """(warp of the gang, cell) pairs of all active units."""
     bases, columns = m.spots(touch.value)
+    map_ = m.block.cluster.grid_state.map
+    if touch.access.index is not None:
+        chosen = _chosen(m, touch, (1, *touch.value.type.shape)[-2:])  # type: ignore[union-attr]
+        bases, columns = (x * m.units if len(x) == 1 else x for x in (bases, columns))
+        each = zip(bases, columns, chosen, strict=True)
+        return _gathered(m, [map_.scattered(touch.value, b, c, at) for b, c, at in each])
     indices: list[Any]
     at = touch.access.at
     index = m.element_index(touch.value, at) if at is not None else None
@@ -121,7 +130,6 @@ def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
     if found is None:
         count = max(len(bases), len(indices))
         bases, columns, indices = (x * count if len(x) == 1 else x for x in (bases, columns, indices))
-        map_ = m.block.cluster.grid_state.map
         try:
             parts = [
                 map_.footprint(touch.value, b, c, _threads(m, touch), m.span, i)
@@ -134,6 +142,34 @@ def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
             touch.cache.clear()
         touch.cache[key] = found
     return found
+
+
+def _chosen(m: Machine, touch: Touch, size: tuple[int, ...]) -> list[Spots]:
+    """Which elements each active unit touches, of an access at computed rows and columns."""
+    map, (row, col) = touch.threads, touch.access.index  # type: ignore[misc]
+    assert isinstance(map, Registers)
+    found = zip(*spots(m, map.type, row, col), strict=True)
+    chosen = [spots_of(map, map.type.shape, m.span, r, c, size, touch.access.mode == "read") for r, c in found]
+    if touch.access.mode == "write":
+        for unit, at in enumerate(chosen):
+            _refuse_same(m, touch, at, unit)
+    return chosen
+
+
+def _refuse_same(m: Machine, touch: Touch, at: Spots, unit: int) -> None:
+    """No two elements of a tile go to one place: which would be there last is not defined."""
+    places, counts = np.unique(np.stack([at.row, at.col]), axis=1, return_counts=True)
+    if (counts > 1).any():
+        index: tuple[Any, ...] = touch.access.index or ()
+        made = next(x for x in reversed(index) if isinstance(x, Value))
+        op, (row, col) = m.step.op, places[:, int(counts.argmax())].tolist()
+        raise RaceError(
+            f"{op.scope}.{op.name}: {op.scope} {m.unit_label(unit)} of block {m.block.label} has {counts.max()} "
+            f"elements for row {row}, column {col} of {touch.value.label}",
+            fix="make the places differ (-1 for one that is not written), or add with warp.add",
+            location=op.location,
+            also={"the places are made at": made.location},
+        )
 
 
 def _gathered(m: Machine, parts: list[Footprint]) -> Footprint:
@@ -170,9 +206,12 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     map_, shadow = shadowed
     key = (m.warps, m.alone, m.mask.key if m.mask is not None else None, tuple(corners))
     found = touch.cache.get(key)
-    if found is None:
-        shape = tensor.shape[2:] if touch.access.everywhere else place.shape
-        parts = [map_.footprint(tensor, corner, shape, _threads(m, touch), m.span) for corner in corners]
+    if touch.access.index is not None:
+        chosen = _chosen(m, touch, tensor.shape[2:])
+        each = zip(corners * (m.units if len(corners) == 1 else 1), chosen, strict=True)
+        found = layers(_gathered(m, [map_.scattered(tensor, corner, at) for corner, at in each]))
+    elif found is None:
+        parts = [map_.footprint(tensor, corner, place.shape, _threads(m, touch), m.span) for corner in corners]
         found = layers(_gathered(m, parts))
         if len(touch.cache) >= CACHED:
             touch.cache.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SEVERAL = -1  # of what lanes have read in more than one way since they met: it agrees with nothing
+SEVERAL = -1  # of what lanes have done in more than one way since they met, or at indices: it agrees with nothing
 TOGETHER = -2  # of what a warp has read by ldmatrix, which no lane is past before all are: it agrees with everything
 
 
@@ -36,7 +36,8 @@ class LanePatterns:
 
     def disagree(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Where a lane of the second access touches a byte that another lane touches in the first."""
-        several, together = first == SEVERAL, first == TOGETHER
+        several, together = (first == SEVERAL) | (second == SEVERAL), first == TOGETHER
+        several &= ~together
         if (several | together).all():
             return several
         first = np.where(several | together, 0, first)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import OutOfBoundsError
-from ..ops.atomics import FORMULAS
+from ..ops.atomics import FORMULAS, shared_formula
 from ..ops.red import combine
 from ..program import Access, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector
 from .block import BlockState
-from .memory import Address, GlobalArray, each_row
+from .memory import Address, GlobalArray, each_row, element_offset
 from .registers import Registers
 
 
@@ -160,9 +160,17 @@ class Machine(Registers):
                 array = array[-1:]
             block.memory.write(type, bases, columns, array)
 
-    def reduce(self, target: Place, array: np.ndarray, kind: str) -> None:
-        """Combines (add, min, max) a rectangle of global memory with an array."""
+    def reduce(self, target: Value | Place, array: np.ndarray, kind: str) -> None:
+        """Combines (add, min, max) a shared tile or vector, or a rectangle of global memory, with an array, each unit
+        in turn.
+        """
         self.change()
+        if not isinstance(target, Place):
+            for bases, columns, values in self._each(target, array):
+                memory, type = self._blocks(target)[0].memory, target.type
+                assert isinstance(type, (SharedTile, SharedVector))
+                memory.write(type, bases, columns, combine(kind, memory.read(type, bases, columns), values[None]))
+            return
         corners, tensor = self.corners(target), self.tensor(target.tensor)
         shape, pairs = target.shape, [*zip(corners * (len(array) if len(corners) == 1 else 1), array, strict=True)]
         if target.gathered is not None:  # row by row: one may come twice
@@ -171,24 +179,44 @@ class Machine(Registers):
         for corner, values in pairs:
             tensor.write(corner, shape, combine(kind, tensor.read(corner, shape), values))
 
-    def gather(self, source: Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
-        """The elements of the matrix in which a place lies, for each unit; 0 where there is none."""
+    def _each(self, memory: Value, array: np.ndarray) -> Iterator[tuple[list[int], list[int], np.ndarray]]:
+        """Base, column and elements of each unit, for a shared operand."""
+        bases, columns = (x * self.units if len(x) == 1 else x for x in self.spots(memory))
+        whole = np.broadcast_to(array, (self.units, *array.shape[1:]))
+        return (([b], [c], values) for b, c, values in zip(bases, columns, whole, strict=True))
+
+    def gather(self, source: Value | Place, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+        """The elements at rows and columns of a shared tile or vector, or of the matrix in which a place lies, for each
+        unit; 0 where there is none.
+        """
         return np.stack([np.where(inside, x[at], 0) for x, at, inside in self._matrices(source, row, col)])
 
-    def scatter(self, target: Place, row: np.ndarray, col: np.ndarray, array: np.ndarray, kind: str) -> None:
-        """Combines (add, min, max) elements of the matrix in which a place lies with an array's, each unit in turn."""
+    def scatter(
+        self, target: Value | Place, row: np.ndarray, col: np.ndarray, array: np.ndarray, kind: str = ""
+    ) -> None:
+        """Sets such elements, or combines them (add, min, max), with an array's, each unit in turn."""
         self.change()
         for (x, at, inside), values in zip(self._matrices(target, row, col), array, strict=True):
             for spot, value in zip(zip(*(i[inside] for i in at), strict=True), values[inside], strict=True):
-                x[spot] = combine(kind, x[spot], value)
+                x[spot] = combine(kind, x[spot], value) if kind else value
 
-    def _matrices(self, place: Place, row: np.ndarray, col: np.ndarray) -> Iterator[tuple[Any, Any, np.ndarray]]:
-        """For each unit the matrix, which elements of it are meant ((0, 0) where there is none), and which exist."""
-        corners, tensor = self.corners(place), self.tensor(place.tensor)
-        for corner, rows, cols in zip(corners * (self.units if len(corners) == 1 else 1), row, col, strict=True):
-            matrix = tensor.array[corner[0], corner[1]]
-            inside = (rows >= 0) & (rows < matrix.shape[0]) & (cols >= 0) & (cols < matrix.shape[1])
-            yield matrix, (np.where(inside, rows, 0), np.where(inside, cols, 0)), inside
+    def _matrices(self, memory: Value | Place, row: np.ndarray, col: np.ndarray) -> Iterator[tuple[Any, Any, Any]]:
+        """For each unit the elements, where in these those lie that are meant (the first one of what is outside), and
+        which exist.
+        """
+        corners = self.corners(memory) if isinstance(memory, Place) else list(zip(*self.spots(memory), strict=True))
+        corners = corners * (self.units if len(corners) == 1 else 1)
+        type = memory.type
+        size = self.shape(memory.tensor)[2:] if isinstance(memory, Place) else (1, *type.shape)[-2:]  # type: ignore[union-attr]
+        for corner, rows, cols in zip(corners, row, col, strict=True):
+            inside = (rows >= 0) & (rows < size[0]) & (cols >= 0) & (cols < size[1])
+            rows, cols = np.where(inside, rows, 0), np.where(inside, cols, 0)
+            if isinstance(memory, Place):
+                yield self.tensor(memory.tensor).array[corner[0], corner[1]], (rows, cols), inside
+            else:
+                assert isinstance(type, (SharedTile, SharedVector))
+                elements, base = self._blocks(memory)[0].memory.bytes.view(type.dtype.numpy), corner[0]
+                yield elements, ((base + element_offset(type, rows, corner[1] + cols)) // type.dtype.size,), inside
 
     def _blocks(self, value: Value) -> list[BlockState]:
         """The blocks of the cluster whose shared memory an operand of this operation means."""
@@ -220,20 +248,30 @@ class Machine(Registers):
                 for block in self._blocks(target):
                     block.memory.bytes[spot[0] : spot[0] + type.dtype.size].view(type.dtype.numpy)[:] = new
 
-    def atomic_element(self, target: Place, kind: str, value: Any, expected: Any) -> Any:
-        """Changes one element of a tensor, each active unit in turn; what each found there, for its warps."""
-        spots, found, array = self.spots_of(target), [], self.tensor(target.tensor).array
+    def atomic_element(self, target: Value | Place, kind: str, value: Any, expected: Any, at: Any = 0) -> Any:
+        """Changes one element of a tensor or shared vector, each active unit in turn; what each found, for its
+        warps.
+        """
+        found: list[Any] = []
+        if isinstance(target, Place):
+            spots: list[Any] = self.spots_of(target)
+            array, added = self.tensor(target.tensor).array, FORMULAS[kind if kind != "cas" else "exch"]
+        else:
+            dtype, each = target.type.dtype, self._elements(target, at)  # type: ignore[union-attr]
+            spots = [x[0] // dtype.size for x in (each if len(each) > 1 else each * self.units)]
+            array = self._blocks(target)[0].memory.bytes.view(dtype.numpy)
+            added = shared_formula(kind)
         self.wrote = []
         for i, spot in enumerate(spots):
             old, new, wanted = (array[spot], *(x[i] if np.ndim(x) else x for x in (value, expected)))
             self.wrote.append(kind != "cas" or old.tobytes() == np.asarray(wanted).tobytes())
             if self.wrote[-1]:
-                new = new if kind == "cas" else FORMULAS[kind](old, new)
+                new = added(old, new)
                 if np.asarray(new).tobytes() != old.tobytes():
                     self.change()
                     array[spot] = new
             found.append(old)
-        self.look(target, spots[-1], found[-1])
+        self.look(target, spots[-1] if isinstance(target, Place) else each[-1], found[-1])
         return self.per_warp(np.array(found)) if len(found) > 1 else found[0].item()
 
     def spots_of(self, place: Place) -> list[tuple[int, ...]]:

@@ -39,6 +39,11 @@ def chunk_offsets(tile: SharedTile, column: int = 0) -> np.ndarray:
     return np.asarray(shared_offset(tile, rows, cols), dtype=np.int64)
 
 
+def element_offset(type: SharedTile | SharedVector, row: Any, col: Any) -> Any:
+    """Byte offsets of elements; of a vector `col` counts."""
+    return shared_offset(type, row, col) if isinstance(type, SharedTile) else col * type.dtype.size
+
+
 class SharedMemory:
     """The bytes of one block. They begin as 0xFF: a NaN in every float type, and -1."""
 

@@ -1,4 +1,6 @@
-"""Shadow of shared memory: for each cell the last write, and the reads since. It finds what no clock orders."""
+"""Shadow of shared memory: for each cell the last write, and the reads and atomic changes since. It finds what no clock
+orders.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ from .access_classes import AccessClass
 from .clocks import FENCED, MET, SEEN, TICK, Clocks
 from .footprint import Footprint
 from .lane_patterns import PATTERNS, SEVERAL, TOGETHER
+
+Found = tuple[int, int, int, str]  # which item of an access, whose earlier one it meets, when, and how ("", "apart")
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,84 @@ def apart(owner: np.ndarray, warps: np.ndarray, old: np.ndarray, new: np.ndarray
     return np.where(owner == warps, PATTERNS.disagree(old, new), foreign)
 
 
+class Marks:
+    """Accesses that do not exclude one another, such as reads: when each agent last made one to each cell.
+
+    A row for each agent (whose pages exist once it has made one). `latest` bounds the stamps in it, so that whoever
+    must come after them looks only at agents that may not have been waited for.
+    """
+
+    def __init__(self, cells: int, agents: int):
+        self.latest = np.zeros(agents, np.int64)
+        self.stamps = np.zeros((agents, cells), np.int64)
+        self.lanes = np.zeros((agents, cells), np.int32)
+        self.watched = np.zeros(cells, bool)  # cells that have marks
+
+    def note(
+        self, clocks: Clocks, rows: np.ndarray, agents: np.ndarray, touched: Footprint, stamps: np.ndarray
+    ) -> None:
+        """Marks cells; of an agent's marks since its lanes have met, the lanes come together."""
+        cells, lanes = touched.cell, touched.lanes
+        self.latest[agents] = stamps | (TICK - 1)
+        self.watched[cells] = True
+        before = self.stamps[agents, cells]
+        again = (before >= clocks.of[MET][rows, agents]).nonzero()[0]
+        if len(again):  # other lanes may still be at it, too
+            kept = self.lanes[agents[again], cells[again]]
+            mixed = np.where(kept == lanes[again], kept, SEVERAL)
+            mixed[kept == TOGETHER] = lanes[again][kept == TOGETHER]
+            lanes = lanes.copy()
+            lanes[again] = np.where(lanes[again] == TOGETHER, kept, mixed)
+        self.stamps[agents, cells] = stamps
+        self.lanes[agents, cells] = lanes
+
+    def clash(
+        self, clocks: Clocks, rows: np.ndarray, touched: Footprint, warp_of: np.ndarray, fenced: bool = False
+    ) -> Found | None:
+        """A mark that the warps `rows` do not know to be done; `fenced`: nor, through a fence, seen by the async
+        proxy ("proxy").
+        """
+        cells = touched.cell
+        live = self.watched[cells].nonzero()[0]
+        if not len(live):
+            return None
+        # Of the agents, those that a warp of the gang may not know to be done.
+        known = clocks.of[FENCED] if fenced else clocks.of[MET]
+        suspects = np.flatnonzero(self.latest >= known[rows.min() : rows.max() + 1].min(axis=0))
+        if not len(suspects):
+            return None
+        warps = rows[live]
+        marks = self.stamps[suspects[:, None], cells[live]]
+        near = marks >= known[warps[:, None], suspects].T
+        item, which = np.nonzero(near.T)
+        if not len(item):
+            return None
+        agent, found = suspects[which], marks[which, item]
+        bad, how = found >= clocks.of[SEEN][warps[item], agent], ""
+        if not bad.any():
+            old = self.lanes[agent, cells[live[item]]]
+            bad, how = apart(warp_of[agent], warps[item], old, touched.lanes[live[item]]), "apart"
+        if not bad.any() and fenced:
+            bad, how = found >= clocks.of[FENCED][warps[item], agent], "proxy"
+        if not bad.any():
+            return None
+        first = int(bad.argmax())
+        return int(live[item[first]]), int(agent[first]), int(found[first]), how
+
+    def clear(self, cells: np.ndarray) -> None:
+        """Forgets the marks of cells, which somebody has come after."""
+        live = cells[self.watched[cells]]
+        if len(live):
+            self.stamps[np.flatnonzero(self.latest)[:, None], live] = 0
+            self.watched[live] = False
+
+
 class Shadow:
     """`cells` cells, `agents` agents. A cell must be written before it is read. `warp_of`: whose lanes do what an
     agent does.
 
-    Reads have a row for each agent (whose pages exist once it reads). `latest` bounds the stamps in it, so that a
-    write looks only at readers that may not have been waited for.
+    Atomic changes of one kind commute, as reads do, and so do those whose results are used (kind ""), which the
+    machine tries in several orders; of two other kinds they do not.
     """
 
     def __init__(self, cells: int, agents: int, warp_of: np.ndarray):
@@ -56,11 +132,8 @@ class Shadow:
         self.agent = np.zeros(cells, np.int32)
         self.lanes = np.zeros(cells, np.int32)
         self.generic = np.zeros(cells, bool)  # how it was written
-        self.reduced = np.zeros(cells, bool)
-        self.latest = np.zeros(agents, np.int64)
-        self.reads = np.zeros((agents, cells), np.int64)
-        self.read_lanes = np.zeros((agents, cells), np.int32)
-        self.watched = np.zeros(cells, bool)  # cells read since the last write
+        self.reads = Marks(cells, agents)
+        self.changes: dict[str, Marks] = {}  # atomic ones, by their kind
 
     def read(
         self,
@@ -74,30 +147,38 @@ class Shadow:
     ) -> Clash | None:
         """Notes a read by `agents` that begins when the warps `rows` come to it; the clash it makes, if any.
         `together`: no lane is past it before all lanes of its warp are."""
-        cells = touched.cell
-        written = self.stamp[cells]
-        clash = self._after_write(clocks, rows, touched, written, proxy)
+        clash = self._after_write(clocks, rows, touched, proxy) or self._after_changes(clocks, rows, touched, proxy)
+        clash = clash or self._unwritten(touched.cell)
         if clash is not None:
             return clash
-        if not written.all():
-            at = int((written == 0).argmax())
-            return Clash("unwritten", int(cells[at]), at)
-        self.latest[agents] = stamps | (TICK - 1)
-        self.watched[cells] = True
         if proxy == "async":  # by an engine: no lanes
-            self.reads[agents, cells] = stamps
+            self.reads.latest[agents] = stamps | (TICK - 1)
+            self.reads.watched[touched.cell] = True
+            self.reads.stamps[agents, touched.cell] = stamps
             return None
-        lanes = np.full(len(cells), TOGETHER, np.int32) if together else touched.lanes
-        before = self.reads[agents, cells]
-        again = (before >= clocks.of[MET][rows, agents]).nonzero()[0]
-        if len(again):  # other lanes may still read, too
-            kept = self.read_lanes[agents[again], cells[again]]
-            mixed = np.where(kept == lanes[again], kept, SEVERAL)
-            mixed[kept == TOGETHER] = lanes[again][kept == TOGETHER]
-            lanes = lanes.copy()
-            lanes[again] = np.where(lanes[again] == TOGETHER, kept, mixed)
-        self.reads[agents, cells] = stamps
-        self.read_lanes[agents, cells] = lanes
+        if together:
+            touched = touched._replace(lanes=np.full(len(touched.cell), TOGETHER, np.int32))
+        self.reads.note(clocks, rows, agents, touched, stamps)
+        return None
+
+    def change(
+        self,
+        clocks: Clocks,
+        rows: np.ndarray,
+        agents: np.ndarray,
+        touched: Footprint,
+        stamps: np.ndarray,
+        kind: str,
+    ) -> Clash | None:
+        """Notes an atomic change, of a `kind` ("" where its result is used); the clash it makes, if any."""
+        clash = self._after_write(clocks, rows, touched, "generic") or self._unwritten(touched.cell)
+        clash = clash or self._after(self.reads, "read", clocks, rows, touched)
+        clash = clash or self._after_changes(clocks, rows, touched, "generic", kind)
+        if clash is not None:
+            return clash
+        if kind not in self.changes:
+            self.changes[kind] = Marks(len(self.stamp), len(self.reads.latest))
+        self.changes[kind].note(clocks, rows, agents, touched, stamps)
         return None
 
     def write(
@@ -108,21 +189,18 @@ class Shadow:
         touched: Footprint,
         stamps: np.ndarray,
         proxy: str,
-        reduce: bool = False,
     ) -> Clash | None:
-        """Notes a write (or reduction); the clash it makes, if any."""
+        """Notes a write; the clash it makes, if any."""
         cells = touched.cell
-        clash = self._after_write(clocks, rows, touched, self.stamp[cells], proxy, reduce)
-        clash = clash or self._after_reads(clocks, rows, touched)
+        clash = self._before_write(clocks, rows, touched, proxy)
         if clash is not None:
             return clash
         self.stamp[cells], self.agent[cells], self.lanes[cells] = stamps, agents, touched.lanes
-        self.generic[cells], self.reduced[cells] = proxy == "generic", reduce
-        if not reduce:
-            twice = self.agent[cells] != agents
-            if twice.any():
-                at = int(twice.argmax())
-                return self._clash("write", int(cells[at]), at, int(self.agent[cells[at]]), int(self.stamp[cells[at]]))
+        self.generic[cells] = proxy == "generic"
+        twice = self.agent[cells] != agents
+        if twice.any():
+            at = int(twice.argmax())
+            return self._clash("write", int(cells[at]), at, int(self.agent[cells[at]]), int(self.stamp[cells[at]]))
         return None
 
     def write_by_any(
@@ -133,35 +211,38 @@ class Shadow:
         The cells are shared out as if written by each warp in turn, and all of them as if read by all, so that whoever
         touches them next must know of every warp.
         """
-        clash = self._after_write(clocks, rows, touched, self.stamp[touched.cell], "generic")
-        clash = clash or self._after_reads(clocks, rows, touched)
+        clash = self._before_write(clocks, rows, touched, "generic")
         if clash is not None:
             return clash
         warps = np.unique(agents)
         mine = warps[touched.cell % len(warps)] == agents
         cells = touched.cell[mine]
         self.stamp[cells], self.agent[cells], self.lanes[cells] = stamps[mine], agents[mine], touched.lanes[mine]
-        self.generic[cells], self.reduced[cells] = True, False
-        self.latest[agents] = stamps | (TICK - 1)
-        self.reads[agents, touched.cell], self.read_lanes[agents, touched.cell] = stamps, SEVERAL
-        self.watched[touched.cell] = True
+        self.generic[cells] = True
+        self.reads.latest[agents] = stamps | (TICK - 1)
+        self.reads.stamps[agents, touched.cell], self.reads.lanes[agents, touched.cell] = stamps, SEVERAL
+        self.reads.watched[touched.cell] = True
         return None
 
-    def _after_write(
-        self,
-        clocks: Clocks,
-        rows: np.ndarray,
-        touched: Footprint,
-        stamp: np.ndarray,
-        proxy: str,
-        reduce: bool = False,
-    ) -> Clash | None:
-        """`stamp`: of the last write to each cell."""
+    def _before_write(self, clocks: Clocks, rows: np.ndarray, touched: Footprint, proxy: str) -> Clash | None:
+        clash = self._after_write(clocks, rows, touched, proxy) or self._after_changes(clocks, rows, touched, proxy)
+        clash = clash or self._after(self.reads, "read", clocks, rows, touched)
+        if clash is None:
+            for marks in (self.reads, *self.changes.values()):
+                marks.clear(touched.cell)
+        return clash
+
+    def _unwritten(self, cells: np.ndarray) -> Clash | None:
+        written = self.stamp[cells]
+        if written.all():
+            return None
+        at = int((written == 0).argmax())
+        return Clash("unwritten", int(cells[at]), at)
+
+    def _after_write(self, clocks: Clocks, rows: np.ndarray, touched: Footprint, proxy: str) -> Clash | None:
         cells = touched.cell
-        agent = self.agent[cells]
+        agent, stamp = self.agent[cells], self.stamp[cells]
         near = stamp >= clocks.of[MET][rows, agent]
-        if reduce:
-            near &= ~self.reduced[cells]
         if near.any():
             at = np.flatnonzero(near)
             whose, warps = agent[at], rows[at]
@@ -180,34 +261,26 @@ class Shadow:
                 return self._clash("proxy", int(cells[first]), first, int(agent[first]), int(stamp[first]))
         return None
 
-    def _after_reads(self, clocks: Clocks, rows: np.ndarray, touched: Footprint) -> Clash | None:
-        cells = touched.cell
-        live = self.watched[cells].nonzero()[0]
-        if not len(live):
-            return None
-        # Of the readers, those that a warp of the gang may not know to be done.
-        met = clocks.of[MET]
-        suspects = np.flatnonzero(self.latest >= met[rows.min() : rows.max() + 1].min(axis=0))
-        if len(suspects):
-            warps = rows[live]
-            reads = self.reads[suspects[:, None], cells[live]]
-            near = reads >= met[warps[:, None], suspects].T
-            if near.any():
-                item, which = np.nonzero(near.T)
-                agent, found = suspects[which], reads[which, item]
-                bad = found >= clocks.of[SEEN][warps[item], agent]
-                kind = "read"
-                if not bad.any():
-                    old = self.read_lanes[agent, cells[live[item]]]
-                    bad = apart(self.warp_of[agent], warps[item], old, touched.lanes[live[item]])
-                    kind = "read apart"
-                if bad.any():
-                    first = int(bad.argmax())
-                    by = int(live[item[first]])
-                    return self._clash(kind, int(cells[by]), by, int(agent[first]), int(found[first]))
-        self.reads[np.flatnonzero(self.latest)[:, None], cells[live]] = 0
-        self.watched[cells] = False
+    def _after_changes(
+        self, clocks: Clocks, rows: np.ndarray, touched: Footprint, proxy: str, kind: str | None = None
+    ) -> Clash | None:
+        """Atomic changes, of those kinds that do not commute with one of `kind`."""
+        for other, marks in self.changes.items():
+            if kind is None or (kind and other and kind != other):
+                clash = self._after(marks, "write", clocks, rows, touched, proxy == "async")
+                if clash is not None:
+                    return clash
         return None
+
+    def _after(
+        self, marks: Marks, mode: str, clocks: Clocks, rows: np.ndarray, touched: Footprint, fenced: bool = False
+    ) -> Clash | None:
+        found = marks.clash(clocks, rows, touched, self.warp_of, fenced)
+        if found is None:
+            return None
+        by, agent, stamp, how = found
+        apart_ = "read apart" if mode == "read" else "written apart"
+        return self._clash({"": mode, "apart": apart_, "proxy": "proxy"}[how], int(touched.cell[by]), by, agent, stamp)
 
     @staticmethod
     def _clash(kind: str, cell: int, by: int, agent: int, stamp: int) -> Clash:

@@ -22,7 +22,9 @@ STRUCTURE = (Range, While, BreakIf, When, Role)
 class Touch:
     """One access of an operation. Footprints are cached by where the gang's units point."""
 
-    __slots__ = ("access", "apart", "cache", "copies", "kind", "number", "passes", "place", "threads", "value")
+    __slots__ = (
+        *("access", "apart", "cache", "combines", "copies", "kind", "number", "passes", "place", "threads", "value"),
+    )
 
     def __init__(self, access: Access, span: int):
         self.access = access
@@ -35,7 +37,7 @@ class Touch:
         # Where all threads write the same bytes, one of them does: nobody races with its own copy.
         copies = access.threads == EVERY_THREAD and access.mode != "read"
         self.threads = ONE_THREAD if copies else access.threads
-        whole = shared is not None and access.proxy == "generic" and access.at is None
+        whole = shared is not None and access.proxy == "generic" and access.at is None and access.index is None
         self.passes = extra_passes(shared, self.threads, span) if shared and whole else 0
         self.copies = 1.0  # how many warps touch an element of shared memory
         if shared and whole:
@@ -53,6 +55,7 @@ class Touch:
         )
         self.cache: dict[Any, Any] = {}
         self.number = 0  # of its class among the accesses to global memory
+        self.combines = access.reduction  # of shared memory: "" of an atomic change whose result is used
 
 
 class Step:
@@ -85,8 +88,12 @@ class Step:
         self.name, self.flops = op.name, op.flops()
         strong = [e.access for e in effects if isinstance(e, Touch) and e.kind == "global" and e.access.order != "weak"]
         # What a release or an acquire may come with: a word, not the atomic additions of a whole vector.
-        strong = [a for a in strong if a.proxy == "generic" and not a.everywhere]
+        strong = [a for a in strong if a.proxy == "generic" and a.index is None]
         self.strong = [a for a in strong if isinstance(a.target, Place) and a.target.cols == 1]
+        # Whether it competes with others for an element: the order in which they come may decide what it finds.
+        self.competes = bool(self.strong) or any(
+            isinstance(e, Touch) and e.kind == "shared" and e.access.mode == "reduce" and op.results for e in effects
+        )
         self.observes = False  # whether something is done with what a strong access finds
         self.chance = False  # whether what it finds depends on the order of blocks and warps
         self.counts: tuple[str, Op] | None = None  # of a signed scalar: what it must not wrap for, and where that is
@@ -131,8 +138,10 @@ class StepPlan:
             result = any(r in used for r in step.results)
             until = any(isinstance(e, Sync) and e.kind == "until" for e in step.before)
             step.observes = until or result
-            step.chance = until or (bool(step.strong) and result)
+            step.chance = until or (step.competes and result)
             for touch in (*step.touches, *step.after):
+                if isinstance(touch, Touch) and result:
+                    touch.combines = ""
                 if isinstance(touch, Touch) and touch.kind == "global":
                     found[touch] = classify(touch.access, result)
         table = ClassTable(found.values())

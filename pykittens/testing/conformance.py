@@ -441,6 +441,7 @@ def elements(kind: str, dtype: DType, shape: tuple[int, ...], chance: np.random.
         "large": lambda: chance.integers(1, 10**6, n) * (chance.choice([-1, 1], n) if dtype.kind != "u" else 1),
         "huge": lambda: chance.integers(2**31, 2**32, n),
         "steps": lambda: np.arange(n) % 509,
+        "places": lambda: chance.permutation(n),
         "ones": lambda: np.where(chance.random(n) < 0.7, 1.0, chance.standard_normal(n)),
         "mask": lambda: chance.integers(0, 2, n),
         "wide": lambda: chance.standard_normal(n) * np.exp(12 * chance.standard_normal(n)),

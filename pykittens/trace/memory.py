@@ -66,12 +66,18 @@ class Shared(Handle):
         return self.type.length  # type: ignore[union-attr]
 
     def __getitem__(self, key: Any) -> Any:
+        """An item of an array; of a vector an element; of a tile a part, `tile[0:16, 0:64]`. At int32 tiles or vectors
+        (`vector[i]`, `tile[i, j]`) a tile or vector of elements, as a tensor has them.
+        """
         if self.count > 1:
             if isinstance(key, (slice, tuple)):
                 raise TraceError(f"{self.label} is {self.count} items", fix="index one first: tiles[i][0:16, :]")
             item = result(views.Item(THREAD, self, number(key), self.count, self.stride))
             item.name = f"{self.name}[{key.label if isinstance(key, Value) else key}]" if self.name else ""
             return item
+        if isinstance(self.type, (SharedTile, SharedVector)):
+            if found := indexed(self, key if isinstance(key, tuple) else (key,)):
+                return result(Gather(scope_of(found[3]), self, found[1], found[2]))
         if isinstance(self.type, (SharedVector, BarrierType)):
             if isinstance(self.type, SharedVector) and not isinstance(key, slice):
                 return result(element.LoadScalar(THREAD, self, number(key)))
@@ -216,12 +222,20 @@ def register_dtype(dtype: DType) -> DType:
     return dtype
 
 
-def indexed(tensor: Tensor, key: Sequence[Any]) -> tuple[Place, Any, Any, int] | None:
-    """Where elements lie whose row or column is a tile or vector of indices: their matrix, row and column, and how many
-    warps hold the indices; None where all of the key are scalars."""
+def indexed(memory: Tensor | Shared, key: Sequence[Any]) -> tuple[Place | Shared, Any, Any, int] | None:
+    """Where elements lie whose row or column is a tile or vector of indices: their matrix or shared memory, row and
+    column, and how many warps hold the indices; None where all of the key are scalars."""
     wide = [x for x in key if isinstance(getattr(x, "type", None), (RegisterTile, RegisterVector))]
     if not wide:
         return None
+    if isinstance(memory, Shared):
+        wanted = 2 if isinstance(memory.type, SharedTile) else 1
+        if len(key) != wanted:
+            fix = f"give {'a row and a column' if wanted == 2 else 'one index'}, scalars or tiles of int32"
+            raise TypeRuleError(f"{len(key)} indices of {memory.label}: {memory.type}", fix=fix)
+        row, col = (0, *key)[-2:]
+        return memory, number(row), number(col), wide[0].type.warps
+    tensor = memory
     outer, (row, col) = (*(0,) * (4 - len(key)), *key)[:2], (0, *key)[-2:]
     if any(x is y for x in wide for y in outer):
         fix = "index rows and columns by tiles, batch and depth by scalars"

@@ -19,7 +19,7 @@ from typing import Any
 from ..ops import atomics, memory_order
 from ..program import MemoryScope, Operand, Order, Place, Scope
 from .handle import number
-from .memory import At, Tensor, place
+from .memory import At, Shared, Tensor, place
 from .recorder import current, record, result
 from .scalar import Scalar
 from .scopes import ScopeHandle
@@ -41,7 +41,7 @@ def _scope(by: ScopeHandle | None) -> Scope:
 
 def _atomic(
     kind: str,
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     order: Order,
@@ -50,11 +50,12 @@ def _atomic(
     expected: Operand | None = None,
 ) -> Scalar:
     wanted = None if expected is None else number(expected)
-    return result(atomics.Atomic(_scope(by), element(tensor, at), kind, number(value), wanted, order, scope))
+    target, where = (tensor, number(at)) if isinstance(tensor, Shared) else (element(tensor, at), 0)
+    return result(atomics.Atomic(_scope(by), target, kind, number(value), wanted, where, order, scope))
 
 
 def atomic_add(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     *,
@@ -62,16 +63,16 @@ def atomic_add(
     scope: MemoryScope = "gpu",
     by: ScopeHandle | None = None,
 ) -> Scalar:
-    """Adds `value` to one element of a `tensor`, atomically; what it was before.
+    """Adds `value` to one element of a `tensor` or shared vector, atomically; what it was before.
 
-    `at`: the element's coordinate. `order` and `scope`: PTX's, see the head of this file. Done once for the role, or
-    once by each unit of `by` (`by=warp`).
+    `at`: the element's coordinate, or index. `order` and `scope`: PTX's, see the head of this file; in shared memory
+    the order is "relaxed", and barriers hand over. Done once for the role, or once by each unit of `by` (`by=warp`).
     """
     return _atomic("add", tensor, at, value, order, scope, by)
 
 
 def atomic_min(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     *,
@@ -86,7 +87,7 @@ def atomic_min(
 
 
 def atomic_max(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     *,
@@ -101,7 +102,7 @@ def atomic_max(
 
 
 def atomic_and(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     *,
@@ -116,7 +117,7 @@ def atomic_and(
 
 
 def atomic_or(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     *,
@@ -131,7 +132,7 @@ def atomic_or(
 
 
 def atomic_xor(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     *,
@@ -146,7 +147,7 @@ def atomic_xor(
 
 
 def atomic_exch(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     value: Operand,
     *,
@@ -161,7 +162,7 @@ def atomic_exch(
 
 
 def atomic_cas(
-    tensor: Tensor,
+    tensor: Tensor | Shared,
     at: Any,
     expected: Operand,
     value: Operand,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import TypeRuleError
-from ..ops import cluster, copies, element, global_add, global_reduce, memory_order, store, transposed
-from ..ops.indexed import ScatterReduce
+from ..ops import cluster, copies, element, global_add, global_reduce, memory_order, shared_reduce, store, transposed
+from ..ops.scatter import Scatter, ScatterReduce
 from ..program import MemoryScope, Operand, Order, Value, is_scalar
 from ..types import RegisterTile, RegisterVector, f32
 from .handle import number
@@ -42,6 +42,8 @@ class ScopeStores(ScopeThreads):
         `within`: the rows of the tensor, from the first to the one behind the last, that a tile is kept to (of a
         vector, the elements); the coordinate may be negative then. `columns`: the same of the tensor's columns, for
         coalesced tiles. A column vector of i32 as the row scatters, as `load` gathers: rows that are there differ.
+        Row and column of `pk.at(...)` may be an index for each element, too, in shared memory as well, as `add` has
+        it: no two elements go to one place.
 
         Raises `TypeRuleError` for a source that is neither in registers nor shared, and between two shared tiles.
         """
@@ -51,6 +53,14 @@ class ScopeStores(ScopeThreads):
                 f"store of {source!r}",
                 fix="store(target, source, coordinate) takes a register or shared tile or vector as source",
             )
+        if isinstance(source, Tile) and (found := self._indexed(target, source, coordinate)):
+            unused(
+                f"store of {source.label} at indices",
+                "leave it out: an index of -1 writes nothing",
+                **{"hint": hint, "rank": rank, "within": within, "columns": columns},
+            )
+            record(Scatter(self.scope, *found))
+            return
         shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.type.shape  # type: ignore[union-attr]
         where: Any = place(target, coordinate, shape, within, columns) if isinstance(target, Tensor) else target
         if not isinstance(target, Tensor):
@@ -72,48 +82,60 @@ class ScopeStores(ScopeThreads):
         else:
             record(store.Store(self.scope, where, source, hint))
 
-    def add(self, target: Tensor, source: Tile, coordinate: Any) -> None:
-        """Adds a register tile or vector `source` to the tensor `target` at `coordinate`, atomically for each element.
+    def add(self, target: Value, source: Tile, coordinate: Any = None) -> None:
+        """Adds a register tile or vector `source` to the tensor `target` at `coordinate`, or to the shared tile or
+        vector `target`, atomically for each element.
 
         Floats of 32 and 16 bits (bf16 from sm_90), int32, uint32 or int64; a naive float32 vector (`x.registers()` of a
         tile) goes in the widest additions. What lies past the tensor's end is not added. A column vector of i32 as the
         row scatters a tile's rows, as `load` gathers them; rows may come twice. Row and column of `pk.at(...)` may also
-        be an index for each element of the `source`: int32 tiles and vectors, as tensor[row, col] reads them. The
-        source has the shape that such a read would have (`pk.full_like(index, 1)` counts); an index outside of the
-        tensor, -1 say, adds nothing.
+        be an index for each element of the `source`: int32 tiles and vectors, as tensor[row, col] reads them (of a
+        shared vector one index). The source has the shape that such a read would have (`pk.full_like(index, 1)`
+        counts); an index outside, -1 say, adds nothing.
         """
         self._combine("add", target, source, coordinate)
 
-    def min(self, target: Tensor, source: Tile, coordinate: Any) -> None:
-        """Keeps the lesser of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: float32, int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
+    def min(self, target: Value, source: Tile, coordinate: Any = None) -> None:
+        """Keeps the lesser of each element of `target` (at `coordinate`) and of a register tile or vector `source`,
+        atomically for each element: float32, int32, uint32 or int64. In shared memory, and at indices, as `add` has it.
         """
         self._combine("min", target, source, coordinate)
 
-    def max(self, target: Tensor, source: Tile, coordinate: Any) -> None:
-        """Keeps the greater of each element of `target` at `coordinate` and of a register tile or vector `source`,
-        atomically for each element: float32, int32, uint32 or int64. Rows and elements may be indexed, as `add` has it.
+    def max(self, target: Value, source: Tile, coordinate: Any = None) -> None:
+        """Keeps the greater of each element of `target` (at `coordinate`) and of a register tile or vector `source`,
+        atomically for each element: float32, int32, uint32 or int64. In shared memory, and at indices, as `add` has it.
         """
         self._combine("max", target, source, coordinate)
 
-    def _combine(self, kind: Any, target: Tensor, source: Tile, coordinate: Any) -> None:
+    def _combine(self, kind: Any, target: Value, source: Tile, coordinate: Any) -> None:
         check_memory(target, kind)
         if not isinstance(source, Tile):
             raise TypeRuleError(f"{kind} of {source!r} into memory", fix="pass a register tile or vector")
-        found = indexed(target, coordinate) if isinstance(coordinate, At) else None
-        if found and not (is_scalar(found[2]) and isinstance(source.type, RegisterTile)):  # else whole rows
-            spot, row, col = found[:3]
-            row, col, source = same_runs(row, col, source)
-            record(ScatterReduce(self.scope, spot, row, col, source, kind))
+        if found := self._indexed(target, source, coordinate):
+            record(ScatterReduce(self.scope, *found, kind))
             return
-        spot = place(
-            target, coordinate, (source.type.length,) if isinstance(source.type, RegisterVector) else source.shape
-        )
+        if isinstance(target, Shared):
+            refuse_parts(kind, target, coordinate)
+            record(shared_reduce.SharedReduce(self.scope, target, source, kind))
+            return
+        shape = (source.type.length,) if isinstance(source.type, RegisterVector) else source.shape
+        spot = place(target, coordinate, shape)
         wide = kind == "add" and isinstance(source.type, RegisterVector) and source.type.kind == "naive"
         if wide and source.dtype is f32:
             record(global_add.AddVector(self.scope, spot, source))
         else:
             record(global_reduce.GlobalReduce(self.scope, spot, source, kind))
+
+    def _indexed(self, target: Value, source: Tile, coordinate: Any) -> tuple[Any, Any, Any, Tile] | None:
+        """Memory, rows, columns and elements, where there is an index for each element of `source`."""
+        shared = isinstance(target, Shared)
+        if not isinstance(target, (Shared, Tensor)) or not (shared or isinstance(coordinate, At)):
+            return None
+        found = indexed(target, coordinate if isinstance(coordinate, tuple) else (coordinate,))
+        if found is None or (not shared and is_scalar(found[2]) and isinstance(source.type, RegisterTile)):
+            return None  # whole rows
+        row, col, source = same_runs(*found[1:3], source)
+        return found[0], row, col, source
 
     def store_transposed(self, target: Value, source: Tile) -> None:
         """The transpose of the register tile `source`, of 16-bit elements in row layout, into the shared tile

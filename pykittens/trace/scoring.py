@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from ..errors import TraceError
 from ..ops import element, thread_indices
-from ..ops.indexed import Gather, ScatterReduce
+from ..ops.indexed import Gather
+from ..ops.scatter import ScatterReduce
 from ..program import Op, Value
 from ..types import RegisterTile, RegisterVector, ScalarType, bf16, bool_, f16, f32, i8, i32, u8
 from .derivatives import Tape

@@ -48,6 +48,12 @@ ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
         "warp.add(y, ones(), (warp.zeros_col(i32, 16), 0))",
         {},
     ),
+    (
+        "make the places differ (-1 for one that is not written), or add with warp.add",
+        "warp.store(f, warp.iota(8), pk.at(warp.iota(8) // 2))",
+        "warp.add(f, warp.iota(8), pk.at(warp.iota(8) // 2))",
+        {},
+    ),
     # mbarriers
     (
         "let whoever arrives at b wait first for what the phase before hands over, or count it in "

@@ -81,6 +81,19 @@ KERNELS: list[Any] = [
     ("t.to('bf16')", "t.to(pk.bf16)"),
     ("pk.random_bits(t, 3)", "pk.random_bits(t, (3, 0))"),
     ("t.row_sum(axis=1)", "t.row_sum(partial=False)"),
+    (
+        "k = warp.zeros(i32, 16, 64)\nwarp.store(x, warp.zeros(f32, 16, 16), pk.at(k, k))",
+        "k = warp.zeros(i32, 16, 64)\nwarp.store(x, pk.full_like(k, 1, pk.f32), pk.at(k, k))",
+    ),
+    (
+        "k = warp.zeros_col(i32, 16)\nwarp.store(x, part, pk.at(0, k))",
+        "k = warp.zeros_col(i32, 16)\nwarp.store(x, part.total(), pk.at(0, k))",
+    ),
+    ("s[warp.zeros_col(i32, 16)]", "s[warp.zeros_col(i32, 16), 3]"),
+    (
+        "pk.atomic_add(pk.shared(pk.sv(i32, 64)), 0, 1, order='acq_rel', by=warp)",
+        "pk.atomic_add(pk.shared(pk.sv(i32, 64)), 0, 1, by=warp)\npk.block.sync()",
+    ),
     ("pk.full_like(16, 0.0)", "warp.full(f32, 16, 16, 0.0)"),
     ("pk.ones_like(part)", "pk.ones_like(part.total())"),
     ("pk.associative_scan(pk.maximum, col)", "pk.associative_scan(pk.maximum, t)"),
@@ -341,6 +354,11 @@ KERNELS: list[Any] = [
         "64, 64)))",
         "warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 64), pk.shared(pk.st(pk.e4m3, 64, 64)), pk.shared(pk.st(pk.e4m3, "
         "64, 64)))",
+    ),
+    (
+        "wide = pk.shared(pk.st(f32, 64, 64))\n"
+        "warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 64), warpgroup.zeros(f32, 64, 64), wide)",
+        "wide = pk.shared(pk.st(f32, 64, 64))\nwarpgroup.mma_ABt(warpgroup.zeros(f32, 64, 64), wide, wide)",
     ),
     (
         "warpgroup.mma_ABt(warpgroup.zeros(f32, 64, 64), warpgroup.zeros(bf16, 64, 64, layout='col'), hs)",

@@ -85,6 +85,15 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         ScopeHandle.store,
         lambda e, **o: warp.store(e.row, e.f.row_max(), **o),
     ),
+    **{
+        f"{kind} at indices": (
+            getattr(ScopeHandle, kind),
+            lambda e, kind=kind, **o: getattr(warp, kind)(
+                e.row, warp.iota_row(32).to(f32), **{"coordinate": warp.iota_row(32)} | o
+            ),
+        )
+        for kind in ("add", "min", "max")
+    },
     "set of a tensor's element": (ScopeHandle.set, lambda e, **o: warp.set(e.x, (0, 0), 1.0, **o)),
     "set in order": (ScopeHandle.set, lambda e, **o: warp.set(e.x, (0, 0), 1.0, **{"order": "release", **o})),
     "set of a shared vector's element": (ScopeHandle.set, lambda e, **o: warp.set(e.row, 0, 1.0, **o)),
