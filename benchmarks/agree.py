@@ -1,14 +1,15 @@
 """The GPU beside the operations' NumPy meaning: every elementwise operation over hard and random numbers, random
 programs.
 
-    python -m benchmarks.agree [--seconds 300] [--programs 5000] [--pairs 10000000] [--workers 16] [--record]
+    python -m benchmarks.agree [--seconds 300] [--programs 5000] [--pairs 10000000] [--workers 16] [--seed 0] [--record]
 
 Functions of one operand and conversions run over all bit patterns of 8 and 16 bits, and over hard and random ones of
 wider dtypes; operations on two over all pairs of 8 bits, hard numbers squared, and random pairs of the others. Exact
 and correctly rounded results must have the same bits, approximations lie within the bound that the operation promises.
 Operations that move elements between layouts run on their own samples. Random programs of exact operations
-(`pykittens.testing.programs`) run beside the simulator. Work is cut into jobs that processes compile, run and compare;
-what did not start within `--seconds` is counted as left out. Files a row under `agreement`, which names the card.
+(`pykittens.testing.programs`) run beside the simulator. `--seed` draws other programs and other random numbers. Work is
+cut into jobs that processes compile, run and compare; what did not start within `--seconds` is counted as left out.
+Files a row under `agreement`, which names the card.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from typing import Any
 import numpy as np
 
 WIDE, HARD, CHUNK = 1 << 20, 2000, 1 << 20  # numbers of a wide dtype; hard ones that are squared; pairs of a job
-MANY, SCALARS, TOGETHER = 16, 4096, 10  # times WIDE; pairs of scalars; programs of a kernel
+MANY, SCALARS = 16, 4096  # times WIDE; pairs of scalars
+TOGETHER = 5  # programs of a kernel: of 10 each costs the compiler a fifth more, of 20 twice as much
+SAMPLES = 16  # samples of a job
 Job = tuple[str, Any]
 
 
@@ -44,34 +47,39 @@ class Result:
     failed: str = ""
 
 
-def jobs(programs: int, pairs: int) -> list[Job]:
-    """All the work: the long jobs first."""
+def jobs(programs: int, pairs: int, seed: int) -> list[Job]:
+    """All the work: the long jobs first. Programs of two seeds are others as long as there are under a million."""
     from pykittens.testing import sweeps
 
-    found: list[Job] = [("programs", first) for first in range(0, programs, TOGETHER)]
+    begin = seed * 1_000_000
+    found: list[Job] = [("programs", first) for first in range(begin, begin + programs, TOGETHER)]
     found += [("scalars", i) for i in range(len(sweeps.scalar_sweeps()))]
     for i, sweep in enumerate(sweeps.unary_sweeps()):
         found += [("unary", (i, chunk)) for chunk in range(1 if sweep.inputs["x"].bits == 16 else MANY)]
     found += [("conversion", i) for i in range(len(sweeps.conversion_sweeps()))]
-    found += [("samples", i) for i in range(len(_moving()))]
+    for i, op in enumerate(_moving()):
+        found += [("samples", (i, first)) for first in range(0, sum(1 for _ in op.samples()), SAMPLES)]
     chunks = -(-(HARD * HARD + pairs) // CHUNK)
     for i, sweep in enumerate(sweeps.binary_sweeps()):
         found += [("binary", (i, chunk)) for chunk in range(1 if sweep.inputs["a"].bits == 8 else chunks)]
     return found
 
 
-def work(job: Job) -> Result:
+def work(job: Job, seed: int) -> Result:
     """Does a job, in a process of its own."""
     result = Result(job)
     try:
         kind, which = job
-        {"programs": _programs, "samples": _samples}.get(kind, _sweep)(result, kind, which)
+        if kind in ("programs", "samples"):
+            {"programs": _programs, "samples": _samples}[kind](result, which)
+        else:
+            _sweep(result, kind, which, seed)
     except Exception:
         result.failed = traceback.format_exc()
     return result
 
 
-def _sweep(result: Result, kind: str, which: Any) -> None:
+def _sweep(result: Result, kind: str, which: Any, seed: int) -> None:
     import pykittens as pk
     from pykittens.gpu.memory import DeviceArray
     from pykittens.testing import sweeps
@@ -79,7 +87,7 @@ def _sweep(result: Result, kind: str, which: Any) -> None:
     number, chunk = which if isinstance(which, tuple) else (which, 0)
     make = {"scalars": sweeps.scalar_sweeps, "unary": sweeps.unary_sweeps, "binary": sweeps.binary_sweeps}
     sweep = make.get(kind, sweeps.conversion_sweeps)()[number]
-    operands = _operands(kind, sweep, chunk)
+    operands = _operands(kind, sweep, chunk, seed)
     arrays = sweep.arrays(operands)
     kernel = sweep.kernel(len(next(iter(operands.values()))))
     device = {name: DeviceArray(x) for name, x in arrays.items()}
@@ -97,12 +105,12 @@ def _sweep(result: Result, kind: str, which: Any) -> None:
             result.share[key] = found.share
 
 
-def _operands(kind: str, sweep: Any, chunk: int) -> dict[str, np.ndarray]:
+def _operands(kind: str, sweep: Any, chunk: int, seed: int) -> dict[str, np.ndarray]:
     """What a sweep works on: as many numbers as whole tiles hold."""
     from pykittens.testing.hard_numbers import numbers
 
     dtype = next(iter(sweep.inputs.values()))
-    rng = np.random.default_rng([chunk, len(sweep.name)])
+    rng = np.random.default_rng([chunk, len(sweep.name), seed])
     if kind == "scalars":
         return {n: rng.permutation(np.resize(numbers(d, SCALARS), SCALARS)) for n, d in sweep.inputs.items()}
     if kind != "binary":
@@ -122,7 +130,7 @@ def _operands(kind: str, sweep: Any, chunk: int) -> dict[str, np.ndarray]:
     return {name: x.view(dtype.numpy) for name, x in (("a", a), ("b", b), ("c", c))}
 
 
-def _programs(result: Result, kind: str, first: int) -> None:
+def _programs(result: Result, first: int) -> None:
     from pykittens.gpu.driver import architecture
     from pykittens.gpu.memory import DeviceArray
     from pykittens.testing.program_kernel import OUTPUTS, arrays, program_kernel
@@ -155,10 +163,12 @@ def _moving() -> list[Any]:
     return [op for op in operations() if op.__module__.rpartition(".")[2] in modules.split()]
 
 
-def _samples(result: Result, kind: str, which: int) -> None:
-    from pykittens.testing.conformance import cases
+def _samples(result: Result, which: tuple[int, int]) -> None:
+    from pykittens.testing.conformance import Case
 
-    for case in cases(_moving()[which]):
+    op, first = _moving()[which[0]], which[1]
+    for number, sample in list(enumerate(op.samples()))[first : first + SAMPLES]:
+        case = Case(op, sample, number)
         got, want = case.launch(), case.simulate()
         result.checked += sum(x.size for x in got.values())
         for text in case.differences(got, want, bits=True):
@@ -166,20 +176,20 @@ def _samples(result: Result, kind: str, which: int) -> None:
             result.examples.append(f"{case.name}: {text}")
 
 
-def run(todo: list[Job], workers: int, seconds: float) -> tuple[list[Result], int]:
+def run(todo: list[Job], workers: int, seconds: float, seed: int) -> tuple[list[Result], int]:
     """The results of the jobs that began in time, and how many did not."""
     end, results, left = time.monotonic() + seconds, list[Result](), list(todo)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         running: set[Future[Result]] = set()
         while running or (left and time.monotonic() < end):
             while left and len(running) < 2 * workers and time.monotonic() < end:
-                running.add(pool.submit(work, left.pop(0)))
+                running.add(pool.submit(work, left.pop(0), seed))
             done, running = wait(running, return_when=FIRST_COMPLETED)
             results += [future.result() for future in done]
     return results, len(left)
 
 
-def summary(results: list[Result], left: int, seconds: float) -> dict[str, Any]:
+def summary(results: list[Result], left: int, seconds: float, seed: int) -> dict[str, Any]:
     """The row to be recorded."""
     wrong: dict[str, int] = {}
     for result in results:
@@ -195,6 +205,7 @@ def summary(results: list[Result], left: int, seconds: float) -> dict[str, Any]:
         "numbers": kinds,
         "largest error as a share of its bound": max((x for r in results for x in r.share.values()), default=0.0),
         "programs": TOGETHER * sum(r.job[0] == "programs" and not r.failed for r in results),
+        "seed": seed,
         "failed jobs": sum(bool(r.failed) for r in results),
         "jobs left out": left,
         "seconds": round(seconds),
@@ -207,11 +218,12 @@ def main() -> int:
     parser.add_argument("--programs", type=int, default=5000)
     parser.add_argument("--pairs", type=int, default=10_000_000)
     parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1))
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", action="store_true", help="file the row in benchmarks/results")
     given = parser.parse_args()
     begin = time.monotonic()
-    results, left = run(jobs(given.programs, given.pairs), given.workers, given.seconds)
-    row = summary(results, left, time.monotonic() - begin)
+    results, left = run(jobs(given.programs, given.pairs, given.seed), given.workers, given.seconds, given.seed)
+    row = summary(results, left, time.monotonic() - begin, given.seed)
     worst: dict[str, float] = {}
     for result in results:
         for name, share in result.share.items():
