@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import inspect
 import subprocess
 import sys
 import threading
@@ -104,11 +105,30 @@ def compared(dataclass: Any) -> list[Any]:
         c: Any = 3
 
     nan = float("nan")
-    some = [Two(1), Two(1, 2), Two(1.0), Two(2), Two(nan), Nothing(), Changing(1), Changing(1), Own(1), Own(2)]
+
+    @dataclass(frozen=True)
+    class Kinds:
+        set: Any
+        assign: Any = dataclasses.field(default_factory=list, compare=False)
+        own: int = dataclasses.field(default=5, init=False)
+        word: str = dataclasses.field(default="w", kw_only=True)
+        must: str = dataclasses.field(kw_only=True)
+
+    some: list[Any] = [Kinds(1, must="m"), Kinds(1, [2], must="m", word="v")]
+    some += [Two(1), Two(1, 2), Two(1.0), Two(2), Two(nan), Nothing(), Changing(1), Changing(1), Own(1), Own(2)]
     some += [Same(1), Same(1), Child(1), Child(1, c=4)]
     found: list[Any] = [repr(x).replace(x.__class__.__qualname__, type(x).__name__) for x in some]
     found += [[x == y for y in some] for x in some]
+    found += [str(vars(x)) for x in some]
     for x in some:
+        taken = inspect.signature(type(x).__init__).parameters.values()
+        found.append([(parameter.name, parameter.kind, parameter.annotation) for parameter in taken])
+    for x in some:
+        try:
+            x.more = 1
+            found.append("more")
+        except dataclasses.FrozenInstanceError as error:
+            found.append(str(error))
         try:
             found.append([hash(x) == hash(y) for y in some if type(y) is type(x)])
         except TypeError as error:

@@ -6,7 +6,6 @@ program then goes to the simulator or, as CUDA C, to the compiler and its cache.
 
 from __future__ import annotations
 
-import dis
 import inspect
 import os
 import sys
@@ -29,6 +28,7 @@ from ..loading import uncollected
 from ..passes import prepare
 from ..passes.shared_plan import check_shared
 from ..program import Program
+from ..trace.bytecode import instructions
 from ..trace.operands import check_outputs, written
 from ..trace.signature import Signature, read_signature
 from ..trace.tracer import trace
@@ -294,7 +294,9 @@ def mentions(function: FunctionType, names: set[str]) -> bool:
     count = code.co_argcount + code.co_kwonlyargcount
     rest = count + bool(code.co_flags & inspect.CO_VARARGS)
     left = code.co_varnames[rest : rest + bool(code.co_flags & inspect.CO_VARKEYWORDS)]
-    return bool(names & set(code.co_varnames[:count])) or any(i.argval in left for i in dis.get_instructions(code))
+    return bool(names & set(code.co_varnames[:count])) or (
+        bool(left) and any(i.argval in left for i in instructions(code))
+    )
 
 
 @overload
