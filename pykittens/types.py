@@ -296,7 +296,8 @@ class SharedTile:
     """`st`: a rows x cols tile in shared memory, in panels as wide as its swizzle (ThunderKittens', TMA's).
 
     `pitch` is the number of rows of the allocation it lies in (a view keeps its parent's). `column` says
-    that a view starts inside a panel, so that its value carries a first column too.
+    that a view starts inside a panel, so that its value carries a first column too; `row`, that it may start at a row
+    that is no multiple of 8, inside of the pattern of its swizzle.
     """
 
     dtype: DType
@@ -305,6 +306,7 @@ class SharedTile:
     swizzle: int = 0
     pitch: int = 0
     column: bool = False
+    row: bool = False
 
     def __post_init__(self) -> None:
         _check_dtype(self.dtype, (bf16, f16, f32, e4m3, e5m2, i32, u32, i64, i8, u8), "a shared tile")
@@ -335,6 +337,11 @@ class SharedTile:
     def bytes(self) -> int:
         """Bytes of shared memory."""
         return self.rows * self.cols * self.dtype.size
+
+    @property
+    def apart(self) -> str:
+        """Where a view begins that TMA, wgmma and other blocks cannot name; empty where they can."""
+        return "at a row that may be no multiple of 8" if self.row else "inside a panel" if self.column else ""
 
     @property
     def panel(self) -> int:

@@ -231,6 +231,11 @@ def row_c(c: CudaWriter, memory: Value | Place, type: RegisterTile, row: Any, re
     return c.element(vector, vector_register(type, vector.type, register))
 
 
+SWIZZLED = """
+__device__ __forceinline__ u32 pk_swizzled(u32 address, u32 bits) { return address ^ ((address >> 7 & bits) << 4); }
+"""
+
+
 def shared_address(c: CudaWriter, tile: Value, row: Any, col: Any) -> str:
     """C address (32 bits) of element (row, col) of a shared tile."""
     type = tile.type
@@ -238,6 +243,10 @@ def shared_address(c: CudaWriter, tile: Value, row: Any, col: Any) -> str:
     row, col = (Sym(str(x) if re.fullmatch(r"\w+", str(x)) else f"({x})") for x in (row, col))
     if type.column:
         col = Sym(f"({c[tile]}_col + {col})")
+    if type.row:  # the swizzle is one of addresses: tiles begin where its pattern does
+        c.prelude(SWIZZLED)
+        plain = c[tile] + f" + {(col // type.panel) * (type.pitch * type.swizzle) + row * type.swizzle}"
+        return f"pk_swizzled({plain} + {(col % type.panel) * type.dtype.size}, {type.swizzle // 16 - 1})"
     return f"{c[tile]} + {shared_offset(type, row, col)}"
 
 

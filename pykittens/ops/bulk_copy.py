@@ -41,7 +41,7 @@ class BulkSend(Op):
         check_barrier(self.barrier)
         for tile in (self.target, self.source):
             type = getattr(tile, "type", None)
-            if not isinstance(type, SharedTile) or type.column or (type.cols > type.panel and type.pitch != type.rows):
+            if not isinstance(type, SharedTile) or type.apart or (type.cols > type.panel and type.pitch != type.rows):
                 raise TypeRuleError(
                     f"a copy of {getattr(tile, 'label', tile)} to another block: its bytes do not lie in one piece",
                     fix="copy whole tiles, or whole rows of tiles of one panel",

@@ -75,7 +75,7 @@ class StoreRemote(Op):
         if (
             not isinstance(self.target, Value)
             or not isinstance(target, SharedTile)
-            or target.column
+            or target.apart
             or target.shape != source.shape
             or target.dtype != source.dtype
         ):
@@ -118,7 +118,7 @@ class LoadRemote(Op):
         if (
             not isinstance(self.source, Value)
             or not isinstance(source, SharedTile)
-            or source.column
+            or source.apart
             or not (source.dtype.packed or source.dtype.name == "f32")
         ):
             raise TypeRuleError(f"a load of {source} from another block", fix="load a shared tile of f32, bf16 or f16")

@@ -53,7 +53,7 @@ def load_matrices(
     """
     type, name = tile.type, "pk_ldmatrix_trans" if transposed else "pk_ldmatrix"
     assert isinstance(type, SharedTile)
-    if type.column:  # a view from the middle of a panel: the step may cross into the next one
+    if type.apart:  # the step may cross into the next panel
         return f"{name}({to}, {shared_address(c, tile, ' + '.join(row), ' + '.join(col))})"
     base = c.fresh("at")
     c.line(f"const u32 {base} = {shared_address(c, tile, row[0], col[0])};")

@@ -69,10 +69,10 @@ def check_tma(shared: Value, place: Place, what: str) -> None:
             fix="pass a tensor whose pointer and strides are multiples of 16 bytes, or load it without TMA",
         )
     if isinstance(type, SharedTile):
-        if type.column:
+        if type.apart:
             raise TypeRuleError(
-                f"{what}: {shared.label} begins inside a panel of its tile",
-                fix=f"begin parts at multiples of {type.panel} columns",
+                f"{what}: {shared.label} begins {type.apart} of its tile",
+                fix=f"begin parts at multiples of 8 rows and {type.panel} columns",
             )
         if type.rows > 256:
             raise TypeRuleError(

@@ -53,10 +53,7 @@ class Item(Op):
 
 @dataclass(eq=False)
 class Part(Op):
-    """The rows x cols part of a shared tile whose first element is (row, col), in elements.
-
-    Rows begin at multiples of 8 (the swizzle pattern repeats there).
-    """
+    """The rows x cols part of a shared tile whose first element is (row, col), in elements."""
 
     scope: Scope
     tile: Value
@@ -85,11 +82,6 @@ class Part(Op):
                 raise TypeRuleError(
                     f"{what} {first} to {first + extent} of {tile}", fix=f"stay within its {limit} {what}"
                 )
-        if known_multiple(self.row) % 8:
-            raise TypeRuleError(
-                f"a part of {tile} begins at a row that may not be a multiple of 8",
-                fix="start parts at multiples of 8 rows",
-            )
         if known_multiple(self.col) * tile.dtype.size % 16:
             unit = 16 // tile.dtype.size
             raise TypeRuleError(
@@ -97,7 +89,8 @@ class Part(Op):
                 fix=f"start parts at multiples of {unit} columns (16 bytes)",
             )
         column = tile.column or known_multiple(self.col) % tile.panel != 0
-        return (replace(tile, rows=self.rows, cols=self.cols, column=column),)
+        row = tile.row or known_multiple(self.row) % 8 != 0
+        return (replace(tile, rows=self.rows, cols=self.cols, column=column, row=row),)
 
     def _shift(self, row: Any, panel: Any) -> Any:
         tile = self.tile.type
@@ -135,6 +128,8 @@ class Part(Op):
             (0, 32, 32, 32),
             (8, 80, 16, 16),
             (0, 0, 16, 16),
+            (3, 64, 16, 64),
+            (13, 80, 16, 32),
         ):
             fields = {"tile": whole, "row": row, "col": col, "rows": rows, "cols": cols}
             yield Sample(

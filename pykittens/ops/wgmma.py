@@ -144,10 +144,10 @@ class Wgmma(Product):
                 fix="store it to a shared tile, or load it with layout='row'",
             )
         for x in (self.a, self.b):
-            if isinstance(x.type, SharedTile) and x.type.column:
+            if isinstance(x.type, SharedTile) and x.type.apart:
                 raise TypeRuleError(
-                    f"{what}: {x.label} begins inside a panel of its tile",
-                    fix=f"begin parts at multiples of {x.type.panel} columns",
+                    f"{what}: {x.label} begins {x.type.apart} of its tile",
+                    fix=f"begin parts at multiples of 8 rows and {x.type.panel} columns",
                 )
         return ()
 

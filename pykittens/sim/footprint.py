@@ -20,7 +20,7 @@ from ..program import Access, Buffer, Place, Program, Value
 from ..thread_map import Shape, ThreadMap
 from ..types import SharedTile, SharedVector
 from .lane_patterns import PATTERNS, SEVERAL
-from .memory import CHUNK, GlobalArray, chunk_offsets, element_offset
+from .memory import CHUNK, GlobalArray, chunk_places, element_places
 
 
 class Footprint(NamedTuple):
@@ -165,11 +165,10 @@ class SharedMap:
         if isinstance(type, SharedTile):
             part = touched(threads, type.shape, warps, size, width)
             byte = part.number * width
-            places = chunk_offsets(type, column)[part.row, byte // CHUNK] + byte % CHUNK
+            places = chunk_places(type, base, column)[part.row, byte // CHUNK] + byte % CHUNK
         else:
             part = touched(threads, type.shape if at is None else (1,), warps, size, width)
-            places = part.number * width + (0 if at is None else at * size)
-        places = places + base
+            places = base + part.number * width + (0 if at is None else at * size)
         inside = (places >= 0) & (places // self.step < len(self.table))
         cells = self.table[np.where(inside, places // self.step, -1)]
         if not inside.all() or (self.owner[cells] != number).any() or (cells < 0).any():
@@ -184,8 +183,8 @@ class SharedMap:
         type = value.type
         assert isinstance(type, (SharedTile, SharedVector))
         size, width = type.dtype.size, self.widths[self._buffer(value, base)]
-        offset = np.asarray(element_offset(type, spots.row, column + spots.col), np.int64)
-        places = base + offset[:, None] + np.arange(0, size, width)
+        first = np.asarray(element_places(type, base, spots.row, column + spots.col), np.int64)
+        places = first[:, None] + np.arange(0, size, width)
         return _once(spots, self.table[places // self.step], width)
 
     def _buffer(self, value: Value, base: int) -> int:

@@ -13,7 +13,7 @@ from ..ops.red import combine
 from ..program import Access, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector
 from .block import BlockState
-from .memory import Address, GlobalArray, each_row, element_offset
+from .memory import Address, GlobalArray, each_row, element_places
 from .registers import Registers
 
 
@@ -216,7 +216,7 @@ class Machine(Registers):
             else:
                 assert isinstance(type, (SharedTile, SharedVector))
                 elements, base = self._blocks(memory)[0].memory.bytes.view(type.dtype.numpy), corner[0]
-                yield elements, ((base + element_offset(type, rows, corner[1] + cols)) // type.dtype.size,), inside
+                yield elements, (element_places(type, base, rows, corner[1] + cols) // type.dtype.size,), inside
 
     def _blocks(self, value: Value) -> list[BlockState]:
         """The blocks of the cluster whose shared memory an operand of this operation means."""

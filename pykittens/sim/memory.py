@@ -31,17 +31,25 @@ class Address:
     column: Any = 0
 
 
+def chunk_places(tile: SharedTile, base: int, column: int) -> np.ndarray:
+    """The bytes at which the 16-byte chunks of a tile begin, shape (rows, chunks of a row)."""
+    return base + _chunk_offsets(tile, base // tile.swizzle % 8, column)
+
+
 @lru_cache(maxsize=1024)
-def chunk_offsets(tile: SharedTile, column: int = 0) -> np.ndarray:
-    """Byte offsets of the 16-byte chunks of a tile, shape (rows, chunks of a row)."""
+def _chunk_offsets(tile: SharedTile, phase: int, column: int) -> np.ndarray:
+    """The same from the byte where a tile begins, at row `phase` of the pattern of its swizzle."""
     step = CHUNK // tile.dtype.size
-    rows, cols = np.arange(tile.rows)[:, None], column + np.arange(0, tile.cols, step)[None, :]
-    return np.asarray(shared_offset(tile, rows, cols), dtype=np.int64)
+    rows, cols = phase + np.arange(tile.rows)[:, None], column + np.arange(0, tile.cols, step)[None, :]
+    return np.asarray(shared_offset(tile, rows, cols), dtype=np.int64) - phase * tile.swizzle
 
 
-def element_offset(type: SharedTile | SharedVector, row: Any, col: Any) -> Any:
-    """Byte offsets of elements; of a vector `col` counts."""
-    return shared_offset(type, row, col) if isinstance(type, SharedTile) else col * type.dtype.size
+def element_places(type: SharedTile | SharedVector, base: int, row: Any, col: Any) -> Any:
+    """The bytes at which elements begin; of a vector `col` counts."""
+    if isinstance(type, SharedVector):
+        return base + col * type.dtype.size
+    phase = base // type.swizzle % 8
+    return base + shared_offset(type, phase + row, col) - phase * type.swizzle
 
 
 class SharedMemory:
@@ -69,7 +77,7 @@ class SharedMemory:
             self.bytes[base : base + type.bytes].view(type.dtype.numpy)[:] = row
 
     def _chunks(self, type: SharedTile, bases: list[int], columns: list[int]) -> np.ndarray:
-        parts = [(chunk_offsets(type, c) + b) // CHUNK for b, c in zip(bases, columns, strict=True)]
+        parts = [chunk_places(type, b, c) // CHUNK for b, c in zip(bases, columns, strict=True)]
         return parts[0][None] if len(parts) == 1 else np.stack(parts)
 
 

@@ -184,7 +184,10 @@ KERNELS: list[Any] = [
     ("s[0:16, 0:64:2]", "s[0:16, 0:32]"),
     ("s[0:n, 0:64]", "s.part(0, 0, 16, 64)"),
     ("s.part(0, 48, 16, 32)", "s.part(0, 32, 16, 32)"),
-    ("hs.part(n, 0, 16, 64)", "hs.part(n * 8, 0, 16, 64)"),
+    (
+        "pk.tma.load(pk.shared(pk.st(bf16, 72, 64)).part(n, 0, 64, 64), h, (0, 0), bar)",
+        "pk.tma.load(pk.shared(pk.st(bf16, 72, 64)).part(n * 8, 0, 64, 64), h, (0, 0), bar)",
+    ),
     ("hs.part(0, n, 16, 16)", "hs.part(0, n * 8, 16, 16)"),
     ("pk.shared(f32)", "pk.shared(pk.st(f32, 16, 16))"),
     ("pk.shared(pk.st(f32, 16, 16), count=0)", "pk.shared(pk.st(f32, 16, 16), count=1)"),

@@ -101,10 +101,6 @@ def part_past_the_end(x: X):
     pk.shared(pk.st(f32, 16, 64))[0:16, 32:96].part(0, 48, 16, 32)  #!
 
 
-def part_off_the_grid(x: X):
-    pk.shared(pk.st(f32, 32, 64)).part(x.rows, 0, 16, 64)  #!
-
-
 def part_inside_a_vector(x: X):
     pk.shared(pk.st(bf16, 32, 64)).part(0, x.rows * 4, 16, 16)  #!
 
@@ -298,7 +294,6 @@ def barrier_that_is_none(x: X):
         (index_one_tile, "is one st<f32, 16x64>", "tile[row:row + 16, 0:64]"),
         (slice_an_array, "is 2 items", "index one first"),
         (part_past_the_end, "columns 48 to 80 of st<f32, 16x32>", "stay within its 32 columns"),
-        (part_off_the_grid, "begins at a row that may not be a multiple of 8", "multiples of 8"),
         (part_inside_a_vector, "begins at a column that may not be a multiple of 8", "16 bytes"),
         (mixed_dtypes, "add mixes bf16 and f32", "x.to(pk.f32)"),
         (mixed_shapes, "add: rt<f32, 16x32> does not fit rt<f32, 16x64>", "shapes must agree"),

@@ -54,6 +54,38 @@ def test_swizzles_and_parts(swizzle: int) -> None:
     assert np.array_equal(x[24:56, 48:80], y)
 
 
+@pytest.mark.parametrize("swizzle", [32, 64, 128])
+def test_parts_begin_at_any_row(swizzle: int) -> None:
+    """Whatever moves them: matrices, pairs, runs, copies, products, elements at indices."""
+
+    @pk.kernel(warps=1)
+    def parts(x: pk.gl(bf16, 64, 64), y: pk.gl(bf16, 4, 16, 32), z: pk.gl(f32, 16, 16), row: pk.i32) -> None:
+        tile = pk.shared(pk.st(bf16, 64, 64, swizzle))
+        warp.load_into(tile, x, (0, 0))
+        warp.sync()
+        part = tile.part(row, 16, 16, 32)
+        for i, layout in enumerate(("row", "col", pk.coalesced(4, 8))):
+            warp.store(y, warp.load(part, layout=layout), (i, 0, 0))
+        warp.store(y, part[warp.iota_col(16), warp.iota_row(32)].to(bf16), (3, 0, 0))
+        product = warp.zeros(f32, 16, 16)
+        warp.mma_ABt(product, part, tile.part(row + 2, 32, 16, 32))
+        warp.store(z, product, (0, 0))
+        warp.store(tile.part(row + 1, 16, 16, 32), warp.load(part))
+        warp.load_into(tile.part(1, 0, 8, 16), x, (0, 0))
+        warp.sync()
+        warp.store(x, tile, (0, 0))
+
+    x, y, z = numbers(64, 64, dtype=BF16), np.zeros((4, 16, 32), BF16), np.zeros((16, 16), np.float32)
+    moved = x.copy()
+    moved[12:28, 16:48], moved[1:9, :16] = x[11:27, 16:48], x[:8, :16]
+    kept = x.copy()
+    parts.simulate(x, y, z, 11)
+    assert all(np.array_equal(got, kept[11:27, 16:48]) for got in y)
+    wide = kept.astype(np.float64)
+    assert np.allclose(z, wide[11:27, 16:48] @ wide[13:29, 32:64].T, atol=1e-3)
+    assert np.array_equal(x, moved)
+
+
 def test_vectors_and_elements() -> None:
     """Vectors through shared memory, single elements of shared and global memory."""
 
