@@ -274,6 +274,34 @@ class WarpLines(ThreadMap):
 
 
 @dataclass(frozen=True)
+class SegmentEnds(ThreadMap):
+    """The totals of segments of lines, line by line (`ops/segment_scan.py`): the thread at the end of each touches it.
+
+    segment: neighbours of a thread, threads that follow one another, and the distance of their lanes.
+    """
+
+    type: RegisterTile | RegisterVector
+    along: str
+    segment: tuple[int, int, int]
+    reverse: bool
+
+    def moves(self, shape: Shape, warps: int) -> tuple[np.ndarray, int]:
+        type, (run, lanes, stride) = self.type, self.segment
+        first = Registers(type, once=True).moves(type.shape, warps)[0]
+        if isinstance(type, RegisterVector) and type.kind == "naive":  # the last segment may end behind the vector
+            warp, register = np.arange(warps)[:, None, None], np.arange(type.registers)[None, :, None]
+            first = np.asarray(vector_element(type, warp, np.arange(32)[None, None, :], register))
+        size = type.shape if len(type.shape) == 2 else (1, *type.shape)
+        row, col = (0, first) if len(type.shape) == 1 else np.divmod(first, size[1])
+        line, place = (row, col) if self.along == "row" else (col, row)
+        length, each = size[1 if self.along == "row" else 0], run * lanes
+        thread = np.arange(32)[None, None, :] // stride % lanes
+        last = (thread == (0 if self.reverse else lanes - 1)) & (place % run == (0 if self.reverse else run - 1))
+        count = -(-length // each)
+        return np.where(last & (first >= 0) & (place // each < count), line * count + place // each, -1), 1
+
+
+@dataclass(frozen=True)
 class Declared(ThreadMap):
     """As inline CUDA says: a function from the indices of elements (one array a dimension) to the thread that
     touches each.

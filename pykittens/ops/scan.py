@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -48,75 +48,17 @@ class Scan(Op):
         check_numbers(self.kind, type)
         if isinstance(type, RegisterVector) and type.partial:
             raise TypeRuleError(f"cum{self.kind} of {type}", fix="sum it first: x.total()")
-        if line_of(type, self.along) is None:
-            what = f"{self.along}_cum{self.kind}" if isinstance(type, RegisterTile) else f"cum{self.kind}"
-            fix = "make it on a warp, which has whole rows and columns"
-            raise TypeRuleError(f"{what} of {type} crosses warps", fix=fix)
+        assert not crosses(type, self.along)  # `segment_scan`
         return (type,)
 
     def numpy(self, m: NumpyMachine) -> Any:
         dtype = self.a.type.dtype  # type: ignore[union-attr]
         array = compute(m[self.a], dtype)
         axis = 1 if array.ndim == 2 or self.along == "col" else 2
-        lines = np.moveaxis(array, axis, 0)[:: -1 if self.reverse else 1].copy()
-        with np.errstate(all="ignore"):
-            for i in range(1, len(lines)):
-                lines[i] = calculate(KINDS[self.kind], lines[i - 1], lines[i])
-        return convert(np.moveaxis(lines[:: -1 if self.reverse else 1], 0, axis), dtype)
+        return convert(accumulated(self.kind, array, axis, self.reverse), dtype)
 
     def cuda(self, c: CudaWriter) -> None:
-        type = self.a.type
-        assert isinstance(type, (RegisterTile, RegisterVector))
-        line, dtype = line_of(type, self.along), type.dtype
-        assert line is not None
-        run, lanes, stride = line
-        pair, acc, kept = pair_text(c, self.kind, dtype), c.fresh("acc"), held_c(dtype)
-        c.line(f"{kept} {acc}[{type.registers}];")
-        term = str(c.element(self.a, Sym("i")))
-        limit = naive_limit(type) if isinstance(type, RegisterVector) else 0
-        if limit:
-            inside = f"{vector_element(type, c.warp(self.scope), c.lane, Sym('i'))} < {limit}"  # type: ignore[arg-type]
-            term = f"({inside}) ? {term} : {c.scalar(identity(self.kind, dtype), dtype)}"
-        c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[i] = {term};")
-        place, last = f"(lane / {stride} % {lanes})", f"lane % {stride} + lane / {stride * lanes} * {stride * lanes}"
-        shift = "__shfl_up_sync"
-        if self.reverse:
-            place, shift = f"({lanes - 1} - {place})", "__shfl_down_sync"
-        else:
-            last += f" + {stride * (lanes - 1)}"
-        for registers in lines(type, self.along):
-            runs = [registers[i : i + run] for i in range(0, len(registers), run)]
-            carry = ""
-            for own in reversed(runs) if self.reverse else runs:
-                own = own[::-1] if self.reverse else own
-                for i, j in pairwise(own):
-                    c.line(f"{acc}[{j}] = {pair(f'{acc}[{i}]', f'{acc}[{j}]')};")
-                before, total = carry, f"{acc}[{own[-1]}]"
-                if lanes > 1:
-                    sum, other = c.fresh("sum"), c.fresh("other")
-                    c.line(f"{kept} {sum} = {total}, {other};")
-                    distance = 1
-                    while distance < lanes:
-                        c.line(f"{other} = {shift}(0xffffffffu, {sum}, {distance * stride});")
-                        c.line(f"if ({place} >= {distance}) {sum} = {pair(other, sum)};")
-                        distance *= 2
-                    c.line(f"{other} = {shift}(0xffffffffu, {sum}, {stride});")
-                    total = f"__shfl_sync(0xffffffffu, {sum}, {last})"
-                    before = f"{place} ? {pair(carry, other) if carry else other} : {carry or '0'}"
-                    whole = c.fresh("whole")
-                    c.line(f"const {kept} {whole} = {before};")
-                    guard = "" if carry else f"if ({place}) "
-                    before = whole
-                else:
-                    guard = ""
-                if before:
-                    for i in own:
-                        c.line(f"{guard}{acc}[{i}] = {pair(before, f'{acc}[{i}]')};")
-                    if lanes == 1:
-                        total = f"{acc}[{own[-1]}]"
-                after = c.fresh("carry")
-                c.line(f"const {kept} {after} = {pair(carry, total) if carry and lanes > 1 else total};")
-                carry = after
+        acc = scan_c(c, self.scope, self.kind, self.a, self.along, self.reverse)
         c.map(self.result, lambda r: f"{acc}[{r}]")
 
     def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
@@ -139,7 +81,7 @@ class Scan(Op):
                     yield Sample(fields, lambda a, f=ufunc, x=axis: f.accumulate(a, axis=x), inputs, exact=exact)
         for type in tiles(f32):
             for along, axis in (("row", 1), ("col", 0)):
-                if line_of(type, along) is None:
+                if crosses(type, along):
                     continue
                 for reverse in (False, True):
                     step = -1 if reverse else 1
@@ -149,33 +91,115 @@ class Scan(Op):
                         lambda a, x=axis, s=step: np.flip(np.cumsum(np.flip(a, x), x), x) if s < 0 else np.cumsum(a, x),
                     )
         for vector in vectors(f32):
-            if line_of(vector, "row") is not None:
+            if not crosses(vector):
                 yield Sample({"kind": "sum", "a": vector}, lambda a: np.cumsum(a))
                 fields = {"kind": "max", "a": vector, "reverse": True}
                 yield Sample(fields, lambda a: np.maximum.accumulate(a[::-1])[::-1], exact=True)
 
 
-def line_of(type: RegisterTile | RegisterVector, along: str) -> tuple[int, int, int] | None:
-    """How a line (a row, a column, a vector) is spread: the neighbours of a thread, how many threads follow one
-    another, and how far apart their lanes are. None where it lies in several warps.
+def accumulated(kind: str, array: np.ndarray, axis: int, reverse: bool) -> np.ndarray:
+    """`kind` over the beginning (`reverse`: the end) of each line along an axis, up to each element."""
+    lines = np.moveaxis(array, axis, 0)[:: -1 if reverse else 1].copy()
+    with np.errstate(all="ignore"):
+        for i in range(1, len(lines)):
+            lines[i] = calculate(KINDS[kind], lines[i - 1], lines[i])
+    return np.moveaxis(lines[:: -1 if reverse else 1], 0, axis)
+
+
+def scan_c(
+    c: CudaWriter,
+    scope: Scope,
+    kind: str,
+    a: Value,
+    along: str,
+    reverse: bool,
+    ended: Callable[[str, int, str], None] | None = None,
+) -> str:
+    """C of a scan; the name of the array that holds it. With `ended` of each segment alone: it writes what becomes of
+    its total, given its name, its last register, and the condition that holds in the thread that has it.
+    """
+    type = a.type
+    assert isinstance(type, (RegisterTile, RegisterVector))
+    run, lanes, stride = segment_of(type, along)
+    dtype = type.dtype
+    pair, acc, kept = pair_text(c, kind, dtype), c.fresh("acc"), held_c(dtype)
+    c.line(f"{kept} {acc}[{type.registers}];")
+    term = str(c.element(a, Sym("i")))
+    limit = naive_limit(type) if isinstance(type, RegisterVector) else 0
+    if limit:
+        inside = f"{vector_element(type, c.warp(scope), c.lane, Sym('i'))} < {limit}"  # type: ignore[arg-type]
+        term = f"({inside}) ? {term} : {c.scalar(identity(kind, dtype), dtype)}"
+    c.line(f"PK_UNROLL for (int i = 0; i < {type.registers}; i++) {acc}[i] = {term};")
+    place, last = f"(lane / {stride} % {lanes})", f"lane % {stride} + lane / {stride * lanes} * {stride * lanes}"
+    shift = "__shfl_up_sync"
+    if reverse:
+        place, shift = f"({lanes - 1} - {place})", "__shfl_down_sync"
+    else:
+        last += f" + {stride * (lanes - 1)}"
+    for registers in lines(type, along):
+        runs = [registers[i : i + run] for i in range(0, len(registers), run)]
+        carry = ""
+        for own in reversed(runs) if reverse else runs:
+            own = own[::-1] if reverse else own
+            for i, j in pairwise(own):
+                c.line(f"{acc}[{j}] = {pair(f'{acc}[{i}]', f'{acc}[{j}]')};")
+            before, total = carry, f"{acc}[{own[-1]}]"
+            if lanes > 1:
+                sum, other = c.fresh("sum"), c.fresh("other")
+                c.line(f"{kept} {sum} = {total}, {other};")
+                distance = 1
+                while distance < lanes:
+                    c.line(f"{other} = {shift}(0xffffffffu, {sum}, {distance * stride});")
+                    c.line(f"if ({place} >= {distance}) {sum} = {pair(other, sum)};")
+                    distance *= 2
+                if ended:
+                    ended(sum, own[-1], f"{place} == {lanes - 1}")
+                c.line(f"{other} = {shift}(0xffffffffu, {sum}, {stride});")
+                total = f"__shfl_sync(0xffffffffu, {sum}, {last})"
+                before = f"{place} ? {pair(carry, other) if carry else other} : {carry or '0'}"
+                whole = c.fresh("whole")
+                c.line(f"const {kept} {whole} = {before};")
+                guard = "" if carry else f"if ({place}) "
+                before = whole
+            else:
+                guard = ""
+            if before:
+                for i in own:
+                    c.line(f"{guard}{acc}[{i}] = {pair(before, f'{acc}[{i}]')};")
+                if lanes == 1:
+                    total = f"{acc}[{own[-1]}]"
+            if ended:  # the next segment begins anew
+                continue
+            after = c.fresh("carry")
+            c.line(f"const {kept} {after} = {pair(carry, total) if carry and lanes > 1 else total};")
+            carry = after
+    return acc
+
+
+def segment_of(type: RegisterTile | RegisterVector, along: str = "row") -> tuple[int, int, int]:
+    """How a line (a row, a column, a vector) is spread over a warp, in segments that follow one another: the neighbours
+    of a thread, how many threads follow one another, and how far apart their lanes are.
     """
     layout = type.layout
     if isinstance(type, RegisterVector) and type.kind == "naive":
-        return (type.width, 32, 1) if type.warps == 1 else None
+        return type.width, 32, 1
     if isinstance(layout, Coalesced):
         of_rows = along == "row" if isinstance(type, RegisterTile) else type.kind == "row"
-        if layout.lanes > 32:
-            return None if of_rows else (1, 1, 1)
         if of_rows:
-            return layout.width, layout.lanes, 1
-        return (1, 32 // layout.lanes, layout.lanes) if type.warps == 1 else None
+            return layout.width, min(32, layout.lanes), 1
+        return (1, 1, 1) if layout.lanes > 32 else (1, 32 // layout.lanes, layout.lanes)
     if isinstance(type, RegisterVector):
-        if type.spread > 1:
-            return None
         return (1, 8, 4) if type.ortho else (2, 4, 1)
-    if type.warps > 1 and along == "col":
-        return None
     return (2, 4, 1) if (along == "row") == (layout == "row") else (1, 8, 4)
+
+
+def crosses(type: RegisterTile | RegisterVector, along: str = "row") -> bool:
+    """Whether a line lies in several warps."""
+    if type.warps == 1:
+        return False
+    if isinstance(type, RegisterVector):
+        return type.kind == "naive" or (type.kind == "row" if isinstance(type.layout, Coalesced) else type.spread > 1)
+    return along == ("row" if isinstance(type.layout, Coalesced) else "col")
 
 
 def lines(type: RegisterTile | RegisterVector, along: str) -> list[list[int]]:

@@ -1,8 +1,7 @@
 """The largest elements of each row or column of a tile, with where they stand: arg-max, arg-min and top-k.
 
-Every element has a key of 64 bits, all different: above, its value in the order of unsigned integers; below, what its
-index lacks to 2^32 - 1. The largest key is the largest element, and of equal ones the first; the next is the largest
-key below that.
+Every element has a key (`sort_keys`), all different. The largest key is the largest element, and of equal ones the
+first; the next is the largest key below that. Keys of several warps are reduced as other integers are.
 """
 
 from __future__ import annotations
@@ -23,21 +22,7 @@ from .broadcast import compute, register_type
 from .conversion import convert
 from .reduce import combine_lanes
 from .samples import Sample, tiles
-
-# Of floats in the order of unsigned integers: negative ones complemented, others with the sign bit; NaN above all.
-KEYS = """
-__device__ __forceinline__ u32 pk_order(float x) {
-  const u32 b = __float_as_uint(x + 0.0f);
-  return x != x ? 0xffffffffu : b >> 31 ? ~b : b | 0x80000000u;
-}
-__device__ __forceinline__ u32 pk_order(int x) { return (u32)x ^ 0x80000000u; }
-__device__ __forceinline__ u32 pk_order(u32 x) { return x; }
-__device__ __forceinline__ void pk_unorder(u32 k, float& x) {
-  x = k == 0xffffffffu ? __uint_as_float(0x7fffffffu) : __uint_as_float(k >> 31 ? k ^ 0x80000000u : ~k);
-}
-__device__ __forceinline__ void pk_unorder(u32 k, int& x) { x = (int)(k ^ 0x80000000u); }
-__device__ __forceinline__ void pk_unorder(u32 k, u32& x) { x = k; }
-"""
+from .sort_keys import ORDER, order_c, turned_c
 
 
 @dataclass(eq=False)
@@ -74,15 +59,8 @@ class TopK(Op):
                 f"the largest of each {name} of {type}",
                 fix="pass a tile of numbers of up to 32 bits; a mask, or int64 that fits, as x.to(pk.i32)",
             )
-        if type.warps > 1 and (self.to == "row" or isinstance(type.layout, Coalesced)):
-            raise TypeRuleError(
-                f"the largest of each {name} of {type}, which lies in several warps",
-                fix="make the tile on a warp: warp.load(...), with rows or columns of its own",
-            )
-        if not isinstance(self.k, int) or not 1 <= self.k <= self.length:
-            raise TypeRuleError(
-                f"the {self.k!r} largest of {self.length} elements", fix=f"k is a Python int from 1 to {self.length}"
-            )
+        check_count(self.k, self.length)
+        assert not spread(type, self.to)  # `trace.largest`
         vector = type.vector(self.to)
         return (vector,) * self.k + (replace(vector, dtype=i32),) * self.k
 
@@ -105,13 +83,11 @@ class TopK(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         """For each of the k: the largest key of each thread's registers, then of the lanes that share the row."""
-        c.prelude(KEYS)
+        c.prelude(ORDER)
         tile, vector, r = self.type, self.results[0].type, Sym("i")
         assert isinstance(vector, RegisterVector)
         place = fragment(tile, c.warp(self.scope), c.lane, r)[1 if self.to == "col" else 0]
-        order = f"pk_order({c.element(self.a, r)})"
-        if not self.largest:  # NaN stays first
-            order = f"({order} == 0xffffffffu ? 0xffffffffu : ~{order})" if tile.dtype.kind == "f" else f"~{order}"
+        order = order_c(c.element(self.a, r), tile.dtype, self.largest)
         at = str(vector_register(tile, vector, r))
         best = [c.fresh("best") for _ in range(self.k)]
         for number, name in enumerate(best):
@@ -125,9 +101,7 @@ class TopK(Op):
         held = "float" if tile.dtype.kind == "f" else tile.dtype.c
         for number, name in enumerate(best):
             found = c.fresh("found")
-            key = f"(u32)({name}[i] >> 32)"
-            if not self.largest:
-                key = f"({key} == 0xffffffffu ? {key} : ~{key})" if tile.dtype.kind == "f" else f"~{key}"
+            key = turned_c(f"(u32)({name}[i] >> 32)", tile.dtype, self.largest)
             c.line(f"{held} {found}[{vector.registers}];")
             c.line(f"PK_UNROLL for (int i = 0; i < {vector.registers}; i++) pk_unorder({key}, {found}[i]);")
             c.map(self.results[number], f"{found}[{{}}]".format)
@@ -150,6 +124,18 @@ class TopK(Op):
             yield _sample(RegisterTile(f32, 16, 32), 2, to, axis, "special")
             yield _sample(RegisterTile(i32, 16, 32), 1, to, axis, "integers", largest=False)
             yield _sample(RegisterTile(f32, 16, 32), 4, to, axis, "special", largest=False)
+
+
+def check_count(k: int, length: int) -> int:
+    """k, where so many can be chosen."""
+    if not isinstance(k, int) or not 1 <= k <= length:
+        raise TypeRuleError(f"the {k!r} largest of {length} elements", fix=f"k is a Python int from 1 to {length}")
+    return k
+
+
+def spread(type: RegisterTile, to: str) -> bool:
+    """Whether what is to be chosen from lies in several warps."""
+    return type.warps > 1 and (to == "row") != isinstance(type.layout, Coalesced)
 
 
 def _wide(array: np.ndarray) -> np.ndarray:

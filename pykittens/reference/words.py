@@ -68,11 +68,13 @@ WORDS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("x.row_dot", "pk.row_sums"), "Reduce.sum ShareTerms Combine SendTerms"),
         **dict.fromkeys(("x.row_any", "x.col_any"), "Convert Reduce.max Binary.ne"),
         **dict.fromkeys(("x.row_all", "x.col_all"), "Convert Reduce.min Binary.ne"),
-        **dict.fromkeys(("x.row_argmax", "x.row_argmin", "x.col_argmax", "x.col_argmin", "x.row_topk"), "TopK"),
+        **dict.fromkeys(
+            ("x.row_argmax", "x.row_argmin", "x.col_argmax", "x.col_argmin", "x.row_topk"), "TopK SortKeys FromKeys"
+        ),
         "x.total": "Total ShareColumns CombineColumns",
         **{f"x.{kind}": f"VectorReduce.{kind}" for kind in ("sum", "max", "min")},
         **{
-            f"x.{line}cum{kind}": f"Scan.{kind}"
+            f"x.{line}cum{kind}": f"Scan.{kind} ScanSegments CombineSegments"
             for line in ("row_", "col_", "")
             for kind in ("sum", "prod", "max", "min")
         },

@@ -7,17 +7,18 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
-from ..ops import binary, fill, pairs, reduce, register_order, scan, slice_concat, triangular, unary
+from ..ops import binary, fill, pairs, reduce, register_order, slice_concat, triangular, unary
 from ..ops.take_rows import TakeRows
-from ..ops.top_k import TopK
 from ..program import Operand, Value
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_, f32, i32
 from .cross_warp_reduction import column_total, row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
+from .largest import best
 from .layout_conversion import convert_layout
 from .options import unused
 from .recorder import record, result, scope_of
 from .scalar import Scalar
+from .scans import scan
 from .shared_operands import together
 from .vector_forms import as_vector
 
@@ -345,53 +346,31 @@ class Tile(Handle):
         """Whether all elements of a mask hold, as a scalar."""
         return self._counted("all").min() != 0
 
-    def _best(self, k: int, to: Literal["col", "row"], largest: bool = True) -> tuple[Tile, ...]:
-        type = self.type
-        if to == "row" and self._turns():
-            return tuple(x.as_row(layout=type.layout) for x in self._turned()._best(k, "col", largest))
-        return record(TopK(scope_of(type.warps), self, k, to, largest)).results  # type: ignore[return-value]
-
     def row_topk(self, k: int) -> list[tuple[Tile, Tile]]:
         """The `k` largest elements of each row, largest first: k pairs of column vectors, the elements and their
         columns (int32). Of equal elements the first comes first; NaN before all.
         """
-        found = self._best(k, "col")
+        found = best(self, k, "col")
         return list(zip(found[:k], found[k:], strict=True))
 
     def row_argmax(self) -> Tile:
         """Column vector (int32): the column of each row's largest element; of equal ones the first, NaN before all."""
-        return self._best(1, "col")[1]
+        return best(self, 1, "col")[1]
 
     def row_argmin(self) -> Tile:
         """Column vector (int32): the column of each row's smallest element; of equal ones the first, NaN before all."""
-        return self._best(1, "col", False)[1]
+        return best(self, 1, "col", False)[1]
 
     def col_argmax(self) -> Tile:
         """Row vector (int32): the row of each column's largest element; of equal ones the first, NaN before all."""
-        return self._best(1, "row")[1]
+        return best(self, 1, "row")[1]
 
     def col_argmin(self) -> Tile:
         """Row vector (int32): the row of each column's smallest element; of equal ones the first, NaN before all."""
-        return self._best(1, "row", False)[1]
+        return best(self, 1, "row", False)[1]
 
     def _scan(self, kind: str, along: Any, reverse: bool) -> Tile:
-        vector = isinstance(self.type, RegisterVector)
-        if vector != (along == ""):
-            words = f"cum{kind}" if vector else f"row_cum{kind} or col_cum{kind}"
-            raise TypeRuleError(f"{along}{'_' if along else ''}cum{kind} of {self.type}", fix=f"call {words}")
-        if along == "col" and self._turns():
-            return self._turned()._scan(kind, "row", reverse)._turned()
-        return result(scan.Scan(scope_of(self.type.warps), kind, self, along or "row", reverse))
-
-    def _turns(self) -> bool:
-        """Whether columns lie in several warps, which can have them as rows."""
-        type = self.type
-        lies = isinstance(type, RegisterTile) and not isinstance(type.layout, Coalesced)
-        return lies and type.warps > 1 and type.shape[1] % (16 * type.warps) == 0
-
-    def _turned(self) -> Tile:
-        """The transposed tile in the same layout: columns that lie in several warps become rows that lie in one."""
-        return convert_layout(self, self.type.layout, True)
+        return scan(self, kind, along, reverse)
 
     def row_cumsum(self, *, reverse: bool = False) -> Tile:
         """Each element with all before it in its row summed; `reverse`: with all behind it."""

@@ -245,7 +245,6 @@ KERNELS: list[Any] = [
     ("t.swap_layout()[:, 0:32]", "warp.store(s, t.swap_layout())\nwarp.load(s[:, 0:32])"),
     ("part.cumsum()", "part.total().cumsum()"),
     ("t.cumsum()", "t.row_cumsum(), t.col_cumsum()"),
-    ("warpgroup.zeros(f32, 64, 16).col_cumsum()", "warp.zeros(f32, 64, 16).col_cumsum()"),
     ("t[:, 0:8]", "t[:, 0:16]"),
     ("pk.join(c, c)", "pk.join(t, t)"),
     ("pk.join(t, warp.zeros(f32, 32, 64))", "pk.join(t, warp.zeros(f32, 16, 64))"),
@@ -283,8 +282,8 @@ KERNELS: list[Any] = [
     ("t.row_any()", "(t > 0).row_any()"),
     ("(t > 0.0).row_argmax()", "(t > 0.0).to(i32).row_argmax()"),
     (
-        "block.zeros(f32, 2, 256, layout=pk.coalesced(128, 2)).row_argmax()",
-        "warp.zeros(f32, 2, 256, layout=pk.coalesced(32, 2)).row_argmax()",
+        "(block.zeros(f32, 2, 256, layout=pk.coalesced(128, 2)) > 0.0).row_argmax()",
+        "(block.zeros(f32, 2, 256, layout=pk.coalesced(128, 2)) > 0.0).to(i32).row_argmax()",
     ),
     ("t.row_topk(65)", "t.row_topk(64)"),
     ("col.total()", "col"),

@@ -1,0 +1,97 @@
+"""Scans, arg-max and top-k of rows, columns and vectors that lie in several warps: as NumPy has them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pykittens as pk
+from pykittens import bf16, f32, i32, i64, u32
+
+RUNS = pk.coalesced(128, 2)
+LINES = [("row", f32, RUNS, 2, 512), ("row", bf16, RUNS, 3, 256), ("row", i64, pk.coalesced(128, 1), 1, 384)] + [
+    ("col", dtype, layout, 128, 16) for dtype, layout in ((f32, "row"), (i32, "col"), (u32, "row"))
+]
+
+
+def run(work: Any, x: np.ndarray, layout: Any, dtype: pk.DType, *results: np.ndarray) -> None:
+    rows, cols = x.shape
+
+    def kernel(*given: Any) -> None:
+        tensor, *outs = given
+        work(pk.block.load(tensor, (0, 0), rows=rows, cols=cols, layout=layout), outs)
+
+    types = [pk.gl(dtype, rows, cols), *(pk.gl(dtype if r.dtype == x.dtype else i32, *r.shape) for r in results)]
+    names = ["x", "y", "z"][: len(types)]
+    space: dict[str, Any] = {"kernel": kernel}
+    exec(f"def made({', '.join(names)}): kernel({', '.join(names)})", space)
+    space["made"].__annotations__ = dict(zip(names, types, strict=True))
+    pk.kernel(warps=4)(space["made"])(x, *results)
+
+
+def numbers(dtype: pk.DType, shape: tuple[int, int]) -> np.ndarray:
+    low = 0 if dtype.kind == "u" else -6
+    return np.random.default_rng(3).integers(low, 7, shape).astype(dtype.numpy)
+
+
+@pytest.mark.parametrize(("along", "dtype", "layout", "rows", "cols"), LINES, ids=str)
+def test_scans(along: str, dtype: pk.DType, layout: Any, rows: int, cols: int) -> None:
+    x, axis = numbers(dtype, (rows, cols)), int(along == "row")
+    total, least = np.zeros_like(x), np.zeros_like(x)
+
+    def work(tile: Any, outs: Any) -> None:
+        pk.block.store(outs[0], getattr(tile, f"{along}_cumsum")(), (0, 0))
+        pk.block.store(outs[1], getattr(tile, f"{along}_cummin")(reverse=True), (0, 0))
+
+    run(work, x, layout, dtype, total, least)
+    exact = x.astype(np.int64)
+    assert (total.astype(np.int64) == np.cumsum(exact, axis)).all()
+    assert (least == np.flip(np.minimum.accumulate(np.flip(exact, axis), axis), axis).astype(x.dtype)).all()
+
+
+@pytest.mark.parametrize(("along", "dtype", "layout", "rows", "cols"), [x for x in LINES if x[1] is not i64], ids=str)
+def test_where_the_largest_and_the_smallest_stand(
+    along: str, dtype: pk.DType, layout: Any, rows: int, cols: int
+) -> None:
+    x, axis = numbers(dtype, (rows, cols)), int(along == "row")
+    if dtype.kind == "f":
+        x[-1, -1], x[0, 3] = np.nan, -0.0
+    count = x.shape[1 - axis]
+    high, low = np.zeros(count, np.int32), np.zeros(count, np.int32)
+
+    def work(tile: Any, outs: Any) -> None:
+        for out, word in zip(outs, ("argmax", "argmin"), strict=True):
+            pk.block.store(out, getattr(tile, f"{along}_{word}")(), (0,))
+
+    run(work, x, layout, dtype, high, low)
+    wide = x.astype(np.float64)
+    assert (high == wide.argmax(axis)).all() and (low == wide.argmin(axis)).all()
+
+
+def test_the_three_largest_of_a_row_of_the_block() -> None:
+    x = np.random.default_rng(4).permutation(512).astype(np.float32)[None]
+    values, places = np.zeros((3, 1), np.float32), np.zeros((3, 1), np.int32)
+
+    def work(tile: Any, outs: Any) -> None:
+        for i, (value, place) in enumerate(tile.row_topk(3)):
+            pk.block.store(outs[0], value, pk.at(i, 0))
+            pk.block.store(outs[1], place, pk.at(i, 0))
+
+    run(work, x, RUNS, f32, values, places)
+    assert values[:, 0].tolist() == [511, 510, 509] and (x[0, places[:, 0]] == values[:, 0]).all()
+
+
+@pytest.mark.parametrize("kind", ["naive", "col"])
+def test_scans_of_vectors(kind: str) -> None:
+    x, y = numbers(f32, (1, 192)), np.zeros((1, 192), np.float32)
+
+    @pk.kernel(warps=4)
+    def kernel(x: pk.gl(f32, 1, 192), y: pk.gl(f32, 1, 192)) -> None:
+        found = pk.block.load_vec(x, (0, 0), length=192)
+        found = found.as_col() if kind == "col" else found
+        for _ in pk.range(2):  # the scratch is used again
+            found[:] = found.cumsum()
+        pk.block.store(y, found, (0, 0))
+
+    kernel(x, y)
+    assert (y == np.cumsum(np.cumsum(x, 1), 1)).all()
