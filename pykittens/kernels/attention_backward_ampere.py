@@ -163,10 +163,11 @@ def differentiate(
             if lists is not None:
                 p[:] = made.hide(p)
             p[:] = pk.where(band.sees(score, j * rows, tile * KEYS, down=True), p, 0.0)
-        group.mma_AB(dvalue, p.to(dtype), grads)
+        weights = p.to(dtype)
         if softcap is not None and not scored:
             p = p * pk.fma(x, -x, 1.0)  # the derivative of tanh
         group.mm_ABt(grad, value, grads)
+        group.mma_AB(dvalue, weights, grads)
         steep = made.pull(p * (grad - group.load_row(row_delta)))
         if softcap is not None and scored:
             steep = steep * pk.fma(x, -x, 1.0)

@@ -267,7 +267,7 @@ ROWS = (
         make=lambda causal: _packed(_attention_backward_ampere(64, "bf16", causal), *LENGTHS),
         options={"causal": (False, True)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
-        spilled=52,
+        spilled=24,
     ),
     Shipped(
         name="attention_backward_ampere_window",
@@ -275,7 +275,7 @@ ROWS = (
         make=_attention_backward_ampere_window,
         options={},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
-        spilled=32,
+        spilled=8,
     ),
     Shipped(
         name="attention_backward_sinks",
