@@ -119,6 +119,7 @@ ENOUGH = {
     "attention_backward_ampere_finish": {"dim": (64,), "dtype": ("bf16",), "shared": (163 * 1024,)},
     "attention_backward_prepare": {"dim": (64,), "dtype": ("bf16",)},
     "attention_backward_finish": {"dim": (64,), "dtype": ("bf16",)},
+    "attention_backward_merge": {"dim": (64,), "dtype": ("bf16",)},
     "attention_ada": {"dtype": ("bf16",)},
     "attention_hopper": {"dtype": ("bf16",), "dim": (64,)},
     "attention_hopper_window": {"dim": (64,)},

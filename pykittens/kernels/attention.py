@@ -105,7 +105,7 @@ def call(
     theirs = [*map(table, tables)]
     lists = None if scoring is None or scoring.mask is None else Lists(scoring, scores, alike, theirs)
     if "wgmma" in machine_of(device).features:
-        processors = _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
+        processors = processors_of(device)
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
         more = window or scores.softcap is not None or sinks is not None or scoring is not None
@@ -246,6 +246,11 @@ def loadable(info: ArrayInfo) -> bool:
 def on_hopper(device: int | None) -> bool:
     """Whether Hopper's kernels run there."""
     return "wgmma" in machine_of(device).features
+
+
+def processors_of(device: int | None) -> int:
+    """The multiprocessors of a device, or as many as the simulated one is told to have."""
+    return _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)
 
 
 def machine_of(device: int | None) -> Architecture:

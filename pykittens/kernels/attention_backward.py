@@ -19,10 +19,11 @@ from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 from ..interop import arrays
 from ..trace.scoring import Scoring
 from . import attention_backward_ampere as ampere
+from . import attention_backward_divided as divided
 from . import attention_backward_hopper as hopper
 from . import attention_backward_wide as wide
 from .arguments import KernelCall
-from .attention import Scores, loadable, machine_of, table
+from .attention import Scores, loadable, machine_of, processors_of, table
 from .blank import blank
 from .tile_lists import Lists
 from .widths import backward_width
@@ -127,7 +128,7 @@ def scratch(n: int, d: int, sequences: int | None = None) -> tuple[int, tuple[in
 
 class Steps:
     """The three launches as one: called as a kernel is. mma_sync: bytes of shared memory of a block, where mma.sync
-    makes the products.
+    makes the products; processors: among how many the work on a tile of keys may be divided, in a fourth launch.
     """
 
     def __call__(
@@ -156,6 +157,7 @@ class Steps:
         lists: Lists | None = None,
         deterministic: bool = False,
         mma_sync: int = 0,
+        processors: int = 0,
         **static: Any,
     ) -> None:
         kind, device = (info := arrays.describe(q)).kind, info.device
@@ -188,14 +190,27 @@ class Steps:
             )
             ampere.finish(sums, scaled, dq, scale, q_offsets, width=d, rows=cut["rows"], warps=cut["warps"])
         else:
-            if info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in (*more, static.get("scoring"))):
+            paired = info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in (*more, static.get("scoring")))
+            cuts, keys_sums = (1, 1), None
+            if processors and q_offsets is None:
+                known = left is right is None and lists is None  # how many tiles see each tile of keys
+                group = (batch, heads, k.shape[1], n, k.shape[2], d)
+                shape = divided.Shape(*group, known and static["causal"], deterministic or not known, paired)
+                cuts = divided.cut(shape, processors)
+            if cuts != (1, 1):
+                keys_sums = arrays.empty(kind, divided.parts_of(batch, k.shape[1], k.shape[2], d, *cuts), "f32", device)
+            if paired:
                 by_keys = (batch * k.shape[1], heads // k.shape[1])
                 scaled, delta, sums = (x.reshape(*by_keys, *x.shape[2:]) for x in (scaled, delta, sums))
                 turns = None if turns is None else turns.reshape(*by_keys, parts[0])
-                wide.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, causal=static["causal"])
+                given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, keys_sums)
+                wide.differentiate(*given, causal=static["causal"])
                 scaled, sums = (x.reshape(batch, heads, *x.shape[2:]) for x in (scaled, sums))
             else:
-                hopper.differentiate(q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs, **static)
+                given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs)
+                hopper.differentiate(*given, sums=keys_sums, **static)
+            if keys_sums is not None:
+                divided.merge(keys_sums, dk, dv, scale, width=d)
             finish(sums, scaled, dq, scale, q_offsets, width=d)
 
 
@@ -239,6 +254,7 @@ def call(
     machine, d = machine_of(arrays.describe(given[1]).device), backward_width(given[1].shape[-1], given[3].shape[-1])
     if "wgmma" in machine.features:
         static |= configuration(d, scores.softcap is not None)
+        static["processors"] = processors_of(arrays.describe(given[1]).device)
     else:
         static["mma_sync"] = machine.shared_bytes
     *gradients, dsinks = gradients

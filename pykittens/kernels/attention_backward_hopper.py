@@ -19,7 +19,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from ..trace.scoring import TABLES, Differentiated, Scoring, Where
-from ..trace.visits import KeyTile
+from ..trace.visits import KeyTile, Share
 from .scale import squashed
 from .widths import backward_width
 
@@ -29,11 +29,11 @@ D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
 
-def grid(k: Any, v: Any, k_offsets: Any = None, **_: Any) -> Any:
-    """A block for each tile of keys."""
+def grid(k: Any, v: Any, k_offsets: Any = None, sums: Any = None, **_: Any) -> Any:
+    """A block for each tile of keys, or for each part of its work."""
     keys = keys_of(backward_width(k.cols, v.cols))
     tiles = pk.cdiv(k.rows, keys) if k_offsets is None else k.rows // keys + k_offsets.cols - 1
-    return tiles * k.depth * k.batch
+    return tiles * Share.count(k, sums)
 
 
 def keys_of(d: Any) -> Any:
@@ -68,6 +68,7 @@ def differentiate(
     d2: Annotated[Tensor, f32, "A2", "B2", "C2", "D2"] | None = None,
     d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
+    sums: Annotated[Tensor, f32, "PB", "PG", "PT", pk.static("PL")] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -82,12 +83,12 @@ def differentiate(
     and dq are those of `pk.packed(q_offsets).padded`.
 
     With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
-    so that a block waits for blocks that began before it, and none for one that starts with the same queries.
+    so that a block waits for blocks that began before it, and none for one that starts with the same queries. With
+    `sums`, blocks divide the work on a tile of keys, and theirs go there: see `attention_backward_divided`.
     """
     d, dtype, unit = backward_width(q.cols, v.cols), q.dtype, scale if softcap is None else softcap
     scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
-    c = LOG2E if scored else unit * LOG2E
-    keys = keys_of(d)
+    c, keys = LOG2E if scored else unit * LOG2E, keys_of(d)
     halves = d > 128  # the warpgroups share the keys, and each has half of the columns of dk, dv and dq
     side: Any = 0 if causal else right
     uneven, packed = side is not None, q_offsets is not None
@@ -96,10 +97,9 @@ def differentiate(
     # of them the first tile, then the second: the longest first, or those that nobody waits for.
     together = pk.maximum(LINES // (q.rows * d), 1) if uneven or turns is not None else 1
     section, place = pk.block_index.x // (together * key_tiles), pk.block_index.x % (together * key_tiles)
-    width = pk.minimum(together, k.depth * k.batch - section * together)
+    width = pk.minimum(together, Share.count(k, sums) - section * together)
     tile, shared_by = place // width, q.depth // k.depth
-    if uneven and turns is not None:
-        tile = key_tiles - 1 - tile
+    tile = key_tiles - 1 - tile if uneven and turns is not None else tile
     q_rows, k_rows, base, exists, sequence = pk.stretch(q), pk.stretch(k), 0, True, None
     if packed:
         sequence = pk.packed(k_offsets).find(tile, keys)
@@ -109,67 +109,66 @@ def differentiate(
         key_tiles = pk.cdiv(k_rows.rows, keys)
         exists = tile < key_tiles
     tiles, band = pk.cdiv(q_rows.rows, rows), pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
-    operand, rowed = pk.st(dtype, keys, d), pk.st(dtype, rows, d)
-    key, value = pk.shared(operand, name="key"), pk.shared(operand, name="value")
+    key, value = (pk.shared(pk.st(dtype, keys, d), name=name) for name in ("key", "value"))
     landed = pk.barrier(2, name="landed")
-    q_ring = pk.ring(stages, x=rowed, row=pk.sv(f32, rows), name="q")
-    do_ring = pk.ring(stages, x=rowed, row=pk.sv(f32, rows), name="do")
+    q_ring, do_ring = (
+        pk.ring(stages, x=pk.st(dtype, rows, d), row=pk.sv(f32, rows), name=name) for name in ("q", "do")
+    )
     ds = pk.shared(pk.st(dtype, keys, rows), count=2, name="ds")
     if not direct:
-        sums = pk.shared(pk.sv(f32, dq.cols), count=2, name="sums")  # of dq, one for each warpgroup
+        staged_dq = pk.shared(pk.sv(f32, dq.cols), count=2, name="staged_dq")  # one for each warpgroup
         there, taken = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
 
-    def owner() -> Any:
-        """(head of the keys, batch) of this block: worked out where it is needed, not kept in registers."""
-        which = section * together + place % width
-        return which % k.depth, which // k.depth
+    def share() -> Share:
+        """What is this block's: worked out where it is needed, not kept in registers."""
+        return Share(section * together + place % width, k, sums)
 
-    visits = KeyTile(band, tile, keys, rows, shared_by, owner, exists if packed else None, lists)
+    visits = KeyTile(band, tile, keys, rows, shared_by, share, exists if packed else None, lists)
+
+    def await_turn(at: Any, j: Any) -> None:
+        """All that comes before is in a piece of dq."""
+        if turns is not None:
+            pk.wait_for(turns, at, band.turn(j, rows, tile, keys, key_tiles))
 
     def loaded(i: Any, count: Any) -> Any:
         """Of packed sequences, a box wholly behind the last row might touch what lies there: tiles that exist."""
         return pk.minimum(i, pk.maximum(count - 1, 0)) if packed else i
 
     with pk.role("move", warps=4, registers=24):
-        with pk.role("keys and queries", warps=1):
-            pk.tma.expect(landed, key)
-            head, batch = owner()
-            pk.tma.load(key, k, barrier=landed, **k_rows.tile(batch, head, loaded(tile, key_tiles), keys))
-            for b, h, j in visits.every_tile():
-                with q_ring.fill() as slot:
-                    pk.tma.load(slot.x, q, **q_rows.tile(b, h, j, rows))
-                    pk.tma.load(slot.row, lse, (b, h, base + j))
-            with q_ring.fill() as slot:  # scores are made one tile ahead, in the end those of no tile
-                pk.tma.load(slot.x, q, **q_rows.tile(batch, head * shared_by, loaded(tiles, tiles), rows))
-                pk.tma.load(slot.row, lse, (batch, head * shared_by, base + tiles))
-        with pk.role("values and gradients", warps=1):
-            pk.tma.expect(landed, value)
-            head, batch = owner()
-            pk.tma.load(value, v, barrier=landed, **k_rows.tile(batch, head, loaded(tile, key_tiles), keys))
-            for b, h, j in visits.every_tile():
-                with do_ring.fill() as slot:
-                    pk.tma.load(slot.x, do, **q_rows.tile(b, h, j, rows))
-                    pk.tma.load(slot.row, delta, (b, h, base + j))
+        for name, given, operand, ring, rowed, row in (
+            ("keys and queries", key, k, q_ring, q, lse),
+            ("values and gradients", value, v, do_ring, do, delta),
+        ):
+            with pk.role(name, warps=1):
+                pk.tma.expect(landed, given)
+                head, batch = share().owner
+                pk.tma.load(given, operand, barrier=landed, **k_rows.tile(batch, head, loaded(tile, key_tiles), keys))
+                for b, h, j in visits.every_tile():
+                    with ring.fill() as slot:
+                        pk.tma.load(slot.x, rowed, **q_rows.tile(b, h, j, rows))
+                        pk.tma.load(slot.row, row, (b, h, base + j))
+                if ring is q_ring:  # scores are made one tile ahead, in the end those of no tile
+                    with ring.fill() as slot:
+                        pk.tma.load(slot.x, q, **q_rows.tile(batch, head * shared_by, loaded(tiles, tiles), rows))
+                        pk.tma.load(slot.row, lse, (batch, head * shared_by, base + tiles))
         if not direct:
             for i in range(2):
                 with pk.role(f"add {i}", warps=1):
                     for b, h, j in visits.every_tile():
                         warp.arrive_at(taken, i)
+                        await_turn((b, h, 2 * (base + j) + i), j)  # while the products are being made
                         warp.sync_at(there, i)
-                        if turns is not None:
-                            pk.wait_for(turns, (b, h, 2 * (base + j) + i), band.turn(j, rows, tile, keys, key_tiles))
-                        pk.tma.store_add(dq, sums[i], (b, h, 2 * (base + j) + i, 0))
+                        pk.tma.store_add(dq, staged_dq[i], (b, h, 2 * (base + j) + i, 0))
                         pk.tma.commit()
                         pk.tma.wait(read=turns is None)
                         if turns is not None:
                             pk.signal(turns, (b, h, 2 * (base + j) + i))
     with pk.role("multiply", warpgroups=2, registers=240) as me:
+        wide, cols = d // 2 if halves else d, dq.cols // 64
         my_key, my_value = (x if halves else x.part(me * 64, 0, 64, d) for x in (key, value))
         score, grad = warpgroup.zeros(f32, 64, rows), warpgroup.zeros(f32, 64, rows)
         weight, slope = warpgroup.zeros(dtype, 64, rows), warpgroup.zeros(dtype, 64, rows)
-        wide = d // 2 if halves else d
         dkey, dvalue = warpgroup.zeros(f32, 64, wide), warpgroup.zeros(f32, 64, wide)
-        cols = dq.cols // 64
         pieces = rows // 64 * d // (2 * cols)  # of a warpgroup's part of dq, one after another
         part = warpgroup.zeros(f32, 64, cols)
         turn = pk.var(pk.i32, 0)
@@ -192,7 +191,7 @@ def differentiate(
 
         def where(h: Any, j: Any) -> Where:
             """Where this warpgroup's scores of a tile of queries lie."""
-            (head, batch), key = owner(), tile * keys + (0 if halves else me * 64)
+            (head, batch), key = share().owner, tile * keys + (0 if halves else me * 64)
             return Where(batch if sequence is None else sequence, head * shared_by + h, j * rows, key, down=True)
 
         def step(h: Any, j: Any, masked: Any) -> None:
@@ -228,17 +227,14 @@ def differentiate(
                     do_ring.release()
                 warpgroup.wait(part)
                 if direct:
-                    (head, batch), piece = owner(), (2 * (base + j) + me) * pieces + i
-                    if turns is not None:
-                        pk.wait_for(
-                            turns, (batch, head * shared_by + h, piece), band.turn(j, rows, tile, keys, key_tiles)
-                        )
+                    (head, batch), piece = share().owner, (2 * (base + j) + me) * pieces + i
+                    await_turn((batch, head * shared_by + h, piece), j)
                     warpgroup.add(dq, part.registers(), (batch, head * shared_by + h, piece, 0))
                     if turns is not None:
                         pk.signal(turns, (batch, head * shared_by + h, piece), by=warpgroup)
                 else:
                     warpgroup.sync_at(taken, me)
-                    warpgroup.store(sums[me], part.registers())
+                    warpgroup.store(staged_dq[me], part.registers())
                     warpgroup.arrive_at(there, me)
             scores()
             warpgroup.wait(dkey)
@@ -249,16 +245,20 @@ def differentiate(
 
         scores()
         warpgroup.wait(score)
-        for h in pk.range(shared_by):
+        for h in pk.range(*visits.heads):
             for j, masked in visits.tiles_of(h):
                 step(h, j, masked)
-        pk.block.sync()  # nobody reads the keys and values any more
-        head, batch = owner()
-        for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
-            staged = mine(staged) if halves else staged.part(me * 64, 0, 64, d)
-            warpgroup.store(staged, sum.to(dtype))
-            warpgroup.sync()
-            part_of = (tile, keys, me, wide) if halves else (tile * 2 + me, 64)
-            warpgroup.tma.store(out, staged, **k_rows.tile(batch, head, *part_of))
-        warpgroup.tma.commit()
-        warpgroup.tma.wait()
+        if sums is not None:
+            for i, sum in enumerate((dkey, dvalue)):
+                warpgroup.store(sums, sum.registers(), share().place(i, tile * 2 + me))
+        else:
+            pk.block.sync()  # nobody reads the keys and values any more
+            head, batch = share().owner
+            for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
+                staged = mine(staged) if halves else staged.part(me * 64, 0, 64, d)
+                warpgroup.store(staged, sum.to(dtype))
+                warpgroup.sync()
+                at = (tile, keys, me, wide) if halves else (tile * 2 + me, 64)
+                warpgroup.tma.store(out, staged, **k_rows.tile(batch, head, *at))
+            warpgroup.tma.commit()
+            warpgroup.tma.wait()

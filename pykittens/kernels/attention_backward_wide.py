@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
+from ..trace.visits import Share
 from .attention_backward_hopper import LINES, LOG2E
 
 D = pk.static("D")
@@ -24,7 +25,12 @@ PAIR = 2 * KEYS  # keys of a cluster
 WEIGHTS, SLOPES = 0, 1  # the warpgroups: P and dS
 
 
-@pk.kernel(warps=12, cluster=2, grid=lambda k, **_: 2 * pk.cdiv(k.rows, PAIR) * k.depth * k.batch)
+def grid(k: Any, sums: Any = None, **_: Any) -> Any:
+    """Two blocks for each pair of tiles of keys, or for each part of its work."""
+    return 2 * pk.cdiv(k.rows, PAIR) * Share.count(k, sums)
+
+
+@pk.kernel(warps=12, cluster=2, grid=grid)
 def differentiate(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
     k: Annotated[Tensor, HALF, "B", "G", "M", D],
@@ -37,19 +43,22 @@ def differentiate(
     dv: Annotated[Tensor, HALF, "B", "G", "M", D],
     scale: Annotated[Scalar, f32],
     turns: Annotated[Tensor, i32, "E", "R", "T"] | None = None,
+    sums: Annotated[Tensor, f32, "PB", "PG", "PT", pk.static("PL")] | None = None,
     *,
     causal: bool = False,
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
-    With `turns` (zeros), the additions come in the same order every time, as in `attention_backward_hopper`.
+    With `turns` (zeros), the additions come in the same order every time; with `sums`, blocks divide the work on a
+    pair: both as in `attention_backward_hopper`.
     """
     d, dtype, c, rank = q.cols, q.dtype, scale * LOG2E, pk.cluster.rank
     half, cols = d // 2, dq.cols // ROWS  # a warpgroup's columns of dk and dv; its columns of dq
     pairs, tiles = pk.cdiv(k.rows, PAIR), delta.cols // ROWS
     # `which`: batch and head of the keys. Where tiles differ or take turns, as many heads at a time as L2 has room for
     # (see `attention_backward_hopper`).
-    shared_by, diagonal, cluster, heads = dq.depth, k.rows - q.rows, pk.block_index.x // 2, dq.batch
+    shared_by, diagonal, cluster = dq.depth, k.rows - q.rows, pk.block_index.x // 2
+    heads = Share.count(k, sums)
     which, pair = cluster // pairs, cluster % pairs
     if causal or turns is not None:
         together = pk.maximum(LINES // (q.rows * d), 1)
@@ -58,11 +67,14 @@ def differentiate(
         which, pair = section + place % width, place // width
     if causal and turns is not None:
         pair = pairs - 1 - pair
+    number, which = which, which if sums is None else which // (Share.count(k, sums) // dq.batch)
     tile = pair * 2 + rank
     # Query i stands at key i + diagonal. The first tile that sees a key of both, and the first that sees all of ours:
     first = pk.maximum(pair * PAIR - diagonal, 0) // ROWS if causal else 0
     clear = pk.cdiv(pk.maximum(tile * KEYS + KEYS - 1 - diagonal, 0), ROWS) if causal else 0
-    clear = pk.where(tile * KEYS + KEYS <= k.rows, pk.maximum(pk.minimum(clear, tiles), first), tiles)
+    heads_of = Share(number, k, sums).heads_of(shared_by)
+    first, end = Share(number, k, sums).queries_of(first, tiles)
+    clear = pk.where(tile * KEYS + KEYS <= k.rows, pk.maximum(pk.minimum(clear, end), first), end)
 
     key, value = (pk.shared(pk.st(dtype, KEYS, d), name=name) for name in ("key", "value"))
     other = pk.shared(pk.st(dtype, KEYS, half), name="other")  # our columns of the other block's keys
@@ -81,8 +93,8 @@ def differentiate(
 
     def each_tile() -> Any:
         """The tiles of queries that see these keys, head after head: (head of those that share the keys, tile)."""
-        for h in pk.range(shared_by):
-            for j in pk.range(first, tiles):
+        for h in pk.range(*heads_of):
+            for j in pk.range(first, end):
                 yield h, j
 
     def halves(tile: Any, x: Any, at: Any, barrier: Any) -> None:
@@ -183,18 +195,22 @@ def differentiate(
 
         ahead()
         warpgroup.wait(made)
-        for h in pk.range(shared_by):
+        for h in pk.range(*heads_of):
             if me == WEIGHTS:
                 for j in pk.range(first, clear):
                     step(h, j, True)
-            for j in pk.range(clear if me == WEIGHTS else first, tiles):
+            for j in pk.range(clear if me == WEIGHTS else first, end):
                 step(h, j, False)
         if turns is not None:
             tell()
+        if sums is not None:
+            for i, (sum, col) in enumerate(((dkey, (rank + me) % 2), (dvalue, me))):
+                warpgroup.store(sums, sum.registers(), Share(number, k, sums).place(i, tile * 2 + col))
+            return
         warpgroup.sync_at(done)  # nobody reads the keys and values any more
         head, batch = owner()
-        for out, sums, staged, col in ((dk, dkey * scale, key, (rank + me) % 2), (dv, dvalue, value, me)):
-            warpgroup.store(mine(staged), sums.to(dtype))
+        for out, sum, staged, col in ((dk, dkey * scale, key, (rank + me) % 2), (dv, dvalue, value, me)):
+            warpgroup.store(mine(staged), sum.to(dtype))
             warpgroup.sync()
             warpgroup.tma.store(out, mine(staged), (batch, head, tile, col))
         warpgroup.tma.commit()
@@ -214,7 +230,7 @@ def differentiate(
             fill(do_ring, whole, do, delta)
         with pk.role("exchange", warps=1):
             turn = pk.var(i32, 0)
-            for _ in pk.range((tiles - first) * shared_by):
+            for _ in pk.range(pk.maximum(end - first, 0) * (heads_of[1] - heads_of[0])):
                 warp.sync_at(slopes_there)
                 with theirs.fill() as slot:
                     pk.tma.exchange(slot, slopes[turn])

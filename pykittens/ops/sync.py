@@ -73,10 +73,14 @@ class NamedArrive(Named):
 
 
 class NamedSync(Named):
-    """They are counted and wait for the phase to end."""
+    """They are counted and wait for the phase to end.
+
+    "bar.sync" is "barrier.sync.aligned", which says that all who wait for a phase do so at one instruction (PTX
+    "barrier"); here each role may wait at a statement of its own.
+    """
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("wait", self.barrier, index=self.index),)
 
     def cuda(self, c: CudaWriter) -> None:
-        self._line(c, "bar.sync")
+        self._line(c, "barrier.sync")

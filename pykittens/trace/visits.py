@@ -177,11 +177,54 @@ class QueryTiles:
                 yield Work(block, head, 0, i, 0, mine, theirs, band, band.key_tiles(block * rows, rows, self.keys))
 
 
+class Share:
+    """Of the work on a tile of keys, what block number `which` has, where several divide it: one of `heads` parts of
+    the heads, and of that one of `queries` parts of the queries. `owner`: (head of the keys, batch).
+
+    sums: where their sums go, (gradients * heads * B, queries * G, tiles, elements), for k (B, G, M, D); None if each
+    tile is one block's.
+    """
+
+    def __init__(self, which: Any, k: Any, sums: Any, gradients: int = 2):
+        self.k, self.whole = k, sums is None
+        if not self.whole:
+            self.heads, self.queries = sums.batch // (gradients * k.batch), sums.depth // k.depth
+            self.head, self.query = which // self.queries % self.heads, which % self.queries
+            which = which // (self.queries * self.heads)
+        self.owner = which % k.depth, which // k.depth
+
+    @staticmethod
+    def count(k: Any, sums: Any, gradients: int = 2) -> Any:
+        """How many blocks there are for the same tile of all heads of keys."""
+        return k.depth * k.batch if sums is None else sums.depth * sums.batch // gradients
+
+    def place(self, gradient: int, tile: Any) -> tuple[Any, ...]:
+        """Where in the sums those of a tile are."""
+        head, batch = self.owner
+        part = (gradient * self.heads + self.head) * self.k.batch + batch
+        return part, self.query * self.k.depth + head, tile, 0
+
+    def heads_of(self, count: Any) -> tuple[Any, Any]:
+        """The first of `count` heads that it has, and the one behind its last."""
+        return (0, count) if self.whole else _part(self.head, self.heads, count)
+
+    def queries_of(self, first: Any, end: Any) -> tuple[Any, Any]:
+        """The same of the tiles of queries from `first` to `end`."""
+        if self.whole:
+            return first, end
+        begin, last = _part(self.query, self.queries, maximum(end - first, 0))
+        return first + begin, first + last
+
+
+def _part(i: Any, parts: Any, count: Any) -> tuple[Any, Any]:
+    return i * count // parts, (i + 1) * count // parts
+
+
 class KeyTile:
     """The tiles of `rows` queries that see a tile of `keys` keys, of the heads that share it.
 
-    owner: gives the head of the keys and the batch, where that is asked for; exists: whether there is such a tile;
-    lists: see `TileList` (those of keys), or None.
+    share: gives what the block has of them, where that is asked for; exists: whether there is such a tile; lists: see
+    `TileList` (those of keys), or None.
     """
 
     def __init__(
@@ -191,32 +234,36 @@ class KeyTile:
         keys: int,
         rows: int,
         shared_by: Any,
-        owner: Callable[[], tuple[Any, Any]],
+        share: Callable[[], Share],
         exists: Any = None,
         lists: Any = None,
     ):
         span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
         if exists is not None:
             span = span._replace(end=where(exists, span.end, span.begin))
+        self.heads = share().heads_of(shared_by)
+        begin, end = share().queries_of(span.begin, span.end)
+        span = span._replace(begin=begin, end=end)
         clear = where(tile * keys + keys <= band.keys, maximum(minimum(span.clear, span.end), span.begin), span.end)
         full = span.end if band.low is None else maximum(minimum(span.full, span.end), clear)
         self.span, self.two_sided = span._replace(clear=clear, full=full), band.low is not None
-        self.tile, self.shared_by, self.owner, self.lists = tile, shared_by, owner, lists
+        self.tile, self.shared_by, self.share, self.lists = tile, shared_by, share, lists
 
     def listed(self, h: Any) -> TileList:
         """The list of the h-th head that shares the keys."""
-        head, batch = self.owner()
+        head, batch = self.share().owner
         return TileList(self.lists, batch, head * self.shared_by + h, self.tile, parts_first=True)
 
     def every_tile(self) -> Iterator[tuple[Any, Any, Any]]:
         """Head after head: (batch, head, tile)."""
-        head, batch = self.owner()
+        head, batch = self.share().owner
+        first, last = self.heads
         if self.lists is None:
-            for h in flow.range(head * self.shared_by, (head + 1) * self.shared_by):
+            for h in flow.range(head * self.shared_by + first, head * self.shared_by + last):
                 for j in flow.range(self.span.begin, self.span.end):
                     yield batch, h, j
             return
-        for h in flow.range(self.shared_by):
+        for h in flow.range(first, last):
             found = self.listed(h)
             for place in flow.range(found.count):
                 yield batch, head * self.shared_by + h, found[place]

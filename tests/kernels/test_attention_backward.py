@@ -10,7 +10,13 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError
-from pykittens.kernels import attention_backward, attention_backward_ampere, attention_backward_hopper, reference
+from pykittens.kernels import (
+    attention_backward,
+    attention_backward_ampere,
+    attention_backward_divided,
+    attention_backward_hopper,
+    reference,
+)
 from pykittens.kernels.attention_backward_ampere import AMPLE
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -128,6 +134,51 @@ def test_deterministic_with_mma_sync(causal: bool) -> None:
         sums.append(total)
     for other in sums[1:]:
         np.testing.assert_array_equal(sums[0], other)
+
+
+@pytest.mark.thin(3)
+@full_or_causal
+@pytest.mark.parametrize(
+    ("n", "m", "d", "heads", "cuts", "fixed"),
+    (
+        (200, 150, 64, 3, (2, 2), False),
+        (130, 20, 64, 2, (1, 3), False),
+        (70, 140, 128, 3, (2, 1), False),
+        (150, 140, 256, 2, (2, 2), False),
+        (70, 140, 64, 3, (2, 1), True),
+        (70, 140, 256, 2, (2, 1), True),
+    ),
+)
+def test_blocks_divide_the_work_on_a_tile_of_keys(
+    n: int, m: int, d: int, heads: int, cuts: tuple[int, int], fixed: bool, causal: bool, monkeypatch: Any
+) -> None:
+    """Parts of the heads and of the queries, some of which see none of the keys."""
+    monkeypatch.setattr(attention_backward_divided, "cut", lambda shape, processors: cuts)
+    do, q, k, v = operands(n, m, d, heads)
+    o, lse, *expected = reference.attention_backward(do, q, k, v, scale=d**-0.5, causal=causal)
+    o, lse = o.astype(BF16), lse.astype(np.float32)
+    found = pk.attention_backward(do, q, k, v, o, lse, causal=causal, deterministic=fixed)
+    for x, y in zip(found, expected, strict=True):
+        assert error(x, y) < 1e-2
+
+
+def test_how_many_blocks_divide_the_work() -> None:
+    """As the model of time says: enough for all multiprocessors, none where they are busy, in bounded memory."""
+    shape, cut = attention_backward_divided.Shape, attention_backward_divided.cut
+    assert cut(shape(16, 16, 16, 1024, 1024, 128, False, False), 132) == (1, 1)
+    assert cut(shape(1, 10, 1, 516, 516, 64, True, False), 132)[0] == 10
+    assert cut(shape(1, 1, 1, 8192, 1024, 128, False, False), 132)[1] > 4
+    assert cut(shape(1, 1, 1, 8192, 1024, 128, True, True), 132) == (1, 1)  # parts of one head would wait
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        shared, group, width = (int(x) for x in (rng.integers(1, 9), rng.integers(1, 41), rng.choice((64, 128, 256))))
+        n, m = (int(x) for x in 2 ** rng.uniform(0, 14, 2))
+        found = shape(2, shared * group, shared, n, m, width, bool(rng.integers(2)), False, width == 256)
+        parts = cut(found, 132)
+        assert found.microseconds(*parts, 132) <= found.microseconds(1, 1, 132)
+        sums = attention_backward_divided.parts_of(2, shared, m, width, *parts)
+        assert parts == (1, 1) or 4 * np.prod(sums) < 2**28 * 1.5  # rows are padded to whole tiles
+        assert group % parts[0] == 0 or parts[0] < group
 
 
 def test_scores_far_below_zero() -> None:

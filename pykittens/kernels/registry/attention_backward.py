@@ -13,6 +13,7 @@ from ...types import DTYPES, RegisterTile, f32, i32
 from .. import (
     attention_backward,
     attention_backward_ampere,
+    attention_backward_divided,
     attention_backward_hopper,
     attention_backward_wide,
     reference,
@@ -160,6 +161,21 @@ def _attention_backward_sinks() -> Instance:
     return Instance(attention_backward.differentiate_sinks, operands, {}, ("dsinks",), expected)
 
 
+def _attention_backward_merge(dim: int, dtype: str) -> Instance:
+    """Two parts of the heads and three of the queries, and rows that end within a tile."""
+    out, shape = spec(DTYPES[dtype], (1, 2, 70, dim)), attention_backward_divided.parts_of(1, 2, 70, dim, 2, 3)
+    inverse = order(RegisterTile(f32, 64, min(dim, 128), "row", 4), 4).argsort()
+
+    def expected(sums: Array, scale: float, **_: Any) -> dict[str, Array]:
+        total = sums.astype(float).reshape(2, 2, 3, 2, -1, shape[3]).sum((1, 2))[..., inverse]
+        rows = total.reshape(2, 1, 2, -1, max(dim // 128, 1), 64, min(dim, 128)).swapaxes(4, 5)
+        dk, dv = rows.reshape(2, 1, 2, -1, dim)[..., :70, :]
+        return {"dk": dk * scale, "dv": dv}
+
+    operands = {"sums": spec(f32, shape), "dk": out, "dv": out, "scale": 0.5}
+    return Instance(attention_backward_divided.merge, operands, {"width": dim}, ("dk", "dv"), expected)
+
+
 def _packed(instance: Instance | None, queries: tuple[int, ...], keys: tuple[int, ...]) -> Instance:
     """The same with sequences of these lengths one after another, whose rows are padded to tiles in lse, delta and dq:
     of its results, dk and dv.
@@ -276,6 +292,13 @@ ROWS = (
         options={},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
         spilled=8,
+    ),
+    Shipped(
+        name="attention_backward_merge",
+        about="after attention backward whose blocks divide the work on tiles of keys: dk and dv of all parts",
+        make=_attention_backward_merge,
+        options={"dim": (64, 128, 256), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
     ),
     Shipped(
         name="attention_backward_sinks",

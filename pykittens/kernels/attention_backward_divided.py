@@ -1,0 +1,129 @@
+"""Attention backward where tiles of keys are too few for all multiprocessors: several blocks divide the work on each.
+
+    dk = scale * sum(dk_p)        dv = sum(dv_p)        over parts p of the heads that share keys, and of the queries
+
+`attention_backward_hopper` and `attention_backward_wide` make dk_p and dv_p, float32 in the order of registers, and
+`merge` the sums, always in the same order. How many parts there are says a model of time, as in `schedule`:
+
+    time = rounds * (start + step * steps of the longest block) + merging
+
+where all blocks are as long; else as long as the longest, or all of them evenly on all multiprocessors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+import pykittens as pk
+from pykittens import Scalar, Tensor, bf16, f16, f32, warpgroup
+
+from .attention_backward_hopper import keys_of
+
+ROWS = 64  # of a tile of dk and dv
+START, STEP = 4.0, 2.4  # microseconds on an H100: before and after the loop, and for a tile of queries
+MERGE, PART = 5.0, 0.5  # microseconds: of merging, and of each part that a block adds up
+BANDWIDTH = 2.0  # MB a microsecond: parts are written and read
+MOST, ROOM = 64, 2**28  # parts, and bytes for them
+
+
+@pk.kernel(grid=lambda sums, dk, **_: (sums.rows, dk.depth * dk.batch, 2))
+def merge(
+    sums: Annotated[Tensor, f32, "PB", "PG", "PT", pk.static("PL")],
+    dk: Annotated[Tensor, (bf16, f16), "B", "G", "M", pk.static("D")],
+    dv: Annotated[Tensor, (bf16, f16), "B", "G", "M", pk.static("DV")],
+    scale: Annotated[Scalar, f32],
+    *,
+    width: int,
+) -> None:
+    """dk and dv of all parts; `width`: columns of the tiles."""
+    row, cols = pk.block_index.x, sums.cols // ROWS
+    head, batch = pk.block_index.y % dk.depth, pk.block_index.y // dk.depth
+    queries, across = sums.depth // dk.depth, width // cols
+    heads = sums.batch // (2 * dk.batch)
+    staged = pk.shared(pk.st(dk.dtype, ROWS, cols), name="staged")
+
+    def add(gradient: int, out: Any, by: Any) -> None:
+        """All parts of a tile of dk (0) or dv (1)."""
+        total = warpgroup.full_vec(f32, sums.cols, 0.0, width=4)
+        for part in pk.range(heads * queries, unroll=2):
+            at = ((gradient * heads + part // queries) * dk.batch + batch, part % queries * dk.depth + head, row, 0)
+            total[:] = total + warpgroup.load_vec(sums, at)
+        warpgroup.store(staged, (total.tile(ROWS, cols) * by).to(out.dtype))
+        warpgroup.sync()
+        warpgroup.store(out, staged, (batch, head, row // across, row % across))
+
+    with pk.when(pk.block_index.z == 0):
+        add(0, dk, scale)
+    with pk.when(pk.block_index.z == 1):
+        add(1, dv, 1.0)
+
+
+def parts_of(batch: int, shared: int, m: int, width: int, heads: int, queries: int) -> tuple[int, int, int, int]:
+    """The shape of `sums`, for `shared` heads of m keys: as many parts of the heads, and of the queries."""
+    tiles = -(-m // 128) * 128 // ROWS
+    return 2 * heads * batch, queries * shared, tiles * max(width // 128, 1), ROWS * min(width, 128)
+
+
+class Shape(NamedTuple):
+    """Of an attention, `shared` of whose `heads` have keys. width: of the tiles; fixed: additions to dq have an order,
+    in which parts of the queries would wait for one another.
+    """
+
+    batch: int
+    heads: int
+    shared: int
+    n: int
+    m: int
+    width: int
+    causal: bool
+    fixed: bool
+    pairs: bool = False  # of blocks, each with two tiles of keys
+
+    @property
+    def group(self) -> int:
+        """Heads that share keys."""
+        return self.heads // self.shared
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Tiles of queries that see each tile of keys."""
+        rows, keys = 128 if self.width == 64 else 64, 128 if self.pairs else keys_of(self.width)
+        tiles = -(-self.n // rows)
+        first = np.arange(-(-self.m // keys)) * keys - (self.m - self.n)
+        return np.maximum(tiles - np.maximum(first, 0) // rows, 0) if self.causal else np.full(len(first), tiles)
+
+    def cuts(self) -> Iterator[tuple[int, int]]:
+        """Parts of the heads and of the queries that may be fastest."""
+        yield 1, 1
+        most = min(MOST, ROOM // max(8 * self.batch * self.shared * self.m * self.width, 1))
+        for heads in range(2, min(self.group, most) + 1):
+            if -(-self.group // heads) < -(-self.group // (heads - 1)):  # the longest has fewer
+                yield heads, 1
+        if not self.fixed:
+            longest = int(self.steps.max(initial=0))
+            yield from ((self.group, queries) for queries in range(2, min(most // self.group, longest // 2) + 1))
+
+    def microseconds(self, heads: int, queries: int, sms: int) -> float:
+        """Predicted for so many parts."""
+        slots, parts = max(sms // 2 if self.pairs else sms, 1), heads * queries
+        each = START + STEP * -(-self.group // heads) * np.ceil(self.steps / queries)
+        jobs = len(each) * self.batch * self.shared * parts
+        if jobs <= slots or not self.causal:
+            time = -(-jobs // slots) * each.max(initial=0.0)
+        else:
+            last = each.max() / 2 if self.fixed else each.min()  # a fixed order begins with the shortest
+            time = max(each.max(), each.sum() * self.batch * self.shared * parts / slots + last)
+        if parts == 1:
+            return time
+        moved = 16 * parts * self.batch * self.shared * self.m * self.width / 1e6  # MB, written and read
+        return time + MERGE + max(PART * parts, moved / BANDWIDTH)
+
+
+@lru_cache(maxsize=4096)
+def cut(shape: Shape, sms: int) -> tuple[int, int]:
+    """Into how many parts the heads and the queries of a tile of keys are divided: (1, 1) for none."""
+    return min(shape.cuts(), key=lambda parts: shape.microseconds(parts[0], parts[1], sms))
