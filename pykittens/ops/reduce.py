@@ -197,7 +197,7 @@ class Reduce(Op):
         elif (
             vector.ortho
         ):  # two chains for each result, and the two neighbours that share a row combined first: short chains
-            c.line(f"{compute_c} {acc}[{2 * vector.registers}];")
+            c.line(f"{compute_c} {acc}[{2 * vector.registers}] = {{}};")
             if self.times is None:
                 two = pair(c.element(self.a, r * 2), c.element(self.a, r * 2 + 1))
                 more = pair(f"{acc}[{{index}}]", two)
