@@ -172,6 +172,8 @@ def test_all_cells() -> None:
     assert families.select("attention", ["n 4096, causal"]) == [
         c for c in attention.cells() if c.facts["n"] == 4096 and c.facts["causal"]
     ]
+    forward = [cell for cell in families.select("delta_rules") if not cell.facts["backward"]]
+    assert families.select("delta_rules", ["no backward"]) == forward != []
     assert families.select("gemm", ["m 64", "e4m3"])[0].label == "m 64, n 8192, k 8192, bf16"
     assert families.select("linear")[1].rate(0.3253) == pytest.approx(
         227, rel=0.01

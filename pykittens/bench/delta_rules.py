@@ -2,8 +2,8 @@
 copy.
 
 Each operand is read once, and each result written once; lengths of queries and keys are divided out. Gradients follow
-from a forward pass that is not timed. Peer: flash-linear-attention, where it is installed (its gated backward pass
-refuses Triton 3.4 to 3.7.0 on Hopper), which takes (batch, n, heads, head dimension).
+from a forward pass that is not timed. Peer: flash-linear-attention, where it is installed, which takes (batch, n,
+heads, head dimension); its gated backward pass refuses Triton 3.4 to 3.7.0 on Hopper.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     runs = {OURS: _gradients(ours, operands, up) if backward else lambda: ours(*operands)}
     runs["copy"] = copy_of(int(cell.work))
     where = ("fla.ops.kda", "chunk_kda") if kimi else ("fla.ops.gated_delta_rule", "chunk_gated_delta_rule")
-    chunk = peers.function(*where) if everybody and (kimi or not backward) else None
+    chunk = peers.function(*where) if everybody else None
     if chunk:
         theirs: Callable[..., Any] = lambda q, k, v, beta, g: peers.first(  # noqa: E731
             chunk(q=q, k=k, v=v, g=g, beta=beta, use_qk_l2norm_in_kernel=True)

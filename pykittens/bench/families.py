@@ -55,14 +55,16 @@ Progress = Callable[[int, int, str], None]
 
 
 def select(family: str, words: Sequence[str] = ()) -> list[Cell]:
-    """The cells of a family: all, or those whose label has every part of one of `words`, such as "n 4096, causal"."""
+    """The cells of a family: all, or those whose label has every part of one of `words`, such as "n 4096, causal", and
+    none that is named with "no", such as "n 4096, no causal".
+    """
     cells: list[Cell] = FAMILIES[family].cells()
     wanted = [[part.strip() for part in word.split(",")] for word in words]
-    return [
-        cell
-        for cell in cells
-        if not wanted or any(all(part in cell.label.split(", ") for part in parts) for parts in wanted)
-    ]
+
+    def meant(parts: list[str], label: list[str]) -> bool:
+        return all((part.removeprefix("no ") in label) is not part.startswith("no ") for part in parts)
+
+    return [cell for cell in cells if not wanted or any(meant(parts, cell.label.split(", ")) for parts in wanted)]
 
 
 def run(
