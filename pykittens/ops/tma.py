@@ -8,13 +8,15 @@ written. A vector is a row of panels of 256 elements, the most that a box has al
 A copy that names its last row (`within`) takes one dimension more, whose stride is that of rows: with rows counted from
 the back of a tensor of R rows, R - (end - row) + end - R = row, so that the R-th row of the map is `end` of the tensor.
 The map begins R rows before the tensor. (The trick is known from quack's and Triton's ragged descriptors.) A copy of no
-row, of a sequence that is empty, has R in the place of `end`: an H100 touches memory next to what it leaves out, which
-with an `end` of 0 lies before the tensor, where nothing may be mapped.
+row, of a sequence that is empty, is not asked of that map: Hopper touches memory although it leaves out the whole box,
+and the beginning of the map, before the tensor, may not be mapped. A load goes by the tensor's own map instead, to the
+row behind its last; nothing is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,8 +43,16 @@ LONGEST = 256  # elements of a box along one dimension
 TENSOR_MAP = "struct __align__(64) pk_tensor_map { u64 opaque[16]; };\n"
 
 
+def map_specs(shared: Value, place: Place, outside: bool) -> tuple[TensorMapSpec, ...]:
+    """The tensor maps that a copy between a shared tile (or vector) and a tensor needs; `outside`: that of copies of no
+    row, too.
+    """
+    spec = map_spec(shared, place)
+    return (spec, replace(spec, ended=False)) if spec.ended and outside else (spec,)
+
+
 def map_spec(shared: Value, place: Place) -> TensorMapSpec:
-    """The tensor map that a copy between a shared tile (or vector) and a tensor needs."""
+    """The first of them."""
     type, tensor = shared.type, place.type
     name, cols = place.tensor.name, tensor.padded[3]
     if isinstance(type, SharedVector):
@@ -106,38 +116,58 @@ def check_first(m: NumpyMachine, place: Place) -> None:
             )
 
 
-def boxes(c: CudaWriter, shared: Value, place: Place, spec: TensorMapSpec) -> list[tuple[str, str, int]]:
-    """The instructions of a copy: shared address, coordinates (innermost first), and their number. May open a loop
-    over the one that follows.
+def write_copies(
+    c: CudaWriter, shared: Value, place: Place, outside: bool, write: Callable[[TensorMapSpec, str, str, int], None]
+) -> None:
+    """Has `write` write the instructions of a copy, each by its map, shared address, coordinates (innermost first) and
+    their number. A copy of no row is one of zeros if `outside`, else nothing:
+
+        if (row < end) { ..by the map that begins before the tensor.. } else { ..by the tensor's own.. }
     """
     batch, depth, row, col = (c.scalar(x, i32) for x in place.first)
-    type, base = shared.type, c[shared]
-    last, dims = batch, 5 if spec.panels else 4
-    if place.within is not None:
-        length = place.type.padded[2]
-        length = str(length) if isinstance(length, int) else f"{c[place.tensor]}.shape[2]"
-        end = c.fresh("end")
-        c.line(f"const int {end} = min({c.scalar(place.within[1], i32)}, {length});")
-        last, dims = f"{batch}, {row} < {end} ? {end} : {length}", 5
-        row = f"{length} - max({end} - {row}, 0)"
+    spec, *plain = map_specs(shared, place, outside)
+    if not spec.ended:
+        for box in boxes(shared.type, c[shared], spec, (col, row, depth, batch), c):
+            write(spec, *box)
+        return
+    length: Any = place.type.padded[2]
+    length = length if isinstance(length, int) else f"{c[place.tensor]}.shape[2]"
+    assert place.within is not None
+    end = c.fresh("end")
+    c.line(f"const int {end} = min({c.scalar(place.within[1], i32)}, {length});")
+    c.line(f"if ({row} < {end}) {{")
+    for box in boxes(shared.type, c[shared], spec, (col, f"{length} - ({end} - {row})", depth, f"{batch}, {end}"), c):
+        write(spec, *box)
+    c.line("}")
+    if plain:
+        c.line("else {")
+        for box in boxes(shared.type, c[shared], plain[0], (col, f"{length}", depth, batch), c):
+            write(plain[0], *box)
+        c.line("}")
+
+
+def boxes(
+    type: Type, base: str, spec: TensorMapSpec, first: tuple[str, str, str, str], c: CudaWriter
+) -> list[tuple[str, str, int]]:
+    """The boxes of a copy: shared address, coordinates, and their number. May open a loop over the one that follows."""
+    col, row, depth, last = first
+    dims = 5 if spec.panels or spec.ended else 4
     if isinstance(type, SharedVector):
         if spec.panels:
-            return [(base, f"0, {row}, {col} / {LONGEST}, {depth}, {batch}", 5)]
+            return [(base, f"0, {row}, {col} / {LONGEST}, {depth}, {last}", dims)]
         if type.length == spec.box[1]:
-            return [(base, f"{col}, {row}, {depth}, {batch}", 4)]
+            return [(base, f"{col}, {row}, {depth}, {last}", dims)]
         c.line(
             f'_Pragma("unroll 1") for (int i = 0; i < {type.length}; i += {LONGEST})'
         )  # unrolled, its addresses would fill registers
-        return [(f"{base} + i * {type.dtype.size}", f"{col} + i, {row}, {depth}, {batch}", 4)]
+        return [(f"{base} + i * {type.dtype.size}", f"{col} + i, {row}, {depth}, {last}", dims)]
     assert isinstance(type, SharedTile)
     if spec.panels:
         return [(base, f"0, {row}, {col} / {type.panel}, {depth}, {last}", dims)]
-    found = []
-    for p in range(-(-type.cols // type.panel)):
-        found.append(
-            (f"{base} + {p * type.pitch * type.swizzle}", f"{col} + {p * type.panel}, {row}, {depth}, {last}", dims)
-        )
-    return found
+    return [
+        (f"{base} + {p * type.pitch * type.swizzle}", f"{col} + {p * type.panel}, {row}, {depth}, {last}", dims)
+        for p in range(-(-type.cols // type.panel))
+    ]
 
 
 def load_text(dims: int, hint: bool, multicast: bool, own: bool) -> tuple[str, str]:
@@ -210,7 +240,7 @@ class TmaLoad(Op):
         return ()
 
     def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
-        return (map_spec(self.target, self.source),)
+        return map_specs(self.target, self.source, outside=True)
 
     @property
     def bytes(self) -> int:
@@ -230,16 +260,17 @@ class TmaLoad(Op):
     def cuda(self, c: CudaWriter) -> None:
         c.require("tma", self)
         c.prelude(TENSOR_MAP)
-        spec = map_spec(self.target, self.source)
         extra = f"{c.scalar(self.mask, i32)}, " if self.mask is not None else ""
         extra += f"{HINTS[self.hint]}, " if self.hint is not None else ""
         c.line(f"{c.elect(self.scope)}{{")
-        found = boxes(c, self.target, self.source, spec)
         own = self.mask is None and c.arch.capability >= (10, 0)
-        name, text = load_text(found[0][2], self.hint is not None, self.mask is not None, own)
-        c.prelude(text)
-        for address, coordinates, _ in found:
+
+        def write(spec: TensorMapSpec, address: str, coordinates: str, dims: int) -> None:
+            name, text = load_text(dims, self.hint is not None, self.mask is not None, own)
+            c.prelude(text)
             c.line(f"{name}({address}, &{c.map_name(spec)}, {c[self.barrier]}, {extra}{coordinates});")
+
+        write_copies(c, self.target, self.source, True, write)
         c.line("}")
 
     @classmethod
@@ -308,7 +339,7 @@ class TmaStore(Op):
         return ()
 
     def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
-        return (map_spec(self.source, self.target),)
+        return map_specs(self.source, self.target, outside=False)
 
     def numpy(self, m: NumpyMachine) -> None:
         check_first(m, self.target)
@@ -327,13 +358,14 @@ class TmaStore(Op):
     def cuda(self, c: CudaWriter) -> None:
         c.require("tma", self)
         c.prelude(TENSOR_MAP)
-        spec = map_spec(self.source, self.target)
         c.line(f"{c.elect(self.scope)}{{")
-        found = boxes(c, self.source, self.target, spec)
-        name, text = store_text(found[0][2], self.kind)
-        c.prelude(text)
-        for address, coordinates, _ in found:
+
+        def write(spec: TensorMapSpec, address: str, coordinates: str, dims: int) -> None:
+            name, text = store_text(dims, self.kind)
+            c.prelude(text)
             c.line(f"{name}(&{c.map_name(spec)}, {address}, {coordinates});")
+
+        write_copies(c, self.source, self.target, False, write)
         c.line("}")
 
     @classmethod
@@ -368,7 +400,7 @@ class TmaPrefetch(Op):
         return ()
 
     def tensor_maps(self) -> tuple[TensorMapSpec, ...]:
-        return (map_spec(self.like, self.source),)
+        return map_specs(self.like, self.source, outside=False)
 
     def numpy(self, m: NumpyMachine) -> None:
         pass
@@ -376,15 +408,17 @@ class TmaPrefetch(Op):
     def cuda(self, c: CudaWriter) -> None:
         c.require("tma", self)
         c.prelude(TENSOR_MAP)
-        spec = map_spec(self.like, self.source)
         c.line(f"{c.elect(self.scope)}{{")
-        for _, coordinates, dims in boxes(c, self.like, self.source, spec):
+
+        def write(spec: TensorMapSpec, address: str, coordinates: str, dims: int) -> None:
             names = ", ".join(f"%{i + 1}" for i in range(dims))
             inputs = "".join(f', "r"({x.strip()})' for x in coordinates.split(","))
             c.line(
                 f'asm volatile("cp.async.bulk.prefetch.tensor.{dims}d.L2.global.tile [%0, {{{names}}}];"'
                 f' :: "l"(&{c.map_name(spec)}){inputs} : "memory");'
             )
+
+        write_copies(c, self.like, self.source, False, write)
         c.line("}")
 
 

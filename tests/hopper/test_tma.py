@@ -2,6 +2,7 @@
 words."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -120,13 +121,19 @@ def test_kept_to_rows(cols: int, rank: int, dims: int) -> None:
     for row, end in ((8, 20), (8, 9), (79, 80), (0, 80)):  # what the instruction computes from its coordinates
         offset = (80 - (end - row)) * strides[0] + end * strides[-1] - before_tensor(describe(x), spec)
         assert offset == row * strides[0]
-    # A copy of no row stays beside the tensor's end: the engine touches memory there, whatever it leaves out.
-    copy = re.compile(r", (\S+) - max\((\S+) - (\S+), 0\), .*, (\S+) < (\S+) \? (\S+) : (\S+?)(\)|, )")
-    found = [copy.search(line) for line in move.cuda(x, y, 8).splitlines() if re.search(r"pk_tma_\w+_5d\(.*&", line)]
-    found = [x for x in found if x or pytest.fail("a copy without these coordinates")]
-    assert len(found) >= 8
-    for rows, end, row, r, e, then, otherwise, _ in (x.groups() for x in found if x):
-        assert rows == otherwise and end == e == then and row == r
+    # A copy of no row is not asked of a map that begins before the tensor: the engine touches memory, whatever it
+    # leaves out. A load goes behind the last row by a map that begins with the tensor; nothing is stored.
+    text = move.cuda(x, y, 8)
+    (loads, behind), stores = re.findall(r"pk_tma_load_(?:5d|4d)\(\w+ \+ 0, &(\w+)", text)[:2], set()
+    plain = move.program(x, y, 8).maps[1]
+    assert plain == replace(spec, ended=False) and before_tensor(describe(x), plain) == 0 and loads != behind
+    for line, copies, rest in re.findall(r"\n *if \((\w+ < end_\d+)\) \{\n(.*?)\n *\}\n([^\n]*)", text, re.S):
+        row, end = line.split(" < ")
+        assert all(f"- ({end} - {row})" in x and f", {end})" in x for x in copies.splitlines())
+        stores |= {rest.strip() == "else {"}
+    assert stores == {True, False}
+    for outside in re.findall(r"else \{\n(.*?)\n *\}", text, re.S):
+        assert all(f"&{behind}, " in x and re.search(r", v_\d+\.shape\[2\], ", x) for x in outside.splitlines())
     with pytest.raises(pk.OutOfBoundsError, match="begins at row -1, before row 0"):
         move.simulate(x, y, -1)
 
