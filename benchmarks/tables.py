@@ -67,14 +67,36 @@ def charts(rows: Rows) -> dict[str, str]:
 
 
 def newest(devices: list[Rows]) -> Rows:
-    """Of every table, the rows of the device that it was measured on last."""
-    last: dict[str, tuple[str, Rows]] = {}
+    """Of every table, the rows of the device that it was measured on last; of a family of the bench, each cell as it
+    was measured last, on whichever device, and of one day beside most others.
+    """
+    last: dict[str, tuple[tuple[str, str], Rows]] = {}
     for rows in devices:
         for table in dict.fromkeys(row["table"] for row in rows):
-            date = max(row["date"] for row in of(table, rows))
-            if table not in last or date > last[table][0]:
-                last[table] = date, of(table, rows)
+            when = max(_when(row) for row in of(table, rows))
+            if table not in last or when > last[table][0]:
+                last[table] = when, of(table, rows)
+    for name in FAMILIES:
+        if table := f"bench_{name}" in last and f"bench_{name}":
+            last[table] = last[table][0], cells(name, [row for rows in devices for row in of(table, rows)])
     return [row for _, rows in last.values() for row in rows]
+
+
+def _when(row: dict[str, Any]) -> tuple[str, str]:
+    """Rows say since 2026-11-26 at what time of their day they were measured."""
+    return row["date"], row.get("time", "")
+
+
+def cells(name: str, rows: Rows) -> Rows:
+    """One row for each cell that the family has, in the order of the cells."""
+    key, best = FAMILIES[name].KEY, {}
+    for row in rows:
+        peers = sum("ratio" in peer for peer in row["peers"].values())
+        rank, facts = (row["date"], peers, _when(row)), tuple(row.get(k) for k in key)
+        if facts not in best or rank > best[facts][0]:
+            best[facts] = rank, row
+    wanted = [tuple(cell.facts.get(k) for k in key) for cell in FAMILIES[name].cells()]
+    return [best[facts][1] for facts in wanted if facts in best]
 
 
 def fill(text: str, rows: Rows) -> str:
@@ -322,6 +344,11 @@ def family(name: str) -> Callable[[Rows], str]:
         source = of(f"bench_{name}", rows)
         if not source:
             return _NONE
+        cards = list(dict.fromkeys(row["device"] for row in source))
+        made = "\n\n".join(of_card([row for row in source if row["device"] == card]) for card in cards)
+        return f"{made}\n\n{_beside_the_best(source)}\n\n![rates](charts/{name}.svg)"
+
+    def of_card(source: Rows) -> str:
         key = FAMILIES[name].KEY
         peers = list(dict.fromkeys(peer for row in source for peer, found in row["peers"].items() if "ratio" in found))
         body = [
@@ -344,8 +371,7 @@ def family(name: str) -> Callable[[Rows], str]:
                 *(f"**{math.exp(statistics.fmean(map(math.log, found))):.2f}**" for found in ratios),
             )
         )
-        made = markdown((", ".join(key), "PyKittens", "error", *peers), body, source)
-        return f"{made}\n\n{_beside_the_best(source)}\n\n![rates](charts/{name}.svg)"
+        return markdown((", ".join(key), "PyKittens", "error", *peers), body, source)
 
     return table
 

@@ -98,11 +98,13 @@ def chart(family: str, rows: Sequence[Row]) -> str:
     """The rows as a picture: rates of everybody, ours last, as others have drawn it."""
     panels: dict[str, dict[str, dict[str, float]]] = {}
     units = {row["unit"] for row in rows}
+    cards = {row.get("device") for row in rows}
     for row in rows:
         if "rate" not in row:
             continue
         panel, label = FAMILIES[family].group(row)
-        heading = panel if len(units) == 1 else f"{panel} ({row['unit']})"
+        said = [row["unit"]] * (len(units) > 1) + [row["device"]] * (len(cards) > 1)
+        heading = f"{panel} ({', '.join(said)})" if said else panel
         others = {name: peer["rate"] for name, peer in row["peers"].items() if "rate" in peer}
         panels.setdefault(heading, {})[label] = {OURS: row["rate"], **others}
     return bars(f"{FAMILIES[family].TITLE}", ", ".join(sorted(units)), panels)

@@ -38,6 +38,7 @@ def facts() -> dict[str, Any]:
         "versions": versions(),
         "command": command(),
         "date": datetime.date.today().isoformat(),
+        "time": datetime.datetime.now().strftime("%H:%M"),
     }
 
 
