@@ -98,12 +98,12 @@ def chart(family: str, rows: Sequence[Row]) -> str:
     """The rows as a picture: rates of everybody, ours last, as others have drawn it."""
     panels: dict[str, dict[str, dict[str, float]]] = {}
     units = {row["unit"] for row in rows}
-    cards = {row.get("device") for row in rows}
+    cards = {row.get("device", "here") for row in rows}
     for row in rows:
         if "rate" not in row:
             continue
         panel, label = FAMILIES[family].group(row)
-        said = [row["unit"]] * (len(units) > 1) + [row["device"]] * (len(cards) > 1)
+        said = [row["unit"]] * (len(units) > 1) + [row.get("device", "here")] * (len(cards) > 1)
         heading = f"{panel} ({', '.join(said)})" if said else panel
         others = {name: peer["rate"] for name, peer in row["peers"].items() if "rate" in peer}
         panels.setdefault(heading, {})[label] = {OURS: row["rate"], **others}
