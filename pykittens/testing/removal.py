@@ -14,9 +14,9 @@ blocks than run at once. The kernel as it is must run clean.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Removal:
     change: str  # what becomes of it, where it is not taken out: "order=relaxed", "memory_scope=cta"
     simulate: Callable[[], Diagnosis | None] = field(repr=False)  # without it
 
-    @cached_property
+    @functools.cached_property
     def found(self) -> Diagnosis | None:
         """What the simulator diagnoses without the statement, None if nothing. It is simulated when first asked for."""
         return self.simulate()
@@ -97,13 +97,19 @@ def removals(
     `seeds` give.
 
     An atomic, a load or a store stays, and loses its order alone. Arrays are not written: each run has its own copies.
+    The kernel as it is runs before the first of them is simulated, and raises what it is diagnosed with.
     """
 
     def run(seed: int | None) -> None:
         copies = {name: _copy(x) for name, x in named.items()}  # one of which may be the kernel's own `seed`
         kernel.simulate_with(tuple(map(_copy, operands)), copies, seed=seed)
 
+    @functools.cache
+    def runs_clean() -> None:
+        run(None)
+
     def without(block: Block, op: Op, instead: list[Op]) -> Diagnosis | None:
+        runs_clean()
         whole = block.ops
         block.ops = [x for other in whole for x in (instead if other is op else [other])]
         try:
@@ -115,9 +121,8 @@ def removals(
             block.ops = whole
         return None
 
-    run(None)
     for block, op, change, instead in _changes(kernel.program(*operands, **named)):
-        yield Removal(op, change, partial(without, block, op, instead))
+        yield Removal(op, change, functools.partial(without, block, op, instead))
 
 
 def _changes(program: Program) -> Iterator[tuple[Block, Op, str, list[Op]]]:
