@@ -2,15 +2,21 @@
 takes."""
 
 import os
-from collections import Counter
-from collections.abc import Generator, Iterator
-from pathlib import Path
 
-import pytest
+# One thread a process: the matrices are small, there is a process a core, and threads that wait for one another spin.
+# Before anything loads NumPy or torch; processes that tests or pytest start inherit it.
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
 
-from pykittens.gpu import driver
-from tests import thin
-from tests.all import BUDGET, kind_of
+from collections import Counter  # noqa: E402
+from collections.abc import Generator, Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from pykittens.gpu import driver  # noqa: E402
+from tests import thin  # noqa: E402
+from tests.all import BUDGET, kind_of  # noqa: E402
 
 MOST = 20  # tests that are listed with what they took
 BEGAN = pytest.StashKey[float]()
