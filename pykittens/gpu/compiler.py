@@ -8,7 +8,7 @@ from ..architectures import architecture
 from ..loading import dataclass
 from . import nvrtc
 from .nvrtc import CompilerMissing
-from .unrolled import written_out
+from .unrolled import prepared
 
 __all__ = [
     "CompileError",
@@ -79,7 +79,7 @@ def compile(source: str, arch: str, *, options: tuple[str, ...] = ()) -> Cubin:
     flags = (f"--gpu-architecture={arch}", *_FLAGS, *options)
     start = time.perf_counter()
     try:
-        image, log = nvrtc.compile_cubin(_held_lines(written_out(source)), flags)
+        image, log = nvrtc.compile_cubin(_held_lines(prepared(source)), flags)
     except nvrtc.NvrtcError as error:
         raise CompileError(f"the CUDA compiler refused the kernel for {arch}", error.log, source) from error
     seconds = time.perf_counter() - start

@@ -5,20 +5,23 @@ The text of a tile is a loop over its registers,
     PK_UNROLL for (int i = 0; i < 2; i++) v_2[i] = v_1[i] * 2.0f;
 
 which is short to read. But each is a loop to NVVM, which goes through the function again whenever it has unrolled one:
-a kernel with a thousand of them took four times as long to compile as the same with
+a kernel with a thousand of them takes four times as long to compile as the same with
 
     v_2[0] = v_1[0] * 2.0f; v_2[1] = v_1[1] * 2.0f;
 
-in their place. What stays a loop: one whose bounds are no numbers (a template's), and one that is left from within.
+in their place. Where they are few, little is gained, and the text is compiled as it was written. What stays a loop in any case:
+one whose bounds are no numbers (a template's), one that is left from within, and a long one, each pass of which would
+be read and simplified by itself.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["written_out"]
+__all__ = ["prepared", "written_out"]
 
-LONGEST = 8  # passes: what a longer loop costs NVVM is no more than to read each pass and simplify it by itself
+MANY = 300  # loops: NVVM's time for them grows with the square
+LONGEST = 16  # passes
 
 _HEAD = re.compile(r"PK_UNROLL for \(int (\w+) = (\d+); \1 < (\d+); \1\+\+\)")
 _QUOTED = r'R"(\w*)\(.*?\)\1"|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|//[^\n]*|/\*.*?\*/'
@@ -27,6 +30,11 @@ _MARK = re.compile(rf"{_QUOTED}|[][(){{}};]", re.DOTALL)
 _BLANK = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _WORD = re.compile(r"(?:PK_UNROLL|for|while|if|else|switch)\b")
 _LEFT = re.compile(r"\b(?:break|continue|goto)\b")
+
+
+def prepared(source: str) -> str:
+    """The source as it compiles fastest: its loops written out where they are many."""
+    return written_out(source) if source.count("PK_UNROLL for") > MANY else source
 
 
 def written_out(source: str) -> str:

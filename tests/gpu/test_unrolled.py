@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from pykittens.gpu.compiler import compile
-from pykittens.gpu.unrolled import LONGEST, written_out
+from pykittens.gpu.unrolled import LONGEST, MANY, prepared, written_out
 
 COMMENT, STRING = "/* PK_UNROLL for (int i = 0; i < 2; i++) x; */", '"PK_UNROLL for (int i = 0; i < 2; i++) x;"'
 
@@ -93,3 +93,9 @@ def test_the_code_is_the_same() -> None:
     first = " ".join(f"v[{i}] = x[{i}];" for i in range(4))
     images = [compile(f"{head}{text}\n}}", "sm_90").image for text in (loops, first + "\n" + straight)]
     assert images[0] == images[1]
+
+
+def test_a_text_of_few_loops_is_compiled_as_it_is() -> None:
+    loop = "PK_UNROLL for (int i = 0; i < 2; i++) x[i] = 0;\n"
+    assert prepared(loop * MANY) == loop * MANY
+    assert prepared(loop * (MANY + 1)) == "{ x[0] = 0; x[1] = 0; }\n" * (MANY + 1)

@@ -452,7 +452,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("HMMA", "LDSM", "UTMALDG", "UTMASTG"),
-        spilled=96,  # f16
+        spilled=8,
     ),
     Shipped(
         name="kimi_delta_attention_invert",
@@ -478,7 +478,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("HMMA", "UTMALDG", "STG"),
-        spilled=192,
+        spilled=48,
     ),
     Shipped(
         name="gated_delta_rule_step",
