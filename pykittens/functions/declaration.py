@@ -82,6 +82,7 @@ class Function:
     also: the name of one more result, last, made where it is asked for; the operator with it is called name_also.
     key: of the settings, what decides which kernel runs and how; the others are `numbers` that a kernel is given.
     numbers: called as `results` is, the scalar operands of the kernel in their order. Given with `key`.
+    summed: the dimension of operands that is summed over. Where it alone is empty, what is summed is 0.
     functional: the function that returns what this one writes into its last operand; see `writing`.
     autocast: "low", to bf16 or f16 as torch.autocast says, or "f32": what the operands `cast` (all) become inside it.
     """
@@ -93,6 +94,7 @@ class Function:
     also: str = ""
     autocast: str = ""
     cast: tuple[str, ...] = ()
+    summed: Mapping[str, int] = field(default_factory=dict)
     functional: Function | None = None
     backward: Backward | None = None
     results: Callable[..., tuple[Result, ...]] = lambda *_: ()
@@ -157,9 +159,10 @@ class Function:
     ) -> None:
         """Writes the results that were made for these operands."""
         if any(x is not None and 0 in x.shape for x in infos):
-            for result, x in zip(results, made, strict=True):
+            zeros = self._of_zeros(arrays, infos, settings, len(made) > len(self.outputs))
+            for i, (result, x) in enumerate(zip(results, made, strict=True)):
                 if 0 not in result.shape:
-                    source = result.nothing
+                    source = result.nothing if zeros is None else zeros[i]
                     if callable(source):
                         source = source(dict(zip(self.names, arrays, strict=True)))
                     elif isinstance(source, str):
@@ -169,6 +172,25 @@ class Function:
             return
         if call := self.prepare(arrays, results, made, settings, **overrides):
             call.kernel(*call.operands, **call.statics)
+
+    def _of_zeros(
+        self, arrays: Sequence[Any], infos: Sequence[ArrayInfo | None], settings: Sequence[Any], also: bool
+    ) -> list[Any] | None:
+        """The results where nothing but the dimension that is summed over is empty: those of a single 0 in it."""
+        given = list(arrays)
+        for i, (name, info) in enumerate(zip(self.names, infos, strict=True)):
+            if info is not None and 0 in info.shape:
+                if self.backward is not None and name in self.backward.buffers:
+                    given[i] = None
+                    continue
+                shape = list(info.shape)
+                if name in self.summed:
+                    shape[self.summed[name]] = 1
+                if name not in self.summed or 0 in shape:
+                    return None
+                given[i] = interop.empty(info.kind, tuple(shape), info.dtype, info.device)
+                interop.fill(given[i], 0.0)
+        return self.run(given, settings, also)
 
     def prepare(
         self,

@@ -42,8 +42,6 @@ def _results(
     if x.dtype not in ("bf16", "f16") or weight.dtype != x.dtype:
         fix = "pass both as bf16 or both as f16, or call it under torch.autocast"
         raise ArgumentError(f"{said}: tensor cores multiply bf16 by bf16 or f16 by f16", fix=fix)
-    if x.shape[-1] == 0:
-        raise ArgumentError(f"{said}: there is nothing to sum over", fix="pass at least one feature")
     rows = weight.shape[0]
     if weight2 is not None and (not gated or tuple(weight2.shape) != tuple(weight.shape) or weight2.dtype != x.dtype):
         fix = "pass two weights of one shape and dtype for a gate (swiglu, geglu), else one"
@@ -187,6 +185,7 @@ LINEAR = Function(
     backward=Backward(("x", "weight", "weight2", "bias", "residual", "product"), _gradients, buffers=("grad_buffer",)),
     autocast="low",
     cast=("x", "weight", "weight2"),
+    summed={"x": -1, "weight": -1, "weight2": -1},
 )
 
 

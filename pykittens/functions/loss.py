@@ -172,6 +172,7 @@ LINEAR_CROSS_ENTROPY_BACKWARD = Function(
     forward=_linear_gradient_forward,
     autocast="low",
     cast=("x", "weight", "bias"),
+    summed={"x": 1, "weight": 1},
 )
 
 
@@ -194,6 +195,7 @@ LINEAR_CROSS_ENTROPY = Function(
     backward=Backward(("x", "weight", "targets", "bias", "lse"), _linear_gradients),
     autocast="low",
     cast=("x", "weight", "bias"),
+    summed={"x": 1, "weight": 1},
 )
 # The same, where there will be a backward pass: with what spares it a part of the logits.
 LINEAR_CROSS_ENTROPY_KEPT = Function(
@@ -206,6 +208,7 @@ LINEAR_CROSS_ENTROPY_KEPT = Function(
     backward=Backward(("x", "weight", "targets", "bias", "lse", "kept", "peaks"), _linear_gradients),
     autocast="low",
     cast=("x", "weight", "bias"),
+    summed={"x": 1, "weight": 1},
 )
 
 

@@ -143,6 +143,7 @@ MATMUL_EPILOGUE = Function(
     ),
     autocast="low",
     cast=("a", "b"),
+    summed={"a": 1, "b": 0},
 )
 
 

@@ -436,11 +436,9 @@ def check(
     *settings: Any,
 ) -> None:
     """Raises `ArgumentError` for operands or settings that the kernels do not take."""
-    if len(x.shape) != 2 or len(weight.shape) != 2 or x.shape[1] != weight.shape[1] or 0 in tuple(weight.shape):
+    if len(x.shape) != 2 or len(weight.shape) != 2 or x.shape[1] != weight.shape[1] or weight.shape[0] == 0:
         fact = f"linear_cross_entropy of x {tuple(x.shape)} and weight {tuple(weight.shape)}"
-        raise ArgumentError(
-            fact, fix="pass (m, h) and (v, h), v and h at least 1: reshape (batch, tokens, h) to (-1, h)"
-        )
+        raise ArgumentError(fact, fix="pass (m, h) and (v, h), v at least 1: reshape (batch, tokens, h) to (-1, h)")
     if x.dtype not in ("bf16", "f16") or weight.dtype != x.dtype:
         fact = f"linear_cross_entropy: x is {x.dtype}, weight is {weight.dtype}"
         raise ArgumentError(fact, fix="pass both as bf16 or both as f16")

@@ -673,6 +673,33 @@ def test_nothing_is_what_torch_gives_for_nothing(name: str) -> None:
     assert tried >= (2 if name in ("softmax", "geglu", "swiglu", "rmsnorm", "layernorm") else 4)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if of(name).summed and "backward" not in name])
+def test_nothing_to_sum_over_is_a_sum_of_zeros(name: str) -> None:
+    """Biases, activations, epilogues and residuals are of 0 then; and what torch computes is the same."""
+    call, operands = CASES[name]
+    given = operands()
+    declared = [x for x in of(name).names if x not in ("weight2", "scale_a", "scale_b")]
+    cut, zeros = list(given), list(given)
+    for i, operand in enumerate(declared[: len(given)]):
+        if operand in of(name).summed:
+            cut[i] = given[i].narrow(of(name).summed[operand], 0, 0)
+            zeros[i] = torch.zeros_like(given[i])
+    for got, wanted in zip(flat(call(*cut)), flat(call(*zeros)), strict=True):
+        assert got.shape == wanted.shape and torch.equal(got, wanted)
+    plain = {"linear": torch.nn.functional.linear}.get(name)
+    assert plain is None or torch.equal(call(*cut), plain(*(x.float() for x in cut)).to(cut[0].dtype))
+
+
+def test_a_bias_learns_where_there_is_nothing_to_sum_over() -> None:
+    x, weight, bias = tensor(6, 0, dtype=HALF), tensor(24, 0, dtype=HALF), tensor(24)
+    found = []
+    for run in (pk.linear, lambda x, w, b, gelu: torch.nn.functional.gelu(torch.nn.functional.linear(x.float(), w, b))):
+        b = bias.clone().requires_grad_()
+        run(x, weight if run is pk.linear else weight.float(), b, "gelu").square().sum().backward()
+        found.append(b.grad)
+    assert torch.allclose(*found, rtol=2**-6, atol=2**-6)
+
+
 def test_a_state_without_rows_is_the_state_before() -> None:
     q, k, v = heads(n=0)
     before = tensor(1, 2, 64, 64)
