@@ -53,9 +53,9 @@ def _relu(x: Any) -> Any:
 
 
 # What the hardware's approximations promise is in the PTX ISA ("ex2", "lg2", "rsqrt", "rcp", "sin", "cos"), and in ulp
-# in the CUDA programming guide, "Mathematical Functions" (exp2f 2, rcp 1, erff 2, rsqrtf 2). What is computed by several
-# follows: the product before ex2 costs its relative error times |x|, sums and the last operation half an ulp each, and
-# 1 - 2 r has the error of 2 r, in ulp of what is left (most at x = -0.2554). A test derives these bounds.
+# in the CUDA programming guide, "Mathematical Functions" (exp2f 2, rcp 1, erff 2, rsqrtf 2). What is computed by
+# several follows: the product before ex2 costs its relative error times |x|, sums and the last operation half an ulp
+# each, and 1 - 2 r has the error of 2 r, in ulp of what is left (most at x = -0.2554). A test derives these bounds.
 UNARY: dict[str, Function] = {
     "neg": Function(np.negative, "-{a}", SIGN),
     "abs": Function(np.abs, "fabsf({a})", SIGN),
