@@ -9,7 +9,7 @@ a kernel with a thousand of them takes four times as long to compile as the same
 
     v_2[0] = v_1[0] * 2.0f; v_2[1] = v_1[1] * 2.0f;
 
-in their place. Where they are few, little is gained, and the text is compiled as it was written. What stays a loop in any case:
+in their place. Where they are few, little is gained, and the text is compiled as it was written. What stays a loop:
 one whose bounds are no numbers (a template's), one that is left from within, and a long one, each pass of which would
 be read and simplified by itself.
 """
