@@ -177,6 +177,10 @@ class Atomic(Op):
         if self.order in ACQUIRES:
             c.line("__syncwarp();")
 
+    def refuse_crowd(self) -> None:
+        if self.scope.warps > 1:
+            raise self._crowd()
+
     def _crowd(self) -> ResourceError:
         return ResourceError(
             f"{self.word} by {self.scope.warps} warps, all of which would need the result",

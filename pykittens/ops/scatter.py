@@ -44,7 +44,7 @@ class Scatter(Op):
 
     @property
     def lanes_ordered(self) -> bool:  # type: ignore[override]
-        return self.scope.warps == 1 and isinstance(self.target, Value)
+        return self.scope.warps == 1
 
     @property
     def memory(self) -> DType:
@@ -130,7 +130,7 @@ class ScatterReduce(Op):
 
     @property
     def lanes_ordered(self) -> bool:  # type: ignore[override]
-        return self.scope.warps == 1 and isinstance(self.target, Value)
+        return self.scope.warps == 1
 
     @property
     def memory(self) -> DType:

@@ -84,7 +84,7 @@ class Store(Op):
 
     @property
     def lanes_ordered(self) -> bool:  # type: ignore[override]
-        return self.scope.warps == 1 and isinstance(self.target, Value)
+        return self.scope.warps == 1
 
     @property
     def _by_matrices(self) -> bool:

@@ -1,4 +1,6 @@
-"""Roles in which every operation is a single thread's (a loader, say) run in one elected thread."""
+"""Roles in which every operation is a single thread's (a loader, say) run in one elected thread. In others nothing may
+want one thread alone to do for several warps what has a result.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,9 @@ def elect_roles(program: Program) -> None:
             op.elected = any(o.single_thread and not isinstance(o, control.Role) for o in op.body.walk()) and _single(
                 op.body, op.scope.warps
             )
+            for inner in () if op.elected else op.body.walk():
+                if inner.single_thread and not isinstance(inner, control.Role):
+                    inner.refuse_crowd()
 
 
 def _single(block: Block, warps: int) -> bool:

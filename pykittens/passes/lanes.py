@@ -3,9 +3,9 @@ writes.
 
 Lanes of a warp need not run in step, so what one lane writes another sees only after both have met. The compiler lets
 them meet where its own vocabulary promises order: around a warp's stores of registers, tiles or scalars, into shared
-memory; after a warp's wait for its copies or bulk stores; around an atomic operation; before one lane arrives for its
-warp, which has read what it gives back. Nothing is written where the thread maps of the two accesses agree lane by
-lane, or where a barrier stands between them anyway.
+memory and tensors; after a warp's wait for its copies or bulk stores; around an atomic operation; before one lane
+arrives for its warp, which has read what it gives back. Nothing is written where the thread maps of the two accesses
+agree lane by lane, or where a barrier stands between them anyway.
 
 What the lanes copy themselves, or write together with other warps, is the author's to order, with `warp.sync()` or a
 wider barrier: the simulator finds it where it is missing.

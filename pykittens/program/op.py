@@ -83,6 +83,9 @@ class Op:
     def name(self) -> str:
         return type(self).__name__.lower()
 
+    def refuse_crowd(self) -> None:
+        """Raises where several warps do together what only one thread may, since all would need the result."""
+
     @property
     def expression(self) -> str:
         """What an error calls its result where that has no name; empty for the type of the result."""

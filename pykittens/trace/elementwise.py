@@ -15,7 +15,7 @@ from ..types import Coalesced, DType, RegisterTile, RegisterVector, bool_, f32, 
 from .cross_warp_reduction import row_reduce
 from .handle import number, refuse_array
 from .recorder import record, result, scope_of
-from .shared_operands import together
+from .shared_operands import in_registers, together
 from .tile import Tile
 
 MEANING = {
@@ -44,6 +44,7 @@ def _map(kind: str) -> Callable[[Any], Any]:
 
     def apply(x: Any) -> Any:
         refuse_array(x)
+        (x,) = in_registers(x)
         if isinstance(x, Tile):
             return result(unary.Unary(scope_of(x.type.warps), kind, x))
         x = number(x)
@@ -53,7 +54,7 @@ def _map(kind: str) -> Callable[[Any], Any]:
 
     apply.__name__ = kind
     apply.__doc__ = (
-        f"{MEANING[kind]} of every element of a register tile or vector `x`{scalar}.\n\n"
+        f"{MEANING[kind]} of every element of a tile or vector `x`{scalar}.\n\n"
         "Raises `TypeRuleError` for anything else."
     )
     return apply
@@ -74,6 +75,7 @@ tanh, sigmoid, erf, sin, cos = _map("tanh"), _map("sigmoid"), _map("erf"), _map(
 def _two(kind: str, a: Any, b: Any) -> Any:
     refuse_array(a)
     refuse_array(b)
+    a, b = in_registers(a, b)
     for x in (a, b):
         if isinstance(x, Tile):
             return result(binary.Binary(scope_of(x.type.warps), kind, *together(number(a), number(b))))
@@ -101,6 +103,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
     """
     for x in (a, b, c):
         refuse_array(x)
+    a, b, c = in_registers(a, b, c)
     tile = next((x for x in (a, b, c) if isinstance(x, Tile)), None)
     if tile is None:
         return result(scalar_functions.ScalarFma(THREAD, number(a), number(b), number(c)))
@@ -119,6 +122,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     refuse_array(b)
     if isinstance(condition, bool):
         return a if condition else b
+    condition, a, b = in_registers(condition, a, b)
     given = next((x for x in (condition, a, b) if isinstance(x, Tile)), None)
     if given is not None and (isinstance(condition, Tile) or is_scalar(condition)):
         condition, a, b = together(condition, number(a), number(b))

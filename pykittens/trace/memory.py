@@ -17,25 +17,25 @@ from .handle import Handle, extent, number
 from .recorder import current, result, scope_of
 from .scalar import Scalar
 
+_OPERATORS = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
+ARITHMETIC = [f"__{r}{name}__" for name in _OPERATORS for r in ("", "r")] + ["__neg__", "__abs__", "__invert__"]
 
-def _no_arithmetic(self: Handle, other: Any = None) -> Any:
-    """Arithmetic is done in registers; beside a register tile, that one's operator loads what is shared."""
-    if isinstance(getattr(other, "type", None), (RegisterTile, RegisterVector)) and isinstance(self, Shared):
-        return NotImplemented
-    size = ", (0, 0), rows=16" if isinstance(self, Tensor) else ""
-    name = self.name or "x"
+
+def no_arithmetic(self: Handle, other: Any = None) -> Any:
+    """Arithmetic is done in registers."""
     raise TypeRuleError(
         f"arithmetic with {self.label}: {self.type}, which is in memory",
-        fix=f"load it into registers first: t = warp.load({name}{size})",
+        fix=f"load it into registers first: t = warp.load({self.name or 'x'}, (0, 0), rows=16)",
     )
 
 
-_OPERATORS = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
-_ARITHMETIC = [f"__{r}{name}__" for name in _OPERATORS for r in ("", "r")] + ["__neg__", "__abs__", "__invert__"]
-
-
 class Shared(Handle):
-    """A shared tile, vector or barrier, or an array of `count` of them: made by `pk.shared` and `pk.barrier`."""
+    """A shared tile, vector or barrier, or an array of `count` of them: made by `pk.shared` and `pk.barrier`.
+
+    Arithmetic is done in registers. Beside a register tile or vector a shared one is loaded as that one lies: `x + s`.
+    Where nothing says how, each warp that comes there loads all of it: `pk.exp(s)`, `s + 1.0`, `s.row_sum()` and all
+    else that a register tile has are those of `warp.load(s)`, or of `warp.load_vec(v)`.
+    """
 
     count = 1
     stride = 0
@@ -201,9 +201,8 @@ class Tensor(Handle):
         )
 
 
-for _name in _ARITHMETIC:
-    for _memory in (Shared, Tensor):
-        setattr(_memory, _name, _no_arithmetic)
+for _name in ARITHMETIC:
+    setattr(Tensor, _name, no_arithmetic)
 
 
 class At(tuple):  # type: ignore[type-arg]

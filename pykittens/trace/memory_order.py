@@ -14,15 +14,22 @@ declared cooperative (`@pk.kernel(cooperative=True)`) may wait for blocks of a h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from ..ops import atomics, memory_order
+from ..ops import atomics, memory_order, sync
+from ..ops.element import LoadScalar
+from ..ops.memory_order import RELEASES
+from ..ops.scalars import THREAD
 from ..program import MemoryScope, Operand, Order, Place, Scope
+from ..types import SharedVector
+from .flow import when
 from .handle import number
 from .memory import At, Shared, Tensor, place
 from .recorder import current, record, result
 from .scalar import Scalar
-from .scopes import ScopeHandle
+from .scopes import ScopeHandle, warp
+from .scratch import scratch
 
 WARP = Scope("warp", 1)
 
@@ -51,7 +58,28 @@ def _atomic(
 ) -> Scalar:
     wanted = None if expected is None else number(expected)
     target, where = (tensor, number(at)) if isinstance(tensor, Shared) else (element(tensor, at), 0)
-    return result(atomics.Atomic(_scope(by), target, kind, number(value), wanted, where, order, scope))
+
+    def once(by: Scope) -> Scalar:
+        return result(atomics.Atomic(by, target, kind, number(value), wanted, where, order, scope))
+
+    whole = _scope(by)
+    return _by_first_warp(once, whole, target, order) if by is None and whole.warps > 1 and not role() else once(whole)
+
+
+def _by_first_warp(once: Callable[[Scope], Scalar], whole: Scope, target: Any, order: Order) -> Scalar:
+    """What one warp does for the block, when all have come where it `releases`; its result goes to all."""
+    place = scratch(whole, SharedVector(target.type.dtype, 1), name="found")
+    if order in RELEASES:
+        record(sync.Barrier(whole))
+    with when(warp.index == 0):
+        record(atomics.StoreOne(WARP, place, once(WARP)))
+    record(sync.Barrier(whole))
+    return result(LoadScalar(THREAD, place))
+
+
+def role() -> bool:
+    """Whether a role runs this, perhaps in one elected thread."""
+    return current().role is not None
 
 
 def atomic_add(
@@ -65,8 +93,17 @@ def atomic_add(
 ) -> Scalar:
     """Adds `value` to one element of a `tensor` or shared vector, atomically; what it was before.
 
-    `at`: the element's coordinate, or index. `order` and `scope`: PTX's, see the head of this file; in shared memory
-    the order is "relaxed", and barriers hand over. Done once for the role, or once by each unit of `by` (`by=warp`).
+    `at`: the element's coordinate, or index. Without `by` the block does it once, by its first warp, and all warps get
+    the result: they meet for it. With `by=warp` each warp does it (or each unit of another scope of one warp), for
+    itself; in a role of several warps `by` must be given.
+
+    `order`: "relaxed", "acquire" (what others had released is known afterwards), "release" (what all these threads did
+    before becomes known) or "acq_rel"; `scope`: to whom, "cta" (the block), "cluster" or "gpu" (PTX ISA, "Memory
+    Consistency Model"). In shared memory the order is "relaxed", and barriers hand over. The last block to finish:
+
+        ticket = pk.atomic_add(counter, 0, 1, order="acq_rel")  # what each block stored before is known to the last
+        with pk.when(ticket == blocks - 1):
+            ...
     """
     return _atomic("add", tensor, at, value, order, scope, by)
 

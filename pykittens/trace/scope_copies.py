@@ -6,6 +6,7 @@ from typing import Any
 
 from ..errors import TypeRuleError
 from ..ops import copies
+from ..ops.addressing import vector_bytes
 from ..program import Operand, Value
 from ..types import SharedTile, SharedVector
 from .memory import Shared, Tensor, place
@@ -39,8 +40,13 @@ class ScopeCopies(ScopeThreads):
     ) -> None:
         """Like `load_into` (`target`, `source`, `coordinate`, `within`), but with cp.async: finished after `commit()`
         and `wait_loads()`.
+
+        cp.async moves 4, 8 or 16 bytes. A tensor whose rows begin at multiples of less (16-bit elements with an odd
+        number of columns) is copied as by `load_into` instead, at once: right, but nothing is hidden behind it.
         """
-        record(copies.CopyAsync(self.scope, target, self._rectangle(target, source, coordinate, within)))
+        rectangle = self._rectangle(target, source, coordinate, within)
+        known = copies.CopyAsync if vector_bytes(rectangle) >= 4 else copies.CopyIn
+        record(known(self.scope, target, rectangle))
 
     def _rectangle(self, target: Value, source: Value, coordinate: Any, within: Any = None) -> Any:
         check_memory(target, "load")

@@ -8,18 +8,21 @@ from typing import Any, Literal
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import binary, fill, pairs, reduce, register_order, slice_concat, triangular, unary
+from ..ops.conversion import limits
+from ..ops.masks import Select
 from ..ops.take_rows import TakeRows
-from ..program import Operand, Value
-from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, bool_, f32, i32
+from ..program import Operand, Value, is_scalar
+from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, bool_, f32, i32
 from .cross_warp_reduction import column_total, row_reduce, vector_reduce
 from .handle import Handle, extent, number, refuse_array
 from .largest import best
 from .layout_conversion import convert_layout
+from .memory import ARITHMETIC, Shared, no_arithmetic
 from .options import unused
 from .recorder import record, result, scope_of
 from .scalar import Scalar
 from .scans import scan
-from .shared_operands import together
+from .shared_operands import alone, in_registers, together
 from .vector_forms import as_vector
 
 
@@ -195,7 +198,14 @@ class Tile(Handle):
         record(fill.Assign(scope_of(self.type.warps), self, value))
 
     def __getitem__(self, key: Any) -> Tile:
-        """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`."""
+        """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`. A column of any tile as a column vector,
+        `x[:, j]`, a row as a row vector, `x[i, :]`: the index may be a scalar.
+        """
+        if isinstance(self.type, RegisterTile) and isinstance(key, tuple) and len(key) == 2:
+            lines: Any = (("row", *key), ("col", *key[::-1]))
+            for places, whole, one in lines:
+                if isinstance(whole, slice) and whole == slice(None) and not isinstance(one, slice) and is_scalar(one):
+                    return self._line(places, number(one))
         if not (
             isinstance(self.type, RegisterTile)
             and isinstance(key, tuple)
@@ -208,6 +218,23 @@ class Tile(Handle):
             )
         (row, rows), (col, cols) = (extent(k, n) for k, n in zip(key, self.type.shape, strict=True))
         return result(slice_concat.TilePart(scope_of(self.type.warps), self, row, col, rows, cols))
+
+    def _line(self, places: Literal["row", "col"], at: Operand) -> Tile:
+        """The row or column at a place: the largest of what lies there and of what is below everything."""
+        type, dtype = self.type, self.type.dtype
+        if dtype is bool_:
+            return self.to(i32)._line(places, at) != 0
+        length = type.cols if places == "row" else type.rows  # type: ignore[union-attr]
+        if isinstance(at, int):
+            check = f"{'column' if places == 'row' else 'row'} {at} of {type}"
+            if not -length <= at < length:
+                raise TypeRuleError(check, fix=f"use 0 to {length - 1}")
+            at %= length
+        scope = scope_of(type.warps)
+        here = result(fill.Positions(scope, type.vector(places, i32))) == at  # type: ignore[union-attr]
+        least = -float("inf") if dtype.kind == "f" else limits(dtype)[0]
+        chosen = result(Select(scope, here, self, least))
+        return chosen.row_max() if places == "row" else chosen.col_max()
 
     def _inplace(self, kind: str, other: Operand) -> Tile:
         self[:] = self._binary(kind, self, other)
@@ -523,3 +550,24 @@ class Tile(Handle):
                 f"as_{'vec' if kind == 'naive' else kind} of {own}, which is no complete vector", fix=fix
             )
         return as_vector(self, RegisterVector(own.dtype, own.length, kind, layout, own.warps, width=width))
+
+
+def _through_registers(name: str) -> Any:
+    def apply(self: Shared, *others: Any) -> Any:
+        found = in_registers(self, *others)
+        if found[0] is not self:
+            return getattr(found[0], name)(*found[1:])
+        return NotImplemented if any(isinstance(x, Tile) for x in others) else no_arithmetic(self)
+
+    return apply
+
+
+def _of_registers(self: Shared, name: str) -> Any:
+    """What a register tile has of that name, of a shared tile or vector too."""
+    own = name.startswith("_") or name in vars(Shared) or not isinstance(self.type, (SharedTile, SharedVector))
+    return Handle.__getattr__(self, name) if own or not hasattr(Tile, name) else getattr(alone(self), name)
+
+
+for _name in [*ARITHMETIC, "__lt__", "__le__", "__gt__", "__ge__"]:
+    setattr(Shared, _name, _through_registers(_name))
+Shared.__getattr__ = _of_registers  # type: ignore[method-assign, assignment]

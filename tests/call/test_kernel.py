@@ -120,12 +120,6 @@ BAD_ARGUMENTS: list[tuple[str, Callable[[], Any], str, str]] = [
         ".program, .cuda or .compile",
     ),
     (
-        "cp.async",
-        lambda: taking(zeros(32, 65)[:, :64], zeros(32, 8), 1),
-        "cp.async moves 4, 8 or 16 bytes; a has pointer and strides that are multiples of 2 bytes only",
-        "16 bytes",
-    ),
-    (
         "huge",
         lambda: taking.program(pk.spec(f16, (2**31, 64)), pk.spec(f16, (2**31, 8)), 1),
         "dimension of 2147483648",

@@ -243,6 +243,8 @@ KERNELS: list[Any] = [
     ("t[0] = 1.0", "t[:] = pk.where(pk.row_index(t) == 0, 1.0, t)"),
     ("t[0]", "t[:, 0:64]"),
     ("t.swap_layout()[:, 0:32]", "warp.store(s, t.swap_layout())\nwarp.load(s[:, 0:32])"),
+    ("tiles + 1.0", "tiles[0] + 1.0"),
+    ("t[:, 64]", "t[:, 63]"),
     ("part.cumsum()", "part.total().cumsum()"),
     ("t.cumsum()", "t.row_cumsum(), t.col_cumsum()"),
     ("t[:, 0:8]", "t[:, 0:16]"),
@@ -514,7 +516,6 @@ KERNELS: list[Any] = [
     ("warp.store(s, j, rank=0)", "warp.store(s, t, rank=0)", {"cluster": 2}),
     ("warp.store(hs, t, rank=0)", "warp.store(s, t, rank=0)", {"cluster": 2}),
     ("pk.cluster.load(v, 1)", "pk.cluster.load(pk.shared(pk.st(f32, 64, 64)), 1)", {"cluster": 2}),
-    ("block.load_async(hs, u, (0, 0))", "block.load_into(hs, u, (0, 0))"),
     (
         "pk.cuda('{pk_a} = 3;', writes={'pk_a': pk.var(i32, 0)})",
         "pk.cuda('{pka} = 3;', writes={'pka': pk.var(i32, 0)})",

@@ -102,8 +102,9 @@ def test_refusals() -> None:
 
     @pk.kernel(warps=4)
     def crowd(counter: pk.gl(i32, 1)) -> None:
-        pk.atomic_add(counter, 0, 1)
-        pk.block.sync()
+        with pk.role("several", warps=4):
+            pk.atomic_add(counter, 0, 1)
+            pk.block.sync()
 
     @pk.kernel(warps=1)
     def fraction(counter: pk.gl(i32, 1)) -> None:

@@ -163,15 +163,17 @@ def test_one_lane_waits_for_a_bulk_store_and_all_write_again() -> None:
 
 
 def test_lanes_of_global_memory() -> None:
-    def kernel(sync: bool) -> pk.Kernel:
-        @pk.kernel(warps=1)
-        def back(y: pk.gl(f32, 16, 16), z: pk.gl(f32, 16, 16)) -> None:
-            warp.store(y, warp.ones(f32, 16, 16), (0, 0))
-            if sync:
-                warp.sync()
-            warp.store(z, warp.load(y, (0, 0), rows=16, layout="col"), (0, 0))
+    """A warp's stores are ordered with its loads there, too; what several warps store together the author orders."""
+
+    def kernel(scope: Any, warps: int) -> pk.Kernel:
+        @pk.kernel(warps=warps)
+        def back(y: pk.gl(f32, 64, 16), z: pk.gl(f32, 64, 16)) -> None:
+            scope.store(y, scope.load(y, (0, 0), rows=64, layout="col") + 1.0, (0, 0))
+            scope.store(y, scope.load(y, (0, 0), rows=64) * 2.0, (0, 0))
+            scope.store(z, scope.load(y, (0, 0), rows=64, layout="col"), (0, 0))
 
         return back
 
-    y = np.zeros((16, 16), np.float32)
-    assert verdict(kernel(True), y, y) == "" and verdict(kernel(False), y, y) == "lanes"
+    y, z = np.zeros((64, 16), np.float32), np.zeros((64, 16), np.float32)
+    assert lane_barriers(kernel(warp, 1), y, z) == 2 and verdict(kernel(warp, 1), y, z) == ""
+    assert verdict(kernel(pk.warpgroup, 4), y, z) != ""

@@ -539,8 +539,30 @@ def test_refusals() -> None:
     refused("pk.signal of h", lambda x, h: pk.signal(h, 0))
     refused("pk.wait_for of a count of f32", lambda x, h: pk.wait_for(x, 0, 1.5))
     refused("pk.atomic_xor to h", lambda x, h: pk.atomic_xor(h, 0, 1))
-    refused("pk.atomic_cas by 4 warps", lambda x, h: pk.atomic_cas(x, 0, 0, 1), warps=4)
+
+    def in_a_role(x: Any, h: Any) -> None:
+        with pk.role("several", warps=4):
+            pk.block.sync()
+            pk.atomic_cas(x, 0, 0, 1)
+
+    refused("pk.atomic_cas by 4 warps", in_a_role, warps=4)
     refused("in shared memory with order", lambda x, h: warp.set(pk.shared(pk.sv(i32, 4)), 0, 1, order="release"))
+
+
+def test_a_block_gets_what_its_first_warp_finds() -> None:
+    """Without `by` all warps have the result, and the last block knows what all warps of the others stored."""
+
+    @pk.kernel(warps=2, grid=2)
+    def kernel(x: pk.gl(f32, 4, 16), c: pk.gl(i32, 1), y: pk.gl(f32, 2, 16)) -> None:
+        warp.store(x, warp.full_vec(f32, 16, 3.0), (pk.block_index.x * 2 + warp.index, 0))
+        ticket = pk.atomic_add(c, 0, 1, order="acq_rel")
+        with pk.when(ticket == 1):
+            found = sum(warp.load_vec(x, (i, 0), length=16) for i in range(4))
+            warp.store(y, found, (warp.index, 0))
+
+    y = np.zeros((2, 16), np.float32)
+    kernel(np.zeros((4, 16), np.float32), np.zeros(1, np.int32), y)
+    assert (y == 12).all()
 
 
 @pytest.mark.parametrize("blocks", (True, False), ids=("blocks", "roles"))
