@@ -35,11 +35,17 @@ OPERATORS = {  # the method whose docstring says what they do
     "x < y": pk.Tile.__lt__,
     "x[:] = y": pk.Tile.__setitem__,
     "x[:, 0:64]": pk.Tile.__getitem__,
+    "x[:, j]": pk.Tile.__getitem__,
     "tensor[i, j]": pk.Tensor.__getitem__,
+    "shared[i, j]": pk.Shared.__getitem__,
 }
 INTRODUCTION = """\
 In names, `x` is a register tile or vector, `warp` any scope (`pk.warp`, `pk.warpgroup`, `pk.block`, `pk.group(n)`),
 `shared` a shared tile or vector, `tensor` a parameter in global memory.
+
+Below each word stand the operations that it records, with the dtypes, layouts and scopes in which these are tested on the
+simulator and on a GPU. They are no limits: a word that does not say otherwise works on any scope, layout and dtype, and what
+has no meaning is refused when the kernel is traced.
 """
 
 

@@ -34,6 +34,7 @@ def softmax(x: Rows, y: Rows) -> None:
 # * `tile.row_max()` is a column vector: one value a row. Beside a tile it spreads along the rows.
 # * `tile[:] = ...` changes the tile in place; without the brackets Python would only rename it.
 # * Four rows at a time of 8 threads each: any N works, since rows past the end read as zero and are not written.
+# * `grid=` is a function of the arguments that it names: here of x alone.
 
 rng = np.random.default_rng(0)
 x = (4 * rng.standard_normal((37, 128))).astype(bf16.numpy)
@@ -41,6 +42,29 @@ y = np.empty_like(x)
 report = softmax.simulate(x, y)
 e = np.exp(x.astype(np.float64))
 assert np.abs(y.astype(np.float64) - e / e.sum(1, keepdims=True)).max() < 4e-3
+
+# **Any width.** A row of threads takes 8 * `wide` columns at a time, and D may be no multiple of that. Then the tile is
+# wider than the row (`cols=`); what lies past the row's end reads as zero and is not written. exp(0) is 1, so it must
+# not count: `pk.right_fill` puts -infinity there.
+
+
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 16))
+def softmax_of_any_width(x: Rows, y: Rows) -> None:
+    """The same for any D."""
+    wide = 16 // x.dtype.size
+    cols = pk.cdiv(x.cols, 8 * wide) * 8 * wide
+    me = pk.block_index.x * warp.count + warp.index
+    tile = warp.load(x, (me, 0), rows=4, cols=cols, dtype=f32, layout=pk.coalesced(8, wide))
+    tile = pk.right_fill(tile, x.cols, -pk.inf)
+    tile = pk.exp(tile - tile.row_max())
+    warp.store(y, tile / tile.row_sum(), (me, 0))
+
+
+odd = (4 * rng.standard_normal((5, 77))).astype(bf16.numpy)
+result = np.empty_like(odd)
+softmax_of_any_width(odd, result)
+e = np.exp(odd.astype(np.float64))
+assert np.abs(result.astype(np.float64) - e / e.sum(1, keepdims=True)).max() < 4e-3
 
 # **Is it fast?** Nothing else can be done with these bytes in less time than reading each once and writing each once:
 

@@ -67,9 +67,12 @@ places = np.empty((3, 16), np.int32)
 best(x, places)
 assert np.array_equal(places.T, np.argsort(-x, axis=1)[:, :3])
 
+# `x[:, 3]` and `x[i, :]` take one column (a column vector) or one row (a row vector) out of a tile.
+#
 # **Across warps.** A tile can belong to more threads than a warp: `pk.block.load(...)` makes one of the whole block,
 # each warp with 16 rows in turn (a fragment), or all threads along one row (coalesced over all of them). Then a
-# reduction has to meet in shared memory. It is the same word; the report shows the shared memory that it took.
+# reduction has to meet in shared memory. It is the same word, as it is for scans and `row_argmax`; the report shows the
+# shared memory that it took.
 
 
 @pk.kernel(warps=4)

@@ -171,6 +171,8 @@ def tma(a: A, b: B, c: C) -> None:
 #
 # picture: ring(3, 8)
 #
+# Where a reader does nothing between two fills, `with ring.reading() as slot:` is `read` and `release` in one.
+#
 # A loader needs few registers, a multiplier many: 128 x 256 sums are 128 registers a thread of two warpgroups.
 # `registers=` moves them from one to the other.
 
@@ -279,8 +281,9 @@ def clusters(a: A, b: B, c: C, sms: Annotated[Scalar, i32]) -> None:
 
 # ## All of them give the same
 #
-# Small integers make the sums exact, so that every step must have every bit right, at sizes that are multiples of
-# nothing.
+# Small integers make the sums exact, so that every step must have every bit right, at sizes that are multiples of no
+# tile. They are multiples of 8: TMA takes rows that begin at multiples of 16 bytes, and refuses others when the kernel
+# is traced. cp.async takes 4, and where rows begin at less `load_async` copies at once, as `load_into` does.
 
 STEPS: dict[str, tuple[pk.Kernel, bool]] = {  # by name: the kernel, and whether it takes the multiprocessors' number
     "1 registers": (registers, False),

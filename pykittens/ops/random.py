@@ -50,7 +50,9 @@ def philox(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tuple[np
 
 
 def random_bits(rows: Any, cols: Any, seed: tuple[Any, Any]) -> np.ndarray:
-    """The 32 random bits of element (row, col): word col % 4 of counter (col // 4, row, 0, 0) under the key `seed`."""
+    """The 32 random bits of element (row, col), in NumPy: word col % 4 of counter (col // 4, row, 0, 0) under the key
+    `seed`. `rows` and `cols` are broadcast: `random_bits(np.arange(n)[:, None], np.arange(m), (3, 0))`.
+    """
     rows, cols = np.broadcast_arrays(np.asarray(rows, np.int64), np.asarray(cols, np.int64))
     words = np.stack(np.broadcast_arrays(*philox((cols // 4, rows & 0xFFFFFFFF, 0, 0), seed)))
     return np.take_along_axis(words, (cols % 4)[None], axis=0)[0]

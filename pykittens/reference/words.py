@@ -37,6 +37,7 @@ WORDS: dict[str, dict[str, str]] = {
         "pk.random_bits": "RandomBits",
         "x[:] = y": "Assign",
         "x[:, 0:64]": "TilePart",
+        "x[:, j]": "Positions Binary.eq Select Reduce.max",
         "pk.join": "TileJoin",
         "pk.stack": "TileStack",
         "pk.rolls": "Rolls",

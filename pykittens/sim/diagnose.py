@@ -137,7 +137,7 @@ def _global_race(
     else:
         fix = (
             "give each block elements of its own, combine with a reduction (atomics), or hand over by a flag "
-            "(pk.signal after the one, pk.wait_for before the other)"
+            '(pk.signal after the one, pk.wait_for before the other; or an atomic with order="acq_rel" between them)'
         )
     return RaceError(fact, fix=fix, location=op.location, also=also)
 

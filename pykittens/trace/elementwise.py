@@ -187,7 +187,8 @@ def random_bits(like: Tile, seed: tuple[Operand, Operand], row: Operand = 0, col
     """32 random bits (u32) for each element of a tile like `like` that begins at (row, col) of something larger: Philox
     4x32-10.
 
-    They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits` gives the same.
+    They depend on the seed and on the element's row and column only; `pykittens.ops.random.random_bits(rows, cols,
+    seed)` gives the same in NumPy.
 
     Raises `TypeRuleError` for a seed that is no pair.
     """

@@ -71,7 +71,9 @@ class Tma:
         a mask of blocks of the cluster that all receive the tile at the same place. `within`: (first, end) of the rows
         of the tensor that the rectangle is kept to: from `end` on zeros are loaded. It may not begin before `first`.
 
-        Raises `TypeRuleError` where no barrier is paid.
+        TMA takes tensors that begin, and whose rows begin, at multiples of 16 bytes: others go by `load_async`.
+
+        Raises `TypeRuleError` where no barrier is paid, and of such others.
         """
         barrier = getattr(target, "landing", None) if barrier is None else barrier
         if barrier is None:

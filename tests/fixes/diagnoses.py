@@ -221,7 +221,7 @@ ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
     (
         "give each block elements of its own, combine with a reduction (atomics), or hand over by a "
         "flag (pk.signal after "
-        "the one, pk.wait_for before the other)",
+        'the one, pk.wait_for before the other; or an atomic with order="acq_rel" between them)',
         "with pk.when(me == 0):\n    warp.store(y, ones(), (0, 0))\n"
         "with pk.otherwise():\n    warp.store(x, warp.load(y, (0, 0), rows=16), (0, 0))",
         "with pk.when(me == 0):\n    warp.store(y, ones(), (0, 0))\n    pk.signal(f, 0)\n"
