@@ -43,9 +43,9 @@ INTRODUCTION = """\
 In names, `x` is a register tile or vector, `warp` any scope (`pk.warp`, `pk.warpgroup`, `pk.block`, `pk.group(n)`),
 `shared` a shared tile or vector, `tensor` a parameter in global memory.
 
-Below each word stand the operations that it records, with the dtypes, layouts and scopes in which these are tested on the
-simulator and on a GPU. They are no limits: a word that does not say otherwise works on any scope, layout and dtype, and what
-has no meaning is refused when the kernel is traced.
+Below each word stand the operations that it records, with the dtypes, layouts and scopes in which these are tested on
+the simulator and on a GPU. They are no limits: a word that does not say otherwise works on any scope, layout and dtype,
+and what has no meaning is refused when the kernel is traced.
 """
 
 

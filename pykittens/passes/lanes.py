@@ -18,6 +18,7 @@ from dataclasses import field, replace
 
 from ..loading import dataclass
 from ..ops import control
+from ..ops.scalar_arithmetic import ScalarBinary
 from ..ops.sync import Barrier
 from ..ops.views import Item, Part
 from ..program import Access, Block, Effect, Op, Place, Program, Scope, Sync, Value
@@ -211,10 +212,7 @@ def _memory(access: Access) -> bool:
 def _same(a: object, b: object, again: bool) -> bool:
     """Whether two targets are certainly the same elements, or have none in common."""
     if isinstance(a, Place) and isinstance(b, Place):  # whose coordinates, traced scalars, have an == of their own
-        first = all(
-            x is y or (isinstance(x, int) and isinstance(y, int) and x == y)
-            for x, y in zip(a.first, b.first, strict=True)
-        )
+        first = all(_alike(x, y) for x, y in zip(a.first, b.first, strict=True))
         return a.tensor is b.tensor and a.shape == b.shape and first and a.gathered is None and not again
     if not isinstance(a, Value) or not isinstance(b, Value):
         return False
@@ -230,6 +228,18 @@ def _same(a: object, b: object, again: bool) -> bool:
         and _fixed(y)
         and ((x.tile, x.row, x.col, x.rows, x.cols) == (y.tile, y.row, y.col, y.rows, y.cols))
     )
+
+
+def _alike(x: object, y: object) -> bool:
+    """Whether two coordinates are certainly one number: the same, or made of the same in the same way."""
+    if isinstance(x, int) and isinstance(y, int):
+        return x == y
+    if x is y:
+        return not getattr(getattr(x, "type", None), "mutable", False)  # a variable may have changed
+    a, b = getattr(x, "producer", None), getattr(y, "producer", None)
+    if not isinstance(a, ScalarBinary) or not isinstance(b, ScalarBinary):
+        return False
+    return a.kind == b.kind and _alike(a.a, b.a) and _alike(a.b, b.b)
 
 
 def _fixed(part: Part) -> bool:

@@ -177,3 +177,24 @@ def test_lanes_of_global_memory() -> None:
     y, z = np.zeros((64, 16), np.float32), np.zeros((64, 16), np.float32)
     assert lane_barriers(kernel(warp, 1), y, z) == 2 and verdict(kernel(warp, 1), y, z) == ""
     assert verdict(kernel(pk.warpgroup, 4), y, z) != ""
+
+
+def test_places_that_are_worked_out_alike_are_one() -> None:
+    """In place each lane stores what it loaded, and nobody need meet. Elsewhere, or if a variable has changed, they do."""
+
+    def kernel(kind: str) -> pk.Kernel:
+        @pk.kernel(warps=1)
+        def k(x: pk.gl(f32, "N", 16), n: pk.i32) -> None:
+            i = pk.var(pk.i32, n) if kind == "variable" else n
+            t = warp.load(x, ((i + 1) // 2, 0), rows=16)
+            if kind == "variable":
+                i[:] = 3
+            warp.store(x, t, ((i + 1) // 2 if kind != "elsewhere" else i, 0))
+
+        return k
+
+    spec = pk.spec(f32, (64, 16))
+    for kind in ("in place", "elsewhere", "variable"):
+        program = kernel(kind).program(spec, 1)
+        barriers = sum(isinstance(op, Barrier) for op in program.walk())
+        assert barriers == (kind != "in place"), kind

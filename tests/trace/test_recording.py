@@ -379,6 +379,7 @@ def test_the_text_of_a_program() -> None:
         "  {",
         "    v3: i32 = thread.scalarbinary(kind=mul, a=n, b=16)",
         "    t: rt<f32, 16x64> = warp.load(source=x[0, 0, v3, 0; 16x64], type=rt<f32, 16x64>)",
+        "    warp.barrier()",
         "    warp.store(target=x[0, 0, 0, 0; 16x64], source=t)",
         "  }",
         "  {",
