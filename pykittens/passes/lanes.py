@@ -58,6 +58,8 @@ class Open:
             return False  # no lane is past an ldmatrix before all are
         if self.access.mode == access.mode == "reduce" and self.access.reduction == access.reduction:
             return False  # they commute
+        if self.access.mode == access.mode and isinstance(access.target, Place):
+            return False  # a warp's stores to a tensor go to places of their own, or the author orders them
         return root(self.access.target) is root(access.target) and not self._agrees(access, warps)
 
     def _agrees(self, access: Access, warps: int) -> bool:

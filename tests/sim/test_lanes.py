@@ -180,7 +180,7 @@ def test_lanes_of_global_memory() -> None:
 
 
 def test_places_that_are_worked_out_alike_are_one() -> None:
-    """In place each lane stores what it loaded, and nobody need meet. Elsewhere, or if a variable has changed, they do."""
+    """In place each lane stores what it loaded, and nobody need meet; elsewhere, or if a variable changes, they do."""
 
     def kernel(kind: str) -> pk.Kernel:
         @pk.kernel(warps=1)
