@@ -76,7 +76,7 @@ def _initialiser(cls: Any, frozen: bool) -> Any:
 
     A field with a `default_factory` is made where its argument is the factory itself, which nobody passes.
     """
-    names: dict[str, Any] = {"_assign": object.__setattr__}
+    names: dict[str, Any] = {"_assign": object.__setattr__, "__name__": cls.__module__}
     arguments, keywords, lines = ["self"], list[str](), list[str]()
     for field in dataclasses.fields(cls):
         name, default = field.name, f"_default_{field.name}"

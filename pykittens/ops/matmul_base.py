@@ -64,6 +64,9 @@ class Product(Op):
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
         narrow = self.a.type.dtype.bits == 8  # type: ignore[union-attr]
+        if self.d.type.dtype.bits == 16:  # type: ignore[union-attr]
+            what = "of f16: rounded to it after each 16 elements of k, and in the end"
+            return approximate(bound=f"the sums are {what}. What 11 bits hold is exact", special="subnormals are kept")
         return approximate(
             bound="products are exact; they are added in float32, in the tensor core's order and cut, not rounded: "
             f"within k 2^-{13 if narrow else 22} of the sum of their magnitudes. "

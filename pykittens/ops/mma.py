@@ -26,9 +26,10 @@ class Mma(Product):
     def types(self) -> tuple[Type, ...]:
         what = self.name
         d = register_type(self.d, what)
-        if not isinstance(d, RegisterTile) or d.dtype is not f32 or d.layout != "row":
+        half = {self.a.type.dtype, self.b.type.dtype} == {f16}  # type: ignore[union-attr]
+        if not isinstance(d, RegisterTile) or d.dtype not in ((f32, f16) if half else (f32,)) or d.layout != "row":
             raise TypeRuleError(
-                f"{what} accumulates into a row-layout float32 register tile, not {self.d.type}",
+                f"{what} accumulates into a row-layout float32 register tile{' (or f16)' * half}, not {self.d.type}",
                 fix="make it with warp.zeros(pk.f32, m, n)",
             )
         m, _, k = check_shapes(what, self.d, self.a, self.b, self.ta, self.tb)
@@ -69,13 +70,14 @@ class Mma(Product):
         d = self.d.type
         assert isinstance(d, RegisterTile)
         dtype = self.b.type.dtype.name  # type: ignore[union-attr]
-        c.prelude(mma_text(dtype))
+        name, each = (f"pk_mma_{dtype}", 8) if d.dtype is f32 else ("pk_mma_f16_f16", 4)  # each: words of 16 x 16 sums
+        c.prelude(mma_text(dtype) if d.dtype is f32 else HALVES)
         blocks, columns = d.warp_rows // 16, d.cols // 16
         steps = check_shapes(self.name, self.d, self.a, self.b, self.ta, self.tb)[2] // 16
         acc = c[self.d]
         c.line("{")
         if self.overwrite:
-            c.line(f"PK_UNROLL for (int i = 0; i < {d.registers}; i++) {acc}[i] = 0.0f;")
+            c.line(f"PK_UNROLL for (int i = 0; i < {d.registers * each // 8}; i++) {acc}[i] = 0;")
         a, b, low, high = f"{c[self.a]} + (m * {steps} + k) * 4", "b", (0, 1), (2, 3)
         if isinstance(self.a.type, SharedTile):
             a, load_a = "a[m]", self._load_a(c, d)
@@ -92,8 +94,9 @@ class Mma(Product):
             b, low, high = c.fresh("b"), (0, 2), (1, 3)
             c.line(f"const u32* {b} = {c[self.b]} + (n * {steps} + k) * 4;")
         c.line(f"PK_UNROLL for (int m = 0; m < {blocks}; m++) {{")
-        c.line(f"pk_mma_{dtype}({acc} + (m * {columns} + n) * 8, {a}, {b}[{low[0]}], {b}[{low[1]}]);")
-        c.line(f"pk_mma_{dtype}({acc} + (m * {columns} + n) * 8 + 4, {a}, {b}[{high[0]}], {b}[{high[1]}]);")
+        at = f"{acc} + (m * {columns} + n) * {each}"
+        c.line(f"{name}({at}, {a}, {b}[{low[0]}], {b}[{low[1]}]);")
+        c.line(f"{name}({at} + {each // 2}, {a}, {b}[{high[0]}], {b}[{high[1]}]);")
         c.line("} } } }")
 
     def _load_a(self, c: CudaWriter, d: RegisterTile) -> str:
@@ -148,6 +151,9 @@ class Mma(Product):
                     "overwrite": overwrite,
                 }
                 yield Sample(fields, formula, inputs, exact=True)
+        for b in (RegisterTile(f16, 48, 32), SharedTile(f16, 48, 32)):
+            fields = {"d": RegisterTile(f16, 32, 48), "a": SharedTile(f16, 32, 32), "b": b, "ta": False, "tb": True}
+            yield Sample({**fields, "overwrite": isinstance(b, SharedTile)}, formula, inputs, exact=True)
         fields = {
             "d": RegisterTile(f32, 16, 16),
             "a": RegisterTile(f16, 16, 128),
@@ -157,6 +163,14 @@ class Mma(Product):
             "overwrite": False,
         }
         yield Sample(fields, formula, tolerance=1e-5)
+
+
+HALVES = """
+__device__ __forceinline__ void pk_mma_f16_f16(u32* d, const u32* a, u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0, %1}, {%2, %3, %4, %5}, {%6, %7}, {%0, %1};"
+    : "+r"(d[0]), "+r"(d[1]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+"""
 
 
 def mma_text(dtype: str) -> str:

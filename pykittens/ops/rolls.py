@@ -11,14 +11,14 @@ from ..errors import TypeRuleError
 from ..loading import dataclass
 from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Scope, Shares, Value
-from ..types import RegisterTile, Type, bf16, f16, f32, i32
+from ..types import RegisterTile, Type, bf16, f16, f32, i32, i64
 from .broadcast import register_type
 from .samples import Sample
 
 
 @dataclass(eq=False)
 class Rolls(Op):
-    """A tile for each distance m: its column c is column (c + m) modulo the width of a 16 or 32-bit row-layout tile.
+    """A tile for each distance m: its column c is column (c + m) modulo the width of a row-layout tile.
 
     The four threads that share a row hold its pairs of columns in turn. A roll by two columns is the pair of the next
     thread (one shuffle a word, shared by all distances that need it), by eight another pair of the same thread; an odd
@@ -33,9 +33,9 @@ class Rolls(Op):
 
     def types(self) -> tuple[Type, ...]:
         type = register_type(self.a, "rolls")
-        if not isinstance(type, RegisterTile) or type.layout != "row" or type.dtype.bits not in (16, 32):
+        if not isinstance(type, RegisterTile) or type.layout != "row" or type.dtype.kind == "b":
             raise TypeRuleError(
-                f"rolls of {type}", fix="columns roll in row-layout tiles of 16 or 32 bits: use swap_layout() first"
+                f"rolls of {type}", fix="columns roll in row-layout tiles of numbers: x.swap_layout(), mask.to(pk.i32)"
             )
         if not self.distances or not all(isinstance(m, int) and 0 <= m < type.cols for m in self.distances):
             raise TypeRuleError(
@@ -98,6 +98,7 @@ class Rolls(Op):
             (RegisterTile(bf16, 64, 16, "row", 4), (5,)),
             (RegisterTile(f32, 16, 16), (0, 1, 2, 15)),
             (RegisterTile(i32, 64, 32, "row", 4), (9, 30)),
+            (RegisterTile(i64, 16, 32), (0, 2, 9)),
         ):
             yield Sample(
                 {"a": type, "distances": distances},

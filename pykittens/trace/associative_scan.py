@@ -21,7 +21,7 @@ def associative_scan(
     """Each element of a row (`along` "row") or column ("col") of `tiles` combined by `f` with all before it; `reverse`:
     with all behind it.
 
-    `tiles`: one tile of 16 or 32 bits, or several of one shape, which f combines together: f(a, b) is given what has
+    `tiles`: one tile of numbers, or several of one shape, which f combines together: f(a, b) is given what has
     been combined already and what comes next, each a tile or a tuple of tiles, and returns the like. It has to be
     associative; so is, for the recurrence h = g h + x, `lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1])` of (g, x). It
     is traced for each doubling of the distance (Hillis and Steele, "Data parallel algorithms", 1986).

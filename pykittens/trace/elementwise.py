@@ -45,6 +45,10 @@ def _map(kind: str) -> Callable[[Any], Any]:
     def apply(x: Any) -> Any:
         refuse_array(x)
         (x,) = in_registers(x)
+        if isinstance(x, Tile) and x.dtype.kind in "iu" and kind in ("round", "floor", "ceil", "trunc"):
+            return x
+        if isinstance(x, Tile) and x.dtype.kind in "iu" and kind == "relu":
+            return _two("max", x, 0)
         if isinstance(x, Tile):
             return result(unary.Unary(scope_of(x.type.warps), kind, x))
         x = number(x)
@@ -264,7 +268,7 @@ def iota(vector: Tile) -> Tile:
 
 
 def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
-    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a 16 or 32-bit tile.
+    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a row-layout tile of numbers.
 
     Raises `TypeRuleError` for anything but a register tile.
     """

@@ -25,7 +25,7 @@ class ScopeProducts(ScopeThreads):
         record((mma_bytes.MmaBytes if wide else mma.Mma)(self.scope, d, a, b, ta, tb, overwrite))
 
     def mma_AB(self, d: Value, a: Value, b: Value) -> None:
-        """d += a @ b."""
+        """d += a @ b. Of bf16 or f16 into float32; of f16 into f16, too."""
         self._mma(d, a, b, False, False, False)
 
     def mma_ABt(self, d: Value, a: Value, b: Value) -> None:
