@@ -33,6 +33,7 @@ def test_pages_have_no_link_to_nothing(tmp_path: Path) -> None:
     assert "ring.read()" in words and "report.read" not in words, "a word is shown in use, not another of the same name"
     elementwise = (tmp_path / "source" / "reference" / "elementwise.md").read_text(encoding="utf-8")
     assert "A column vector beside a tile" in elementwise, "operators have their methods' docstrings"
+    assert "`(a < b) & (c < d)`" in elementwise, "code is shown as it is"
 
 
 @pytest.mark.whole
@@ -45,7 +46,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
 def test_pages_name_what_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     commands = {command.name for command in app.registered_commands} | {"cache"}
-    assert set(re.findall(r"(?<!import )\bpykittens ([a-z]+)\b(?! as| is|\.)", text)) <= commands
+    assert set(re.findall(r"(?<!import )(?<!from )\bpykittens ([a-z]+)\b(?! as| is|\.)", text)) <= commands
     for module, names in re.findall(r"^from (pykittens[\w.]*) import ([\w, ]+)$", text, re.M):
         assert all(hasattr(importlib.import_module(module), name.strip()) for name in names.split(","))
     missing = [name for name in re.findall(r"\bpk\.([a-z_]\w*)", text) if not hasattr(pk, name)]
@@ -58,5 +59,13 @@ def test_every_public_function_and_module_is_said_to_be_for_something() -> None:
     assert not [name for name in pk.PUBLIC if f"`pk.{name}" not in text]  # type: ignore[attr-defined]
     modules = [name for name in dir(nn) if name[0].isupper()]
     assert modules and not [name for name in modules if f"`{name}`" not in text]
-    for code in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(code, {})
+    run(text)
+
+
+def test_stencils_are_right() -> None:
+    run((ROOT / "docs" / "site" / "pages" / "howto" / "halos.md").read_text(encoding="utf-8"))
+
+
+def run(page: str) -> None:
+    """The code of a page, together."""
+    exec("".join(re.findall(r"```python\n(.*?)```", page, re.S)), {})

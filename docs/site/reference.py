@@ -158,7 +158,8 @@ def _signature(word: str, found: Any) -> str:
 
 def as_markdown(doc: str) -> str:
     """A docstring as Markdown: code in it is indented by four, and its lists begin with an asterisk."""
-    return doc.replace("<", "&lt;")
+    lines = doc.splitlines()
+    return "\n".join(x if x.startswith("    ") else re.sub(r"(`[^`]*`)|<", lambda m: m[1] or "&lt;", x) for x in lines)
 
 
 def group_page(group: str, words: dict[str, str]) -> str:

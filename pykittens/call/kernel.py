@@ -321,10 +321,10 @@ def kernel(
 
     `grid` and `cluster` are up to three ints, or a function of the arguments by name (tensors as `Argument`s, scalars,
     static values). `warps` is an int or a function of the static values. `options`: `blocks_per_sm` (how many blocks
-    share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (bounded waits, assertions on
-    the GPU, see `gpu/debug_waits.py`), `pdl` (may begin before the kernel ahead of it has ended:
-    `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may wait for one another; a
-    grid that does not fit is refused when it is launched).
+    share a multiprocessor: bounds registers), `registers` (at most, a thread), `debug` (assertions on the GPU, and
+    waits that end after 5 seconds, PYKITTENS_PATIENCE, saying where and for whom), `pdl` (may begin before the kernel
+    ahead of it has ended: `pk.wait_for_previous`), `cooperative` (all blocks of the grid run at once, so that they may
+    wait for one another; a grid that does not fit is refused when it is launched).
 
     Raises `TraceError` for an option that there is not; values are looked at when the kernel is called.
     """

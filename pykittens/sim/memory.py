@@ -135,7 +135,7 @@ class GlobalArray:
             f"{self.name}: coordinate (batch {b}, depth {d}, row {r}, column {c}) is outside of its shape "
             f"{' x '.join(map(str, self.shape))} (batch, depth, rows, columns)",
             fix="only rows and columns past the end are defined (they read as zero and are not written); bound the "
-            "coordinate, or the grid",
+            "coordinate, or the grid; or read what lies before: within=(0, x.rows), x[rows, cols] at indices",
             location=location,
         )
 

@@ -268,7 +268,8 @@ def iota(vector: Tile) -> Tile:
 
 
 def rolls(tile: Tile, distances: Iterable[int]) -> tuple[Tile, ...]:
-    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a row-layout tile of numbers.
+    """A tile for each m of the `distances`: its column c is column (c + m) modulo the width of a row-layout `tile` of
+    numbers.
 
     Raises `TypeRuleError` for anything but a register tile.
     """

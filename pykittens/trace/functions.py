@@ -60,7 +60,8 @@ def cuda(
     support: str = "",
     touches: dict[str, Callable[..., Any]] | None = None,
 ) -> None:
-    """Inlines the CUDA C or PTX `text`, with `{name}` for operands; see `ops/inline.py`.
+    """Inlines the CUDA C or PTX `text`, with `{name}` for operands: of a tile or vector an array of its registers, of
+    shared memory an address of 32 bits, of a scalar its value.
 
     `reads` and `writes` name the operands; `numpy(**arrays)` returns the new value of each written operand (a tuple
     if several), for the simulator. `support` is CUDA C put once before the kernel (device functions).

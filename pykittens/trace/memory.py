@@ -90,7 +90,11 @@ class Shared(Handle):
         return self.part(row, col, rows, cols)
 
     def part(self, row: Operand, col: Operand, rows: int, cols: int) -> Shared:
-        """The rows x cols part that begins at (row, col), in elements; both may be traced scalars."""
+        """The rows x cols part that begins at (row, col), in elements; both may be traced scalars.
+
+        It begins at any row, and at a column that is a multiple of 16 bytes; for TMA and wgmma at multiples of 8 rows.
+        `tile[rows, cols]`, at indices, reads any elements.
+        """
         view = result(views.Part(THREAD, self, number(row), number(col), rows, cols))
         view.landing = getattr(self, "landing", None)
         view.name = f"{self.name} part" if self.name else ""

@@ -150,8 +150,8 @@ class ScopeStores(ScopeThreads):
         """One element of `target` becomes `value`, set by one thread: of a shared vector (`at` its index) or of a
         tensor (`at` its coordinate, in elements).
 
-        `order` ("relaxed" or "release", of a tensor's element) and its `scope` ("gpu" unless given): see
-        `trace/memory_order.py`. A release tells what all threads of the scope did before.
+        `order`: "relaxed" or "release", of a tensor's element: a release tells what all threads of the scope did
+        before, to whoever acquires it (`tensor.load(at)`). `scope`: who may: "cta", "cluster" or, unless given, "gpu".
 
         Raises `TypeRuleError` for an `order` of shared memory.
         """

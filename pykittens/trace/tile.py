@@ -198,8 +198,8 @@ class Tile(Handle):
         record(fill.Assign(scope_of(self.type.warps), self, value))
 
     def __getitem__(self, key: Any) -> Tile:
-        """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`. A column of any tile as a column vector,
-        `x[:, j]`, a row as a row vector, `x[i, :]`: the index may be a scalar.
+        """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`, in multiples of 16 rows and columns. A column
+        of any tile as a column vector, `x[:, j]`, a row as a row vector, `x[i, :]`: the index may be a scalar.
         """
         if isinstance(self.type, RegisterTile) and isinstance(key, tuple) and len(key) == 2:
             lines: Any = (("row", *key), ("col", *key[::-1]))

@@ -268,7 +268,7 @@ ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
     (
         "only rows and columns past the end are defined (they read as zero and are not written); "
         "bound the coordinate, or "
-        "the grid",
+        "the grid; or read what lies before: within=(0, x.rows), x[rows, cols] at indices",
         "warp.store(y, ones(), (1 - n, 0))",
         "warp.store(y, ones(), (pk.maximum(1 - n, 0), 0))",
         {},
