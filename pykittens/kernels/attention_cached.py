@@ -148,7 +148,8 @@ def attend(
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
     slices = pk.cdiv(wide, cols := 16 * pk.cdiv(wide, 16 * groups))  # of columns, that groups add up
-    operand = Unpacked(group, groups, pk.st(q.dtype, 16, d), k.dtype)
+    half = f16 if k.dtype is e4m3 else q.dtype  # of 8 bits: one conversion, and no rounding
+    operand = Unpacked(group, groups, pk.st(half, 16, d), k.dtype)
     ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * cols), count=groups * slices, name="others")
@@ -216,10 +217,9 @@ def attend(
         keys_seen, place = seen[part.group], (part.group, part.item // across, part.item % across * rows)
         pk.block.load_into(queries, q, pk.at(*place, 0))
         pk.block.sync()
-        query = group.load(queries)
+        query, unit = operand.beside(group.load(queries), scale * scale_of(k_scale, place[1]))
         peak[:], total[:], out[:] = LOWEST, 0.0, 0.0
         stands = keys_seen - n  # the first query's key
-        unit = scale * scale_of(k_scale, place[1])
         c = (unit if softcap is None else softcap) * LOG2E
         for t in pk.range(*tiles_of(part)):
             group.wait_loads(stages - 2)
@@ -243,7 +243,7 @@ def attend(
             total[:] = pk.fma(total, shrink, weight.row_sum(partial=True))
             out *= shrink
             peak[:] = highest
-            group.mma_AB(out, weight.to(q.dtype), operand(ring[1][slot]))
+            group.mma_AB(out, weight.to(half), operand(ring[1][slot]))
             used.set(pk.where(used == stages - 1, 0, used + 1))
         together(peak, total.total(), [out[:, i * cols : (i + 1) * cols] for i in range(slices)])
         complete = pk.var(i32, pk.where(part.taken == part.units, 1, 0))

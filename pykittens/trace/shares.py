@@ -82,7 +82,8 @@ class Shares:
                 )
         self.units, self.items, self.single = units, items, single
         line = ends[groups - 1]
-        self.share = maximum(cdiv(line, grid_size.x), least)
+        each = maximum(cdiv(line, grid_size.x), least)
+        self.share = each if single else _meeting(each, line, units[0], groups * items)
         self.first = minimum(block_index.x * self.share, line)
         self.last = minimum(self.first + self.share, line)
         low, high = var(i32, 0), var(i32, groups - 1)  # the first group that ends behind the first unit
@@ -120,6 +121,15 @@ class Shares:
         return 2 * (part.start // self.share + number) + where(number == 0, 1, 0)
 
 
+def _meeting(each: Any, line: Any, units: Any, count: Operand) -> Any:
+    """A share of a line of `count` items, of `each` units or a sixteenth more: where all items have as many units as
+    the first, it may end where items do, and fewer are cut."""
+    pieces = maximum(units // maximum(each, 1), 1)
+    longer = where(each > units, cdiv(each, maximum(units, 1)) * units, units // pieces)
+    meets = (units > 0) & (line == units * count) & (units % pieces == 0) & (longer * 16 <= each * 17)
+    return where(meets, longer, each)
+
+
 def shares(
     units: Any, ends: Any, groups: Operand, items: Operand = 1, *, least: Operand = 1, single: bool = False
 ) -> Shares:
@@ -127,6 +137,7 @@ def shares(
     units[i] of them, and all up to that group's end before unit ends[i].
 
     `units`, `ends`: shared vectors of int32, of which `ends` are the sums of `units` times `items`. Block 0 has the
-    first share, of at least `least` units. `single`: each unit is a part of its own.
+    first share, of at least `least` units; where all items are alike, shares may be a sixteenth longer to end where
+    items do. `single`: each unit is a part of its own.
     """
     return Shares(units, ends, groups, items, least, single)

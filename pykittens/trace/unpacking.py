@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..types import Coalesced, DType, SharedTile
+from ..types import Coalesced, DType, SharedTile, f32
+from .elementwise import exp2, floor, log2, maximum
 from .memory import shared
 from .scopes import warp
 
@@ -20,11 +21,21 @@ class Unpacked:
     """
 
     def __init__(self, group: Any, groups: int, type: SharedTile, dtype: DType):
-        self.group = group
+        self.group, self.type = group, type
         self.place: Any = None
         if type.dtype is not dtype:
             places = shared(type, count=groups, name="unpacked")
             self.place = places[group.index] if groups > 1 else places
+
+    def beside(self, x: Any, unit: Any) -> tuple[Any, Any]:
+        """A tile in registers in the operands' dtype, to be multiplied with them, and in what unit its rows then are,
+        of `unit` before: divided by powers of two, so that f16 has their numbers.
+        """
+        if x.dtype is self.type.dtype:
+            return x, unit
+        wide = x.to(f32)
+        shift = floor(log2(maximum(abs(wide).row_max(), 1e-30)))
+        return (wide * exp2(-shift)).to(self.type.dtype), exp2(shift) * unit
 
     def __call__(self, tile: Any) -> Any:
         """The tile in 16 bits; its columns are a multiple of 32. Each warp converts a part of it."""

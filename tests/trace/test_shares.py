@@ -13,7 +13,7 @@ UNITS = np.array([3, 1, 0, 7, 2], np.int32)  # of an item, by group
 ITEMS, BLOCKS = 2, 5
 
 
-@pk.kernel(warps=1, grid=BLOCKS)
+@pk.kernel(warps=1, grid=lambda blocks, **_: blocks)
 def owners(
     units: pk.gl(i32, 5),
     ends: pk.gl(i32, 5),
@@ -22,6 +22,7 @@ def owners(
     *,
     single: bool = False,
     least: int = 1,
+    blocks: int = BLOCKS,
 ) -> None:
     """How often each unit is taken, by item; and how many parts have each slot."""
     line, each = (pk.shared(pk.sv(i32, 32), name=name) for name in ("line", "each"))
@@ -55,6 +56,15 @@ def test_every_unit_is_taken_once(single: bool, least: int) -> None:
             pieces += [cuts] * units
         start += units
     assert (taken // 100 == pieces).all()
+
+
+@pytest.mark.parametrize(("units", "blocks", "pieces"), ((64, 21, 2), (64, 10, 1), (63, 21, 3), (5, 21, 3)))
+def test_items_that_are_alike(units: int, blocks: int, pieces: int) -> None:
+    """They are cut as seldom as may be where shares are hardly longer for it: 31 units become 32, but 30 not 31.5."""
+    each, ends = np.full(5, units, np.int32), np.arange(1, 6, dtype=np.int32) * units * ITEMS
+    taken, slots = np.zeros(ends[-1], np.int32), np.zeros(2 * blocks, np.int32)
+    owners.simulate(each, ends, taken, slots, blocks=blocks)
+    assert (taken % 100 == 1).all() and slots.max() <= 1 and (taken // 100).max() == pieces
 
 
 def test_of_what() -> None:
