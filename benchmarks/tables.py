@@ -92,7 +92,7 @@ def cells(name: str, rows: Rows) -> Rows:
     key, best = FAMILIES[name].KEY, {}
     for row in rows:
         peers = sum("ratio" in peer for peer in row["peers"].values())
-        rank, facts = (row["date"], peers, _when(row)), tuple(row.get(k) for k in key)
+        rank, facts = (_when(row), peers), tuple(row.get(k) for k in key)
         if facts not in best or rank > best[facts][0]:
             best[facts] = rank, row
     wanted = [tuple(cell.facts.get(k) for k in key) for cell in FAMILIES[name].cells()]

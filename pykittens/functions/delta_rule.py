@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ArgumentError
+from ..kernels import delta_step
 from ..kernels import gated_delta_rule as heads
 from ..kernels import gated_delta_rule_backward as heads_backward
 from ..kernels import kimi_delta_attention as channels
@@ -35,9 +36,8 @@ def _check(name: str, wide: bool, q: Any, k: Any, v: Any, beta: Any, log_decay: 
         check_state(name, what, x, shape)
 
 
-def _numbers(q: Any, *rest: Any) -> tuple[float]:
-    scale = rest[-2]
-    return (q.shape[-1] ** -0.5 if scale is None else float(scale),)
+def _scale(q: Any, scale: float | None) -> float:
+    return float(q.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Function, Function, Function]:
@@ -45,8 +45,8 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
     operands = f"Tensor q, Tensor k, Tensor v, Tensor beta, Tensor{'' if wide else '?'} log_decay"
     packed = f"{operands}{'' if wide else '=None'}, Tensor? state=None, Tensor? cu_seqlens=None"
 
-    def settings(q: Any, given: tuple[Any, ...]) -> dict[str, Any]:
-        return {"scale": _numbers(q, *given)[0], "norm": given[-1]}
+    def settings(q: Any, scale: float | None, normalize: bool) -> dict[str, Any]:
+        return {"scale": _scale(q, scale), "norm": normalize}
 
     def results(
         q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, cu_seqlens: Any, *settings: Any
@@ -58,7 +58,8 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
         return Result(v.shape, v.dtype, order="v"), Result(shape, "f32", nothing="state")
 
     def run(q: Any, *given: Any) -> KernelCall:
-        call: KernelCall = forward.call(q, *given[:-2], **settings(q, given))
+        *operands, scale, normalize, exact_state = given
+        call: KernelCall = forward.call(q, *operands, **settings(q, scale, normalize), exact=exact_state)
         return call
 
     def gradient_results(do: Any, *given: Any) -> tuple[Result, ...]:
@@ -77,7 +78,7 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
         )
 
     def run_gradients(do: Any, q: Any, *given: Any) -> KernelCall:
-        call: KernelCall = backward.call(do, q, *given[:-2], **settings(q, given))
+        call: KernelCall = backward.call(do, q, *given[:-2], **settings(q, *given[-2:]))
         return call
 
     of_gradients = Function(
@@ -104,12 +105,12 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
     of_rows = Function(
         name,
         packed,
-        _SETTINGS,
+        f"{_SETTINGS}, bool exact_state=False",
         also="after",
         results=results,
         forward=run,
-        key=lambda scale, normalize: normalize,
-        numbers=_numbers,
+        key=lambda scale, *rest: rest,
+        numbers=lambda q, *rest: (_scale(q, rest[-3]),),
         autocast="low",
         cast=("q", "k", "v"),
         backward=Backward(_SAVED, gradients),
@@ -125,7 +126,7 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
         return Result(v.shape, v.dtype), Result(shape, "f32")
 
     def run_step(q: Any, *given: Any) -> KernelCall:
-        return heads.call_step(q, *given[:-2], **settings(q, given))
+        return delta_step.call_step(q, *given[:-2], **settings(q, *given[-2:]))
 
     of_one = Function(
         f"{name}_step",
@@ -135,7 +136,7 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
         results=step_results,
         forward=run_step,
         key=lambda scale, normalize: normalize,
-        numbers=_numbers,
+        numbers=lambda q, *rest: (_scale(q, rest[-2]),),
         autocast="low",
         cast=("q", "k", "v"),
     )
@@ -159,6 +160,7 @@ def gated_delta_rule(
     *,
     scale: float | None = None,
     normalize: bool = False,
+    exact_state: bool = False,
     state: Any = None,
     return_state: bool = False,
     cu_seqlens: Any = None,
@@ -171,13 +173,15 @@ def gated_delta_rule(
     -inf. `scale` is 1 / sqrt(d) unless given. `normalize`: q and k count as divided by their lengths, x / sqrt(x.x +
     1e-6). Rows that are not so long that the recurrence itself grows are the caller's business: beta |k|^2 at most 2.
 
-    `state`: what an earlier call returned, for rows that continue it, float32 (batch, heads, e, d). Returns o, or (o,
+    `state`: what an earlier call returned, for rows that continue it, float32 (batch, heads, e, d); its changes are of
+    16-bit products, but with `exact_state` of float32, row by row, which takes several times as long. Returns o, or (o,
     state) with `return_state`. `cu_seqlens`: packed sequences, of batch 1: where each begins and the last ends, int32
     (sequences + 1,); states are then of sequences. For Hopper and the simulated GPU.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return GATED_DELTA_RULE((q, k, v, beta, log_decay, state, cu_seqlens), (scale, normalize), return_state)
+    operands = (q, k, v, beta, log_decay, state, cu_seqlens)
+    return GATED_DELTA_RULE(operands, (scale, normalize, exact_state), return_state)
 
 
 def gated_delta_rule_step(
@@ -210,6 +214,7 @@ def kimi_delta_attention(
     *,
     scale: float | None = None,
     normalize: bool = False,
+    exact_state: bool = False,
     state: Any = None,
     return_state: bool = False,
     cu_seqlens: Any = None,
@@ -218,11 +223,12 @@ def kimi_delta_attention(
     S_(i - 1) diag(exp(g_i)) + u_i k_i, u_i = beta_i (v_i - S_(i - 1) diag(exp(g_i)) k_i).
 
     log_decay: g, float32 (batch, heads, n, d), zero or less, also -inf. All else is as `gated_delta_rule` has it: q, k,
-    v, beta, scale, normalize, state, return_state, cu_seqlens.
+    v, beta, scale, normalize, exact_state, state, return_state, cu_seqlens.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return KIMI_DELTA_ATTENTION((q, k, v, beta, log_decay, state, cu_seqlens), (scale, normalize), return_state)
+    operands = (q, k, v, beta, log_decay, state, cu_seqlens)
+    return KIMI_DELTA_ATTENTION(operands, (scale, normalize, exact_state), return_state)
 
 
 def kimi_delta_attention_step(

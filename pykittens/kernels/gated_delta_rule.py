@@ -30,18 +30,20 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall, Launches
 from .chunks import LEAST, LOG2E
-from .sequences import DTYPES, dense, operands, readable_offsets, unit_of
+from .delta_parts import carry, parts_of
+from .delta_step import EPSILON, recur
+from .sequences import DTYPES, dense, operands, readable_offsets, terms, unit_of
 
 CHUNK = 64
-EPSILON = 1e-6  # beside a sum of squares
 TINY = 2.0**-60  # what a smaller b counts as in W
 FACTORS = ("keys", "adds", "queries", "beta", "unit", "solved", "sums", "own_q", "own_k")  # the last of backward passes
 DIMS, VALUES = (64, 128), (64, 128, 256)
+WHOLE = (None, None, 2**24, 1)  # the last operands of `walk` where sequences have no parts
 
 
 def fades(log_decay: np.ndarray | None, rows: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
@@ -180,7 +182,11 @@ def prepare(
 
 @pk.kernel(
     warps=4,
-    grid=lambda v, offsets, **_: (v.cols // CHUNK, v.depth, v.batch if offsets is None else offsets.cols - 1),
+    grid=lambda v, q, offsets, high, pieces, **_: (
+        (v.cols + (0 if high is None else q.cols)) // CHUNK * pieces,
+        v.depth,
+        v.batch if offsets is None else offsets.cols - 1,
+    ),
 )
 def walk(
     q: Annotated[Tensor, DTYPES, "B", "G", "L", pk.static("D")],
@@ -198,6 +204,10 @@ def walk(
     errors: Annotated[Tensor, DTYPES, "B", "H", "N", pk.static("E")],
     states: Annotated[Tensor, DTYPES, "B", "H", "R", pk.static("D")],
     units: Annotated[Tensor, f32, "B", "H", "R"],
+    high: Annotated[Tensor, bf16, "T", "H", pk.static("D"), pk.static("D")],
+    low: Annotated[Tensor, bf16, "T", "H", pk.static("D"), pk.static("D")],
+    each: Annotated[Scalar, i32],
+    pieces: Annotated[Scalar, i32],
 ) -> None:
     """o, and the state after the last row of each sequence; without `before` it begins at zero.
 
@@ -206,23 +216,30 @@ def walk(
 
     For the backward pass instead of o: E, and the state before each chunk, as products take it: R is chunks times E,
     and `units` are the factors of its rows in f16.
+
+    Of sequences in `pieces` parts of `each` chunks the states are those of parts. `high`, `low`: what each part does to
+    a state (`delta_parts.py`), by more blocks, which begin with the identity and see no values.
     """
-    part, head, sequence = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    head, sequence, values = pk.block_index.y, pk.block_index.z, v.cols // CHUNK
     dtype, d, scaled = q.dtype, q.cols, q.dtype is f16
+    wide = values if high is None else values + d // CHUNK
+    part, begin = pk.block_index.x % wide, pk.block_index.x // wide * each
+    place = sequence * pieces + pk.block_index.x // wide
     group, channels = head // (v.depth // q.depth), lasting is not None
     rows, first = pk.stretch(v), pk.cast(0, i32)
     batch: Any = sequence
     if offsets is not None:
         sequences = pk.packed(offsets)
         rows, first, batch = sequences[sequence], sequences.first(sequence, CHUNK), 0
-    chunks = pk.cdiv(rows.rows, CHUNK)
+    chunks = pk.minimum(pk.cdiv(rows.rows, CHUNK), begin + each)
     wide, square = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
     names = [x for x in FACTORS[: 6 if scaled else 4] if not channels or x not in FACTORS[: 2 if scaled else 3]]
     members: dict[str, Any] = {"k": wide, "v": square, "w": square, **dict.fromkeys(names, pk.sv(f32, CHUNK))}
     members |= {"q": wide, "p": square} if o is not None else {}
     members |= {"lasting": wide, "decays": pk.sv(f32, d)} if channels else {}
     ring = pk.ring(2, **members)
-    result = pk.shared(square, name="result")
+    written = errors if o is None else o
+    result = None if written is None else pk.shared(square, name="result")
     kept = None if states is None else pk.shared(wide, name="kept")
 
     def load(i: Any) -> None:
@@ -230,7 +247,7 @@ def walk(
             at: dict[str, Any] = {"coordinate": (batch, head, first + i, 0)}
             own = at if channels else rows.tile(batch, group, i, CHUNK)
             pk.tma.load(slot.k, k, **own)
-            pk.tma.load(slot.v, v, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
+            pk.tma.load(slot.v, v, **rows.tile(batch, head, i, CHUNK, part % values, CHUNK))
             pk.tma.load(slot.w, w, **at)
             if o is not None:
                 pk.tma.load(slot.q, q, **own)
@@ -248,14 +265,15 @@ def walk(
         return (tiles[0] / unit).to(dtype), unit
 
     for i in range(2):
-        load(i)
+        load(begin + i)
     state = (
-        warpgroup.zeros(f32, CHUNK, d)
-        if before is None
-        else warpgroup.load(before, (sequence, head, part, 0), rows=CHUNK)
+        warpgroup.zeros(f32, CHUNK, d) if before is None else warpgroup.load(before, (place, head, part, 0), rows=CHUNK)
     )
-    for i in pk.range(chunks):
-        found, out = (warpgroup.zeros(f32, CHUNK, CHUNK) for _ in range(2))  # here, so that they end here
+    if high is not None:
+        state[:] = pk.where(pk.col_index(state) == pk.row_index(state) + (part - values) * CHUNK, 1.0, 0.0)
+    for i in pk.range(begin, chunks):
+        found = warpgroup.zeros(f32, CHUNK, CHUNK)  # here, so that it ends here
+        out = None if o is None else warpgroup.zeros(f32, CHUNK, CHUNK)
         slot = ring.read()
         decay = decays[batch, head, first + i, 0] if decays is not None and not channels else 1.0
         past, unit = rounded(state)
@@ -263,9 +281,10 @@ def walk(
         if o is not None:
             warpgroup.mm_ABt(out, past, slot.q)
         warpgroup.wait(found)
-        wanted = warpgroup.load_transposed(slot.v).to(f32) - (
-            found * unit if channels else found * unit * warpgroup.load_row(slot.keys)
-        )
+        value = warpgroup.load_transposed(slot.v).to(f32)
+        if high is not None:
+            value = pk.where(pk.row_index(value) + part * CHUNK < v.cols, value, 0.0)
+        wanted = value - (found * unit if channels else found * unit * warpgroup.load_row(slot.keys))
         weighted, unit_w = rounded(wanted * warpgroup.load_row(slot.beta))
         warpgroup.mm_ABt(found, weighted, slot.w)
         if o is not None:
@@ -290,63 +309,38 @@ def walk(
         warpgroup.wait()
         if scaled:
             state[:] = state * unit_l
-        if o is None:
-            out[:] = wanted
+        if out is None:
+            out = wanted
         elif scaled:
             out[:] = out * unit_c * warpgroup.load_row(slot.unit)
         ring.release()
         load(i + 2)
+        if written is None:
+            continue
         warpgroup.tma.wait(read=True)
         warpgroup.sync()  # `result` and `kept` have been read
         warpgroup.store_transposed(result, out.to(dtype))
         if states is not None:
             warpgroup.store(kept, past)
         warpgroup.sync()
-        warpgroup.tma.store(errors if o is None else o, result, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
+        warpgroup.tma.store(written, result, **rows.tile(batch, head, i, CHUNK, part, CHUNK))
         if states is not None:
             at = (first + i) * (v.cols // CHUNK) + part
             warpgroup.tma.store(states, kept, (batch, head, at, 0))
             if scaled:
                 warpgroup.store(units, unit, (batch, head, at))
         warpgroup.tma.commit()
-    warpgroup.tma.wait()
-    if after is not None:
-        warpgroup.store(after, state, (sequence, head, part, 0))
-
-
-@pk.kernel(warps=4, grid=lambda v, **_: (v.cols // CHUNK, v.rows, v.depth))
-def step(
-    q: Annotated[Tensor, DTYPES, "B", "G", pk.static("D")],
-    k: Annotated[Tensor, DTYPES, "B", "G", pk.static("D")],
-    v: Annotated[Tensor, DTYPES, "B", "H", pk.static("E")],
-    log_decay: Annotated[Tensor, f32, "B", "H"],
-    beta: Annotated[Tensor, f32, "B", "H"],
-    before: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
-    o: Annotated[Tensor, DTYPES, "B", "H", pk.static("E")],
-    after: Annotated[Tensor, f32, "B", "H", pk.static("E"), pk.static("D")],
-    gates: Annotated[Tensor, f32, "B", "H", pk.static("D")],
-    scale: Annotated[Scalar, f32],
-    *,
-    norm: bool = False,
-) -> None:
-    """One row of each sequence, in float32: a warp has 16 rows of a state. `gates`: decays of channels."""
-    part, head, batch = pk.block_index.x * 4 + warp.index, pk.block_index.y, pk.block_index.z
-    d, group, layout = q.cols, head // (v.rows // q.rows), pk.coalesced(q.cols // 4, 4)
-    state = warp.load(before, (batch, head, part, 0), rows=16, layout=layout)
-    query, key = (warp.load_row(x, (batch, group, 0), length=d, layout=layout).to(f32) for x in (q, k))
-    value = warp.load_col(v, (batch, head, part), length=16, layout=layout).to(f32)
-    if norm:
-        ones = warp.full(f32, 16, d, 1.0, layout=layout)
-        query, key = (x * pk.rsqrt((ones * (x * x)).row_sum() + EPSILON) * ones for x in (query, key))
-    if log_decay is not None:
-        state[:] = state * pk.exp2(pk.maximum(log_decay[batch, head] * LOG2E, LEAST))
-    if gates is not None:
-        decay = warp.load_row(gates, (batch, head, 0), length=d, layout=layout)
-        state[:] = state * pk.exp2(pk.maximum(decay * LOG2E, LEAST))
-    change = beta[batch, head] * (value - (state * key).row_sum())
-    state[:] = state + change * key
-    warp.store(o, ((state * query).row_sum() * scale).to(o.dtype), (batch, head, part))
-    warp.store(after, state, (batch, head, part, 0))
+    if written is not None:
+        warpgroup.tma.wait()
+    if high is None:
+        if after is not None:
+            warpgroup.store(after, state, (place, head, part, 0))
+        return
+    with pk.when(part < values):
+        warpgroup.store(after, state, (place, head, part, 0))
+    with pk.otherwise():
+        for to, term in zip((high, low), terms(state, bf16), strict=True):
+            warpgroup.store(to, term, (place, head, part - values, 0))
 
 
 class Operands(NamedTuple):
@@ -396,27 +390,35 @@ def solve(x: Operands, scale: float, norm: bool) -> tuple[Any, Any, Any, Any]:
     return made
 
 
+def through(x: Operands, solved: tuple[Any, ...], o: Any, after: Any) -> None:
+    """The walk through all chunks, from part to part where there are few heads. `solved`: what comes before `before`
+    among its operands."""
+    info, nothing = arrays.describe(x.v), (None, None, None)
+    sequences = info.shape[0] if x.offsets is None else arrays.describe(x.offsets).shape[0] - 1
+    parts = parts_of(x.v, sequences, -(-info.shape[2] // CHUNK))
+    if parts.pieces == 1:
+        walk(*solved, x.state, o, after, *nothing, *WHOLE)
+        return
+    made, d = (sequences * parts.pieces, info.shape[1]), arrays.describe(x.q).shape[3]
+    local, starts = (arrays.empty(info.kind, (*made, info.shape[3], d), "f32", info.device) for _ in range(2))
+    moves = [arrays.empty(info.kind, (*made, d, d), "bf16", info.device) for _ in range(2)]
+    walk(*solved, None, None, local, *nothing, *moves, parts.each, parts.pieces)
+    carry(x.state, local, *moves, starts, after, x.offsets, parts.each, parts.pieces)
+    walk(*solved, starts, o, None, *nothing, None, None, parts.each, parts.pieces)
+
+
 def _forward(*given: Any, norm: bool) -> None:
     x, (o, after, scale) = Operands(*given[:7]), given[7:]
-    walk(x.q, x.k, x.v, x.offsets, *solve(x, scale, norm), None, x.state, o, after, None, None, None)
+    through(x, (x.q, x.k, x.v, x.offsets, *solve(x, scale, norm), None), o, after)
 
 
 FORWARD = Launches(_forward)
 
 
-def call(*given: Any, scale: float, norm: bool) -> KernelCall:
+def call(*given: Any, scale: float, norm: bool, exact: bool = False) -> KernelCall:
     """What writes o, and the state after the last row into `after` unless that is None: the last two of `given`, which
-    come behind what `read` takes.
+    come behind what `read` takes. `exact`: row by row, in float32.
     """
     *taken, o, after = given
-    return KernelCall(FORWARD, (*read("gated_delta_rule", *taken), o, after, scale), {"norm": norm})
-
-
-def call_step(
-    q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, *results: Any, scale: float, norm: bool
-) -> KernelCall:
-    """What writes one row of o, and the state after it; log_decay of heads or of channels."""
-    named = {"q": q, "k": k, "v": v, "log_decay": log_decay, "beta": beta, "state": state}
-    *first, decay, beta, state = (dense(x, name) for name, x in named.items())
-    heads, channels = (None, decay) if decay is not None and len(arrays.describe(decay).shape) == 3 else (decay, None)
-    return KernelCall(step, (*first, heads, beta, state, *results, channels, scale), {"norm": norm})
+    x = read("gated_delta_rule", *taken)
+    return KernelCall(recur if exact else FORWARD, (*x, o, after, *((None,) if exact else ()), scale), {"norm": norm})

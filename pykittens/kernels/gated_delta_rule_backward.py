@@ -30,7 +30,7 @@ from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall, Launches
-from .gated_delta_rule import CHUNK, EPSILON, FACTORS, Operands, fades, read, solve, walk
+from .gated_delta_rule import CHUNK, EPSILON, FACTORS, WHOLE, Operands, fades, read, solve, walk
 from .sequences import DTYPES, dense, readable, unit_of
 
 
@@ -407,7 +407,7 @@ def gradients_of_states(
     errors, g = (x.made(x.dtype, *arrays.describe(x.v).shape[2:]) for _ in range(2))
     states, dstates = (x.made(x.dtype, x.chunks * e, d) for _ in range(2))
     units, dunits = (x.made("f32", x.chunks * e) if x.dtype == "f16" else None for _ in range(2))
-    walk(asking, looking, x.v, x.offsets, *solved, x.state, None, None, errors, states, units)
+    walk(asking, looking, x.v, x.offsets, *solved, x.state, None, None, errors, states, units, *WHOLE)
     unwind(asking, looking, do, x.offsets, *solved, dafter, g, dv, dstates, dunits, dbefore)
     return errors, g, states, units, dstates, dunits
 

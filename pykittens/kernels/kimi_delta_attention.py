@@ -31,7 +31,8 @@ from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall, Launches
-from .gated_delta_rule import CHUNK, EPSILON, FACTORS, LEAST, LOG2E, Operands, inverse, read, walk
+from .delta_step import recur
+from .gated_delta_rule import CHUNK, EPSILON, FACTORS, LEAST, LOG2E, Operands, inverse, read, through
 from .sequences import DTYPES, unit_of
 
 ROWS = 16  # of a warp
@@ -263,15 +264,18 @@ def solve(x: Operands, scale: float, norm: bool) -> tuple[Any, ...]:
 def _forward(*given: Any, norm: bool) -> None:
     x, (o, after, scale) = Operands(*given[:7]), given[7:]
     asking, looking, *solved = solve(x, scale, norm)
-    walk(asking, looking, x.v, x.offsets, *solved, x.state, o, after, None, None, None)
+    through(x, (asking, looking, x.v, x.offsets, *solved), o, after)
 
 
 FORWARD = Launches(_forward)
 
 
-def call(*given: Any, scale: float, norm: bool) -> KernelCall:
+def call(*given: Any, scale: float, norm: bool, exact: bool = False) -> KernelCall:
     """What writes o, and the state after the last row into `after` unless that is None: the last two of `given`, which
-    come behind what `read` takes.
+    come behind what `read` takes. `exact`: row by row, in float32.
     """
     *taken, o, after = given
-    return KernelCall(FORWARD, (*read("kimi_delta_attention", *taken), o, after, scale), {"norm": norm})
+    x = read("kimi_delta_attention", *taken)
+    if not exact:
+        return KernelCall(FORWARD, (*x, o, after, scale), {"norm": norm})
+    return KernelCall(recur, (*x._replace(log_decay=None), o, after, x.log_decay, scale), {"norm": norm})

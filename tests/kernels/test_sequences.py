@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
-from pykittens.kernels import gated_delta_rule, gla, linear_attention, mamba2  # noqa: E402
+from pykittens.kernels import delta_parts, gated_delta_rule, gla, linear_attention, mamba2  # noqa: E402
 
 CUDA = "cuda" if torch.cuda.is_available() else "cpu"
 LEVELS = torch.tensor([0.0, -1e-3, -30.0, -torch.inf, -0.1])
@@ -450,6 +450,22 @@ def test_packed_sequences(name: str) -> None:
             assert distance(own, alone) < 4e-3 and distance(after[i], last[0]) < ROWS[name].state_error
         else:
             assert torch.equal(own, alone) and torch.equal(after[i], last[0]), i
+
+
+@pytest.mark.parametrize("name", ["gated_delta_rule", "kimi_delta_attention"])
+def test_few_heads_go_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences of three chunks, of which each is a part; packed behind an empty one, too."""
+    monkeypatch.setattr(delta_parts, "LEAST_CHUNKS", 1)
+    monkeypatch.setattr(delta_parts, "machine", lambda info: {"processors": 132})
+    operands, state = made(name, 15, 130, torch.bfloat16, heads=1)
+    assert delta_parts.parts_of(operands["v"], 1, 3) == (3, 1)
+    o, after = ROWS[name].call(**operands, state=state, return_state=True)
+    expected, last = exact(name, operands, state)
+    assert distance(o, expected) < 4e-3 and distance(after, last) < ROWS[name].state_error
+    offsets = torch.tensor([0, 0, 130], dtype=torch.int32, device=CUDA)
+    states = torch.cat([state + 1, state])
+    packed, ends = ROWS[name].call(**operands, state=states, return_state=True, cu_seqlens=offsets)
+    assert torch.equal(packed, o) and torch.equal(ends, torch.cat([states[:1], after]))
 
 
 @pytest.mark.parametrize("name", ROWS)

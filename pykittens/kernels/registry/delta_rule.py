@@ -10,7 +10,8 @@ import numpy as np
 
 from ...call.arguments import spec
 from ...interop.base import numpy_dtype
-from ...types import DTYPES, f32, i32
+from ...types import DTYPES, bf16, f32, i32
+from .. import delta_parts, delta_step
 from .. import gated_delta_rule as delta
 from .. import gated_delta_rule_backward as backward
 from .. import kimi_delta_attention as kimi
@@ -18,6 +19,8 @@ from .. import kimi_delta_attention_backward as kimi_backward
 from ..catalog import Array, Instance, Shipped
 
 HEADS, N, SCALE = 2, 240, 0.25
+_ENDS = ("high", "low", "each", "pieces")
+_TERMS = {"high": 0.05, "low": 0.0002}  # of what a part does to a state
 PARTS = {  # the rows of each chunk, by `packed`
     False: [slice(i, min(i + 64, N)) for i in range(0, N, 64)],
     True: [slice(0, 30), *(slice(i, min(i + 64, N)) for i in range(30, N, 64))],
@@ -125,7 +128,7 @@ def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
     specs, values = _specs(dim, dtype, packed), _values(dim, dtype)
     states = spec(f32, (2 if packed else 1, HEADS, dim, dim))
     taken = {x: specs[x] for x in ("q", "k", "v", "offsets", "w", "p", "factors", "decays")}
-    others = dict.fromkeys(("errors", "states", "units"))
+    others = {**dict.fromkeys(("errors", "states", "units")), **dict(zip(_ENDS, delta.WHOLE, strict=True))}
     operands = {**taken, "lasting": None, "before": states, "o": specs["v"], "after": states, **others}
     exact = {name: x.astype(float) for name, x in values.items()}
 
@@ -144,6 +147,50 @@ def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
 
     given = Later(lambda: {**values, **_solved(exact, True, packed, dtype == "f16")})
     return Instance(delta.walk, operands, {}, ("o", "after"), expected, given)
+
+
+def _moves(dim: int, dtype: str) -> Instance:
+    """The same of two parts: what each adds to a state, and what it does to one."""
+    walk, heads, pieces = _walk(dim, dtype, False), (2, HEADS, dim, dim), [slice(0, 128), slice(128, N)]
+    assert walk is not None
+    changed = {
+        "before": None,
+        "o": None,
+        "after": spec(f32, heads),
+        **dict.fromkeys(("high", "low"), spec(bf16, heads)),
+    }
+    values = _values(dim, dtype)
+
+    def expected(q: Array, k: Array, v: Array, log_decay: Array, beta: Array, **_: Any) -> dict[str, Array]:
+        def after(values: Array, state: Array | None) -> Array:
+            given = [[x[:, :, y] for x in (q, k, values, log_decay, beta)] for y in pieces]
+            return np.concatenate([delta.reference(*x, scale=SCALE, state=state, norm=True)[1] for x in given])
+
+        one = np.broadcast_to(np.eye(dim), (1, *heads[1:]))
+        return {"after": after(v, None), "high": after(v * 0, one)}
+
+    def given(**x: Array) -> dict[str, Array]:
+        return expected(**{**values, **x})
+
+    operands = {**walk.operands, **changed, "each": 2, "pieces": 2}
+    return Instance(delta.walk, operands, {}, ("after", "high"), given, walk.values)
+
+
+def _carry(dim: int) -> Instance:
+    states, moves = spec(f32, (3, HEADS, dim, dim)), spec(bf16, (3, HEADS, dim, dim))
+    end = spec(f32, (1, HEADS, dim, dim))
+    operands: dict[str, Any] = {"before": end, "local": states, **dict.fromkeys(_TERMS, moves)}
+    operands |= {"starts": states, "after": end, "offsets": None, "each": 1, "pieces": 3}
+
+    def expected(before: Array, local: Array, high: Array, low: Array, **_: Any) -> dict[str, Array]:
+        found = [before[0].astype(float)]
+        for x, a, b in zip(local, high, low, strict=True):
+            found.append(found[-1] @ (a.astype(float) + b.astype(float)) + x)
+        return {"starts": np.stack(found[:-1]), "after": found[-1][None]}
+
+    chance = np.random.default_rng(5)
+    drawn = {x: (chance.standard_normal(moves.shape) * y).astype(numpy_dtype("bf16")) for x, y in _TERMS.items()}
+    return Instance(delta_parts.carry, operands, {}, ("starts", "after"), expected, drawn)
 
 
 def _gradients(
@@ -244,7 +291,32 @@ def _step(dim: int, dtype: str) -> Instance:
         return {"o": o[:, :, 0], "after": after}
 
     drawn = {"log_decay": -np.random.default_rng(3).random((3, HEADS))}
-    return Instance(delta.step, operands, {"norm": True}, ("o", "after"), expected, drawn)
+    return Instance(delta_step.step, operands, {"norm": True}, ("o", "after"), expected, drawn)
+
+
+def _rows(dim: int, dtype: str) -> Instance:
+    made, state, heads = DTYPES[dtype], spec(f32, (2, HEADS, dim, dim)), spec(f32, (1, HEADS, 5))
+    keys, values, offsets = spec(made, (1, 1, 5, dim)), spec(made, (1, HEADS, 5, dim)), np.array([0, 2, 5])
+    operands = {
+        **{
+            **dict.fromkeys(("q", "k"), keys),
+            "v": values,
+            "log_decay": None,
+            "beta": heads,
+            "offsets": spec(i32, (3,)),
+        },
+        **{"before": state, "o": values, "after": state, "gates": spec(f32, (1, HEADS, 5, dim)), "scale": SCALE},
+    }
+
+    def expected(q: Array, k: Array, v: Array, beta: Array, before: Array, gates: Array, **_: Any) -> dict[str, Array]:
+        made = []
+        for i, y in enumerate((slice(0, 2), slice(2, 5))):
+            given = (x[:, :, y] for x in (q, k, v, gates, beta))
+            made.append(delta.reference(*given, scale=SCALE, state=before[i : i + 1], norm=True))
+        return {"o": np.concatenate([o for o, _ in made], 2), "after": np.concatenate([state for _, state in made])}
+
+    drawn = {"gates": -np.random.default_rng(3).random((1, HEADS, 5, dim)), "offsets": offsets}
+    return Instance(delta_step.recur, operands, {"norm": True}, ("o", "after"), expected, drawn)
 
 
 def _channels(dim: int, dtype: str) -> Instance:
@@ -486,5 +558,28 @@ ROWS = (
         make=_step,
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("LDG", "STG", "SHFL"),
+    ),
+    Shipped(
+        name="gated_delta_rule_rows",
+        about="the gated delta rule row by row, in float32, where states have to be exact",
+        make=_rows,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG", "SHFL"),
+    ),
+    Shipped(
+        name="gated_delta_rule_moves",
+        about="what parts of sequences add to a state of the gated delta rule, and do to one, where heads are few",
+        make=_moves,
+        needs=("wgmma",),
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("HGMMA", "UTMALDG", "STG"),
+    ),
+    Shipped(
+        name="gated_delta_rule_carry",
+        about="between the two: the states that parts of sequences begin with",
+        make=_carry,
+        needs=("wgmma",),
+        options={"dim": (64, 128)},
+        opcodes=("HGMMA", "UTMALDG", "STG"),
     ),
 )
