@@ -21,7 +21,7 @@ C = Annotated[Tensor, f32, "M", "N"]
 TILE = 64
 
 
-@pk.kernel(warps=4, grid=lambda c, **_: (pk.cdiv(c.cols, TILE), pk.cdiv(c.rows, TILE)))
+@pk.kernel(warps=4, grid=lambda c: (pk.cdiv(c.cols, TILE), pk.cdiv(c.rows, TILE)))
 def product(a: A, b: B, c: C) -> None:
     """c = a @ b: a block makes 64 x 64 of it."""
     row, col = pk.block_index.y, pk.block_index.x

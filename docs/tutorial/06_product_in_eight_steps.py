@@ -25,7 +25,7 @@ C = Annotated[Tensor, bf16, "M", "N"]
 # by N / 16 warps, and nothing is shared.
 
 
-@pk.kernel(warps=4, grid=lambda c, **_: (pk.cdiv(c.cols, 32), pk.cdiv(c.rows, 32)))
+@pk.kernel(warps=4, grid=lambda c: (pk.cdiv(c.cols, 32), pk.cdiv(c.rows, 32)))
 def registers(a: A, b: B, c: C) -> None:
     """c = a @ b: a warp 16 x 16."""
     row, col = pk.block_index.y * 2 + warp.index // 2, pk.block_index.x * 2 + warp.index % 2
@@ -42,7 +42,7 @@ def registers(a: A, b: B, c: C) -> None:
 # Four warps share 64 x 64 elements: each operand tile is read once for all of them, in lines that memory likes.
 
 
-@pk.kernel(warps=4, grid=lambda c, **_: (pk.cdiv(c.cols, 64), pk.cdiv(c.rows, 64)))
+@pk.kernel(warps=4, grid=lambda c: (pk.cdiv(c.cols, 64), pk.cdiv(c.rows, 64)))
 def shared(a: A, b: B, c: C) -> None:
     """c = a @ b: a block 64 x 64."""
     row, col = pk.block_index.y, pk.block_index.x
@@ -64,7 +64,7 @@ def shared(a: A, b: B, c: C) -> None:
 # halve what is read for each product.
 
 
-@pk.kernel(warps=8, grid=lambda c, **_: (pk.cdiv(c.cols, 128), pk.cdiv(c.rows, 128)))
+@pk.kernel(warps=8, grid=lambda c: (pk.cdiv(c.cols, 128), pk.cdiv(c.rows, 128)))
 def asynchronous(a: A, b: B, c: C) -> None:
     """c = a @ b: a block 128 x 128, two copies under way."""
     row, col = pk.block_index.y, pk.block_index.x
@@ -101,7 +101,7 @@ def asynchronous(a: A, b: B, c: C) -> None:
 # picture: rt(f32, 64, 16, row, 4)
 
 
-@pk.kernel(warps=8, grid=lambda c, **_: (pk.cdiv(c.cols, 128), pk.cdiv(c.rows, 128)))
+@pk.kernel(warps=8, grid=lambda c: (pk.cdiv(c.cols, 128), pk.cdiv(c.rows, 128)))
 def wgmma(a: A, b: B, c: C) -> None:
     """c = a @ b: as before, multiplied by two warpgroups."""
     row, col, me = pk.block_index.y, pk.block_index.x, warpgroup.index
@@ -134,7 +134,7 @@ def wgmma(a: A, b: B, c: C) -> None:
 # barrier has phases: `expect` promises bytes to the current one, `wait` returns when that has ended.
 
 
-@pk.kernel(warps=8, grid=lambda c, **_: (pk.cdiv(c.cols, 128), pk.cdiv(c.rows, 128)))
+@pk.kernel(warps=8, grid=lambda c: (pk.cdiv(c.cols, 128), pk.cdiv(c.rows, 128)))
 def tma(a: A, b: B, c: C) -> None:
     """c = a @ b: as before, copied by the tensor memory accelerator."""
     row, col, me, steps = pk.block_index.y, pk.block_index.x, warpgroup.index, pk.cdiv(a.cols, 64)
@@ -213,7 +213,7 @@ def ring_of(stages: int) -> Any:
     return pk.ring(stages, left=pk.st(bf16, 128, 64), right=pk.st(bf16, 64, 256))
 
 
-@pk.kernel(warps=12, grid=lambda c, **_: (pk.cdiv(c.cols, 256), pk.cdiv(c.rows, 128)))
+@pk.kernel(warps=12, grid=lambda c: (pk.cdiv(c.cols, 256), pk.cdiv(c.rows, 128)))
 def roles(a: A, b: B, c: C) -> None:
     """c = a @ b: a block 128 x 256, by a loader and two multipliers."""
 
@@ -236,7 +236,7 @@ def roles(a: A, b: B, c: C) -> None:
 # picture: grouped(5, 6, 4, blocks=6)
 
 
-@pk.kernel(warps=12, grid=lambda c, sms, **_: min(sms, pk.cdiv(c.cols, 256) * pk.cdiv(c.rows, 128)))
+@pk.kernel(warps=12, grid=lambda c, sms: min(sms, pk.cdiv(c.cols, 256) * pk.cdiv(c.rows, 128)))
 def persistent(a: A, b: B, c: C, sms: Annotated[Scalar, i32]) -> None:
     """c = a @ b: a block for each of `sms` multiprocessors."""
 
@@ -259,7 +259,7 @@ def persistent(a: A, b: B, c: C, sms: Annotated[Scalar, i32]) -> None:
 @pk.kernel(
     warps=12,
     cluster=2,
-    grid=lambda c, sms, **_: 2 * min(sms // 2, pk.cdiv(c.cols, 256) * pk.cdiv(c.rows, 256)),
+    grid=lambda c, sms: 2 * min(sms // 2, pk.cdiv(c.cols, 256) * pk.cdiv(c.rows, 256)),
 )
 def clusters(a: A, b: B, c: C, sms: Annotated[Scalar, i32]) -> None:
     """c = a @ b: two blocks share the tiles of b."""

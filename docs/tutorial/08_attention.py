@@ -27,7 +27,7 @@ Keys = Annotated[Tensor, bf16, "B", "H", "M", D]
 KEYS = 64  # in shared memory at a time
 
 
-@pk.kernel(warps=4, grid=lambda q, **_: (pk.cdiv(q.rows, 64), q.depth, q.batch))
+@pk.kernel(warps=4, grid=lambda q: (pk.cdiv(q.rows, 64), q.depth, q.batch))
 def attend(q: Heads, k: Keys, v: Keys, o: Heads, scale: Annotated[Scalar, f32]) -> None:
     """o = softmax(q @ k.T * scale) @ v; a warp has 16 queries, a block 64."""
     head, batch = pk.block_index.y, pk.block_index.z

@@ -20,7 +20,7 @@ KEYS = 128
 # keys, and run independently: while one does its softmax, the tensor cores work for the other.
 
 
-@pk.kernel(warps=12, grid=lambda q, **_: (pk.cdiv(q.rows, 128), q.depth, q.batch))
+@pk.kernel(warps=12, grid=lambda q: (pk.cdiv(q.rows, 128), q.depth, q.batch))
 def attend(q: Heads, k: Keys, v: Keys, o: Heads, scale: Annotated[Scalar, f32]) -> None:
     """o = softmax(q @ k.T * scale) @ v; a warpgroup has 64 queries, a block 128."""
     block, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z

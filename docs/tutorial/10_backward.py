@@ -27,7 +27,7 @@ Rows = Annotated[Tensor, bf16, "N", D]
 TILE = 64
 
 
-@pk.kernel(warps=4, grid=lambda k, **_: pk.cdiv(k.rows, TILE))
+@pk.kernel(warps=4, grid=lambda k: pk.cdiv(k.rows, TILE))
 def backward(
     q: Rows,
     k: Rows,
@@ -77,7 +77,7 @@ def backward(
 # lines. Nobody but this kernel reads dq in that order, until it is put right:
 
 
-@pk.kernel(warps=4, grid=lambda out, **_: pk.cdiv(out.rows, TILE))
+@pk.kernel(warps=4, grid=lambda out: pk.cdiv(out.rows, TILE))
 def finish(dq: Annotated[Tensor, f32, "T", pk.static("L")], out: Rows) -> None:
     """dq in the order of rows, in 16 bits."""
     me = pk.block_index.x * 4 + warp.index

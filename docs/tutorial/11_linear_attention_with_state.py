@@ -26,7 +26,7 @@ Rows = Annotated[Tensor, bf16, "H", "N", D]
 CHUNK = 64
 
 
-@pk.kernel(warps=lambda q, **_: q.cols // 16, grid=lambda q, **_: (1, q.depth))
+@pk.kernel(warps=lambda q: q.cols // 16, grid=lambda q, **_: (1, q.depth))
 def attend(q: Rows, k: Rows, v: Rows, o: Rows, state: Annotated[Tensor, f32, "H", D, D]) -> None:
     """o, and the state after the last row; a block has one head, each warp 16 rows of the state; D 64 or 128."""
     head, d, mine = pk.block_index.y, q.cols, warp.index * 16

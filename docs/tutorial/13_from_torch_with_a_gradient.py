@@ -17,7 +17,7 @@ from pykittens import Tensor, f32, warp
 Rows = Annotated[Tensor, f32, "N", 64]
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 64))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 64))
 def square_relu(x: Rows, y: Rows) -> None:
     """y = relu(x)^2 (So et al. 2021, "Primer")."""
     me = pk.block_index.x * 4 + warp.index
@@ -25,7 +25,7 @@ def square_relu(x: Rows, y: Rows) -> None:
     warp.store(y, tile * tile, (me, 0))
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 64))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 64))
 def square_relu_backward(x: Rows, dy: Rows, dx: Rows) -> None:
     """dx = 2 relu(x) dy"""
     me = pk.block_index.x * 4 + warp.index

@@ -17,7 +17,7 @@ from pykittens.gpu.cache import Cache, key
 Rows = Annotated[Tensor, (bf16, f32), "N", pk.static("D")]
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 16))
 def double(x: Rows, y: Rows) -> None:
     """y = 2 x"""
     me = pk.block_index.x * warp.count + warp.index

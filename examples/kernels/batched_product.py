@@ -10,7 +10,7 @@ from pykittens import Scalar, Tensor, bf16, f32, warp
 A, B = Annotated[Tensor, bf16, "I", "M", "K"], Annotated[Tensor, bf16, "I", "K", "N"]
 
 
-@pk.kernel(warps=1, grid=lambda a, **_: a.depth)
+@pk.kernel(warps=1, grid=lambda a: a.depth)
 def batched_product(a: A, b: B, c: Annotated[Tensor, f32, "I", "M", "N"], scale: Annotated[Scalar, f32]) -> None:
     """A warp makes one; past their ends the operands are zeros."""
     item, out = pk.block_index.x, warp.zeros(f32, 32, 32)

@@ -16,7 +16,7 @@ def gelu(x: Any) -> Any:
     return 0.5 * x * (1.0 + pk.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 16))
 def bias_gelu(x: Rows, bias: Annotated[Tensor, f32, pk.static("D")], y: Rows) -> None:
     """A warp takes four rows."""
     me = pk.block_index.x * 4 + warp.index

@@ -11,7 +11,7 @@ TAPS = 4
 LAYOUT = pk.coalesced(8, 4)
 
 
-@pk.kernel(warps=4, grid=lambda y, **_: pk.cdiv(y.rows, 64))
+@pk.kernel(warps=4, grid=lambda y: pk.cdiv(y.rows, 64))
 def causal_conv1d(
     x: Annotated[Tensor, f32, "P", 32], w: Annotated[Tensor, f32, TAPS, 32], y: Annotated[Tensor, f32, "N", 32]
 ) -> None:

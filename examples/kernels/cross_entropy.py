@@ -11,7 +11,7 @@ WIDE = 1024  # columns at a time
 LAYOUT = pk.coalesced(32, 4)
 
 
-@pk.kernel(warps=1, grid=lambda x, **_: x.rows)
+@pk.kernel(warps=1, grid=lambda x: x.rows)
 def cross_entropy(
     x: Annotated[Tensor, f32, "N", "V"], target: Annotated[Tensor, i32, "N"], loss: Annotated[Tensor, f32, "N"]
 ) -> None:

@@ -10,7 +10,7 @@ from pykittens import Tensor, bf16, i32, warp
 LAYOUT = pk.coalesced(32, 8)  # a row of 256, 16 bytes a thread
 
 
-@pk.kernel(warps=4, grid=lambda index, **_: pk.cdiv(index.cols, 64))
+@pk.kernel(warps=4, grid=lambda index: pk.cdiv(index.cols, 64))
 def embedding_gather(
     table: Annotated[Tensor, bf16, "V", 256], index: Annotated[Tensor, i32, "N"], y: Annotated[Tensor, bf16, "N", 256]
 ) -> None:

@@ -10,7 +10,7 @@ from pykittens import Tensor, u8, warp
 Board = Annotated[Tensor, u8, "H", "W"]
 
 
-@pk.kernel(warps=1, grid=lambda x, **_: (pk.cdiv(x.cols, 32), pk.cdiv(x.rows, 16)))
+@pk.kernel(warps=1, grid=lambda x: (pk.cdiv(x.cols, 32), pk.cdiv(x.rows, 16)))
 def game_of_life(x: Board, y: Board) -> None:
     """A warp takes 16 x 32 cells; elements of x that lie outside are read as zero."""
     i, j = pk.block_index.y, pk.block_index.x

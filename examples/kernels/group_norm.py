@@ -19,7 +19,7 @@ def total(room: Any, rows: Any) -> Any:
     return warp.load_vec(room).sum()
 
 
-@pk.kernel(warps=1, grid=lambda x, **_: (x.rows // 4, x.depth))
+@pk.kernel(warps=1, grid=lambda x: (x.rows // 4, x.depth))
 def group_norm(x: Images, gain: Channels, bias: Channels, y: Images) -> None:
     """A warp takes a group of an image; P is at most 128."""
     group, image, count = pk.block_index.x, pk.block_index.y, 4 * x.cols

@@ -12,7 +12,7 @@ Rows = Annotated[Tensor, f32, "N", D]
 Weight = Annotated[Tensor, f32, D]
 
 
-@pk.kernel(warps=1, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+@pk.kernel(warps=1, grid=lambda x: pk.cdiv(x.rows, 16))
 def layernorm_backward(x: Rows, weight: Weight, dy: Rows, dx: Rows, dweight: Weight) -> None:
     """dx = (g - mean(g) - n mean(g n)) / std, with n the normalised row and g = dy * weight; dweight += sum(dy n)."""
     me = pk.block_index.x

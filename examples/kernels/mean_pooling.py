@@ -11,7 +11,7 @@ LAYOUT = pk.coalesced(8, 4)
 D = pk.static("D")
 
 
-@pk.kernel(warps=1, grid=lambda x, **_: x.depth)
+@pk.kernel(warps=1, grid=lambda x: x.depth)
 def mean_pooling(
     x: Annotated[Tensor, f32, "B", "T", D], lengths: Annotated[Tensor, i32, "B"], y: Annotated[Tensor, f32, "B", D]
 ) -> None:

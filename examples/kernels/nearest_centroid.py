@@ -8,7 +8,7 @@ import pykittens as pk
 from pykittens import Tensor, bf16, f32, i32, warp
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 64))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 64))
 def nearest_centroid(
     x: Annotated[Tensor, bf16, "N", 64],
     centroids: Annotated[Tensor, bf16, "K", 64],

@@ -10,7 +10,7 @@ from pykittens import Tensor, f32, i8, warp
 LAYOUT = pk.coalesced(8, 4)
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 16))
 def quantise_rows(
     x: Annotated[Tensor, f32, "N", "D"], q: Annotated[Tensor, i8, "N", "D"], steps: Annotated[Tensor, f32, "N"]
 ) -> None:

@@ -12,7 +12,7 @@ LAYOUT = pk.coalesced(8, 4)
 Rows = Annotated[Tensor, f32, "N", pk.static("D")]
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 16))
 def rotary_pairs(x: Rows, y: Rows) -> None:
     """A warp takes four rows, as a tile of even and one of odd columns."""
     me = pk.block_index.x * 4 + warp.index

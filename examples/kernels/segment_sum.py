@@ -10,7 +10,7 @@ from pykittens import Tensor, f32, i32, warp
 LAYOUT = pk.coalesced(8, 4)
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 64))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 64))
 def segment_sum(
     x: Annotated[Tensor, f32, "N", pk.static("D")],
     ids: Annotated[Tensor, i32, "N"],

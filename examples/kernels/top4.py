@@ -10,7 +10,7 @@ from pykittens import Tensor, f32, i32, warp
 K = 4
 
 
-@pk.kernel(warps=1, grid=lambda x, **_: pk.cdiv(x.rows, 16))
+@pk.kernel(warps=1, grid=lambda x: pk.cdiv(x.rows, 16))
 def top4(
     x: Annotated[Tensor, f32, "N", 64], values: Annotated[Tensor, f32, K, "N"], columns: Annotated[Tensor, i32, K, "N"]
 ) -> None:

@@ -10,7 +10,7 @@ from pykittens import Tensor, f32, warp
 SIDE = 32
 
 
-@pk.kernel(warps=1, grid=lambda x, **_: (pk.cdiv(x.cols, SIDE), pk.cdiv(x.rows, SIDE)))
+@pk.kernel(warps=1, grid=lambda x: (pk.cdiv(x.cols, SIDE), pk.cdiv(x.rows, SIDE)))
 def transpose(x: Annotated[Tensor, f32, "M", "N"], y: Annotated[Tensor, f32, "N", "M"]) -> None:
     """A warp turns a tile of 32 x 32 in its registers."""
     row, col = pk.block_index.y, pk.block_index.x

@@ -11,7 +11,7 @@ Rows = Annotated[Tensor, bf16, "N", 64]
 Square = Annotated[Tensor, bf16, 64, 64]
 
 
-@pk.kernel(warps=4, grid=lambda x, **_: pk.cdiv(x.rows, 64))
+@pk.kernel(warps=4, grid=lambda x: pk.cdiv(x.rows, 64))
 def two_matmuls(x: Rows, a: Square, b: Square, y: Rows) -> None:
     """A warp has 16 rows; the block shares a and b."""
     first, second = pk.shared(pk.st(bf16, 64, 64)), pk.shared(pk.st(bf16, 64, 64))

@@ -14,7 +14,7 @@ Rows = Annotated[Tensor, bf16, "M", "K"]
 Packed = Annotated[Tensor, u8, "K", "P"]
 
 
-@pk.kernel(warps=1, grid=lambda x, y, **_: (pk.cdiv(y.cols, 64), pk.cdiv(x.rows, 16)))
+@pk.kernel(warps=1, grid=lambda x, y: (pk.cdiv(y.cols, 64), pk.cdiv(x.rows, 16)))
 def w4a16(x: Rows, packed: Packed, scale: Annotated[Tensor, f32, "N"], y: Annotated[Tensor, bf16, "M", "N"]) -> None:
     """A warp makes 16 x 64, in two halves; a column's scale comes after the sum."""
     row, col = pk.block_index.y, pk.block_index.x

@@ -10,7 +10,7 @@ from pykittens import Scalar, Tensor, bf16, f32, i32, warp
 Rows = Annotated[Tensor, bf16, "N", pk.static("D")]
 
 
-@pk.kernel(warps=1, grid=lambda q, **_: pk.cdiv(q.rows, 16))
+@pk.kernel(warps=1, grid=lambda q: pk.cdiv(q.rows, 16))
 def windowed_attention(
     q: Rows, k: Rows, v: Rows, o: Rows, scale: Annotated[Scalar, f32], window: Annotated[Scalar, i32]
 ) -> None:
