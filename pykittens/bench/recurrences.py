@@ -137,17 +137,41 @@ def _chunks(q: Any, k: Any, v: Any, g: Any, dt: Any, rounded: bool) -> Any:
         """Rounded on the way forward; gradients pass."""
         return x + (x.detach().to(low).double() - x.detach()) if rounded else x
 
+    def back(x: Any) -> Any:
+        """The gradient of a state is rounded, too, where it meets the rows of a chunk."""
+        if rounded and x.requires_grad:
+            x.register_hook(lambda gradient: gradient.to(low).double())
+        return x
+
     state, found = torch.zeros(q.shape[0], v.shape[-1], q.shape[-1], dtype=q.dtype, device=q.device), []
     for i in range(0, q.shape[1], CHUNK):
         a, b, x, c, w = (y[:, i : i + CHUNK] for y in (q, k, v, g, dt))
         c = c.cumsum(1)
-        fade, last = (c[:, :, None] - c[:, None]).clamp_max(0).exp(), c[:, -1:]
+        last = c[:, -1:]
         if g.dim() == 3:  # of each channel: keys and queries have decayed when they are rounded
-            weights = cut(torch.einsum("hid,hjd,hijd->hij", a, b, fade).tril())
+            weights = cut(_pairs(a, b, c, cut))
             found.append(weights @ x + cut(a * c.exp()) @ cut(state).mT)
-            state = state * last.exp() + x.mT @ cut(b * (last - c).exp())
+            state = state * last.exp() + back(x.mT @ cut(b * (last - c).exp()))
             continue
+        fade = (c[:, :, None] - c[:, None]).clamp_max(0).exp()
         weights = cut((a @ b.mT * fade * w[:, None]).tril())
         found.append(weights @ x + c.exp()[..., None] * (a @ cut(state).mT))
-        state = state * last.exp()[..., None] + cut(x * (w * (last - c).exp())[..., None]).mT @ b
+        state = state * last.exp()[..., None] + back(cut(x * (w * (last - c).exp())[..., None]).mT @ b)
     return torch.cat(found, 1)
+
+
+def _pairs(q: Any, k: Any, c: Any, cut: Callable[[Any], Any]) -> Any:
+    """q_i k_j exp(c_i - c_j), j <= i, channel by channel, from factors that are rounded as `channel_decays.py` has
+    them: pairs of rows part at blocks of 32 or of 16 rows, or have the middle of 16 rows, which decay little, between
+    them.
+    """
+    import torch
+
+    row = torch.arange(q.shape[1], device=q.device)
+    past, found = row[:, None] >= row, 0.0
+    for size in (32, 16, 8):
+        apart = c - c[:, (row // (2 * size) * 2 * size + size - 1).clamp_max(len(row) - 1)]
+        late, early = (apart, -apart) if size == 8 else (-apart.abs(), -apart.abs())
+        mine = row[:, None] // 16 == row // 16 if size == 8 else (row[:, None] ^ row) // size == 1
+        found = found + (cut(q * late.exp()) @ cut(k * early.exp()).mT) * (mine & past)
+    return found
