@@ -27,7 +27,9 @@ ROWS = 64  # of a tile of dk and dv
 START, STEP = 4.0, 2.4  # microseconds on an H100: before and after the loop, and for a tile of queries
 MERGE, PART = 5.0, 0.5  # microseconds: of merging, and of each part that a block adds up
 BANDWIDTH = 2.0  # MB a microsecond: parts are written and read
-MOST, ROOM = 64, 2**28  # parts, and bytes for them
+# In one order, causal, blocks of several heads are soon at different heads: what they add to is not in L2 any more.
+APART = 1.3
+MOST, ROOM, ROOM_IN_ORDER = 64, 2**28, 2**30  # parts, and bytes for them
 
 
 @pk.kernel(grid=lambda sums, dk, **_: (sums.rows, dk.depth * dk.batch, 2))
@@ -99,7 +101,8 @@ class Shape(NamedTuple):
     def cuts(self) -> Iterator[tuple[int, int]]:
         """Parts of the heads and of the queries that may be fastest."""
         yield 1, 1
-        most = min(MOST, ROOM // max(8 * self.batch * self.shared * self.m * self.width, 1))
+        room = ROOM_IN_ORDER if self.fixed else ROOM
+        most = min(MOST, room // max(8 * self.batch * self.shared * self.m * self.width, 1))
         for heads in range(2, min(self.group, most) + 1):
             if -(-self.group // heads) < -(-self.group // (heads - 1)):  # the longest has fewer
                 yield heads, 1
@@ -110,7 +113,9 @@ class Shape(NamedTuple):
     def microseconds(self, heads: int, queries: int, sms: int) -> float:
         """Predicted for so many parts."""
         slots, parts = max(sms // 2 if self.pairs else sms, 1), heads * queries
-        each = START + STEP * -(-self.group // heads) * np.ceil(self.steps / queries)
+        many = -(-self.group // heads)
+        step = STEP * APART if self.fixed and self.causal and many > 1 else STEP
+        each = START + step * many * np.ceil(self.steps / queries)
         jobs = len(each) * self.batch * self.shared * parts
         if jobs <= slots or not self.causal:
             time = -(-jobs // slots) * each.max(initial=0.0)

@@ -72,15 +72,18 @@ class NamedArrive(Named):
         self._line(c, "bar.arrive")
 
 
+@dataclass(eq=False)
 class NamedSync(Named):
     """They are counted and wait for the phase to end.
 
-    "bar.sync" is "barrier.sync.aligned", which says that all who wait for a phase do so at one instruction (PTX
-    "barrier"); here each role may wait at a statement of its own.
+    `aligned` (set by passes/aligned.py): all who wait for a phase do so at one instruction, as "bar.sync", which is
+    "barrier.sync.aligned", asks for (PTX "barrier").
     """
+
+    aligned: bool = False
 
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("wait", self.barrier, index=self.index),)
 
     def cuda(self, c: CudaWriter) -> None:
-        self._line(c, "barrier.sync")
+        self._line(c, "bar.sync" if self.aligned else "barrier.sync")

@@ -1,6 +1,7 @@
 """Passes over a program, one per file; `prepare` runs them in order."""
 
 from ..program import Program
+from .aligned import align_named_barriers
 from .elect import elect_roles
 from .fences import insert_fences
 from .inflight import analyse_inflight
@@ -20,6 +21,7 @@ def prepare(program: Program) -> None:
     insert_scratch_barriers(program)
     check_uniform(program)
     elect_roles(program)
+    align_named_barriers(program)
     insert_lane_barriers(program)
     insert_fences(program)
     place_read_fences(program)
