@@ -68,7 +68,7 @@ def charts(rows: Rows) -> dict[str, str]:
 
 def newest(devices: list[Rows]) -> Rows:
     """Of every table, the rows of the device that it was measured on last; of a family of the bench, each cell as it
-    was measured last, on whichever device, and of one day beside most others.
+    was measured last, on whichever device, and of one day beside most others; of sanitizers, what each found last.
     """
     last: dict[str, tuple[tuple[str, str], Rows]] = {}
     for rows in devices:
@@ -79,6 +79,9 @@ def newest(devices: list[Rows]) -> Rows:
     for name in FAMILIES:
         if table := f"bench_{name}" in last and f"bench_{name}":
             last[table] = last[table][0], cells(name, [row for rows in devices for row in of(table, rows)])
+    if "sanitizer" in last:
+        found = sorted(of("sanitizer", [row for rows in devices for row in rows]), key=_when)
+        last["sanitizer"] = last["sanitizer"][0], list({row["tool"]: row for row in found}.values())
     return [row for _, rows in last.values() for row in rows]
 
 

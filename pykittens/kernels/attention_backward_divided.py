@@ -21,7 +21,7 @@ import numpy as np
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, warpgroup
 
-from .attention_backward_hopper import keys_of
+from .attention_backward_hopper import LINES, keys_of
 
 ROWS = 64  # of a tile of dk and dv
 START, STEP = 4.0, 2.4  # microseconds on an H100: before and after the loop, and for a tile of queries
@@ -116,12 +116,14 @@ class Shape(NamedTuple):
         many = -(-self.group // heads)
         step = STEP * APART if self.fixed and self.causal and many > 1 else STEP
         each = START + step * many * np.ceil(self.steps / queries)
-        jobs = len(each) * self.batch * self.shared * parts
+        tiles, heads = each.sum(), self.batch * self.shared * parts
+        jobs = len(each) * heads
         if jobs <= slots or not self.causal:
             time = -(-jobs // slots) * each.max(initial=0.0)
-        else:
+        else:  # as many heads at a time as L2 has room for, each time the longest first
+            times = -(-heads // max(LINES // max(self.n * self.width, 1), 1))
             last = each.max() / 2 if self.fixed else each.min()  # a fixed order begins with the shortest
-            time = max(each.max(), each.sum() * self.batch * self.shared * parts / slots + last)
+            time = (heads - heads // times) * tiles / slots + max(each.max(), heads // times * tiles / slots + last)
         if parts == 1:
             return time
         moved = 16 * parts * self.batch * self.shared * self.m * self.width / 1e6  # MB, written and read

@@ -95,7 +95,7 @@ def differentiate(
     key_tiles = pk.packed(k_offsets).tiles(k.rows, keys) if packed else pk.cdiv(k.rows, keys)
     # Where tiles differ or take turns, as many heads at a time as L2 has room for (q, do, the sums of dq), and of all
     # of them the first tile, then the second: the longest first, or those that nobody waits for.
-    together = pk.maximum(LINES // (q.rows * d), 1) if uneven or turns is not None else 1
+    together = Share.together(k, sums, LINES // (q.rows * d)) if uneven or turns is not None else 1
     section, place = pk.block_index.x // (together * key_tiles), pk.block_index.x % (together * key_tiles)
     width = pk.minimum(together, Share.count(k, sums) - section * together)
     tile, shared_by = place // width, q.depth // k.depth

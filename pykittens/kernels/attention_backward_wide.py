@@ -61,7 +61,7 @@ def differentiate(
     heads = Share.count(k, sums)
     which, pair = cluster // pairs, cluster % pairs
     if causal or turns is not None:
-        together = pk.maximum(LINES // (q.rows * d), 1)
+        together = Share.together(k, sums, LINES // (q.rows * d))
         section = cluster // (together * pairs) * together  # its first
         width, place = pk.minimum(together, heads - section), cluster - section * pairs
         which, pair = section + place % width, place // width
