@@ -84,11 +84,12 @@ def neighbours(type: RegisterTile | RegisterVector, memory: Value | Place) -> in
 
 
 def pairable(memory: Value | Place) -> bool:
-    """Whether two neighbours of a row can move in one access."""
+    """Whether two neighbours of a row can move in one access: they are aligned, and exist both or not at all."""
     if isinstance(memory, Value):
         return True
-    size = memory.type.dtype.size
-    return memory.inside_columns() and vector_bytes(memory) % (2 * size) == 0
+    dim, aligned = memory.type.padded[3], vector_bytes(memory) % (2 * memory.type.dtype.size) == 0
+    even = isinstance(dim, int) and dim % 2 == 0 and memory.columns is None and len(memory.shape) == 2
+    return aligned and (memory.inside_columns() or even)
 
 
 def naive_limit(vector: RegisterVector) -> int:

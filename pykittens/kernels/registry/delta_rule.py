@@ -524,7 +524,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("HMMA", "LDSM", "UTMALDG", "UTMASTG"),
-        spilled=8,
+        spilled=24,
     ),
     Shipped(
         name="kimi_delta_attention_invert",
@@ -550,7 +550,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (64, 128), "dtype": ("bf16", "f16")},
         opcodes=("HMMA", "UTMALDG", "STG"),
-        spilled=48,
+        spilled=80,
     ),
     Shipped(
         name="gated_delta_rule_step",

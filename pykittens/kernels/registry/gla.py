@@ -169,7 +169,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dim": (128,), "dtype": ("bf16",), "wide": (64,)},  # one: it takes long to compile
         opcodes=("HMMA", "UTMALDG", "MOVM"),
-        spilled=1700,
+        spilled=560,
     ),
     Shipped(
         name="gla_states",
