@@ -17,6 +17,7 @@ import pykittens as pk
 from . import peers
 from .measure import OURS, Cell, Trial, normal, row_error
 from .memory import copy_of
+from .recurrences import pairs
 from .sequences import ROUNDING, _gradients
 
 TITLE = "Delta rules, bf16"
@@ -109,9 +110,12 @@ def _chunks(operands: list[Any], rounded: bool) -> Any:
     for i in range(0, q.shape[1], CHUNK):
         x, y, z, b, c = (t[:, i : i + CHUNK] for t in (q, k, v, beta[..., None], g))
         c = c.cumsum(1)
-        fade = (c[:, :, None] - c[:, None]).clamp_max(0).exp()
-        a = torch.einsum("hid,hjd,hijd->hij", y, y, fade.expand(*fade.shape[:3], y.shape[-1])).tril(-1)
-        p = torch.einsum("hid,hjd,hijd->hij", x, y, fade.expand(*fade.shape[:3], y.shape[-1])).tril()
+        if c.shape[-1] == 1:
+            fade = (c - c.mT).clamp_max(0).exp()
+            a, p = y @ y.mT * fade, (x @ y.mT * fade).tril()
+        else:
+            a, p = pairs(y, y, c, cut), pairs(x, y, c, cut)
+        a = a.tril(-1)
         one = torch.eye(a.shape[-1], dtype=q.dtype, device=q.device)
         w = torch.linalg.solve_triangular(one + a * b.mT, a, upper=False)
         y_ = z - cut(y * c.exp()) @ cut(state).mT

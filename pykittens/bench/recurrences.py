@@ -149,7 +149,7 @@ def _chunks(q: Any, k: Any, v: Any, g: Any, dt: Any, rounded: bool) -> Any:
         c = c.cumsum(1)
         last = c[:, -1:]
         if g.dim() == 3:  # of each channel: keys and queries have decayed when they are rounded
-            weights = cut(_pairs(a, b, c, cut))
+            weights = cut(pairs(a, b, c, cut))
             found.append(weights @ x + cut(a * c.exp()) @ cut(state).mT)
             state = state * last.exp() + back(x.mT @ cut(b * (last - c).exp()))
             continue
@@ -160,7 +160,7 @@ def _chunks(q: Any, k: Any, v: Any, g: Any, dt: Any, rounded: bool) -> Any:
     return torch.cat(found, 1)
 
 
-def _pairs(q: Any, k: Any, c: Any, cut: Callable[[Any], Any]) -> Any:
+def pairs(q: Any, k: Any, c: Any, cut: Callable[[Any], Any]) -> Any:
     """q_i k_j exp(c_i - c_j), j <= i, channel by channel, from factors that are rounded as `channel_decays.py` has
     them: pairs of rows part at blocks of 32 or of 16 rows, or have the middle of 16 rows, which decay little, between
     them.
