@@ -98,3 +98,19 @@ def test_what_an_architecture_lacks() -> None:
     for name in having("setmaxnreg"):
         assert name in caught.value.fix
     assert "setmaxnreg" in k.cuda(x, arch="sm_100a")
+
+
+def test_the_fix_names_architectures_that_have_all_that_a_kernel_needs() -> None:
+    @pk.kernel(warps=4)
+    def k(x: pk.gl(bf16, 64, 64)) -> None:  # type: ignore[valid-type]
+        tile, landed = pk.shared(pk.st(bf16, 64, 64)), pk.barrier()
+        pk.tma.expect(landed, tile)
+        pk.tma.load(tile, x, (0, 0), landed)  # from sm_90
+        pk.wait(landed, 0)
+        product = pk.warpgroup.zeros(pk.f32, 64, 64)
+        pk.warpgroup.mma_ABt(product, tile, tile)  # sm_90a alone
+        pk.warpgroup.wait(product)
+
+    with pytest.raises(pk.ResourceError) as caught:
+        k.cuda(pk.spec(bf16, (64, 64)), arch="sm_80")
+    assert "sm_80 has none" in caught.value.fact and caught.value.fix == "compile for sm_90a"

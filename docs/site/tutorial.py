@@ -32,7 +32,7 @@ def write_steps(steps: Path, to: Path) -> None:
 
 def write_examples(folder: Path, to: Path) -> None:
     """One page with all example kernels."""
-    parts = ["# Twenty kernels", "Each is one file of `examples/kernels`, and runs without a GPU: `python FILE`."]
+    parts = ["# Kernels to read", "Each is one file of `examples/kernels`, and runs without a GPU: `python FILE`."]
     for file in sorted(folder.glob("*.py")):
         source = file.read_text(encoding="utf-8")
         about = ast.get_docstring(ast.parse(source)) or ""

@@ -20,6 +20,7 @@ class TextBase:
     def __init__(self, program: Program, arch: Architecture):
         self.program, self.arch, self.debug = program, arch, program.debug
         self.required: set[str] = set()  # features that the kernel cannot do without
+        self.lacking: tuple[str, Statement] | None = None  # the first that the architecture has not, and who wants it
         self.out: list[str] = []
         self.support: dict[str, str] = {}  # texts before the kernel by first use, and the line of the author's own
         self.names: dict[Value, str] = {}
@@ -68,11 +69,18 @@ class TextBase:
         return feature in self.arch.features
 
     def require(self, feature: str, op: Statement) -> None:
-        """Refuses an operation that this architecture lacks."""
+        """Notes what an operation cannot do without; where the architecture lacks it, `refuse_lacking` follows."""
         self.required.add(feature)
         if not self.has(feature):
-            raise ResourceError(
-                f"{FEATURES[feature]}: {self.arch} has none",
-                fix=f"compile for {' or '.join(having(feature))}",
-                location=op.location,
-            )
+            self.lacking = self.lacking or (feature, op)
+
+    def refuse_lacking(self) -> None:
+        """Raises for the first feature that is missing, when all that the kernel needs are known: the fix names the
+        architectures that have them together.
+        """
+        if self.lacking is None:
+            return
+        feature, op = self.lacking
+        named = having(*self.required) or having(feature)
+        fix = f"compile for {' or '.join(named)}"
+        raise ResourceError(f"{FEATURES[feature]}: {self.arch} has none", fix=fix, location=op.location)

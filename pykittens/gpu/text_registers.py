@@ -84,6 +84,7 @@ class RegisterText(TextBase):
     def _need_fp8(self) -> None:
         self.required.add("fp8 conversions")
         if not self.has("fp8 conversions"):
+            self.refuse_lacking()
             where = (self.frame,) if self.frame is not None else None
             raise ResourceError(
                 f"8-bit floats: {self.arch} cannot convert them",

@@ -125,6 +125,7 @@ class Writer(RegisterText, ThreadText):
             if isinstance(b.value.type, BarrierType):
                 self.prelude(MBARRIER)
         self.block(p.body)
+        self.refuse_lacking()
         body, self.out = self.out, []
         bounds = f"{p.threads}, {p.blocks_per_sm}"
         cluster = f" __cluster_dims__({', '.join(map(str, p.cluster))})" if p.cluster != (1, 1, 1) else ""

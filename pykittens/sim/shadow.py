@@ -103,6 +103,7 @@ class Marks:
         if not bad.any():
             old = self.lanes[agent, cells[live[item]]]
             bad, how = apart(warp_of[agent], warps[item], old, touched.lanes[live[item]]), "apart"
+            bad &= found >= clocks.of[MET][warps[item], agent]
         if not bad.any() and fenced:
             bad, how = found >= clocks.of[FENCED][warps[item], agent], "proxy"
         if not bad.any():

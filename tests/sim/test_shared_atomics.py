@@ -125,3 +125,29 @@ def test_blocks_may_scatter_into_one_tensor_and_read_others_elements_of_it() -> 
     y = np.zeros((1, 64), np.int32)
     kernel(y)
     assert (y[0] == np.arange(64) + 1).all()
+
+
+def test_a_copy_engine_reads_what_was_added() -> None:
+    """The compiler fences what was changed atomically, as it does stores; without a barrier it is a race."""
+
+    def kernel(meet: bool) -> Any:
+        @pk.kernel(warps=2)
+        def k(x: pk.gl(f32, 16, 32), y: pk.gl(f32, 16, 32)) -> None:
+            tile = pk.shared(pk.st(f32, 16, 32))
+            with pk.when(warp.index == 0):
+                warp.store(tile, warp.zeros(f32, 16, 32))
+            pk.block.sync()
+            warp.add(tile, warp.load(x, (0, 0), rows=16))
+            if meet:
+                pk.block.sync()
+            pk.tma.store(y, tile, (0, 0))
+            pk.tma.commit()
+            pk.tma.wait()
+
+        return k
+
+    x, y = np.random.default_rng(3).integers(-4, 5, (16, 32)).astype(np.float32), np.zeros((16, 32), np.float32)
+    kernel(True)(x, y)
+    assert (y == 2 * x).all()
+    with pytest.raises(RaceError):
+        kernel(False)(x, y)
