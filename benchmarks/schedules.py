@@ -3,6 +3,7 @@
     python -m benchmarks.schedules --compile-only     # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.schedules --count 300        # -> benchmarks/results/schedules/<device>.json
     python -m benchmarks.schedules product            # one kind; the other's rows stay
+    python -m benchmarks.schedules product --more     # ways that the file has not, each beside the fastest that it has
     python -m benchmarks.fit FILE                     # from there: the constants of the model
 
 All ways of a shape take turns, behind a write that empties L2. Each is compared with the first before it is timed.
@@ -98,7 +99,11 @@ def take(shapes: Iterator[Shape], count: int) -> list[Shape]:
     return [next(shapes) for _ in range(count)]
 
 
-def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, Any]]:
+def measure(
+    kind: str, count: int, seed: int, seconds: float, known: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the file. known: those that are there, of the same shapes; ways that they have not are measured in turn
+    with the fastest that they have, and filed in proportion to it."""
     import torch
 
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
@@ -122,12 +127,17 @@ def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, 
 
         return run
 
-    for shape in take(shapes(seed), count):
+    for i, shape in enumerate(take(shapes(seed), count)):
         if time.perf_counter() - begin > seconds:
+            rows += (known or [])[i:]
             break
         first, launch = None, {}
-        for way, calls in runs(shape, make, empty):
-            name = json.dumps(way)
+        there = {json.dumps(way): ms for way, ms in known[i]["ms"]} if known else {}
+        ways = {json.dumps(way): calls for way, calls in runs(shape, make, empty)}
+        fastest = min((x for x in there if x in ways), key=there.__getitem__, default="")
+        for name, calls in ways.items():
+            if name in there and name != fastest:
+                continue
             try:
                 launch[name] = bound(calls)
                 launch[name]()
@@ -142,7 +152,9 @@ def measure(kind: str, count: int, seed: int, seconds: float) -> list[dict[str, 
             if not wrong < 1e-2:
                 print("WRONG", shape, name, wrong, flush=True)
                 del launch[name]
-        times = {name: round(t.median, 5) for name, t in in_turn(launch, 0.0).items()}
+        times = {name: t.median for name, t in in_turn(launch, 0.0).items()} if len(launch) > bool(there) else {}
+        scale = there[fastest] / times[fastest] if times and there else 1.0
+        times = there | {name: round(ms * scale, 5) for name, ms in times.items() if name != fastest or not there}
         rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(name), ms] for name, ms in times.items()]})
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
@@ -155,6 +167,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind")
     parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--more", action="store_true", help="only ways that the file has not")
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
     kinds = o.kinds or [*KINDS]
@@ -163,8 +176,11 @@ def main() -> None:
         return
     device = facts()["device"].lower().removeprefix("nvidia").strip().replace(" ", "-")
     file = o.out or RESULTS / "schedules" / f"{device}.json"
-    rows = [row for row in json.loads(file.read_text())["rows"] if row["kind"] not in kinds] if file.exists() else []
-    rows += [row for kind in kinds for row in measure(kind, o.count, o.seed, o.seconds)]
+    there = json.loads(file.read_text())["rows"] if file.exists() else []
+    rows = [row for row in there if row["kind"] not in kinds]
+    for kind in kinds:
+        known = [row for row in there if row["kind"] == kind] if o.more else None
+        rows += measure(kind, o.count if known is None else len(known), o.seed, o.seconds, known)
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
     file.write_text(f'{{"facts": {json.dumps(facts())},\n"seed": {o.seed},\n"rows": [\n{lines}\n]}}\n')

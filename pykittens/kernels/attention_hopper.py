@@ -91,7 +91,7 @@ def attend(
     unit = (scale if positive or scored else magnitude(scale)) if softcap is None else softcap  # of what is compared
     more = softcap if softcap is not None and not scored else None  # than the scores: (1 + tanh) / 2 is compared
     unit = unit if more is None else unit * 2.0
-    c = LOG2E if scored else unit * LOG2E
+    of_unit = unit * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, cols), name="q")
     k_ring, v_ring = (
         pk.ring(stages, pk.st(q.dtype, keys, cols), name="k"),
@@ -130,6 +130,7 @@ def attend(
         turns.start(me)
         for work in each_tile:
             block, head, batch, sequence, part, q_rows, _, band, _, real, _ = work
+            c = of_unit  # exponents are score * c
 
             def values() -> None:
                 """The weights' product with their values begins."""
@@ -141,6 +142,7 @@ def attend(
             def step(j: Any, masked: Any, product: bool = True) -> None:
                 """Scores of a tile of keys become weights. Its scores and the last one's value product run while
                 softmax works."""
+                nonlocal c
                 slot = k_ring.read()
                 if product:
                     turns.wait(me)
@@ -156,7 +158,9 @@ def attend(
                     score[:] = squashed(score, scale / softcap)
                 if scoring is not None:
                     where = Where(sequence, head, (block * consumers + me) * 64, j * keys)
-                    score[:] = scoring.apply(score, unit, where, tables, masked or lists is None)
+                    known = positive or softcap is not None
+                    score[:], kept = scoring.apply_in(score, unit, where, tables, masked or lists is None, known)
+                    c = of_unit if kept else LOG2E
                 if masked:
                     seen = band.sees(score, (block * consumers + me) * 64, j * keys)
                     score[:] = pk.where(seen, score, -pk.inf)

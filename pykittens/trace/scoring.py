@@ -16,13 +16,13 @@ from math import inf
 from typing import Any, NamedTuple
 
 from ..errors import TraceError
-from ..ops import element, thread_indices
+from ..ops import binary, element, thread_indices
 from ..ops.indexed import Gather
 from ..ops.scatter import ScatterReduce
 from ..program import Op, Value
 from ..types import RegisterTile, RegisterVector, ScalarType, bf16, bool_, f16, f32, i8, i32, u8
 from .derivatives import Tape
-from .elementwise import col_index, iota, row_index
+from .elementwise import col_index, fma, iota, row_index
 from .elementwise import where as select
 from .flow import when
 from .memory import Tensor, at, place
@@ -80,6 +80,22 @@ class Scoring(NamedTuple):
         """What becomes of a tile of scores, given in multiples of `unit`; they stay so where there is no function."""
         made = s if self.score is None else self.scores(s * unit, where, operands)
         return self.hidden(made, where, operands) if masked else made
+
+    def apply_in(self, s: Any, unit: Any, where: Where, operands: Sequence[Any], masked: bool, positive: bool) -> Any:
+        """The same, and whether the result is in multiples of `unit`, too: so where that is known to be above 0
+        (`positive`) and the function adds a product with a scalar to the scores, as ALiBi does. The scalar is divided,
+        instead of all scores multiplied.
+        """
+        if self.score is None or not positive:
+            return self.apply(s, unit, where, operands, masked), self.score is None
+        scaled = s * unit
+        made = self.scores(scaled, where, operands)
+        op, kept = made.producer, False
+        if isinstance(op, binary.Fma) and op.c is scaled:
+            for a, b in ((op.a, op.b), (op.b, op.a)):
+                if not kept and isinstance(b, Value) and isinstance(b.type, ScalarType):
+                    made, kept = fma(a, b * (1.0 / unit), s), True
+        return self.hidden(made, where, operands) if masked else made, kept
 
     def hidden(self, s: Any, where: Where, operands: Sequence[Any]) -> Any:
         """Scores, and -inf where the mask hides a key."""

@@ -72,6 +72,12 @@ CASES = {
         lambda batch, head, row, col, prefix: (col < prefix[batch]) | (row >= col),
         mask_operands=("prefix",),
     ),
+    "added": Case(  # a product with a scalar, of which the scores are a factor, too
+        lambda s, batch, head, row, col, slopes: pk.fma(s + (col - row).to(pk.f32), slopes[head], s),
+        plain=lambda s, batch, head, row, col, slopes: (s + (col - row)) * slopes[head] + s,
+        score_operands=("slopes",),
+        settings={"causal": True},
+    ),
     "nothing": Case(
         mask=lambda batch, head, row, col: (row > 20) & (col > 100),
         seen=lambda batch, head, row, col: (row > 20) & (col > 100),
@@ -155,7 +161,7 @@ def check(found: Any, logs: Any, expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.thin(3)
-@some("relative")
+@some("relative", "added")
 @pytest.mark.parametrize("d", (64, *(pytest.param(d, marks=pytest.mark.whole) for d in (128, 256))))
 def test_hopper(name: str, d: int) -> None:
     case, (rows, tables) = CASES[name], operands(70, 140, d)
