@@ -54,10 +54,13 @@ class TopK(Op):
 
     def types(self) -> tuple[Type, ...]:
         type, name = register_type(self.a, "top-k"), "row" if self.to == "col" else "column"
-        if not isinstance(type, RegisterTile) or type.dtype in (bool_, i64):  # a key has 32 bits for the value
+        if not isinstance(type, RegisterTile) or type.dtype in (
+            bool_,
+            i64,
+        ):  # a key has 32 bits for the value; int64 goes by `trace.largest`
             raise TypeRuleError(
                 f"the largest of each {name} of {type}",
-                fix="pass a tile of numbers of up to 32 bits; a mask, or int64 that fits, as x.to(pk.i32)",
+                fix="pass a tile of numbers; a mask as x.to(pk.i32)",
             )
         check_count(self.k, self.length)
         assert not spread(type, self.to)  # `trace.largest`

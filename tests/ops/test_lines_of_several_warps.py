@@ -49,7 +49,7 @@ def test_scans(along: str, dtype: pk.DType, layout: Any, rows: int, cols: int) -
     assert (least == np.flip(np.minimum.accumulate(np.flip(exact, axis), axis), axis).astype(x.dtype)).all()
 
 
-@pytest.mark.parametrize(("along", "dtype", "layout", "rows", "cols"), [x for x in LINES if x[1] is not i64], ids=str)
+@pytest.mark.parametrize(("along", "dtype", "layout", "rows", "cols"), LINES, ids=str)
 def test_where_the_largest_and_the_smallest_stand(
     along: str, dtype: pk.DType, layout: Any, rows: int, cols: int
 ) -> None:
@@ -64,7 +64,7 @@ def test_where_the_largest_and_the_smallest_stand(
             pk.block.store(out, getattr(tile, f"{along}_{word}")(), (0,))
 
     run(work, x, layout, dtype, high, low)
-    wide = x.astype(np.float64)
+    wide = x.astype(np.float64)  # small numbers: exact
     assert (high == wide.argmax(axis)).all() and (low == wide.argmin(axis)).all()
 
 
@@ -95,3 +95,21 @@ def test_scans_of_vectors(kind: str) -> None:
 
     kernel(x, y)
     assert (y == np.cumsum(np.cumsum(x, 1), 1)).all()
+
+
+def test_the_largest_and_the_smallest_of_int64() -> None:
+    """Of numbers that no key holds, the least and the greatest among them, and of equal ones the first."""
+    low, high = -(2**63), 2**63 - 1
+    x = np.array([[low, 5, high, high, low, 2**40] + [low] * 26] * 16, np.int64)
+    values, places = np.zeros((6, 16), np.int64), np.zeros((6, 16), np.int32)
+
+    @pk.kernel(warps=1)
+    def kernel(x: pk.gl(i64, 16, 32), values: pk.gl(i64, 6, 16), places: pk.gl(i32, 6, 16)) -> None:
+        tile = pk.warp.load(x, (0, 0), rows=16)
+        for i, (value, place) in enumerate(tile.row_topk(6)):
+            pk.warp.store(values, value, (i, 0))
+            pk.warp.store(places, place if i < 5 else tile.row_argmin(), (i, 0))
+
+    kernel(x, values, places)
+    assert values[:, 0].tolist() == [high, high, 2**40, 5, low, low]
+    assert places[:, 0].tolist() == [2, 3, 5, 1, 0, 0]
