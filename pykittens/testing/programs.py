@@ -98,6 +98,8 @@ class Draw:
         if (ab := self.two()) is not None:
             a, b = (self.steps[i].makes for i in ab)
             shape = a if a.form == "tile" or b.form == "scalar" else b
+            if {a.form, b.form} == {"col", "row"}:  # one element a row and one a column meet in a tile
+                shape = a.of(a.dtype, "tile")
             comparing = self.rng.random() < 0.2
             names = ["and", "or", "xor"] if a.dtype is bool_ else ["add", "sub", "mul", "max", "min"]
             names += BITS if a.dtype.kind in "iu" else ()
