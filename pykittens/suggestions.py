@@ -49,6 +49,7 @@ ELSEWHERE = {
     "reciprocal": "pk.rcp(x)",
     **dict.fromkeys(("clip", "clamp"), "pk.minimum(pk.maximum(x, low), high)"),
     "abs": "abs(x)",
+    "sign": "pk.where(x > 0, 1.0, pk.where(x < 0, -1.0, 0.0))",
     "silu": "x * pk.sigmoid(x)",
     "gelu": "0.5 * x * (1.0 + pk.erf(x * 0.70710678))",
     **dict.fromkeys(("rand", "randint", "randn", "random"), "pk.random_bits(like, seed)"),

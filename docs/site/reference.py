@@ -31,6 +31,7 @@ HELD: dict[str, type] = {
 }
 OPERATORS = {  # the method whose docstring says what they do
     "x + y": pk.Tile.__add__,
+    "x ** y": pk.Tile.__pow__,
     "x & y": pk.Tile.__and__,
     "x < y": pk.Tile.__lt__,
     "x[:] = y": pk.Tile.__setitem__,

@@ -87,7 +87,7 @@ assert np.abs(y - x.sum(0)).max() < 1e-5
 assert report.written["shared"] == 4 * 64 * 4  # 64 float32 terms of each of four warps
 
 # **Later.** Each of those reductions shuffles, or meets. In a loop that is waste: add first, and reduce once. A
-# *partial* vector keeps a term for each thread (or, of columns, each warp) until `total()`.
+# *partial* vector keeps a term for each thread (or, of columns and of coalesced tiles, each warp) until `total()`.
 
 
 @pk.kernel(warps=1)

@@ -62,6 +62,20 @@ def row_reduce(tiles: Sequence[Any], kind: str, across_cluster: bool, times: Any
     return [x.to(tile.type.dtype) for x, tile in zip(found, tiles, strict=True)]
 
 
+def row_terms(tile: Any, kind: str, times: Any = None) -> Any:
+    """The partial column vector of a coalesced tile: what each warp has of each row; 16-bit floats as float32."""
+    held = f32 if tile.type.dtype.kind == "f" else tile.type.dtype
+    times = times.to(held) if times is not None else None
+    return result(reduce.Reduce(scope_of(tile.type.warps), kind, tile.to(held), "col", True, times=times))
+
+
+def row_total(vector: Any, kind: str) -> Any:
+    """The complete column vector of a partial one of a coalesced tile."""
+    type, held = vector.type, f32 if vector.type.dtype.kind == "f" else vector.type.dtype
+    whole = (RegisterVector(held, type.length, "col", type.layout, type.warps),)
+    return _meet(scope_of(type.warps), kind, (vector.to(held),), whole, 1)[0].to(type.dtype)
+
+
 def _exchange(
     scope: Scope, kind: str, terms: tuple[Value, ...], whole: tuple[RegisterVector, ...], blocks: int
 ) -> Sequence[Any]:

@@ -175,7 +175,8 @@ class Tensor(Handle):
         return self._dim(3)
 
     def __getitem__(self, key: Any) -> Any:
-        """One element as a scalar: tensor[row, col] or tensor[batch, depth, row, col], in elements.
+        """One element as a scalar: as many coordinates as dimensions (tensor[i], tensor[row, col], tensor[depth, row,
+        col]) or four, tensor[batch, depth, row, col], in elements.
 
         Where row or col is an int32 tile or vector, a tile or vector of elements: of floats float32, of integers int32
         (int64 of int64), and 0 where one lies outside. A column vector and a row vector make a tile, batch and depth

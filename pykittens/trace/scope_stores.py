@@ -41,9 +41,9 @@ class ScopeStores(ScopeThreads):
         (coalesced tiles) says that nobody reads it soon. `rank`: into the shared tile of that block of the cluster.
         `within`: the rows of the tensor, from the first to the one behind the last, that a tile is kept to (of a
         vector, the elements); the coordinate may be negative then. `columns`: the same of the tensor's columns, for
-        coalesced tiles. A column vector of i32 as the row scatters, as `load` gathers: rows that are there differ.
-        Row and column of `pk.at(...)` may be an index for each element, too, in shared memory as well, as `add` has
-        it: no two elements go to one place.
+        coalesced tiles. A column vector of i32 as the row scatters, as `load` gathers: rows that are there differ, and
+        one outside, -1 say, is not written. Row and column of `pk.at(...)` may be an index for each element, too, in
+        shared memory as well, as `add` has it: no two elements go to one place.
 
         Raises `TypeRuleError` for a source that is neither in registers nor shared, and between two shared tiles.
         """

@@ -13,7 +13,7 @@ from ..ops.masks import Select
 from ..ops.take_rows import TakeRows
 from ..program import Operand, Value, is_scalar
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, bool_, f32, i32
-from .cross_warp_reduction import column_total, row_reduce, vector_reduce
+from .cross_warp_reduction import column_total, row_reduce, row_terms, row_total, vector_reduce
 from .handle import Handle, extent, number, refuse_array
 from .largest import best
 from .layout_conversion import convert_layout
@@ -109,6 +109,9 @@ class Tile(Handle):
         return self._binary("floordiv", other, self)
 
     def __pow__(self, other: Operand) -> Tile:
+        """Elementwise: of floats with a number, a scalar or a tile as the exponent, of integers with a Python int from
+        0 on. Small whole powers are products.
+        """
         return self._binary("pow", self, other)
 
     def __rpow__(self, other: Operand) -> Tile:
@@ -277,14 +280,9 @@ class Tile(Handle):
     ) -> Tile:
         if to == "col" and isinstance(self.type, RegisterTile) and (cluster or isinstance(self.type.layout, Coalesced)):
             fix = "leave it out: rows of such tiles are reduced at once; add vectors with +"
-            unused(
-                f"row_{kind} of {self.type}{' over the cluster' if cluster else ''}",
-                fix,
-                partial=partial,
-                onto=onto,
-                fade=fade,
-            )
-            return row_reduce([self], kind, cluster, times)[0]
+            what = f"row_{kind} of {self.type}{' over the cluster' if cluster else ''}"
+            unused(what, fix, partial=partial and (cluster or self.type.warps == 1), onto=onto, fade=fade)
+            return row_terms(self, kind, times) if partial else row_reduce([self], kind, cluster, times)[0]
         scope = scope_of(self.type.warps)
         if to == "row" and self.type.warps > 1 and not partial and not isinstance(self.type.layout, Coalesced):
             wide = self.to(f32) if self.type.dtype.packed else self
@@ -303,8 +301,9 @@ class Tile(Handle):
     def row_sum(
         self, partial: bool = False, *, cluster: bool = False, onto: Tile | None = None, fade: Tile | None = None
     ) -> Tile:
-        """Column vector: the sum of each row; `partial` leaves one term per thread, for `total()` later. Of a mask: how
-        many elements hold, int32.
+        """Column vector: the sum of each row; `partial` leaves one term per thread (of a coalesced tile of several
+        warps, per warp; of one warp its sums are complete), for `total()` later. Of a mask: how many elements hold,
+        int32.
 
         `cluster`: of rows spread over the blocks of the cluster. `onto`: a partial vector that it is added to, element
         after element; with `fade` first multiplied by that, in one rounding with the first addition.
@@ -448,9 +447,13 @@ class Tile(Handle):
         return self._scan("min", "", reverse)
 
     def total(self) -> Tile:
-        """A partial vector summed: over the four threads of each row, or (a row vector) over the warps."""
+        """A partial vector summed: over the four threads of each row, or (of columns, and of rows of coalesced tiles)
+        over the warps, through shared memory.
+        """
         if isinstance(self.type, RegisterVector) and self.type.partial and self.type.kind == "row":
             return column_total(self, "sum")
+        if isinstance(self.type, RegisterVector) and self.type.partial and isinstance(self.type.layout, Coalesced):
+            return row_total(self, "sum")
         return result(reduce.Total(scope_of(self.type.warps), "sum", self))
 
     def _scalar(self, kind: str) -> Scalar:

@@ -113,3 +113,23 @@ def test_the_largest_and_the_smallest_of_int64() -> None:
     kernel(x, values, places)
     assert values[:, 0].tolist() == [high, high, 2**40, 5, low, low]
     assert places[:, 0].tolist() == [2, 3, 5, 1, 0, 0]
+
+
+def test_rows_of_a_loop_meet_once() -> None:
+    layout = pk.coalesced(128, 2)
+
+    @pk.kernel(warps=4)
+    def kernel(x: pk.gl(f32, 2, "N"), y: pk.gl(f32, 2, 2)) -> None:
+        total = pk.block.zeros_col(f32, 2, layout=layout, partial=True)
+        squares = pk.block.zeros_col(f32, 2, layout=layout, partial=True)
+        for i in pk.range(pk.cdiv(x.cols, 256)):
+            tile = pk.block.load(x, (0, i), rows=2, cols=256, layout=layout)
+            total += tile.row_sum(partial=True)
+            squares += tile.row_dot(tile, partial=True)
+        pk.block.store(y, total.total(), (0, 0))
+        pk.block.store(y, squares.total(), (1, 0))
+
+    x, y = numbers(f32, (2, 777)), np.zeros((2, 2), np.float32)
+    report = kernel.simulate(x, y)
+    assert (y == [x.sum(1), (x * x).sum(1)]).all()
+    assert report.written["shared"] == 2 * 2 * 4 * 4  # two float32 of each of four warps, twice: not in every pass
