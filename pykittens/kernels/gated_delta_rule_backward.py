@@ -176,7 +176,8 @@ def unwind(
         weighted = change * warpgroup.load_row(slot.beta)
         weighted, unit = rounded(weighted * warpgroup.load_row(slot.solved) if scaled else weighted)
         warpgroup.mm_AB(found, weighted, slot.w)
-        lift = up if channels else up * warpgroup.load_row(slot.queries)
+        lift = warpgroup.load_transposed(slot.do).to(f32) if scaled else up  # again: registers are scarce
+        lift = lift if channels else lift * warpgroup.load_row(slot.queries)
         lift = lift * warpgroup.load_row(slot.unit) if scaled and not channels else lift
         if decays is not None:
             state[:] = state * (warpgroup.load_row(slot.decays) if channels else decay)

@@ -507,7 +507,7 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "STSM"),
-        spilled=136,  # f16
+        spilled=116,  # f16
     ),
     Shipped(
         name="gated_delta_rule_backward",
