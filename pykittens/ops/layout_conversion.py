@@ -73,7 +73,7 @@ class ConvertLayout(Op):
 
     def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
         layout = registers_of(self.a).layout
-        return ((self.a, lambda: d.recorded(ConvertLayout(self.scope, cotangents[0], layout, self.transpose))),)
+        return ((self.a, lambda: d.converted(cotangents[0], layout, self.transpose)),)
 
     def _move_matrices(self, c: CudaWriter, a: RegisterTile) -> None:
         c.prelude(MOVMATRIX)

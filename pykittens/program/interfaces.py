@@ -247,5 +247,8 @@ class Derivation(Protocol):
     def reduced(self, kind: str, x: Any, like: Type) -> Any:
         """`kind` ("max", "sum", "prod") of a tile or vector over what a value of type `like` does not have."""
 
+    def converted(self, x: Any, layout: Any, transpose: bool) -> Any:
+        """A tile in another register layout, or transposed."""
+
     def recorded(self, op: Any) -> Any:
         """The result of an operation, recorded."""

@@ -15,10 +15,13 @@ from typing import Any
 
 from ..errors import TraceError
 from ..ops import fill, unary
+from ..ops.layout_conversion import ConvertLayout
+from ..ops.layout_exchange import ShareElements, TakeElements
 from ..program import Access, Op, Operand, Place, Value, mapped, values_in
-from ..types import Global, RegisterTile, RegisterVector, ScalarType, Type, f32, with_dtype
+from ..types import Global, Layout, RegisterTile, RegisterVector, ScalarType, Type, f32, with_dtype
 from . import elementwise
 from .handle import number
+from .layout_conversion import convert_layout
 from .recorder import current, record, scope_of
 from .scalar import cast
 from .tile import Tile
@@ -95,6 +98,7 @@ class Tape:
         self.active: set[Value] = set(self.inputs)
         self.loads: list[tuple[Any, Value]] = []  # from `tensors`: the operation, and what it loaded
         self.words = Words()
+        self.shared: dict[Value, ShareElements] = {}  # into scratch, and not taken out yet
         self.copying = False
         self.begin = len(self.block.ops)
         self.recorder.hooks.append(self._note)
@@ -112,6 +116,8 @@ class Tape:
         if self.copying:
             return
         depends = [x for x in op.operands() if x in self.active]
+        if self.recorder.block is self.block and self._exchanged(op):
+            return
         places = [e for e in op.effects() if isinstance(e, Access)] if not op.blocks() else []
         inner = self.recorder.block is not self.block
         changed = changed_by(op)
@@ -134,6 +140,20 @@ class Tape:
         if depends and any(_floats(x.type) for x in op.results):
             self.steps.append(Step(op, op.results))
             self.active.update(x for x in op.results if _floats(x.type))
+
+    def _exchanged(self, op: Op) -> bool:
+        """A layout that changes through scratch is one step, a conversion, though two operations do it."""
+        if isinstance(op, ShareElements) and op.source in self.active:
+            self.shared[op.target] = op
+            return True
+        if not isinstance(op, TakeElements) or op.source not in self.shared:
+            return False
+        share = self.shared.pop(op.source)
+        whole = ConvertLayout(op.scope, share.source, op.type.layout, transpose=op.room != share.room)
+        whole.location, whole.results = op.location, op.results
+        self.steps.append(Step(whole, op.results))
+        self.active.update(op.results)
+        return True
 
     def _assign(self, op: fill.Assign) -> None:
         """A tile that changes: what was recorded of it is of a copy from now on."""
@@ -289,6 +309,9 @@ class Words:
             return getattr(x, kind)()
         assert isinstance(like, RegisterVector)
         return getattr(x, f"{'row' if like.kind == 'col' else 'col'}_{kind}")()
+
+    def converted(self, x: Any, layout: Layout, transpose: bool) -> Any:
+        return convert_layout(x, layout, transpose)
 
     def recorded(self, op: Any) -> Any:
         results = record(op).results

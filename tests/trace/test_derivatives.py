@@ -223,3 +223,25 @@ def test_pullbacks(function: Any) -> None:
     k(x, dy, dx)
     expected = PULLBACKS[function](x.astype(float), dy.astype(float))
     assert np.allclose(dx, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("whole", ["swap", "transpose", "both"])
+def test_a_layout_that_changes_across_warps_has_a_derivative(whole: str) -> None:
+    """Through shared memory and back: d(x^2 u) = 2 x u, with factors that lie elsewhere."""
+    layout = pk.coalesced(128, 2)
+    move: Any = {
+        "swap": lambda t: t.swap_layout(layout),
+        "transpose": lambda t: t.transpose(),
+        "both": lambda t: t.transpose().transpose().swap_layout(layout),
+    }[whole]
+
+    @pk.kernel(warps=4)
+    def moved(x: pk.gl(f32, 64, 256), u: pk.gl(f32, 64, 256), dx: pk.gl(f32, 64, 256)) -> None:
+        tile, up = (pk.block.load(t, (0, 0), rows=64, cols=256, layout="row") for t in (x, u))
+        _, pullback = pk.vjp(lambda t: move(t * t) * move(up), tile)
+        pk.block.store(dx, pullback(1.0)[0], (0, 0))
+
+    x, u = np.random.default_rng(0).standard_normal((2, 64, 256)).astype(np.float32)
+    dx = np.full_like(x, np.nan)
+    moved(x, u, dx)
+    assert np.allclose(dx, 2 * x * u, rtol=1e-6)
