@@ -29,8 +29,9 @@ from ..types import (
     u32,
     with_dtype,
 )
+from . import unary
 from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma
-from .broadcast import Register, common_type, operand, read, registers_of, same_dtype, spread
+from .broadcast import Register, common_type, operand, read, registers_of, same_dtype, spread, vector_register
 from .conversion import convert
 from .samples import Sample, tiles, vectors
 from .scalar_arithmetic import FORMULAS, power_of_two
@@ -134,10 +135,24 @@ class Binary(Op):
         ):
             self._packed_product(c, shape, dtype)
             return
+        if dtype is f32 and self.kind in ("add", "sub") and isinstance(shape, RegisterTile):
+            for x, other in ((self.a, self.b), (self.b, self.a)):
+                if unary.small(other) and unary.small(x) and unary.first_and_steps(x.producer.a, Sym("r")) is not None:
+                    c.map(self.result, lambda r, x=x: self._from_first(c, shape, x, r))  # type: ignore[misc]
+                    return
         c.map(
             self.result,
             lambda r: calculate_c(c, self.kind, dtype, *(read(c, x, shape, r, dtype) for x in (self.a, self.b))),
         )
+
+    def _from_first(self, c: CudaWriter, shape: RegisterTile, x: Any, r: Sym) -> str:
+        """C for an element, where vector `x` holds steps from its first: (first + y) + step, all of small integers and
+        so exact, takes one addition for each column of a row, and none for the vector's own elements.
+        """
+        step = f"(float)({unary.first_and_steps(x.producer.a, vector_register(shape, x.type, r))})"
+        a, b = (c.element(y, Sym("0")) if y is x else read(c, y, shape, r, f32) for y in (self.a, self.b))
+        sign = "-" if self.kind == "sub" else "+"
+        return f"({a} {sign} {b}) {sign if x is self.b else '+'} {step}"
 
     def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
         return binary_shares(d, self.kind, cotangents[0], self.a, self.b)

@@ -246,6 +246,15 @@ def near_parts(x: Value) -> tuple[str, Any, Any] | None:
     return (op.kind, op.a, op.b) if kinds == {"row", "col"} else None
 
 
+def small(x: Any) -> bool:
+    """Whether it is a vector of float32 that holds integers so small that float32 has their sums."""
+    if not isinstance(getattr(x, "type", None), RegisterVector) or x.changes or not isinstance(x.producer, Convert):
+        return False
+    whole: Any = x.producer.a
+    most = size_of(whole) if whole.type.dtype is i32 else None
+    return most is not None and most < NEAR
+
+
 def first_and_steps(x: Value, r: Any) -> Any | None:
     """How much register `r` of a thread holds more than its first, where that is the same number in all threads: of
     indices of a vector, and scalars more."""
