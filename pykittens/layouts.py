@@ -1,8 +1,8 @@
 """Where every element lives: functions from indices to indices, the only place that knows them.
 
 Each function takes ints, NumPy integer arrays, or `Sym`s that print as C, so that the simulator, the
-writer and the reports evaluate the same formula. Sources: PTX ISA "Warp-level matrix fragments" (m16n8k16),
-"Asynchronous warpgroup-level matrix shared memory layout" and "Matrix descriptor", "Tensor swizzling modes".
+writer and the reports evaluate the same formula. Sources: PTX ISA "Matrix Fragments for mma.m16n8k16",
+"Asynchronous Warpgroup Level Matrix Shared Memory Layout", "Matrix Descriptor Format" and "Swizzling Modes".
 """
 
 from __future__ import annotations
