@@ -2,7 +2,9 @@
 
 NumPy, ml_dtypes and typer: tests were run with these under Python 3.10, with the newest under 3.11 and 3.13. torch is
 optional; the public functions' operators need `torch.library.register_autograd`, `Library.impl(with_keyset=True)` and
-`torch.get_autocast_dtype`, and were run with 2.11 and 2.13. `pyproject.toml` says the same to installers.
+`torch.get_autocast_dtype`, and were run with 2.6, 2.11 and 2.13. torch.compile of 2.6 takes no mask, score or epilogue
+that is made inside the compiled function, and its inductor writes a line about each operator that it meets.
+`pyproject.toml` says the same to installers.
 """
 
 from __future__ import annotations
