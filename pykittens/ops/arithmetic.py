@@ -197,6 +197,35 @@ def calculate_c(c: CudaWriter, kind: str, dtype: DType, a: Any, b: Any) -> str:
     return (operation.floats if dtype.kind == "f" else operation.integers).format(a=a, b=b)
 
 
+# Whole powers: of integers by squaring, with the exponent known when it is compiled; of floats by products.
+POWERS = """
+__device__ __forceinline__ i64 pk_power(i64 a, int n) {
+  u64 x = (u64)a, r = 1ull;
+  for (; n; n >>= 1, x *= x) if (n & 1) r *= x;
+  return (i64)r;
+}
+template <typename T> __device__ __forceinline__ T pk_power(T a, int n) {
+  u32 x = (u32)a, r = 1u;
+  for (; n; n >>= 1, x *= x) if (n & 1) r *= x;
+  return (T)r;
+}
+__device__ __forceinline__ float pk_power_1(float a) { return a; }
+__device__ __forceinline__ float pk_power_2(float a) { return a * a; }
+__device__ __forceinline__ float pk_power_3(float a) { return a * a * a; }
+__device__ __forceinline__ float pk_power_4(float a) { return (a * a) * (a * a); }
+"""
+
+
+def whole_power_c(c: CudaWriter, dtype: DType, exponent: object) -> str:
+    """C for a whole power known now, in {a}; "" where there is none. Products of floats are within what `**` promises
+    up to the fourth.
+    """
+    c.prelude(POWERS)
+    if dtype.kind != "f":
+        return f"pk_power({{a}}, {exponent})"
+    return f"pk_power_{exponent}({{a}})" if type(exponent) is int and 1 <= exponent <= 4 else ""
+
+
 def arithmetic_numerics(kind: str, dtype: DType) -> Numerics:
     """What `calculate_c` promises."""
     if kind in COMPARISONS:

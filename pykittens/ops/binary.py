@@ -30,7 +30,7 @@ from ..types import (
     with_dtype,
 )
 from . import unary
-from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma
+from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma, whole_power_c
 from .broadcast import Register, common_type, operand, read, registers_of, same_dtype, spread, vector_register
 from .conversion import convert
 from .samples import Sample, tiles, vectors
@@ -50,25 +50,6 @@ __device__ __forceinline__ u32 pk_fma_f16(u32 a, u32 b, u32 c) {
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
   return r;
 }
-"""
-
-
-# Whole powers: of integers by squaring, with the exponent known when it is compiled; of floats by products.
-POWERS = """
-__device__ __forceinline__ i64 pk_power(i64 a, int n) {
-  u64 x = (u64)a, r = 1ull;
-  for (; n; n >>= 1, x *= x) if (n & 1) r *= x;
-  return (i64)r;
-}
-template <typename T> __device__ __forceinline__ T pk_power(T a, int n) {
-  u32 x = (u32)a, r = 1u;
-  for (; n; n >>= 1, x *= x) if (n & 1) r *= x;
-  return (T)r;
-}
-__device__ __forceinline__ float pk_power_1(float a) { return a; }
-__device__ __forceinline__ float pk_power_2(float a) { return a * a; }
-__device__ __forceinline__ float pk_power_3(float a) { return a * a * a; }
-__device__ __forceinline__ float pk_power_4(float a) { return (a * a) * (a * a); }
 """
 
 
@@ -122,7 +103,7 @@ class Binary(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         shape, dtype = registers_of(self.result), self._dtype()
-        if self.kind == "pow" and (factors := self._factors(c)):
+        if self.kind == "pow" and (factors := whole_power_c(c, dtype, self.b)):
             c.map(self.result, lambda r: factors.format(a=read(c, self.a, shape, r, dtype)))
             return
         if self.kind in ("floordiv", "mod") and dtype.kind != "f":
@@ -156,13 +137,6 @@ class Binary(Op):
 
     def vjp(self, d: Derivation, *cotangents: Any) -> Shares:
         return binary_shares(d, self.kind, cotangents[0], self.a, self.b)
-
-    def _factors(self, c: CudaWriter) -> str:
-        """C for a small whole power, in {a}: products are within what the function promises up to the fourth."""
-        c.prelude(POWERS)
-        if self._dtype().kind != "f":
-            return f"pk_power({{a}}, {self.b})"
-        return f"pk_power_{self.b}({{a}})" if type(self.b) is int and 1 <= self.b <= 4 else ""
 
     def _integer_division(self, c: CudaWriter, shape: Register, dtype: DType) -> None:
         """Where the divisor is 0 the result is, too; by a power of two known now it is a shift, or a mask."""

@@ -14,13 +14,13 @@ from ..loading import dataclass
 from ..numerics import ROUNDED, Numerics
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares
 from ..types import DType, ScalarType, Type, bool_, f32, i32, i64, u32
-from .arithmetic import COMPARISONS, arithmetic_numerics, calculate, calculate_c
+from .arithmetic import COMPARISONS, arithmetic_numerics, calculate, calculate_c, whole_power_c
 from .samples import Sample
 from .scalars import as_dtype, as_number, described, promoted
 from .slopes import binary_shares
 
 SYMBOLS = {
-    **{"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%"},
+    **{"add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "pow": "**"},
     **{"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="},
     **{"and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"},
 }
@@ -47,7 +47,7 @@ def power_of_two(x: Operand) -> int | None:
 class ScalarBinary(Op):
     """a `kind` b on scalars, in the dtype that `promoted` says; integer division and remainder floor, as in Python.
 
-    kind: add, sub, mul, div, floordiv, mod, min, max, and, or, xor, shl, shr, or a comparison. div is a float's.
+    kind: add, sub, mul, div, floordiv, mod, pow, min, max, and, or, xor, shl, shr, or a comparison. div is a float's.
     """
 
     scope: Scope
@@ -70,6 +70,12 @@ class ScalarBinary(Op):
 
     def types(self) -> tuple[Type, ...]:
         dtype = self.common
+        whole = type(self.b) is int and self.b >= 0
+        if self.kind == "pow" and dtype.kind != "f" and (dtype is bool_ or not whole):
+            raise TypeRuleError(
+                f"** of {dtype} with exponent {described(self.b)}",
+                fix="of integers the exponent is a Python int from 0 on: n ** 3; or convert: pk.cast(n, pk.f32) ** y",
+            )
         if self.kind in BITS and dtype.kind == "f":
             raise TypeRuleError(f"{self.kind} takes integers, not {dtype}", fix="convert with pk.cast(x, pk.i32) first")
         return (ScalarType(bool_ if self.kind in COMPARISONS else dtype),)
@@ -110,6 +116,8 @@ class ScalarBinary(Op):
             text = f"{a} & {c.scalar((1 << shift) - 1, dtype)}"
         elif self.kind == "div":
             text = f"{a} / {b}"
+        elif self.kind == "pow" and (factors := whole_power_c(c, dtype, self.b)):
+            text = factors.format(a=a)
         else:
             text = calculate_c(c, self.kind, dtype, a, b)
         c.define(self.result, text)
@@ -156,6 +164,14 @@ class ScalarBinary(Op):
             yield Sample(
                 {"kind": kind, "a": ScalarType(u32), "b": 7}, lambda a, b, f=FORMULAS[kind]: f(a, b), {"a": "huge"}
             )
+        for exponent in (0, 1, 2, 5):
+            for dtype in (i32, u32, i64):
+                fields, inputs = {"kind": "pow", "a": ScalarType(dtype), "b": exponent}, {"a": "counts"}
+                yield Sample(fields, lambda a, n=exponent: a**n, inputs, exact=True)
+        for power in (0, 2, 3, -1, 0.5):
+            fields = {"kind": "pow", "a": ScalarType(f32), "b": power}
+            yield Sample(fields, lambda a, n=power: np.power(a, n), {"a": "positive"})
+        yield Sample({"kind": "pow", "a": ScalarType(f32), "b": ScalarType(f32)}, lambda a, b: a**b, {"a": "positive"})
         yield Sample({"kind": "div", "a": ScalarType(i32), "b": ScalarType(f32)}, lambda a, b: a / b)
         yield Sample({"kind": "mul", "a": ScalarType(i32), "b": 0.5}, lambda a, b: a * b)
         for kind in BITS[:3]:

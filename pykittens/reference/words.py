@@ -47,7 +47,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "Elementwise": {
         **{f"x {symbol} y": f"Binary.{kind} ScalarBinary.{kind}" for symbol, kind in _TWO.items()},
-        "x ** y": "Binary.pow",
+        "x ** y": "Binary.pow ScalarBinary.pow",
         **{"-x": "Unary.neg ScalarUnary.neg", "abs(x)": "Unary.abs ScalarUnary.abs"},
         "~x": "Unary.not Unary.invert ScalarUnary.not ScalarUnary.invert",
         **{f"pk.{name}": f"Unary.{name} ScalarUnary.{name}" for name in _FUNCTIONS},

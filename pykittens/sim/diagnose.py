@@ -18,6 +18,10 @@ WAITS = {
 }
 
 BARRIER = "put a barrier between the two lines that both meet: pk.block.sync(), or that of their group"
+SAME_LINE = (
+    "let one warp do it (with pk.when(warp.index == 0):), give each warp elements of its own, or put a barrier at the "
+    "end of the loop they are in"
+)
 ONE_KIND = "let all of them be of one kind, or order them: what is left depends on which comes last"
 OPEN = "close the group (commit) before you wait: an open group is not waited for"
 
@@ -60,7 +64,7 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
     if access.reduction and combines and access.reduction != combines:
         fix = ONE_KIND
     if clash.operation == step.number and not queue:
-        fix = "give each warp bytes of its own, or put a barrier at the end of the loop they are in"
+        fix = SAME_LINE
     return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, location=op.location, also=also)
 
 
@@ -131,7 +135,7 @@ def _global_race(
             f"{access.scope}"
         )
     elif clash.cluster is None:
-        fix = WAITS.get(queue, BARRIER)
+        fix = WAITS.get(queue, SAME_LINE if clash.operation == step.number else BARRIER)
         if queue and cluster.is_open(clash.agent, clash.time):
             fix = OPEN
     else:

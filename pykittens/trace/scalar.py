@@ -67,6 +67,13 @@ class Scalar(Handle):
     def __rmod__(self, other: Operand) -> Any:
         return self._binary("mod", other, self)
 
+    def __pow__(self, other: Operand) -> Any:
+        """Of floats with any exponent, of integers with a Python int from 0 on. Small whole powers are products."""
+        return self._binary("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Any:
+        return self._binary("pow", other, self)
+
     def __and__(self, other: Operand) -> Any:
         return self._binary("and", self, other)
 

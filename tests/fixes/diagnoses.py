@@ -185,11 +185,23 @@ ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
         "load()\npk.wait(b, 0)\nwarp.store(y, warp.load(t), (0, 0))",
         {},
     ),
-    (
-        "give each warp bytes of its own, or put a barrier at the end of the loop they are in",
-        "warp.set(two, 0, 1.0)",
-        "warp.set(two, warp.index, 1.0)",
-        TWO,
+    *(
+        (
+            "let one warp do it (with pk.when(warp.index == 0):), give each warp elements of its own, or put a barrier "
+            "at the end of the loop they are in",
+            wrong,
+            right,
+            TWO,
+        )
+        for wrong, right in (
+            ("warp.set(two, 0, 1.0)", "warp.set(two, warp.index, 1.0)"),
+            ("warp.set(y, (0, 0), 1.0)", "with pk.when(warp.index == 0):\n    warp.set(y, (0, 0), 1.0)"),
+            (
+                "for i in pk.range(2):\n    with pk.when(warp.index == i):\n        warp.set(y, (0, 0), 1.0)",
+                "for i in pk.range(2):\n    with pk.when(warp.index == i):\n        warp.set(y, (0, 0), 1.0)\n"
+                "    pk.block.sync()",
+            ),
+        )
     ),
     (
         "let the lanes meet between the two lines: warp.sync()",

@@ -302,6 +302,7 @@ KERNELS: list[Any] = [
         "k = warp.load(x, (0, 0), rows=16, layout=pk.coalesced(8, 8))\npk.join_pairs(k, k)",
     ),
     ("j ** -1", "j.to(f32) ** -1"),
+    ("n ** -1", "pk.cast(n, f32) ** -1"),
     ("b @ hs", "warp.mma_ABt(warp.zeros(f32, 16, 64), b, hs)"),
     ("pk.row_sums(t)", "t.row_sum()"),
     (
