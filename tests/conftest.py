@@ -8,7 +8,6 @@ import os
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 
-import gc  # noqa: E402
 from collections import Counter  # noqa: E402
 from collections.abc import Generator, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -105,12 +104,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         on_gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=on_gpu)
         items[:] = [item for item in items if item not in on_gpu]
-
-
-def pytest_collection_finish() -> None:
-    """What is there before the first test stays: no collection of garbage goes through it again."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

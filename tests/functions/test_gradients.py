@@ -383,7 +383,7 @@ def test_a_second_derivative_is_refused(case: Case) -> None:
             gradient.sum().backward(retain_graph=True)
 
 
-@pytest.mark.thin(3)  # the same code for all functions
+@pytest.mark.thin(6)  # the same code for all functions
 @first
 def test_nothing_that_a_call_made_outlives_it(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results, saved tensors and scratch memory go with their last user, while what is done is written down too: what a
