@@ -26,8 +26,23 @@ from .red import check_combined, combined_numerics, needed, red, red_name
 from .samples import Rectangle, Sample
 
 
+class _AtIndices(Op):
+    """What goes to target[row, col]."""
+
+    scope: Scope
+    target: Value | Place
+
+    @property
+    def lanes_ordered(self) -> bool:  # type: ignore[override]
+        return self.scope.warps == 1
+
+    @property
+    def memory(self) -> DType:
+        return self.target.type.dtype  # type: ignore[union-attr]
+
+
 @dataclass(eq=False)
-class Scatter(Op):
+class Scatter(_AtIndices):
     """target[row, col] becomes each element of a tile or vector; what lies outside is dropped. No two go to one place,
     and of the threads that hold copies of a vector's element, one writes it.
     """
@@ -41,14 +56,6 @@ class Scatter(Op):
     @property
     def name(self) -> str:
         return "store"
-
-    @property
-    def lanes_ordered(self) -> bool:  # type: ignore[override]
-        return self.scope.warps == 1
-
-    @property
-    def memory(self) -> DType:
-        return self.target.type.dtype  # type: ignore[union-attr]
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
@@ -112,7 +119,7 @@ class Scatter(Op):
 
 
 @dataclass(eq=False)
-class ScatterReduce(Op):
+class ScatterReduce(_AtIndices):
     """target[row, col] becomes itself `kind` each element of a tile or vector, atomically; what lies outside is
     dropped. Of the threads that hold copies of a vector's element, one does it; of a partial vector each adds its term.
     """
@@ -127,14 +134,6 @@ class ScatterReduce(Op):
     @property
     def name(self) -> str:
         return self.kind
-
-    @property
-    def lanes_ordered(self) -> bool:  # type: ignore[override]
-        return self.scope.warps == 1
-
-    @property
-    def memory(self) -> DType:
-        return self.target.type.dtype  # type: ignore[union-attr]
 
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]

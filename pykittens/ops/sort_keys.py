@@ -39,6 +39,18 @@ __device__ __forceinline__ void pk_unorder(u32 k, u32& x) { x = k; }
 LOW, SIGN = np.uint64(0xFFFFFFFF), np.uint64(1 << 63)
 
 
+def ranked_type(a: Value, to: Literal["col", "row"]) -> RegisterTile:
+    """The type of a tile whose rows ("col") or columns ("row") are ordered by keys."""
+    type, name = register_type(a, "top-k"), "row" if to == "col" else "column"
+    # A key has 32 bits for the value; int64 goes by `trace.largest`.
+    if not isinstance(type, RegisterTile) or type.dtype in (bool_, i64):
+        raise TypeRuleError(
+            f"the largest of each {name} of {type}",
+            fix="pass a tile of numbers; a mask as x.to(pk.i32)",
+        )
+    return type
+
+
 def order_c(element: Any, dtype: DType, largest: bool) -> str:
     """C for an element's place in the order; with `largest` false the smallest is above."""
     return turned_c(f"pk_order({element})", dtype, largest)
@@ -78,16 +90,7 @@ class SortKeys(Op):
     numerics = EXACT.with_special("NaN comes before all; -0 counts as +0")
 
     def types(self) -> tuple[Type, ...]:
-        type, name = register_type(self.a, "top-k"), "row" if self.to == "col" else "column"
-        if not isinstance(type, RegisterTile) or type.dtype in (
-            bool_,
-            i64,
-        ):  # a key has 32 bits for the value; int64 goes by `trace.largest`
-            raise TypeRuleError(
-                f"the largest of each {name} of {type}",
-                fix="pass a tile of numbers; a mask as x.to(pk.i32)",
-            )
-        return (replace(type, dtype=i64),)
+        return (replace(ranked_type(self.a, self.to), dtype=i64),)
 
     def numpy(self, m: NumpyMachine) -> Any:
         dtype = registers_of(self.a).dtype

@@ -76,8 +76,8 @@ class NamedArrive(Named):
 class NamedSync(Named):
     """They are counted and wait for the phase to end.
 
-    `aligned` (set by passes/aligned.py): all who wait for a phase do so at one instruction, as "bar.sync", which is
-    "barrier.sync.aligned", asks for (PTX "barrier").
+    `aligned` (set by passes/aligned.py): one role waits for a phase, so that "bar.sync", which is
+    "barrier.sync.aligned" (PTX "barrier"), is nothing that synccheck reports.
     """
 
     aligned: bool = False

@@ -17,12 +17,12 @@ from ..layouts import Sym, fragment, vector_register
 from ..loading import dataclass
 from ..numerics import EXACT
 from ..program import CudaWriter, NumpyMachine, Op, Scope, Value
-from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, bool_, f16, f32, i32, i64, u32
-from .broadcast import compute, register_type
+from ..types import Coalesced, RegisterTile, RegisterVector, Type, bf16, f16, f32, i32, u32
+from .broadcast import compute
 from .conversion import convert
 from .reduce import combine_lanes
 from .samples import Sample, tiles
-from .sort_keys import ORDER, order_c, turned_c
+from .sort_keys import ORDER, order_c, ranked_type, turned_c
 
 
 @dataclass(eq=False)
@@ -53,15 +53,7 @@ class TopK(Op):
         return self.type.cols if self.to == "col" else self.type.rows
 
     def types(self) -> tuple[Type, ...]:
-        type, name = register_type(self.a, "top-k"), "row" if self.to == "col" else "column"
-        if not isinstance(type, RegisterTile) or type.dtype in (
-            bool_,
-            i64,
-        ):  # a key has 32 bits for the value; int64 goes by `trace.largest`
-            raise TypeRuleError(
-                f"the largest of each {name} of {type}",
-                fix="pass a tile of numbers; a mask as x.to(pk.i32)",
-            )
+        type = ranked_type(self.a, self.to)
         check_count(self.k, self.length)
         assert not spread(type, self.to)  # `trace.largest`
         vector = type.vector(self.to)

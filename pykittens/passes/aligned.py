@@ -1,4 +1,9 @@
-"""Named barriers at which several roles wait, each at a statement of its own."""
+"""Named barriers at which several roles wait, each at a statement of its own.
+
+"bar.sync" is "barrier.sync.aligned": the threads of a warp wait at one instruction (PTX "barrier"), as ours always do.
+synccheck of the compute sanitizer asks it of all warps that wait for a phase. It costs little to promise nothing where
+several roles wait, and the tool then sees what else is wrong.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from ..program import Block, Program
 
 
 def align_named_barriers(program: Program) -> None:
-    """Marks the waits for phases for which one role waits `aligned`, as PTX calls it ("barrier")."""
+    """Marks the waits for phases for which one role waits `aligned`."""
     waits: list[tuple[Any, NamedSync]] = []
 
     def visit(block: Block, role: Any) -> None:

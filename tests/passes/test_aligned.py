@@ -1,4 +1,4 @@
-"""Which waits at named barriers promise that all who wait do so at one instruction."""
+"""Which waits at named barriers are "bar.sync"."""
 
 import numpy as np
 import pytest
