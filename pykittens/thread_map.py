@@ -188,6 +188,15 @@ class Matrices(ThreadMap):
 
 
 @dataclass(frozen=True)
+class MatrixPairs(Matrices):
+    """The same of 8-bit elements, two for each of the register tile's."""
+
+    def moves(self, shape: Shape, warps: int) -> tuple[np.ndarray, int]:
+        first, width = super().moves((shape[0], shape[1] // 2), warps)
+        return first * 2, width * 2
+
+
+@dataclass(frozen=True)
 class MatrixOperand(ThreadMap):
     """A matrix operand in shared memory of products by mma.sync: every warp reads all of it with ldmatrix
     (`shared`), or 16 rows in turn.

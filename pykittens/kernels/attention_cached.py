@@ -15,10 +15,11 @@ own highest score (Dao et al., "Flash-Decoding", 2023), and whoever is last to d
 their number decides. With `fixed` parts end at multiples of so many keys of their sequence: the result does not depend
 on what else is in the batch.
 
-A warp (more, where rows do not fit its registers) has keys of its own in every tile, brings them itself, and meets
-others only at the end of a part. Loads run ahead of the work by `stages` - 1 tiles, across parts. What has 8 bits
-becomes 16 on its way to the tensor cores, keys and then values in one place. Shared memory: stages * keys * (d + dv)
-elements, and rows * dv * groups float32; of 8-bit caches, keys * d 16-bit floats more.
+A warp (more, where rows do not fit its registers) has `each` keys of its own in every tile, brings them itself, and
+meets others only at the end of a part. Loads run ahead of the work by `stages` - 1 tiles, across parts. What has 8 bits
+becomes f16 on its way to the tensor cores: in a warp's registers, even and odd columns apart (`load_pairs`), or, where
+several warps share the keys, in shared memory. Shared memory: stages * keys * (d + dv) elements, and rows * dv * groups
+float32; of 8-bit caches and several warps, keys * d 16-bit floats more.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def attend(
     fixed: int = 0,
     rows: int = 16,
     groups: int = 4,
+    each: int = 16,
     stages: int = 3,
     processors: int = 1,
     most: int = 128,
@@ -94,7 +96,7 @@ def attend(
     fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows.
     """
     (d, wide), group = widths(q.cols, v.cols), pk.group(rows // 16)
-    mine, keys = group.index, 16 * groups
+    mine, keys = group.index, each * groups
     side: Any = 0 if causal else right
     items, capacity = k.depth * across, k.rows if page_table is None else page_table.cols * page
     ends, units, seen = (pk.shared(pk.sv(i32, most), name=name) for name in ("ends", "units", "seen"))
@@ -109,13 +111,13 @@ def attend(
         pk.assert_(off == 0, "a length is negative, or more than the cache holds")
         warp.store(seen, kept)
         begin, end = span(kept)
-        each = pk.cdiv(end - begin, fixed or 1)
-        warp.store(units, each)
-        warp.store(ends, pk.where(pk.iota(each) < q.batch, each * items, 0).cumsum())
+        count = pk.cdiv(end - begin, fixed or 1)
+        warp.store(units, count)
+        warp.store(ends, pk.where(pk.iota(count) < q.batch, count * items, 0).cumsum())
     pk.block.sync()
     fewest = 1 if fixed else pk.cdiv(ends[q.batch - 1], q.batch * items * PARTS)
     shares = pk.shares(units, ends, q.batch, items, least=fewest, single=bool(fixed))
-    ring = [pk.shared(pk.st(k.dtype, 16, width), count=stages * groups, name="ring") for width in (d, wide)]
+    ring = [pk.shared(pk.st(k.dtype, each, width), count=stages * groups, name="ring") for width in (d, wide)]
     ahead, here = shares.walk(), shares.walk()
     tile, stop, batch, head, filled, used = (pk.var(i32, 0) for _ in range(6))
 
@@ -129,11 +131,10 @@ def attend(
         """The next tile of the share is on its way; none, at its end."""
         with pk.when((tile >= stop) & ~ahead.done):
             part = ahead.take()
-            places = *tiles_of(part), part.group, part.item // across
-            for x, value in zip((tile, stop, batch, head), places, strict=True):
-                x.set(value)
+            for x, y in zip((tile, stop, batch, head), (*tiles_of(part), part.group, part.item // across), strict=True):
+                x.set(y)
         with pk.when(tile < stop):
-            key: Any = tile * keys + mine * 16
+            key: Any = tile * keys + mine * each
             place, end = batch + 0, seen[batch]
             if page_table is not None:
                 place = page_table[batch, i := pk.minimum(key // page, page_table.cols - 1)]
@@ -148,13 +149,12 @@ def attend(
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
     slices = pk.cdiv(wide, cols := 16 * pk.cdiv(wide, 16 * groups))  # of columns, that groups add up
-    half = f16 if k.dtype is e4m3 else q.dtype  # of 8 bits: one conversion, and no rounding
-    operand = Unpacked(group, groups, pk.st(half, 16, d), k.dtype)
+    operand = Unpacked(group, groups, pk.st(f16 if k.dtype is e4m3 else q.dtype, each, d), k.dtype)
     ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * cols), count=groups * slices, name="others")
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
-    score, out = group.zeros(f32, rows, 16), group.zeros(f32, rows, wide)
+    score, out = group.zeros(f32, rows, each), operand.zeros(rows, wide)
     top, whole, piece = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows), group.zeros(f32, rows, cols)
 
     def together(tops: Any, terms: Any, outputs: Any) -> None:
@@ -178,7 +178,7 @@ def attend(
     def sink_of(sinks: Any, head: Any, row: Any) -> Any:
         """The sinks of a tile's rows."""
         first = head * (q.rows // n) + row // n
-        found, which = group.full_col(f32, rows, -pk.inf), (pk.row_index(out) + row) // n - row // n
+        found, which = group.full_col(f32, rows, -pk.inf), (pk.row_index(piece) + row) // n - row // n
         for i in range(rows // n + 2):
             found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
         return found
@@ -217,18 +217,20 @@ def attend(
         keys_seen, place = seen[part.group], (part.group, part.item // across, part.item % across * rows)
         pk.block.load_into(queries, q, pk.at(*place, 0))
         pk.block.sync()
-        query, unit = operand.beside(group.load(queries), scale * scale_of(k_scale, place[1]))
-        peak[:], total[:], out[:] = LOWEST, 0.0, 0.0
+        query, unit = operand.beside(queries, scale * scale_of(k_scale, place[1]))
+        peak[:], total[:] = LOWEST, 0.0
+        for x in out:
+            x[:] = 0.0
         stands = keys_seen - n  # the first query's key
         c = (unit if softcap is None else softcap) * LOG2E
         for t in pk.range(*tiles_of(part)):
             group.wait_loads(stages - 2)
             group.sync()
             load()
-            slot, key = used * groups + mine, t * keys + mine * 16
-            group.mm_ABt(score, query, operand(ring[0][slot]))
+            slot, key = used * groups + mine, t * keys + mine * each
+            operand.mm_ABt(score, query, ring[0][slot])
             score[:] = (score if softcap is None else squashed(score, unit / softcap)) * c
-            clear = key + 16 <= (keys_seen if side is None else pk.minimum(stands + side + 1, keys_seen))
+            clear = key + each <= (keys_seen if side is None else pk.minimum(stands + side + 1, keys_seen))
             if left is not None:
                 clear = clear & (key >= keys_seen - 1 - left)
             with pk.when(~clear):
@@ -241,11 +243,10 @@ def attend(
             highest = pk.maximum(peak, score.row_max())
             weight, shrink = pk.exp2(score - highest), pk.exp2(peak - highest)
             total[:] = pk.fma(total, shrink, weight.row_sum(partial=True))
-            out *= shrink
             peak[:] = highest
-            group.mma_AB(out, weight.to(half), operand(ring[1][slot]))
+            operand.mma_AB(out, weight, ring[1][slot], shrink)
             used.set(pk.where(used == stages - 1, 0, used + 1))
-        together(peak, total.total(), [out[:, i * cols : (i + 1) * cols] for i in range(slices)])
+        together(peak, total.total(), operand.joined(out, cols))
         complete = pk.var(i32, pk.where(part.taken == part.units, 1, 0))
         with pk.when(complete == 0):
             pieces, to = shares.pieces(part), shares.slot(part, shares.number(part))

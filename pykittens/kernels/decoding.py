@@ -12,6 +12,7 @@ from ..gpu import driver
 from ..interop import arrays
 from ..interop.arrays import ArrayInfo
 from ..interop.views import View
+from ..trace.unpacking import in_registers
 from ..types import DTYPES
 from . import attention_cached
 from .arguments import KernelCall
@@ -29,12 +30,13 @@ class Cut(NamedTuple):
 
     rows: int  # of a tile: heads of a group and their queries, 16 for each warp of a group
     groups: int  # of warps, each with keys of its own
+    each: int  # how many keys of a tile a group has
     stages: int
 
     @property
     def keys(self) -> int:
         """Of a tile."""
-        return 16 * self.groups
+        return self.each * self.groups
 
     def slices(self, wide: int) -> tuple[int, int]:
         """How many slices of `wide` columns the groups add up, and the elements of one."""
@@ -42,21 +44,23 @@ class Cut(NamedTuple):
         return -(-wide // cols), self.rows * cols
 
 
-def cut(rows: int, d: int, dv: int, size: int, arch: Architecture) -> Cut:
-    """For `rows` rows that share their keys, which have elements of `size` bytes; those of 1 are unpacked to 2."""
+def cut(rows: int, d: int, dv: int, size: int, arch: Architecture, page: int = 0) -> Cut:
+    """For `rows` rows that share their keys, which have elements of `size` bytes; those of 1 are unpacked to 2. What a
+    group has of a tile lies in one page of `page` keys."""
     wide, narrow = widths(d, dv)
     most = 64 if wide <= 128 else 32
     tall = next(x for x in (16, 32, 64) if x >= min(rows, most))
     warps = 8 if wide <= 128 else tall // 4  # as many as the registers of a multiprocessor are enough for
-    for groups in (8, 4, 2):
-        found = Cut(tall, groups, 2)
-        slices, elements = found.slices(narrow)
-        tile = found.keys * (wide + narrow) * size
-        fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
-        fixed += found.keys * wide * 2 if size == 1 else 0
-        stages = (arch.shared_bytes - fixed) // tile
-        if groups * tall // 16 <= warps and stages >= 2:
-            return found._replace(stages=min(stages, 4))
+    for keys in (128, 64, 32)[wide > 128 :]:  # few groups of many keys: what belongs to a tile is done less often
+        for groups in (4, 8, 2):
+            found = Cut(tall, groups, keys // groups, 2)
+            slices, elements = found.slices(narrow)
+            fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
+            fixed += keys * wide * 2 if size == 1 and not in_registers(tall // 16) else 0
+            stages = (arch.shared_bytes - fixed) // (keys * (wide + narrow) * size)
+            each = 16 <= found.each <= (64 if wide <= 128 else 16) and page % found.each == 0
+            if each and groups * tall // 16 <= warps and stages >= 2:
+                return found._replace(stages=min(stages, 4))
     raise AssertionError("a GPU has room for two tiles of 32 keys")
 
 
@@ -128,7 +132,7 @@ def call(
     _look(lengths, page_table, k.shape[0], page_table.shape[1] * page if page else k.shape[2])
     shared = heads // groups
     arch = machine_of(info.device)
-    how = cut(shared * n, d, v.shape[3], DTYPES[arrays.describe(k).dtype].size, arch)
+    how = cut(shared * n, d, v.shape[3], DTYPES[arrays.describe(k).dtype].size, arch, page)
     how = how._replace(**{name: overrides.pop(name) for name in [*overrides] if name in Cut._fields})
     static = {
         "cut": how,

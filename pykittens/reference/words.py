@@ -95,6 +95,7 @@ WORDS: dict[str, dict[str, str]] = {
         "warp.add": "GlobalReduce.add AddVector SharedReduce.add ScatterReduce.add",
         **{f"warp.{kind}": f"GlobalReduce.{kind} SharedReduce.{kind} ScatterReduce.{kind}" for kind in ("min", "max")},
         "warp.load_transposed": "LoadTransposed",
+        "warp.load_pairs": "LoadPairs",
         "warp.store_transposed": "StoreTransposed",
         "warp.set": "StoreScalar StrongStore",
         **{"tensor[i, j]": "LoadScalar Gather", "tensor.load": "StrongLoad"},

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import TypeRuleError
-from ..ops import load, transposed
+from ..ops import load, load_pairs, transposed
 from ..program import Operand, Value
 from ..types import (
     Coalesced,
@@ -20,7 +20,7 @@ from ..types import (
 )
 from .memory import Shared, Tensor, place, register_dtype
 from .options import unless, unused
-from .recorder import result
+from .recorder import record, result
 from .scope_threads import ScopeThreads
 from .tile import Tile
 
@@ -178,6 +178,17 @@ class ScopeLoads(ScopeThreads):
         """A new register tile, in row layout, with the transpose of the shared tile `source` of 16-bit elements."""
         check_memory(source, "load_transposed")
         return result(transposed.LoadTransposed(self.scope, source))
+
+    def load_pairs(self, source: Value, *, layout: Literal["row", "col"] = "row") -> tuple[Tile, Tile]:
+        """The even and the odd columns of `source`, a shared tile of 8-bit floats, as two f16 tiles in a fragment's
+        `layout`.
+
+        So one ldmatrix, a byte permutation and two conversions make operands of the tensor cores of what has 8 bits.
+        The tile has a multiple of 32 columns. Rows times rows, `q @ k.T`, is the sum of both halves' products;
+        of `p @ v` each half makes every other column, which `pk.join_pairs` puts together in coalesced tiles.
+        """
+        check_memory(source, "load_pairs")
+        return record(load_pairs.LoadPairs(self.scope, source, layout)).results  # type: ignore[return-value]
 
 
 def refuse_parts(what: str, memory: Value, coordinate: Any, **options: Any) -> None:

@@ -273,6 +273,11 @@ KERNELS: list[Any] = [
     ),
     ("acc.to(pk.bf16).unit_lower_inverse()", "acc.unit_lower_inverse()"),
     ("warp.load_transposed(s)", "warp.load(s)"),
+    ("warp.load_pairs(s)", "warp.load(s)"),
+    (
+        "warp.load_pairs(pk.shared(pk.st(pk.e4m3, 16, 32)), layout='x')",
+        "warp.load_pairs(pk.shared(pk.st(pk.e4m3, 16, 32)), layout='col')",
+    ),
     ("warp.store_transposed(hs, warp.zeros(f32, 64, 64))", "warp.store_transposed(hs, warp.zeros(bf16, 64, 64))"),
     ("warp.store_transposed(hs, b)", "warp.store_transposed(hs[:, 0:16], b)"),
     ("col.cols", "col.length"),

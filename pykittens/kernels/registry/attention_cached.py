@@ -31,7 +31,7 @@ def _cached(
 ) -> Instance:
     """Three sequences, a key head that `heads` heads share; `given`: operands."""
     batch, rows, capacity = len(LENGTHS), heads * n, -(-max(LENGTHS) // PAGE) * PAGE
-    how = cut(rows, dim, dim, held.size, ARCHITECTURES[arch])
+    how = cut(rows, dim, dim, held.size, ARCHITECTURES[arch], PAGE if pages else 0)
     cache = (batch * capacity // PAGE, 1, PAGE, dim) if pages else (batch, 1, capacity, dim)
     across = -(-rows // how.rows)
     places = batch * across * -(-capacity // (fixed * how.keys)) if fixed else 2 * PROCESSORS
