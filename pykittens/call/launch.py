@@ -103,6 +103,7 @@ class Call:
                 driver.synchronize(queue, device)
             return True
 
+        run.unchanged = unchanged  # type: ignore[attr-defined]  # asked before the first of several launches
         return run
 
 

@@ -200,9 +200,9 @@ class Function:
         settings: Sequence[Any],
         **overrides: Any,
     ) -> KernelCall | None:
-        """The kernel's call; None where no result has an element."""
+        """The kernel's call; None where no result has an element, and no operand is written."""
         wanted = [None if 0 in result.shape else x for result, x in zip(results, made, strict=True)]
-        if made and not any(x is not None for x in wanted):
+        if made and not self.written and not any(x is not None for x in wanted):
             return None
         missing = len(self.outputs) + bool(self.also) - len(wanted)
         return self.forward(*arrays, *wanted, *[None] * missing, *settings, **overrides)
@@ -274,6 +274,12 @@ def wants_gradient(*operands: Any) -> bool:
     if torch is None or not torch.is_grad_enabled():
         return False
     return any(isinstance(x, torch.Tensor) and x.requires_grad for x in operands)
+
+
+def compiling() -> bool:
+    """Whether torch.compile or torch.export looks on: a program whose tensors nobody overwrites unseen."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.compiler.is_compiling())
 
 
 def _names(schema: str) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from ..interop.arrays import describe
 from ..kernels import cross_entropy as kernels
 from ..kernels import linear_cross_entropy as linear
 from ..kernels import scale_rows
+from ..kernels import vocabulary_slices as slices
 from ..kernels.arguments import KernelCall
-from .declaration import Backward, Function, Result, asked_once, wants_gradient, writing
+from .declaration import Backward, Function, Result, asked_once, compiling, wants_gradient, writing
 
 
 def _results(lse: bool, x: Any, targets: Any, *settings: Any) -> tuple[Result, ...]:
@@ -128,23 +129,25 @@ def _linear_results(x: Any, weight: Any, targets: Any, bias: Any, *settings: Any
 def _linear_forward(x: Any, weight: Any, targets: Any, bias: Any, loss: Any, lse: Any, *settings: Any) -> KernelCall:
     if lse is None:
         lse = linear.maker(x)((x.shape[0],), "f32")
-    operands = (x, weight, targets, bias, loss, lse, None, None, *settings)
+    operands = (x, weight, targets, bias, loss, lse, None, None, None, *settings)
     return KernelCall(linear.FORWARD, operands, {})  # type: ignore[arg-type]
 
 
 def _kept_results(x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
-    found, (m, v) = _linear_results(x, weight, *rest), (x.shape[0], weight.shape[0])
-    columns = linear.kept_of(m, v)
-    kept, peaks = (m, (columns + 7) // 8 * 8), ((columns + linear.PIECE - 1) // linear.PIECE, m)
-    return *found, Result(kept, x.dtype), Result(peaks, "f32")
+    *rest, early = rest  # type: ignore[assignment]
+    found, (m, h), v = _linear_results(x, weight, *rest), x.shape, weight.shape[0]
+    held = slices.held_of(m, h, v) if early else 0
+    more = slices.kept_of(m, v - held)
+    kept, peaks = (m, (more + 7) // 8 * 8), ((held + more + linear.PIECE - 1) // linear.PIECE, m)
+    return *found, Result(kept, x.dtype), Result(peaks, "f32"), Result(tuple(weight.shape) if held else (0,), x.dtype)
 
 
-def _kept_forward(*operands: Any) -> KernelCall:
-    return KernelCall(linear.FORWARD, operands, {})  # type: ignore[arg-type]
+def _kept_forward(*operands: Any, **statics: Any) -> KernelCall:
+    return KernelCall(linear.FORWARD, operands[:-1], statics)  # type: ignore[arg-type]
 
 
 def _linear_gradient_results(x: Any, weight: Any, targets: Any, lse: Any, *rest: Any) -> tuple[Result, ...]:
-    bias, dloss, dlse, kept, peaks, *settings, for_x, for_weight, for_bias = rest
+    bias, dloss, dlse, kept, peaks, held, *settings, for_x, for_weight, for_bias = rest
     loss, _ = _linear_results(x, weight, targets, bias, *settings)
     for name, found, shape in (("lse", lse, x.shape[:1]), ("dloss", dloss, loss.shape), ("dlse", dlse, x.shape[:1])):
         if found is not None and (found.dtype != "f32" or tuple(found.shape) != tuple(shape)):
@@ -165,7 +168,7 @@ def _linear_gradient_forward(x: Any, weight: Any, targets: Any, lse: Any, *rest:
 LINEAR_CROSS_ENTROPY_BACKWARD = Function(
     "linear_cross_entropy_backward",
     "Tensor x, Tensor weight, Tensor targets, Tensor lse, Tensor? bias=None, Tensor? dloss=None, Tensor? dlse=None, "
-    "Tensor? kept=None, Tensor? peaks=None",
+    "Tensor? kept=None, Tensor? peaks=None, Tensor? held=None",
     f"{_SETTINGS}, bool for_x=True, bool for_weight=True, bool for_bias=True",
     outputs=("dx", "dweight", "dbias"),
     results=_linear_gradient_results,
@@ -176,12 +179,47 @@ LINEAR_CROSS_ENTROPY_BACKWARD = Function(
 )
 
 
+def _held_gradient_results(held: Any, x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
+    *operands, for_x, for_bias = rest
+    if tuple(held.shape) != tuple(weight.shape) or held.dtype != weight.dtype:
+        said = f"held is {held.dtype} {tuple(held.shape)}, weight {weight.dtype} {tuple(weight.shape)}"
+        raise ArgumentError(f"linear_cross_entropy_backward: {said}", fix="pass what belongs to the forward call")
+    dx, _, dbias = _linear_gradient_results(x, weight, *operands[:7], held, *operands[7:], for_x, False, for_bias)
+    return dx, dbias
+
+
+def _held_gradient_forward(held: Any, x: Any, weight: Any, targets: Any, lse: Any, *rest: Any, **statics: Any) -> Any:
+    bias, dloss, dlse, kept, peaks, dx, dbias, *settings, _, _ = rest
+    operands = (x, weight, targets, bias, lse, dloss, dlse, kept, peaks, held, dx, held, dbias, *settings)
+    return KernelCall(linear.BACKWARD, operands, statics)  # type: ignore[arg-type]
+
+
+# The same, with the gradient of weight in the memory that the forward pass took for it, and left exponentials in.
+LINEAR_CROSS_ENTROPY_BACKWARD_HELD = Function(
+    "linear_cross_entropy_backward_held",
+    "Tensor(a!) held, Tensor x, Tensor weight, Tensor targets, Tensor lse, Tensor? bias=None, Tensor? dloss=None, "
+    "Tensor? dlse=None, Tensor? kept=None, Tensor? peaks=None",
+    f"{_SETTINGS}, bool for_x=True, bool for_bias=True",
+    outputs=("dx", "dbias"),
+    results=_held_gradient_results,
+    forward=_held_gradient_forward,
+)
+
+
 def _linear_gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    """Where nobody will ask again, the gradient of weight takes the place of what was held in its memory."""
     dloss, dlse = (None if x is None else x.contiguous() for x in (grads.loss, grads.lse))
-    kept = (saved.kept, saved.peaks) if hasattr(saved, "kept") else (None, None)
-    operands = (saved.x, saved.weight, saved.targets, saved.lse, saved.bias, dloss, dlse, *kept)
-    chosen = (*vars(settings).values(), needs.x, needs.weight, needs.bias)
-    return dict(zip(("x", "weight", "bias"), LINEAR_CROSS_ENTROPY_BACKWARD(operands, chosen), strict=True))
+    kept, peaks, held = (
+        x if x is not None and x.numel() else None for x in (getattr(saved, n, None) for n in ("kept", "peaks", "held"))
+    )
+    given = (saved.x, saved.weight, saved.targets, saved.lse, saved.bias, dloss, dlse, kept, peaks)
+    common = [x for name, x in vars(settings).items() if name != "early"]
+    if held is not None and needs.weight and asked_once(held):
+        dx, dbias = LINEAR_CROSS_ENTROPY_BACKWARD_HELD((held, *given), (*common, needs.x, needs.bias))
+        return {"x": dx, "weight": held, "bias": dbias}
+    chosen = (*common, needs.x, needs.weight, needs.bias)
+    found = LINEAR_CROSS_ENTROPY_BACKWARD((*given, held), chosen)
+    return dict(zip(("x", "weight", "bias"), found, strict=True))
 
 
 LINEAR_CROSS_ENTROPY = Function(
@@ -197,15 +235,16 @@ LINEAR_CROSS_ENTROPY = Function(
     cast=("x", "weight", "bias"),
     summed={"x": 1, "weight": 1},
 )
-# The same, where there will be a backward pass: with what spares it a part of the logits.
+# The same, where there will be a backward pass: with what spares it a part of the logits. early: the memory of weight's
+# gradient is taken for a part of that.
 LINEAR_CROSS_ENTROPY_KEPT = Function(
     "linear_cross_entropy_kept",
     "Tensor x, Tensor weight, Tensor targets, Tensor? bias=None",
-    _SETTINGS,
-    outputs=("loss", "lse", "kept", "peaks"),
+    f"{_SETTINGS}, bool early=False",
+    outputs=("loss", "lse", "kept", "peaks", "held"),
     results=_kept_results,
     forward=_kept_forward,
-    backward=Backward(("x", "weight", "targets", "bias", "lse", "kept", "peaks"), _linear_gradients),
+    backward=Backward(("x", "weight", "targets", "bias", "lse", "kept", "peaks", "held"), _linear_gradients),
     autocast="low",
     cast=("x", "weight", "bias"),
     summed={"x": 1, "weight": 1},
@@ -270,16 +309,19 @@ def linear_cross_entropy(
     `cross_entropy`: losses and, with `return_lse`, log-sum-exps (m,) are float32. Logits are float32 sums that nothing
     rounds before the loss.
 
-    Where torch will want a gradient, the forward pass keeps exponentials of logits in 16 bits, 512 MiB at most (none
-    under a softcap). The backward pass makes the gradient of the logits a slice of the vocabulary at a time, from what
-    was kept, and by computing the other logits again: three products of 2 m h v operations for kept columns, four for
-    others. Beside operands and gradients it takes 256 MiB more, and a float32 copy of the gradient of x where the
-    vocabulary takes more than one slice. Sums are float32, and the gradient of weight is rounded once.
+    Where torch will want a gradient, the forward pass keeps exponentials of logits in 16 bits (none under a softcap):
+    528 MiB at most, and, but under torch.compile, as many as the gradient of weight will have bytes, in its memory,
+    which is so taken early. The backward pass makes the gradient of the logits a slice of the vocabulary at a time,
+    from what was kept, and by computing the other logits again: three products of 2 m h v operations for kept columns,
+    four for others. Beside operands and gradients it takes 264 MiB more, a float32 copy of the gradient of x where the
+    vocabulary takes more than one slice, and under retain_graph=True the gradient of weight a second time. Sums are
+    float32, and the gradient of weight is rounded once.
 
     Raises `ArgumentError` for operands or settings that the kernels do not take.
     """
     settings, operands = (reduction, ignore_index, label_smoothing, z_loss, softcap), (x, weight, targets, bias)
     if softcap == 0 and wants_gradient(x, weight, bias):
-        loss, lse, _, _ = LINEAR_CROSS_ENTROPY_KEPT(operands, settings)
+        early = wants_gradient(weight) and not compiling()
+        loss, lse, _, _, _ = LINEAR_CROSS_ENTROPY_KEPT(operands, (*settings, early))
         return (loss, lse) if return_lse else loss
     return LINEAR_CROSS_ENTROPY(operands, settings, return_lse)

@@ -72,6 +72,8 @@ def again(
         if not renumbered or not _TENSORS.isdisjoint(map(type, settings)):  # at these, `operators` look
             return None
         numbers = function.numbers(*arrays, *settings)
+    if function.written and len(steps) > 1 and not all(step.launch.unchanged() for step in steps):  # type: ignore[attr-defined]
+        return None  # before anything is written: done again from the beginning, it would read what it wrote
     made = [make() for make in makers]
     pointers.extend(map(Tensor.data_ptr, made))
     for launch, of, own in steps:
@@ -111,7 +113,7 @@ class Recording:
 
     def plan(self) -> Plan | None:
         """How to do that again; None where it was more than kernels on memory that is known."""
-        if not self.possible or not self.calls or (len(self.calls) > 1 and self.function.written):
+        if not self.possible or not self.calls:
             return None
         tensors, steps = [*self.given, *self.made, *self.scratch], []
         for kernel, args, named in self.calls:

@@ -10,9 +10,10 @@ for gradients g of the row's loss and e of its lse. x: (m, h), w: (v, h), both b
 
 Forward: a matrix product whose epilogue leaves, for each row and each tile of columns, the largest logit, the sum of
 exponentials beside it, and the target's logit; `finish` joins those of a row. Where there will be a backward pass, the
-exponentials themselves are kept, in 16 bits, of as many columns as KEPT bytes hold. Backward: the vocabulary is cut
-into slices. For each, dlogits are made in 16 bits, in a workspace that all slices share: of what was kept by one pass
-over it (`rescale`), of the rest by computing the logits again, in the epilogue. Two more products make the slice of dw,
+exponentials themselves are kept, in 16 bits: of as many columns as KEPT bytes hold, and of as many as the memory of the
+weight's gradient holds, which is then taken early (`vocabulary_slices`). Backward: the vocabulary is cut into slices.
+For each, dlogits are made in 16 bits, in a workspace that all slices share: of what was kept by one pass over it
+(`rescale`), of the rest by computing the logits again, in the epilogue. Two more products make the slice of dw,
 complete, and what it adds to dx, in float32. So three products of m h v for kept columns and four for others, and KEPT
 and WORKSPACE bytes beside a float32 copy of dx (none where one slice is enough). After Wijmans et al., "Cut Your Losses
 in Large-Vocabulary Language Models" (2024), and Liger Kernel (Hsu et al. 2024).
@@ -21,7 +22,7 @@ in Large-Vocabulary Language Models" (2024), and Liger Kernel (Hsu et al. 2024).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, reduce
 from typing import Annotated, Any
 
@@ -36,11 +37,10 @@ from pykittens.interop.views import View
 from pykittens.types import Coalesced
 
 from . import cross_entropy, gemm, matmul
+from .attention import processors_of
 from .cross_entropy import LOG2E, count_targets, total_loss
+from .vocabulary_slices import WORKSPACE, Slice, held_of, slices_of
 
-KEPT = 512 << 20  # bytes of exponentials that the forward pass keeps
-WORKSPACE = 256 << 20  # bytes of a slice of the logits' gradient
-STEP = 256  # a slice has a multiple of so many columns
 WARPS, TALL, SIDE = 8, 16, 32  # of `finish`: warps of a block; tiles of columns, and rows, that a warp takes
 LAYOUT = Coalesced(SIDE, 1)
 PIECE = 64  # columns of a tile that `statistics` takes at a time, and of what is kept beside one peak
@@ -256,38 +256,51 @@ Settings = tuple[str, int, float, float, float]  # reduction, ignore_index, labe
 
 
 class Forward:
-    """The launches of the forward pass as one, called as a kernel is. kept and peaks: None where nothing is kept."""
+    """The launches of the forward pass as one, called as a kernel is. kept and peaks: None where nothing is kept; held:
+    the memory of the weight's gradient, None where it holds nothing.
+    """
 
     def __call__(
-        self, x: Any, weight: Any, targets: Any, bias: Any, loss: Any, lse: Any, kept: Any, peaks: Any, *settings: Any
+        self,
+        x: Any,
+        weight: Any,
+        targets: Any,
+        bias: Any,
+        loss: Any,
+        lse: Any,
+        kept: Any,
+        peaks: Any,
+        held: Any,
+        *settings: Any,
+        workspace: int = WORKSPACE,
     ) -> None:
         reduction, ignore, smoothing, z_loss, cap = settings
         (m, v), new = (x.shape[0], weight.shape[0]), maker(x)
         column, targets, terms = new((m,), "i32"), as_column(targets), 4 if smoothing else 3
+        slices, most = divided(x, weight, kept, held, workspace)
         find_columns(targets, column, ignore, v, 0, v)
         x, weight = readable(x), readable(weight)
-        most = 0 if kept is None else min(v, kept.shape[1])
         some, left = -(-most // PIECE), rows_of(weight, most, v - most)
         wide = chosen(x, left).own if most < v else PIECE
         tiles = some + -(-(v - most) // wide)
-        parts = new((terms * tiles, m), "f32")
+        parts, behind = new((terms * tiles, m), "f32"), new((m,), "i32") if slices[0].wide < v else column
 
-        def product(first: int, part: Any, tile: int, column: Any, made: Any = None, config: Any = None) -> None:
-            n, keep = part.shape[0], made is not None
+        def product(first: int, part: Any, tile: int, made: Any = None, config: Any = None) -> None:
+            n, keep, here = part.shape[0], made is not None, behind if first else column
+            if first:
+                find_columns(targets, behind, ignore, v, first, n)
             epilogue = statistics(terms, float(cap), n if n % tile else 0, keep)
-            its = View(parts, (terms * -(-n // tile), m), (m, 1), terms * (some if first else 0) * m)
-            extras = [column, its, *given(peaks if keep else None), *part_of(bias, first, n)]
-            run(matmul.call(x, part.T, made, epilogue, extras, config=config))
+            above = first // PIECE if first < most else some
+            its = View(parts, (terms * -(-n // tile), m), (m, 1), terms * above * m)
+            tops = [View(peaks, (-(-n // PIECE), m), (m, 1), above * m)] if keep else []
+            run(matmul.call(x, part.T, made, epilogue, [here, its, *tops, *part_of(bias, first, n)], config=config))
 
-        if most:
-            part = rows_of(weight, 0, most)
+        for first, n, place in powers_of(slices, m, most, kept, held, whole=True):
+            part = rows_of(weight, first, n)
             narrow = gemm.Config() if chosen(x, part).own < PIECE else None
-            product(0, part, PIECE, column, View(kept, (m, most), (kept.shape[1], 1)), narrow)
+            product(first, part, PIECE, place, narrow)
         if most < v:
-            behind = new((m,), "i32") if most else column
-            if most:
-                find_columns(targets, behind, ignore, v, most, v - most)
-            product(most, left, wide, behind, config=chosen(x, left))
+            product(most, left, wide, config=chosen(x, left))
         rows = loss if reduction == "none" else new((m,), "f32")
         each = View(parts, (terms, tiles, m), (m, terms * m, 1))
         finish(each, column, rows, lse, float(smoothing), smoothing / v, float(z_loss))
@@ -296,7 +309,9 @@ class Forward:
 
 
 class Backward:
-    """The launches of the backward pass as one. dx, dweight and dbias: None where nobody wants them."""
+    """The launches of the backward pass as one. dx, dweight and dbias: None where nobody wants them. dweight may be
+    `held` itself, of which nothing is left then.
+    """
 
     def __call__(
         self,
@@ -309,6 +324,7 @@ class Backward:
         dlse: Any,
         kept: Any,
         peaks: Any,
+        held: Any,
         dx: Any,
         dweight: Any,
         dbias: Any,
@@ -326,24 +342,23 @@ class Backward:
         each = reduction == "none" and arrays.describe(dloss).shape != (1,)
         dloss = View(dloss, (m if each else 1,), (1,))
         slopes(column, lse, share_of(column, reduction, new), dloss, dlse, state, *numbers, each=each)
+        slices, most = divided(x, weight, kept, held, workspace)
         x, weight = readable(x), readable(weight)
-        most = 0 if kept is None else min(v, kept.shape[1])
-        slices = slices_of(m, v, most, workspace)
-        stride = -(-max(wide for _, wide in slices) // 8) * 8
+        stride = -(-max(wide for _, wide, _ in slices) // 8) * 8
         slope = new((m, stride), info.dtype)
         sums = new((m, h), "f32") if dx is not None and len(slices) > 1 else None
         ones = new((1, m), info.dtype) if dbias is not None else None
         if ones is not None:
             arrays.fill(ones, 1.0)
         smooth, everywhere = smoothing > 0, dlse is not None
-        for first, wide in slices:
+        powers = {first: place for first, _, place in powers_of(slices, m, most, kept, held)}
+        for first, wide, _ in slices:
             if first:
                 find_columns(targets, column, ignore, v, first, wide)
             part, made = rows_of(weight, first, wide), View(slope, (m, wide), (stride, 1))
-            if first < most:
-                powers = View(kept, (m, wide), (kept.shape[1], 1), first)
+            if first in powers:
                 beside = View(peaks, (-(-wide // PIECE), m), (m, 1), first // PIECE * m)
-                rescale(powers, beside, column, state, made, smooth=smooth, everywhere=everywhere)
+                rescale(powers[first], beside, column, state, made, smooth=smooth, everywhere=everywhere)
             else:
                 epilogue = gradient(smooth, float(cap), everywhere)
                 run(matmul.call(x, part.T, made, epilogue, [column, state, *part_of(bias, first, wide)]))
@@ -412,20 +427,27 @@ def readable(x: Any) -> View:
     return rows_of(x, 0, arrays.describe(x).shape[0])
 
 
-def kept_of(m: Any, v: Any, most: int = KEPT) -> Any:
-    """How many columns' exponentials are kept. Of integers, or of torch's symbols for them."""
-    columns = max(STEP, most // (2 * max(m, 1)) // STEP * STEP)
-    return v if v <= columns else columns
+def divided(x: Any, weight: Any, kept: Any, held: Any, workspace: int) -> tuple[list[Slice], int]:
+    """The slices of the vocabulary, and how many columns' exponentials are kept: the first ones."""
+    (m, h), v = x.shape, weight.shape[0]
+    early = 0 if held is None else held_of(m, h, v)
+    more = 0 if kept is None else min(v - early, kept.shape[1])
+    return slices_of(m, h, v, early, more, workspace, processors_of(arrays.describe(x).device)), early + more
 
 
-def slices_of(m: int, v: int, kept: int, workspace: int) -> list[tuple[int, int]]:
-    """The slices of the vocabulary: where each begins, and its width. What is kept and what is not are apart."""
-    most, found = max(STEP, workspace // (2 * m) // STEP * STEP), []
-    for begin, end in ((0, kept), (kept, v)):
-        if begin < end:
-            wide = -(-(end - begin) // (-(-(end - begin) // most) * STEP)) * STEP  # of about the same width
-            found += [(first, min(wide, end - first)) for first in range(begin, end, wide)]
-    return found
+def powers_of(
+    slices: list[Slice], m: int, most: int, kept: Any, held: Any, whole: bool = False
+) -> Iterator[tuple[int, int, View]]:
+    """The slices whose exponentials are kept: their first columns, their widths, and where they are. `whole`: those
+    that are kept outside of the weight's gradient are one.
+    """
+    beyond = next((x.first for x in slices if x.offset is None), most)  # of the held columns
+    for first, wide, offset in slices:
+        if offset is not None:
+            yield first, wide, View(held, (m, wide), (wide, 1), offset)
+        elif first < most and not (whole and first > beyond):
+            n = most - beyond if whole else wide
+            yield first, n, View(kept, (m, n), (kept.shape[1], 1), first - beyond)
 
 
 def check(

@@ -34,6 +34,7 @@ from pykittens.functions.loss import (  # noqa: E402
     CROSS_ENTROPY_BACKWARD_OUT,
     CROSS_ENTROPY_LSE,
     LINEAR_CROSS_ENTROPY_BACKWARD,
+    LINEAR_CROSS_ENTROPY_BACKWARD_HELD,
     LINEAR_CROSS_ENTROPY_KEPT,
 )
 from pykittens.functions.product import ADDMM, MATMUL_EPILOGUE  # noqa: E402
@@ -273,15 +274,22 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     ),
     "linear_cross_entropy": (pk.linear_cross_entropy, head),
     "linear_cross_entropy_kept": (
-        lambda x, w, t: LINEAR_CROSS_ENTROPY_KEPT((x, w, t, None), ("mean", -100, 0.1, 0.0, 0.0))[:2],
+        lambda x, w, t: LINEAR_CROSS_ENTROPY_KEPT((x, w, t, None), ("mean", -100, 0.1, 0.0, 0.0, False))[:2],
         head,
     ),
     "linear_cross_entropy_lse": (lambda *x: pk.linear_cross_entropy(*x, reduction="none", return_lse=True), head),
     "linear_cross_entropy_backward": (
         lambda x, weight, targets, lse, dloss: LINEAR_CROSS_ENTROPY_BACKWARD(
-            (x, weight, targets, lse, None, dloss, lse, None, None), ("none", 9, 0.1, 1e-3, 5.0, True, True, False)
+            (x, weight, targets, lse, None, dloss, lse, *[None] * 3), ("none", 9, 0.1, 1e-3, 5.0, True, True, False)
         ),
         lambda: [*head(), tensor(6), tensor(6)],
+    ),
+    "linear_cross_entropy_backward_held": (
+        lambda x, weight, targets, lse: LINEAR_CROSS_ENTROPY_BACKWARD_HELD(
+            (torch.zeros_like(weight), x, weight, targets, lse.float(), None, lse.float().sum(), None, None, None),
+            ("sum", 9, 0.1, 1e-3, 5.0, True, False),
+        )[:1],
+        lambda: [*head(), tensor(6)],
     ),
     "mamba2": (pk.mamba2, mamba),
     "mamba2_after": (lambda *x: pk.mamba2(*x, return_state=True), mamba),
@@ -328,6 +336,7 @@ WRITING = (
     "cache_append_turned",
     "cross_entropy_backward_out",
     "cross_entropy_in_place",
+    "linear_cross_entropy_backward_held",
     "rotary_out",
 )
 TRACING = ("matmul_epilogue", "attention_scored", "attention_varlen_scored")  # functions, which compilers do not

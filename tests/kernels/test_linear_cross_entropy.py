@@ -1,6 +1,7 @@
 """Cross-entropy of a linear layer and its gradients on the simulated GPU, against float64."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -9,10 +10,14 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
-from pykittens.functions.loss import LINEAR_CROSS_ENTROPY_BACKWARD, LINEAR_CROSS_ENTROPY_KEPT
-from pykittens.kernels import gemm_ampere, matmul
-from pykittens.kernels import linear_cross_entropy as kernels
-from pykittens.kernels.linear_cross_entropy import STEP, kept_of, reference, slices_of
+from pykittens.functions.loss import (
+    LINEAR_CROSS_ENTROPY_BACKWARD,
+    LINEAR_CROSS_ENTROPY_BACKWARD_HELD,
+    LINEAR_CROSS_ENTROPY_KEPT,
+)
+from pykittens.kernels import gemm_ampere, matmul, vocabulary_slices
+from pykittens.kernels.linear_cross_entropy import reference
+from pykittens.kernels.vocabulary_slices import STEP, held_of, kept_of, slices_of
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PLAIN = ("mean", -100, 0.0, 0.0, 0.0)
@@ -29,7 +34,7 @@ def gradients(
     x: Any, weight: Any, targets: Any, lse: Any, settings: tuple[Any, ...], *more: Any, **statics: Any
 ) -> Any:
     """Of x, weight and bias, by the backward pass; `more`: bias, dloss, dlse, and what was kept."""
-    operands = (x, weight, targets, lse, *more, *[None] * (5 - len(more)))
+    operands = (x, weight, targets, lse, *more, *[None] * (6 - len(more)))
     return LINEAR_CROSS_ENTROPY_BACKWARD.run(operands, settings, **statics)
 
 
@@ -46,24 +51,36 @@ def check(
     bias: np.ndarray | None = None,
     settings: tuple[Any, ...] = PLAIN,
     kept: int = 0,
+    early: bool = False,
     **statics: Any,
 ) -> None:
-    """`kept`: how many columns the forward pass keeps the exponentials of."""
+    """`kept`: how many columns the forward pass keeps the exponentials of; `early`: others in the gradient's memory."""
     named = dict(zip(NAMES, settings, strict=True))
     loss, lse = pk.linear_cross_entropy(x, weight, targets, bias, **named, return_lse=True)
     expected = reference(x, weight, targets, bias, **named)
     # tanh is the GPU's approximation, within 2^-10.9 on the simulator's other side: exact here
     np.testing.assert_allclose(loss, expected[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(lse, expected[1], rtol=1e-5, atol=1e-5)
-    powers, peaks = None, None
-    if kept:
+    powers, peaks, held = None, None, None
+    if kept or early:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(kernels, "kept_of", lambda m, v: min(v, kept))
-            again, other, powers, peaks = LINEAR_CROSS_ENTROPY_KEPT.run((x, weight, targets, bias), settings)
+            patched.setattr(vocabulary_slices, "kept_of", lambda m, v: min(v, kept))
+            again, other, *more = LINEAR_CROSS_ENTROPY_KEPT.run(
+                (x, weight, targets, bias), (*settings, early), **statics
+            )
+        powers, peaks, held = (x if x.size else None for x in more)
+        assert (held is not None) == early
         np.testing.assert_allclose(again, loss, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(other, lse, rtol=1e-5, atol=1e-5)
     up = np.ones(loss.shape, np.float32)
-    found = gradients(x, weight, targets, lse, (*settings, True, True, True), bias, up, None, powers, peaks, **statics)
+    more = [bias, up, None, powers, peaks]
+    found = gradients(x, weight, targets, lse, (*settings, True, True, True), *more, held, **statics)
+    if held is not None:  # the same bits, and again once the exponentials are overwritten
+        again = LINEAR_CROSS_ENTROPY_BACKWARD_HELD.run(
+            (held, x, weight, targets, lse, *more), (*settings, True, True), **statics
+        )
+        for made, other in zip((again[0], held, again[1]), found, strict=True):
+            assert made.tobytes() == other.tobytes()
     for made, given, wanted in zip(found, (x, weight, bias), expected[2:], strict=True):
         if given is not None:
             assert made.dtype == given.dtype and made.shape == given.shape
@@ -134,7 +151,7 @@ def test_a_confident_target_keeps_its_gradient() -> None:
     x, weight = x.astype(BF16), weight.astype(BF16)
     _, lse, dx, dweight, _ = reference(x, weight, targets)
     settings, up = (*PLAIN, True, True, False), np.array(1, np.float32)
-    _, _, *kept = LINEAR_CROSS_ENTROPY_KEPT.run((x, weight, targets, None), PLAIN)
+    _, _, *kept, _ = LINEAR_CROSS_ENTROPY_KEPT.run((x, weight, targets, None), (*PLAIN, False))
     for more in ([], [None, *kept]):
         found = gradients(x, weight, targets, lse.astype(np.float32), settings, None, up, *more)
         assert close(found[0], dx, 2.0**-7) and close(found[1], dweight, 2.0**-7) and dx[0, 0] != 0
@@ -208,17 +225,32 @@ def test_bad_arguments(arguments: dict[str, Any], words: str) -> None:
         pk.linear_cross_entropy(**{**given, **arguments})
 
 
-@pytest.mark.parametrize(("m", "v"), [(8192, 131072), (1, 50257), (100_000, 50257), (10**7, 1000), (3, 5)])
+SIZES = [(8192, 4096, 131072), (1, 8, 50257), (100_000, 96, 50257), (10**7, 64, 1000), (3, 4, 5), (700, 8192, 32000)]
+
+
+@pytest.mark.parametrize(("m", "h", "v"), [*SIZES, (64, 64, 1000), (8192, 4096, 32000), (520, 513, 1023)])
 @pytest.mark.parametrize("most", [0, 1 << 20, 1 << 29])
-def test_slices_cover_the_vocabulary_within_the_workspace(m: int, v: int, most: int) -> None:
-    kept = kept_of(m, v, most) if most else 0
-    assert kept in (0, v) or (kept % STEP == 0 and (kept * m * 2 <= most or kept == STEP))
-    slices, room = slices_of(m, v, kept, 512 << 20), 512 << 20
-    assert [first for first, _ in slices] == [0, *np.cumsum([wide for _, wide in slices])[:-1]]
-    assert sum(wide for _, wide in slices) == v and (kept in (0, v) or kept in [first for first, _ in slices])
-    for first, wide in slices:
-        assert first % STEP == 0 and (wide * m * 2 <= room or wide <= STEP)
-    assert len(slices) <= 2 + v * m * 4 // room or slices[0][1] == STEP
+@pytest.mark.parametrize(("early", "processors"), [(False, 1), (True, 2), (True, 132), (True, 7)])
+def test_slices_cover_the_vocabulary_within_the_workspace(
+    m: int, h: int, v: int, most: int, early: bool, processors: int
+) -> None:
+    held = held_of(m, h, v) if early else 0
+    kept = kept_of(m, v - held, most) if most else 0
+    assert kept in (0, v - held) or (kept % STEP == 0 and (kept * m * 2 <= most or kept == STEP))
+    room = 512 << 20
+    slices = slices_of(m, h, v, held, kept, room, processors)
+    assert [x.first for x in slices] == [0, *np.cumsum([x.wide for x in slices])[:-1]]
+    assert sum(x.wide for x in slices) == v
+    assert {0, held, held + kept} <= {v, *(x.first for x in slices)}
+    for x in slices:
+        assert x.first % STEP == 0 and (x.wide * m * 2 <= room or x.wide <= STEP)
+        assert (x.offset is not None) == (x.first < held)
+    assert len(slices) <= 5 + v * m * 4 // room or slices[0].wide == STEP
+    # Whatever is written before all that is held has been taken out ends where that begins.
+    places = [x for x in slices if x.offset is not None]
+    assert all(x.offset % 64 == 0 and 0 <= x.offset <= v * h - m * x.wide for x in places)
+    for x, behind in pairwise(places):
+        assert (x.first + x.wide) * h <= behind.offset == x.offset + m * x.wide
 
 
 @pytest.mark.parametrize("kept", [STEP, 2 * STEP, 2 * STEP + 77])
@@ -231,6 +263,34 @@ def test_exponentials_that_were_kept(kept: int) -> None:
     bias = np.random.default_rng(3).standard_normal(v).astype(np.float32) if kept > STEP else None
     settings = ("mean", -100, 0.1, 1e-3, 0.0) if kept == STEP else ("sum", -100, 0.0, 0.0, 0.0)
     check(x, weight, targets, bias, settings, kept=kept, workspace=2 * m * STEP)
+
+
+@pytest.mark.parametrize(("m", "h", "kept"), [(40, 64, 0), (96, 64, STEP)])
+def test_exponentials_in_the_memory_of_the_gradient(m: int, h: int, kept: int) -> None:
+    """Of all whole slices, or of some, others being kept elsewhere or made again; more rows than columns of x, and
+    fewer."""
+    x, weight, targets = inputs(m, h, 3 * STEP + 77)
+    targets[:6] = 0, STEP - 1, STEP, 2 * STEP, len(weight) - 1, -100
+    assert held_of(m, h, len(weight)) == (3 * STEP if m < h else 2 * STEP)
+    bias = np.random.default_rng(3).standard_normal(len(weight)).astype(np.float32) if kept else None
+    check(x, weight, targets, bias, ("sum", -100, 0.1, 1e-3, 0.0), kept, True, workspace=2 * m * STEP)
+
+
+def test_the_gradient_of_the_weight_takes_the_memory_of_exponentials_where_no_graph_is_kept() -> None:
+    """So that a backward pass that keeps the graph gives the same again, and in-place changes between are noticed."""
+    torch = pytest.importorskip("torch")
+    x, weight = (torch.randn(shape).bfloat16().requires_grad_() for shape in ((8, 64), (600, 64)))
+    loss = pk.linear_cross_entropy(x, weight, torch.arange(8) * 70)
+    first = torch.autograd.grad(loss, (x, weight), retain_graph=True)
+    only = torch.autograd.grad(loss, x, retain_graph=True)
+    loss.backward()
+    frozen = weight.detach().requires_grad_()
+    pk.linear_cross_entropy(x.detach(), frozen, torch.arange(8) * 70).backward()
+    for found, wanted in zip((x.grad, weight.grad, only[0], frozen.grad), (*first, *first), strict=True):
+        assert torch.equal(found, wanted)
+    assert weight.grad.untyped_storage().nbytes() == weight.numel() * 2
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
 
 
 def test_with_mma_sync(monkeypatch: pytest.MonkeyPatch) -> None:

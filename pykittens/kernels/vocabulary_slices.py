@@ -1,0 +1,60 @@
+"""How linear cross-entropy divides a vocabulary: which columns of the logits are worked on at a time, and where the
+forward pass leaves exponentials for the backward pass.
+
+The gradient of the weight (v, h) has room for columns of m rows before it is made. So the forward pass may take its
+memory early, and fill its end with slices, each an (m, wide) matrix:
+
+    [ .......... | slice 0 | slice 1 | ... | slice s ]      v h elements, of which m c belong to the c columns held
+
+The backward pass goes through the slices in order. It takes one out (to the workspace, as gradients of logits), and only
+then writes the rows of the gradient that belong to its columns, from the beginning. After the first f of c columns it
+has written f h elements, and what is still held begins at v h - m (c - f). That is further on for f = 0 and for f = c
+(v h is at least m c, and v at least c), so for all f between.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+KEPT = 528 << 20  # bytes of exponentials that the forward pass keeps, beside those in the gradient's memory
+WORKSPACE = 264 << 20  # bytes of a slice of the logits' gradient; both are whole rounds of tiles at 8192 rows
+STEP = 256  # a slice has a multiple of so many columns
+LINE = 64  # elements of 16 bits, to a multiple of which a slice in the gradient's memory begins
+ROWS = 128  # of a tile of the products
+
+
+class Slice(NamedTuple):
+    """Columns of the logits. offset: where they are held in the memory of the weight's gradient; None: they are not."""
+
+    first: int
+    wide: int
+    offset: int | None = None
+
+
+def held_of(m: int, h: int, v: int) -> int:
+    """How many columns' exponentials the memory of the gradient of a weight (v, h) holds."""
+    return min(v, v * h // max(m, 1)) // STEP * STEP
+
+
+def kept_of(m: Any, v: Any, most: int | None = None) -> Any:
+    """How many of v columns' exponentials are kept elsewhere. Of integers, or of torch's symbols for them."""
+    columns = max(STEP, (KEPT if most is None else most) // (2 * max(m, 1)) // STEP * STEP)
+    return v if v <= columns else columns
+
+
+def slices_of(
+    m: int, h: int, v: int, held: int, kept: int, workspace: int = WORKSPACE, processors: int = 1
+) -> list[Slice]:
+    """The slices of the vocabulary: of columns held in the gradient's memory, of those kept elsewhere, of the others.
+
+    Where there is room they have as many columns as tiles of the gradient fill all processors; else about the same.
+    """
+    most, found, end = max(STEP, workspace // (2 * m) // STEP * STEP), [], 0
+    round = ROWS * (processors + processors % 2)
+    for columns in (held, kept, v - held - kept):
+        begin, end, parts = end, end + columns, max(-(-columns // most), 1)
+        wide = most // round * round or max(-(-columns // (parts * STEP)), 1) * STEP
+        for first in range(begin, end, wide):
+            place = (v * h - m * held) // LINE * LINE + m * first if first < held else None
+            found.append(Slice(first, min(wide, end - first), place))
+    return found
