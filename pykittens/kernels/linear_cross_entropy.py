@@ -39,7 +39,7 @@ from pykittens.types import Coalesced
 from . import cross_entropy, gemm, matmul
 from .attention import processors_of
 from .cross_entropy import LOG2E, count_targets, total_loss
-from .vocabulary_slices import WORKSPACE, Slice, held_of, slices_of
+from .vocabulary_slices import WORKSPACE, Slice, slices_of
 
 WARPS, TALL, SIDE = 8, 16, 32  # of `finish`: warps of a block; tiles of columns, and rows, that a warp takes
 LAYOUT = Coalesced(SIDE, 1)
@@ -277,7 +277,7 @@ class Forward:
         reduction, ignore, smoothing, z_loss, cap = settings
         (m, v), new = (x.shape[0], weight.shape[0]), maker(x)
         column, targets, terms = new((m,), "i32"), as_column(targets), 4 if smoothing else 3
-        slices, most = divided(x, weight, kept, held, workspace)
+        slices, most = divided(x, weight, kept, peaks, held, workspace)
         find_columns(targets, column, ignore, v, 0, v)
         x, weight = readable(x), readable(weight)
         some, left = -(-most // PIECE), rows_of(weight, most, v - most)
@@ -342,7 +342,7 @@ class Backward:
         each = reduction == "none" and arrays.describe(dloss).shape != (1,)
         dloss = View(dloss, (m if each else 1,), (1,))
         slopes(column, lse, share_of(column, reduction, new), dloss, dlse, state, *numbers, each=each)
-        slices, most = divided(x, weight, kept, held, workspace)
+        slices, most = divided(x, weight, kept, peaks, held, workspace)
         x, weight = readable(x), readable(weight)
         stride = -(-max(wide for _, wide, _ in slices) // 8) * 8
         slope = new((m, stride), info.dtype)
@@ -427,11 +427,14 @@ def readable(x: Any) -> View:
     return rows_of(x, 0, arrays.describe(x).shape[0])
 
 
-def divided(x: Any, weight: Any, kept: Any, held: Any, workspace: int) -> tuple[list[Slice], int]:
-    """The slices of the vocabulary, and how many columns' exponentials are kept: the first ones."""
+def divided(x: Any, weight: Any, kept: Any, peaks: Any, held: Any, workspace: int) -> tuple[list[Slice], int]:
+    """The slices of the vocabulary, and how many columns' exponentials are kept: the first ones. As many peaks as there
+    are say how many of them are held in the memory of the weight's gradient.
+    """
     (m, h), v = x.shape, weight.shape[0]
-    early = 0 if held is None else held_of(m, h, v)
-    more = 0 if kept is None else min(v - early, kept.shape[1])
+    more = 0 if kept is None else kept.shape[1]
+    early = 0 if held is None or peaks is None else (peaks.shape[0] - -(-more // PIECE)) * PIECE
+    more = min(v - early, more)
     return slices_of(m, h, v, early, more, workspace, processors_of(arrays.describe(x).device)), early + more
 
 

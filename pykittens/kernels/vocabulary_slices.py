@@ -6,7 +6,7 @@ memory early, and fill its end with slices, each an (m, wide) matrix:
 
     [ .......... | slice 0 | slice 1 | ... | slice s ]      v h elements, of which m c belong to the c columns held
 
-The backward pass goes through the slices in order. It takes one out (to the workspace, as gradients of logits), and only
+The backward pass goes through the slices in order. It takes one out, to the workspace, as gradients of logits, and only
 then writes the rows of the gradient that belong to its columns, from the beginning. After the first f of c columns it
 has written f h elements, and what is still held begins at v h - m (c - f). That is further on for f = 0 and for f = c
 (v h is at least m c, and v at least c), so for all f between.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-KEPT = 528 << 20  # bytes of exponentials that the forward pass keeps, beside those in the gradient's memory
+KEPT = 528 << 20  # bytes of exponentials that the forward pass keeps in memory of their own
 WORKSPACE = 264 << 20  # bytes of a slice of the logits' gradient; both are whole rounds of tiles at 8192 rows
 STEP = 256  # a slice has a multiple of so many columns
 LINE = 64  # elements of 16 bits, to a multiple of which a slice in the gradient's memory begins
@@ -31,15 +31,18 @@ class Slice(NamedTuple):
     offset: int | None = None
 
 
-def held_of(m: int, h: int, v: int) -> int:
-    """How many columns' exponentials the memory of the gradient of a weight (v, h) holds."""
-    return min(v, v * h // max(m, 1)) // STEP * STEP
-
-
 def kept_of(m: Any, v: Any, most: int | None = None) -> Any:
-    """How many of v columns' exponentials are kept elsewhere. Of integers, or of torch's symbols for them."""
+    """How many of v columns' exponentials are kept in memory of their own. Of integers, or of torch's symbols for
+    them.
+    """
     columns = max(STEP, (KEPT if most is None else most) // (2 * max(m, 1)) // STEP * STEP)
     return v if v <= columns else columns
+
+
+def held_of(m: int, h: int, v: int, most: int | None = None) -> int:
+    """How many of the other columns' exponentials the memory of the gradient of a weight (v, h) holds."""
+    others = -(-(v - kept_of(m, v, most)) // STEP) * STEP
+    return min(others, v * h // max(m, 1) // STEP * STEP)
 
 
 def slices_of(
