@@ -103,7 +103,7 @@ def call(
     sinks = sinks if sinks is None or arrays.describe(sinks).strides == (1,) else arrays.dense_copy(sinks, "sinks")
     dim, device = q.shape[-1], arrays.describe(q).device
     theirs = [*map(table, tables)]
-    lists = None if scoring is None or scoring.mask is None else Lists(scoring, scores, alike, theirs)
+    lists = None if scoring is None or scoring.mask is None else Lists(scoring, scores, alike, theirs, offsets)
     if "wgmma" in machine_of(device).features:
         processors = processors_of(device)
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
@@ -133,7 +133,7 @@ def call(
             kernel = attention_packed.PACKED if static["stay"] else kernel
             kernel = Blanked(kernel, offsets[0], lse, packed=True)
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
-        if lists is not None and offsets[0] is None:
+        if lists is not None:
             kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))
             return KernelCall(kernel, (*operands, *theirs, *[None] * (5 - len(theirs))), static)
         return KernelCall(kernel, (*operands, *theirs), static)
@@ -143,7 +143,7 @@ def call(
     kernel, static = attention_ampere.attend, {"causal": scores.causal, "scoring": scoring}
     if offsets[0] is not None:
         kernel = Blanked(kernel, offsets[0], lse, packed=True)
-    if lists is not None and offsets[0] is None:
+    if lists is not None:
         kernel = Listed(kernel, lists, 128, attention_ampere.keys_of(widths(dim, v.shape[-1])[0]))
         operands = (*operands, *[None] * (4 - len(theirs)))
     return KernelCall(kernel, operands, static)

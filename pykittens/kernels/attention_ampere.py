@@ -100,8 +100,11 @@ def attend(
     score, out = group.zeros(f32, rows, keys), group.zeros(f32, rows, wide)
 
     exists = 1 if q_offsets is None else pk.where((block >= 0) & (block * rows < q_rows.rows), 1, 0)
-    listed = None if lists is None else TileList(lists, batch, head, block)
+    line = block if q_offsets is None else pk.packed(q_offsets).first(sequence, rows) + pk.maximum(block, 0)
+    listed = None if lists is None else TileList(lists, batch, head, line)
     span = band.key_tiles(block * rows, rows, keys, exists) if listed is None else listed.span
+    if q_offsets is not None and listed is not None:
+        span = span._replace(end=pk.where(exists == 1, span.end, 1))
 
     def load(tile: Any, tensor: Any, i: Any) -> None:
         j = i if listed is None else listed[i]

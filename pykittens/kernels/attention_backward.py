@@ -266,8 +266,7 @@ def call(
         if (
             scoring.mask is not None
             and not deterministic
-            and offsets[0] is None
             and (shared or "wgmma" in machine.features)
         ):
-            static["lists"] = Lists(scoring, scores, alike, [*map(table, tables)])
+            static["lists"] = Lists(scoring, scores, alike, [*map(table, tables)], offsets)
     return KernelCall(STEPS, operands, static)  # type: ignore[arg-type]

@@ -101,7 +101,7 @@ def differentiate(
         tile, owner = pk.block_index.x // (k.depth * k.batch), pk.block_index.x % (k.depth * k.batch)
         tile = tile if turns is None else key_tiles - 1 - tile
     head, batch = owner % k.depth, owner // k.depth
-    q_rows, k_rows, base, sequence = pk.stretch(q), pk.stretch(k), 0, batch
+    q_rows, k_rows, base, sequence, line = pk.stretch(q), pk.stretch(k), 0, batch, tile
     if q_offsets is not None:
         sequence = pk.packed(k_offsets).find(tile, KEYS)
         tile = tile - pk.packed(k_offsets).first(sequence, KEYS)
@@ -121,7 +121,7 @@ def differentiate(
     dkey, dvalue = group.zeros(f32, KEYS, d), group.zeros(f32, KEYS, d)
     part = warp.zeros(f32, HEIGHT, rows * d // warps // HEIGHT)
     down, across = place_of(warp.index, d, part.cols)
-    listed = None if lists is None else TileList(lists, batch, head * shared_by, tile, parts_first=True)
+    listed = None if lists is None else TileList(lists, batch, head * shared_by, line, parts_first=True)
     length = span.end - span.begin if listed is None else listed.count
     if q_offsets is not None:  # a number that is no tile's
         length = pk.where(tile * KEYS < k_rows.rows, length, 0)

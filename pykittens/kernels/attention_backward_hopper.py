@@ -100,7 +100,7 @@ def differentiate(
     width = pk.minimum(together, Share.count(k, sums) - section * together)
     tile, shared_by = place // width, q.depth // k.depth
     tile = key_tiles - 1 - tile if uneven and turns is not None else tile
-    q_rows, k_rows, base, exists, sequence = pk.stretch(q), pk.stretch(k), 0, True, None
+    q_rows, k_rows, base, exists, sequence, line = pk.stretch(q), pk.stretch(k), 0, True, None, tile
     if packed:
         sequence = pk.packed(k_offsets).find(tile, keys)
         tile = tile - pk.packed(k_offsets).first(sequence, keys)
@@ -123,7 +123,7 @@ def differentiate(
         """What is this block's: worked out where it is needed, not kept in registers."""
         return Share(section * together + place % width, k, sums)
 
-    visits = KeyTile(band, tile, keys, rows, shared_by, share, exists if packed else None, lists)
+    visits = KeyTile(band, tile, keys, rows, shared_by, share, exists if packed else None, lists, line)
 
     def await_turn(at: Any, j: Any) -> None:
         """All that comes before is in a piece of dq."""

@@ -5,7 +5,8 @@
 n queries and m keys, in tiles of `rows` x `cols`. A list for each row of tiles, or with `down` for each column (see
 `trace/visits.py`), int32; where the mask asks for neither batch nor head, one for all. A block makes a list: its
 warps count what each tile shows, then find each tile's place, which is how many of its kind come before. A row of tiles
-that shows nothing has one tile, in part, as its queries must know of nothing.
+that shows nothing has one tile, in part, as its queries must know of nothing. Of packed sequences rows and columns of
+tiles are numbered as `pk.packed` does, and the tiles of a list are its sequence's.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def list_tiles(
     o1: Annotated[Tensor, TABLES, "A1", "B1", "C1", "D1"] | None = None,
     o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
+    q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    k_offsets: Annotated[Tensor, i32, "S"] | None = None,
     *,
     scoring: Scoring,
     causal: bool,
@@ -45,19 +48,26 @@ def list_tiles(
 ) -> None:
     """Writes `lists`; `kinds` is scratch, of a number for each tile."""
     line, head, batch = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    own, sequence, tiles = line, batch, kinds.cols
+    if q_offsets is not None:
+        height, packed = (cols, pk.packed(k_offsets)) if down else (rows, pk.packed(q_offsets))
+        sequence = packed.find(line, height)
+        own = line - packed.first(sequence, height)
+        n, m = (pk.packed(x)[sequence].rows for x in (q_offsets, k_offsets))
+        tiles = pk.where(own * height < (m if down else n), pk.cdiv(n, rows) if down else pk.cdiv(m, cols), 0)
     band = pk.band(n, m, left=left, right=0 if causal else right)
 
     def share() -> Any:
         """The tiles of this warp: their numbers."""
-        for i in pk.range(pk.cdiv(kinds.cols - warp.index, WARPS)):
+        for i in pk.range(pk.cdiv(tiles - warp.index, WARPS)):
             yield i * WARPS + warp.index
 
     for j in share():
-        query, key = (j * rows, line * cols) if down else (line * rows, j * cols)
+        query, key = (j * rows, own * cols) if down else (own * rows, j * cols)
         count = pk.var(f32, 0.0)  # of fewer than 2**24
         for i in pk.range(rows // HEIGHT):
             ones, first = warp.ones(f32, HEIGHT, cols), query + i * HEIGHT
-            seen = scoring.seen(ones, Where(batch, head, first, key), (o0, o1, o2, o3))
+            seen = scoring.seen(ones, Where(sequence, head, first, key), (o0, o1, o2, o3))
             inside = band.sees(ones, first, key) & (pk.row_index(ones) < n - first)
             count.set(count + pk.where(seen, pk.where(inside, ones, 0.0), 0.0).col_sum().sum())
         seen, whole = pk.cast(count, i32), pk.maximum(pk.minimum(rows, n - query), 0) * cols
@@ -80,7 +90,7 @@ def list_tiles(
             at = pk.where(kind == WHOLE, 2 + place, lists.cols - 1 - place)
             warp.set(lists, (batch, head, line, at), j)
     with pk.when(warp.index == 0):
-        whole, parts = (before(kind, kinds.cols) for kind in (WHOLE, PART))
+        whole, parts = (before(kind, tiles) for kind in (WHOLE, PART))
         alone = (whole + parts == 0) & (not down)
         with pk.when(alone):
             warp.set(lists, (batch, head, line, lists.cols - 1), 0)
@@ -91,12 +101,13 @@ def list_tiles(
 @dataclass(frozen=True)
 class Lists:
     """How the lists of a call are made. alike: whether all of a batch, and all heads, have the same; tables: the
-    operands of score and mask, with four dimensions."""
+    operands of score and mask, with four dimensions; offsets: where packed sequences begin, of queries and of keys."""
 
     scoring: Scoring
     scores: Any
     alike: tuple[bool, bool]
     tables: Sequence[Any]
+    offsets: tuple[Any, Any] = (None, None)
 
     def __call__(self, q: Any, k: Any, rows: int, cols: int, down: bool = False) -> Any:
         """Those for tiles of rows x cols of the scores of q and k."""
@@ -104,12 +115,14 @@ class Lists:
         batch, heads, n, _ = info.shape
         across, along = -(-n // rows), -(-m // cols)
         lines, tiles = (along, across) if down else (across, along)
+        if self.offsets[0] is not None:  # some numbers of tiles are nobody's
+            lines = (m // cols if down else n // rows) + self.offsets[0].shape[0] - 1
         outer = (1 if self.alike[0] else batch, 1 if self.alike[1] else heads, lines)
         lists, kinds = (arrays.empty(info.kind, (*outer, x), "i32", info.device) for x in (2 + tiles, tiles))
         tables = [*self.tables, *[None] * (4 - len(self.tables))]
         how: Any = {"causal": self.scores.causal, "rows": rows, "cols": cols, "down": down}
         scoring = self.scoring._replace(score=None)
-        list_tiles(lists, kinds, n, m, *self.scores.band[:2], *tables, scoring=scoring, **how)
+        list_tiles(lists, kinds, n, m, *self.scores.band[:2], *tables, *self.offsets, scoring=scoring, **how)
         return lists
 
 

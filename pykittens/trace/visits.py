@@ -174,7 +174,9 @@ class QueryTiles:
             for _ in flow.range(where(place < count, 1, 0)):
                 block = count - 1 - place if self.triangular else place  # the longest first
                 band = Band(mine.rows, theirs.rows, self.left, self.right)
-                yield Work(block, head, 0, i, 0, mine, theirs, band, band.key_tiles(block * rows, rows, self.keys))
+                listed = None if self.lists is None else TileList(self.lists, 0, head, tile)
+                span = band.key_tiles(block * rows, rows, self.keys) if listed is None else listed.span
+                yield Work(block, head, 0, i, 0, mine, theirs, band, span, listed=listed)
 
 
 class Share:
@@ -230,7 +232,7 @@ class KeyTile:
     """The tiles of `rows` queries that see a tile of `keys` keys, of the heads that share it.
 
     share: gives what the block has of them, where that is asked for; exists: whether there is such a tile; lists: see
-    `TileList` (those of keys), or None.
+    `TileList` (those of keys), or None; line: which of the lists is the tile's, unless that of its number.
     """
 
     def __init__(
@@ -243,7 +245,9 @@ class KeyTile:
         share: Callable[[], Share],
         exists: Any = None,
         lists: Any = None,
+        line: Any = None,
     ):
+        self.line = tile if line is None else line
         span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
         if exists is not None:
             span = span._replace(end=where(exists, span.end, span.begin))
@@ -258,7 +262,7 @@ class KeyTile:
     def listed(self, h: Any) -> TileList:
         """The list of the h-th head that shares the keys."""
         head, batch = self.share().owner
-        return TileList(self.lists, batch, head * self.shared_by + h, self.tile, parts_first=True)
+        return TileList(self.lists, batch, head * self.shared_by + h, self.line, parts_first=True)
 
     def every_tile(self) -> Iterator[tuple[Any, Any, Any]]:
         """Head after head: (batch, head, tile)."""

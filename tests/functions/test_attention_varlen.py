@@ -19,6 +19,7 @@ from pykittens.kernels import attention_ampere, attention_backward  # noqa: E402
 from pykittens.kernels.attention import scores, table  # noqa: E402
 from pykittens.kernels.attention_backward_ampere import AMPLE  # noqa: E402
 from pykittens.kernels.reference import attention_backward as reference  # noqa: E402
+from pykittens.kernels.tile_lists import Lists  # noqa: E402
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 # Lengths of queries and of keys: empty ones of either, less and more than a tile.
@@ -171,12 +172,13 @@ def test_scores_by_mma_sync() -> None:
     known = scorings.known_of(scorings.number_of(relative, unlike), 1, [*map(describe, theirs)])
     out, lse = np.full(q.shape, np.nan, BF16), np.full(q.shape[:3], np.nan, np.float32)
     told, how = scores(64, True, None, None, None, None), {"causal": True, "scoring": known.scoring}
-    packed = [None, *c.cu, *map(table, theirs)]
+    lists = Lists(known.scoring, told, (False, True), [*map(table, theirs)], c.cu)
+    packed = [None, *c.cu, *map(table, theirs), None, lists(q, k, 128, attention_ampere.keys_of(64))]
     attention_ampere.attend(q, k, v, out, told.scale, lse, *told.band, *packed, **how)
     found = [*(np.full(x.shape, np.nan, BF16) for x in (q, k, v)), np.zeros_like(c.table)]
     last = (None, None, *c.cu, [*map(table, theirs), None], [found[3], None, None, None])
     given = (do, q, k, v, out, lse, None, *found[:3], told.scale, *told.band, *last)
-    attention_backward.STEPS(*given, mma_sync=AMPLE, **how)
+    attention_backward.STEPS(*given, lists=lists, mma_sync=AMPLE, **how)
     for x, y in zip((out, *found), (c.o, *c.gradients), strict=True):
         assert apart(x[0].swapaxes(0, 1) if x.ndim == 4 else x, y.detach()) < 1e-2
 
