@@ -263,10 +263,6 @@ def call(
         missing = [None] * (4 - len(tables))
         operands = (*operands, [*map(table, tables), *missing], [*dtables, *missing])
         shared = alike[1] or given[1].shape[1] == given[2].shape[1]  # heads that share keys, the same tiles of queries
-        if (
-            scoring.mask is not None
-            and not deterministic
-            and (shared or "wgmma" in machine.features)
-        ):
+        if scoring.mask is not None and not deterministic and (shared or "wgmma" in machine.features):
             static["lists"] = Lists(scoring, scores, alike, [*map(table, tables)], offsets)
     return KernelCall(STEPS, operands, static)  # type: ignore[arg-type]

@@ -6,9 +6,11 @@ x: (batch, n, channels), bf16, f16 or f32, rows contiguous; weight: (channels, w
 the first row is zero, or the rows of `state`: (batch, w - 1, channels). Packed sequences: x (1, total, channels) and
 where each of them begins, `bounds`, int32 (sequences + 1,); they may be empty.
 
-A warp has 32 runs of 16 bytes of a row, and some rows with the w - 1 before them, which L1 or L2 still have: each byte
-comes from memory once. In registers a row more or less is another register, so that nothing is shuffled. Everything
-between is float32. Speed beside a device copy: docs/benchmarks.md, measured by `pykittens bench conv`.
+A warp has 128 channels of a few rows, with the w - 1 before them, which L1 or L2 still have: each byte comes from
+memory once. Blocks that run together have neighbouring rows, as those of a copy: where each walked through rows of its
+own, memory gave 0.87 of a copy's bytes, whatever was computed. In registers a row more or less is another register, so
+that nothing is shuffled. Everything between is float32. Speed beside a device copy: docs/benchmarks.md, measured by
+`pykittens bench sequences`.
 """
 
 from __future__ import annotations
@@ -27,21 +29,12 @@ from .arguments import KernelCall
 from .rows import FLOATS
 from .sequences import dense, sequence_of
 
-WARPS = 4
+WARPS, COLS = 4, 128  # of a block; channels of a warp
 PIECE = 4  # rows that are float32 at once
 WIDTHS = (2, 3, 4)
-TAPS = pk.static("J")  # w, and one more for the bias
+TAPS, C = pk.static("J"), pk.static("C")  # w, and one more for the bias; known channels need no test where they end
+LAYOUT = pk.coalesced(32, COLS // 32)
 Window = tuple[Any, Any]
-
-
-def columns(size: int, run: int = 16) -> int:
-    """Channels of a warp: each lane has a run of `run` bytes."""
-    return 32 * (run // size)
-
-
-def layout(cols: int) -> Any:
-    """Rows of a warp."""
-    return pk.coalesced(32, cols // 32)
 
 
 @pk.kernel(warps=1, grid=lambda weight, **_: pk.cdiv(weight.rows, 16))
@@ -51,6 +44,7 @@ def turn(
     taps: Annotated[Tensor, f32, TAPS, "C"],
 ) -> None:
     """taps = the transposed weights, and a row of the bias or zeros."""
+    pk.launch_next()
     tile = warp.load(weight, (pk.block_index.x, 0), rows=16, cols=16, dtype=f32).transpose()
     if bias is not None:
         row = warp.load_row(bias, pk.block_index.x, length=16, dtype=f32, layout="col")
@@ -58,30 +52,37 @@ def turn(
     warp.store(taps, tile, (0, pk.block_index.x))
 
 
-@pk.kernel(warps=WARPS, grid=lambda x, rows, **_: grid(x, 16, rows))
+@pk.kernel(
+    warps=WARPS,
+    grid=lambda x, rows, **_: grid(x, rows),
+    blocks_per_sm=lambda x, state, bounds, **_: resident(x, state, bounds),
+    pdl=True,
+)
 def convolve(
-    x: Annotated[Tensor, FLOATS, "B", "N", "C"],
-    taps: Annotated[Tensor, f32, TAPS, "C"],
-    state: Annotated[Tensor, FLOATS, "S", "K", "C"],
+    x: Annotated[Tensor, FLOATS, "B", "N", C],
+    taps: Annotated[Tensor, f32, TAPS, C],
+    state: Annotated[Tensor, FLOATS, "S", "K", C],
     bounds: Annotated[Tensor, i32, "M"],
-    y: Annotated[Tensor, FLOATS, "B", "N", "C"],
+    y: Annotated[Tensor, FLOATS, "B", "N", C],
     *,
     activation: Any = None,
     rows: int = 8,
 ) -> None:
     """y of x; `state` and `bounds` may be None."""
-    cols, width = columns(x.dtype.size), taps.rows - 1
-    col, first = pk.block_index.x * cols, (pk.block_index.y * WARPS + warp.index) * rows
-    weights = rows_of(taps, col, cols)
+    width = taps.rows - 1
+    col, first = pk.block_index.x * COLS, (pk.block_index.y * WARPS + warp.index) * rows
+    pk.wait_for_previous()
+    weights = rows_of(taps, col)
     for sequence, batch, window in spans(x, bounds, first, rows):
-        given = extended(x, state, sequence, batch, window, first - (width - 1), rows + width - 1, (col, cols, width))
+        given = surrounded(x, state, bounds, sequence, batch, window, first, rows, (col, width))
+        inside = None if bounds is None else window
         for row in range(0, rows, PIECE):
             z = summed(given[row : row + PIECE + width - 1, :], weights, PIECE)
             z = z * pk.sigmoid(z) if activation == "silu" else z
-            warp.store(y, z.to(y.dtype), pk.at(batch, first + row, col), within=window)
+            warp.store(y, z.to(y.dtype), pk.at(batch, first + row, col), within=inside)
 
 
-@pk.kernel(warps=1, grid=lambda x, after, **_: (pk.cdiv(x.cols, columns(x.dtype.size)), after.depth))
+@pk.kernel(warps=1, grid=lambda x, after, **_: (pk.cdiv(x.cols, COLS), after.depth))
 def keep(
     x: Annotated[Tensor, FLOATS, "B", "N", "C"],
     state: Annotated[Tensor, FLOATS, "S", pk.static("K"), "C"],
@@ -89,23 +90,35 @@ def keep(
     after: Annotated[Tensor, FLOATS, "S", pk.static("K"), "C"],
 ) -> None:
     """after = the last rows of each sequence, those of `state` before its own."""
-    cols, kept, sequence = columns(x.dtype.size), after.rows, pk.block_index.y
-    col, (batch, start, end) = pk.block_index.x * cols, span_of(x, bounds, sequence)
-    last = extended(x, state, sequence, batch, (start, end), end - kept, kept, (col, cols, kept + 1))
+    kept, sequence = after.rows, pk.block_index.y
+    col, (batch, start, end) = pk.block_index.x * COLS, span_of(x, bounds, sequence)
+    last = extended(x, state, sequence, batch, (start, end), end - kept, kept, (col, kept + 1))
     warp.store(after, last, pk.at(sequence, 0, col))
 
 
 # What they are made of --------------------------------------------------------------------------------------
 
 
-def grid(x: Any, run: int, rows: int) -> tuple[Any, Any, Any]:
+def resident(x: Any, *rest: Any) -> int:
+    """Blocks of a multiprocessor: as many as leave enough registers."""
+    if not simple(x):
+        return 3
+    return 8 if all(operand is None for operand in rest) else 5
+
+
+def simple(x: Any) -> bool:
+    """Whether rows take few registers: of 16 bits, and of whole runs."""
+    return x.dtype.size == 2 and x.cols % (COLS // 32) == 0
+
+
+def grid(x: Any, rows: int) -> tuple[Any, Any, Any]:
     """Blocks over channels, rows and batches."""
-    return pk.cdiv(x.cols, columns(x.dtype.size, run)), pk.cdiv(x.rows, rows * WARPS), x.depth
+    return pk.cdiv(x.cols, COLS), pk.cdiv(x.rows, rows * WARPS), x.depth
 
 
-def rows_of(taps: Any, col: Any, cols: int) -> list[Any]:
+def rows_of(taps: Any, col: Any) -> list[Any]:
     """The weights of each row, and the bias, of some channels."""
-    return [warp.load_row(taps, pk.at(j, col), length=cols, layout=layout(cols)) for j in range(taps.rows)]
+    return [warp.load_row(taps, pk.at(j, col), length=COLS, layout=LAYOUT) for j in range(taps.rows)]
 
 
 def spans(x: Any, bounds: Any, first: Any, rows: int) -> Iterator[tuple[Any, Any, Window]]:
@@ -129,22 +142,33 @@ def span_of(x: Any, bounds: Any, sequence: Any) -> tuple[Any, Any, Any]:
 
 
 def extended(
-    x: Any, state: Any, sequence: Any, batch: Any, window: Window, first: Any, rows: int, where: tuple[Any, int, int]
+    x: Any, state: Any, sequence: Any, batch: Any, window: Window, first: Any, rows: int, where: tuple[Any, int]
 ) -> Any:
     """The rows from `first` on of a sequence; those before its beginning are the state's, or zero."""
-    col, cols, width = where
-    given = warp.load(x, pk.at(batch, first, col), rows=rows, cols=cols, layout=layout(cols), within=window)
+    col, width = where
+    given = warp.load(x, pk.at(batch, first, col), rows=rows, cols=COLS, layout=LAYOUT, within=window)
     if state is not None:
         with pk.when(first < window[0]), pk.when(sequence < state.depth):
             given += later(state, sequence, first - window[0] + (width - 1), rows, where).to(given.dtype)
     return given
 
 
-def later(state: Any, sequence: Any, first: Any, rows: int, where: tuple[Any, int, int]) -> Any:
+def surrounded(
+    x: Any, state: Any, bounds: Any, sequence: Any, batch: Any, window: Window, first: Any, rows: int, where: Any
+) -> Any:
+    """Some rows of a sequence with the w - 1 before them."""
+    col, before = where[0], where[1] - 1
+    if bounds is not None:
+        return extended(x, state, sequence, batch, window, first - before, rows + before, where)
+    own = warp.load(x, pk.at(batch, first, col), rows=rows, cols=COLS, layout=LAYOUT)  # which are not before the first
+    return pk.stack(extended(x, state, sequence, batch, window, first - before, before, where), own)
+
+
+def later(state: Any, sequence: Any, first: Any, rows: int, where: tuple[Any, int]) -> Any:
     """The rows from `first` on of a state, in float32."""
-    col, cols, width = where
+    col, width = where
     spot, kept = pk.at(sequence, first, col), (0, width - 1)
-    return warp.load(state, spot, rows=rows, cols=cols, layout=layout(cols), within=kept, dtype=f32)
+    return warp.load(state, spot, rows=rows, cols=COLS, layout=LAYOUT, within=kept, dtype=f32)
 
 
 def summed(given: Any, weights: list[Any], rows: int) -> Any:

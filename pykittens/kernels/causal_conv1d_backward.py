@@ -4,13 +4,14 @@
     dweight[c, j] = sum_t dz[t, c] x[t - (w - 1) + j, c]        dbias[c] = sum_t dz[t, c]
 
 A tile of rows of dx takes w - 1 rows of x before them and after them, makes z again and with it dz. The sums for the
-weights stay in registers over some tiles, meet in shared memory, and `column_sums` adds up those of all blocks in a
-fixed order: the same bits every time. The gradient of the last rows is added to what they are copies of. Everything
-between is float32. A lane has runs of 8 bytes: registers are scarce.
+weights stay in registers over some tiles, meet in shared memory, and `gather` adds up those of all blocks in a fixed
+order: the same bits every time. The gradient of the last rows is added to what they are copies of. Everything between
+is float32.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,98 +24,116 @@ from ..interop.base import packed
 from ..interop.views import View
 from .arguments import KernelCall
 from .causal_conv1d import (
+    COLS,
+    LAYOUT,
     TAPS,
     WARPS,
-    Window,
-    columns,
+    C,
     extended,
-    grid,
     later,
-    layout,
     operands,
     readable,
     rows_of,
+    simple,
     span_of,
     spans,
     summed,
+    surrounded,
     turned,
 )
-from .column_sums import add_up
 from .rows import FLOATS
 from .sequences import dense
 
-LAPS, RUN = 8, 8  # how many tiles a warp has, and bytes of a lane's run
+UNIT = -math.log2(math.e)
+ROWS, LAPS, ENOUGH = 16, 8, 1024  # of a warp's tile; tiles of a warp, fewer where blocks would be less than so many
+GATHERING, TOGETHER = 16, 4  # warps of a block that adds up, and blocks' sums that each of them takes at once
 
 
-@pk.kernel(warps=1, grid=lambda weight, **_: pk.cdiv(weight.rows, 16))
-def turn_back(
-    taps: Annotated[Tensor, f32, TAPS, "C"],
-    weight: Annotated[Tensor, FLOATS, "C", pk.static("W")],
-    bias: Annotated[Tensor, FLOATS, "C"],
-) -> None:
-    """weight and bias of `taps`; the bias may be None."""
-    tile = warp.load(taps, (0, pk.block_index.x), rows=16, cols=16).transpose()
-    warp.store(weight, tile.to(weight.dtype), (pk.block_index.x, 0))
-    if bias is not None:
-        row = warp.load_vec(taps, (weight.cols, pk.block_index.x), length=16)
-        warp.store(bias, row.to(bias.dtype), pk.block_index.x)
-
-
-@pk.kernel(warps=WARPS, grid=lambda x, rows, laps, **_: grid(x, RUN, rows * laps))
+@pk.kernel(
+    warps=WARPS,
+    grid=lambda x, parts, **_: (pk.cdiv(x.cols, COLS), parts.depth // x.depth, x.depth),
+    blocks_per_sm=lambda x, **_: 2 + simple(x),
+    pdl=True,
+)
 def differentiate(
-    x: Annotated[Tensor, FLOATS, "B", "N", "C"],
-    dy: Annotated[Tensor, FLOATS, "B", "N", "C"],
-    taps: Annotated[Tensor, f32, TAPS, "C"],
-    state: Annotated[Tensor, FLOATS, "S", "K", "C"],
-    dafter: Annotated[Tensor, FLOATS, "S", "K", "C"],
+    x: Annotated[Tensor, FLOATS, "B", "N", C],
+    dy: Annotated[Tensor, FLOATS, "B", "N", C],
+    taps: Annotated[Tensor, f32, TAPS, C],
+    state: Annotated[Tensor, FLOATS, "S", "K", C],
+    dafter: Annotated[Tensor, FLOATS, "S", "K", C],
     bounds: Annotated[Tensor, i32, "M"],
-    dx: Annotated[Tensor, FLOATS, "B", "N", "C"],
-    parts: Annotated[Tensor, f32, "G", TAPS, "C"],
+    dx: Annotated[Tensor, FLOATS, "B", "N", C],
+    parts: Annotated[Tensor, f32, "G", TAPS, C],
     *,
     activation: Any = None,
-    rows: int = 16,
-    laps: int = LAPS,
+    rows: int = ROWS,
 ) -> None:
-    """dx, and the sums of each block for the weights and the bias."""
-    cols, width = columns(x.dtype.size, RUN), taps.rows - 1
-    col, strip = pk.block_index.x * cols, (pk.block_index.y * WARPS + warp.index) * laps
-    weights = rows_of(taps, col, cols)
-    totals = [warp.zeros(f32, 1, cols, layout=layout(cols)) for _ in weights]
-    for lap in pk.range(laps):
-        first = (strip + lap) * rows
+    """dx, and the sums of each block for the weights and the bias. `parts` has room for the blocks that there are."""
+    width, col = taps.rows - 1, pk.block_index.x * COLS
+    pk.wait_for_previous()
+    pk.launch_next()
+    weights, where, halo = scaled(rows_of(taps, col), activation), (col, width), width - 1
+    totals = [warp.zeros(f32, 1, COLS, layout=LAYOUT) for _ in weights]
+    # All blocks work on neighbouring rows, then on the next such.
+    for lap in pk.range(pk.cdiv(pk.cdiv(x.rows, WARPS * rows), pk.grid_size.y)):
+        first = ((lap * pk.grid_size.y + pk.block_index.y) * WARPS + warp.index) * rows
         for sequence, batch, window in spans(x, bounds, first, rows):
-            where = col, cols, width
-            given, up = around(x, dy, state, sequence, batch, window, first, rows, where)
+            inside = None if bounds is None else window
+            given = surrounded(x, state, bounds, sequence, batch, window, first, rows + halo, where)
+            up = warp.load(dy, pk.at(batch, first, col), rows=rows + halo, cols=COLS, layout=LAYOUT, within=inside)
             own: list[Any] = []  # dz, a row at a time: registers are scarce
-            for row in range(rows + width - 1):
-                own.append(slope_of(given[row : row + width, :], up[row : row + 1, :], weights, 1, activation))
+            for row in range(rows + halo):
+                near = given[row : row + width, :]
+                own.append(slope_of(near, up[row : row + 1, :], weights, 1, activation))
                 for j, total in enumerate(totals if row < rows else ()):
-                    with_x = j < width
-                    total[:] = (
-                        pk.fma(own[row], given[row + j : row + j + 1, :].to(f32), total) if with_x else total + own[row]
-                    )
-                if row < width - 1:
+                    total[:] = pk.fma(own[row], near[j : j + 1, :].to(f32), total) if j < width else total + own[row]
+                if row < halo:
                     continue
-                spot = first + row - (width - 1)
-                grad = pulled(own[row - (width - 1) :], weights)
+                spot = first + row - halo
+                grad = pulled(own[row - halo :], weights)
                 if dafter is not None:
-                    with pk.when(spot >= window[1] - (width - 1)), pk.when(sequence < dafter.depth):
-                        grad += later(dafter, sequence, spot - (window[1] - (width - 1)), 1, where)
-                warp.store(dx, grad.to(dx.dtype), pk.at(batch, spot, col), within=window)
-    sums = pk.shared(pk.sv(f32, cols), count=WARPS * len(totals), name="sums")
+                    with pk.when(spot >= window[1] - halo), pk.when(sequence < dafter.depth):
+                        grad += later(dafter, sequence, spot - (window[1] - halo), 1, where)
+                warp.store(dx, grad.to(dx.dtype), pk.at(batch, spot, col), within=inside)
+    sums = pk.shared(pk.sv(f32, COLS), count=WARPS * len(totals), name="sums")
     for j, total in enumerate(totals):
-        warp.store(sums[j * WARPS + warp.index], total.col_sum())
+        warp.store(sums[j * WARPS + warp.index], (total * UNIT if activation == "silu" else total).col_sum())
     pk.block.sync()
     for j in range(len(totals)):
         with pk.when(warp.index == j % WARPS):
-            whole = warp.load_vec(sums[j * WARPS])
-            for i in range(1, WARPS):
-                whole += warp.load_vec(sums[j * WARPS + i])
-            which = pk.block_index.z * pk.cdiv(x.rows, WARPS * rows * laps) + pk.block_index.y
-            warp.store(parts, whole, pk.at(which, j, col))
+            whole = added(sums, j * WARPS, WARPS)
+            warp.store(parts, whole, pk.at(pk.block_index.z * pk.grid_size.y + pk.block_index.y, j, col))
 
 
-@pk.kernel(warps=1, grid=lambda x, dstate, **_: (pk.cdiv(x.cols, columns(x.dtype.size, RUN)), dstate.depth))
+@pk.kernel(warps=GATHERING, grid=lambda parts, **_: pk.cdiv(parts.cols, 32), pdl=True)
+def gather(
+    parts: Annotated[Tensor, f32, "G", C],
+    weight: Annotated[Tensor, FLOATS, C, pk.static("W")],
+    bias: Annotated[Tensor, FLOATS, C],
+) -> None:
+    """weight and bias as the sums of what blocks found, in an order that is always the same; the bias may be None."""
+    taps, layout = weight.cols + 1, pk.coalesced(32, 1)
+    total = warp.zeros(f32, TOGETHER * taps, 32, layout=layout)
+    pk.wait_for_previous()
+    for lap in pk.range(pk.cdiv(parts.rows, GATHERING * TOGETHER * taps)):
+        at = (lap * GATHERING + warp.index, pk.block_index.x)
+        total += warp.load(parts, at, rows=TOGETHER * taps, cols=32, layout=layout)
+    sums = pk.shared(pk.sv(f32, 32), count=GATHERING * taps, name="sums")
+    for j in range(taps):
+        each = [total[i : i + 1, :].col_sum() for i in range(j, TOGETHER * taps, taps)]
+        warp.store(sums[j * GATHERING + warp.index], sum(each[1:], each[0]))
+    pk.block.sync()
+    for j in range(taps):
+        with pk.when(warp.index == j):
+            whole = added(sums, j * GATHERING, GATHERING)
+            if j < weight.cols:
+                channel = pk.iota(whole) + pk.block_index.x * 32
+                warp.store(weight, whole.to(weight.dtype), pk.at(channel, j))
+            elif bias is not None:
+                warp.store(bias, whole.to(bias.dtype), pk.block_index.x)
+
+
+@pk.kernel(warps=1, grid=lambda x, dstate, **_: (pk.cdiv(x.cols, COLS), dstate.depth))
 def differentiate_state(
     x: Annotated[Tensor, FLOATS, "B", "N", "C"],
     dy: Annotated[Tensor, FLOATS, "B", "N", "C"],
@@ -127,10 +146,11 @@ def differentiate_state(
     activation: Any = None,
 ) -> None:
     """dstate = the gradient of the rows before each sequence."""
-    cols, kept, sequence = columns(x.dtype.size, RUN), dstate.rows, pk.block_index.y
-    col, (batch, start, end) = pk.block_index.x * cols, span_of(x, bounds, sequence)
-    weights, where = rows_of(taps, col, cols), (col, cols, kept + 1)
-    given, up = around(x, dy, state, sequence, batch, (start, end), start - kept, kept, where)
+    kept, sequence = dstate.rows, pk.block_index.y
+    col, (batch, start, end) = pk.block_index.x * COLS, span_of(x, bounds, sequence)
+    weights, where, first = scaled(rows_of(taps, col), activation), (col, kept + 1), start - kept
+    given = extended(x, state, sequence, batch, (start, end), first - kept, 3 * kept, where)
+    up = warp.load(dy, pk.at(batch, first, col), rows=2 * kept, cols=COLS, layout=LAYOUT, within=(start, end))
     slope = slope_of(given, up, weights, 2 * kept, activation)
     grad = pulled([slope[j : j + kept, :] for j in range(kept + 1)], weights)
     if dafter is not None:
@@ -138,37 +158,28 @@ def differentiate_state(
     warp.store(dstate, grad.to(dstate.dtype), pk.at(sequence, 0, col))
 
 
-def rows_of_tile(bounds: Any) -> int:
-    """Rows of a warp's tile: fewer of packed sequences, whose bounds take registers."""
-    return 16 if bounds is None else 8
+def added(sums: Any, first: int, many: int) -> Any:
+    """The sum of some vectors of shared memory, one after another."""
+    whole = warp.load_vec(sums[first])
+    for i in range(first + 1, first + many):
+        whole += warp.load_vec(sums[i])
+    return whole
 
 
-def around(
-    x: Any,
-    dy: Any,
-    state: Any,
-    sequence: Any,
-    batch: Any,
-    window: Window,
-    first: Any,
-    rows: int,
-    where: tuple[Any, int, int],
-) -> tuple[Any, Any]:
-    """The rows of x around `rows` rows of a sequence, and those of dy and the next w - 1: zero outside of it."""
-    col, cols, width = where
-    more = rows + width - 1
-    given = extended(x, state, sequence, batch, window, first - (width - 1), more + width - 1, where)
-    spot = pk.at(batch, first, col)
-    return given, warp.load(dy, spot, rows=more, cols=cols, layout=layout(cols), within=window)
+def scaled(weights: list[Any], activation: Any) -> list[Any]:
+    """Weights that give the exponent of silu's 1 / (1 + 2^e), so that no row needs a multiplication for it."""
+    return [tap * UNIT for tap in weights] if activation == "silu" else weights
 
 
 def slope_of(given: Any, up: Any, weights: list[Any], rows: int, activation: Any) -> Any:
-    """dz of `rows` rows, from dy; `given` are those of x and the w - 1 before them."""
+    """dz of `rows` rows from dy, in units in which products with scaled weights are gradients; `given` are the rows of
+    x and the w - 1 before them.
+    """
     slope = up.to(f32)
     if activation == "silu":
-        z = summed(given, weights, rows)
-        gate = pk.sigmoid(z)
-        slope = slope * gate * pk.fma(z, 1.0 - gate, 1.0)
+        e = summed(given, weights, rows)  # z is e / UNIT
+        gate = pk.rcp(1.0 + pk.exp2(e))
+        slope = slope * gate * pk.fma(e, pk.fma(gate, -(UNIT**-2), UNIT**-2), 1 / UNIT)
     return slope
 
 
@@ -202,15 +213,14 @@ class Steps:
     ) -> None:
         kind, device = (info := arrays.describe(x)).kind, info.device
         (batch, n, channels), rows = info.shape, weight.shape[1] + 1
-        each = rows_of_tile(bounds)
-        taps, blocks = turned(weight, bias), batch * -(-n // (WARPS * each * LAPS))
-        parts = arrays.empty(kind, (blocks, rows, channels), "f32", device)
-        differentiate(x, dy, taps, state, dafter, bounds, dx, parts, activation=activation, rows=each)
+        tiles, across = -(-n // (WARPS * ROWS)), batch * -(-channels // COLS)
+        blocks = batch * min(tiles, max(-(-tiles // LAPS), -(-ENOUGH // across)))
+        taps, parts = turned(weight, bias), arrays.empty(kind, (blocks, rows, channels), "f32", device)
+        differentiate(x, dy, taps, state, dafter, bounds, dx, parts, activation=activation)
+        lines = (blocks * rows, channels)
+        gather(View(parts, lines, packed(lines)), dweight, dbias)
         if dstate is not None:
             differentiate_state(x, dy, taps, state, dafter, bounds, dstate, activation=activation)
-        total, lines = arrays.empty(kind, (rows, channels), "f32", device), (blocks, rows * channels)
-        add_up(View(parts, lines, packed(lines)), None, View(total, lines[1:], (1,)), None)
-        turn_back(total, dweight, dbias)
 
 
 STEPS = Steps()

@@ -126,7 +126,10 @@ class Runs:
                 test = f"{self.column(piece)} >= {self.g.cols_before} && {test}"
             elif isinstance(dim, int) and isinstance(first, int):  # only the last runs of a row can be outside
                 test = f"(i % {self.each} < {(dim - first) // (self.layout.lanes * self.layout.width)} || {test})"
-            tests.append(test)
+            if self.each == 1 and self.g.rows_left and not self.g.cols_before:  # one test a row instead of two
+                tests[-1] = f"r < ({test} ? {self.g.rows_left} : (int)0x80000000)"
+            else:
+                tests.append(test)
         return " && ".join(tests) or "true"
 
     def ragged(self) -> bool:

@@ -163,7 +163,7 @@ class TileJoin(Op):
 
 @dataclass(eq=False)
 class TileStack(Op):
-    """Tensor-core tiles one below the other, from the top, as one new tile."""
+    """Tensor-core tiles, or coalesced ones, one below the other, from the top, as one new tile."""
 
     scope: Scope
     tiles: tuple[Value, ...]
@@ -172,12 +172,13 @@ class TileStack(Op):
 
     def types(self) -> tuple[Type, ...]:
         types = [register_type(x, "stack") for x in self.tiles]
-        tiles = [t for t in types if isinstance(t, RegisterTile) and t.layout == "row"]
+        tiles = [t for t in types if isinstance(t, RegisterTile) and t.layout != "col"]
         said = f"stack of {' and '.join(map(str, types))}"
         if len(tiles) < len(types):
-            raise TypeRuleError(said, fix="row-layout tiles are stacked; store others to shared memory and load all")
-        if len({(t.dtype, t.cols, t.warps) for t in tiles}) > 1:
-            raise TypeRuleError(said, fix="tiles below one another have the same columns, dtype and scope")
+            fix = "row-layout and coalesced tiles are stacked; store others to shared memory and load all"
+            raise TypeRuleError(said, fix=fix)
+        if len({(t.dtype, t.cols, t.warps, t.layout) for t in tiles}) > 1:
+            raise TypeRuleError(said, fix="tiles below one another have the same columns, dtype, layout and scope")
         return (replace(tiles[0], rows=sum(t.rows for t in tiles)),)
 
     def numpy(self, m: NumpyMachine) -> Any:
@@ -203,6 +204,13 @@ class TileStack(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype, cols, warps in ((bf16, 32, 1), (f32, 48, 1), (bf16, 32, 4)):
-            tiles = tuple(RegisterTile(dtype, rows * warps, cols, "row", warps) for rows in (16, 32, 16))
+        kinds = [
+            tuple(RegisterTile(d, rows * warps, cols, "row", warps) for rows in (16, 32, 16))
+            for d, cols, warps in ((bf16, 32, 1), (f32, 48, 1), (bf16, 32, 4))
+        ]
+        kinds += [
+            tuple(RegisterTile(d, rows, 64, layout) for rows in some)
+            for d, some, layout in ((bf16, (3, 1, 4), Coalesced(32, 2)), (f32, (8, 4), Coalesced(8, 2)))
+        ]
+        for tiles in kinds:
             yield Sample({"tiles": tiles}, lambda tiles: np.concatenate(tiles, axis=0), exact=True)

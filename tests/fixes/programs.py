@@ -251,7 +251,7 @@ KERNELS: list[Any] = [
     ("pk.join(c, c)", "pk.join(t, t)"),
     ("pk.join(t, warp.zeros(f32, 32, 64))", "pk.join(t, warp.zeros(f32, 16, 64))"),
     ("pk.join(1, 2)", "pk.join(t, t)"),
-    ("pk.stack(c, c)", "pk.stack(t, t)"),
+    ("pk.stack(t.swap_layout(), t)", "pk.stack(t, t), pk.stack(c, c)"),
     ("pk.stack(t, acc)", "pk.stack(t[:, 0:16], acc)"),
     ("pk.stack(1, 2)", "pk.stack(t, t)"),
     ("pk.right_fill(col, 3, 0.0)", "pk.where(pk.iota(col) >= 3, 0.0, col)"),

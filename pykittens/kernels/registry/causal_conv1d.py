@@ -16,7 +16,6 @@ from ..catalog import Array, Instance, Shipped
 
 BEGIN = np.array([0, 1, 1, 90, 118, 130])  # of packed sequences: the second is empty
 WIDTH, N, CHANNELS = 4, 130, 264  # a block's rows and channels, and more
-LAPS = 2
 
 
 def _specs(dtype: str, packed: bool) -> dict[str, Any]:
@@ -51,9 +50,8 @@ def _keep(dtype: str, packed: bool) -> Instance:
 
 def _backward(dtype: str, packed: bool, state: bool) -> Instance:
     given = _specs(dtype, packed)
-    rows = back.rows_of_tile(given["bounds"])
-    block_rows = ours.WARPS * rows * LAPS
-    each = -(-N // block_rows)  # blocks of a batch
+    block_rows = ours.WARPS * back.ROWS
+    each = 2  # blocks of a batch, whose tiles alternate
     parts = spec(f32, (given["x"].shape[0] * each, WIDTH + 1, CHANNELS))
     operands = {"x": given["x"], "dy": given["x"], "taps": given["taps"], "state": given["state"]}
     operands |= {"dafter": given["state"], "bounds": given["bounds"]}
@@ -76,28 +74,36 @@ def _backward(dtype: str, packed: bool, state: bool) -> Instance:
             slope = dy[batch, rows]
             (made["dx"][batch, rows],), _, _, (made["dstate"][i],) = of(slope)
             for block in range(each):  # of the rows that a block has: of others dy is 0
-                _, weight, bias, _ = of(np.where((np.arange(N)[rows] // block_rows == block)[:, None], slope, 0))
+                tiles = np.arange(N)[rows] // block_rows
+                _, weight, bias, _ = of(np.where((tiles % each == block)[:, None], slope, 0))
                 made["parts"][batch * each + block] += np.concatenate([weight.T, bias[None]])
         return {name: made[name] for name in outputs}
 
-    statics: dict[str, Any] = {"activation": "silu"} | ({} if state else {"laps": LAPS, "rows": rows})
+    statics: dict[str, Any] = {"activation": "silu"}
     kernel = back.differentiate_state if state else back.differentiate
     return Instance(kernel, operands, statics, outputs, expected, {"bounds": BEGIN})
 
 
-def _turn(dtype: str, back_again: bool) -> Instance:
+def _turn(dtype: str) -> Instance:
     weight, bias, taps = spec(DTYPES[dtype], (70, 3)), spec(DTYPES[dtype], (70,)), spec(f32, (4, 70))
-    if back_again:
-        operands = {"taps": taps, "weight": weight, "bias": bias}
-        outputs = ("weight", "bias")
-        return Instance(
-            back.turn_back, operands, {}, outputs, lambda taps, **_: {"weight": taps[:3].T, "bias": taps[3]}
-        )
 
     def expected(weight: Array, bias: Array, **_: Any) -> dict[str, Array]:
         return {"taps": np.concatenate([weight.T, bias[None]]).astype(float)}
 
     return Instance(ours.turn, {"weight": weight, "bias": bias, "taps": taps}, {}, ("taps",), expected)
+
+
+def _gather(dtype: str) -> Instance:
+    blocks, channels = 70, 70
+    weight, bias = spec(DTYPES[dtype], (channels, 3)), spec(DTYPES[dtype], (channels,))
+    parts = spec(f32, (4 * blocks, channels))
+
+    def expected(parts: Array, **_: Any) -> dict[str, Array]:
+        sums = parts.reshape(blocks, 4, channels).astype(float).sum(0)
+        return {"weight": sums[:3].T, "bias": sums[3]}
+
+    operands = {"parts": parts, "weight": weight, "bias": bias}
+    return Instance(back.gather, operands, {}, ("weight", "bias"), expected)
 
 
 _OPTIONS = {"dtype": ("bf16", "f16", "f32"), "packed": (False, True)}
@@ -119,7 +125,7 @@ ROWS = (
     Shipped(
         name="causal_conv1d_turn",
         about="before the causal convolution: its weights as rows of channels",
-        make=partial(_turn, back_again=False),
+        make=_turn,
         options={"dtype": ("bf16", "f32")},
         opcodes=("LDG", "STG"),
     ),
@@ -138,9 +144,9 @@ ROWS = (
         opcodes=("LDG", "STG", "FFMA"),
     ),
     Shipped(
-        name="causal_conv1d_backward_turn",
-        about="after causal convolution backward: the gradients of weights and bias",
-        make=partial(_turn, back_again=True),
+        name="causal_conv1d_backward_sums",
+        about="after causal convolution backward: the gradients of weights and bias, summed over all blocks",
+        make=_gather,
         options={"dtype": ("bf16", "f32")},
         opcodes=("LDG", "STG"),
     ),
