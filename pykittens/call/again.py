@@ -9,8 +9,7 @@ Most calls look like the one before: `_repeating` asks that first, which takes h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from operator import is_
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ..loading import dataclass
@@ -18,6 +17,7 @@ from ..trace.operands import written
 from .gradients import overwritten, recording, requires_gradient
 from .identity import Identity, leaf_of
 from .launch import Call, Launch
+from .made import MadeFunction
 from .memory import ALIGNED, Kept, Plans, picker
 
 _NUMBERS = frozenset((float, int, bool))
@@ -43,7 +43,8 @@ class Again:
     def __init__(self, kernel: Any) -> None:
         self.repeat: Repeat = self._look_up
         self._kernel = kernel
-        self._operands = {name for name, _ in kernel.signature.runtime}
+        self._names = [name for name, _ in kernel.signature.runtime]
+        self._operands = set(self._names)
         self._calls: Plans[_Known] = kernel.memory.calls
         self._identity: Identity | None = None
 
@@ -79,7 +80,7 @@ class Again:
             self._identity = self._kernel.identity
         self.repeat = self._look_up
         arrays, _, looks = self._sorted(args, named)
-        operands = {name: x for (name, _), x in zip(self._kernel.signature.runtime, args)}  # noqa: B905  # the first
+        operands = dict(zip(self._names, args))  # noqa: B905  # the first
         operands |= {name: x for name, x in named.items() if name in self._operands}
         scalars = [name for name, x in operands.items() if type(x) in _NUMBERS]
         tensors = [name for name, x in operands.items() if x is not None and type(x) not in _NUMBERS]
@@ -93,46 +94,63 @@ class Again:
         whole = self._identity
         if statics:
             whole = self._kernel.memory.identities.of(*whole.values, *statics, static=True)
-        if kept and whole.steady and not self._kernel.by_value and not self._operands & set(named):
-            again = call.order(tensors, scalars, _unless_recording(whole.unchanged, graded))
-            self.repeat = known.repeat = self._repeating(args, named, again, kept, tell)
+        if kept and whole.steady and not self._operands & set(named):
+            unchanged = _unless_recording(whole.unchanged, graded)
+            self.repeat = known.repeat = self._repeating(args, named, call, tensors, unchanged, kept, outputs)
 
     def _repeating(
-        self, args: tuple[Any, ...], named: dict[str, Any], launch: Launch, kept: Kept, tell: Told | None
+        self,
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+        call: Call,
+        tensors: Sequence[str],
+        unchanged: Callable[[], bool],
+        kept: Kept,
+        outputs: Sequence[int],
     ) -> Repeat:
-        """Launches what looks like these arguments, and looks up what does not."""
-        same, address, count = kept.same, kept.address, len(args)
-        nones = [i for i, x in enumerate(args) if x is None]
-        arrays_of = picker([i for i, x in enumerate(args) if x is not None and type(x) not in _NUMBERS])
-        numbers_of = picker([i for i, x in enumerate(args) if type(x) in _NUMBERS])
-        names, values, look_up = tuple(named), tuple(named.values()), self._look_up
+        """Launches what looks like these arguments, and looks up what does not. Such a function reads
 
-        def repeat(args: tuple[Any, ...], named: dict[str, Any]) -> bool:
-            # Static values by identity: 1, 1.0 and True are equal. What is equal and not identical is found in the
-            # look-up.
-            if len(args) != count or tuple(named) != names or (names and not all(map(is_, named.values(), values))):
-                return look_up(args, named)
-            given, numbers = arrays_of(args), numbers_of(args)
-            if not same(*given):
-                return look_up(args, named)
-            for i in nones:
-                if args[i] is not None:
-                    return look_up(args, named)
-            for number in numbers:
-                if type(number) not in _NUMBERS:
-                    return False
-            pointers, bits = [*map(address, given)], 0
-            for pointer in pointers:
-                bits |= pointer
-            if bits % ALIGNED:
-                return False
-            if not launch(pointers, numbers):
-                return look_up(args, named)
-            if tell:
-                tell(given)
-            return True
-
-        return repeat
+        if len(args) != 4 or named: return look_up(args, named)
+        a0, a1, a2, a3 = args
+        if a2 is not None or type(a3) is not float or not same(a0, a1): return look_up(args, named)
+        p0 = address(a0); p1 = address(a1)
+        if (p0 | p1) % 16: return False
+        if not unchanged(): return look_up(args, named)
+        ...                                         # `Call.launching`
+        told((a1,))
+        return True
+        """
+        made = MadeFunction("repeat", "args, named")
+        constant = made.constant
+        other = f"return {constant(self._look_up)}(args, named)"
+        # Static values by identity: 1, 1.0 and True are equal. What is equal and not identical is found in the look-up.
+        terms = [f"len(args) != {len(args)}", f"len(named) != {len(named)}" if named else "named"]
+        terms += [f"named.get({name!r}, {constant(made)}) is not {constant(x)}" for name, x in named.items()]
+        made.line(f"if {' or '.join(terms)}: {other}")
+        if args:
+            made.line(f"{''.join(f'a{i}, ' for i in range(len(args)))} = args")
+        arrays, numbers, terms = [], [], []
+        for i, x in enumerate(args):
+            if x is None:
+                terms.append(f"a{i} is not None")
+            elif type(x) in _NUMBERS:
+                numbers.append((self._names[i], f"a{i}"))
+                terms.append(f"type(a{i}) is not {constant(type(x))}")
+                if self._names[i] in self._kernel.by_value:
+                    terms.append(f"a{i} != {constant(x)}" if type(x) is not float else "True")
+            else:
+                arrays.append(f"a{i}")
+        terms.append(f"not {constant(kept.same)}({', '.join(arrays)})")
+        made.line(f"if {' or '.join(terms)}: {other}")
+        pointers = [f"p{i}" for i in range(len(arrays))]
+        made.line("; ".join(f"{p} = {constant(kept.address)}({a})" for p, a in zip(pointers, arrays, strict=True)))
+        made.line(f"if ({' | '.join(pointers)}) % {ALIGNED}: return False")
+        made.line(f"if not {constant(unchanged)}(): {other}")
+        call.launching(made, dict(zip(tensors, pointers, strict=True)), dict(numbers))
+        if tell := overwritten([args[int(arrays[i][1:])] for i in outputs]):
+            made.line(f"{constant(tell)}(({''.join(f'{arrays[i]}, ' for i in outputs)}))")
+        made.line("return True")
+        return made.function()
 
     def _sorted(self, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[list[Any], list[Any], Hashable]:
         """The arrays among arguments, the numbers, and what else a call is known by: their order, shapes and types, and
@@ -142,27 +160,27 @@ class Again:
         numbers: list[Any] = []
         looks: list[Any] = []
 
-        def operand(x: Any) -> None:
+        by_value = self._kernel.by_value
+
+        def operand(name: str, x: Any) -> None:
             kind = type(x)
             if x is None:
                 looks.append(None)
             elif kind in _NUMBERS:
                 numbers.append(x)
-                looks.append(kind)
+                looks.append(leaf_of(x) if name in by_value else kind)
             else:  # what is no array is not found
                 arrays.append(x)
                 looks.append(getattr(x, "shape", kind))
 
-        for x in args:
-            operand(x)
+        for name, x in zip(self._names, args):  # noqa: B905  # of too many, those are found that were refused
+            operand(name, x)
         for name, x in named.items():
             looks.append(name)
             if name in self._operands:
-                operand(x)
+                operand(name, x)
             else:
                 looks.append(leaf_of(x) or self._kernel.memory.identities.of(x, static=True))
-        if self._kernel.by_value:
-            looks += numbers
         return arrays, numbers, tuple(looks)
 
 

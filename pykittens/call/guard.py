@@ -15,6 +15,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from .made import MadeFunction
+
 
 class Guard:
     """Terms of a test, in the order in which they are asked."""
@@ -36,12 +38,8 @@ class Guard:
 
     def function(self) -> Callable[[], bool]:
         """The test. False too where a path leads nowhere any more."""
-        constants: list[Any] = []
-
-        def constant(value: Any) -> str:
-            constants.append(value)
-            return f"_{len(constants)}_"
-
+        made = MadeFunction("unchanged")
+        constant = made.constant
         counts = Counter(space for space, _ in self._globals)
         home = counts.most_common(1)[0][0] if counts else 0
         globals_of_test: dict[str, Any] = {}
@@ -58,14 +56,7 @@ class Guard:
                     f"{name!r} not in {constant(space)} and {constant(vars(builtins))}[{name!r}] is {constant(value)}"
                 )
         terms += [term.format(*map(constant, values)) for term, values in self._terms.values()]
-        body = (
-            f" def _0_():\n  try: return {' and '.join(terms) or 'True'}\n"
-            f"  except {constant(Exception)}: return False\n return _0_"
-        )
-        made: dict[str, Any] = {}
-        names = ", ".join(f"_{i + 1}_" for i in range(len(constants)))
-        exec(compile(f"def make({names}):\n{body}", "<guard>", "exec"), made)
-        inner: FunctionType = made["make"](*constants)
-        return FunctionType(
-            inner.__code__.replace(co_name="unchanged"), globals_of_test, "unchanged", None, inner.__closure__
-        )
+        made.line(f"try: return {' and '.join(terms) or 'True'}")
+        made.line(f"except {constant(Exception)}: return False")
+        inner: FunctionType = made.function()
+        return FunctionType(inner.__code__, globals_of_test, "unchanged", None, inner.__closure__)

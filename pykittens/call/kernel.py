@@ -188,14 +188,12 @@ class Kernel:
         return specialisation.types, statics, self.identity
 
     @cached_property
-    def by_value(self) -> bool:
-        """Whether an option, such as the grid, is a function of a scalar operand's value."""
+    def by_value(self) -> frozenset[str]:
+        """The scalar operands of which an option, such as the grid, may read the value."""
         scalars = {name for name, pattern in self.signature.runtime if isinstance(pattern, DType)}
-        return any(
-            mentions(option, scalars) if isinstance(option, FunctionType) else True
-            for option in self.options.values()
-            if callable(option)
-        )
+        options = [option for option in self.options.values() if callable(option)]
+        found = [mentioned(x, scalars) if isinstance(x, FunctionType) else scalars for x in options]
+        return frozenset[str]().union(*found)
 
     # Running --------------------------------------------------------------------------------------------
 
@@ -286,17 +284,17 @@ class Kernel:
         return bind(self, specialisation, known, given, statics)
 
 
-def mentions(function: FunctionType, names: set[str]) -> bool:
-    """Whether a function with the arguments of a kernel by name reads any of `names`: one it names, or all that are
+def mentioned(function: FunctionType, names: set[str]) -> set[str]:
+    """Which of `names` a function with the arguments of a kernel by name may read: those it names, or all that are
     left.
     """
     code = function.__code__
     count = code.co_argcount + code.co_kwonlyargcount
     rest = count + bool(code.co_flags & inspect.CO_VARARGS)
     left = code.co_varnames[rest : rest + bool(code.co_flags & inspect.CO_VARKEYWORDS)]
-    return bool(names & set(code.co_varnames[:count])) or (
-        bool(left) and any(i.argval in left for i in instructions(code))
-    )
+    if left and any(i.argval in left for i in instructions(code)):
+        return names
+    return names & set(code.co_varnames[:count])
 
 
 @overload

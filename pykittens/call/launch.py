@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..gpu import driver, tensormap
-from ..gpu.launch import Launcher
+from ..gpu.launch import STREAM, Launcher
 from ..interop import arrays
 from ..interop.base import ArrayInfo
 from ..ops.tma import LONGEST
@@ -21,6 +21,8 @@ from ..program import Program, TensorMapSpec
 from ..trace.operands import check_outputs, written
 from ..types import DTYPES, Global
 from .gradients import check_gradients, overwritten
+from .identity import leaf_of
+from .made import MadeFunction
 
 # Launches a kernel that has been launched before, given pointers of arrays like those and numbers. False, and nothing
 # is done, where a number does not fit its parameter, or the kernel is no longer what it was.
@@ -66,51 +68,57 @@ class Call:
         """A function that launches, given the tensors' pointers and the scalars' values in these orders: see
         `Launch`.
         """
-        places = [(word, i, before) for i, name in enumerate(tensors) for word, before in self.addresses[name]]
-        moves = [(word, i) for word, i, before in places if not before]
-        shifts = [place for place in places if place[2]]
-        maps = [(index, i, before) for i, name in enumerate(tensors) for index, before in self.maps[name]]
-        slots = [self.launcher.slot(self.scalars[name]) for name in scalars]
-        launcher, lock, words, stream, device, waits = (
-            self.launcher,
-            self.lock,
-            self.words,
-            self.stream,
-            self.device,
-            self.waits,
-        )
-        config, call = launcher.config, launcher.call  # what `launcher.launch` does, without its call
-
-        def run(pointers: Sequence[int], numbers: Sequence[Any]) -> bool:
-            if not unchanged():
-                return False
-            with lock:  # the storage is this call's, the caller's thread is not
-                for word, i in moves:
-                    words[word] = pointers[i]
-                for word, i, before in shifts:
-                    words[word] = pointers[i] - before
-                for index, i, before in maps:
-                    launcher.move_tensormap(index, pointers[i] - before)
-                try:
-                    for put, number in zip(slots, numbers):  # noqa: B905  # strict costs time
-                        put(number)
-                except (struct.error, OverflowError):
-                    return False
-                config.stream = queue = stream(device)
-                if status := call():
-                    launcher.failed(status)
-            if waits:
-                driver.synchronize(queue, device)
-            return True
-
-        run.unchanged = unchanged  # type: ignore[attr-defined]  # asked before the first of several launches
+        made = MadeFunction("run", "pointers, numbers")
+        pointers = {name: f"p{i}" for i, name in enumerate(tensors)}
+        numbers = {name: f"n{i}" for i, name in enumerate(scalars)}
+        for names, given in ((pointers, "pointers"), (numbers, "numbers")):
+            made.line(f"{''.join(f'{x}, ' for x in names.values())} = {given}" if names else "")
+        made.line(f"if not {made.constant(unchanged)}(): return False")
+        self.launching(made, pointers, numbers)
+        made.line("return True")
+        run = made.function()
+        run.unchanged = unchanged  # asked before the first of several launches
         return run
+
+    def launching(self, made: MadeFunction, pointers: dict[str, str], numbers: dict[str, str]) -> None:
+        """Lines that launch with pointers and numbers that the function has under these names. They return False, and
+        nothing is done, where a number does not fit its parameter.
+
+            with lock:
+                words[0] = words[40] = p0               # a tensor, and its map
+                words[56] = p1 - 128
+                try: put(n0)
+                except (struct.error, OverflowError): return False
+                config[4] = queue = stream(device)
+                if status := call(): failed(status)
+        """
+        launcher, constant = self.launcher, made.constant
+        words = constant(self.words)
+        made.line(f"with {constant(self.lock)}:")  # the storage is this call's, the caller's thread is not
+        for name, pointer in pointers.items():
+            places: dict[int, str] = {}  # one assignment for all words that are given the same
+            for word, before in self.addresses[name]:
+                places[before] = f"{places.get(before, '')}{words}[{word}] = "
+            for before, targets in places.items():
+                made.line(f" {targets}{pointer}{f' - {before}' if before else ''}")
+            for index, before in self.maps[name]:
+                made.line(f" {constant(launcher.move_tensormap)}({index}, {pointer} - {before})")
+        if numbers:
+            puts = [f"{constant(launcher.slot(self.scalars[name]))}({number})" for name, number in numbers.items()]
+            made.line(f" try: {'; '.join(puts)}")
+            made.line(f" except {constant((struct.error, OverflowError))}: return False")
+        # What `launcher.launch` does, without its call.
+        stream = f"{constant(launcher.settings)}[{STREAM}] = queue = {constant(self.stream)}({self.device})"
+        made.line(f" {stream}")
+        made.line(f" if status := {constant(launcher.call)}(): {constant(launcher.failed)}(status)")
+        if self.waits:
+            made.line(f"{constant(driver.synchronize)}(queue, {self.device})")
 
 
 def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], statics: dict[str, Any]) -> Call:
     """Launches, and returns the `Call` for these shapes, strides and static values, which is kept."""
     layout = tuple((x.shape, x.strides, x.kind, x.device) if isinstance(x, ArrayInfo) else None for x in known.values())
-    numbers = tuple(x for x in known.values() if not isinstance(x, ArrayInfo)) if kernel.by_value else ()
+    numbers = tuple(leaf_of(x) for name, x in known.items() if name in kernel.by_value)
     key = (kernel.key(specialisation), layout, numbers)
     call = kernel.memory.launchers.get(key)
     if call is None:
@@ -134,12 +142,12 @@ def bind(
     call = Call(kernel, specialisation, known, statics)
     check_gradients(call.program, given)
     launcher, stream, device, waits = call.launcher, call.stream, call.device, call.waits
-    config, launch = launcher.config, launcher.call  # what `launcher.launch` does, without its call
+    settings, launch = launcher.settings, launcher.call  # what `launcher.launch` does, without its call
     outputs = tuple(given[name] for name in written(call.program))
     tell = overwritten(outputs)
 
     def launch_bound() -> None:
-        config.stream = queue = stream(device)
+        settings[STREAM] = queue = stream(device)
         if status := launch():
             launcher.failed(status)
         if tell:

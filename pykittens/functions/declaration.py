@@ -31,6 +31,7 @@ from .settings import unsuitable
 _operators: Any = (
     None  # the module of this name, which imports torch: loaded when there are tensors, so that nothing else does
 )
+latest: dict[Function, Callable[..., Any]] = {}  # what does a call like the function's last one: `plans.written_out`
 ALL: list[Function] = []  # in the order in which they were declared
 
 
@@ -121,6 +122,12 @@ class Function:
     def __call__(self, arrays: Sequence[Any], settings: Sequence[Any] = (), also: bool = False) -> Any:
         """The result, or the tuple of several: by torch's operator where the operands are tensors."""
         if torch := sys.modules.get("torch"):
+            if (
+                not torch.compiler.is_dynamo_compiling()
+                and (quick := latest.get(self))
+                and (result := quick(arrays, settings, also)) is not NotImplemented
+            ):
+                return result
             for x in arrays:
                 if x is not None and not isinstance(x, torch.Tensor):
                     break

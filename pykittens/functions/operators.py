@@ -25,7 +25,7 @@ from ..interop.base import ArrayInfo
 from ..interop.frameworks import torch_dtype, torch_names
 from ..versions import check_version
 from . import plans
-from .declaration import ADDED, ALL, Function, Result
+from .declaration import ADDED, ALL, Function, Result, latest
 from .plans import direct, ordinary
 
 check_version("torch", torch.__version__)
@@ -38,14 +38,17 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
     """A public function on tensors, outside of torch.compile."""
     try:
         rest = function.key(*settings) if function.key else settings
-        looks = (function, also, torch.is_grad_enabled(), rest, getattr(arrays[0], "shape", None))
+        kinds = tuple(map(type, settings))  # 1 and True are equal, and one of them may be refused
+        looks = (function, also, torch.is_grad_enabled(), rest, kinds, getattr(arrays[0], "shape", None))
     except (TypeError, ValueError):
         function.check_settings(settings)
         raise
     if direct() and (found := plans.known.find(arrays, looks)):
-        (plan, graded), pointers = found
+        kept, pointers = found
+        plan, graded = kept.plan, kept.graded
         made = (_with_gradient if graded else plans.again)(plan, function, arrays, settings, pointers)
         if made is not None:
+            latest[function] = kept.quick
             if graded and len(made) > len(function.outputs) + also:
                 made = made[:-1]
             return made[0] if len(made) == 1 else tuple(made) if made else None
@@ -54,7 +57,11 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
     result = operate(function, arrays, settings, also)
     if (plan := _latest.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):
         graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-        plans.known.keep(arrays, looks, plans.Kept(plan._replace(settings=tuple(settings)), graded))
+        kept = plans.Kept(plan._replace(settings=tuple(settings)), graded)
+        if alike := plans.known.keep(arrays, looks, kept):
+            kept.quick = latest[function] = plans.written_out(
+                kept, alike, _Again.apply, function, arrays, settings, also
+            )
     return result
 
 
@@ -168,9 +175,9 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
         raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
     looks = (function, count, function.key(*settings) if function.key else settings, getattr(arrays[0], "shape", None))
     if found := plans.known.find(arrays, looks):
-        (plan, _), pointers = found
-        if (again := plans.again(plan, function, arrays, settings, pointers)) is not None:
-            _latest.plan = plan
+        kept, pointers = found
+        if (again := plans.again(plan := kept.plan, function, arrays, settings, pointers)) is not None:
+            _latest.plan = plans.at(plan, function, arrays, settings)
             return _returned(again)
     infos = function.describe(arrays)
     results = function.results(*infos, *settings)[:count]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -19,10 +20,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils import _python_dispatch as modes
 
-from ..call.memory import Plans
+from ..call.made import MadeFunction
+from ..call.memory import ALIGNED, Plans
+from ..call.memory import Kept as Looks
 from ..call.recording import watching
 from ..interop.arrays import guard
 from ..interop.views import View
+from .declaration import latest
 
 # Whether this torch can be asked what `direct` and `ordinary` ask. One that cannot always calls the operators.
 _ASKABLE = all(
@@ -40,6 +44,7 @@ class Step(NamedTuple):
     launch: Launch
     pointers: Callable[[Sequence[int]], Sequence[int]]  # the kernel's, of those of operands, results and scratch memory
     numbers: tuple[Any, ...]
+    order: list[tuple[int, int]]  # of the pointers: which of those each is, and at which byte it begins
 
 
 class Plan(NamedTuple):
@@ -52,12 +57,30 @@ class Plan(NamedTuple):
     renumbered: bool  # whether there are plans for other settings in the one step: `Function.numbers`
 
 
-class Kept(NamedTuple):
+def at(plan: Plan, function: Any, arrays: Sequence[Tensor | None], settings: Sequence[Any]) -> Plan:
+    """The plan with the numbers of other settings, for which it is too."""
+    if settings == plan.settings:
+        return plan
+    step = plan.steps[0]._replace(numbers=function.numbers(*arrays, *settings))
+    return plan._replace(steps=[step], settings=tuple(settings))
+
+
+@dataclass
+class Kept:
     plan: Plan
     graded: bool  # whether autograd is to know of the call
+    quick: Callable[..., Any] = lambda *_: NotImplemented  # the plan, `written_out`
 
 
-known: Plans[Kept] = Plans(guard)  # which sees classes and the dispatcher's modes, too
+class Known(Plans[Kept]):
+    """All plans. Of each function, `latest` has the last one that was used, as a Python function."""
+
+    def clear(self) -> None:
+        super().clear()
+        latest.clear()
+
+
+known = Known(guard)  # which sees classes and the dispatcher's modes, too
 
 
 def again(
@@ -76,12 +99,79 @@ def again(
         return None  # before anything is written: done again from the beginning, it would read what it wrote
     made = [make() for make in makers]
     pointers.extend(map(Tensor.data_ptr, made))
-    for launch, of, own in steps:
+    for launch, of, own, _ in steps:
         if not launch(of(pointers), own if numbers is None else numbers):
             return None  # in the midst of several, too: all of them are then done, and write what these have written
     if function.written:
         torch.autograd.graph.increment_version([arrays[i] for i in function.written])
     return made[:results]
+
+
+def written_out(
+    kept: Kept,
+    looks: Looks,
+    apply: Any,
+    function: Any,
+    arrays: Sequence[Tensor | None],
+    settings: Sequence[Any],
+    also: bool,
+) -> Callable[..., Any]:
+    """A plan as one Python function, for calls like this one; it returns NotImplemented, and has done nothing, for any
+    other. `apply` tells autograd. Such a function reads
+
+        if also is not False or settings differ or a mode is on: return NotImplemented
+        x0, x1 = arrays
+        if x1 is not None or not same(x0): return NotImplemented
+        p0 = address(x0)
+        if p0 % 16: return NotImplemented
+        m0 = make(); p1 = address(m0)
+        if not launch((p0, p1), numbers): return NotImplemented
+        return m0
+    """
+    plan, graded = kept.plan, kept.graded
+    made = MadeFunction("quick", "arrays, settings, also")
+    constant, other = made.constant, "return NotImplemented"
+    terms = [f"also is not {also}", f"{constant(torch.is_grad_enabled)}() is not {torch.is_grad_enabled()}"]
+    terms += [f"{constant(torch._C._is_torch_function_mode_enabled)}()", f"{constant(forward_ad)}._current_level >= 0"]
+    made.line(f"if {' or '.join(terms)}: {other}")
+    if settings:
+        made.line(f"{''.join(f's{i}, ' for i in range(len(settings)))} = settings")
+        made.line(f"if {' or '.join(_unlike(f's{i}', x, constant) for i, x in enumerate(settings))}: {other}")
+    made.line(f"{''.join(f'x{i}, ' for i in range(len(arrays)))} = arrays")
+    given = [f"x{i}" for i, x in enumerate(arrays) if x is not None]
+    terms = [f"x{i} is not None" for i, x in enumerate(arrays) if x is None]
+    made.line(f"if {' or '.join([*terms, f'not {constant(looks.same)}({chr(44).join(given)})'])}: {other}")
+    address, pointers = constant(looks.address), [f"p{i}" for i in range(len(given) + len(plan.makers))]
+    made.line("; ".join(f"{p} = {address}({x})" for p, x in zip(pointers, given)))  # noqa: B905  # the rest are made
+    made.line(f"if ({' | '.join(pointers[: len(given)])}) % {ALIGNED}: {other}")
+    indent = " " * graded
+    if graded:  # what torch.no_grad() does: kernels refuse operands whose gradients are recorded
+        set_enabled = constant(torch._C._set_grad_enabled)
+        made.line(f"{set_enabled}(False)")
+        made.line("try:")
+    for i, maker in enumerate(plan.makers):
+        made.line(f"{indent}m{i} = {constant(maker)}(); {pointers[len(given) + i]} = {address}(m{i})")
+    for step in plan.steps:
+        places = "".join(f"{pointers[i]}{f' + {first}' if first else ''}, " for i, first in step.order)
+        made.line(f"{indent}if not {constant(step.launch)}(({places}), {constant(step.numbers)}): {other}")
+    if graded:
+        made.line(f"finally: {set_enabled}(True)")
+    if function.written:
+        written = "".join(f"x{i}, " for i in function.written)
+        made.line(f"{constant(torch.autograd.graph.increment_version)}(({written}))")
+    results, count = [f"m{i}" for i in range(plan.results)], len(function.outputs) + also
+    if graded:
+        made.line(f"made = {constant(apply)}(*arrays, {constant(function)}, settings, [{', '.join(results)}])")
+        results = [f"made[{i}]" for i in range(plan.results)]
+    made.line(f"return {', '.join(results[:count]) or None}")
+    return made.function()
+
+
+def _unlike(name: str, value: Any, constant: Callable[[Any], str]) -> str:
+    """Text that is true where a setting may be another. Numbers are often made anew; all else is the same object."""
+    if type(value) in (int, float) and value:  # 0.0 and -0.0 are equal
+        return f"{name} != {constant(value)} or type({name}) is not {constant(type(value))}"
+    return f"{name} is not {constant(value)}"
 
 
 class Recording:
@@ -124,7 +214,7 @@ class Recording:
             if launch is None:
                 return None
             numbers = tuple(x for x in args if isinstance(x, (int, float)))
-            steps.append(Step(launch, _picking(order), numbers))
+            steps.append(Step(launch, _picking(order), numbers, order))
         makers = [_maker(x) for x in (*self.made, *self.scratch)]
         renumbered = len(steps) == 1 and self.function.numbers is not None
         return Plan(makers, len(self.made), steps, self.settings, renumbered)

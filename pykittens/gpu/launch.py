@@ -36,6 +36,7 @@ _SCALARS = {
     "f32": "f",
     "f64": "d",
 }
+STREAM = 4  # which of the 8-byte words of `_Config` the stream is
 _COOPERATIVE, _CLUSTER_DIMENSION, _PROGRAMMATIC_SERIALIZATION = 2, 4, 6  # CUlaunchAttributeID
 
 Dim3 = tuple[int, int, int]
@@ -136,6 +137,11 @@ class Launcher:
     def set_pointer(self, index: int, pointer: int) -> None:
         """The tensor at parameter `index` moves to another address."""
         _POINTER.pack_into(self._buffer, self._offset(index, GLOBAL), pointer)
+
+    @property
+    def settings(self) -> memoryview:
+        """`config`, as 8-byte words to write: the stream is word `STREAM`."""
+        return memoryview(self.config).cast("B").cast("Q")
 
     @property
     def words(self) -> memoryview:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
@@ -164,11 +164,30 @@ def test_grids_of_numbers(fake: FakeDriver) -> None:
         run = pk.kernel(warps=1, grid=grid)(count)
         for n in (1, 2, 1, 2):
             run(x, y, n)
-        assert run.by_value
+        assert run.by_value == {"n"}
         assert [launch.grid[0] for launch in fake.launches[-4:]] == [1, 2, 1, 2]
     assert not kernel().by_value
+
+    def perhaps(
+        x: pk.gl(bf16, "N", 64),  # type: ignore[valid-type]
+        y: pk.gl(bf16, "N", 64),  # type: ignore[valid-type]
+        by: f32,  # type: ignore[valid-type]
+        n: Annotated[pk.Scalar, i32] | None = None,
+    ) -> None:
+        warp.store(y, warp.load(x, (0, 0), rows=16), (0, 0))
+
+    fake.parameter_sizes = [56, 56, 4]
+    run = pk.kernel(warps=1, grid=lambda x, n=None, **_: x.rows // 16 if n is None else n)(perhaps)
+    for by in (1.0, 2.0):
+        run(x, y, by)
+    assert called(partial(run, x, y, 3.0)) == REPEATED  # a number that is not given decides nothing
+    fake.parameter_sizes = [56, 56, 4, 4]
+    for n in (3, 3, 5, True, 3):
+        run(x, y, 1.0, n)
+        assert fake.launches[-1].grid[0] == n
+    fake.parameter_sizes = [56, 56, 4]
     with pytest.raises(ArgumentError, match="i32 cannot hold"):
-        run(x, y, 2**31)
+        run(x, y, 1.0, 2**31)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -332,7 +351,7 @@ def test_a_changed_global_costs_one_call(fake: FakeDriver, monkeypatch: pytest.M
 
 
 # The functions of a call like the last one, in order. What is added here is paid at every call.
-REPEATED = ["__call__", "repeat", "run", "unchanged", "<lambda>"]
+REPEATED = ["__call__", "repeat", "unchanged", "<lambda>"]
 
 
 def called(function: Any) -> list[str]:
