@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import cache
-from types import FrameType
+from types import CodeType, FrameType
 
 from .loading import dataclass
 
@@ -56,15 +56,26 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
         getattr(_made, "errors", None) is not None
     )  # else a library file's frame is a host function, not its author's kernel
     while frame is not None and len(found) < limit:
-        of = _of(frame.f_code.co_filename)
-        if of == "between" or (of == "user" and _between(frame)):
-            pass
-        elif of == "user" or (of == "library" and tracing):
+        code = frame.f_code
+        known = _owners.get(id(code))
+        if known is None:
+            known = _owners[id(code)] = (_owner(frame), code)
+        of = known[0]
+        if of == "user" or (of == "library" and tracing):
             found.append(frame)
-        elif found or frame.f_code.co_filename.startswith(_COMMANDS):
+        elif of != "between" and (found or code.co_filename.startswith(_COMMANDS)):
             break  # back inside the package: what called the kernel function is no part of it
         frame = frame.f_back
     return found
+
+
+_owners: dict[int, tuple[str, CodeType]] = {}  # by the code's id, whose it then stays
+
+
+def _owner(frame: FrameType) -> str:
+    """Whose the code of a frame is: see `_of`."""
+    of = _of(frame.f_code.co_filename)
+    return "between" if of == "user" and _between(frame) else of
 
 
 @cache

@@ -72,6 +72,9 @@ class DType:
     def __repr__(self) -> str:
         return self.name
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return _dtype_named, (self.name,)  # copies and pickles are the dtype itself
 

@@ -65,6 +65,8 @@ def promoted(*operands: Operand) -> DType:
     fit.
     """
     dtypes = [scalar_dtype(x) for x in operands]
+    if dtypes[0] in (i32, f32) and all(d is dtypes[0] for d in dtypes):  # what most are
+        return dtypes[0]
     if all(d is bool_ for d in dtypes):
         return bool_
     found = {d for d in dtypes if d is not None and d is not bool_}

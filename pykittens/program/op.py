@@ -103,7 +103,14 @@ class Op:
 
     def operands(self) -> Iterable[Value]:
         """Every value it mentions, regions left out."""
-        return [value for name in _fields(type(self)) for value in values_in(getattr(self, name))]  # type: ignore[arg-type]
+        found: list[Value] = []
+        for name in _operand_fields(type(self)):  # type: ignore[arg-type]
+            item = getattr(self, name)
+            if isinstance(item, Value):
+                found.append(item)
+            elif item is not None:
+                found += values_in(item)
+        return found
 
     def depends_on(self) -> Iterable[Value]:
         """The values that what it makes or changes follows from: its operands, but for one that it overwrites."""
@@ -117,6 +124,15 @@ class Op:
 @functools.cache
 def _fields(op: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope")
+
+
+@functools.cache
+def _operand_fields(op: Any) -> tuple[str, ...]:
+    """The fields that may hold values: all whose annotation says no other type."""
+    return tuple(f.name for f in dataclasses.fields(op) if f.name != "scope" and f.type not in _NO_VALUE)
+
+
+_NO_VALUE = ("str", "int", "bool", "float", "DType", "Scope", "str | None", "int | None", str, int, bool, float)
 
 
 @functools.cache

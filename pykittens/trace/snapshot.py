@@ -7,12 +7,13 @@ the next would be frozen. It is found by comparing snapshots, which look into li
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 from ..program import Value
 
 _ATOMS = (int, float, complex, str, bytes, type(None))
+_WHOLE = (*_ATOMS, Value, FunctionType, type, ModuleType)
 _DEPTH, _ITEMS = 4, 64  # how far a snapshot looks into containers and objects
 
 
@@ -69,7 +70,7 @@ def _frozen(kind: str, items: Any) -> Frozen:
 
 def freeze(value: Any, depth: int = _DEPTH) -> Any:
     """`value` where it cannot change; the contents of lists, dicts and the user's objects as they are now."""
-    if isinstance(value, (*_ATOMS, Value)) or depth == 0:
+    if isinstance(value, _WHOLE) or depth == 0:
         return value
     if isinstance(value, (list, tuple, set)):
         return _frozen(
@@ -105,6 +106,8 @@ def _identical(a: Any, b: Any) -> bool:
 
 def equal(a: Any, b: Any, same: Callable[[Any, Any], bool]) -> bool:
     """Whether two frozen values are the same; `same` decides for traced values and opaque objects."""
+    if a is b and not isinstance(a, (Value, float, complex)):
+        return True
     if isinstance(a, Value) or isinstance(b, Value):
         return isinstance(a, Value) and isinstance(b, Value) and same(a, b)
     if isinstance(a, Frozen) and isinstance(b, Frozen):
