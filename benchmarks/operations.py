@@ -3,6 +3,7 @@
     python -m benchmarks.operations [NAME ...] [--workers 16]     # files a row an operation under `operations`
 
 Samples that need a feature which this GPU lacks are left out. Bit for bit for what is exact, else within the promise.
+Operations without samples are verified by the kernels of `exercises.py` that record them, compared with NumPy.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+import numpy as np
+
+from .exercises import EXERCISES, Exercise
 from .record import record
 
 CHUNK = 16  # samples of a job
@@ -54,6 +58,29 @@ def _compared(name: str, first: int) -> tuple[int, list[str]]:
     return count, wrong
 
 
+def exercise(number: int) -> tuple[set[str], list[str]]:
+    """The operations without samples of a kernel that this GPU can run, and where it differs from NumPy."""
+    from pykittens.gpu import driver
+    from pykittens.gpu.memory import DeviceArray
+    from pykittens.reference.vocabulary import classes
+
+    chosen: Exercise = EXERCISES[number]
+    if not chosen.runs_on(driver.architecture(0).features):
+        return set(), []
+    known = classes()
+    recorded = [name for name in chosen.operations() if name in known]
+    names = {name for name in recorded if all(sample.needs == "clusters" for sample in known[name].samples())}
+    try:
+        given = chosen.make(np.random.default_rng())
+        device = [DeviceArray(x) for x in given]
+        for _ in range(chosen.times):
+            chosen.kernel(*device)
+        wrong = chosen.differs(given[:-1], device[-1].numpy())
+    except Exception:
+        wrong = f"{chosen.kernel.name}: {traceback.format_exc()}"
+    return names, [wrong] if wrong else []
+
+
 def main() -> int:
     """How many comparisons failed."""
     parser = argparse.ArgumentParser()
@@ -65,6 +92,10 @@ def main() -> int:
         for name, count, wrong in pool.map(work, jobs(given.names)):
             samples[name] += count
             failures.setdefault(name, []).extend(wrong)
+        for names, wrong in pool.map(exercise, range(len(EXERCISES)) if not given.names else ()):
+            for name in names:
+                samples[name] += 1
+                failures.setdefault(name, []).extend(wrong)
     for text in (text for found in failures.values() for text in found):
         print(text)
     rows: list[dict[str, Any]] = [

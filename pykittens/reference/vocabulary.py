@@ -172,10 +172,11 @@ def _derivative(op: type[Op], types: list[Any]) -> str:
 
 def _verified(name: str, sampled: bool) -> str:
     known: dict[str, dict[str, int]] = json.loads(VERIFIED.read_text(encoding="utf-8"))
-    found = [f"{device}: {counts[name]} samples" for device, counts in known.items() if name in counts]
+    what = "samples" if sampled else "kernels"
+    found = [f"{device}: {counts[name]} {what}" for device, counts in known.items() if name in counts]
     if found:
         return "; ".join(found)
-    return "not yet" if sampled else "by kernels that use it: it has no numbers to compare"
+    return "not yet"
 
 
 def as_data() -> list[dict[str, Any]]:
