@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 import pykittens as pk
-from pykittens import bf16, f32, i32, warp, warpgroup
+from pykittens import bf16, f32, i32, i64, warp, warpgroup
 from pykittens.call.kernel import Kernel
 from pykittens.program import Program
 
@@ -117,6 +117,43 @@ def exercise_rows_of_several_warps(x: Lines, y: Lines) -> None:
 def exercise_columns_of_several_warps(x: Lines, y: Lines) -> None:
     tile = pk.block.load(x, (0, 0), rows=64, cols=32)
     pk.block.store(y, tile * tile.col_sum(partial=True).total() + tile.col_min(), (0, 0))
+
+
+def _int64(rng: np.random.Generator) -> list[np.ndarray]:
+    x = rng.integers(-(2**63), 2**63 - 1, (2, 384), np.int64, endpoint=True)
+    x[0, 7] = x[0, 300] = 2**63 - 1
+    return [x, np.full((6, 2), -1, np.int64)]
+
+
+def _largest_and_smallest(x: np.ndarray) -> np.ndarray:
+    order = np.argsort(-1 - x, axis=1, kind="stable")[:, :2]  # -1 - x, which does not overflow
+    best = np.take_along_axis(x, order, 1)
+    places = [order[:, 0], order[:, 1], x.argmax(1), x.argmin(1)]
+    return np.stack([best[:, 0], best[:, 1], *places])
+
+
+@exercise(_int64, _largest_and_smallest)
+def exercise_order_of_int64(x: Annotated[pk.Tensor, i64, 2, 384], y: Annotated[pk.Tensor, i64, 6, 2]) -> None:
+    """The first of the largest, and the smallest, of rows that lie in four warps."""
+    tile = pk.block.load(x, (0, 0), rows=2, cols=384, layout=pk.coalesced(128, 1))
+    (best, first), (next, second) = tile.row_topk(2)
+    places = (first, second, tile.row_argmax(), tile.row_argmin())
+    for i, found in enumerate((best, next, *(place.to(i64) for place in places))):
+        pk.block.store(y, found, (i, 0))
+
+
+@exercise(whole((2, 1024), out=(2, 2)), lambda x: np.stack([x.sum(1), (x * x).sum(1)]) + 3.0 ** np.arange(2)[:, None])
+def exercise_sums_over_a_loop(x: Lines, y: Annotated[pk.Tensor, f32, 2, 2]) -> None:
+    """Partial sums of rows in four warps, which meet once, and powers of scalars."""
+    layout = pk.coalesced(128, 2)
+    total = pk.block.zeros_col(f32, 2, layout=layout, partial=True)
+    squares = pk.block.zeros_col(f32, 2, layout=layout, partial=True)
+    for i in pk.range(x.cols // 256):
+        tile = pk.block.load(x, (0, i), rows=2, cols=256, layout=layout)
+        total += tile.row_sum(partial=True)
+        squares += tile.row_dot(tile, partial=True)
+    for i, sums in enumerate((total.total(), squares.total())):
+        pk.block.store(y, sums + pk.cast((x.rows + 1) ** i, f32), (i, 0))
 
 
 @exercise(whole((64, 16), out=(64, 16)), lambda x: np.cumsum(x.reshape(4, 16, 16), 0).reshape(64, 16))

@@ -1,16 +1,73 @@
 """What a GPU does in a clock, recorded: a row a measurement, under `probe`.
 
-python -m benchmarks.probe
+    python -m benchmarks.probe                  # files rows in benchmarks/results
+    python -m benchmarks.probe counters         # needs ncu: the rates beside its counters, under `probe_counters`
+
+The probe divides what a kernel does by clocks that the kernel reads itself. Nsight Compute counts the cycles in which
+multiprocessors are active; what twice as many steps take more is one kernel's steps by its counters.
 """
 
 from __future__ import annotations
 
-from pykittens.bench.probe import rows
+import csv
+import io
+import subprocess
+import sys
+from typing import Any
+
+from pykittens.bench import probe
+from pykittens.gpu import driver
 
 from .record import record
 
+CYCLES = "sm__cycles_active.avg"
+LONGER = 20  # times the probe's own steps, so that what surrounds them does not count
+STEPS = (LONGER, 2 * LONGER)
+
+
+def rates() -> list[probe.Rate]:
+    return [*probe.rates(driver.architecture().features, probe.SHEETS.get(driver.capability(), {}))]
+
+
+def counted() -> list[float]:
+    """The cycles of each launch, in order."""
+    command = ["ncu", "--clock-control", "none", "--cache-control", "none", "--metrics", CYCLES, "--csv"]
+    command += ["--kernel-name", "regex:_rate", sys.executable, "-m", "benchmarks.probe", "launch"]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=300)
+    lines = done.stdout.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
+    if start is None:
+        raise SystemExit(f"{done.stdout}\n{done.stderr}")
+    rows = csv.DictReader(io.StringIO("\n".join(lines[start:])))
+    return [float(row["Metric Value"].replace(",", "")) for row in rows if row["Metric Name"] == CYCLES]
+
+
+def beside_counters() -> list[dict[str, Any]]:
+    """Each rate as the probe finds it, and by ncu's counters."""
+    measured = {found.what: found.value for found in probe.run()}
+    cycles = iter(counted())
+    rows = []
+    for rate in rates():
+        once, twice = next(cycles), next(cycles)
+        value = rate.amount * rate.steps * LONGER / (twice - once)
+        own = measured[rate.what]
+        rows.append({"what": rate.what, "probe": own, "counters": value, "ratio": own / value, "unit": rate.unit})
+        print(f"{rate.what:50} {own:10.4g} {value:10.4g} {own / value:6.3f}", flush=True)
+    return rows
+
+
+def main() -> None:
+    if sys.argv[1:] == ["launch"]:
+        for rate in rates():
+            probe.launched(rate, [rate.steps * longer for longer in STEPS])
+    elif sys.argv[1:] == ["counters"]:
+        print("->", record("probe_counters", beside_counters(), ("what",)))
+    else:
+        found = probe.rows()
+        for row in found:
+            print(f"{row['what']:50} {row['value']:10.4g} {row['unit']}  {row['promised'] or ''}")
+        print("->", record("probe", found, ("what",)))
+
+
 if __name__ == "__main__":
-    found = rows()
-    for row in found:
-        print(f"{row['what']:50} {row['value']:10.4g} {row['unit']}  {row['promised'] or ''}")
-    print("->", record("probe", found, ("what",)))
+    main()

@@ -9,9 +9,9 @@ memory are timed by events. Beside each stands what the data sheet promises, whe
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pykittens import bf16, e4m3, f32, i8
 
@@ -40,6 +40,61 @@ class Found:
         return f"{self.what}: {self.value:.4g} {self.unit}{share}"
 
 
+class Rate(NamedTuple):
+    """A kernel of one block a multiprocessor whose steps do `amount` of something each."""
+
+    what: str
+    kernel: Any
+    steps: int
+    statics: dict[str, Any]
+    amount: float
+    unit: str
+    promised: float | None
+
+
+def rates(features: Collection[str], sheet: Mapping[str, float]) -> Iterator[Rate]:
+    """What a multiprocessor does in a clock, where it has the features."""
+    flops, lines = "FLOP a clock and SM", "bytes a clock and SM"
+    if "wgmma" in features:
+        for dtype in (bf16, e4m3):
+            for n in (64, 128, 256):
+                for registers in (False, True) if dtype is bf16 and n == 256 else (False,):
+                    what = f"wgmma {dtype}, 64 x {n}, A from {'registers' if registers else 'shared memory'}"
+                    statics = {"dtype": dtype, "n": n, "registers": registers}
+                    amount = 2 * (2 * 64 * n * 128 // dtype.size)
+                    yield Rate(what, kernels.wgmma_rate, 400, statics, amount, flops, sheet.get(dtype.name))
+    for dtype, registers in ((bf16, True), (bf16, False), (e4m3, False), (i8, False), (f32, False)):
+        if dtype is e4m3 and "fp8 mma" not in features:
+            continue
+        name = "tf32" if dtype is f32 else dtype.name
+        what = f"mma.sync {name}, operands from {'registers' if registers else 'shared memory'}"
+        statics = {"dtype": dtype, "registers": registers}
+        amount = 8 * 2 * 16 * 64 * 128 // dtype.size
+        yield Rate(what, kernels.mma_rate, 400, statics, amount, flops, sheet.get(dtype.name))
+    for stride in (1, 2, 4, 8, 16, 32):
+        what = "shared memory, no conflicts" if stride == 1 else f"shared memory, {stride}-way conflicts"
+        promised = sheet.get("shared") if stride == 1 else None
+        yield Rate(what, kernels.shared_rate, 200, {"stride": stride}, 16 * 8 * 128, lines, promised)
+    if "stmatrix" in features:
+        for name, store in (("ldmatrix", False), ("stmatrix", True)):
+            what = f"shared memory, {name}"
+            yield Rate(what, copies.matrix_rate, 400, {"store": store}, 16 * 2048, lines, sheet.get("shared"))
+    yield Rate("exp2", kernels.exp2_rate, 400, {}, 16 * 16 * 32, "a clock and SM", sheet.get("exp2"))
+
+
+def launched(rate: Rate, counts: Sequence[int]) -> None:
+    """Launches a rate's kernel once for each number of steps: for a profiler."""
+    import torch
+
+    from ..gpu import driver
+
+    sms = driver.multiprocessors()
+    ticks, sink = torch.zeros(sms, dtype=torch.int32, device="cuda"), torch.empty(sms, device="cuda")
+    for count in counts:
+        rate.kernel(ticks, count, sink, 0.0, **rate.statics)
+    torch.cuda.synchronize()
+
+
 def run() -> Iterator[Found]:
     """All measurements on torch's current GPU, one after another. A feature that it lacks is left out."""
     import torch
@@ -64,30 +119,9 @@ def run() -> Iterator[Found]:
             found.append(statistics.median(ticks.tolist()))
         return (found[1] - found[0]) / steps
 
-    if "wgmma" in features:
-        for dtype in (bf16, e4m3):
-            for n in (64, 128, 256):
-                for registers in (False, True) if dtype is bf16 and n == 256 else (False,):
-                    step = cycles(kernels.wgmma_rate, 400, sms, dtype=dtype, n=n, registers=registers)
-                    flops = 2 * (2 * 64 * n * 128 // dtype.size)
-                    where = "registers" if registers else "shared memory"
-                    what = f"wgmma {dtype}, 64 x {n}, A from {where}"
-                    yield Found(what, flops / step, "FLOP a clock and SM", sheet.get(dtype.name))
-    for dtype, registers in ((bf16, True), (bf16, False), (e4m3, False), (i8, False), (f32, False)):
-        if dtype is e4m3 and "fp8 mma" not in features:
-            continue
-        step = cycles(kernels.mma_rate, 400, sms, dtype=dtype, registers=registers)
-        name = "tf32" if dtype is f32 else dtype.name
-        what = f"mma.sync {name}, operands from {'registers' if registers else 'shared memory'}"
-        yield Found(what, 8 * 2 * 16 * 64 * 128 // dtype.size / step, "FLOP a clock and SM", sheet.get(dtype.name))
-    for stride in (1, 2, 4, 8, 16, 32):
-        step = cycles(kernels.shared_rate, 200, sms, stride=stride)
-        what = "shared memory, no conflicts" if stride == 1 else f"shared memory, {stride}-way conflicts"
-        yield Found(what, 16 * 8 * 128 / step, "bytes a clock and SM", sheet.get("shared") if stride == 1 else None)
-    if "stmatrix" in features:
-        for name, store in (("ldmatrix", False), ("stmatrix", True)):
-            rate = 16 * 2048 / cycles(copies.matrix_rate, 400, sms, store=store)
-            yield Found(f"shared memory, {name}", rate, "bytes a clock and SM", sheet.get("shared"))
+    for rate in rates(features, sheet):
+        step = cycles(rate.kernel, rate.steps, sms, **rate.statics)
+        yield Found(rate.what, rate.amount / step, rate.unit, rate.promised)
     yield Found("shared memory, latency", cycles(kernels.shared_latency, 1000, 1), "clocks")
     for name, megabytes in (("L2", 4), ("memory", 1024)):
         count, stride = megabytes << 18, 4099  # words; a stride that visits other lines and pages
@@ -95,15 +129,14 @@ def run() -> Iterator[Found]:
         yield Found(
             f"{name}, latency", cycles(kernels.memory_latency, 2000, 1, chain.int(), cold=name == "memory"), "clocks"
         )
-    yield Found("exp2", 16 * 16 * 32 / cycles(kernels.exp2_rate, 400, sms), "a clock and SM", sheet.get("exp2"))
     for warps in (4, 8, 16):
         yield Found(f"a barrier of {warps} warps", cycles(kernels.barrier_cost, 1000, 1, warps=warps), "clocks")
     if "clusters" in features:
         yield Found("mbarrier, there and back", cycles(copies.mbarrier_cost, 1000, 1), "clocks")
         yield Found("a barrier of a cluster of two", cycles(copies.cluster_cost, 1000, 1), "clocks")
         for where, own in (("the other block's", False), ("its own, by the same instructions", True)):
-            rate = 16 * 4096 / cycles(copies.remote_rate, 200, sms // 2 * 2, own=own)
-            yield Found(f"shared memory of a cluster, {where}", rate, "bytes a clock and SM")
+            found = 16 * 4096 / cycles(copies.remote_rate, 200, sms // 2 * 2, own=own)
+            yield Found(f"shared memory of a cluster, {where}", found, "bytes a clock and SM")
     yield from _lines()
     yield from _copies(sms, cycles)
     yield from _bandwidths(sms)
