@@ -300,20 +300,22 @@ def ladder(rows: Rows) -> str:
 
 
 def probe(rows: Rows) -> str:
-    """What a GPU does in a clock, beside its data sheet."""
+    """What a GPU does in a clock, by Nsight Compute's counters, too, and beside its data sheet."""
     source = of("probe", rows)
     if not source:
         return _NONE
+    counted = {row["what"]: row for row in of("probe_counters", rows)}
     body = [
         (
             r["what"],
             f"{r['value']:.4g} {r['unit']}",
+            f"{counted[r['what']]['counters']:.4g}" if r["what"] in counted else "",
             f"{r['promised']:g}" if r["promised"] else "",
             f"{r['value'] / r['promised']:.0%}" if r["promised"] else "",
         )
         for r in source
     ]
-    return markdown(("what", "measured", "data sheet", ""), body, source)
+    return markdown(("what", "measured", "by counters", "data sheet", ""), body, source)
 
 
 def verified(devices: list[Rows]) -> dict[str, dict[str, int]]:
