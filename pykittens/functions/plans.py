@@ -144,6 +144,9 @@ def written_out(
     address, pointers = constant(looks.address), [f"p{i}" for i in range(len(given) + len(plan.makers))]
     made.line("; ".join(f"{p} = {address}({x})" for p, x in zip(pointers, given)))  # noqa: B905  # the rest are made
     made.line(f"if ({' | '.join(pointers[: len(given)])}) % {ALIGNED}: {other}")
+    if function.written and len(plan.steps) > 1:  # before anything is written, as in `again`
+        asked = " and ".join(f"{constant(step.launch.unchanged)}()" for step in plan.steps)  # type: ignore[attr-defined]
+        made.line(f"if not ({asked}): {other}")
     indent = " " * graded
     if graded:  # what torch.no_grad() does: kernels refuse operands whose gradients are recorded
         set_enabled = constant(torch._C._set_grad_enabled)
