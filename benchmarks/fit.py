@@ -1,10 +1,12 @@
 """The constants of `kernels/schedule.py`, fitted to the times that `python -m benchmarks.schedules` recorded.
 
-    python -m benchmarks.fit benchmarks/results/schedules/NAME.json [--held 50]    # -> pykittens/kernels/schedule.json
+    python -m benchmarks.fit [KIND] [--folds 5] [--unseen FILE]    # -> pykittens/kernels/schedule.json
 
-Of each kind the last `--held` shapes are not fitted: it prints for how many of them the way that the model takes is
-within 5 % of the fastest that was measured. Least squares of the logarithms of times, by damped Gauss-Newton steps, in
-which errors above 10 % count by their size and not its square.
+All files of benchmarks/results/schedules but the unseen one are fitted together. The way that the model takes counts as
+right within 5 % of the fastest that was measured: at shapes that are held back, a fold after another (--folds), and at
+those of a file that is never fitted. Least squares of the logarithms of times, by damped Gauss-Newton steps, in which
+errors above 10 % count by their size and not its square, and what all ways of a shape have in common counts less than
+how they differ, on which the choice depends.
 """
 
 from __future__ import annotations
@@ -20,136 +22,195 @@ import numpy as np
 
 from pykittens.kernels import schedule
 
-SMS, ROBUST, POWER = 132, 0.1, 4
+from .record import RESULTS
+
+ROBUST, POWER, COMMON = 0.1, 4, 0.2  # COMMON: how much of a shape's mean error counts
+FOLDER = RESULTS / "schedules"
 Array = Any
+Times = dict[Any, float]  # microseconds by way
+Row = tuple[Any, schedule.Machine, Times]
+Constants = Callable[[Any], list[float]]
 
 
-def least_squares(residuals: Callable[[Array], Array], start: Array, groups: list[Array], steps: int = 25) -> Array:
-    """Minimises the sum of squares over the logarithms of constants. groups: which residuals each constant moves."""
-    x, damping = np.log(start), 1e-2
-    base = residuals(np.exp(x))
+class Problem:
+    """Errors of a model's logarithms at rows. own: where the constants of a way begin; `common`: those of all ways."""
 
-    def cost(r: Array) -> float:
-        return float(np.sum(2 * ROBUST**2 * (np.sqrt(1 + (r / ROBUST) ** 2) - 1)))
+    def __init__(self, rows: list[Row], own: Constants, common: list[float]) -> None:
+        self.names = sorted({way.name for *_, times in rows for way in times})
+        starts = [own(next(way for *_, times in rows for way in times if way.name == name)) for name in self.names]
+        self.start = np.log([*np.concatenate(starts), *common])
+        self.size = len(starts[0])
+        self.data = [(i, *row[:2], way) for i, row in enumerate(rows) for way in row[2]]
+        self.logs = np.log([us for *_, times in rows for us in times.values()])
+        # What is far from the fastest way of its shape is not chosen, and need not be known as well.
+        self.counts = np.array([(min(times.values()) / us) ** POWER for *_, times in rows for us in times.values()])
+        self.shapes = np.array([i for i, *_ in self.data])
+        self.owner = np.array([self.names.index(way.name) for *_, way in self.data])
+        self.weights = np.bincount(self.shapes, self.counts**2)
+        everything = np.arange(len(self.data))
+        self.moved = [np.flatnonzero(self.owner == i // self.size) for i in range(self.size * len(self.names))]
+        self.moved += [everything] * len(common)
 
+    def errors(self, x: Array, which: Array | None = None) -> Array:
+        """The logarithms of predicted times over measured ones, for logarithms x of the constants."""
+        values = np.exp(x)
+        common = values[self.size * len(self.names) :]
+        which = np.arange(len(self.data)) if which is None else which
+        made = []
+        for i in which:
+            _, shape, machine, way = self.data[i]
+            first = self.size * self.owner[i]
+            made.append(shape.microseconds(way, values[first : first + self.size], common, machine))
+        return np.log(made) - self.logs[which]
+
+    def residuals(self, errors: Array) -> Array:
+        """Weighted, and without most of what the ways of a shape have in common."""
+        means = np.bincount(self.shapes, errors * self.counts**2) / self.weights
+        return (errors - (1 - COMMON) * means[self.shapes]) * self.counts
+
+    def slopes(self, x: Array, errors: Array) -> Array:
+        """Derivatives of the residuals with respect to x."""
+        found = []
+        for i, rows in enumerate(self.moved):
+            there = x.copy()
+            there[i] += 1e-4
+            change = np.zeros(len(errors))
+            change[rows] = (self.errors(there, rows) - errors[rows]) / 1e-4
+            found.append(self.residuals(change))
+        return np.array(found).T
+
+
+def cost(residuals: Array) -> float:
+    return float(np.sum(2 * ROBUST**2 * (np.sqrt(1 + (residuals / ROBUST) ** 2) - 1)))
+
+
+def least_squares(problem: Problem, steps: int = 20) -> Array:
+    """The logarithms of the constants that fit best."""
+    x, damping = problem.start, 1e-2
+    errors = problem.errors(x)
+    base = problem.residuals(errors)
     for _ in range(steps):
-        jacobian = np.zeros((len(base), len(x)))
-        for i, rows in enumerate(groups):
-            moved = x.copy()
-            moved[i] += 1e-4
-            jacobian[rows, i] = (residuals(np.exp(moved), rows) - base[rows]) / 1e-4
+        slopes, before = problem.slopes(x, errors), cost(base)
         weight = 1 / np.sqrt(1 + (base / ROBUST) ** 2)
-        normal = jacobian.T @ (jacobian * weight[:, None])
+        normal = slopes.T @ (slopes * weight[:, None])
         for _ in range(8):
-            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-6), jacobian.T @ (base * weight))
-            tried = np.clip(x - step, math.log(1e-3), math.log(1e3))
-            found = residuals(np.exp(tried))
-            if cost(found) < cost(base):
-                x, base, damping = tried, found, damping / 3
+            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-6), slopes.T @ (base * weight))
+            there = np.clip(x - step, math.log(1e-3), math.log(1e3))
+            found = problem.errors(there)
+            if cost(problem.residuals(found)) < before:
+                x, errors, base, damping = there, found, problem.residuals(found), damping / 3
                 break
             damping *= 4
         else:
             break
-    return np.exp(x)
+        if cost(base) > before * (1 - 1e-4):
+            break
+    return x
 
 
-def fit(rows: list[tuple[Any, dict[Any, float]]], own: Constants, common: list[float]) -> dict[str, list[float]]:
-    """Constants by name of way, and "all". own: where those of a way begin."""
-    names = sorted({way.name for _, times in rows for way in times})
-    starts = [own(next(way for _, times in rows for way in times if way.name == name)) for name in names]
-    size = len(starts[0])
-    data = [(shape, way, names.index(way.name), us) for shape, times in rows for way, us in times.items()]
-    logs, everything = np.log([us for *_, us in data]), np.arange(len(data))
-    # What is far from the fastest way of its shape is not chosen, and need not be known as well.
-    counts = np.array([(min(times.values()) / us) ** POWER for _, times in rows for us in times.values()])
-
-    def residuals(x: Array, which: Array = everything) -> Array:
-        common = x[size * len(names) :]
-        made = [
-            data[i][0].microseconds(data[i][1], x[size * data[i][2] : size * data[i][2] + size], common, SMS)
-            for i in which
-        ]
-        return (np.log(made) - logs[which]) * counts[which]
-
-    owner = np.array([i for *_, i, _ in data])
-    groups = [np.flatnonzero(owner == i // size) for i in range(size * len(names))]
-    groups += [everything] * len(common)
-    x = least_squares(residuals, np.array([*np.concatenate(starts), *common]), groups)
-    errors = np.abs(residuals(x) / counts)
-    print(
-        f"    {len(data)} times, errors: median {np.median(errors):.3f}, 9 of 10 below {np.quantile(errors, 0.9):.3f}"
-    )
+def fit(rows: list[Row], own: Constants, common: list[float]) -> dict[str, list[float]]:
+    """Constants by name of way, and "all"."""
+    problem = Problem(rows, own, common)
+    x = np.exp(least_squares(problem))
+    size, names = problem.size, problem.names
     parts = {name: x[size * i : size * i + size] for i, name in enumerate(names)} | {"all": x[size * len(names) :]}
     return {name: [round(float(value), 4) for value in values] for name, values in parts.items()}
 
 
-Constants = Callable[[Any], list[float]]
-
-
-def judged(rows: list[tuple[Any, dict[Any, float]]], known: dict[str, list[float]]) -> list[float]:
+def judged(rows: list[Row], known: dict[str, list[float]]) -> list[float]:
     """Of each shape, the time of the way that the model takes over the least that was measured."""
     found = []
-    for shape, times in rows:
-        made = {way: shape.microseconds(way, known[way.name], known["all"], SMS) for way in times}
+    for shape, machine, times in rows:
+        made = {way: shape.microseconds(way, known[way.name], known["all"], machine) for way in times}
         found.append(times[min(made, key=made.__getitem__)] / min(times.values()))
     return found
 
 
-def said(ratios: list[float]) -> str:
+def said(ratios: list[float]) -> dict[str, Any]:
+    """What the ratios come to."""
     within = sum(x <= 1.05 for x in ratios) / len(ratios)
-    return f"{within:.0%} within 5 %, geometric mean {math.exp(np.mean(np.log(ratios))):.3f}, worst {max(ratios):.2f}"
+    mean = math.exp(np.mean(np.log(ratios)))
+    return {
+        "shapes": len(ratios),
+        "within 5 %": round(within, 3),
+        "mean": round(mean, 4),
+        "worst": round(max(ratios), 2),
+    }
 
 
-def read(file: Path) -> tuple[dict[str, Any], list[Any], list[Any]]:
-    """Facts, and rows of attention and of products: (shape, microseconds by way)."""
+def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
+    """Facts, and rows of each kind."""
     found = json.loads(file.read_text())
-    attention, product = [], []
+    machine = schedule.Machine(*found["machine"])
+    rows: dict[str, list[Row]] = {"attention": [], "product": []}
     for row in found["rows"]:
         if row["kind"] == "attention":
             *sizes, causal = row["shape"]
             shape: Any = schedule.Attention(*sizes, bool(causal))
-            attention.append((shape, {schedule.Way(*way): 1000 * ms for way, ms in row["ms"]}))
+            ways: Times = {schedule.Way(*way): 1000 * ms for way, ms in row["ms"]}
         else:
             m, n, k = row["shape"]
             across = [0.0 if x % 8 else schedule.straddling(2 * x) for x in (k, n)]
             shape = schedule.Multiply(m, n, k, 2, (across[0], across[1]))
             ways = {schedule.Product(schedule.CONFIGS[i], splits): 1000 * ms for (i, splits), ms in row["ms"]}
-            allowed = {*shape.ways(SMS)}  # those that are tried no more stay in the file
-            ways = {way: us for way, us in ways.items() if way in allowed}
-            product.append((shape, ways))
-    return found["facts"], attention, product
+        allowed = {*shape.ways(machine.sms)}  # those that are tried no more stay in the file
+        rows[row["kind"]].append((shape, machine, {way: us for way, us in ways.items() if way in allowed}))
+    return found["facts"], rows
+
+
+STARTS: dict[str, tuple[Constants, list[float]]] = {
+    "attention": (lambda way: [5, 2.5, way.rows * way.keys / 2e4, 0.5], [0.7, 0.5, 0.8, 3, 0.6]),
+    "product": (
+        lambda way: [5, 1.5, way.config.rows * way.config.cols / 6e4, (way.config.rows + way.config.cols) / 1e3],
+        [0.85, 2, 1.6, 2, 0.3, 0.8, 0.3, 1, 1, 0.05],
+    ),
+}
+
+
+def fitted(kind: str, rows: list[Row]) -> dict[str, Any]:
+    """The constants of a kind: of attention, for each head dimension that was measured."""
+    if kind == "product":
+        return fit(rows, *STARTS[kind])
+    return {str(d): fit([row for row in rows if row[0].dim == d], *STARTS[kind]) for d in schedule.WIDTHS}
+
+
+def judgement(kind: str, rows: list[Row], known: dict[str, Any]) -> list[float]:
+    """`judged` for the constants of a kind."""
+    if kind == "product":
+        return judged(rows, known)
+    return [x for d in schedule.WIDTHS for x in judged([row for row in rows if row[0].dim == d], known[str(d)])]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--held", type=int, default=50)
+    parser.add_argument("kinds", nargs="*", choices=[[], *STARTS], default=[])
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--unseen", type=Path, default=FOLDER / "unseen.json")
     parser.add_argument("--out", type=Path, default=Path(schedule.__file__).with_suffix(".json"))
     o = parser.parse_args()
-    facts, attention, product = read(o.file)
-    made: dict[str, Any] = {"attention": {}, "product": {}}
-    ratios: tuple[list[float], list[float]] = ([], [])
-    for width in schedule.WIDTHS:
-        fitted, held = (
-            [row for row in rows if row[0].dim == width] for rows in (attention[: -o.held], attention[-o.held :])
-        )
-        print(f"attention, d {width}: {len(fitted)} shapes fitted, {len(held)} held back")
-        known = fit(fitted, lambda way, d=width: [5, 2.5, way.rows * way.keys * d / 1.5e6, 0.5], [0.7, 0.5, 2.5, 3, 2])
-        made["attention"][str(width)] = known
-        for all_of_them, rows in zip(ratios, (fitted, held), strict=True):
-            all_of_them += judged(rows, known)
-    print("attention, fitted:", said(ratios[0]), "\nattention, held back:", said(ratios[1]))
-    fitted, held = product[: -o.held], product[-o.held :]
-    print(f"products: {len(fitted)} shapes fitted, {len(held)} held back")
-    known = fit(
-        fitted,
-        lambda way: [5, 1.5, way.config.rows * way.config.cols / 6e4, (way.config.rows + way.config.cols) / 1e3],
-        [2.8, 2, 8, 1, 0.8, 0.3],
-    )
-    made["product"] = known
-    print("products, fitted:", said(judged(fitted, known)), "\nproducts, held back:", said(judged(held, known)))
-    about = {"measured": facts, "rows": str(o.file), "held back": o.held}
-    o.out.write_text(json.dumps({"about": about, **made}, indent=1) + "\n")
+    files = [read(file) for file in sorted(FOLDER.glob("*.json")) if file.name != o.unseen.name]
+    unseen = read(o.unseen)[1] if o.unseen.exists() else {}
+    made = json.loads(o.out.read_text())
+    for kind in o.kinds or [*STARTS]:
+        rows = [row for _, found in files for row in found[kind]]
+        place = [i for _, found in files for i in range(len(found[kind]))]  # files have the same shapes in one order
+        about: dict[str, Any] = {"measured": [facts for facts, found in files if found[kind]]}
+        held: list[float] = []
+        for fold in range(o.folds):
+            known = fitted(kind, [row for row, i in zip(rows, place, strict=True) if i % o.folds != fold])
+            held += judgement(kind, [row for row, i in zip(rows, place, strict=True) if i % o.folds == fold], known)
+        known = fitted(kind, rows)
+        about["fitted"] = said(judgement(kind, rows, known))
+        if held:
+            about["held back"] = said(held)
+        if unseen.get(kind):
+            about["unseen"] = said(judgement(kind, unseen[kind], known))
+        for name in about:
+            if name != "measured":
+                print(f"{kind}, {name}: {about[name]}", flush=True)
+        made[kind] = known
+        made["about"][kind] = about
+    o.out.write_text(json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

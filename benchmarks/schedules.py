@@ -3,16 +3,20 @@
     python -m benchmarks.schedules --compile-only     # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.schedules --count 300        # -> benchmarks/results/schedules/<device>.json
     python -m benchmarks.schedules product            # one kind; the other's rows stay
-    python -m benchmarks.schedules product --more     # ways that the file has not, each beside the fastest that it has
-    python -m benchmarks.fit FILE                     # from there: the constants of the model
+    python -m benchmarks.schedules product --more     # ways that the file has not, beside the fastest that it has
+    python -m benchmarks.schedules product --below 1.4  # only ways that the model predicts to be near the fastest
+    python -m benchmarks.fit FILE ...                 # from there: the constants of the model
 
 All ways of a shape take turns, behind a write that empties L2. Each is compared with the first before it is timed.
+Those near the fastest take more turns, whose times count: the least of many medians of five is too small.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +31,7 @@ from .record import RESULTS
 
 SLOTS = 132
 MOST = 2e12  # operations of an attention
+NEAR, TURNS = 1.1, 15  # how far from the fastest more turns are taken, and how many
 Shape = tuple[int, ...]
 Make = Callable[..., Any]  # an array of a dtype and a shape
 
@@ -100,10 +105,16 @@ def take(shapes: Iterator[Shape], count: int) -> list[Shape]:
 
 
 def measure(
-    kind: str, count: int, seed: int, seconds: float, known: list[dict[str, Any]] | None = None
+    kind: str,
+    count: int,
+    seed: int,
+    seconds: float,
+    known: list[dict[str, Any]] | None = None,
+    below: float = math.inf,
 ) -> list[dict[str, Any]]:
     """Rows of the file. known: those that are there, of the same shapes; ways that they have not are measured in turn
-    with the fastest that they have, and filed in proportion to it."""
+    with the fastest that they have, and filed in proportion to those. below: only ways that are predicted to take so
+    many times as long as the fastest at most."""
     import torch
 
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
@@ -133,10 +144,11 @@ def measure(
             break
         first, launch = None, {}
         there = {json.dumps(way): ms for way, ms in known[i]["ms"]} if known else {}
-        ways = {json.dumps(way): calls for way, calls in runs(shape, make, empty)}
-        fastest = min((x for x in there if x in ways), key=there.__getitem__, default="")
+        hopeless = slow(kind, shape, below)
+        ways = {name: calls for way, calls in runs(shape, make, empty) if (name := json.dumps(way)) not in hopeless}
+        near = {x for x in there if x in ways and there[x] < NEAR * min(there.values())}
         for name, calls in ways.items():
-            if name in there and name != fastest:
+            if name in there and name not in near:
                 continue
             try:
                 launch[name] = bound(calls)
@@ -152,12 +164,31 @@ def measure(
             if not wrong < 1e-2:
                 print("WRONG", shape, name, wrong, flush=True)
                 del launch[name]
-        times = {name: t.median for name, t in in_turn(launch, 0.0).items()} if len(launch) > bool(there) else {}
-        scale = there[fastest] / times[fastest] if times and there else 1.0
-        times = there | {name: round(ms * scale, 5) for name, ms in times.items() if name != fastest or not there}
-        rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(name), ms] for name, ms in times.items()]})
+        if launch and not near >= {*launch}:
+            times = {name: t.median for name, t in in_turn(launch, 0.0).items()}
+            again = {name: launch[name] for name in times if name in near or times[name] < NEAR * min(times.values())}
+            times |= {name: t.median for name, t in in_turn(again, TURNS * max(times[n] for n in again)).items()}
+            both = [there[name] / times[name] for name in near if name in times]
+            scale = statistics.geometric_mean(both) if both else 1.0
+            there |= {name: round(ms * scale, 5) for name, ms in times.items()}
+        rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(name), ms] for name, ms in there.items()]})
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
+
+
+def slow(kind: str, shape: Shape, below: float) -> set[str]:
+    """Names of the ways that are predicted to take more than `below` times as long as the fastest."""
+    if below == math.inf:
+        return set()
+    if kind == "attention":
+        choices = schedule.attention_choices(schedule.Attention(*shape[:-1], bool(shape[-1])), schedule.machine(0))
+        return {json.dumps(list(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}
+    choices = schedule.product_choices(schedule.Multiply(*shape), schedule.machine(0))
+    return {
+        json.dumps([schedule.CONFIGS.index(c.way.config), c.way.splits])
+        for c in choices
+        if c.microseconds > below * choices[0].microseconds
+    }
 
 
 def main() -> None:
@@ -167,6 +198,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind")
     parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--below", type=float, default=math.inf)
     parser.add_argument("--more", action="store_true", help="only ways that the file has not")
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
@@ -180,10 +212,11 @@ def main() -> None:
     rows = [row for row in there if row["kind"] not in kinds]
     for kind in kinds:
         known = [row for row in there if row["kind"] == kind] if o.more else None
-        rows += measure(kind, o.count if known is None else len(known), o.seed, o.seconds, known)
+        rows += measure(kind, o.count if known is None else len(known), o.seed, o.seconds, known, o.below)
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
-    file.write_text(f'{{"facts": {json.dumps(facts())},\n"seed": {o.seed},\n"rows": [\n{lines}\n]}}\n')
+    where = f'{{"facts": {json.dumps(facts())},\n"machine": {json.dumps(schedule.machine(0))},\n"seed": {o.seed},'
+    file.write_text(f'{where}\n"rows": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ _SIZES = {
 def show_schedule(
     kind: Annotated[str, typer.Argument(help="attention or product.")],
     sizes: Annotated[list[str] | None, typer.Argument(help="Such as n=4096 causal=1, or m=1000 n=5000 k=3000.")] = None,
-    sms: Annotated[int, typer.Option(help="Multiprocessors.")] = 132,
+    sms: Annotated[int, typer.Option(help="Multiprocessors.", min=1)] = 132,
+    bandwidth: Annotated[float, typer.Option(help="TB/s of its memory (H100 3.35, H200 4.81).", min=0.001)] = 3.35,
     as_json: AsJson = False,
 ) -> None:
     """Predict the time of each way to divide a shape among multiprocessors, best first (bf16, aligned rows)."""
@@ -39,19 +40,24 @@ def show_schedule(
         given["m"], given["shared"] = given["m"] or given["n"], given["shared"] or given["heads"]
         whole: dict[str, Any] = {**given, "causal": bool(given["causal"])}
         shape: Any = schedule.Attention(**whole)
-        choices = schedule.attention_choices(shape, sms)
+        choices = schedule.attention_choices(shape, schedule.Machine(sms, bandwidth))
     else:
         shape = schedule.Multiply(given["m"], given["n"], given["k"])
-        choices = schedule.product_choices(shape, sms)
+        choices = schedule.product_choices(shape, schedule.Machine(sms, bandwidth))
     found: list[dict[str, Any]] = [
         {"way": f"{c.way.name} splits={c.way.splits}", "microseconds": round(c.microseconds, 2)} for c in choices
     ]
-    about = schedule.constants()["about"]
+    about = schedule.constants()["about"][kind]
     if as_json:
-        answer({"kind": kind, **given, "sms": sms, "fitted": about, "ways": found})
+        answer({"kind": kind, **given, "sms": sms, "bandwidth": bandwidth, "fitted": about, "ways": found})
         return
     table = Table("way", "microseconds")
     for row in found:
         table.add_row(row["way"], f"{row['microseconds']:.1f}")
     out.print(table)
-    out.print(f"fitted to times of {about['measured']['device']}, {about['measured']['date']}")
+    held = about["held back"]
+    out.print("fitted to times of " + ", ".join(f"{facts['device']} ({facts['date']})" for facts in about["measured"]))
+    out.print(
+        f"of {held['shapes']} shapes held back, the way that it took was within 5 % of the fastest at "
+        f"{held['within 5 %']:.0%}; on average it took {held['mean'] - 1:.1%} longer"
+    )

@@ -13,6 +13,7 @@ from .compiler import Cubin
 from .libcuda import CudaError, ask, check, library
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR, _SHARED_OPTIN, _PROCESSORS = 75, 76, 97, 16  # CUdevice_attribute
+_MEMORY_KILOHERTZ, _MEMORY_BITS = 36, 37
 _DEVICE_ORDINAL = 9  # CUpointer_attribute
 _MAX_DYNAMIC_SHARED, _NON_PORTABLE_CLUSTER = 8, 14  # CUfunction_attribute
 _lock = threading.Lock()
@@ -65,6 +66,12 @@ def capability(device: int = 0) -> tuple[int, int]:
 def multiprocessors(device: int = 0) -> int:
     """How many streaming multiprocessors a device has."""
     return _attribute(_PROCESSORS, device)
+
+
+@functools.cache
+def memory_bandwidth(device: int = 0) -> float:
+    """TB/s between a device and its memory: two transfers a clock over the width of the bus."""
+    return 2 * _attribute(_MEMORY_KILOHERTZ, device) * _attribute(_MEMORY_BITS, device) / 8e9
 
 
 @functools.cache

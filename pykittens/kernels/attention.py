@@ -170,9 +170,9 @@ def grouped(q: Any, k: Any, out: Any) -> Callable[[Any], Any] | None:
 
 
 def plan(q: Sequence[int], k: Sequence[int], causal: bool, device: int | None) -> schedule.Choice:
-    """How attention of these shapes runs on a Hopper GPU; the simulated one does as an H100."""
+    """How attention of these shapes runs on a Hopper GPU."""
     shape = schedule.Attention(q[0], q[1], k[1], q[2], k[2], q[3], causal)
-    return schedule.attention(shape, 132 if device is None else driver.multiprocessors(device))
+    return schedule.attention(shape, schedule.machine(device))
 
 
 def table(x: Any) -> Any:

@@ -137,9 +137,10 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Ch
             raise ArgumentError(f"matmul of 8-bit floats on {arch}: its kernel is written for Hopper", fix=fix)
         config = choose_ampere(m, n, sms, pair)
     else:
-        shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles))
-        small = sms == 2  # the simulated GPU: it runs what an H100 would, in tiles that nobody divides
-        config, splits = schedule.product(shape, 132 if small else sms, not small, pair).way
+        stored = (a.straddles, b.straddles), (a.transposed, b.transposed)
+        shape = schedule.Multiply(m, n * (1 + pair), k, size, *stored)
+        divide = sms > 2  # the simulated GPU runs what an H100 would, in tiles that nobody divides
+        config, splits = schedule.product(shape, schedule.machine(first.device), divide, pair).way
         if pair:  # three results may leave
             config = replace(config, cols=config.cols // 2, stages=min(config.stages, 5))
     return Choice(a, b, "bf16" if eight else first.dtype, config, sms, splits)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..gpu import driver
 from .gemm import Config
 
 Constants = Sequence[float]
@@ -49,7 +50,22 @@ CONFIGS = (
     Config(192, 192, 3, 3, group=4, cluster=2),
     Config(128, 64, 8, 2),
     Config(64, 64, 10, 1, cluster=4, share="k"),
+    Config(256, 192, 3, 2, group=4, cluster=2, share="a"),
+    Config(256, 192, 3, 2, group=4, cluster=2),
+    Config(128, 256, 4, 2, group=4, cluster=2, share="a"),
 )
+
+
+class Machine(NamedTuple):
+    """What the model knows of a GPU: multiprocessors, and TB/s of its memory, as the driver says. An H100's here."""
+
+    sms: int = 132
+    bandwidth: float = 3.352
+
+
+def machine(device: int | None) -> Machine:
+    """A device; the simulated GPU is divided as an H100."""
+    return Machine() if device is None else Machine(driver.multiprocessors(device), driver.memory_bandwidth(device))
 
 
 class Way(NamedTuple):
@@ -123,10 +139,11 @@ class Attention(NamedTuple):
                 slots = sms * _residents(way)
                 yield from (way._replace(splits=s) for s in SPLITS if s <= most and (s - 1) * tiles < slots)
 
-    def microseconds(self, way: Way, constants: Constants, common: Constants, sms: int) -> float:
+    def microseconds(self, way: Way, constants: Constants, common: Constants, machine: Machine) -> float:
         """Predicted for a way. Its own constants: launch, tile, step of keys, and what a causal tile takes more; those
-        of all ways: a step where a block is alone that could be one of two, of the shortest tile at the end,
-        bandwidth, merging, and its bandwidth."""
+        of all ways: a step where a block is alone that could be one of two, of the shortest tile at the end, the
+        share of bandwidth, merging, and its bandwidth."""
+        sms = machine.sms
         launch, tile, step, masked = constants
         alone, last, bandwidth, merge, parts = common
         count, heads = -(-self.n // way.rows), self.batch * self.heads
@@ -150,7 +167,7 @@ class Attention(NamedTuple):
         queries = self.batch * self.heads * self.n * self.dim
         moved = 4 * (queries + self.batch * self.shared * self.m * self.dim) / 1e6  # MB
         merging = merge + 8e-6 * way.splits * queries / parts if way.splits > 1 else 0.0
-        return launch + math.hypot(busiest, moved / bandwidth) + merging
+        return launch + math.hypot(busiest, moved / (bandwidth * machine.bandwidth)) + merging
 
 
 def straddling(stride: int) -> float:
@@ -164,13 +181,14 @@ def _residents(way: Way) -> int:
 
 class Multiply(NamedTuple):
     """The shape of a product, of elements of `size` bytes. straddle: the share of each operand's rows that lie across
-    lines of L2."""
+    lines of L2; transposed: whether a is stored as (k, m), and b as (n, k)."""
 
     m: int
     n: int
     k: int
     size: int = 2
     straddle: tuple[float, float] = (0.0, 0.0)
+    transposed: tuple[bool, bool] = (False, False)
 
     def ways(self, sms: int, divide: bool = True) -> Iterator[Product]:
         """All that may be fastest."""
@@ -184,30 +202,40 @@ class Multiply(NamedTuple):
                 most = min(sms // rest, steps // 2, 16)
                 yield from (Product(config, s) for s in sorted({2, 3, most // 2, most}) if 2 <= s <= most)
 
-    def microseconds(self, way: Product, constants: Constants, common: Constants, sms: int) -> float:
-        """Predicted for a way. Its own constants: launch, tile, step of 128 bytes of k where tensor cores are the
-        limit and where loads are; those of all ways: bandwidth, a part of a divided round, what rows that TMA
-        cannot write take of bandwidth, and of a tile, what rows across lines take of loads, and what is left of loads
-        where one block is alone."""
+    def microseconds(self, way: Product, constants: Constants, common: Constants, machine: Machine) -> float:
+        """Predicted for a way. Its own constants: launch, tile, and for 128 bytes of k what tensor cores take and what
+        loads take; those of all ways: the share of bandwidth; a part of a divided round; of rows that TMA cannot write,
+        what they take of bandwidth and of a tile; of a tile, whose rows lie across lines of L2; of loads, what such
+        rows take, what is left of them where a block is alone, what is outside a's and b's ends, which TMA fills with
+        zeros more slowly than it loads, and a tile where rows of memory end inside a sector.
+        """
         launch, tile, multiply, load = constants
-        bandwidth, part, writes, unaligned, across, alone = common
-        c, splits = way.config, way.config.cluster if way.config.splits else 1
-        tiles = -(-self.m // (c.rows * c.stack[0])) * -(-self.n // (c.cols * c.stack[1])) * c.stack[0] * c.stack[1]
-        busy = min(1.0, tiles * (splits if way.splits == 1 else 1 if tiles >= sms else way.splits) / sms)
-        first, second = c.rows / c.stack[1], c.cols / c.stack[0]  # of the operands, what a block asks for
-        load *= 1 + across * (first * self.straddle[0] + second * self.straddle[1]) / (first + second)
-        load *= alone + (1 - alone) * busy
-        step = c.depth / 128 * (multiply**4 + load**4) ** 0.25
-        steps, odd = -(-self.k * self.size // (c.depth * splits)), self.n % 8 != 0
-        each = tile + unaligned * odd * c.rows * c.cols / 2**15
-        at_once = max(1, sms // splits if splits <= 2 else sms * 85 // (100 * splits))  # large clusters find less room
-        if way.splits == 1:
-            busiest = -(-tiles // at_once) * (steps * step + each)
-        else:
-            busiest = tiles // sms * (steps * step + each) + -(-steps // way.splits) * step + each
-            busiest += part * way.splits * c.rows * c.cols / 2**15
+        bandwidth, part, writes, unaligned, crossing, across, alone, below, beside, inside = common
+        c, (down, right), sms = way.config, way.config.stack, machine.sms
+        high, wide = -(-self.m // (c.rows * down)) * down, -(-self.n // (c.cols * right)) * right
+        tiles, area, odd = high * wide, c.rows * c.cols / 2**15, self.n * self.size % 16 != 0
+        rows, cols = c.rows / right, c.cols / down  # of the operands, what a block asks for
+        asked = rows * (1 + across * self.straddle[0] + below * (1 - self.m / (high * c.rows)))
+        asked += cols * (1 + across * self.straddle[1] + beside * (1 - self.n / (wide * c.cols)))
+        load *= asked / (rows + cols)
+        own = c.cluster if c.splits else 1  # blocks of a tile
+        at_once = sms // own if own <= 2 else max(1, sms * 10 // (11 * own))  # large clusters find less room
+        steps = -(-self.k * self.size // (c.depth * own))
+        rounds, rest = divmod(tiles, at_once)
+        last = -(-steps // way.splits) if rest else 0
+        full, end = at_once * own / sms, min(1.0, rest * own * way.splits / sms)  # how busy the GPU is
+        loading = rounds * steps * (alone + (1 - alone) * full) + last * (alone + (1 - alone) * end)
+        all_rounds = rounds + (rest > 0)
+        ends = (self.transposed[0] and self.m * self.size % 32 != 0) or (
+            not self.transposed[1] and self.n * self.size % 32 != 0
+        )
+        edge = ends * inside * (rounds * steps + last) / all_rounds * (1 + (all_rounds - 1) / wide)
+        busiest = c.depth / 128 * ((multiply * (rounds * steps + last)) ** 4 + (load * loading + edge) ** 4) ** 0.25
+        crosses = 0.0 if odd else straddling(self.n * self.size)
+        busiest += all_rounds * (tile + (unaligned * odd + crossing * crosses) * area)
+        busiest += part * way.splits * area if way.splits > 1 else 0.0
         moved = (self.m * self.k + self.k * self.n + self.m * self.n * (writes if odd else 1)) * self.size / 1e6
-        return launch + math.hypot(busiest, moved / bandwidth)
+        return launch + math.hypot(busiest, moved / (bandwidth * machine.bandwidth))
 
 
 @cache
@@ -216,33 +244,33 @@ def constants() -> dict[str, Any]:
     return json.loads(Path(__file__).with_suffix(".json").read_text())
 
 
-def attention_choices(shape: Attention, sms: int, divide: bool = True) -> list[Choice]:
+def attention_choices(shape: Attention, machine: Machine, divide: bool = True) -> list[Choice]:
     """The ways of an attention, the best first. divide: the keys may be divided."""
     width = next(w for w in WIDTHS if w >= shape.dim)
     known = constants()["attention"][str(width)]
-    found = shape.ways(sms, divide)
-    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], sms)) for way in found)
+    found = shape.ways(machine.sms, divide)
+    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], machine)) for way in found)
     return sorted(choices, key=lambda choice: choice.microseconds)
 
 
-def product_choices(shape: Multiply, sms: int, divide: bool = True) -> list[Choice]:
+def product_choices(shape: Multiply, machine: Machine, divide: bool = True) -> list[Choice]:
     """The ways of a product, the best first. divide: the last round's tiles may be divided."""
     known = constants()["product"]
-    found = shape.ways(sms, divide)
-    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], sms)) for way in found)
+    found = (way for way in shape.ways(machine.sms, divide) if way.name in known)  # others are not measured yet
+    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], machine)) for way in found)
     return sorted(choices, key=lambda choice: choice.microseconds)
 
 
 @lru_cache(maxsize=4096)
-def attention(shape: Attention, sms: int, divide: bool = True) -> Choice:
+def attention(shape: Attention, machine: Machine, divide: bool = True) -> Choice:
     """How an attention runs."""
-    return attention_choices(shape, sms, divide)[0]
+    return attention_choices(shape, machine, divide)[0]
 
 
 @lru_cache(maxsize=4096)
-def product(shape: Multiply, sms: int, divide: bool = True, pair: bool = False) -> Choice:
+def product(shape: Multiply, machine: Machine, divide: bool = True, pair: bool = False) -> Choice:
     """How a product runs. pair: two products, in two halves of the columns, whose tiles nobody divides."""
-    choices = product_choices(shape, sms, divide and not pair)
+    choices = product_choices(shape, machine, divide and not pair)
     best = next(c for c in choices if not pair or (c.way.config.cols % 128 == 0 and _halved(c.way.config)))
     return best._replace(way=best.way._replace(config=for_rows(best.way.config, shape.m)))
 
