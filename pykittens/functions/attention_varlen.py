@@ -179,8 +179,7 @@ def attention_varlen(
 
     score(s, batch, head, row, col, *score_operands) and mask(batch, head, row, col, *mask_operands) are those of
     `attention`, where batch is the number of the sequence, and row and col are positions within it, from 0. What
-    belongs to packed rows is found by their offsets, which are an operand like others: `x[offsets[batch] + row]`. A
-    mask is evaluated for every tile that causal and window let be seen, and none is skipped for what it hides.
+    belongs to packed rows is found by their offsets, which are an operand like others: `x[offsets[batch] + row]`.
 
     Raises `ArgumentError` for operands that no kernel takes, and for wrong offsets on the CPU. Rows behind the
     last sequence are zero, in the gradients too, and -inf in the log-sum-exp.

@@ -148,7 +148,7 @@ def attend(
         tile.set(tile + 1)
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
-    slices = pk.cdiv(wide, cols := 16 * pk.cdiv(wide, 16 * groups))  # of columns, that groups add up
+    slices = wide // (cols := parts.cols // rows)  # of columns, that groups add up
     operand = Unpacked(group, groups, pk.st(f16 if k.dtype is e4m3 else q.dtype, each, d), k.dtype)
     ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))

@@ -39,9 +39,10 @@ class Cut(NamedTuple):
         return self.each * self.groups
 
     def slices(self, wide: int) -> tuple[int, int]:
-        """How many slices of `wide` columns the groups add up, and the elements of one."""
-        cols = 16 * -(-wide // (16 * self.groups))
-        return -(-wide // cols), self.rows * cols
+        """Into how many slices `wide` columns are cut, of which each group adds up one at most, and the elements of a
+        slice."""
+        cols = next(x for x in range(16, wide + 1, 16) if wide % x == 0 and wide <= x * self.groups)
+        return wide // cols, self.rows * cols
 
 
 def cut(rows: int, d: int, dv: int, size: int, arch: Architecture, page: int = 0) -> Cut:
@@ -51,17 +52,18 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture, page: int = 0
     most = 64 if wide <= 128 else 32
     tall = next(x for x in (16, 32, 64) if x >= min(rows, most))
     warps = 8 if wide <= 128 else tall // 4  # as many as the registers of a multiprocessor are enough for
-    for keys in (128, 64, 32)[wide > 128 :]:  # few groups of many keys: what belongs to a tile is done less often
-        for groups in (4, 8, 2):
-            found = Cut(tall, groups, keys // groups, 2)
-            slices, elements = found.slices(narrow)
-            fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
-            fixed += keys * wide * 2 if size == 1 and not in_registers(tall // 16) else 0
-            stages = (arch.shared_bytes - fixed) // (keys * (wide + narrow) * size)
-            each = 16 <= found.each <= (64 if wide <= 128 else 16) and page % found.each == 0
-            if each and groups * tall // 16 <= warps and stages >= 2:
-                return found._replace(stages=min(stages, 4))
-    raise AssertionError("a GPU has room for two tiles of 32 keys")
+    sizes = (128, 64, 32, 16)[wide > 128 :]
+    # Few groups of many keys: what belongs to a tile is done less often. One group alone leaves its warps to wait.
+    for keys, groups in [(x, y) for x in sizes for y in (4, 8, 2)] + [(x, 1) for x in sizes]:
+        found = Cut(tall, groups, keys // groups, 2)
+        slices, elements = found.slices(narrow)
+        fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
+        fixed += keys * wide * 2 if size == 1 and not in_registers(tall // 16) else 0
+        stages = (arch.shared_bytes - fixed) // (keys * (wide + narrow) * size)
+        each = 16 <= found.each <= (64 if wide <= 128 else 16) and page % found.each == 0
+        if each and groups * tall // 16 <= warps and stages >= 2:
+            return found._replace(stages=min(stages, 4))
+    raise AssertionError("a GPU has room for two tiles of 16 keys")
 
 
 class Attend:

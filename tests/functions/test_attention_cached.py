@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import ml_dtypes
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 import pykittens as pk
+from pykittens.architectures import ARCHITECTURES
 from pykittens.errors import ArgumentError, KernelAssertionError
 from pykittens.kernels import decoding
 from pykittens.kernels.attention import scores
 from pykittens.kernels.attention_cached import reference
+from pykittens.kernels.widths import widths
 
 BF16, E4M3 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -77,12 +80,12 @@ class Case:
     "case",
     (
         {"lengths": (0, 1, 300, 129)},
-        {"lengths": (64, 65, 33), "page": 16, "heads": (3, 1), "d": (72, 40)},
+        {"lengths": (64, 65, 33), "page": 16, "heads": (3, 1), "d": (152, 40)},
         {"lengths": (2, 144), "page": 48, "n": 3, "dtype": np.float16, "capacity": 150},
         {"lengths": (5, 170), "n": 16, "heads": (5, 1), "capacity": 170},
         {"lengths": (40, 90), "n": 2, "window": (30, None), "softcap": 2.0, "sinks": np.arange(4, dtype=np.float32)},
         {"lengths": (40, 90), "n": 2, "causal": False},
-        {"lengths": (0, 100), "d": (256, 256), "heads": (2, 1), "capacity": 100},
+        {"lengths": (0, 100), "d": (160, 160), "heads": (2, 1), "capacity": 100},
         {"lengths": (1, 130), "scales": ((0.25, 0.5), 0.1), "capacity": 130},
         {"lengths": (5, 66), "n": 16, "heads": (5, 1), "d": (96, 48), "page": 16, "scales": (2.0, 1.0), "capacity": 70},
         {
@@ -99,6 +102,17 @@ class Case:
 def test_beside_float64(case: dict[str, Any]) -> None:
     c = Case(**case)
     c.check(pk.attention_cached(*c.operands, **c.settings))
+
+
+@pytest.mark.parametrize("arch", ("sm_86", "sm_90a"))
+def test_every_head_dimension_is_cut_into_slices(arch: str) -> None:
+    """Which are alike, fit the tensor cores, and are no more than there are groups."""
+    for rows, d, size, page in itertools.product((1, 16, 17, 48, 128), range(8, 264, 8), (1, 2), (0, 16, 48, 64)):
+        for wide in {widths(d, dv)[1] for dv in range(8, d + 8, 8)}:
+            cut = decoding.cut(rows, d, wide, size, ARCHITECTURES[arch], page)
+            slices, elements = cut.slices(wide)
+            assert slices <= cut.groups and slices * elements == wide * cut.rows and elements // cut.rows % 16 == 0
+            assert page % cut.each == 0
 
 
 def test_a_fixed_split_has_the_same_bits_in_any_company() -> None:
