@@ -151,8 +151,8 @@ def attend(
     slices = wide // (cols := parts.cols // rows)  # of columns, that groups add up
     operand = Unpacked(group, groups, pk.st(f16 if k.dtype is e4m3 else q.dtype, each, d), k.dtype)
     ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
-    peaks, sums = (pk.shared(pk.sv(f32, rows), count=groups, name=name) for name in ("peaks", "sums"))
-    others = pk.shared(pk.sv(f32, rows * cols), count=groups * slices, name="others")
+    peaks, sums = (pk.shared(pk.sv(f32, rows), count=max(groups, 2), name=name) for name in ("peaks", "sums"))
+    others = pk.shared(pk.sv(f32, rows * cols), count=max(groups * slices, 2), name="others")
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
     score, out = group.zeros(f32, rows, each), operand.zeros(rows, wide)
     top, whole, piece = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows), group.zeros(f32, rows, cols)

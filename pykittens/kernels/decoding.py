@@ -45,25 +45,32 @@ class Cut(NamedTuple):
         return wide // cols, self.rows * cols
 
 
-def cut(rows: int, d: int, dv: int, size: int, arch: Architecture, page: int = 0) -> Cut:
+def vector_of(batch: int) -> int:
+    """How many sequences a kernel has room for that takes `batch`: few kernels serve batches of all sizes."""
+    return max(128, 1 << (batch - 1).bit_length())
+
+
+def cut(rows: int, d: int, dv: int, size: int, arch: Architecture, page: int = 0, batch: int = 1) -> Cut:
     """For `rows` rows that share their keys, which have elements of `size` bytes; those of 1 are unpacked to 2. What a
-    group has of a tile lies in one page of `page` keys."""
+    group has of a tile lies in one page of `page` keys. Raises `ArgumentError` for more sequences than have room."""
     wide, narrow = widths(d, dv)
-    most = 64 if wide <= 128 else 32
-    tall = next(x for x in (16, 32, 64) if x >= min(rows, most))
-    warps = 8 if wide <= 128 else tall // 4  # as many as the registers of a multiprocessor are enough for
+    talls = [x for x in (64, 32, 16) if x < 2 * rows or x == 16][wide > 128 and rows > 32 :]
     sizes = (128, 64, 32, 16)[wide > 128 :]
     # Few groups of many keys: what belongs to a tile is done less often. One group alone leaves its warps to wait.
-    for keys, groups in [(x, y) for x in sizes for y in (4, 8, 2)] + [(x, 1) for x in sizes]:
+    ways = [(tall, x, y) for tall in talls for x in sizes for y in (4, 8, 2)] + [(16, x, 1) for x in sizes]
+    for tall, keys, groups in ways:
+        warps = 8 if wide <= 128 else tall // 4  # as many as the registers of a multiprocessor are enough for
         found = Cut(tall, groups, keys // groups, 2)
         slices, elements = found.slices(narrow)
-        fixed = groups * (slices * elements + 2 * tall) * 4 + tall * wide * 2 + 2048
+        fixed = max(groups * slices, 2) * elements * 4 + max(groups, 2) * tall * 8 + tall * wide * 2
+        fixed += 512 + 3 * 4 * vector_of(batch)
         fixed += keys * wide * 2 if size == 1 and not in_registers(tall // 16) else 0
         stages = (arch.shared_bytes - fixed) // (keys * (wide + narrow) * size)
         each = 16 <= found.each <= (64 if wide <= 128 else 16) and page % found.each == 0
         if each and groups * tall // 16 <= warps and stages >= 2:
             return found._replace(stages=min(stages, 4))
-    raise AssertionError("a GPU has room for two tiles of 16 keys")
+    fix = "pass them in several calls: shared memory holds three numbers for each sequence"
+    raise ArgumentError(f"attention_cached of {batch} sequences on {arch}", fix=fix)
 
 
 class Attend:
@@ -100,7 +107,7 @@ class Attend:
             dependent=dependent,
             processors=processors,
             across=tiles,
-            most=max(128, 1 << (batch - 1).bit_length()),
+            most=vector_of(batch),
             **cut._asdict(),
             **static,
         )
@@ -134,7 +141,7 @@ def call(
     _look(lengths, page_table, k.shape[0], page_table.shape[1] * page if page else k.shape[2])
     shared = heads // groups
     arch = machine_of(info.device)
-    how = cut(shared * n, d, v.shape[3], DTYPES[arrays.describe(k).dtype].size, arch, page)
+    how = cut(shared * n, d, v.shape[3], DTYPES[arrays.describe(k).dtype].size, arch, page, batch)
     how = how._replace(**{name: overrides.pop(name) for name in [*overrides] if name in Cut._fields})
     static = {
         "cut": how,

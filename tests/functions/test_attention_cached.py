@@ -115,6 +115,13 @@ def test_every_head_dimension_is_cut_into_slices(arch: str) -> None:
             assert page % cut.each == 0
 
 
+def test_many_sequences_have_smaller_tiles() -> None:
+    arch = ARCHITECTURES["sm_90a"]
+    assert decoding.cut(64, 128, 128, 2, arch, batch=4000).keys < decoding.cut(64, 128, 128, 2, arch).keys
+    with pytest.raises(ArgumentError, match="attention_cached of 20000 sequences"):
+        decoding.cut(64, 128, 128, 2, arch, batch=20000)
+
+
 def test_a_fixed_split_has_the_same_bits_in_any_company() -> None:
     c = Case((200, 7, 140), heads=(1, 1), capacity=200)
     found, lse = pk.attention_cached(*c.operands, split=100, return_lse=True)
@@ -195,3 +202,15 @@ def test_refusals(change: dict[str, Any], said: str) -> None:
     given |= {"lengths": np.full(2, 20, np.int32)} | change
     with pytest.raises(ArgumentError, match=said):
         pk.attention_cached(**given)
+
+
+def test_tiles_of_small_gpus() -> None:
+    """One group of warps, where shared memory has no room for two: on GPUs with 99 KiB a block at d 256."""
+    c = Case((70, 5), d=(64, 64), heads=(3, 1), capacity=70)
+    out, small = np.zeros(c.q.shape, BF16), decoding.cut(3, 256, 256, 2, ARCHITECTURES["sm_86"])
+    told = scores(64, True, *[None] * 4)
+    operands = (c.q, c.k, c.v, c.lengths, c.table, None, (None, None), out, None, told, None)
+    assert small.groups == 1
+    call = decoding.call(*operands, **small._asdict())
+    call.kernel(*call.operands, **call.statics)
+    c.check(out)
