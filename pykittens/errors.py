@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import linecache
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from types import CodeType, FrameType
+from types import CodeType, FrameType, TracebackType
+from typing import ParamSpec, TypeVar
 
 from .loading import dataclass
+from .suggestions import NoSuchWord
+
+P = ParamSpec("P")
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY = _PACKAGE + "kernels" + os.sep
-# What of Python stands between us and the user: our context managers, what runs our dataclasses.
 _COMMANDS = _PACKAGE + "cli" + os.sep  # who calls a command is no part of a kernel
-_BETWEEN = frozenset((contextlib.__file__, dataclasses.__file__))
+# What of Python stands between us and the user: our context managers, cached properties, what runs our dataclasses.
+_BETWEEN = frozenset((contextlib.__file__, dataclasses.__file__, functools.__file__))
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,43 @@ def user_frames(limit: int = 8) -> tuple[Frame, ...]:
     """Where the user's program stands now, innermost first."""
     frames = user_frame_objects(limit)
     return tuple(Frame(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in frames)
+
+
+def shortened(error: E) -> E:
+    """The error with the user's frames only in its traceback: a function that users call raises it anew, so that the
+    user's line is the last, or the last but for that function.
+
+    Also an error of the user's own, within a kernel. One that comes out of the package and is no `KernelError` is left
+    as it is, as all are with PYKITTENS_TRACEBACK=full in the environment.
+    """
+    entries, entry = list[TracebackType](), error.__traceback__
+    while entry is not None:
+        entries.append(entry)
+        entry = entry.tb_next
+    if os.environ.get("PYKITTENS_TRACEBACK") == "full" or not entries:
+        return error
+    if not isinstance(error, (KernelError, NoSuchWord)) and _owner(entries[-1].tb_frame) not in ("user", "library"):
+        return error
+    shown = {frame.file for frame in getattr(error, "location", ())}
+    kept: TracebackType | None = None
+    for entry in reversed(entries):
+        of = _owner(entry.tb_frame)
+        if of == "user" or (of == "library" and entry.tb_frame.f_code.co_filename in shown):
+            kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return error.with_traceback(kept)
+
+
+def public(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that users call: what it raises is `shortened`."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            return function(*args, **named)
+        except Exception as error:
+            raise shortened(error)  # noqa: B904  # it is itself
+
+    return called
 
 
 _made = threading.local()

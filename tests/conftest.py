@@ -8,6 +8,8 @@ import os
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 
+os.environ.setdefault("PYKITTENS_TRACEBACK", "full")  # what goes wrong here is ours to find
+
 from collections import Counter  # noqa: E402
 from collections.abc import Generator, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, overload
 from weakref import WeakSet
 
 from ..architectures import SIMULATED, architecture
-from ..errors import ArgumentError, TraceError
+from ..errors import ArgumentError, TraceError, public, shortened
 from ..gpu import cache, writer
 from ..gpu.compiler import Cubin
 from ..gpu.debug_waits import debugging
@@ -90,6 +90,7 @@ class Kernel:
         """By name, as functions: copies are the kernel itself, and another process finds it in its module."""
         return self.__qualname__
 
+    @public
     def program(self, /, *args: Any, **named: Any) -> Program:
         """The program for arguments (arrays, or `pk.spec`s that stand for them)."""
         given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
@@ -146,6 +147,7 @@ class Kernel:
         """The `option` "grid" or "cluster" for arguments (what is `known` of them, and `statics`), along x, y, z."""
         return dimensions(self.name, option, self._option(option, known, statics, (1, 1, 1)))
 
+    @public
     def cuda(self, /, *args: Any, **named: Any) -> str:
         """The CUDA C for arguments or specs, and for `arch="sm_90a"` or another."""
         own = self._own(named, arch=SIMULATED.name)
@@ -156,6 +158,7 @@ class Kernel:
         check_shared(program, architecture(arch))
         return writer.write(program, arch)
 
+    @public
     def compile(self, /, *args: Any, **named: Any) -> Cubin:
         """The cubin for arguments or specs, and for `arch="sm_90a"` or another, from the cache or the compiler.
         Needs no GPU.
@@ -199,10 +202,13 @@ class Kernel:
 
     def __call__(self, /, *args: Any, **named: Any) -> None:
         """Runs the kernel: on the GPU of its CUDA arrays, on the simulated GPU for NumPy (and CPU) arrays."""
-        if watchers and (watcher := watchers.get(get_ident())):
-            watcher(self, args, named)
-        elif not self._again.repeat(args, named):
-            self._run(args, named)
+        try:
+            if watchers and (watcher := watchers.get(get_ident())):
+                watcher(self, args, named)
+            elif not self._again.repeat(args, named):
+                self._run(args, named)
+        except Exception as error:  # as `public` does, which costs a call
+            raise shortened(error)  # noqa: B904
 
     def launcher(self, /, *args: Any, **named: Any) -> Launch | None:
         """What launches the kernel for the pointers and the numbers of arguments that look like these, in their order.
@@ -237,6 +243,7 @@ class Kernel:
         with self._lock:
             self._again.remember(args, named, call)
 
+    @public
     def simulate(self, /, *args: Any, **named: Any) -> Any:
         """Runs on the simulated GPU with all hazard checks; returns its report. Outputs are written in place.
 
@@ -272,6 +279,7 @@ class Kernel:
             tell(outputs)
         return report
 
+    @public
     def bind(self, /, *args: Any, **named: Any) -> Callable[[], None]:
         """A launcher for these arguments with everything checked: calling it only launches, on the current stream.
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, public
 from ..interop import arrays as interop
 from ..interop.arrays import ArrayInfo, Unsupported
 from ..kernels.arguments import KernelCall
@@ -121,23 +121,23 @@ class Function:
 
     def __call__(self, arrays: Sequence[Any], settings: Sequence[Any] = (), also: bool = False) -> Any:
         """The result, or the tuple of several: by torch's operator where the operands are tensors."""
-        if torch := sys.modules.get("torch"):
-            if (
-                not torch.compiler.is_dynamo_compiling()
-                and (quick := latest.get(self))
-                and (result := quick(arrays, settings, also)) is not NotImplemented
-            ):
-                return result
-            for x in arrays:
-                if x is not None and not isinstance(x, torch.Tensor):
-                    break
-            else:
-                if torch.compiler.is_dynamo_compiling():
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            if torch.compiler.is_dynamo_compiling():
+                if _all_tensors(arrays, torch.Tensor):
                     load_operators()
                     return _operators.operate(self, arrays, settings, also)
-                if _operators is None:
-                    load_operators()
-                return _operators.call(self, arrays, settings, also)
+            elif (quick := latest.get(self)) and (result := quick(arrays, settings, also)) is not NotImplemented:
+                return result
+        return self._eager(arrays, settings, also)
+
+    @public
+    def _eager(self, arrays: Sequence[Any], settings: Sequence[Any], also: bool) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is not None and _all_tensors(arrays, torch.Tensor):
+            if _operators is None:
+                load_operators()
+            return _operators.call(self, arrays, settings, also)
         made = self.run(arrays, settings, also)
         return made[0] if len(made) == 1 else tuple(made) if made else None
 
@@ -287,6 +287,13 @@ def compiling() -> bool:
     """Whether torch.compile or torch.export looks on: a program whose tensors nobody overwrites unseen."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.compiler.is_compiling())
+
+
+def _all_tensors(arrays: Sequence[Any], kind: type) -> bool:
+    for x in arrays:  # noqa: SIM110  # a generator costs a call for each
+        if x is not None and not isinstance(x, kind):
+            return False
+    return True
 
 
 def _names(schema: str) -> tuple[str, ...]:

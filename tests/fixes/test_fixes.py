@@ -16,6 +16,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import f32, warp
+from pykittens.errors import shortened
 from tests.fixes.programs import CALLS, HERE, KERNELS
 
 PACKAGE = Path(pk.__file__).parent
@@ -129,11 +130,15 @@ def refusal(number: int) -> tuple[pk.KernelError, str]:
 
 
 @pytest.mark.parametrize("number", range(len(ROWS)), ids=[row[1].splitlines()[-1] for row in ROWS])
-def test_a_fix_works(number: int) -> None:
+def test_a_fix_works(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     run, _, works, _, options = ROWS[number]
     error, site = refusal(number)
+    monkeypatch.delenv("PYKITTENS_TRACEBACK")
     assert site, f"raised where no fix was looked for: {error}"
     assert error.fix and str(error).endswith(f"fix: {error.fix}")
+    frames = traceback.extract_tb(shortened(error).__traceback__)
+    assert frames[-1].filename in (f"<fix {number}>", f"<call {number}>", __file__), "the user's line is the last"
+    assert not any(frame.filename.startswith(str(PACKAGE)) for frame in frames)
     run(works, 0, options)
 
 

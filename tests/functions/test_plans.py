@@ -267,7 +267,7 @@ def test_matmul(gpu: FakeDriver) -> None:
             out = pk.matmul(x, weight)
             assert not out.requires_grad
             assert pointers(gpu, 3) == addresses(x, weight, out)
-    assert len(called(partial(pk.matmul, x, w))) <= 14
+    assert len(called(partial(pk.matmul, x, w))) <= 16
     a, b = x.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).T
     one, two = torch.ones(1), torch.ones(1)
     gpu.parameter_sizes = [8] * 5
