@@ -50,14 +50,27 @@ def vector_of(batch: int) -> int:
     return max(128, 1 << (batch - 1).bit_length())
 
 
-def cut(rows: int, d: int, dv: int, size: int, arch: Architecture, page: int = 0, batch: int = 1) -> Cut:
+def cut(
+    rows: int,
+    d: int,
+    dv: int,
+    size: int,
+    arch: Architecture,
+    page: int = 0,
+    batch: int = 1,
+    parts: int = 1,
+    blocks: int = 1,
+) -> Cut:
     """For `rows` rows that share their keys, which have elements of `size` bytes; those of 1 are unpacked to 2. What a
-    group has of a tile lies in one page of `page` keys. Raises `ArgumentError` for more sequences than have room."""
+    group has of a tile lies in one page of `page` keys. parts: of an item, which groups add up one after another;
+    blocks: of a multiprocessor. Raises `ArgumentError` for more sequences than have room."""
     wide, narrow = widths(d, dv)
     talls = [x for x in (64, 32, 16) if x < 2 * rows or x == 16][wide > 128 and rows > 32 :]
     sizes = (128, 64, 32, 16)[wide > 128 :]
     # Few groups of many keys: what belongs to a tile is done less often. One group alone leaves its warps to wait.
-    ways = [(tall, x, y) for tall in talls for x in sizes for y in (4, 8, 2)] + [(16, x, 1) for x in sizes]
+    orders = (4, 8, 2) if parts <= 8 else (8, 4, 2)
+    ways = [(tall, x, y) for tall in talls for x in sizes for y in orders] + [(16, x, 1) for x in sizes]
+    room = (arch.shared_bytes + 1024) // blocks - 1024  # 1 KiB of each block is the system's
     for tall, keys, groups in ways:
         warps = 8 if wide <= 128 else tall // 4  # as many as the registers of a multiprocessor are enough for
         found = Cut(tall, groups, keys // groups, 2)
@@ -65,12 +78,38 @@ def cut(rows: int, d: int, dv: int, size: int, arch: Architecture, page: int = 0
         fixed = max(groups * slices, 2) * elements * 4 + max(groups, 2) * tall * 8 + tall * wide * 2
         fixed += 512 + 3 * 4 * vector_of(batch)
         fixed += keys * wide * 2 if size == 1 and not in_registers(tall // 16) else 0
-        stages = (arch.shared_bytes - fixed) // (keys * (wide + narrow) * size)
+        stages = (room - fixed) // (keys * (wide + narrow) * size)
         each = 16 <= found.each <= (64 if wide <= 128 else 16) and page % found.each == 0
         if each and groups * tall // 16 <= warps and stages >= 2:
             return found._replace(stages=min(stages, 4))
     fix = "pass them in several calls: shared memory holds three numbers for each sequence"
     raise ArgumentError(f"attention_cached of {batch} sequences on {arch}", fix=fix)
+
+
+def plan(
+    rows: int,
+    d: int,
+    dv: int,
+    size: int,
+    arch: Architecture,
+    processors: int,
+    items: int,
+    capacity: int,
+    page: int,
+    batch: int,
+    split: int | None,
+) -> tuple[Cut, int]:
+    """How `items` items are cut, the rows of a key head of each sequence, on caches of `capacity` keys; and among how
+    many blocks. With `split` it does not depend on the batch, as results do not, up to 4096 sequences.
+
+    Many small items of 8 bits go to two blocks a multiprocessor: one loads while the other ends an item.
+    """
+    if split is not None:
+        return cut(rows, d, dv, size, arch, page, max(batch, 4096)), processors
+    if size == 1 and rows <= 16 and max(d, dv) <= 128 and items >= 2 * processors:
+        return cut(rows, d, dv, size, arch, page, batch, blocks=2), 2 * processors
+    parts = min(attention_cached.PARTS, -(-capacity // 128), -(-processors // max(items, 1)))
+    return cut(rows, d, dv, size, arch, page, batch, parts), processors
 
 
 class Attend:
@@ -138,14 +177,16 @@ def call(
     (batch, heads, n, d), groups = info.shape, k.shape[1]
     k, v = (x if loadable(arrays.describe(x)) else arrays.dense_copy(x, name) for x, name in ((k, "k"), (v, "v")))
     page = 0 if page_table is None else k.shape[2]
-    _look(lengths, page_table, k.shape[0], page_table.shape[1] * page if page else k.shape[2])
-    shared = heads // groups
-    arch = machine_of(info.device)
-    how = cut(shared * n, d, v.shape[3], DTYPES[arrays.describe(k).dtype].size, arch, page, batch)
+    capacity = page_table.shape[1] * page if page else k.shape[2]
+    _look(lengths, page_table, k.shape[0], capacity)
+    shared, size = heads // groups, DTYPES[arrays.describe(k).dtype].size
+    processors = _SIMULATED_PROCESSORS if info.device is None else driver.multiprocessors(info.device)
+    where = machine_of(info.device), processors, batch * groups, capacity, page, batch, split
+    how, processors = plan(shared * n, d, v.shape[3], size, *where)
     how = how._replace(**{name: overrides.pop(name) for name in [*overrides] if name in Cut._fields})
     static = {
         "cut": how,
-        "processors": _SIMULATED_PROCESSORS if info.device is None else driver.multiprocessors(info.device),
+        "processors": processors,
         "fixed": 0 if split is None else -(-split // how.keys),
         "n": n,
         "causal": scores.causal,

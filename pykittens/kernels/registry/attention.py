@@ -44,7 +44,7 @@ def _attention_ampere(dim: int, dtype: str, causal: bool, laps: int = 2) -> Inst
     return _attention(attention_ampere.attend, 128 + 40, laps * keys + 40, dim, dtype, causal=causal)
 
 
-def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool, window: bool = False) -> Instance:
+def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool, window: bool = False, **more: Any) -> Instance:
     settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096, window)
     rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
     return _attention(
@@ -57,6 +57,7 @@ def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool, window: bo
         causal=causal,
         sms=2,
         **settings,
+        **more,
     )
 
 
@@ -271,7 +272,7 @@ ROWS = (
     Shipped(
         name="attention_hopper_packed",
         about="the same of sequences that lie one after another",
-        make=lambda dim, causal: packed(_attention_hopper(dim, "bf16", causal, False), *LENGTHS),
+        make=lambda dim, causal: packed(_attention_hopper(dim, "bf16", causal, False, positive=True), *LENGTHS),
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
