@@ -33,8 +33,13 @@ WARPS, COLS = 4, 128  # of a block; channels of a warp
 PIECE = 4  # rows that are float32 at once
 WIDTHS = (2, 3, 4)
 TAPS, C = pk.static("J"), pk.static("C")  # w, and one more for the bias; known channels need no test where they end
-LAYOUT = pk.coalesced(32, COLS // 32)
 Window = tuple[Any, Any]
+Where = tuple[Any, int, int]  # the first channel of a warp, how many it has, and w
+
+
+def layout(cols: int) -> Any:
+    """Rows of a warp."""
+    return pk.coalesced(32, cols // 32)
 
 
 @pk.kernel(warps=1, grid=lambda weight, **_: pk.cdiv(weight.rows, 16))
@@ -72,9 +77,9 @@ def convolve(
     width = taps.rows - 1
     col, first = pk.block_index.x * COLS, (pk.block_index.y * WARPS + warp.index) * rows
     pk.wait_for_previous()
-    weights = rows_of(taps, col)
+    weights = rows_of(taps, col, COLS)
     for sequence, batch, window in spans(x, bounds, first, rows):
-        given = surrounded(x, state, bounds, sequence, batch, window, first, rows, (col, width))
+        given = surrounded(x, state, bounds, sequence, batch, window, first, rows, (col, COLS, width))
         inside = None if bounds is None else window
         for row in range(0, rows, PIECE):
             z = summed(given[row : row + PIECE + width - 1, :], weights, PIECE)
@@ -92,7 +97,7 @@ def keep(
     """after = the last rows of each sequence, those of `state` before its own."""
     kept, sequence = after.rows, pk.block_index.y
     col, (batch, start, end) = pk.block_index.x * COLS, span_of(x, bounds, sequence)
-    last = extended(x, state, sequence, batch, (start, end), end - kept, kept, (col, kept + 1))
+    last = extended(x, state, sequence, batch, (start, end), end - kept, kept, (col, COLS, kept + 1))
     warp.store(after, last, pk.at(sequence, 0, col))
 
 
@@ -116,9 +121,9 @@ def grid(x: Any, rows: int) -> tuple[Any, Any, Any]:
     return pk.cdiv(x.cols, COLS), pk.cdiv(x.rows, rows * WARPS), x.depth
 
 
-def rows_of(taps: Any, col: Any) -> list[Any]:
+def rows_of(taps: Any, col: Any, cols: int) -> list[Any]:
     """The weights of each row, and the bias, of some channels."""
-    return [warp.load_row(taps, pk.at(j, col), length=COLS, layout=LAYOUT) for j in range(taps.rows)]
+    return [warp.load_row(taps, pk.at(j, col), length=cols, layout=layout(cols)) for j in range(taps.rows)]
 
 
 def spans(x: Any, bounds: Any, first: Any, rows: int) -> Iterator[tuple[Any, Any, Window]]:
@@ -141,12 +146,10 @@ def span_of(x: Any, bounds: Any, sequence: Any) -> tuple[Any, Any, Any]:
     return 0, bounds[sequence], end
 
 
-def extended(
-    x: Any, state: Any, sequence: Any, batch: Any, window: Window, first: Any, rows: int, where: tuple[Any, int]
-) -> Any:
+def extended(x: Any, state: Any, sequence: Any, batch: Any, window: Window, first: Any, rows: int, where: Where) -> Any:
     """The rows from `first` on of a sequence; those before its beginning are the state's, or zero."""
-    col, width = where
-    given = warp.load(x, pk.at(batch, first, col), rows=rows, cols=COLS, layout=LAYOUT, within=window)
+    col, cols, width = where
+    given = warp.load(x, pk.at(batch, first, col), rows=rows, cols=cols, layout=layout(cols), within=window)
     if state is not None:
         with pk.when(first < window[0]), pk.when(sequence < state.depth):
             given += later(state, sequence, first - window[0] + (width - 1), rows, where).to(given.dtype)
@@ -154,21 +157,25 @@ def extended(
 
 
 def surrounded(
-    x: Any, state: Any, bounds: Any, sequence: Any, batch: Any, window: Window, first: Any, rows: int, where: Any
+    x: Any, state: Any, bounds: Any, sequence: Any, batch: Any, window: Window, first: Any, rows: int, where: Where
 ) -> Any:
-    """Some rows of a sequence with the w - 1 before them."""
-    col, before = where[0], where[1] - 1
+    """Some rows of a sequence with the w - 1 before them: only of the latter may some lie before a first row that is no
+    packed sequence's.
+    """
+    col, cols, before = where[0], where[1], where[2] - 1
     if bounds is not None:
         return extended(x, state, sequence, batch, window, first - before, rows + before, where)
-    own = warp.load(x, pk.at(batch, first, col), rows=rows, cols=COLS, layout=LAYOUT)  # which are not before the first
+    own = warp.load(
+        x, pk.at(batch, first, col), rows=rows, cols=cols, layout=layout(cols)
+    )  # which are not before the first
     return pk.stack(extended(x, state, sequence, batch, window, first - before, before, where), own)
 
 
-def later(state: Any, sequence: Any, first: Any, rows: int, where: tuple[Any, int]) -> Any:
+def later(state: Any, sequence: Any, first: Any, rows: int, where: Where) -> Any:
     """The rows from `first` on of a state, in float32."""
-    col, width = where
+    col, cols, width = where
     spot, kept = pk.at(sequence, first, col), (0, width - 1)
-    return warp.load(state, spot, rows=rows, cols=COLS, layout=LAYOUT, within=kept, dtype=f32)
+    return warp.load(state, spot, rows=rows, cols=cols, layout=layout(cols), within=kept, dtype=f32)
 
 
 def summed(given: Any, weights: list[Any], rows: int) -> Any:

@@ -24,13 +24,12 @@ from ..interop.base import packed
 from ..interop.views import View
 from .arguments import KernelCall
 from .causal_conv1d import (
-    COLS,
-    LAYOUT,
     TAPS,
     WARPS,
     C,
     extended,
     later,
+    layout,
     operands,
     readable,
     rows_of,
@@ -44,6 +43,7 @@ from .causal_conv1d import (
 from .rows import FLOATS
 from .sequences import dense
 
+COLS = 64  # channels of a warp: fewer than of the forward pass, for more warps
 UNIT = -math.log2(math.e)
 ROWS, LAPS, ENOUGH = 16, 8, 1024  # of a warp's tile; tiles of a warp, fewer where blocks would be less than so many
 GATHERING, TOGETHER = 16, 4  # warps of a block that adds up, and blocks' sums that each of them takes at once
@@ -52,7 +52,7 @@ GATHERING, TOGETHER = 16, 4  # warps of a block that adds up, and blocks' sums t
 @pk.kernel(
     warps=WARPS,
     grid=lambda x, parts, **_: (pk.cdiv(x.cols, COLS), parts.depth // x.depth, x.depth),
-    blocks_per_sm=lambda x, **_: 2 + simple(x),
+    blocks_per_sm=lambda x, state, dafter, bounds, **_: resident(x, state, dafter, bounds),
     pdl=True,
 )
 def differentiate(
@@ -72,15 +72,17 @@ def differentiate(
     width, col = taps.rows - 1, pk.block_index.x * COLS
     pk.wait_for_previous()
     pk.launch_next()
-    weights, where, halo = scaled(rows_of(taps, col), activation), (col, width), width - 1
-    totals = [warp.zeros(f32, 1, COLS, layout=LAYOUT) for _ in weights]
+    weights, where, halo = scaled(rows_of(taps, col, COLS), activation), (col, COLS, width), width - 1
+    totals = [warp.zeros(f32, 1, COLS, layout=layout(COLS)) for _ in weights]
     # All blocks work on neighbouring rows, then on the next such.
     for lap in pk.range(pk.cdiv(pk.cdiv(x.rows, WARPS * rows), pk.grid_size.y)):
         first = ((lap * pk.grid_size.y + pk.block_index.y) * WARPS + warp.index) * rows
         for sequence, batch, window in spans(x, bounds, first, rows):
             inside = None if bounds is None else window
             given = surrounded(x, state, bounds, sequence, batch, window, first, rows + halo, where)
-            up = warp.load(dy, pk.at(batch, first, col), rows=rows + halo, cols=COLS, layout=LAYOUT, within=inside)
+            up = warp.load(
+                dy, pk.at(batch, first, col), rows=rows + halo, cols=COLS, layout=layout(COLS), within=inside
+            )
             own: list[Any] = []  # dz, a row at a time: registers are scarce
             for row in range(rows + halo):
                 near = given[row : row + width, :]
@@ -148,14 +150,21 @@ def differentiate_state(
     """dstate = the gradient of the rows before each sequence."""
     kept, sequence = dstate.rows, pk.block_index.y
     col, (batch, start, end) = pk.block_index.x * COLS, span_of(x, bounds, sequence)
-    weights, where, first = scaled(rows_of(taps, col), activation), (col, kept + 1), start - kept
+    weights, where, first = scaled(rows_of(taps, col, COLS), activation), (col, COLS, kept + 1), start - kept
     given = extended(x, state, sequence, batch, (start, end), first - kept, 3 * kept, where)
-    up = warp.load(dy, pk.at(batch, first, col), rows=2 * kept, cols=COLS, layout=LAYOUT, within=(start, end))
+    up = warp.load(dy, pk.at(batch, first, col), rows=2 * kept, cols=COLS, layout=layout(COLS), within=(start, end))
     slope = slope_of(given, up, weights, 2 * kept, activation)
     grad = pulled([slope[j : j + kept, :] for j in range(kept + 1)], weights)
     if dafter is not None:
         grad = grad + later(dafter, sequence, start - end, kept, where)
     warp.store(dstate, grad.to(dstate.dtype), pk.at(sequence, 0, col))
+
+
+def resident(x: Any, *rest: Any) -> int:
+    """Blocks of a multiprocessor: as many as leave enough registers."""
+    if not simple(x):
+        return 3
+    return 6 if all(operand is None for operand in rest) else 5
 
 
 def added(sums: Any, first: int, many: int) -> Any:
