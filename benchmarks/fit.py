@@ -1,4 +1,5 @@
-"""The constants of `kernels/schedule.py`, fitted to the times that `python -m benchmarks.schedules` recorded.
+"""The constants of the models of time (`kernels/schedule.py`, and of attention's backward pass
+`kernels/attention_backward_divided.py`), fitted to the times that `python -m benchmarks.schedules` recorded.
 
     python -m benchmarks.fit [KIND] [--folds 5] [--unseen FILE]    # -> pykittens/kernels/schedule.json
 
@@ -20,9 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from pykittens.kernels import attention_backward_divided as divided
 from pykittens.kernels import schedule
 
 from .record import RESULTS
+from .schedules import backward_shape
 
 ROBUST, POWER, COMMON = 0.1, 4, 0.2  # COMMON: how much of a shape's mean error counts
 FOLDER = RESULTS / "schedules"
@@ -142,12 +145,15 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
     """Facts, and rows of each kind."""
     found = json.loads(file.read_text())
     machine = schedule.Machine(*found["machine"])
-    rows: dict[str, list[Row]] = {"attention": [], "product": []}
+    rows: dict[str, list[Row]] = {kind: [] for kind in STARTS}
     for row in found["rows"]:
         if row["kind"] == "attention":
             *sizes, causal = row["shape"]
             shape: Any = schedule.Attention(*sizes, bool(causal))
             ways: Times = {schedule.Way(*way): 1000 * ms for way, ms in row["ms"]}
+        elif row["kind"] == "backward":
+            shape = backward_shape(row["shape"])
+            ways = {divided.Cut(shape.width, *way): 1000 * ms for way, ms in row["ms"]}
         else:
             m, n, k = row["shape"]
             across = [0.0 if x % 8 else schedule.straddling(2 * x) for x in (k, n)]
@@ -160,6 +166,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
 
 STARTS: dict[str, tuple[Constants, list[float]]] = {
     "attention": (lambda way: [5, 2.5, way.rows * way.keys / 2e4, 0.5], [0.7, 0.5, 0.8, 3, 0.6]),
+    "backward": (lambda way: [4, 2.4, 5], [1.3, 0.5, 2]),
     "product": (
         lambda way: [5, 1.5, way.config.rows * way.config.cols / 6e4, (way.config.rows + way.config.cols) / 1e3],
         [0.85, 2, 1.6, 2, 0.3, 0.8, 0.3, 1, 1, 0.05],
@@ -169,14 +176,14 @@ STARTS: dict[str, tuple[Constants, list[float]]] = {
 
 def fitted(kind: str, rows: list[Row]) -> dict[str, Any]:
     """The constants of a kind: of attention, for each head dimension that was measured."""
-    if kind == "product":
+    if kind != "attention":
         return fit(rows, *STARTS[kind])
     return {str(d): fit([row for row in rows if row[0].dim == d], *STARTS[kind]) for d in schedule.WIDTHS}
 
 
 def judgement(kind: str, rows: list[Row], known: dict[str, Any]) -> list[float]:
     """`judged` for the constants of a kind."""
-    if kind == "product":
+    if kind != "attention":
         return judged(rows, known)
     return [x for d in schedule.WIDTHS for x in judged([row for row in rows if row[0].dim == d], known[str(d)])]
 

@@ -1,4 +1,5 @@
-"""Every way to divide attention and products that `kernels/schedule.py` knows, timed at random shapes.
+"""Every way to divide attention and products that `kernels/schedule.py` knows, and some of attention's backward pass,
+timed at random shapes.
 
     python -m benchmarks.schedules --compile-only     # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.schedules --count 300        # -> benchmarks/results/schedules/<device>.json
@@ -22,15 +23,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pykittens.bench import attention_random, gemm_random
+from pykittens.bench import attention_backward_random, attention_random, gemm_random
 from pykittens.bench.machine import facts
 from pykittens.bench.timing import in_turn
-from pykittens.kernels import attention_divided, attention_hopper, gemm, gemm_divided, schedule
+from pykittens.kernels import (
+    attention_backward,
+    attention_backward_divided,
+    attention_backward_hopper,
+    attention_backward_wide,
+    attention_divided,
+    attention_hopper,
+    gemm,
+    gemm_divided,
+    schedule,
+)
 
 from .record import RESULTS
 
 SLOTS = 132
 MOST = 2e12  # operations of an attention
+PARTS = (2, 3, 4, 6, 8, 12, 16, 32)  # into which the backward pass is divided, or the nearest that may be
 NEAR, TURNS = 1.1, 15  # how far from the fastest more turns are taken, and how many
 Shape = tuple[int, ...]
 Make = Callable[..., Any]  # an array of a dtype and a shape
@@ -53,6 +65,46 @@ def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list
         yield list(way), [both, (attention_divided.merge, (parts, logs, o), merging), o]
 
 
+def backward_shapes(seed: int) -> Iterator[Shape]:
+    """As those of the bench, every second one with additions in an order."""
+    drawn = (x for x in attention_backward_random.shapes(seed) if 10 * x[0] * x[1] * x[3] ** 2 * x[4] <= MOST)
+    for i, (b, h, g, n, d, causal) in enumerate(drawn):
+        yield b, h, g, n, n, d, causal, i % 2
+
+
+def backward_shape(shape: Shape) -> attention_backward_divided.Shape:
+    """As the model knows it."""
+    b, h, g, n, m, d, causal, fixed = shape
+    return attention_backward_divided.Shape(b, h, g, n, m, d, bool(causal), bool(fixed), d == 256)
+
+
+def backward_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
+    """The same of the backward pass: no division, the model's choice, and others of about twice as many parts each."""
+    b, h, g, n, m, d, causal, fixed = shape
+    known = backward_shape(shape)
+    cuts = [*known.ways()]
+    some = {min(cuts, key=lambda x, t=t: abs(math.log(x.heads * x.queries / t))) for t in PARTS}  # type: ignore[misc]
+    q, do, k, v = make("bf16", b, h, n, d), make("bf16", b, h, n, d), make("bf16", b, g, m, d), make("bf16", b, g, m, d)
+    padded, parts = attention_backward.scratch(n, d)
+    by = (b * g, h // g) if d == 256 else (b, h)
+    lse, delta, sums = make("f32", *by, padded), make("f32", *by, padded), empty("f32", *by, *parts)
+    turns = empty("i32", *by, parts[0]) if fixed else None
+    for way in sorted({cuts[0], attention_backward_divided.choices(known, schedule.Machine(SLOTS))[0].way, *some}):
+        dk, dv, more = empty("bf16", b, g, m, d), empty("bf16", b, g, m, d), None
+        if way != cuts[0]:
+            more = empty("f32", *attention_backward_divided.parts_of(b, g, m, d, way.heads, way.queries))
+        given = (q, k, v, do, lse, delta, sums, dk, dv, d**-0.5, turns)
+        calls: list[Any] = [] if turns is None else [turns]
+        if d == 256:
+            calls.append((attention_backward_wide.differentiate, (*given, more), {"causal": bool(causal)}))
+        else:
+            static = {"causal": bool(causal), "sums": more, **attention_backward.configuration(d)}
+            calls.append((attention_backward_hopper.differentiate, given, static))
+        if more is not None:
+            calls.append((attention_backward_divided.merge, (more, dk, dv, d**-0.5), {"width": d}))
+        yield [way.heads, way.queries], [*calls, dk]
+
+
 def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
     """The same of products. Rows that begin anywhere are copied to whole lines first, which is not timed."""
     m, n, k = shape
@@ -71,6 +123,7 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "attention": (lambda seed: attention_random.shapes(seed, MOST), attention_runs),
+    "backward": (backward_shapes, backward_runs),
     "product": (gemm_random.shapes, product_runs),
 }
 
@@ -178,7 +231,7 @@ def measure(
 
 def slow(kind: str, shape: Shape, below: float) -> set[str]:
     """Names of the ways that are predicted to take more than `below` times as long as the fastest."""
-    if below == math.inf:
+    if below == math.inf or kind == "backward":
         return set()
     if kind == "attention":
         choices = schedule.attention_choices(schedule.Attention(*shape[:-1], bool(shape[-1])), schedule.machine(0))

@@ -433,6 +433,8 @@ def test_schedule_predicts_every_way() -> None:
     facts = ask("schedule", "attention", "n=461", "m=24211", "heads=2")
     times = [way["microseconds"] for way in facts["ways"]]
     assert times == sorted(times) and "splits=1" not in facts["ways"][0]["way"].split()
+    facts = ask("schedule", "backward", "n=516", "heads=10", "shared=1", "deterministic=1")
+    assert facts["ways"][0]["way"].startswith("parts of heads=") and facts["fitted"]["measured"]
     assert "microseconds" in run("schedule", "product", "m=1000", "n=5000", "k=3000")
     assert "choose one of" in ask("schedule", "softmax", status=1)["error"]
     assert "numbers above 0" in ask("schedule", "product", "m=x", status=1)["error"]

@@ -116,8 +116,10 @@ HARMLESS = {
     ("based_backward", "barrier", "warpgroup.sync()  # all warps have done with the features"): (1, WHOLE),
 }
 
-# Options whose other values change nothing in how a kernel synchronises.
+# Options whose other values change nothing in how a kernel synchronises. Of rows that add to dq in one order, none:
+# what they have beside the others are turns, and additions, which commute, are right without them.
 ENOUGH = {
+    **{f"attention_backward_{name}_divided": {"causal": ()} for name in ("hopper", "wide")},
     "attention_backward_hopper": {"dtype": ("bf16",), "dim": (64, 256)},
     "attention_backward_ampere": {"dtype": ("bf16",), "dim": (64,)},
     "attention_backward_ampere_finish": {"dim": (64,), "dtype": ("bf16",), "shared": (163 * 1024,)},

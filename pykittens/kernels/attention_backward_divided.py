@@ -3,11 +3,12 @@
     dk = scale * sum(dk_p)        dv = sum(dv_p)        over parts p of the heads that share keys, and of the queries
 
 `attention_backward_hopper` and `attention_backward_wide` make dk_p and dv_p, float32 in the order of registers, and
-`merge` the sums, always in the same order. How many parts there are says a model of time, as in `schedule`:
+`merge` the sums, always in the same order. How many parts there are says a model of time:
 
     time = rounds * (start + step * steps of the longest block) + merging
 
-where all blocks are as long; else as long as the longest, or all of them evenly on all multiprocessors.
+where all blocks are as long; else as long as the longest, or all of them evenly on all multiprocessors. Its constants
+are fitted, and judged at shapes that were not, as those of `schedule` are, with which they stand in `schedule.json`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,11 @@ import numpy as np
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, warpgroup
 
+from . import schedule
 from .attention_backward_hopper import LINES, keys_of
+from .schedule import Choice, Constants, Machine
 
 ROWS = 64  # of a tile of dk and dv
-START, STEP = 4.0, 2.4  # microseconds on an H100: before and after the loop, and for a tile of queries
-MERGE, PART = 5.0, 0.5  # microseconds: of merging, and of each part that a block adds up
-BANDWIDTH = 2.0  # MB a microsecond: parts are written and read
-# In one order, causal, blocks of several heads are soon at different heads: what they add to is not in L2 any more.
-APART = 1.3
 MOST, ROOM, ROOM_IN_ORDER = 64, 2**28, 2**30  # parts, and bytes for them
 
 
@@ -70,6 +68,24 @@ def parts_of(batch: int, shared: int, m: int, width: int, heads: int, queries: i
     return 2 * heads * batch, queries * shared, tiles * max(width // 128, 1), ROWS * min(width, 128)
 
 
+class Cut(NamedTuple):
+    """Into how many parts the heads that share keys, and the queries, are divided; of tiles of a width."""
+
+    width: int
+    heads: int = 1
+    queries: int = 1
+
+    @property
+    def name(self) -> str:
+        """What its constants stand under."""
+        return str(self.width)
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"parts of heads={self.heads} of queries={self.queries}"
+
+
 class Shape(NamedTuple):
     """Of an attention, `shared` of whose `heads` have keys. width: of the tiles; fixed: additions to dq have an order,
     in which parts of the queries would wait for one another.
@@ -98,24 +114,32 @@ class Shape(NamedTuple):
         first = np.arange(-(-self.m // keys)) * keys - (self.m - self.n)
         return np.maximum(tiles - np.maximum(first, 0) // rows, 0) if self.causal else np.full(len(first), tiles)
 
-    def cuts(self) -> Iterator[tuple[int, int]]:
-        """Parts of the heads and of the queries that may be fastest."""
-        yield 1, 1
+    def ways(self, sms: int = 0) -> Iterator[Cut]:
+        """All that may be fastest."""
+        yield Cut(self.width)
         room = ROOM_IN_ORDER if self.fixed else ROOM
         most = min(MOST, room // max(8 * self.batch * self.shared * self.m * self.width, 1))
         for heads in range(2, min(self.group, most) + 1):
             if -(-self.group // heads) < -(-self.group // (heads - 1)):  # the longest has fewer
-                yield heads, 1
+                yield Cut(self.width, heads)
         if not self.fixed:
             longest = int(self.steps.max(initial=0))
-            yield from ((self.group, queries) for queries in range(2, min(most // self.group, longest // 2) + 1))
+            yield from (
+                Cut(self.width, self.group, queries) for queries in range(2, min(most // self.group, longest // 2) + 1)
+            )
 
-    def microseconds(self, heads: int, queries: int, sms: int) -> float:
-        """Predicted for so many parts."""
-        slots, parts = max(sms // 2 if self.pairs else sms, 1), heads * queries
-        many = -(-self.group // heads)
-        step = STEP * APART if self.fixed and self.causal and many > 1 else STEP
-        each = START + step * many * np.ceil(self.steps / queries)
+    def microseconds(self, way: Cut, constants: Constants, common: Constants, machine: Machine) -> float:
+        """Predicted for a way. The constants of its width: before and after the loop, a tile of queries, and merging.
+        Those of all: of a step, where additions have an order, causal, and blocks of several heads are soon at
+        different ones, so that what they add to is not in L2 any more; of merging, each part, and its bandwidth.
+        """
+        start, step, merge = constants
+        apart, part, bandwidth = common
+        sms, parts = machine.sms, way.heads * way.queries
+        slots = max(sms // 2 if self.pairs else sms, 1)
+        many = -(-self.group // way.heads)
+        step = step * apart if self.fixed and self.causal and many > 1 else step
+        each = start + step * many * np.ceil(self.steps / way.queries)
         tiles, heads = each.sum(), self.batch * self.shared * parts
         jobs = len(each) * heads
         if jobs <= slots or not self.causal:
@@ -127,10 +151,18 @@ class Shape(NamedTuple):
         if parts == 1:
             return time
         moved = 16 * parts * self.batch * self.shared * self.m * self.width / 1e6  # MB, written and read
-        return time + MERGE + max(PART * parts, moved / BANDWIDTH)
+        return time + merge + max(part * parts, moved / bandwidth)
+
+
+def choices(shape: Shape, machine: Machine) -> list[Choice]:
+    """The ways of a backward pass, the best first."""
+    known = schedule.constants()["backward"]
+    times = (Choice(way, shape.microseconds(way, known[way.name], known["all"], machine)) for way in shape.ways())
+    return sorted(times, key=lambda choice: choice.microseconds)
 
 
 @lru_cache(maxsize=4096)
 def cut(shape: Shape, sms: int) -> tuple[int, int]:
     """Into how many parts the heads and the queries of a tile of keys are divided: (1, 1) for none."""
-    return min(shape.cuts(), key=lambda parts: shape.microseconds(parts[0], parts[1], sms))
+    _, heads, queries = choices(shape, Machine(sms))[0].way
+    return heads, queries

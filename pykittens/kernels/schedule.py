@@ -88,6 +88,11 @@ class Way(NamedTuple):
         """What its constants stand under: the parts have the same."""
         return " ".join(f"{field}={int(value)}" for field, value in self._asdict().items() if field != "splits")
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"{self.name} splits={self.splits}"
+
 
 class Product(NamedTuple):
     """Of a product: `gemm`'s configuration, and into how many parts of k the tiles of the last round are divided."""
@@ -99,6 +104,11 @@ class Product(NamedTuple):
     def name(self) -> str:
         c, divided = self.config, " divided" if self.splits > 1 else ""
         return f"{c.rows}x{c.cols} stages={c.stages} cluster={c.cluster}{c.share if c.cluster > 1 else ''}{divided}"
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"{self.name} splits={self.splits}"
 
 
 class Choice(NamedTuple):

@@ -176,6 +176,36 @@ def _attention_backward_merge(dim: int, dtype: str) -> Instance:
     return Instance(attention_backward_divided.merge, operands, {"width": dim}, ("dk", "dv"), expected)
 
 
+def _divided(dim: int, causal: bool) -> Instance:
+    """With additions to dq in one order, by a block for each head and tile of keys."""
+    instance = _attention_backward(dim, "bf16", causal, laps=1)
+    operands = dict(instance.operands)
+    if dim == 256:
+        instance = replace(instance, kernel=attention_backward_wide.differentiate, statics={"causal": causal})
+    batch, heads, *parts = operands["dq"].shape
+    operands["turns"] = spec(i32, (batch, heads, parts[0]))
+    values = {"turns": np.zeros((batch, heads, parts[0]))}
+    shared, m = operands["k"].shape[1:3]
+    shape = attention_backward_divided.parts_of(batch, shared, m, dim, heads, 1)
+    operands["sums"] = spec(f32, shape)
+
+    def expected(**given: Any) -> dict[str, Array]:
+        assert instance.expected is not None
+        found = {"dq": instance.expected(**given)["dq"]}
+        parts, cols = [], min(dim, 128)
+        for h in range(heads):
+            one = {x: given[x][:, h : h + 1, : given["q"].shape[2]] for x in ("q", "do", "lse", "delta")}
+            one |= {x: given[x] for x in "kv"}
+            parts.append(_key_gradients(**one, causal=causal, scale=given["scale"]))
+        dk, dv = (np.concatenate(x) for x in zip(*parts, strict=True))
+        tiles = np.zeros((2 * heads, 1, shape[2] * 64 * cols // dim, dim))
+        tiles[:, :, :m] = np.concatenate((dk / given["scale"], dv))
+        tiles = tiles.reshape(2 * heads, 1, -1, 64, dim // cols, cols).swapaxes(3, 4).reshape(*shape)
+        return found | {"sums": tiles[..., order(RegisterTile(f32, 64, cols, "row", 4), 4)]}
+
+    return replace(instance, operands=operands, values=values, expected=expected, outputs=("dq", "sums"))
+
+
 def _packed(instance: Instance | None, queries: tuple[int, ...], keys: tuple[int, ...]) -> Instance:
     """The same with sequences of these lengths one after another, whose rows are padded to tiles in lse, delta and dq:
     of its results, dk and dv.
@@ -238,6 +268,26 @@ ROWS = (
         options={"dtype": ("bf16", "f16"), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UBLKCP", "REDG"),
         most_lines=250,
+    ),
+    Shipped(
+        name="attention_backward_hopper_divided",
+        about="the same by several blocks for each tile of keys, and with additions to dq in one order",
+        make=_divided,
+        needs=("wgmma",),
+        options={"dim": (128, 64), "causal": (True, False)},
+        opcodes=("HGMMA", "UTMALDG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=250,
+        spilled=40,  # whose turn it is, before and after the loop
+    ),
+    Shipped(
+        name="attention_backward_wide_divided",
+        about="the same for rows of 256, of which two blocks of a cluster have a tile of keys each",
+        make=lambda causal: _divided(256, causal),
+        needs=("wgmma",),
+        options={"causal": (True, False)},
+        opcodes=("HGMMA", "UTMALDG", "USETMAXREG", "UBLKCP", "REDG"),
+        most_lines=250,
+        spilled=48,  # whose turn it is, before and after the loop
     ),
     Shipped(
         name="attention_backward_hopper_packed",
