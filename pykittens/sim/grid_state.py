@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ from ..ops.control import Role
 from ..program import Access, Program, Sync, Value
 from ..types import BarrierType
 from .engines import PER_WARP, QUEUES
-from .footprint import GlobalMap, SharedMap
+from .footprint import GlobalMap
 from .global_shadow import GlobalShadow
 from .memory import GlobalArray
 from .releases import Releases
 from .report import Report
-from .steps import StepPlan
+from .steps import StepPlan, Touch
 
 Dim3 = tuple[int, int, int]
+Footprints = defaultdict[Touch, dict[Any, Any]]  # of each access, by where the units of a gang point
 WORK = {"cp.async": "a cp.async copy", "wgmma": "a matrix product", "bulk": "a bulk store", "bulk.read": "a bulk store"}
 
 
@@ -33,6 +35,7 @@ class GridState:
         scalars: dict[Value, Any],
         grid: Dim3,
         report: Report,
+        footprints: Footprints,
     ):
         self.program, self.plan, self.tensors, self.scalars, self.grid, self.report = (
             program,
@@ -42,7 +45,8 @@ class GridState:
             grid,
             report,
         )
-        self.map = SharedMap(program)
+        self.map = plan.map
+        self.footprints = footprints
         self.queues = sorted({name for name in map(_queue, plan.effects()) if name})
         self.barriers = [(b, i) for b in program.buffers if isinstance(b.item, BarrierType) for i in range(b.count)]
         x, y, z = program.cluster

@@ -115,7 +115,8 @@ def _units(m: Machine) -> Any:
 def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
     """(warp of the gang, cell) pairs of all active units."""
     bases, columns = m.spots(touch.value)
-    map_ = m.block.cluster.grid_state.map
+    grid_state = m.block.cluster.grid_state
+    map_, known = grid_state.map, grid_state.footprints[touch]
     if touch.access.index is not None:
         chosen = _chosen(m, touch, (1, *touch.value.type.shape)[-2:])  # type: ignore[union-attr]
         bases, columns = (x * m.units if len(x) == 1 else x for x in (bases, columns))
@@ -126,7 +127,7 @@ def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
     index = m.element_index(touch.value, at) if at is not None else None
     indices = index.tolist() if isinstance(index, np.ndarray) else [index]
     key = (m.warps, m.alone, m.mask.key if m.mask is not None else None, tuple(bases), tuple(columns), tuple(indices))
-    found = touch.cache.get(key)
+    found = known.get(key)
     if found is None:
         count = max(len(bases), len(indices))
         bases, columns, indices = (x * count if len(x) == 1 else x for x in (bases, columns, indices))
@@ -138,9 +139,9 @@ def _shared_footprint(m: Machine, touch: Touch) -> Footprint:
         except OutOfBoundsError as error:
             raise OutOfBoundsError(error.fact, error.fix, location=m.step.op.location) from None
         found = _gathered(m, parts)
-        if len(touch.cache) >= CACHED:
-            touch.cache.clear()
-        touch.cache[key] = found
+        if len(known) >= CACHED:
+            known.clear()
+        known[key] = found
     return found
 
 
@@ -203,9 +204,9 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     shadowed = m.block.cluster.grid_state.globals.get(touch.value)
     if shadowed is None:
         return total
-    map_, shadow = shadowed
+    (map_, shadow), known = shadowed, m.block.cluster.grid_state.footprints[touch]
     key = (m.warps, m.alone, m.mask.key if m.mask is not None else None, tuple(corners))
-    found = touch.cache.get(key)
+    found = known.get(key)
     if touch.access.index is not None:
         chosen = _chosen(m, touch, tensor.shape[2:])
         each = zip(corners * (m.units if len(corners) == 1 else 1), chosen, strict=True)
@@ -213,9 +214,9 @@ def _touch_global(m: Machine, step: Step, touch: Touch, agents: Any, stamps: Any
     elif found is None:
         parts = [map_.footprint(tensor, corner, place.shape, _threads(m, touch), m.span) for corner in corners]
         found = layers(_gathered(m, parts))
-        if len(touch.cache) >= CACHED:
-            touch.cache.clear()
-        touch.cache[key] = found
+        if len(known) >= CACHED:
+            known.clear()
+        known[key] = found
     cluster, now = m.block.cluster, touch.access.done == "now"
     _loosen(m, touch)
     for part in found:

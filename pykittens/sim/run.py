@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy as np
 from ..errors import ArgumentError
 from ..program import Program, Value
 from ..types import Global
-from .grid_state import Dim3, GridState
+from .grid_state import Dim3, Footprints, GridState
 from .memory import GlobalArray
 from .orders import RunOrder, run_orders
 from .report import Conflicts, Report
 from .scheduler import Scheduler
-from .steps import StepPlan
+from .steps import plan_of
 
 
 def simulate(
@@ -42,16 +43,17 @@ def simulate(
             fix="make it a multiple of the cluster",
             location=program.location,
         )
-    plan = StepPlan(program)
+    plan = plan_of(program)
     tensors, scalars = _operands(program, arguments, plan.written)
     clusters = grid[0] * grid[1] * grid[2] // math.prod(program.cluster)
     orders = run_orders(clusters, len(plan.steps), plan.chance, program.cooperative, seed)
     written = [tensors[v].array for v in plan.written] if len(orders) > 1 else []
     given = [array.copy() for array in written]
+    footprints: Footprints = defaultdict(dict)
 
     def run(order: RunOrder, progress: Callable[[int], None] | None = None) -> GridState:
         report = Report(blocks=grid[0] * grid[1] * grid[2])
-        grid_state = GridState(program, plan, tensors, scalars, grid, report)
+        grid_state = GridState(program, plan, tensors, scalars, grid, report, footprints)
         Scheduler(grid_state, order, random.Random(seed) if seed is not None else None).run(progress)
         return grid_state
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -14,17 +16,16 @@ from ..thread_map import EVERY_THREAD, ONE_THREAD
 from ..types import BarrierType, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector
 from .access_classes import ClassTable, classify
 from .banks import extra_passes
+from .footprint import SharedMap
 from .wrapping import counted_with
 
 STRUCTURE = (Range, While, BreakIf, When, Role)
 
 
 class Touch:
-    """One access of an operation. Footprints are cached by where the gang's units point."""
+    """One access of an operation."""
 
-    __slots__ = (
-        *("access", "apart", "cache", "combines", "copies", "kind", "number", "passes", "place", "threads", "value"),
-    )
+    __slots__ = ("access", "apart", "combines", "copies", "kind", "number", "passes", "place", "threads", "value")
 
     def __init__(self, access: Access, span: int):
         self.access = access
@@ -53,9 +54,14 @@ class Touch:
             and self.threads != ONE_THREAD
             and not together
         )
-        self.cache: dict[Any, Any] = {}
         self.number = 0  # of its class among the accesses to global memory
         self.combines = access.reduction  # of shared memory: "" of an atomic change whose result is used
+
+    def again(self) -> Touch:
+        """The same, for a plan that has yet to number it."""
+        made = copy.copy(self)
+        made.number, made.combines = 0, self.access.reduction
+        return made
 
 
 class Step:
@@ -94,6 +100,10 @@ class Step:
         self.competes = bool(self.strong) or any(
             isinstance(e, Touch) and e.kind == "shared" and e.access.mode == "reduce" and op.results for e in effects
         )
+        self._begin()
+
+    def _begin(self) -> None:
+        """What the operations around it decide, before they have."""
         self.observes = False  # whether something is done with what a strong access finds
         self.chance = False  # whether what it finds depends on the order of blocks and warps
         self.counts: tuple[str, Op] | None = None  # of a signed scalar: what it must not wrap for, and where that is
@@ -101,17 +111,29 @@ class Step:
         self.carried: tuple[Value, ...] = ()  # of a loop: what its passes change
         self.changes: set[Value] = set()  # of a role: what it changes
 
+    def again(self, number: int) -> Step:
+        """The same operation in another plan, without asking it for its effects again."""
+        made = copy.copy(self)
+        made.number = number
+        made.touches = [touch.again() for touch in self.touches]
+        made.after = [e.again() if isinstance(e, Touch) else e for e in self.after]
+        made._begin()
+        return made
+
     def __repr__(self) -> str:
         return f"<{self.op.scope}.{self.op.name}>"
 
 
 class StepPlan:
-    """All steps of a program, numbered from 1, and what follows from them before anything runs."""
+    """All steps of a program, numbered from 1, and what follows from them before anything runs. Nothing that runs
+    changes it. Of operations that the plan `before` has too, its steps are copied."""
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, before: StepPlan | None = None):
         self.program = program
         self.steps: list[Step] = []
+        self._before = {step.op: step for step in before.steps} if before else {}
         self.body = self._block(program.body)
+        self._before = {}
         self.classes = self._classify()
         counted = counted_with(step.op for step in self.steps)
         for step in self.steps:
@@ -152,7 +174,8 @@ class StepPlan:
     def _block(self, block: Block) -> list[Step]:
         made = []
         for op in block:
-            step = Step(op, len(self.steps) + 1)
+            known, number = self._before.get(op), len(self.steps) + 1
+            step = known.again(number) if known else Step(op, number)
             self.steps.append(step)
             made.append(step)
             for name, item in op.fields():
@@ -182,6 +205,11 @@ class StepPlan:
         ]
 
     @cached_property
+    def map(self) -> SharedMap:
+        """The cells of shared memory."""
+        return SharedMap(self.program)
+
+    @cached_property
     def waited_for(self) -> set[Value]:
         """The tensors an element of which some operation waits for."""
         return {e.target.tensor for e in self.effects() if isinstance(e, Sync) and isinstance(e.target, Place)}
@@ -194,6 +222,19 @@ class StepPlan:
             for e in self.effects()
             if isinstance(e, Access) and e.mode != "read" and isinstance(e.target, Place)
         }
+
+
+def plan_of(program: Program) -> StepPlan:
+    """The plan of a program as it is now: that of the run before, unless an operation has come or gone since."""
+    last: StepPlan | None = program.facts.get("steps")
+    if last is None or not _same((step.op for step in last.steps), program.walk()):
+        last = program.facts["steps"] = StepPlan(program, last)
+    return last
+
+
+def _same(some: Iterable[Op], others: Iterable[Op]) -> bool:
+    end = object()
+    return all(a is b for a, b in itertools.zip_longest(some, others, fillvalue=end))
 
 
 def gang_size(steps: list[Step], warps: int) -> int:
