@@ -1,6 +1,7 @@
 """For all tests: a cache of their own, tests marked `gpu` only where there is a GPU, and what each kind of test
 takes."""
 
+import gc
 import os
 
 # One thread a process: the matrices are small, there is a process a core, and threads that wait for one another spin.
@@ -9,6 +10,9 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 
 os.environ.setdefault("PYKITTENS_TRACEBACK", "full")  # what goes wrong here is ours to find
+# What tests trace and torch compiles stays: millions of objects, which Python would go through again whenever there are
+# a quarter more of them. A tenth of all time, by default.
+gc.set_threshold(5000, 20, 100)
 
 from collections import Counter  # noqa: E402
 from collections.abc import Generator, Iterator  # noqa: E402
@@ -71,6 +75,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With `--budget` a kind of test that takes too long fails the run; with `--record` what ran is filed."""
+    gc.freeze()  # pytest looks for garbage five times when it ends
     if session.config.getoption("budget") and any(SECONDS[kind] > BUDGET[kind] for kind in BUDGET):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     controls = "PYTEST_XDIST_WORKER" not in os.environ

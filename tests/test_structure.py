@@ -44,6 +44,12 @@ def tree(name: str) -> ast.Module:
     return ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
 
+@functools.cache
+def nodes_of(name: str) -> list[ast.AST]:
+    """All nodes of a module."""
+    return [*ast.walk(tree(name))]
+
+
 def run_time(node: ast.AST) -> Iterator[ast.AST]:
     """A tree's nodes, but for what only a type checker reads: types may name one another in a circle."""
     yield node
@@ -52,10 +58,10 @@ def run_time(node: ast.AST) -> Iterator[ast.AST]:
             yield from run_time(child)
 
 
-def imports(name: str, nodes: Callable[[ast.AST], Iterable[ast.AST]] = ast.walk) -> set[str]:
+def imports(name: str, nodes: Callable[[str], Iterable[ast.AST]] = nodes_of) -> set[str]:
     """The modules of the package that a module imports anywhere."""
     path, found = MODULES[name], set()
-    for node in nodes(tree(name)):
+    for node in nodes(name):
         if isinstance(node, ast.ImportFrom):
             package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
             if node.level:
@@ -78,11 +84,11 @@ def private_names(name: str) -> list[str]:
     """What begins with an underscore and belongs to a module of another folder, where `name` reads it: imported by
     name, or an attribute of an imported module or of what was imported from it."""
     found, foreign = [], set()
-    for node in ast.walk(tree(name)):
+    for node in nodes_of(name):
         if isinstance(node, ast.ImportFrom) and (node.level > 1 or (node.module or "").startswith("pykittens")):
             foreign |= {alias.asname or alias.name for alias in node.names}
             found += [alias.name for alias in node.names if re.match(r"_(?!_)", alias.name)]
-    for node in ast.walk(tree(name)):
+    for node in nodes_of(name):
         if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
             owner = node.value
             while isinstance(owner, ast.Attribute):
@@ -122,7 +128,7 @@ def test_files_import_from_the_rows_above() -> None:
 
 
 def test_no_files_import_one_another_in_a_circle() -> None:
-    left = {name: imports(name, run_time) for name in MODULES}
+    left = {name: imports(name, lambda name: run_time(tree(name))) for name in MODULES}
     while free := [name for name, needs in left.items() if not needs & set(left)]:
         for name in free:
             del left[name]

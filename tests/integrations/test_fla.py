@@ -20,10 +20,21 @@ from pykittens.integrations import fla as integration  # noqa: E402
 from pykittens.integrations.fla.plan import HINTS, REPLACEMENTS  # noqa: E402
 from tests.integrations.fla_without_triton import Launched, load  # noqa: E402
 
-layers, ops, conv, norms, losses = load(
-    "fla.layers", "fla.ops", "fla.modules.convolution", "fla.modules", "fla.modules.fused_cross_entropy"
-)
+layers: Any
+ops: Any
+conv: Any
+norms: Any
+losses: Any
 BF16, F32 = torch.bfloat16, torch.float32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fla() -> None:
+    """Loaded by the process that runs these tests, not by every one that looks for tests: it takes seconds."""
+    global layers, ops, conv, norms, losses
+    layers, ops, conv, norms, losses = load(
+        "fla.layers", "fla.ops", "fla.modules.convolution", "fla.modules", "fla.modules.fused_cross_entropy"
+    )
 
 
 @pytest.fixture(autouse=True)
