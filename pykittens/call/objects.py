@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from contextvars import ContextVar
 from dataclasses import is_dataclass
 from enum import Enum
-from operator import is_
+from operator import attrgetter, is_, methodcaller
 from types import (
     FunctionType,
     GetSetDescriptorType,
@@ -146,6 +146,11 @@ class Objects:
             read = value if isinstance(value, weakref.ref) else functools.partial(value.get, None)
             self.guard.add("{}() is {}", read, read())
             return (Same(value), self.value(read(), f"{path}()"))
+        if kind in (attrgetter, methodcaller):  # which read attributes of what they are given
+            made, arguments = value.__reduce__()[:2]  # with keywords, a partial makes it
+            arguments = (*getattr(made, "args", ()), *arguments, getattr(made, "keywords", {}))
+            self.names |= {name for text in arguments if isinstance(text, str) for name in text.split(".")}
+            return (Same(kind), repr(value), self.value(arguments, path))
         if hasattr(kind, "__next__") or isinstance(value, _generators()):
             raise TraceError(
                 f"the kernel reaches {path!r}, a {kind.__name__}, which every read changes",

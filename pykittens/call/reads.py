@@ -19,6 +19,7 @@ _BETWEEN = ("CACHE", "EXTENDED_ARG", "PRECALL", "NOP", "RESUME", "PUSH_NULL")
 # Who reads these may read an attribute or a global of any name.
 _ANY_NAME = frozenset(("getattr", "vars", "dir", "attrgetter", "__dict__"))
 _ANY_GLOBAL = frozenset(("globals", "eval", "exec"))
+_IMPORTS = frozenset(("__import__", "import_module"))  # who reads these may import what its constants name
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def reads(code: CodeType) -> Reads:
     flags = {"by_identity": False}
     _scan(code, frozenset(code.co_freevars), paths, names, flags)
     heard = names | {path.name for path in paths}
+    if heard & _IMPORTS:
+        paths |= dict.fromkeys(Path("module", name) for name in sorted(names))
     return Reads(
         tuple(paths),
         frozenset(name for name in names if name.isidentifier()),

@@ -11,7 +11,7 @@ from .declaration import Backward, Function, Result, writing
 
 def _results(x: Any, cos: Any, sin: Any, interleaved: bool) -> tuple[Result, ...]:
     kernels.check(x, cos, sin)
-    return (Result(x.shape, x.dtype, order="x"),)
+    return (Result(x.shape, x.dtype, order="x", nothing="x"),)  # without angles nothing turns
 
 
 def _back(x: Any, cos: Any, sin: Any, o: Any, interleaved: bool) -> Any:

@@ -153,7 +153,7 @@ def check(x: ArrayInfo, cos: ArrayInfo, sin: ArrayInfo) -> None:
     if len(x.shape) < 2:
         raise ArgumentError(f"x has shape {tuple(x.shape)}", fix="pass (..., heads, n, d)")
     for name, info in (("cos", cos), ("sin", sin)):
-        if len(info.shape) != 2 or info.shape[0] < x.shape[-2] or 2 * info.shape[1] > x.shape[-1] or info.shape[1] == 0:
+        if len(info.shape) != 2 or info.shape[0] < x.shape[-2] or 2 * info.shape[1] > x.shape[-1]:
             fix = f"pass (m, r / 2) with m at least {x.shape[-2]} and r at most {x.shape[-1]}"
             raise ArgumentError(f"{name} has shape {tuple(info.shape)} for x of shape {tuple(x.shape)}", fix=fix)
     check_shape("rotary", "sin", sin, cos.shape)

@@ -95,6 +95,24 @@ def a_module_with_its_own_getattr() -> Case:
 
 
 @case
+def a_module_that_is_imported_by_its_name() -> Case:
+    sys.modules["settings_of_this_test"] = module = module_of("settings_of_this_test", scale=2.0)
+    return lambda: __import__("settings_of_this_test").scale, lambda: setattr(module, "scale", 3.0)
+
+
+@case
+def an_attribute_by_a_getter() -> Case:
+    module, get = module_of("settings", scale=2.0), operator.attrgetter("scale")
+    return lambda: get(module), lambda: setattr(module, "scale", 3.0)
+
+
+@case
+def a_method_by_a_caller() -> Case:
+    module, call = module_of("settings", scale=lambda by=1.0: 2.0 * by), operator.methodcaller("scale", by=1.0)
+    return lambda: call(module), lambda: setattr(module, "scale", lambda by: 3.0 * by)
+
+
+@case
 def an_attribute_of_a_class() -> Case:
     class Config:
         scale = 2.0

@@ -727,3 +727,15 @@ def test_what_is_overwritten_says_so_to_autograd() -> None:
         pk.rotary(x, cos, sin, out=x)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         kept.backward()
+
+
+def test_no_angles_turn_nothing() -> None:
+    """Of no pairs of features, the result is the operand, into an array of the caller's too; and so is the gradient."""
+    x, none = np.arange(2 * 5 * 8, dtype=np.float32).reshape(2, 5, 8), np.zeros((5, 0), np.float32)
+    assert (pk.rotary(x, none, none) == x).all() and pk.rotary(x[..., :0], none, none).shape == (2, 5, 0)
+    out = np.full_like(x, np.nan)
+    assert (pk.rotary(x, none, none, out=out) == x).all()
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(x).requires_grad_()
+    pk.rotary(tensor, *(torch.from_numpy(none) for _ in range(2))).mul(3.0).sum().backward()
+    assert (tensor.grad == 3.0).all()
