@@ -6,6 +6,7 @@ Compute Capability"): a grid of 2^31 - 1 blocks along x and 65,535 along y and z
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -17,6 +18,7 @@ Dim3 = tuple[int, int, int]
 
 MOST = (2**31 - 1, 65_535, 65_535)  # blocks along x, y, z
 WARPS = 32
+CLUSTER = 16  # blocks; more than 8 only where the driver is asked for it, which a launch does
 RESIDENT = {"blocks_per_sm": (1, 32), "registers": (0, 255)}  # "Technical Specifications", too
 SWITCHES = ("debug", "pdl", "cooperative")
 
@@ -39,6 +41,8 @@ def dimensions(kernel: str, option: str, value: Any) -> Dim3:
                 "make several calls"
             )
             raise ArgumentError(f"{kernel}: {option} is {dims}, {size:,} blocks along {axis}", fix=fix)
+    if option == "cluster" and math.prod(dims) > CLUSTER:
+        raise ArgumentError(f"{kernel}: cluster is {dims}", fix=f"a cluster has at most {CLUSTER} blocks")
     return dims  # type: ignore[return-value]
 
 

@@ -105,11 +105,11 @@ def same_dtype(what: str, *operands: Operand) -> DType:
     for x in operands:
         if is_scalar(x):
             scalar = scalar_dtype(x)
-            check_fits(x, dtype, what)
             if scalar is not None and scalar.kind == "f" and dtype.kind != "f":
                 raise TypeRuleError(
                     f"{what} mixes a {dtype} tile with the float {x}", fix="convert the tile with x.to(pk.f32)"
                 )
+            check_fits(x, dtype, what)
     return dtype
 
 

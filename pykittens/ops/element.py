@@ -16,7 +16,7 @@ from ..types import DType, ScalarType, SharedVector, Type, bf16, f16, f32, i8, i
 from .addressing import MEMORY, VECTOR, GlobalText, vector_address
 from .conversion import conversion_numerics, convert
 from .samples import Rectangle, Sample, pasted
-from .scalars import as_number, check_index, scalar_dtype
+from .scalars import as_number, check_fits, check_index, scalar_dtype
 
 
 def check_memory(memory: Value | Place, what: str) -> None:
@@ -103,6 +103,7 @@ class StoreScalar(Op):
         check_memory(self.target, "set")
         check_index(self.at, "the index of an element")
         scalar_dtype(self.value)
+        check_fits(self.value, self.memory, "set")
         return ()
 
     @property

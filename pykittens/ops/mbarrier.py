@@ -8,6 +8,7 @@ from ..errors import TypeRuleError
 from ..loading import dataclass
 from ..program import CudaWriter, Effect, NumpyMachine, Op, Operand, Scope, Sync, Value
 from ..types import BarrierType, RegisterVector, ScalarType, Type, f32, i32, u32
+from .scalars import check_index
 
 MBARRIER = """
 __device__ __forceinline__ void pk_mbarrier_init(u32 b, u32 count) {
@@ -175,6 +176,9 @@ class Wait(Op):
 
     def types(self) -> tuple[Type, ...]:
         check_barrier(self.barrier)
+        check_index(self.phase, "the phase of an mbarrier")
+        if not isinstance(self.phase, Value) and self.phase not in (0, 1):
+            raise TypeRuleError(f"a wait for phase {self.phase}", fix="pass the parity, 0 or 1: phase % 2")
         return ()
 
     def numpy(self, m: NumpyMachine) -> None:

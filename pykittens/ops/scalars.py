@@ -81,18 +81,32 @@ def promoted(*operands: Operand) -> DType:
 
 
 def fits(x: Operand, dtype: DType) -> bool:
-    """Whether a Python int is a number of the dtype; everything else adapts to it."""
-    if dtype.kind not in "iu" or isinstance(x, Value) or scalar_dtype(x) is not None:
+    """Whether a Python number is one of the dtype: a whole one of integers, 0 or 1 of bools, and of floats any that has
+    a nearest one. Values adapt, and so do floats to narrower floats.
+    """
+    if isinstance(x, Value):
         return True
-    low, high = limits(dtype)
+    if dtype.kind == "f":
+        try:
+            return isinstance(float(x), float)
+        except OverflowError:
+            return False
+    if isinstance(x, (float, np.floating)) and not float(x).is_integer():
+        return False
+    low, high = (0, 1) if dtype is bool_ else limits(dtype)
     return low <= int(x) <= high
 
 
 def check_fits(x: Operand, dtype: DType, what: str) -> None:
-    """Refuses a Python int that the dtype cannot hold."""
-    if not fits(x, dtype):
-        low, high = limits(dtype)
-        raise TypeRuleError(f"{what}: {x} is no {dtype}", fix=f"use a number from {low} to {high}")
+    """Refuses a Python number that the dtype cannot hold."""
+    if fits(x, dtype):
+        return
+    if dtype.kind == "f":
+        fact = f"{what}: an integer of {int(x).bit_length()} bits is no {dtype}"
+        raise TypeRuleError(fact, fix="use a float, such as math.inf, or a smaller number")
+    low, high = (0, 1) if dtype is bool_ else limits(dtype)
+    number = "number" if isinstance(x, (int, np.integer)) else "whole number"
+    raise TypeRuleError(f"{what}: {x} is no {dtype}", fix=f"use a {number} from {low} to {high}")
 
 
 def as_dtype(c: CudaWriter, x: Operand, dtype: DType) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import OutOfBoundsError
+from ..errors import BarrierError, OutOfBoundsError
 from ..ops.sync import NamedBarrierType
 from ..program import Place, Sync, Value
 from ..types import BarrierType
@@ -99,7 +99,10 @@ def _wait(m: Machine, step: Step, sync: Sync) -> Waiting:
             lambda: "; ".join({b.state(): 0 for b, p in pairs if b.phase == p}),
         )
     assert isinstance(sync.target, Value) and isinstance(sync.target.type, BarrierType)
-    parities = np.broadcast_to(m.unit_scalar(sync.phase), m.units).astype(np.int64) & 1
+    parities = np.broadcast_to(m.unit_scalar(sync.phase), m.units).astype(np.int64)
+    if (wrong := parities[(parities != 0) & (parities != 1)]).size:
+        fix = "pass the parity of the phase, 0 or 1: phase % 2"
+        raise BarrierError(f"a wait for phase {wrong[0]} of {sync.target.label}", fix=fix, location=step.op.location)
     (block,) = m.blocks_of(sync)
     together: dict[tuple[MBarrier, int], list[np.ndarray]] = {}
     for barrier, parity, group in zip(mbarriers(m, sync.target, block), parities.tolist(), _groups(m), strict=True):

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ..errors import TraceError, user_frame_objects
 from ..program import Operand, Value
 from ..suggestions import NoSuchWord
 from . import recorder
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # by the name of NumPy's function
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "true_divide": operator.truediv,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "power": operator.pow,
+    "bitwise_and": operator.and_,
+    "bitwise_or": operator.or_,
+    "bitwise_xor": operator.xor,
+    "left_shift": operator.lshift,
+    "right_shift": operator.rshift,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+}
 
 
 def _refuse_bool(value: Value) -> NoReturn:
@@ -22,10 +46,14 @@ class Handle(Value):
 
     __hash__ = Value.__hash__
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> NoReturn:
-        """NumPy's functions know nothing of a trace, and its arrays no place in it."""
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's numbers are numbers on the left of an operator, too. Its functions know nothing of a trace, and its
+        arrays have no place in it.
+        """
         for x in inputs:
             refuse_array(x)
+        if method == "__call__" and len(inputs) == 2 and not options and (operation := _OPERATORS.get(ufunc.__name__)):
+            return operation(*map(number, inputs))
         raise TraceError(
             f"np.{ufunc.__name__} of {self.label}: {self.type}",
             fix="NumPy runs while the kernel is traced: use pk.exp(x), pk.maximum(x, y), x + y and the like",
@@ -58,6 +86,21 @@ class Handle(Value):
             f"{self.label} is known only when the kernel runs",
             fix="use it in tile arithmetic, or pk.cast(x, pk.f32) to convert",
         )
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            fix = "pk.print prints it from the running kernel"
+            raise TraceError(f"{self.label} as text, {spec!r}: it is known only when the kernel runs", fix=fix)
+        return repr(self)
 
     def __len__(self) -> int:
         raise TraceError(f"{self.label}: {self.type} has no Python length", fix="use .rows and .cols")

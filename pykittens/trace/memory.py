@@ -18,7 +18,9 @@ from .recorder import current, result, scope_of
 from .scalar import Scalar
 
 _OPERATORS = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
-ARITHMETIC = [f"__{r}{name}__" for name in _OPERATORS for r in ("", "r")] + ["__neg__", "__abs__", "__invert__"]
+ARITHMETIC = [f"__{r}{name}__" for name in _OPERATORS for r in ("", "r")] + [
+    *("__pos__", "__neg__", "__abs__", "__invert__", "__divmod__", "__rdivmod__")
+]
 
 
 def no_arithmetic(self: Handle, other: Any = None) -> Any:

@@ -339,7 +339,12 @@ def barrier(count: int = 1, n: int = 1, name: str = "") -> Shared:
     """`n` mbarriers whose phases end after `count` arrivals and the bytes promised; index the array when n > 1.
 
     `name` is for reports and errors.
+
+    Raises `TraceError` for numbers of barriers and arrivals that there cannot be (PTX "mbarrier.init": 1 to 2^20 - 1).
     """
+    for what, number, most in (("arrivals", count, 2**20 - 1), ("barriers", n, 2**16)):
+        if type(number) is not int or not 1 <= number <= most:
+            raise TraceError(f"pk.barrier of {number} {what}", fix=f"pass a Python int from 1 to {most}")
     handle = current().buffer(BarrierType(count), n, 8, name or "barrier")
     assert isinstance(handle, Shared)
     handle.count, handle.stride = n, 8

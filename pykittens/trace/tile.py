@@ -182,6 +182,26 @@ class Tile(Handle):
     def __abs__(self) -> Tile:
         return self._unary("abs")
 
+    def __round__(self, digits: int | None = None) -> Tile:
+        """round(x), as pk.round(x); math.floor, math.ceil and math.trunc are pk's, too."""
+        if digits is not None:
+            raise TypeRuleError(
+                f"round(x, {digits}) of {self.label}", fix="pk.round(x * 100) / 100 rounds to two digits"
+            )
+        return self._whole("round")
+
+    def __floor__(self) -> Tile:
+        return self._whole("floor")
+
+    def __ceil__(self) -> Tile:
+        return self._whole("ceil")
+
+    def __trunc__(self) -> Tile:
+        return self._whole("trunc")
+
+    def _whole(self, kind: str) -> Tile:
+        return self if self.dtype.kind in "iu" else self._unary(kind)
+
     def _unary(self, kind: str) -> Tile:
         return result(unary.Unary(scope_of(self.type.warps), kind, self))
 

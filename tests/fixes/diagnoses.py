@@ -247,6 +247,12 @@ ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
         "v = warp.load(x, (0, 0), rows=16)\npk.wait_for_previous(independent=(x,))\nwarp.store(y, v, (0, 0))",
         {"pdl": True},
     ),
+    (
+        "pass the parity of the phase, 0 or 1: phase % 2",
+        "for i in pk.range(3):\n    pk.tma.expect(b, t)\n    pk.tma.load(t, x, (0, 0), b)\n    pk.wait(b, i)",
+        "for i in pk.range(3):\n    pk.tma.expect(b, t)\n    pk.tma.load(t, x, (0, 0), b)\n    pk.wait(b, i % 2)",
+        {},
+    ),
     # Registers.
     (
         "use a value that is the same for the whole block, or do the operation on a warp",

@@ -32,6 +32,15 @@ square = block.zeros(f32, 64, 64)
 ATTEND = "import ml_dtypes\nH = np.ones((1, 1, 16, 64), ml_dtypes.bfloat16)\npk.attention(H, H, H, "
 
 KERNELS: list[Any] = [
+    # Numbers.
+    ("warp.full(f32, 16, 64, 10**400)", "warp.full(f32, 16, 64, float('inf'))"),
+    ("j[:] = 1.5", "j[:] = 1"),
+    ("round(t, 2)", "pk.round(t * 100.0) / 100.0"),
+    ("print(f'{n:04}')", "pk.print(n)"),
+    # Barriers.
+    ("pk.barrier(0)", "pk.barrier(1)"),
+    ("pk.wait(pk.barrier(), 2)", "pk.wait(pk.barrier(), 2 % 2)"),
+    ("pass", "pass", {"cluster": 17}, {"cluster": 16}),
     # Derivatives.
     ("pk.vjp(pk.tanh, j)", "pk.vjp(pk.tanh, t)"),
     ("pk.vjp(lambda x: None, t)", "pk.vjp(lambda x: x * x, t)"),

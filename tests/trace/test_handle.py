@@ -1,5 +1,6 @@
 """Traced values where Python wants to know more than a trace can tell; arrays where an operand is meant."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -193,3 +194,34 @@ def test_captured_arrays() -> None:
             "pass it to the kernel as an operand",
         )
         assert caught.value.location
+
+
+def test_numpys_numbers_and_pythons_functions() -> None:
+    """On the left of an operator too, and whatever of Python's and math's has a meaning for every element."""
+    x = np.linspace(-2.6, 2.6, 256, dtype=np.float32).reshape(16, 16)
+    out = np.zeros((8, 16, 16), np.float32)
+
+    @pk.kernel(warps=1)
+    def kernel(x: pk.gl(f32, 16, 16), out: pk.gl(f32, 8, 16, 16), n: pk.i32) -> None:
+        tile = warp.load(x, (0, 0), rows=16)
+        whole, rest = divmod(tile, 2.0)
+        less = pk.where(np.float32(0.5) < tile, 1.0, 0.0)
+        power = np.float64(2) ** pk.cast(np.int64(5) - n, f32)
+        found = [
+            np.float32(3) - tile,
+            +tile,
+            whole,
+            rest,
+            less,
+            round(tile),
+            math.floor(tile),
+            math.trunc(tile) * power,
+        ]
+        for i, value in enumerate(found):
+            warp.store(out, value, (i, 0, 0))
+
+    kernel(x, out, 3)
+    whole, rest = np.divmod(x, np.float32(2))
+    want = [3 - x, x, whole, rest, np.float32(0.5) < x, np.round(x), np.floor(x), np.trunc(x) * 4]
+    for got, expected in zip(out, want, strict=True):
+        np.testing.assert_array_equal(got, expected)
