@@ -4,6 +4,9 @@ Through the chunks of a part the state goes as S' = S M + N: each row of a state
 `gated_delta_rule.py`) finds N from a state of zeros, and M from the identity without values; `carry` goes from part to
 part, and the states that parts begin with go to a second walk, which makes the rows. What it multiplies is in two terms
 of bf16, high + low, of 16 bits together: parts change no more than the order of sums.
+
+Gradients go the other way, dS = dS' M^T + N', where N' is what `unwind` (see `gated_delta_rule_backward.py`) finds from
+a gradient of zeros; `reverse` goes from the last part to the first.
 """
 
 from __future__ import annotations
@@ -51,8 +54,12 @@ def carry(
     offsets: Annotated[Tensor, i32, "O"],
     each: Annotated[Scalar, i32],
     pieces: Annotated[Scalar, i32],
+    *,
+    reverse: bool = False,
 ) -> None:
-    """starts = the state at the beginning of each part, from N (`local`) and M (`high` + `low`) of each."""
+    """starts = the state at the beginning of each part, from N (`local`) and M (`high` + `low`) of each. In reverse the
+    gradient of that at its end, and `after` is that of the state before the first part.
+    """
     part, head, sequence = pk.block_index.x, pk.block_index.y, pk.block_index.z
     d, count = local.cols, pieces
     if offsets is not None:  # a sequence has as many as its rows fill: without rows the state passes through
@@ -60,10 +67,14 @@ def carry(
     whole = pk.st(bf16, d, d)
     ring = pk.ring(2, high=whole, low=whole)
 
+    def number(i: Any) -> Any:
+        """Of a part among those of all sequences."""
+        return sequence * pieces + (count - 1 - i if reverse else i)
+
     def load(i: Any) -> None:
         with pk.when(i < count), ring.fill() as slot:
             for to, source in ((slot.high, high), (slot.low, low)):
-                pk.tma.load(to, source, (sequence * pieces + i, head, 0, 0))
+                pk.tma.load(to, source, (number(i), head, 0, 0))
 
     for i in range(2):
         load(i)
@@ -73,14 +84,14 @@ def carry(
         else warpgroup.load(before, (sequence, head, part, 0), rows=CHUNK)
     )
     for i in pk.range(count):
-        place = (sequence * pieces + i, head, part, 0)
+        place = (number(i), head, part, 0)
         added = warpgroup.load(local, place, rows=CHUNK)
         warpgroup.store(starts, state, place)
         own = terms(state, bf16)
         slot = ring.read()
         state[:] = added
         for left, right in ((own[0], slot.high), (own[1], slot.high), (own[0], slot.low)):
-            warpgroup.mma_AB(state, left, right)
+            (warpgroup.mma_ABt if reverse else warpgroup.mma_AB)(state, left, right)
         warpgroup.wait(state)
         ring.release()
         load(i + 2)

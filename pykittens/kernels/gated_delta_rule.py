@@ -35,7 +35,7 @@ from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 from ..interop import arrays
 from .arguments import KernelCall, Launches
 from .chunks import LEAST, LOG2E
-from .delta_parts import carry, parts_of
+from .delta_parts import Parts, carry, parts_of
 from .delta_step import EPSILON, recur
 from .sequences import DTYPES, dense, operands, readable_offsets, terms, unit_of
 
@@ -43,7 +43,6 @@ CHUNK = 64
 TINY = 2.0**-60  # what a smaller b counts as in W
 FACTORS = ("keys", "adds", "queries", "beta", "unit", "solved", "sums", "own_q", "own_k")  # the last of backward passes
 DIMS, VALUES = (64, 128), (64, 128, 256)
-WHOLE = (None, None, 2**24, 1)  # the last operands of `walk` where sequences have no parts
 
 
 def fades(log_decay: np.ndarray | None, rows: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
@@ -370,6 +369,11 @@ class Operands(NamedTuple):
         n = arrays.describe(self.v).shape[2]
         return -(-n // CHUNK) if self.offsets is None else n // CHUNK + arrays.describe(self.offsets).shape[0] - 1
 
+    @property
+    def sequences(self) -> int:
+        """How many there are, of a batch or packed."""
+        return arrays.describe(self.v).shape[0] if self.offsets is None else arrays.describe(self.offsets).shape[0] - 1
+
     def squares(self) -> tuple[Any, Any, Any]:
         """W, P and the factors of rows."""
         rows = self.chunks * CHUNK
@@ -390,21 +394,32 @@ def solve(x: Operands, scale: float, norm: bool) -> tuple[Any, Any, Any, Any]:
     return made
 
 
+def parts(x: Operands) -> Parts:
+    """How many parts sequences are walked in."""
+    n = arrays.describe(x.v).shape[2]
+    return parts_of(x.v, x.sequences, -(-n // CHUNK))
+
+
+def beginnings(x: Operands, solved: tuple[Any, ...], cut: Parts, after: Any) -> tuple[Any, list[Any]]:
+    """The states that parts begin with, and what each part does to a state; that behind the last goes to `after`."""
+    info, d = arrays.describe(x.v), arrays.describe(x.q).shape[3]
+    made, nothing = (x.sequences * cut.pieces, info.shape[1]), (None, None, None)
+    local, starts = (arrays.empty(info.kind, (*made, info.shape[3], d), "f32", info.device) for _ in range(2))
+    moves = [arrays.empty(info.kind, (*made, d, d), "bf16", info.device) for _ in range(2)]
+    walk(*solved, None, None, local, *nothing, *moves, cut.each, cut.pieces)
+    carry(x.state, local, *moves, starts, after, x.offsets, cut.each, cut.pieces)
+    return starts, moves
+
+
 def through(x: Operands, solved: tuple[Any, ...], o: Any, after: Any) -> None:
     """The walk through all chunks, from part to part where there are few heads. `solved`: what comes before `before`
     among its operands."""
-    info, nothing = arrays.describe(x.v), (None, None, None)
-    sequences = info.shape[0] if x.offsets is None else arrays.describe(x.offsets).shape[0] - 1
-    parts = parts_of(x.v, sequences, -(-info.shape[2] // CHUNK))
-    if parts.pieces == 1:
-        walk(*solved, x.state, o, after, *nothing, *WHOLE)
+    cut, nothing = parts(x), (None, None, None)
+    if cut.pieces == 1:
+        walk(*solved, x.state, o, after, *nothing, None, None, cut.each, cut.pieces)
         return
-    made, d = (sequences * parts.pieces, info.shape[1]), arrays.describe(x.q).shape[3]
-    local, starts = (arrays.empty(info.kind, (*made, info.shape[3], d), "f32", info.device) for _ in range(2))
-    moves = [arrays.empty(info.kind, (*made, d, d), "bf16", info.device) for _ in range(2)]
-    walk(*solved, None, None, local, *nothing, *moves, parts.each, parts.pieces)
-    carry(x.state, local, *moves, starts, after, x.offsets, parts.each, parts.pieces)
-    walk(*solved, starts, o, None, *nothing, None, None, parts.each, parts.pieces)
+    starts, _ = beginnings(x, solved, cut, after)
+    walk(*solved, starts, o, None, *nothing, None, None, cut.each, cut.pieces)
 
 
 def _forward(*given: Any, norm: bool) -> None:

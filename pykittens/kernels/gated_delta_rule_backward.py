@@ -30,7 +30,8 @@ from pykittens import Scalar, Tensor, f16, f32, i32, warp, warpgroup
 
 from ..interop import arrays
 from .arguments import KernelCall, Launches
-from .gated_delta_rule import CHUNK, EPSILON, FACTORS, WHOLE, Operands, fades, read, solve, walk
+from .delta_parts import carry
+from .gated_delta_rule import CHUNK, EPSILON, FACTORS, Operands, beginnings, fades, parts, read, solve, walk
 from .sequences import DTYPES, dense, readable, unit_of
 
 
@@ -90,7 +91,11 @@ UNWOUND = ("keys", "adds", "queries", "beta", "unit", "solved")
 
 @pk.kernel(
     warps=4,
-    grid=lambda do, offsets, **_: (do.cols // CHUNK, do.depth, do.batch if offsets is None else offsets.cols - 1),
+    grid=lambda do, offsets, pieces, **_: (
+        do.cols // CHUNK * pieces,
+        do.depth,
+        do.batch if offsets is None else offsets.cols - 1,
+    ),
 )
 def unwind(
     q: Annotated[Tensor, DTYPES, "B", "G", "L", pk.static("D")],
@@ -108,11 +113,15 @@ def unwind(
     dstates: Annotated[Tensor, DTYPES, "B", "H", "R", pk.static("D")],
     units: Annotated[Tensor, f32, "B", "H", "R"],
     dbefore: Annotated[Tensor, f32, "T", "H", pk.static("E"), pk.static("D")],
+    each: Annotated[Scalar, i32],
+    pieces: Annotated[Scalar, i32],
 ) -> None:
-    """G, dV, the gradient of the state behind each chunk, and that of the first state. With `lasting`, q and k are
-    decayed, as `walk` has them.
+    """G, dV, the gradient of the state behind each chunk, and that of the first state; the former may be None. With
+    `lasting`, q and k are decayed, as `walk` has them. `dafter` and `dbefore` are of parts, of which `walk` tells.
     """
-    part, head, sequence = pk.block_index.x, pk.block_index.y, pk.block_index.z
+    head, sequence, values = pk.block_index.y, pk.block_index.z, do.cols // CHUNK
+    part, begin = pk.block_index.x % values, pk.block_index.x // values * each
+    place = sequence * pieces + pk.block_index.x // values
     dtype, d, scaled = q.dtype, q.cols, q.dtype is f16
     group, channels = head // (do.depth // q.depth), lasting is not None
     rows, first = pk.stretch(do), pk.cast(0, i32)
@@ -120,17 +129,19 @@ def unwind(
     if offsets is not None:
         sequences = pk.packed(offsets)
         rows, first, batch = sequences[sequence], sequences.first(sequence, CHUNK), 0
-    chunks = pk.cdiv(rows.rows, CHUNK)
+    end = pk.minimum(pk.cdiv(rows.rows, CHUNK), begin + each)
+    chunks = end - begin
     wide, square = pk.st(dtype, CHUNK, d), pk.st(dtype, CHUNK, CHUNK)
     names = UNWOUND[3 if channels else 0 : 6 if scaled else 4]
     tiles = {"q": wide, "k": wide, "do": square, "w": square, "p": square}
     members: dict[str, Any] = {**tiles, **dict.fromkeys(names, pk.sv(f32, CHUNK))}
     members |= {"lasting": wide, "decays": pk.sv(f32, d)} if channels else {}
     ring = pk.ring(2, **members)
-    results, kept = pk.shared(square, count=2, name="results"), pk.shared(wide, name="kept")
+    results: Any = None if g is None else pk.shared(square, count=2, name="results")
+    kept: Any = None if g is None else pk.shared(wide, name="kept")
 
     def load(step: Any) -> None:
-        i = chunks - 1 - step
+        i = end - 1 - step
         with pk.when(step < chunks), ring.fill() as slot:
             at: dict[str, Any] = {"coordinate": (batch, head, first + i, 0)}
             for to, source in ((slot.k, k), (slot.q, q)):
@@ -152,12 +163,10 @@ def unwind(
     for i in range(2):
         load(i)
     state = (
-        warpgroup.zeros(f32, CHUNK, d)
-        if dafter is None
-        else warpgroup.load(dafter, (sequence, head, part, 0), rows=CHUNK)
+        warpgroup.zeros(f32, CHUNK, d) if dafter is None else warpgroup.load(dafter, (place, head, part, 0), rows=CHUNK)
     )
     for step in pk.range(chunks):
-        i = chunks - 1 - step
+        i = end - 1 - step
         change, found = (warpgroup.zeros(f32, CHUNK, CHUNK) for _ in range(2))
         slot = ring.read()
         decay = decays[batch, head, first + i, 0] if decays is not None and not channels else 1.0
@@ -194,6 +203,8 @@ def unwind(
         state[:] = state * unit if scaled else state
         ring.release()
         load(step + 2)
+        if g is None:
+            continue
         warpgroup.tma.wait(read=True)
         warpgroup.sync()  # `results` and `kept` have been read
         warpgroup.store_transposed(results[0], change.to(dtype))
@@ -207,9 +218,10 @@ def unwind(
         warpgroup.tma.commit()
         if scaled:
             warpgroup.store(units, unit_s, (batch, head, at))
-    warpgroup.tma.wait()
+    if g is not None:
+        warpgroup.tma.wait()
     if dbefore is not None:
-        warpgroup.store(dbefore, state, (sequence, head, part, 0))
+        warpgroup.store(dbefore, state, (place, head, part, 0))
 
 
 class Met(NamedTuple):
@@ -408,8 +420,17 @@ def gradients_of_states(
     errors, g = (x.made(x.dtype, *arrays.describe(x.v).shape[2:]) for _ in range(2))
     states, dstates = (x.made(x.dtype, x.chunks * e, d) for _ in range(2))
     units, dunits = (x.made("f32", x.chunks * e) if x.dtype == "f16" else None for _ in range(2))
-    walk(asking, looking, x.v, x.offsets, *solved, x.state, None, None, errors, states, units, *WHOLE)
-    unwind(asking, looking, do, x.offsets, *solved, dafter, g, dv, dstates, dunits, dbefore)
+    given, back = (asking, looking, x.v, x.offsets, *solved), (asking, looking, do, x.offsets, *solved)
+    cut, state = parts(x), x.state
+    each = cut.each, cut.pieces
+    if cut.pieces > 1:
+        state, moves = beginnings(x, given, cut, None)
+        local, ends = (arrays.empty_like(state) for _ in range(2))
+        unwind(*back, None, None, None, None, None, local, *each)
+        carry(dafter, local, *moves, ends, dbefore, x.offsets, *each, reverse=True)
+        dafter, dbefore = ends, None
+    walk(*given, state, None, None, errors, states, units, None, None, *each)
+    unwind(*back, dafter, g, dv, dstates, dunits, dbefore, *each)
     return errors, g, states, units, dstates, dunits
 
 

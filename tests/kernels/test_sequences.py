@@ -468,6 +468,29 @@ def test_few_heads_go_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(packed, o) and torch.equal(ends, torch.cat([states[:1], after]))
 
 
+@pytest.mark.parametrize("name", ["gated_delta_rule", "kimi_delta_attention"])
+def test_gradients_of_few_heads_go_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every operand, and of the state before the first part; packed behind an empty sequence they are the same."""
+    monkeypatch.setattr(delta_parts, "LEAST_CHUNKS", 1)
+    monkeypatch.setattr(delta_parts, "machine", lambda info: {"processors": 132})
+    operands, state = made(name, 16, 130, torch.bfloat16, heads=1)
+    if name == "gated_delta_rule":
+        operands["log_decay"] = operands["log_decay"] / 100  # so that the first rows are seen from the last
+    leaves = [x.detach().requires_grad_() for x in (*operands.values(), state)]
+    results = ROWS[name].call(**dict(zip(operands, leaves[:-1], strict=True)), state=leaves[-1], return_state=True)
+    g = torch.Generator().manual_seed(5)
+    ups = [_normal(g, *x.shape, dtype=x.dtype).to(CUDA) for x in results]
+    found = torch.autograd.grad(results, leaves, ups)
+    doubles = [x.detach().cpu().double().requires_grad_() for x in leaves]
+    wanted = torch.autograd.grad(
+        ROWS[name].plain(dict(zip(operands, doubles[:-1], strict=True)), doubles[-1]),
+        doubles,
+        [x.cpu().double() for x in ups],
+    )
+    for x, y, what in zip(found, wanted, [*operands, "state"], strict=True):
+        assert distance(x, y) < 8e-3, what
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_nothing_that_comes_later_reaches_a_row(name: str) -> None:
     operands, state = made(name, 11, 140, torch.bfloat16, heads=1)

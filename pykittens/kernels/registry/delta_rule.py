@@ -19,7 +19,7 @@ from .. import kimi_delta_attention_backward as kimi_backward
 from ..catalog import Array, Instance, Shipped
 
 HEADS, N, SCALE = 2, 240, 0.25
-_ENDS = ("high", "low", "each", "pieces")
+_WHOLE = {"high": None, "low": None, "each": 2**24, "pieces": 1}  # sequences that have no parts
 _TERMS = {"high": 0.05, "low": 0.0002}  # of what a part does to a state
 PARTS = {  # the rows of each chunk, by `packed`
     False: [slice(i, min(i + 64, N)) for i in range(0, N, 64)],
@@ -128,7 +128,7 @@ def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
     specs, values = _specs(dim, dtype, packed), _values(dim, dtype)
     states = spec(f32, (2 if packed else 1, HEADS, dim, dim))
     taken = {x: specs[x] for x in ("q", "k", "v", "offsets", "w", "p", "factors", "decays")}
-    others = {**dict.fromkeys(("errors", "states", "units")), **dict(zip(_ENDS, delta.WHOLE, strict=True))}
+    others = {**dict.fromkeys(("errors", "states", "units")), **_WHOLE}
     operands = {**taken, "lasting": None, "before": states, "o": specs["v"], "after": states, **others}
     exact = {name: x.astype(float) for name, x in values.items()}
 
@@ -176,21 +176,24 @@ def _moves(dim: int, dtype: str) -> Instance:
     return Instance(delta.walk, operands, {}, ("after", "high"), given, walk.values)
 
 
-def _carry(dim: int) -> Instance:
+def _carry(dim: int, reverse: bool) -> Instance:
     states, moves = spec(f32, (3, HEADS, dim, dim)), spec(bf16, (3, HEADS, dim, dim))
     end = spec(f32, (1, HEADS, dim, dim))
     operands: dict[str, Any] = {"before": end, "local": states, **dict.fromkeys(_TERMS, moves)}
     operands |= {"starts": states, "after": end, "offsets": None, "each": 1, "pieces": 3}
 
     def expected(before: Array, local: Array, high: Array, low: Array, **_: Any) -> dict[str, Array]:
+        moves = high.astype(float) + low.astype(float)
+        if reverse:
+            local, moves = local[::-1], moves[::-1].swapaxes(2, 3)
         found = [before[0].astype(float)]
-        for x, a, b in zip(local, high, low, strict=True):
-            found.append(found[-1] @ (a.astype(float) + b.astype(float)) + x)
-        return {"starts": np.stack(found[:-1]), "after": found[-1][None]}
+        for x, y in zip(local, moves, strict=True):
+            found.append(found[-1] @ y + x)
+        return {"starts": np.stack(found[-2::-1] if reverse else found[:-1]), "after": found[-1][None]}
 
     chance = np.random.default_rng(5)
     drawn = {x: (chance.standard_normal(moves.shape) * y).astype(numpy_dtype("bf16")) for x, y in _TERMS.items()}
-    return Instance(delta_parts.carry, operands, {}, ("starts", "after"), expected, drawn)
+    return Instance(delta_parts.carry, operands, {"reverse": reverse}, ("starts", "after"), expected, drawn)
 
 
 def _gradients(
@@ -234,7 +237,7 @@ def _unwind(dim: int, dtype: str, packed: bool) -> Instance | None:
     states, rows = spec(f32, (2 if packed else 1, HEADS, dim, dim)), len(PARTS[packed]) * dim
     made = {"dafter": states, "g": specs["v"], "dv": specs["v"], "dstates": spec(DTYPES[dtype], (1, HEADS, rows, dim))}
     units = spec(f32, (1, HEADS, rows)) if dtype == "f16" else None
-    operands = {**taken, **made, "units": units, "dbefore": states}
+    operands = {**taken, **made, "units": units, "dbefore": states, "each": _WHOLE["each"], "pieces": 1}
 
     def expected(do: Array, dafter: Array, **_: Any) -> dict[str, Array]:
         found = _gradients(dim, dtype, packed, {"do": do, "dafter": dafter})
@@ -243,6 +246,25 @@ def _unwind(dim: int, dtype: str, packed: bool) -> Instance | None:
     outputs = ("g", "dv", "dstates", "dbefore", *(("units",) if units else ()))
     drawn = Later(lambda: _gradients(dim, dtype, packed))
     return Instance(backward.unwind, operands, {}, outputs, expected, drawn)
+
+
+def _ends(dim: int, dtype: str) -> Instance:
+    """The same of two parts: what each adds to the gradient of a state."""
+    unwind, states, pieces = _unwind(dim, dtype, False), spec(f32, (2, HEADS, dim, dim)), (slice(0, 128), slice(128, N))
+    assert unwind is not None
+    nothing = dict.fromkeys(("dafter", "g", "dv", "dstates", "units"))
+    values = _values(dim, dtype)
+
+    def expected(do: Array, **_: Any) -> dict[str, Array]:
+        made = []
+        for y in pieces:
+            q, k, g, b = (values[name][:, :, y] for name in ("q", "k", "log_decay", "beta"))
+            rows = do[:, :, y]
+            made.append(backward.reference(rows, q, k, rows * 0, g, b, scale=SCALE, norm=True)["dstates"][0])
+        return {"dbefore": np.concatenate(made)}
+
+    operands = {**unwind.operands, **nothing, "dbefore": states, "each": 2, "pieces": 2}
+    return Instance(backward.unwind, operands, {}, ("dbefore",), expected, unwind.values)
 
 
 def _differentiate(dim: int, dtype: str, packed: bool) -> Instance | None:
@@ -507,7 +529,7 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "STSM"),
-        spilled=116,  # f16
+        spilled=128,  # f16
     ),
     Shipped(
         name="gated_delta_rule_backward",
@@ -575,11 +597,19 @@ ROWS = (
         opcodes=("HGMMA", "UTMALDG", "STG"),
     ),
     Shipped(
+        name="gated_delta_rule_ends",
+        about="what parts of sequences add to the gradient of a state of the gated delta rule, where heads are few",
+        make=_ends,
+        needs=("wgmma",),
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("HGMMA", "UTMALDG", "STG"),
+    ),
+    Shipped(
         name="gated_delta_rule_carry",
-        about="between the two: the states that parts of sequences begin with",
+        about="between the two: the states that parts of sequences begin with, or the gradients of those they end with",
         make=_carry,
         needs=("wgmma",),
-        options={"dim": (64, 128)},
+        options={"dim": (64, 128), "reverse": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "STG"),
     ),
 )
