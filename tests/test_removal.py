@@ -82,12 +82,18 @@ HARMLESS = {
         1,
         "each step has columns of its own",
     ),
-    ("gated_delta_rule", "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
+    **{
+        (name, "wait", "with pk.when(i < chunks), ring.fill() as slot:"): (2, FIRST_PASS)
+        for name in ("gated_delta_rule", "gated_delta_rule_moves")
+    },
     ("gated_delta_rule_carry", "wait", "with pk.when(i < count), ring.fill() as slot:"): (
         3,
         f"two {FIRST_PASS}; the third because only products read a slot, and {WHOLE}",
     ),
-    ("gated_delta_rule_unwind", "wait", "with pk.when(step < chunks), ring.fill() as slot:"): (2, FIRST_PASS),
+    **{
+        (name, "wait", "with pk.when(step < chunks), ring.fill() as slot:"): (2, FIRST_PASS)
+        for name in ("gated_delta_rule_unwind", "gated_delta_rule_ends")
+    },
     ("gated_delta_rule_backward", "wait", "with both.fill() as slot:"): (1, FIRST_PASS),
     **{
         (name, "wait", "with pk.when(part < parts), ring.fill() as slot:"): (2, FIRST_PASS)

@@ -151,7 +151,7 @@ def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
 
 def _moves(dim: int, dtype: str) -> Instance:
     """The same of two parts: what each adds to a state, and what it does to one."""
-    walk, heads, pieces = _walk(dim, dtype, False), (2, HEADS, dim, dim), [slice(0, 128), slice(128, N)]
+    walk, heads, pieces = _walk(dim, dtype, False), (2, HEADS, dim, dim), [slice(0, 192), slice(192, N)]
     assert walk is not None
     changed = {
         "before": None,
@@ -172,7 +172,7 @@ def _moves(dim: int, dtype: str) -> Instance:
     def given(**x: Array) -> dict[str, Array]:
         return expected(**{**values, **x})
 
-    operands = {**walk.operands, **changed, "each": 2, "pieces": 2}
+    operands = {**walk.operands, **changed, "each": 3, "pieces": 2}
     return Instance(delta.walk, operands, {}, ("after", "high"), given, walk.values)
 
 
@@ -250,7 +250,7 @@ def _unwind(dim: int, dtype: str, packed: bool) -> Instance | None:
 
 def _ends(dim: int, dtype: str) -> Instance:
     """The same of two parts: what each adds to the gradient of a state."""
-    unwind, states, pieces = _unwind(dim, dtype, False), spec(f32, (2, HEADS, dim, dim)), (slice(0, 128), slice(128, N))
+    unwind, states, pieces = _unwind(dim, dtype, False), spec(f32, (2, HEADS, dim, dim)), (slice(0, 192), slice(192, N))
     assert unwind is not None
     nothing = dict.fromkeys(("dafter", "g", "dv", "dstates", "units"))
     values = _values(dim, dtype)
@@ -263,7 +263,7 @@ def _ends(dim: int, dtype: str) -> Instance:
             made.append(backward.reference(rows, q, k, rows * 0, g, b, scale=SCALE, norm=True)["dstates"][0])
         return {"dbefore": np.concatenate(made)}
 
-    operands = {**unwind.operands, **nothing, "dbefore": states, "each": 2, "pieces": 2}
+    operands = {**unwind.operands, **nothing, "dbefore": states, "each": 3, "pieces": 2}
     return Instance(backward.unwind, operands, {}, ("dbefore",), expected, unwind.values)
 
 
