@@ -88,6 +88,7 @@ def append(
             )
             for t in tables
         )
+        c = pk.where(position < tables[0].rows, c, 1.0)  # past the tables nothing turns; zeros would take the key away
         if config.interleaved:
             a, b = load(x, head, 0, config.r, layout).split_pairs()
             pieces = [(0, pk.join_pairs(pk.fma(a, c, -(b * s)), pk.fma(b, c, a * s)))]
@@ -215,6 +216,9 @@ def reference(
     out, n = k.astype(np.float64), k.shape[2]
     for i, length in enumerate(lengths):
         if cos is not None and sin is not None:
-            at = slice(length - n, length)
-            out[i] = turn(k[i], cos[at], sin[at], **settings)
+            at = np.arange(length - n, length)[:, None]
+            c, s = (
+                np.where(at < len(x), x[np.minimum(at[:, 0], len(x) - 1)], past) for x, past in ((cos, 1), (sin, 0))
+            )
+            out[i] = turn(k[i], c, s, **settings)
     return out / np.reshape(scale, (-1, 1, 1))

@@ -26,7 +26,7 @@ def rows(*shape: int, dtype: Any = BF16) -> np.ndarray:
 def test_in_their_places(n: int, page: int, d: int, dv: int, r: int, interleaved: bool) -> None:
     lengths = np.array([n, 33, 40], np.int32)
     k, v, q = rows(3, 2, n, d), rows(3, 2, n, dv), rows(3, 4, n, d)
-    tables = [rows(48, r // 2, dtype=np.float32) for _ in range(2)] if r else [None, None]
+    tables = [rows(34, r // 2, dtype=np.float32) for _ in range(2)] if r else [None, None]  # past them, nothing turns
     caches = [np.full((9, 2, page, x) if page else (3, 2, 48, x), 7, BF16) for x in (d, dv)]
     numbers = np.random.default_rng(0).permutation(9).reshape(3, 3).astype(np.int32) if page else None
     turned = pk.cache_append(
