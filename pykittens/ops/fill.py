@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TypeRuleError
-from ..layouts import vector_element
+from ..layouts import Sym, vector_element
 from ..loading import dataclass
 from ..numerics import EXACT, MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
@@ -83,10 +83,14 @@ class Fill(Op):
 
 @dataclass(eq=False)
 class Positions(Op):
-    """The index of every row (column vector) or column (row vector) of a tile, or element of a vector, as int32."""
+    """The index of every row (column vector) or column (row vector) of a tile, or element of a vector, as int32.
+
+    anew: NVRTC does not know that they are those that it has, and so keeps no registers for what follows from them.
+    """
 
     scope: Scope
     type: RegisterVector
+    anew: bool = False
 
     numerics = EXACT
 
@@ -99,12 +103,17 @@ class Positions(Op):
     def cuda(self, c: CudaWriter) -> None:
         type = self.result.type
         assert isinstance(type, RegisterVector)
-        c.map(self.result, lambda r: str(vector_element(type, c.warp(self.scope), c.lane, r)))
+        lane = c.lane
+        if self.anew:
+            lane = Sym(c.fresh("lane"))
+            c.line(f'int {lane} = {c.lane}; asm volatile("" : "+r"({lane}));')
+        c.map(self.result, lambda r: str(vector_element(type, c.warp(self.scope), lane, r)))
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
         for type in (*vectors(f32), *(tile.vector(kind) for tile in tiles(bf16) for kind in ("col", "row"))):
             yield Sample({"type": type}, lambda type: np.arange(type.length))
+        yield Sample({"type": vectors(f32)[0], "anew": True}, lambda type: np.arange(type.length))
 
 
 @dataclass(eq=False)

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from math import inf
 from typing import Any, NamedTuple
 
 from ..errors import TraceError
-from ..ops import binary, element, thread_indices
+from ..ops import binary, element, fill, thread_indices
 from ..ops.indexed import Gather
 from ..ops.scatter import ScatterReduce
-from ..program import Op, Value
+from ..program import Op, Value, mapped
 from ..types import RegisterTile, RegisterVector, ScalarType, bf16, bool_, f16, f32, i8, i32, u8
 from .derivatives import Tape
 from .elementwise import col_index, fma, iota, row_index
@@ -179,7 +180,8 @@ class Differentiated:
         """A term of the cotangent of what was read; one that was broadcast is summed first, as far as each warp can."""
         batch, depth, row, col = op.source.first
         if isinstance(op, Gather):
-            row, col = op.row, op.col
+            known: dict[Value, Any] = {}
+            row, col = anew(op.row, known), anew(op.col, known)
         if isinstance(made.type, RegisterVector) and isinstance(term.type, RegisterTile):
             several = made.type.kind == "row" and term.type.warps > 1
             term = term.row_sum() if made.type.kind == "col" else term.col_sum(partial=several)
@@ -189,6 +191,23 @@ class Differentiated:
             row = iota(term) * 0 + row
         spot = place(self.gradients[op.source.tensor], at(batch, depth, 0, 0), (1,))
         record(ScatterReduce(scope_of(term.type.warps), spot, row, col, term))
+
+
+def anew(x: Any, known: dict[Value, Any]) -> Any:
+    """The same integers, computed again from positions where that is arithmetic alone: places that are added to long
+    after they were read from would take a register for each element meanwhile.
+    """
+    if not isinstance(x, Value) or not isinstance(x.type, (RegisterTile, RegisterVector)) or x.changes:
+        return x
+    op = x.producer
+    if x not in known:
+        known[x] = x
+        if isinstance(op, fill.Positions):
+            known[x] = record(replace(op, anew=True)).result
+        elif op is not None and op.pointwise and len(op.results) == 1 and x.type.dtype.kind in "iub":
+            fields = {name: mapped(value, lambda y: anew(y, known)) for name, value in op.fields()}
+            known[x] = record(replace(op, **fields)).result  # type: ignore[type-var]
+    return known[x]
 
 
 def elementwise(function: Callable[..., Any], what: str, *given: Any) -> Any:

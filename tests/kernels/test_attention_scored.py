@@ -19,6 +19,7 @@ from pykittens.interop.arrays import describe  # noqa: E402
 from pykittens.kernels import attention_ampere, attention_backward  # noqa: E402
 from pykittens.kernels.attention import scores, table  # noqa: E402
 from pykittens.kernels.attention_backward_ampere import AMPLE  # noqa: E402
+from pykittens.trace import scoring  # noqa: E402
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 HEADS = 2
@@ -300,3 +301,22 @@ def test_lengths_of_padded_batches(padding: str) -> None:
             others[kept] = False
             assert (x[b][:, others] == 0).all()
         np.testing.assert_allclose(lse[b, :, kept].detach(), logs[0].detach(), atol=1e-3)
+
+
+def test_places_of_gradients_are_computed_again() -> None:
+    """Where a score reads by rows and columns, those places wait for no gradient: each would take a register."""
+
+    @pk.kernel(warps=1)
+    def places(out: pk.gl(pk.i32, 16, 32), again: pk.gl(pk.i32, 16, 32)) -> None:  # type: ignore[valid-type]
+        tile = pk.warp.zeros(pk.f32, 16, 32)
+        place = pk.where(pk.col_index(tile) > 7, (pk.row_index(tile) - pk.col_index(tile)) // 4 + out.rows, 3)
+        pk.warp.store(out, place, (0, 0))
+        pk.warp.store(again, scoring.anew(place, {}), (0, 0))
+
+    found = [np.zeros((16, 32), np.int32) for _ in range(2)]
+    places(*found)
+    row, col = np.ogrid[:16, :32]
+    np.testing.assert_array_equal(found[0], np.where(col > 7, (row - col) // 4 + 16, 3))
+    np.testing.assert_array_equal(*found)
+    made = [op.anew for op in places.program(*found).walk() if type(op).__name__ == "Positions"]
+    assert True in made and False in made
