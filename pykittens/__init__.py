@@ -37,12 +37,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _TOOLS = {"autotune": "bench.tuning", "do_bench": "bench.timing"}  # what measures, by its file
+_PARTS = ("nn", "integrations", "testing", "bench")  # what `import pykittens.nn` loads, too
 
 
 def __getattr__(name: str) -> Any:
     if file := f"functions.{PUBLIC[name]}" if name in PUBLIC else _TOOLS.get(name):
         found = globals()[name] = getattr(import_module(f".{file}", __name__), name)
         return found
+    if name in _PARTS:
+        return import_module(f".{name}", __name__)
     if "__all__" not in globals() and (name == "__all__" or not name.startswith("__")) and name != "vocabulary":
         from .loading import uncollected
 

@@ -40,7 +40,8 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
         rest = function.key(*settings) if function.key else settings
         kinds = tuple(map(type, settings))  # 1 and True are equal, and one of them may be refused
         looks = (function, also, torch.is_grad_enabled(), rest, kinds, getattr(arrays[0], "shape", None))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # some nested tensors have no shape
+        _refuse_what_has_no_rows(function, arrays)
         function.check_settings(settings)
         raise
     if direct() and (found := plans.known.find(arrays, looks)):
@@ -79,12 +80,48 @@ def _with_gradient(
 
 def operate(function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], also: bool) -> Any:
     """Through the dispatcher. A result that only the backward pass needs is made where there will be one."""
+    if not torch.compiler.is_compiling():
+        _refuse_what_has_no_rows(function, arrays)
+        _refuse_tangents(function, arrays)
+        _refuse_transforms(function, arrays)
     needed = also or _made_for_backward(function, arrays)
     settings = [_to_torch(function, i, x) for i, x in enumerate(settings)]
     result = getattr(torch.ops.pykittens, _name(function, needed))(*arrays, *settings)
     if needed and not also:
         return result[0] if len(result) == 2 else result[:-1]
     return result
+
+
+def _refuse_tangents(function: Function, arrays: Sequence[Tensor | None]) -> None:
+    """Below the dispatcher torch.func.jvp's are not to be seen any more, and would be lost."""
+    if forward_ad._current_level >= 0 and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in arrays
+    ):
+        fix = "pass tensors without tangents, or use torch's own function there"
+        raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
+
+
+def _refuse_transforms(function: Function, arrays: Sequence[Tensor | None]) -> None:
+    """torch.func's gradients (grad, vjp, jacrev, hessian) do not go through operators that Python registers."""
+    if _transformed() and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arrays):
+        fact = f"{function.name} inside torch.func.grad or vjp, which know no derivative of a registered operator"
+        raise ArgumentError(fact, fix="use torch.autograd.grad, or .backward()")
+
+
+def _transformed() -> bool:
+    stack = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)()
+    return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack or ())
+
+
+def _refuse_what_has_no_rows(function: Function, arrays: Sequence[Tensor | None]) -> None:
+    """Refuses sparse, nested and quantized tensors, of which the dispatcher says much."""
+    for name, x in zip(function.names, arrays, strict=True):
+        if x is not None and (x.layout is not torch.strided or x.is_nested or x.is_quantized):
+            kind = "nested" if x.is_nested else "quantized" if x.is_quantized else "sparse"
+            fixes = {"nested": "packed sequences, x.values(), or a padded tensor", "quantized": "x.dequantize()"}
+            raise ArgumentError(
+                f"{function.name}: {name} is a {kind} tensor", fix=f"pass {fixes.get(kind, 'x.to_dense()')}"
+            )
 
 
 def _made_for_backward(function: Function, arrays: Sequence[Tensor | None]) -> bool:
@@ -168,11 +205,7 @@ def _returned(made: list[Tensor]) -> Any:
 def _run(function: Function, count: int, *arguments: Any) -> Any:
     """An operator on tensors with memory, by a plan where there is one."""
     arrays, settings = _split(function, arguments)
-    if forward_ad._current_level >= 0 and any(
-        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in arrays
-    ):
-        fix = "pass tensors without tangents, or use torch's own function there"
-        raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
+    _refuse_tangents(function, arrays)
     looks = (function, count, function.key(*settings) if function.key else settings, getattr(arrays[0], "shape", None))
     if found := plans.known.find(arrays, looks):
         kept, pointers = found

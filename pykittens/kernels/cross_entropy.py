@@ -223,7 +223,7 @@ class Steps:
         """`shared`: whether the gradient is divided by how many targets count, where the loss is."""
         info = arrays.describe(x)
         (m, n), size = info.shape, DTYPES[info.dtype].size
-        align = math.gcd(16, info.pointer, 1 if m == 1 else info.strides[0] * size)
+        align = math.gcd(16, info.pointer, 0 if m == 1 else info.strides[0] * size)
         choices = {"smooth": smoothing > 0, "squared": z_loss > 0, "capped": softcap > 0}
         dense = dx is None or arrays.describe(dx).pointer % 16 == 0
         dense = dense and info.pointer % 16 == 0 and info.strides[0] == n and (m + SPARE) * n < 2**31

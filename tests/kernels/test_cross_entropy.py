@@ -92,6 +92,14 @@ def test_strided_logits_and_vocabularies_that_begin_anywhere() -> None:
         check(part, targets[: len(part)] % part.shape[1])
 
 
+def test_a_single_row() -> None:
+    """Its stride says nothing of where it may be read."""
+    for n in (1, 3, 8, 1001):
+        for begin in (0, 1):
+            x, targets = inputs(1, n + 1, np.float32)
+            check(x[:, begin : begin + n], targets % n)
+
+
 def test_without_gradient() -> None:
     x, targets = inputs(3, 100)
     loss, _, dx = cross_entropy(x, targets, gradient=False)
