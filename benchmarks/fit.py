@@ -27,7 +27,8 @@ from pykittens.kernels import schedule
 from .record import RESULTS
 from .schedules import backward_shape
 
-ROBUST, POWER, COMMON = 0.1, 4, 0.2  # COMMON: how much of a shape's mean error counts
+ROBUST, POWER, FAR = 0.1, 4, 1.6
+COMMON = 0.2  # how much of a shape's mean error counts
 FOLDER = RESULTS / "schedules"
 Array = Any
 Times = dict[Any, float]  # microseconds by way
@@ -39,6 +40,7 @@ class Problem:
     """Errors of a model's logarithms at rows. own: where the constants of a way begin; `common`: those of all ways."""
 
     def __init__(self, rows: list[Row], own: Constants, common: list[float]) -> None:
+        rows = [(shape, machine, near(times)) for shape, machine, times in rows]
         self.names = sorted({way.name for *_, times in rows for way in times})
         starts = [own(next(way for *_, times in rows for way in times if way.name == name)) for name in self.names]
         self.start = np.log([*np.concatenate(starts), *common])
@@ -81,6 +83,11 @@ class Problem:
             change[rows] = (self.errors(there, rows) - errors[rows]) / 1e-4
             found.append(self.residuals(change))
         return np.array(found).T
+
+
+def near(times: Times) -> Times:
+    """The ways that count for something."""
+    return {way: us for way, us in times.items() if us < FAR * min(times.values())}
 
 
 def cost(residuals: Array) -> float:
@@ -142,25 +149,25 @@ def said(ratios: list[float]) -> dict[str, Any]:
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
-    """Facts, and rows of each kind."""
+    """Facts, and rows of each kind; windows are attentions."""
     found = json.loads(file.read_text())
     machine = schedule.Machine(*found["machine"])
     rows: dict[str, list[Row]] = {kind: [] for kind in STARTS}
     for row in found["rows"]:
-        if row["kind"] == "attention":
-            *sizes, causal = row["shape"]
-            shape: Any = schedule.Attention(*sizes, bool(causal))
+        if row["kind"] in ("attention", "window"):
+            *sizes, causal = row["shape"][:7]
+            band = [*row["shape"][7:]] * (1 if causal else 2)
+            shape: Any = schedule.Attention(*sizes, bool(causal), *band)
             ways: Times = {schedule.Way(*way): 1000 * ms for way, ms in row["ms"]}
         elif row["kind"] == "backward":
             shape = backward_shape(row["shape"])
             ways = {divided.Cut(shape.width, *way): 1000 * ms for way, ms in row["ms"]}
         else:
-            m, n, k = row["shape"]
-            across = [0.0 if x % 8 else schedule.straddling(2 * x) for x in (k, n)]
-            shape = schedule.Multiply(m, n, k, 2, (across[0], across[1]))
+            shape = schedule.contiguous(*row["shape"])
             ways = {schedule.Product(schedule.CONFIGS[i], splits): 1000 * ms for (i, splits), ms in row["ms"]}
         allowed = {*shape.ways(machine.sms)}  # those that are tried no more stay in the file
-        rows[row["kind"]].append((shape, machine, {way: us for way, us in ways.items() if way in allowed}))
+        times = {way: us for way, us in ways.items() if way in allowed}
+        rows["attention" if row["kind"] == "window" else row["kind"]].append((shape, machine, times))
     return found["facts"], rows
 
 
@@ -200,7 +207,7 @@ def main() -> None:
     made = json.loads(o.out.read_text())
     for kind in o.kinds or [*STARTS]:
         rows = [row for _, found in files for row in found[kind]]
-        place = [i for _, found in files for i in range(len(found[kind]))]  # files have the same shapes in one order
+        place = [i for _, found in files for i in range(len(found[kind]))]  # the same shapes in the same places
         about: dict[str, Any] = {"measured": [facts for facts, found in files if found[kind]]}
         held: list[float] = []
         for fold in range(o.folds):

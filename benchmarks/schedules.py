@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -50,13 +51,14 @@ Make = Callable[..., Any]  # an array of a dtype and a shape
 
 def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
     """Ways, and what each calls: kernels with operands and static values; the last is what they write."""
-    b, h, g, n, m, d, causal = shape
+    b, h, g, n, m, d, causal, *left = shape
     q, k, v = make("bf16", b, h, n, d), make("bf16", b, g, m, d), make("bf16", b, g, m, d)
     statics = {"causal": bool(causal), "positive": True, "sms": SLOTS}
-    for way in schedule.Attention(b, h, g, n, m, d, bool(causal)).ways(SLOTS):
+    band = [*left, *left] if left and not causal else left
+    for way in schedule.Attention(b, h, g, n, m, d, bool(causal), *band).ways(SLOTS):
         settings, o, scale = way._asdict(), empty("bf16", b, h, n, d), d**-0.5
         if (splits := settings.pop("splits")) == 1:
-            yield list(way), [(attention_hopper.attend, (q, k, v, o, None, scale), {**statics, **settings}), o]
+            yield list(way), [(attention_hopper.attend, (q, k, v, o, None, scale, *band), {**statics, **settings}), o]
             continue
         parts, logs = empty("f32", splits * b, h, n, d), empty("f32", splits * b, h, n)
         first = {**statics, **settings, "with_lse": True, "splits": splits}
@@ -121,7 +123,15 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
         yield [schedule.CONFIGS.index(config), way.splits], [*calls, c]
 
 
+def windows(seed: int) -> Iterator[Shape]:
+    """Random attentions with windows: causal ones and such with two sides, of 16 keys to all."""
+    draw = random.Random(seed)
+    for shape in attention_random.shapes(seed, MOST):
+        yield *shape, round(2 ** draw.uniform(4, math.log2(shape[4])))
+
+
 KINDS: dict[str, tuple[Any, Any]] = {
+    "window": (windows, attention_runs),
     "attention": (lambda seed: attention_random.shapes(seed, MOST), attention_runs),
     "backward": (backward_shapes, backward_runs),
     "product": (gemm_random.shapes, product_runs),
@@ -233,10 +243,12 @@ def slow(kind: str, shape: Shape, below: float) -> set[str]:
     """Names of the ways that are predicted to take more than `below` times as long as the fastest."""
     if below == math.inf or kind == "backward":
         return set()
+    if kind == "window":
+        return set()
     if kind == "attention":
         choices = schedule.attention_choices(schedule.Attention(*shape[:-1], bool(shape[-1])), schedule.machine(0))
         return {json.dumps(list(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}
-    choices = schedule.product_choices(schedule.Multiply(*shape), schedule.machine(0))
+    choices = schedule.product_choices(schedule.contiguous(*shape), schedule.machine(0))
     return {
         json.dumps([schedule.CONFIGS.index(c.way.config), c.way.splits])
         for c in choices

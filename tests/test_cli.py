@@ -436,5 +436,9 @@ def test_schedule_predicts_every_way() -> None:
     facts = ask("schedule", "backward", "n=516", "heads=10", "shared=1", "deterministic=1")
     assert facts["ways"][0]["way"].startswith("parts of heads=") and facts["fitted"]["measured"]
     assert "microseconds" in run("schedule", "product", "m=1000", "n=5000", "k=3000")
+    seen = [ask("schedule", "attention", "n=8192", "heads=16", "causal=1", *w)["ways"][0] for w in ([], ["left=256"])]
+    assert seen[1]["microseconds"] < 0.5 * seen[0]["microseconds"]
+    assert "multiple of 8" in ask("schedule", "attention", "dim=500", status=1)["error"]
+    assert "divisor of 3" in ask("schedule", "attention", "heads=3", "shared=2", status=1)["error"]
     assert "choose one of" in ask("schedule", "softmax", status=1)["error"]
     assert "numbers above 0" in ask("schedule", "product", "m=x", status=1)["error"]

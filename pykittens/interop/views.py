@@ -4,6 +4,7 @@ matrix.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable
 from typing import Any
 
@@ -58,12 +59,12 @@ class Views(Framework):
         from .arrays import as_numpy
 
         whole = as_numpy(array.array, writable=writable)
-        strides = tuple(s * whole.itemsize for s in array.strides)
+        # NumPy remakes a dtype from its name there, and knows no name of some (ml_dtypes' float8_e5m2): as integers.
+        found = whole.view(f"u{whole.itemsize}")
+        strided = functools.partial(np.lib.stride_tricks.as_strided, writeable=whole.flags.writeable)
         if array.offset:
-            whole = np.lib.stride_tricks.as_strided(
-                whole, (array.offset + 1,), (whole.itemsize,), writeable=whole.flags.writeable
-            )[array.offset :]
-        return np.lib.stride_tricks.as_strided(whole, array.shape, strides, writeable=whole.flags.writeable)
+            found = strided(found, (array.offset + 1,), (whole.itemsize,))[array.offset :]
+        return strided(found, array.shape, tuple(s * whole.itemsize for s in array.strides)).view(whole.dtype)
 
 
 def merged(

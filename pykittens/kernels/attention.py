@@ -108,22 +108,24 @@ def call(
         processors = processors_of(device)
         length = k.shape[2] if offsets[1] is None else k.shape[2] // (offsets[1].shape[0] - 1)  # on average
         window = scores.left is not None or scores.right is not None
-        more = window or scores.softcap is not None or sinks is not None or scoring is not None
         static: dict[str, Any] = {
             "causal": scores.causal,
             "with_lse": lse is not None,
             "sms": processors,
             "positive": scores.scale > 0,
         }
-        if not more and offsets[0] is None:
-            if not scores.causal and (rows := grouped(q, k, out)) is not None:
+        if scores.softcap is None and scoring is None and offsets[0] is None:
+            whole = not window and sinks is None
+            if whole and not scores.causal and (rows := grouped(q, k, out)) is not None:
                 q, out, lse = rows(q), rows(out), rows(lse)
-            way = plan(q.shape, k.shape, scores.causal, device).way._asdict()
+            way = plan(q.shape, k.shape, scores, sinks is not None, device).way._asdict()
             splits = way.pop("splits")
             if splits > 1:
                 static["splits"] = splits
             kernel: Any = attention_hopper.attend if splits == 1 else attention_divided.DIVIDED
-            return KernelCall(kernel, (q, k, v, out, lse, scores.scale), {**static, **way})
+            rest = () if whole else (*scores.band, sinks)
+            return KernelCall(kernel, (q, k, v, out, lse, scores.scale, *rest), {**static, **way})
+        more = window or scores.softcap is not None or sinks is not None or scoring is not None
         few = scoring is not None and scoring.mask is None and max(scoring.score_ranks, default=0) < 2
         few = few and not window and scores.softcap is None and sinks is None and offsets[0] is None
         static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more, few)}
@@ -169,9 +171,9 @@ def grouped(q: Any, k: Any, out: Any) -> Callable[[Any], Any] | None:
     return rows
 
 
-def plan(q: Sequence[int], k: Sequence[int], causal: bool, device: int | None) -> schedule.Choice:
+def plan(q: Sequence[int], k: Sequence[int], scores: Scores, sinks: bool, device: int | None) -> schedule.Choice:
     """How attention of these shapes runs on a Hopper GPU."""
-    shape = schedule.Attention(q[0], q[1], k[1], q[2], k[2], q[3], causal)
+    shape = schedule.Attention(q[0], q[1], k[1], q[2], k[2], q[3], scores.causal, scores.left, scores.right, sinks)
     return schedule.attention(shape, schedule.machine(device))
 
 

@@ -130,7 +130,9 @@ def ways(dim: int) -> tuple[Way, ...]:
 
 
 class Attention(NamedTuple):
-    """The shape of an attention."""
+    """The shape of an attention. left, right: the sides of a window, None without an end; causal is a right side of 0.
+    sinks: whether there are; they take registers, as a window does.
+    """
 
     batch: int
     heads: int
@@ -139,12 +141,18 @@ class Attention(NamedTuple):
     m: int
     dim: int
     causal: bool
+    left: int | None = None
+    right: int | None = None
+    sinks: bool = False
 
     def ways(self, sms: int, divide: bool = True) -> Iterator[Way]:
-        """All that may be fastest."""
+        """All that may be fastest, and spill no registers."""
+        plain = self.left is None and self.right is None and not self.sinks
         for way in ways(self.dim):
+            if not plain and (way.consumers == 3 or way.keys == 160):
+                continue
             yield way
-            if divide and not way.stay and way.keys != 160:
+            if divide and plain and not way.stay and way.keys != 160:
                 tiles, most = -(-self.n // way.rows) * self.batch * self.heads, self.m // (2 * way.keys)
                 slots = sms * _residents(way)
                 yield from (way._replace(splits=s) for s in SPLITS if s <= most and (s - 1) * tiles < slots)
@@ -159,13 +167,18 @@ class Attention(NamedTuple):
         count, heads = -(-self.n // way.rows), self.batch * self.heads
         jobs, slots = count * heads * way.splits, sms * _residents(way)
         step = step * alone if _residents(way) == 2 and jobs <= sms else step
-        ends = np.full(count, self.m)
-        if self.causal:
-            ends = np.clip((np.arange(count) + 1) * way.rows + self.m - self.n, 1, self.m)
-        steps = np.ceil(np.ceil(ends / way.keys) / way.splits)
-        each = tile + step * steps + (masked if self.causal else 0.0)
-        if not self.causal:
+        rows, right = np.arange(count) * way.rows + self.m - self.n, 0 if self.causal else self.right
+        ends, begins = np.full(count, self.m), np.zeros(count)
+        if right is not None:
+            ends = np.clip(rows + way.rows + right, 1, self.m)
+        if self.left is not None:
+            begins = np.clip(rows - self.left, 0, ends - 1)
+        steps = np.ceil((np.ceil(ends / way.keys) - begins // way.keys) / way.splits)
+        each = tile + step * steps + masked * ((right is not None) + (self.left is not None))
+        if right is None and self.left is None:
             busiest = -(-jobs // slots) * each[0]
+        elif way.stay and self.left is not None:  # tiles in the order of their rows
+            busiest = max(each.max(), -(-jobs // slots) * each.mean())
         elif way.stay:  # `pk.triangle`: pairs of which an odd number's last is half empty
             pairs = -(-count // 2)
             pair = each[-1] + (each[0] if count % 2 == 0 else tile + step)
@@ -204,7 +217,7 @@ class Multiply(NamedTuple):
         """All that may be fastest."""
         for config in CONFIGS:
             tiles = -(-self.m // config.rows) * -(-self.n // config.cols)
-            if config.rows == 64 and tiles > 16 * sms:
+            if (config.rows == 64 and tiles > 16 * sms) or (config.splits and tiles * config.cluster > 2 * sms):
                 continue
             yield Product(config)
             rest, steps = tiles % sms, -(-self.k * self.size // config.depth)
@@ -246,6 +259,12 @@ class Multiply(NamedTuple):
         busiest += part * way.splits * area if way.splits > 1 else 0.0
         moved = (self.m * self.k + self.k * self.n + self.m * self.n * (writes if odd else 1)) * self.size / 1e6
         return launch + math.hypot(busiest, moved / (bandwidth * machine.bandwidth))
+
+
+def contiguous(m: int, n: int, k: int, size: int = 2) -> Multiply:
+    """A product whose operands are stored by rows, without gaps but those that TMA needs."""
+    across = [0.0 if x * size % 16 else straddling(x * size) for x in (k, n)]
+    return Multiply(m, n, k, size, (across[0], across[1]))
 
 
 @cache

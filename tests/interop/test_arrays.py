@@ -23,6 +23,8 @@ from pykittens.interop.arrays import (
     waits,
 )
 from pykittens.interop.base import NUMPY
+from pykittens.interop.views import View
+from pykittens.types import DTYPES
 
 NAMES = list(NUMPY)
 
@@ -248,3 +250,13 @@ def test_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", module)
     assert describe(ndarray()) == ArrayInfo(0x7F00, (4, 8), (1, 4), "f16", 2, "cupy")
     assert current_stream("cupy", 2) == 0x5000
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name in DTYPES])
+def test_a_view_of_any_dtype_is_an_array(name: str) -> None:
+    """NumPy knows no name of some dtypes that it holds."""
+    whole = np.arange(30).astype(NUMPY[name]).reshape(5, 6)
+    found = as_numpy(View(whole, (3, 2), (6, 1), 8))
+    assert found.dtype == whole.dtype
+    assert np.array_equal(found.astype(float), whole[1:4, 2:4].astype(float))
+    assert np.shares_memory(found, whole)

@@ -18,6 +18,9 @@ SHAPES = [
     Attention(1, 2, 2, 461, 24211, 128, False),
     Attention(2, 4, 1, 5000, 100, 200, True),
     Attention(32, 64, 8, 32768, 32768, 96, False),
+    Attention(2, 4, 1, 5000, 100, 200, False, 30, 30),  # rows that see nothing
+    Attention(1, 2, 2, 300, 2000, 64, True, 0),
+    Attention(1, 2, 2, 300, 300, 128, False, right=7, sinks=True),
 ]
 
 
@@ -53,6 +56,27 @@ def test_more_of_anything_takes_longer() -> None:
     assert times == sorted(times)
     times = [schedule.product(Multiply(n, n, n), Machine()).microseconds for n in (1024, 4096, 16384)]
     assert times == sorted(times)
+
+
+def test_a_window_takes_less_the_narrower_it_is() -> None:
+    sides = (0, 100, 1000, None)
+    times = [
+        schedule.attention(Attention(4, 8, 8, 8192, 8192, 64, True, left), Machine()).microseconds for left in sides
+    ]
+    assert times == sorted(times) and times[2] < 0.5 * times[3]
+
+
+@pytest.mark.parametrize(("n", "left", "consumers"), [(90, 20, 1), (8192, 1024, 2)])
+def test_windows_run_as_the_model_chooses(n: int, left: int, consumers: int) -> None:
+    """Few, short tiles take one consumer, and many two that stay."""
+    q = np.zeros((4, 16, n, 64), pk.bf16.numpy)
+    scores = attention.scores(64, True, None, left, None, None)
+    call = attention.call(q, q, q, None, np.empty_like(q), None, scores)
+    way = schedule.attention(Attention(4, 16, 16, n, n, 64, True, left), Machine()).way
+    settings = way._asdict()
+    del settings["splits"]  # nobody divides the keys of a window
+    assert call.statics.items() >= settings.items()
+    assert (way.consumers, way.stay) == (consumers, consumers == 2)
 
 
 def test_memory_that_is_faster_takes_less() -> None:
