@@ -214,7 +214,7 @@ def _linear_gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapp
     )
     given = (saved.x, saved.weight, saved.targets, saved.lse, saved.bias, dloss, dlse, kept, peaks)
     common = [x for name, x in vars(settings).items() if name != "early"]
-    if held is not None and needs.weight and asked_once(held):
+    if held is not None and needs.weight and asked_once(held, *(x for x in (dloss, dlse) if x is not None)):
         dx, dbias = LINEAR_CROSS_ENTROPY_BACKWARD_HELD((held, *given), (*common, needs.x, needs.bias))
         return {"x": dx, "weight": held, "bias": dbias}
     chosen = (*common, needs.x, needs.weight, needs.bias)

@@ -83,10 +83,14 @@ def operate(function: Function, arrays: Sequence[Tensor | None], settings: Seque
     if not torch.compiler.is_compiling():
         _refuse_what_has_no_rows(function, arrays)
         _refuse_tangents(function, arrays)
-        _refuse_transforms(function, arrays)
     needed = also or _made_for_backward(function, arrays)
     settings = [_to_torch(function, i, x) for i, x in enumerate(settings)]
-    result = getattr(torch.ops.pykittens, _name(function, needed))(*arrays, *settings)
+    operator = getattr(torch.ops.pykittens, _name(function, needed))
+    if _transformed(function, arrays):
+        result = _Transformed.apply(function, needed, operator, settings, *arrays)
+        result = result[0] if len(result) == 1 else result
+    else:
+        result = operator(*arrays, *settings)
     if needed and not also:
         return result[0] if len(result) == 2 else result[:-1]
     return result
@@ -99,18 +103,6 @@ def _refuse_tangents(function: Function, arrays: Sequence[Tensor | None]) -> Non
     ):
         fix = "pass tensors without tangents, or use torch's own function there"
         raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
-
-
-def _refuse_transforms(function: Function, arrays: Sequence[Tensor | None]) -> None:
-    """torch.func's gradients (grad, vjp, jacrev, hessian) do not go through operators that Python registers."""
-    if _transformed() and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arrays):
-        fact = f"{function.name} inside torch.func.grad or vjp, which know no derivative of a registered operator"
-        raise ArgumentError(fact, fix="use torch.autograd.grad, or .backward()")
-
-
-def _transformed() -> bool:
-    stack = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)()
-    return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack or ())
 
 
 def _refuse_what_has_no_rows(function: Function, arrays: Sequence[Tensor | None]) -> None:
@@ -365,15 +357,66 @@ class _Again(torch.autograd.Function):  # type: ignore[misc]
         return _backward(ctx.function, _name(ctx.function, ctx.also), ctx, *grads)
 
 
+def _transformed(function: Function, arrays: Sequence[Tensor | None]) -> bool:
+    """Whether torch.func (grad, vjp, jacrev) records a gradient, as it does not of operators that a library registers.
+    Raises `ArgumentError` where that cannot be.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
+    given = [x for x in arrays if x is not None]
+    stack = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)()
+    if not any(level.key() == torch._C._functorch.TransformType.Grad for level in stack or ()):
+        return False
+    if not any(x.requires_grad for x in given):
+        return False
+    if function.written or (function.autocast and torch.is_autocast_enabled(given[0].device.type)):
+        fact = f"{function.name} inside torch.func.grad or vjp, {'written over' if function.written else 'in autocast'}"
+        raise ArgumentError(fact, fix="use torch.autograd.grad, or .backward()")
+    return True
+
+
+class _Transformed(torch.autograd.Function):  # type: ignore[misc]
+    """An operator and its gradient, as the transforms of torch.func take them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(function: Function, also: bool, operator: Any, settings: Sequence[Any], *arrays: Any) -> Any:
+        result = operator(*arrays, *settings)
+        return (result,) if isinstance(result, Tensor) else tuple(result)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        function, also, _, settings, *arrays = inputs
+        ctx.function, ctx.also = function, also
+        _keep(function, also, ctx, arrays, [*map(_from_torch, settings)], output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        seen = SimpleNamespace(
+            kept=ctx.kept,
+            saved_tensors=ctx.saved_tensors,
+            buffers=ctx.buffers,
+            settings=ctx.settings,
+            needs_input_grad=ctx.needs_input_grad[4:],
+        )
+        return None, None, None, None, *_backward(ctx.function, _name(ctx.function, ctx.also), seen, *grads)
+
+
 class _Once(torch.autograd.Function):  # type: ignore[misc]
     """The gradients as they are, which refuse to be differentiated: `given` begins with `count` of them, and what they
     were made of follows.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, name: str, count: int, *given: Tensor) -> tuple[Tensor, ...]:
-        ctx.name = name
+    def forward(name: str, count: int, *given: Tensor) -> tuple[Tensor, ...]:
         return tuple(x.view_as(x) for x in given[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.name = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -66,7 +66,7 @@ def prepare(
     sums, logs = (x * y).row_sum(), warp.load_col(lse, **run, length=16, layout=layout)
     if dlse is not None:
         sums = sums - warp.load_col(dlse, **run, length=16, layout=layout)
-    seen = (logs > -pk.inf) & (pk.row_index(x) < rows.rows - tile * 16)
+    seen = (logs != -pk.inf) & (pk.row_index(x) < rows.rows - tile * 16)
     warp.store(delta, pk.where(seen, sums, 0.0), at)
     warp.store(scaled, pk.where(seen, logs * LOG2E, pk.inf), at)
     nothing = warpgroup.full_vec(f32, dq.cols, 0.0, width=4)
@@ -93,8 +93,8 @@ def finish(
     row, col = part // across, part % across
     staged = pk.shared(pk.st(out.dtype, ROWS, cols), name="staged")
     x = warpgroup.load_vec(dq, (batch, head, part, 0)).tile(ROWS, cols)
-    seen = warpgroup.load_col(scaled, (batch, head, row), length=ROWS) < pk.inf
-    warpgroup.store(staged, pk.where(seen, x * scale, 0.0).to(out.dtype))
+    hidden = warpgroup.load_col(scaled, (batch, head, row), length=ROWS) == pk.inf
+    warpgroup.store(staged, pk.where(hidden, 0.0, x * scale).to(out.dtype))
     warpgroup.sync()
     rows, base = pk.stretch(out), 0
     if q_offsets is not None:

@@ -219,8 +219,8 @@ def finish(
         piece = i * 4 + warp.index
         down, across = place_of(piece, width, cols)
         x = warp.load_vec(dq, (batch, head, tile * warps + piece, 0)).tile(HEIGHT, cols)
-        seen = warp.load_col(scaled, pk.at(batch, head, tile * rows + down), length=HEIGHT) < pk.inf
-        warp.store(staged.part(down, across, HEIGHT, cols), pk.where(seen, x * scale, 0.0).to(out.dtype))
+        hidden = warp.load_col(scaled, pk.at(batch, head, tile * rows + down), length=HEIGHT) == pk.inf
+        warp.store(staged.part(down, across, HEIGHT, cols), pk.where(hidden, 0.0, x * scale).to(out.dtype))
     pk.block.sync()
     q_rows, base = pk.stretch(out), 0
     if q_offsets is not None:

@@ -223,6 +223,8 @@ class Steps:
         """`shared`: whether the gradient is divided by how many targets count, where the loss is."""
         info = arrays.describe(x)
         (m, n), size = info.shape, DTYPES[info.dtype].size
+        if m > 1 and arrays.describe(targets).strides[0] != 1:
+            targets = arrays.dense_copy(targets, "targets")
         align = math.gcd(16, info.pointer, 0 if m == 1 else info.strides[0] * size)
         choices = {"smooth": smoothing > 0, "squared": z_loss > 0, "capped": softcap > 0}
         dense = dx is None or arrays.describe(dx).pointer % 16 == 0

@@ -20,6 +20,7 @@ from pykittens.functions import plans  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
 from pykittens.functions.product import ADDMM  # noqa: E402
 from pykittens.interop.arrays import as_numpy  # noqa: E402
+from pykittens.kernels import vocabulary_slices  # noqa: E402
 
 functions.load()
 F = torch.nn.functional
@@ -498,3 +499,36 @@ def test_a_setting_that_wants_a_gradient_is_refused() -> None:
     with pytest.raises(ArgumentError, match="rmsnorm has no gradient of eps"):
         pk.rmsnorm(tensor(3, 8), tensor(8), eps=scale)
     pk.attention(*heads(5, 5), scale=scale.detach())
+
+
+def test_transforms_of_torch() -> None:
+    """torch.func records gradients by its own rules: each row's alone, whole Jacobians, and no second derivative."""
+    x, weight = tensor(3, 40), tensor(24, 40, dtype=HALF)
+
+    def loss(row: Any) -> Any:
+        return pk.softmax(row[None]).square().sum()
+
+    def plain(row: Any) -> Any:
+        return torch.softmax(row, -1).square().sum()
+
+    wanted = torch.stack([torch.func.grad(plain)(row) for row in x.double()])
+    assert torch.allclose(torch.vmap(torch.func.grad(loss))(x).double(), wanted, atol=1e-6)
+    found = torch.func.jacrev(lambda x: pk.linear(x, weight, activation="silu"))(x[:1].to(HALF))
+    wanted = torch.func.jacrev(lambda x: F.silu(x @ weight.double().T))(x[:1].to(HALF).double())
+    assert found.shape == wanted.shape and float((found - wanted).norm() / wanted.norm()) < 1e-2
+    with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
+        torch.func.grad(lambda row: torch.func.grad(loss)(row).sum())(x[0])
+    for derivative in (lambda f, x: torch.func.jvp(f, (x,), (x,)), lambda f, x: torch.func.jacfwd(f)(x)):
+        with pytest.raises(ArgumentError, match="no derivative in forward mode"):
+            derivative(pk.softmax, x)
+
+
+def test_several_gradients_at_once_overwrite_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the forward pass left in the memory of a gradient is read for each of them."""
+    monkeypatch.setattr(vocabulary_slices, "KEPT", 0)
+    x, weight = tensor(4, 64, dtype=HALF).requires_grad_(), tensor(600, 64, dtype=HALF).requires_grad_()
+    loss = pk.linear_cross_entropy(x, weight, torch.arange(4) * 150)
+    each = [torch.autograd.grad(loss * i, (x, weight), retain_graph=True) for i in (1, 2)]
+    found = torch.autograd.grad(loss, (x, weight), torch.tensor([1.0, 2.0]), is_grads_batched=True)
+    for both, one, two in zip(found, *each, strict=True):
+        assert torch.equal(both[0], one) and torch.equal(both[1], two)

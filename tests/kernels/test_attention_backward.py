@@ -184,6 +184,17 @@ def test_how_many_blocks_divide_the_work() -> None:
         assert group % parts[0] == 0 or parts[0] < group
 
 
+def test_a_query_that_is_no_number() -> None:
+    """Its own gradient is none either, and no row of zeros, as that of a row which sees no key."""
+    do, q, k, v = operands(70, 70, 64)
+    q[0, 0, 3, 5] = np.nan
+    o, lse, *_ = reference.attention_backward(do, q, k, v, scale=0.125)
+    dq, dk, dv = pk.attention_backward(do, q, k, v, o.astype(BF16), lse.astype(np.float32))
+    rows = np.isnan(dq.astype(float)).all(-1)
+    assert rows[0, 0, 3] and rows.sum() == 1 and np.isfinite(dq[~rows].astype(float)).all()
+    assert np.isnan(dk.astype(float)).all(-1)[0, 0].all() and np.isnan(dv.astype(float)).all(-1)[0, 0].all()
+
+
 def test_scores_far_below_zero() -> None:
     """Keys past the end have scores of 0, whose weights beside such rows would be infinite."""
     do, q, k, v = operands(70, 70, 64)

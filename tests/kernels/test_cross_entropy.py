@@ -223,3 +223,14 @@ def test_the_gradient_over_the_logits(compiled: bool) -> None:
         pk.cross_entropy(h @ weight.T, targets, in_place=True)
     with pytest.raises(ArgumentError, match="return_lse"):
         pk.cross_entropy(x, targets, in_place=True, return_lse=True)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_targets_of_any_stride(reduction: str) -> None:
+    torch = pytest.importorskip("torch")
+    x, targets = torch.randn(6, 37).requires_grad_(), torch.arange(12)[::2]
+    for given in (targets, torch.tensor(5).expand(6)):
+        loss = pk.cross_entropy(x, given, reduction=reduction).sum()
+        wanted = torch.nn.functional.cross_entropy(x, given, reduction=reduction).sum()
+        assert torch.allclose(loss, wanted)
+        assert torch.allclose(*(torch.autograd.grad(y, x)[0] for y in (loss, wanted)), atol=1e-6)
