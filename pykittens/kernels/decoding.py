@@ -102,14 +102,18 @@ def plan(
     """How `items` items are cut, the rows of a key head of each sequence, on caches of `capacity` keys; and among how
     many blocks. With `split` it does not depend on the batch, as results do not, up to 4096 sequences.
 
-    Many small items of 8 bits go to two blocks a multiprocessor: one loads while the other ends an item.
+    Many small items of 8 bits go to two blocks a multiprocessor, where both have room for tiles as large: one loads
+    while the other ends an item.
     """
     if split is not None:
         return cut(rows, d, dv, size, arch, page, max(batch, 4096)), processors
-    if size == 1 and rows <= 16 and max(d, dv) <= 128 and items >= 2 * processors:
-        return cut(rows, d, dv, size, arch, page, batch, blocks=2), 2 * processors
     parts = min(attention_cached.PARTS, -(-capacity // 128), -(-processors // max(items, 1)))
-    return cut(rows, d, dv, size, arch, page, batch, parts), processors
+    one = cut(rows, d, dv, size, arch, page, batch, parts)
+    if size == 1 and rows <= 16 and max(d, dv) <= 128 and items >= 2 * processors:
+        two = cut(rows, d, dv, size, arch, page, batch, blocks=2)
+        if two.keys == one.keys:
+            return two, 2 * processors
+    return one, processors
 
 
 class Attend:

@@ -115,6 +115,19 @@ def test_every_head_dimension_is_cut_into_slices(arch: str) -> None:
             assert page % cut.each == 0
 
 
+def test_plans() -> None:
+    """Many groups add up many parts; two blocks share a multiprocessor where tiles stay as large; with a split nothing
+    depends on the batch."""
+
+    def plan(items: int, arch: str = "sm_90a", split: int | None = None, size: int = 1, rows: int = 4) -> Any:
+        where = ARCHITECTURES[arch], 132, items, 16384, 0, items, split
+        return decoding.plan(rows, 128, 128, size, *where)
+
+    assert plan(1)[0].groups == 8 and plan(32)[0].groups == 4
+    assert [plan(512, **how)[1] for how in ({}, {"arch": "sm_89"}, {"size": 2}, {"rows": 32})] == [264, 132, 132, 132]
+    assert plan(1, split=64) == plan(3000, split=64)
+
+
 def test_many_sequences_have_smaller_tiles() -> None:
     arch = ARCHITECTURES["sm_90a"]
     assert decoding.cut(64, 128, 128, 2, arch, batch=4000).keys < decoding.cut(64, 128, 128, 2, arch).keys
