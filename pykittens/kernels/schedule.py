@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -86,7 +86,8 @@ class Way(NamedTuple):
     @property
     def name(self) -> str:
         """What its constants stand under: the parts have the same."""
-        return " ".join(f"{field}={int(value)}" for field, value in self._asdict().items() if field != "splits")
+        tiles = f"keys={self.keys} stages={self.stages} queries={self.queries} consumers={self.consumers}"
+        return f"{tiles} pingpong={self.pingpong:d} stay={self.stay:d}"
 
     @property
     def words(self) -> str:
@@ -167,26 +168,25 @@ class Attention(NamedTuple):
         count, heads = -(-self.n // way.rows), self.batch * self.heads
         jobs, slots = count * heads * way.splits, sms * _residents(way)
         step = step * alone if _residents(way) == 2 and jobs <= sms else step
-        rows, right = np.arange(count) * way.rows + self.m - self.n, 0 if self.causal else self.right
-        ends, begins = np.full(count, self.m), np.zeros(count)
-        if right is not None:
-            ends = np.clip(rows + way.rows + right, 1, self.m)
-        if self.left is not None:
-            begins = np.clip(rows - self.left, 0, ends - 1)
-        steps = np.ceil((np.ceil(ends / way.keys) - begins // way.keys) / way.splits)
-        each = tile + step * steps + masked * ((right is not None) + (self.left is not None))
-        if right is None and self.left is None:
-            busiest = -(-jobs // slots) * each[0]
-        elif way.stay and self.left is not None:  # tiles in the order of their rows
-            busiest = max(each.max(), -(-jobs // slots) * each.mean())
-        elif way.stay:  # `pk.triangle`: pairs of which an odd number's last is half empty
-            pairs = -(-count // 2)
-            pair = each[-1] + (each[0] if count % 2 == 0 else tile + step)
-            busiest = -(-pairs * heads // slots) * pair
-        elif jobs <= slots:
-            busiest = each[-1]
+        right = 0 if self.causal else self.right
+        if right is None and self.left is None:  # all tiles are alike
+            busiest = -(-jobs // slots) * (tile + step * -(-self.m // (way.keys * way.splits)))
         else:
-            busiest = max(each[-1], each.sum() * heads * way.splits / slots + last * each[0])
+            rows = np.arange(count) * way.rows + self.m - self.n
+            ends = self.m if right is None else np.minimum(np.maximum(rows + way.rows + right, 1), self.m)
+            begins = 0 if self.left is None else np.minimum(np.maximum(rows - self.left, 0), ends - 1)
+            steps = np.ceil((-(-ends // way.keys) - begins // way.keys) / way.splits)
+            each = tile + step * steps + masked * ((right is not None) + (self.left is not None))
+            if way.stay and self.left is not None:  # tiles in the order of their rows
+                busiest = max(each.max(), -(-jobs // slots) * each.mean())
+            elif way.stay:  # `pk.triangle`: pairs of which an odd number's last is half empty
+                pairs = -(-count // 2)
+                pair = each[-1] + (each[0] if count % 2 == 0 else tile + step)
+                busiest = -(-pairs * heads // slots) * pair
+            elif jobs <= slots:
+                busiest = each.max()
+            else:
+                busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * each[0])
         queries = self.batch * self.heads * self.n * self.dim
         moved = 4 * (queries + self.batch * self.shared * self.m * self.dim) / 1e6  # MB
         merging = merge + 8e-6 * way.splits * queries / parts if way.splits > 1 else 0.0
@@ -276,17 +276,19 @@ def constants() -> dict[str, Any]:
 def attention_choices(shape: Attention, machine: Machine, divide: bool = True) -> list[Choice]:
     """The ways of an attention, the best first. divide: the keys may be divided."""
     width = next(w for w in WIDTHS if w >= shape.dim)
-    known = constants()["attention"][str(width)]
-    found = shape.ways(machine.sms, divide)
-    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], machine)) for way in found)
-    return sorted(choices, key=lambda choice: choice.microseconds)
+    return _ordered(shape, constants()["attention"][str(width)], machine, divide)
 
 
 def product_choices(shape: Multiply, machine: Machine, divide: bool = True) -> list[Choice]:
     """The ways of a product, the best first. divide: the last round's tiles may be divided."""
-    known = constants()["product"]
-    found = (way for way in shape.ways(machine.sms, divide) if way.name in known)  # others are not measured yet
-    choices = (Choice(way, shape.microseconds(way, known[way.name], known["all"], machine)) for way in found)
+    return _ordered(shape, constants()["product"], machine, divide)
+
+
+def _ordered(shape: Attention | Multiply, known: Mapping[str, Any], machine: Machine, divide: bool) -> list[Choice]:
+    choices, common = [], known["all"]
+    for way in shape.ways(machine.sms, divide):
+        if (own := known.get(way.name)) is not None:  # else it has not been measured yet
+            choices.append(Choice(way, shape.microseconds(way, own, common, machine)))  # type: ignore[arg-type]
     return sorted(choices, key=lambda choice: choice.microseconds)
 
 
