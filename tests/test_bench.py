@@ -285,9 +285,7 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_gpu(family: str) -> None:
     done = CliRunner().invoke(app, ["bench", family])
     assert done.exit_code == 2
-    assert (
-        done.output == "pykittens bench: there is no NVIDIA GPU here, and the simulated one has no speed to measure.\n"
-    )
+    assert done.output == "There is no NVIDIA GPU here, and the simulated one has no speed to measure.\n"
 
 
 @pytest.mark.gpu

@@ -154,9 +154,9 @@ def need_gpu() -> None:
 
             missing = "" if torch.cuda.is_available() else "this torch has no CUDA: install a CUDA build of it"
         except ImportError:
-            missing = "bench compares with torch's kernels, and torch is not installed"
+            missing = "what is measured here needs torch, which is not installed"
     if missing:
-        err.print(f"pykittens bench: {missing}.", soft_wrap=True)
+        err.print(f"{missing[0].upper()}{missing[1:]}.", soft_wrap=True)
         raise typer.Exit(2)
 
 

@@ -7,7 +7,6 @@ Hopper and the simulated GPU run `attention_hopper`, Ampere and Ada `attention_a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from .widths import widths
 DTYPE_NAMES = ("bf16", "f16")
 WIDEST, WIDEST_MMA_SYNC = 256, 128  # head dimensions: of Hopper's kernels, of the others
 LONG = 8192  # rows of a causal sequence whose tiles are long enough for the hardware to hand out
+LARGEST_CAP = 65536  # capped scores have an absolute error of some 2^-23 of the cap (`scale.squashed`)
 FARTHEST = 2**30  # a side of a window that reaches past all keys
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
 
@@ -68,10 +68,11 @@ def scores(
 ) -> Scores:
     """From the settings of the public functions: `causal` is a right side of 0 at most.
 
-    Raises `ArgumentError` for a softcap that is no positive number.
+    Raises `ArgumentError` for a softcap that is no positive number, or so large that scores lose their bits to it.
     """
-    if softcap is not None and not (softcap > 0 and math.isfinite(softcap)):
-        raise ArgumentError(f"softcap={softcap!r}", fix="pass a finite number above 0, or None for no cap")
+    if softcap is not None and not 0 < softcap <= LARGEST_CAP:
+        fix = f"pass a number above 0 and up to {LARGEST_CAP}, or None for no cap"
+        raise ArgumentError(f"softcap={softcap!r}", fix=fix)
     if causal:
         right = 0 if right is None else min(right, 0)
     if left is not None:

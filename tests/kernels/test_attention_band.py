@@ -143,6 +143,7 @@ def test_causal_is_a_side_of_0() -> None:
         ({"window": (1.5, None)}, r"window=\(1.5, None\)"),
         ({"window": (1, 2, 3)}, r"window=\(1, 2, 3\)"),
         ({"softcap": 0.0}, "softcap=0.0"),
+        ({"softcap": 1e9}, "softcap=1000000000.0"),
         ({"softcap": float("nan")}, "softcap=nan"),
         ({"sinks": np.zeros(3, np.float32)}, r"sinks are f32 \(3,\)"),
         ({"sinks": np.zeros(2)}, r"sinks are f64 \(2,\)"),
