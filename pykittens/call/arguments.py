@@ -221,7 +221,7 @@ def _tensor(
             f"{where} has strides {tuple(strides)} for shape {shape}",
             fix="the last dimension must be contiguous: pass x.contiguous()",
         )
-    if strides is not None and any(s < 0 for s in strides):
+    if strides is not None and any(s < 0 and length > 1 for s, length in zip(strides, shape, strict=True)):
         raise ArgumentError(f"{where} has negative strides {tuple(strides)}", fix="pass a copy")
     return global_type(pattern, dtype, shape, _alignment(info, dtype))
 

@@ -35,7 +35,7 @@ def _results(*given: Any) -> tuple[Result, ...]:
     if b.shape != c.shape or b.shape[:2] != x.shape[:2] or (z is not None and z.shape != x.shape):
         fix = "x and z have one shape, B and C another with the same batch and rows"
         raise ArgumentError(f"{said}: the shapes do not go together", fix=fix)
-    if groups == 0 or heads % groups:
+    if heads % groups if groups else heads:
         raise ArgumentError(f"{said}: {heads} heads over {groups} groups", fix="heads are a multiple of groups")
     for what, size, supported in (("columns of x", cols, COLUMNS), ("columns of B", b.shape[3], STATES)):
         if size not in supported:

@@ -27,7 +27,7 @@ from pykittens import Tensor, f32, i32, warp
 from ..interop import arrays
 from .arguments import KernelCall
 from .rows import FLOATS
-from .sequences import dense, sequence_of
+from .sequences import contiguous_rows, dense, readable_offsets, sequence_of
 
 WARPS, COLS = 4, 128  # of a block; channels of a warp
 PIECE = 4  # rows that are float32 at once
@@ -223,14 +223,9 @@ def call(
 
 def operands(x: Any, weight: Any, bias: Any, state: Any, bounds: Any) -> tuple[Any, ...]:
     """The operands as the kernels read them: copies where they could not."""
-    rest = (("weight", weight), ("bias", bias), ("state", state), ("cu_seqlens", bounds))
-    return (readable(x), *(dense(array, name) for name, array in rest))
-
-
-def readable(x: Any) -> Any:
-    """An array with contiguous channels: itself, or a copy."""
-    info = arrays.describe(x)
-    return x if info.strides[-1] == 1 or info.shape[-1] == 1 else arrays.dense_copy(x, "x")
+    rest = (("weight", weight), ("bias", bias), ("state", state))
+    offsets = readable_offsets("causal_conv1d", bounds, arrays.describe(x).shape[1])
+    return (contiguous_rows(x, "x"), *(dense(array, name) for name, array in rest), offsets)
 
 
 # The reference ----------------------------------------------------------------------------------------------

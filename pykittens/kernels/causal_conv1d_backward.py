@@ -31,7 +31,6 @@ from .causal_conv1d import (
     later,
     layout,
     operands,
-    readable,
     rows_of,
     simple,
     span_of,
@@ -41,7 +40,7 @@ from .causal_conv1d import (
     turned,
 )
 from .rows import FLOATS
-from .sequences import dense
+from .sequences import contiguous_rows, dense
 
 COLS = 64  # channels of a warp: fewer than of the forward pass, for more warps
 UNIT = -math.log2(math.e)
@@ -247,7 +246,7 @@ def call(
     activation: str | None,
 ) -> KernelCall:
     """What writes the gradients of x, weight, bias and state, of which the last two may be None."""
-    given = (*operands(x, weight, bias, state, bounds), readable(dy), dense(dafter, "dafter"))
+    given = (*operands(x, weight, bias, state, bounds), contiguous_rows(dy, "dy"), dense(dafter, "dafter"))
     return KernelCall(STEPS, (*given, *gradients), {"activation": activation})  # type: ignore[arg-type]
 
 

@@ -18,7 +18,7 @@ from ..interop.views import View
 from .arguments import KernelCall
 from .chunks import CHUNK
 from .column_sums import add_up
-from .sequences import check_place, dense, readable_offsets
+from .sequences import check_place, contiguous_rows, dense, readable_offsets
 from .ssd_backward import finish, gate
 from .ssd_passes import Call, by_heads, by_rows, call_of, decays_of, of_one_row, pull, run, single
 from .ssd_step import advance
@@ -129,7 +129,14 @@ def finish_decays(
 
 def prepared(x: Any, dt: Any, a: Any, b: Any, c: Any, d: Any, z: Any, bias: Any, state: Any) -> tuple[Any, ...]:
     """The operands as the kernels read them."""
-    rows = (by_heads(x, "x"), dt, dense(a, "A"), by_heads(b, "B"), by_heads(c, "C"), dense(d, "D"))
+    rows = (
+        by_heads(x, "x"),
+        contiguous_rows(dt, "dt"),
+        dense(a, "A"),
+        by_heads(b, "B"),
+        by_heads(c, "C"),
+        dense(d, "D"),
+    )
     return *rows, by_heads(z, "z"), dense(bias, "dt_bias"), dense(state, "state")
 
 

@@ -126,6 +126,14 @@ def readable(array: Any, name: str) -> Any:
     return array if loadable(arrays.describe(array)) else arrays.dense_copy(array, name)
 
 
+def contiguous_rows(array: Any, name: str) -> Any:
+    """An array whose last dimension is contiguous, and which lies in memory in no reverse order: itself, or a copy."""
+    info = arrays.describe(array)
+    *outer, last = zip(info.shape, info.strides, strict=True)
+    in_place = (last[1] == 1 or last[0] == 1) and all(stride >= 0 or length == 1 for length, stride in outer)
+    return array if in_place else arrays.dense_copy(array, name)
+
+
 def dense(array: Any, name: str) -> Any:
     """None for None; an array whose rows follow one another without gaps: itself, or a copy."""
     if array is None or (info := arrays.describe(array)).strides == packed(info.shape):

@@ -107,6 +107,18 @@ def lines(x: Any, count: int = 0) -> View:
     return View(memory, (count, size), (size, 1)) if count else View(memory, (size,), (1,))
 
 
+def alike(call: Call, x: Any, count: int) -> View | None:
+    """Room for `count` arrays of float32, each of which lies in memory as the dense x does, as one of so many batches;
+    None where the batches of x do not lie one behind the other.
+    """
+    info = arrays.describe(x)
+    size = math.prod(info.shape[1:])
+    if info.shape[0] > 1 and info.strides[0] != size:
+        return None
+    shape = (count * info.shape[0], *info.shape[1:])
+    return View(call.empty((shape[0] * size,)), shape, (size, *info.strides[1:]))
+
+
 def decays_of(call: Call, dt: Any, a: Any, bias: Any, soft: bool, exact: bool = False) -> tuple[Any, Any, Any]:
     """The sums of the decays in each chunk, what rows are weighed with, and with `exact` the sums behind each row."""
     line = (arrays.describe(dt).shape[2], call.chunks * CHUNK)
@@ -171,7 +183,7 @@ def pull(
     """The passes for gradients: writes those of x, z, b, c and the state, `made`, and returns the dot products of rows
     that the gradients of decays (and of d) are made of."""
     dx, dz, db, dc, dstate = made
-    (_, heads, _, cols), (batch, groups, n, keys) = call.shape, arrays.describe(b).shape
+    (_, heads, _, cols), (_, groups, _, keys) = call.shape, arrays.describe(b).shape
     dtype = arrays.describe(x).dtype
     kept, wide = (call.chunks, heads, cols, keys), heads * cols // CHUNK
     states, slopes = (call.empty(kept, dtype) for _ in range(2))
@@ -181,9 +193,9 @@ def pull(
     run(call, dy, c, None, sums, None, **more, scale=scale, reverse=True)
     # among how many blocks the heads of a group are shared out, so that there is work for all multiprocessors
     shares = max(1, min(wide // groups, 2 * call.processors // (call.chunks * groups)))
-    sum_b, sum_c = db, dc
-    if shares > 1:  # as b and c lie in memory
-        sum_b, sum_c = (by_heads(call.empty((shares * batch, n, groups, keys)), "sums") for _ in range(2))
+    sum_b, sum_c = (alike(call, x, shares) for x in (db, dc))
+    if shares == 1 or sum_b is None or sum_c is None:
+        shares, sum_b, sum_c = 1, db, dc
     dots = [call.empty((wide, call.chunks * CHUNK)) for _ in range(3 if d is None else 4)]
     by_y, by_x, between, by_d = (*dots, None)[:4]
     given = (sums, weights, d, z, ungated, call.offsets, states, slopes, *units, dx, dz, sum_b, sum_c)

@@ -458,6 +458,14 @@ def test_a_gradient_is_never_lost(name: str) -> None:
         assert not any(x.requires_grad for x in flat(call(*given)))
     with forward_ad.dual_level(), pytest.raises(ArgumentError, match="no derivative in forward mode"):
         call(*[forward_ad.make_dual(x.detach(), x.detach()) if x.requires_grad else x for x in given])
+    floats = [x.detach() for x in given if isinstance(x, torch.Tensor) and x.requires_grad]
+
+    def of_floats(*some: torch.Tensor) -> Any:
+        left = iter(some)
+        return call(*[next(left) if isinstance(x, torch.Tensor) and x.requires_grad else x for x in given])
+
+    with pytest.raises(ArgumentError, match="no derivative in forward mode"):
+        torch.func.jvp(of_floats, tuple(floats), tuple(floats))
 
 
 @pytest.mark.thin(2)

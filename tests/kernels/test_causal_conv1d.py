@@ -110,6 +110,7 @@ def test_strides_and_nothing() -> None:
     wide[..., :24] = x
     assert (pk.causal_conv1d(turned, weight, bias) == expected).all()
     assert (pk.causal_conv1d(wide[..., :24], weight, bias) == expected).all()
+    assert (pk.causal_conv1d(x[::-1], weight, bias)[::-1] == expected).all()
     state = random(9, 2, 3, 24)
     y, after = pk.causal_conv1d(x[:, :0], weight, bias, state=state, return_state=True)
     assert y.shape == (2, 0, 24) and (after == state).all()
@@ -136,6 +137,7 @@ def test_a_nan_reaches_its_channel_and_what_follows() -> None:
         ({"state": random(1, 1, 3, 16, dtype=np.float16)}, "bf16"),
         ({"activation": "gelu"}, "silu"),
         ({"cu_seqlens": np.array([0, 20])}, "int32"),
+        *(({"cu_seqlens": np.array(x, np.int32)}, "do not decrease") for x in ([0, 9, 8, 20], [0, 21], [1, 20])),
         ({"x": random(1, 2, 20, 16), "cu_seqlens": np.array([0, 20], np.int32)}, "(1, total, channels)"),
     ],
 )

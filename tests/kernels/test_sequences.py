@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
-from pykittens.kernels import delta_parts, gated_delta_rule, gla, linear_attention, mamba2  # noqa: E402
+from pykittens.kernels import delta_parts, gated_delta_rule, gla, linear_attention, mamba2, ssd_passes  # noqa: E402
 
 CUDA = "cuda" if torch.cuda.is_available() else "cpu"
 LEVELS = torch.tensor([0.0, -1e-3, -30.0, -torch.inf, -0.1])
@@ -403,6 +403,43 @@ def test_gradients_of_every_operand_and_state(name: str, n: int, dtype: Any) -> 
     )
     for x, y, what in zip(found, wanted, [*leaves, "state"], strict=True):
         assert distance(x, y) < (ROWS[name].sum_error if what in ROWS[name].sums else 4e-3), what
+
+
+@pytest.mark.parametrize("name", ["gated_linear_attention", "mamba2"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3)], ids=str)
+def test_gradients_that_several_blocks_add_up_in_every_order_in_memory(
+    name: str, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values wider than a block's, or several heads of a group: their blocks share queries and keys."""
+    monkeypatch.setattr(ssd_passes, "machine", lambda info: {"processors": 132})
+    g, row = torch.Generator().manual_seed(7), ROWS[name]
+    wide, n = {"q": 64, "k": 64, "v": 128, "x": 64, "z": 64, "B": 64, "C": 64}, 20
+    heads = {"x": 4, "z": 4}
+    operands = row.operands(g, 2, 4 if name == "mamba2" else 2, n, torch.bfloat16)
+    for what, cols in wide.items():
+        if what in operands:
+            shape = (2, n, heads.get(what, 2), cols) if row.axis == 1 else (2, 2, n, cols)
+            x = _normal(g, *shape, dtype=torch.bfloat16).permute(order).contiguous()
+            operands[what] = x.permute([order.index(i) for i in range(4)])
+    leaves = {k: x.to(CUDA).requires_grad_() for k, x in operands.items()}
+    o = row.call(**leaves)
+    up = _normal(g, *o.shape).to(o)
+    wanted = ("q", "k", "v") if row.axis == 2 else ("x", "B", "C")
+    found = torch.autograd.grad(o, [leaves[x] for x in wanted], up)
+    doubles = {k: x.detach().cpu().double().clamp_min(-1e4).requires_grad_() for k, x in operands.items()}
+    state = torch.zeros(2, o.shape[3 - row.axis], o.shape[3], 64).double()
+    exactly = torch.autograd.grad(row.plain(doubles, state)[0], [doubles[x] for x in wanted], up.cpu().double())
+    for x, y, what in zip(found, exactly, wanted, strict=True):
+        assert distance(x, y) < 5e-3, what
+
+
+def test_steps_of_time_in_any_order_in_memory() -> None:
+    operands, _ = made("mamba2", 19, 20, torch.bfloat16, batch=2)
+    expected = ROWS["mamba2"].call(**operands)
+    turned = operands["dt"].transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(ROWS["mamba2"].call(**{**operands, "dt": turned}), expected)
+    nothing = {k: x[:, :, :0] if x.ndim > 2 else x[:0] for k, x in operands.items()}
+    assert ROWS["mamba2"].call(**nothing).shape == (2, 20, 0, 64)
 
 
 def test_gradients_of_states_of_256_columns() -> None:
