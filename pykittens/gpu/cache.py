@@ -192,7 +192,7 @@ def user_directory() -> Path | None:
     kept.
     """
     if chosen := os.environ.get("PYKITTENS_CACHE"):
-        return Path(chosen)
+        return _expanded(chosen)
     if sys.platform == "linux" and (chosen := os.environ.get("XDG_CACHE_HOME")):
         return Path(chosen) / "pykittens"
     if sys.platform == "win32" and (chosen := os.environ.get("LOCALAPPDATA")):
@@ -205,6 +205,14 @@ def user_directory() -> Path | None:
     return home.joinpath(*below, "pykittens")
 
 
+def _expanded(given: str) -> Path:
+    """A directory that a variable names; what sets them is not always a shell, which knows what ~ means."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # nobody's home
+        return Path(given)
+
+
 @functools.cache
 def _warn(text: str) -> None:
     """Once for each fact."""
@@ -213,7 +221,7 @@ def _warn(text: str) -> None:
 
 def ahead_of_time() -> tuple[Path, ...]:
     """The directories of kernels compiled ahead of time."""
-    return tuple(Path(part) for part in os.environ.get("PYKITTENS_AOT", "").split(os.pathsep) if part)
+    return tuple(_expanded(part) for part in os.environ.get("PYKITTENS_AOT", "").split(os.pathsep) if part)
 
 
 def _encode(cubin: Cubin, name: str) -> bytes:

@@ -133,6 +133,12 @@ def test_directories(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/kitten")
     assert cache.user_directory() == Path("/home/kitten/.cache/pykittens")
+    monkeypatch.setenv("PYKITTENS_CACHE", "~/kernels")
+    monkeypatch.setenv("PYKITTENS_AOT", "~/shipped")
+    assert (cache.user_directory(), *cache.ahead_of_time()) == (
+        Path("/home/kitten/kernels"),
+        Path("/home/kitten/shipped"),
+    )
 
 
 def write_and_read(path: Path, rounds: int) -> int:
