@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import struct
+import sys
 import sysconfig
 from collections.abc import Callable, Hashable
 from types import CellType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
+
+from ..errors import TraceError
 
 MOST = 64  # elements of a list, dictionary or set that is read at every call; each costs it 0.02 us
 MISSING = object()
@@ -93,6 +96,9 @@ def scalar_reader(value: Any) -> Callable[[Any], bytes] | None:
 
 
 def _torch_scalar(value: Any) -> bytes:
+    if value.requires_grad and sys.modules["torch"].is_grad_enabled():
+        fix = "pass it as an operand, or capture x.detach() or x.item()"
+        raise TraceError("a function captures a tensor that requires its gradient, which a constant has not", fix=fix)
     return repr(value.item()).encode()
 
 
