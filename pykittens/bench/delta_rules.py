@@ -17,7 +17,7 @@ import pykittens as pk
 from . import peers
 from .measure import OURS, Cell, Trial, normal, row_error
 from .memory import copy_of
-from .recurrences import pairs
+from .recurrences import near, pairs
 from .sequences import ROUNDING, _gradients
 
 TITLE = "Delta rules, bf16"
@@ -73,23 +73,29 @@ def trial(cell: Cell, everybody: bool) -> Trial:
 
     @cache
     def exact(rounded: bool) -> Any:
-        """The rows of some heads, or the gradient of their values, in float64."""
+        """The rows of some heads, or the gradients of their values, and of queries and keys, in float64."""
         some = [torch.stack([x[at] for at in places]).double() for x in operands]
         with torch.enable_grad():
-            some[2].requires_grad_(backward)
+            rows = [x.requires_grad_(backward) for x in (some[2], *some[:2])]
             o = _chunks(some, rounded)
             ups = torch.stack([up[at] for at in places]).double()
-            return torch.autograd.grad(o, some[2], ups)[0] if backward else o
+            return torch.autograd.grad(o, rows, ups) if backward else [o]
 
     def error(found: Any) -> float:
-        found = found[2] if backward else found
-        found = found if found.shape == up.shape else found.transpose(1, 2)
-        mine = torch.stack([found[at] for at in places])
-        return row_error(mine, exact(False)) if torch.isfinite(found).all() else float("inf")
+        """That of the rows, or of values' gradients. Those of queries and keys, which follow from other roundings, are
+        only looked at.
+        """
+        results = [found[2], *found[:2]] if backward else [found]
+        if not all(torch.isfinite(x).all() for x in results):
+            return float("inf")
+        turned = [x if x.shape == up.shape else x.transpose(1, 2) for x in results]
+        mine = [torch.stack([x[at] for at in places]) for x in turned]
+        first, *rest = zip(mine, exact(False), strict=True)
+        return row_error(*first) if near(rest) else float("inf")
 
     def limit(_: Mapping[str, float]) -> float:
         """1.5 times the error of the same chunks in float64, rounded where a tensor core takes an operand."""
-        return 1.5 * row_error(exact(True), exact(False)) + 1.01 * ROUNDING
+        return 1.5 * row_error(exact(True)[0], exact(False)[0]) + 1.01 * ROUNDING
 
     return Trial(runs, error, limit, frozenset({"copy", "fla"}))
 
