@@ -1,4 +1,4 @@
-"""The gated delta rule, and Kimi delta attention."""
+"""The gated delta rule, and parts of sequences for it and Kimi delta attention."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from ...types import DTYPES, bf16, f32, i32
 from .. import delta_parts, delta_step
 from .. import gated_delta_rule as delta
 from .. import gated_delta_rule_backward as backward
-from .. import kimi_delta_attention as kimi
-from .. import kimi_delta_attention_backward as kimi_backward
 from ..catalog import Array, Instance, Shipped
 
 HEADS, N, SCALE = 2, 240, 0.25
@@ -43,7 +41,7 @@ class Later(Mapping[str, Array]):
         return len(self._made())
 
 
-def _specs(dim: int, dtype: str, packed: bool, values: int = 0) -> dict[str, Any]:
+def specs_of(dim: int, dtype: str, packed: bool, values: int = 0) -> dict[str, Any]:
     made, rows = DTYPES[dtype], 64 * len(PARTS[packed])
     keys, squares, decays = spec(made, (1, 1, N, dim)), spec(made, (1, HEADS, rows, 64)), spec(f32, (1, HEADS, N))
     return {
@@ -60,7 +58,7 @@ def _specs(dim: int, dtype: str, packed: bool, values: int = 0) -> dict[str, Any
     }
 
 
-def _values(dim: int, dtype: str) -> dict[str, Array]:
+def drawn_values(dim: int, dtype: str) -> dict[str, Array]:
     chance = np.random.default_rng(11)
     q, k = ((chance.standard_normal((1, 1, N, dim)) * dim**-0.5).astype(numpy_dtype(dtype)) for _ in range(2))
     decay, beta = -0.1 * chance.random((1, HEADS, N)), chance.random((1, HEADS, N)).round(1)
@@ -86,7 +84,7 @@ def _solved(x: dict[str, Array], norm: bool, packed: bool, scaled: bool) -> dict
             a = np.tril(fade * of_k[:, None] * (k @ k.T), -1)
             w[0, head, at] = np.linalg.solve(np.eye(64) + a * b, a)
             p[0, head, at] = np.tril(fade * of_q[:, None] * (q @ k.T)) * SCALE
-            units = np.array([_unit(y[0, head, at]) if scaled else np.zeros(64) for y in (p, w)])
+            units = np.array([unit_of(y[0, head, at]) if scaled else np.zeros(64) for y in (p, w)])
             lift = np.exp(sums) * of_q * SCALE / (units[0] if scaled else 1.0)
             factors[0, head, :, at] = [
                 np.exp(sums) * of_k,
@@ -104,7 +102,7 @@ def _solved(x: dict[str, Array], norm: bool, packed: bool, scaled: bool) -> dict
     return {"w": w, "p": p, "factors": factors, "decays": decays}
 
 
-def _unit(x: Array) -> Array:
+def unit_of(x: Array) -> Array:
     peak = abs(x).max(1)
     return np.where(peak > 0, peak / 256, 1.0)
 
@@ -112,20 +110,20 @@ def _unit(x: Array) -> Array:
 def _prepare(dim: int, dtype: str, packed: bool) -> Instance | None:
     if packed and (dim, dtype) != (128, "bf16"):
         return None
-    operands, norm = {**_specs(dim, dtype, packed), "scale": SCALE}, dim == 64
+    operands, norm = {**specs_of(dim, dtype, packed), "scale": SCALE}, dim == 64
 
     def expected(q: Array, k: Array, log_decay: Array, beta: Array, **_: Any) -> dict[str, Array]:
         given = {"q": q, "k": k, "log_decay": log_decay, "beta": beta}
         return _solved({name: x.astype(float) for name, x in given.items()}, norm, packed, dtype == "f16")
 
     outputs = ("w", "p", "factors", "decays")
-    return Instance(delta.prepare, operands, {"norm": norm}, outputs, expected, _values(dim, dtype))
+    return Instance(delta.prepare, operands, {"norm": norm}, outputs, expected, drawn_values(dim, dtype))
 
 
 def _walk(dim: int, dtype: str, packed: bool) -> Instance | None:
     if packed and (dim, dtype) != (128, "bf16"):
         return None
-    specs, values = _specs(dim, dtype, packed), _values(dim, dtype)
+    specs, values = specs_of(dim, dtype, packed), drawn_values(dim, dtype)
     states = spec(f32, (2 if packed else 1, HEADS, dim, dim))
     taken = {x: specs[x] for x in ("q", "k", "v", "offsets", "w", "p", "factors", "decays")}
     others = {**dict.fromkeys(("errors", "states", "units")), **_WHOLE}
@@ -159,7 +157,7 @@ def _moves(dim: int, dtype: str) -> Instance:
         "after": spec(f32, heads),
         **dict.fromkeys(("high", "low"), spec(bf16, heads)),
     }
-    values = _values(dim, dtype)
+    values = drawn_values(dim, dtype)
 
     def expected(q: Array, k: Array, v: Array, log_decay: Array, beta: Array, **_: Any) -> dict[str, Array]:
         def after(values: Array, state: Array | None) -> Array:
@@ -200,7 +198,7 @@ def _gradients(
     dim: int, dtype: str, packed: bool, given: dict[str, Array] | None = None, norm: bool = True, values: int = 0
 ) -> dict[str, Array]:
     """All that the backward pass reads and makes, in float64; states and gradients of states at chunks."""
-    x, chance = _values(dim, dtype), np.random.default_rng(13)
+    x, chance = drawn_values(dim, dtype), np.random.default_rng(13)
     made, states = numpy_dtype(dtype), (2 if packed else 1, HEADS, values or dim, dim)
     do, v = (chance.standard_normal((1, HEADS, N, values or dim)).astype(made) for _ in range(2))
     before, dafter = (chance.standard_normal(states).astype(np.float32) for _ in range(2))
@@ -222,7 +220,7 @@ def _gradients(
     for name, units in (("states", "units"), ("dstates", "dunits")):
         flat = np.concatenate(kept[name], 2)
         if dtype == "f16":
-            result[units] = np.stack([_unit(y) for y in flat[0]])[None]
+            result[units] = np.stack([unit_of(y) for y in flat[0]])[None]
             flat = flat / result[units][..., None]
         result[name] = flat
     return {**x, **_solved({n: y.astype(float) for n, y in x.items()}, norm, packed, dtype == "f16"), **whole, **result}
@@ -231,7 +229,7 @@ def _gradients(
 def _unwind(dim: int, dtype: str, packed: bool) -> Instance | None:
     if packed and (dim, dtype) != (128, "bf16"):
         return None
-    specs = _specs(dim, dtype, packed)
+    specs = specs_of(dim, dtype, packed)
     taken = {x: specs["v" if x == "do" else x] for x in ("q", "k", "do", "offsets", "w", "p", "factors", "decays")}
     taken["lasting"] = None
     states, rows = spec(f32, (2 if packed else 1, HEADS, dim, dim)), len(PARTS[packed]) * dim
@@ -253,7 +251,7 @@ def _ends(dim: int, dtype: str) -> Instance:
     unwind, states, pieces = _unwind(dim, dtype, False), spec(f32, (2, HEADS, dim, dim)), (slice(0, 192), slice(192, N))
     assert unwind is not None
     nothing = dict.fromkeys(("dafter", "g", "dv", "dstates", "units"))
-    values = _values(dim, dtype)
+    values = drawn_values(dim, dtype)
 
     def expected(do: Array, **_: Any) -> dict[str, Array]:
         made = []
@@ -271,7 +269,7 @@ def _differentiate(dim: int, dtype: str, packed: bool) -> Instance | None:
     if packed and (dim, dtype) != (128, "bf16"):
         return None
     norm, values = dim == 64, 256 if (dim, dtype) == (64, "bf16") else dim  # four parts go through two slots
-    specs = _specs(dim, dtype, packed, values)
+    specs = specs_of(dim, dtype, packed, values)
     drawn = Later(lambda: _gradients(dim, dtype, packed, norm=norm, values=values))
     states = spec(DTYPES[dtype], (1, HEADS, len(PARTS[packed]) * values, dim))
     units = spec(f32, states.shape[:3]) if dtype == "f16" else None
@@ -341,168 +339,6 @@ def _rows(dim: int, dtype: str) -> Instance:
     return Instance(delta_step.recur, operands, {"norm": True}, ("o", "after"), expected, drawn)
 
 
-def _channels(dim: int, dtype: str) -> Instance:
-    specs, chunks = _specs(dim, dtype, False), len(PARTS[False])
-    met, values, gates = spec(DTYPES[dtype], (1, HEADS, 64 * chunks, dim)), _values(dim, dtype), (1, HEADS, N, dim)
-    operands = {
-        **{**{x: specs[x] for x in "qkv"}, "log_decay": spec(f32, gates), "offsets": None},
-        **{"a": spec(f32, specs["p"].shape), "p": specs["p"], "factors": specs["factors"]},
-        "decays": spec(f32, (1, HEADS, chunks, dim)),
-        **{**dict.fromkeys(("asking", "looking", "lasting"), met), "scale": SCALE},
-    }
-    outputs = ("a", "p", "factors", "decays", "asking", "looking", "lasting")
-
-    def expected(q: Array, k: Array, log_decay: Array, **_: Any) -> dict[str, Array]:
-        made = {name: np.zeros(operands[name].shape) for name in outputs}
-        for head in range(HEADS):
-            for chunk, rows in enumerate(PARTS[False]):
-                at, m = slice(64 * chunk, 64 * chunk + 64), rows.stop - rows.start
-                x, y, g = np.zeros((3, 64, dim))
-                x[:m], y[:m], g[:m] = q[0, 0, rows], k[0, 0, rows], log_decay[0, head, rows]
-                owns = [1 / np.sqrt((z * z).sum(1) + delta.EPSILON) for z in (x, y)]
-                x, y = (z * own[:, None] for z, own in zip((x, y), owns, strict=True))
-                made["factors"][0, head, 7:9, at] = owns
-                sums = g.cumsum(0)
-                fade = np.exp(np.minimum(sums[:, None] - sums, 0))
-                made["a"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", y, y, fade))
-                made["p"][0, head, at] = np.tril(np.einsum("id,jd,ijd->ij", x, y, fade)) * SCALE
-                if dtype == "f16":
-                    unit = made["factors"][0, head, 4, at] = _unit(made["p"][0, head, at])
-                    made["p"][0, head, at] /= unit[:, None]
-                    made["factors"][0, head, 2, at] = 1 / unit
-                made["decays"][0, head, chunk] = np.exp(sums[-1])
-                made["asking"][0, head, at] = x * np.exp(sums) * SCALE
-                made["looking"][0, head, at] = y * np.exp(sums)
-                made["lasting"][0, head, at] = y * np.exp(sums[-1] - sums)
-        return made
-
-    lifted = {x: values[x].astype(float) + 0.7 * dim**-0.5 for x in ("q", "k")}  # no product near zero
-    drawn = {**values, **lifted, "log_decay": -0.1 * np.random.default_rng(17).random(gates)}
-    return Instance(kimi.prepare, operands, {"norm": True}, outputs, expected, drawn)
-
-
-def _inverted(dtype: str) -> Instance:
-    specs = _specs(64, dtype, False)
-    operands = {"a": spec(f32, specs["w"].shape), **{x: specs[x] for x in ("beta", "offsets", "w", "factors")}}
-
-    def expected(a: Array, beta: Array, **_: Any) -> dict[str, Array]:
-        b, lower = _chunked(beta), np.tril(a.astype(float).reshape(HEADS, -1, 64, 64), -1)
-        w = np.linalg.solve(np.eye(64) + lower * b[:, :, None], lower)
-        factors = np.zeros((HEADS, len(delta.FACTORS), *b.shape[1:]))
-        factors[:, delta.FACTORS.index("beta")] = b
-        if dtype == "f16":
-            units = factors[:, delta.FACTORS.index("solved")] = np.array([[_unit(y) for y in x] for x in w])
-            w = w / units[..., None]
-        return {"w": w.reshape(1, HEADS, -1, 64), "factors": factors.reshape(1, HEADS, len(delta.FACTORS), -1)}
-
-    drawn = {**_values(64, dtype), "a": np.random.default_rng(29).random(specs["w"].shape) / 8}
-    return Instance(kimi.invert, operands, {}, ("w", "factors"), expected, drawn)
-
-
-def _chunked(x: Array) -> Array:
-    """Rows of chunks, (heads, chunks, 64, ..); zeros behind the last."""
-    rows = 64 * len(PARTS[False])
-    return np.pad(x[0].astype(float), ((0, 0), (0, rows - N), *[(0, 0)] * (x.ndim - 3))).reshape(
-        HEADS, -1, 64, *x.shape[3:]
-    )
-
-
-def _unchunked(x: Array) -> Array:
-    return x.reshape(1, HEADS, -1, *x.shape[3:])[:, :, :N]
-
-
-def _mirrored(x: Array) -> Array:
-    """What is on and below the diagonal, above it, too."""
-    return np.tril(x) + np.swapaxes(np.tril(x, -1), -1, -2)
-
-
-def _of_states(dim: int, dtype: str) -> Instance:
-    made, chunks = DTYPES[dtype], len(PARTS[False])
-    values = 256 if (dim, dtype) == (64, "bf16") else dim  # four parts go through two slots
-    specs, wide = _specs(dim, dtype, False, values), spec(f32, (1, HEADS, 64 * chunks, dim))
-    states, units = spec(made, (1, HEADS, chunks * values, dim)), spec(f32, (1, HEADS, chunks * values))
-    given = {**dict.fromkeys(("do", "g", "errors"), specs["v"]), "offsets": None, "factors": specs["factors"]}
-    each, scaled = spec(f32, (1, HEADS, chunks, dim)), dtype == "f16"
-    operands = {
-        **{**given, "decays": each},
-        **{"states": states, "units": units if scaled else None},
-        **{"dstates": states, "dunits": units if scaled else None},
-        "pairs": spec(made, (1, HEADS, 128 * chunks, 64)),
-        **dict.fromkeys(("dasking", "dlooking", "dlasting"), wide),
-        **{"energy": each, "dbeta": specs["beta"], "scale": SCALE},
-    }
-    outputs = ("pairs", "dasking", "dlooking", "dlasting", "energy", "dbeta")
-
-    def expected(do: Array, g: Array, errors: Array, factors: Array, decays: Array, **x: Any) -> dict[str, Array]:
-        do, g, errors = (_chunked(y) for y in (do, g, errors))
-        beta = factors[0, :, delta.FACTORS.index("beta")].astype(float).reshape(HEADS, chunks, 64, 1)
-        state, dstate = (
-            (x[name].astype(float) * (x[unit][..., None] if scaled else 1.0)).reshape(HEADS, chunks, values, dim)
-            for name, unit in (("states", "units"), ("dstates", "dunits"))
-        )
-        rest = np.swapaxes(beta * errors, 2, 3)
-        pairs = np.concatenate([_mirrored(SCALE * do @ rest), _mirrored(np.tril(-beta * g @ rest, -1))], 2)
-        made = {"dasking": SCALE * do @ state, "dlooking": -beta * g @ state, "dlasting": beta * errors @ dstate}
-        return {
-            "pairs": pairs.reshape(1, HEADS, -1, 64),
-            **{name: y.reshape(1, HEADS, -1, dim) for name, y in made.items()},
-            "energy": (state * dstate).sum(2)[None] * decays,
-            "dbeta": _unchunked((g * errors).sum(3)),
-        }
-
-    chance = np.random.default_rng(19)
-    drawn = {name: chance.random(units.shape) + 0.5 for name in ("units", "dunits")}
-    return Instance(kimi_backward.differentiate, operands, {}, outputs, expected, drawn)
-
-
-def _spread(dim: int, dtype: str) -> Instance:
-    made, chunks = DTYPES[dtype], len(PARTS[False])
-    specs, wide, gates = _specs(dim, dtype, False), spec(f32, (1, HEADS, 64 * chunks, dim)), (1, HEADS, N, dim)
-    given = {"q": specs["q"], "k": specs["k"], "log_decay": spec(f32, gates), "beta": specs["beta"], "offsets": None}
-    operands = {
-        **{**given, "factors": specs["factors"], "pairs": spec(made, (1, HEADS, 128 * chunks, 64))},
-        **dict.fromkeys(("dasking", "dlooking", "dlasting"), wide),
-        "energy": spec(f32, (1, HEADS, chunks, dim)),
-        **{"dq": spec(made, gates), "dk": spec(made, gates), "dlog_decay": spec(f32, gates)},
-    }
-    norm, outputs = dim == 64, ("dq", "dk", "dlog_decay")
-
-    def expected(q: Array, k: Array, log_decay: Array, pairs: Array, energy: Array, **x: Any) -> dict[str, Array]:
-        q, k = (np.repeat(_chunked(np.repeat(y, HEADS, 1)), 1, 0) for y in (q, k))
-        sums = _chunked(log_decay).cumsum(2)
-        of_q, of_k = (1 / np.sqrt((y * y).sum(3, keepdims=True) + delta.EPSILON) if norm else 1.0 for y in (q, k))
-        q, k = q * of_q, k * of_k
-        fade = np.exp(np.minimum(sums[:, :, :, None] - sums[:, :, None], 0))
-        t, r = np.tril(np.split(pairs.astype(float).reshape(HEADS, chunks, 128, 64), 2, 2))
-        asked, looked, lasted = (x[n].astype(float).reshape(q.shape) for n in ("dasking", "dlooking", "dlasting"))
-        last = sums[:, :, -1:]
-        asked, looked, lasted = asked * np.exp(sums), looked * np.exp(sums), lasted * np.exp(last - sums)
-        read_q = asked + np.einsum("hcij,hcijd,hcjd->hcid", t, fade, k)
-        read_k = looked + np.einsum("hcij,hcijd,hcjd->hcid", r, fade, k)
-        written = (
-            lasted + np.einsum("hcij,hcijd,hcid->hcjd", r, fade, k) + np.einsum("hcij,hcijd,hcid->hcjd", t, fade, q)
-        )
-        change = q * read_q + k * (read_k - written)
-        change[:, :, -1] += (k * lasted).sum(2) + energy[0]
-        change = change[:, :, ::-1].cumsum(2)[:, :, ::-1]
-        found = []
-        for y, dy, own in ((q, read_q, of_q), (k, read_k + written, of_k)):
-            found.append((dy - (y * (y * dy).sum(3, keepdims=True) if norm else 0.0)) * own)
-        return dict(zip(outputs, map(_unchunked, (*found, change)), strict=True))
-
-    chance = np.random.default_rng(23)
-    values = _values(dim, dtype)
-    factors = np.ones((1, HEADS, len(delta.FACTORS), 64 * chunks))
-    lengths = [(values[x].astype(float) ** 2).sum(3)[0, 0] + delta.EPSILON for x in ("q", "k")]
-    for name, squares in zip(("own_q", "own_k"), lengths, strict=True):
-        factors[:, :, delta.FACTORS.index(name), :N] = squares**-0.5 if norm else 1.0
-    pairs = _mirrored(chance.standard_normal((HEADS, chunks, 2, 64, 64)))
-    pairs[:, :, 1] *= 1 - np.eye(64)
-    drawn = {**values, "factors": factors, "pairs": pairs.reshape(operands["pairs"].shape)}
-    drawn["log_decay"] = -0.3 * chance.random(gates)
-    return Instance(kimi_backward.spread, operands, {"norm": norm}, outputs, expected, drawn)
-
-
 OPTIONS: dict[str, Any] = {"dim": (64, 128), "dtype": ("bf16", "f16"), "packed": (False, True)}
 ROWS = (
     Shipped(
@@ -538,41 +374,6 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "STG"),
-    ),
-    Shipped(
-        name="kimi_delta_attention_prepare",
-        about="before the gated delta rule with a decay for each channel (Kimi delta attention): products of rows",
-        make=_channels,
-        needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
-        opcodes=("HMMA", "LDSM", "UTMALDG", "UTMASTG"),
-        spilled=24,
-    ),
-    Shipped(
-        name="kimi_delta_attention_invert",
-        about="each chunk of Kimi delta attention solved for what its keys overwrite",
-        make=_inverted,
-        needs=("wgmma",),
-        options={"dtype": ("bf16", "f16")},
-        opcodes=("HMMA", "MOVM"),
-    ),
-    Shipped(
-        name="kimi_delta_attention_states",
-        about="gradients of what Kimi delta attention's chunks have of states, all chunks at once",
-        make=_of_states,
-        needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
-        opcodes=("HGMMA", "UTMALDG", "STG"),
-        spilled=64,  # f16
-    ),
-    Shipped(
-        name="kimi_delta_attention_backward",
-        about="gradients of Kimi delta attention's queries, keys and gates, all chunks at once",
-        make=_spread,
-        needs=("wgmma",),
-        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
-        opcodes=("HMMA", "UTMALDG", "STG"),
-        spilled=80,
     ),
     Shipped(
         name="gated_delta_rule_step",
