@@ -229,8 +229,8 @@ def longer(found: Instance, rows: int) -> Instance:
 def survivors(rows: list[Shipped], known: Counter[object], whole: bool) -> tuple[Counter[object], str]:
     """What nothing misses in any instance of the rows, by what and line, and in words.
 
-    In CI only the first instance runs in every order of blocks and warps; and those that follow look at what nothing
-    has found yet alone, at their own statements alone once that is what is `known`.
+    In CI only the first instance runs in every order of blocks and warps; and those that follow look at their own
+    statements, and at those that nothing has found yet and that are not `known`.
     """
     is_found: dict[object, bool] = {}  # by statement, in any instance
     keys, words = {}, {}
@@ -240,8 +240,8 @@ def survivors(rows: list[Shipped], known: Counter[object], whole: bool) -> tuple
 
     for i, instance in enumerate(instances(rows, whole)):
         seen: Counter[object] = Counter()
-        all_found = Counter(keys[x] for x in left()) == known
-        settled = set() if whole else {x for x, found in is_found.items() if found or all_found}
+        open_ = Counter(keys[x] for x in left())
+        settled = set() if whole else {x for x, found in is_found.items() if found or open_[keys[x]] == known[keys[x]]}
         with contextlib.nullcontext() if whole or i == 0 else thin.one_order():
             for removal in removals(instance.kernel, **instance.arrays(), **instance.statics):
                 place = (removal.what, removal.op.location)
