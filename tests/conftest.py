@@ -12,7 +12,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("PYKITTENS_TRACEBACK", "full")  # what goes wrong here is ours to find
 # What tests trace and torch compiles stays: millions of objects, which Python would go through again whenever there are
 # a quarter more of them. A tenth of all time, by default.
-gc.set_threshold(5000, 20, 100)
+gc.set_threshold(5000, 20, 30)
 
 from collections import Counter  # noqa: E402
 from collections.abc import Generator, Iterator  # noqa: E402

@@ -422,7 +422,7 @@ def arguments(name: str) -> tuple[Any, tuple[Any, ...]]:
     return seen[0]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("name", CASES)
 def test_opcheck(name: str) -> None:
     operator, given = arguments(name)
@@ -468,7 +468,7 @@ def test_a_gradient_is_never_lost(name: str) -> None:
         torch.func.jvp(of_floats, tuple(floats), tuple(floats))
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", CASES)
 def test_tensors_without_memory(name: str) -> None:
     """Meta and fake tensors give results that look as the real ones do; a mixture is refused."""
@@ -486,7 +486,7 @@ def test_tensors_without_memory(name: str) -> None:
             call(operands()[0], *[x.to("meta") for x in operands()[1:]])
 
 
-@pytest.mark.thin(6)
+@pytest.mark.thin(8)
 @pytest.mark.parametrize("name", without_gradients(CASES))
 def test_traced_for_other_inputs(name: str) -> None:
     """What functionalisation and make_fx record computes, and holds no results as constants."""
@@ -583,7 +583,7 @@ def test_autocast(name: str, low: Any) -> None:
     assert result.dtype == (torch.float32 if single else expected)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("name", without_gradients(GRADED))
 def test_vmap(name: str) -> None:
     call, operands = CASES[name]
@@ -636,7 +636,7 @@ def test_gradients_are_torchs(name: str, plain: Any, compiled: bool) -> None:
     assert torch.allclose(*found, **coarse)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("name", GRADED)
 def test_numpy_gives_what_torch_gives(name: str) -> None:
     call, operands = CASES[name]

@@ -353,7 +353,7 @@ def test_gradients_beside_float64(case: Case) -> None:
         assert (got.double() - right).norm() <= bound * right.norm() + 1e-5
 
 
-@pytest.mark.thin(3)  # the same code for all functions
+@pytest.mark.thin(6)  # the same code for all functions
 @every
 def test_the_layout_of_incoming_gradients_does_not_matter(case: Case) -> None:
     """One row for all, columns, a part of something larger: copied or read in place, never misread."""
