@@ -72,35 +72,47 @@ class Step:
         self.structure = isinstance(op, STRUCTURE)
         self.span = op.scope.warps if op.collective else 1
         self.single = op.single_thread
-        effects: list[Sync | Touch] = [Touch(e, self.span) if isinstance(e, Access) else e for e in op.effects()]
+        operands = op.operands()
+        self.registers = [v for v in operands if isinstance(v.type, (RegisterTile, RegisterVector))]
+        self.scalars = [v for v in operands if not isinstance(v.type, (RegisterTile, RegisterVector))]
+        self.operands = operands
+        self.written = {v for name in op.writes for v in values_in(getattr(op, name))} | set(op.results)
+        self.result = op.results[0] if len(op.results) == 1 else None
+        self.results = op.results
+        self.name, self.flops = op.name, op.flops()
+        self.before: list[Sync] = []
+        self.touches: list[Touch] = []
+        self.after: list[Sync | Touch] = []
+        self.late = False  # whether an engine does it
+        self.ends = False  # whether it may have to wait
+        self.targets: dict[Value, Access] = {}  # shared tiles and vectors, by how it touches them
+        self.strong: list[Access] = []
+        self.competes = False  # for an element: the order in which warps come may decide what they find
+        effects = op.effects()
+        self.effects = bool(effects)
+        if effects:
+            self._resolve([Touch(e, self.span) if isinstance(e, Access) else e for e in effects])
+        self._begin()
+
+    def _resolve(self, effects: list[Sync | Touch]) -> None:
+        """What follows from its effects alone."""
         first = next((i for i, e in enumerate(effects) if not isinstance(e, Sync)), len(effects))
         last = next((i for i, e in enumerate(effects) if i >= first and isinstance(e, Sync)), len(effects))
         self.before = [e for e in effects[:first] if isinstance(e, Sync)]
         self.touches = [e for e in effects[first:last] if isinstance(e, Touch)]
         self.after = effects[last:]
-        if effects and all(_waits(e) for e in effects):
+        if all(_waits(e) for e in effects):
             self.span = 1  # every thread waits for itself
         self.late = any(isinstance(e, Touch) and e.access.done != "now" for e in effects)
-        self.effects = bool(effects)
-        self.ends = any(
-            isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait", "until") for e in effects
-        )  # it may have to wait
+        self.ends = any(isinstance(e, Sync) and e.kind in ("barrier", "cluster", "wait", "until") for e in effects)
         self.targets = {e.value: e.access for e in effects if isinstance(e, Touch) and e.kind == "shared"}
-        self.registers = [v for v in op.operands() if isinstance(v.type, (RegisterTile, RegisterVector))]
-        self.scalars = [v for v in op.operands() if not isinstance(v.type, (RegisterTile, RegisterVector))]
-        self.written = {v for name in op.writes for v in values_in(getattr(op, name))} | set(op.results)
-        self.result = op.results[0] if len(op.results) == 1 else None
-        self.results = op.results
-        self.name, self.flops = op.name, op.flops()
         strong = [e.access for e in effects if isinstance(e, Touch) and e.kind == "global" and e.access.order != "weak"]
         # What a release or an acquire may come with: a word, not the atomic additions of a whole vector.
         strong = [a for a in strong if a.proxy == "generic" and a.index is None]
         self.strong = [a for a in strong if isinstance(a.target, Place) and a.target.cols == 1]
-        # Whether it competes with others for an element: the order in which they come may decide what it finds.
         self.competes = bool(self.strong) or any(
-            isinstance(e, Touch) and e.kind == "shared" and e.access.mode == "reduce" and op.results for e in effects
+            isinstance(e, Touch) and e.kind == "shared" and e.access.mode == "reduce" and self.results for e in effects
         )
-        self._begin()
 
     def _begin(self) -> None:
         """What the operations around it decide, before they have."""
@@ -154,7 +166,7 @@ class StepPlan:
 
     def _classify(self) -> ClassTable:
         """The classes of all accesses to global memory, which are told their numbers."""
-        used = {v for step in self.steps for v in step.op.operands()}
+        used = {v for step in self.steps for v in step.operands}
         found = {}
         for step in self.steps:
             result = any(r in used for r in step.results)
@@ -178,12 +190,11 @@ class StepPlan:
             step = known.again(number) if known else Step(op, number)
             self.steps.append(step)
             made.append(step)
-            for name, item in op.fields():
-                if isinstance(item, Block):
-                    step.inside[name] = self._block(item)
-                    inside = self.steps[step.number :]
-                    step.changes = {v for inner in inside for v in inner.written}
-                    step.carried = tuple({v: 0 for inner in inside for v in inner.written - set(inner.results)})
+            if op.blocks():
+                step.inside = {name: self._block(item) for name, item in op.fields() if isinstance(item, Block)}
+                inside = self.steps[step.number :]
+                step.changes = {v for inner in inside for v in inner.written}
+                step.carried = tuple({v: 0 for inner in inside for v in inner.written - set(inner.results)})
         return made
 
     def op(self, number: int) -> Op:
