@@ -108,7 +108,7 @@ def _lines() -> list[tuple[str, str]]:
         (line.strip(), file.relative_to(ROOT).as_posix())
         for file in files
         for line in file.read_text(encoding="utf-8").splitlines()
-        if not line.strip().startswith(("#", '"', "assert"))
+        if not line.strip().startswith(("#", '"', "assert")) and "`" not in line and len(line.strip()) < 110
     ]
 
 
@@ -118,10 +118,10 @@ def in_use(word: str) -> str:
     if not name.isidentifier():
         return ""
     pattern = re.compile(rf"{_receiver(held)}\.{name}\b")
-    found = [(line, file) for line, file in _lines() if pattern.search(line) and "`" not in line and len(line) < 110]
-    if not held.startswith("pk"):
-        found = [(line, file) for line, file in found if not _HOST.search(line)]
-    return f"In use: `{found[0][0]}` (`{found[0][1]}`)" if found else ""
+    for line, file in _lines():
+        if f".{name}" in line and pattern.search(line) and (held.startswith("pk") or not _HOST.search(line)):
+            return f"In use: `{line}` (`{file}`)"
+    return ""
 
 
 def _receiver(held: str) -> str:

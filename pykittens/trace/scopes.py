@@ -26,6 +26,9 @@ class ScopeHandle(ScopeTiles, ScopeLoads, ScopeStores, ScopeCopies, ScopeProduct
     def __getattr__(self, name: str) -> NoReturn:
         raise NoSuchWord(f"the scope {self.__dict__.get('_name', '')!r}", name, lambda: dir(self))
 
+    def __repr__(self) -> str:
+        return f"pk.{self._name}"
+
     def sync(self) -> None:
         """All threads of the scope meet; memory accesses before come before those after."""
         record(sync.Barrier(self.scope))
