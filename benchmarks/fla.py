@@ -12,6 +12,7 @@ benchmarks/results.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import statistics
 import sys
@@ -84,16 +85,25 @@ def time_of(f: Callable[[], Any], seconds: float) -> float:
     return statistics.median(times[2:])
 
 
-def layer_row(name: str, seconds: float, sizes: dict[str, Any], batch: int, length: int) -> dict[str, Any]:
-    """A layer by fla and with our kernels: how far apart results and gradients are, what each takes."""
-    import fla.layers
+def layer_class(name: str) -> Any:
+    """One of fla's layers, of which its list has all but one."""
+    module = "fla.layers.simple_gla" if name == "SimpleGatedLinearAttention" else "fla.layers"
+    return getattr(importlib.import_module(module), name)
 
+
+def made(name: str) -> tuple[Any, Any, Any]:
+    """A layer, what it is given, and the gradient of what it makes of that."""
+    torch.manual_seed(0)
+    sizes, batch, length = LAYERS[name]
+    layer = layer_class(name)(hidden_size=2048, **sizes, layer_idx=0).bfloat16().cuda()
+    return layer, *(torch.randn(batch, length, 2048, device="cuda").bfloat16() for _ in range(2))
+
+
+def layer_row(name: str, seconds: float) -> dict[str, Any]:
+    """A layer by fla and with our kernels: how far apart results and gradients are, what each takes."""
     from pykittens.integrations import fla as ours
 
-    torch.manual_seed(0)
-    layer = getattr(fla.layers, name, None) or fla.layers.simple_gla.SimpleGatedLinearAttention
-    layer = layer(hidden_size=2048, **sizes, layer_idx=0).bfloat16().cuda()
-    x, up = (torch.randn(batch, length, 2048, device="cuda").bfloat16() for _ in range(2))
+    layer, x, up = made(name)
     calls: list[str] = []
     steps = decoded(layer, x)
     theirs, their_ms = run(layer, x, up), time_of(lambda: run(layer, x, up), seconds)
@@ -111,7 +121,7 @@ def layer_row(name: str, seconds: float, sizes: dict[str, Any], batch: int, leng
     worst = max(range(1, len(apart)), key=lambda i: apart[i])
     return {
         "what": f"fla.layers.{name}",
-        "shape": [batch, length, 2048],
+        "shape": list(x.shape),
         "ours": sorted({c for c in calls if not c.startswith("left")}),
         "left": sorted({c.removeprefix("left: ") for c in calls if c.startswith("left")}),
         "apart": apart[0],
@@ -229,7 +239,7 @@ def main() -> int:
     wrong = 0
     for name in o.only or LAYERS:
         start = time.perf_counter()
-        row = layer_row(name, 0.0 if o.warm else o.seconds or 1.0, *LAYERS[name])
+        row = layer_row(name, 0.0 if o.warm else o.seconds or 1.0)
         print(row, f"{time.perf_counter() - start:.0f} s", flush=True)
         wrong += row["apart"] > 2e-2 or row["gradient_apart"] > 5e-2
         if not o.warm:

@@ -2,6 +2,7 @@
 measuring.
 
     python -m benchmarks.warm sequences --cells "n 1024" --processes 14 [--site FOLDER]
+    python -m benchmarks.warm fla --cells GatedDeltaNet DeltaNet --processes 14    # layers of `benchmarks.fla`
 
 Each process goes through all that a tuner would try in an order of its own, and times nothing: what others have
 compiled it finds. No choice is kept; the run that follows makes its own, from times.
@@ -20,6 +21,8 @@ from typing import Any
 
 from pykittens.bench.families import FAMILIES, select
 from pykittens.bench.measure import OURS
+
+from . import fla
 
 
 def compile_everything(seed: int) -> None:
@@ -47,7 +50,7 @@ def compile_everything(seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("family", choices=list(FAMILIES))
+    parser.add_argument("family", choices=[*FAMILIES, "fla"])
     parser.add_argument("--cells", nargs="*", default=[])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -60,6 +63,12 @@ def main() -> None:
         started = [subprocess.Popen([*given, str(i)]) for i in range(o.processes)]
         sys.exit(max(abs(x.wait()) for x in started))
     compile_everything(o.seed)
+    if o.family == "fla":
+        for name in o.cells or fla.LAYERS:
+            layer, *given = fla.made(name)
+            fla.run(layer, *given)
+            fla.decoded(layer, given[0])
+        return
     for cell in select(o.family, o.cells):
         for name, run in FAMILIES[o.family].trial(cell, True).runs.items():
             if name not in (OURS, "copy", "torch", "torch.compile"):
