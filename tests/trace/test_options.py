@@ -55,6 +55,7 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         ScopeHandle.load,
         lambda e, **o: warp.load(e.row, **{"layout": pk.coalesced(32, 1), **o}),
     ),
+    "load_pairs": (ScopeHandle.load_pairs, lambda e, **o: warp.load_pairs(e.bytes, **o)),
     "load_into": (ScopeHandle.load_into, lambda e, **o: warp.load_into(e.tile, e.x, **{"coordinate": (0, 0), **o})),
     "load_async": (ScopeHandle.load_async, lambda e, **o: warp.load_async(e.tile, e.x, **{"coordinate": (0, 0), **o})),
     **{
@@ -245,7 +246,7 @@ def recorded(form: str, option: str = "") -> list[str]:
     def k(x: pk.gl(f32, "M", "N"), z: pk.gl(i32, "M", "N"), n: pk.i32):
         e = SimpleNamespace(x=x, z=z, n=n, tile=pk.shared(pk.st(f32, 32, 32)), row=pk.shared(pk.sv(f32, 32)))
         e.remote, e.bar, e.bar2 = pk.shared(pk.st(bf16, 64, 64)), pk.barrier(), pk.barrier()
-        e.named = pk.named_barrier(8, count=2)
+        e.bytes, e.named = pk.shared(pk.st(pk.e4m3, 32, 32)), pk.named_barrier(8, count=2)
         e.f, e.c = warp.zeros(f32, 32, 32), warp.zeros(f32, 32, 32, layout=COALESCED)
         e.wide = pk.block.zeros(f32, 1, 512, layout=pk.coalesced(128, 4))
         e.sum, e.max = e.f.row_sum(partial=True), e.f.row_max()
