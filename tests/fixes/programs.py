@@ -757,6 +757,12 @@ CALLS: list[Any] = [
         "k(torch.zeros(16, 64, requires_grad=True), torch.zeros(16, 64))",
         "k(torch.zeros(16, 64, requires_grad=True).detach(), torch.zeros(16, 64))",
     ),
+    (
+        "by = torch.tensor(2.0, requires_grad=True)\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(by)\nf(A)",
+        "by = torch.tensor(2.0, requires_grad=True).item()\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(by)\nf(A)",
+    ),
     ("warp.zeros(f32, 16, 64)", "k(A, A)"),
     ("divided(A, 0)", "guarded(A, 0)"),
     (
