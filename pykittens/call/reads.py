@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dis
 import sys
 from functools import cache
 from types import CodeType
 from typing import Any
 
 from ..loading import dataclass
-from ..trace.bytecode import instructions
+from ..trace.bytecode import operations
 
 _GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _CELLS = ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
@@ -74,7 +73,7 @@ def _scan(
     code: CodeType, outer: frozenset[str], paths: dict[Path, None], names: set[str], flags: dict[str, bool]
 ) -> None:
     """Adds what one code object reads. `outer`: the closure's cells that belong to nobody within."""
-    own = [i for i in instructions(code) if i.opname not in _BETWEEN]
+    own = [i for i in operations(code) if i.opname not in _BETWEEN]
     at = 0
     while at < len(own):
         instruction, at = own[at], at + 1
@@ -96,7 +95,7 @@ def _scan(
             names.update(_texts(constant))
 
 
-def _steps(instructions: list[dis.Instruction], at: int) -> tuple[tuple[tuple[str, Any], ...], int]:
+def _steps(instructions: list[Any], at: int) -> tuple[tuple[tuple[str, Any], ...], int]:
     """The attributes and constant subscripts that follow a load, and where they end."""
     steps: list[tuple[str, Any]] = []
     while at < len(instructions):
@@ -112,14 +111,14 @@ def _steps(instructions: list[dis.Instruction], at: int) -> tuple[tuple[tuple[st
     return tuple(steps), at
 
 
-def _subscript(instruction: dis.Instruction) -> bool:
+def _subscript(instruction: Any) -> Any:
     """Python 3.14 has no BINARY_SUBSCR: it is an operator among others."""
-    return instruction.opname == "BINARY_SUBSCR" or (
-        instruction.opname == "BINARY_OP" and instruction.argrepr == "[]" and sys.version_info >= (3, 14)
-    )
+    if sys.version_info < (3, 14):
+        return instruction.opname == "BINARY_SUBSCR"
+    return instruction.opname == "BINARY_OP" and instruction.argrepr == "[]"
 
 
-def _of_none(instructions: list[dis.Instruction], at: int) -> bool:
+def _of_none(instructions: list[Any], at: int) -> bool:
     """Whether an `is` compares with None, True or False, written on its right."""
     before = instructions[at - 1] if at else None
     return before is not None and before.opname == "LOAD_CONST" and before.argval in (None, True, False, ...)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import site
 import struct
 import sys
-import sysconfig
 from collections.abc import Callable, Hashable
 from types import CellType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
@@ -110,8 +111,9 @@ def is_vocabulary(value: Any) -> bool:
 
 @functools.cache
 def _libraries() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    return tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths[name])
+    """Folders of the interpreter's and of installed packages; `sysconfig` would load all that Python was built with."""
+    installed_in = [x for x in site.getsitepackages() if x.endswith("-packages")]  # on Windows the whole prefix is one
+    return os.path.dirname(os.path.abspath(os.__file__)), *installed_in
 
 
 @functools.cache
