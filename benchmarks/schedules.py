@@ -110,7 +110,8 @@ def backward_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[
 def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[Any], list[Any]]]:
     """The same of products. Rows that begin anywhere are copied to whole lines first, which is not timed."""
     m, n, k = shape
-    a, b = (make("bf16", rows, -(-cols // 64) * 64 if cols % 8 else cols)[:, :cols] for rows, cols in ((m, k), (k, n)))
+    a, b = (make("bf16", rows, -(-cols // 64) * 64 if cols % 8 else cols) for rows, cols in ((m, k), (k, n)))
+    a = a[:, :k]
     for way in schedule.Multiply(m, n, k).ways(SLOTS):
         c, config, calls, more = empty("bf16", m, n), way.config, [], {}
         if way.splits > 1:
@@ -234,7 +235,16 @@ def measure(
             both = [there[name] / times[name] for name in near if name in times]
             scale = statistics.geometric_mean(both) if both else 1.0
             there |= {name: round(ms * scale, 5) for name, ms in times.items()}
-        rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(name), ms] for name, ms in there.items()]})
+        # Copies to whole lines had no zeros behind their rows once: what was measured so does not say it.
+        zeros = kind == "product" if known is None else "zeros" in known[i]
+        rows.append(
+            {
+                "kind": kind,
+                **({"zeros": True} if zeros else {}),
+                "shape": shape,
+                "ms": [[json.loads(name), ms] for name, ms in there.items()],
+            }
+        )
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
 

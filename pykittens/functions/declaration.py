@@ -166,9 +166,10 @@ class Function:
     ) -> None:
         """Writes the results that were made for these operands."""
         if any(x is not None and 0 in x.shape for x in infos):
-            if self.functional is not None:
-                results, made = self.functional.results(*infos[:-1], *settings), arrays[-1:]
-                return self.functional.compute(arrays[:-1], infos[:-1], results, made, settings)
+            if self.functional is not None and not self.outputs:
+                taken = len(self.functional.names)  # with or without what is written: a total, or room for a result
+                results, made = self.functional.results(*infos[:taken], *settings), arrays[-1:]
+                return self.functional.compute(arrays[:taken], infos[:taken], results, made, settings)
             zeros = self._of_zeros(arrays, infos, settings, len(made) > len(self.outputs))
             for i, (result, x) in enumerate(zip(results, made, strict=True)):
                 if 0 not in result.shape:

@@ -36,17 +36,17 @@ def tiles(x: Any, width: int) -> Any:
 )
 def align(
     x: Annotated[Tensor, FLOATS, "M", "N"],
-    y: Annotated[Tensor, FLOATS, "M", "N"],
+    y: Annotated[Tensor, FLOATS, "M", "L"],
     x1: Annotated[Tensor, FLOATS, "M1", "N1"] | None = None,
-    y1: Annotated[Tensor, FLOATS, "M1", "N1"] | None = None,
+    y1: Annotated[Tensor, FLOATS, "M1", "L1"] | None = None,
     x2: Annotated[Tensor, FLOATS, "M2", "N2"] | None = None,
-    y2: Annotated[Tensor, FLOATS, "M2", "N2"] | None = None,
+    y2: Annotated[Tensor, FLOATS, "M2", "L2"] | None = None,
     *,
     widths: tuple[int, ...],
     dependent: bool = False,
 ) -> None:
-    """y = x, y1 = x1, y2 = x2. widths: how many neighbours a thread moves at once, of each matrix that is given.
-    dependent: the next kernel may begin.
+    """y = x, y1 = x1, y2 = x2, and zeros up to the end of their rows, of a line more at most. widths: how many
+    neighbours a thread moves at once, of each matrix that is given. dependent: the next kernel may begin.
     """
     if dependent:
         pk.launch_next()
@@ -66,7 +66,8 @@ def align(
 
 
 def copies(matrices: Sequence[Any], dependent: bool) -> list[View]:
-    """Aligned copies of one to three matrices with contiguous rows."""
+    """Aligned copies of one to three matrices with contiguous rows, as long as these; whole lines lie behind them, with
+    zeros (`View.array`)."""
     made, widths = [], []
     for x in matrices:
         info = arrays.describe(x)
@@ -76,6 +77,6 @@ def copies(matrices: Sequence[Any], dependent: bool) -> list[View]:
         wide = -(-cols // each) * each
         copy = arrays.empty(info.kind, (rows, wide), info.dtype, info.device)
         made.append(View(copy, (rows, cols), (wide, 1)))
-    given = (z for pair in zip(matrices, made, strict=True) for z in pair)
+    given = (z for x, copy in zip(matrices, made, strict=True) for z in (x, copy.array))
     align(*given, widths=tuple(widths), dependent=dependent)
     return made

@@ -74,11 +74,16 @@ class Config:
         return self.cols // self.cluster if self.splits else self.cols
 
 
+def sides(a: Any, b: Any, c: Any, ta: bool, tb: bool) -> tuple[Any, Any]:
+    """The result's rows and columns. The operands may have more of them, which are zeros."""
+    return (a.cols if ta else a.rows, b.rows if tb else b.cols) if c is None else (c.rows, c.cols)
+
+
 def grid(
-    a: Any, b: Any, sms: int, config: Config, ta: bool = False, tb: bool = False, splits: Any = None, **_: Any
+    a: Any, b: Any, c: Any, sms: int, config: Config, ta: bool = False, tb: bool = False, splits: Any = None, **_: Any
 ) -> int:
     """One block a multiprocessor, or as many as there is work for. Clusters that share k make one tile and end."""
-    (down, right), m, n = config.stack, a.cols if ta else a.rows, b.rows if tb else b.cols
+    (down, right), (m, n) = config.stack, sides(a, b, c, ta, tb)
     items = pk.cdiv(m, config.rows * down) * pk.cdiv(n, config.cols * right)
     items = items if splits is None else items * splits
     return (items if config.splits else min(items, max(1, sms * config.residents // config.cluster))) * config.cluster
@@ -113,7 +118,8 @@ def gemm(
     epilogue: Callable[..., Any] | None = None,
     dependent: bool = False,
 ) -> None:
-    """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k), and b2 like it.
+    """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k), and b2 like it. Rows of (k, m) and (k, n) may
+    be longer, with zeros: TMA is slow where a row ends inside a sector of 32 bytes.
 
     `dependent`: the kernel before makes operands or clears `flags`, and may still run.
 
@@ -141,7 +147,7 @@ def gemm(
     buffers = buffers if buffers % 2 else 2
     if c is not None:
         leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
-    (down, right), m, n = config.stack, a.cols if ta else a.rows, b.rows if tb else b.cols
+    (down, right), (m, n) = config.stack, sides(a, b, c, ta, tb)
     rank = pk.cluster.rank if config.cluster > 1 else 0
     high, wide = pk.cdiv(m, config.rows * down), pk.cdiv(n, config.cols * right)
     steps = pk.cdiv(a.rows if ta else a.cols, depth * (config.cluster if config.splits else 1))

@@ -58,7 +58,7 @@ def call(
         matrices.append(b2)
     config, splits = (config, 1) if config else (plan.config, plan.splits)
     ampere = isinstance(config, gemm_ampere.Config)
-    (a, b, *others), copied = stored(matrices, orders, not ampere)
+    (a, b, *others), copied = stored(matrices, orders, not ampere, not ampere and out is not None)
     static = {"config": config, "ta": plan.a.transposed, "tb": plan.b.transposed, "epilogue": epilogue}
     given = (a, b, out, *extras, *[None] * (4 - len(extras)))
     rest = (others[0] if others else None, *more, *[None] * (2 - len(more)))
@@ -92,9 +92,11 @@ class Order:
     straddles: float  # the share of rows of 128 bytes that lie across two lines of L2
 
 
-def stored(matrices: Sequence[Any], orders: Sequence[Order], dependent: bool) -> tuple[list[Any], bool]:
+def stored(
+    matrices: Sequence[Any], orders: Sequence[Order], dependent: bool, whole: bool = False
+) -> tuple[list[Any], bool]:
     """The matrices to pass to the kernel, and whether copies of some have just begun; `dependent`: the kernel may begin
-    beside them."""
+    beside them; `whole`: it takes the result's sides from the result, and of copies whole lines."""
     found = [x.T if how.transposed else x for x, how in zip(matrices, orders, strict=True)]
     where = []
     for i, how in enumerate(orders):
@@ -106,7 +108,8 @@ def stored(matrices: Sequence[Any], orders: Sequence[Order], dependent: bool) ->
                 where.append(i)
     copies = aligned.copies([found[i] for i in where], dependent) if where else []
     for i, copy in zip(where, copies, strict=True):
-        found[i] = copy
+        outward = orders[i].transposed == (i == 0)  # rows in memory lie along m or n: what is behind them is nobody's
+        found[i] = copy.array if whole and outward else copy
     return found, bool(where)
 
 
@@ -137,8 +140,11 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Ch
             raise ArgumentError(f"matmul of 8-bit floats on {arch}: its kernel is written for Hopper", fix=fix)
         config = choose_ampere(m, n, sms, pair)
     else:
-        stored = (a.straddles, b.straddles), (a.transposed, b.transposed)
-        shape = schedule.Multiply(m, n * (1 + pair), k, size, *stored)
+        ragged = (
+            a.transposed and not a.copied and m * size % 32 > 0,
+            not (b.transposed or b.copied) and n * size % 32 > 0,
+        )
+        shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles), ragged)
         divide = sms > 2  # the simulated GPU runs what an H100 would, in tiles that nobody divides
         config, splits = schedule.product(shape, schedule.machine(first.device), divide, pair).way
         if pair:  # three results may leave

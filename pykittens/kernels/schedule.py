@@ -204,14 +204,14 @@ def _residents(way: Way) -> int:
 
 class Multiply(NamedTuple):
     """The shape of a product, of elements of `size` bytes. straddle: the share of each operand's rows that lie across
-    lines of L2; transposed: whether a is stored as (k, m), and b as (n, k)."""
+    lines of L2; ragged: whether rows in memory that lie along m, and along n, end inside a sector of 32 bytes."""
 
     m: int
     n: int
     k: int
     size: int = 2
     straddle: tuple[float, float] = (0.0, 0.0)
-    transposed: tuple[bool, bool] = (False, False)
+    ragged: tuple[bool, bool] = (False, False)
 
     def ways(self, sms: int, divide: bool = True) -> Iterator[Product]:
         """All that may be fastest."""
@@ -249,10 +249,7 @@ class Multiply(NamedTuple):
         full, end = at_once * own / sms, min(1.0, rest * own * way.splits / sms)  # how busy the GPU is
         loading = rounds * steps * (alone + (1 - alone) * full) + last * (alone + (1 - alone) * end)
         all_rounds = rounds + (rest > 0)
-        ends = (self.transposed[0] and self.m * self.size % 32 != 0) or (
-            not self.transposed[1] and self.n * self.size % 32 != 0
-        )
-        edge = ends * inside * (rounds * steps + last) / all_rounds * (1 + (all_rounds - 1) / wide)
+        edge = any(self.ragged) * inside * (rounds * steps + last) / all_rounds * (1 + (all_rounds - 1) / wide)
         busiest = c.depth / 128 * ((multiply * (rounds * steps + last)) ** 4 + (load * loading + edge) ** 4) ** 0.25
         crosses = 0.0 if odd else straddling(self.n * self.size)
         busiest += all_rounds * (tile + (unaligned * odd + crossing * crosses) * area)
@@ -262,9 +259,9 @@ class Multiply(NamedTuple):
 
 
 def contiguous(m: int, n: int, k: int, size: int = 2) -> Multiply:
-    """A product whose operands are stored by rows, without gaps but those that TMA needs."""
+    """A product whose operands are stored by rows without gaps, or copied to whole lines where TMA needs it."""
     across = [0.0 if x * size % 16 else straddling(x * size) for x in (k, n)]
-    return Multiply(m, n, k, size, (across[0], across[1]))
+    return Multiply(m, n, k, size, (across[0], across[1]), (False, n * size % 32 == 16))
 
 
 @cache

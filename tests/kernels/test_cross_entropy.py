@@ -234,3 +234,10 @@ def test_targets_of_any_stride(reduction: str) -> None:
         wanted = torch.nn.functional.cross_entropy(x, given, reduction=reduction).sum()
         assert torch.allclose(loss, wanted)
         assert torch.allclose(*(torch.autograd.grad(y, x)[0] for y in (loss, wanted)), atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_no_rows_in_place_are_what_no_rows_are(reduction: str) -> None:
+    x, targets = np.zeros((0, 5), np.float32), np.zeros(0, np.int64)
+    found, expected = (pk.cross_entropy(x, targets, reduction=reduction, in_place=kind) for kind in (True, False))
+    assert np.array_equal(found, expected, equal_nan=True)

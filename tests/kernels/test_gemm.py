@@ -92,6 +92,7 @@ def test_aligned_copies_keep_every_number() -> None:
     made = copy.array[:, :7]
     assert np.array_equal(made.astype(float), x.astype(float), equal_nan=True)
     assert np.signbit(made[:, 3].astype(float)).all()
+    assert copy.array.shape == (5, 64) and not copy.array[:, 7:].astype(float).any()  # TMA reads whole lines
 
 
 @pytest.mark.thin
