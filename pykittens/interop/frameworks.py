@@ -52,7 +52,9 @@ class Numpy(Framework):
     def describe(self, array: Any) -> ArrayInfo:
         if isinstance(array, np.ma.MaskedArray):
             raise Unsupported("is a masked array, and kernels know no masks", "pass x.filled(...) or x.data")
-        name, strides = dtype_name(array.dtype), in_elements(array.strides, array.itemsize)
+        name = dtype_name(array.dtype)
+        # Without elements, NumPy's strides are 0 where those of others are of the shape.
+        strides = in_elements(array.strides, array.itemsize) if array.size else packed(array.shape)
         return ArrayInfo(array.ctypes.data, array.shape, strides, name, None, "numpy", array.flags.writeable)
 
     def view(self, array: Any, writable: bool) -> Array:
