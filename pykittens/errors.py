@@ -62,21 +62,29 @@ def user_frame_objects(limit: int = 8) -> list[FrameType]:
     tracing = (
         getattr(_made, "errors", None) is not None
     )  # else a library file's frame is a host function, not its author's kernel
-    while frame is not None and len(found) < limit:
+    while frame is not None:
         code = frame.f_code
         known = _owners.get(id(code))
         if known is None:
+            if len(_owners) > _MOST_OWNERS:
+                _owners.clear()
             known = _owners[id(code)] = (_owner(frame), code)
         of = known[0]
-        if of == "user" or (of == "library" and tracing):
+        if of == "package":
+            if found:
+                break  # back inside the package: what called the kernel function is no part of it
+        elif of == "user" or (of == "library" and tracing):
             found.append(frame)
-        elif of != "between" and (found or code.co_filename.startswith(_COMMANDS)):
-            break  # back inside the package: what called the kernel function is no part of it
+            if len(found) == limit:
+                break
+        elif of == "command" or (of == "library" and found):
+            break
         frame = frame.f_back
     return found
 
 
 _owners: dict[int, tuple[str, CodeType]] = {}  # by the code's id, whose it then stays
+_MOST_OWNERS = 4096
 
 
 def _owner(frame: FrameType) -> str:
@@ -87,9 +95,11 @@ def _owner(frame: FrameType) -> str:
 
 @cache
 def _of(file: str) -> str:
-    """Whose a file is: "user", "library" (our kernels), "between" or "package"."""
+    """Whose a file is: "user", "library" (our kernels), "between", "command" or "package"."""
     if file in _BETWEEN:
         return "between"
+    if file.startswith(_COMMANDS):
+        return "command"
     if not is_user_file(file) or file.startswith("<frozen"):
         return "package"
     return "library" if file.startswith(_LIBRARY) else "user"
