@@ -22,14 +22,16 @@ from ..catalog import Array, Instance, Shipped
 from .attention import LENGTHS, windowed
 
 
-def _attention_backward(dim: int, dtype: str, causal: bool, laps: int = 3, softcap: float | None = None) -> Instance:
+def _attention_backward(dim: int, dtype: str, causal: bool, laps: int = 0, softcap: float | None = None) -> Instance:
     """Two heads that share keys; tiles of queries go round the rings, and the second tile of keys is short.
 
     The kernel is told a log-sum-exp and a delta for each row, which here are any numbers.
     """
     settings = attention_backward.configuration(dim, softcap is not None)
     scale, keys = dim**-0.5, attention_backward_hopper.keys_of(dim)
-    n, m = laps * settings.get("rows", 64) + 40, 2 * keys - 24
+    rows = settings.get("rows", 64)
+    laps = laps or (2 if rows == 128 else 3)  # so that each tile of the padded rows has rows
+    n, m = laps * rows + 40, 2 * keys - 24
     padded, parts = attention_backward.scratch(n, dim)
     q, k, row = spec(DTYPES[dtype], (1, 2, n, dim)), spec(DTYPES[dtype], (1, 1, m, dim)), spec(f32, (1, 2, padded))
     sums = spec(f32, (1, 2, *parts))
@@ -260,7 +262,7 @@ ROWS = (
         name="attention_backward_wide",
         about="the same for rows of 256: two blocks of a cluster give each other their dS and add half as much to dq",
         make=lambda dtype, causal: replace(
-            _attention_backward(256, dtype, causal),
+            _attention_backward(256, dtype, causal, laps=1),
             kernel=attention_backward_wide.differentiate,
             statics={"causal": causal},
         ),
