@@ -236,13 +236,13 @@ class Multiply(NamedTuple):
         bandwidth, part, writes, unaligned, crossing, across, alone, below, beside, inside = common
         c, (down, right), sms = way.config, way.config.stack, machine.sms
         high, wide = -(-self.m // (c.rows * down)) * down, -(-self.n // (c.cols * right)) * right
-        tiles, area, odd = high * wide, c.rows * c.cols / 2**15, self.n * self.size % 16 != 0
+        tiles, area, odd = high * wide, c.rows * c.cols / 2**15, self.n % 8 != 0  # results have 16 bits at least
         rows, cols = c.rows / right, c.cols / down  # of the operands, what a block asks for
         asked = rows * (1 + across * self.straddle[0] + below * (1 - self.m / (high * c.rows)))
         asked += cols * (1 + across * self.straddle[1] + beside * (1 - self.n / (wide * c.cols)))
         load *= asked / (rows + cols)
         own = c.cluster if c.splits else 1  # blocks of a tile
-        at_once = sms // own if own <= 2 else max(1, sms * 10 // (11 * own))  # large clusters find less room
+        at_once = max(1, sms // own if own <= 2 else sms * 10 // (11 * own))  # large clusters find less room
         steps = -(-self.k * self.size // (c.depth * own))
         rounds, rest = divmod(tiles, at_once)
         last = -(-steps // way.splits) if rest else 0
@@ -251,7 +251,7 @@ class Multiply(NamedTuple):
         all_rounds = rounds + (rest > 0)
         edge = any(self.ragged) * inside * (rounds * steps + last) / all_rounds * (1 + (all_rounds - 1) / wide)
         busiest = c.depth / 128 * ((multiply * (rounds * steps + last)) ** 4 + (load * loading + edge) ** 4) ** 0.25
-        crosses = 0.0 if odd else straddling(self.n * self.size)
+        crosses = 0.0 if odd else straddling(2 * self.n)
         busiest += all_rounds * (tile + (unaligned * odd + crossing * crosses) * area)
         busiest += part * way.splits * area if way.splits > 1 else 0.0
         moved = (self.m * self.k + self.k * self.n + self.m * self.n * (writes if odd else 1)) * self.size / 1e6

@@ -37,7 +37,7 @@ def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: Attenti
 
 @pytest.mark.thin
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (64, 8192, 8192), (1000, 5000, 3000), (99999, 16, 16), (16384,) * 3])
-@pytest.mark.parametrize("machine", [Machine(2), Machine()])
+@pytest.mark.parametrize("machine", [Machine(1), Machine(2), Machine()])
 def test_every_way_of_a_product_has_a_time_and_the_least_is_taken(
     sizes: tuple[int, int, int], machine: Machine
 ) -> None:
