@@ -32,7 +32,7 @@ from ..interop import arrays
 from .channel_decays import WIDTH, Products
 from .chunks import CHUNK, LEAST, LOG2E, later, part_of, rows_of
 from .sequences import DTYPES, terms, unit_of
-from .ssd import REGISTERS, warps
+from .ssd import REGISTERS, first_state, hand_on, keep_state, warps
 from .ssd_passes import Call
 
 E, N = pk.static("E"), pk.static("N")
@@ -223,18 +223,11 @@ def walk(
             warpgroup.tma.wait()
 
     with pk.role("state", warpgroups=1, registers=budget[1]):
-        if before is None:
-            state = warpgroup.zeros(f32, CHUNK, b.cols)
-        else:
-            state = warpgroup.load(before, (place, head, col, 0), rows=CHUNK)
+        state = first_state(before, (place, head, col, 0), b.cols)
         total = warpgroup.zeros_row(f32, b.cols) if totals is not None else None
         for i in pk.range(me.count):
             if uses:
-                with past.put() as next:
-                    if scaled:
-                        unit = unit_of(state)
-                        warpgroup.store(next.unit, unit)
-                    warpgroup.store(next.state, (state / unit if scaled else state).to(dtype))
+                hand_on(past, state, dtype)
             slot = ring.read()
             decay = warpgroup.load_row(slot.decays)
             state[:] = state * pk.exp2(decay)
@@ -266,13 +259,7 @@ def walk(
         if every is not None:
             with pk.role("keep", warps=1):
                 for i in pk.range(me.count):
-                    last, number = past.read(), numbers(i)[1]
-                    pk.tma.store(every, last.state, (number, head, col, 0))
-                    pk.tma.commit()
-                    if scaled:
-                        warp.store(units, warp.load_vec(last.unit), (number, head, col))
-                    pk.tma.wait(read=True)
-                    past.release()
+                    keep_state(past, every, units, (numbers(i)[1], head, col))
 
 
 @pk.kernel(warps=WARPS, grid=lambda local, sequences, **_: (local.rows // (WARPS * ROWS), local.depth, sequences))

@@ -166,10 +166,7 @@ def scan(
             warpgroup.tma.wait()
 
     with pk.role("state", warpgroups=1, registers=budget[1]):
-        if before is None:
-            state = warpgroup.zeros(f32, CHUNK, b.cols)
-        else:
-            state = warpgroup.load(before, (place, head, col, 0), rows=CHUNK)
+        state = first_state(before, (place, head, col, 0), b.cols)
         total = pk.var(f32, 0.0)
 
         def fade(i: Any, slot: Any) -> None:
@@ -188,11 +185,7 @@ def scan(
 
         for i in pk.range(me.count):
             if uses:
-                with past.put() as next:
-                    if scaled:
-                        unit = unit_of(state)
-                        warpgroup.store(next.unit, unit)
-                    warpgroup.store(next.state, (state / unit if scaled else state).to(dtype))
+                hand_on(past, state, dtype)
             slot = ring.read()
             fade(i, slot)
             all = slot.sums[CHUNK - 1]
@@ -226,10 +219,34 @@ def scan(
         if every is not None:
             with pk.role("keep", warps=1):
                 for i in pk.range(me.count):
-                    last = past.read()
-                    pk.tma.store(every, last.state, (slot_of(i), head, col, 0))
-                    pk.tma.commit()
-                    if scaled:
-                        warp.store(units, warp.load_vec(last.unit), (slot_of(i), head, col))
-                    pk.tma.wait(read=True)
-                    past.release()
+                    keep_state(past, every, units, (slot_of(i), head, col))
+
+
+# What the walk of `gla.py` has, too ---------------------------------------------------------------------------
+
+
+def first_state(before: Any, where: Any, cols: int) -> Any:
+    """The state that a walk begins with: zeros, or that `before`."""
+    if before is None:
+        return warpgroup.zeros(f32, CHUNK, cols)
+    return warpgroup.load(before, where, rows=CHUNK)
+
+
+def hand_on(past: Any, state: Any, dtype: Any) -> None:
+    """Puts a state into a ring, rounded, in f16 with the factors of its rows."""
+    with past.put() as next:
+        if dtype is f16:
+            unit = unit_of(state)
+            warpgroup.store(next.unit, unit)
+        warpgroup.store(next.state, (state / unit if dtype is f16 else state).to(dtype))
+
+
+def keep_state(past: Any, every: Any, units: Any, where: Any) -> None:
+    """Stores the next state of a ring, and in f16 the factors of its rows."""
+    last = past.read()
+    pk.tma.store(every, last.state, (*where, 0))
+    pk.tma.commit()
+    if every.dtype is f16:
+        warp.store(units, warp.load_vec(last.unit), where)
+    pk.tma.wait(read=True)
+    past.release()
