@@ -131,7 +131,8 @@ class Registers:
             return value if self.chosen is None else value[self.chosen]
         rows = value.reshape(-1, self.span)
         rows = rows if self.chosen is None else rows[self.chosen]
-        if (rows != rows[:, :1]).any():
+        first = rows[:, :1]
+        if ((rows != first) & ((rows == rows) | (first == first))).any():  # NaN is the same as NaN
             op = self.step.op
             raise Diagnosis(
                 f"{op.scope}.{op.name}: {of.label} differs between the warps of one {op.scope}: {rows[0].tolist()}",

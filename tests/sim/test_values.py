@@ -323,3 +323,14 @@ def test_division_by_zero_is_an_error() -> None:
     assert y[0, 0] == -4
     with pytest.raises(pk.Diagnosis, match="n // d divides by 0"):
         divide.simulate(y, 1, 0)
+
+
+def test_a_scalar_that_is_no_number_is_the_same_for_all_warps() -> None:
+    @pk.kernel(warps=4)
+    def total(x: pk.gl(f32, 64, 16), y: pk.gl(f32, 1)) -> None:
+        pk.block.set(y, (0,), warpgroup.load(x, rows=64).sum())
+
+    x, y = np.zeros((64, 16), np.float32), np.zeros(1, np.float32)
+    x[3, 4] = np.nan
+    total(x, y)
+    assert np.isnan(y[0])
