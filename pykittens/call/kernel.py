@@ -35,7 +35,7 @@ from ..trace.tracer import trace
 from ..types import DType
 from .again import Again
 from .arguments import Specialisation, bind_arguments, seen_by_options, spec, specialise, why_misaligned
-from .dimensions import RESIDENT, SWITCHES, Dim3, dimensions, resident, switch
+from .dimensions import RESIDENT, SWITCHES, Dim3, dimensions, resident, switch, whole
 from .dimensions import warps as block_warps
 from .gradients import check_gradients, overwritten
 from .identity import Identity, leaf_of
@@ -66,7 +66,11 @@ if hasattr(os, "register_at_fork"):
 class Kernel:
     """A kernel function and its programs, one per specialisation. Made by `@pk.kernel`."""
 
+    @public
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]):
+        if not isinstance(function, FunctionType):
+            fact = f"pk.kernel of {function!r}, which is no Python function"
+            raise TraceError(fact, fix="decorate a `def`: what else there is may be called in it")
         self.function, self.options = function, options
         self.name = function.__name__
         self.__doc__, self.__name__, self.__wrapped__ = function.__doc__, function.__name__, function
@@ -263,6 +267,8 @@ class Kernel:
         """`simulate(*args, **named)` with `seed` and `progress`, whatever the kernel's parameters are called."""
         from ..sim import simulate
 
+        if seed is not None:
+            seed = whole(self.name, "seed", seed)
         given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)
         program = self.program_for(specialisation, known)

@@ -80,6 +80,11 @@ def read_signature(function: Callable[..., Any]) -> Signature:
     optional: list[str] = []
     numbers: list[tuple[str, Any]] = []
     for p in inspect.signature(function).parameters.values():
+        if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            fact = f"parameter {p.name!r} of kernel {function.__name__!r} is {p.kind.description}"
+            raise TraceError(
+                fact, fix="give each parameter a name and a type: operands are known by theirs", location=where
+            )
         annotation = p.annotation
         if isinstance(annotation, str):  # from __future__ import annotations
             annotation = _written(annotation, p.name, function)

@@ -1,7 +1,6 @@
 """Public functions choose their kernels by the features of the GPU: on each, what needs no wgmma runs, and the rest
 says so."""
 
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 import pykittens as pk
 from pykittens.architectures import ARCHITECTURES, best_for
-from pykittens.call.kernel import Kernel
+from pykittens.call.kernel import _kernels
 from pykittens.gpu import cache, compiler
 from pykittens.interop import frameworks
 from pykittens.kernels import matmul
@@ -74,5 +73,5 @@ def forget() -> None:
 
     plans.known.clear()
     matmul.choose_kernel.cache_clear()
-    for kernel in [x for x in gc.get_objects() if type(x) is Kernel]:
+    for kernel in [*_kernels]:
         kernel.forget()

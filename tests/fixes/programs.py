@@ -675,6 +675,11 @@ def copy(x: pk.gl(f32, "N", 64), first: pk.i32) -> None:
     pk.wait(gate, 0)
 """
 CALLS: list[Any] = [
+    ("pk.kernel(3)", "pk.kernel(warps=1)(idle)"),
+    (
+        "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), /): pass",
+        "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64)): pass",
+    ),
     (
         "import os\n@pk.kernel(warps=1)\ndef f(x: pk.gl(f32, 'N', 64)): warp.set(x, (0, 0), float(os.getenv('F', 2)))\n"
         "f(A)",

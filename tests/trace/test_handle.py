@@ -225,3 +225,22 @@ def test_numpys_numbers_and_pythons_functions() -> None:
     want = [3 - x, x, whole, rest, np.float32(0.5) < x, np.round(x), np.floor(x), np.trunc(x) * 4]
     for got, expected in zip(out, want, strict=True):
         np.testing.assert_array_equal(got, expected)
+
+
+def test_a_kernel_inside_another() -> None:
+    """It is refused, and its function is traced into the other."""
+
+    @pk.kernel(warps=1)
+    def double(x: pk.gl(f32, "N", 64), y: pk.gl(f32, "N", 64)) -> None:
+        warp.store(y, warp.load(x, (0, 0), rows=16) * 2.0, (0, 0))
+
+    @pk.kernel(warps=1)
+    def outer(x: pk.gl(f32, "N", 64), y: pk.gl(f32, "N", 64), *, call: Any) -> None:
+        call(x, y)
+
+    x, y = np.ones((16, 64), np.float32), np.zeros((16, 64), np.float32)
+    for call in (double, lambda x, y: pk.softmax(x)):
+        with pytest.raises(pk.ArgumentError, match="belongs to the kernel that is being traced"):
+            outer(x, y, call=call)
+    outer(x, y, call=double.function)
+    assert (y == 2).all()
