@@ -328,7 +328,7 @@ def test_division_by_zero_is_an_error() -> None:
 def test_a_scalar_that_is_no_number_is_the_same_for_all_warps() -> None:
     @pk.kernel(warps=4)
     def total(x: pk.gl(f32, 64, 16), y: pk.gl(f32, 1)) -> None:
-        pk.block.set(y, (0,), warpgroup.load(x, rows=64).sum())
+        pk.block.set(y, (0,), warpgroup.load(x, (0, 0), rows=64).sum())
 
     x, y = np.zeros((64, 16), np.float32), np.zeros(1, np.float32)
     x[3, 4] = np.nan
