@@ -163,6 +163,9 @@ def attention(
             raise ArgumentError("attention: causal or a window, where queries and keys end at different rows", fix=fix)
         lengths = {"q": (lengths_q, q.shape[2]), "k": (lengths_k, k.shape[2])}
         mask, mask_operands = scorings.within_lengths(lengths, padding, mask, mask_operands)
+    elif padding != "right":
+        fix = "pass lengths_q or lengths_k, which say how many rows are none"
+        raise ArgumentError(f"attention: padding={padding!r} without lengths", fix=fix)
     settings = (causal, scale, deterministic, left, right, softcap)
     if functions := asked(score, score_operands, mask, mask_operands):
         return ATTENTION_SCORED((q, k, v, sinks, *functions[0]), (*settings, *functions[1]), return_lse)

@@ -247,6 +247,7 @@ def test_mma_sync(name: str, d: int) -> None:
             "operand 0 of score and mask is f64",
         ),
         ({"lengths_k": np.zeros(2, np.int32), "padding": "up"}, ArgumentError, "padding='up'"),
+        ({"padding": "left"}, ArgumentError, "padding='left' without lengths"),
         ({"lengths_k": np.zeros(3, np.int32)}, ArgumentError, r"shape \(3,\), indexed by batch"),
         ({"lengths_k": np.zeros(2, np.int32), "causal": True}, ArgumentError, "end at different rows"),
         (
