@@ -63,7 +63,8 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
         fix = OPEN
     if access.reduction and combines and access.reduction != combines:
         fix = ONE_KIND
-    if clash.operation == step.number and not queue:
+    same_line = clash.operation == step.number
+    if same_line and (not queue or int(cluster.clocks.warp_of[clash.agent]) not in (-1, by)):
         fix = SAME_LINE
     return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, location=op.location, also=also)
 

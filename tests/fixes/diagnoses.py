@@ -195,6 +195,10 @@ ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
         )
         for wrong, right in (
             ("warp.set(two, 0, 1.0)", "warp.set(two, warp.index, 1.0)"),
+            (
+                "warp.load_async(t, x, (0, 0))\nwarp.commit()\nwarp.wait_loads()",
+                "with pk.when(warp.index == 0):\n    warp.load_async(t, x, (0, 0))\nwarp.commit()\nwarp.wait_loads()",
+            ),
             ("warp.set(y, (0, 0), 1.0)", "with pk.when(warp.index == 0):\n    warp.set(y, (0, 0), 1.0)"),
             (
                 "for i in pk.range(2):\n    with pk.when(warp.index == i):\n        warp.set(y, (0, 0), 1.0)",
