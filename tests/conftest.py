@@ -3,6 +3,7 @@ takes."""
 
 import gc
 import os
+import sys
 
 # One thread a process: the matrices are small, there is a process a core, and threads that wait for one another spin.
 # Before anything loads NumPy or torch; processes that tests or pytest start inherit it.
@@ -10,6 +11,10 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
 
 os.environ.setdefault("PYKITTENS_TRACEBACK", "full")  # what goes wrong here is ours to find
+# Many tests start processes, which load what this one has compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # What tests trace and torch compiles stays: millions of objects, which Python would go through again whenever there are
 # a quarter more of them. A tenth of all time, by default.
 gc.set_threshold(5000, 20, 30)

@@ -87,7 +87,7 @@ def batches() -> Iterator[Any]:
     rest: list[Case] = []
     for op in SAMPLED:
         for number, sample in enumerate(op.samples()):
-            (few if number < 2 or number % 24 == 0 else rest).append(Case(op, sample, number))
+            (few if number == 0 or number % 24 == 12 else rest).append(Case(op, sample, number))
     for found, marks, name in ((few, (), "few"), (rest, (pytest.mark.whole,), "rest")):
         for i in range(0, len(found), BATCH):
             yield pytest.param(i // BATCH, found[i : i + BATCH], marks=marks, id=f"{name}-{i}")

@@ -560,7 +560,7 @@ for f in (lambda x: matmul(x, x) + 1, lambda x: attention(x[None, None], x[None,
     "program",
     [
         pytest.param(LATE, id="looked up while tracing", marks=pytest.mark.whole),
-        pytest.param(EARLY, id="imported before torch"),
+        pytest.param(EARLY, id="imported before torch", marks=pytest.mark.whole),
     ],
 )
 def test_compiled_before_any_eager_call(program: str) -> None:

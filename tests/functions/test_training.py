@@ -100,6 +100,7 @@ def test_selective_checkpoints_may_keep_an_operator() -> None:
 
 
 COMPILED = """
+from pykittens import attention, matmul, softmax  # before torch, which then has them to trace
 import torch
 from tests.functions.test_training import inputs, model
 

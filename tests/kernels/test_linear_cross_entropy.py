@@ -265,6 +265,7 @@ def test_exponentials_that_were_kept(kept: int) -> None:
     check(x, weight, targets, bias, settings, kept=kept, workspace=2 * m * STEP)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("m", "h", "kept"), [(40, 64, 77), (96, 64, STEP), (150, 64, 0)])
 def test_exponentials_in_the_memory_of_the_gradient(m: int, h: int, kept: int) -> None:
     """Of three slices, of two and of one, others being kept elsewhere or made again; more rows than columns of x, and

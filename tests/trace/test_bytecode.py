@@ -21,6 +21,7 @@ def codes(code: CodeType) -> Iterator[CodeType]:
             yield from codes(constant)
 
 
+@pytest.mark.thin(6)
 @pytest.mark.parametrize("module", [argparse, dis, inspect, *pkgutil.iter_modules(pykittens.kernels.__path__)], ids=str)
 def test_operations_are_those_of_dis(module: object) -> None:
     """Names, constants and cells, beyond 256 of them too, in every function of some large modules."""
