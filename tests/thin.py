@@ -49,15 +49,11 @@ def of_one_kernel() -> list[list[Shipped]]:
 
 
 def configurations(
-    rows: Iterable[Shipped],
-    keep: Callable[[Shipped, dict[str, Any]], bool] = lambda row, choice: True,
-    alike: Callable[[Any], Any] = lambda value: value,
+    rows: Iterable[Shipped], keep: Callable[[Shipped, dict[str, Any]], bool] = lambda row, choice: True
 ) -> list[Configuration]:
-    """Few configurations of rows, of those to `keep`, with each row and every value of every option, of values that are
-    `alike` one."""
+    """Few configurations of rows, of those to `keep`, with each row and every value of every option."""
     every = [(row, choice, found) for row in rows for choice, found in row.configurations() if keep(row, choice)]
-    values = [{("row", row.name), *((name, alike(x)) for name, x in choice.items())} for row, choice, _ in every]
-    return [every[i] for i in covering(values)]
+    return [every[i] for i in covering([{("row", row.name), *choice.items()} for row, choice, _ in every])]
 
 
 def covering(sets: Sequence[Collection[Any]]) -> list[int]:
