@@ -19,15 +19,15 @@ CHECKS = (
     ("benchmarks.tables", "--check"),
 )
 # Seconds of a processor that a kind of test may take. Five minutes of two cores are asked, 600 in all. Processors
-# differ: these are a third above what one took (628, where a loop of 30 million additions in Python took 4.4 s; it
-# takes 3.3 on a faster one), so that what grows is seen.
+# differ: these are a quarter above what a slow one took (722, where a loop of 30 million additions in Python took
+# 4.6 s; it takes 3.0 on a faster one), so that what grows is seen.
 BUDGET = {
-    "compiled kernels": 180,
-    "simulated kernels": 195,
-    "removals": 95,
-    "operations": 40,
-    "torch and functions": 160,
-    "everything else": 170,
+    "compiled kernels": 190,
+    "simulated kernels": 200,
+    "removals": 90,
+    "operations": 50,
+    "torch and functions": 190,
+    "everything else": 200,
 }
 KINDS = {
     "tests/test_kernels_compile": "compiled kernels",
