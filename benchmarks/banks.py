@@ -8,9 +8,6 @@ stored, so that nothing is optimised away. Loads and stores are compared separat
 
 from __future__ import annotations
 
-import csv
-import io
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +18,7 @@ import numpy as np
 import pykittens as pk
 from pykittens import bf16, f32, warp
 
+from . import ncu
 from .record import record
 
 METRICS = {
@@ -140,19 +138,9 @@ def launch() -> None:
 def measured() -> list[dict[str, int]]:
     """The metrics of each launch, in order."""
     metrics = {**METRICS, **WAVEFRONTS}
-    command = ["ncu", "--clock-control", "none", "--metrics", ",".join(metrics.values()), "--csv"]
-    command += ["--kernel-name", "regex:pattern", sys.executable, "-m", "benchmarks.banks", "launch"]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=300)
-    lines = done.stdout.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
-    if start is None:
-        raise SystemExit(f"{done.stdout}\n{done.stderr}")
     names = {metric: name for name, metric in metrics.items()}
-    found: dict[str, dict[str, int]] = {}
-    for row in csv.DictReader(io.StringIO("\n".join(lines[start:]))):
-        if row["Metric Name"] in names:
-            found.setdefault(row["ID"], {})[names[row["Metric Name"]]] = int(row["Metric Value"].replace(",", ""))
-    return list(found.values())
+    found = ncu.launches("benchmarks.banks", "pattern", [*names])
+    return [{names[metric]: int(value) for metric, value in launch.items()} for launch in found]
 
 
 def main() -> int:

@@ -9,15 +9,13 @@ multiprocessors are active; what twice as many steps take more is one kernel's s
 
 from __future__ import annotations
 
-import csv
-import io
-import subprocess
 import sys
 from typing import Any
 
 from pykittens.bench import probe
 from pykittens.gpu import driver
 
+from . import ncu
 from .record import record
 
 CYCLES = "sm__cycles_active.avg"
@@ -31,15 +29,8 @@ def rates() -> list[probe.Rate]:
 
 def counted() -> list[float]:
     """The cycles of each launch, in order."""
-    command = ["ncu", "--clock-control", "none", "--cache-control", "none", "--metrics", CYCLES, "--csv"]
-    command += ["--kernel-name", "regex:_rate", sys.executable, "-m", "benchmarks.probe", "launch"]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=300)
-    lines = done.stdout.splitlines()
-    start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
-    if start is None:
-        raise SystemExit(f"{done.stdout}\n{done.stderr}")
-    rows = csv.DictReader(io.StringIO("\n".join(lines[start:])))
-    return [float(row["Metric Value"].replace(",", "")) for row in rows if row["Metric Name"] == CYCLES]
+    found = ncu.launches("benchmarks.probe", "_rate", [CYCLES], "--cache-control", "none")
+    return [launch[CYCLES] for launch in found]
 
 
 def beside_counters() -> list[dict[str, Any]]:

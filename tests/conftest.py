@@ -16,7 +16,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 # What tests trace and torch compiles stays: millions of objects, which Python would go through again whenever there are
-# a quarter more of them. A tenth of all time, by default.
+# a quarter more of them.
 gc.set_threshold(5000, 20, 30)
 
 from collections import Counter  # noqa: E402

@@ -1,13 +1,14 @@
 """Results are filed with what they depend on, and the tables in the texts say what the results say."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import record, tables
+from benchmarks import ncu, record, tables
 from pykittens.bench import host
 
 WHERE = {
@@ -113,3 +114,16 @@ def test_tests_of_fla_s_are_counted_by_who_ran_them(tmp_path: Path) -> None:
     row = fla.test_row("chunk_kda", reports.run(["-c", "/dev/null", f"--rootdir={tmp_path}", "test_some.py"], tmp_path))
     assert [row[x] for x in ("passed", "failed", "left", "without")] == [1, 1, 1, 2]
     assert row["failures"] == ["test_wrong"] and row["reasons"] == ["f32"]
+
+
+def test_counters_of_each_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By launch, in order, without what ncu and the program print before the table; or what ncu said, where none is."""
+    table = '"ID","Metric Name","Metric Value"\n"0","a","1,024"\n"0","b","2"\n"1","a","3.5"\n"1","b","4"'
+    stand_in = tmp_path / "ncu"
+    stand_in.write_text(f"#!/bin/sh\necho ==PROF==\ncat <<END\n{table}\nEND\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert ncu.launches("some.module", "k", ["a", "b"]) == [{"a": 1024.0, "b": 2.0}, {"a": 3.5, "b": 4.0}]
+    stand_in.write_text("#!/bin/sh\necho may not read counters >&2\n")
+    with pytest.raises(SystemExit, match="may not read counters"):
+        ncu.launches("some.module", "k", ["a"])

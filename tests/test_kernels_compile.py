@@ -2,9 +2,9 @@
 
 With `--whole` each configuration is compiled for each architecture that it runs on, but for those with a suffix where
 it needs nothing that the suffix adds: it would be the same C. Else each row of the registry in the last of its
-configurations, with the largest tiles and all that is optional, for one architecture; and every kernel for one of each
-family of architectures: those that have the same features, for which it is the same C. Which of a family goes round
-from kernel to kernel.
+configurations (of most options that is the largest value, or the one that adds something), for one architecture; and
+every kernel for one of each family of architectures: those that have the same features, for which it is the same C.
+Which of a family goes round from kernel to kernel.
 """
 
 import itertools
