@@ -12,10 +12,13 @@ from __future__ import annotations
 import dataclasses
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+BEGAN = time.time()  # when this process began to load our code: who asks for its source wants to know
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass

@@ -40,7 +40,7 @@ def _run(quick: bool = False) -> Iterator[Row]:
     yield {"what": f"compiling {module}, cold", "value": compiling(), "unit": "s", "limit": 1.5}
     new = _NEW_PROCESS.format(module=module, rest="None, " if rest else "")
     yield {
-        "what": f"a cached {module} in a new process: traced, found and loaded",
+        "what": f"a cached {module} in a new process: found and loaded",
         "value": new_process(new),
         "unit": "ms",
         "limit": 50.0,
@@ -135,7 +135,7 @@ def calling(calls: int) -> Iterator[Row]:
     )
     maps = (
         ""
-        if not call.program.maps
+        if not call.entry.maps
         else f" (tensor maps re-addressed {'in place' if not any(call.maps.values()) else 'by the driver'})"
     )
     bare = found["bare"]

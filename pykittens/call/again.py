@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from ..loading import dataclass
-from ..trace.operands import written
 from .gradients import overwritten, recording, requires_gradient
 from .identity import Identity, leaf_of
 from .launch import Call, Launch
@@ -84,7 +83,7 @@ class Again:
         operands |= {name: x for name, x in named.items() if name in self._operands}
         scalars = [name for name, x in operands.items() if type(x) in _NUMBERS]
         tensors = [name for name, x in operands.items() if x is not None and type(x) not in _NUMBERS]
-        outputs = [i for i, name in enumerate(tensors) if name in written(call.program)]
+        outputs = [i for i, name in enumerate(tensors) if name in call.entry.outputs]
         graded = any(requires_gradient(x) for i, x in enumerate(arrays) if i not in outputs)
         tell = _telling([arrays[i] for i in outputs], outputs)
         launch = call.order(tensors, scalars, _unless_recording(self._identity.unchanged, graded))

@@ -12,22 +12,21 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import ArgumentError
-from ..program import Program
-from ..trace.operands import written
+from .entry_points import EntryPoint
 
 
-def check_gradients(program: Program, given: dict[str, Any]) -> None:
+def check_gradients(entry: EntryPoint, given: dict[str, Any]) -> None:
     """Refuses an input that requires its gradient where gradients are recorded. Outputs may require theirs."""
     if not recording():
         return
     for name, x in given.items():
-        if requires_gradient(x) and name not in written(program):
+        if requires_gradient(x) and name not in entry.outputs:
             fix = (
                 f"call it under torch.no_grad() or pass {name}.detach(); where the gradient is needed, wrap the kernel "
                 "and that of its "
                 "backward pass in a torch.autograd.Function"
             )
-            fact = f"{program.name}: operand {name!r} requires its gradient, and a kernel gives none"
+            fact = f"{entry.name}: operand {name!r} requires its gradient, and a kernel gives none"
             raise ArgumentError(fact, fix=fix)
 
 

@@ -29,7 +29,7 @@ from ..passes import prepare
 from ..passes.shared_plan import check_shared
 from ..program import Program
 from ..trace.bytecode import instructions
-from ..trace.operands import check_outputs, written
+from ..trace.operands import check_outputs
 from ..trace.signature import Signature, read_signature
 from ..trace.tracer import trace
 from ..types import DType
@@ -37,9 +37,10 @@ from .again import Again
 from .arguments import Specialisation, bind_arguments, seen_by_options, spec, specialise, why_misaligned
 from .dimensions import RESIDENT, SWITCHES, Dim3, dimensions, resident, switch, whole
 from .dimensions import warps as block_warps
+from .entry_points import Built, entry_point, find, keep, kept_as
 from .gradients import check_gradients, overwritten
 from .identity import Identity, leaf_of
-from .launch import Launch, bind, launch_once
+from .launch import Launch, bind, call_for, launch_once
 from .memory import Memory
 from .recording import watchers
 
@@ -103,27 +104,48 @@ class Kernel:
 
     def program_for(self, specialisation: Specialisation, known: dict[str, Any]) -> Program:
         """The program for a `specialisation`, traced once; `known`: what is known of each argument."""
+        options = self._block_options(specialisation, known)
+        key = (self.key(specialisation), *options.items())
+        with self._lock:
+            if (program := self.memory.programs.get(key)) is None:
+                notes = {n: why_misaligned(x) for n, x in known.items() if isinstance(x, (ArrayInfo, spec))}
+                types, statics = dict(specialisation.types), dict(specialisation.statics)
+                with uncollected():
+                    program = trace(self.function, types, statics, notes, **options)
+                    prepare(program)
+                self.memory.programs.keep(key, program)
+            return program
+
+    def built_for(self, specialisation: Specialisation, known: dict[str, Any], arch: str) -> Built:
+        """The program for a `specialisation` (`known`: what is known of each argument), ready to be loaded on GPUs of
+        an architecture, `arch`: what an earlier process kept, else traced and compiled.
+        """
+        options = self._block_options(specialisation, known)
+        key = (self.key(specialisation), *options.items())
+        if (built := self.memory.built.get((key, arch))) is None:
+            name = "" if "debug" in options else kept_as(arch, self.name, *key)
+            if (built := find(name)) is None:
+                program = self.program_for(specialisation, known)
+                built = Built(entry_point(program), self.compile_program(program, arch))
+                if name and name == kept_as(arch, self.name, self.key(specialisation), *options.items()):
+                    keep(name, built)  # tracing has changed nothing that it reads, nor has another thread meanwhile
+            self.memory.built.keep((key, arch), built)
+        return built
+
+    def _block_options(self, specialisation: Specialisation, known: dict[str, Any]) -> dict[str, Any]:
+        """What the decorator's options say of a block: a part of what a program depends on."""
         statics = dict(specialisation.statics)
         cluster = self.dims("cluster", known, statics)
         warps = block_warps(self.name, self._option("warps", known, statics, 4))
-        extra: dict[str, Any] = {}
+        options: dict[str, Any] = {"warps": warps, "cluster": cluster}
         for name in (*RESIDENT, *SWITCHES):
             if name in self.options:
                 value = self._option(name, known, statics, None)
                 if value is not None:
-                    extra[name] = (resident if name in RESIDENT else switch)(self.name, name, value)
+                    options[name] = (resident if name in RESIDENT else switch)(self.name, name, value)
         if debugging():
-            extra["debug"] = True
-        key = (self.key(specialisation), warps, cluster, *extra.items())
-        with self._lock:
-            if (program := self.memory.programs.get(key)) is None:
-                notes = {n: why_misaligned(x) for n, x in known.items() if isinstance(x, (ArrayInfo, spec))}
-                types = dict(specialisation.types)
-                with uncollected():
-                    program = trace(self.function, types, statics, notes, warps=warps, cluster=cluster, **extra)
-                    prepare(program)
-                self.memory.programs.keep(key, program)
-            return program
+            options["debug"] = True
+        return options
 
     def _option(self, name: str, known: dict[str, Any], statics: dict[str, Any], default: Any) -> Any:
         """An option of the decorator: a value, or a function of the arguments and static values."""
@@ -238,10 +260,10 @@ class Kernel:
         if not devices or next(iter(devices.values())) is None:
             self.simulate_with(args, named)
             return
-        program = self.program_for(specialisation, known)
-        check_gradients(program, given)
-        call = launch_once(self, specialisation, known, statics)
-        outputs = [given[name] for name in written(program)]
+        call = call_for(self, specialisation, known, statics)
+        check_gradients(call.entry, given)
+        launch_once(call, known)
+        outputs = [given[name] for name in call.entry.outputs]
         if tell := overwritten(outputs):
             tell(outputs)
         with self._lock:
@@ -272,15 +294,16 @@ class Kernel:
         given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)
         program = self.program_for(specialisation, known)
+        entry = entry_point(program)
         check_shared(program, SIMULATED)
-        check_outputs(program, known)
-        check_gradients(program, given)
+        check_outputs(entry.name, entry.outputs, known, entry.location)
+        check_gradients(entry, given)
         arrays = {
             n: as_numpy(value, n, writable=x.kind == "jax") if isinstance(x := known[n], ArrayInfo) else x
             for n, value in given.items()
         }
         report = simulate(program, arrays, self.dims("grid", known, statics), seed=seed, progress=progress)
-        outputs = [given[name] for name in written(program)]
+        outputs = [given[name] for name in entry.outputs]
         if tell := overwritten(outputs):
             tell(outputs)
         return report

@@ -1,6 +1,6 @@
 """From a kernel and its arguments to a launch on the caller's stream.
 
-The first call with new types traces, compiles (or finds in the cache) and loads; the `Call` it makes is kept by the
+The first call with new types traces and compiles, or finds in the cache, and loads; the `Call` it makes is kept by the
 shapes, strides and dtypes of the arrays, so that the next call only puts pointers in place and launches (`again.py`).
 """
 
@@ -13,13 +13,14 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..gpu import driver, tensormap
-from ..gpu.launch import STREAM, Launcher
+from ..gpu.launch import STREAM, Dim3, Launcher
 from ..interop import arrays
 from ..interop.base import ArrayInfo
 from ..ops.tma import LONGEST
-from ..program import Program, TensorMapSpec
-from ..trace.operands import check_outputs, written
-from ..types import DTYPES, Global
+from ..program import TensorMapSpec
+from ..trace.operands import check_outputs
+from ..types import DTYPES
+from .entry_points import Built
 from .gradients import check_gradients, overwritten
 from .identity import leaf_of
 from .made import MadeFunction
@@ -36,24 +37,25 @@ class Call:
         arrays_known = {name: x for name, x in known.items() if isinstance(x, ArrayInfo)}
         kind, device = next((x.kind, x.device) for x in arrays_known.values())
         assert device is not None
-        self.program: Program = kernel.program_for(specialisation, known)
-        check_outputs(self.program, arrays_known)
+        built: Built = kernel.built_for(specialisation, known, driver.architecture(device).name)
+        self.entry = entry = built.entry
+        check_outputs(entry.name, entry.outputs, arrays_known, entry.location)
         self.device, self.stream, self.waits = (
             device,
             arrays.streams(kind),
-            any(arrays.waits(x.kind) for x in arrays_known.values()) or self.program.debug,
+            any(arrays.waits(x.kind) for x in arrays_known.values()) or entry.debug,
         )
         self.lock = threading.Lock()
-        self.launcher = _launcher(kernel, self.program, known, statics, device)
+        self.launcher = _launcher(built, kernel.dims("grid", known, statics), known, device)
         self.words = self.launcher.words
-        parameters = [p.name for p in self.program.parameters]
+        parameters = [name for name, _ in entry.parameters]
         self.tensors = [name for name in parameters if name in arrays_known]
         self.scalars = {name: i for i, name in enumerate(parameters) if name not in arrays_known}
         # Where each tensor's address goes: words of the launcher's storage, and tensor maps that the driver must move,
         # each with how many bytes before the tensor it begins.
         self.addresses = {name: [(self.launcher.word(parameters.index(name)), 0)] for name in self.tensors}
         self.maps: dict[str, list[tuple[int, int]]] = {name: [] for name in self.tensors}
-        for i, m in enumerate(self.program.maps, start=len(parameters)):
+        for i, m in enumerate(entry.maps, start=len(parameters)):
             info = arrays_known[m.tensor]
             encoded, before = _encode(info, m), before_tensor(info, m)
             self.launcher.set_tensormap(i, encoded)
@@ -115,20 +117,24 @@ class Call:
             made.line(f"{constant(driver.synchronize)}(queue, {self.device})")
 
 
-def launch_once(kernel: Any, specialisation: Any, known: dict[str, Any], statics: dict[str, Any]) -> Call:
-    """Launches, and returns the `Call` for these shapes, strides and static values, which is kept."""
+def call_for(kernel: Any, specialisation: Any, known: dict[str, Any], statics: dict[str, Any]) -> Call:
+    """The `Call` for these shapes, strides and static values, which is kept."""
     layout = tuple((x.shape, x.strides, x.kind, x.device) if isinstance(x, ArrayInfo) else None for x in known.values())
     numbers = tuple(leaf_of(x) for name, x in known.items() if name in kernel.by_value)
     key = (kernel.key(specialisation), layout, numbers)
-    call = kernel.memory.launchers.get(key)
+    call: Call | None = kernel.memory.launchers.get(key)
     if call is None:
         call = kernel.memory.launchers.keep(key, Call(kernel, specialisation, known, statics))
+    return call
+
+
+def launch_once(call: Call, known: dict[str, Any]) -> None:
+    """Launches with what is known of arguments, a long way."""
     scalars = {name: known[name] for name in call.scalars}
     launched = call.order(call.tensors, list(scalars))(
         [known[name].pointer for name in call.tensors], list(scalars.values())
     )
     assert launched, "numbers that their parameters cannot hold are refused before"
-    return call
 
 
 def bind(
@@ -140,10 +146,10 @@ def bind(
             f"{kernel.name}.bind launches on a GPU", fix="pass CUDA arrays; call the kernel itself to simulate it"
         )
     call = Call(kernel, specialisation, known, statics)
-    check_gradients(call.program, given)
+    check_gradients(call.entry, given)
     launcher, stream, device, waits = call.launcher, call.stream, call.device, call.waits
     settings, launch = launcher.settings, launcher.call  # what `launcher.launch` does, without its call
-    outputs = tuple(given[name] for name in written(call.program))
+    outputs = tuple(given[name] for name in call.entry.outputs)
     tell = overwritten(outputs)
 
     def launch_bound() -> None:
@@ -159,41 +165,27 @@ def bind(
     return launch_bound
 
 
-def _launcher(kernel: Any, program: Program, known: dict[str, Any], statics: dict[str, Any], device: int) -> Launcher:
+def _launcher(built: Built, grid: Dim3, known: dict[str, Any], device: int) -> Launcher:
     """A launcher with every argument in place but tensor maps."""
-    kinds = ["tensor" if isinstance(p.value.type, Global) else p.value.type.dtype.name for p in program.parameters]  # type: ignore[union-attr]
-    kinds += ["tensormap"] * len(program.maps)
-    x, y, z = (-(-g // c) * c for g, c in zip(kernel.dims("grid", known, statics), program.cluster, strict=True))
-    function = _function(kernel, program, device)
+    entry = built.entry
+    x, y, z = (-(-g // c) * c for g, c in zip(grid, entry.cluster, strict=True))
     launcher = Launcher(
-        function,
-        kinds,
+        driver.load(built.cubin, device, entry.shared_bytes),
+        [kind for _, kind in entry.parameters] + ["tensormap"] * len(entry.maps),
         (x, y, z),
-        (program.threads, 1, 1),
-        program.cluster,
-        program.shared_bytes,
-        pdl=program.pdl,
-        cooperative=program.cooperative,
+        (entry.threads, 1, 1),
+        entry.cluster,
+        entry.shared_bytes,
+        pdl=entry.pdl,
+        cooperative=entry.cooperative,
     )
-    for i, p in enumerate(program.parameters):
-        argument = known[p.name]
+    for i, (name, _) in enumerate(entry.parameters):
+        argument = known[name]
         if isinstance(argument, ArrayInfo):
             launcher.set_tensor(i, argument.pointer, argument.shape, argument.strides)
         else:
             launcher.set_scalar(i, argument)
     return launcher
-
-
-def _function(kernel: Any, program: Program, device: int) -> driver.Function:
-    """The program, compiled and loaded on a device: once, and then for every shape."""
-    key = (id(program), device)
-    program_of_it, function = kernel.memory.functions.get(key, (None, None))
-    if program_of_it is not program:
-        arch = driver.architecture(device).name
-        cubin = kernel.compile_program(program, arch)
-        function = driver.load(cubin, device, program.shared_bytes)
-        kernel.memory.functions.keep(key, (program, function))
-    return function
 
 
 def _encode(info: ArrayInfo, spec: TensorMapSpec) -> tensormap.TensorMap:

@@ -1,10 +1,10 @@
 """All that is remembered of calls.
 
-A kernel's `Memory` has what was worked out on the way of its calls: identities, programs, what is loaded on GPUs,
+A kernel's `Memory` has what was worked out on the way of its calls: identities, programs, what was built of them,
 launchers with everything in place, and calls as a whole (`again.py`). Whoever does more than to call a kernel, such as
 the public functions, has `Plans` of his own. All calls are found in `Plans`, by what their arguments look like; what
 they find launches by a `Launch`, which asks first whether the kernel still is what it was. What is compiled is kept on
-disk (`gpu/cache.py`).
+disk (`gpu/cache.py`), and so is what a launch needs to know of it (`entry_points.py`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ class Memory:
         self.identity = Identities(1)  # the kernel's own
         self.identities = Identities()  # those of static values
         self.programs: Bounded[Hashable, Any] = Bounded(256)
-        self.functions: Bounded[Hashable, Any] = Bounded(
-            256
-        )  # on a GPU; each beside its program, by whose id it is found
+        self.built: Bounded[Hashable, Any] = Bounded(256)  # for an architecture
         self.launchers: Bounded[Hashable, Any] = Bounded(1024)
         self.calls: Plans[Any] = Plans()
 

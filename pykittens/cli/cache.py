@@ -1,9 +1,11 @@
-"""`pykittens cache`: the kernels that are kept on disk."""
+"""`pykittens cache`: the kernels that are kept on disk, and what new processes launch them by."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +23,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 def list_entries(as_json: AsJson = False) -> None:
     """Show what is kept, the kernel used last at the end."""
     store, rows = _store(), []
-    for file, stat in store.entries():
+    for file, stat in _kernels(store):
         cubin = cache.about(file)
         facts: dict[str, Any] = {"key": file.stem, "bytes": stat.st_size, "used": int(stat.st_mtime)}
         rows.append(
@@ -43,7 +45,8 @@ def list_entries(as_json: AsJson = False) -> None:
 def clear(as_json: AsJson = False) -> None:
     """Remove all that is kept. Kernels that are needed again are compiled again."""
     store = _store()
-    gone = store.shrink(-1)
+    gone = len(_kernels(store))
+    store.shrink(-1)
     if as_json:
         answer({**_facts(store), "removed": gone})
     else:
@@ -83,11 +86,16 @@ def _bytes(size: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
+def _kernels(store: cache.Cache) -> list[tuple[Path, os.stat_result]]:
+    return [entry for entry in store.entries() if entry[0].suffix == ".kernel"]
+
+
 def _facts(store: cache.Cache) -> dict[str, Any]:
-    entries = store.entries()
+    entries, kernels = store.entries(), _kernels(store)
     return {
         "directory": str(store.path),
-        "count": len(entries),
+        "count": len(kernels),
+        "entry_points": len(entries) - len(kernels),
         "bytes": sum(stat.st_size for _, stat in entries),
         "limit": store.limit,
         "distrusted": trust.distrusted(store.path),
@@ -96,8 +104,8 @@ def _facts(store: cache.Cache) -> dict[str, Any]:
 
 def _show(facts: dict[str, Any]) -> None:
     out.print(
-        f"{facts['count']} kernels, {facts['bytes']:,} bytes of at most {facts['limit']:,}, in "
-        f"{escape(facts['directory'])}",
+        f"{facts['count']} kernels, {facts['entry_points']} entry points, {facts['bytes']:,} bytes of at most "
+        f"{facts['limit']:,}, in {escape(facts['directory'])}",
         soft_wrap=True,
     )
     if facts["distrusted"]:

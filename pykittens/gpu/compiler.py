@@ -52,6 +52,7 @@ class Cubin:
     warnings: tuple[str, ...]  # one line each, from the front end and from ptxas
     compiler: str  # "NVRTC 13.5"
     seconds: float  # that the compilation took
+    key: str = field(default="", repr=False, compare=False)  # that it is filed under (`cache.py`)
 
     @property
     def spills(self) -> bool:

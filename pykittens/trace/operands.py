@@ -4,10 +4,10 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, Frame
 from ..program import Access, Place, Program
 
 
@@ -58,25 +58,25 @@ def written(program: Program) -> frozenset[str]:
     return program.facts["written"]
 
 
-def check_outputs(program: Program, known: dict[str, Any]) -> None:
+def check_outputs(kernel: str, outputs: Iterable[str], known: dict[str, Any], location: tuple[Frame, ...]) -> None:
     """Refuses an output that is read-only, and one in which elements share memory: which of their values stays would
     be chance.
     """
-    for name in written(program):
+    for name in outputs:
         x = known[name]
         if not getattr(x, "writable", True):
             what = "a JAX array, which never changes" if x.kind == "jax" else "which is read-only"
             raise ArgumentError(
-                f"{program.name} writes {name!r}, {what}",
+                f"{kernel} writes {name!r}, {what}",
                 fix="pass a NumPy array for the result" if x.kind == "jax" and x.device is None else "pass a copy",
-                location=program.location,
+                location=location,
             )
         axis = overlaps(x.shape, x.strides)
         if axis is not None:
             raise ArgumentError(
-                f"{program.name} writes {name!r}, whose elements overlap: shape {tuple(x.shape)}, strides "
+                f"{kernel} writes {name!r}, whose elements overlap: shape {tuple(x.shape)}, strides "
                 f"{tuple(x.strides)}; dimension {axis} "
                 f"moves on by {x.strides[axis]} elements, less than what lies within it",
                 fix="pass an array of its own: a copy, not a broadcast or sliding view",
-                location=program.location,
+                location=location,
             )

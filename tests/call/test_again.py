@@ -89,8 +89,7 @@ def test_what_differs_is_seen(fake: FakeDriver) -> None:
     assert [launch.arguments for launch in fake.launches[:1]] == [launch.arguments for launch in fake.launches[5:6]]
     strides = [struct.unpack("<4q", launch.arguments[0][24:56])[2] for launch in fake.launches[:5]]
     assert strides == [64, 64, 128, 64, 64]
-    assert len(run.memory.programs) == 2
-    assert len(run.memory.functions) == 2
+    assert len(run.memory.built) == 2
 
 
 def test_misaligned_pointers_go_the_long_way(fake: FakeDriver) -> None:
@@ -102,7 +101,7 @@ def test_misaligned_pointers_go_the_long_way(fake: FakeDriver) -> None:
     for _ in range(2):
         run(odd, y, 1.0)
         run(x, y, 1.0)
-    assert len(run.memory.programs) == 2
+    assert len(run.memory.built) == 2
     assert [pointers(launch)[0] for launch in fake.launches] == [x.data_ptr(), *[odd.data_ptr(), x.data_ptr()] * 2]
 
 
@@ -113,7 +112,7 @@ def test_a_global_that_changes(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
     for factor in (2.0, 3.0, 3.0, 2.0):
         monkeypatch.setitem(globals(), "FACTOR", factor)
         run(x, y, 1.0)
-    assert len(run.memory.programs) == 2
+    assert len(run.memory.built) == 2
     changed = kernel()
     changed(x, y, 1.0)
     old = scale.__code__
@@ -124,7 +123,7 @@ def test_a_global_that_changes(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
         changed(x, y, 1.0)
     finally:
         scale.__code__ = old
-    assert len(changed.memory.programs) == 2
+    assert len(changed.memory.built) == 2
 
     factors = [2.0]
 
@@ -135,7 +134,7 @@ def test_a_global_that_changes(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
     reads = pk.kernel(warps=1)(listed)
     for factors[0] in (2.0, 3.0, 3.0):
         reads(x, y)
-    assert len(reads.memory.programs) == 2
+    assert len(reads.memory.built) == 2
 
 
 def test_static_functions(fake: FakeDriver) -> None:
@@ -149,7 +148,7 @@ def test_static_functions(fake: FakeDriver) -> None:
     x, y = tensors()
     for factor in (2.0, 2.0, 3.0):
         run(x, y, function=lambda tile, factor=factor: tile * factor)
-    assert len(run.memory.programs) == 2
+    assert len(run.memory.built) == 2
     assert len(fake.launches) == 3
 
 
@@ -292,7 +291,7 @@ def test_what_repeats_is_seen_to_differ(fake: FakeDriver, monkeypatch: pytest.Mo
                     struct.unpack("<4q", launch.arguments[i][24:56])[2] for i in range(len(given)) if given[i].ndim == 2
                 ] == [a.stride(0) for a in given if a.ndim == 2]
                 assert struct.unpack("<f", launch.arguments[-1])[0] == repeated[3]
-        assert len(run.memory.programs) == programs
+        assert len(run.memory.built) == programs
     for other in (
         (x.half(), None, y, 1.0),
         (x, None, y, "1"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pykittens.gpu import cache, trust
+from pykittens.gpu import store as stores
 from pykittens.gpu.cache import Cache, key, load_or_compile
 from pykittens.gpu.compiler import CompileError, CompilerMissing, Cubin
 
@@ -185,11 +186,11 @@ def test_what_others_could_write_is_not_loaded(compilations: list[str], own_cach
             mode = place.stat().st_mode
             place.chmod(mode | bits)
             before = len(compilations)
-            cache._warn.cache_clear()
+            stores._warn.cache_clear()
             with pytest.warns(RuntimeWarning, match="are not used: .*can be written by others: chmod go-w it"):
                 assert Cache(own_cache).get(NAME) is None
             with pytest.warns(RuntimeWarning):
-                cache._warn.cache_clear()
+                stores._warn.cache_clear()
                 load_or_compile("text", "sm_90a")
             assert len(compilations) == before + 1
             place.chmod(place.stat().st_mode & ~0o022)
