@@ -12,7 +12,6 @@ from __future__ import annotations
 import builtins
 from collections import Counter
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 from .made import MadeFunction
@@ -42,7 +41,7 @@ class Guard:
         constant = made.constant
         counts = Counter(space for space, _ in self._globals)
         home = counts.most_common(1)[0][0] if counts else 0
-        globals_of_test: dict[str, Any] = {}
+        globals_of_test: dict[str, Any] = {}  # of the module that most paths begin in
         terms = []
         for (owner, name), (space, value, bound) in self._globals.items():
             if owner == home:
@@ -58,5 +57,5 @@ class Guard:
         terms += [term.format(*map(constant, values)) for term, values in self._terms.values()]
         made.line(f"try: return {' and '.join(terms) or 'True'}")
         made.line(f"except {constant(Exception)}: return False")
-        inner: FunctionType = made.function()
-        return FunctionType(inner.__code__, globals_of_test, "unchanged", None, inner.__closure__)
+        unchanged: Callable[[], bool] = made.function_in(globals_of_test) if globals_of_test else made.function()
+        return unchanged

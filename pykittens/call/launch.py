@@ -91,7 +91,7 @@ class Call:
                 words[56] = p1 - 128
                 try: put(n0)
                 except (struct.error, OverflowError): return False
-                config[4] = queue = stream(device)
+                config[4] = stream(0)
                 if status := call(): failed(status)
         """
         launcher, constant = self.launcher, made.constant
@@ -109,12 +109,16 @@ class Call:
             puts = [f"{constant(launcher.slot(self.scalars[name]))}({number})" for name, number in numbers.items()]
             made.line(f" try: {'; '.join(puts)}")
             made.line(f" except {constant((struct.error, OverflowError))}: return False")
-        # What `launcher.launch` does, without its call.
-        stream = f"{constant(launcher.settings)}[{STREAM}] = queue = {constant(self.stream)}({self.device})"
-        made.line(f" {stream}")
-        made.line(f" if status := {constant(launcher.call)}(): {constant(launcher.failed)}(status)")
+        self.queueing(made, " ")
         if self.waits:
             made.line(f"{constant(driver.synchronize)}(queue, {self.device})")
+
+    def queueing(self, made: MadeFunction, indent: str = "") -> None:
+        """Lines that do what `launcher.launch` does, without its call."""
+        launcher, constant = self.launcher, made.constant
+        queue = "queue = " if self.waits else ""
+        made.line(f"{indent}{constant(launcher.settings)}[{STREAM}] = {queue}{constant(self.stream)}({self.device})")
+        made.line(f"{indent}if status := {constant(launcher.call)}(): {constant(launcher.failed)}(status)")
 
 
 def call_for(kernel: Any, specialisation: Any, known: dict[str, Any], statics: dict[str, Any]) -> Call:
@@ -147,21 +151,15 @@ def bind(
         )
     call = Call(kernel, specialisation, known, statics)
     check_gradients(call.entry, given)
-    launcher, stream, device, waits = call.launcher, call.stream, call.device, call.waits
-    settings, launch = launcher.settings, launcher.call  # what `launcher.launch` does, without its call
+    made = MadeFunction("launch_bound")
+    call.queueing(made)
     outputs = tuple(given[name] for name in call.entry.outputs)
-    tell = overwritten(outputs)
-
-    def launch_bound() -> None:
-        settings[STREAM] = queue = stream(device)
-        if status := launch():
-            launcher.failed(status)
-        if tell:
-            tell(outputs)
-        if waits:
-            driver.synchronize(queue, device)
-
-    launch_bound.arguments = given  # type: ignore[attr-defined]  # the arrays live as long as the launcher
+    if tell := overwritten(outputs):
+        made.line(f"{made.constant(tell)}({made.constant(outputs)})")
+    if call.waits:
+        made.line(f"{made.constant(driver.synchronize)}(queue, {call.device})")
+    launch_bound = made.function()
+    launch_bound.arguments = given  # the arrays live as long as the launcher
     return launch_bound
 
 
