@@ -10,6 +10,7 @@ from ..kernels import causal_conv1d as kernels
 from ..kernels import causal_conv1d_backward
 from ..kernels.arguments import check_floats
 from .declaration import Backward, Function, Result
+from .row_forms import Rows, one_row
 
 _NAME = "causal_conv1d"
 
@@ -113,13 +114,15 @@ def causal_conv1d(
     x: (batch, n, channels), bf16, f16 or f32; one whose channels are not next to each other, such as a transposed
     (batch, channels, n), is copied first. weight: (channels, width), width 2 to 4, bias: (channels,), any of the three
     dtypes. What comes before the first row is zero, or `state`: (batch, width - 1, channels) of x's dtype, what an
-    earlier call returned. Packed sequences: x (1, total, channels) with `cu_seqlens`, int32 (sequences + 1,) on x's
-    device, from 0 to total, not decreasing; the state is then one for each sequence. Returns y like x, or (y, state)
-    with `return_state`: the last width - 1 rows of each sequence, its state before them.
+    earlier call returned. Packed sequences: x (total, channels) or (1, total, channels) with `cu_seqlens`, int32
+    (sequences + 1,) on x's device, from 0 to total, not decreasing; the state is then one for each sequence. Returns y
+    like x, or (y, state) with `return_state`: the last width - 1 rows of each sequence, its state before them.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return CAUSAL_CONV1D((x, weight, bias, state, cu_seqlens), (activation,), return_state)
+    rows = Rows(1, x, 3, cu_seqlens)
+    operands = (*rows.batched(x), weight, bias, state, cu_seqlens)
+    return rows.result(CAUSAL_CONV1D(operands, (activation,), return_state))
 
 
 def causal_conv1d_step(
@@ -131,5 +134,6 @@ def causal_conv1d_step(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    y, after = causal_conv1d(x[:, None], weight, bias, activation=activation, state=state, return_state=True)
+    (x,) = one_row("causal_conv1d_step", 1, x=(x, "batch, channels"))
+    y, after = causal_conv1d(x, weight, bias, activation=activation, state=state, return_state=True)
     return y[:, 0], after

@@ -16,6 +16,7 @@ from ..kernels.arguments import KernelCall
 from ..kernels.gated_delta_rule import DIMS, VALUES
 from ..kernels.sequences import check, check_gradient, check_offsets, check_state
 from .declaration import Backward, Function, Result
+from .row_forms import Rows, check_dimensions
 
 _SETTINGS = "float? scale=None, bool normalize=False"
 _SAVED = ("q", "k", "v", "beta", "log_decay", "state", "cu_seqlens")
@@ -29,7 +30,7 @@ def _check(name: str, wide: bool, q: Any, k: Any, v: Any, beta: Any, log_decay: 
     if groups and heads % groups:
         fix = "the heads of v are as many as those of q and k, or a multiple of them"
         raise ArgumentError(f"{name}: v has {heads} heads, q {groups}", fix=fix)
-    grouped = v._replace(shape=(v.shape[0], groups, *v.shape[2:])) if groups else v
+    grouped = v._replace(shape=(v.shape[0], groups, *v.shape[2:])) if groups and len(v.shape) == 4 else v
     check(name, q, k, grouped, DIMS, VALUES)
     gates = (*v.shape[:3], q.shape[3]) if wide else v.shape[:3]
     for what, x, shape in (("beta", beta, v.shape[:3]), ("log_decay", log_decay, gates)):
@@ -151,6 +152,12 @@ KIMI_DELTA_ATTENTION, KIMI_DELTA_ATTENTION_BACKWARD, KIMI_DELTA_ATTENTION_STEP =
 )
 
 
+def _check_row(name: str, q: Any, k: Any, v: Any, beta: Any, log_decay: Any, decays: str) -> None:
+    """`ArgumentError` for operands of a step that have other dimensions."""
+    row, head = "batch, heads, d", "batch, heads"
+    check_dimensions(name, q=(q, row), k=(k, row), v=(v, row), beta=(beta, head), log_decay=(log_decay, decays))
+
+
 def gated_delta_rule(
     q: Any,
     k: Any,
@@ -175,13 +182,15 @@ def gated_delta_rule(
 
     `state`: what an earlier call returned, for rows that continue it, float32 (batch, heads, e, d); its changes are of
     16-bit products, but with `exact_state` of float32, row by row, which takes several times as long. Returns o, or (o,
-    state) with `return_state`. `cu_seqlens`: packed sequences, of batch 1: where each begins and the last ends, int32
-    (sequences + 1,); states are then of sequences. For Hopper and the simulated GPU.
+    state) with `return_state`. `cu_seqlens`: packed sequences: where each begins and the last ends, int32 (sequences +
+    1,). Their rows have a batch of 1, or none and come first, as in `attention_varlen`: (total, heads, d), beta (total,
+    heads); states are of sequences. For Hopper and the simulated GPU.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    operands = (q, k, v, beta, log_decay, state, cu_seqlens)
-    return GATED_DELTA_RULE(operands, (scale, normalize, exact_state), return_state)
+    rows = Rows(2, q, 4, cu_seqlens)
+    operands = (*rows.batched(q, k, v, beta, log_decay), state, cu_seqlens)
+    return rows.result(GATED_DELTA_RULE(operands, (scale, normalize, exact_state), return_state))
 
 
 def gated_delta_rule_step(
@@ -202,6 +211,7 @@ def gated_delta_rule_step(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
+    _check_row("gated_delta_rule_step", q, k, v, beta, log_decay, "batch, heads")
     return GATED_DELTA_RULE_STEP((q, k, v, beta, log_decay, state), (scale, normalize))
 
 
@@ -227,8 +237,9 @@ def kimi_delta_attention(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    operands = (q, k, v, beta, log_decay, state, cu_seqlens)
-    return KIMI_DELTA_ATTENTION(operands, (scale, normalize, exact_state), return_state)
+    rows = Rows(2, q, 4, cu_seqlens)
+    operands = (*rows.batched(q, k, v, beta, log_decay), state, cu_seqlens)
+    return rows.result(KIMI_DELTA_ATTENTION(operands, (scale, normalize, exact_state), return_state))
 
 
 def kimi_delta_attention_step(
@@ -249,4 +260,5 @@ def kimi_delta_attention_step(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
+    _check_row("kimi_delta_attention_step", q, k, v, beta, log_decay, "batch, heads, d")
     return KIMI_DELTA_ATTENTION_STEP((q, k, v, beta, log_decay, state), (scale, normalize))

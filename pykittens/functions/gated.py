@@ -8,6 +8,7 @@ from ..kernels import gated_linear_attention as kernels
 from ..kernels.linear_attention import DIMS
 from ..kernels.sequences import check, check_gradient, check_offsets, check_state
 from .declaration import Backward, Function, Result
+from .row_forms import Rows, one_row
 
 _NAME = "gated_linear_attention"
 
@@ -120,16 +121,18 @@ def gated_linear_attention(
 
     q, k: (batch, heads, n, d), v: (batch, heads, n, e), bf16 or f16, d and e 64 or 128, any n, any strides. `log_decay`
     is g, float32, zero or less, also -inf: (batch, heads, n), a decay for each head (simple GLA; RetNet and Lightning
-    attention have a constant one), or (batch, heads, n, d), one for each channel of the keys (GLA). `scale` is
-    1 / sqrt(d) unless given. `state`: what an earlier call returned, for rows that continue it, float32 (batch, heads,
-    e, d); its sums are of 16-bit products, but with `exact_state` of those of float32. Packed sequences: batch 1, with
-    `cu_seqlens`, int32 (sequences + 1,) on q's device, from 0 to n, not decreasing; states are then one for each
-    sequence. Returns o, or (o, state) with `return_state`. For Hopper and the simulated GPU.
+    attention have a constant one), or (batch, heads, n, d), one for each channel of the keys (GLA). `scale` is 1 /
+    sqrt(d) unless given. `state`: what an earlier call returned, for rows that continue it, float32 (batch, heads, e,
+    d); its sums are of 16-bit products, but with `exact_state` of those of float32. Packed sequences: batch 1, or
+    (total, heads, d) without it and log_decay (total, heads[, d]), with `cu_seqlens`, int32 (sequences + 1,) on q's
+    device, from 0 to n, not decreasing; states are then one for each sequence. Returns o, or (o, state) with
+    `return_state`. For Hopper and the simulated GPU.
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    operands = (q, k, v, log_decay, state, cu_seqlens)
-    return GATED_LINEAR_ATTENTION(operands, (scale, exact_state), return_state)
+    rows = Rows(2, q, 4, cu_seqlens)
+    operands = (*rows.batched(q, k, v, log_decay), state, cu_seqlens)
+    return rows.result(GATED_LINEAR_ATTENTION(operands, (scale, exact_state), return_state))
 
 
 def gated_linear_attention_step(
@@ -143,6 +146,8 @@ def gated_linear_attention_step(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    rows = (x[:, :, None] for x in (q, k, v, log_decay))
+    row, decays = "batch, heads, d", "batch, heads or batch, heads, d"
+    name = "gated_linear_attention_step"
+    rows = one_row(name, 2, q=(q, row), k=(k, row), v=(v, row), log_decay=(log_decay, decays))
     o, after = gated_linear_attention(*rows, scale=scale, state=state, return_state=True)
     return o[:, :, 0], after

@@ -12,6 +12,7 @@ from ..kernels.ssd import STATES
 from ..kernels.ssd_backward import STAGES
 from ..kernels.ssd_passes import COLUMNS
 from .declaration import Backward, Function, Result
+from .row_forms import Rows, one_row
 
 _NAME = "mamba2"
 WIDE = ("B", "C", "state")  # operands with the columns of states
@@ -148,13 +149,16 @@ def mamba2(
     f16 or f32: dt_i is dt + dt_bias, or softplus of that with `dt_softplus`. A, negative or zero, and D: float32
     (heads,). D, z and dt_bias may be left out. `state`: what an earlier call returned, for rows that continue it,
     float32 (batch, heads, p, N); its sums are of 16-bit products, but with `exact_state` of those of float32. Packed
-    sequences: batch 1, with `cu_seqlens`, int32 (sequences + 1,) on x's device, from 0 to n, not decreasing; states are
-    then one for each sequence. Returns y like x, or (y, state) with `return_state`. For Hopper and the simulated GPU.
-    (mamba_ssm's `mamba_chunk_scan_combined`.)
+    sequences: batch 1, or no batch, as x (total, heads, p), with `cu_seqlens`, int32 (sequences + 1,) on x's device,
+    from 0 to n, not decreasing; states are then one for each sequence. Returns y like x, or (y, state) with
+    `return_state`. For Hopper and the simulated GPU. (mamba_ssm's `mamba_chunk_scan_combined`.)
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return MAMBA2((x, dt, A, B, C, D, z, dt_bias, state, cu_seqlens), (dt_softplus, exact_state), return_state)
+    rows = Rows(1, x, 4, cu_seqlens)
+    x, dt, B, C, z = rows.batched(x, dt, B, C, z)
+    operands = (x, dt, A, B, C, D, z, dt_bias, state, cu_seqlens)
+    return rows.result(MAMBA2(operands, (dt_softplus, exact_state), return_state))
 
 
 def mamba2_step(
@@ -177,7 +181,9 @@ def mamba2_step(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    x, dt, B, C, z = (None if v is None else v[:, None] for v in (x, dt, B, C, z))
+    row, shared = "batch, heads, p", "batch, groups, N"
+    named = {"x": (x, row), "dt": (dt, "batch, heads"), "B": (B, shared), "C": (C, shared), "z": (z, row)}
+    x, dt, B, C, z = one_row("mamba2_step", 1, **named)
     options = {"D": D, "z": z, "dt_bias": dt_bias, "dt_softplus": dt_softplus}
     y, after = mamba2(x, dt, A, B, C, **options, state=state, return_state=True)
     return y[:, 0], after

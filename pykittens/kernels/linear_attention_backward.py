@@ -185,7 +185,7 @@ def call(
         do, scale = arrays.empty_like(do), 1.0
         arrays.fill(do, 0.0)
     dafter, state, after = (dense(x, name) for name, x in (("dafter", dafter), ("state", state), ("after", after)))
-    given = (do, dafter, q, k, v, log_decay, state, after, *gradients, scale)
+    given = (do, dafter, q, k, v, dense(log_decay, "log_decay"), state, after, *gradients, scale)
     return KernelCall(STEPS, given, config)  # type: ignore[arg-type]
 
 

@@ -379,6 +379,11 @@ def test_steps_are_rows(name: str) -> None:
     assert distance(state, after) < row.state_error
 
 
+def with_gaps(x: Any) -> Any:
+    """A copy with gaps between its elements; of 16 bits without, in the order in memory that it has."""
+    return x.detach().repeat_interleave(2, -1)[..., ::2] if x.dtype is torch.float32 else x.detach().clone()
+
+
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.gradients])
 @pytest.mark.parametrize(
@@ -390,8 +395,8 @@ def test_steps_are_rows(name: str) -> None:
 )
 def test_gradients_of_every_operand_and_state(name: str, n: int, dtype: Any) -> None:
     operands, state = made(name, n + 1, n, dtype)
-    leaves = {k: x.detach().clone().requires_grad_() for k, x in operands.items()}
-    before = state.clone().requires_grad_()
+    leaves = {k: with_gaps(x).requires_grad_() for k, x in operands.items()}
+    before = with_gaps(state).requires_grad_()
     results = ROWS[name].call(**leaves, state=before, return_state=True)
     ups = [_normal(torch.Generator().manual_seed(i), *x.shape).to(x) for i, x in enumerate(results)]
     found = torch.autograd.grad(results, [*leaves.values(), before], ups)
@@ -474,6 +479,11 @@ def test_f16_with_large_keys(name: str) -> None:
     assert distance(o, exact(name, operands, state * 0)[0]) < 1.5e-3
 
 
+def rows_first(name: str, x: Any) -> Any:
+    """(heads, total, d) as (total, heads, d), and back; what has rows first as it is."""
+    return x.transpose(0, 1) if ROWS[name].axis == 2 else x
+
+
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.packed])
 def test_packed_sequences(name: str) -> None:
     lengths = (0, 70, 1, 0, 30)
@@ -481,7 +491,10 @@ def test_packed_sequences(name: str) -> None:
     _, states = made(name, 14, 1, torch.bfloat16, batch=len(lengths))
     bounds = [0, *np.cumsum(lengths).tolist()]
     offsets = torch.tensor(bounds, dtype=torch.int32, device=CUDA)
-    o, after = ROWS[name].call(**operands, state=states, return_state=True, cu_seqlens=offsets)
+    turned = {k: rows_first(name, x[0]) if k in ROWS[name].rows else x for k, x in operands.items()}
+    o, after = ROWS[name].call(**turned, state=states, return_state=True, cu_seqlens=offsets)
+    assert o.shape[0] == sum(lengths) and o.ndim == next(iter(turned.values())).ndim
+    o = rows_first(name, o)[None]
     for i, (start, end) in enumerate(pairwise(bounds)):
         one = part(name, operands, slice(start, end))
         alone, last = ROWS[name].call(**one, state=states[i : i + 1], return_state=True)
@@ -515,6 +528,17 @@ def test_few_heads_go_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     states = torch.cat([state + 1, state])
     packed, ends = ROWS[name].call(**operands, state=states, return_state=True, cu_seqlens=offsets)
     assert torch.equal(packed, results[0]) and torch.equal(ends, torch.cat([states[:1], results[1]]))
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.step])
+def test_operands_of_a_step_that_have_other_dimensions(name: str) -> None:
+    row = ROWS[name]
+    operands, state = made(name, 5, 1, torch.bfloat16)
+    one = {k: x.select(row.axis, 0) if k in row.rows else x for k, x in operands.items()}
+    for what in row.rows:
+        for wrong, said in ((one[what].sum(), "has shape"), (one[what][None, None], "has shape"), ("a word", "a str")):
+            with pytest.raises(pk.ArgumentError, match=rf"_step: {what} .*{said}"):
+                row.step(**{**one, what: wrong}, state=state)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", ROWS)
