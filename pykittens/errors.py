@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import linecache
 import os
+import site
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -53,6 +54,25 @@ class Frame:
 def is_user_file(file: str) -> bool:
     """Whether `file` is the user's: outside the package, or one of its library kernels."""
     return file not in _BETWEEN and (not file.startswith(_PACKAGE) or file.startswith(_LIBRARY))
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    """Folders of the interpreter's and of installed packages; `sysconfig` would load all that Python was built with."""
+    installed_in = [x for x in site.getsitepackages() if x.endswith("-packages")]  # on Windows the whole prefix is one
+    return os.path.dirname(os.path.abspath(os.__file__)), *installed_in
+
+
+@cache
+def installed(file: str) -> bool:
+    """Whether a file is the interpreter's or an installed package's."""
+    return file.startswith(_libraries())
+
+
+@cache
+def is_authors(file: str) -> bool:
+    """Whether `file` is of a kernel's author: neither ours nor of an installed package."""
+    return _of(file) == "user" and not installed(file)
 
 
 def user_frame_objects(limit: int = 8) -> list[FrameType]:

@@ -20,7 +20,7 @@ from types import (
 )
 from typing import Any
 
-from ..errors import TraceError
+from ..errors import TraceError, installed
 from .guard import Guard
 from .values import (
     MISSING,
@@ -28,7 +28,6 @@ from .values import (
     Same,
     calls_back,
     hashable,
-    installed,
     is_array,
     is_vocabulary,
     leaf_of,

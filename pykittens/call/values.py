@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import site
 import struct
 import sys
 from collections.abc import Callable, Hashable
@@ -107,19 +105,6 @@ def is_vocabulary(value: Any) -> bool:
     """Whether something is PyKittens' own, which does not change while it is in use."""
     name = value.__name__ if isinstance(value, ModuleType) else type(value).__module__
     return name == "pykittens" or (name.startswith("pykittens.") and not name.startswith("pykittens.kernels"))
-
-
-@functools.cache
-def _libraries() -> tuple[str, ...]:
-    """Folders of the interpreter's and of installed packages; `sysconfig` would load all that Python was built with."""
-    installed_in = [x for x in site.getsitepackages() if x.endswith("-packages")]  # on Windows the whole prefix is one
-    return os.path.dirname(os.path.abspath(os.__file__)), *installed_in
-
-
-@functools.cache
-def installed(file: str) -> bool:
-    """Whether a file is the interpreter's or an installed package's."""
-    return file.startswith(_libraries())
 
 
 def is_bound(cell: CellType) -> bool:

@@ -13,7 +13,7 @@ from ..errors import TypeRuleError
 from ..layouts import Sym
 from ..loading import dataclass
 from ..numerics import ROUNDED, Numerics
-from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value
+from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import (
     DType,
     RegisterTile,
@@ -35,7 +35,7 @@ from .broadcast import Register, common_type, operand, read, registers_of, same_
 from .conversion import convert
 from .samples import Sample, tiles, vectors
 from .scalar_arithmetic import FORMULAS, power_of_two
-from .scalars import described
+from .scalars import described, scalar_dtype
 from .slopes import binary_shares
 
 # Two 16-bit floats at a time; a product is a * b + -0.
@@ -66,12 +66,11 @@ class Binary(Op):
 
     def types(self) -> tuple[Type, ...]:
         shape = common_type(self.kind, self.a, self.b)
+        self._check_masks()
         dtype = same_dtype(self.kind, self.a, self.b)
         if self.kind == "div" and dtype.kind != "f":
             raise TypeRuleError(f"/ takes floats, not {dtype}", fix="convert with x.to(pk.f32)")
         self._check_power(dtype)
-        if dtype is bool_ and self.kind not in ("and", "or", "xor", "eq", "ne"):
-            raise TypeRuleError(f"{self.kind} takes numbers, not {dtype}", fix="convert the mask with x.to(pk.i32)")
         if self.kind in ("and", "or", "xor", "shl", "shr") and dtype.kind == "f":
             raise TypeRuleError(f"{self.kind} takes integers and masks, not {dtype}", fix="compare first, or convert")
         partial = [isinstance(x, Value) and getattr(x.type, "partial", False) for x in (self.a, self.b)]
@@ -79,6 +78,13 @@ class Binary(Op):
         if any(partial) and not linear.get(self.kind, False):
             raise TypeRuleError(f"{self.kind} of a partial vector would change its sum", fix="sum it first: x.total()")
         return (with_dtype(shape, bool_ if self.kind in COMPARISONS else dtype),)
+
+    def _check_masks(self) -> None:
+        found = [x.type.dtype for x in (self.a, self.b) if isinstance(getattr(x, "type", None), Register)]
+        if bool_ in found and self.kind not in ("and", "or", "xor", "eq", "ne"):
+            found += [scalar_dtype(x) or i32 for x in (self.a, self.b) if is_scalar(x)]
+            fix = f"convert the mask with x.to(pk.{next((x for x in found if x is not bool_), i32)})"
+            raise TypeRuleError(f"{self.kind} takes numbers, not {bool_}", fix=fix)
 
     def _check_power(self, dtype: DType) -> None:
         whole = isinstance(self.b, int) and not isinstance(self.b, bool)

@@ -168,9 +168,9 @@ class Unary(Op):
         if type.dtype.kind != "f" and self.kind not in ("neg", "not", "abs", "invert"):
             raise TypeRuleError(f"{self.kind} takes floats, not {type}", fix="convert with x.to(pk.f32)")
         if (self.kind == "not") != (type.dtype is bool_) or (self.kind == "invert" and type.dtype.kind == "f"):
-            raise TypeRuleError(
-                f"{self.kind} does not take {type}", fix="~ takes masks and integers; arithmetic takes numbers"
-            )
+            mask = "~x turns a mask round; arithmetic takes numbers: x.to(pk.i32)"
+            fix = mask if type.dtype is bool_ else "~ takes masks and integers: convert with x.to(pk.i32)"
+            raise TypeRuleError(f"{self.kind} does not take {type}", fix=fix)
         if isinstance(type, RegisterVector) and type.partial and self.kind != "neg":
             raise TypeRuleError(
                 f"{self.kind} of a partial vector would not be {self.kind} of its sum", fix="sum it first: x.total()"

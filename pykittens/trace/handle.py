@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ..errors import TraceError, user_frame_objects
+from ..errors import TraceError, TypeRuleError, user_frame_objects
 from ..program import Operand, Value
 from ..suggestions import NoSuchWord
 from . import recorder
@@ -39,6 +39,21 @@ def _refuse_bool(value: Value) -> NoReturn:
         f"a Python condition on {value.label}, which is known only when the kernel runs",
         fix="write `with pk.when(condition):` for statements, pk.where(condition, a, b) for values",
     )
+
+
+AUGMENTED = "add sub mul truediv floordiv mod pow and or xor lshift rshift".split()
+
+
+def changes_in_place(cls: type) -> None:
+    """`x += y` and all its like change values of a class in place, as `x[:] = x + y` does: no name means another."""
+    for name in AUGMENTED:
+        operation = getattr(operator, f"{name}_" if name in ("and", "or") else name)
+
+        def apply(self: Any, other: Any, operation: Callable[[Any, Any], Any] = operation) -> Any:
+            self[:] = operation(self, other)
+            return self
+
+        setattr(cls, f"__i{name}__", apply)
 
 
 class Handle(Value):
@@ -110,6 +125,29 @@ class Handle(Value):
 
     def __repr__(self) -> str:
         return f"<{self.label}: {self.type}>" if self.name else f"<{self.type}>"
+
+
+class Rounded:
+    """Python's words for rounding, of values that `pk.round` and its like take: `round(x)`, `math.floor(x)`."""
+
+    def __round__(self, digits: int | None = None) -> Any:
+        """round(x), as pk.round(x); math.floor, math.ceil and math.trunc are pk's, too."""
+        if digits is not None:
+            raise TypeRuleError(f"round(x, {digits}) of {self!r}", fix="pk.round(x * 100) / 100 rounds to two digits")
+        return self._whole("round")
+
+    def __floor__(self) -> Any:
+        return self._whole("floor")
+
+    def __ceil__(self) -> Any:
+        return self._whole("ceil")
+
+    def __trunc__(self) -> Any:
+        return self._whole("trunc")
+
+    def _whole(self, kind: str) -> Any:
+        x: Any = self
+        return x if x.dtype.kind in "iu" else x._unary(kind)
 
 
 def number(x: Any) -> Operand:

@@ -31,6 +31,14 @@ def no_arithmetic(self: Handle, other: Any = None) -> Any:
     )
 
 
+def not_in_place(self: Handle, other: Any = None) -> Any:
+    """`x += y` of memory would name a register tile, and change nothing."""
+    raise TypeRuleError(
+        f"{self.label}: {self.type} is in memory, and no operator changes it there",
+        fix=f"store into it: warp.store({self.name or 'x'}, value), with a coordinate where it is a tensor",
+    )
+
+
 class Shared(Handle):
     """A shared tile, vector or barrier, or an array of `count` of them: made by `pk.shared` and `pk.barrier`.
 
@@ -103,7 +111,10 @@ class Shared(Handle):
         return view
 
     def __setitem__(self, key: Any, value: Operand) -> None:
-        raise TraceError(f"{self.label} is in shared memory", fix="store into it: warp.store(tile, value)")
+        raise TraceError(
+            f"{self.label} is in shared memory",
+            fix="store into it: warp.store(tile, value), or one element of a vector: warp.set(vector, i, value)",
+        )
 
 
 def shared(type: SharedTile | SharedVector, count: int = 1, name: str = "") -> Shared:
@@ -205,7 +216,8 @@ class Tensor(Handle):
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         raise TraceError(
-            f"{self.label} is in global memory", fix="store into it: warp.store(tensor, value, coordinate)"
+            f"{self.label} is in global memory",
+            fix="store into it: warp.store(tensor, value, coordinate), or one element: warp.set(tensor, at, value)",
         )
 
 

@@ -61,7 +61,7 @@ class Recorder:
         self.finish: list[Callable[[Program], None]] = []  # called when the whole kernel has been recorded
         self.role_blocks: list[Block] = [program.body]  # regions of the open roles, the kernel's first
         self.role_warpgroups = False  # whether the current role was given as warpgroups
-        self.waiting: list[Region] = []  # contexts that were made and not yet entered
+        self.waiting: list[Region | Loop] = []  # contexts that were made and not yet entered
 
     def role_block(self) -> Block:
         """The region of the current role, or the kernel's."""
@@ -191,7 +191,7 @@ class Recorder:
             first = self.waiting[0]
             raise TraceError(
                 f"{first.what} is never entered, so that it changes nothing",
-                fix=f"write `with {first.what}(...):` around what belongs to it",
+                fix=f"write `{first.how}:` around what belongs to it",
                 location=first.location,
             )
 
@@ -208,6 +208,7 @@ class Region(AbstractContextManager[Any]):
 
     def __init__(self, what: str, inner: AbstractContextManager[Any]) -> None:
         self.what, self.inner, self.location = what, inner, here()
+        self.how = f"with {what}(...)"
         current().waiting.append(self)
 
     def __enter__(self) -> Any:
@@ -232,6 +233,34 @@ def region(what: str) -> Callable[[Callable[P, Iterator[Any]]], Callable[P, Abst
         @functools.wraps(function)
         def made(*args: P.args, **named: P.kwargs) -> AbstractContextManager[Any]:
             return Region(what, make(*args, **named))
+
+        return made
+
+    return decorate
+
+
+class Loop(Iterator[Any]):
+    """A word that is written `for i in word(...):`. The trace ends with an error where one was made and not begun."""
+
+    def __init__(self, what: str, inner: Iterator[Any]) -> None:
+        self.what, self.inner, self.location = what, inner, here()
+        self.how = f"for _ in {what}(...)"
+        current().waiting.append(self)
+
+    def __next__(self) -> Any:
+        waiting = current().waiting
+        if self in waiting:
+            waiting.remove(self)
+        return next(self.inner)
+
+
+def loop(what: str) -> Callable[[Callable[P, Iterator[Any]]], Callable[P, Iterator[Any]]]:
+    """Makes a run-time loop of a generator function: one that has to be begun."""
+
+    def decorate(function: Callable[P, Iterator[Any]]) -> Callable[P, Iterator[Any]]:
+        @functools.wraps(function)
+        def made(*args: P.args, **named: P.kwargs) -> Iterator[Any]:
+            return Loop(what, function(*args, **named))
 
         return made
 

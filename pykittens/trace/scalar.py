@@ -9,11 +9,11 @@ from ..ops import scalar_arithmetic, scalar_functions, thread_indices, variables
 from ..ops.scalars import THREAD
 from ..program import Operand, Value
 from ..types import DType, RegisterTile, RegisterVector, ScalarType, bool_, f32, i32, i64, u32
-from .handle import Handle, number
+from .handle import Handle, Rounded, changes_in_place, number
 from .recorder import record, result
 
 
-class Scalar(Handle):
+class Scalar(Rounded, Handle):
     """A number known when the kernel runs, the same in all threads of a warp. Immutable; see `pk.var`."""
 
     type: ScalarType
@@ -122,18 +122,20 @@ class Scalar(Handle):
     __hash__ = Value.__hash__
 
     def __neg__(self) -> Scalar:
-        return result(scalar_functions.ScalarUnary(THREAD, "neg", self))
+        return self._unary("neg")
 
     def __abs__(self) -> Scalar:
-        return result(scalar_functions.ScalarUnary(THREAD, "abs", self))
+        return self._unary("abs")
 
     def __invert__(self) -> Scalar:
-        kind = "not" if self.dtype is bool_ else "invert"
+        return self._unary("not" if self.dtype is bool_ else "invert")
+
+    def _unary(self, kind: str) -> Scalar:
         return result(scalar_functions.ScalarUnary(THREAD, kind, self))
 
 
 class Variable(Scalar):
-    """A mutable scalar: `x.set(value)`, `x[:] = value`, `x += 1`."""
+    """A mutable scalar: `x.set(value)`, `x[:] = value`, `x += 1`, `x //= 2` and the like."""
 
     def set(self, value: Operand) -> None:
         """Gives it a new `value`."""
@@ -144,23 +146,10 @@ class Variable(Scalar):
             raise TraceError("a variable is assigned as a whole", fix="x[:] = value")
         self.set(value)
 
-    def __iadd__(self, other: Operand) -> Variable:
-        self.set(self + other)
-        return self
-
-    def __isub__(self, other: Operand) -> Variable:
-        self.set(self - other)
-        return self
-
-    def __imul__(self, other: Operand) -> Variable:
-        self.set(self * other)
-        return self
-
-    def __ixor__(self, other: Operand) -> Variable:
-        self.set(self ^ other)
-        return self
-
     __hash__ = Value.__hash__
+
+
+changes_in_place(Variable)
 
 
 def cast(x: Operand, dtype: DType) -> Scalar:

@@ -1,20 +1,19 @@
 """The Python state around a region of a kernel: what the names of the user's frames mean, before and after.
 
 A kernel is traced once, so Python state that changes inside a run-time branch or from one pass of a run-time loop to
-the next would be frozen. It is found by comparing snapshots, which look into lists, dicts and the user's own objects.
+the next would be frozen. It is found by comparing snapshots, which look into all that the author's code can change (see
+`frozen.py`): what their frames name, and what the functions and classes that they come to hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import FrameType, FunctionType, ModuleType
+from types import FrameType
 from typing import Any
 
+from ..errors import is_authors
 from ..program import Value
-
-_ATOMS = (int, float, complex, str, bytes, type(None))
-_WHOLE = (*_ATOMS, Value, FunctionType, type, ModuleType)
-_DEPTH, _ITEMS = 4, 64  # how far a snapshot looks into containers and objects
+from .frozen import ATOMS, Frozen, freeze, globals_of, names_of
 
 
 class Snapshot:
@@ -23,12 +22,27 @@ class Snapshot:
     """
 
     def __init__(self, frames: list[FrameType]):
-        self.values: dict[tuple[FrameType, str], Any] = {}
-        self.frozen: dict[tuple[FrameType, str], Any] = {}
+        self.values: dict[tuple[Any, str], Any] = {}
+        self.frozen: dict[tuple[Any, str], Any] = {}
+        met: list[Any] = []
         for frame in frames:
             for name, value in frame.f_locals.items():
-                self.values[frame, name] = value
-                self.frozen[frame, name] = freeze(value)
+                self._hold(frame, name, value, met)
+            if is_authors(frame.f_code.co_filename):
+                for found in globals_of(frame.f_code, frame.f_globals):
+                    self._hold(*found, met)
+        seen: set[int] = set()
+        for one in met:  # which grows
+            if id(one) not in seen:
+                seen.add(id(one))
+                for found in names_of(one):
+                    self._hold(*found, met)
+
+    def _hold(self, owner: Any, name: str, value: Any, met: list[Any]) -> None:
+        key = owner, name
+        if key not in self.frozen:
+            self.values[key] = value
+            self.frozen[key] = freeze(value, met)
 
     def changes(
         self, after: Snapshot, same: Callable[[Any, Any], bool] | None = None
@@ -43,57 +57,6 @@ class Snapshot:
                     self.values[key] if _atomic(old) else old,
                     after.values[key] if _atomic(old) else after.frozen[key],
                 )
-
-
-class Frozen(tuple[Any, ...]):
-    """The contents of a container or object, as they were."""
-
-    kind: str
-
-    def __repr__(self) -> str:
-        brackets = {"list": "[]", "set": "{}", "dict": "{}"}.get(self.kind, "()")
-        if self.kind == "dict":
-            parts = [f"{k!r}: {v!r}" for k, v in self]
-        elif self.kind not in ("list", "set", "tuple"):
-            return f"{self.kind}({', '.join(f'{k}={v!r}' for k, v in self)})"
-        else:
-            parts = [repr(x) for x in self]
-        text = ", ".join(parts)
-        return f"{brackets[0]}{text if len(text) < 80 else text[:77] + '...'}{brackets[1]}"
-
-
-def _frozen(kind: str, items: Any) -> Frozen:
-    out = Frozen(items)
-    out.kind = kind
-    return out
-
-
-def freeze(value: Any, depth: int = _DEPTH) -> Any:
-    """`value` where it cannot change; the contents of lists, dicts and the user's objects as they are now."""
-    if isinstance(value, _WHOLE) or depth == 0:
-        return value
-    if isinstance(value, (list, tuple, set)):
-        return _frozen(
-            type(value).__name__ if type(value) in (list, set) else "tuple",
-            [freeze(x, depth - 1) for x in list(value)[:_ITEMS]],
-        )
-    if isinstance(value, dict):
-        return _frozen("dict", [(k, freeze(v, depth - 1)) for k, v in list(value.items())[:_ITEMS]])
-    if _users_object(value):
-        return _frozen(type(value).__name__, [(k, freeze(v, depth - 1)) for k, v in list(vars(value).items())[:_ITEMS]])
-    return value
-
-
-def _users_object(value: Any) -> bool:
-    """Whether it is an instance of a plain class of the user's: not ours, not a module, function or array."""
-    module = type(value).__module__
-    return (
-        hasattr(value, "__dict__")
-        and not isinstance(value, type)
-        and not callable(value)
-        and module != "builtins"
-        and module.partition(".")[0] not in ("pykittens", "numpy", "torch", "cupy", "jax", "jaxlib")
-    )
 
 
 def _atomic(value: Any) -> bool:
@@ -114,6 +77,6 @@ def equal(a: Any, b: Any, same: Callable[[Any, Any], bool]) -> bool:
         return a.kind == b.kind and len(a) == len(b) and all(equal(x, y, same) for x, y in zip(a, b, strict=True))
     if isinstance(a, tuple) and isinstance(b, tuple):  # a name with what it means
         return len(a) == len(b) and all(equal(x, y, same) for x, y in zip(a, b, strict=True))
-    if isinstance(a, _ATOMS) and isinstance(b, _ATOMS):
+    if isinstance(a, ATOMS) and isinstance(b, ATOMS):
         return type(a) is type(b) and (a == b or (a != a and b != b))
-    return a is b or (not isinstance(b, _ATOMS) and not isinstance(a, _ATOMS) and same(a, b))
+    return a is b or (not isinstance(b, ATOMS) and not isinstance(a, ATOMS) and same(a, b))

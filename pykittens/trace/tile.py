@@ -14,10 +14,10 @@ from ..ops.take_rows import TakeRows
 from ..program import Operand, Value, is_scalar
 from ..types import Coalesced, DType, Layout, RegisterTile, RegisterVector, SharedTile, SharedVector, bool_, f32, i32
 from .cross_warp_reduction import column_total, row_reduce, row_terms, row_total, vector_reduce
-from .handle import Handle, extent, number, refuse_array
+from .handle import AUGMENTED, Handle, Rounded, changes_in_place, extent, number, refuse_array
 from .largest import best
 from .layout_conversion import convert_layout
-from .memory import ARITHMETIC, Shared, no_arithmetic
+from .memory import ARITHMETIC, Shared, Tensor, no_arithmetic, not_in_place
 from .options import unused
 from .recorder import record, result, scope_of
 from .scalar import Scalar
@@ -26,7 +26,7 @@ from .shared_operands import alone, in_registers, together
 from .vector_forms import as_vector
 
 
-class Tile(Handle):
+class Tile(Rounded, Handle):
     """A register tile or vector. Expressions make new ones; `x[:] = ...`, `+=`, `*=` change one in place."""
 
     type: RegisterTile | RegisterVector
@@ -182,31 +182,11 @@ class Tile(Handle):
     def __abs__(self) -> Tile:
         return self._unary("abs")
 
-    def __round__(self, digits: int | None = None) -> Tile:
-        """round(x), as pk.round(x); math.floor, math.ceil and math.trunc are pk's, too."""
-        if digits is not None:
-            raise TypeRuleError(
-                f"round(x, {digits}) of {self.label}", fix="pk.round(x * 100) / 100 rounds to two digits"
-            )
-        return self._whole("round")
-
-    def __floor__(self) -> Tile:
-        return self._whole("floor")
-
-    def __ceil__(self) -> Tile:
-        return self._whole("ceil")
-
-    def __trunc__(self) -> Tile:
-        return self._whole("trunc")
-
-    def _whole(self, kind: str) -> Tile:
-        return self if self.dtype.kind in "iu" else self._unary(kind)
-
     def _unary(self, kind: str) -> Tile:
         return result(unary.Unary(scope_of(self.type.warps), kind, self))
 
     def __setitem__(self, key: Any, value: Operand) -> None:
-        """Changes the tile in place; `x = y` would only name another. `x += y` and `x *= y` do so, too."""
+        """Changes the tile in place; `x = y` would only name another. `x += y` and its like do so, too."""
         if not (isinstance(key, slice) and key == slice(None)):
             raise TraceError(
                 "a register tile is assigned as a whole: its elements lie in different threads",
@@ -258,22 +238,6 @@ class Tile(Handle):
         least = -float("inf") if dtype.kind == "f" else limits(dtype)[0]
         chosen = result(Select(scope, here, self, least))
         return chosen.row_max() if places == "row" else chosen.col_max()
-
-    def _inplace(self, kind: str, other: Operand) -> Tile:
-        self[:] = self._binary(kind, self, other)
-        return self
-
-    def __iadd__(self, other: Operand) -> Tile:
-        return self._inplace("add", other)
-
-    def __isub__(self, other: Operand) -> Tile:
-        return self._inplace("sub", other)
-
-    def __imul__(self, other: Operand) -> Tile:
-        return self._inplace("mul", other)
-
-    def __itruediv__(self, other: Operand) -> Tile:
-        return self._inplace("div", other)
 
     def to(self, dtype: DType) -> Tile:
         """The same elements as another `dtype`: floats are rounded to nearest even; integers take the low bits, and
@@ -575,6 +539,9 @@ class Tile(Handle):
         return as_vector(self, RegisterVector(own.dtype, own.length, kind, layout, own.warps, width=width))
 
 
+changes_in_place(Tile)
+
+
 def _through_registers(name: str) -> Any:
     def apply(self: Shared, *others: Any) -> Any:
         found = in_registers(self, *others)
@@ -593,4 +560,7 @@ def _of_registers(self: Shared, name: str) -> Any:
 
 for _name in [*ARITHMETIC, "__lt__", "__le__", "__gt__", "__ge__"]:
     setattr(Shared, _name, _through_registers(_name))
+for _name in AUGMENTED:
+    setattr(Shared, f"__i{_name}__", not_in_place)
+    setattr(Tensor, f"__i{_name}__", not_in_place)
 Shared.__getattr__ = _of_registers  # type: ignore[method-assign, assignment]

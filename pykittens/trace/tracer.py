@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from . import handle_types  # noqa: F401  (gives values their operators)
 from . import recorder as recording
 from .recorder import tracing
 from .wrong_calls import explain
+
+_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 def trace(
@@ -29,6 +32,12 @@ def trace(
     are set on the program.
     """
     code = function.__code__
+    if code.co_flags & _SUSPENDED:
+        raise TraceError(
+            f"kernel {function.__name__!r} is a generator or a coroutine",
+            fix="write an ordinary function: `def`, without yield, async and await",
+            location=(Frame(code.co_filename, code.co_firstlineno, code.co_name),),
+        )
     program = Program(
         function.__name__, warps, location=(Frame(code.co_filename, code.co_firstlineno, code.co_name),), **attributes
     )

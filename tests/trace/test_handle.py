@@ -1,6 +1,7 @@
 """Traced values where Python wants to know more than a trace can tell; arrays where an operand is meant."""
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens import bf16, f32, warp
+from pykittens import bf16, f32, i32, warp
+from pykittens.trace.handle import AUGMENTED
 from tests.expecting import X, line_of, refused, says, x
 
 # Python that only looks as if it ran in the kernel ----------------------------------------------------------
@@ -244,3 +246,65 @@ def test_a_kernel_inside_another() -> None:
             outer(x, y, call=call)
     outer(x, y, call=double.function)
     assert (y == 2).all()
+
+
+# Augmented assignments, and Python's words for rounding ------------------------------------------------------
+
+NUMBERS = np.arange(-128, 128, dtype=np.int32).reshape(16, 16)
+
+
+@pytest.mark.parametrize("dtype", [i32, f32])
+def test_augmented_assignments_change_what_other_names_mean(dtype: Any) -> None:
+    """`u = t; u //= 3` is seen under the name t, in loops and branches too, as NumPy has it."""
+    other = ("and", "or", "xor", "lshift", "rshift") if dtype is f32 else ("truediv",)
+    names = [name for name in AUGMENTED if name not in other]
+
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(dtype, 16, 16), y: pk.gl(dtype, "N", 16), z: pk.gl(dtype, 32)) -> None:
+        for n, name in enumerate(names):
+            change = getattr(operator, f"i{name}")
+            t, v = warp.load(x, (0, 0), rows=16), pk.var(dtype, 7)
+            u, w = t, v
+            for i in pk.range(2):
+                with pk.when(i > 0):
+                    u = change(u, 3)
+                    w = change(w, 3)
+            warp.store(y, t, (n, 0))
+            warp.set(z, n, v)
+
+    x = NUMBERS.astype(np.int32 if dtype is i32 else np.float32)
+    y, z = np.zeros((16 * len(names), 16), x.dtype), np.zeros(32, x.dtype)
+    k(x, y, z)
+    for n, name in enumerate(names):
+        change = getattr(operator, f"i{name}")
+        np.testing.assert_array_equal(y[16 * n : 16 * n + 16], change(x.copy(), x.dtype.type(3)), err_msg=name)
+        assert z[n] == change(np.full(1, 7, x.dtype), x.dtype.type(3))[0], name
+
+
+@pytest.mark.parametrize("name", AUGMENTED)
+def test_memory_is_stored_into(name: str) -> None:
+    def k(x: pk.gl(f32, 16, 16), *, shared: bool) -> None:
+        memory = pk.shared(pk.st(f32, 16, 16)) if shared else x
+        getattr(operator, f"i{name}")(memory, 1)
+
+    for shared in (False, True):
+        with pytest.raises(pk.TypeRuleError, match="is in memory, and no operator changes it there"):
+            pk.kernel(k).program(pk.spec(f32, (16, 16)), shared=shared)
+
+
+def test_pythons_words_for_rounding() -> None:
+    values = np.array([-2.5, -0.5, 0.5, 1.5, 2.25, -7.75, 3, 8], np.float32)
+    words = (round, math.floor, math.ceil, math.trunc)
+
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(f32, 8), y: pk.gl(f32, 64), n: i32) -> None:
+        for j, word in enumerate(words):
+            for i in range(8):
+                warp.set(y, 8 * j + i, word(x[i]))
+            warp.set(y, 32 + j, pk.cast(word(n), f32))
+
+    y = np.zeros(64, np.float32)
+    k(values, y, -9)
+    for j, word in enumerate((np.round, np.floor, np.ceil, np.trunc)):
+        np.testing.assert_array_equal(y[8 * j : 8 * j + 8], word(values))
+    assert (y[32:36] == -9).all()

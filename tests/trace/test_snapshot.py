@@ -1,9 +1,15 @@
 """Python state that run-time control flow would freeze."""
 
+import collections
+import functools
+import io
+import itertools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pykittens as pk
@@ -184,17 +190,128 @@ def test_state_that_changes_in_a_loop(kernel: Callable[..., Any], fact: str) -> 
 
 
 def test_hidden_state_is_found_by_what_it_does() -> None:
-    def turn() -> int:
-        turn.count += 1  # type: ignore[attr-defined]
-        return turn.count - 1  # type: ignore[attr-defined]
-
-    turn.count = 0  # type: ignore[attr-defined]
-
     def k(x: X):
+        file = io.BytesIO()
         for i in pk.range(4):
-            warp.store(x, warp.full(f32, 16, 64, turn()), (i, 0))  #!
+            warp.store(x, warp.full(f32, 16, 64, file.tell()), (i, 0))  #!
+            file.write(b"x")
 
     says(refused(k), "operand 'value' of fill is 0 in the first pass, 1 in the second")
+
+
+COUNT, HELD = 0, Pair(0, 0)
+HERE = sys.modules[__name__]
+
+
+class Slotted:
+    __slots__ = ("n",)
+    shared = 0
+
+    def __init__(self):
+        self.n = 0
+
+    def step(self):
+        self.n += 1
+
+    def __call__(self):
+        self.step()
+
+
+def counting(start=0):
+    while True:
+        yield start
+        start += 1
+
+
+def add_global():
+    global COUNT
+    COUNT += 1
+
+
+def add_to_default(seen=[]):  # noqa: B006
+    seen.append(1)
+
+
+def add_to_attribute():
+    add_to_attribute.n = getattr(add_to_attribute, "n", 0) + 1
+
+
+def add_to_class():
+    Slotted.shared += 1
+
+
+def add_to_module():
+    HERE.COUNT += 1
+
+
+def add_to_held():
+    HELD.a += 1
+
+
+def array():
+    values = np.zeros(3)
+
+    def step():
+        values[0] += 1
+
+    return step
+
+
+def cell():
+    n = 0
+
+    def step():
+        nonlocal n
+        n += 1
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda: add_global, lambda: add_to_default, lambda: add_to_attribute, lambda: add_to_class),
+        *(lambda: add_to_module, lambda: add_to_held, array, cell, Slotted, lambda: Slotted().step),
+        lambda: functools.partial(next, iter(range(1000))),
+        lambda: functools.partial(next, iter([1] * 99)),
+        lambda: functools.partial(next, enumerate([1] * 99)),
+        lambda: functools.partial(next, itertools.count()),
+        lambda: functools.partial(collections.deque([1]).append, 1),
+        lambda: functools.partial(bytearray(1).append, 1),
+        lambda: counting().__next__,
+    ],
+)
+def test_state_is_found_wherever_the_authors_code_keeps_it(make: Any) -> None:
+    """Names of functions that a kernel calls, and of those that these call; whatever is changed, and by what."""
+
+    def loop(x: X):
+        step = make()
+        through = lambda: step()  # noqa: E731
+        for _ in pk.range(3):  #!
+            through()
+
+    def branch(x: X):
+        step = make()
+        through = lambda: step()  # noqa: E731
+        with pk.when(x.rows > 3):  #!
+            through()
+
+    says(refused(loop), "changes from one pass of this loop to the next")
+    says(refused(branch), "changes inside pk.when")
+
+
+def test_what_helpers_remember_may_grow_once() -> None:
+    table: dict[int, int] = {}
+
+    def power(n: int) -> int:
+        return table.setdefault(n, n**2)
+
+    @pk.kernel
+    def k(x: X):
+        for i in pk.range(4):
+            warp.store(x, warp.full(f32, 16, 64, power(3) + len(table)), (i, 0))
+
+    k.program(x)
 
 
 def test_what_may_change_in_a_loop() -> None:

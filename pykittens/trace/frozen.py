@@ -1,0 +1,162 @@
+"""What the author's Python code holds that can change, as it is now, in a form that can be compared with a later one.
+
+Names of frames, globals that code names, closures, defaults, attributes; and in them lists, dicts, arrays, iterators
+and objects, by their contents.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from functools import cache, partial
+from types import (
+    BuiltinMethodType,
+    CodeType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
+from typing import Any
+
+from ..errors import is_authors
+from ..program import Value
+
+ATOMS = (int, float, complex, str, bytes, type(None))
+_WHOLE = (*ATOMS, Value, ModuleType, CodeType)
+_BOUND = (MethodType, BuiltinMethodType, MethodWrapperType)
+_DEPTH, _ITEMS = 4, 64  # how far and how wide it looks into containers and objects
+_BYTES = 1 << 20  # of an array
+_LIBRARIES = ("pykittens", "numpy", "torch", "cupy", "jax", "jaxlib", "ml_dtypes")
+
+
+class Frozen(tuple[Any, ...]):
+    """The contents of a container or object, as they were."""
+
+    kind: str
+
+    def __repr__(self) -> str:
+        brackets = {"list": "[]", "set": "{}", "dict": "{}"}.get(self.kind, "()")
+        own = "" if self.kind in ("list", "set", "dict", "tuple") else self.kind
+        text = ", ".join(
+            repr(x) if not own and self.kind != "dict" else f"{x[0]}={x[1]!r}" if own else f"{x[0]!r}: {x[1]!r}"
+            for x in self
+        )
+        return f"{own}{brackets[0]}{text if len(text) < 80 else text[:77] + '...'}{brackets[1]}"
+
+
+def _frozen(kind: str, items: Any) -> Frozen:
+    out = Frozen(items)
+    out.kind = kind
+    return out
+
+
+def freeze(value: Any, met: list[Any], depth: int = _DEPTH) -> Any:
+    """`value` where it cannot change; the contents of what can. Functions and classes, which hold names of their own
+    (`names_of`), are added to `met`.
+    """
+    if isinstance(value, _WHOLE) or depth == 0:
+        return value
+    if isinstance(value, (FunctionType, type)):
+        met.append(value)
+        return value
+    if isinstance(value, (list, tuple, set, deque)):
+        items = list(value)
+        kind = type(value).__name__ if type(value) in (list, set) else "tuple"
+        return _frozen(kind, [*(freeze(x, met, depth - 1) for x in items[:_ITEMS]), *items[_ITEMS:]])
+    if isinstance(value, dict):
+        return _frozen("dict", [(k, freeze(v, met, depth - 1)) for k, v in list(value.items())[:_ITEMS]])
+    parts = _parts(value, met)
+    if parts is None:
+        return value
+    return _frozen(type(value).__name__, [(k, freeze(v, met, depth - 1)) for k, v in parts])
+
+
+def _parts(value: Any, met: list[Any]) -> list[tuple[str, Any]] | None:
+    """What an object consists of, by name; None of one that nobody can look into, or that does not change."""
+    kind = type(value)
+    module = kind.__module__.partition(".")[0]
+    if module in _LIBRARIES and module != "numpy":
+        return None
+    if isinstance(value, _BOUND) and not isinstance(value.__self__, ModuleType):
+        return [("function", getattr(value, "__func__", None)), ("self", value.__self__)]
+    if isinstance(value, partial):
+        return [("function", value.func), ("arguments", value.args), ("named", value.keywords)]
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        if frame is None or not is_authors(value.gi_code.co_filename):
+            return None
+        return [("at", frame.f_lasti), *frame.f_locals.items()]
+    if kind is bytearray:
+        return [("bytes", bytes(value))]
+    if module == "numpy" and getattr(value, "nbytes", _BYTES) < _BYTES:
+        few = value.dtype.hasobject or value.size <= _ITEMS
+        return [("values", value.tolist() if few else value.tobytes())]
+    if module == "builtins" and hasattr(kind, "__next__"):
+        return [(str(n), x) for n, x in enumerate(value.__reduce__())]  # of an iterator: of what, and where it stands
+    if module == "itertools":
+        return [("state", repr(value))]
+    if module in (*_LIBRARIES, "builtins") or (callable(value) and not _is_authors(kind)):
+        return None
+    met.append(kind)
+    slots = [x for c in kind.__mro__ for x in _slots(c) if hasattr(value, x)]
+    held = [*getattr(value, "__dict__", {}).items(), *((x, getattr(value, x)) for x in slots)]
+    return held[:_ITEMS] if hasattr(value, "__dict__") or slots else None
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return tuple(x for x in ((slots,) if isinstance(slots, str) else slots) if not x.startswith("__"))
+
+
+def _is_authors(one: FunctionType | type) -> bool:
+    """Whether a function or class is of the kernel's author: not a library's, nor ours."""
+    if isinstance(one, FunctionType):
+        return is_authors(one.__code__.co_filename)
+    file = getattr(sys.modules.get(one.__module__), "__file__", None)
+    return is_authors(file) if file else one.__module__ == "__main__"
+
+
+def names_of(one: FunctionType | type) -> Iterator[tuple[Any, str, Any]]:
+    """(owner, name, value) of all that a function or class of the author's holds: cells, defaults, attributes, and the
+    globals that the function names. An owner is hashed by its identity.
+    """
+    if not _is_authors(one):
+        return
+    if isinstance(one, type):
+        for name, value in list(vars(one).items()):
+            if not name.startswith("__"):
+                yield one, f"{one.__name__}.{name}", value
+        for base in one.__bases__:
+            yield one, f"{one.__name__}.{base.__name__}", base
+        return
+    code = one.__code__
+    for name, cell in zip(code.co_freevars, one.__closure__ or (), strict=True):
+        try:
+            yield id(cell), name, cell.cell_contents
+        except ValueError:  # nothing yet
+            continue
+    for n, value in enumerate(one.__defaults__ or ()):
+        yield one, f"a default of {one.__name__}, {n}", value
+    for name, value in {**(one.__kwdefaults__ or {}), **vars(one)}.items():
+        yield one, f"{one.__name__}.{name}", value
+    yield from globals_of(code, one.__globals__)
+
+
+def globals_of(code: CodeType, names: dict[str, Any]) -> Iterator[tuple[Any, str, Any]]:
+    """(owner, name, value) of the globals that code names, and of what it names in modules of the author's."""
+    said = _names(code)
+    for name in said:
+        if name in names:
+            value = names[name]
+            yield id(names), name, value
+            if isinstance(value, ModuleType) and is_authors(getattr(value, "__file__", None) or ""):
+                yield from ((value, f"{name}.{x}", vars(value)[x]) for x in said if x in vars(value))
+
+
+@cache
+def _names(code: CodeType) -> frozenset[str]:
+    inner = (_names(x) for x in code.co_consts if isinstance(x, CodeType))
+    return frozenset(code.co_names).union(*inner)
