@@ -25,9 +25,10 @@ import ml_dtypes
 import numpy as np
 
 from .. import loading
+from ..errors import installed
 from .identity import Identity
 from .reads import reads
-from .values import Same, installed, is_vocabulary, leaf_of
+from .values import Same, is_vocabulary, leaf_of
 
 # Whose members compute from their arguments alone; of `functools`, what keeps no results.
 _PURE = frozenset("math cmath operator itertools collections collections.abc numbers abc typing dataclasses".split())
