@@ -34,6 +34,8 @@ ATTENTION_BACKWARD = Function(
     forward=_gradient_forward,
     autocast="low",
     cast=("do", "q", "k", "v", "o"),
+    summed=rules.COLUMNS,
+    zeros=rules.zeros_of_gradient,
 )
 
 
@@ -55,6 +57,8 @@ ATTENTION = Function(
     ),
     autocast="low",
     cast=("q", "k", "v"),
+    summed=rules.COLUMNS,
+    zeros=rules.zeros,
     backward=Backward(("q", "k", "v", "sinks", "out", "lse"), _gradients),
 )
 

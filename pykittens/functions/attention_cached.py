@@ -41,6 +41,8 @@ ATTENTION_CACHED = Function(
     numbers=lambda q, *rest: _scores(q.shape[-1], *rest[7:]).numbers,
     autocast="low",
     cast=("q", "k_cache", "v_cache"),
+    summed=rules.COLUMNS,
+    zeros=rules.zeros,
 )
 
 

@@ -14,6 +14,7 @@ SETTINGS = (
     "int? left=None, int? right=None, float? softcap=None"
 )
 GRADIENTS = ("dq", "dk", "dv", "dsinks")
+COLUMNS = dict.fromkeys(("q", "k", "v", "k_cache", "v_cache", "do", "o"), -1)  # of which there may be none
 
 
 def scores_of(
@@ -72,6 +73,15 @@ def dsinks_of_no_keys(operands: Mapping[str, Any]) -> Any:
     """Rows that see nothing but the sink have its logit as their log-sum-exp."""
     dlse = operands["dlse"]
     return 0.0 if dlse is None or 0 in dlse.shape else dlse.sum((0, 2))
+
+
+def zeros(q: Any, k: Any, v: Any, *_: Any) -> int:
+    """Columns of zeros that stand for none of queries and keys, or of values: as many as kernels take."""
+    return max(16 if v.dtype == "e4m3" else 8, v.shape[-1])
+
+
+def zeros_of_gradient(do: Any, *rest: Any) -> int:
+    return zeros(*rest)
 
 
 def sides(window: Any) -> tuple[int | None, int | None]:

@@ -57,6 +57,8 @@ def scored(plain: Function, backward: Function) -> Function:
         forward=forward,
         autocast="low",
         cast=plain.cast,
+        summed=plain.summed,
+        zeros=plain.zeros,
         backward=Backward((*plain.names, *NAMES, "out", "lse"), gradients),
     )
 
@@ -89,6 +91,8 @@ def _backward(plain: Function) -> Function:
         forward=forward,
         autocast="low",
         cast=plain.cast,
+        summed=plain.summed,
+        zeros=plain.zeros,
     )
 
 

@@ -123,6 +123,8 @@ ATTENTION_VARLEN_BACKWARD = Function(
     forward=_gradient_forward,
     autocast="low",
     cast=("do", "q", "k", "v", "o"),
+    summed=rules.COLUMNS,
+    zeros=rules.zeros_of_gradient,
 )
 
 
@@ -143,6 +145,8 @@ ATTENTION_VARLEN = Function(
     numbers=lambda q, k, v, cu_q, cu_k, sinks, *settings: rules.scores_of(q.shape[-1], *settings).numbers,
     autocast="low",
     cast=("q", "k", "v"),
+    summed=rules.COLUMNS,
+    zeros=rules.zeros,
     backward=Backward(("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "sinks", "out", "lse"), _gradients),
 )
 

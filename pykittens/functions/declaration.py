@@ -83,7 +83,9 @@ class Function:
     also: the name of one more result, last, made where it is asked for; the operator with it is called name_also.
     key: of the settings, what decides which kernel runs and how; the others are `numbers` that a kernel is given.
     numbers: called as `results` is, the scalar operands of the kernel in their order. Given with `key`.
-    summed: the dimension of operands that is summed over. Where it alone is empty, what is summed is 0.
+    summed: the dimension of operands that is summed over, or counts columns of which each has its own result. Where it
+    alone is empty, results are those of zeros: of as many as `zeros` says, which is called with what is known of the
+    operands.
     functional: the function that returns what this one writes into its last operand; see `writing`.
     autocast: "low", to bf16 or f16 as torch.autocast says, or "f32": what the operands `cast` (all) become inside it.
     """
@@ -96,6 +98,7 @@ class Function:
     autocast: str = ""
     cast: tuple[str, ...] = ()
     summed: Mapping[str, int] = field(default_factory=dict)
+    zeros: Callable[..., int] = lambda *_: 1
     functional: Function | None = None
     backward: Backward | None = None
     results: Callable[..., tuple[Result, ...]] = lambda *_: ()
@@ -187,7 +190,7 @@ class Function:
     def _of_zeros(
         self, arrays: Sequence[Any], infos: Sequence[ArrayInfo | None], settings: Sequence[Any], also: bool
     ) -> list[Any] | None:
-        """The results where nothing but the dimension that is summed over is empty: those of a single 0 in it."""
+        """The results where nothing but the dimension that is summed over is empty: those of zeros in it."""
         given = list(arrays)
         for i, (name, info) in enumerate(zip(self.names, infos, strict=True)):
             if info is not None and 0 in info.shape:
@@ -196,7 +199,7 @@ class Function:
                     continue
                 shape = list(info.shape)
                 if name in self.summed:
-                    shape[self.summed[name]] = 1
+                    shape[self.summed[name]] = self.zeros(*infos)
                 if name not in self.summed or 0 in shape:
                     return None
                 given[i] = interop.empty(info.kind, tuple(shape), info.dtype, info.device)

@@ -38,7 +38,7 @@ def _check(name: str, wide: bool, q: Any, k: Any, v: Any, beta: Any, log_decay: 
 
 
 def _scale(q: Any, scale: float | None) -> float:
-    return float(q.shape[-1] ** -0.5 if scale is None else scale)
+    return float((q.shape[-1] or 1) ** -0.5 if scale is None else scale)
 
 
 def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Function, Function, Function]:

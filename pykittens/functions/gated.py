@@ -25,7 +25,7 @@ def _results(
 
 
 def _scale(q: Any, scale: float | None) -> float:
-    return float(q.shape[-1] ** -0.5 if scale is None else scale)
+    return float((q.shape[-1] or 1) ** -0.5 if scale is None else scale)
 
 
 def _numbers(

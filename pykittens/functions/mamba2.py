@@ -39,7 +39,7 @@ def _results(*given: Any) -> tuple[Result, ...]:
     if heads % groups if groups else heads:
         raise ArgumentError(f"{said}: {heads} heads over {groups} groups", fix="heads are a multiple of groups")
     for what, size, supported in (("columns of x", cols, COLUMNS), ("columns of B", b.shape[3], STATES)):
-        if size not in supported:
+        if size not in (0, *supported):
             fix = f"{', '.join(map(str, supported))} {what} are supported"
             raise ArgumentError(f"{said}: there is no kernel for {size} {what}", fix=fix)
     rest: tuple[tuple[str, Any, tuple[int, ...]], ...] = (("dt", dt, (batch, n, heads)), ("dt_bias", bias, (heads,)))
@@ -63,13 +63,14 @@ def _gradient_results(dy: Any, *given: Any) -> tuple[Result, ...]:
     x, dt, a, b, c, d, z, bias, state, _ = operands
     check_gradient(f"{_NAME}_backward", dy, x)
     check_state(f"{_NAME}_backward", "dafter", dafter, after.shape)
-    if b.shape[3] not in (*STAGES,):
+    if b.shape[3] not in (0, *STAGES):
         fix = f"pass parts of {max(STAGES)} columns, whose gradients add up: torch's autograd does so by itself"
         raise ArgumentError(f"{_NAME}_backward with {b.shape[3]} columns of B", fix=fix)
     made = [Result((0,), "f32") if i is None else Result(i.shape, i.dtype) for i in (x, dt, a, b, c, d, z, bias)]
     return *made, Result((0,) if state is None else state.shape, "f32", nothing="dafter")
 
 
+_SUMMED = {"B": -1, "C": -1, "state": -1, "dafter": -1}  # without states, D and z are what is left
 MAMBA2_BACKWARD = Function(
     f"{_NAME}_backward",
     f"Tensor dy, {OPERANDS}, Tensor? dafter=None",
@@ -79,6 +80,8 @@ MAMBA2_BACKWARD = Function(
     forward=kernels.call_backward,
     autocast="low",
     cast=("dy", "x", "B", "C", "z"),
+    summed=_SUMMED,
+    zeros=lambda *_: min(STAGES),
 )
 
 
@@ -121,6 +124,8 @@ MAMBA2 = Function(
     forward=kernels.call,
     autocast="low",
     cast=("x", "B", "C", "z"),
+    summed=_SUMMED,
+    zeros=lambda *_: min(STATES),
     backward=Backward(("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "state", "cu_seqlens"), _gradients),
 )
 

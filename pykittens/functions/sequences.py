@@ -24,7 +24,7 @@ def _linear(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | N
 
 
 def _linear_numbers(q: Any, k: Any, v: Any, log_decay: Any, state: Any, scale: float | None) -> tuple[float]:
-    return (q.shape[-1] ** -0.5 if scale is None else float(scale),)
+    return ((q.shape[-1] or 1) ** -0.5 if scale is None else float(scale),)
 
 
 def _linear_forward(
@@ -124,6 +124,7 @@ def _based_backward(do: Any, q: Any, k: Any, v: Any, state: Any, dafter: Any, *m
     return based_backward.call(do, dafter, q, k, v, state, *made)
 
 
+_SUMMED = {"q": -1, "k": -1}  # keys of no features are all alike
 BASED_BACKWARD = Function(
     "based_backward",
     "Tensor do, Tensor q, Tensor k, Tensor v, Tensor? state=None, Tensor? dafter=None",
@@ -132,6 +133,8 @@ BASED_BACKWARD = Function(
     forward=_based_backward,
     autocast="low",
     cast=("do", "q", "k", "v"),
+    summed=_SUMMED,
+    zeros=lambda *_: taylor.D,
 )
 
 
@@ -149,6 +152,8 @@ BASED = Function(
     forward=taylor.call,
     autocast="low",
     cast=("q", "k", "v"),
+    summed=_SUMMED,
+    zeros=lambda *_: taylor.D,
     backward=Backward(("q", "k", "v", "state"), _based_pulled_back),
 )
 

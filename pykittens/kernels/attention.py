@@ -80,7 +80,9 @@ def scores(
     if right is not None:
         right = max(-FARTHEST, min(right, FARTHEST))
     causal = right == 0
-    return Scores(causal, dim**-0.5 if scale is None else float(scale), left, None if causal else right, softcap)
+    return Scores(
+        causal, (dim or 1) ** -0.5 if scale is None else float(scale), left, None if causal else right, softcap
+    )
 
 
 def call(
@@ -223,7 +225,7 @@ def check(infos: dict[str, ArrayInfo], deterministic: bool = False, sinks: Array
         problem, fix = "the shapes do not go together", "k and v have one shape, with the batch and head dimension of q"
     elif q.shape[1] % k.shape[1] if k.shape[1] else q.shape[1]:
         problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
-    elif any(x.shape[3] % 8 or not 8 <= x.shape[3] <= widest for x in (q, v)) or v.shape[3] > q.shape[3]:
+    elif any(x.shape[3] % 8 or x.shape[3] > widest for x in (q, v)) or 0 < q.shape[3] < v.shape[3]:
         problem = f"there is no kernel for head dimension {q.shape[3]}"
         problem += "" if v.shape[3] == q.shape[3] else f", and {v.shape[3]} of values"
         fix = f"multiples of 8 up to {widest} are supported, for values no more than for keys"

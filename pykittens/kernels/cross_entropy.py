@@ -257,7 +257,7 @@ def check(
     check_settings(reduction, ignore_index, smoothing, z_loss, softcap)
     check_floats("cross_entropy", "x", x)
     check_targets("logits", x, targets)
-    if not 1 <= x.shape[1] <= MOST:
+    if x.shape[1] > MOST or (x.shape[1] == 0 and x.shape[0] > 0):
         raise ArgumentError(f"rows of {x.shape[1]} logits", fix=f"vocabularies from 1 to {MOST} are supported")
     if x.shape[1] > 1 and x.strides[1] != 1:
         fix = "columns must follow one another: pass a contiguous copy"

@@ -267,7 +267,7 @@ def check(
         problem, fix = f"{q.shape[1]} query heads share {k.shape[1]} key heads", "pass a multiple of the key heads"
     elif q.shape[2] > QUERIES:
         problem, fix = f"{q.shape[2]} queries of a sequence", f"up to {QUERIES} are supported; pk.attention takes more"
-    elif any(x.shape[3] % 8 or not 8 <= x.shape[3] <= WIDEST for x in (q, v)) or v.shape[3] > q.shape[3]:
+    elif any(x.shape[3] % 8 or x.shape[3] > WIDEST for x in (q, v)) or 0 < q.shape[3] < v.shape[3]:
         problem = f"there is no kernel for head dimension {q.shape[3]}"
         problem += "" if v.shape[3] == q.shape[3] else f", and {v.shape[3]} of values"
         fix = f"multiples of 8 up to {WIDEST} are supported, for values no more than for keys"

@@ -69,7 +69,7 @@ def check(name: str, a: ArrayInfo, b: ArrayInfo, c: ArrayInfo, features: Dims, v
             f"{said}: the shapes do not go together", fix="q and k have one shape, and v their batch, heads and rows"
         )
     for what, given, supported in (("feature", a.shape[3], features), ("value", c.shape[3], values)):
-        if given not in supported:
+        if given not in (0, *supported):  # without features or values there is nothing for a kernel to do
             fix = f"{what} dimensions {', '.join(map(str, supported))} are supported"
             raise ArgumentError(f"{said}: there is no kernel for {what} dimension {given}", fix=fix)
 
