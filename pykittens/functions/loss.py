@@ -10,6 +10,7 @@ from ..errors import ArgumentError
 from ..interop.arrays import describe
 from ..kernels import cross_entropy as kernels
 from ..kernels import linear_cross_entropy as linear
+from ..kernels import linear_cross_entropy_gradients as ahead
 from ..kernels import scale_rows
 from ..kernels import vocabulary_slices as slices
 from ..kernels.arguments import KernelCall
@@ -251,6 +252,150 @@ LINEAR_CROSS_ENTROPY_KEPT = Function(
 )
 
 
+def _areas(x: Any, weight: Any, bias: bool, early: bool) -> Any:
+    (m, h), v = x.shape, weight.shape[0]
+    return slices.areas_of(m, h, v, early, early or bias)
+
+
+def _finds_room(x: Any, weight: Any, for_weight: bool, for_bias: bool) -> bool:
+    """Whether `LINEAR_CROSS_ENTROPY_GRADIENTS` is for such operands, if they are operands at all."""
+    ranks = len(getattr(x, "shape", ())), len(getattr(weight, "shape", ()))
+    return (
+        ranks == (2, 2) and 0 not in (*x.shape, *weight.shape) and _areas(x, weight, for_bias, for_weight) is not None
+    )
+
+
+def _ahead_results(x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
+    *rest, for_x, for_weight, for_bias = rest  # type: ignore[assignment]
+    (loss, _), (m, h), v = _linear_results(x, weight, *rest), x.shape, weight.shape[0]
+    areas, (reduction, *_, softcap) = _areas(x, weight, for_bias, for_weight), rest[2:]
+    if softcap or reduction == "none":
+        fact = f"linear_cross_entropy_gradients with reduction {reduction!r} and softcap {softcap}"
+        raise ArgumentError(fact, fix="call linear_cross_entropy, which knows when to make gradients ahead")
+    if areas is None:
+        fact = f"linear_cross_entropy_gradients of x {(m, h)} and weight {(v, h)}"
+        raise ArgumentError(f"{fact}: no room for a part of the logits", fix="call linear_cross_entropy")
+    own = min(areas.again, v) - areas.held if for_weight or for_bias else 0
+    return (
+        loss,
+        Result((4, m), "f32"),
+        Result((m, h) if for_x else (0,), x.dtype),
+        Result((m, -(-own // 8) * 8) if own else (0,), x.dtype),
+        Result((v, h) if areas.held else (0,), x.dtype),
+    )
+
+
+def _ahead_forward(*operands: Any) -> KernelCall:
+    x, weight, *rest, _, for_weight, for_bias = operands
+    areas = _areas(x, weight, for_bias, for_weight)
+    return KernelCall(ahead.FORWARD, (x, weight, *rest), {"areas": areas})  # type: ignore[arg-type]
+
+
+def _weight_gradient_results(x: Any, weight: Any, targets: Any, state: Any, upstream: Any, *rest: Any) -> Any:
+    bias, kept, held, *settings, for_weight, for_bias, early = rest
+    _linear_results(x, weight, targets, bias, *settings)
+    for name, found, shape in (("state", state, (4, x.shape[0])), ("upstream", upstream, ())):
+        if found.dtype != "f32" or tuple(found.shape) != shape:
+            said = f"{name} is {found.dtype} {tuple(found.shape)}, where f32 {shape} is needed"
+            raise ArgumentError(
+                f"linear_cross_entropy_gradients_backward: {said}", fix="pass what belongs to the forward call"
+            )
+    return tuple(
+        Result(tuple(like.shape) if wanted and like is not None else (0,), like.dtype if like is not None else "f32")
+        for like, wanted in ((weight, for_weight), (bias, for_bias))
+    )
+
+
+def _weight_gradient_forward(x: Any, weight: Any, targets: Any, state: Any, upstream: Any, *rest: Any) -> KernelCall:
+    bias, kept, held, dweight, dbias, *settings, for_weight, for_bias, early = rest
+    operands = (x, weight, targets, bias, state, kept, held, upstream, dweight, dbias, *settings)
+    areas = _areas(x, weight, True, early)
+    return KernelCall(ahead.BACKWARD, operands, {"areas": areas, "over": False})  # type: ignore[arg-type]
+
+
+LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD = Function(
+    "linear_cross_entropy_gradients_backward",
+    "Tensor x, Tensor weight, Tensor targets, Tensor state, Tensor upstream, Tensor? bias=None, "
+    "Tensor? kept=None, Tensor? held=None",
+    f"{_SETTINGS}, bool for_weight=True, bool for_bias=True, bool early=False",
+    outputs=("dweight", "dbias"),
+    results=_weight_gradient_results,
+    forward=_weight_gradient_forward,
+    summed={"x": 1, "weight": 1},
+)
+
+
+def _over_results(held: Any, kept: Any, x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
+    *operands, for_bias = rest
+    if tuple(held.shape) != tuple(weight.shape) or held.dtype != weight.dtype:
+        said = f"held is {held.dtype} {tuple(held.shape)}, weight {weight.dtype} {tuple(weight.shape)}"
+        raise ArgumentError(
+            f"linear_cross_entropy_gradients_backward: {said}", fix="pass what belongs to the forward call"
+        )
+    return _weight_gradient_results(x, weight, *operands[:4], kept, held, *operands[4:], False, for_bias, True)[1:]
+
+
+def _over_forward(held: Any, kept: Any, x: Any, weight: Any, targets: Any, state: Any, *rest: Any) -> KernelCall:
+    upstream, bias, dbias, *settings, _ = rest
+    operands = (x, weight, targets, bias, state, kept, held, upstream, held, dbias, *settings)
+    statics = {"areas": _areas(x, weight, True, True), "over": True}
+    return KernelCall(ahead.BACKWARD, operands, statics)  # type: ignore[arg-type]
+
+
+# The same, with the gradient of weight in the memory that the forward pass took for it, over what it left there.
+LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD_OVER = Function(
+    "linear_cross_entropy_gradients_backward_over",
+    "Tensor(a!) held, Tensor(b!) kept, Tensor x, Tensor weight, Tensor targets, Tensor state, Tensor upstream, "
+    "Tensor? bias=None",
+    f"{_SETTINGS}, bool for_bias=True",
+    outputs=("dbias",),
+    results=_over_results,
+    forward=_over_forward,
+)
+
+
+def _ahead_gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapping[str, Any]:
+    """What was made in the forward pass, times what comes for the loss; over it where nobody will ask again."""
+    if grads.loss is None:
+        wanted = ((x, getattr(saved, x)) for x in ("x", "weight", "bias") if getattr(needs, x))
+        return {name: x.new_zeros(x.shape) for name, x in wanted}
+    upstream, found = grads.loss.contiguous(), {}
+    if settings.reduction == "mean" and str(saved.x.dtype) == "torch.float16":
+        upstream = upstream / (saved.targets != settings.ignore_index).sum().clamp_min(1)
+    kept, held = (x if x.numel() else None for x in (saved.kept, saved.held))
+    *common, for_x, for_weight, for_bias = vars(settings).values()
+    operands = (saved.x, saved.weight, saved.targets, saved.state, upstream, saved.bias)
+    if needs.weight or needs.bias:
+        if held is not None and kept is not None and needs.weight and asked_once(held, kept, upstream):
+            dbias = LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD_OVER((held, kept, *operands), (*common, needs.bias))
+            found = {"weight": held, "bias": dbias}
+        else:
+            chosen = (*common, needs.weight, needs.bias, for_weight)
+            made = LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD((*operands, kept, held), chosen)
+            found = dict(zip(("weight", "bias"), made, strict=True))
+    if needs.x and asked_once(saved.dx, upstream):
+        CROSS_ENTROPY_BACKWARD_OUT((saved.dx, upstream, saved.dx))
+        found["x"] = saved.dx
+    elif needs.x:
+        found["x"] = CROSS_ENTROPY_BACKWARD((saved.dx, upstream))
+    return found
+
+
+# The same, where there will be a backward pass of one gradient for all rows: with gradients that are made ahead.
+LINEAR_CROSS_ENTROPY_GRADIENTS = Function(
+    "linear_cross_entropy_gradients",
+    "Tensor x, Tensor weight, Tensor targets, Tensor? bias=None",
+    f"{_SETTINGS}, bool for_x=True, bool for_weight=True, bool for_bias=True",
+    outputs=("loss", "state", "dx", "kept", "held"),
+    results=_ahead_results,
+    forward=_ahead_forward,
+    backward=Backward(("x", "weight", "targets", "bias", "state", "dx", "kept", "held"), _ahead_gradients),
+    autocast="low",
+    cast=("x", "weight", "bias"),
+    summed={"x": 1, "weight": 1},
+)
+
+
 def cross_entropy(
     x: Any,
     targets: Any,
@@ -309,18 +454,26 @@ def linear_cross_entropy(
     `cross_entropy`: losses and, with `return_lse`, log-sum-exps (m,) are float32. Logits are float32 sums that nothing
     rounds before the loss.
 
-    Where torch will want a gradient, the forward pass keeps exponentials of logits in 16 bits (none under a softcap):
-    528 MiB at most, and, but under torch.compile, as many as the gradient of weight will have bytes, in its memory,
-    which is so taken early. The backward pass makes the gradient of the logits a slice of the vocabulary at a time,
-    from what was kept, and by computing the other logits again: three products of 2 m h v operations for kept columns,
-    four for others. Beside operands and gradients it takes 264 MiB more, a float32 copy of the gradient of x where the
-    vocabulary takes more than one slice, and under retain_graph=True the gradient of weight a second time. Sums are
-    float32, and the gradient of weight is rounded once.
+    Where torch will want gradients of the mean or sum alone, the forward pass makes them, of an upstream gradient of 1,
+    some rows of x at a time: that of x complete, and of the logits in 16 bits, which the backward pass multiplies by x.
+    They take at most 1000 MiB beside operands and gradients, and the memory of weight's gradient, which is so taken
+    early. That is three products of 2 m h v operations, and a fourth for columns for which there is no room; two where
+    weight is frozen. Under retain_graph=True the gradient of weight takes memory a second time.
+
+    Under reduction="none", with `return_lse`, and under torch.compile, the forward pass keeps exponentials of logits:
+    528 MiB at most, and, but under torch.compile, as many as the gradient of weight will have bytes, in its memory. The
+    backward pass makes the gradient of the logits a slice of the vocabulary at a time, from what was kept, and by
+    computing the other logits again (under a softcap all), a fourth product for these. It takes 264 MiB more, and a
+    float32 copy of the gradient of x where the vocabulary takes more than one slice. Sums are float32 everywhere, and
+    gradients are rounded once, or twice where the upstream gradient of a mean or sum is not 1.
 
     Raises `ArgumentError` for operands or settings that the kernels do not take.
     """
     settings, operands = (reduction, ignore_index, label_smoothing, z_loss, softcap), (x, weight, targets, bias)
     if softcap == 0 and wants_gradient(x, weight, bias):
+        wanted = tuple(map(wants_gradient, operands[:2])) + (bias is not None and wants_gradient(bias),)
+        if reduction in ("mean", "sum") and not (return_lse or compiling()) and _finds_room(x, weight, *wanted[1:]):
+            return LINEAR_CROSS_ENTROPY_GRADIENTS((x, weight, targets, bias), (*settings, *wanted))[0]
         early = wants_gradient(weight) and not compiling()
         loss, lse, _, _, _ = LINEAR_CROSS_ENTROPY_KEPT(operands, (*settings, early))
         return (loss, lse) if return_lse else loss

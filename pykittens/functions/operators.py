@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
-from functools import partial
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,9 +61,7 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
         graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
         kept = plans.Kept(plan._replace(settings=tuple(settings)), graded)
         if alike := plans.known.keep(arrays, looks, kept):
-            kept.quick = latest[function] = plans.written_out(
-                kept, alike, _Again.apply, function, arrays, settings, also
-            )
+            kept.quick = latest[function] = plans.written_out(kept, alike, _tell, function, arrays, settings, also)
     return result
 
 
@@ -75,7 +74,7 @@ def _with_gradient(
         made = plans.again(plan, function, arrays, settings, pointers)
     finally:
         torch._C._set_grad_enabled(True)
-    return made and _Again.apply(*arrays, function, settings, made)
+    return made and _tell(*arrays, function, settings, made)
 
 
 def operate(function: Function, arrays: Sequence[Tensor | None], settings: Sequence[Any], also: bool) -> Any:
@@ -290,17 +289,40 @@ def _keep(
     outputs: Sequence[Tensor],
 ) -> None:
     """What the backward pass will need."""
-    ctx.settings = settings
+    ctx.also, ctx.settings = also, settings
     ctx.set_materialize_grads(False)  # no zeros as large as a result that nobody used
-    if (back := function.backward) is not None:
-        names = (*function.names, *function.outputs, function.also)  # the last may have been made or not
-        known = dict(zip(names, (*arrays, *outputs, None)))  # noqa: B905
-        if back.demands and function.also in back.saved and not also:  # to make it then
-            ctx.kept = (*dict.fromkeys((*back.saved, *function.names)),)
-        else:
-            ctx.kept = back.saved
-        ctx.save_for_backward(*[known[name] for name in ctx.kept])
-        ctx.buffers = {name: known[name] for name in back.buffers}
+    if function.backward is not None:
+        roles, known = _roles(function, also), (*arrays, *outputs, None)  # the last may have been made or not
+        ctx.save_for_backward(*[known[i] for i in roles.kept])
+        ctx.buffers = [known[i] for i in roles.buffers]
+
+
+class _Roles(NamedTuple):
+    """Who is who in a backward pass. Places of what is kept, and of buffers, among operands, results and the further
+    one; classes of tuples that have a function's names.
+    """
+
+    kept: list[int]
+    buffers: list[int]
+    saved: Callable[..., Any]
+    grads: Callable[..., Any]
+    needs: Callable[..., Any]
+    nothing: tuple[None, ...]
+
+
+@cache
+def _roles(function: Function, also: bool) -> _Roles:
+    back = function.backward
+    assert back is not None
+    known = {name: i for i, name in enumerate((*function.names, *function.outputs, function.also))}
+    made = back.demands and function.also in back.saved and not also  # in the backward pass, of the operands
+    kept = [*dict.fromkeys((*back.saved, *function.names))] if made else [*back.saved]
+    saved = namedtuple("saved", (*kept, *back.buffers))  # type: ignore[misc]
+    results = (*function.outputs, *[function.also] * bool(function.also))
+    grads = namedtuple("grads", results)  # type: ignore[misc]
+    needs = namedtuple("needs", function.names)  # type: ignore[misc]
+    places = [known[x] for x in kept], [known[x] for x in back.buffers]
+    return _Roles(*places, saved, grads, needs, (None,) * len(results))
 
 
 def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
@@ -320,26 +342,31 @@ def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
 def _gradients(function: Function, name: str, context: Any, grads: Sequence[Any]) -> list[Any]:
     """The gradients of an operator's arguments. One that is wanted and that nobody computes is an error."""
     assert function.backward is not None
-    saved = dict(zip(context.kept, context.saved_tensors, strict=True)) | context.buffers
-    if _demanded(function) and saved[function.also] is None:
+    roles, settings = _roles(function, context.also), context.settings
+    saved = roles.saved(*context.saved_tensors, *context.buffers)
+    if _demanded(function) and getattr(saved, function.also) is None:
         again = getattr(torch.ops.pykittens, _name(function, True))
-        settings = [_to_torch(function, i, x) for i, x in enumerate(context.settings)]
-        saved[function.also] = again(*[saved[x] for x in function.names], *settings)[-1]
+        operands = [getattr(saved, x) for x in function.names]
+        made = again(*operands, *[_to_torch(function, i, x) for i, x in enumerate(settings)])[-1]
+        saved = saved._replace(**{function.also: made})
     # The dispatcher leaves out the last arguments that have their defaults, and a result that nobody asked for.
-    needs = dict(zip(function.names, (*context.needs_input_grad, *[False] * len(function.names))))  # noqa: B905
-    by_result = dict(zip((*function.outputs, function.also), (*grads, None)))  # noqa: B905
-    by_setting = dict(zip(function.setting_names, context.settings, strict=True))
-    found = function.backward.gradients(*[SimpleNamespace(**x) for x in (saved, by_result, by_setting, needs)])
-    given: list[Any] = []
-    for name_of_operand, needed in needs.items():
-        gradient = found.get(name_of_operand) if needed else None
-        if needed and gradient is None:
-            lost = " and ".join(x for x in function.names if needs[x] and found.get(x) is None)
-            said = f"pykittens.{name} has no gradient for {lost}: pass what does not require one (x.detach())"
-            raise NotImplementedError(said)
-        given.append(None if gradient is ADDED else gradient)
-    count = len(context.needs_input_grad)
-    return [*given, *[None] * (count - len(given))][:count]
+    wanted, count = context.needs_input_grad, len(function.names)
+    needs = (wanted if len(wanted) >= count else (*wanted, *[False] * count))[:count]
+    by_result = roles.grads(*(*grads, *roles.nothing)[: len(roles.nothing)])
+    by_setting = SimpleNamespace(**dict(zip(function.setting_names, settings, strict=True)))
+    found = function.backward.gradients(saved, by_result, by_setting, roles.needs(*needs))
+    given: list[Any] = [None] * len(wanted)
+    for i, needed in enumerate(needs):
+        if needed:
+            gradient = found.get(function.names[i])
+            if gradient is None:
+                lost = " and ".join(
+                    x for x, need in zip(function.names, needs, strict=True) if need and found.get(x) is None
+                )
+                said = f"pykittens.{name} has no gradient for {lost}: pass what does not require one (x.detach())"
+                raise NotImplementedError(said)
+            given[i] = None if gradient is ADDED else gradient
+    return given
 
 
 class _Again(torch.autograd.Function):  # type: ignore[misc]
@@ -348,13 +375,18 @@ class _Again(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
         *arrays, function, settings, made = given
-        ctx.function, ctx.also = function, len(made) > len(function.outputs)
-        _keep(function, ctx.also, ctx, arrays, settings, made)
+        ctx.function = function
+        _keep(function, len(made) > len(function.outputs), ctx, arrays, settings, made)
         return tuple(made)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         return _backward(ctx.function, _name(ctx.function, ctx.also), ctx, *grads)
+
+
+# `_Again.apply` without what torch.autograd.Function's own does before: plans are for tensors without torch.func's
+# transforms, which it looks for.
+_tell: Any = super(torch.autograd.Function, _Again).apply
 
 
 def _transformed(function: Function, arrays: Sequence[Tensor | None]) -> bool:
@@ -388,13 +420,13 @@ class _Transformed(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         function, also, _, settings, *arrays = inputs
-        ctx.function, ctx.also = function, also
+        ctx.function = function
         _keep(function, also, ctx, arrays, [*map(_from_torch, settings)], output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         seen = SimpleNamespace(
-            kept=ctx.kept,
+            also=ctx.also,
             saved_tensors=ctx.saved_tensors,
             buffers=ctx.buffers,
             settings=ctx.settings,

@@ -34,6 +34,7 @@ _ASKABLE = all(
     for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys")
 ) and hasattr(modes, "_disable_current_modes")
 
+ROUNDED = 512  # bytes, to a multiple of which torch, too, rounds what it takes
 _TENSORS = {Tensor, torch.nn.Parameter}
 Launch = Callable[[Sequence[int], tuple[Any, ...]], bool]
 
@@ -50,7 +51,7 @@ class Step(NamedTuple):
 class Plan(NamedTuple):
     """How to do again what a function did."""
 
-    makers: list[Callable[[], Tensor]]  # of the results, then of scratch memory
+    makers: list[partial[Tensor]]  # of the results, then of all scratch memory
     results: int
     steps: list[Step]
     settings: tuple[Any, ...]  # for which the steps' numbers are
@@ -153,6 +154,9 @@ def written_out(
         made.line(f"{set_enabled}(False)")
         made.line("try:")
     for i, maker in enumerate(plan.makers):
+        if 0 in maker.args[0] and not graded:  # nobody wants it, and autograd has nothing to write on it
+            made.line(f"{indent}m{i} = {constant(maker())}; {pointers[len(given) + i]} = 0")
+            continue
         made.line(f"{indent}m{i} = {constant(maker)}(); {pointers[len(given) + i]} = {address}(m{i})")
     for step in plan.steps:
         places = "".join(f"{pointers[i]}{f' + {first}' if first else ''}, " for i, first in step.order)
@@ -208,9 +212,17 @@ class Recording:
         """How to do that again; None where it was more than kernels on memory that is known."""
         if not self.possible or not self.calls:
             return None
+        known = len(self.given) + len(self.made)
+        begins, size, devices = [], 0, {x.device for x in self.scratch}
+        if len(devices) > 1:
+            return None
+        for x in self.scratch:
+            begins.append(size)
+            size += -(-max(0, _reach(x)) // ROUNDED) * ROUNDED
         tensors, steps = [*self.given, *self.made, *self.scratch], []
         for kernel, args, named in self.calls:
             order = _order(tensors, args)
+            order = order and [(i, at) if i < known else (known, begins[i - known] + at) for i, at in order]
             if not order or any(isinstance(x, (Tensor, View)) for x in named.values()):
                 return None
             launch = kernel.launcher(*args, **named)
@@ -218,7 +230,9 @@ class Recording:
                 return None
             numbers = tuple(x for x in args if isinstance(x, (int, float)))
             steps.append(Step(launch, _picking(order), numbers, order))
-        makers = [_maker(x) for x in (*self.made, *self.scratch)]
+        makers = [*map(_maker, self.made)]
+        if self.scratch:
+            makers.append(partial(torch.empty_strided, (size,), (1,), dtype=torch.uint8, device=devices.pop()))
         renumbered = len(steps) == 1 and self.function.numbers is not None
         return Plan(makers, len(self.made), steps, self.settings, renumbered)
 
@@ -288,7 +302,7 @@ def _picking(order: list[tuple[int, int]]) -> Callable[[Sequence[int]], Sequence
     return itemgetter(*[i for i, _ in order]) if len(order) > 1 else lambda pointers: [pointers[first]]
 
 
-def _maker(x: Tensor) -> Callable[[], Tensor]:
+def _maker(x: Tensor) -> partial[Tensor]:
     """What makes tensors like this one."""
     return partial(torch.empty_strided, tuple(x.shape), x.stride(), dtype=x.dtype, device=x.device)
 

@@ -76,17 +76,17 @@ def logits(x: Any, col: Any, bias: Any, cap: float) -> Any:
 
 
 @lru_cache(maxsize=256)
-def statistics(terms: int, cap: float, cut: int, keep: bool = False) -> Callable[..., Any]:
+def statistics(terms: int, cap: float, cut: int, keep: bool = False, apart: bool = False) -> Callable[..., Any]:
     """The epilogue of the forward product, which stores no product.
 
     For each row of a tile of columns it leaves in `parts` the largest logit, the sum of exponentials of logits less
     that, the target's logit (0 where it is elsewhere) and, of four terms, the sum of logits. `cut`: the end of the
-    vocabulary where it lies within a tile, else 0. `keep`: tiles are pieces whose exponentials are the result, and the
-    largest logits go into `peaks` too.
+    vocabulary where it lies within a tile, else 0. `keep`: tiles are pieces whose exponentials are the result; `apart`:
+    the largest logits go into `peaks` too.
     """
 
     def epilogue(x: Any, row: Any, col: Any, column: Any, parts: Any, *more: Any) -> Any:
-        bias = more[-1] if len(more) > keep else None
+        bias = more[-1] if len(more) > apart else None
         target = warpgroup.load_col(column, pk.at(0, row), length=x.rows)
         pieces, tops, hit, level, total = [], [], None, None, None
         for i in range(0, x.cols, PIECE):
@@ -106,7 +106,8 @@ def statistics(terms: int, cap: float, cut: int, keep: bool = False) -> Callable
             warpgroup.store(parts, value, pk.at(col // x.cols * terms + term, row))
         if not keep:
             return None
-        warpgroup.store(more[0], peak, pk.at(col // x.cols, row))
+        if apart:
+            warpgroup.store(more[0], peak, pk.at(col // x.cols, row))
         return powers
 
     return epilogue
@@ -166,8 +167,8 @@ def slopes(
     column: Annotated[Tensor, i32, "M"],
     lse: Annotated[Tensor, f32, "M"],
     share: Annotated[Tensor, f32, "ONE"],
-    dloss: Annotated[Tensor, f32, "D"],
-    dlse: Annotated[Tensor, f32, "M"],
+    dloss: Annotated[Tensor, f32, "D"] | None,
+    dlse: Annotated[Tensor, f32, "M"] | None,
     state: Annotated[Tensor, f32, 4, "M"],
     smoothing: Annotated[Scalar, f32],
     even: Annotated[Scalar, f32],
@@ -175,14 +176,16 @@ def slopes(
     *,
     each: bool,
 ) -> None:
-    """What `gradient` multiplies a row's exponentials by, and takes away. `each`: dloss has a number for each row."""
+    """What `gradient` multiplies a row's exponentials by, and takes away. `each`: dloss has a number for each row; None
+    is 1.
+    """
     place = pk.block_index.x * 4 + warp.index
 
     def some(x: Any) -> Any:
         return warp.load_row(x, (0, 0, 0, place), length=SIDE, layout=LAYOUT)
 
     level, target = some(lse), some(column)
-    up = some(dloss) if each else dloss[0]
+    up = 1.0 if dloss is None else some(dloss) if each else dloss[0]
     up = up if share is None else up * share[0]
     up = pk.where(target == NOWHERE, math.nan, pk.where(target == IGNORED, 0.0, up))
     scale = up * (level * (2.0 * z) + 1.0)
@@ -289,7 +292,7 @@ class Forward:
             n, keep, here = part.shape[0], made is not None, behind if first else column
             if first:
                 find_columns(targets, behind, ignore, v, first, n)
-            epilogue = statistics(terms, float(cap), n if n % tile else 0, keep)
+            epilogue = statistics(terms, float(cap), n if n % tile else 0, keep, keep)
             above = first // PIECE if first < most else some
             its = View(parts, (terms * -(-n // tile), m), (m, 1), terms * above * m)
             tops = [View(peaks, (-(-n // PIECE), m), (m, 1), above * m)] if keep else []

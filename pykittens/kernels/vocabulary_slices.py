@@ -61,3 +61,62 @@ def slices_of(
             place = (v * h - m * held) // LINE * LINE + m * first if first < held else None
             found.append(Slice(first, min(wide, end - first), place))
     return found
+
+
+class Areas(NamedTuple):
+    """Where gradients of logits that are made in the forward pass are, `rows` of x at a time: those of the first `held`
+    columns in the memory of the weight's gradient, of the next in memory of their own, of those from `again` nowhere:
+    they are made in a matrix of `spare` columns for these rows.
+    """
+
+    rows: int
+    held: int
+    again: int
+    spare: int
+    slices: list[Slice]
+
+
+ROOM = 1000 << 20  # bytes that the forward pass takes beside the gradients
+TERMS = 4 * 4  # bytes for each row and PIECE columns
+PIECE = 64
+AT_ONCE = 1024  # rows, where not all fit
+
+
+def areas_of(m: int, h: int, v: int, early: bool, kept: bool) -> Areas | None:
+    """`early`: the memory of the weight's gradient may be taken; `kept`: the backward pass needs the logits' gradients.
+    None where there is not enough room.
+
+    The held columns are slices one behind another up to the memory's end, each an (m, wide) matrix. The rows of the
+    gradient that belong to a slice are written from the matrix itself, so they must end before it begins: after f of
+    the c held columns the slice may have (v h - m (c - f)) / h - f columns. This grows with f where m > h, up to twice
+    as much a slice for m = 2 h, and shrinks where m < h, so that c is what leaves room at both ends.
+    """
+
+    def scratch(rows: int) -> int:
+        return rows * (TERMS * -(-v // PIECE) + 4 * h)
+
+    whole = Slice(0, v)
+    rows = m
+    while True:
+        if scratch(rows) + 2 * (m if kept else rows) * v <= (ROOM if kept else ROOM // 2):
+            return Areas(rows, 0, v if kept else 0, 0 if kept else -(-v // 8) * 8, [whole])
+        if rows <= (fewest := AT_ONCE if kept else ROWS):
+            break
+        rows = max(-(-rows // (2 * ROWS)) * ROWS, fewest)
+    if not kept:
+        return None
+    least, room = STEP * max(1, v // (32 * STEP)), ROOM - scratch(rows)
+    others = -(-max(0, v - max(0, room) // (2 * m) // STEP * STEP) // STEP) * STEP
+    held = max(0, min((v - least) * h // m, v - least, others) // STEP * STEP) if early else 0
+    room -= 2 * rows * (v - held)  # what all others take, of some rows
+    own = min(room // (2 * max(m - rows, 1)) // STEP * STEP, v - held)
+    if own <= 0:
+        return None
+    base, slices, end = (v * h - m * held) // LINE * LINE, [], 0
+    while end < held:
+        wide = min(((base + m * end) // h - end) // STEP * STEP, held - end)
+        slices.append(Slice(end, wide, base + m * end))
+        end += wide
+    again = held + own
+    slices += [Slice(i, min(own, v - i)) for i in range(held, v, own)]
+    return Areas(rows, held, again, -(-(v - again) // 8) * 8, slices)

@@ -35,6 +35,9 @@ from pykittens.functions.loss import (  # noqa: E402
     CROSS_ENTROPY_LSE,
     LINEAR_CROSS_ENTROPY_BACKWARD,
     LINEAR_CROSS_ENTROPY_BACKWARD_HELD,
+    LINEAR_CROSS_ENTROPY_GRADIENTS,
+    LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD,
+    LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD_OVER,
     LINEAR_CROSS_ENTROPY_KEPT,
 )
 from pykittens.functions.product import ADDMM, MATMUL_EPILOGUE  # noqa: E402
@@ -277,6 +280,26 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
         lambda x, w, t: LINEAR_CROSS_ENTROPY_KEPT((x, w, t, None), ("mean", -100, 0.1, 0.0, 0.0, False))[:2],
         head,
     ),
+    "linear_cross_entropy_gradients": (
+        lambda x, w, t: LINEAR_CROSS_ENTROPY_GRADIENTS(
+            (x, w, t, None), ("mean", -100, 0.1, 0.0, 0.0, True, True, False)
+        )[0],
+        head,
+    ),
+    "linear_cross_entropy_gradients_backward": (
+        lambda x, weight, targets, state: LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD(
+            (x, weight, targets, state, state.sum(), None, x.new_zeros(6, 72), None),
+            ("sum", 9, 0.1, 1e-3, 0.0, True, False, True),
+        ),
+        lambda: [*head(), tensor(4, 6)],
+    ),
+    "linear_cross_entropy_gradients_backward_over": (
+        lambda x, weight, targets, state: LINEAR_CROSS_ENTROPY_GRADIENTS_BACKWARD_OVER(
+            (weight.clone(), x.new_zeros(6, 72), x, weight, targets, state, state.sum(), None),
+            ("sum", 9, 0.1, 1e-3, 0.0, False),
+        ),
+        lambda: [*head(), tensor(4, 6)],
+    ),
     "linear_cross_entropy_lse": (lambda *x: pk.linear_cross_entropy(*x, reduction="none", return_lse=True), head),
     "linear_cross_entropy_backward": (
         lambda x, weight, targets, lse, dloss: LINEAR_CROSS_ENTROPY_BACKWARD(
@@ -337,6 +360,7 @@ WRITING = (
     "cross_entropy_backward_out",
     "cross_entropy_in_place",
     "linear_cross_entropy_backward_held",
+    "linear_cross_entropy_gradients_backward_over",
     "rotary_out",
 )
 TRACING = ("matmul_epilogue", "attention_scored", "attention_varlen_scored")  # functions, which compilers do not

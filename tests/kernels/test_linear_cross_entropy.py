@@ -17,7 +17,7 @@ from pykittens.functions.loss import (
 )
 from pykittens.kernels import gemm_ampere, matmul, vocabulary_slices
 from pykittens.kernels.linear_cross_entropy import reference
-from pykittens.kernels.vocabulary_slices import STEP, held_of, kept_of, slices_of
+from pykittens.kernels.vocabulary_slices import STEP, areas_of, held_of, kept_of, slices_of
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PLAIN = ("mean", -100, 0.0, 0.0, 0.0)
@@ -251,6 +251,85 @@ def test_slices_cover_the_vocabulary_within_the_workspace(
     assert all(x.offset % 64 == 0 and 0 <= x.offset <= v * h - m * x.wide for x in places)
     for x, behind in pairwise(places):
         assert (x.first + x.wide) * h <= behind.offset == x.offset + m * x.wide
+
+
+@pytest.mark.parametrize(("m", "h", "v"), [*SIZES, (32768, 4096, 131072), (4096, 4096, 131072), (8192, 8192, 262144)])
+@pytest.mark.parametrize("room", [1 << 22, 1 << 27, 1000 << 20])
+@pytest.mark.parametrize(("early", "kept"), [(False, False), (False, True), (True, True)])
+def test_gradients_of_logits_find_room(
+    m: int, h: int, v: int, room: int, early: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Areas cover the vocabulary within the room, and no slice is written over before it has been read."""
+    monkeypatch.setattr(vocabulary_slices, "ROOM", room)
+    areas = areas_of(m, h, v, early, kept)
+    if areas is None:
+        assert room < 1000 << 20 or 2 * STEP * m > room
+        return
+    assert [x.first for x in areas.slices] == [0, *np.cumsum([x.wide for x in areas.slices])[:-1]]
+    assert sum(x.wide for x in areas.slices) == v and 0 < areas.rows <= m
+    own = areas.again - areas.held
+    assert 2 * (m * own + areas.rows * areas.spare) <= room and (kept or own == 0) and (early or areas.held == 0)
+    assert areas.spare == -(-(v - areas.again) // 8) * 8
+    for x in areas.slices:
+        assert (x.offset is not None) == (x.first < areas.held)
+        assert x.first < areas.held or x.first < areas.again or x.wide <= max(own, STEP) or areas.again == 0
+    held = [x for x in areas.slices if x.offset is not None]
+    for x in held:
+        assert x.offset is not None and x.offset % 64 == 0 and (x.first + x.wide) * h <= x.offset
+        assert x.offset + m * (areas.held - x.first) <= v * h
+    for x, behind in pairwise(held):
+        assert behind.offset == (x.offset or 0) + m * x.wide
+
+
+@pytest.mark.parametrize(("m", "h", "room", "kinds"), [(140, 64, 246_000, 3), (140, 128, 205_000, 4), (40, 64, 1, 0)])
+def test_gradients_made_ahead(m: int, h: int, room: int, kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some rows at a time, with slices in the memory of the weight's gradient, in memory of their own, and made again;
+    a graph that is kept gives the same bits twice, and the last backward pass leaves the gradient in its memory.
+    """
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(vocabulary_slices, "ROOM", room)
+    monkeypatch.setattr(vocabulary_slices, "AT_ONCE", 128)
+    v, dtype = 900, torch.bfloat16 if h == 64 else torch.float16
+    areas = areas_of(m, h, v, True, True)
+    assert (areas is None) == (kinds == 0) and (areas is None or len(areas.slices) == kinds)
+    x, weight, targets = (torch.from_numpy(a.astype(np.float32)) for a in inputs(m, h, v, np.float32))
+    targets[:7] = torch.tensor([0, 255, 256, 511, 512, v - 1, -100])
+    x, weight = (a.to(dtype).requires_grad_() for a in (x, weight))
+    bias, targets = torch.randn(v).requires_grad_(), targets.long()
+    settings = {"reduction": "mean" if kinds > 2 else "sum", "label_smoothing": 0.1, "z_loss": 1e-3}
+    loss = pk.linear_cross_entropy(x, weight, targets, bias, **settings)
+    exact = reference(
+        *(a.detach().double().numpy() for a in (x, weight)), targets.numpy(), bias.detach().numpy(), **settings
+    )
+    np.testing.assert_allclose(loss.item(), exact[0], rtol=1e-5)
+    upstream = torch.tensor(8.0)
+    first = torch.autograd.grad(loss, (x, weight, bias), upstream, retain_graph=True)
+    torch.autograd.backward(loss, upstream)
+    for found, again, wanted in zip(first, (x.grad, weight.grad, bias.grad), exact[2:], strict=True):
+        assert torch.equal(found, again)
+        assert close(found.float().numpy(), 8 * wanted, 2.0**-7 if dtype == torch.bfloat16 else 2.0**-10)
+    assert weight.grad.untyped_storage().nbytes() == weight.numel() * 2
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "both"])
+def test_what_is_frozen_costs_nothing(frozen: str) -> None:
+    """No product is made, and nothing kept, for a gradient that nobody wants."""
+    torch = pytest.importorskip("torch")
+    x, weight = torch.randn(9, 64).bfloat16(), torch.randn(70, 64).bfloat16()
+    bias, targets = torch.randn(70), torch.arange(9)
+    leaves = {"x": [weight], "weight": [x], "both": [bias]}[frozen]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    loss = pk.linear_cross_entropy(x, weight, targets, bias)
+    wanted = reference(
+        x.double().detach().numpy(), weight.double().detach().numpy(), targets.numpy(), bias.detach().numpy()
+    )
+    kept = {n: getattr(loss.grad_fn, f"_saved_{n}", None) for n in ("dx", "kept")}
+    assert all(x is None or x.numel() == 0 or n != {"x": "dx", "weight": "kept"}.get(frozen) for n, x in kept.items())
+    loss.backward()
+    place = {"x": 3, "weight": 2, "both": 4}[frozen]
+    assert close(leaves[0].grad.float().numpy(), wanted[place], 2.0**-7)
+    assert sum(x.grad is not None for x in (x, weight, bias)) == 1
 
 
 @pytest.mark.parametrize("kept", [STEP, 2 * STEP, 2 * STEP + 77])

@@ -71,7 +71,7 @@ def _kept(dtype: str, everything: bool) -> Instance:
         "x3": bias,
         "sms": 2,
     }
-    statics = {"config": gemm.Config(), "tb": True, "epilogue": ours.statistics(terms, 0.0, v, True)}
+    statics = {"config": gemm.Config(), "tb": True, "epilogue": ours.statistics(terms, 0.0, v, True, True)}
     return Instance(gemm.gemm, operands, statics, ("c", "x1", "x2"), expected, {"x0": targets[None]})
 
 
