@@ -221,14 +221,16 @@ class Recording:
             size += -(-max(0, _reach(x)) // ROUNDED) * ROUNDED
         tensors, steps = [*self.given, *self.made, *self.scratch], []
         for kernel, args, named in self.calls:
-            order = _order(tensors, args)
+            by_name = {name for name, _ in kernel.signature.runtime} & set(named)
+            operands = (*args, *[x for name, x in named.items() if name in by_name])
+            order = _order(tensors, operands)
             order = order and [(i, at) if i < known else (known, begins[i - known] + at) for i, at in order]
-            if not order or any(isinstance(x, (Tensor, View)) for x in named.values()):
+            if not order or any(isinstance(x, (Tensor, View)) for n, x in named.items() if n not in by_name):
                 return None
             launch = kernel.launcher(*args, **named)
             if launch is None:
                 return None
-            numbers = tuple(x for x in args if isinstance(x, (int, float)))
+            numbers = tuple(x for x in operands if isinstance(x, (int, float)))
             steps.append(Step(launch, _picking(order), numbers, order))
         makers = [*map(_maker, self.made)]
         if self.scratch:

@@ -382,7 +382,15 @@ def in_slices(x: Any, weight: Any, *bias: Any) -> Any:
         return pk.linear_cross_entropy(x, weight, TARGETS, *bias)
 
 
-TARGETS = torch.arange(8) * 70
+def ahead(x: Any, weight: Any) -> Any:
+    return pk.linear_cross_entropy(x, weight, torch.arange(140))
+
+
+def packed(q: Any, k: Any, v: Any) -> Any:
+    return pk.attention_varlen(q, k, v, OFFSETS, causal=True)
+
+
+TARGETS, OFFSETS = torch.arange(8) * 70, torch.tensor([0, 40, 64], dtype=torch.int32)
 DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
     "softmax": (softmax, lambda: (halves(6, 64),)),
     "layernorm": (layernorm, lambda: (halves(6, 64), floats(64), floats(64))),
@@ -395,6 +403,8 @@ DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
     "deterministic": (lambda q, k, v: pk.attention(q, k, v, deterministic=True), heads),
     "linear attention": (linear_attention, heads),
     "linear cross entropy": (in_slices, lambda: (halves(8, 64), halves(600, 64))),
+    "linear cross entropy, ahead": (ahead, lambda: (halves(140, 128), halves(900, 128))),
+    "packed": (packed, lambda: [halves(64, 2, 128) for _ in range(3)]),
     "cross entropy": (lambda x: pk.cross_entropy(x, torch.arange(6)), lambda: (halves(6, 64),)),
 }
 
@@ -404,6 +414,8 @@ def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPa
     """Called again, a function and its derivative launch what they did, with these tensors in the others' places, and
     neither the dispatcher nor a kernel's long way is asked."""
     launches = watched(gpu, monkeypatch)
+    monkeypatch.setattr(vocabulary_slices, "AT_ONCE", 128)
+    monkeypatch.setattr(vocabulary_slices, "ROOM", 205_000)  # some of the gradient made ahead is made again
     function, make = DIFFERENTIABLE[name]
     found = []
     for round in range(3):
