@@ -264,9 +264,14 @@ CASES = {
         lambda *x: normed(*x, centred=True),
         [*rows(5, 37), tensor(5, 37)],
     ),
-    "linear_cross_entropy_kept: mean": Case(
+    "linear_cross_entropy_gradients: mean": Case(
         lambda x, w: pk.linear_cross_entropy(x, w, TARGETS),
         lambda x, w: F.cross_entropy(x @ w.T, TARGETS),
+        [tensor(5, 24, dtype=HALF), tensor(37, 24, dtype=HALF)],
+    ),
+    "linear_cross_entropy_kept: each row": Case(
+        lambda x, w: pk.linear_cross_entropy(x, w, TARGETS, reduction="none"),
+        lambda x, w: F.cross_entropy(x @ w.T, TARGETS, reduction="none"),
         [tensor(5, 24, dtype=HALF), tensor(37, 24, dtype=HALF)],
     ),
     "linear_cross_entropy_lse: smooth, with a bias": Case(
