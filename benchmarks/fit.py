@@ -25,7 +25,7 @@ from pykittens.kernels import attention_backward_divided as divided
 from pykittens.kernels import schedule
 
 from .record import RESULTS
-from .schedules import backward_shape
+from .schedules import backward_shape, product_way
 
 ROBUST, POWER, FAR = 0.1, 4, 1.6
 COMMON = 0.2  # how much of a shape's mean error counts
@@ -33,6 +33,7 @@ FOLDER = RESULTS / "schedules"
 Array = Any
 Times = dict[Any, float]  # microseconds by way
 Row = tuple[Any, schedule.Machine, Times]
+SORTS = {"window": "attention", "few": "product"}
 Constants = Callable[[Any], list[float]]
 
 
@@ -149,7 +150,7 @@ def said(ratios: list[float]) -> dict[str, Any]:
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
-    """Facts, and rows of each kind; windows are attentions."""
+    """Facts, and rows of each kind: windows are attentions, and products of few rows are products."""
     found = json.loads(file.read_text())
     machine = schedule.Machine(*found["machine"])
     rows: dict[str, list[Row]] = {kind: [] for kind in STARTS}
@@ -166,19 +167,24 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
             shape = schedule.contiguous(*row["shape"])
             if shape.n % 8 and not row.get("zeros"):  # measured when copies had no zeros behind their rows
                 shape = shape._replace(ragged=(False, True))
-            ways = {schedule.Product(schedule.CONFIGS[i], splits): 1000 * ms for (i, splits), ms in row["ms"]}
+            ways = {product_way(*way): 1000 * ms for way, ms in row["ms"]}
         allowed = {*shape.ways(machine.sms)}  # those that are tried no more stay in the file
         times = {way: us for way, us in ways.items() if way in allowed}
-        rows["attention" if row["kind"] == "window" else row["kind"]].append((shape, machine, times))
+        rows[SORTS.get(row["kind"], row["kind"])].append((shape, machine, times))
     return found["facts"], rows
+
+
+def _cols(way: schedule.Product) -> int:
+    """Those that a product's own constants are for."""
+    return 128 if way.config.swap else way.config.cols
 
 
 STARTS: dict[str, tuple[Constants, list[float]]] = {
     "attention": (lambda way: [5, 2.5, way.rows * way.keys / 2e4, 0.5], [0.7, 0.5, 0.8, 3, 0.6]),
     "backward": (lambda way: [4, 2.4, 5], [1.3, 0.5, 2]),
     "product": (
-        lambda way: [5, 1.5, way.config.rows * way.config.cols / 6e4, (way.config.rows + way.config.cols) / 1e3],
-        [0.85, 2, 1.6, 2, 0.3, 0.8, 0.3, 1, 1, 0.05],
+        lambda way: [5, 1.5, way.config.rows * _cols(way) / 6e4, (way.config.rows + _cols(way)) / 1e3],
+        [0.85, 2, 1.6, 2, 0.3, 0.8, 0.3, 1, 1, 0.05, 10, 80],
     ),
 }
 

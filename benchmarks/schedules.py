@@ -112,7 +112,7 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
     m, n, k = shape
     a, b = (make("bf16", rows, -(-cols // 64) * 64 if cols % 8 else cols) for rows, cols in ((m, k), (k, n)))
     a = a[:, :k]
-    for way in schedule.Multiply(m, n, k).ways(SLOTS):
+    for way in schedule.contiguous(m, n, k).ways(SLOTS):
         c, config, calls, more = empty("bf16", m, n), way.config, [], {}
         if way.splits > 1:
             parts, flags = gemm_divided.scratch(config, m, n, 2, 1, way.splits, SLOTS)
@@ -120,8 +120,28 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
             more |= {"dependent": True}
             calls = [(gemm_divided.clear, (more["flags"],), {})]
         static = {"config": schedule.for_rows(config, m), **more}
-        calls.append((gemm.gemm, (a, b, c, None, None, None, None, SLOTS), static))
-        yield [schedule.CONFIGS.index(config), way.splits], [*calls, c]
+        static |= {"ta": True, "tb": True} if config.swap else {}
+        given = (b, a) if config.swap else (a, b)
+        calls.append((gemm.gemm, (*given, c, None, None, None, None, SLOTS), static))
+        yield product_name(way), [*calls, c]
+
+
+def product_name(way: schedule.Product) -> list[Any]:
+    """How a way is filed: the place of its configuration, or rows, columns and cluster of swapped tiles; and parts."""
+    c = way.config
+    return [[c.rows, c.cols, c.cluster] if c.swap else schedule.CONFIGS.index(c), way.splits]
+
+
+def product_way(what: int | list[int], splits: int) -> schedule.Product:
+    """The way that is filed so."""
+    return schedule.Product(schedule.CONFIGS[what] if isinstance(what, int) else schedule.swapped(*what), splits)
+
+
+def few_rows(seed: int) -> Iterator[Shape]:
+    """Random products of 1 to 64 rows."""
+    draw = random.Random(seed)
+    for _, n, k in gemm_random.shapes(seed):
+        yield max(1, round(2 ** draw.uniform(0, 6))), n, k
 
 
 def windows(seed: int) -> Iterator[Shape]:
@@ -136,10 +156,11 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "attention": (lambda seed: attention_random.shapes(seed, MOST), attention_runs),
     "backward": (backward_shapes, backward_runs),
     "product": (gemm_random.shapes, product_runs),
+    "few": (few_rows, product_runs),
 }
 
 
-def compile_all(kinds: list[str], count: int, seed: int) -> None:
+def compile_all(kinds: list[str], count: int, seed: int, below: float = math.inf) -> None:
     import torch
 
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
@@ -151,7 +172,8 @@ def compile_all(kinds: list[str], count: int, seed: int) -> None:
     for kind in kinds:
         shapes, runs = KINDS[kind]
         for shape in take(shapes(seed), count):
-            for _, calls in runs(shape, make, make):
+            hopeless = slow(kind, shape, below, schedule.machine(None))
+            for calls in (calls for way, calls in runs(shape, make, make) if json.dumps(way) not in hopeless):
                 for kernel, operands, named in (x for x in calls if isinstance(x, tuple)):
                     program = kernel.program(*operands, **named)
                     if id(program) in seen:
@@ -208,7 +230,7 @@ def measure(
             break
         first, launch = None, {}
         there = {json.dumps(way): ms for way, ms in known[i]["ms"]} if known else {}
-        hopeless = slow(kind, shape, below)
+        hopeless = slow(kind, shape, below, schedule.machine(0))
         ways = {name: calls for way, calls in runs(shape, make, empty) if (name := json.dumps(way)) not in hopeless}
         near = {x for x in there if x in ways and there[x] < NEAR * min(there.values())}
         for name, calls in ways.items():
@@ -236,7 +258,7 @@ def measure(
             scale = statistics.geometric_mean(both) if both else 1.0
             there |= {name: round(ms * scale, 5) for name, ms in times.items()}
         # Copies to whole lines had no zeros behind their rows once: what was measured so does not say it.
-        zeros = kind == "product" if known is None else "zeros" in known[i]
+        zeros = kind in ("product", "few") if known is None else "zeros" in known[i]
         rows.append(
             {
                 "kind": kind,
@@ -249,21 +271,17 @@ def measure(
     return rows
 
 
-def slow(kind: str, shape: Shape, below: float) -> set[str]:
+def slow(kind: str, shape: Shape, below: float, machine: schedule.Machine) -> set[str]:
     """Names of the ways that are predicted to take more than `below` times as long as the fastest."""
     if below == math.inf or kind == "backward":
         return set()
     if kind == "window":
         return set()
     if kind == "attention":
-        choices = schedule.attention_choices(schedule.Attention(*shape[:-1], bool(shape[-1])), schedule.machine(0))
+        choices = schedule.attention_choices(schedule.Attention(*shape[:-1], bool(shape[-1])), machine)
         return {json.dumps(list(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}
-    choices = schedule.product_choices(schedule.contiguous(*shape), schedule.machine(0))
-    return {
-        json.dumps([schedule.CONFIGS.index(c.way.config), c.way.splits])
-        for c in choices
-        if c.microseconds > below * choices[0].microseconds
-    }
+    choices = schedule.product_choices(schedule.contiguous(*shape), machine)
+    return {json.dumps(product_name(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}
 
 
 def main() -> None:
@@ -279,7 +297,7 @@ def main() -> None:
     o = parser.parse_args()
     kinds = o.kinds or [*KINDS]
     if o.compile_only:
-        compile_all(kinds, o.count, o.seed)
+        compile_all(kinds, o.count, o.seed, o.below)
         return
     device = facts()["device"].lower().removeprefix("nvidia").strip().replace(" ", "-")
     file = o.out or RESULTS / "schedules" / f"{device}.json"

@@ -144,6 +144,7 @@ ENOUGH = {
     "based_backward": {"dim": (64,), "dtype": ("f16",), "reverse": (True,)},
     "based_backward_values": {"dim": (64,), "dtype": ("f16",)},
     "gemm": {"dtype": ("bf16",), "ta": (False,), "tb": (False,)},
+    "gemm_swapped": {"dtype": ("bf16",), "tb": (False,)},
     "gated_delta_rule": {"dim": (64,), "dtype": ("f16",)},
     **{f"gated_delta_rule{part}": {"dim": (64,), "dtype": ("f16",)} for part in ("_prepare", "_unwind")},
     "gated_delta_rule_backward": {"dim": (64,), "dtype": ("bf16",)},

@@ -232,6 +232,7 @@ class Function:
             except Unsupported as error:
                 raise ArgumentError(f"{self.name}: {error}", fix=error.fix) from None
         self.together(found)
+        self.apart(found)
         return found
 
     def check_settings(self, settings: Sequence[Any]) -> None:
@@ -247,6 +248,18 @@ class Function:
             places = {name: "meta" if "meta" in x.kind else interop.place(x.device) for name, x in given.items()}
             said = ", ".join(f"{name} is a {x.kind} array on {places[name]}" for name, x in given.items())
             raise ArgumentError(f"{self.name}: {said}", fix="pass arrays of one framework on one device")
+
+    def apart(self, infos: Sequence[ArrayInfo | None]) -> None:
+        """Raises `ArgumentError` where an operand that is written shares memory with another: what of it is read first
+        would be chance. The same array is none, where a function takes it twice: each element is read, then written."""
+        for i in self.written:
+            for j, x in enumerate(infos):
+                out = infos[i]
+                if j == i or x is None or out is None or x[:4] == out[:4] or not (x.pointer and interop.meet(x, out)):
+                    continue
+                said = f"{self.name}: {self.names[i]}, which is written, shares memory with {self.names[j]}"
+                one = "one with memory of its own" if j in self.written else "a copy"
+                raise ArgumentError(said, fix=f"pass {one} as {self.names[j]}")
 
 
 def writing(function: Function, name: str) -> Function:

@@ -92,6 +92,9 @@ def again(
     """
     makers, results, steps, those, renumbered = plan
     numbers = None
+    for out, other, before, after, same in beside(function, arrays):
+        if -before < pointers[other] - pointers[out] < after and not (same and pointers[other] == pointers[out]):
+            return None  # the whole way says whether they share memory
     if settings != those:
         if not renumbered or not _TENSORS.isdisjoint(map(type, settings)):  # at these, `operators` look
             return None
@@ -106,6 +109,20 @@ def again(
     if function.written:
         torch.autograd.graph.increment_version([arrays[i] for i in function.written])
     return made[:results]
+
+
+def beside(function: Any, arrays: Sequence[Tensor | None]) -> list[tuple[int, int, int, int, bool]]:
+    """Of what a function writes, and each other operand: which of the pointers they have, how many bytes before and
+    behind the first the second may begin so that they could meet, and whether they may be one array."""
+    if not function.written:
+        return []
+    place, found = [sum(x is not None for x in arrays[:i]) for i in range(len(arrays))], []
+    for i in function.written:
+        for j, x in enumerate(arrays):
+            if j != i and x is not None and (out := arrays[i]) is not None:
+                same = (x.dtype, x.shape, x.stride()) == (out.dtype, out.shape, out.stride())
+                found.append((place[i], place[j], _reach(x), _reach(out), same))
+    return found
 
 
 def written_out(
@@ -145,6 +162,9 @@ def written_out(
     address, pointers = constant(looks.address), [f"p{i}" for i in range(len(given) + len(plan.makers))]
     made.line("; ".join(f"{p} = {address}({x})" for p, x in zip(pointers, given)))  # noqa: B905  # the rest are made
     made.line(f"if ({' | '.join(pointers[: len(given)])}) % {ALIGNED}: {other}")
+    for out, near, before, after, same in beside(function, arrays):
+        equal = f" and p{near} != p{out}" if same else ""
+        made.line(f"if -{before} < p{near} - p{out} < {after}{equal}: {other}")
     if function.written and len(plan.steps) > 1:  # before anything is written, as in `again`
         asked = " and ".join(f"{constant(step.launch.unchanged)}()" for step in plan.steps)  # type: ignore[attr-defined]
         made.line(f"if not ({asked}): {other}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import frameworks
-from .base import Alike, ArrayInfo, Framework, Unsupported, numpy_dtype
+from .base import Alike, ArrayInfo, Framework, Unsupported, meet, numpy_dtype
 from .views import Views
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "framework_of",
     "guard",
     "maker",
+    "meet",
     "numpy_dtype",
     "place",
     "streams",

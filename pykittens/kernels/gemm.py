@@ -35,9 +35,10 @@ class Config:
 
     `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share something:
     operand "b" where they stand below one another, "a" where side by side, or one tile of c, of which each sums a part
-    of "k". `residents` blocks share a multiprocessor. `rotate`: each column of tiles begins elsewhere along k, so that
-    not all blocks ask for the same lines of a small operand at once. `once`: an operand, "a" or "b", that is read once:
-    its lines give way in L2.
+    of "k". `residents` blocks share a multiprocessor. `rotate`: each column of tiles (row of swapped ones) begins
+    elsewhere along k, so that not all blocks ask for the same lines of a small operand at once. `once`: an operand, "a"
+    or "b", that is read once: its lines give way in L2. `swap`: c.T = a @ b is made, so that tiles have any multiple of
+    16 rows of c; on their other side tensor cores want 64.
     """
 
     rows: int = 128
@@ -51,11 +52,18 @@ class Config:
     residents: int = 1
     rotate: bool = False
     once: str = ""
+    swap: bool = False
 
     def __post_init__(self) -> None:
-        if self.rows % (64 * self.consumers) or self.cols % 64 or self.cols > 256 or self.share not in ("a", "b", "k"):
+        unit = 16 if self.swap else 64
+        if (
+            self.rows % (64 * self.consumers)
+            or self.cols % unit
+            or self.cols > 256
+            or self.share not in ("a", "b", "k")
+        ):
             raise ValueError(
-                f"{self}: rows are a multiple of 64 a consumer, columns 64, 128, 192 or 256, and share a, b or k"
+                f"{self}: rows are a multiple of 64 a consumer, columns of {unit} up to 256, and share a, b or k"
             )
 
     @property
@@ -74,19 +82,32 @@ class Config:
         return self.cols // self.cluster if self.splits else self.cols
 
 
-def sides(a: Any, b: Any, c: Any, ta: bool, tb: bool) -> tuple[Any, Any]:
-    """The result's rows and columns. The operands may have more of them, which are zeros."""
-    return (a.cols if ta else a.rows, b.rows if tb else b.cols) if c is None else (c.rows, c.cols)
+def sides(a: Any, b: Any, c: Any, ta: bool, tb: bool, swap: bool) -> tuple[Any, Any]:
+    """The product's rows and columns. The operands may have more of them, which are zeros."""
+    if c is None:
+        return (a.cols if ta else a.rows, b.rows if tb else b.cols)
+    return (c.cols, c.rows) if swap else (c.rows, c.cols)
 
 
 def grid(
     a: Any, b: Any, c: Any, sms: int, config: Config, ta: bool = False, tb: bool = False, splits: Any = None, **_: Any
 ) -> int:
     """One block a multiprocessor, or as many as there is work for. Clusters that share k make one tile and end."""
-    (down, right), (m, n) = config.stack, sides(a, b, c, ta, tb)
+    (down, right), (m, n) = config.stack, sides(a, b, c, ta, tb, config.swap)
     items = pk.cdiv(m, config.rows * down) * pk.cdiv(n, config.cols * right)
     items = items if splits is None else items * splits
     return (items if config.splits else min(items, max(1, sms * config.residents // config.cluster))) * config.cluster
+
+
+def store_runs(target: Any, buffer: Any, at: tuple[Any, Any]) -> None:
+    """Writes what TMA cannot address, by a warpgroup: a run of each row after another."""
+    rows, cols = buffer.shape
+    each = 8 if rows % 64 else 16  # rows of a warp
+    for first in range(0, rows, 4 * each):
+        row = first + warp.index % 4 * each
+        with pk.when(row < rows):
+            runs = warp.load(buffer.part(row, 0, each, cols), dtype=f32, layout=pk.coalesced(min(cols, 32), 1))
+            warp.store(target, runs, pk.at(at[0] + row, at[1]))
 
 
 @pk.kernel(
@@ -119,7 +140,8 @@ def gemm(
     dependent: bool = False,
 ) -> None:
     """c = epilogue(a @ b); `ta`: a is given as (k, m), `tb`: b as (n, k), and b2 like it. Rows of (k, m) and (k, n) may
-    be longer, with zeros: TMA is slow where a row ends inside a sector of 32 bytes.
+    be longer, with zeros: TMA is slow where a row ends inside a sector of 32 bytes. With `config.swap` c.T = a @ b, of
+    16 bits, without an epilogue.
 
     `dependent`: the kernel before makes operands or clears `flags`, and may still run.
 
@@ -142,12 +164,13 @@ def gemm(
     )
     own = config.own
     width = own if c is None else min(own, 128 // c.dtype.size)
-    corners = [(r, s) for r in range(0, mine, 64) for s in range(0, own, width)]  # of what leaves at a time
+    corners = [(r, s, min(width, own - s)) for r in range(0, mine, 64) for s in range(0, own, width)]  # leave at a time
     buffers = len(corners) * len(outputs)  # they take turns over all tiles
     buffers = buffers if buffers % 2 else 2
     if c is not None:
-        leaving = pk.shared(pk.st(c.dtype, 64, width), count=buffers * config.consumers, name="leaving")
-    (down, right), (m, n) = config.stack, sides(a, b, c, ta, tb)
+        piece = pk.st(c.dtype, *((width, 64) if config.swap else (64, width)))
+        leaving = pk.shared(piece, count=buffers * config.consumers, name="leaving")
+    (down, right), (m, n) = config.stack, sides(a, b, c, ta, tb, config.swap)
     rank = pk.cluster.rank if config.cluster > 1 else 0
     high, wide = pk.cdiv(m, config.rows * down), pk.cdiv(n, config.cols * right)
     steps = pk.cdiv(a.rows if ta else a.cols, depth * (config.cluster if config.splits else 1))
@@ -179,7 +202,9 @@ def gemm(
         if dependent:
             pk.wait_for_previous()
         for row, col, first, end, _part in each_tile():
-            begin = rank * steps if config.splits else col * steps // wide if config.rotate else 0
+            begin = rank * steps if config.splits else 0
+            if config.rotate:
+                begin = row * steps // high if config.swap else col * steps // wide
             for step in pk.range(first, end):
                 k = step + begin
                 if config.rotate:
@@ -221,15 +246,16 @@ def gemm(
 
             def cut(i: int) -> list[Any]:
                 """Piece i of each product."""
-                down_by, right_by = corners[i]
-                return [acc[down_by : down_by + 64, right_by : right_by + width] for acc in whole]
+                down_by, right_by, wide = corners[i]
+                return [acc[down_by : down_by + 64, right_by : right_by + wide] for acc in whole]
 
             def leave() -> None:
                 """The product goes through the epilogue and to its tensors."""
                 turn = 0  # the buffer of the next piece
                 first_row, first_col = row * config.rows + me * mine, col * config.cols + left
-                for i, (down_by, right_by) in enumerate(corners):
-                    at = pk.at(first_row + down_by, first_col + right_by)
+                for i, (down_by, right_by, wide) in enumerate(corners):
+                    place = (first_row + down_by, first_col + right_by)
+                    at = pk.at(*(reversed(place) if config.swap else place))
                     x = cut(i)
                     for j, tile in enumerate(x if splits is not None else ()):
                         others.add(tile, i * len(x) + j)
@@ -240,22 +266,19 @@ def gemm(
                     for target, tile in zip(outputs, y if isinstance(y, tuple) else (y,), strict=True):
                         buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
                         turn += 1
-                        if target.type.align < 16:  # TMA cannot address it: a run of each row after another
-                            warpgroup.sync()
-                            warpgroup.store(buffer, tile.to(target.dtype))
-                            warpgroup.sync()
-                            mine_down = warp.index % 4 * 16
-                            runs = warp.load(
-                                buffer.part(mine_down, 0, 16, width), dtype=f32, layout=pk.coalesced(min(width, 32), 1)
-                            )
-                            warp.store(target, runs, pk.at(first_row + down_by + mine_down, first_col + right_by))
-                            continue
-                        warpgroup.tma.wait(pending=buffers - 1, read=True)
+                        if wide < width:
+                            buffer = buffer.part(0, 0, wide, 64)
+                        through_tma = target.type.align >= 16
+                        if through_tma:
+                            warpgroup.tma.wait(pending=buffers - 1, read=True)
                         warpgroup.sync()
-                        warpgroup.store(buffer, tile.to(target.dtype))
+                        (warpgroup.store_transposed if config.swap else warpgroup.store)(buffer, tile.to(target.dtype))
                         warpgroup.sync()
-                        warpgroup.tma.store(target, buffer, at)
-                        warpgroup.tma.commit()
+                        if through_tma:
+                            warpgroup.tma.store(target, buffer, at)
+                            warpgroup.tma.commit()
+                        else:
+                            store_runs(target, buffer, at)
 
             if splits is None:
                 leave()

@@ -47,7 +47,10 @@ def call(
     one or two dimensions (a vector is one row).
     """
     first, second = described(a), described(b)
-    plan = choose_kernel(first, second, b2 is not None)
+    swap = (
+        epilogue is None and scale_a is None and scale_b is None and b2 is None and arrays.describe(out).dtype != "f32"
+    )
+    plan = choose_kernel(first, second, b2 is not None, swap)
     extras = [x[None, :] if len(x.shape) == 1 else x for x in map(readable, operands)]
     if scale_a is not None or scale_b is not None:
         extras += [x.reshape(1, 1) for x in (scale_a, scale_b) if x is not None]
@@ -64,6 +67,9 @@ def call(
     rest = (others[0] if others else None, *more, *[None] * (2 - len(more)))
     if ampere:
         return KernelCall(gemm_ampere.gemm_ampere, (*given, *rest), static)
+    if config.swap:
+        turned = {"ta": not static["tb"], "tb": not static["ta"]}
+        return KernelCall(gemm, (b, a, *given[2:], plan.sms, *rest), {**static, **turned, "dependent": copied})
     if splits > 1:
         divided = {**static, "splits": splits}
         return KernelCall(gemm_divided.DIVIDED, (*given, plan.sms, *rest), divided)  # type: ignore[arg-type]
@@ -126,8 +132,9 @@ class Choice:
 
 
 @lru_cache(maxsize=4096)
-def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Choice:
-    """What to do with operands; their pointers count modulo 16. `pair`: there is one more like the second."""
+def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False, swap: bool = False) -> Choice:
+    """What to do with operands; their pointers count modulo 16. `pair`: there is one more like the second; `swap`: the
+    kernel may make tiles of the result's transpose."""
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
     a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8 bits: k along the rows
     sms = SIMULATED if first.device is None else driver.multiprocessors(first.device)
@@ -144,7 +151,8 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False) -> Ch
             a.transposed and not a.copied and m * size % 32 > 0,
             not (b.transposed or b.copied) and n * size % 32 > 0,
         )
-        shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles), ragged)
+        swap = swap and not (eight or a.transposed)
+        shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles), ragged, swap)
         divide = sms > 2  # the simulated GPU runs what an H100 would, in tiles that nobody divides
         config, splits = schedule.product(shape, schedule.machine(first.device), divide, pair).way
         if pair:  # three results may leave

@@ -54,6 +54,18 @@ CONFIGS = (
     Config(256, 192, 3, 2, group=4, cluster=2),
     Config(128, 256, 4, 2, group=4, cluster=2, share="a"),
 )
+SWAPPED = ((64, 1, 256), (128, 1, 256), (256, 1, 192), (256, 2, 192))  # rows, cluster, most columns
+ROOM = 227 * 1024  # bytes of shared memory
+
+
+@lru_cache(maxsize=256)
+def swapped(rows: int, cols: int, cluster: int = 1) -> Config:
+    """Tiles of the result's transpose: of so many of its columns and rows, with as many stages as there is room for."""
+    consumers, depth = (1 if rows == 64 else 2), (256 if rows == 64 and cols <= 128 else 128)
+    pieces = rows // (64 * consumers) * -(-cols // 64)
+    leaving = (pieces if pieces % 2 else 2) * consumers * min(cols, 64) * 128
+    stages = min(10, (ROOM - leaving) // ((rows + cols) * depth))
+    return Config(rows, cols, stages, consumers, 4, cluster, "a", depth, swap=True)
 
 
 class Machine(NamedTuple):
@@ -104,12 +116,14 @@ class Product(NamedTuple):
     @property
     def name(self) -> str:
         c, divided = self.config, " divided" if self.splits > 1 else ""
+        if c.swap:  # one name for all widths
+            return f"swapped {c.rows} cluster={c.cluster}"
         return f"{c.rows}x{c.cols} stages={c.stages} cluster={c.cluster}{c.share if c.cluster > 1 else ''}{divided}"
 
     @property
     def words(self) -> str:
         """For people."""
-        return f"{self.name} splits={self.splits}"
+        return f"{self.name} cols={self.config.cols}" if self.config.swap else f"{self.name} splits={self.splits}"
 
 
 class Choice(NamedTuple):
@@ -204,7 +218,8 @@ def _residents(way: Way) -> int:
 
 class Multiply(NamedTuple):
     """The shape of a product, of elements of `size` bytes. straddle: the share of each operand's rows that lie across
-    lines of L2; ragged: whether rows in memory that lie along m, and along n, end inside a sector of 32 bytes."""
+    lines of L2; ragged: whether rows in memory that lie along m, and along n, end inside a sector of 32 bytes; swap:
+    whether tiles may be those of the transpose, which wants rows of a along k, 16 bits and no epilogue."""
 
     m: int
     n: int
@@ -212,6 +227,7 @@ class Multiply(NamedTuple):
     size: int = 2
     straddle: tuple[float, float] = (0.0, 0.0)
     ragged: tuple[bool, bool] = (False, False)
+    swap: bool = False
 
     def ways(self, sms: int, divide: bool = True) -> Iterator[Product]:
         """All that may be fastest."""
@@ -224,22 +240,34 @@ class Multiply(NamedTuple):
             if divide and config.cluster == 1 and config.rows * config.cols <= 192 * 192 and rest:
                 most = min(sms // rest, steps // 2, 16)
                 yield from (Product(config, s) for s in sorted({2, 3, most // 2, most}) if 2 <= s <= most)
+        for rows, cluster, most in SWAPPED if self.swap else ():
+            counts = [-(-self.m // (cols * cluster)) for cols in range(16, most + 1, 16)]
+            for i, count in enumerate(counts):
+                few = rows > 64 or count * cluster * -(-self.n // rows) <= 16 * sms
+                if few and (i == 0 or count < counts[i - 1]):  # of as many tiles the narrowest
+                    yield Product(swapped(rows, 16 * (i + 1), cluster))
 
     def microseconds(self, way: Product, constants: Constants, common: Constants, machine: Machine) -> float:
         """Predicted for a way. Its own constants: launch, tile, and for 128 bytes of k what tensor cores take and what
         loads take; those of all ways: the share of bandwidth; a part of a divided round; of rows that TMA cannot write,
         what they take of bandwidth and of a tile; of a tile, whose rows lie across lines of L2; of loads, what such
         rows take, what is left of them where a block is alone, what is outside a's and b's ends, which TMA fills with
-        zeros more slowly than it loads, and a tile where rows of memory end inside a sector.
+        zeros more slowly than it loads, and a tile where rows of memory end inside a sector; of swapped tiles, whose
+        own constants are those of 128 columns, by how many columns more than they have they multiply, and load.
         """
         launch, tile, multiply, load = constants
-        bandwidth, part, writes, unaligned, crossing, across, alone, below, beside, inside = common
+        bandwidth, part, writes, unaligned, crossing, across, alone, below, beside, inside, narrow, thin = common
         c, (down, right), sms = way.config, way.config.stack, machine.sms
-        high, wide = -(-self.m // (c.rows * down)) * down, -(-self.n // (c.cols * right)) * right
+        m, n, straddle = self.m, self.n, self.straddle
+        if c.swap:
+            m, n, straddle = n, m, straddle[::-1]
+            tile, multiply = tile * c.cols / 128, multiply * (c.cols + narrow) / (128 + narrow)
+            load *= (c.rows + c.cols + thin) / (c.rows + 128 + thin)
+        high, wide = -(-m // (c.rows * down)) * down, -(-n // (c.cols * right)) * right
         tiles, area, odd = high * wide, c.rows * c.cols / 2**15, self.n % 8 != 0  # results have 16 bits at least
         rows, cols = c.rows / right, c.cols / down  # of the operands, what a block asks for
-        asked = rows * (1 + across * self.straddle[0] + below * (1 - self.m / (high * c.rows)))
-        asked += cols * (1 + across * self.straddle[1] + beside * (1 - self.n / (wide * c.cols)))
+        asked = rows * (1 + across * straddle[0] + below * (1 - m / (high * c.rows)))
+        asked += cols * (1 + across * straddle[1] + beside * (1 - n / (wide * c.cols)))
         load *= asked / (rows + cols)
         own = c.cluster if c.splits else 1  # blocks of a tile
         at_once = max(1, sms // own if own <= 2 else sms * 10 // (11 * own))  # large clusters find less room
@@ -249,7 +277,13 @@ class Multiply(NamedTuple):
         full, end = at_once * own / sms, min(1.0, rest * own * way.splits / sms)  # how busy the GPU is
         loading = rounds * steps * (alone + (1 - alone) * full) + last * (alone + (1 - alone) * end)
         all_rounds = rounds + (rest > 0)
-        edge = any(self.ragged) * inside * (rounds * steps + last) / all_rounds * (1 + (all_rounds - 1) / wide)
+        edge = (
+            any(self.ragged)
+            * inside
+            * (rounds * steps + last)
+            / all_rounds
+            * (1 + (all_rounds - 1) / (high if c.swap else wide))
+        )
         busiest = c.depth / 128 * ((multiply * (rounds * steps + last)) ** 4 + (load * loading + edge) ** 4) ** 0.25
         crosses = 0.0 if odd else straddling(2 * self.n)
         busiest += all_rounds * (tile + (unaligned * odd + crossing * crosses) * area)
@@ -261,7 +295,7 @@ class Multiply(NamedTuple):
 def contiguous(m: int, n: int, k: int, size: int = 2) -> Multiply:
     """A product whose operands are stored by rows without gaps, or copied to whole lines where TMA needs it."""
     across = [0.0 if x * size % 16 else straddling(x * size) for x in (k, n)]
-    return Multiply(m, n, k, size, (across[0], across[1]), (False, n * size % 32 == 16))
+    return Multiply(m, n, k, size, (across[0], across[1]), (False, n * size % 32 == 16), size == 2)
 
 
 @cache
@@ -312,4 +346,4 @@ def for_rows(config: Config, m: int) -> Config:
     """The configuration as it runs for m rows."""
     if m <= FEW and config.rows == 64 and not config.splits:
         config = replace(config, rotate=True)
-    return replace(config, once="b") if m <= ONCE else config
+    return replace(config, once="a" if config.swap else "b") if m <= ONCE else config

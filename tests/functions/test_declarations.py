@@ -2,6 +2,7 @@
 here."""
 
 import inspect
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -808,6 +809,42 @@ def test_what_is_overwritten_says_so_to_autograd() -> None:
         pk.rotary(x, cos, sin, out=x)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         kept.backward()
+
+
+WRITING = [name for name in CASES if of(name).written]
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_what_is_written_shares_memory_with_no_other_operand(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each operand in turn begins 16 bytes into what is written."""
+    call, operands = CASES[name]
+    function, given = of(name), []
+    with monkeypatch.context() as patch:
+        run = type(function).__call__
+        patch.setattr(
+            type(function), "__call__", lambda self, *told: (given.append((self, *told)), run(self, *told))[1]
+        )
+        call(*operands())
+    (arrays, *rest) = next(told for made, *told in given if made is function)
+    for i, j in itertools.product(function.written, range(len(arrays))):
+        out, x = arrays[i], arrays[j]
+        if i == j or x is None:
+            continue
+        memory = torch.zeros(out.nbytes + x.nbytes + 16, dtype=torch.uint8)
+        changed = list(arrays)
+        changed[i] = memory[: out.nbytes].view(out.dtype).view(out.shape).copy_(out)
+        changed[j] = memory[16 : 16 + x.nbytes].view(x.dtype).view(x.shape)
+        with pytest.raises(ArgumentError, match="which is written, shares memory with"):
+            function(changed, *rest)
+
+
+def test_columns_of_one_matrix_share_nothing() -> None:
+    whole = torch.zeros(24, 120)
+    a = whole.view(HALF)[:, 80:112].copy_(tensor(24, 32, dtype=HALF))
+    b = tensor(32, 40, dtype=HALF)
+    pk.addmm_(whole[:, :40], a, b)
+    assert torch.allclose(whole[:, :40], a.float() @ b.float(), atol=1e-4)
+    assert torch.equal(a, whole.view(HALF)[:, 80:112])
 
 
 def test_no_angles_turn_nothing() -> None:

@@ -28,6 +28,12 @@ CONFIGS = [
     Config(128, 128, 2, 2, cluster=4, share="k"),
     Config(64, 128, 2, 1, cluster=8, share="k"),
 ]
+SWAPPED = [
+    Config(64, 16, 3, 1, swap=True),
+    Config(64, 32, 2, 1, depth=256, rotate=True, once="a", swap=True),
+    Config(128, 80, 2, 2, swap=True),
+    Config(256, 144, 2, 2, cluster=2, share="a", swap=True),
+]
 
 
 def integers(rows: int, cols: int, dtype: Any, transposed: bool = False) -> np.ndarray:
@@ -52,6 +58,16 @@ def test_every_configuration(config: Config, seed: int | None) -> None:
     c = np.full((200, 264), np.nan, BF16)
     gemm.gemm.simulate(a, b.T, c, None, None, None, None, 8, config=config, tb=True, seed=seed)
     assert same(c, exact(a, b))
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("config", SWAPPED, ids=str)
+@pytest.mark.parametrize(("n", "dtype"), [(264, BF16), (131, np.float16)], ids=str)
+@pytest.mark.parametrize("tb", [False, True])
+def test_tiles_of_the_transpose(config: Config, n: int, dtype: Any, tb: bool) -> None:
+    """Pieces with fewer rows than others, rows that TMA cannot write, and b in either order."""
+    a, b = integers(200, 176, dtype), integers(176, n, dtype, tb)
+    assert same(MATMUL.run((a, b, None, None), (None,), config=config)[0], exact(a, b))
 
 
 @pytest.mark.thin
@@ -223,7 +239,7 @@ def test_all_that_is_made_of_products_on_ampere(monkeypatch: pytest.MonkeyPatch)
     torch = pytest.importorskip("torch")
     chosen = matmul.choose_kernel
 
-    def ampere(first: Any, second: Any, pair: bool = False) -> Any:
+    def ampere(first: Any, second: Any, pair: bool = False, swap: bool = False) -> Any:
         rows, cols = first.shape[0], second.shape[1]
         return replace(chosen(first, second, pair), config=matmul.choose_ampere(rows, cols, 2, pair))
 

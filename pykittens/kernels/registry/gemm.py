@@ -28,6 +28,20 @@ def _gemm(dtype: str, ta: bool, tb: bool, cluster: int) -> Instance | None:
     return Instance(gemm.gemm, operands, {"config": gemm.Config(cluster=cluster), "ta": ta, "tb": tb}, ("c",), expected)
 
 
+def _gemm_swapped(dtype: str, tb: bool) -> Instance:
+    """Tiles of the transpose, whose last piece has 16 rows of the result."""
+    m, n, k = 90, 136, 5 * 64 + 16
+    a, b = spec(DTYPES[dtype], (m, k)), spec(DTYPES[dtype], (n, k) if tb else (k, n))
+    operands = {"a": b, "b": a, "c": spec(DTYPES[dtype], (m, n)), "x0": None, "x1": None, "x2": None, "x3": None}
+
+    def expected(a: Array, b: Array, **_: Any) -> dict[str, Array]:
+        a, b = a.astype(float), b.astype(float)
+        return {"c": b @ (a.T if tb else a)}
+
+    statics = {"config": gemm.Config(64, 80, 3, 1, swap=True), "ta": not tb, "tb": True}
+    return Instance(gemm.gemm, {**operands, "sms": 2}, statics, ("c",), expected)
+
+
 def _both(x: Any, row: Any, col: Any) -> Any:
     """The epilogue of a pair: its product, and both."""
     return x[0] * x[1], x[0], x[1]
@@ -152,6 +166,14 @@ ROWS = (
         needs=("wgmma",),
         options={"dtype": ("bf16", "f16", "e4m3"), "ta": (False, True), "tb": (False, True), "cluster": (1, 2)},
         opcodes=("HGMMA|QGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+    ),
+    Shipped(
+        name="gemm_swapped",
+        about="matrix product as its transpose, with tiles of any multiple of 16 rows of the result",
+        make=_gemm_swapped,
+        needs=("wgmma",),
+        options={"dtype": ("bf16", "f16"), "tb": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "STSM"),
     ),
     Shipped(
         name="gemm_pair",
