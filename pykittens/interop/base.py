@@ -61,18 +61,22 @@ class ArrayInfo(NamedTuple):
 def meet(x: ArrayInfo, y: ArrayInfo) -> bool:
     """Whether two arrays share bytes. Such as lie between one another, as columns of one array do, are known where a
     stride of theirs keeps them apart, or what all strides have in common."""
-    sizes = [numpy_dtype(info.dtype).itemsize for info in (x, y)]
-    steps = [
-        [(n, s * size) for n, s in zip(info.shape, info.strides, strict=True) if n > 1 and s]
-        for info, size in zip((x, y), sizes, strict=True)
-    ]
-    begins = [info.pointer + sum((n - 1) * s for n, s in found if s < 0) for info, found in zip((x, y), steps)]
-    reaches = [size + sum((n - 1) * abs(s) for n, s in found) for size, found in zip(sizes, steps)]
+    sizes, steps, begins, reaches = [], [], [], []
+    for info in (x, y):
+        size = numpy_dtype(info.dtype).itemsize
+        found = [(n, s * size) for n, s in zip(info.shape, info.strides, strict=True) if n > 1 and s]
+        sizes.append(size)
+        steps.append(found)
+        begins.append(info.pointer + sum((n - 1) * s for n, s in found if s < 0))
+        reaches.append(size + sum((n - 1) * abs(s) for n, s in found))
     if 0 in (*x.shape, *y.shape) or begins[0] >= begins[1] + reaches[1] or begins[1] >= begins[0] + reaches[0]:
         return False
     strides = {abs(s) for found in steps for _, s in found}
     for stride in strides | {math.gcd(*strides)} - {0}:
-        lengths = [size + sum((n - 1) * abs(s) for n, s in found if s % stride) for size, found in zip(sizes, steps)]
+        lengths = [
+            size + sum((n - 1) * abs(s) for n, s in found if s % stride)
+            for size, found in zip(sizes, steps, strict=True)
+        ]
         between = (begins[1] - begins[0]) % stride
         if lengths[0] <= between and between + lengths[1] <= stride:
             return False
