@@ -266,7 +266,7 @@ def test_matmul(gpu: FakeDriver) -> None:
         with torch.no_grad():
             out = pk.matmul(x, weight)
             assert not out.requires_grad
-            assert pointers(gpu, 3) == addresses(x, weight, out)
+            assert sorted(pointers(gpu, 3)) == sorted(addresses(x, weight, out))
     assert len(called(partial(pk.matmul, x, w))) <= 16
     a, b = x.to(torch.float8_e4m3fn), w.to(torch.float8_e4m3fn).T
     one, two = torch.ones(1), torch.ones(1)
