@@ -23,9 +23,11 @@ from typing import Any
 from ..errors import TraceError, installed
 from .guard import Guard
 from .values import (
+    ABOUT,
     MISSING,
     MOST,
     Same,
+    bytes_of,
     calls_back,
     hashable,
     is_array,
@@ -76,13 +78,16 @@ class Objects:
         return tuple((name, self.value(space[name], f"{path}.{name}")) for name in here)
 
     def _class(self, cls: type, path: str) -> Hashable:
-        """A class is itself; what its own methods do, and what its attributes hold, may change."""
+        """A class is itself; its bases, what its own methods do, and what its attributes hold may change."""
         parts: list[Hashable] = [Same(cls)]
+        if not self._foreign_class(cls):
+            self.guard.add("{}.__mro__ is {}", cls, cls.__mro__)
+            parts += [self._attribute_of(cls, name, path) for name in sorted(self.names & ABOUT)]
         if type(cls) is not type:
             parts.append(self.value(type(cls), f"type({path})"))
         for base in cls.__mro__:
+            parts.append(Same(base))
             if self._foreign_class(base):
-                parts.append(Same(base))
                 continue
             space = vars(base)  # a view: it shows what comes later
             self.guard.add(f"{{}}({{}}) == {len(space)}", len, space)
@@ -92,6 +97,13 @@ class Objects:
                     self.guard.add("{}[{}] is {}", space, name, value)
                     parts.append((name, self.value(value, f"{path}.{name}")))
         return ("class", *parts)
+
+    def _attribute_of(self, owner: Any, name: str, path: str) -> Hashable:
+        """An attribute that a function has, or that says about a function or a class what it is."""
+        if (value := getattr(owner, name, MISSING)) is MISSING:
+            return (name, "unbound")
+        self.guard.add(f"{{}}.{name} is {{}}", owner, value)
+        return (name, self.value(value, f"{path}.{name}"))
 
     def _attribute(self, owner: Any, name: str, *, exactly: bool) -> Any:
         """An attribute that can be read again for what it is; `MISSING` where that is not sure, and then `owner`
@@ -137,6 +149,8 @@ class Objects:
     def _object(self, value: Any, path: str) -> Hashable:
         kind = type(value)
         if is_vocabulary(value):
+            if isinstance(wrapped := getattr(value, "__wrapped__", None), FunctionType):  # a kernel
+                return (Same(value), self.value(wrapped, path))
             by_value = not same_method(kind, "__eq__") and kind.__hash__ is not None
             return (Same(kind), value) if by_value else Same(value)
         if isinstance(value, Enum):
@@ -179,8 +193,8 @@ class Objects:
         """The elements of a container, the bytes of a buffer; None for what holds none."""
         if isinstance(value, (tuple, frozenset)):
             return tuple(self.value(x, f"{path}[{i}]") for i, x in enumerate(value))
-        if isinstance(value, (bytearray, memoryview)):
-            self._limited(len(value) // 64, value, path)
+        if (size := bytes_of(value)) is not None:
+            self._limited(size // 64, value, path)
             self.guard.add("{}({}) == {}", bytes, value, bytes(value))
             return bytes(value)
         if isinstance(value, (dict, MappingProxyType)):

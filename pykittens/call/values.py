@@ -15,6 +15,7 @@ from ..errors import TraceError
 
 MOST = 64  # elements of a list, dictionary or set that is read at every call; each costs it 0.02 us
 MISSING = object()
+ABOUT = frozenset(("__name__", "__qualname__", "__doc__", "__module__", "__annotations__"))
 _DOUBLE = struct.Struct("<d")
 
 
@@ -70,6 +71,14 @@ def calls_back(value: Any) -> bool:
     if isinstance(value, (list, tuple)) and len(value) <= MOST:
         return any(isinstance(x, (FunctionType, MethodType, functools.partial)) for x in value)
     return isinstance(value, (FunctionType, MethodType, functools.partial))
+
+
+def bytes_of(value: Any) -> int | None:
+    """How many bytes a value shows that shows its memory, such as a bytearray; None where it shows none."""
+    try:
+        return memoryview(value).nbytes
+    except (TypeError, ValueError, BufferError):
+        return None
 
 
 def static_attribute(cls: type, name: str) -> Any:

@@ -18,6 +18,7 @@ from .guard import Guard
 from .objects import Objects
 from .reads import Path, reads
 from .values import (
+    ABOUT,
     MISSING,
     Same,
     calls_back,
@@ -135,6 +136,8 @@ class Walk(Objects):
                 parts.append(self._read(function, "__defaults__", f"the defaults of {path}"))
             if function.__kwdefaults__ is not None:
                 parts.append(self._keyword_defaults(function, f"the defaults of {path}"))
+        held = vars(function)
+        parts += [self._attribute_of(function, name, path) for name in sorted(self.names & (set(held) | ABOUT))]
         parts += [(name, self._cell(cell, name)) for name, cell in cells]
         if wrapped is not None:
             parts.append(self._read(function, "__wrapped__", path))
@@ -180,10 +183,13 @@ class Walk(Objects):
         return MISSING
 
     def _imported(self, function: FunctionType, name: str) -> Any:
-        for full in (name, f"{function.__globals__.get('__package__') or ''}.{name}"):
+        names = (name, f"{function.__globals__.get('__package__') or ''}.{name}")
+        for full in names:
             if full in sys.modules:
                 self.guard.add("{}[{}] is {}", sys.modules, full, sys.modules[full])
                 return sys.modules[full]
+        # Once it is loaded, by the kernel itself at the latest, what is read of it counts.
+        self.guard.add("{}.keys().isdisjoint({})", sys.modules, names)
         return MISSING
 
     def _cell(self, cell: CellType, name: str) -> Hashable:

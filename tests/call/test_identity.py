@@ -2,9 +2,11 @@
 and costs one trace."""
 
 import abc
+import array
 import builtins
 import contextlib
 import contextvars
+import ctypes
 import dataclasses
 import datetime
 import decimal
@@ -563,6 +565,87 @@ def a_context_variable() -> Case:
 
 
 @case
+def the_bases_of_a_class() -> Case:
+    class Two:
+        scale = 2.0
+
+    class Three:
+        scale = 3.0
+
+    class Settings(Two):
+        pass
+
+    return lambda: Settings.scale, lambda: setattr(Settings, "__bases__", (Three,))
+
+
+@case
+def whether_an_object_is_of_a_class() -> Case:
+    class Two:
+        pass
+
+    class Three:
+        pass
+
+    class Settings(Two):
+        pass
+
+    held = Settings()
+    return lambda: 2.0 if isinstance(held, Two) else 3.0, lambda: setattr(Settings, "__bases__", (Three,))
+
+
+@case
+def an_attribute_of_a_function_that_is_passed_on() -> Case:
+    def helper() -> None: ...
+
+    def read(function: Any) -> float:
+        return function.scale  # type: ignore[no-any-return]
+
+    helper.scale = 2.0  # type: ignore[attr-defined]
+    return lambda: read(helper), lambda: setattr(helper, "scale", 3.0)
+
+
+@case
+def the_name_of_a_function() -> Case:
+    def ab() -> None: ...
+
+    return lambda: float(len(ab.__name__)), lambda: setattr(ab, "__name__", "abc")
+
+
+@case
+def the_text_of_a_class() -> Case:
+    class Settings:
+        """ab"""
+
+    return lambda: float(len(Settings.__doc__ or "")), lambda: setattr(Settings, "__doc__", "abc")
+
+
+@case
+def a_kernel_that_is_called_by_its_function() -> Case:
+    held = Space(scale=2.0)
+
+    @pk.kernel
+    def other() -> Any:
+        return held.scale
+
+    return lambda: other.function(), lambda: setattr(held, "scale", 3.0)
+
+
+@case
+def an_array_of_python() -> Case:
+    held = array.array("d", [2.0])
+    return lambda: held[0], lambda: held.__setitem__(0, 3.0)
+
+
+@case
+def a_structure_of_c() -> Case:
+    class Settings(ctypes.Structure):
+        _fields_ = (("scale", ctypes.c_double),)
+
+    held = Settings(2.0)
+    return lambda: held.scale, lambda: setattr(held, "scale", 3.0)
+
+
+@case
 def an_object_again_at_its_address() -> Case:
     """A set made where another one was, which is gone."""
     space = {"held": {2.0}}
@@ -836,6 +919,26 @@ def test_cycles() -> None:
     assert same.unchanged()
     loop[0] = 3.0
     assert not same.unchanged()
+
+
+def test_a_module_that_the_kernel_loads_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is loaded, what is read of it counts."""
+    (tmp_path / "loaded_late.py").write_text("scale = 2.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def value() -> float:
+        import loaded_late  # type: ignore[import-not-found]
+
+        return loaded_late.scale  # type: ignore[no-any-return]
+
+    run = reading(value)
+    x, y = (np.ones((16, 64), bf16_of_numpy) for _ in range(2))
+    for scale in (2.0, 3.0, 4.0):
+        if scale > 2.0:
+            sys.modules["loaded_late"].scale = scale  # type: ignore[attr-defined]
+        run(x, y)
+        assert float(y[0, 0]) == scale
+    monkeypatch.delitem(sys.modules, "loaded_late")
 
 
 def test_a_module_that_is_loaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
