@@ -152,9 +152,11 @@ def _describe(kernel: str, name: str, value: Any) -> ArrayInfo:
 
 
 def _scalar(kernel: str, name: str, dtype: DType, value: Any) -> Any:
-    if dtype.kind in "iu" and not isinstance(value, (int, np.integer)):
-        raise ArgumentError(f"{kernel}: {name!r} is {value!r}, where {dtype} is needed", fix="pass a Python int")
-    if not isinstance(value, (bool, int, float, np.number, np.bool_)):
+    whole = (int, np.integer, np.bool_)
+    if dtype.kind != "f" and not isinstance(value, whole):
+        fix = "pass True or False" if dtype.kind == "b" else "pass a Python int"
+        raise ArgumentError(f"{kernel}: {name!r} is {value!r}, where {dtype} is needed", fix=fix)
+    if not isinstance(value, (*whole, float, np.floating)):
         raise ArgumentError(
             f"{kernel}: {name!r} is {type(value).__name__}, where {dtype} is needed", fix="pass a Python number"
         )
@@ -167,7 +169,7 @@ def _scalar(kernel: str, name: str, dtype: DType, value: Any) -> Any:
             fix=f"pass {low} to {high - 1}{', or make the parameter pk.i64' if dtype.bits < 64 else ''}",
         )
     if dtype.kind != "f":
-        return int(value)
+        return bool(value) if dtype.kind == "b" else int(value)
     if (number := _float(value, dtype)) is None:
         raise ArgumentError(f"{kernel}: {name!r} is larger than any {dtype}", fix="pass math.inf if that is meant")
     return number

@@ -89,6 +89,10 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         if isinstance(annotation, str):  # from __future__ import annotations
             annotation = _written(annotation, p.name, function)
         if (pattern := run_time(annotation)) is not None:
+            if isinstance(pattern, DType) and pattern.kind == "f" and pattern.bits < 32:
+                fix = f"make it pk.f32, in which scalars are computed: {p.name}: Annotated[pk.Scalar, pk.f32]"
+                said = f"parameter {p.name!r} of kernel {function.__name__!r} is a scalar of {pattern}"
+                raise TraceError(said, fix=fix, location=where)
             runtime.append((p.name, pattern))
             if p.default is None:
                 optional.append(p.name)

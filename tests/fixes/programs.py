@@ -781,6 +781,14 @@ CALLS: list[Any] = [
     ("warp.zeros(f32, 16, 64)", "k(A, A)"),
     ("divided(A, 0)", "guarded(A, 0)"),
     (
+        "@pk.kernel\ndef f(x: Annotated[pk.Scalar, bf16]): pass",
+        "@pk.kernel\ndef f(x: Annotated[pk.Scalar, f32]): pass",
+    ),
+    (
+        "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), n: Annotated[pk.Scalar, pk.bool_]): pass\nf(A, 0.5)",
+        "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), n: Annotated[pk.Scalar, pk.bool_]): pass\nf(A, True)",
+    ),
+    (
         "@pk.kernel\ndef f(x: Annotated[pk.Scalar, f32, i32]): pass",
         "@pk.kernel\ndef f(x: Annotated[pk.Scalar, f32]): pass",
     ),
