@@ -391,12 +391,13 @@ class Global:
 
     A dimension is an int (static), or a name (found at launch; equal names must have equal lengths).
     Strides are known at launch; the last dimension is contiguous. `align` is what pointer and strides are
-    multiples of, in bytes (16, 8, 4, 2 or 1).
+    multiples of, in bytes (16, 8, 4, 2 or 1). `dense`: rows lie one after another, as many elements apart as a row has.
     """
 
     dtype: DType
     dims: tuple[Union[int, str], ...]
     align: int = 16
+    dense: bool = False
 
     @property
     def rank(self) -> int:

@@ -225,7 +225,7 @@ def _tensor(
         )
     if strides is not None and any(s < 0 and length > 1 for s, length in zip(strides, shape, strict=True)):
         raise ArgumentError(f"{where} has negative strides {tuple(strides)}", fix="pass a copy")
-    return global_type(pattern, dtype, shape, _alignment(info, dtype))
+    return global_type(pattern, dtype, shape, strides, _alignment(info, dtype))
 
 
 def seen_by_options(x: Any) -> Any:

@@ -33,6 +33,7 @@ WARPS, COLS = 4, 128  # of a block; channels of a warp
 PIECE = 4  # rows that are float32 at once
 WIDTHS = (2, 3, 4)
 TAPS, C = pk.static("J"), pk.static("C")  # w, and one more for the bias; known channels need no test where they end
+Wide = Annotated[Tensor, pk.gl(FLOATS, "B", "N", C, dense=True)]
 Window = tuple[Any, Any]
 Where = tuple[Any, int, int]  # the first channel of a warp, how many it has, and w
 
@@ -64,11 +65,11 @@ def turn(
     pdl=True,
 )
 def convolve(
-    x: Annotated[Tensor, FLOATS, "B", "N", C],
+    x: Wide,
     taps: Annotated[Tensor, f32, TAPS, C],
     state: Annotated[Tensor, FLOATS, "S", "K", C],
     bounds: Annotated[Tensor, i32, "M"],
-    y: Annotated[Tensor, FLOATS, "B", "N", C],
+    y: Wide,
     *,
     activation: Any = None,
     rows: int = 8,

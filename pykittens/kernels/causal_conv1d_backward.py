@@ -27,17 +27,16 @@ from .causal_conv1d import (
     TAPS,
     WARPS,
     C,
+    Wide,
     extended,
     later,
     layout,
     operands,
-    rows_of,
     simple,
     span_of,
     spans,
     summed,
     surrounded,
-    turned,
 )
 from .rows import FLOATS
 from .sequences import contiguous_rows, dense
@@ -55,23 +54,24 @@ GATHERING, TOGETHER = 16, 4  # warps of a block that adds up, and blocks' sums t
     pdl=True,
 )
 def differentiate(
-    x: Annotated[Tensor, FLOATS, "B", "N", C],
-    dy: Annotated[Tensor, FLOATS, "B", "N", C],
-    taps: Annotated[Tensor, f32, TAPS, C],
+    x: Wide,
+    dy: Wide,
+    weight: Annotated[Tensor, FLOATS, C, pk.static("W")],
+    bias: Annotated[Tensor, FLOATS, C],
     state: Annotated[Tensor, FLOATS, "S", "K", C],
     dafter: Annotated[Tensor, FLOATS, "S", "K", C],
     bounds: Annotated[Tensor, i32, "M"],
-    dx: Annotated[Tensor, FLOATS, "B", "N", C],
+    dx: Wide,
     parts: Annotated[Tensor, f32, "G", TAPS, C],
     *,
     activation: Any = None,
     rows: int = ROWS,
 ) -> None:
     """dx, and the sums of each block for the weights and the bias. `parts` has room for the blocks that there are."""
-    width, col = taps.rows - 1, pk.block_index.x * COLS
+    width, col = weight.cols, pk.block_index.x * COLS
     pk.wait_for_previous()
     pk.launch_next()
-    weights, where, halo = scaled(rows_of(taps, col, COLS), activation), (col, COLS, width), width - 1
+    weights, where, halo = scaled(weight, bias, col, activation), (col, COLS, width), width - 1
     totals = [warp.zeros(f32, 1, COLS, layout=layout(COLS)) for _ in weights]
     # All blocks work on neighbouring rows, then on the next such.
     for lap in pk.range(pk.cdiv(pk.cdiv(x.rows, WARPS * rows), pk.grid_size.y)):
@@ -90,7 +90,7 @@ def differentiate(
                     total[:] = pk.fma(own[row], near[j : j + 1, :].to(f32), total) if j < width else total + own[row]
                 if row < halo:
                     continue
-                spot = first + row - halo
+                spot = first + (row - halo)  # one address, and constants
                 grad = pulled(own[row - halo :], weights)
                 if dafter is not None:
                     with pk.when(spot >= window[1] - halo), pk.when(sequence < dafter.depth):
@@ -138,7 +138,8 @@ def gather(
 def differentiate_state(
     x: Annotated[Tensor, FLOATS, "B", "N", "C"],
     dy: Annotated[Tensor, FLOATS, "B", "N", "C"],
-    taps: Annotated[Tensor, f32, TAPS, "C"],
+    weight: Annotated[Tensor, FLOATS, "C", pk.static("W")],
+    bias: Annotated[Tensor, FLOATS, "C"],
     state: Annotated[Tensor, FLOATS, "S", pk.static("K"), "C"],
     dafter: Annotated[Tensor, FLOATS, "S", pk.static("K"), "C"],
     bounds: Annotated[Tensor, i32, "M"],
@@ -149,7 +150,7 @@ def differentiate_state(
     """dstate = the gradient of the rows before each sequence."""
     kept, sequence = dstate.rows, pk.block_index.y
     col, (batch, start, end) = pk.block_index.x * COLS, span_of(x, bounds, sequence)
-    weights, where, first = scaled(rows_of(taps, col, COLS), activation), (col, COLS, kept + 1), start - kept
+    weights, where, first = scaled(weight, bias, col, activation), (col, COLS, kept + 1), start - kept
     given = extended(x, state, sequence, batch, (start, end), first - kept, 3 * kept, where)
     up = warp.load(dy, pk.at(batch, first, col), rows=2 * kept, cols=COLS, layout=layout(COLS), within=(start, end))
     slope = slope_of(given, up, weights, 2 * kept, activation)
@@ -174,8 +175,13 @@ def added(sums: Any, first: int, many: int) -> Any:
     return whole
 
 
-def scaled(weights: list[Any], activation: Any) -> list[Any]:
-    """Weights that give the exponent of silu's 1 / (1 + 2^e), so that no row needs a multiplication for it."""
+def scaled(weight: Any, bias: Any, col: Any, activation: Any) -> list[Any]:
+    """The weights of each row, and the bias, of some channels; with silu those that give the exponent of its 1 / (1 +
+    2^e), so that no row needs a multiplication for it.
+    """
+    channel = warp.iota_row(COLS, layout=layout(COLS)) + col
+    weights = [weight[channel, j] for j in range(weight.cols)]
+    weights.append(warp.zeros_row(f32, COLS, layout=layout(COLS)) if bias is None else bias[channel])
     return [tap * UNIT for tap in weights] if activation == "silu" else weights
 
 
@@ -223,12 +229,12 @@ class Steps:
         (batch, n, channels), rows = info.shape, weight.shape[1] + 1
         tiles, across = -(-n // (WARPS * ROWS)), batch * -(-channels // COLS)
         blocks = batch * min(tiles, max(-(-tiles // LAPS), -(-ENOUGH // across)))
-        taps, parts = turned(weight, bias), arrays.empty(kind, (blocks, rows, channels), "f32", device)
-        differentiate(x, dy, taps, state, dafter, bounds, dx, parts, activation=activation)
+        parts = arrays.empty(kind, (blocks, rows, channels), "f32", device)
+        differentiate(x, dy, weight, bias, state, dafter, bounds, dx, parts, activation=activation)
         lines = (blocks * rows, channels)
         gather(View(parts, lines, packed(lines)), dweight, dbias)
         if dstate is not None:
-            differentiate_state(x, dy, taps, state, dafter, bounds, dstate, activation=activation)
+            differentiate_state(x, dy, weight, bias, state, dafter, bounds, dstate, activation=activation)
 
 
 STEPS = Steps()

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import TypeRuleError
 from ..layouts import Sym, shared_offset, vector_register
 from ..program import CudaWriter, Op, Operand, Place, Value
-from ..types import DType, RegisterTile, RegisterVector, SharedTile, SharedVector, i32
+from ..types import DType, Global, RegisterTile, RegisterVector, ScalarType, SharedTile, SharedVector, i32
 from .scalar_arithmetic import ScalarBinary
 from .scalar_functions import ScalarCast
 from .scalars import check_index, scalar_dtype
@@ -165,6 +165,22 @@ def memory_c(dtype: DType) -> str:
     return {1: "u8", 2: "u16", 4: dtype.c if dtype.kind != "b" else "u32", 8: dtype.c}[dtype.size]
 
 
+def row_stride(tensor: str, type: Global) -> str:
+    """C for how many elements lie between rows: a constant where that is known."""
+    return str(type.padded[3]) if type.dense else f"{tensor}.stride[2]"
+
+
+def apart(x: Operand) -> tuple[Operand, int]:
+    """A scalar as another and a number more: what several rows have in common, and how far each is from it."""
+    made = x.producer if isinstance(x, Value) else None
+    if isinstance(made, ScalarBinary) and made.kind in ("add", "sub") and made.common is i32:
+        a, b = (made.b, made.a) if isinstance(made.a, int) and made.kind == "add" else (made.a, made.b)
+        steady = isinstance(a, Value) and isinstance(a.type, ScalarType) and not a.type.mutable
+        if type(b) is int and steady:  # a variable may have changed since
+            return a, b if made.kind == "add" else -b
+    return x, 0
+
+
 class GlobalText:
     """C names for a rectangle of a global tensor: its pointer, row stride, and how many rows and columns lie inside."""
 
@@ -173,10 +189,14 @@ class GlobalText:
         tensor, t = c[place.tensor], memory_c(place.type.dtype)
         self.pointer, self.element = c.fresh("p"), t
         b, d, row, col = ("0" if x is place.gathered else c.scalar(x, i32) for x in place.first)
-        terms = [f"(i64){x} * {tensor}.stride[{i}]" for i, x in enumerate((b, d, row)) if x != "0"] + [col]
+        self.stride = row_stride(tensor, place.type)
+        steps = (f"{tensor}.stride[0]", f"{tensor}.stride[1]", self.stride)
+        start, more = apart(place.first[2]) if place.type.dense and place.gathered is None else (place.first[2], 0)
+        line = row if more == 0 else c.scalar(start, i32)
+        terms = [f"(i64){x} * {step}" for x, step in zip((b, d, line), steps, strict=True) if x != "0"] + [col]
+        terms += [f"(i64){more} * {self.stride}"] if more else []
         self.qualifier = q = "const " if const else ""
         c.line(f"{q}{t}* {self.pointer} = ({q}{t}*){tensor}.data + {' + '.join(terms)};")
-        self.stride = f"{tensor}.stride[2]"
         self.rows_left = "" if place.inside_rows() else c.fresh("rows_left")
         self.cols_left = "" if place.inside_columns() else c.fresh("cols_left")
         self.rows_before = self.cols_before = ""

@@ -14,7 +14,7 @@ from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value, is_scalar
 from ..thread_map import Registers
 from ..types import DType, RegisterTile, SharedTile, SharedVector, Type, bf16, f32, i32, i64, u8, with_dtype
-from .addressing import MEMORY, VECTOR, memory_c, shared_address, vector_address
+from .addressing import MEMORY, VECTOR, memory_c, row_stride, shared_address, vector_address
 from .broadcast import Register, common_type, operand, read, register_type, registers_of
 from .conversion import conversion_numerics, convert
 from .samples import Rectangle, Sample
@@ -71,7 +71,7 @@ class Spot:
     def at(self, r: Sym) -> str:
         row, col = (read(self.c, x, self.shape, r, i32) for x in self.index)
         if isinstance(self.memory, Place):
-            return f"{self.pointer} + (i64)({row}) * {self.tensor}.stride[2] + ({col})"
+            return f"{self.pointer} + (i64)({row}) * {row_stride(self.tensor, self.memory.type)} + ({col})"
         if isinstance(self.memory.type, SharedTile):
             return shared_address(self.c, self.memory, row, col)
         return vector_address(self.c, self.memory, col)

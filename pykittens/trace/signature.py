@@ -29,19 +29,23 @@ class GlobalPattern:
 
     dtypes: tuple[DType, ...]
     dims: tuple[int | str | static, ...]
+    dense: bool = False
 
     def __str__(self) -> str:
         dims = " x ".join(str(d.name if isinstance(d, static) else d) for d in self.dims)
         return f"gl<{' or '.join(d.name for d in self.dtypes)}, {dims}>"
 
 
-def gl(dtype: DType | tuple[DType, ...], *dims: int | str | static) -> GlobalPattern:
+def gl(dtype: DType | tuple[DType, ...], *dims: int | str | static, dense: bool = False) -> GlobalPattern:
     """The annotation of a tensor of one to four dimensions.
 
     `dtype`: one, or a tuple of those that it may have. `dims`: each an int, a name (equal names, equal lengths), or
-    `pk.static(name)`.
+    `pk.static(name)`. `dense`: a tensor whose rows follow one another without gaps has a program of its own, in which
+    the distance of rows is a constant, that many rows' addresses share; their length is an int or static. Tensors with
+    other strides are taken as always.
 
-    Raises `TraceError` for no or more than four dimensions, and for what is no dtype or no dimension.
+    Raises `TraceError` for no or more than four dimensions, for what is no dtype or no dimension, and for `dense` where
+    no row's length is known.
     """
     dtypes = dtype if isinstance(dtype, tuple) else (dtype,)
     for d in dtypes:
@@ -56,7 +60,10 @@ def gl(dtype: DType | tuple[DType, ...], *dims: int | str | static) -> GlobalPat
             )
     if not 1 <= len(dims) <= 4:
         raise TraceError(f"pk.gl with {len(dims)} dimensions", fix="a tensor has one to four")
-    return GlobalPattern(dtypes, dims)
+    if dense and (len(dims) == 1 or isinstance(dims[-1], str)):
+        fix = 'give it rows whose length is an int or static: pk.gl(pk.f32, "N", pk.static("D"), dense=True)'
+        raise TraceError(f"pk.gl with dense=True and dimensions {dims}", fix=fix)
+    return GlobalPattern(dtypes, dims, bool(dense))
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,9 @@ def run_time(annotation: Any) -> GlobalPattern | DType | None:
     return None
 
 
-def global_type(pattern: GlobalPattern, dtype: DType, shape: tuple[int, ...], align: int) -> Global:
-    """The specialised type for an array of that dtype and shape."""
+def global_type(
+    pattern: GlobalPattern, dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...] | None, align: int
+) -> Global:
+    """The specialised type for an array of that dtype, shape and strides (None: those without gaps)."""
     dims = tuple(n if isinstance(d, (int, static)) else d for d, n in zip(pattern.dims, shape, strict=True))
-    return Global(dtype, dims, align)
+    return Global(dtype, dims, align, pattern.dense and (strides is None or strides[-2] == shape[-1]))

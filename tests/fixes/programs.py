@@ -598,6 +598,7 @@ KERNELS: list[Any] = [
     ("pk.gl(3)", "pk.gl(pk.bf16, 3)"),
     ("pk.gl(f32, 0)", "pk.gl(f32, 1)"),
     ("pk.gl(f32, 1, 2, 3, 4, 5)", "pk.gl(f32, 2, 3, 4, 5)"),
+    ("pk.gl(f32, 'N', 'D', dense=True)", "pk.gl(f32, 'N', pk.static('D'), dense=True)"),
     # What operations refuse by themselves.
     (OPS + "result(binary.Binary(scope_of(1), 'add', 1.0, 2.0))", "warp.full(f32, 16, 64, 1.0) + 2.0"),
     (

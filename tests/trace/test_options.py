@@ -166,6 +166,7 @@ ELSEWHERE = {
     "name": "labels of rings, barriers and tiles",
     (Tma.share, "hint"): "handed to load",
     (pk.dynamic, "ahead"): "slots of a ring",
+    (pk.gl, "dense"): "tests/ops/test_addressing.py",
     (Ring.release, "after"): "tests/hopper",
     (Ring.held, "place"): "tests/hopper",
     (pk.role, "warps"): "pk.role needs warps or warpgroups",

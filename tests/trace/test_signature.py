@@ -54,6 +54,12 @@ def test_what_is_refused(annotation: Any, fact: str) -> None:
     assert fact in caught.value.fact
 
 
+@pytest.mark.parametrize("dims", [("N", "D"), (128,)])
+def test_distances_that_no_type_knows(dims: tuple[Any, ...]) -> None:
+    with pytest.raises(pk.TraceError, match="dense=True"):
+        pk.gl(f32, *dims, dense=True)
+
+
 def test_a_kernel_runs_with_them() -> None:
     @pk.kernel(grid=lambda x, **_: pk.cdiv(x.rows, 16), warps=1)
     def scaled(

@@ -53,13 +53,21 @@ def _backward(dtype: str, packed: bool, state: bool) -> Instance:
     block_rows = ours.WARPS * back.ROWS
     each = 2  # blocks of a batch, whose tiles alternate
     parts = spec(f32, (given["x"].shape[0] * each, WIDTH + 1, CHANNELS))
-    operands = {"x": given["x"], "dy": given["x"], "taps": given["taps"], "state": given["state"]}
+    weights = {"weight": spec(DTYPES[dtype], (CHANNELS, WIDTH)), "bias": spec(DTYPES[dtype], (CHANNELS,))}
+    operands = {"x": given["x"], "dy": given["x"], **weights, "state": given["state"]}
     operands |= {"dafter": given["state"], "bounds": given["bounds"]}
     operands |= {"dstate": given["state"]} if state else {"dx": given["x"], "parts": parts}
     outputs = ("dstate",) if state else ("dx", "parts")
 
     def expected(
-        x: Array, dy: Array, taps: Array, state: Array, dafter: Array, bounds: Array | None, **others: Any
+        x: Array,
+        dy: Array,
+        weight: Array,
+        bias: Array,
+        state: Array,
+        dafter: Array,
+        bounds: Array | None,
+        **others: Any,
     ) -> dict[str, Array]:
         packed = [] if bounds is None else [(0, slice(*pair)) for pair in pairwise(bounds)]
         made = {"dx": np.zeros(x.shape), "dstate": np.zeros(state.shape), "parts": np.zeros(parts.shape)}
@@ -69,14 +77,14 @@ def _backward(dtype: str, packed: bool, state: bool) -> Instance:
             def of(
                 slope: Array, batch: int = batch, rows: slice = rows, own: dict[str, Any] = own
             ) -> tuple[Array, ...]:
-                return back.reference(slope[None], x[batch, rows][None], taps[:-1].T, taps[-1], **own)
+                return back.reference(slope[None], x[batch, rows][None], weight, bias, **own)
 
             slope = dy[batch, rows]
             (made["dx"][batch, rows],), _, _, (made["dstate"][i],) = of(slope)
             for block in range(each):  # of the rows that a block has: of others dy is 0
                 tiles = np.arange(N)[rows] // block_rows
-                _, weight, bias, _ = of(np.where((tiles % each == block)[:, None], slope, 0))
-                made["parts"][batch * each + block] += np.concatenate([weight.T, bias[None]])
+                _, dweight, dbias, _ = of(np.where((tiles % each == block)[:, None], slope, 0))
+                made["parts"][batch * each + block] += np.concatenate([dweight.T, dbias[None]])
         return {name: made[name] for name in outputs}
 
     statics: dict[str, Any] = {"activation": "silu"}
