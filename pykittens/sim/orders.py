@@ -17,6 +17,7 @@ T = TypeVar("T")
 RESIDENT = 8  # clusters that run at once, unless all must
 # How often lots are drawn: the oftener, the less there is to run (statements of all clusters).
 FEWEST, MOST, WORK = 2, 48, 4096
+LONG = 16384  # operations of a run within which blocks and warps meet in many ways
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,11 @@ def run_orders(clusters: int, statements: int, chance: bool, cooperative: bool, 
     orders += [RunOrder(f"by lot {i}", together, shuffle=i, tried=tried) for i in range(draws)]
     start = 0 if seed is None else seed % len(orders)
     return orders[start:] + orders[:start]
+
+
+def left_to_run(orders: list[RunOrder], operations: int) -> list[RunOrder]:
+    """The orders after the first, which had so many operations: of a long run two by lot, and those backwards."""
+    if operations <= LONG:
+        return orders[1:]
+    drawn = [x for x in orders[1:] if x.shuffle is not None][:FEWEST]
+    return [x for x in orders[1:] if x.descending] + drawn

@@ -15,7 +15,7 @@ from ..program import Program, Value
 from ..types import Global
 from .grid_state import Dim3, Footprints, GridState
 from .memory import GlobalArray
-from .orders import RunOrder, run_orders
+from .orders import RunOrder, left_to_run, run_orders
 from .report import Conflicts, Report
 from .scheduler import Scheduler
 from .steps import plan_of
@@ -59,7 +59,7 @@ def simulate(
 
     grid_state = run(orders[0], progress and (lambda ended: progress(ended / clusters)))
     made = [array.copy() for array in written]
-    for order in orders[1:]:
+    for order in left_to_run(orders, sum(grid_state.report.operations.values())):
         if not order.tried.everything:
             _restore(written, given)
             run(order)
