@@ -14,7 +14,7 @@ from ..kernels import kimi_delta_attention as channels
 from ..kernels import kimi_delta_attention_backward as channels_backward
 from ..kernels.arguments import KernelCall
 from ..kernels.gated_delta_rule import DIMS, VALUES
-from ..kernels.sequences import check, check_gradient, check_offsets, check_state
+from ..kernels.sequences import check, check_decays, check_gradient, check_offsets, check_state
 from .declaration import Backward, Function, Result
 from .row_forms import Rows, check_dimensions
 
@@ -127,6 +127,7 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
         return Result(v.shape, v.dtype), Result(shape, "f32")
 
     def run_step(q: Any, *given: Any) -> KernelCall:
+        check_decays(f"{name}_step", "log_decay", given[3])
         return delta_step.call_step(q, *given[:-2], **settings(q, *given[-2:]))
 
     of_one = Function(

@@ -37,7 +37,7 @@ from .arguments import KernelCall, Launches
 from .chunks import LEAST, LOG2E
 from .delta_parts import Parts, carry, parts_of
 from .delta_step import EPSILON, recur
-from .sequences import DTYPES, dense, operands, readable_offsets, terms, unit_of
+from .sequences import DTYPES, check_decays, dense, operands, readable_offsets, terms, unit_of
 
 CHUNK = 64
 TINY = 2.0**-60  # what a smaller b counts as in W
@@ -383,6 +383,7 @@ class Operands(NamedTuple):
 def read(name: str, q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: Any, offsets: Any) -> Operands:
     """The operands of the function `name` as its kernels read them."""
     q, k, v, state = operands(name, q, k, v, state)
+    check_decays(name, "log_decay", log_decay)
     beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
     return Operands(q, k, v, log_decay, beta, readable_offsets(name, offsets, arrays.describe(v).shape[2]), state)
 

@@ -23,7 +23,7 @@ from . import gla, gla_backward
 from .arguments import KernelCall
 from .chunks import CHUNK, LEAST, LOG2E, accumulate, rows_of
 from .mamba2 import Forward as Launches
-from .sequences import check_place, dense, readable, readable_offsets
+from .sequences import check_decays, check_place, dense, readable, readable_offsets
 from .ssd_passes import Call, by_rows, call_of, of_one_row, pull, run, single
 from .ssd_step import advance
 
@@ -179,6 +179,7 @@ def call(
     if not single(v, offsets):  # whose kernel runs everywhere
         check_place("gated linear attention", q)
     offsets = readable_offsets("gated_linear_attention", offsets, arrays.describe(q).shape[2])
+    check_decays("gated_linear_attention", "log_decay", log_decay)
     o = arrays.empty_like(v) if o is None else o
     rows = (readable(x, name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
     if channels(log_decay):

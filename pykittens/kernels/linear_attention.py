@@ -35,7 +35,7 @@ from pykittens import Scalar, Tensor, f16, f32, warpgroup
 from pykittens.errors import ArgumentError
 
 from .arguments import KernelCall
-from .sequences import DTYPES, dense, operands, store_terms, terms, unit_of
+from .sequences import DTYPES, check_decays, dense, operands, store_terms, terms, unit_of
 
 LOG2E = 1.4426950408889634
 CHUNK = 64  # rows of a step, and value columns of a block
@@ -207,6 +207,7 @@ def call(
 ) -> KernelCall:
     """What writes o, and the state after the last row into `after` unless that is None."""
     q, k, v, state = operands("linear attention", q, k, v, state)
+    check_decays("linear_attention", "log_decay", log_decay)
     operands_ = (q, k, v, o, dense(log_decay, "log_decay"), state, after, None, None, scale)
     return KernelCall(attend, operands_, {"config": config or CONFIGS[q.shape[-1]]})
 

@@ -18,7 +18,7 @@ from ..interop.views import View
 from .arguments import KernelCall
 from .chunks import CHUNK
 from .column_sums import add_up
-from .sequences import check_place, contiguous_rows, dense, readable_offsets
+from .sequences import check_decays, check_place, contiguous_rows, dense, readable_offsets
 from .ssd_backward import finish, gate
 from .ssd_passes import Call, by_heads, by_rows, call_of, decays_of, of_one_row, pull, run, single
 from .ssd_step import advance
@@ -160,6 +160,7 @@ def call(
     offsets = readable_offsets("mamba2", offsets, arrays.describe(x).shape[1])
     if arrays.describe(x).shape[1] != 1 or offsets is not None:  # the kernel of one row runs everywhere
         check_place("mamba2", x)
+    check_decays("mamba2", "A", a)
     y = arrays.empty_like(x) if y is None else y
     given = (*prepared(x, dt, a, b, c, d, z, bias, state), offsets)
     made = (by_heads(y, "y"), dense(after, "after"), 1.0)

@@ -3,6 +3,7 @@ first."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -99,16 +100,43 @@ def check_offsets(name: str, offsets: ArrayInfo | None, batch: int) -> int:
 
 
 def readable_offsets(name: str, offsets: Any, rows: int) -> Any:
-    """Offsets as the kernels read them. Those on the CPU are looked at; on a GPU nothing lies outside of the tensors
+    """Offsets as the kernels read them. Those that may be looked at are; on a GPU nothing lies outside of the tensors
     that is read or written.
     """
-    if offsets is None or arrays.describe(offsets).device is not None:
+    if offsets is None or (values := _values(offsets)) is None:
         return dense(offsets, "cu_seqlens")
-    values = np.asarray(arrays.as_numpy(offsets)).astype(np.int64)
+    values = values.astype(np.int64)
     if values[0] != 0 or values[-1] != rows or (np.diff(values) < 0).any():
         said = f"{name}: cu_seqlens are {values.tolist() if len(values) < 10 else values} for {rows} rows"
         raise ArgumentError(said, fix="offsets begin with 0, do not decrease, and end with the number of rows")
     return dense(offsets, "cu_seqlens")
+
+
+def check_decays(name: str, what: str, logs: Any) -> None:
+    """`ArgumentError` where the logarithm of a decay, or a rate, is above zero, if it may be looked at: states would
+    grow.
+    """
+    values = None if logs is None else _values(logs)
+    if values is not None and (wrong := values > 0).any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        said = f"{name}: {what} is {values[at]:g} at {list(at)}, so that states would grow"
+        raise ArgumentError(said, fix="pass zero or less: -abs(x), -exp(x), or torch's logsigmoid(x)")
+
+
+def _values(array: Any) -> np.ndarray | None:
+    """The values of an array on the CPU; of one of torch's on a GPU in a debug build, but where a graph is captured."""
+    from ..gpu.debug_waits import debugging
+
+    if arrays.describe(array).device is None:
+        return np.asarray(arrays.as_numpy(array))
+    torch = sys.modules.get("torch")
+    if (
+        torch is None
+        or not (debugging() and isinstance(array, torch.Tensor))
+        or torch.cuda.is_current_stream_capturing()
+    ):
+        return None
+    return np.asarray(array.detach().cpu().numpy())
 
 
 def operands(name: str, q: Any, k: Any, v: Any, state: Any) -> tuple[Any, Any, Any, Any]:

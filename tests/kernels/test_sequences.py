@@ -541,6 +541,21 @@ def test_operands_of_a_step_that_have_other_dimensions(name: str) -> None:
                 row.step(**{**one, what: wrong}, state=state)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in ("based", "causal_conv1d")])
+def test_decays_that_would_let_states_grow(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYKITTENS_DEBUG", "1")  # without it nobody looks at values on a GPU
+    row, (operands, state) = ROWS[name], made(name, 5, 2, torch.bfloat16)
+    what = "A" if name == "mamba2" else "log_decay"
+    wrong = {**operands, what: operands[what].clone()}
+    wrong[what][..., -1] = 0.5
+    with pytest.raises(pk.ArgumentError, match=rf"{what} is 0.5 at \[.*\], so that states would grow"):
+        row.call(**wrong, state=state)
+    if row.step:
+        one = {k: x.select(row.axis, 1) if k in row.rows else x for k, x in wrong.items()}
+        with pytest.raises(pk.ArgumentError, match=f"{what} is 0.5"):
+            row.step(**one, state=state)
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_nothing_that_comes_later_reaches_a_row(name: str) -> None:
     operands, state = made(name, 11, 140, torch.bfloat16, heads=1)
