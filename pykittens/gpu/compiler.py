@@ -24,7 +24,8 @@ __all__ = [
 SERIALIZED = frozenset({7504, 7507, 7508, 7509, 7510, 7511, 7512, 7515, 7517, 7519, 7602})
 
 # With a driver present NVRTC keeps a cache of its own, and what it takes from there comes without a report.
-_FLAGS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v", "--no-cache")
+# A minimal NVRTC does not read the declarations of textures and of the CUDA runtime first: an eighth of a short kernel.
+_FLAGS = ("--std=c++17", "--fmad=false", "--ptxas-options=-v", "--no-cache", "--minimal")
 
 
 class CompileError(Exception):

@@ -181,11 +181,10 @@ COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 def calculate(kind: str, a: Any, b: Any) -> Any:
     """`a` kind `b`, of two arrays (or NumPy numbers) of one dtype: float32, integers or bools."""
-    with np.errstate(all="ignore"):
-        out = np.asarray(OPERATIONS[kind].numpy(a, b))
-        if kind in COMPARISONS:
-            return out
-        return canonical(out) if out.dtype.kind == "f" else out.astype(np.asarray(a).dtype, copy=False)
+    out = np.asarray(OPERATIONS[kind].numpy(a, b))
+    if kind in COMPARISONS:
+        return out
+    return canonical(out) if out.dtype.kind == "f" else out.astype(np.asarray(a).dtype, copy=False)
 
 
 def calculate_c(c: CudaWriter, kind: str, dtype: DType, a: Any, b: Any) -> str:
@@ -262,18 +261,17 @@ def fma(a: Any, b: Any, c: Any, dtype: DType) -> np.ndarray:
     The product is exact in float64. The sum is rounded to odd, which keeps what a later rounding needs to know
     (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd").
     """
-    with np.errstate(all="ignore"):
-        product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
-        term = np.asarray(c, np.float64)
-        total = product + term
-        back = total - product
-        lost = (product - (total - back)) + (term - back)  # exactly what the sum's rounding took away
-        total = _to_odd(total, np.where(np.isfinite(total), lost, 0.0), np.int64)
-        if dtype.bits == 16:
-            single = total.astype(np.float32)
-            single = _to_odd(single, np.where(np.isfinite(total), total - single, 0.0), np.int32)
-            return convert(single, dtype)
-        return canonical(total.astype(np.float32))
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    term = np.asarray(c, np.float64)
+    total = product + term
+    back = total - product
+    lost = (product - (total - back)) + (term - back)  # exactly what the sum's rounding took away
+    total = _to_odd(total, np.where(np.isfinite(total), lost, 0.0), np.int64)
+    if dtype.bits == 16:
+        single = total.astype(np.float32)
+        single = _to_odd(single, np.where(np.isfinite(total), total - single, 0.0), np.int32)
+        return convert(single, dtype)
+    return canonical(total.astype(np.float32))
 
 
 def _to_odd(rounded: np.ndarray, lost: np.ndarray, bits: Any) -> np.ndarray:

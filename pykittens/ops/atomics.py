@@ -28,10 +28,9 @@ DTYPES = {"add": ALL, "exch": ALL, "cas": ALL, **dict.fromkeys(("min", "max", "a
 
 def added(old: Any, value: Any) -> Any:
     """What an atomic addition leaves: integers wrap, and float32 in global memory flushes subnormals (PTX "atom")."""
-    with np.errstate(all="ignore"):
-        if np.asarray(old).dtype.kind != "f":
-            return np.add(old, value)
-        return canonical(flushed(np.add(flushed(old), flushed(value))))
+    if np.asarray(old).dtype.kind != "f":
+        return np.add(old, value)
+    return canonical(flushed(np.add(flushed(old), flushed(value))))
 
 
 FORMULAS: dict[str, Callable[[Any, Any], Any]] = {
@@ -49,8 +48,7 @@ def shared_formula(kind: str) -> Callable[[Any, Any], Any]:
     """The formula of an atomic in shared memory, which keeps subnormals (PTX "atom"); the new value of "cas"."""
 
     def plain(old: Any, value: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return canonical(np.add(old, value)) if np.asarray(old).dtype.kind == "f" else np.add(old, value)
+        return canonical(np.add(old, value)) if np.asarray(old).dtype.kind == "f" else np.add(old, value)
 
     return plain if kind == "add" else FORMULAS["exch" if kind == "cas" else kind]
 

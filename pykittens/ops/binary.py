@@ -4,6 +4,7 @@ round once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,7 +32,7 @@ from ..types import (
 )
 from . import unary
 from .arithmetic import COMPARISONS, OPERATIONS, arithmetic_numerics, calculate, calculate_c, fma, whole_power_c
-from .broadcast import Register, common_type, operand, read, registers_of, same_dtype, spread, vector_register
+from .broadcast import Fetch, Register, common_type, operand, read, registers_of, same_dtype, spread, vector_register
 from .conversion import convert
 from .samples import Sample, tiles, vectors
 from .scalar_arithmetic import FORMULAS, power_of_two
@@ -97,15 +98,19 @@ class Binary(Op):
     def _dtype(self) -> DType:
         return same_dtype(self.kind, self.a, self.b)
 
+    @functools.cached_property
+    def _fetched(self) -> tuple[Fetch, Fetch]:
+        shape, dtype = registers_of(self.result), self._dtype()
+        return operand(self.a, shape, dtype), operand(self.b, shape, dtype)
+
     @property
     def numerics(self) -> Numerics:  # type: ignore[override]
         return arithmetic_numerics(self.kind, self._dtype())
 
     def numpy(self, m: NumpyMachine) -> Any:
-        shape, dtype = registers_of(self.result), self._dtype()
-        a, b = (operand(m, x, shape, dtype) for x in (self.a, self.b))
-        out = calculate(self.kind, a, b)
-        return convert(spread(out, (m.units, *shape.shape)), shape.dtype)
+        a, b = self._fetched
+        shape = registers_of(self.result)
+        return convert(spread(calculate(self.kind, a(m), b(m)), (m.units, *shape.shape)), shape.dtype)
 
     def cuda(self, c: CudaWriter) -> None:
         shape, dtype = registers_of(self.result), self._dtype()
@@ -262,9 +267,13 @@ class Fma(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         shape = registers_of(self.result)
-        dtype = shape.dtype
-        a, b, c = (convert(operand(m, x, shape, dtype), dtype) for x in (self.a, self.b, self.c))
-        return spread(fma(a, b, c, dtype), (m.units, *shape.shape))
+        a, b, c = (convert(fetch(m), shape.dtype) for fetch in self._fetched)
+        return spread(fma(a, b, c, shape.dtype), (m.units, *shape.shape))
+
+    @functools.cached_property
+    def _fetched(self) -> list[Fetch]:
+        shape = registers_of(self.result)
+        return [operand(x, shape, shape.dtype) for x in (self.a, self.b, self.c)]
 
     def cuda(self, c: CudaWriter) -> None:
         shape = registers_of(self.result)

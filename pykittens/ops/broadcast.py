@@ -6,6 +6,7 @@ A column vector broadcasts along rows and a row vector along columns; a column v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -113,31 +114,44 @@ def same_dtype(what: str, *operands: Operand) -> DType:
     return dtype
 
 
-def operand(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:
-    """Operand `x` as an array that broadcasts against one of type `shape` (first axis: units), to be computed with.
+Fetch = Callable[[NumpyMachine], np.ndarray]  # what gives an operand, looked at once for all runs of an operation
+
+
+def operand(x: Operand, shape: Register, dtype: DType) -> Fetch:
+    """What gives operand `x` as an array that broadcasts against one of type `shape` (first axis: units), to be
+    computed with.
 
     A scalar becomes `dtype`, and 16-bit floats float32: what elementwise operations compute in.
     """
     if is_scalar(x):
-        return _scalars(m, x, shape, f32 if dtype.kind == "f" else dtype)
-    return compute(moved(m, x, shape, dtype), x.type.dtype)
+        return _scalars(x, shape, f32 if dtype.kind == "f" else dtype)
+    get = moved(x, shape, dtype)
+    return (lambda m: get(m).astype(np.float32)) if x.type.dtype.packed else get
 
 
-def moved(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:
-    """Operand `x` as an array that broadcasts against one of type `shape`, with the elements as they are."""
+def moved(x: Operand, shape: Register, dtype: DType) -> Fetch:
+    """What gives operand `x` as an array that broadcasts against one of type `shape`, with the elements as they are."""
     if is_scalar(x):
-        return convert(_scalars(m, x, shape, f32 if dtype.kind == "f" else dtype), dtype)
-    array = m[x]
+        get = _scalars(x, shape, f32 if dtype.kind == "f" else dtype)
+        return (lambda m: convert(get(m), dtype)) if dtype.packed else get
     if isinstance(shape, RegisterTile) and isinstance(x.type, RegisterVector):
-        return array[:, :, None] if x.type.kind == "col" else array[:, None, :]
+        return (lambda m: m[x][:, :, None]) if x.type.kind == "col" else (lambda m: m[x][:, None, :])
     if isinstance(shape, RegisterVector) and shape.partial and not x.type.partial:
-        return array[:, :, None]
-    return array
+        return lambda m: m[x][:, :, None]
+    return lambda m: m[x]
 
 
-def _scalars(m: NumpyMachine, x: Operand, shape: Register, dtype: DType) -> np.ndarray:
-    value: np.ndarray = as_number(m.unit_scalar(x), dtype)
-    return value.reshape(value.shape + (1,) * len(shape.shape)) if value.ndim else value
+def _scalars(x: Operand, shape: Register, dtype: DType) -> Fetch:
+    if not isinstance(x, Value):
+        number: np.ndarray = as_number(x, dtype)
+        return lambda m: number
+    axes = (1,) * len(shape.shape)
+
+    def get(m: NumpyMachine) -> np.ndarray:
+        value: np.ndarray = as_number(m.unit_scalar(x), dtype)
+        return value.reshape(value.shape + axes) if value.ndim else value
+
+    return get
 
 
 def spread(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -37,8 +37,13 @@ def nan(dtype: DType) -> Any:
 
 def canonical(array: np.ndarray, dtype: DType = f32) -> np.ndarray:
     """An array of `dtype` whose NaNs are those that the hardware makes."""
-    wrong = array != array
-    return np.where(wrong, nan(dtype), array) if wrong.any() else array
+    return np.where(array != array, nan(dtype), array) if _has_nan(array) else array
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    """Whether a NaN is among numbers: it is then the largest."""
+    most = np.maximum.reduce(array, axis=None) if array.size else 0
+    return bool(most != most)
 
 
 def convert(x: Any, dtype: DType) -> np.ndarray:
@@ -49,19 +54,18 @@ def convert(x: Any, dtype: DType) -> np.ndarray:
     source = _BY_NUMPY.get(array.dtype)
     if source is dtype:
         return array
-    with np.errstate(all="ignore"):
-        if dtype.kind == "b":
-            return array.astype(np.bool_)
-        if dtype.kind in "iu":
-            return _to_integer(array, source, dtype) if _is_float(array) else array.astype(dtype.numpy)
-        if dtype is f64 or (dtype is f32 and source is bf16):
-            return array.astype(dtype.numpy)
-        narrow = array.astype(np.float32)
-        if dtype in LARGEST:
-            most = LARGEST[dtype]
-            narrow = np.clip(narrow, -most, most)  # a NaN stays
-        narrow = narrow if dtype is f32 else narrow.astype(dtype.numpy)
-        return canonical(narrow, dtype) if _is_float(array) else narrow
+    if dtype.kind == "b":
+        return array.astype(np.bool_)
+    if dtype.kind in "iu":
+        return _to_integer(array, source, dtype) if _is_float(array) else array.astype(dtype.numpy)
+    if dtype is f64 or (dtype is f32 and source is bf16):
+        return array.astype(dtype.numpy)
+    narrow = array.astype(np.float32)
+    if dtype in LARGEST:
+        most = LARGEST[dtype]
+        narrow = np.clip(narrow, -most, most)  # a NaN stays
+    out = narrow if dtype is f32 else narrow.astype(dtype.numpy)
+    return np.where(narrow != narrow, nan(dtype), out) if _is_float(array) and _has_nan(narrow) else out
 
 
 def _is_float(array: np.ndarray) -> bool:

@@ -51,7 +51,7 @@ class Fill(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         dtype = self.type.dtype
-        return spread(moved(m, self.value, self.type, dtype), (m.units, *self.type.shape))
+        return spread(moved(self.value, self.type, dtype)(m), (m.units, *self.type.shape))
 
     def cuda(self, c: CudaWriter) -> None:
         c.map(self.result, lambda r: as_dtype(c, self.value, self.type.dtype))
@@ -151,7 +151,7 @@ class Assign(Op):
 
     def numpy(self, m: NumpyMachine) -> None:
         target = registers_of(self.target)
-        value = moved(m, self.value, target, target.dtype)
+        value = moved(self.value, target, target.dtype)(m)
         m.assign(self.target, spread(value, (m.units, *target.shape)))
 
     def cuda(self, c: CudaWriter) -> None:

@@ -36,7 +36,7 @@ def gathered_type(row: Operand, col: Operand, memory: DType) -> Register:
 def spots(m: NumpyMachine, shape: Register, row: Operand, col: Operand) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of each element, one unit after another."""
     whole = (m.units, *shape.shape)
-    found = [np.broadcast_to(np.asarray(operand(m, x, shape, i32), np.int64), whole) for x in (row, col)]
+    found = [np.broadcast_to(np.asarray(operand(x, shape, i32)(m), np.int64), whole) for x in (row, col)]
     return found[0], found[1]
 
 

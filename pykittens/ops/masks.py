@@ -4,6 +4,7 @@ left_fill).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from ..numerics import MOVES
 from ..program import CudaWriter, Derivation, NumpyMachine, Op, Operand, Scope, Shares, Value, is_scalar
 from ..types import REGISTER_DTYPES, Coalesced, RegisterTile, ScalarType, Type, bf16, bool_, f32, i32, with_dtype
 from .addressing import certain, known_multiple
-from .broadcast import common_type, move, moved, operand, read, register_type, registers_of, same_dtype, spread
+from .broadcast import Fetch, common_type, move, moved, operand, read, register_type, registers_of, same_dtype, spread
 from .samples import Sample, tiles
 from .scalars import check_fits, promoted, scalar_dtype
 
@@ -48,9 +49,14 @@ class Select(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         shape = registers_of(self.result)
-        mask = operand(m, self.mask, shape, bool_)
-        a, b = (moved(m, x, shape, shape.dtype) for x in (self.a, self.b))
-        return spread(np.where(mask, a, b), (m.units, *shape.shape))
+        mask, a, b = self._fetched
+        return spread(np.where(mask(m), a(m), b(m)), (m.units, *shape.shape))
+
+    @functools.cached_property
+    def _fetched(self) -> tuple[Fetch, Fetch, Fetch]:
+        shape = registers_of(self.result)
+        a, b = (moved(x, shape, shape.dtype) for x in (self.a, self.b))
+        return operand(self.mask, shape, bool_), a, b
 
     def cuda(self, c: CudaWriter) -> None:
         shape = registers_of(self.result)
@@ -118,7 +124,7 @@ class SideFill(Op):
     def numpy(self, m: NumpyMachine) -> Any:
         type = self.a.type
         assert isinstance(type, RegisterTile)
-        col, value = m.unit_scalar(self.col), moved(m, self.value, type, type.dtype)
+        col, value = m.unit_scalar(self.col), moved(self.value, type, type.dtype)(m)
         col = col.reshape(-1, 1, 1) if isinstance(col, np.ndarray) else col
         columns = np.arange(type.cols)[None, None, :]
         filled = columns >= col if self.side == "right" else columns < col

@@ -87,9 +87,8 @@ class Product(Op):
         a, b = convert(a, f32), convert(b, f32)
         a = a.swapaxes(1, 2) if self.ta else a
         b = b.swapaxes(1, 2) if self.tb else b
-        with np.errstate(all="ignore"):
-            product = multiply(a, b)
-            out = product if self.overwrite else m[self.d].astype(np.float32, copy=False) + product
+        product = multiply(a, b)
+        out = product if self.overwrite else m[self.d].astype(np.float32, copy=False) + product
         m.assign(self.d, convert(out, registers_of(self.d).dtype))
 
 

@@ -97,9 +97,8 @@ class MmaBytes(Product):
             return
         a, b = (convert(m.read(x), f32) for x in (self.a, self.b))
         a, b = (to_tf32(a), to_tf32(b)) if self.dtypes[0] is f32 else (a, b)
-        with np.errstate(all="ignore"):
-            product = multiply(a, b.swapaxes(1, 2))
-            out = product if self.overwrite else m[self.d] + product
+        product = multiply(a, b.swapaxes(1, 2))
+        out = product if self.overwrite else m[self.d] + product
         m.assign(self.d, canonical(out))
 
     def effects(self) -> tuple[Effect, ...]:

@@ -90,5 +90,4 @@ def combine(kind: str, old: Any, new: Any) -> np.ndarray:
         return np.where(bits >= 0, signed(old.view(np.int32), bits), reverse).view(np.float32)
     ufunc, memory = {"add": np.add, "min": np.minimum, "max": np.maximum}[kind], _BY_NUMPY[old.dtype]
     wide = f32 if memory.packed else memory
-    with np.errstate(all="ignore"):
-        return convert(ufunc(convert(old, wide), convert(new, wide)), memory)
+    return convert(ufunc(convert(old, wide), convert(new, wide)), memory)

@@ -36,20 +36,17 @@ def identity(kind: str, dtype: DType) -> Any:
 
 def combined(kind: str, array: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     """`kind` over some axes of an array: float32 or integers."""
-    with np.errstate(all="ignore"):
-        if kind in ("sum", "prod"):
-            ufunc, start = (np.add, 0) if kind == "sum" else (np.multiply, 1)
-            if array.dtype.kind != "f":
-                return np.asarray(ufunc.reduce(array, axis=axis, dtype=array.dtype, initial=start))
-            return canonical(
-                np.asarray(ufunc.reduce(array, axis=axis, initial=np.float32(-0.0 if kind == "sum" else 1)))
-            )
-        out = np.asarray((np.maximum if kind == "max" else np.minimum).reduce(array, axis=axis))
+    if kind in ("sum", "prod"):
+        ufunc, start = (np.add, 0) if kind == "sum" else (np.multiply, 1)
         if array.dtype.kind != "f":
-            return out
-        wanted = (array == 0) & (np.signbit(array) == (kind == "min"))  # of zeros: +0 is larger than -0
-        zero = np.where(wanted.any(axis=axis) == (kind == "max"), np.float32(0), np.float32(-0.0))
-        return canonical(np.where(out == 0, zero, out))
+            return np.asarray(ufunc.reduce(array, axis=axis, dtype=array.dtype, initial=start))
+        return canonical(np.asarray(ufunc.reduce(array, axis=axis, initial=np.float32(-0.0 if kind == "sum" else 1))))
+    out = np.asarray((np.maximum if kind == "max" else np.minimum).reduce(array, axis=axis))
+    if array.dtype.kind != "f":
+        return out
+    wanted = (array == 0) & (np.signbit(array) == (kind == "min"))  # of zeros: +0 is larger than -0
+    zero = np.where(wanted.any(axis=axis) == (kind == "max"), np.float32(0), np.float32(-0.0))
+    return canonical(np.where(out == 0, zero, out))
 
 
 def pair_text(c: CudaWriter, kind: str, dtype: DType) -> Pair:

@@ -75,8 +75,7 @@ class ScalarUnary(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         x = as_number(m.scalar(self.a), self.common)
-        with np.errstate(all="ignore"):
-            return np.asarray(SCALAR_FUNCTIONS[self.kind][0](x)).astype(self.common.numpy, copy=False)
+        return np.asarray(SCALAR_FUNCTIONS[self.kind][0](x)).astype(self.common.numpy, copy=False)
 
     def cuda(self, c: CudaWriter) -> None:
         c.prelude(ARITHMETIC)

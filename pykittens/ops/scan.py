@@ -100,9 +100,8 @@ class Scan(Op):
 def accumulated(kind: str, array: np.ndarray, axis: int, reverse: bool) -> np.ndarray:
     """`kind` over the beginning (`reverse`: the end) of each line along an axis, up to each element."""
     lines = np.moveaxis(array, axis, 0)[:: -1 if reverse else 1].copy()
-    with np.errstate(all="ignore"):
-        for i in range(1, len(lines)):
-            lines[i] = calculate(KINDS[kind], lines[i - 1], lines[i])
+    for i in range(1, len(lines)):
+        lines[i] = calculate(KINDS[kind], lines[i - 1], lines[i])
     return np.moveaxis(lines[:: -1 if reverse else 1], 0, axis)
 
 

@@ -164,11 +164,10 @@ class CombineSegments(_Segments):
         totals = np.broadcast_to(m.read(self.place), (m.units, self.place.type.length))  # type: ignore[union-attr]
         whole = accumulated(self.kind, totals.reshape(segments.shape[:3]), 2, self.reverse)
         out = segments.copy()
-        with np.errstate(all="ignore"):
-            if self.reverse:
-                out[:, :, :-1] = calculate(KINDS[self.kind], whole[:, :, 1:, None], segments[:, :, :-1])
-            else:
-                out[:, :, 1:] = calculate(KINDS[self.kind], whole[:, :, :-1, None], segments[:, :, 1:])
+        if self.reverse:
+            out[:, :, :-1] = calculate(KINDS[self.kind], whole[:, :, 1:, None], segments[:, :, :-1])
+        else:
+            out[:, :, 1:] = calculate(KINDS[self.kind], whole[:, :, :-1, None], segments[:, :, 1:])
         return self._joined(out)
 
     def effects(self) -> tuple[Effect, ...]:

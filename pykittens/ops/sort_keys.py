@@ -94,8 +94,7 @@ class SortKeys(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         dtype = registers_of(self.a).dtype
-        with np.errstate(invalid="ignore"):  # NumPy minds signalling NaNs
-            array = compute(m[self.a], dtype)
+        array = compute(m[self.a], dtype)
         order = _turned(_order(array, dtype), dtype, self.largest).astype(np.uint64)
         place = np.arange(array.shape[2]) if self.to == "col" else np.arange(array.shape[1])[:, None]
         return ((order << np.uint64(32) | (LOW - place.astype(np.uint64))) ^ SIGN).view(np.int64)

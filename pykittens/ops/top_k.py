@@ -61,8 +61,7 @@ class TopK(Op):
 
     def numpy(self, m: NumpyMachine) -> Any:
         dtype = self.type.dtype
-        with np.errstate(invalid="ignore"):  # NumPy minds signalling NaNs
-            array = compute(m[self.a], dtype) + 0
+        array = compute(m[self.a], dtype) + 0
         array = array if self.to == "col" else array.swapaxes(1, 2)
         missing = array != array
         # Sorted from the last place on, so that of equal elements the first comes last; NaNs after all.

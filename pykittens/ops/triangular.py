@@ -126,10 +126,9 @@ class UnitLowerInverse(Op):
     def numpy(self, m: NumpyMachine) -> Any:
         lower = np.tril(m[self.a].astype(np.float64), -1)
         found = np.zeros_like(lower) + np.eye(lower.shape[1])
-        with np.errstate(all="ignore"):
-            for i in range(1, lower.shape[1]):
-                found[:, i, :i] -= (lower[:, i : i + 1, :i] @ found[:, :i, :i])[:, 0]
-            return found.astype(np.float32)
+        for i in range(1, lower.shape[1]):
+            found[:, i, :i] -= (lower[:, i : i + 1, :i] @ found[:, :i, :i])[:, 0]
+        return found.astype(np.float32)
 
     def cuda(self, c: CudaWriter) -> None:
         for text in (MOVMATRIX, mma_text("bf16"), INVERSE):

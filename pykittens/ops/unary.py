@@ -139,13 +139,12 @@ __device__ __forceinline__ float pk_tanh(float x) {
 def apply(kind: str, x: np.ndarray) -> np.ndarray:
     """`kind` of an array: floats (as float32) give the correctly rounded float32, flushed where the promise says so."""
     formula, promise = UNARY[kind].formula, UNARY[kind].numerics
-    with np.errstate(all="ignore"):
-        if x.dtype.kind != "f" or promise.kind == "exact":
-            out = np.asarray(formula(x))
-            return canonical(out) if out.dtype.kind == "f" else out
-        wide = np.asarray(formula((flushed(x) if promise.flushes else x).astype(np.float64)), np.float64)
-        single = convert(np.asarray(wide.astype(np.float32)), f32)
-        return canonical(flushed(single) if promise.flushes else single)
+    if x.dtype.kind != "f" or promise.kind == "exact":
+        out = np.asarray(formula(x))
+        return canonical(out) if out.dtype.kind == "f" else out
+    wide = np.asarray(formula((flushed(x) if promise.flushes else x).astype(np.float64)), np.float64)
+    single = convert(np.asarray(wide.astype(np.float32)), f32)
+    return canonical(flushed(single) if promise.flushes else single)
 
 
 def flushed(x: np.ndarray) -> np.ndarray:

@@ -156,9 +156,8 @@ class Wgmma(Product):
             integer_product(m, self)
         elif self.dtype is f32:
             a, b = to_tf32(m.read(self.a)), to_tf32(m.read(self.b))
-            with np.errstate(all="ignore"):
-                product = multiply(a, b.swapaxes(1, 2))
-                m.assign(self.d, canonical(product if self.overwrite else m[self.d] + product))
+            product = multiply(a, b.swapaxes(1, 2))
+            m.assign(self.d, canonical(product if self.overwrite else m[self.d] + product))
         else:
             super().numpy(m)
 

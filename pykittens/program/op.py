@@ -54,7 +54,9 @@ class Op:
         return ()
 
     def numpy(self, m: NumpyMachine, *args: Any) -> Any:
-        """The meaning on a CPU: `m` is the machine. Returns one array per result (or one, or None)."""
+        """The meaning on a CPU: `m` is the machine, which has NumPy ignore what floats overflow or lose. Returns one
+        array per result (or one, or None).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no meaning on the CPU")
 
     def cuda(self, c: CudaWriter) -> None:

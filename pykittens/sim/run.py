@@ -54,7 +54,8 @@ def simulate(
     def run(order: RunOrder, progress: Callable[[int], None] | None = None) -> GridState:
         report = Report(blocks=grid[0] * grid[1] * grid[2])
         grid_state = GridState(program, plan, tensors, scalars, grid, report, footprints)
-        Scheduler(grid_state, order, random.Random(seed) if seed is not None else None).run(progress)
+        with np.errstate(all="ignore"):  # once for all operations: entering it takes as long as one of them
+            Scheduler(grid_state, order, random.Random(seed) if seed is not None else None).run(progress)
         return grid_state
 
     grid_state = run(orders[0], progress and (lambda ended: progress(ended / clusters)))

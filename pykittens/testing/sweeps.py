@@ -91,8 +91,9 @@ class Whole:
         self.arrays, self.values = arrays, dict[Value, Any]()
         self.tensors = {p.value: p.name for p in program.parameters}
         self.units = 1
-        for op in program.walk():
-            self.run(op)
+        with np.errstate(all="ignore"):
+            for op in program.walk():
+                self.run(op)
 
     def run(self, op: Op) -> None:
         if isinstance(op, Load):

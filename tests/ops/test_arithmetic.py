@@ -1,5 +1,7 @@
 """The meaning of conversions and arithmetic, against tables, exact integers and fractions."""
 
+from collections.abc import Iterator
+
 import ml_dtypes  # noqa: F401  (NumPy knows the narrow dtypes by it)
 import numpy as np
 import pytest
@@ -13,6 +15,12 @@ from pykittens.types import DType, bf16, bool_, e4m3, e5m2, f16, f32, i8, i32, i
 
 HELD = (f32, bf16, f16, i32, u32, i64, bool_)
 MEMORY = (*HELD, e4m3, e5m2, i8, u8)
+
+
+@pytest.fixture(autouse=True)
+def as_the_simulator_runs_them() -> Iterator[None]:
+    with np.errstate(all="ignore"):
+        yield
 
 
 def same(got: np.ndarray, want: np.ndarray) -> bool:
