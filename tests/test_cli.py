@@ -72,7 +72,7 @@ def test_inspect_without_a_disassembler(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["gemmm"], "there is no kernel 'gemmm'\n  fix: choose one of attention_ada"),
+        (["gemmm"], "there is no kernel 'gemmm'\n  fix: did you mean gemm"),
         (["attention_ada", "--dim", "80"], "--dim is '80'\n  fix: choose one of 64, 128"),
         (
             ["attention_ada", "--width=3"],
@@ -410,6 +410,8 @@ def test_inspect_of_a_kernel_of_ones_own(own: str) -> None:
     ("words", "said"),
     [
         ([":double"], "add N=... D=..."),
+        ([":double", "N=foo", "D=64"], "N=foo is no length"),
+        ([":double", "N=16", "N=17", "D=64"], "N is given twice"),
         ([":double", "N=16", "D=64", "M=3"], "its dimensions are D, N"),
         ([":double", "N=16", "D=64", "x=i32"], "x is bf16 or f32"),
         ([":double", "N=16", "D=63"], "multiple of 16"),

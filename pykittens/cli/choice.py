@@ -8,12 +8,13 @@ from typing import Any
 from ..kernels.catalog import Instance, Shipped, label
 from ..kernels.registry import KERNELS
 from .console import Refusal
+from .words import unknown
 
 
 def shipped(name: str) -> Shipped:
     """The row of a kernel's name."""
     if name not in KERNELS:
-        raise Refusal(f"there is no kernel {name!r}", fix=f"choose one of {', '.join(KERNELS)}")
+        raise unknown("there is no kernel", name, KERNELS)
     return KERNELS[name]
 
 

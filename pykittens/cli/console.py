@@ -55,13 +55,22 @@ def command(function: Answer) -> Answer:
         try:
             return function(*args, **named)
         except _EXPECTED as error:
+            said = _said(error)
             if named.get("as_json"):
-                answer({"error": str(error), "kind": type(error).__name__})
+                answer({"error": said, "kind": type(error).__name__})
             else:
-                err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+                err.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True)
             raise typer.Exit(1) from None
 
     return run  # type: ignore[return-value]
+
+
+def _said(error: Exception) -> str:
+    """The sentence of an error; those of files come from Python, with a number and without a fix."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    fix = "name a file that is there" if isinstance(error, FileNotFoundError) else "name another file"
+    return f"{error.strerror}: {str(error.filename)!r}\n  fix: {fix}"
 
 
 def answer(facts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from .console import AsJson, Refusal, answer, command, out
+from .words import assignments, unknown
 
 _ATTENTION = {"batch": 1, "heads": 1, "shared": None, "n": 1024, "m": None, "dim": 128, "causal": 0}
 _SIZES: dict[str, dict[str, int | None]] = {
@@ -36,10 +37,10 @@ def show_schedule(
     from ..kernels.widths import backward_width
 
     if kind not in _SIZES:
-        raise Refusal(f"there is no schedule of {kind!r}", fix=f"choose one of {', '.join(_SIZES)}")
+        raise unknown("there is no schedule of", kind, _SIZES)
     given: dict[str, Any] = dict(_SIZES[kind])
-    for word in sizes or ():
-        name, _, value = word.partition("=")
+    for name, value in assignments(sizes or ()).items():
+        word = f"{name}={value}"
         if name not in given or not value.isdecimal() or not (int(value) or name in _MAY_BE_ZERO):
             raise Refusal(
                 f"{word!r} is no size of {kind}", fix=f"give numbers above 0: {' '.join(f'{n}=...' for n in given)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..trace.operands import written
 from ..trace.signature import GlobalPattern, static
 from ..types import DTYPES, DType
 from .console import Refusal
+from .words import assignments
 
 
 def is_own(name: str) -> bool:
@@ -31,7 +33,7 @@ def is_own(name: str) -> bool:
 
 def own_kernel(name: str, words: Sequence[str]) -> tuple[Shipped, dict[str, Any], Instance]:
     """The kernel of `FILE.py:NAME`: a row for it, what was chosen by words such as `N=4096`, and the instance."""
-    kernel, given = load(name), _assignments(words)
+    kernel, given = load(name), assignments(words)
     found = made_up(kernel, given)
     row = Shipped(kernel.name, str(kernel.__doc__ or ""), lambda: found, {}, ())
     return row, {n: _value(text) for n, text in given.items()}, found
@@ -51,7 +53,8 @@ def load(name: str) -> Kernel:
     try:
         loader.loader.exec_module(module)
     except Exception as error:
-        raise Refusal(f"{file} cannot be run: {error!r}", fix="run it with Python first") from error
+        said = traceback.format_exception_only(error)[-1].strip()
+        raise Refusal(f"{file} cannot be run: {said}", fix="run it with Python first") from error
     finally:
         sys.path.remove(str(path.parent))
     known = {n: x for n, x in vars(module).items() if isinstance(getattr(x, "kernel", x), Kernel)}
@@ -60,13 +63,6 @@ def load(name: str) -> Kernel:
         fact = f"{file} has no kernel {word!r}" if word else f"which kernel of {file}?"
         raise Refusal(fact, fix=f"it has {listed}" if known else "decorate one with @pk.kernel")
     return getattr(known[word], "kernel", known[word])
-
-
-def _assignments(words: Sequence[str]) -> dict[str, str]:
-    found = dict(word.partition("=")[::2] for word in words if "=" in word)
-    if wrong := [word for word in words if "=" not in word]:
-        raise Refusal(f"{wrong[0]!r} gives nothing a value", fix="write NAME=VALUE, such as N=4096")
-    return found
 
 
 def made_up(kernel: Kernel, given: dict[str, str]) -> Instance:
@@ -88,7 +84,8 @@ def made_up(kernel: Kernel, given: dict[str, str]) -> Instance:
             length = dim if isinstance(dim, int) else take(str(label))
             if length is None:
                 missing.append(f"{label}=...")
-            shape.append(int(length) if length is not None and str(length).isdigit() else 1)
+                length = "1"
+            shape.append(_length(str(label), str(length)))
         operands[name] = spec(_dtype(name, pattern, take(name)), tuple(shape))
     statics = {name: _value(value) for name, _ in kernel.signature.static if (value := take(name)) is not None}
     if left:
@@ -102,6 +99,12 @@ def made_up(kernel: Kernel, given: dict[str, str]) -> Instance:
     except KernelError as error:
         raise Refusal(str(error)) from None
     return Instance(kernel, operands, statics, outputs)
+
+
+def _length(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise Refusal(f"{name}={text} is no length", fix="give a whole number from 0 on")
+    return int(text)
 
 
 def _dtype(name: str, pattern: GlobalPattern, given: str | None) -> DType:
