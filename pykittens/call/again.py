@@ -44,6 +44,7 @@ class Again:
         self._kernel = kernel
         self._names = [name for name, _ in kernel.signature.runtime]
         self._operands = set(self._names)
+        self._statics = {name for name, _ in kernel.signature.static}
         self._calls: Plans[_Known] = kernel.memory.calls
         self._identity: Identity | None = None
 
@@ -178,8 +179,10 @@ class Again:
             looks.append(name)
             if name in self._operands:
                 operand(name, x)
-            else:
-                looks.append(leaf_of(x) or self._kernel.memory.identities.of(x, static=True))
+            elif name in self._statics:
+                looks.append(leaf_of(x) or self._kernel.memory.identities.of(x, static=True, label=name))
+            else:  # what the kernel has no parameter for is not found, and then refused
+                looks.append(type(x))
         return arrays, numbers, tuple(looks)
 
 

@@ -94,6 +94,7 @@ BAD_ARGUMENTS: list[tuple[str, Callable[[], Any], str, str]] = [
         "taking has no parameter 'q'",
         "it takes a, b, n, m",
     ),
+    ("unknown array", lambda: taking(zeros(32, 64), b=zeros(32, 8), nn=zeros(1)), "taking has no parameter 'nn'", ""),
     (
         "no array",
         lambda: taking("a", zeros(32, 8), 1),
