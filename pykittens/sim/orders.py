@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 T = TypeVar("T")
-RESIDENT = 8  # clusters that run at once, unless all must
-# How often lots are drawn: the oftener, the less there is to run (statements of all clusters).
+RESIDENT = 8  # clusters that run at once, unless all must, or all do little
+# How often lots are drawn: the oftener, the less there is to run (statements of all clusters; WORK are little).
 FEWEST, MOST, WORK = 2, 48, 4096
 LONG = 16384  # operations of a run within which blocks and warps meet in many ways
+MANY = 32  # who comes after so many others is one of many
 
 
 @dataclass(frozen=True)
@@ -69,27 +70,35 @@ class Turns:
         self.order = order
         self.random = random.Random(order.shuffle) if order.shuffle is not None else None
         self.path = 0
+        self.passed: Counter[Hashable] = Counter()  # how many have gone on from an operation
         self.trail: list[tuple[int, list[Hashable], Hashable]] = []
 
-    def lot(self, places: dict[T, Hashable]) -> T:
-        """Who goes next, of those who can (`places`: where each stands): by lot, among those after whom something is
-        left to try, and who went least often after what has happened until now, then from where all stand.
+    def lot(self, places: dict[T, tuple[Hashable, ...]]) -> T:
+        """Who goes next, of those who can (`places`: where each stands, the operation last): by lot, among those after
+        whom something is left to try, and who went least often after what has happened until now, then as the first,
+        second or n-th from that operation (who draws which ticket), then from where all stand.
         """
         assert self.random is not None
         tried, point, stand = self.order.tried, self.path, hash(tuple(places.values()))
         items = list(places)
         self.random.shuffle(items)
 
-        def worn(item: T) -> tuple[bool, int, int]:
+        def worn(item: T) -> tuple[bool, int, int, int]:
             place = places[item]
-            return (point, place) in tried.closed, tried.count[point, place], tried.count[stand, place]
+            nth = tried.count["nth", self._nth(place), place]
+            return (point, place) in tried.closed, tried.count[point, place], nth, tried.count[stand, place]
 
         chosen = min(items, key=worn)
-        tried.count[point, places[chosen]] += 1
-        tried.count[stand, places[chosen]] += 1
+        place = places[chosen]
+        for key in ((point, place), (stand, place), ("nth", self._nth(place), place)):
+            tried.count[key] += 1
+        self.passed[place[-1]] += 1
         self.trail.append((point, list(places.values()), places[chosen]))
         self.path = hash((point, places[chosen]))
         return chosen
+
+    def _nth(self, place: tuple[Hashable, ...]) -> int:
+        return min(self.passed[place[-1]], MANY)  # whoever goes round for ever is always the next
 
     def end(self) -> None:
         """The run has ended."""
@@ -106,7 +115,7 @@ class Turns:
 
 def run_orders(clusters: int, statements: int, chance: bool, cooperative: bool, seed: int | None) -> list[RunOrder]:
     """The orders to run, the first of which makes the results. `chance`: results depend on it."""
-    together = clusters if cooperative else min(clusters, RESIDENT)
+    together = clusters if cooperative or clusters * statements <= WORK else min(clusters, RESIDENT)
     in_turn = RunOrder("one block after another", clusters if cooperative else 1, interleave=False)
     if not chance:
         return [in_turn]

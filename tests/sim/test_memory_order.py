@@ -303,6 +303,20 @@ def test_tickets_are_handed_out_in_several_orders() -> None:
     finds(third_ticket, pk.KernelAssertionError, "block 0 came last", np.zeros(1, np.int32), np.zeros(1, np.int32))
 
 
+def test_the_last_block_may_draw_the_first_ticket() -> None:
+    """Of many small blocks all run at once."""
+
+    @pk.kernel(warps=1, grid=32)
+    def k(counter: pk.gl(i32, 4), x: pk.gl(i32, 32), y: pk.gl(i32, 1)) -> None:
+        me = pk.block_index.x
+        warp.set(x, me, 1)
+        ticket = pk.atomic_add(counter, 0, 1, order="acq_rel")
+        with pk.when((ticket == 0) & (me == 31)):
+            warp.set(y, 0, x[0])
+
+    finds(k, pk.RaceError, "nothing orders the two", COUNTERS, np.zeros(32, np.int32), np.zeros(1, np.int32))
+
+
 def test_what_is_written_is_of_the_first_order_and_arrays_that_overlap_stay_so() -> None:
     @pk.kernel(warps=1, grid=(4, 1, 1))
     def slots(counter: pk.gl(i32, 1), y: pk.gl(i32, 4)) -> None:
