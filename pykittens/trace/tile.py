@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
+
+import numpy as np
 
 from ..errors import TraceError, TypeRuleError
 from ..ops import binary, fill, pairs, reduce, register_order, slice_concat, triangular, unary
@@ -558,8 +560,27 @@ def _of_registers(self: Shared, name: str) -> Any:
     return Handle.__getattr__(self, name) if own or not hasattr(Tile, name) else getattr(alone(self), name)
 
 
-for _name in [*ARITHMETIC, "__lt__", "__le__", "__gt__", "__ge__"]:
+def _equality(name: str, elementwise: Callable[..., Any]) -> Any:
+    """Memory is compared with numbers and registers by its elements, where Python would say False; with memory and all
+    else it is the same or not, which passes ask, too.
+    """
+    same = getattr(Handle, name)
+
+    def apply(self: Handle, other: object) -> Any:
+        values = isinstance(other, (Tile, Scalar, int, float, np.generic))
+        return elementwise(self, other) if values else same(self, other)
+
+    return apply
+
+
+_ORDER = ["__lt__", "__le__", "__gt__", "__ge__"]
+for _name in [*ARITHMETIC, *_ORDER]:
     setattr(Shared, _name, _through_registers(_name))
+for _name in _ORDER:
+    setattr(Tensor, _name, no_arithmetic)
+for _name in ["__eq__", "__ne__"]:
+    setattr(Shared, _name, _equality(_name, _through_registers(_name)))
+    setattr(Tensor, _name, _equality(_name, no_arithmetic))
 for _name in AUGMENTED:
     setattr(Shared, f"__i{_name}__", not_in_place)
     setattr(Tensor, f"__i{_name}__", not_in_place)

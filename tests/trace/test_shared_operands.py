@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens import f32
+from pykittens import f32, warp
 
 SCOPES = {1: pk.warp, 4: pk.warpgroup}
 
@@ -79,3 +79,29 @@ def test_shared_operands_alone_are_the_warps() -> None:
     assert np.array_equal(y, [*wanted, np.maximum(given, 0) + given.max(1, keepdims=True)])
     assert np.array_equal(z, [np.maximum(row, 0) - row, np.cumsum(row) + row.sum(), given[:8].sum(0)])
     assert np.array_equal(x, np.maximum(given, 0))
+
+
+def test_memory_is_compared_by_its_elements() -> None:
+    """Shared tiles by `==`, as by `<`; what lies in global memory is refused, and nothing is silently False."""
+
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(f32, 16, 16), y: pk.gl(f32, 3, 16, 16)):
+        s, other, bar = pk.shared(pk.st(f32, 16, 16)), pk.shared(pk.st(f32, 16, 16)), pk.barrier()
+        assert s != "s" and bar == bar and bar != s and s != other and x != None  # noqa: E711
+        for tile in (s, other):
+            warp.load_into(tile, x, (0, 0))
+        warp.sync()
+        for i, mask in enumerate((s == 2.0, warp.load(other) != s, np.float32(3.0) == s)):
+            warp.store(y, pk.where(mask, 1.0, 0.0), (i, 0, 0))
+
+    x, y = np.arange(256, dtype=np.float32).reshape(16, 16), np.full((3, 16, 16), np.nan, np.float32)
+    k(x, y)
+    assert np.array_equal(y, [x == 2, x != x, x == 3])
+    for compare in (lambda x: x == 2, lambda x: np.float32(2) != x, lambda x: x < 2, lambda x: np.int32(2) >= x):
+
+        @pk.kernel(warps=1)
+        def refused(x: pk.gl(f32, 16, 16), *, compare):
+            compare(x)
+
+        with pytest.raises(pk.TypeRuleError, match="which is in memory"):
+            refused.program(pk.spec(f32, (16, 16)), compare=compare)
