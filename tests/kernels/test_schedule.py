@@ -41,12 +41,22 @@ def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: Attenti
 def test_every_way_of_a_product_has_a_time_and_the_least_is_taken(
     sizes: tuple[int, int, int], machine: Machine
 ) -> None:
-    shape, known = Multiply(*sizes), schedule.constants()["product"]
+    shape, known = schedule.contiguous(*sizes), schedule.constants()["product"]
     times = [shape.microseconds(way, known[way.name], known["all"], machine) for way in shape.ways(machine.sms)]
     assert all(math.isfinite(t) and t > 0 for t in times)
     choice = schedule.product(shape, machine)
     assert choice.microseconds == min(times)
-    assert replace(choice.way.config, rotate=False, once="") in schedule.CONFIGS
+    config = replace(choice.way.config, rotate=False, once="")
+    assert config in schedule.CONFIGS or config == schedule.swapped(config.rows, config.cols, config.cluster)
+
+
+@pytest.mark.parametrize(("m", "cols"), [(1, 16), (16, 16), (17, 32), (100, 112)])
+def test_few_rows_take_tiles_that_fit(m: int, cols: int) -> None:
+    """Where there is no epilogue: it is given tiles of the result, and not of its transpose."""
+    shape = schedule.contiguous(m, 8192, 512)
+    config = schedule.product(shape, Machine()).way.config
+    assert config.swap and config.cols == cols
+    assert not schedule.product(shape._replace(swap=False), Machine()).way.config.swap
 
 
 def test_more_of_anything_takes_longer() -> None:
