@@ -112,9 +112,12 @@ def read_signature(function: Callable[..., Any]) -> Signature:
         elif p.kind is p.KEYWORD_ONLY:
             fixed.append((p.name, p.default))
         else:
+            given = getattr(annotation, "__name__", repr(annotation))
+            said = "has no type" if annotation is p.empty else f"is annotated as {given}, which says no type on a GPU"
+            number = "pk.i32" if annotation is int or annotation is bool else "pk.f32"
             raise TraceError(
-                f"parameter {p.name!r} of kernel {function.__name__!r} has no type",
-                fix='annotate it, as Annotated[pk.Tensor, pk.f32, "N", 128] or Annotated[pk.Scalar, pk.f32], '
+                f"parameter {p.name!r} of kernel {function.__name__!r} {said}",
+                fix=f'annotate it, as Annotated[pk.Tensor, pk.f32, "N", 128] or Annotated[pk.Scalar, {number}], '
                 "or make it keyword-only for a value fixed at trace time",
                 location=where,
             )

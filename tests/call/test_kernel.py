@@ -172,6 +172,12 @@ def test_decorations() -> None:
             pass
 
     assert caught.value.location[0].file == __file__
+    with pytest.raises(pk.TraceError, match=r"'n' of kernel 'plain' is annotated as int(.|\n)*Scalar, pk\.i32\]"):
+
+        @pk.kernel
+        def plain(n: int):
+            pass
+
     with pytest.raises(pk.TraceError, match="pk.gl with 5 dimensions"):
         pk.gl(f32, 1, 2, 3, 4, 5)
     with pytest.raises(pk.KernelError, match="pk.gl of 'f32'"):
