@@ -19,7 +19,9 @@ ELSEWHERE = {
     "max": "x.max(), or x.row_max() and x.col_max(); pk.maximum(a, b) of two",
     "min": "x.min(), or x.row_min() and x.col_min(); pk.minimum(a, b) of two",
     "prod": "x.row_prod() and x.col_prod()",
-    **dict.fromkeys(("mean", "var", "std"), "x.row_sum() / x.cols, of squares where you need them"),
+    **dict.fromkeys(
+        ("mean", "var", "std", "row_mean", "row_var", "row_std"), "x.row_sum() / x.cols, of squares where you need them"
+    ),
     **dict.fromkeys(("argmax", "argmin"), "x.row_argmax(), x.row_argmin(), or col_ for columns"),
     **dict.fromkeys(("sort", "argsort", "topk"), "x.row_topk(k)"),
     "cumsum": "x.row_cumsum() and x.col_cumsum(); x.cumsum() of a vector",

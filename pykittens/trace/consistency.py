@@ -34,7 +34,7 @@ class Guard:
                 fix="let the region end; put what follows under pk.otherwise or another pk.when",
                 location=(line,),
             )
-        for name, old, new in self.before.changes(Snapshot(self.frames), self._same):
+        for name, old, new in self.before.changes(Snapshot(self.frames), self._same, memos=True):
             values = isinstance(old, Value) or isinstance(new, Value)
             if isinstance(old, Value) and not current().visible(old):
                 continue  # dead already: the index of an earlier loop, say

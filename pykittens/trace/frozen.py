@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from types import (
     BuiltinMethodType,
     CodeType,
@@ -98,12 +98,12 @@ def _parts(value: Any, met: list[Any]) -> list[tuple[str, Any]] | None:
         return [(str(n), x) for n, x in enumerate(value.__reduce__())]  # of an iterator: of what, and where it stands
     if module == "itertools":
         return [("state", repr(value))]
-    if module in (*_LIBRARIES, "builtins") or (callable(value) and not _is_authors(kind)):
-        return None
+    if not (_is_authors(kind) or kind.__name__ in ("SimpleNamespace", "Namespace")):
+        return None  # a logger has caches, and a lock a state
     met.append(kind)
     slots = [x for c in kind.__mro__ for x in _slots(c) if hasattr(value, x)]
     held = [*getattr(value, "__dict__", {}).items(), *((x, getattr(value, x)) for x in slots)]
-    return held[:_ITEMS] if hasattr(value, "__dict__") or slots else None
+    return [(k, x) for k, x in held[:_ITEMS] if not isinstance(getattr(kind, k, None), cached_property)]
 
 
 def _slots(kind: type) -> tuple[str, ...]:

@@ -70,12 +70,12 @@ class Handle(Value):
         if method == "__call__" and len(inputs) == 2 and not options and (operation := _OPERATORS.get(ufunc.__name__)):
             return operation(*map(number, inputs))
         raise TraceError(
-            f"np.{ufunc.__name__} of {self.label}: {self.type}",
+            f"np.{ufunc.__name__} of {self._described}",
             fix="NumPy runs while the kernel is traced: use pk.exp(x), pk.maximum(x, y), x + y and the like",
         )
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise NoSuchWord(f"{self.label}: {self.type}" if not name.startswith("_") else "it", name, lambda: dir(self))
+        raise NoSuchWord(self._described if not name.startswith("_") else "it", name, lambda: dir(self))
 
     @property
     def label(self) -> str:
@@ -118,13 +118,19 @@ class Handle(Value):
         return repr(self)
 
     def __len__(self) -> int:
-        raise TraceError(f"{self.label}: {self.type} has no Python length", fix="use .rows and .cols")
+        raise TraceError(f"{self._described} has no Python length", fix="use .rows and .cols")
 
     def __iter__(self) -> Any:
-        raise TraceError(f"{self.label}: {self.type} cannot be iterated", fix="operate on the whole tile")
+        raise TraceError(f"{self._described} cannot be iterated", fix="operate on the whole tile")
 
     def __repr__(self) -> str:
-        return f"<{self.label}: {self.type}>" if self.name else f"<{self.type}>"
+        return f"<{self._described}>"
+
+    @property
+    def _described(self) -> str:
+        """What it is called, where it has a name, and what it is."""
+        label = self.label  # which finds a name
+        return f"{label}: {self.type}" if self.name else str(self.type)
 
 
 class Rounded:

@@ -45,18 +45,30 @@ class Snapshot:
             self.frozen[key] = freeze(value, met)
 
     def changes(
-        self, after: Snapshot, same: Callable[[Any, Any], bool] | None = None
+        self, after: Snapshot, same: Callable[[Any, Any], bool] | None = None, memos: bool = False
     ) -> Iterator[tuple[str, Any, Any]]:
         """(name, old, new) for every name of this state that means something else in `after`, as deep as snapshots
         look.
+
+        memos: without dictionaries outside of the frames that have got entries, and lost or changed none: what helpers
+        remember is the same whenever they first ask.
         """
         for key, old in self.frozen.items():
+            if memos and not isinstance(key[0], FrameType) and _has_grown(old, after.frozen.get(key)):
+                continue
             if key in after.frozen and not equal(old, after.frozen[key], same or _identical):
                 yield (
                     key[1],
                     self.values[key] if _atomic(old) else old,
                     after.values[key] if _atomic(old) else after.frozen[key],
                 )
+
+
+def _has_grown(old: Any, new: Any) -> bool:
+    if not all(isinstance(x, Frozen) and x.kind == "dict" for x in (old, new)):
+        return False
+    found = {id(k): x for k, x in new}
+    return all(id(k) in found and equal(x, found[id(k)], _identical) for k, x in old)
 
 
 def _atomic(value: Any) -> bool:

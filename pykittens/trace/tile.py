@@ -204,7 +204,8 @@ class Tile(Rounded, Handle):
 
     def __getitem__(self, key: Any) -> Tile:
         """A part of a tensor-core tile as a new tile: `acc[:, 64:128]`, in multiples of 16 rows and columns. A column
-        of any tile as a column vector, `x[:, j]`, a row as a row vector, `x[i, :]`: the index may be a scalar.
+        of any tile as a column vector, `x[:, j]`, a row as a row vector, `x[i, :]`: the index may be a traced scalar,
+        and finds nothing outside of the tile (-inf, of integers the smallest).
         """
         if isinstance(self.type, RegisterTile) and isinstance(key, tuple) and len(key) == 2:
             lines: Any = (("row", *key), ("col", *key[::-1]))
@@ -468,6 +469,11 @@ class Tile(Rounded, Handle):
         """A tile whose row i is row rows[i] of this one: `rows` are Python ints, one for each row. No row may leave its
         warp.
         """
+        if isinstance(rows, Value):
+            fix = (
+                "pass Python ints, x.take_rows(range(15, -1, -1)); at traced indices memory is read: tensor[rows, cols]"
+            )
+            raise TypeRuleError(f"take_rows of {self.type} at {rows!r}", fix=fix)
         return result(TakeRows(scope_of(self.type.warps), self, tuple(rows)))
 
     def unit_lower_inverse(self) -> Tile:

@@ -4,6 +4,7 @@ import collections
 import functools
 import io
 import itertools
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -306,10 +307,19 @@ def test_what_helpers_remember_may_grow_once() -> None:
     def power(n: int) -> int:
         return table.setdefault(n, n**2)
 
+    class Settings:
+        @functools.cached_property
+        def width(self) -> int:
+            return 64
+
+    log, settings = logging.getLogger("kernels"), Settings()
+
     @pk.kernel
     def k(x: X):
         for i in pk.range(4):
-            warp.store(x, warp.full(f32, 16, 64, power(3) + len(table)), (i, 0))
+            with pk.when(i > 1):
+                log.debug("traced")
+                warp.store(x, warp.full(f32, 16, settings.width, power(3)), (i, 0))
 
     k.program(x)
 
