@@ -252,23 +252,24 @@ LINEAR_CROSS_ENTROPY_KEPT = Function(
 )
 
 
-def _areas(x: Any, weight: Any, bias: bool, early: bool) -> Any:
+def _areas(x: Any, weight: Any, bias: bool, early: bool, smoothing: float) -> Any:
     (m, h), v = x.shape, weight.shape[0]
-    return slices.areas_of(m, h, v, early, early or bias)
+    return slices.areas_of(m, h, v, early, early or bias, 4 if smoothing else 3)
 
 
-def _finds_room(x: Any, weight: Any, for_weight: bool, for_bias: bool) -> bool:
+def _finds_room(x: Any, weight: Any, for_weight: bool, for_bias: bool, smoothing: float) -> bool:
     """Whether `LINEAR_CROSS_ENTROPY_GRADIENTS` is for such operands, if they are operands at all."""
     ranks = len(getattr(x, "shape", ())), len(getattr(weight, "shape", ()))
-    return (
-        ranks == (2, 2) and 0 not in (*x.shape, *weight.shape) and _areas(x, weight, for_bias, for_weight) is not None
-    )
+    if ranks != (2, 2) or 0 in (*x.shape, *weight.shape):
+        return False
+    return _areas(x, weight, for_bias, for_weight, smoothing) is not None
 
 
 def _ahead_results(x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
     *rest, for_x, for_weight, for_bias = rest  # type: ignore[assignment]
     (loss, _), (m, h), v = _linear_results(x, weight, *rest), x.shape, weight.shape[0]
-    areas, (reduction, *_, softcap) = _areas(x, weight, for_bias, for_weight), rest[2:]
+    reduction, _, smoothing, _, softcap = rest[2:]
+    areas = _areas(x, weight, for_bias, for_weight, smoothing)
     if softcap or reduction == "none":
         fact = f"linear_cross_entropy_gradients with reduction {reduction!r} and softcap {softcap}"
         raise ArgumentError(fact, fix="call linear_cross_entropy, which knows when to make gradients ahead")
@@ -287,7 +288,7 @@ def _ahead_results(x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
 
 def _ahead_forward(*operands: Any) -> KernelCall:
     x, weight, *rest, _, for_weight, for_bias = operands
-    areas = _areas(x, weight, for_bias, for_weight)
+    areas = _areas(x, weight, for_bias, for_weight, rest[-3])
     return KernelCall(ahead.FORWARD, (x, weight, *rest), {"areas": areas})  # type: ignore[arg-type]
 
 
@@ -309,7 +310,7 @@ def _weight_gradient_results(x: Any, weight: Any, targets: Any, state: Any, upst
 def _weight_gradient_forward(x: Any, weight: Any, targets: Any, state: Any, upstream: Any, *rest: Any) -> KernelCall:
     bias, kept, held, dweight, dbias, *settings, for_weight, for_bias, early = rest
     operands = (x, weight, targets, bias, state, kept, held, upstream, dweight, dbias, *settings)
-    areas = _areas(x, weight, True, early)
+    areas = _areas(x, weight, True, early, settings[2])
     return KernelCall(ahead.BACKWARD, operands, {"areas": areas, "over": False})  # type: ignore[arg-type]
 
 
@@ -338,7 +339,7 @@ def _over_results(held: Any, kept: Any, x: Any, weight: Any, *rest: Any) -> tupl
 def _over_forward(held: Any, kept: Any, x: Any, weight: Any, targets: Any, state: Any, *rest: Any) -> KernelCall:
     upstream, bias, dbias, *settings, _ = rest
     operands = (x, weight, targets, bias, state, kept, held, upstream, held, dbias, *settings)
-    statics = {"areas": _areas(x, weight, True, True), "over": True}
+    statics = {"areas": _areas(x, weight, True, True, settings[2]), "over": True}
     return KernelCall(ahead.BACKWARD, operands, statics)  # type: ignore[arg-type]
 
 
@@ -472,7 +473,11 @@ def linear_cross_entropy(
     settings, operands = (reduction, ignore_index, label_smoothing, z_loss, softcap), (x, weight, targets, bias)
     if softcap == 0 and wants_gradient(x, weight, bias):
         wanted = tuple(map(wants_gradient, operands[:2])) + (bias is not None and wants_gradient(bias),)
-        if reduction in ("mean", "sum") and not (return_lse or compiling()) and _finds_room(x, weight, *wanted[1:]):
+        if (
+            reduction in ("mean", "sum")
+            and not (return_lse or compiling())
+            and _finds_room(x, weight, *wanted[1:], label_smoothing)
+        ):
             return LINEAR_CROSS_ENTROPY_GRADIENTS((x, weight, targets, bias), (*settings, *wanted))[0]
         early = wants_gradient(weight) and not compiling()
         loss, lse, _, _, _ = LINEAR_CROSS_ENTROPY_KEPT(operands, (*settings, early))

@@ -76,6 +76,8 @@ def _results_backward(
     seed: int,
     bias: Any,
     residual: Any,
+    for_x: bool,
+    for_weight: bool,
 ) -> tuple[Result, ...]:
     kernels.check(eps, p)
     _check_seeds(name, seeds)
@@ -86,9 +88,9 @@ def _results_backward(
             check_shape(name, what, info, shape)
     n, none = s.shape[-1], (0,)
     return (
-        Result(dy.shape, dy.dtype),
+        Result(dy.shape if for_x else none, dy.dtype),
         Result(none if residual is None else dy.shape, residual or dy.dtype),
-        Result(none, "f32") if weight is None else Result((n,), weight.dtype),
+        Result(none, "f32") if weight is None or not for_weight else Result((n,), weight.dtype),
         Result(none if bias is None else (n,), bias or "f32"),
     )
 
@@ -109,6 +111,8 @@ def _forward_backward(
     seed: int,
     bias: Any,
     residual: Any,
+    for_x: bool,
+    for_weight: bool,
 ) -> KernelCall:
     drawn, numbers = kernels.in_memory(seeds if p > 0 else None), kernels.numbers(eps, p, seed)
     operands = (s, dy, ds, weight, dx, dresidual, dweight, dbias, drawn, *numbers)
@@ -129,8 +133,10 @@ def _gradients(function: Function, saved: Any, grads: Any, settings: Any, needs:
             settings.eps,
             settings.p,
             settings.seed,
-            None if saved.bias is None else names[saved.bias.dtype],
-            None if same else residual,
+            names[saved.bias.dtype] if needs.bias else None,
+            residual if needs.residual and not same else None,
+            needs.x or (same and needs.residual),
+            needs.weight,
         ),
     )
     return {"x": dx, "residual": dx if same else dresidual, "weight": dweight, "bias": dbias}
@@ -140,7 +146,8 @@ def _declare(name: str, centred: bool) -> Function:
     back = Function(
         f"{name}_backward",
         "Tensor s, Tensor dy, Tensor? ds, Tensor? weight, Tensor? seeds",
-        "float eps, float p=0., SymInt seed=0, ScalarType? bias=None, ScalarType? residual=None",
+        "float eps, float p=0., SymInt seed=0, ScalarType? bias=None, ScalarType? residual=None, bool for_x=True, "
+        "bool for_weight=True",
         outputs=("dx", "dresidual", "dweight", "dbias"),
         results=partial(_results_backward, f"{name}_backward"),
         forward=partial(_forward_backward, centred),

@@ -26,6 +26,7 @@ from ..call.memory import Kept as Looks
 from ..call.recording import watching
 from ..interop.arrays import guard
 from ..interop.views import View
+from ..types import DTYPES
 from .declaration import latest
 
 # Whether this torch can be asked what `direct` and `ordinary` ask. One that cannot always calls the operators.
@@ -291,7 +292,8 @@ def _order(known: list[Tensor], operands: Sequence[Any]) -> list[tuple[int, int]
     for x in operands:
         first = 0  # byte of x
         while isinstance(x, View):
-            first, x = first + x.offset * x.array.element_size() if x.offset else first, x.array
+            size = DTYPES[x.dtype].size if x.dtype else x.array.element_size() if x.offset else 0
+            first, x = first + x.offset * size, x.array
         if not isinstance(x, Tensor):
             continue
         found = [(i, 0) for i, y in enumerate(known) if x is y][:1]

@@ -43,6 +43,7 @@ def _linear_gradients(
     after: Any,
     dafter: Any,
     scale: float | None,
+    *wanted: bool,
 ) -> tuple[Result, ...]:
     name = "linear_attention_backward"
     _linear(q, k, v, log_decay, state, scale)
@@ -53,15 +54,16 @@ def _linear_gradients(
     if log_decay is not None and dafter is not None and after is None:
         fix = "pass after, the state that the forward returned: the gradient of log_decay depends on it"
         raise ArgumentError(f"{name}: dafter without after", fix=fix)
+    parts, (*_, for_decay) = zip(("q", "k", "v"), (q, k, v), wanted, strict=False), wanted
     return (
-        *(Result(x.shape, x.dtype, order=name) for name, x in (("q", q), ("k", k), ("v", v))),
-        Result((0,) if log_decay is None else log_decay.shape, "f32"),
+        *(Result(x.shape, x.dtype, order=name) if want else Result((0,), x.dtype) for name, x, want in parts),
+        Result((0,) if log_decay is None or not for_decay else log_decay.shape, "f32"),
         Result((0,) if state is None else shape, "f32", nothing="dafter"),
     )
 
 
 def _linear_backward(do: Any, q: Any, k: Any, v: Any, log_decay: Any, state: Any, after: Any, *rest: Any) -> Any:
-    dafter, *made, scale = rest
+    dafter, *made, scale, _, _, _, _ = rest
     (scale,) = _linear_numbers(q, k, v, None, None, scale)
     return linear_backward.call(do, dafter, q, k, v, log_decay, state, after, *made, scale=scale)
 
@@ -70,7 +72,7 @@ LINEAR_ATTENTION_BACKWARD = Function(
     "linear_attention_backward",
     "Tensor do, Tensor q, Tensor k, Tensor v, Tensor? log_decay=None, Tensor? state=None, Tensor? after=None, "
     "Tensor? dafter=None",
-    "float? scale=None",
+    "float? scale=None, bool for_q=True, bool for_k=True, bool for_v=True, bool for_decay=True",
     outputs=("dq", "dk", "dv", "dlog_decay", "dstate"),
     results=_linear_gradients,
     forward=_linear_backward,
@@ -82,7 +84,7 @@ LINEAR_ATTENTION_BACKWARD = Function(
 def _linear_pulled_back(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
     do = saved.v.new_zeros(saved.v.shape) if grads.out is None else grads.out
     operands = (do, saved.q, saved.k, saved.v, saved.log_decay, saved.state, saved.after, grads.after)
-    made = LINEAR_ATTENTION_BACKWARD(operands, (settings.scale,))
+    made = LINEAR_ATTENTION_BACKWARD(operands, (settings.scale, needs.q, needs.k, needs.v, needs.log_decay))
     return dict(zip(("q", "k", "v", "log_decay", "state"), made, strict=True))
 
 
@@ -202,7 +204,7 @@ def linear_attention_backward(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    return LINEAR_ATTENTION_BACKWARD((do, q, k, v, log_decay, state, after, dafter), (scale,))
+    return LINEAR_ATTENTION_BACKWARD((do, q, k, v, log_decay, state, after, dafter), (scale, True, True, True, True))
 
 
 def based(q: Any, k: Any, v: Any, *, state: Any = None, return_state: bool = False) -> Any:

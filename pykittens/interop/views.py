@@ -12,24 +12,25 @@ import numpy as np
 
 from ..loading import dataclass
 from ..types import DTYPES
-from .base import Array, ArrayInfo, Framework
+from .base import Array, ArrayInfo, Framework, numpy_dtype
 
 
 @dataclass(frozen=True)
 class View:
     """An array seen with another shape and strides (in elements), from one of its elements (in memory's order). Kernels
-    take it as an array.
+    take it as an array. dtype: what its memory is read as, where not as what it is; elements are then such.
     """
 
     array: Any
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
+    dtype: str = ""
 
     @property
     def T(self) -> View:
         """Its transpose."""
-        return View(self.array, self.shape[::-1], self.strides[::-1], self.offset)
+        return View(self.array, self.shape[::-1], self.strides[::-1], self.offset, self.dtype)
 
 
 class Views(Framework):
@@ -44,8 +45,9 @@ class Views(Framework):
         from .arrays import describe
 
         info = describe(array.array)
-        pointer = info.pointer + array.offset * DTYPES[info.dtype].size
-        return info._replace(pointer=pointer, shape=array.shape, strides=array.strides)
+        dtype = array.dtype or info.dtype
+        pointer = info.pointer + array.offset * DTYPES[dtype].size
+        return info._replace(pointer=pointer, shape=array.shape, strides=array.strides, dtype=dtype)
 
     def probe(self, array: Any) -> tuple[int, Hashable]:
         from .arrays import framework_of
@@ -53,12 +55,14 @@ class Views(Framework):
         pointer, looks = framework_of(array.array).probe(array.array)
         if array.offset:
             pointer = self.describe(array).pointer
-        return pointer, (looks, type(array.array), array.shape, array.strides)
+        return pointer, (looks, type(array.array), array.shape, array.strides, array.dtype)
 
     def view(self, array: Any, writable: bool) -> Array:
         from .arrays import as_numpy
 
         whole = as_numpy(array.array, writable=writable)
+        if array.dtype:
+            whole = whole.reshape(-1).view(numpy_dtype(array.dtype))  # of what is contiguous, the same memory
         # NumPy remakes a dtype from its name there, and knows no name of some (ml_dtypes' float8_e5m2): as integers.
         found = whole.view(f"u{whole.itemsize}")
         strided = functools.partial(np.lib.stride_tricks.as_strided, writeable=whole.flags.writeable)

@@ -64,6 +64,7 @@ OPTIONS: dict[str, Any] = {
     "warps": 8,
     "grid": lambda q, v, **_: (v.cols // CHUNK, q.depth, q.batch),
     "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
+    "pdl": lambda beside=False, **_: beside,
 }
 
 
@@ -82,6 +83,8 @@ def attend(
     *,
     config: Any = Config(),
     reverse: bool = False,
+    first: bool = False,
+    beside: bool = False,
 ) -> None:
     """o and the state `after`; without `before` it begins at zero. With `along`, `dots`: the rows of o times those,
     for each 64 columns; M is n in whole chunks.
@@ -90,7 +93,12 @@ def attend(
 
         o_i = (before exp(g (n - 1 - i)) + scale * sum_{j >= i} exp(g (j - i)) v_j k_j) q_i
         after = before exp(g n) + scale * sum_j exp(g (j + 1)) v_j k_j
+
+    Of passes that have nothing to do with one another the `first` lets the next begin, and so on: those `beside` it
+    take multiprocessors as they become free, and end after it.
     """
+    if first or beside:
+        pk.launch_next()
     part, head, batch = pk.block_index.x if v.cols > CHUNK else 0, pk.block_index.y, pk.block_index.z
     dtype, d, chunks = q.dtype, q.cols, pk.cdiv(q.rows, CHUNK)
     decays, scaled = log_decay is not None, dtype is f16
@@ -113,6 +121,8 @@ def attend(
             pk.tma.load(slot.q, q, (batch, head, at(i), 0))
             pk.tma.load(slot.k, k, (batch, head, at(i), 0))
             pk.tma.load(slot.v, v, (batch, head, at(i), part))
+            if dots is not None:
+                pk.tma.prefetch(along, (batch, head, at(i), part), result)
 
     with pk.role("attend", warpgroups=1):
         for i in range(config.stages):
@@ -192,6 +202,9 @@ def attend(
                 warpgroup.sync()  # all warps have done with the decayed keys
         if after is not None:
             warpgroup.store(after, state * scale if reverse else state, (batch, head, part, 0))
+        if beside:
+            mine = (q, k, v, o, log_decay, before, after, along, dots)
+            pk.wait_for_previous(independent=tuple(x for x in mine if x is not None))
 
 
 def call(

@@ -107,18 +107,27 @@ def passes(
         transpose(x, o)
         return o
 
-    def pass_over(q: Any, k: Any, v: Any, o: Any, before: Any, after: Any, along: Any, reverse: bool) -> Any:
+    def pass_over(
+        q: Any, k: Any, v: Any, o: Any, before: Any, after: Any, along: Any, reverse: bool, **order: bool
+    ) -> Any:
         parts = (batch, heads, v.shape[3] // CHUNK, -(-n // CHUNK) * CHUNK)
         dots = None if along is None else arrays.empty(kind, parts, "f32", device)
-        setting = {"config": config or CONFIGS[q.shape[3]], "reverse": reverse}
+        setting = {"config": config or CONFIGS[q.shape[3]], "reverse": reverse, **order}
         attend(q, k, v, o, log_decay, before, after, along, dots, scale, **setting)
         return dots
 
-    with_queries, with_keys = (q, k) if decays else (None, None)
-    queries = pass_over(do, v, k, dq, turned(state), None, with_queries, False)
-    keys = pass_over(v, do, q, dk, turned(dafter), None, with_keys, True)
-    pass_over(k, q, do, dv, dafter, dstate, None, True)
-    return queries, keys
+    dots: list[Any] = [None, None]
+    later, begun = turned(dafter), False
+    if dq is not None or decays:
+        o, begun = arrays.empty_like(q) if dq is None else dq, True
+        dots[0] = pass_over(do, v, k, o, turned(state), None, q if decays else None, False, first=True)
+    if dk is not None or decays:
+        o = arrays.empty_like(k) if dk is None else dk
+        dots[1] = pass_over(v, do, q, o, later, None, k if decays else None, True, beside=begun)
+    if dv is not None or dstate is not None:
+        o = arrays.empty_like(v) if dv is None else dv
+        pass_over(k, q, do, o, dafter, dstate, None, True, beside=begun)
+    return dots[0], dots[1]
 
 
 class Steps:

@@ -41,8 +41,11 @@ from .attention import processors_of
 from .cross_entropy import LOG2E, count_targets, total_loss
 from .vocabulary_slices import WORKSPACE, Slice, slices_of
 
-WARPS, TALL, SIDE = 8, 16, 32  # of `finish`: warps of a block; tiles of columns, and rows, that a warp takes
+WARPS = 8  # of a block
+TILES, SIDE = 64, 8  # of columns, and rows, that a warp of `finish` takes
 LAYOUT = Coalesced(SIDE, 1)
+LANES = 32  # rows that a warp of `slopes` takes
+TALL = 16  # rows that a warp of `rescale` takes
 PIECE = 64  # columns of a tile that `statistics` takes at a time, and of what is kept beside one peak
 PIECES = 4  # of these that a warp of `rescale` goes through, TALL rows at a time
 IGNORED, NOWHERE = -1, -2  # instead of a column
@@ -123,14 +126,14 @@ def finish(
     even: Annotated[Scalar, f32],
     z: Annotated[Scalar, f32],
 ) -> None:
-    """Each row's loss and log-sum-exp from what `statistics` left of it, a lane a row. `even`: smoothing / v."""
+    """Each row's loss and log-sum-exp from what `statistics` left of it. `even`: smoothing / v."""
     terms, tiles = parts.depth, parts.rows
     shared = pk.shared(pk.sv(f32, SIDE), count=WARPS * terms, name="sums")
 
     def some(term: int, lap: Any, fill: float = 0.0) -> Any:
         tile = lap * WARPS + warp.index
-        x = warp.load(parts, (0, term, tile, pk.block_index.x), rows=TALL, cols=SIDE, layout=LAYOUT)
-        return pk.where(pk.row_index(x) + tile * TALL < tiles, x, fill) if fill else x
+        x = warp.load(parts, (0, term, tile, pk.block_index.x), rows=TILES, cols=SIDE, layout=LAYOUT)
+        return pk.where(pk.row_index(x) + tile * TILES < tiles, x, fill) if fill else x
 
     def of_all_warps(term: int, mine: Any, join: Callable[[Any, Any], Any]) -> Any:
         warp.store(shared[term * WARPS + warp.index], mine)
@@ -140,7 +143,7 @@ def finish(
             found = join(found, warp.load_row(shared[term * WARPS + k], layout=LAYOUT))
         return found
 
-    laps, empty = pk.cdiv(tiles, TALL * WARPS), warp.zeros(f32, TALL, SIDE, layout=LAYOUT)
+    laps, empty = pk.cdiv(tiles, TILES * WARPS), warp.zeros(f32, TILES, SIDE, layout=LAYOUT)
     peak, sums = empty - pk.inf, [empty + 0.0 for _ in range(1, terms)]
     for lap in pk.range(laps):
         peak[:] = pk.maximum(peak, some(0, lap, -pk.inf))
@@ -162,7 +165,7 @@ def finish(
         warp.store(lse, whole, at)
 
 
-@pk.kernel(warps=4, grid=lambda lse, **_: -(-lse.cols // (4 * SIDE)))
+@pk.kernel(warps=4, grid=lambda lse, **_: -(-lse.cols // (4 * LANES)))
 def slopes(
     column: Annotated[Tensor, i32, "M"],
     lse: Annotated[Tensor, f32, "M"],
@@ -182,7 +185,7 @@ def slopes(
     place = pk.block_index.x * 4 + warp.index
 
     def some(x: Any) -> Any:
-        return warp.load_row(x, (0, 0, 0, place), length=SIDE, layout=LAYOUT)
+        return warp.load_row(x, (0, 0, 0, place), length=LANES, layout=Coalesced(LANES, 1))
 
     level, target = some(lse), some(column)
     up = 1.0 if dloss is None else some(dloss) if each else dloss[0]

@@ -17,6 +17,7 @@ rows.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pykittens.interop import arrays
@@ -58,7 +59,8 @@ class Forward:
         above = [0]
         for area in slices:
             above.append(above[-1] - (-area.wide // PIECE))
-        terms_of = new((terms * above[-1], rows), "f32")
+        noted = held if areas.below else new((terms * above[-1] * rows,), "f32")
+        at = partial(View, noted, dtype="f32")
         sums = new((rows, h), "f32") if dx is not None and len(slices) > 1 else None
         spare = new((rows, areas.spare), arrays.describe(x).dtype) if areas.spare else None
         x, weight = readable(x), readable(weight)
@@ -68,18 +70,18 @@ class Forward:
             made = [place(area, top, n, m, kept, held, spare, areas) for area in slices]
             for i, (area, powers) in enumerate(zip(slices, made, strict=True)):
                 part, cut = rows_of(weight, area.first, area.wide), area.wide if area.wide % PIECE else 0
-                its = View(terms_of, (terms * (above[i + 1] - above[i]), n), (rows, 1), terms * above[i] * rows)
+                its = at((terms * (above[i + 1] - above[i]), n), (rows, 1), terms * above[i] * rows)
                 here = View(columns, (1, n), (n, 1), (1 + i) * m + top)
                 epilogue = steps.statistics(terms, 0.0, cut, keep=True)
                 config = steps.gemm.Config() if steps.chosen(some, part).own < PIECE else None
                 operands = [here, its, *part_of(bias, area.first, area.wide)]
                 run(matmul.call(some, part.T, powers, epilogue, operands, config=config))
-            each = View(terms_of, (terms, above[-1], n), (rows, terms * rows, 1))
+            each = at((terms, above[-1], n), (rows, terms * rows, 1))
             column, level = View(columns, (n,), (1,), top), View(lse, (n,), (1,))
             finish(each, column, View(losses, (n,), (1,), top), level, float(smoothing), smoothing / v, float(z_loss))
             steps.slopes(column, level, share, None, None, own, float(smoothing), smoothing / v, z_loss, each=False)
             for i, (area, slope) in enumerate(zip(slices, made, strict=True)):
-                peaks = View(terms_of, (above[i + 1] - above[i], n), (terms * rows, 1), terms * above[i] * rows)
+                peaks = at((above[i + 1] - above[i], n), (terms * rows, 1), terms * above[i] * rows)
                 target = View(columns, (n,), (1,), (1 + i) * m + top)
                 steps.rescale(slope, peaks, target, own, slope, smooth=smoothing > 0, everywhere=False)
                 if dx is not None:

@@ -66,23 +66,24 @@ def slices_of(
 class Areas(NamedTuple):
     """Where gradients of logits that are made in the forward pass are, `rows` of x at a time: those of the first `held`
     columns in the memory of the weight's gradient, of the next in memory of their own, of those from `again` nowhere:
-    they are made in a matrix of `spare` columns for these rows.
+    they are made in a matrix of `spare` columns for these rows. `below`: below the held columns is room for the terms
+    of as many rows' losses.
     """
 
     rows: int
     held: int
     again: int
     spare: int
+    below: bool
     slices: list[Slice]
 
 
-ROOM = 1000 << 20  # bytes that the forward pass takes beside the gradients
-TERMS = 4 * 4  # bytes for each row and PIECE columns
-PIECE = 64
+ROOM = 1000 << 20  # bytes that the forward pass takes beside the gradients, but for what its products divide
+PIECE = 64  # columns, of which each row has some terms in float32
 AT_ONCE = 1024  # rows, where not all fit
 
 
-def areas_of(m: int, h: int, v: int, early: bool, kept: bool) -> Areas | None:
+def areas_of(m: int, h: int, v: int, early: bool, kept: bool, terms: int = 4) -> Areas | None:
     """`early`: the memory of the weight's gradient may be taken; `kept`: the backward pass needs the logits' gradients.
     None where there is not enough room.
 
@@ -92,23 +93,24 @@ def areas_of(m: int, h: int, v: int, early: bool, kept: bool) -> Areas | None:
     as much a slice for m = 2 h, and shrinks where m < h, so that c is what leaves room at both ends.
     """
 
-    def scratch(rows: int) -> int:
-        return rows * (TERMS * -(-v // PIECE) + 4 * h)
+    def noted(rows: int) -> int:
+        return rows * 4 * terms * -(-v // PIECE)
 
-    whole = Slice(0, v)
-    rows = m
-    while True:
-        if scratch(rows) + 2 * (m if kept else rows) * v <= (ROOM if kept else ROOM // 2):
-            return Areas(rows, 0, v if kept else 0, 0 if kept else -(-v // 8) * 8, [whole])
-        if rows <= (fewest := AT_ONCE if kept else ROWS):
+    rows, most, fewest = m, ROOM if kept else ROOM // 2, AT_ONCE if kept else ROWS
+    while noted(rows) + 2 * (m if kept else rows) * v > most:
+        if rows <= fewest:
             break
         rows = max(-(-rows // (2 * ROWS)) * ROWS, fewest)
+    else:
+        return Areas(rows, 0, v if kept else 0, 0 if kept else -(-v // 8) * 8, False, [Slice(0, v)])
     if not kept:
         return None
-    least, room = STEP * max(1, v // (32 * STEP)), ROOM - scratch(rows)
+    least = STEP * max(1, v // (32 * STEP))
+    below, room = early and noted(rows) <= 2 * least * h, ROOM - 4 * rows * h  # sums of x's gradient
     others = -(-max(0, v - max(0, room) // (2 * m) // STEP * STEP) // STEP) * STEP
     held = max(0, min((v - least) * h // m, v - least, others) // STEP * STEP) if early else 0
-    room -= 2 * rows * (v - held)  # what all others take, of some rows
+    below = below and held > 0
+    room -= 2 * rows * (v - held) + (0 if below else noted(rows))  # what all others take, of some rows
     own = min(room // (2 * max(m - rows, 1)) // STEP * STEP, v - held)
     if own <= 0:
         return None
@@ -119,4 +121,4 @@ def areas_of(m: int, h: int, v: int, early: bool, kept: bool) -> Areas | None:
         end += wide
     again = held + own
     slices += [Slice(i, min(own, v - i)) for i in range(held, v, own)]
-    return Areas(rows, held, again, -(-(v - again) // 8) * 8, slices)
+    return Areas(rows, held, again, -(-(v - again) // 8) * 8, below, slices)

@@ -60,7 +60,7 @@ def _linear_attention(dim: int, dtype: str, decay: bool, reverse: bool = False) 
         return {"o": o, "after": after, "dots": np.pad(parts, ((0, 0), (0, 0), (0, 0), (0, n - o.shape[2])))}
 
     outputs = ("o", "after", "dots") if others["dots"] else ("o", "after")
-    statics = {"config": config, "reverse": reverse}
+    statics = {"config": config, "reverse": reverse, "beside": reverse}
     return Instance(linear_attend, operands, statics, outputs, expected, {"log_decay": np.array([-0.1, -0.01])})
 
 
