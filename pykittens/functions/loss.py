@@ -476,7 +476,7 @@ def linear_cross_entropy(
         if (
             reduction in ("mean", "sum")
             and not (return_lse or compiling())
-            and _finds_room(x, weight, *wanted[1:], label_smoothing)
+            and _finds_room(x, weight, wanted[1], wanted[2], label_smoothing)
         ):
             return LINEAR_CROSS_ENTROPY_GRADIENTS((x, weight, targets, bias), (*settings, *wanted))[0]
         early = wants_gradient(weight) and not compiling()

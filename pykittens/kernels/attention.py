@@ -147,7 +147,7 @@ def call(
     operands = (q, k, v, out, scores.scale, lse, *scores.band, sinks, *offsets, *theirs)
     kernel, static = attention_ampere.attend, {"causal": scores.causal, "scoring": scoring}
     if offsets[0] is not None:
-        kernel = Blanked(kernel, offsets[0], lse, packed=True)
+        kernel = Blanked(attention_packed.Owned(kernel, 128), offsets[0], lse, packed=True)
     if lists is not None:
         kernel = Listed(kernel, lists, 128, attention_ampere.keys_of(widths(dim, v.shape[-1])[0]))
         operands = (*operands, *[None] * (4 - len(theirs)))

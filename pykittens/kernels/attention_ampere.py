@@ -64,6 +64,7 @@ def attend(
     o2: Annotated[Tensor, TABLES, "A2", "B2", "C2", "D2"] | None = None,
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -73,7 +74,7 @@ def attend(
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n.
 
-    `left`, `right`, `softcap`, `sinks`, offsets, `scoring` and `lists`: see `attention_hopper.attend`.
+    `left`, `right`, `softcap`, `sinks`, offsets, `scoring`, `lists` and owners: see `attention_hopper.attend`.
     """
     (d, wide), group = widths(q.cols, v.cols), pk.block
     scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
@@ -86,7 +87,7 @@ def attend(
     q_rows, k_rows = pk.stretch(q), pk.stretch(k)
     if q_offsets is not None:
         packed = pk.packed(q_offsets)
-        sequence = packed.find(block, rows)
+        sequence = packed.owner(block, rows, owners)
         q_rows, k_rows = packed[sequence], pk.packed(k_offsets)[sequence]
         block = block - packed.first(sequence, rows)
     if side is not None:  # the longest first

@@ -24,6 +24,7 @@ from . import attention_backward_hopper as hopper
 from . import attention_backward_wide as wide
 from .arguments import KernelCall
 from .attention import Scores, loadable, machine_of, processors_of, table
+from .attention_packed import owners_of
 from .blank import blank
 from .tile_lists import Lists
 from .widths import backward_width
@@ -48,6 +49,7 @@ def prepare(
     dq: Annotated[Tensor, f32, "B", "H", "T", pk.static("L")],
     turns: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
 ) -> None:
     """`scaled` = lse * log2(e), `delta`, and zeros in `dq` and `turns`; `dlse` and `turns` may be None."""
     blocks = delta.cols // ROWS
@@ -57,7 +59,7 @@ def prepare(
     at = (batch, head, block * 4 + warp.index)
     rows, tile = pk.stretch(o), at[2]
     if q_offsets is not None:
-        i = pk.packed(q_offsets).find(block * ROWS // PADDED, PADDED)
+        i = pk.packed(q_offsets).owner(block * ROWS // PADDED, PADDED, owners)
         rows, tile = pk.packed(q_offsets)[i], at[2] - pk.packed(q_offsets).padded(i, 16)
     x, y = (
         warp.load(z, **rows.tile(batch, head, tile, 16), rows=16, cols=cols, layout=layout).to(f32) for z in (o, do)
@@ -83,6 +85,7 @@ def finish(
     out: Annotated[Tensor, HALF, "B", "H", "N", D],
     scale: Annotated[Scalar, f32],
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
     *,
     width: int | None = None,
 ) -> None:
@@ -98,7 +101,7 @@ def finish(
     warpgroup.sync()
     rows, base = pk.stretch(out), 0
     if q_offsets is not None:
-        i = pk.packed(q_offsets).find(row * ROWS // PADDED, PADDED)
+        i = pk.packed(q_offsets).owner(row * ROWS // PADDED, PADDED, owners)
         rows, base = pk.packed(q_offsets)[i], pk.packed(q_offsets).padded(i, ROWS)
     warpgroup.store(out, staged, **rows.tile(batch, head, row - base, ROWS, col, cols))
 
@@ -170,7 +173,13 @@ class Steps:
         scaled, delta = (arrays.empty(kind, (batch, heads, padded), "f32", device) for _ in range(2))
         sums = arrays.empty(kind, (batch, heads, *parts), "f32", device)
         turns = arrays.empty(kind, (batch, heads, parts[0]), "i32", device) if deterministic else None
-        prepare(o, do, lse, dlse, scaled, delta, sums, turns, q_offsets)
+        q_owners = k_owners = None
+        if q_offsets is not None:
+            keys = ampere.KEYS if mma_sync else hopper.keys_of(d)
+            same = k_offsets is q_offsets and keys == PADDED and k.shape[2] == n
+            q_owners = owners_of(q_offsets, n, PADDED)
+            k_owners = q_owners if same else owners_of(k_offsets, k.shape[2], keys)
+        prepare(o, do, lse, dlse, scaled, delta, sums, turns, q_offsets, q_owners)
         if q_offsets is not None:
             blank(q_offsets, dq, packed=True)
             blank(k_offsets, dk, dv, packed=True)
@@ -186,9 +195,9 @@ class Steps:
             theirs = (*theirs, lists(q, k, rows, keys, down=True))
         if mma_sync:
             ampere.differentiate(
-                q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs, **static, **cut
+                q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs, owners=k_owners, **static, **cut
             )
-            ampere.finish(sums, scaled, dq, scale, q_offsets, width=d, rows=cut["rows"], warps=cut["warps"])
+            ampere.finish(sums, scaled, dq, scale, q_offsets, q_owners, width=d, rows=cut["rows"], warps=cut["warps"])
         else:
             paired = info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in (*more, static.get("scoring")))
             cuts, keys_sums = (1, 1), None
@@ -208,10 +217,10 @@ class Steps:
                 scaled, sums = (x.reshape(batch, heads, *x.shape[2:]) for x in (scaled, sums))
             else:
                 given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs)
-                hopper.differentiate(*given, sums=keys_sums, **static)
+                hopper.differentiate(*given, sums=keys_sums, owners=k_owners, **static)
             if keys_sums is not None:
                 divided.merge(keys_sums, dk, dv, scale, width=d)
-            finish(sums, scaled, dq, scale, q_offsets, width=d)
+            finish(sums, scaled, dq, scale, q_offsets, q_owners, width=d)
 
 
 STEPS = Steps()

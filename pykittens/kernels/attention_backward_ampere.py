@@ -81,6 +81,7 @@ def differentiate(
     d2: Annotated[Tensor, f32, "A2", "B2", "C2", "D2"] | None = None,
     d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -90,7 +91,7 @@ def differentiate(
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
-    `turns`, `left`, `right`, `softcap`, offsets and `scoring`: see `attention_backward_hopper.differentiate`.
+    `turns`, `left`, `right`, `softcap`, offsets, owners and `scoring`: see `attention_backward_hopper.differentiate`.
     """
     d, dtype, group = backward_width(q.cols, v.cols), q.dtype, pk.block
     side: Any = 0 if causal else right
@@ -103,7 +104,7 @@ def differentiate(
     head, batch = owner % k.depth, owner // k.depth
     q_rows, k_rows, base, sequence, line = pk.stretch(q), pk.stretch(k), 0, batch, tile
     if q_offsets is not None:
-        sequence = pk.packed(k_offsets).find(tile, KEYS)
+        sequence = pk.packed(k_offsets).owner(tile, KEYS, owners)
         tile = tile - pk.packed(k_offsets).first(sequence, KEYS)
         q_rows, k_rows = pk.packed(q_offsets)[sequence], pk.packed(k_offsets)[sequence]
         base = pk.packed(q_offsets).padded(sequence, rows)
@@ -203,6 +204,7 @@ def finish(
     out: Annotated[Tensor, HALF, "B", "H", "N", D],
     scale: Annotated[Scalar, f32],
     q_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
     *,
     width: int,
     rows: int,
@@ -224,6 +226,6 @@ def finish(
     pk.block.sync()
     q_rows, base = pk.stretch(out), 0
     if q_offsets is not None:
-        i = pk.packed(q_offsets).find(tile * rows // 128, 128)
+        i = pk.packed(q_offsets).owner(tile * rows // 128, 128, owners)
         q_rows, base = pk.packed(q_offsets)[i], pk.packed(q_offsets).padded(i, rows)
     pk.block.store(out, staged, **q_rows.tile(batch, head, tile - base, rows))

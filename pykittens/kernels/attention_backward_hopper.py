@@ -69,6 +69,7 @@ def differentiate(
     d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
     sums: Annotated[Tensor, f32, "PB", "PG", "PT", pk.static("PL")] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -80,7 +81,7 @@ def differentiate(
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
     `left`, `right`, `softcap` and offsets: see `attention_hopper.attend`. Of packed sequences, the rows of lse, delta
-    and dq are those of `pk.packed(q_offsets).padded`.
+    and dq are those of `pk.packed(q_offsets).padded`; owners: whose each tile of keys is (`attention_packed`).
 
     With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
     so that a block waits for blocks that began before it, and none for one that starts with the same queries. With
@@ -102,7 +103,7 @@ def differentiate(
     tile = key_tiles - 1 - tile if uneven and turns is not None else tile
     q_rows, k_rows, base, exists, sequence, line = pk.stretch(q), pk.stretch(k), 0, True, None, tile
     if packed:
-        sequence = pk.packed(k_offsets).find(tile, keys)
+        sequence = pk.packed(k_offsets).owner(tile, keys, owners)
         tile = tile - pk.packed(k_offsets).first(sequence, keys)
         q_rows, k_rows = pk.packed(q_offsets)[sequence], pk.packed(k_offsets)[sequence]
         base = pk.packed(q_offsets).padded(sequence, rows)

@@ -23,7 +23,7 @@ WARPS = 4
 def find_owners(
     offsets: Annotated[Tensor, i32, "S"],
     owners: Annotated[Tensor, i32, "T"],
-    counter: Annotated[Tensor, i32, 1],
+    counter: Annotated[Tensor, i32, 1] | None = None,
     *,
     rows: int,
 ) -> None:
@@ -31,8 +31,28 @@ def find_owners(
     tile = pk.block_index.x * WARPS + warp.index
     with pk.when(tile < owners.cols):
         warp.set(owners, (tile,), pk.packed(offsets).find(tile, rows))
-    with pk.when(tile == 0):
-        warp.set(counter, (0,), 0)
+    if counter is not None:
+        with pk.when(tile == 0):
+            warp.set(counter, (0,), 0)
+
+
+def owners_of(offsets: Any, length: int, rows: int, counter: Any = None) -> Any:
+    """The owners of all tiles of `rows` rows, of `length` rows in all."""
+    info = arrays.describe(offsets)
+    owners = arrays.empty(info.kind, (length // rows + info.shape[0] - 1,), "i32", info.device)
+    find_owners(offsets, owners, counter, rows=rows)
+    return owners
+
+
+class Owned:
+    """A kernel whose blocks, of `rows` rows, ask whose their tile of queries is, and the launch before it as one."""
+
+    def __init__(self, kernel: Any, rows: int) -> None:
+        self.kernel, self.rows = kernel, rows
+
+    def __call__(self, q: Any, *rest: Any, **static: Any) -> None:
+        owners = owners_of(rest[9], arrays.describe(q).shape[2], self.rows)
+        self.kernel(q, *rest, owners=owners, **static)
 
 
 class Packed:
@@ -40,11 +60,8 @@ class Packed:
 
     def __call__(self, q: Any, *rest: Any, consumers: int = 2, **static: Any) -> None:
         kind, device = (info := arrays.describe(q)).kind, info.device
-        offsets, rows = rest[9], 64 * consumers
-        tiles = info.shape[2] // rows + offsets.shape[0] - 1
-        owners = arrays.empty(kind, (tiles,), "i32", device)
         counter = arrays.empty(kind, (1,), "i32", device)
-        find_owners(offsets, owners, counter, rows=rows)
+        owners = owners_of(rest[9], info.shape[2], 64 * consumers, counter)
         attention_hopper.attend(q, *rest, owners=owners, counter=counter, consumers=consumers, **static)
 
 

@@ -80,6 +80,10 @@ class Packed:
         """The number of a sequence's first tile of `height` rows where each begins at a multiple of `unit` rows."""
         return self.first(index, unit) * (unit // height)
 
+    def owner(self, tile: Operand, height: int, owners: Tensor | None) -> Any:
+        """The same as `find`, looked up where `owners` of all tiles were found before."""
+        return self.find(tile, height) if owners is None else owners[tile]
+
     def find(self, tile: Operand, height: int) -> Any:
         """Which sequence a tile belongs to: the last that begins at its number or before.
 

@@ -168,7 +168,7 @@ class QueryTiles:
             taken = self.work if self.work.taken else self.work.take()
             walk = ((number % tiles, number // tiles) for number in taken)
         for tile, head in walk:
-            i = q_rows.find(tile, rows) if self.owners is None else self.owners[tile]
+            i = q_rows.owner(tile, rows, self.owners)
             mine, theirs = q_rows[i], k_rows[i]
             place, count = tile - q_rows.first(i, rows), cdiv(mine.rows, rows)
             for _ in flow.range(where(place < count, 1, 0)):

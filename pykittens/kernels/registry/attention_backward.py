@@ -19,7 +19,7 @@ from .. import (
     reference,
 )
 from ..catalog import Array, Instance, Shipped
-from .attention import LENGTHS, windowed
+from .attention import LENGTHS, owners, windowed
 
 
 def _attention_backward(dim: int, dtype: str, causal: bool, laps: int = 0, softcap: float | None = None) -> Instance:
@@ -214,6 +214,10 @@ def _packed(instance: Instance | None, queries: tuple[int, ...], keys: tuple[int
     """
     assert instance is not None
     values = {name: np.cumsum([0, *x]) for name, x in (("q_offsets", queries), ("k_offsets", keys))}
+    height = attention_backward_ampere.KEYS
+    if instance.kernel is attention_backward_hopper.differentiate:
+        height = attention_backward_hopper.keys_of(instance.operands["k"].shape[3])
+    values["owners"] = owners(keys, height)
     padded = (sum(queries) // 128 + len(queries)) * 128
     operands: dict[str, Any] = dict(instance.operands)
     parts = operands["dq"].shape[2] * padded // operands["lse"].shape[2]
@@ -299,7 +303,7 @@ ROWS = (
         options={"dim": (64, 128, 256), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
         most_lines=250,
-        spilled=48,  # bounds of loops, before them
+        spilled=36,  # bounds of loops, before them
     ),
     Shipped(
         name="attention_backward_hopper_window",
