@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import pykittens as pk  # noqa: E402
 import pykittens.functions as functions  # noqa: E402
+from pykittens.call.kernel import Kernel  # noqa: E402
 from pykittens.errors import ArgumentError, TraceError  # noqa: E402
 from pykittens.functions import plans  # noqa: E402
 from pykittens.functions.declaration import ALL  # noqa: E402
@@ -548,6 +549,49 @@ def test_transforms_of_torch() -> None:
     for derivative in (lambda f, x: torch.func.jvp(f, (x,), (x,)), lambda f, x: torch.func.jacfwd(f)(x)):
         with pytest.raises(ArgumentError, match="no derivative in forward mode"):
             derivative(pk.softmax, x)
+
+
+FROZEN: dict[
+    str, tuple[Any, list[Any], dict[tuple[int, ...], int]]
+] = {  # launches of a backward pass, by what is frozen
+    "layernorm": (pk.layernorm, [tensor(4, 64), tensor(64), tensor(64)], {(): 2, (1,): 2, (0,): 2, (1, 2): 1}),
+    "rmsnorm": (
+        lambda x, w, r: pk.rmsnorm(x, w, residual=r)[0],
+        [tensor(4, 64), tensor(64), tensor(4, 64)],
+        {(): 2, (1,): 1, (0, 2): 2, (0,): 2},
+    ),
+    "linear_attention": (
+        lambda q, k, v, g: pk.linear_attention(q, k, v, log_decay=g),
+        [*(tensor(1, 2, 9, 64, dtype=HALF) for _ in range(3)), -torch.rand(2)],
+        {(): 5, (3,): 3, (1, 2, 3): 1, (0, 3): 2, (0, 1, 2): 4},
+    ),
+    "matmul": (pk.matmul, [tensor(64, 64, dtype=HALF), tensor(64, 64, dtype=HALF)], {(): 2, (0,): 1, (1,): 1}),
+    "linear_cross_entropy": (
+        lambda x, w: pk.linear_cross_entropy(x, w, torch.arange(4)),
+        [tensor(4, 64, dtype=HALF), tensor(40, 64, dtype=HALF)],
+        {(): 2, (0,): 1, (1,): 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_what_is_frozen_costs_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other gradients have the same bits, and no kernel runs for nothing."""
+    function, operands, launches = FROZEN[name]
+    counted: list[str] = []
+    run = Kernel._run
+    monkeypatch.setattr(Kernel, "_run", lambda self, *rest: (counted.append(self.name), run(self, *rest))[1])
+    whole: list[Any] = []
+    for frozen, count in launches.items():
+        given = [x.detach().requires_grad_(i not in frozen) for i, x in enumerate(operands)]
+        out = function(*given)
+        counted.clear()
+        out.backward(torch.ones_like(out))
+        assert len(counted) == count, (frozen, counted)
+        found = [x.grad for x in given]
+        whole = whole or found
+        assert all((x is None) == (i in frozen) for i, x in enumerate(found))
+        assert all(x is None or torch.equal(x, y) for x, y in zip(found, whole, strict=True))
 
 
 def test_several_gradients_at_once_overwrite_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
