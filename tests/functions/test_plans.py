@@ -280,6 +280,28 @@ def test_matmul(gpu: FakeDriver) -> None:
         assert pointers(gpu, 4) == addresses(a, b, out, *named.values())
 
 
+def test_a_plan_looks_whether_what_is_written_shares_memory(gpu: FakeDriver) -> None:
+    """By the plan, and by the function that it becomes; columns of one matrix, and another matrix, are none of it."""
+    gpu.parameter_sizes = [8] * 4
+    memory, other = torch.zeros(71, 64), torch.zeros(70, 64)
+    total, half = memory[:70, :32], torch.bfloat16
+    a, b, beside, shared = (
+        other.view(half)[:, 64:],
+        torch.randn(64, 32).to(half),
+        *(memory.view(half)[:70, c:][:, :64] for c in (64, 32)),
+    )
+    for _ in range(3):
+        for _ in range(3):
+            pk.addmm_(total, a, b)
+            assert {*addresses(total, a, b)} == {*pointers(gpu, 4)}
+        assert len(called(partial(pk.addmm_, total, a, b))) <= 20
+        with pytest.raises(ArgumentError, match="total, which is written, shares memory with a"):
+            pk.addmm_(total, shared, b)
+        pk.addmm_(total, beside, b)
+        with pytest.raises(ArgumentError, match="shares memory"):
+            torch.ops.pykittens.addmm_(shared, b, total)
+
+
 def test_rows(gpu: FakeDriver) -> None:
     x, other, weight, bias = (
         torch.randn(4, 8, 64).bfloat16(),
