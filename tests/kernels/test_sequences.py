@@ -24,7 +24,7 @@ import pykittens.functions as functions  # noqa: E402
 from pykittens.kernels import delta_parts, gated_delta_rule, gla, linear_attention, mamba2, ssd_passes  # noqa: E402
 
 CUDA = "cuda" if torch.cuda.is_available() else "cpu"
-LEVELS = torch.tensor([0.0, -1e-3, -30.0, -torch.inf, -0.1])
+LEVELS = torch.tensor([0.0, -1e-3, -30.0, -torch.inf, -0.1, torch.finfo(torch.float32).min])
 FEATURES = 160  # of Based
 
 
@@ -526,15 +526,34 @@ def test_few_heads_go_in_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(packed, results[0]) and torch.equal(ends, torch.cat([states[:1], results[1]]))
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.step])
-def test_operands_of_a_step_that_have_other_dimensions(name: str) -> None:
-    row = ROWS[name]
-    operands, state = made(name, 5, 1, torch.bfloat16)
-    one = {k: x.select(row.axis, 0) if k in row.rows else x for k, x in operands.items()}
-    for what in row.rows:
-        for wrong, said in ((one[what].sum(), "has shape"), (one[what][None, None], "has shape"), ("a word", "a str")):
-            with pytest.raises(pk.ArgumentError, match=rf"_step: {what} .*{said}"):
-                row.step(**{**one, what: wrong}, state=state)  # type: ignore[misc]
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "one dimension more": lambda x: x[None],
+    "none": lambda x: x.sum(),
+    "a column less": lambda x: x[..., :-1],
+    "float64": lambda x: x.double(),
+    "int64": lambda x: x.long(),
+    "of NumPy": lambda x: x.float().numpy(),
+    "without memory": lambda x: x.to("meta"),
+    "a word": lambda x: "a word",
+    "a number": lambda x: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_operand_that_is_wrong_is_one_error(name: str) -> None:
+    """Each operand and the state, in each way, of rows and of a step; before anything runs."""
+    row, (operands, state) = ROWS[name], made(name, 5, 3, torch.bfloat16, batch=2)
+    rows = {**{k: x.cpu() for k, x in operands.items()}, "state": state.cpu()}
+    one = {k: x.select(row.axis, 0) if k in row.rows else x for k, x in rows.items()}
+    for call, given in ((partial(row.call, return_state=True), rows), (row.step, one)):
+        for what, x in given.items() if call else ():
+            for how, wrong in WRONG.items():
+                try:
+                    call(**{**given, what: wrong(x)})  # type: ignore[misc]
+                except pk.ArgumentError as error:
+                    assert error.fix and name.partition(",")[0] in str(error), (what, how)
+                else:
+                    pytest.fail(f"{name} takes {what} that is wrong: {how}")
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("based", "causal_conv1d")])
