@@ -96,7 +96,8 @@ def append(
             a, b = (load(x, head, first, half, layout) for first in (0, half))
             pieces = [(0, pk.fma(a, c, -(b * s))), (half, pk.fma(b, c, a * s))]
         if config.r < config.d:
-            pieces.append((config.r, load(x, head, config.r, config.d - config.r, config.passing, x.dtype)))
+            held = x.dtype if config.passing.width > 1 else f32  # of 16 bits, registers hold pairs
+            pieces.append((config.r, load(x, head, config.r, config.d - config.r, config.passing, held)))
         return pieces
 
     def put(target: Any, pieces: list[tuple[int, Any]], batch: Any, head: Any, row: Any, scales: Any = None) -> None:

@@ -22,6 +22,7 @@ from .widths import widths
 
 QUERIES = 16  # of a sequence at most; more are attention's work
 PAGE = 16  # keys of a page are a multiple of this
+LONGEST = 1 << 24  # tiles of a part: more than any cache has whose keys are counted in 31 bits
 _SIMULATED_PROCESSORS = 2
 
 
@@ -191,7 +192,7 @@ def call(
     static = {
         "cut": how,
         "processors": processors,
-        "fixed": 0 if split is None else -(-split // how.keys),
+        "fixed": 0 if split is None else min(-(-split // how.keys), LONGEST),
         "n": n,
         "causal": scores.causal,
         "page": page,

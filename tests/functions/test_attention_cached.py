@@ -146,6 +146,11 @@ def test_a_fixed_split_has_the_same_bits_in_any_company() -> None:
         np.testing.assert_array_equal(log, lse[i : i + 1])
 
 
+def test_a_split_longer_than_any_cache() -> None:
+    c = Case((20,), heads=(1, 1), capacity=20)
+    c.check(pk.attention_cached(*c.operands, split=2**40))
+
+
 def test_log_sum_exp_and_strides() -> None:
     """As attention has it, on caches that are (batch, m, key heads, d) in memory."""
     rng = np.random.default_rng(0)

@@ -21,7 +21,14 @@ def rows(*shape: int, dtype: Any = BF16) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("n", "page", "d", "dv", "r", "interleaved"),
-    ((1, 0, 64, 64, 0, False), (3, 16, 72, 40, 64, False), (2, 0, 128, 128, 128, True), (20, 16, 64, 64, 32, False)),
+    (
+        (1, 0, 64, 64, 0, False),
+        (3, 16, 72, 40, 64, False),
+        (2, 0, 128, 128, 128, True),
+        (20, 16, 64, 64, 32, False),
+        (1, 0, 16, 8, 2, True),
+        (1, 0, 24, 8, 10, False),
+    ),
 )
 def test_in_their_places(n: int, page: int, d: int, dv: int, r: int, interleaved: bool) -> None:
     lengths = np.array([n, 33, 40], np.int32)
