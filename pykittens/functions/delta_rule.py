@@ -155,8 +155,8 @@ KIMI_DELTA_ATTENTION, KIMI_DELTA_ATTENTION_BACKWARD, KIMI_DELTA_ATTENTION_STEP =
 
 def _check_row(name: str, q: Any, k: Any, v: Any, beta: Any, log_decay: Any, decays: str) -> None:
     """`ArgumentError` for operands of a step that have other dimensions."""
-    row, head = "batch, heads, d", "batch, heads"
-    check_dimensions(name, q=(q, row), k=(k, row), v=(v, row), beta=(beta, head), log_decay=(log_decay, decays))
+    row, wide, head = "batch, groups, d", "batch, heads, e", "batch, heads"
+    check_dimensions(name, q=(q, row), k=(k, row), v=(v, wide), beta=(beta, head), log_decay=(log_decay, decays))
 
 
 def gated_delta_rule(

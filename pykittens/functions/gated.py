@@ -148,6 +148,6 @@ def gated_linear_attention_step(
     """
     row, decays = "batch, heads, d", "batch, heads or batch, heads, d"
     name = "gated_linear_attention_step"
-    rows = one_row(name, 2, q=(q, row), k=(k, row), v=(v, row), log_decay=(log_decay, decays))
+    rows = one_row(name, 2, q=(q, row), k=(k, row), v=(v, "batch, heads, e"), log_decay=(log_decay, decays))
     o, after = gated_linear_attention(*rows, scale=scale, state=state, return_state=True)
     return o[:, :, 0], after

@@ -34,15 +34,23 @@ class Rows:
 
 def check_dimensions(name: str, **operands: tuple[Any, str]) -> None:
     """One `ArgumentError` for an operand of other dimensions than the named ones, "batch, heads, d" or several such
-    with "or" between them. None is left to the function.
+    with "or" between them, and where equal names have other lengths. None is left to the function.
     """
+    lengths: dict[str, tuple[int, str]] = {}
     for what, (x, named) in operands.items():
-        counts = {len(dims.split(", ")) for dims in named.split(" or ")}
-        if x is None or (found := getattr(x, "ndim", None)) in counts:
+        if x is None:
             continue
-        said = f"is {x!r:.60}, a {type(x).__name__}" if found is None else f"has shape {tuple(x.shape)}"
-        fix = "pass " + " or ".join(f"({dims})" for dims in named.split(" or "))
-        raise ArgumentError(f"{name}: {what} {said}", fix=fix)
+        forms = {form.count(",") + 1: form.split(", ") for form in named.split(" or ")}
+        if (found := getattr(x, "ndim", None)) not in forms:
+            said = f"is {x!r:.60}, a {type(x).__name__}" if found is None else f"has shape {tuple(x.shape)}"
+            fix = "pass " + " or ".join(f"({form})" for form in named.split(" or "))
+            raise ArgumentError(f"{name}: {what} {said}", fix=fix)
+        dims = forms[found]
+        for dim, length in zip(dims, x.shape, strict=True):
+            first, where = lengths.setdefault(dim, (length, what))
+            if first != length:
+                said = f"{name}: {what} has {dim} = {length}, {where} has {dim} = {first}"
+                raise ArgumentError(said, fix=f"pass {what} as ({', '.join(dims)}), of the same {dim}")
 
 
 def one_row(name: str, axis: int, **operands: tuple[Any, str]) -> list[Any]:
