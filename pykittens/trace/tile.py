@@ -467,7 +467,7 @@ class Tile(Rounded, Handle):
 
     def take_rows(self, rows: Sequence[int]) -> Tile:
         """A tile whose row i is row rows[i] of this one: `rows` are Python ints, one for each row. No row may leave its
-        warp.
+        warp. Raises `TypeRuleError` for traced indices.
         """
         if isinstance(rows, Value):
             fix = (
