@@ -151,10 +151,10 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False, swap:
             a.transposed and not a.copied and m * size % 32 > 0,
             not (b.transposed or b.copied) and n * size % 32 > 0,
         )
-        swap = swap and not (eight or a.transposed)
+        real = sms > 2  # the simulated GPU runs what an H100 would, in few tiles, which nobody divides or turns
+        swap = real and swap and not (eight or a.transposed)
         shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles), ragged, swap)
-        divide = sms > 2  # the simulated GPU runs what an H100 would, in tiles that nobody divides
-        config, splits = schedule.product(shape, schedule.machine(first.device), divide, pair).way
+        config, splits = schedule.product(shape, schedule.machine(first.device), real, pair).way
         if pair:  # three results may leave
             config = replace(config, cols=config.cols // 2, stages=min(config.stages, 5))
     return Choice(a, b, "bf16" if eight else first.dtype, config, sms, splits)
