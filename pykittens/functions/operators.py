@@ -55,6 +55,10 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
                 made = made[:-1]
             return made[0] if len(made) == 1 else tuple(made) if made else None
     function.check_settings(settings)
+    for i in function.written:  # of which torch would hand on a copy
+        if (x := arrays[i]) is not None and x.is_neg():
+            said = f"{function.name}: {function.names[i]} is a view of numbers of the other sign"
+            raise ArgumentError(said, fix="pass x.resolve_neg()")
     _latest.plan = None
     result = operate(function, arrays, settings, also)
     if (plan := _latest.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):

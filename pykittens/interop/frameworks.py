@@ -93,6 +93,8 @@ class Torch(Framework):
             pointer, strides = array.data_ptr(), array.stride()
         except RuntimeError as error:  # sparse, fake, functional: tensors without memory of their own
             raise Unsupported(f"is a tensor without ordinary memory ({error})") from None
+        if array.is_neg():  # the imaginary part of a conjugate, for one
+            raise Unsupported("is a view of numbers of the other sign", "pass x.resolve_neg()")
         return ArrayInfo(pointer, array.shape, strides, name, device, "torch")
 
     def view(self, array: Any, writable: bool) -> Array:

@@ -859,6 +859,15 @@ def test_no_angles_turn_nothing() -> None:
     assert (tensor.grad == 3.0).all()
 
 
+def test_views_of_the_other_sign() -> None:
+    """torch makes numbers of them before kernels see them; what is written is refused."""
+    x = torch.randn(4, 64, dtype=torch.complex64).conj().imag
+    assert x.is_neg() and torch.allclose(pk.softmax(x), torch.softmax(x, -1), atol=1e-6)
+    heads, cos, sin = angles()
+    with pytest.raises(ArgumentError, match="rotary_out: out is a view of numbers of the other sign"):
+        pk.rotary(heads, cos, sin, out=torch._neg_view(heads.clone()))
+
+
 def test_what_torch_asks_is_answered_or_refused() -> None:
     """Tangents of torch.func.jvp, which are not seen below the dispatcher; gradients of torch.func, which do not go
     through autocast; tensors without rows."""

@@ -134,6 +134,8 @@ def test_torch_tensors_without_memory() -> None:
         describe(torch.empty(3, device="meta"), "q")
     with pytest.raises(TypeError, match="`q` is a tensor without ordinary memory"):
         describe(torch.eye(3).to_sparse(), "q")
+    with pytest.raises(TypeError, match="`q` is a view of numbers of the other sign"):
+        describe(torch.ones(3, dtype=torch.complex64).conj().imag, "q")
     with pytest.raises(TypeError, match=r"`q` has dtype torch.complex64; kernels know"):
         describe(torch.empty(3, dtype=torch.complex64), "q")
 
