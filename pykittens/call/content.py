@@ -37,6 +37,7 @@ _PURE_NAMES = {
     "functools": frozenset(("partial", "partialmethod", "reduce", "wraps", "update_wrapper")),
     "contextlib": frozenset(("nullcontext", "AbstractContextManager", "AbstractAsyncContextManager", "ExitStack")),
 }
+_BASES = frozenset("builtins abc contextlib typing".split())  # whose classes call no method but __special__ ones
 _IMPURE_BUILTINS = frozenset("open input print breakpoint id hash eval exec globals locals vars __import__".split())
 _IMPURE_PARTS = frozenset(("gpu", "interop", "bench", "do_bench", "autotune"))  # of PyKittens, as attributes
 _TRACED_BY = (
@@ -150,9 +151,11 @@ class _Names:
         else:
             module, path = _where(x)
             self._marshalled(b"s", (type(x).__name__, module, path))
-            if isinstance(x, type) and not _pure(module, path):  # a user's, whose attributes follow
-                if type(x) is not type:
-                    raise Unnamed(f"a class of {type(x)}")
+            if (
+                isinstance(x, type) and not issubclass(x, np.generic) and not _pure(module, path)
+            ):  # a user's, whose attributes follow
+                if type(x) is not type or any(base.__module__ not in _BASES for base in _foreign_bases(x)):
+                    raise Unnamed(f"a class of {type(x)}, or of a library that calls what it defines")
                 for base in x.__mro__[1:]:
                     self._named(base)
 
@@ -163,7 +166,7 @@ def _where(x: Any) -> tuple[str, str]:
         if sys.modules.get(x.__name__) is x and (x.__name__ in _PURE or _ours(x.__name__) or _users(x.__name__)):
             return x.__name__, ""
         raise Unnamed(f"module {x.__name__}")
-    if isinstance(x, (np.ufunc, np.dtype)):
+    if isinstance(x, np.dtype) or (isinstance(x, np.ufunc) and getattr(np, x.__name__, None) is x):
         return "numpy", repr(x)
     if isinstance(x, type) and issubclass(x, np.generic):
         return x.__module__, x.__qualname__
@@ -181,6 +184,13 @@ def _where(x: Any) -> tuple[str, str]:
                 if value is x:
                     return place.__name__, word
     raise Unnamed(f"an object of {type(x)}")
+
+
+def _foreign_bases(cls: type) -> list[type]:
+    """Those that are not the user's. Of PyKittens' own, such as operations, the walk takes all attributes."""
+    return [
+        base for base in cls.__mro__ if not _users(base.__module__) and not base.__module__.startswith("pykittens.")
+    ]
 
 
 def _found(module: str, path: str) -> Any:
@@ -209,4 +219,6 @@ def _users(module: str) -> bool:
     if module.partition(".")[0] == "pykittens":
         return module.startswith("pykittens.kernels")
     file = getattr(sys.modules.get(module), "__file__", None)
-    return module == "__main__" or (bool(file) and not installed(str(file)))
+    if file is None:
+        return module == "__main__"
+    return str(file).endswith(".py") and not installed(str(file))  # a library of C has no code to be walked

@@ -39,6 +39,7 @@ from .values import (
 )
 
 _CONTAINERS = (tuple, list, dict, set, frozenset)
+_WRITTEN = frozenset(("__repr__", "__hash__"))  # which count where an author wrote them: dataclasses have others
 _HIDDEN = frozenset(("__repr__", "__hash__", "__reduce__", "__reduce_ex__", "__sizeof__", "__del__", "__dir__"))
 _GENERATORS = (("random", "Random"), ("numpy.random", "Generator"), ("numpy.random", "RandomState"))
 _FIELDS = (MemberDescriptorType, GetSetDescriptorType)
@@ -67,7 +68,10 @@ class Objects:
     def _module(self, module: ModuleType, path: str) -> Hashable:
         if is_vocabulary(module) or self._foreign(vars(module), getattr(module, "__file__", None)):
             return Same(module)
-        return (Same(module), self._names_of(vars(module), self.names, path))
+        names, held = self.names, vars(module)
+        if self.any_name:  # by a computed name, such as `getattr(settings, name)`
+            names = names | {name for name, x in held.items() if name[:2] != "__" and leaf_of(x) is not None}
+        return (Same(module), self._names_of(held, names, path))
 
     def _names_of(self, space: dict[str, Any], names: set[str], path: str) -> Hashable:
         """Those of `names` that a namespace has."""
@@ -85,7 +89,8 @@ class Objects:
             parts += [self._attribute_of(cls, name, path) for name in sorted(self.names & ABOUT)]
         if type(cls) is not type:
             parts.append(self.value(type(cls), f"type({path})"))
-        for base in cls.__mro__:
+        whole = self.any_name or any(base.__module__.startswith("pykittens.") for base in cls.__mro__)
+        for base in cls.__mro__:  # of an operation, for one, the compiler reads what it likes
             parts.append(Same(base))
             if self._foreign_class(base):
                 continue
@@ -93,10 +98,16 @@ class Objects:
             self.guard.add(f"{{}}({{}}) == {len(space)}", len, space)
             for name, value in list(space.items()):
                 special = name.startswith("__") and isinstance(value, (FunctionType, classmethod, staticmethod))
-                if name in self.names or (special and name not in _HIDDEN) or (self.any_name and name[:2] != "__"):
+                written = name in _WRITTEN and isinstance(value, FunctionType) and self._written(value)
+                special = special and (written or name not in _HIDDEN)
+                if name in self.names or special or (whole and name[:2] != "__"):
                     self.guard.add("{}[{}] is {}", space, name, value)
                     parts.append((name, self.value(value, f"{path}.{name}")))
         return ("class", *parts)
+
+    def _written(self, function: FunctionType) -> bool:
+        code = function.__code__
+        return code.co_filename != "<string>" and not self._foreign(function.__globals__, code.co_filename)
 
     def _attribute_of(self, owner: Any, name: str, path: str) -> Hashable:
         """An attribute that a function has, or that says about a function or a class what it is."""

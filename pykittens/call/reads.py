@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import cache
 from types import CodeType
@@ -18,6 +19,8 @@ _BETWEEN = ("CACHE", "EXTENDED_ARG", "PRECALL", "NOP", "RESUME", "PUSH_NULL")
 # Who reads these may read an attribute or a global of any name.
 _ANY_NAME = frozenset(("getattr", "vars", "dir", "attrgetter", "__dict__"))
 _ANY_GLOBAL = frozenset(("globals", "eval", "exec"))
+_IN_TEXT = _ANY_GLOBAL | frozenset(("format", "format_map"))  # who reads these finds names within its constants
+_NAME = re.compile(r"[^\W\d]\w*")
 _IMPORTS = frozenset(("__import__", "import_module"))  # who reads these may import what its constants name
 
 
@@ -55,6 +58,8 @@ def reads(code: CodeType) -> Reads:
     heard = names | {path.name for path in paths}
     if heard & _IMPORTS:
         paths |= dict.fromkeys(Path("module", name) for name in sorted(names))
+    if heard & _IN_TEXT:
+        names |= {name for text in names for name in _NAME.findall(text)}
     return Reads(
         tuple(paths),
         frozenset(name for name in names if name.isidentifier()),

@@ -100,6 +100,9 @@ class Walk(Objects):
             return self._module(value, path)
         if isinstance(value, type):
             return self._class(value, path)
+        if isinstance(value, np.ufunc) and all(set(types) <= set("O->") for types in value.types):
+            fact = f"the kernel reaches {path!r}, a ufunc of a Python function, whose content PyKittens cannot read"
+            raise TraceError(fact, fix="call the function that it was made of")
         if isinstance(value, _FROZEN):
             return Same(value)
         if isinstance(value, CellType):

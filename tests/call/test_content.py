@@ -64,6 +64,10 @@ DIFFER = [
     [f"def g(): return {x}\ndef f(): return g()" for x in (1, 2, "g")],
     [f"def f(x):\n  from math import {x} as g\n  return g(x)" for x in ("sin", "cos")],
     ["def f(): return 1", "\ndef f(): return 1"],  # its line, which errors name
+    [
+        f"from pykittens.program import Op\nclass A(Op):\n  def cuda(self, c): return {x}\ndef f(): return A()"
+        for x in ("'a'", "'b'")
+    ],
 ]
 
 
@@ -97,6 +101,7 @@ UNNAMED = [
     "import pytest\ndef f(): return pytest.approx(1)",
     "import decimal\nA = decimal.Decimal(1)\ndef f(): return A",
     "A = pk.kernel(lambda: None)\ndef f(): return A",
+    "import string\nclass A(string.Formatter):\n  def get_value(self, *_): return 2\ndef f(): return A().format('{0}')",
 ]
 
 

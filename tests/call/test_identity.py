@@ -42,6 +42,7 @@ from pykittens.call.identity import Identity, identity
 from pykittens.call.kernel import Kernel
 from pykittens.errors import TraceError
 from pykittens.interop import frameworks
+from pykittens.program import Op
 from tests.expecting import says
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
@@ -646,6 +647,57 @@ def a_structure_of_c() -> Case:
 
 
 @case
+def an_attribute_of_a_module_by_a_computed_name() -> Case:
+    settings, name = module_of("settings", scale=2.0), ["scale"]
+    return lambda: getattr(settings, name[0]), lambda: setattr(settings, "scale", 3.0)
+
+
+@case
+def a_global_in_a_text() -> Case:
+    def change() -> None:
+        space["scale"] = 3.0
+
+    space: dict[str, Any] = {"scale": 2.0}
+    exec("def read(): return eval('scale * 1.0')", space)
+    return space["read"], change
+
+
+@case
+def an_attribute_in_a_format() -> Case:
+    held = Space(scale=2.0)
+    return lambda: float("{a.scale}".format_map({"a": held})), lambda: setattr(held, "scale", 3.0)
+
+
+@case
+def what_an_object_says_of_itself() -> Case:
+    held = Space(scale=2.0)
+
+    class Settings:
+        def __repr__(self) -> str:
+            return str(held.scale)
+
+    settings = Settings()
+    return lambda: float(repr(settings)), lambda: setattr(held, "scale", 3.0)
+
+
+@case
+def what_the_compiler_reads_of_an_operation() -> Case:
+    """Its methods are called by nobody whose code is looked at."""
+
+    class Own(Op):
+        scale = 2.0
+
+        def total(self) -> float:
+            return self.scale
+
+    def change() -> None:
+        Own.scale = 3.0
+
+    called = operator.methodcaller("".join(("to", "tal")))
+    return lambda: called(Own()), change
+
+
+@case
 def an_object_again_at_its_address() -> Case:
     """A set made where another one was, which is gone."""
     space = {"held": {2.0}}
@@ -806,6 +858,7 @@ def test_what_cannot_change_is_not_read_again() -> None:
         (random.Random(0), "a Random, which every read changes", "a number or a tuple"),
         (np.random.default_rng(0), "a Generator, which every read changes", "a number or a tuple"),
         (os.getenv, "the environment may change", "before the kernel is called"),
+        (np.frompyfunc(abs, 1, 1), "a ufunc of a Python function", "call the function that it was made of"),
         (os.environ, "the environment may change", "before the kernel is called"),
         ({i: i for i in range(1000)}, "a dict of 1000 elements", "or pass it as an operand or a static value"),
     ],

@@ -722,6 +722,12 @@ CALLS: list[Any] = [
         "def f(x: pk.gl(f32, 'N', 64), *, by): warp.zeros(f32, 16, 64) + by\nf(A, by=made.scale[0])",
     ),
     (
+        "g = abs\nmade = np.frompyfunc(g, 1, 1)\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + made(2.0)\nf(A)",
+        "g = abs\nmade = np.frompyfunc(g, 1, 1)\n@pk.kernel\n"
+        "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + g(2.0)\nf(A)",
+    ),
+    (
         "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\n"
         "def f(x: pk.gl(f32, 'N', 64)): warp.zeros(f32, 16, 64) + float(stream.getvalue())\nf(A)",
         "import io\nstream = io.BytesIO(b'1')\n@pk.kernel\n"
