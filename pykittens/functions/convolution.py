@@ -128,7 +128,8 @@ def causal_conv1d(
 def causal_conv1d_step(
     x: Any, weight: Any, bias: Any = None, *, state: Any, activation: str | None = None
 ) -> tuple[Any, Any]:
-    """One row of `causal_conv1d` for each sequence: (y, state) of x (batch, channels) and the state before it.
+    """One row of `causal_conv1d` for each sequence: (y, state) of x (batch, channels) and the state before it, None
+    where there is none.
 
     state: (batch, width - 1, channels); `weight`, `bias` and `activation` as `causal_conv1d` has them.
 

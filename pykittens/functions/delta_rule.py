@@ -132,7 +132,7 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
 
     of_one = Function(
         f"{name}_step",
-        f"{operands}, Tensor state",
+        f"{operands}{'' if wide else '=None'}, Tensor? state=None",
         _SETTINGS,
         outputs=("out", "after"),
         results=step_results,
@@ -206,7 +206,7 @@ def gated_delta_rule_step(
     normalize: bool = False,
 ) -> tuple[Any, Any]:
     """One row of `gated_delta_rule` for each sequence, in float32: (o, state) of q, k (batch, groups, d), v (batch,
-    heads, e), beta and log_decay (batch, heads), and the state before it.
+    heads, e), beta and log_decay (batch, heads), and the state before it, None where there is none.
 
     `scale`, `normalize` and all else as `gated_delta_rule` has it.
 
@@ -255,7 +255,7 @@ def kimi_delta_attention_step(
     normalize: bool = False,
 ) -> tuple[Any, Any]:
     """One row of `kimi_delta_attention` for each sequence, in float32: (o, state) of q, k (batch, groups, d), v (batch,
-    heads, e), beta (batch, heads), log_decay (batch, heads, d), and the state before it.
+    heads, e), beta (batch, heads), log_decay (batch, heads, d), and the state before it, None where there is none.
 
     `scale`, `normalize` and all else as `kimi_delta_attention` has it.
 

@@ -139,7 +139,7 @@ def gated_linear_attention_step(
     q: Any, k: Any, v: Any, log_decay: Any, *, state: Any, scale: float | None = None
 ) -> tuple[Any, Any]:
     """One row of `gated_linear_attention` for each sequence: (o, state) of q, k, v (batch, heads, d) and the state
-    before it.
+    before it, None where there is none.
 
     log_decay: float32 (batch, heads) or (batch, heads, d); `scale` and all else as `gated_linear_attention` has it. For
     every GPU.

@@ -180,7 +180,7 @@ def mamba2_step(
     dt_softplus: bool = False,
 ) -> tuple[Any, Any]:
     """One row of `mamba2` for each sequence: (y, state) of x and z (batch, heads, p), dt (batch, heads), B and C
-    (batch, groups, N), and the state before it.
+    (batch, groups, N), and the state before it, None where there is none.
 
     A, D, dt_bias, dt_softplus and state as `mamba2` has them. For every GPU.
 

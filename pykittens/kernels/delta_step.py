@@ -47,10 +47,13 @@ def step(
     *,
     norm: bool = False,
 ) -> None:
-    """One row of each sequence."""
+    """One row of each sequence; without `before` it is the first."""
     part, head, batch = pk.block_index.x * 4 + warp.index, pk.block_index.y, pk.block_index.z
     d, group, layout = q.cols, head // (v.rows // q.rows), pk.coalesced(q.cols // 4, 4)
-    state = warp.load(before, (batch, head, part, 0), rows=ROWS, layout=layout)
+    if before is None:
+        state = warp.zeros(f32, ROWS, d, layout=layout)
+    else:
+        state = warp.load(before, (batch, head, part, 0), rows=ROWS, layout=layout)
     query, key = (warp.load_row(x, (batch, group, 0), length=d, layout=layout).to(f32) for x in (q, k))
     value = warp.load_col(v, (batch, head, part), length=ROWS, layout=layout).to(f32)
     gate = None if gates is None else warp.load_row(gates, (batch, head, 0), length=d, layout=layout)
