@@ -25,7 +25,7 @@ FACTOR = 2.0
 
 
 @pytest.fixture(autouse=True)
-def gpu(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
+def gpu(uncompiled: None, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDriver]:
     """Tensors on the CPU pass for tensors on GPU 0."""
     real = frameworks.Torch.describe
     monkeypatch.setattr(frameworks.Torch, "describe", lambda self, x: real(self, x)._replace(device=0))

@@ -12,8 +12,6 @@ from pykittens import bf16, f32, warp
 from pykittens.call import content
 from pykittens.call.kernel import Kernel
 from pykittens.errors import ArgumentError
-from pykittens.gpu import cache
-from pykittens.gpu.compiler import Cubin
 from pykittens.gpu.store import Store
 from pykittens.interop import frameworks
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
@@ -23,17 +21,12 @@ factor, traces = 2.0, 0
 
 
 @pytest.fixture(autouse=True)
-def gpu(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    """Tensors on the CPU pass for tensors on GPU 0, and a cubin is the text that it was compiled from."""
+def gpu(uncompiled: None, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    """Tensors on the CPU pass for tensors on GPU 0."""
     real = frameworks.Torch.describe
     monkeypatch.setattr(frameworks.Torch, "describe", lambda self, x: real(self, x)._replace(device=0))
     monkeypatch.setattr(frameworks.Torch, "streams", lambda self: lambda device: 0x77)
     monkeypatch.setattr(content, "_source", lambda: "source")  # which may just have been written
-    monkeypatch.setattr(
-        cache,
-        "compile",
-        lambda text, arch, options: Cubin(text.encode(), "scale", arch, "", 32, 0, 0, 0, 0, (), "NVRTC 13.5", 0.1),
-    )
     fake.parameter_sizes = [56, 56, 4]
     fake.current.context = CONTEXT
     return fake
