@@ -123,7 +123,7 @@ class Kernel:
         options = self._block_options(specialisation, known)
         key = (self.key(specialisation), *options.items())
         if (built := self.memory.built.get((key, arch))) is None:
-            name = "" if "debug" in options else kept_as(arch, self.name, *key)
+            name = "" if options.get("debug") else kept_as(arch, self.name, *key)
             if (built := find(name)) is None:
                 program = self.program_for(specialisation, known)
                 built = Built(entry_point(program), self.compile_program(program, arch))
