@@ -7,7 +7,6 @@ outside this package, or inside `pykittens/kernels`, whose authors are users of 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import linecache
 import os
@@ -29,8 +28,7 @@ E = TypeVar("E", bound=Exception)
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARY = _PACKAGE + "kernels" + os.sep
 _COMMANDS = _PACKAGE + "cli" + os.sep  # who calls a command is no part of a kernel
-# What of Python stands between us and the user: our context managers, cached properties, what runs our dataclasses.
-_BETWEEN = frozenset((contextlib.__file__, dataclasses.__file__, functools.__file__))
+_STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
 @dataclass(frozen=True)
@@ -51,16 +49,22 @@ class Frame:
 
 
 @cache
+def _is_standard(file: str) -> bool:
+    """Whether `file` is of Python itself, which stands between us and the user: `contextlib`, `copy`, `threading`."""
+    return file.startswith(_STANDARD) and "-packages" not in file
+
+
+@cache
 def is_user_file(file: str) -> bool:
-    """Whether `file` is the user's: outside the package, or one of its library kernels."""
-    return file not in _BETWEEN and (not file.startswith(_PACKAGE) or file.startswith(_LIBRARY))
+    """Whether `file` is the user's: outside of Python and the package, or one of its library kernels."""
+    return not _is_standard(file) and (not file.startswith(_PACKAGE) or file.startswith(_LIBRARY))
 
 
 @cache
 def _libraries() -> tuple[str, ...]:
     """Folders of the interpreter's and of installed packages; `sysconfig` would load all that Python was built with."""
     installed_in = [x for x in site.getsitepackages() if x.endswith("-packages")]  # on Windows the whole prefix is one
-    return os.path.dirname(os.path.abspath(os.__file__)), *installed_in
+    return _STANDARD, *installed_in
 
 
 @cache
@@ -116,7 +120,7 @@ def _owner(frame: FrameType) -> str:
 @cache
 def _of(file: str) -> str:
     """Whose a file is: "user", "library" (our kernels), "between", "command" or "package"."""
-    if file in _BETWEEN:
+    if _is_standard(file):
         return "between"
     if file.startswith(_COMMANDS):
         return "command"

@@ -117,6 +117,12 @@ class Handle(Value):
             raise TraceError(f"{self.label} as text, {spec!r}: it is known only when the kernel runs", fix=fix)
         return repr(self)
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TraceError(
+            f"a copy of {self._described}: what an operation makes is one value, and would be known to none",
+            fix="make another from it: y = x + 0, or of a variable pk.var(x.dtype, x)",
+        )
+
     def __len__(self) -> int:
         raise TraceError(f"{self._described} has no Python length", fix="use .rows and .cols")
 

@@ -175,7 +175,7 @@ class Recorder:
                 )
             raise
         finally:
-            if len(self.open) != depth and self.error is None and self.tracing():
+            if len(self.open) > depth and self.error is None and self.tracing():
                 kind_open, where = self.open[-1]
                 self.error = TraceError(
                     f"a {kind_open} begun here is still open where its {kind} ends",
