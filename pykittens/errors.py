@@ -143,6 +143,17 @@ def user_frames(limit: int = 8) -> tuple[Frame, ...]:
     return tuple(Frame(f.f_code.co_filename, f.f_lineno, f.f_code.co_name) for f in frames)
 
 
+def defined(function: object) -> tuple[Frame, ...]:
+    """Where a function that the user passed is written, and where the program stands."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    for found in (function, getattr(function, "__func__", None), vars(type(function)).get("__call__")):
+        code = getattr(found, "__code__", None)
+        if code is not None and is_user_file(code.co_filename):
+            return (Frame(code.co_filename, code.co_firstlineno, code.co_name), *user_frames())
+    return user_frames()
+
+
 def shortened(error: E) -> E:
     """The error with the user's frames only in its traceback: a function that users call raises it anew, so that the
     user's line is the last, or the last but for that function.

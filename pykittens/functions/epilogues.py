@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..call.identity import identity
-from ..errors import ArgumentError, TraceError
+from ..errors import ArgumentError, TraceError, defined
 from ..kernels import epilogue_backward as kernels
 from ..kernels.matmul import readable
 from ..trace.tile import Tile
+from ..trace.wrong_calls import check_takes
 from .compiled import check_constant, told
 from .declaration import Function, Result
 
@@ -48,29 +48,17 @@ def _finishing(epilogue: Callable[..., Any]) -> Callable[..., Any]:
         named = ["x", "row", "col", *(f"operand{i}" for i in range(len(operands)))]
         check_takes(epilogue, "the epilogue", named)
         result = epilogue(x, row, col, *operands)
-        check_tile(result, x, "the epilogue", "lambda x, row, col: pk.relu(x)")
+        check_tile(epilogue, result, x, "the epilogue", "lambda x, row, col: pk.relu(x)")
         return result
 
     return finishing
 
 
-def check_tile(result: Any, x: Any, what: str, example: str) -> None:
+def check_tile(function: Callable[..., Any], result: Any, x: Any, what: str, example: str) -> None:
     """Raises `TraceError` where a user's function of a tile returned none of its shape."""
     if not isinstance(result, Tile) or result.shape != x.shape:
         fix = f"return a tile of {' x '.join(map(str, x.shape))}, made of the first argument: {example}"
-        raise TraceError(f"{what} returns {result!r}", fix=fix)
-
-
-def check_takes(function: Callable[..., Any], what: str, names: Sequence[str]) -> None:
-    """Raises `TraceError` where a user's function does not take as many arguments as it is called with."""
-    try:
-        inspect.signature(function).bind(*names)
-    except TypeError as error:
-        raise TraceError(
-            f"{what} is called with {len(names)} arguments: {error}", fix=f"take {', '.join(names)}"
-        ) from None
-    except ValueError:  # a builtin without a signature
-        return
+        raise TraceError(f"{what} returns {result!r}", fix=fix, location=defined(function))
 
 
 def matrix_shape(shape: Sequence[Any]) -> tuple[Any, ...]:

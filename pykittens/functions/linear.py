@@ -10,9 +10,10 @@ from ..errors import ArgumentError
 from ..interop.frameworks import torch_names
 from ..kernels import activation_backward, matmul
 from ..kernels import linear as kernels
+from ..trace.wrong_calls import check_takes
 from .compiled import check_constant, told, tracing
 from .declaration import ADDED, Backward, Function, Result
-from .epilogues import check_takes, check_tile, number_of
+from .epilogues import check_tile, number_of
 from .product import ADDMM_, MATMUL, MATMUL_EPILOGUE, _sum
 
 STRIPS = 32  # blocks that share the rows of some columns: enough for any GPU, and the same for all, as shapes must be
@@ -239,5 +240,5 @@ def _activated(activation: Callable[[Any], Any], x: Any) -> Any:
     """A user's activation, whose arguments and whose result are looked at."""
     check_takes(activation, "the activation", ["x"])
     result = activation(x)
-    check_tile(result, x, "the activation", "lambda x: pk.relu(x)")
+    check_tile(activation, result, x, "the activation", "lambda x: pk.relu(x)")
     return result

@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, NamedTuple
 
-from ..errors import TraceError
+from ..errors import TraceError, defined
 from ..ops import binary, element, fill, thread_indices
 from ..ops.indexed import Gather
 from ..ops.scatter import ScatterReduce
@@ -29,8 +29,10 @@ from .flow import when
 from .memory import Tensor, at, place
 from .recorder import current, record, scope_of
 from .tile import Tile
+from .wrong_calls import check_takes
 
 NEAR = 2**20 + 2**10  # with what tiles go past the last row
+_NAMES = ("batch", "head", "row", "col")
 TABLES = (f32, bf16, f16, i32, u8, i8)  # dtypes of operands
 
 
@@ -105,17 +107,21 @@ class Scoring(NamedTuple):
     def scores(self, s: Any, where: Where, operands: Sequence[Any]) -> Any:
         """What the function makes of a tile of scores."""
         assert self.score is not None
+        names = ("s", *_NAMES, *(f"operand{i}" for i in range(len(self.score_ranks))))
+        check_takes(self.score, "the score function", names)
         tables = map(Table, operands, self.score_ranks)
         made = elementwise(self.score, "score", s, where.batch, where.head, *where.indices(s, self.near), *tables)
         if not isinstance(made, Tile) or made.type != s.type:
             what = made.type if isinstance(made, Value) else repr(made)
             fix = "return what the first argument became: lambda s, batch, head, row, col: s * 2.0"
-            raise TraceError(f"the score function returns {what}, of a {s.type}", fix=fix)
+            said = f"the score function returns {what}, of a {s.type}"
+            raise TraceError(said, fix=fix, location=defined(self.score))
         return made
 
     def seen(self, s: Any, where: Where, operands: Sequence[Any]) -> Any:
         """Which elements of a tile like s are seen, as the mask says."""
         assert self.mask is not None
+        check_takes(self.mask, "the mask", (*_NAMES, *(f"operand{i}" for i in range(len(self.mask_ranks)))))
         tables = map(Table, operands[len(self.score_ranks) :], self.mask_ranks)
         made = elementwise(self.mask, "mask", where.batch, where.head, *where.indices(s, self.near), *tables)
         if made is True or made is False or (isinstance(made, Value) and made.type == ScalarType(bool_)):
@@ -127,7 +133,7 @@ class Scoring(NamedTuple):
         ):
             what = made.type if isinstance(made, Value) else repr(made)
             fix = "compare row, col and the operands: lambda batch, head, row, col: row >= col"
-            raise TraceError(f"the mask returns {what}", fix=fix)
+            raise TraceError(f"the mask returns {what}", fix=fix, location=defined(self.mask))
         return made
 
 

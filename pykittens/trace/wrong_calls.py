@@ -1,13 +1,14 @@
-"""Calls of words with arguments that they do not have: Python's error with the word's parameters."""
+"""Calls with arguments that are not taken: of words, and of functions that the user passes."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import Frame, TraceError
+from ..errors import Frame, TraceError, defined
 
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\(\) (missing|got|takes) ")
 _PACKAGE = __name__.partition(".")[0]
@@ -40,3 +41,17 @@ def _word(owner: str | None, name: str) -> Any:
         if inspect.isfunction(found):
             return found
     return None
+
+
+def check_takes(function: Callable[..., Any], what: str, names: Sequence[str]) -> None:
+    """Raises `TraceError` where a user's function does not take as many arguments as it is called with."""
+    try:
+        inspect.signature(function).bind(*names)
+    except TypeError as error:
+        raise TraceError(
+            f"{what} is called with {len(names)} arguments: {error}",
+            fix=f"take {', '.join(names)}",
+            location=defined(function),
+        ) from None
+    except ValueError:  # a builtin without a signature
+        return

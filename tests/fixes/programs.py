@@ -704,6 +704,7 @@ CALLS: list[Any] = [
         ATTEND + "score=lambda s, b, h, row, col, x: s * x[0], score_operands=[A[0]])",
     ),
     (ATTEND + "score=lambda s, b, h, row, col: row)", ATTEND + "score=lambda s, b, h, row, col: s * 2.0)"),
+    (ATTEND + "score=lambda s: s * 2.0)", ATTEND + "score=lambda s, batch, head, row, col: s * 2.0)"),
     (ATTEND + "mask=lambda b, h, row, col: row)", ATTEND + "mask=lambda b, h, row, col: row >= col)"),
     (
         ATTEND + "score=lambda s, b, h, row, col: s - s.row_max())",

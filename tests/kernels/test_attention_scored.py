@@ -222,6 +222,8 @@ def test_mma_sync(name: str, d: int) -> None:
     (
         ({"score": 5}, ArgumentError, "score is 5"),
         ({"mask": 5}, ArgumentError, "mask is 5"),
+        ({"score": lambda s: s}, TraceError, "the score function is called with 5 arguments"),
+        ({"mask": lambda row, col: row >= col}, TraceError, "the mask is called with 4 arguments"),
         ({"score": lambda s, b, h, row, col: row}, TraceError, "the score function returns"),
         ({"score": lambda s, b, h, row, col: s.to(pk.bf16)}, TraceError, "the score function returns"),
         ({"score": lambda s, b, h, row, col: s - s.row_max()}, TraceError, "in a score function"),
