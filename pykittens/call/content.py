@@ -39,7 +39,6 @@ _PURE_NAMES = {
 }
 _BASES = frozenset("builtins abc contextlib typing".split())  # whose classes call no method but __special__ ones
 _IMPURE_BUILTINS = frozenset("open input print breakpoint id hash eval exec globals locals vars __import__".split())
-_IMPURE_PARTS = frozenset(("gpu", "interop", "bench", "do_bench", "autotune"))  # of PyKittens, as attributes
 _TRACED_BY = (
     "",
     "program",
@@ -49,6 +48,10 @@ _TRACED_BY = (
     "gpu",
     "call",
 )  # folders whose code makes programs and their text
+# Parts of PyKittens, as attributes, that ask files or devices, or whose code is no part of `_source`.
+_OTHER_PARTS = frozenset(
+    "gpu interop sim kernels functions nn integrations testing bench reference cli do_bench autotune".split()
+)
 _FIELD = type(vars(collections.namedtuple("_", "x"))["x"])  # of a named tuple
 _LEAVES = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
 _SETTLED = 2.0  # seconds: clocks of file systems are coarse
@@ -61,8 +64,9 @@ class Unnamed(Exception):
 def name(*key: Hashable) -> str:
     """64 hexadecimal digits that stand for a key in every process: equal names, equal programs. Raises `Unnamed`."""
     writer = _Names()
-    for part in (sys.version, np.__version__, ml_dtypes.__version__, _source(), *key):
+    for part in (sys.version, np.__version__, ml_dtypes.__version__, *key):
         writer.write(part)
+    writer.write(_source())  # last: it takes most of the time, and what has no name needs none of it
     return writer.hash.hexdigest()
 
 
@@ -104,8 +108,8 @@ class _Names:
             self._marshalled(b"l", x)
         elif kind is CodeType:
             self._marshalled(b"c", x)
-            if _IMPURE_PARTS & reads(x).names:
-                raise Unnamed("a part of PyKittens that asks devices")
+            if _OTHER_PARTS & reads(x).names:
+                raise Unnamed("a part of PyKittens that is no vocabulary")
         elif kind is Same:
             self._named(x.of)
         elif kind is Identity:
@@ -208,10 +212,9 @@ def _pure(module: str, path: str) -> bool:
 
 
 def _ours(module: str) -> bool:
-    """Whether a module is PyKittens' vocabulary, which asks neither files nor devices."""
+    """Whether a module is PyKittens' vocabulary."""
     top, _, rest = module.partition(".")
-    part = rest.partition(".")[0]
-    return top == "pykittens" and part not in ("kernels", *_IMPURE_PARTS)
+    return top == "pykittens" and rest.partition(".")[0] not in _OTHER_PARTS
 
 
 def _users(module: str) -> bool:

@@ -90,6 +90,8 @@ UNNAMED = [
     "A = object()\ndef f(): return A",
     "@functools.cache\ndef g(): return 1\ndef f(): return g()",
     "def f(): return pk.gpu.driver.capability()",
+    "def f(): return pk.kernels.softmax.soften",
+    "from pykittens.functions.product import _sum\ndef f(): return _sum",  # whose source is not looked at
     "from pykittens.gpu import driver\ndef f(): return driver.capability()",
     "from pykittens.gpu.driver import capability as g\ndef f(): return g()",
     "def f():\n  import never_loaded\n  return never_loaded.A",
@@ -135,6 +137,12 @@ def test_source_that_is_newer_than_the_process(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(loading, "BEGAN", 0.0)
     with pytest.raises(Unnamed, match="new"):
         content._source.__wrapped__()
+
+
+def test_every_folder_is_looked_at_or_has_no_names() -> None:
+    package = Path(loading.__file__).parent
+    folders = {file.parent.name for file in package.glob("*/__init__.py")} | {"gpu"}
+    assert folders - content._OTHER_PARTS <= set(content._TRACED_BY)
 
 
 def test_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
