@@ -19,8 +19,15 @@ from ..catalog import Array, Instance, Shipped
 HEADS, N, SCALE = 2, 240, 0.25
 _WHOLE = {"high": None, "low": None, "each": 2**24, "pieces": 1}  # sequences that have no parts
 _TERMS = {"high": 0.05, "low": 0.0002}  # of what a part does to a state
+
+
+def chunks_of(n: int) -> list[slice]:
+    """The rows of each chunk of a sequence."""
+    return [slice(i, min(i + 64, n)) for i in range(0, n, 64)]
+
+
 PARTS = {  # the rows of each chunk, by `packed`
-    False: [slice(i, min(i + 64, N)) for i in range(0, N, 64)],
+    False: chunks_of(N),
     True: [slice(0, 30), *(slice(i, min(i + 64, N)) for i in range(30, N, 64))],
 }
 
@@ -41,13 +48,13 @@ class Later(Mapping[str, Array]):
         return len(self._made())
 
 
-def specs_of(dim: int, dtype: str, packed: bool, values: int = 0) -> dict[str, Any]:
-    made, rows = DTYPES[dtype], 64 * len(PARTS[packed])
-    keys, squares, decays = spec(made, (1, 1, N, dim)), spec(made, (1, HEADS, rows, 64)), spec(f32, (1, HEADS, N))
+def specs_of(dim: int, dtype: str, packed: bool, values: int = 0, n: int = N) -> dict[str, Any]:
+    made, rows = DTYPES[dtype], 64 * len(PARTS[packed] if n == N else chunks_of(n))
+    keys, squares, decays = spec(made, (1, 1, n, dim)), spec(made, (1, HEADS, rows, 64)), spec(f32, (1, HEADS, n))
     return {
         "q": keys,
         "k": keys,
-        "v": spec(made, (1, HEADS, N, values or dim)),
+        "v": spec(made, (1, HEADS, n, values or dim)),
         "log_decay": decays,
         "beta": decays,
         "offsets": spec(i32, (3,)) if packed else None,
@@ -58,11 +65,11 @@ def specs_of(dim: int, dtype: str, packed: bool, values: int = 0) -> dict[str, A
     }
 
 
-def drawn_values(dim: int, dtype: str) -> dict[str, Array]:
+def drawn_values(dim: int, dtype: str, n: int = N) -> dict[str, Array]:
     chance = np.random.default_rng(11)
-    q, k = ((chance.standard_normal((1, 1, N, dim)) * dim**-0.5).astype(numpy_dtype(dtype)) for _ in range(2))
-    decay, beta = -0.1 * chance.random((1, HEADS, N)), chance.random((1, HEADS, N)).round(1)
-    return {"q": q, "k": k, "log_decay": decay, "beta": beta, "offsets": np.array([0, 30, N])}
+    q, k = ((chance.standard_normal((1, 1, n, dim)) * dim**-0.5).astype(numpy_dtype(dtype)) for _ in range(2))
+    decay, beta = -0.1 * chance.random((1, HEADS, n)), chance.random((1, HEADS, n)).round(1)
+    return {"q": q, "k": k, "log_decay": decay, "beta": beta, "offsets": np.array([0, 30, n])}
 
 
 def _solved(x: dict[str, Array], norm: bool, packed: bool, scaled: bool) -> dict[str, Array]:

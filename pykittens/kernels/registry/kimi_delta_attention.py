@@ -12,12 +12,19 @@ from .. import gated_delta_rule as delta
 from .. import kimi_delta_attention as kimi
 from .. import kimi_delta_attention_backward as backward
 from ..catalog import Array, Instance, Shipped
-from .delta_rule import HEADS, PARTS, SCALE, N, drawn_values, specs_of, unit_of
+from .delta_rule import HEADS, SCALE, chunks_of, drawn_values, specs_of, unit_of
+
+N = 112  # two chunks: they are alone, and have much to do
+CHUNKS = chunks_of(N)
 
 
 def _channels(dim: int, dtype: str) -> Instance:
-    specs, chunks = specs_of(dim, dtype, False), len(PARTS[False])
-    met, values, gates = spec(DTYPES[dtype], (1, HEADS, 64 * chunks, dim)), drawn_values(dim, dtype), (1, HEADS, N, dim)
+    specs, chunks = specs_of(dim, dtype, False, n=N), len(CHUNKS)
+    met, values, gates = (
+        spec(DTYPES[dtype], (1, HEADS, 64 * chunks, dim)),
+        drawn_values(dim, dtype, N),
+        (1, HEADS, N, dim),
+    )
     operands = {
         **{**{x: specs[x] for x in "qkv"}, "log_decay": spec(f32, gates), "offsets": None},
         **{"a": spec(f32, specs["p"].shape), "p": specs["p"], "factors": specs["factors"]},
@@ -29,7 +36,7 @@ def _channels(dim: int, dtype: str) -> Instance:
     def expected(q: Array, k: Array, log_decay: Array, **_: Any) -> dict[str, Array]:
         made = {name: np.zeros(operands[name].shape) for name in outputs}
         for head in range(HEADS):
-            for chunk, rows in enumerate(PARTS[False]):
+            for chunk, rows in enumerate(CHUNKS):
                 at, m = slice(64 * chunk, 64 * chunk + 64), rows.stop - rows.start
                 x, y, g = np.zeros((3, 64, dim))
                 x[:m], y[:m], g[:m] = q[0, 0, rows], k[0, 0, rows], log_decay[0, head, rows]
@@ -56,7 +63,7 @@ def _channels(dim: int, dtype: str) -> Instance:
 
 
 def _inverted(dtype: str) -> Instance:
-    specs = specs_of(64, dtype, False)
+    specs = specs_of(64, dtype, False, n=N)
     operands = {"a": spec(f32, specs["w"].shape), **{x: specs[x] for x in ("beta", "offsets", "w", "factors")}}
 
     def expected(a: Array, beta: Array, **_: Any) -> dict[str, Array]:
@@ -69,13 +76,13 @@ def _inverted(dtype: str) -> Instance:
             w = w / units[..., None]
         return {"w": w.reshape(1, HEADS, -1, 64), "factors": factors.reshape(1, HEADS, len(delta.FACTORS), -1)}
 
-    drawn = {**drawn_values(64, dtype), "a": np.random.default_rng(29).random(specs["w"].shape) / 8}
+    drawn = {**drawn_values(64, dtype, N), "a": np.random.default_rng(29).random(specs["w"].shape) / 8}
     return Instance(kimi.invert, operands, {}, ("w", "factors"), expected, drawn)
 
 
 def _chunked(x: Array) -> Array:
     """Rows of chunks, (heads, chunks, 64, ..); zeros behind the last."""
-    rows = 64 * len(PARTS[False])
+    rows = 64 * len(CHUNKS)
     return np.pad(x[0].astype(float), ((0, 0), (0, rows - N), *[(0, 0)] * (x.ndim - 3))).reshape(
         HEADS, -1, 64, *x.shape[3:]
     )
@@ -91,9 +98,9 @@ def _mirrored(x: Array) -> Array:
 
 
 def _of_states(dim: int, dtype: str) -> Instance:
-    made, chunks = DTYPES[dtype], len(PARTS[False])
+    made, chunks = DTYPES[dtype], len(CHUNKS)
     values = 256 if (dim, dtype) == (64, "bf16") else dim  # four parts go through two slots
-    specs, wide = specs_of(dim, dtype, False, values), spec(f32, (1, HEADS, 64 * chunks, dim))
+    specs, wide = specs_of(dim, dtype, False, values, N), spec(f32, (1, HEADS, 64 * chunks, dim))
     states, units = spec(made, (1, HEADS, chunks * values, dim)), spec(f32, (1, HEADS, chunks * values))
     given = {**dict.fromkeys(("do", "g", "errors"), specs["v"]), "offsets": None, "factors": specs["factors"]}
     each, scaled = spec(f32, (1, HEADS, chunks, dim)), dtype == "f16"
@@ -130,8 +137,8 @@ def _of_states(dim: int, dtype: str) -> Instance:
 
 
 def _spread(dim: int, dtype: str) -> Instance:
-    made, chunks = DTYPES[dtype], len(PARTS[False])
-    specs, wide, gates = specs_of(dim, dtype, False), spec(f32, (1, HEADS, 64 * chunks, dim)), (1, HEADS, N, dim)
+    made, chunks = DTYPES[dtype], len(CHUNKS)
+    specs, wide, gates = specs_of(dim, dtype, False, n=N), spec(f32, (1, HEADS, 64 * chunks, dim)), (1, HEADS, N, dim)
     given = {"q": specs["q"], "k": specs["k"], "log_decay": spec(f32, gates), "beta": specs["beta"], "offsets": None}
     operands = {
         **{**given, "factors": specs["factors"], "pairs": spec(made, (1, HEADS, 128 * chunks, 64))},
@@ -165,7 +172,7 @@ def _spread(dim: int, dtype: str) -> Instance:
         return dict(zip(outputs, map(_unchunked, (*found, change)), strict=True))
 
     chance = np.random.default_rng(23)
-    values = drawn_values(dim, dtype)
+    values = drawn_values(dim, dtype, N)
     factors = np.ones((1, HEADS, len(delta.FACTORS), 64 * chunks))
     lengths = [(values[x].astype(float) ** 2).sum(3)[0, 0] + delta.EPSILON for x in ("q", "k")]
     for name, squares in zip(("own_q", "own_k"), lengths, strict=True):
