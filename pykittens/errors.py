@@ -79,14 +79,14 @@ def is_authors(file: str) -> bool:
     return _of(file) == "user" and not installed(file)
 
 
-def user_frame_objects(limit: int = 8) -> list[FrameType]:
-    """The running Python frames that are the user's, innermost first."""
+def user_frame_objects(limit: int = 8, until: FrameType | None = None) -> list[FrameType]:
+    """The running Python frames that are the user's, innermost first; those that frame `until` has called."""
     found: list[FrameType] = []
     frame: FrameType | None = sys._getframe(1)
     tracing = (
         getattr(_made, "errors", None) is not None
     )  # else a library file's frame is a host function, not its author's kernel
-    while frame is not None:
+    while frame is not None and frame is not until:
         code = frame.f_code
         known = _owners.get(id(code))
         if known is None:

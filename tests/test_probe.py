@@ -35,7 +35,7 @@ def test_what_is_measured_is_in_the_code(kernel: Any, settings: dict[str, DType]
     """A compiler leaves out whatever it can, such as products of zeros, or what nobody reads."""
     kernel(TICKS, 2, SINK, 0.0, **settings)
     cubin = kernel.compile(TICKS, 2, SINK, 0.0, **settings, arch="sm_90a")
-    assert sass.opcodes(sass.disassemble(cubin))[opcode] >= least and cubin.spill_store_bytes == 0
+    assert sass.opcodes_of([cubin])[0][opcode] >= least and cubin.spill_store_bytes == 0
 
 
 def test_latency_barriers_and_reading() -> None:
@@ -52,11 +52,12 @@ def test_copies(way: str, opcode: str) -> None:
     x, y = np.random.default_rng(0).standard_normal((128 * 9, 64)).astype(bf16.numpy), np.zeros(2, np.float32)
     copies.copy_rate(x, y, 1, 2, way=way)
     copies.copy_cost(x, TICKS, 3, way=way)
-    for cubin in (
+    cubins = [
         copies.copy_rate.compile(x, y, 1, 2, way=way, arch="sm_90a"),
         copies.copy_cost.compile(x, TICKS, 3, way=way, arch="sm_90a"),
-    ):
-        assert sass.opcodes(sass.disassemble(cubin))[opcode] and cubin.spill_store_bytes == 0
+    ]
+    assert all(found[opcode] for found in sass.opcodes_of(cubins))
+    assert not any(cubin.spill_store_bytes for cubin in cubins)
 
 
 def test_barriers_and_clusters() -> None:

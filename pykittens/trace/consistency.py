@@ -20,7 +20,7 @@ class Guard:
     """Checks that a `with` region runs to its end and leaves Python's names as they were."""
 
     def __init__(self, kind: str):
-        self.kind, self.frames = kind, user_frame_objects()
+        self.kind, self.frames = kind, user_frame_objects(until=current().entry)
         self.sites, self.before = entered(self.frames), Snapshot(self.frames)
 
     def close(self) -> None:

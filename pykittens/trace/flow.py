@@ -113,7 +113,7 @@ def loop() -> Iterator[None]:
 def _recorded(kind: str, make: Any) -> Iterator[Block]:
     """Records a loop body, and again to verify it; then adds the loop made of the first recording."""
     r = current()
-    frames = user_frame_objects()
+    frames = user_frame_objects(until=r.entry)
     before, verifying = Snapshot(frames), r.verifying[:]
     finished = False
     try:

@@ -43,6 +43,7 @@ class Recorder:
 
     def __init__(self, program: Program):
         self.program = program
+        self.entry: FrameType | None = None  # which called the kernel function: what is outside of it is no part of it
         self.block = program.body
         self.warps = program.warps
         self.first_warp = 0

@@ -52,6 +52,7 @@ def trace(
         program.parameters.append(Parameter(name, value))
         arguments[name] = value
     with tracing(program) as recorder:
+        recorder.entry = inspect.currentframe()
         try:
             out = function(**arguments, **statics)
         except TypeError as error:

@@ -113,7 +113,7 @@ def test_nothing_is_contracted() -> None:
     assert np.array_equal(twice, a * b + a) and (twice != once).any()
     exact = a.astype(np.float64) * b + a
     assert np.abs(once - exact).max() <= np.abs(twice - exact).max()
-    opcodes = sass.opcodes(sass.disassemble(both.compile(a, b, twice, once, arch="sm_80")))
+    (opcodes,) = sass.opcodes_of([both.compile(a, b, twice, once, arch="sm_80")])
     assert (opcodes["FFMA"], opcodes["FMUL"], opcodes["FADD"]) == (16, 16, 16)
 
 

@@ -15,6 +15,9 @@ import pytest
 
 import pykittens as pk
 from pykittens import f32, i32, warp
+from pykittens.testing.sync_programs import KINDS, random_program
+from pykittens.trace import consistency
+from pykittens.trace.snapshot import Snapshot
 from tests.expecting import X, line_of, refused, says, x
 
 # Python state that changes in run-time loops ----------------------------------------------------------------
@@ -436,3 +439,17 @@ def test_state_that_changes_in_a_branch_of_a_helper() -> None:
     with pytest.raises(pk.TraceError, match="'n' changes inside pk.when, from 1 to 2") as caught:
         pk.kernel(branch_through_a_helper).program(x)
     assert line_of(branch_through_a_helper) in str(caught.value)
+
+
+def test_what_calls_a_kernel_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of our own kernels no frame is the author's: who calls them is, and may hold anything."""
+    made: list[list[Any]] = []
+
+    class Seen(Snapshot):
+        def __init__(self, frames: list[Any]) -> None:
+            made.append(frames)
+            super().__init__(frames)
+
+    monkeypatch.setattr(consistency, "Snapshot", Seen)
+    random_program(KINDS.index("rings")).simulated((None,))
+    assert made and not any(made)
