@@ -9,7 +9,7 @@ Most calls look like the one before: `_repeating` asks that first, which takes h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from ..loading import dataclass
@@ -82,12 +82,16 @@ class Again:
         arrays, _, looks = self._sorted(args, named)
         operands = dict(zip(self._names, args))  # noqa: B905  # the first
         operands |= {name: x for name, x in named.items() if name in self._operands}
+        if any(type(x) not in _NUMBERS for name, x in operands.items() if name in call.scalars):
+            return  # NumPy's numbers, which take time to be told from arrays
+        defaults = {name: x for name, x in self._kernel.signature.numbers if name not in operands}
         scalars = [name for name, x in operands.items() if type(x) in _NUMBERS]
         tensors = [name for name, x in operands.items() if x is not None and type(x) not in _NUMBERS]
         outputs = [i for i, name in enumerate(tensors) if name in call.entry.outputs]
         graded = any(requires_gradient(x) for i, x in enumerate(arrays) if i not in outputs)
         tell = _telling([arrays[i] for i in outputs], outputs)
-        launch = call.order(tensors, scalars, _unless_recording(self._identity.unchanged, graded))
+        unchanged = _unless_recording(self._identity.unchanged, graded)
+        launch = call.order(tensors, scalars, defaults, unchanged)
         known = _Known(launch, tell, self._look_up)
         kept = self._calls.keep(arrays, looks, known)
         statics = [x for name, x in named.items() if name not in self._operands and leaf_of(x) is None]
@@ -96,7 +100,7 @@ class Again:
             whole = self._kernel.memory.identities.of(*whole.values, *statics, static=True)
         if kept and whole.steady and not self._operands & set(named):
             unchanged = _unless_recording(whole.unchanged, graded)
-            self.repeat = known.repeat = self._repeating(args, named, call, tensors, unchanged, kept, outputs)
+            self.repeat = known.repeat = self._repeating(args, named, call, tensors, defaults, unchanged, kept, outputs)
 
     def _repeating(
         self,
@@ -104,6 +108,7 @@ class Again:
         named: dict[str, Any],
         call: Call,
         tensors: Sequence[str],
+        defaults: Mapping[str, Any],
         unchanged: Callable[[], bool],
         kept: Kept,
         outputs: Sequence[int],
@@ -146,7 +151,7 @@ class Again:
         made.line("; ".join(f"{p} = {constant(kept.address)}({a})" for p, a in zip(pointers, arrays, strict=True)))
         made.line(f"if ({' | '.join(pointers)}) % {ALIGNED}: return False")
         made.line(f"if not {constant(unchanged)}(): {other}")
-        call.launching(made, dict(zip(tensors, pointers, strict=True)), dict(numbers))
+        call.launching(made, dict(zip(tensors, pointers, strict=True)), dict(numbers), defaults)
         if tell := overwritten([args[int(arrays[i][1:])] for i in outputs]):
             made.line(f"{constant(tell)}(({''.join(f'{arrays[i]}, ' for i in outputs)}))")
         made.line("return True")

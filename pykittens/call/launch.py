@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentError
@@ -65,10 +65,14 @@ class Call:
                 self.maps[m.tensor].append((i, before))
 
     def order(
-        self, tensors: Sequence[str], scalars: Sequence[str], unchanged: Callable[[], bool] = lambda: True
+        self,
+        tensors: Sequence[str],
+        scalars: Sequence[str],
+        defaults: Mapping[str, Any] = {},
+        unchanged: Callable[[], bool] = lambda: True,
     ) -> Launch:
-        """A function that launches, given the tensors' pointers and the scalars' values in these orders: see
-        `Launch`.
+        """A function that launches, given the tensors' pointers and the scalars' values in these orders, with
+        `defaults` for other scalars, since another call may have put something else there: see `Launch`.
         """
         made = MadeFunction("run", "pointers, numbers")
         pointers = {name: f"p{i}" for i, name in enumerate(tensors)}
@@ -76,15 +80,17 @@ class Call:
         for names, given in ((pointers, "pointers"), (numbers, "numbers")):
             made.line(f"{''.join(f'{x}, ' for x in names.values())} = {given}" if names else "")
         made.line(f"if not {made.constant(unchanged)}(): return False")
-        self.launching(made, pointers, numbers)
+        self.launching(made, pointers, numbers, defaults)
         made.line("return True")
         run = made.function()
         run.unchanged = unchanged  # asked before the first of several launches
         return run
 
-    def launching(self, made: MadeFunction, pointers: dict[str, str], numbers: dict[str, str]) -> None:
-        """Lines that launch with pointers and numbers that the function has under these names. They return False, and
-        nothing is done, where a number does not fit its parameter.
+    def launching(
+        self, made: MadeFunction, pointers: dict[str, str], numbers: dict[str, str], defaults: Mapping[str, Any]
+    ) -> None:
+        """Lines that launch with pointers and numbers that the function has under these names, and `defaults`. They
+        return False, and nothing is done, where a number does not fit its parameter.
 
             with lock:
                 words[0] = words[40] = p0               # a tensor, and its map
@@ -105,6 +111,7 @@ class Call:
                 made.line(f" {targets}{pointer}{f' - {before}' if before else ''}")
             for index, before in self.maps[name]:
                 made.line(f" {constant(launcher.move_tensormap)}({index}, {pointer} - {before})")
+        numbers = numbers | {name: constant(number) for name, number in defaults.items()}
         if numbers:
             puts = [f"{constant(launcher.slot(self.scalars[name]))}({number})" for name, number in numbers.items()]
             made.line(f" try: {'; '.join(puts)}")

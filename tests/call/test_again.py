@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 
 import pykittens as pk
@@ -407,3 +408,31 @@ def least(function: Any) -> float:
             function()
         times.append((time.perf_counter() - start) / 200)
     return min(times)
+
+
+def test_a_number_that_is_left_out_is_its_default(fake: FakeDriver) -> None:
+    """Whatever the call before gave in its place: both launch from the same storage."""
+
+    @pk.kernel(warps=1, grid=lambda x, **_: x.rows // 16)
+    def plain(x: pk.gl(bf16, "N", 64), y: pk.gl(bf16, "N", 64), by: f32 = 0.5, n: i32 = 3) -> None:  # type: ignore[valid-type, assignment]
+        tile = warp.load(x, (pk.block_index.x, 0), rows=16)
+        warp.store(y, (tile.to(f32) * by * n).to(bf16), (pk.block_index.x, 0))
+
+    fake.parameter_sizes = [56, 56, 4, 4]
+    x, y = tensors()
+    given: list[tuple[tuple[Any, ...], dict[str, Any], float, int]] = [
+        ((), {}, 0.5, 3),
+        ((2.0,), {}, 2.0, 3),
+        ((2.0, 7), {}, 2.0, 7),
+        ((), {"n": 5}, 0.5, 5),
+        ((), {"by": 4.0}, 4.0, 3),
+        ((np.float32(1.5),), {}, 1.5, 3),
+        ((np.float64(1.5), np.int64(2)), {}, 1.5, 2),
+        ((True,), {"n": True}, 1.0, 1),
+    ]
+    for _ in range(3):
+        for args, named, by, n in given * 2:
+            plain(x, y, *args, **named)
+            assert struct.unpack("<f", fake.launches[-1].arguments[2]) == (by,)
+            assert struct.unpack("<i", fake.launches[-1].arguments[3]) == (n,)
+        given.reverse()
