@@ -63,9 +63,11 @@ def attend(
     A mask of booleans (padding in the middle, chunks, one's own) is read by the kernel, element by element. What no
     kernel computes (dropout, a bias, a mask of floats, dtypes and head dimensions without a kernel) goes to
     transformers' own "sdpa", with one warning for each reason; where that has no softcap or no sinks, which the kernels
-    have, it raises `ValueError`.
+    have, it raises `ValueError`. No weights are returned, which `output_attentions` is told of.
     """
     softcap, sinks = others.get("softcap"), others.get("s_aux")
+    if others.get("output_attentions"):
+        _warn("no weights come of output_attentions, as the kernels never have them: use attn_implementation='eager'")
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     seen = _visible(attention_mask, query, key)
     window = others.get("sliding_window") if causal else None
@@ -77,7 +79,7 @@ def attend(
         if softcap is not None or sinks is not None:
             what = "softcap" if sinks is None else "sinks (s_aux)"
             raise ValueError(f"{reason}, and sdpa has no {what}: use attn_implementation='eager'")
-        _warn(reason)
+        _warn(f"attention falls back to sdpa: {reason}")
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **others
         )
@@ -215,7 +217,7 @@ def _warn(reason: str) -> None:
     """Once for each reason."""
     if reason not in _WARNED:
         _WARNED.add(reason)
-        warnings.warn(f"attention falls back to sdpa: {reason}", stacklevel=3)
+        warnings.warn(reason, stacklevel=3)
 
 
 _WARNED: set[str] = set()

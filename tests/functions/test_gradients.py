@@ -594,11 +594,12 @@ def test_what_is_frozen_costs_nothing(name: str, monkeypatch: pytest.MonkeyPatch
         assert all(x is None or torch.equal(x, y) for x, y in zip(found, whole, strict=True))
 
 
-def test_several_gradients_at_once_overwrite_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_several_gradients_at_once_overwrite_nothing(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the forward pass left in the memory of a gradient is read for each of them."""
     monkeypatch.setattr(vocabulary_slices, "KEPT", 0)
     x, weight = tensor(4, 64, dtype=HALF).requires_grad_(), tensor(600, 64, dtype=HALF).requires_grad_()
-    loss = pk.linear_cross_entropy(x, weight, torch.arange(4) * 150)
+    loss = pk.linear_cross_entropy(x, weight, torch.arange(4) * 150, reduction=reduction).sum()
     each = [torch.autograd.grad(loss * i, (x, weight), retain_graph=True) for i in (1, 2)]
     found = torch.autograd.grad(loss, (x, weight), torch.tensor([1.0, 2.0]), is_grads_batched=True)
     for both, one, two in zip(found, *each, strict=True):

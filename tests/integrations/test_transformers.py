@@ -262,6 +262,14 @@ def test_what_no_kernel_takes_goes_to_sdpa(reason: str, config: Any) -> None:
     assert len(given) == 1
 
 
+def test_weights_that_nobody_has_are_told_of() -> None:
+    model = models()[0]
+    with torch.no_grad(), pytest.warns(UserWarning, match="no weights come of output_attentions") as given:
+        for _ in range(2):
+            assert not model(input_ids=tokens(), output_attentions=True).attentions
+    assert len(given) == 1
+
+
 def test_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert alike(models(torch.float32), input_ids=tokens()) == 1

@@ -281,7 +281,7 @@ def test_gradients_of_logits_find_room(
         assert behind.offset == (x.offset or 0) + m * x.wide
 
 
-@pytest.mark.parametrize(("m", "h", "room", "kinds"), [(140, 64, 216_000, 3), (140, 128, 176_000, 4), (40, 64, 1, 0)])
+@pytest.mark.parametrize(("m", "h", "room", "kinds"), [(140, 64, 201_000, 1), (140, 128, 174_000, 3), (40, 64, 1, 0)])
 def test_gradients_made_ahead(m: int, h: int, room: int, kinds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some rows at a time, with slices in the memory of the weight's gradient, in memory of their own, and made again;
     a graph that is kept gives the same bits twice, and the last backward pass leaves the gradient in its memory.
@@ -289,7 +289,7 @@ def test_gradients_made_ahead(m: int, h: int, room: int, kinds: int, monkeypatch
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(vocabulary_slices, "ROOM", room)
     monkeypatch.setattr(vocabulary_slices, "AT_ONCE", 128)
-    v, dtype = 900, torch.bfloat16 if h == 64 else torch.float16
+    v, dtype = 640, torch.bfloat16 if h == 64 else torch.float16
     areas = areas_of(m, h, v, True, True)
     assert (areas is None) == (kinds == 0) and (areas is None or len(areas.slices) == kinds)
     x, weight, targets = (torch.from_numpy(a.astype(np.float32)) for a in inputs(m, h, v, np.float32))
@@ -360,12 +360,12 @@ def test_the_gradient_of_the_weight_takes_the_memory_of_exponentials(monkeypatch
     torch = pytest.importorskip("torch")
     x, weight = (torch.randn(shape).bfloat16().requires_grad_() for shape in ((8, 64), (600, 64)))
     monkeypatch.setattr(vocabulary_slices, "KEPT", 0)
-    loss = pk.linear_cross_entropy(x, weight, torch.arange(8) * 70)
+    loss = pk.linear_cross_entropy(x, weight, torch.arange(8) * 70, reduction="none").sum()
     first = torch.autograd.grad(loss, (x, weight), retain_graph=True)
     only = torch.autograd.grad(loss, x, retain_graph=True)
     loss.backward()
     frozen = weight.detach().requires_grad_()
-    pk.linear_cross_entropy(x.detach(), frozen, torch.arange(8) * 70).backward()
+    pk.linear_cross_entropy(x.detach(), frozen, torch.arange(8) * 70, reduction="none").sum().backward()
     for found, wanted in zip((x.grad, weight.grad, only[0], frozen.grad), (*first, *first), strict=True):
         assert torch.equal(found, wanted)
     assert weight.grad.untyped_storage().nbytes() == weight.numel() * 2
