@@ -194,9 +194,15 @@ class Steps:
             rows, keys = (cut["rows"], ampere.KEYS) if mma_sync else (static.get("rows", 64), hopper.keys_of(d))
             theirs = (*theirs, lists(q, k, rows, keys, down=True))
         if mma_sync:
-            ampere.differentiate(
-                q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs, owners=k_owners, **static, **cut
-            )
+            shared, m = k.shape[1:3]
+            many = ampere.divided(batch, shared, heads // max(shared, 1), n, m, d, cut, processors)
+            keys_sums = None
+            if many > 1 and q_offsets is None:
+                keys_sums = arrays.empty(kind, (2 * many * batch, shared, m, d), "f32", device)
+            given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs)
+            ampere.differentiate(*given, owners=k_owners, sums=keys_sums, **static, **cut)
+            if keys_sums is not None:
+                ampere.merge(keys_sums, dk, dv, scale)
             ampere.finish(sums, scaled, dq, scale, q_offsets, q_owners, width=d, rows=cut["rows"], warps=cut["warps"])
         else:
             paired = info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in (*more, static.get("scoring")))
@@ -260,10 +266,10 @@ def call(
     ]
     static: dict[str, Any] = {"causal": scores.causal, "scoring": scoring}
     static["deterministic"] = bool(deterministic)
+    static["processors"] = processors_of(arrays.describe(given[1]).device)
     machine, d = machine_of(arrays.describe(given[1]).device), backward_width(given[1].shape[-1], given[3].shape[-1])
     if "wgmma" in machine.features:
         static |= configuration(d, scores.softcap is not None)
-        static["processors"] = processors_of(arrays.describe(given[1]).device)
     else:
         static["mma_sync"] = machine.shared_bytes
     *gradients, dsinks = gradients

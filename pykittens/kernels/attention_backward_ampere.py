@@ -6,7 +6,10 @@ values, and goes through the tiles of queries of all heads that share them; the 
 and dP are made transposed, so that P and dS are left operands in registers; dS goes through shared memory for dq, of
 which a warp makes a piece and adds it to a float32 tensor in the order of its registers. What ldmatrix brings (128
 bytes a clock) bounds the speed: at d 64 a warp has two fragments of 16 keys to multiply each fragment of queries with,
-and two blocks share a multiprocessor; at d 128 registers hold one, and tiles are long instead.
+and two blocks share a multiprocessor; at d 128 registers hold one, and tiles are long instead. Where blocks are too few
+for all multiprocessors, several divide the tiles of queries that one goes through, and `merge` adds up what they make:
+
+    dk = scale * sum(dk_p)        dv = sum(dv_p)        over parts p, always in the same order
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 KEYS = 128  # of a block
 AMPLE = 163 * 1024  # bytes of shared memory: A100, H100. Two blocks with two slots at d 64, slots of 64 rows at d 128
+LINES = 4  # rows that a warp of `merge` adds up
+MOST, ROOM = 16, 2**28  # parts of the work on a tile of keys, and bytes for them
 HEIGHT = 32  # rows of the piece of dq that a warp makes of a tile of queries
 
 
@@ -38,6 +43,15 @@ def configuration(d: int, shared_bytes: int) -> dict[str, int]:
 def parts(padded: int, d: int, rows: int, warps: int) -> tuple[int, int]:
     """How many pieces the sums of dq have, and their elements."""
     return padded // rows * warps, rows * d // warps
+
+
+def divided(batch: int, shared: int, group: int, n: int, m: int, d: int, cut: dict[str, int], processors: int) -> int:
+    """Into how many parts the work on each tile of keys is divided: as many as leave no multiprocessor idle, each of
+    two tiles of queries or more, on `shared` heads of keys, each of `group` heads.
+    """
+    blocks = max(-(-m // KEYS) * batch * shared, 1)
+    room = ROOM // max(8 * batch * shared * m * d, 1)
+    return max(1, min(processors * (8 // cut["warps"]) // blocks, group * -(-n // cut["rows"]) // 2, MOST, room))
 
 
 def place_of(piece: Any, d: int, width: int) -> tuple[Any, Any]:
@@ -53,7 +67,9 @@ def key_tiles_of(k: Any, k_offsets: Any) -> Any:
 @pk.kernel(
     warps=lambda warps, **_: warps,
     blocks_per_sm=lambda warps, **_: 8 // warps,
-    grid=lambda k, k_offsets=None, **_: key_tiles_of(k, k_offsets) * k.depth * k.batch,
+    grid=lambda k, k_offsets=None, sums=None, **_: (
+        key_tiles_of(k, k_offsets) * k.depth * (k.batch if sums is None else sums.batch // 2)
+    ),
 )
 def differentiate(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
@@ -82,6 +98,7 @@ def differentiate(
     d3: Annotated[Tensor, f32, "A3", "B3", "C3", "D3"] | None = None,
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
     owners: Annotated[Tensor, i32, "O"] | None = None,
+    sums: Annotated[Tensor, f32, "PB", "G", "M", pk.static("PL")] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -92,16 +109,20 @@ def differentiate(
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
     `turns`, `left`, `right`, `softcap`, offsets, owners and `scoring`: see `attention_backward_hopper.differentiate`.
+    With `sums`, (2 parts B, G, M, width of a tile), blocks divide the work on a tile of keys: part p of dk / scale is
+    at p * B + batch, that of dv behind those of all.
     """
     d, dtype, group = backward_width(q.cols, v.cols), q.dtype, pk.block
     side: Any = 0 if causal else right
     key_tiles, shared_by = key_tiles_of(k, k_offsets), q.depth // k.depth
+    together = k.depth * (k.batch if sums is None else sums.batch // 2)  # blocks for the same tile
     if side is None:  # a head after the other, for L2
         tile, owner = pk.block_index.x % key_tiles, pk.block_index.x // key_tiles
     else:  # the longest tiles of all heads first, or those that nobody waits for
-        tile, owner = pk.block_index.x // (k.depth * k.batch), pk.block_index.x % (k.depth * k.batch)
+        tile, owner = pk.block_index.x // together, pk.block_index.x % together
         tile = tile if turns is None else key_tiles - 1 - tile
-    head, batch = owner % k.depth, owner // k.depth
+    head, entry = owner % k.depth, owner // k.depth
+    batch = entry if sums is None else entry % k.batch
     q_rows, k_rows, base, sequence, line = pk.stretch(q), pk.stretch(k), 0, batch, tile
     if q_offsets is not None:
         sequence = pk.packed(k_offsets).owner(tile, KEYS, owners)
@@ -127,6 +148,11 @@ def differentiate(
     if q_offsets is not None:  # a number that is no tile's
         length = pk.where(tile * KEYS < k_rows.rows, length, 0)
 
+    first, end = 0, length * shared_by
+    if sums is not None:
+        many = sums.batch // 2 // k.batch
+        first, end = entry // k.batch * end // many, (entry // k.batch + 1) * end // many
+
     def slot(i: Any) -> tuple[Any, Any, Any, Any]:
         return tuple(x if slots == 1 else x[i % slots] for x in (queries, do_rows, logs, deltas))  # type: ignore[return-value]
 
@@ -144,14 +170,14 @@ def differentiate(
 
     group.load_async(key, k, **k_rows.tile(batch, head, tile, KEYS))
     group.load_async(value, v, **k_rows.tile(batch, head, tile, KEYS))
-    with pk.when(length > 0):
-        load(0)
-    for i in pk.range(length * shared_by):
+    with pk.when(first < end):
+        load(first)
+    for i in pk.range(first, end):
         (h, j), (query, grads, log, row_delta) = place(i), slot(i)
         group.wait_loads()
         group.sync()  # this tile is here, and nobody reads the one before any more
         if slots > 1:
-            with pk.when(i + 1 < length * shared_by):
+            with pk.when(i + 1 < end):
                 load(i + 1)
         group.mm_ABt(score, key, query)
         x = score if softcap is None else squashed(score, scale / softcap)
@@ -185,16 +211,44 @@ def differentiate(
             pk.signal(turns, (batch, h, piece), by=warp)
         if slots == 1:
             group.sync()
-            with pk.when(i + 1 < length * shared_by):
+            with pk.when(i + 1 < end):
                 load(i + 1)
-    if any(x is not None for x in (left, right, q_offsets, lists)):  # perhaps nobody has waited for the keys
+    if any(x is not None for x in (left, right, q_offsets, lists, sums)):  # perhaps nobody has waited for the keys
         group.commit()
         group.wait_loads()
     group.sync()
-    for out, sums, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
-        group.store(staged, sums.to(dtype))
+    if sums is not None:
+        group.store(sums, dkey, (entry, head, tile, 0))
+        group.store(sums, dvalue, (sums.batch // 2 + entry, head, tile, 0))
+        return
+    for out, found, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
+        group.store(staged, found.to(dtype))
         group.sync()
         group.store(out, staged, **k_rows.tile(batch, head, tile, KEYS))
+
+
+@pk.kernel(warps=4, grid=lambda sums, dk, **_: (pk.cdiv(dk.rows, 4 * LINES), dk.depth * dk.batch, 2))
+def merge(
+    sums: Annotated[Tensor, f32, "PB", "G", "M", pk.static("PL")],
+    dk: Annotated[Tensor, HALF, "B", "G", "M", D],
+    dv: Annotated[Tensor, HALF, "B", "G", "M", DV],
+    scale: Annotated[Scalar, f32],
+) -> None:
+    """dk and dv of all parts; a warp has some rows."""
+    row, layout = pk.block_index.x * 4 + warp.index, pk.coalesced(min(sums.cols // 4, 32), 4)
+    head, batch = pk.block_index.y % dk.depth, pk.block_index.y // dk.depth
+
+    def add(gradient: int, out: Any, by: Any) -> None:
+        total = warp.zeros(f32, LINES, sums.cols, layout=layout)
+        for part in pk.range(sums.batch // 2 // dk.batch):
+            at = (gradient * (sums.batch // 2) + part * dk.batch + batch, head, row, 0)
+            total[:] = total + warp.load(sums, at, rows=LINES, cols=sums.cols, layout=layout)
+        warp.store(out, (total * by).to(out.dtype), (batch, head, row, 0))
+
+    with pk.when(pk.block_index.z == 0):
+        add(0, dk, scale)
+    with pk.when(pk.block_index.z == 1):
+        add(1, dv, 1.0)
 
 
 @pk.kernel(grid=lambda dq, warps, **_: dq.rows // warps * dq.depth * dq.batch)

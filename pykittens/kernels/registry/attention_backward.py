@@ -102,6 +102,49 @@ def _attention_backward_ampere(dim: int, dtype: str, causal: bool, shared: int =
     return Instance(ours.differentiate, {**whole.operands, "dq": sums}, statics, whole.outputs, expected)
 
 
+def _attention_backward_ampere_divided(dim: int, causal: bool) -> Instance:
+    """By three blocks for each tile of keys, which divide the tiles of queries of both heads."""
+    instance, many = _attention_backward_ampere(dim, "bf16", causal), 3
+    assert instance is not None
+    operands = dict(instance.operands)
+    _, heads, n, d = operands["q"].shape
+    m, rows, keys = operands["k"].shape[2], instance.statics["rows"], attention_backward_ampere.KEYS
+    operands["sums"] = spec(f32, (2 * many, 1, m, d))
+
+    def expected(**given: Any) -> dict[str, Array]:
+        assert instance.expected is not None
+        made = np.zeros((2, many, m, d))
+        for tile in range(0, m, keys):
+            first = max(tile - (m - n), 0) // rows if causal else 0
+            seen = [(h, j) for h in range(heads) for j in range(first, -(-n // rows))]
+            for part in range(many):
+                for h, j in seen[part * len(seen) // many : (part + 1) * len(seen) // many]:
+                    at = slice(j * rows, min((j + 1) * rows, n))
+                    hidden = np.zeros_like(given["do"][:, h : h + 1, :n])
+                    hidden[:, :, at] = 1  # the other rows' weights do not count
+                    one = {x: given[x][:, h : h + 1, :n] for x in ("q", "do", "delta")} | {x: given[x] for x in "kv"}
+                    one["lse"] = np.where(hidden[..., 0] == 1, given["lse"][:, h : h + 1, :n], np.inf)
+                    dk, dv = _key_gradients(**one, causal=causal, scale=given["scale"])
+                    its = slice(tile, tile + keys)
+                    made[0, part, its] += dk[0, 0, its] / given["scale"]
+                    made[1, part, its] += dv[0, 0, its]
+        return {"dq": instance.expected(**given)["dq"], "sums": made.reshape(2 * many, 1, m, d)}
+
+    return replace(instance, operands=operands, expected=expected, outputs=("dq", "sums"))
+
+
+def _attention_backward_ampere_merge(dim: int, dtype: str) -> Instance:
+    batch, heads, m, many, half = 2, 2, 70, 3, DTYPES[dtype]
+
+    def expected(sums: Array, scale: float, **_: Any) -> dict[str, Array]:
+        dk, dv = sums.astype(float).reshape(2, many, batch, heads, m, dim).sum(1)
+        return {"dk": dk[..., : dim - 8] * scale, "dv": dv[..., : dim - 8]}
+
+    out = spec(half, (batch, heads, m, dim - 8))
+    operands = {"sums": spec(f32, (2 * many * batch, heads, m, dim)), "dk": out, "dv": out, "scale": 0.5}
+    return Instance(attention_backward_ampere.merge, operands, {}, ("dk", "dv"), expected)
+
+
 def _attention_backward_ampere_window() -> Instance:
     instance = _attention_backward_ampere(64, "bf16", False)
     assert instance is not None
@@ -362,6 +405,21 @@ ROWS = (
         make=_attention_backward_sinks,
         options={},
         opcodes=("LDG",),
+    ),
+    Shipped(
+        name="attention_backward_ampere_divided",
+        about="the same by several blocks for each tile of keys",
+        make=_attention_backward_ampere_divided,
+        options={"dim": (64, 128), "causal": (False, True)},
+        opcodes=("HMMA", "LDSM", "LDGSTS"),
+        spilled=12,  # at d 128
+    ),
+    Shipped(
+        name="attention_backward_ampere_merge",
+        about="gradients of keys and values from those of the parts of a block's work",
+        make=_attention_backward_ampere_merge,
+        options={"dim": (64, 128), "dtype": ("bf16", "f16")},
+        opcodes=("LDG", "STG"),
     ),
     Shipped(
         name="attention_backward_ampere_finish",
