@@ -212,12 +212,12 @@ class Tile(Rounded, Handle):
             for places, whole, one in lines:
                 if isinstance(whole, slice) and whole == slice(None) and not isinstance(one, slice) and is_scalar(one):
                     return self._line(places, number(one))
-        if not (
-            isinstance(self.type, RegisterTile)
-            and isinstance(key, tuple)
-            and len(key) == 2
-            and all(isinstance(k, slice) for k in key)
-        ):
+        if isinstance(self.type, RegisterVector):
+            raise TraceError(
+                "a register vector has no elements to index: they lie in different threads",
+                fix="choose one, pk.where(pk.iota(x) == i, x, 0).sum(), or store it into a shared vector",
+            )
+        if not (isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, slice) for k in key)):
             raise TraceError(
                 "a register tile has no elements to index: they lie in different threads",
                 fix="take a part: x[:, 0:64], or go through shared memory",

@@ -257,6 +257,10 @@ KERNELS: list[Any] = [
     ("b[:] = t", "b[:] = t.to(pk.bf16)"),
     ("t[0] = 1.0", "t[:] = pk.where(pk.row_index(t) == 0, 1.0, t)"),
     ("t[0]", "t[:, 0:64]"),
+    (
+        "warp.load_vec(x, (0, 0), length=64)[3]",
+        "y = warp.load_vec(x, (0, 0), length=64)\npk.where(pk.iota(y) == 3, y, 0).sum()",
+    ),
     ("t.swap_layout()[:, 0:32]", "warp.store(s, t.swap_layout())\nwarp.load(s[:, 0:32])"),
     ("tiles + 1.0", "tiles[0] + 1.0"),
     ("t[:, 64]", "t[:, 63]"),
