@@ -113,7 +113,7 @@ def _check_dtype(dtype: object, allowed: tuple[DType, ...], what: str) -> None:
 def check_sizes(what: str, *sizes: object) -> None:
     """Sizes are known while a kernel is traced: they decide which registers there are."""
     for x in sizes:
-        if not hasattr(type(x), "__index__") or hasattr(x, "type"):
+        if not hasattr(type(x), "__index__") or hasattr(x, "type") or isinstance(x, bool):
             fix = (
                 'sizes are Python ints; a tensor\'s dimension is one where it is static: pk.gl(pk.f32, "N", '
                 'pk.static("D"))'

@@ -47,13 +47,15 @@ AUGMENTED = "add sub mul truediv floordiv mod pow and or xor lshift rshift".spli
 def changes_in_place(cls: type) -> None:
     """`x += y` and all its like change values of a class in place, as `x[:] = x + y` does: no name means another."""
     for name in AUGMENTED:
-        operation = getattr(operator, f"{name}_" if name in ("and", "or") else name)
+        setattr(cls, f"__i{name}__", _changing(getattr(operator, f"{name}_" if name in ("and", "or") else name)))
 
-        def apply(self: Any, other: Any, operation: Callable[[Any, Any], Any] = operation) -> Any:
-            self[:] = operation(self, other)
-            return self
 
-        setattr(cls, f"__i{name}__", apply)
+def _changing(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def apply(self: Any, other: Any) -> Any:
+        self[:] = operation(self, other)
+        return self
+
+    return apply
 
 
 class Handle(Value):

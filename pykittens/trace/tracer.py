@@ -12,7 +12,7 @@ from ..types import Global, ScalarType
 from . import handle_types  # noqa: F401  (gives values their operators)
 from . import recorder as recording
 from .recorder import tracing
-from .wrong_calls import explain
+from .wrong_calls import MISTAKES, explain
 
 _SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
@@ -55,7 +55,7 @@ def trace(
         recorder.entry = inspect.currentframe()
         try:
             out = function(**arguments, **statics)
-        except TypeError as error:
+        except MISTAKES as error:
             explain(error)
             raise
         recorder.check()

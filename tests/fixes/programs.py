@@ -239,6 +239,8 @@ KERNELS: list[Any] = [
     ("(t > 0.0) * 3", "(t > 0.0).to(pk.i32) * 3"),
     ("t.take_rows(warp.iota(16))", "t.take_rows(range(15, -1, -1))"),
     ("import copy\nwarp.store(x, copy.deepcopy(t), (0, 0))", "warp.store(x, t + 0.0, (0, 0))"),
+    ("pk.cast(n, np.float32)", "pk.cast(n, pk.f32)"),
+    ("pk.arrive(bar, scope=1)", "pk.arrive(bar, scope=warp)"),
     ("s += 1.0", "warp.store(s, s + 1.0)"),
     ("x += 1.0", "warp.store(x, t + 1.0, (0, 0))"),
     ("j / 2", "j.to(pk.f32) / 2"),
