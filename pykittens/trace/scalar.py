@@ -153,7 +153,10 @@ changes_in_place(Variable)
 
 
 def cast(x: Operand, dtype: DType) -> Scalar:
-    """A scalar `x` as another `dtype`, converted as tiles are: see `Tile.to`."""
+    """A scalar `x` as another `dtype`, converted as tiles are: see `Tile.to`.
+
+    Raises `TypeRuleError` for what is no dtype.
+    """
     if not isinstance(dtype, DType):
         raise TypeRuleError(f"pk.cast to {dtype!r}", fix="name a dtype: pk.cast(x, pk.f32)")
     return result(scalar_functions.ScalarCast(THREAD, number(x), dtype))
