@@ -10,10 +10,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from ..errors import Frame, KernelError, TraceError, defined, is_user_file
-from ..suggestions import NoSuchWord
 
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\(\) (missing|got|takes) ")
 _ANNOTATION = re.compile(r"""(?<=: )("[^"]*"|'[^']*')(?=[,)]| = )""")  # which `inspect` shows as text
+_ATTRIBUTE = ("__getattr__", "_of_registers")  # who says that a value has none of that name
 MISTAKES = (TypeError, AttributeError, ValueError, LookupError, AssertionError, ArithmeticError)  # what Python raises
 _PACKAGE = __name__.partition(".")[0]
 
@@ -27,7 +27,7 @@ def explain(error: Exception) -> None:
     if not lines or isinstance(error, KernelError):
         return
     if behind := [frame for frame, _ in frames[lines[-1] + 1 :] if _is_ours(frame)]:
-        if not isinstance(error, NoSuchWord) or behind[0].f_code.co_name not in ("__getattr__", "_of_registers"):
+        if not isinstance(error, AttributeError) or behind[0].f_code.co_name not in _ATTRIBUTE:
             _not_taken(error, *frames[lines[-1]], behind)
     elif isinstance(error, TypeError) and (found := _CALL.match(str(error))) and (word := _word(found[1], found[2])):
         parameters = [p.replace(annotation=p.empty) for p in inspect.signature(word).parameters.values()]
