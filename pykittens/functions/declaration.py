@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import ArgumentError, public
 from ..interop import arrays as interop
 from ..interop.arrays import ArrayInfo, Unsupported
@@ -136,6 +138,10 @@ class Function:
 
     @public
     def _eager(self, arrays: Sequence[Any], settings: Sequence[Any], also: bool) -> Any:
+        if not isinstance(also, (bool, np.bool_)):
+            fact = f"{self.name}: {also!r}, a {type(also).__name__}, says whether `{self.also}` is returned, too"
+            raise ArgumentError(fact, fix="pass True or False")
+        also = bool(also)
         torch = sys.modules.get("torch")
         if torch is not None and _all_tensors(arrays, torch.Tensor):
             if _operators is None:
@@ -150,7 +156,7 @@ class Function:
         """The results, by the kernel, past torch's dispatcher. `overrides` are given to `forward`: configurations to
         be measured.
         """
-        self.check_settings(settings)
+        settings = self.checked_settings(settings)
         infos = self.describe(arrays)
         results = self.results(*infos, *settings)[: len(self.outputs) + also]
         first = next(x for x in infos if x is not None)
@@ -235,11 +241,14 @@ class Function:
         self.apart(found)
         return found
 
-    def check_settings(self, settings: Sequence[Any]) -> None:
-        """Raises `ArgumentError` for a setting that is nothing of the kind that the schema says."""
+    def checked_settings(self, settings: Sequence[Any]) -> tuple[Any, ...]:
+        """The settings as Python's numbers; raises `ArgumentError` for one that is nothing of the kind that the schema
+        says.
+        """
         for name, schema, value in zip(self.setting_names, self.settings.split(", "), settings):  # noqa: B905
             if fix := unsuitable(schema, value):
                 raise ArgumentError(f"{self.name}: {name} is {value!r}, a {type(value).__name__}", fix=fix)
+        return tuple(x.item() if isinstance(x, np.generic) else x for x in settings)
 
     def together(self, infos: Sequence[ArrayInfo | None]) -> None:
         """Raises `ArgumentError` for operands of several frameworks or devices."""

@@ -217,7 +217,8 @@ def _norm(function: Function, x: Any, weight: Any, bias: Any, residual: Any, eps
     if isinstance(seed, np.integer):
         seed = int(seed)
     drawn, number = (None, _signed(seed)) if isinstance(seed, int) else (seed, 0)
-    return function((x, residual, weight, bias, drawn), (eps, p, number), residual is not None or p > 0)
+    dropped = not isinstance(p, (int, float, np.number)) or p > 0  # what is no number is refused by the function
+    return function((x, residual, weight, bias, drawn), (eps, p, number), residual is not None or bool(dropped))
 
 
 def _signed(seed: int) -> int:

@@ -41,9 +41,9 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
         rest = function.key(*settings) if function.key else settings
         kinds = tuple(map(type, settings))  # 1 and True are equal, and one of them may be refused
         looks = (function, also, torch.is_grad_enabled(), rest, kinds, getattr(arrays[0], "shape", None))
-    except (TypeError, ValueError, RuntimeError):  # some nested tensors have no shape
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # some nested tensors have no shape
         _refuse_what_has_no_rows(function, arrays)
-        function.check_settings(settings)
+        function.checked_settings(settings)
         raise
     if direct() and (found := plans.known.find(arrays, looks)):
         kept, pointers = found
@@ -54,7 +54,9 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
             if graded and len(made) > len(function.outputs) + also:
                 made = made[:-1]
             return made[0] if len(made) == 1 else tuple(made) if made else None
-    function.check_settings(settings)
+    settings = function.checked_settings(settings)
+    if tuple(map(type, settings)) != kinds:  # NumPy's numbers are remembered as Python's
+        return call(function, arrays, settings, also)
     for i in function.written:  # of which torch would hand on a copy
         if (x := arrays[i]) is not None and x.is_neg():
             said = f"{function.name}: {function.names[i]} is a view of numbers of the other sign"

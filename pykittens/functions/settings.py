@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 
 def _is_float(x: Any) -> bool:  # not converted: a tensor on a GPU would have to be waited for
-    other = isinstance(x, (bool, np.bool_, str, bytes))
+    other = isinstance(x, (bool, np.bool_, str, bytes)) or (isinstance(x, int) and abs(x) > sys.float_info.max)
     return not other and hasattr(type(x), "__float__") and getattr(x, "ndim", 0) == 0
 
 

@@ -859,6 +859,26 @@ def test_no_angles_turn_nothing() -> None:
     assert (tensor.grad == 3.0).all()
 
 
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor])
+def test_settings_are_numbers_of_any_kind_or_refused(array: Any) -> None:
+    """NumPy's too, of 16 bits as of 64; what is none, or larger than any float, is refused before it is compared."""
+    x, q = array(torch.randn(4, 64).numpy()), array(torch.randn(1, 1, 16, 64).numpy())
+    for half in (np.float16(0.5), np.float64(0.5)):
+        for got, wanted in zip(pk.layernorm(x, p=half, seed=3), pk.layernorm(x, p=0.5, seed=3), strict=True):
+            assert (got == wanted).all()
+    refused: list[tuple[Callable[[], Any], str]] = [
+        (lambda: pk.layernorm(x, p="1"), "layernorm: p is '1', a str"),
+        (lambda: pk.layernorm(x, p=None), "layernorm: p is None"),
+        (lambda: pk.rmsnorm(x, eps=10**400), "rmsnorm: eps is 1000"),
+        (lambda: pk.attention(q, q, q, scale=10**400), "attention: scale is 1000"),
+        (lambda: pk.attention(q, q, q, return_lse=2), "attention: 2, a int, says whether `lse` is returned"),
+        (lambda: pk.linear_attention(q, q, q, return_state=None), "None, a NoneType, says whether `after`"),
+    ]
+    for call, fact in refused:
+        with pytest.raises(ArgumentError, match=fact):
+            call()
+
+
 def test_views_of_the_other_sign() -> None:
     """torch makes numbers of them before kernels see them; what is written is refused."""
     x = torch.randn(4, 64, dtype=torch.complex64).conj().imag
