@@ -75,6 +75,10 @@ class DType:
     def __hash__(self) -> int:
         return hash(self.name)
 
+    def __or__(self, other: None) -> DType:
+        """`pk.f32 | None`, of a scalar that may be left out: its default says so."""
+        return self if other is None else NotImplemented
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return _dtype_named, (self.name,)  # copies and pickles are the dtype itself
 

@@ -31,6 +31,10 @@ class GlobalPattern:
     dims: tuple[int | str | static, ...]
     dense: bool = False
 
+    def __or__(self, other: None) -> GlobalPattern:
+        """`pk.gl(...) | None`, of an operand that may be left out: its default says so."""
+        return self if other is None else NotImplemented
+
     def __str__(self) -> str:
         dims = " x ".join(str(d.name if isinstance(d, static) else d) for d in self.dims)
         return f"gl<{' or '.join(d.name for d in self.dtypes)}, {dims}>"

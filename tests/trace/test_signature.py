@@ -20,6 +20,7 @@ SAME = GlobalPattern((pk.f32,), ("N", 128))
         Annotated[Tensor, pk.gl(f32, "N", 128)],
         Annotated[Tensor, (f32,), "N", 128],
         Annotated[Tensor, f32, "N", 128] | None,
+        pk.gl(f32, "N", 128) | None,
         Optional[Annotated[Tensor, f32, "N", 128]],  # noqa: UP045
         Union[None, Annotated[Tensor, f32, "N", 128]],
     ],
@@ -28,7 +29,7 @@ def test_spellings_of_a_tensor(annotation: Any) -> None:
     assert run_time(annotation) == SAME
 
 
-@pytest.mark.parametrize("annotation", [f32, Annotated[Scalar, f32], Annotated[pk.Scalar, f32] | None])
+@pytest.mark.parametrize("annotation", [f32, f32 | None, Annotated[Scalar, f32], Annotated[pk.Scalar, f32] | None])
 def test_spellings_of_a_scalar(annotation: Any) -> None:
     assert run_time(annotation) is f32
 
