@@ -207,13 +207,18 @@ class Steps:
         else:
             paired = info.shape[-1] == v.shape[-1] == 256 and all(x is None for x in (*more, static.get("scoring")))
             cuts, keys_sums = (1, 1), None
-            if processors and q_offsets is None:
+            shared, m, many = k.shape[1], k.shape[2], 1
+            if q_offsets is not None:  # as if all sequences were as long
+                many = max(q_offsets.shape[0] - 1, 1)
+            if processors:
                 known = left is right is None and lists is None  # how many tiles see each tile of keys
-                group = (batch, heads, k.shape[1], n, k.shape[2], d)
+                group = (batch * many, heads, shared, -(-n // many), -(-m // many), d)
                 shape = divided.Shape(*group, known and static["causal"], deterministic or not known, paired)
                 cuts = divided.cut(shape, processors)
             if cuts != (1, 1):
-                keys_sums = arrays.empty(kind, divided.parts_of(batch, k.shape[1], k.shape[2], d, *cuts), "f32", device)
+                keys = hopper.keys_of(d)
+                length = m if q_offsets is None else (m // keys + many) * keys
+                keys_sums = arrays.empty(kind, divided.parts_of(batch, shared, length, d, *cuts), "f32", device)
             if paired:
                 by_keys = (batch * k.shape[1], heads // k.shape[1])
                 scaled, delta, sums = (x.reshape(*by_keys, *x.shape[2:]) for x in (scaled, delta, sums))
@@ -225,7 +230,7 @@ class Steps:
                 given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs)
                 hopper.differentiate(*given, sums=keys_sums, owners=k_owners, **static)
             if keys_sums is not None:
-                divided.merge(keys_sums, dk, dv, scale, width=d)
+                divided.merge(keys_sums, dk, dv, scale, k_offsets, k_owners, width=d)
             finish(sums, scaled, dq, scale, q_offsets, q_owners, width=d)
 
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, f16, f32, warpgroup
+from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
 from . import schedule
 from .attention_backward_hopper import LINES, keys_of
@@ -36,15 +36,25 @@ def merge(
     dk: Annotated[Tensor, (bf16, f16), "B", "G", "M", pk.static("D")],
     dv: Annotated[Tensor, (bf16, f16), "B", "G", "M", pk.static("DV")],
     scale: Annotated[Scalar, f32],
+    k_offsets: Annotated[Tensor, i32, "S"] | None = None,
+    owners: Annotated[Tensor, i32, "O"] | None = None,
     *,
     width: int,
 ) -> None:
-    """dk and dv of all parts; `width`: columns of the tiles."""
+    """dk and dv of all parts; `width`: columns of the tiles. Of packed sequences, the parts' tiles are those of
+    `owners`.
+    """
     row, cols = pk.block_index.x, sums.cols // ROWS
     head, batch = pk.block_index.y % dk.depth, pk.block_index.y // dk.depth
     queries, across = sums.depth // dk.depth, width // cols
     heads = sums.batch // (2 * dk.batch)
     staged = pk.shared(pk.st(dk.dtype, ROWS, cols), name="staged")
+    rows, at_row = pk.stretch(dk), row // across
+    if owners is not None:
+        keys = keys_of(width)
+        sequence = owners[at_row * ROWS // keys]
+        rows = pk.packed(k_offsets)[sequence]
+        at_row = at_row - pk.packed(k_offsets).first(sequence, keys) * (keys // ROWS)
 
     def add(gradient: int, out: Any, by: Any) -> None:
         """All parts of a tile of dk (0) or dv (1)."""
@@ -54,7 +64,7 @@ def merge(
             total[:] = total + warpgroup.load_vec(sums, at)
         warpgroup.store(staged, (total.tile(ROWS, cols) * by).to(out.dtype))
         warpgroup.sync()
-        warpgroup.store(out, staged, (batch, head, row // across, row % across))
+        warpgroup.store(out, staged, **rows.tile(batch, head, at_row, ROWS, row % across, cols))
 
     with pk.when(pk.block_index.z == 0):
         add(0, dk, scale)

@@ -251,7 +251,7 @@ def differentiate(
                 step(h, j, masked)
         if sums is not None:
             for i, sum in enumerate((dkey, dvalue)):
-                warpgroup.store(sums, sum.registers(), share().place(i, tile * 2 + me))
+                warpgroup.store(sums, sum.registers(), share().place(i, line * 2 + me))
         else:
             pk.block.sync()  # nobody reads the keys and values any more
             head, batch = share().owner

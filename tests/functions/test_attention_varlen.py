@@ -15,7 +15,7 @@ from pykittens.errors import ArgumentError  # noqa: E402
 from pykittens.functions import scorings  # noqa: E402
 from pykittens.functions.attention_varlen import ATTENTION_VARLEN_BACKWARD  # noqa: E402
 from pykittens.interop.arrays import describe  # noqa: E402
-from pykittens.kernels import attention_ampere, attention_backward  # noqa: E402
+from pykittens.kernels import attention_ampere, attention_backward, attention_backward_divided  # noqa: E402
 from pykittens.kernels.attention import scores, table  # noqa: E402
 from pykittens.kernels.attention_backward_ampere import AMPLE  # noqa: E402
 from pykittens.kernels.reference import attention_backward as reference  # noqa: E402
@@ -71,6 +71,17 @@ def test_hopper(causal: bool, window: Any, softcap: float | None, sunk: bool, d:
     operands = (c.do, c.q, c.k, c.v, c.o.astype(BF16), c.lse.astype(np.float32), *c.cu, c.dlse, c.sinks)
     found = ATTENTION_VARLEN_BACKWARD(operands, (causal, None, d == 64, *(window or (None, None)), softcap))
     c.check(found[: 3 + sunk])
+
+
+@pytest.mark.parametrize(("d", "causal", "cut"), [(64, False, (2, 2)), (128, True, (2, 1)), (256, True, (1, 2))])
+def test_blocks_divide_the_work_on_a_tile_of_keys(
+    d: int, causal: bool, cut: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heads, and its tiles of queries; also of tiles that do not exist, and of sequences without rows."""
+    c = Case(causal, None, None, False, d)
+    monkeypatch.setattr(attention_backward_divided, "cut", lambda shape, processors: cut)
+    operands = (c.do, c.q, c.k, c.v, c.o.astype(BF16), c.lse.astype(np.float32), *c.cu, c.dlse, None)
+    c.check(ATTENTION_VARLEN_BACKWARD(operands, (causal, None, d == 128, None, None, None))[:3])
 
 
 @pytest.mark.thin(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -284,6 +285,33 @@ def _packed(instance: Instance | None, queries: tuple[int, ...], keys: tuple[int
     return replace(instance, operands=operands, values=values, expected=expected, outputs=("dk", "dv"))
 
 
+def _packed_divided(dim: int, causal: bool) -> Instance:
+    """The same, by a block for each head and tile of keys."""
+    instance = _packed(_attention_backward(dim, "bf16", causal), *LENGTHS)
+    queries, keys = (instance.values[name] for name in ("q_offsets", "k_offsets"))
+    operands, heads, height = dict(instance.operands), 2, attention_backward_hopper.keys_of(dim)
+    length = len(instance.values["owners"]) * height
+    shape, cols = attention_backward_divided.parts_of(1, 1, length, dim, heads, 1), min(dim, 128)
+    operands["sums"] = spec(f32, shape)
+
+    def expected(**given: Any) -> dict[str, Array]:
+        tiles = np.zeros((2, heads, length, dim))
+        for i, (start, end) in enumerate(itertools.pairwise(queries)):
+            rows, its = (int(start) // 128 + i) * 128, slice(*keys[i : i + 2])
+            first = (int(keys[i]) // height + i) * height
+            for h in range(heads):
+                one = {x: given[x][:, h : h + 1, start:end] for x in ("q", "do")} | {
+                    x: given[x][:, :, its] for x in "kv"
+                }
+                one |= {x: given[x][:, h : h + 1, rows : rows + end - start] for x in ("lse", "delta")}
+                dk, dv = _key_gradients(**one, causal=causal, scale=given["scale"])
+                tiles[:, h, first : first + dk.shape[2]] = dk[0, 0] / given["scale"], dv[0, 0]
+        tiles = tiles.reshape(2 * heads, 1, -1, 64, dim // cols, cols).swapaxes(3, 4).reshape(*shape)
+        return {"sums": tiles[..., order(RegisterTile(f32, 64, cols, "row", 4), 4)]}
+
+    return replace(instance, operands=operands, expected=expected, outputs=("sums",))
+
+
 def _key_gradients(
     q: Array, k: Array, v: Array, do: Array, lse: Array, delta: Array, causal: bool, scale: float
 ) -> tuple[Array, Array]:
@@ -347,6 +375,16 @@ ROWS = (
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
         most_lines=250,
         spilled=36,  # bounds of loops, before them
+    ),
+    Shipped(
+        name="attention_backward_hopper_packed_divided",
+        about="the same by several blocks for each tile of keys",
+        make=_packed_divided,
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "USETMAXREG", "UTMAREDG|REDG"),
+        most_lines=250,
+        spilled=40,  # bounds of loops, before them
     ),
     Shipped(
         name="attention_backward_hopper_window",
