@@ -16,13 +16,11 @@ from typing import Any
 from ..errors import TypeRuleError
 from ..program import Operand
 from ..types import i32
-from .elementwise import maximum, minimum, where
-from .flow import break_if, loop
+from .elementwise import maximum
+from .flow import break_if, loop, otherwise, when
 from .handle import number
 from .memory import Tensor, at
 from .scalar import var
-
-PIVOTS = 7  # sequences that a step of the search looks at
 
 
 class Stretch:
@@ -85,21 +83,15 @@ class Packed:
         return self.find(tile, height) if owners is None else owners[tile]
 
     def find(self, tile: Operand, height: int) -> Any:
-        """Which sequence a tile belongs to: the last that begins at its number or before.
-
-        A step looks at several sequences at once: loads that do not depend on one another take the time of one.
-        """
+        """Which sequence a tile belongs to: the last that begins at its number or before."""
         low, high = var(i32, 0), var(i32, number(self.count))
         for _ in loop():
             break_if(high - low <= 1)
-            step, before = (high - low + PIVOTS) // (PIVOTS + 1), 0
-            for i in range(1, PIVOTS + 1):
-                index = low + step * i
-                begun = self.first(minimum(index, high - 1), height) <= tile
-                before = before + where(begun & (index < high), 1, 0)
-            new = low + step * before
-            high.set(minimum(new + step, high))
-            low.set(new)
+            middle = (low + high) // 2
+            with when(self.first(middle, height) <= tile):
+                low.set(middle)
+            with otherwise():
+                high.set(middle)
         return low + 0
 
 
