@@ -262,3 +262,14 @@ def test_a_view_of_any_dtype_is_an_array(name: str) -> None:
     assert found.dtype == whole.dtype
     assert np.array_equal(found.astype(float), whole[1:4, 2:4].astype(float))
     assert np.shares_memory(found, whole)
+
+
+def test_a_view_of_another_dtype() -> None:
+    """The same memory, of which shape, strides and offset count the elements that it is read as."""
+    whole = np.zeros(12, ml_dtypes.bfloat16)
+    seen = View(whole, (2, 2), (3, 1), 1, "f32")
+    as_numpy(seen, writable=True)[:] = [[1, 2], [3, 4]]
+    np.testing.assert_array_equal(whole.view(np.float32), [0, 1, 2, 0, 3, 4])
+    info = describe(seen)
+    assert (info.dtype, info.shape, info.pointer) == ("f32", (2, 2), whole.ctypes.data + 4)
+    assert seen.T.dtype == "f32" and not arrays.alike([seen]).same(View(whole, (2, 2), (3, 1), 1))
