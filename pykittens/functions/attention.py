@@ -11,6 +11,7 @@ from . import attention_rules as rules
 from . import scorings
 from .attention_scored import asked, operands_of, scored
 from .declaration import Backward, Function
+from .settings import check_operands, check_setting
 
 
 def _forward(q: Any, k: Any, v: Any, sinks: Any, out: Any, lse: Any, *settings: Any, **told: Any) -> Any:
@@ -158,6 +159,11 @@ def attention(
         raise ArgumentError(f"attention with dropout_p={dropout_p}: the kernels drop no scores", fix=fix)
     left, right = (None, None) if window is None else rules.sides(window)
     if lengths_q is not None or lengths_k is not None:
+        check_setting("attention", "bool causal", causal)
+        check_operands("attention", score_operands=score_operands, mask_operands=mask_operands)
+        if wrong := [x for x in (q, k) if len(getattr(x, "shape", ())) != 4]:
+            said = f"attention: lengths of {getattr(wrong[0], 'shape', type(wrong[0]).__name__)}"
+            raise ArgumentError(said, fix="pass arrays (batch, heads, rows, head dimension)")
         if (
             padding == "right"
             and (causal or window is not None)

@@ -16,6 +16,7 @@ from . import scorings
 from .compiled import tracing
 from .declaration import Backward, Function, Result
 from .scorings import MOST
+from .settings import check_operands
 
 NEAR = 2**20  # positions up to this are converted without a conversion
 NAMES = tuple(f"operand{i}" for i in range(MOST))
@@ -113,6 +114,7 @@ def asked(
 
     Raises `ArgumentError` for operands that no function reads, and too many.
     """
+    check_operands("attention", score_operands=score_operands, mask_operands=mask_operands)
     if score is None and mask is None:
         for name, operands in (("score", score_operands), ("mask", mask_operands)):
             if operands:

@@ -40,6 +40,8 @@ def gradients(
         torch = import_module("torch")
     except ImportError:
         raise ArgumentError("pk.gradients without torch, whose autograd it asks", fix="pip install torch") from None
+    if not callable(function):
+        raise ArgumentError(f"gradients of {function!r:.60}", fix="pass a function first: pk.gradients(pk.rmsnorm, x)")
     bound = inspect.signature(function).bind(*arrays, **settings)
     kinds = {name: kind for name, x in bound.arguments.items() if (kind := _kind(x))}
     if len({*kinds.values()}) > 1:
@@ -47,6 +49,8 @@ def gradients(
         raise ArgumentError(f"gradients of arrays {said}", fix="pass arrays of one framework")
     tensors = {name: _tensor(torch, bound.arguments[name]) for name in kinds}
     floats = [name for name, x in tensors.items() if x.is_floating_point()]
+    if not isinstance(of, (str, tuple, list)) or not all(isinstance(name, str) for name in of):
+        raise ArgumentError(f"gradients of {of!r:.60}", fix='pass names of operands: of=["x"]')
     unknown = [name for name in of if name not in floats]
     if unknown or not floats:
         said = f"gradients of {', '.join(unknown) or 'no array'}"

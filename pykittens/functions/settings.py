@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ArgumentError
+
 
 def _is_float(x: Any) -> bool:  # not converted: a tensor on a GPU would have to be waited for
     other = isinstance(x, (bool, np.bool_, str, bytes)) or (isinstance(x, int) and abs(x) > sys.float_info.max)
@@ -32,6 +34,21 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "bool": (lambda x: isinstance(x, (bool, np.bool_)), "True or False"),
     "str": (lambda x: isinstance(x, str), "a string"),
 }
+
+
+def check_setting(function: str, schema: str, value: Any) -> None:
+    """Raises `ArgumentError` for a setting, "float p", that is nothing of the kind: where it decides before the
+    operator is asked.
+    """
+    if fix := unsuitable(schema, value):
+        raise ArgumentError(f"{function}: {schema.split()[1]} is {value!r:.60}", fix=fix)
+
+
+def check_operands(function: str, **given: Any) -> None:
+    """Raises `ArgumentError` for operands of a user's function that are no tuple or list."""
+    for name, operands in given.items():
+        if not isinstance(operands, (tuple, list)):
+            raise ArgumentError(f"{function}: {name} is {operands!r:.60}", fix=f"pass a tuple of arrays: {name}=(x,)")
 
 
 def unsuitable(schema: str, value: Any) -> str:

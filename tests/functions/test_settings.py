@@ -1,6 +1,7 @@
 """Settings of a wrong kind are refused by what the schema says, for arrays of every framework; so are functions of the
 caller's that take or return the wrong things."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -41,11 +42,11 @@ def test_by_the_schema() -> None:
         for j, x in enumerate(function.settings.split(", ")[:i]):
             fine[j] = RIGHT.get(x.split()[0].removesuffix("?").replace("SymInt", "int"), (None,))[0]
         for value in RIGHT[plain] + ((None,) if kind.endswith("?") else ()):
-            function.check_settings([*fine, value])
+            function.checked_settings([*fine, value])
         for value in WRONG[plain]:
             if value is not None or not kind.endswith("?"):
                 with pytest.raises(ArgumentError, match=f"{function.name}: {function.setting_names[i]} is") as error:
-                    function.check_settings([*fine, value])
+                    function.checked_settings([*fine, value])
                 assert error.value.fix.startswith("pass ")
 
 
@@ -67,6 +68,26 @@ def test_in_calls(torch: bool) -> None:
     ):
         with pytest.raises(ArgumentError, match=r"is .*, a (str|int)"):
             run()
+
+
+@pytest.mark.parametrize("torch", [False, True])
+def test_what_decides_before_an_operator_is_asked(torch: bool) -> None:
+    q, x = tensors(torch, 1, 1, 16, 64), tensors(torch, 16, 64)
+    for run, said in (
+        (lambda: pk.matmul(x, x, operands=True), "matmul: operands is True"),
+        (lambda: pk.matmul(x, x, epilogue=lambda t, r, c: t, operands=x), "matmul: operands is "),
+        (lambda: pk.attention(q, q, q, score_operands=2.0), "attention: score_operands is 2.0"),
+        (lambda: pk.attention(q, q, q, mask_operands=q), "attention: mask_operands is "),
+        (lambda: pk.attention(x, x, x, lengths_k=x), "attention: lengths of "),
+        (lambda: pk.attention(q, q, q, lengths_k=x, causal=x), "attention: causal is "),
+        (lambda: pk.rmsnorm(x, p=None), "rmsnorm: p is None"),
+        (lambda: pk.linear_attention(q, q, q, return_state=q), "linear_attention: "),
+        (lambda: pk.gradients(x, x), "gradients of "),
+        (lambda: pk.gradients(pk.rmsnorm, x, of=0), "gradients of 0"),
+    ):
+        with pytest.raises(ArgumentError, match=re.escape(said)) as error:
+            run()
+        assert error.value.fix
 
 
 @pytest.mark.parametrize("torch", [False, True])
