@@ -16,7 +16,7 @@ from . import scorings
 from .compiled import tracing
 from .declaration import Backward, Function, Result
 from .scorings import MOST
-from .settings import check_operands
+from .settings import NOTHING, check_operands
 
 NEAR = 2**20  # positions up to this are converted without a conversion
 NAMES = tuple(f"operand{i}" for i in range(MOST))
@@ -114,6 +114,8 @@ def asked(
 
     Raises `ArgumentError` for operands that no function reads, and too many.
     """
+    if score is None and mask is None and score_operands is mask_operands is NOTHING:  # no call more for most
+        return None
     check_operands("attention", score_operands=score_operands, mask_operands=mask_operands)
     if score is None and mask is None:
         for name, operands in (("score", score_operands), ("mask", mask_operands)):

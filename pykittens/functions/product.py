@@ -14,7 +14,7 @@ from ..types import DTYPES, DType
 from .compiled import tracing
 from .declaration import Backward, Function, Result
 from .epilogues import MOST, epilogue_of, matrix_shape, number_of, through_epilogue
-from .settings import check_operands
+from .settings import NOTHING, check_operands
 
 DTYPE_NAMES = ("bf16", "f16", "f32")
 
@@ -227,7 +227,8 @@ def matmul(
     Raises `ArgumentError` for operands that the kernel does not take.
     """
     name = None if dtype is None else _dtype_name(dtype)
-    check_operands("matmul", operands=operands)
+    if operands is not NOTHING:
+        check_operands("matmul", operands=operands)
     if epilogue is None:
         if operands:
             fix = "pass epilogue=, which reads them, or leave operands= out"

@@ -36,6 +36,9 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+NOTHING: tuple[Any, ...] = ()  # of which there is one, in Python
+
+
 def check_setting(function: str, schema: str, value: Any) -> None:
     """Raises `ArgumentError` for a setting, "float p", that is nothing of the kind: where it decides before the
     operator is asked.
