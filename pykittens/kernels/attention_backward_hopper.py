@@ -83,9 +83,8 @@ def differentiate(
     `left`, `right`, `softcap` and offsets: see `attention_hopper.attend`. Of packed sequences, the rows of lse, delta
     and dq are those of `pk.packed(q_offsets).padded`; owners: whose each tile of keys is (`attention_packed`).
 
-    With `turns` (zeros), the additions come in the same order every time: by increasing keys, or decreasing if causal,
-    so that a block waits for blocks that began before it, and none for one that starts with the same queries. With
-    `sums`, blocks divide the work on a tile of keys, and theirs go there: see `attention_backward_divided`.
+    With `turns` (zeros), additions come in one order, by increasing keys, or decreasing if causal: a block waits for
+    blocks that began before it, none for one that starts with the same queries. `sums`: `attention_backward_divided`.
     """
     d, dtype, unit = backward_width(q.cols, v.cols), q.dtype, scale if softcap is None else softcap
     scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
