@@ -234,8 +234,8 @@ def longer(found: Instance, rows: int) -> Instance:
 def survivors(rows: list[Shipped], known: Counter[object], whole: bool) -> tuple[Counter[object], str]:
     """What nothing misses in any instance of the rows, by what and line, and in words.
 
-    In CI only the first instance runs in every order of blocks and warps; and those that follow look at their own
-    statements, and at those that nothing has found yet and that are not `known`.
+    In CI all run in one order of blocks and warps, and then the first in every order; each looks at its own statements,
+    and at those that nothing has found yet and that are not `known`.
     """
     is_found: dict[object, bool] = {}  # by statement, in any instance
     keys, words = {}, {}
@@ -243,11 +243,12 @@ def survivors(rows: list[Shipped], known: Counter[object], whole: bool) -> tuple
     def left() -> list[object]:
         return [x for x, found in is_found.items() if not found and keys[x] != FENCE_OF_READS]
 
-    for i, instance in enumerate(instances(rows, whole)):
+    every = [*instances(rows, whole)]
+    for i, instance in enumerate(every if whole else [*every, every[0]]):
         seen: Counter[object] = Counter()
         open_ = Counter(keys[x] for x in left())
         settled = set() if whole else {x for x, found in is_found.items() if found or open_[keys[x]] == known[keys[x]]}
-        with contextlib.nullcontext() if whole or i == 0 else thin.one_order():
+        with contextlib.nullcontext() if whole or i == len(every) else thin.one_order():
             for removal in removals(instance.kernel, **instance.arrays(), **instance.statics):
                 place = (removal.what, removal.op.location)
                 seen[place] += 1

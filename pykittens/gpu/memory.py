@@ -22,7 +22,7 @@ class DeviceArray:
         context = driver.primary_context(device)
         with driver.using(context):
             self.pointer = ask("cuMemAlloc_v2", f"allocating {self.nbytes:,} bytes", self.nbytes, of=ctypes.c_size_t)
-            weakref.finalize(self, _free, self.pointer, context)
+            weakref.finalize(self, _free, self.pointer, context).atexit = False  # the driver frees it with the process
             dense = np.ascontiguousarray(array)
             check(library().cuMemcpyHtoD_v2(self.pointer, dense.ctypes.data, self.nbytes), "copying to the GPU")
 
