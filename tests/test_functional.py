@@ -95,9 +95,9 @@ def bad(**changes: Any) -> list[Any]:
         (operands(d=84), r"no kernel for head dimension 84.*fix: multiples of 8 up to 256 are supported"),
         (
             bad(v=lambda x: x.tolist()),
-            r"`v` is a builtins.list, which is no array.*fix: pass a NumPy, torch, CuPy or JAX array",
+            r"`v` is a list, which is no array.*fix: pass a NumPy, torch, CuPy or JAX array",
         ),
-        (bad(q=lambda x: None), r"`q` is a builtins.NoneType"),
+        (bad(q=lambda x: None), r"`q` is None"),
     ],
 )
 def test_refusals(arrays: list[Any], message: str) -> None:

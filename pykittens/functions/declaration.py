@@ -319,10 +319,14 @@ def compiling() -> bool:
 
 
 def _all_tensors(arrays: Sequence[Any], kind: type) -> bool:
-    for x in arrays:  # noqa: SIM110  # a generator costs a call for each
-        if x is not None and not isinstance(x, kind):
-            return False
-    return True
+    """Whether the operands that are given are tensors, one at least."""
+    found = False
+    for x in arrays:  # a generator costs a call for each
+        if x is not None:
+            if not isinstance(x, kind):
+                return False
+            found = True
+    return found
 
 
 def _names(schema: str) -> tuple[str, ...]:

@@ -177,7 +177,8 @@ def framework_of(array: Any) -> Framework:
             if kind.__module__.startswith("pykittens.trace."):
                 fix = "call it outside of kernels; the function of a kernel k is traced into another: k.function(x, y)"
                 raise Unsupported("belongs to the kernel that is being traced", fix)
-            raise Unsupported(f"is a {kind.__module__}.{kind.__qualname__}, which is no array")
+            named = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+            raise Unsupported("is None, which is no array" if array is None else f"is a {named}, which is no array")
         _of_type[kind] = found
     return found
 

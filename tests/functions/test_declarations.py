@@ -428,6 +428,15 @@ def test_public_signatures_have_the_names_of_the_declarations() -> None:
         assert "Raises" in inspect.getdoc(getattr(pk, name)) or "as `" in inspect.getdoc(getattr(pk, name)), name
 
 
+@pytest.mark.parametrize("name", sorted({*functions.PUBLIC} - {"gradients"}))
+def test_no_operand_at_all(name: str) -> None:
+    """Python's None for each is refused by us, whatever torch would say of a call without tensors."""
+    parameters = inspect.signature(getattr(pk, name)).parameters.values()
+    needed = {p.name: None for p in parameters if p.default is p.empty}
+    with pytest.raises(ArgumentError):
+        getattr(pk, name)(**needed)
+
+
 def arguments(name: str) -> tuple[Any, tuple[Any, ...]]:
     """The operator, and what the public function gives it."""
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -53,9 +53,9 @@ def test_tf32_is_stored_as_f32() -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        ([[1.0]], "`q` is a builtins.list, which is no array"),
-        (None, "`q` is a builtins.NoneType, which is no array"),
-        (1.5, "`q` is a builtins.float, which is no array"),
+        ([[1.0]], "`q` is a list, which is no array"),
+        (None, "`q` is None, which is no array"),
+        (1.5, "`q` is a float, which is no array"),
         (np.zeros(3, np.complex64), "`q` has dtype complex64; kernels know bf16, f16"),
         (np.zeros(3, ">f4"), "`q` has dtype >f4; kernels know"),
         (np.zeros(3, ml_dtypes.float8_e4m3fnuz), "`q` has dtype float8_e4m3fnuz"),
