@@ -13,22 +13,9 @@ import pykittens as pk
 from pykittens.functions import PUBLIC
 from pykittens.reference.expected import expected
 from pykittens.reference.vocabulary import row
-from pykittens.reference.words import LANGUAGE, WORDS
+from pykittens.reference.words import HELD, LANGUAGE, WORDS
 
 ROOT = Path(__file__).parents[2]
-HELD: dict[str, type] = {
-    "x": pk.Tile,
-    "tensor": pk.Tensor,
-    "shared": pk.Shared,
-    "scalar": pk.Scalar,
-    "variable": pk.Variable,
-    "ring": pk.Ring,
-    "warp": pk.ScopeHandle,
-    "turns": pk.Turns,
-    "pk.tma": type(pk.tma),
-    "pk.cluster": type(pk.cluster),
-    "warpgroup": type(pk.warpgroup),
-}
 OPERATORS = {  # the method whose docstring says what they do
     "x + y": pk.Tile.__add__,
     "x ** y": pk.Tile.__pow__,

@@ -8,6 +8,22 @@ A word in lower case before the dot is what a kernel holds: `x` a register tile 
 
 from __future__ import annotations
 
+from .. import vocabulary as pk
+
+HELD: dict[str, type] = {  # what kernels hold, as words name it
+    "x": pk.Tile,
+    "tensor": pk.Tensor,
+    "shared": pk.Shared,
+    "scalar": pk.Scalar,
+    "variable": pk.Variable,
+    "ring": pk.Ring,
+    "warp": pk.ScopeHandle,
+    "turns": pk.Turns,
+    "pk.tma": type(pk.tma),
+    "pk.cluster": type(pk.cluster),
+    "warpgroup": type(pk.warpgroup),
+}
+
 _PRODUCTS = {
     f"warp.{m}_{a}{b}": "Mma MmaBytes Wgmma" if (a, b) == ("A", "Bt") else "Mma Wgmma"
     for m in ("mma", "mm")

@@ -12,21 +12,8 @@ from pykittens.cli import app
 from pykittens.functions import PUBLIC
 from pykittens.reference.expected import Expected, expected
 from pykittens.reference.vocabulary import classes, row, table
-from pykittens.reference.words import COMPILERS, LANGUAGE, WORDS, words
+from pykittens.reference.words import COMPILERS, HELD, LANGUAGE, WORDS, words
 
-HELD = {
-    "x": pk.Tile,
-    "tensor": pk.Tensor,
-    "shared": pk.Shared,
-    "scalar": pk.Scalar,
-    "variable": pk.Variable,
-    "ring": pk.Ring,
-    "warp": pk.ScopeHandle,
-    "turns": pk.Turns,
-    "pk.tma": type(pk.tma),
-    "pk.cluster": type(pk.cluster),
-    "warpgroup": type(pk.warpgroup),
-}
 LISTED = [*(w for group in WORDS.values() for w in group), *(w for group in LANGUAGE.values() for w in group.split())]
 BEHIND = sorted({name for ops in words().values() for name in ops.split()})
 

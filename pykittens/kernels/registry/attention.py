@@ -222,7 +222,7 @@ ROWS = (
         make=lambda causal: packed(_attention_ampere(64, "bf16", causal), *LENGTHS),
         options={"causal": (False, True)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
-        spilled=16,  # on sm_100
+        spilled=16,  # from sm_100 on
     ),
     Shipped(
         name="attention_ampere_window",
