@@ -169,7 +169,7 @@ def test_refusals_stay(gpu: FakeDriver) -> None:
         for operands, message in (
             ((q.half(), k, v), "dtypes"),
             ((q, k[:, :, :8], v), "shapes"),
-            ((q, k, None), "NoneType"),
+            ((q, k, None), "v` is None"),
         ):
             with pytest.raises(ArgumentError, match=message):
                 pk.attention(*operands)
