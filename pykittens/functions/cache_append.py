@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import ArgumentError
 from ..kernels import cache_append as kernels
 from .declaration import Function, Result
 
@@ -74,5 +75,7 @@ def cache_append(
     Raises `ArgumentError` for operands that the kernel does not take. A row without a place in the cache is an error on
     the simulated GPU and in debug builds, and is not written on a GPU; past the tables, angles are 0.
     """
+    if interleaved and cos is None:
+        raise ArgumentError("cache_append: interleaved=True, and no angles", fix="pass cos and sin, or leave it out")
     operands = (k, v, k_cache, v_cache, lengths, page_table, cos, sin, q, k_scale, v_scale)
     return CACHE_APPEND(operands, (interleaved,), q is not None)

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ArgumentError, public
+from ..errors import ArgumentError, public, user_frames
 from ..interop import arrays as interop
 from ..interop.arrays import ArrayInfo, Unsupported
 from ..kernels.arguments import KernelCall
+from ..trace.operands import check_outputs
 from ..versions import new_enough
 from .settings import unsuitable
 
@@ -174,6 +175,7 @@ class Function:
         **overrides: Any,
     ) -> None:
         """Writes the results that were made for these operands."""
+        arrays, infos = self.laid_out(arrays, infos)
         if any(x is not None and 0 in x.shape for x in infos):
             if self.functional is not None and not self.outputs:
                 taken = len(self.functional.names)  # with or without what is written: a total, or room for a result
@@ -192,6 +194,21 @@ class Function:
             return
         if call := self.prepare(arrays, results, made, settings, **overrides):
             call.kernel(*call.operands, **call.statics)
+
+    def laid_out(
+        self, arrays: Sequence[Any], infos: Sequence[ArrayInfo | None]
+    ) -> tuple[Sequence[Any], Sequence[ArrayInfo | None]]:
+        """The operands as kernels take them: dense copies of those that run backwards, and of lines with gaps (offsets,
+        lengths, a bias). What is written is checked, and left where it is."""
+        found, known = list(arrays), list(infos)
+        for i, x in enumerate(infos):
+            if x is not None and i not in self.written and x.strides is not None:
+                steps = [step for step, length in zip(x.strides, x.shape, strict=True) if length > 1]
+                line = len(x.shape) == 1 or x.dtype[0] in "iu"
+                if any(step < 0 for step in steps) or (line and x.shape and x.shape[-1] > 1 and steps[-1] != 1):
+                    found[i] = interop.dense_copy(arrays[i], self.names[i])
+                    known[i] = interop.describe(found[i], self.names[i])
+        return (found, known) if any(a is not b for a, b in zip(found, arrays, strict=True)) else (arrays, infos)
 
     def _of_zeros(
         self, arrays: Sequence[Any], infos: Sequence[ArrayInfo | None], settings: Sequence[Any], also: bool
@@ -259,11 +276,17 @@ class Function:
             raise ArgumentError(f"{self.name}: {said}", fix="pass arrays of one framework on one device")
 
     def apart(self, infos: Sequence[ArrayInfo | None]) -> None:
-        """Raises `ArgumentError` where an operand that is written shares memory with another: what of it is read first
-        would be chance. The same array is none, where a function takes it twice: each element is read, then written."""
+        """Raises `ArgumentError` where an operand that is written is read-only, overlaps itself, or shares memory with
+        another: what of it is read first would be chance. The same array is none, where a function takes it twice: each
+        element is read, then written."""
         for i in self.written:
+            out = infos[i]
+            if out is not None and 0 not in out.shape:
+                if any(step < 0 for step in out.strides or ()):
+                    fact = f"{self.name} writes {self.names[i]!r}, which has negative strides {tuple(out.strides)}"
+                    raise ArgumentError(fact, fix="pass an array whose elements follow one another")
+                check_outputs(self.name, (self.names[i],), {self.names[i]: out}, user_frames())
             for j, x in enumerate(infos):
-                out = infos[i]
                 if j == i or x is None or out is None or x[:4] == out[:4] or not (x.pointer and interop.meet(x, out)):
                     continue
                 said = f"{self.name}: {self.names[i]}, which is written, shares memory with {self.names[j]}"

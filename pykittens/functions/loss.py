@@ -30,6 +30,7 @@ def _forward(x: Any, targets: Any, loss: Any, dx: Any, *settings: Any, **config:
 
 
 def _forward_lse(x: Any, targets: Any, loss: Any, lse: Any, dx: Any, *settings: Any, **config: Any) -> KernelCall:
+    kernels.look_at_targets("cross_entropy", targets, x.shape[1], settings[1])
     statics = {"shared": describe(x).dtype != "f16", **config}
     return KernelCall(kernels.STEPS, (x, targets, loss, lse, dx, *settings), statics)  # type: ignore[arg-type]
 
@@ -107,6 +108,7 @@ def _in_place_results(x: Any, targets: Any, *settings: Any) -> tuple[Result, ...
 
 
 def _in_place_forward(x: Any, targets: Any, loss: Any, *settings: Any, **config: Any) -> KernelCall:
+    kernels.look_at_targets("cross_entropy", targets, x.shape[1], settings[1])
     return KernelCall(kernels.STEPS, (x, targets, loss, None, x, *settings), config)  # type: ignore[arg-type]
 
 
@@ -128,6 +130,7 @@ def _linear_results(x: Any, weight: Any, targets: Any, bias: Any, *settings: Any
 
 
 def _linear_forward(x: Any, weight: Any, targets: Any, bias: Any, loss: Any, lse: Any, *settings: Any) -> KernelCall:
+    kernels.look_at_targets("linear_cross_entropy", targets, weight.shape[0], settings[1])
     if lse is None:
         lse = linear.maker(x)((x.shape[0],), "f32")
     operands = (x, weight, targets, bias, loss, lse, None, None, None, *settings)
@@ -144,6 +147,8 @@ def _kept_results(x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
 
 
 def _kept_forward(*operands: Any, **statics: Any) -> KernelCall:
+    _, weight, targets, *_ = operands
+    kernels.look_at_targets("linear_cross_entropy", targets, weight.shape[0], operands[-5])
     return KernelCall(linear.FORWARD, operands[:-1], statics)  # type: ignore[arg-type]
 
 
@@ -288,6 +293,7 @@ def _ahead_results(x: Any, weight: Any, *rest: Any) -> tuple[Result, ...]:
 
 def _ahead_forward(*operands: Any) -> KernelCall:
     x, weight, *rest, _, for_weight, for_bias = operands
+    kernels.look_at_targets("linear_cross_entropy", rest[0], weight.shape[0], rest[-4])
     areas = _areas(x, weight, for_bias, for_weight, rest[-3])
     return KernelCall(ahead.FORWARD, (x, weight, *rest), {"areas": areas})  # type: ignore[arg-type]
 

@@ -9,7 +9,8 @@ from ..call.arguments import spec
 from ..call.identity import identity
 from ..call.kernel import kernel
 from ..errors import ArgumentError
-from ..interop.arrays import ArrayInfo
+from ..interop.arrays import ArrayInfo, Unsupported, describe
+from ..kernels.arguments import values_of
 from ..program import Value
 from ..trace.hopper import warpgroup
 from ..trace.memory import Tensor
@@ -17,7 +18,7 @@ from ..trace.recorder import current
 from ..trace.scalar import Scalar
 from ..trace.scoring import TABLES, Scoring, Where
 from ..types import DTYPES, f32, i32
-from .compiled import check_constant, told
+from .compiled import check_constant, told, tracing
 
 MOST = 4  # operands of a score function and a mask together
 
@@ -146,8 +147,25 @@ def within_lengths(
     if padding not in ("left", "right"):
         raise ArgumentError(f"attention: padding={padding!r}", fix='pass "left" or "right": the side of what is none')
     given = [name for name, (x, _) in lengths.items() if x is not None]
+    if not tracing():
+        for name in given:
+            _check_lengths_within(f"lengths_{name}", *lengths[name])
     ends = [lengths[name][0] if padding == "right" else lengths[name][1] - lengths[name][0] for name in given]
     return _bounded(tuple(given), padding == "right", mask), (*ends, *operands)
+
+
+def _check_lengths_within(name: str, lengths: Any, rows: int) -> None:
+    """Raises `ArgumentError` for lengths of no such many rows, where they may be looked at."""
+    try:
+        info = describe(lengths, name)
+    except Unsupported:  # said with all operands
+        return
+    if info.dtype != "i32":
+        said = f"attention: {name} is {info.dtype} {tuple(info.shape)}"
+        raise ArgumentError(said, fix="pass a 32-bit integer for each entry of the batch")
+    if (values := values_of(lengths)) is not None and ((values < 0) | (values > rows)).any():
+        said = f"attention: {name} is {values.tolist() if values.size < 10 else values} for {rows} rows"
+        raise ArgumentError(said, fix=f"pass 0 to {rows} for each entry of the batch")
 
 
 def _bounded(names: tuple[str, ...], first: bool, mask: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -55,6 +55,8 @@ class Numpy(Framework):
         name = dtype_name(array.dtype)
         # Without elements, NumPy's strides are 0 where those of others are of the shape.
         strides = in_elements(array.strides, array.itemsize) if array.size else packed(array.shape)
+        if array.size and array.ctypes.data % array.itemsize:
+            raise Unsupported(f"begins between two multiples of its {array.itemsize}-byte elements", "pass x.copy()")
         return ArrayInfo(array.ctypes.data, array.shape, strides, name, None, "numpy", array.flags.writeable)
 
     def view(self, array: Any, writable: bool) -> Array:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pykittens.architectures import SIMULATED
 from pykittens.errors import ArgumentError
-from pykittens.interop.arrays import ArrayInfo, Unsupported, describe
+from pykittens.interop.arrays import ArrayInfo, Unsupported, as_numpy, describe
 from pykittens.interop.base import packed
 from pykittens.interop.views import View, merged
 from pykittens.types import DTYPES
@@ -142,3 +145,19 @@ def machine(info: ArrayInfo) -> dict[str, Any]:
     # other.
     roomy = arch.shared_bytes >= SIMULATED.shared_bytes
     return {"clusters": "clusters" in arch.features and roomy, "processors": multiprocessors(info.device)}
+
+
+def values_of(array: Any) -> np.ndarray[Any, Any] | None:
+    """The values of an array on the CPU; of one of torch's on a GPU in a debug build, but where a graph is captured."""
+    from pykittens.gpu.debug_waits import debugging
+
+    if describe(array).device is None:
+        return np.asarray(as_numpy(array))
+    torch = sys.modules.get("torch")
+    if (
+        torch is None
+        or not (debugging() and isinstance(array, torch.Tensor))
+        or torch.cuda.is_current_stream_capturing()
+    ):
+        return None
+    return np.asarray(array.detach().cpu().numpy())

@@ -24,7 +24,7 @@ from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
 from . import rotary
-from .arguments import KernelCall, alignment, matrix, operand
+from .arguments import KernelCall, alignment, matrix, operand, values_of
 from .attention import loadable
 from .eight_bits import eight_bits, vector
 
@@ -128,6 +128,7 @@ def call(
     interleaved: bool,
 ) -> KernelCall:
     """What writes the rows, for operands that `check` takes."""
+    _look(lengths, table, k.shape[2], caches[0].shape)
     k, v, q = (x if x is None or loadable(arrays.describe(x)) else arrays.dense_copy(x, "rows") for x in (k, v, q))
     cos, sin = (None if x is None else operand(matrix(x, "cos")[0]) for x in angles)
     d, config = k.shape[3], None
@@ -138,6 +139,23 @@ def call(
     plain = tuple(rotary.layout_of(x.shape[3], 8) for x in (k, v))
     operands = (k, v, *caches, lengths, table, cos, sin, q, turned, *map(vector, scales))
     return KernelCall(append, operands, {"config": config, "plain": plain})
+
+
+def _look(lengths: Any, table: Any, n: int, cache: tuple[int, ...]) -> None:
+    """Raises `ArgumentError` where a row has no place, as far as that may be looked at."""
+    if (ends := values_of(lengths)) is None:
+        return
+    capacity = cache[2] * (1 if table is None else table.shape[1])
+    if ((ends < n) | (ends > capacity)).any():
+        fact = f"cache_append: lengths are {ends.tolist()} for {n} new rows and a cache of {capacity}"
+        raise ArgumentError(fact, fix="pass how many keys each sequence has, the new ones included")
+    if table is not None and (pages := values_of(table)) is not None:
+        at = (ends[:, None] - n + np.arange(n)) // cache[2]
+        numbers = np.take_along_axis(pages, at, 1)
+        if (wrong := (numbers < 0) | (numbers >= cache[0])).any():
+            i, j = (int(x[0]) for x in np.nonzero(wrong))
+            fact = f"cache_append: page {at[i, j]} of sequence {i} is number {numbers[i, j]} of {cache[0]} pages"
+            raise ArgumentError(fact, fix=f"the numbers of pages in use are from 0 to {cache[0] - 1}")
 
 
 def check(infos: dict[str, ArrayInfo | None]) -> None:

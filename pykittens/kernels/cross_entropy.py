@@ -32,7 +32,7 @@ from pykittens.interop.arrays import ArrayInfo
 from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
-from .arguments import check_floats, floats, machine
+from .arguments import check_floats, floats, machine, values_of
 from .rows import FLOATS, Rows, stream, teams
 
 LOG2E = 1.4426950408889634
@@ -273,6 +273,16 @@ def check_settings(reduction: str, ignore_index: int, smoothing: float, z_loss: 
         raise ArgumentError(fact, fix="smoothing is from 0 to 1, z-loss and softcap are not negative, and 0 is none")
     if not -(2**31) <= ignore_index < 2**31:
         raise ArgumentError(f"cross_entropy with ignore_index={ignore_index}", fix="it is a 32-bit integer")
+
+
+def look_at_targets(name: str, targets: Any, columns: int, ignore_index: int) -> None:
+    """Raises `ArgumentError` for a target that is no column, where targets may be looked at."""
+    if 0 in targets.shape or (values := values_of(targets)) is None:
+        return
+    if (wrong := ((values < 0) | (values >= columns)) & (values != ignore_index)).any():
+        i = int(wrong.argmax())
+        fact = f"{name}: target {i} is {values[i]}, of {columns} columns, and ignore_index {ignore_index}"
+        raise ArgumentError(fact, fix=f"pass 0 to {columns - 1}, or {ignore_index} for rows that do not count")
 
 
 def check_targets(name: str, x: ArrayInfo, targets: ArrayInfo) -> None:

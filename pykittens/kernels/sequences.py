@@ -3,7 +3,6 @@ first."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from ..interop.arrays import ArrayInfo
 from ..interop.base import packed
 from ..types import DTYPES as ALL
 from ..types import bf16, f16
+from .arguments import values_of
 
 DTYPES = (bf16, f16)
 
@@ -103,7 +103,7 @@ def readable_offsets(name: str, offsets: Any, rows: int) -> Any:
     """Offsets as the kernels read them. Those that may be looked at are; on a GPU nothing lies outside of the tensors
     that is read or written.
     """
-    if offsets is None or (values := _values(offsets)) is None:
+    if offsets is None or (values := values_of(offsets)) is None:
         return dense(offsets, "cu_seqlens")
     values = values.astype(np.int64)
     if values[0] != 0 or values[-1] != rows or (np.diff(values) < 0).any():
@@ -116,27 +116,11 @@ def check_decays(name: str, what: str, logs: Any) -> None:
     """`ArgumentError` where the logarithm of a decay, or a rate, is above zero, if it may be looked at: states would
     grow.
     """
-    values = None if logs is None else _values(logs)
+    values = None if logs is None else values_of(logs)
     if values is not None and (wrong := values > 0).any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         said = f"{name}: {what} is {values[at]:g} at {list(at)}, so that states would grow"
         raise ArgumentError(said, fix="pass zero or less: -abs(x), -exp(x), or torch's logsigmoid(x)")
-
-
-def _values(array: Any) -> np.ndarray | None:
-    """The values of an array on the CPU; of one of torch's on a GPU in a debug build, but where a graph is captured."""
-    from ..gpu.debug_waits import debugging
-
-    if arrays.describe(array).device is None:
-        return np.asarray(arrays.as_numpy(array))
-    torch = sys.modules.get("torch")
-    if (
-        torch is None
-        or not (debugging() and isinstance(array, torch.Tensor))
-        or torch.cuda.is_current_stream_capturing()
-    ):
-        return None
-    return np.asarray(array.detach().cpu().numpy())
 
 
 def operands(name: str, q: Any, k: Any, v: Any, state: Any) -> tuple[Any, Any, Any, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
+from pykittens.kernels import cache_append
 from pykittens.kernels.cache_append import reference
 
 BF16, E4M3 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
@@ -71,13 +72,23 @@ def test_eight_bits() -> None:
 
 
 def test_what_has_no_place() -> None:
+    """On the CPU before anything is launched; past that look, as a debug build on a GPU says it."""
     k, cache = rows(2, 1, 1, 64), np.zeros((2, 1, 8, 64), BF16)
-    for length in (0, 9):
-        with pytest.raises(KernelAssertionError, match="no place in the cache"):
-            pk.cache_append(k, k, cache, cache.copy(), np.array([length, 1], np.int32))
     pages, wrong = np.zeros((2, 1, 16, 64), BF16), np.full((2, 1), 2, np.int32)
-    with pytest.raises(KernelAssertionError, match="page number is out of range"):
-        pk.cache_append(k, k, pages, pages.copy(), np.ones(2, np.int32), wrong)
+    right = np.ones(2, np.int32)
+    for x, lengths, table, said in (
+        (cache, np.array([0, 1], np.int32), None, r"lengths are \[0, 1\] for 1 new rows and a cache of 8"),
+        (cache, np.array([9, 1], np.int32), None, r"lengths are \[9, 1\] for 1 new rows and a cache of 8"),
+        (pages, right, wrong, "page 0 of sequence 0 is number 2 of 2 pages"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            pk.cache_append(k, k, x, x.copy(), lengths, table)
+        good = (right, None if table is None else np.arange(2, dtype=np.int32)[:, None])
+        call = cache_append.call(k, k, (x, x.copy()), *good, (None, None), None, (None, None), None, False)
+        operands = list(call.operands)
+        operands[4:6] = lengths, table
+        with pytest.raises(KernelAssertionError, match="no place in the cache"):
+            call.kernel(*operands, **call.statics)
 
 
 def test_a_step_of_decoding_by_torch() -> None:

@@ -367,6 +367,7 @@ WRITING = (
 TRACING = ("matmul_epilogue", "attention_scored", "attention_varlen_scored")  # functions, which compilers do not
 ONE = [name for name in CASES if name not in (*TRACING, *WRITING)]  # which compilers take
 GRADED = [name for name in CASES if name not in WRITING]
+PLAINLY = [name for name in ONE if "_backward" not in name]
 
 
 # What a declaration promises to torch, all functions keep by the same code: each promise is tried with a part of them,
@@ -679,6 +680,36 @@ def test_numpy_gives_what_torch_gives(name: str) -> None:
         assert np.array_equal(got.astype(np.float32), wanted.float().numpy())
 
 
+def backwards(x: Any) -> Any:
+    return np.flip(np.flip(x, 0).copy(), 0) if x.ndim else x
+
+
+def with_gaps(x: Any) -> Any:
+    return np.repeat(x, 2, -1)[..., ::2] if x.ndim == 1 or x.dtype.kind in "iu" else x
+
+
+def not_aligned(x: Any) -> Any:
+    return np.frombuffer(b"-" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape)
+
+
+LAID_OUT = ("attention_cached", "attention_varlen_scored_lse", "causal_conv1d", "cross_entropy", "layernorm", "rotary")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in LAID_OUT else pytest.param(name, marks=pytest.mark.whole) for name in PLAINLY]
+)
+def test_arrays_that_run_backwards_and_lines_with_gaps(name: str) -> None:
+    """NumPy's views that a kernel would not take: their values, or one error in the function's words."""
+    call, operands = CASES[name]
+    given = [x.float().numpy().astype(pk.bf16.numpy) if x.dtype == HALF else x.numpy() for x in operands()]
+    wanted = flat(call(*given))
+    for view in (backwards, with_gaps):
+        for got, expected in zip(flat(call(*map(view, given))), wanted, strict=True):
+            assert np.array_equal(got, expected, equal_nan=True)
+    with pytest.raises(ArgumentError, match=r"`\w+` begins between two multiples of its \d-byte elements"):
+        call(*map(not_aligned, given))
+
+
 # What torch computes, for the operands of each case with one dimension made empty.
 PLAIN: dict[str, Callable[..., Any]] = {
     "attention": torch.nn.functional.scaled_dot_product_attention,
@@ -847,6 +878,25 @@ def test_what_is_written_shares_memory_with_no_other_operand(name: str, monkeypa
             function(changed, *rest)
 
 
+def test_what_is_written_can_be() -> None:
+    """Said in the function's words, before anything is launched."""
+    x, (a, b) = np.ones((4, 8), np.float32), (np.ones((4, 16), pk.bf16.numpy), np.ones((16, 8), pk.bf16.numpy))
+    t, calls = np.zeros((4, 4), np.float32), dict[str, Callable[[Any], Any]]()
+    calls["addmm_ writes 'total'"] = lambda out: pk.addmm_(out, a, b)
+    calls["rotary_out writes 'out'"] = lambda out: pk.rotary(x, t, t, out=out)
+    calls["cross_entropy_in_place writes 'x'"] = lambda out: pk.cross_entropy(out, np.arange(4), in_place=True)
+    overlapping = np.lib.stride_tricks.as_strided(np.zeros(64, np.float32), (4, 8), (16, 4))
+    for said, call in calls.items():
+        for out, why in (
+            (np.broadcast_to(x, x.shape), "read-only"),
+            (overlapping, "elements overlap"),
+            (backwards(x), "negative"),
+        ):
+            with pytest.raises(ArgumentError, match=f"{said}, .*{why}") as error:
+                call(out)
+            assert error.value.location[0].file == __file__
+
+
 def test_columns_of_one_matrix_share_nothing() -> None:
     whole = torch.zeros(24, 120)
     a = whole.view(HALF)[:, 80:112].copy_(tensor(24, 32, dtype=HALF))
@@ -895,6 +945,17 @@ def test_views_of_the_other_sign() -> None:
     heads, cos, sin = angles()
     with pytest.raises(ArgumentError, match="rotary_out: out is a view of numbers of the other sign"):
         pk.rotary(heads, cos, sin, out=torch._neg_view(heads.clone()))
+
+
+@pytest.mark.parametrize("call", [pk.cross_entropy, lambda x, t, **of: pk.linear_cross_entropy(x, head()[1], t, **of)])
+def test_a_target_that_is_no_column_is_named(call: Callable[..., Any]) -> None:
+    x, (_, columns) = head()[0], (64, 64) if call is pk.cross_entropy else (64, 72)
+    for wrong in (columns, -1, 2**32):
+        targets = torch.tensor([0, 1, wrong, 3, 4, -100])
+        for leaf in (x, x.clone().requires_grad_()):
+            with pytest.raises(ArgumentError, match=f"target 2 is {wrong}, of {columns} columns"):
+                call(leaf, targets)
+    assert call(x, torch.tensor([0, 1, 7, 3, 4, 999]), ignore_index=999).isfinite()
 
 
 def test_what_torch_asks_is_answered_or_refused() -> None:

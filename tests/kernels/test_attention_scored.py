@@ -250,6 +250,9 @@ def test_mma_sync(name: str, d: int) -> None:
         ),
         ({"lengths_k": np.zeros(2, np.int32), "padding": "up"}, ArgumentError, "padding='up'"),
         ({"padding": "left"}, ArgumentError, "padding='left' without lengths"),
+        ({"lengths_k": np.array([1, -1], np.int32)}, ArgumentError, r"lengths_k is \[1, -1\] for"),
+        ({"lengths_q": np.array([1, 999], np.int32)}, ArgumentError, r"lengths_q is \[1, 999\] for"),
+        ({"lengths_q": np.zeros(2, np.int64)}, ArgumentError, r"lengths_q is i64 \(2,\)"),
         ({"lengths_k": np.zeros(3, np.int32)}, ArgumentError, r"shape \(3,\), indexed by batch"),
         ({"lengths_k": np.zeros(2, np.int32), "causal": True}, ArgumentError, "end at different rows"),
         (

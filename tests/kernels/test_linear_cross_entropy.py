@@ -16,7 +16,7 @@ from pykittens.functions.loss import (
     LINEAR_CROSS_ENTROPY_KEPT,
 )
 from pykittens.kernels import gemm_ampere, matmul, vocabulary_slices
-from pykittens.kernels.linear_cross_entropy import reference
+from pykittens.kernels.linear_cross_entropy import find_columns, reference
 from pykittens.kernels.vocabulary_slices import STEP, areas_of, held_of, kept_of, slices_of
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -197,10 +197,11 @@ def test_no_rows() -> None:
 
 @pytest.mark.parametrize("target", [-1, 100, 2**31 + 5, -(2**40), 2**32 - 100])
 def test_a_target_that_is_no_column(target: int) -> None:
-    x, weight, targets = inputs(4, 64, 100)
+    """Past the look at what lies on the CPU: as a debug build on a GPU says it."""
+    _, _, targets = inputs(4, 64, 100)
     targets[3] = target
     with pytest.raises(KernelAssertionError, match="ignore_index"):
-        pk.linear_cross_entropy(x, weight, targets)
+        find_columns(targets[:, None], np.zeros(4, np.int32), -100, 100, 0, 100)
 
 
 @pytest.mark.parametrize(
