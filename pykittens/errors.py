@@ -73,6 +73,11 @@ def installed(file: str) -> bool:
     return file.startswith(_libraries())
 
 
+def module_of(cls: type) -> str:
+    """The name of the module that a class says it is of; none of a metaclass of Cython's."""
+    return name if isinstance(name := cls.__module__, str) else ""
+
+
 @cache
 def is_authors(file: str) -> bool:
     """Whether `file` is of a kernel's author: neither ours nor of an installed package."""

@@ -41,6 +41,8 @@ ELSEWHERE = {
     **dict.fromkeys(("astype", "type_as", "float", "half", "int", "long", "bool", "cast"), _TO),
     **dict.fromkeys(("reshape", "view", "flatten", "ravel", "unsqueeze", "squeeze", "expand", "broadcast_to"), _SHAPE),
     "expand_dims": _SHAPE,
+    "to": "x.to(pk.f32) of a tile, pk.cast(x, pk.f32) of a scalar",
+    **dict.fromkeys(("size", "ndim", "numel"), "x.rows and x.cols"),
     **dict.fromkeys(("concat", "concatenate", "cat", "hstack"), "pk.join(a, b), side by side"),
     "vstack": "pk.stack(a, b), one below the other",
     **{"float32": "pk.f32", "float16": "pk.f16", "bfloat16": "pk.bf16", "float64": "pk.f64", "int8": "pk.i8"},

@@ -25,7 +25,7 @@ import ml_dtypes
 import numpy as np
 
 from .. import loading
-from ..errors import installed
+from ..errors import installed, module_of
 from .identity import Identity
 from .reads import reads
 from .values import Same, is_vocabulary, leaf_of
@@ -158,7 +158,7 @@ class _Names:
             if (
                 isinstance(x, type) and not issubclass(x, np.generic) and not _pure(module, path)
             ):  # a user's, whose attributes follow
-                if type(x) is not type or any(base.__module__ not in _BASES for base in _foreign_bases(x)):
+                if type(x) is not type or any(module_of(base) not in _BASES for base in _foreign_bases(x)):
                     raise Unnamed(f"a class of {type(x)}, or of a library that calls what it defines")
                 for base in x.__mro__[1:]:
                     self._named(base)
@@ -182,7 +182,7 @@ def _where(x: Any) -> tuple[str, str]:
         if _found(module, path) is x and (_pure(module, path) or (isinstance(x, type) and _users(module))):
             return module, path
     elif is_vocabulary(x):  # such as `pk.warp`
-        home = sys.modules[type(x).__module__]
+        home = sys.modules[module_of(type(x))]
         for place in (home, sys.modules.get("pykittens.vocabulary", home)):
             for word, value in vars(place).items():
                 if value is x:
@@ -193,7 +193,7 @@ def _where(x: Any) -> tuple[str, str]:
 def _foreign_bases(cls: type) -> list[type]:
     """Those that are not the user's. Of PyKittens' own, such as operations, the walk takes all attributes."""
     return [
-        base for base in cls.__mro__ if not _users(base.__module__) and not base.__module__.startswith("pykittens.")
+        base for base in cls.__mro__ if not _users(module_of(base)) and not module_of(base).startswith("pykittens.")
     ]
 
 

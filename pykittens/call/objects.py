@@ -20,7 +20,7 @@ from types import (
 )
 from typing import Any
 
-from ..errors import TraceError, installed
+from ..errors import TraceError, installed, module_of
 from .guard import Guard
 from .values import (
     ABOUT,
@@ -89,7 +89,7 @@ class Objects:
             parts += [self._attribute_of(cls, name, path) for name in sorted(self.names & ABOUT)]
         if type(cls) is not type:
             parts.append(self.value(type(cls), f"type({path})"))
-        whole = self.any_name or any(base.__module__.startswith("pykittens.") for base in cls.__mro__)
+        whole = self.any_name or any(module_of(base).startswith("pykittens.") for base in cls.__mro__)
         for base in cls.__mro__:  # of an operation, for one, the compiler reads what it likes
             parts.append(Same(base))
             if self._foreign_class(base):
@@ -321,5 +321,5 @@ class Objects:
     def _foreign_class(self, cls: type) -> bool:
         if not cls.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE: what Python code made; C's cannot change
             return True
-        module = sys.modules.get(cls.__module__)
+        module = sys.modules.get(module_of(cls))
         return module is not None and self._foreign(vars(module), None)

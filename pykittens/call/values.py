@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import TraceError
+from ..errors import TraceError, module_of
 
 MOST = 64  # elements of a list, dictionary or set that is read at every call; each costs it 0.02 us
 MISSING = object()
@@ -112,7 +112,7 @@ def _torch_scalar(value: Any) -> bytes:
 
 def is_vocabulary(value: Any) -> bool:
     """Whether something is PyKittens' own, which does not change while it is in use."""
-    name = value.__name__ if isinstance(value, ModuleType) else type(value).__module__
+    name = value.__name__ if isinstance(value, ModuleType) else module_of(type(value))
     return name == "pykittens" or (name.startswith("pykittens.") and not name.startswith("pykittens.kernels"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import module_of
 from . import frameworks
 from .base import Alike, ArrayInfo, Framework, Unsupported, meet, numpy_dtype
 from .views import Views
@@ -174,10 +175,10 @@ def framework_of(array: Any) -> Framework:
             if found.owns(array):
                 break
         else:
-            if kind.__module__.startswith("pykittens.trace."):
+            if module_of(kind).startswith("pykittens.trace."):
                 fix = "call it outside of kernels; the function of a kernel k is traced into another: k.function(x, y)"
                 raise Unsupported("belongs to the kernel that is being traced", fix)
-            named = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+            named = kind.__qualname__ if module_of(kind) == "builtins" else f"{module_of(kind)}.{kind.__qualname__}"
             raise Unsupported("is None, which is no array" if array is None else f"is a {named}, which is no array")
         _of_type[kind] = found
     return found

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import TypeRuleError
 from ..layouts import Sym, vector_register
 from ..program import CudaWriter, NumpyMachine, Operand, Value, is_scalar
-from ..types import DType, RegisterTile, RegisterVector, f32
+from ..types import DType, RegisterTile, RegisterVector, f32, i64
 from .conversion import convert
 from .layout_route import spelled
 from .scalars import as_dtype, as_number, check_fits, scalar_dtype
@@ -101,7 +101,8 @@ def same_dtype(what: str, *operands: Operand) -> DType:
     }
     if len(dtypes) != 1:
         listed = " and ".join(sorted(d.name for d in dtypes))
-        raise TypeRuleError(f"{what} mixes {listed}", fix="convert one with x.to(pk.f32)")
+        to = "f32" if not dtypes or any(d.kind == "f" for d in dtypes) else "i64" if i64 in dtypes else "i32"
+        raise TypeRuleError(f"{what} mixes {listed}", fix=f"convert them: x.to(pk.{to})")
     (dtype,) = dtypes
     for x in operands:
         if is_scalar(x):

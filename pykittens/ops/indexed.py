@@ -13,7 +13,7 @@ from ..loading import dataclass
 from ..numerics import Numerics
 from ..program import Access, CudaWriter, Effect, NumpyMachine, Op, Operand, Place, Scope, Value, is_scalar
 from ..thread_map import Registers
-from ..types import DType, RegisterTile, SharedTile, SharedVector, Type, bf16, f32, i32, i64, u8, with_dtype
+from ..types import DType, RegisterTile, SharedTile, SharedVector, Type, bf16, f32, i32, i64, u8, u32, with_dtype
 from .addressing import MEMORY, VECTOR, memory_c, row_stride, shared_address, vector_address
 from .broadcast import Register, common_type, operand, read, register_type, registers_of
 from .conversion import conversion_numerics, convert
@@ -22,15 +22,16 @@ from .scalars import check_index
 
 
 def gathered_type(row: Operand, col: Operand, memory: DType) -> Register:
-    """What a gather makes: as wide as its indices together, floats as float32, integers as int32 or int64."""
+    """What a gather makes: as wide as its indices together; floats as float32, uint32 and int64 as they are, other
+    integers as int32.
+    """
     for x in (row, col):
         if is_scalar(x):
             check_index(x, "an index")
         elif register_type(x, "an index").dtype is not i32:
             raise TypeRuleError(f"an index of {x.type}", fix="convert it: x.to(pk.i32)")
-    return with_dtype(
-        common_type("elements at indices", row, col), f32 if memory.kind == "f" else i64 if memory is i64 else i32
-    )
+    held = f32 if memory.kind == "f" else memory if memory in (i64, u32) else i32
+    return with_dtype(common_type("elements at indices", row, col), held)
 
 
 def spots(m: NumpyMachine, shape: Register, row: Operand, col: Operand) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +131,7 @@ class Gather(Op):
 
     @classmethod
     def samples(cls) -> Iterable[Sample]:
-        for dtype in (f32, bf16, i32, u8):
+        for dtype in (f32, bf16, i32, u32, u8):
             for tile in TILES:
                 place = Rectangle(dtype, (1,), (5, 7), static=dtype is f32)
                 inputs = {"row": "integers", "col": "integers"}

@@ -124,6 +124,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     """
     refuse_array(a)
     refuse_array(b)
+    condition = number(condition)
     if isinstance(condition, bool):
         return a if condition else b
     condition, a, b = in_registers(condition, a, b)

@@ -26,7 +26,7 @@ from .scopes import group, warp
 from .snapshot import Snapshot
 
 
-@recorder.loop("pk.range")
+@recorder.run_time_loop("pk.range")
 def range(*bounds: Operand, unroll: int = 1) -> Iterator[Any]:
     """A run-time loop: `for i in pk.range(stop)`, `(start, stop)` or `(start, stop, step)`.
 
@@ -102,7 +102,7 @@ def _loop(start: Operand, stop: Operand, step: int) -> Iterator[Any]:
     r.check()
 
 
-@recorder.loop("pk.loop")
+@recorder.run_time_loop("pk.loop")
 def loop() -> Iterator[None]:
     """A run-time loop without end: `for _ in pk.loop():`, left by `pk.break_if(condition)`."""
     for _ in _recorded("pk.loop", lambda body: control.While(THREAD, body)):

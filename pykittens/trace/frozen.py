@@ -21,7 +21,7 @@ from types import (
 )
 from typing import Any
 
-from ..errors import is_authors
+from ..errors import is_authors, module_of
 from ..program import Value
 
 ATOMS = (int, float, complex, str, bytes, type(None))
@@ -77,7 +77,7 @@ def freeze(value: Any, met: list[Any], depth: int = _DEPTH) -> Any:
 def _parts(value: Any, met: list[Any]) -> list[tuple[str, Any]] | None:
     """What an object consists of, by name; None of one that nobody can look into, or that does not change."""
     kind = type(value)
-    module = kind.__module__.partition(".")[0]
+    module = module_of(kind).partition(".")[0]
     if module in _LIBRARIES and module != "numpy":
         return None
     if isinstance(value, _BOUND) and not isinstance(value.__self__, ModuleType):
@@ -115,8 +115,8 @@ def _is_authors(one: FunctionType | type) -> bool:
     """Whether a function or class is of the kernel's author: not a library's, nor ours."""
     if isinstance(one, FunctionType):
         return is_authors(one.__code__.co_filename)
-    file = getattr(sys.modules.get(one.__module__), "__file__", None)
-    return is_authors(file) if file else one.__module__ == "__main__"
+    file = getattr(sys.modules.get(module_of(one)), "__file__", None)
+    return is_authors(file) if file else module_of(one) == "__main__"
 
 
 def names_of(one: FunctionType | type) -> Iterator[tuple[Any, str, Any]]:

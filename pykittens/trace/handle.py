@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ..errors import TraceError, TypeRuleError, user_frame_objects
+from ..errors import TraceError, TypeRuleError, user_frame_objects, user_frames
 from ..program import Operand, Value
 from ..suggestions import NoSuchWord
+from ..types import ScalarType
 from . import recorder
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # by the name of NumPy's function
@@ -34,10 +36,24 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # by the name of NumPy's f
 }
 
 
+# What asks a value for its truth, as it stands in a line of source, and what is written instead.
+_ASKS = {
+    r"while\b": "`for _ in pk.loop():` with pk.break_if(~(condition)) as its first line",
+    r"assert\b": "pk.assert_(condition)",
+    r".*\b(and|or|not)\b": "(a < b) & (c < d), a | b, ~a for `and`, `or`, `not`",
+    r".*[<>=]=?[^<>=\"'()]+[<>=]=": "(a < b) & (b < c) for a < b < c",
+    r".*[<>][^<>=\"'()]+[<>]": "(a < b) & (b < c) for a < b < c",
+    r".*\b(max|min|sorted)\(": "pk.maximum(a, b), pk.minimum(a, b)",
+}
+
+
 def _refuse_bool(value: Value) -> NoReturn:
+    line = next((frame.text.strip() for frame in user_frames(1)), "")
+    said = next((instead for pattern, instead in _ASKS.items() if re.match(pattern, line)), "")
+    always = "`with pk.when(condition):` for statements, pk.where(condition, a, b) for values"
     raise TraceError(
         f"a Python condition on {value.label}, which is known only when the kernel runs",
-        fix="write `with pk.when(condition):` for statements, pk.where(condition, a, b) for values",
+        fix=f"write {said}; or {always}" if said else f"write {always}",
     )
 
 
@@ -58,6 +74,11 @@ def _changing(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
     return apply
 
 
+_HELD = frozenset(  # what the trace and the passes note of a value
+    "type name location block producer multiple most changes note count stride landing".split()
+)
+
+
 class Handle(Value):
     """Common to all values: they have no truth value, and compare by operators, not by identity."""
 
@@ -74,6 +95,26 @@ class Handle(Value):
         raise TraceError(
             f"np.{ufunc.__name__} of {self._described}",
             fix="NumPy runs while the kernel is traced: use pk.exp(x), pk.maximum(x, y), x + y and the like",
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HELD:
+            raise TraceError(
+                f"{name} of {self._described} is set, which changes nothing in the kernel",
+                fix="x[:] = value gives a tile or variable a new value; keep what is yours in names of your own",
+            )
+        self.__dict__[name] = value
+
+    def __array_function__(self, function: Any, types: Any, args: Any, named: Any) -> NoReturn:
+        raise TraceError(
+            f"np.{function.__name__} of {self._described}",
+            fix="NumPy runs while the kernel is traced: use x.row_sum(), pk.where(mask, x, y) and the like",
+        )
+
+    def __array__(self, *options: Any, **named: Any) -> NoReturn:
+        raise TraceError(
+            f"{self._described} as an array of NumPy: it is known only when the kernel runs",
+            fix="leave it a value of the kernel: x * 2, pk.exp(x); warp.store brings it to a tensor",
         )
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -96,12 +137,20 @@ class Handle(Value):
             fix="loop with pk.range, keep tiles in shared memory to index them, or use a Python int",
         )
 
-    __int__ = __index__
+    def __int__(self) -> int:
+        return self._as_number("int")
 
     def __float__(self) -> float:
+        return self._as_number("float")
+
+    __complex__ = __float__
+
+    def _as_number(self, name: str) -> NoReturn:
+        dtype = "pk.i32" if name == "int" else "pk.f32"
+        convert = f"pk.cast(x, {dtype})" if isinstance(self.type, ScalarType) else f"x.to({dtype})"
         raise TraceError(
-            f"{self.label} is known only when the kernel runs",
-            fix="use it in tile arithmetic, or pk.cast(x, pk.f32) to convert",
+            f"{self.label} is known only when the kernel runs: it is no Python {name}",
+            fix=f"{convert} converts it there; for functions of Python's math use pk's, pk.exp(x), pk.sqrt(x)",
         )
 
     def __pos__(self) -> Any:

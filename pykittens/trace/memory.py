@@ -192,8 +192,8 @@ class Tensor(Handle):
         col]) or four, tensor[batch, depth, row, col], in elements.
 
         Where row or col is an int32 tile or vector, a tile or vector of elements: of floats float32, of integers int32
-        (int64 of int64), and 0 where one lies outside. A column vector and a row vector make a tile, batch and depth
-        are scalars: `images[n, channel, rows, cols]`.
+        (uint32 and int64 of these), and 0 where one lies outside. A column vector and a row vector make a tile, batch
+        and depth are scalars: `images[n, channel, rows, cols]`.
         """
         given = key if isinstance(key, tuple) else (key,)
         if any(isinstance(x, slice) for x in given):

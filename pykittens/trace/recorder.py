@@ -17,6 +17,7 @@ from ..errors import Frame, KernelError, TraceError, TypeRuleError, errors_made,
 from ..ops.addressing import check_place
 from ..program import Block, Buffer, Op, Place, Program, Scope, Value
 from ..types import BarrierType, Global, ScalarType, SharedTile, SharedVector, Type
+from .loop_driver import collected
 
 P = ParamSpec("P")
 _state = threading.local()
@@ -250,12 +251,43 @@ class Loop(Iterator[Any]):
 
     def __next__(self) -> Any:
         waiting = current().waiting
-        if self in waiting:
+        begins = self in waiting
+        if begins:
             waiting.remove(self)
-        return next(self.inner)
+        given = next(self.inner)  # which looks at its own arguments first
+        if begins:
+            self._check(collected())
+        return given
+
+    def __iter__(self) -> Iterator[Any]:
+        self._check(collected())
+        return self
+
+    def _check(self, found: tuple[Frame, ...]) -> None:
+        if found:
+            raise TraceError(
+                f"{self.what} goes through a function or an expression of Python, which is given one pass, recorded "
+                "twice, whatever there are",
+                fix=f"write `for ... in {self.what}(...):` as a statement, and change tiles in it in place",
+                location=found,
+            )
+
+    def __reversed__(self) -> NoReturn:
+        fix = "count down, with a step of -1: `for i in pk.range(n - 1, -1, -1):`"
+        raise TraceError(f"{self.what} goes one way only", fix=fix, location=here())
+
+    def _only_for(self, *other: Any) -> NoReturn:
+        """A loop of the kernel is no sequence, and no context."""
+        raise TraceError(
+            f"{self.what} is a loop of the kernel, and nothing else",
+            fix=f"write `for ... in {self.what}(...):` as a statement",
+            location=here(),
+        )
+
+    __len__ = __getitem__ = __contains__ = __enter__ = __exit__ = _only_for
 
 
-def loop(what: str) -> Callable[[Callable[P, Iterator[Any]]], Callable[P, Iterator[Any]]]:
+def run_time_loop(what: str) -> Callable[[Callable[P, Iterator[Any]]], Callable[P, Iterator[Any]]]:
     """Makes a run-time loop of a generator function: one that has to be begun."""
 
     def decorate(function: Callable[P, Iterator[Any]]) -> Callable[P, Iterator[Any]]:

@@ -131,10 +131,10 @@ class Ring:
         full = self._item(self.full, index)
         if self.single:
             (tile,) = tiles.values()
-            tile.landing = full  # type: ignore[attr-defined]
+            tile.landing = full
             return tile, [tile], full
         for tile in tiles.values():
-            tile.landing = full  # type: ignore[attr-defined]
+            tile.landing = full
         return Slot(tiles, full), list(tiles.values()), full
 
     @region("ring.fill")

@@ -169,8 +169,8 @@ def var(dtype: DType, initial: Operand = 0) -> Variable:
 
     Raises `TypeRuleError` for another dtype.
     """
-    if dtype not in (i32, i64, u32, f32, bool_):
-        raise TypeRuleError(f"a variable of {dtype}", fix="use i32, i64, u32, f32 or bool")
+    if not isinstance(dtype, DType) or dtype not in (i32, i64, u32, f32, bool_):
+        raise TypeRuleError(f"a variable of {dtype!r}", fix="name i32, i64, u32, f32 or bool_: pk.var(pk.f32, 0)")
     return result(variables.DeclareVariable(THREAD, dtype, number(initial)))
 
 

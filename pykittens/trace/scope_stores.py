@@ -49,10 +49,9 @@ class ScopeStores(ScopeThreads):
         """
         check_memory(target, "store")
         if not isinstance(source, (Tile, Shared)):
-            raise TypeRuleError(
-                f"store of {source!r}",
-                fix="store(target, source, coordinate) takes a register or shared tile or vector as source",
-            )
+            what = "a register or shared tile or vector"
+            fix = f"store(target, source, coordinate) takes {what}; warp.set(target, (row, col), x) stores one number"
+            raise TypeRuleError(f"store of {source!r}", fix=fix)
         if isinstance(source, Tile) and (found := self._indexed(target, source, coordinate)):
             unused(
                 f"store of {source.label} at indices",

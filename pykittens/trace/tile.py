@@ -189,7 +189,7 @@ class Tile(Rounded, Handle):
 
     def __setitem__(self, key: Any, value: Operand) -> None:
         """Changes the tile in place; `x = y` would only name another. `x += y` and its like do so, too."""
-        if not (isinstance(key, slice) and key == slice(None)):
+        if not _whole(key):
             raise TraceError(
                 "a register tile is assigned as a whole: its elements lie in different threads",
                 fix="x[:] = value, with pk.where to choose elements",
@@ -212,6 +212,11 @@ class Tile(Rounded, Handle):
             for places, whole, one in lines:
                 if isinstance(whole, slice) and whole == slice(None) and not isinstance(one, slice) and is_scalar(one):
                     return self._line(places, number(one))
+        if key is Ellipsis or (isinstance(key, slice) and _whole(key)):
+            raise TraceError(
+                f"{self.label}[:] as a value",
+                fix="write the name alone: x += y changes it in place, y = x + 0 makes another",
+            )
         if isinstance(self.type, RegisterVector):
             raise TraceError(
                 "a register vector has no elements to index: they lie in different threads",
@@ -548,6 +553,12 @@ class Tile(Rounded, Handle):
 
 
 changes_in_place(Tile)
+
+
+def _whole(key: Any) -> bool:
+    """Whether `x[key]` is all of x: `x[:]`, `x[:, :]` or `x[...]`."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return all(part is Ellipsis or (isinstance(part, slice) and part == slice(None)) for part in parts)
 
 
 def _through_registers(name: str) -> Any:

@@ -14,7 +14,9 @@ from ..errors import Frame, KernelError, TraceError, defined, is_user_file
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\(\) (missing|got|takes) ")
 _ANNOTATION = re.compile(r"""(?<=: )("[^"]*"|'[^']*')(?=[,)]| = )""")  # which `inspect` shows as text
 _ATTRIBUTE = ("__getattr__", "_of_registers")  # who says that a value has none of that name
-MISTAKES = (TypeError, AttributeError, ValueError, LookupError, AssertionError, ArithmeticError)  # what Python raises
+MISTAKES = (  # what Python raises
+    *(TypeError, AttributeError, ValueError, LookupError, AssertionError, ArithmeticError, RecursionError),
+)
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -26,13 +28,19 @@ def explain(error: Exception) -> None:
     lines = [n for n, (frame, _) in enumerate(frames) if not _is_ours(frame) and is_user_file(frame.f_code.co_filename)]
     if not lines or isinstance(error, KernelError):
         return
+    if isinstance(error, RecursionError):
+        fix = "end it by a Python number, f(n - 1) if n else ...; what the kernel finds out goes on in a pk.loop()"
+        said = "a function calls itself without end while the kernel is traced"
+        raise TraceError(said, fix=fix, location=_here(*frames[lines[-1]])) from None
     if behind := [frame for frame, _ in frames[lines[-1] + 1 :] if _is_ours(frame)]:
         if not isinstance(error, AttributeError) or behind[0].f_code.co_name not in _ATTRIBUTE:
             _not_taken(error, *frames[lines[-1]], behind)
-    elif isinstance(error, TypeError) and (found := _CALL.match(str(error))) and (word := _word(found[1], found[2])):
+        if behind[-1].f_code.co_name != "made":  # what words of loops and regions are called through
+            return
+    if isinstance(error, TypeError) and (found := _CALL.match(str(error))) and (word := _word(found[1], found[2])):
         parameters = [p.replace(annotation=p.empty) for p in inspect.signature(word).parameters.values()]
         said = f"{found[2]}() {str(error)[found.end(2) + 3 :]}"
-        raise TraceError(said, fix=_parameters(found[2], parameters), location=_here(*frames[-1])) from None
+        raise TraceError(said, fix=_parameters(found[2], parameters), location=_here(*frames[lines[-1]])) from None
 
 
 def _not_taken(error: Exception, user: FrameType, line: int, frames: list[FrameType]) -> None:

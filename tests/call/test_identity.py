@@ -869,6 +869,12 @@ def test_what_is_refused(captured: Any, fact: str, fix: str) -> None:
     says(caught.value, fact, fix)
 
 
+def test_functions_of_cython_are_read_as_others_are() -> None:
+    """The class of their class names no module: it has a descriptor of that name."""
+    assert any(not isinstance(base.__module__, str) for base in type(type(np.random.default_rng)).__mro__)
+    reading(lambda: 2.0 if np.random.default_rng else 3.0).program(*[pk.spec(bf16, (16, 64))] * 2)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     rows: int = 1

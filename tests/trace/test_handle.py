@@ -207,7 +207,7 @@ def test_numpys_numbers_and_pythons_functions() -> None:
     def kernel(x: pk.gl(f32, 16, 16), out: pk.gl(f32, 8, 16, 16), n: pk.i32) -> None:
         tile = warp.load(x, (0, 0), rows=16)
         whole, rest = divmod(tile, 2.0)
-        less = pk.where(np.float32(0.5) < tile, 1.0, 0.0)
+        less = pk.where(np.bool_(True), pk.where(np.float32(0.5) < tile, 1.0, 0.0), tile)
         power = np.float64(2) ** pk.cast(np.int64(5) - n, f32)
         found = [
             np.float32(3) - tile,

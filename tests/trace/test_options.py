@@ -23,6 +23,13 @@ from pykittens.trace.tile import Tile
 
 COALESCED = pk.coalesced(8, 4)
 
+
+def went(loop: Any, n: Any) -> None:
+    """Goes through a loop whose index, or the first of whose indices, the program compares."""
+    for found in loop:
+        pk.assert_((found[0] if isinstance(found, tuple) else found) < n)
+
+
 # A form of a call: the word, and the call in a kernel that has what `Here` makes, with options to add.
 FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "full": (ScopeHandle.full, lambda e, **o: warp.full(f32, 32, 32, 1.0, **o)),
@@ -140,8 +147,8 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pk.barrier": (pk.barrier, lambda e, **o: pk.barrier(**o)),
     "pk.named_barrier": (pk.named_barrier, lambda e, **o: pk.named_barrier(8, **o)),
     "pk.print": (pk.print, lambda e, **o: pk.print("x", **o)),
-    "pk.grouped": (pk.grouped, lambda e, **o: [pk.assert_(x[0] < e.n) for x in pk.grouped(e.n, 3, 2, **o)]),
-    "pk.rectangle": (pk.rectangle, lambda e, **o: [pk.assert_(x[0] < e.n) for x in pk.rectangle(e.n, 3, **o)]),
+    "pk.grouped": (pk.grouped, lambda e, **o: went(pk.grouped(e.n, 3, 2, **o), e.n)),
+    "pk.rectangle": (pk.rectangle, lambda e, **o: went(pk.rectangle(e.n, 3, **o), e.n)),
     "pk.shares": (
         pk.shares,
         lambda e, **o: pk.shares(*(pk.shared(pk.sv(i32, 32)) for _ in range(2)), 2, **o).walk().take(),
@@ -150,7 +157,7 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pk.assert_": (pk.assert_, lambda e, **o: pk.assert_(e.n > 0, **o)),
     "pk.cuda": (pk.cuda, lambda e, **o: pk.cuda("", **o)),
     "pk.var": (pk.var, lambda e, **o: pk.var(pk.i32, **o)),
-    "pk.range": (pk.range, lambda e, **o: [pk.assert_(i < e.n) for i in pk.range(e.n, **o)]),
+    "pk.range": (pk.range, lambda e, **o: went(pk.range(e.n, **o), e.n)),
     "tma.load": (Tma.load, lambda e, **o: pk.tma.load(e.tile, e.x, (0, 0), **{"barrier": e.bar, **o})),
     "tma.store": (Tma.store, lambda e, **o: pk.tma.store(e.x, e.tile, (0, 0), **o)),
     "tma.expect": (Tma.expect, lambda e, **o: pk.tma.expect(e.bar, e.tile, **o)),

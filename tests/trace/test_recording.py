@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import io
+import itertools
 import linecache
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -120,11 +121,51 @@ def test_parts_begin_where_loops_step() -> None:
     assert (out == 2 * np.arange(64 * 64).reshape(64, 64)).all()
 
 
-def test_a_range_in_pythons_own_tools() -> None:
+@pytest.mark.parametrize(
+    "through",
+    [
+        lambda n: list(pk.range(n)),
+        lambda n: [0 for _ in pk.range(n)],  # one item for each recording
+        lambda n: {i: 0 for i in pk.persistent(n)},
+        lambda n: sum(1 for _ in pk.range(n)),
+        lambda n: [*handed(n)],
+        lambda n: list(Handed(n)),
+        lambda n: list(zip(pk.range(n), [5, 5], strict=False)),  # two passes by zip, n by the kernel
+        lambda n: list(itertools.islice(pk.range(n), 2)),
+        lambda n: max(pk.loop()),
+        lambda n: next(pk.range(n)),
+    ],
+)
+def test_a_loop_of_the_kernel_is_no_sequence(through: Callable[[int], object]) -> None:
     @pk.kernel(warps=1)
     def k(x: X):
-        for i, j in zip(pk.range(4), [5, 5], strict=False):  # two passes: the same from both
-            warp.set(x, (i, 0), pk.cast(i * j, f32))
+        through(4)
+
+    with pytest.raises(pk.TraceError, match=r"(?s)test_recording.*as a statement"):
+        k.program(x)
+
+
+def handed(n: int) -> Iterator[Any]:
+    yield from pk.range(n)
+
+
+class Handed:
+    def __init__(self, n: int) -> None:
+        self.loop = pk.range(n)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.loop)
+
+
+@pytest.mark.parametrize("through", [handed, Handed, pk.persistent])
+def test_a_loop_may_be_handed_on(through: Callable[[int], Any]) -> None:
+    @pk.kernel(warps=1)
+    def k(x: X):
+        for i in through(4):
+            warp.set(x, (i, 0), pk.cast(i * 5, f32))
 
     assert run(k)[:4, 0].tolist() == [0, 5, 10, 15]
 
