@@ -1,4 +1,4 @@
-"""Attention's features under NVIDIA's Compute Sanitizer: how many errors its tools find in all of them together.
+"""Public functions under NVIDIA's Compute Sanitizer: how many errors its tools find in all of them together.
 
     python -m benchmarks.sanitize --compile-only     # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.sanitize --out FILE         # every tool; or --tools memcheck synccheck
@@ -43,9 +43,20 @@ class Run:
 
     def graded(self, function: Callable[..., Any], *shapes: tuple[int, ...], **settings: Any) -> None:
         """Forward and backward."""
-        given = [self.normal(*shape).requires_grad_() for shape in shapes]
-        out = function(*given, **settings)
-        out.backward(self.normal(*out.shape))
+        self.pulled(function(*[self.normal(*shape).requires_grad_() for shape in shapes], **settings))
+
+    def pulled(self, *outs: Any) -> None:
+        """Backward from all that a function gave."""
+        made = [out for out in outs if out is not None]
+        torch.autograd.backward(made, [torch.randn_like(out) for out in made])
+
+    def decays(self, *shape: int) -> Any:
+        """Logarithms of decays."""
+        return (-torch.rand(*shape, device=self.device)).requires_grad_()
+
+    def part(self, *shape: int) -> Any:
+        """Numbers from 0 to 1."""
+        return torch.rand(*shape, device=self.device).requires_grad_()
 
     def dense(self) -> None:
         for d, heads in ((64, 2), (128, 1)):
@@ -73,6 +84,50 @@ class Run:
     def table(self) -> Any:
         return torch.randn(2, 300, device=self.device).requires_grad_()
 
+    def few_tiles(self) -> None:
+        """Blocks divide the work on a tile of keys, in any order and in one."""
+        for d in (64, 128, 256):
+            for deterministic in (False, True):
+                shapes = (1, 2, 900, d), (1, 1, 130, d), (1, 1, 130, d)
+                self.graded(pk.attention, *shapes, causal=d == 64, deterministic=deterministic)
+
+    def products(self) -> None:
+        for rows in (7, 200):  # few rows are made as a transpose
+            shapes = (rows, 264), (328, 264), (328,)
+            self.graded(pk.linear, *shapes, activation="gelu")
+            self.graded(pk.matmul, (rows, 264), (264, 328))
+
+    def rows(self) -> None:
+        seed = self.integers(5).long()
+        self.graded(lambda x, y, w: pk.rmsnorm(x, w, residual=y, p=0.5, seed=seed)[0], (9, 1000), (9, 1000), (1000,))
+        self.graded(lambda x, w, b: pk.layernorm(x, w, b), (9, 1024), (1024,), (1024,))
+        self.graded(pk.softmax, (9, 1000))
+        self.graded(pk.swiglu, (9, 1000), (9, 1000))
+
+    def losses(self) -> None:
+        targets = torch.arange(70, device=self.device) * 13
+        targets[3] = -100
+        self.pulled(pk.cross_entropy(self.normal(70, 1003).requires_grad_(), targets, label_smoothing=0.1))
+        hidden, weight = self.normal(70, 256).requires_grad_(), self.normal(1003, 256).requires_grad_()
+        self.pulled(pk.linear_cross_entropy(hidden, weight, targets))
+
+    def recurrences(self) -> None:
+        """Every function with a state, on rows that fill no chunk, whole and packed."""
+        n = sum(LENGTHS)
+        begins = torch.tensor([0, *LENGTHS], device=self.device).cumsum(0).int()
+        for packed in ({}, {"cu_seqlens": begins}):
+            q, k, v = (self.normal(1, 2, n, 64).requires_grad_() for _ in range(3))
+            self.pulled(pk.gated_linear_attention(q, k, v, self.decays(1, 2, n), **packed))
+            self.pulled(pk.gated_linear_attention(q, k, v, self.decays(1, 2, n, 64), **packed))
+            self.pulled(pk.gated_delta_rule(q, k, v, self.part(1, 2, n), self.decays(1, 2, n), **packed))
+            self.pulled(pk.kimi_delta_attention(q, k, v, self.part(1, 2, n), self.decays(1, 2, n, 64), **packed))
+            x, b, c = (self.normal(1, n, heads, 64).requires_grad_() for heads in (2, 1, 1))
+            self.pulled(pk.mamba2(x, self.part(1, n, 2), self.decays(2), b, c, **packed))
+            rows, taps = self.normal(1, n, 72).requires_grad_(), self.normal(72, 4).requires_grad_()
+            self.pulled(pk.causal_conv1d(rows, taps, activation="silu", **packed))
+        self.graded(pk.linear_attention, *[(1, 2, 150, 64)] * 3)
+        self.graded(pk.based, (1, 2, 150, 16), (1, 2, 150, 16), (1, 2, 150, 64))
+
     @torch.no_grad()
     def cached(self) -> None:
         """Rows are appended to caches and pages of 16 and of 8 bits, and queries look at them."""
@@ -96,7 +151,19 @@ def _near(batch: Any, head: Any, row: Any, col: Any) -> Any:
     return (row - col < 90) & (col - row < 90)
 
 
-FEATURES = ("dense", "window", "packed", "scores", "cached", "wide")
+FEATURES = (
+    "dense",
+    "window",
+    "packed",
+    "scores",
+    "cached",
+    "wide",
+    "few_tiles",
+    "products",
+    "rows",
+    "losses",
+    "recurrences",
+)
 
 
 def run(device: str) -> None:

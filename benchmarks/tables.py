@@ -390,7 +390,9 @@ def _beside_the_best(rows: Rows) -> str:
 
 
 def summary(rows: Rows) -> str:
-    """How many times as fast as each of the others, over the cells of a family."""
+    """A line a family: how many times as fast as each of the others over its cells, the geometric mean and (the least),
+    and what share of a device copy's speed.
+    """
     source = [row for name in FAMILIES for row in of(f"bench_{name}", rows)]
     if not source:
         return _NONE
@@ -399,9 +401,15 @@ def summary(rows: Rows) -> str:
         found = of(f"bench_{name}", rows)
         parts = module.parts(found) if hasattr(module, "parts") else {module.TITLE: found}
         for title, part in parts.items():
-            for peer, (mean, least, count) in worst(part):
-                body.append((title, peer, f"**{mean:.2f}**", f"{least:.2f}", str(count)))
-    return markdown(("", "beside", "times as fast (geometric mean)", "least", "cells"), body, source)
+            beside = {peer: f"**{mean:.2f}** ({least:.2f})" for peer, (mean, least, _) in worst(part)}
+            copy = beside.pop("copy", "")
+            if part:
+                others = ", ".join(f"{peer} {ratios}" for peer, ratios in beside.items())
+                body.append((title, others, copy, str(len(part))))
+    lines = [("", "times as fast as", "of a copy's speed", "cells"), ("---",) * 4, *body]
+    cards, dates = sorted({row["device"] for row in source}), sorted({row["date"] for row in source})
+    where = f"{' and '.join(cards)}, {dates[0]} to {dates[-1]}; the card and command of each: `docs/benchmarks.md`."
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n" + where
 
 
 def _fact(name: str, value: Any) -> str:

@@ -269,7 +269,8 @@ def test_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows,
     )
     assert "| 1, 2, 768, 64, causal | 625 TFLOP/s | 2.0e-03 | 500 (1.25x) |" in text
-    assert "| Attention forward, bf16 | cuDNN | **1.25** | 1.25 | 2 |" in text
+    assert "| Attention forward, bf16 | cuDNN **1.25** (1.25) |  | 2 |" in text
+    assert "NVIDIA H200, today to today; the card and command of each" in text
     assert "FA4" not in text
 
 
