@@ -180,14 +180,20 @@ class Again:
 
         for name, x in zip(self._names, args):  # noqa: B905  # of too many, those are found that were refused
             operand(name, x)
+        objects = dict[str, Any]()
         for name, x in named.items():
             looks.append(name)
             if name in self._operands:
                 operand(name, x)
             elif name in self._statics:
-                looks.append(leaf_of(x) or self._kernel.memory.identities.of(x, static=True, label=name))
+                looks.append(leaf := leaf_of(x))
+                if leaf is None:
+                    objects[name] = x
             else:  # what the kernel has no parameter for is not found, and then refused
                 looks.append(type(x))
+        if objects:
+            own, others = self._kernel.beside(objects)
+            looks += [own, *others]
         return arrays, numbers, tuple(looks)
 
 

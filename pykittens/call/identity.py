@@ -23,7 +23,7 @@ from typing import Any
 
 from .bounded import Bounded
 from .values import leaf_of
-from .walk import Walk
+from .walk import NOTHING, Asked, Walk
 
 __all__ = ["Identities", "Identity", "identity", "leaf_of"]
 
@@ -35,8 +35,11 @@ class Identity:
     Raises `TraceError` for what can be neither summarised nor read again.
     """
 
-    def __init__(self, values: tuple[Any, ...], *, static: bool = False, label: str = "") -> None:
-        walk = Walk(values, static, label)
+    def __init__(
+        self, values: tuple[Any, ...], *, static: bool = False, label: str = "", asked: Asked = NOTHING
+    ) -> None:
+        walk = Walk(values, static, label, asked)
+        self.asked = walk.asked
         self.content: Hashable = walk.summary
         self.steady = walk.steady
         self._hash = hash(self.content)
@@ -63,18 +66,30 @@ class Identities:
     def __init__(self, most: int = 64) -> None:
         self._known: Bounded[tuple[Any, ...], Identity] = Bounded(most)
 
-    def of(self, *values: Any, static: bool = False, label: str = "") -> Identity:
+    def of(self, *values: Any, static: bool = False, label: str = "", asked: Asked = NOTHING) -> Identity:
         """The identity of values as they are now.
 
         `static`: they were passed to a kernel; what cannot be read again at every call then only costs time. `label`
-        names them in errors.
+        names them in errors. `asked`: what code that the values do not reach asks of them.
         """
-        key = (static, *map(id, values))  # which stay theirs: an identity keeps its values
+        key = (static, asked, *map(id, values))  # which stay theirs: an identity keeps its values
         found = self._known.get(key)
         if found is None or not found.steady or not found.unchanged():
-            found = Identity(values, static=static, label=label)
+            found = Identity(values, static=static, label=label, asked=asked)
             self._known.keep(key, found)
         return found
+
+    def beside(self, own: Identity, statics: dict[str, Any]) -> tuple[Identity, list[Identity]]:
+        """The identity of a kernel that is passed `statics`, by name, and theirs: what its code asks of objects it may
+        ask of them, and what theirs asks they may ask of its.
+        """
+        asked = own.asked
+        while True:
+            found = [self.of(x, static=True, label=name, asked=asked) for name, x in statics.items()]
+            whole = asked.union(*(x.asked for x in found))
+            if whole == asked:
+                return (own if asked == own.asked else self.of(*own.values, asked=asked)), found
+            asked = whole
 
 
 identity = Identities().of  # for what no kernel remembers

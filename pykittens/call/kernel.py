@@ -210,11 +210,13 @@ class Kernel:
 
     def key(self, specialisation: Specialisation) -> Hashable:
         """What a program depends on: the specialisation, and the content of the function and of static values."""
-        statics = tuple(
-            (name, leaf_of(x) or self.memory.identities.of(x, static=True, label=name))
-            for name, x in specialisation.statics
-        )
-        return specialisation.types, statics, self.identity
+        leaves = tuple((name, leaf_of(x)) for name, x in specialisation.statics)
+        own, others = self.beside({name: x for name, x in specialisation.statics if leaf_of(x) is None})
+        return specialisation.types, leaves, own, *others
+
+    def beside(self, statics: dict[str, Any]) -> tuple[Identity, list[Identity]]:
+        """The kernel's identity beside static values that are objects, and theirs."""
+        return self.memory.identities.beside(self.identity, statics) if statics else (self.identity, [])
 
     @cached_property
     def by_value(self) -> frozenset[str]:

@@ -91,7 +91,7 @@ def static_attribute(cls: type, name: str) -> Any:
 
 def is_array(value: Any) -> bool:
     kind = type(value)  # not the value itself, whose attributes may be made by its author's code
-    return hasattr(kind, "shape") and hasattr(kind, "dtype")
+    return all(static_attribute(kind, name) is not MISSING for name in ("shape", "dtype"))
 
 
 def scalar_reader(value: Any) -> Callable[[Any], bytes] | None:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Hashable
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,15 +35,31 @@ _BUILTIN = vars(builtins)
 _ENVIRONMENT = (os.environ, os.getenv)
 
 
+class Asked(NamedTuple):
+    """What code asks of objects."""
+
+    names: frozenset[str]  # of attributes
+    any_name: bool  # ... or one that it computes
+    by_identity: bool  # or which object it is
+
+    def union(self, *others: Asked) -> Asked:
+        every = (self, *others)
+        names = frozenset[str]().union(*(x.names for x in every))
+        return Asked(names, any(x.any_name for x in every), any(x.by_identity for x in every))
+
+
+NOTHING = Asked(frozenset(), False, False)
+
+
 class Walk(Objects):
     """One walk over what values reach. Code adds names that objects are asked for, so it is repeated until there are
-    no new ones.
+    no new ones. `asked`: what other code asks of these objects.
     """
 
-    def __init__(self, values: tuple[Any, ...], static: bool, label: str = "") -> None:
+    def __init__(self, values: tuple[Any, ...], static: bool, label: str = "", asked: Asked = NOTHING) -> None:
         self.own = {_package(f.__globals__) for value in values if (f := _function_of(value)) is not None}
-        self.names: set[str] = set()
-        self.any_name = self.by_identity = False
+        self.names: set[str] = set(asked.names)
+        self.any_name, self.by_identity = asked.any_name, asked.by_identity
         while True:
             before = (len(self.names), self.any_name, self.by_identity)
             self.seen: dict[int, int] = {}
@@ -54,6 +70,10 @@ class Walk(Objects):
             )
             if before == (len(self.names), self.any_name, self.by_identity):
                 return
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(frozenset(self.names), self.any_name, self.by_identity)
 
     # What a value is ------------------------------------------------------------------------------------
 
@@ -134,6 +154,7 @@ class Walk(Objects):
                 parts.append(self._path(function, path_read))
             if read.any_global:
                 parts.append(self._names_of(function.__globals__, self.names, path))
+                parts.append(self._all_of(function.__globals__))
             # Where there are none, every call gives all arguments, and would whatever defaults came later.
             if function.__defaults__ is not None:
                 parts.append(self._read(function, "__defaults__", f"the defaults of {path}"))
@@ -145,6 +166,16 @@ class Walk(Objects):
         if wrapped is not None:
             parts.append(self._read(function, "__wrapped__", path))
         return ("function", *parts)
+
+    def _all_of(self, space: dict[str, Any]) -> Hashable:
+        """What every name of a namespace means, for code that may compute the name. Objects are what they are: of
+        those that code names, more is asked.
+        """
+        own = {name: x for name, x in list(space.items()) if name[:2] != "__"}
+        self.guard.add(f"{{}}({{}}) == {len(space)}", len, space)
+        for name, x in own.items():
+            self.guard.add("{}[{}] is {}", space, name, x)
+        return tuple((name, leaf_of(x) or Same(x)) for name, x in sorted(own.items()))
 
     def _path(self, function: FunctionType, path: Path) -> Hashable:
         """What a path leads to, and a read of each step for the guard."""

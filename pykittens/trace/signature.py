@@ -119,11 +119,14 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             given = getattr(annotation, "__name__", repr(annotation))
             said = "has no type" if annotation is p.empty else f"is annotated as {given}, which says no type on a GPU"
             number = "pk.i32" if annotation is int or annotation is bool else "pk.f32"
+            fix = (
+                f'annotate it, as Annotated[pk.Tensor, pk.f32, "N", 128] or Annotated[pk.Scalar, {number}], or make it '
+                "keyword-only for a value fixed at trace time"
+            )
+            if p.name in ("self", "cls"):
+                fix = f"leave it out, with @staticmethod above @pk.kernel; the object is an argument `*, {p.name}`"
             raise TraceError(
-                f"parameter {p.name!r} of kernel {function.__name__!r} {said}",
-                fix=f'annotate it, as Annotated[pk.Tensor, pk.f32, "N", 128] or Annotated[pk.Scalar, {number}], '
-                "or make it keyword-only for a value fixed at trace time",
-                location=where,
+                f"parameter {p.name!r} of kernel {function.__name__!r} {said}", fix=fix, location=where
             )
     return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(numbers), tuple(fixed), where)
 

@@ -663,6 +663,20 @@ def a_global_in_a_text() -> Case:
 
 
 @case
+def a_global_by_a_computed_name() -> Case:
+    space: dict[str, Any] = {"scale": 2.0, "name": ["sca", "le"]}
+    exec("def read(): return globals()[''.join(name)]", space)
+    return space["read"], lambda: space.update(scale=3.0)
+
+
+@case
+def a_global_function_by_a_computed_name() -> Case:
+    space: dict[str, Any] = {"scale": lambda: 2.0, "name": ["sca", "le"]}
+    exec("def read(): return globals()[''.join(name)]()", space)
+    return space["read"], lambda: space.update(scale=lambda: 3.0)
+
+
+@case
 def an_attribute_in_a_format() -> Case:
     held = Space(scale=2.0)
     return lambda: float("{a.scale}".format_map({"a": held})), lambda: setattr(held, "scale", 3.0)
@@ -798,6 +812,66 @@ def test_a_static_list_that_changes(gpu: FakeDriver) -> None:
         for by[0], count in ((2.0, 1), (2.0, 1), (3.0, 2), (3.0, 2), (2.0, 2)):
             k(x, y, by=by)
             assert len(k.memory.programs) - before == count
+
+
+class Plain:
+    """An object that is equal to itself alone."""
+
+    def __init__(self, scale: float = 2.0) -> None:
+        self.scale = scale
+
+    def of(self, other: Any) -> float:
+        return float(other.held)
+
+
+def _function() -> float:
+    return 1.0
+
+
+PASSED: dict[str, tuple[Callable[[], Any], Callable[[Any], float], Callable[[Any], None]]] = {
+    "an object": (Plain, lambda o: o.scale, lambda o: setattr(o, "scale", 3.0)),
+    "an object in a tuple": (lambda: (Plain(),), lambda o: o[0].scale, lambda o: setattr(o[0], "scale", 3.0)),
+    "an object that another holds": (
+        lambda: Plain(Plain()),  # type: ignore[arg-type]
+        lambda o: o.scale.scale,
+        lambda o: setattr(o.scale, "scale", 3.0),
+    ),
+    "an object by a computed name": (Plain, lambda o: getattr(o, "sca" + "le"), lambda o: setattr(o, "scale", 3.0)),
+    "a class": (lambda: type("Own", (), {"scale": 2.0}), lambda o: o.scale, lambda o: setattr(o, "scale", 3.0)),
+    "a module": (lambda: module_of("own", scale=2.0), lambda o: o.scale, lambda o: setattr(o, "scale", 3.0)),
+    "a function's attribute": (
+        lambda: setattr(_function, "scale", 2.0) or _function,
+        lambda o: o.scale,
+        lambda o: setattr(o, "scale", 3.0),
+    ),
+    "what a method reads of the kernel's": (
+        lambda: setattr(_held, "held", 2.0) or Plain(),
+        lambda o: o.of(_held),
+        lambda o: setattr(_held, "held", 3.0),
+    ),
+}
+_held = Plain()
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_a_static_object_that_changes(name: str, gpu: FakeDriver) -> None:
+    """What the kernel reads of what it is passed is a part of its content, too, on both back ends."""
+    torch = pytest.importorskip("torch")
+    make, read, change = PASSED[name]
+
+    @pk.kernel(warps=1)
+    def k(x: pk.gl(bf16, 16, 64), y: pk.gl(bf16, 16, 64), *, o: Any) -> None:  # type: ignore[valid-type]
+        warp.store(y, (warp.load(x, (0, 0), rows=16).to(f32) * read(o)).to(bf16), (0, 0))
+
+    o, (x, y) = make(), (np.ones((16, 64), bf16_of_numpy) for _ in range(2))
+    s, t = (torch.zeros(16, 64, dtype=torch.bfloat16) for _ in range(2))
+    for factor in (2.0, 3.0):
+        for _ in range(3):
+            k.simulate(x, y, o=o)
+            assert float(y[0, 0]) == factor
+            k(s, t, o=o)
+        assert len(k.memory.programs) == factor - 1
+        change(o)
 
 
 def test_a_kernels_own_defaults() -> None:
