@@ -155,7 +155,7 @@ def _scalar(kernel: str, name: str, dtype: DType, value: Any) -> Any:
     whole = (int, np.integer, np.bool_)
     if dtype.kind != "f" and not isinstance(value, whole):
         fix = "pass True or False" if dtype.kind == "b" else "pass a Python int"
-        raise ArgumentError(f"{kernel}: {name!r} is {value!r}, where {dtype} is needed", fix=fix)
+        raise ArgumentError(f"{kernel}: {name!r} is {value!r:.60}, where {dtype} is needed", fix=fix)
     if not isinstance(value, (*whole, float, np.floating)):
         raise ArgumentError(
             f"{kernel}: {name!r} is {type(value).__name__}, where {dtype} is needed", fix="pass a Python number"

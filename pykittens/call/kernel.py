@@ -215,7 +215,7 @@ class Kernel:
         return specialisation.types, leaves, own, *others
 
     def beside(self, statics: dict[str, Any]) -> tuple[Identity, list[Identity]]:
-        """The kernel's identity beside static values that are objects, and theirs."""
+        """The kernel's identity beside `statics`, those of its static values that are objects, and theirs."""
         return self.memory.identities.beside(self.identity, statics) if statics else (self.identity, [])
 
     @cached_property

@@ -125,9 +125,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
             )
             if p.name in ("self", "cls"):
                 fix = f"leave it out, with @staticmethod above @pk.kernel; the object is an argument `*, {p.name}`"
-            raise TraceError(
-                f"parameter {p.name!r} of kernel {function.__name__!r} {said}", fix=fix, location=where
-            )
+            raise TraceError(f"parameter {p.name!r} of kernel {function.__name__!r} {said}", fix=fix, location=where)
     return Signature(function.__name__, tuple(runtime), tuple(optional), tuple(numbers), tuple(fixed), where)
 
 

@@ -713,6 +713,11 @@ def copy(x: pk.gl(f32, "N", 64), first: pk.i32) -> None:
     pk.wait(gate, 0)
 """
 CALLS: list[Any] = [
+    (
+        "class B:\n    @pk.kernel(warps=1)\n    def f(self, x: pk.gl(f32, 'N', 64)): pass",
+        "class B:\n    @staticmethod\n    @pk.kernel(warps=1)\n    def f(x: pk.gl(f32, 'N', 64), *, self): pass\n"
+        "b = B()\nb.f(A, self=b)",
+    ),
     ("pk.kernel(3)", "pk.kernel(warps=1)(idle)"),
     (
         "@pk.kernel\ndef f(x: pk.gl(f32, 'N', 64), /): pass",
