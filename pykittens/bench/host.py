@@ -125,7 +125,7 @@ def calling(calls: int) -> Iterator[Row]:
 
     found = each(
         {
-            "bare": call.launcher.call,
+            "bare": call.launcher.prepare(torch.cuda.current_stream().cuda_stream),
             "moving": moving,
             "bound": attend.bind(*operands[0], *rest, 0.125),
             "attention": lambda: _attention(q, k, v),

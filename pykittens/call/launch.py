@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..gpu import driver, tensormap
-from ..gpu.launch import STREAM, Dim3, Launcher
+from ..gpu.launch import Dim3, Launcher
 from ..interop import arrays
 from ..interop.base import ArrayInfo
 from ..ops.tma import LONGEST
@@ -97,8 +97,10 @@ class Call:
                 words[56] = p1 - 128
                 try: put(n0)
                 except (struct.error, OverflowError): return False
-                config[4] = stream(0)
-                if status := call(): failed(status)
+                queue = stream(0)
+                try: call = calls[queue]
+                except KeyError: call = prepare(queue)
+                if status := call(): failed(status, call)
         """
         launcher, constant = self.launcher, made.constant
         words = constant(self.words)
@@ -123,9 +125,10 @@ class Call:
     def queueing(self, made: MadeFunction, indent: str = "") -> None:
         """Lines that do what `launcher.launch` does, without its call."""
         launcher, constant = self.launcher, made.constant
-        queue = "queue = " if self.waits else ""
-        made.line(f"{indent}{constant(launcher.settings)}[{STREAM}] = {queue}{constant(self.stream)}({self.device})")
-        made.line(f"{indent}if status := {constant(launcher.call)}(): {constant(launcher.failed)}(status)")
+        made.line(f"{indent}queue = {constant(self.stream)}({self.device})")
+        made.line(f"{indent}try: call = {constant(launcher.calls)}[queue]")
+        made.line(f"{indent}except KeyError: call = {constant(launcher.prepare)}(queue)")
+        made.line(f"{indent}if status := call(): {constant(launcher.failed)}(status, call)")
 
 
 def call_for(kernel: Any, specialisation: Any, known: dict[str, Any], statics: dict[str, Any]) -> Call:

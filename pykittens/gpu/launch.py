@@ -36,10 +36,11 @@ _SCALARS = {
     "f32": "f",
     "f64": "d",
 }
-STREAM = 4  # which of the 8-byte words of `_Config` the stream is
+_STREAMS = 64  # for how many of them calls are kept ready
 _COOPERATIVE, _CLUSTER_DIMENSION, _PROGRAMMATIC_SERIALIZATION = 2, 4, 6  # CUlaunchAttributeID
 
 Dim3 = tuple[int, int, int]
+Prepared = Callable[[], int]  # a call of the driver; returns its status
 
 
 class _Attribute(ctypes.Structure):  # CUlaunchAttribute: 72 bytes, of which we use these
@@ -63,8 +64,8 @@ class Launcher:
     `parameters` names the C parameters in order: "tensor", "tensormap", or a scalar's dtype ("i32", "f32"). `grid` and
     `block` count blocks and threads along x, y, z; `cluster` the blocks of a cluster; `pdl` lets the kernel start
     before the one ahead of it in the stream has ended (it must then wait for it itself); `cooperative` makes sure that
-    all blocks run at once. A launcher is for one thread at a time; the arrays behind its pointers are the caller's to
-    keep alive. `launch` sets `config.stream` and makes the prepared `call`, whose status but 0 is for `failed`: so may
+    all blocks run at once. One thread at a time may change arguments; the arrays behind its pointers are the caller's
+    to keep alive. `launch` makes the call that is prepared for the stream, whose status but 0 is for `failed`: so may
     others. Raises ValueError for dimensions that no GPU has.
     """
 
@@ -92,19 +93,29 @@ class Launcher:
         if not (0 < math.prod(block) <= 1024 and 0 < math.prod(cluster) <= 16):
             raise ValueError(f"a block of {block} threads in a cluster of {cluster}; at most 1024 and 16 fit")
         self._attributes = _attributes(cluster, pdl, cooperative)
-        count = len(self._attributes)
-        self.config = _Config(grid, block, shared_bytes, None, ctypes.addressof(self._attributes), count)
+        self._block, self._shared_bytes = block, shared_bytes
+        self.calls: dict[int, Prepared] = {}  # by stream; what is missing is for `prepare`
         self.set_grid(grid)
         if math.prod(cluster) > 8:
             driver.allow_large_clusters(function)
+
+    def prepare(self, stream: int) -> Prepared:
+        """The driver's call on a stream, kept in `calls`. Each has a configuration of its own: several threads may
+        launch at once, each on its stream.
+        """
+        if len(self.calls) >= _STREAMS:
+            self.calls.clear()
+        count, attributes = len(self._attributes), ctypes.addressof(self._attributes)
+        config = ctypes.pointer(_Config(self.grid, self._block, self._shared_bytes, stream, attributes, count))
         # Bound once: converting arguments is most of what a call through ctypes costs.
-        self.call = functools.partial(
+        call = self.calls[stream] = functools.partial(
             library().cuLaunchKernelEx,
-            ctypes.cast(ctypes.byref(self.config), ctypes.c_void_p),
-            ctypes.c_void_p(function.handle),
+            ctypes.cast(config, ctypes.c_void_p),  # which keeps the configuration alive
+            ctypes.c_void_p(self.function.handle),
             ctypes.cast(self._arguments, ctypes.c_void_p),
             ctypes.c_void_p(),
         )
+        return call
 
     def set_grid(self, grid: Dim3) -> None:
         """How many blocks there are along x, y, z. None along one of them: `launch` does nothing."""
@@ -113,8 +124,8 @@ class Launcher:
                 raise ValueError(f"a grid of {size} blocks along {axis}; 0 to {most} are possible")
             if size % group:
                 raise ValueError(f"a grid of {size} blocks along {axis}, in clusters of {group}: not a multiple")
-        self.config.grid = grid
-        self._empty = math.prod(grid) == 0
+        self.grid = grid
+        self.calls.clear()
 
     def set_tensor(self, index: int, pointer: int, shape: Sequence[int], strides: Sequence[int]) -> None:
         """Parameter `index` becomes a tensor of up to 4 dimensions, outermost first; strides in elements."""
@@ -137,11 +148,6 @@ class Launcher:
     def set_pointer(self, index: int, pointer: int) -> None:
         """The tensor at parameter `index` moves to another address."""
         _POINTER.pack_into(self._buffer, self._offset(index, GLOBAL), pointer)
-
-    @property
-    def settings(self) -> memoryview:
-        """`config`, as 8-byte words to write: the stream is word `STREAM`."""
-        return memoryview(self.config).cast("B").cast("Q")
 
     @property
     def words(self) -> memoryview:
@@ -180,17 +186,17 @@ class Launcher:
 
     def launch(self, stream: int = 0) -> None:
         """Queues the kernel on a stream (a CUstream; 0 is the default). `CudaError` if the driver refuses."""
-        if self._empty:
+        if 0 in self.grid:
             return
-        self.config.stream = stream
-        if status := self.call():
-            self.failed(status)
+        call = self.calls.get(stream) or self.prepare(stream)
+        if status := call():
+            self.failed(status, call)
 
-    def failed(self, status: int) -> None:
+    def failed(self, status: int, call: Prepared) -> None:
         """A fresh thread has no context, or the current device is not the arrays': that is mended here."""
         if status < 700:  # from there on the GPU is at fault, and stays so
             with driver.using(self.function.context):
-                status = self.call()
+                status = call()
         check(status, f"launching `{self.function.name}`")
 
     def _offset(self, index: int, form: struct.Struct | None) -> int:

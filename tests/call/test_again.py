@@ -395,7 +395,7 @@ def costs() -> tuple[float, float]:
         run(*operands[0], 0.5)
         run(*operands[1], 0.5)
 
-    bare = least(call.launcher.call)
+    bare = least(call.launcher.prepare(0x77))
     return least(moving) / 2 - bare, least(run.bind(*operands[0], 0.5)) - bare
 
 
