@@ -41,7 +41,7 @@ ATTENTION_BACKWARD = Function(
 
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
-    found = ATTENTION_BACKWARD(operands_of(ATTENTION_BACKWARD, saved, grads), (*vars(settings).values(),))
+    found = ATTENTION_BACKWARD(operands_of(ATTENTION_BACKWARD, saved, grads), settings)
     return dict(zip(("q", "k", "v", "sinks"), found, strict=True))
 
 

@@ -43,7 +43,7 @@ def scored(plain: Function, backward: Function) -> Function:
     def gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
         tables = [getattr(saved, x) for x in NAMES]
         wanted = sum(1 << i for i, x in enumerate(NAMES) if getattr(needs, x))
-        found = pullback((*operands_of(backward, saved, grads), *tables), (*vars(settings).values(), wanted))
+        found = pullback((*operands_of(backward, saved, grads), *tables), (*settings, wanted))
         theirs = [
             d.to(x.dtype) if wanted >> i & 1 else None for i, (x, d) in enumerate(zip(tables, found[4:], strict=True))
         ]

@@ -130,7 +130,7 @@ ATTENTION_VARLEN_BACKWARD = Function(
 
 def _gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> dict[str, Any]:
     given = operands_of(ATTENTION_VARLEN_BACKWARD, saved, grads)
-    found = ATTENTION_VARLEN_BACKWARD(given, (*vars(settings).values(),))
+    found = ATTENTION_VARLEN_BACKWARD(given, settings)
     return dict(zip(("q", "k", "v", "sinks"), found, strict=True))
 
 

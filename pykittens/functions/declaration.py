@@ -34,7 +34,7 @@ from .settings import unsuitable
 _operators: Any = (
     None  # the module of this name, which imports torch: loaded when there are tensors, so that nothing else does
 )
-latest: dict[Function, Callable[..., Any]] = {}  # what does a call like the function's last one: `plans.written_out`
+recent: dict[Function, tuple[Callable[..., Any], ...]] = {}  # what does calls like the last ones: `plans.written_out`
 ALL: list[Function] = []  # in the order in which they were declared
 
 
@@ -63,7 +63,7 @@ class Backward(NamedTuple):
     pass does not demand it: it is None where the caller did not.
 
     gradients: called as gradients(saved, grads, settings, needs) -> {operand: gradient}. `saved`, `settings` and
-    `needs` (is the gradient of this operand wanted?) are mappings by name; `grads` too, by result, None where nothing
+    `needs` (is the gradient of this operand wanted?) are named tuples; `grads` too, by result, None where nothing
     came. It is torch code that autograd's compiler traces: kernels go in as other `Function`s, called with tensors
     (`ATTENTION_BACKWARD((q, k, ...), (scale,))`), so that they have a rule for tensors without memory.
 
@@ -133,8 +133,10 @@ class Function:
                 if _all_tensors(arrays, torch.Tensor):
                     load_operators()
                     return _operators.operate(self, arrays, settings, also)
-            elif (quick := latest.get(self)) and (result := quick(arrays, settings, also)) is not NotImplemented:
-                return result
+            else:
+                for quick in recent.get(self, ()):
+                    if (result := quick(arrays, settings, also)) is not NotImplemented:
+                        return result
         return self._eager(arrays, settings, also)
 
     @public

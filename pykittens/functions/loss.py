@@ -219,7 +219,7 @@ def _linear_gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mapp
         x if x is not None and x.numel() else None for x in (getattr(saved, n, None) for n in ("kept", "peaks", "held"))
     )
     given = (saved.x, saved.weight, saved.targets, saved.lse, saved.bias, dloss, dlse, kept, peaks)
-    common = [x for name, x in vars(settings).items() if name != "early"]
+    common = [x for name, x in settings._asdict().items() if name != "early"]
     if held is not None and needs.weight and asked_once(held, *(x for x in (dloss, dlse) if x is not None)):
         dx, dbias = LINEAR_CROSS_ENTROPY_BACKWARD_HELD((held, *given), (*common, needs.x, needs.bias))
         return {"x": dx, "weight": held, "bias": dbias}
@@ -370,7 +370,7 @@ def _ahead_gradients(saved: Any, grads: Any, settings: Any, needs: Any) -> Mappi
     if settings.reduction == "mean" and str(saved.x.dtype) == "torch.float16":
         upstream = upstream / (saved.targets != settings.ignore_index).sum().clamp_min(1)
     kept, held = (x if x.numel() else None for x in (saved.kept, saved.held))
-    *common, for_x, for_weight, for_bias = vars(settings).values()
+    *common, for_x, for_weight, for_bias = settings
     operands = (saved.x, saved.weight, saved.targets, saved.state, upstream, saved.bias)
     if needs.weight or needs.bias:
         if held is not None and kept is not None and needs.weight and asked_once(held, kept, upstream):

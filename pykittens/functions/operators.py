@@ -10,7 +10,6 @@ a profiler then sees their kernels, not the operators.
 from __future__ import annotations
 
 import sys
-import threading
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -25,13 +24,12 @@ from ..errors import ArgumentError
 from ..interop.base import ArrayInfo
 from ..interop.frameworks import torch_dtype, torch_names
 from ..versions import check_version
-from . import plans
-from .declaration import ADDED, ALL, Function, Result, latest
+from . import backward_plans, plans
+from .declaration import ADDED, ALL, Function, Result
 from .plans import direct, ordinary
 
 check_version("torch", torch.__version__)
 _library: Any = torch.library.Library("pykittens", "DEF")
-_latest = threading.local()  # the plan by which, or of which, this thread's last operator was done: its `plan`
 _defaults: dict[Function, tuple[Any, ...]] = {}  # of the operators' arguments
 
 
@@ -50,7 +48,7 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
         plan, graded = kept.plan, kept.graded
         made = (_with_gradient if graded else plans.again)(plan, function, arrays, settings, pointers)
         if made is not None:
-            latest[function] = kept.quick
+            plans.known.use(function, kept)
             if graded and len(made) > len(function.outputs) + also:
                 made = made[:-1]
             return made[0] if len(made) == 1 else tuple(made) if made else None
@@ -61,13 +59,14 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
         if (x := arrays[i]) is not None and x.is_neg():
             said = f"{function.name}: {function.names[i]} is a view of numbers of the other sign"
             raise ArgumentError(said, fix="pass x.resolve_neg()")
-    _latest.plan = None
+    plans.done.plan = None
     result = operate(function, arrays, settings, also)
-    if (plan := _latest.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):
+    if (plan := plans.done.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):
         graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
         kept = plans.Kept(plan._replace(settings=tuple(settings)), graded)
         if alike := plans.known.keep(arrays, looks, kept):
-            kept.quick = latest[function] = plans.written_out(kept, alike, _tell, function, arrays, settings, also)
+            kept.quick = plans.written_out(kept, alike, _tell, function, arrays, settings, also)
+            plans.known.use(function, kept)
     return result
 
 
@@ -207,7 +206,7 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
     if found := plans.known.find(arrays, looks):
         kept, pointers = found
         if (again := plans.again(plan := kept.plan, function, arrays, settings, pointers)) is not None:
-            _latest.plan = plans.at(plan, function, arrays, settings)
+            plans.done.plan = plans.at(plan, function, arrays, settings)
             return _returned(again)
     infos = function.describe(arrays)
     results = function.results(*infos, *settings)[:count]
@@ -217,7 +216,7 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
         function.compute(arrays, infos, results, made, settings)
     if (done := recording.plan()) is not None:
         plans.known.keep(arrays, looks, plans.Kept(done, False))
-        _latest.plan = done
+        plans.done.plan = done
     if function.written:
         torch.autograd.graph.increment_version([arrays[i] for i in function.written])
     return _returned(made)
@@ -295,25 +294,29 @@ def _keep(
     outputs: Sequence[Tensor],
 ) -> None:
     """What the backward pass will need."""
-    ctx.also, ctx.settings = also, settings
+    ctx.also, ctx.settings, ctx.roles = also, settings, None
     ctx.set_materialize_grads(False)  # no zeros as large as a result that nobody used
     if function.backward is not None:
-        roles, known = _roles(function, also), (*arrays, *outputs, None)  # the last may have been made or not
+        ctx.roles = roles = _roles(function, also)
+        known = (*arrays, *outputs, None)  # the last may have been made or not
         ctx.save_for_backward(*[known[i] for i in roles.kept])
         ctx.buffers = [known[i] for i in roles.buffers]
 
 
 class _Roles(NamedTuple):
     """Who is who in a backward pass. Places of what is kept, and of buffers, among operands, results and the further
-    one; classes of tuples that have a function's names.
+    one; what makes tuples that have a function's names; whether the further one is demanded.
     """
 
     kept: list[int]
     buffers: list[int]
-    saved: Callable[..., Any]
-    grads: Callable[..., Any]
-    needs: Callable[..., Any]
+    saved: Callable[[Sequence[Any]], Any]
+    grads: Callable[[Sequence[Any]], Any]
+    settings: Callable[[Sequence[Any]], Any]
+    needs: Callable[[Sequence[Any]], Any]
     nothing: tuple[None, ...]
+    demanded: bool
+    recent: list[Callable[..., Any]]  # what gives the gradients of calls like the last ones: `backward_plans`
 
 
 @cache
@@ -323,12 +326,16 @@ def _roles(function: Function, also: bool) -> _Roles:
     known = {name: i for i, name in enumerate((*function.names, *function.outputs, function.also))}
     made = back.demands and function.also in back.saved and not also  # in the backward pass, of the operands
     kept = [*dict.fromkeys((*back.saved, *function.names))] if made else [*back.saved]
-    saved = namedtuple("saved", (*kept, *back.buffers))  # type: ignore[misc]
     results = (*function.outputs, *[function.also] * bool(function.also))
-    grads = namedtuple("grads", results)  # type: ignore[misc]
-    needs = namedtuple("needs", function.names)  # type: ignore[misc]
+    classes: list[Any] = [
+        namedtuple("saved", (*kept, *back.buffers)),
+        namedtuple("grads", results),
+        namedtuple("settings", function.setting_names),
+        namedtuple("needs", function.names),
+    ]
+    saved, grads, settings, needs = (each._make for each in classes)
     places = [known[x] for x in kept], [known[x] for x in back.buffers]
-    return _Roles(*places, saved, grads, needs, (None,) * len(results))
+    return _Roles(*places, saved, grads, settings, needs, (None,) * len(results), _demanded(function), [])
 
 
 def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
@@ -348,19 +355,18 @@ def _backward(function: Function, name: str, context: Any, *grads: Any) -> Any:
 def _gradients(function: Function, name: str, context: Any, grads: Sequence[Any]) -> list[Any]:
     """The gradients of an operator's arguments. One that is wanted and that nobody computes is an error."""
     assert function.backward is not None
-    roles, settings = _roles(function, context.also), context.settings
-    saved = roles.saved(*context.saved_tensors, *context.buffers)
-    if _demanded(function) and getattr(saved, function.also) is None:
+    roles = context.roles
+    saved = roles.saved((*context.saved_tensors, *context.buffers))
+    if roles.demanded and getattr(saved, function.also) is None:
         again = getattr(torch.ops.pykittens, _name(function, True))
         operands = [getattr(saved, x) for x in function.names]
-        made = again(*operands, *[_to_torch(function, i, x) for i, x in enumerate(settings)])[-1]
+        made = again(*operands, *[_to_torch(function, i, x) for i, x in enumerate(context.settings)])[-1]
         saved = saved._replace(**{function.also: made})
     # The dispatcher leaves out the last arguments that have their defaults, and a result that nobody asked for.
     wanted, count = context.needs_input_grad, len(function.names)
-    needs = (wanted if len(wanted) >= count else (*wanted, *[False] * count))[:count]
-    by_result = roles.grads(*(*grads, *roles.nothing)[: len(roles.nothing)])
-    by_setting = SimpleNamespace(**dict(zip(function.setting_names, settings, strict=True)))
-    found = function.backward.gradients(saved, by_result, by_setting, roles.needs(*needs))
+    needs = roles.needs((wanted if len(wanted) >= count else (*wanted, *[False] * count))[:count])
+    by_result = roles.grads((*grads, *roles.nothing)[: len(roles.nothing)])
+    found = function.backward.gradients(saved, by_result, roles.settings(context.settings), needs)
     given: list[Any] = [None] * len(wanted)
     for i, needed in enumerate(needs):
         if needed:
@@ -387,7 +393,13 @@ class _Again(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _backward(ctx.function, _name(ctx.function, ctx.also), ctx, *grads)
+        if ctx.roles is None or any(x is not None for x in ctx.buffers):
+            return _again_backward(ctx, grads)
+        return backward_plans.gradients(ctx, grads, _again_backward)
+
+
+def _again_backward(ctx: Any, grads: Sequence[Any]) -> Any:
+    return _backward(ctx.function, _name(ctx.function, ctx.also), ctx, *grads)
 
 
 # `_Again.apply` without what torch.autograd.Function's own does before: plans are for tensors without torch.func's
@@ -433,6 +445,7 @@ class _Transformed(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, *grads: Any) -> Any:
         seen = SimpleNamespace(
             also=ctx.also,
+            roles=ctx.roles,
             saved_tensors=ctx.saved_tensors,
             buffers=ctx.buffers,
             settings=ctx.settings,
@@ -471,7 +484,8 @@ def _refusal(name: str) -> str:
 def asked_once(saved: Sequence[Tensor]) -> bool:
     """Whether the backward pass that runs keeps no graph, and its tensors are ordinary ones."""
     keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return keeps is not None and not torch.is_grad_enabled() and ordinary(saved) and not keeps()
+    with backward_plans.asking():
+        return keeps is not None and not torch.is_grad_enabled() and ordinary(saved) and not keeps()
 
 
 def _below_autograd(function: Function, operator: Any, keys: Any, *arguments: Any) -> Any:

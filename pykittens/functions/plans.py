@@ -8,10 +8,12 @@ function goes its whole way each time. A plan takes 5 to 10 us, the whole way 10
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import copysign
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ from ..call.recording import watching
 from ..interop.arrays import guard
 from ..interop.views import View
 from ..types import DTYPES
-from .declaration import latest
+from .declaration import recent
 
 # Whether this torch can be asked what `direct` and `ordinary` ask. One that cannot always calls the operators.
 _ASKABLE = all(
@@ -35,7 +37,9 @@ _ASKABLE = all(
     for name in ("_is_torch_function_mode_enabled", "_len_torch_dispatch_stack", "_functorch", "_dispatch_keys")
 ) and hasattr(modes, "_disable_current_modes")
 
+done = threading.local()  # `plan`: by which, or of which, this thread's last operator was done
 ROUNDED = 512  # bytes, to a multiple of which torch, too, rounds what it takes
+_RECENT = 8  # plans of a function that are tried one after another: eight take as long as to look one up
 _TENSORS = {Tensor, torch.nn.Parameter}
 Launch = Callable[[Sequence[int], tuple[Any, ...]], bool]
 
@@ -75,11 +79,16 @@ class Kept:
 
 
 class Known(Plans[Kept]):
-    """All plans. Of each function, `latest` has the last one that was used, as a Python function."""
+    """All plans. Of each function, `recent` has some that were looked up last, as Python functions."""
 
     def clear(self) -> None:
         super().clear()
-        latest.clear()
+        recent.clear()
+
+    def use(self, function: Any, kept: Kept) -> None:
+        """Tries this plan first from now on: a model's layers call a function with a few shapes in turn."""
+        others = [quick for quick in recent.get(function, ()) if quick is not kept.quick]
+        recent[function] = (kept.quick, *others[: _RECENT - 1])
 
 
 known = Known(guard)  # which sees classes and the dispatcher's modes, too
@@ -150,38 +159,18 @@ def written_out(
     plan, graded = kept.plan, kept.graded
     made = MadeFunction("quick", "arrays, settings, also")
     constant, other = made.constant, "return NotImplemented"
-    terms = [f"also is not {also}", f"{constant(torch.is_grad_enabled)}() is not {torch.is_grad_enabled()}"]
-    terms += [f"{constant(torch._C._is_torch_function_mode_enabled)}()", f"{constant(forward_ad)}._current_level >= 0"]
-    made.line(f"if {' or '.join(terms)}: {other}")
-    if settings:
-        made.line(f"{''.join(f's{i}, ' for i in range(len(settings)))} = settings")
-        made.line(f"if {' or '.join(_unlike(f's{i}', x, constant) for i, x in enumerate(settings))}: {other}")
-    made.line(f"{''.join(f'x{i}, ' for i in range(len(arrays)))} = arrays")
-    given = [f"x{i}" for i, x in enumerate(arrays) if x is not None]
-    terms = [f"x{i} is not None" for i, x in enumerate(arrays) if x is None]
-    made.line(f"if {' or '.join([*terms, f'not {constant(looks.same)}({chr(44).join(given)})'])}: {other}")
-    address, pointers = constant(looks.address), [f"p{i}" for i in range(len(given) + len(plan.makers))]
-    made.line("; ".join(f"{p} = {address}({x})" for p, x in zip(pointers, given)))  # noqa: B905  # the rest are made
-    made.line(f"if ({' | '.join(pointers[: len(given)])}) % {ALIGNED}: {other}")
+    test(made, [f"also is not {also}"], looks, arrays, settings, torch.is_grad_enabled())
     for out, near, before, after, same in beside(function, arrays):
         equal = f" and p{near} != p{out}" if same else ""
         made.line(f"if -{before} < p{near} - p{out} < {after}{equal}: {other}")
     if function.written and len(plan.steps) > 1:  # before anything is written, as in `again`
         asked = " and ".join(f"{constant(step.launch.unchanged)}()" for step in plan.steps)  # type: ignore[attr-defined]
         made.line(f"if not ({asked}): {other}")
-    indent = " " * graded
     if graded:  # what torch.no_grad() does: kernels refuse operands whose gradients are recorded
         set_enabled = constant(torch._C._set_grad_enabled)
         made.line(f"{set_enabled}(False)")
         made.line("try:")
-    for i, maker in enumerate(plan.makers):
-        if 0 in maker.args[0] and not graded:  # nobody wants it, and autograd has nothing to write on it
-            made.line(f"{indent}m{i} = {constant(maker())}; {pointers[len(given) + i]} = 0")
-            continue
-        made.line(f"{indent}m{i} = {constant(maker)}(); {pointers[len(given) + i]} = {address}(m{i})")
-    for step in plan.steps:
-        places = "".join(f"{pointers[i]}{f' + {first}' if first else ''}, " for i, first in step.order)
-        made.line(f"{indent}if not {constant(step.launch)}(({places}), {constant(step.numbers)}): {other}")
+    do(made, plan, looks, sum(x is not None for x in arrays), graded)
     if graded:
         made.line(f"finally: {set_enabled}(True)")
     if function.written:
@@ -195,11 +184,53 @@ def written_out(
     return made.function()
 
 
+def test(
+    made: MadeFunction,
+    terms: Sequence[str],
+    looks: Looks,
+    arrays: Sequence[Tensor | None],
+    settings: Sequence[Any],
+    recording: bool,
+) -> None:
+    """Lines that return NotImplemented unless `arrays` and `settings` are like these, no mode is on, gradients are
+    recorded or not, and none of `terms` holds. They name the arrays x0, x1, ..., and the addresses of those that are
+    given p0, p1, ..."""
+    constant, other = made.constant, "return NotImplemented"
+    terms = [*terms, f"{constant(torch.is_grad_enabled)}() is not {recording}"]
+    terms += [f"{constant(torch._C._is_torch_function_mode_enabled)}()", f"{constant(forward_ad)}._current_level >= 0"]
+    made.line(f"if {' or '.join(terms)}: {other}")
+    if settings:
+        made.line(f"{''.join(f's{i}, ' for i in range(len(settings)))} = settings")
+        made.line(f"if {' or '.join(_unlike(f's{i}', x, constant) for i, x in enumerate(settings))}: {other}")
+    made.line(f"{''.join(f'x{i}, ' for i in range(len(arrays)))} = arrays")
+    given = [f"x{i}" for i, x in enumerate(arrays) if x is not None]
+    terms = [f"x{i} is not None" for i, x in enumerate(arrays) if x is None]
+    made.line(f"if {' or '.join([*terms, f'not {constant(looks.same)}({chr(44).join(given)})'])}: {other}")
+    made.line("; ".join(f"p{i} = {constant(looks.address)}({x})" for i, x in enumerate(given)))
+    made.line(f"if ({' | '.join(f'p{i}' for i in range(len(given)))}) % {ALIGNED}: {other}")
+
+
+def do(made: MadeFunction, plan: Plan, looks: Looks, given: int, graded: bool = False) -> None:
+    """Lines that make a plan's results and scratch memory, m0, m1, ..., at the addresses behind those of the arrays
+    that are given, and launch its kernels. They return NotImplemented where a kernel is no longer what it was."""
+    constant, indent, other = made.constant, " " * graded, "return NotImplemented"
+    for i, maker in enumerate(plan.makers):
+        if 0 in maker.args[0] and not graded:  # nobody wants it, and autograd has nothing to write on it
+            made.line(f"{indent}m{i} = {constant(maker())}; p{given + i} = 0")
+            continue
+        made.line(f"{indent}m{i} = {constant(maker)}(); p{given + i} = {constant(looks.address)}(m{i})")
+    for step in plan.steps:
+        places = "".join(f"p{i}{f' + {first}' if first else ''}, " for i, first in step.order)
+        made.line(f"{indent}if not {constant(step.launch)}(({places}), {constant(step.numbers)}): {other}")
+
+
 def _unlike(name: str, value: Any, constant: Callable[[Any], str]) -> str:
     """Text that is true where a setting may be another. Numbers are often made anew; all else is the same object."""
-    if type(value) in (int, float) and value:  # 0.0 and -0.0 are equal
-        return f"{name} != {constant(value)} or type({name}) is not {constant(type(value))}"
-    return f"{name} is not {constant(value)}"
+    same = constant(value)
+    if type(value) not in (int, float) or value != value:
+        return f"{name} is not {same}"
+    sign = f" or {constant(copysign)}(1.0, {name}) != {copysign(1.0, value)}" if value == 0 else ""  # -0.0 is equal
+    return f"{name} is not {same} and (type({name}) is not {constant(type(value))} or {name} != {same}{sign})"
 
 
 class Recording:
@@ -244,7 +275,7 @@ class Recording:
         for kernel, args, named in self.calls:
             by_name = {name for name, _ in kernel.signature.runtime} & set(named)
             operands = (*args, *[x for name, x in named.items() if name in by_name])
-            order = _order(tensors, operands)
+            order = order_of(tensors, operands)
             order = order and [(i, at) if i < known else (known, begins[i - known] + at) for i, at in order]
             if not order or any(isinstance(x, (Tensor, View)) for n, x in named.items() if n not in by_name):
                 return None
@@ -253,7 +284,7 @@ class Recording:
                 return None
             numbers = tuple(x for x in operands if isinstance(x, (int, float)))
             steps.append(Step(launch, _picking(order), numbers, order))
-        makers = [*map(_maker, self.made)]
+        makers = [*map(maker_of, self.made)]
         if self.scratch:
             makers.append(partial(torch.empty_strided, (size,), (1,), dtype=torch.uint8, device=devices.pop()))
         renumbered = len(steps) == 1 and self.function.numbers is not None
@@ -284,7 +315,7 @@ def recorded(recording: Recording, device: int | None) -> Any:
     return recording if _ASKABLE and device is not None else nullcontext()
 
 
-def _order(known: list[Tensor], operands: Sequence[Any]) -> list[tuple[int, int]] | None:
+def order_of(known: list[Tensor], operands: Sequence[Any]) -> list[tuple[int, int]] | None:
     """Which of the known tensors each of a kernel's operands is, or a view of, and at which byte of it that begins;
     None where one is a copy or could be several.
     """
@@ -326,7 +357,7 @@ def _picking(order: list[tuple[int, int]]) -> Callable[[Sequence[int]], Sequence
     return itemgetter(*[i for i, _ in order]) if len(order) > 1 else lambda pointers: [pointers[first]]
 
 
-def _maker(x: Tensor) -> partial[Tensor]:
+def maker_of(x: Tensor) -> partial[Tensor]:
     """What makes tensors like this one."""
     return partial(torch.empty_strided, tuple(x.shape), x.stride(), dtype=x.dtype, device=x.device)
 

@@ -1,7 +1,6 @@
 """Public functions called again on tensors of a GPU that is not there: what goes past torch's dispatcher, and what does
 not."""
 
-import ctypes
 import importlib
 import struct
 import sys
@@ -371,9 +370,9 @@ def test_several_threads(gpu: FakeDriver) -> None:
 def test_halves_of_an_operand_are_found_again() -> None:
     """What is done again for other tensors: each pointer of the kernel is some bytes into one of the given ones."""
     x, w, copy = (torch.zeros(n, 16).bfloat16() for n in (4, 6, 4))
-    order = plans._order([x, w], (w[:3].T, x, w[3:].T, None, 7))
+    order = plans.order_of([x, w], (w[:3].T, x, w[3:].T, None, 7))
     assert order == [(1, 0), (0, 0), (1, 96)] and plans._picking(order)([1000, 2000]) == [2000, 1000, 2096]
-    assert plans._order([x, w], (x, copy)) is None
+    assert plans.order_of([x, w], (x, copy)) is None
     assert plans._picking([(1, 0)])([5, 6]) == [6] and [*plans._picking([(1, 0), (0, 0)])([5, 6])] == [6, 5]
 
 
@@ -431,6 +430,10 @@ DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
 }
 
 
+# Whose backward pass does something else, too: a sum, or to ask who will ask again.
+MORE_THAN_KERNELS = {"linear", "linear cross entropy", "linear cross entropy, ahead", "cross entropy"}
+
+
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Called again, a function and its derivative launch what they did, with these tensors in the others' places, and
@@ -458,22 +461,53 @@ def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPa
         names = called(forward_and_backward, last=True)
         assert all(x.grad is not None and x.grad.shape == x.shape for x in tensors if x.requires_grad)
         assert round < 2 or not {"_run", "operate", "specialise", "describe"} & set(names), names
+        assert round < 2 or ("_backward" in names) == (name in MORE_THAN_KERNELS), names
         forward, (first,) = [*tensors, *results[: len(results) // 2]], parts  # whose scratch memory others may get
         found.append(roles(launches[:first], forward) + roles(launches[first:], [*tensors, *results]))
     assert len(found[0]) >= 2
     assert found[0] == found[1] == found[2]
 
 
+def test_backward_passes_are_told_apart(gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which gradients are wanted, which come and how they lie, settings: each has its plan, and launches what the
+    gradient's code does."""
+    launches = watched(gpu, monkeypatch)
+    cases: list[tuple[Any, Any, int, tuple[int, ...]]] = [  # of a function: its operands, which want, which come
+        (lambda x, w: layernorm(x, w), lambda: (halves(6, 64), floats(64)), wanted, (0,))
+        for wanted in (0b01, 0b10, 0b11)
+    ]
+    for causal in (False, True):
+        both = partial(pk.attention, causal=causal, return_lse=True)
+        cases += [(both, heads, 0b111, come) for come in ((0,), (1,), (0, 1))]
+    cases += [(lambda x, w: pk.linear(x.transpose(0, 1), w), lambda: (halves(4, 2, 64), halves(64, 64)), 0b11, (0,))]
+    cases += [(lambda x, r: rmsnorm(x, residual=r), lambda: (halves(6, 64), halves(6, 64)), 0b11, (0, 1))]
+
+    def launched(function: Any, make: Any, wanted: int, come: tuple[int, ...], sparse: bool) -> list[Any]:
+        operands = [x.requires_grad_(bool(wanted >> i & 1)) for i, x in enumerate(make())]
+        outs = function(*operands)
+        outs = outs if isinstance(outs, tuple) else (outs,)
+        grads = [torch.ones_like(x).mT.contiguous().mT if sparse and x.dim() > 3 else torch.ones_like(x) for x in outs]
+        launches.clear()
+        torch.autograd.backward([outs[i] for i in come], [grads[i] for i in come])
+        given = [x.grad for x in operands if x.grad is not None]
+        assert len({*addresses(*given)}) == bin(wanted).count("1")
+        return roles([*launches], [*operands, *outs, *grads])
+
+    rounds = [[launched(*case, sparse) for case in cases for sparse in (False, True)] for _ in range(3)]
+    assert rounds[0] == rounds[1] == rounds[2]
+
+
 def watched(gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is launched from now on, with all arguments."""
-    fake, made = AllArguments(), launch.Launcher.__init__
+    fake, prepare = AllArguments(), launch.Launcher.prepare
     fake.counts, fake.current.context = {}, CONTEXT
 
-    def init(self: Any, function: Any, parameters: Any, *rest: Any, **options: Any) -> None:
-        made(self, function, parameters, *rest, **options)
-        fake.counts[ctypes.addressof(self.config)] = len(parameters)
+    def prepared(self: Any, stream: int) -> Any:
+        call: Any = prepare(self, stream)
+        fake.counts[call.args[0].value] = len(self._formats)
+        return call
 
-    monkeypatch.setattr(launch.Launcher, "__init__", init)
+    monkeypatch.setattr(launch.Launcher, "prepare", prepared)
     monkeypatch.setattr(libcuda, "_open", lambda: fake.library)
     forget_all()
     fake.current.context = CONTEXT
