@@ -259,7 +259,8 @@ LINEAR_CROSS_ENTROPY_KEPT = Function(
 
 def _areas(x: Any, weight: Any, bias: bool, early: bool, smoothing: float) -> Any:
     (m, h), v = x.shape, weight.shape[0]
-    return slices.areas_of(m, h, v, early, early or bias, 4 if smoothing else 3)
+    apart = ahead.factored(x, smoothing) and early
+    return slices.areas_of(m, h, v, early, early or bias, 4 if smoothing else 3, apart)
 
 
 def _finds_room(x: Any, weight: Any, for_weight: bool, for_bias: bool, smoothing: float) -> bool:
@@ -463,7 +464,7 @@ def linear_cross_entropy(
 
     Where torch will want gradients of the mean or sum alone, the forward pass makes them, of an upstream gradient of 1,
     some rows of x at a time: that of x complete, and of the logits in 16 bits, which the backward pass multiplies by x.
-    They take at most 1000 MiB beside operands and gradients, and the memory of weight's gradient, which is so taken
+    They take at most 1016 MiB beside operands and gradients, and the memory of weight's gradient, which is so taken
     early. That is three products of 2 m h v operations, and a fourth for columns for which there is no room; two where
     weight is frozen. Under retain_graph=True the gradient of weight takes memory a second time.
 

@@ -48,6 +48,7 @@ LANES = 32  # rows that a warp of `slopes` takes
 TALL = 16  # rows that a warp of `rescale` takes
 PIECE = 64  # columns of a tile that `statistics` takes at a time, and of what is kept beside one peak
 PIECES = 4  # of these that a warp of `rescale` goes through, TALL rows at a time
+NEAR = 44.0  # how far above a row's number logits may be: exponentials up to 2^64, and their sums, are numbers of bf16
 IGNORED, NOWHERE = -1, -2  # instead of a column
 
 
@@ -79,17 +80,20 @@ def logits(x: Any, col: Any, bias: Any, cap: float) -> Any:
 
 
 @lru_cache(maxsize=256)
-def statistics(terms: int, cap: float, cut: int, keep: bool = False, apart: bool = False) -> Callable[..., Any]:
+def statistics(
+    terms: int, cap: float, cut: int, keep: bool = False, apart: bool = False, known: bool = False
+) -> Callable[..., Any]:
     """The epilogue of the forward product, which stores no product.
 
     For each row of a tile of columns it leaves in `parts` the largest logit, the sum of exponentials of logits less
     that, the target's logit (0 where it is elsewhere) and, of four terms, the sum of logits. `cut`: the end of the
     vocabulary where it lies within a tile, else 0. `keep`: tiles are pieces whose exponentials are the result; `apart`:
-    the largest logits go into `peaks` too.
+    the largest logits go into `peaks` too; `known`: a number of each row takes the place of the largest logit where
+    that is at most NEAR above it, so that most exponentials of a row are beside the same number.
     """
 
     def epilogue(x: Any, row: Any, col: Any, column: Any, parts: Any, *more: Any) -> Any:
-        bias = more[-1] if len(more) > apart else None
+        bias = more[-1] if len(more) > apart + known else None
         target = warpgroup.load_col(column, pk.at(0, row), length=x.rows)
         pieces, tops, hit, level, total = [], [], None, None, None
         for i in range(0, x.cols, PIECE):
@@ -100,6 +104,9 @@ def statistics(terms: int, cap: float, cut: int, keep: bool = False, apart: bool
             pieces.append(pk.right_fill(z, cut - col - i, -pk.inf) if cut else z)
             tops.append(pieces[-1].row_max())
         peak = reduce(pk.maximum, tops)
+        if known:
+            number = warpgroup.load_col(more[0], pk.at(0, row), length=x.rows)
+            peak = pk.where(peak > number + NEAR, peak, number)
         shift = pk.where(peak == -pk.inf, 0.0, peak) * -LOG2E
         for z in pieces:
             powers = pk.exp2(pk.fma(z, LOG2E, shift))
@@ -125,8 +132,11 @@ def finish(
     smoothing: Annotated[Scalar, f32],
     even: Annotated[Scalar, f32],
     z: Annotated[Scalar, f32],
+    found: Annotated[Tensor, f32, 2, "M"] | None = None,
 ) -> None:
-    """Each row's loss and log-sum-exp from what `statistics` left of it. `even`: smoothing / v."""
+    """Each row's loss and log-sum-exp from what `statistics` left of it. `even`: smoothing / v. `found`: the largest
+    number that a row's exponentials are beside, and its target's logit.
+    """
     terms, tiles = parts.depth, parts.rows
     shared = pk.shared(pk.sv(f32, SIDE), count=WARPS * terms, name="sums")
 
@@ -147,22 +157,25 @@ def finish(
     peak, sums = empty - pk.inf, [empty + 0.0 for _ in range(1, terms)]
     for lap in pk.range(laps):
         peak[:] = pk.maximum(peak, some(0, lap, -pk.inf))
-    top = of_all_warps(0, peak.col_max(), pk.maximum)
-    shift = pk.where(top == -pk.inf, 0.0, top) * -LOG2E
+    most = of_all_warps(0, peak.col_max(), pk.maximum)
+    shift = pk.where(most == -pk.inf, 0.0, most) * -LOG2E
     for lap in pk.range(laps):
         sums[0] += some(1, lap) * pk.exp2(pk.fma(some(0, lap, -pk.inf), LOG2E, shift))
         for term in range(2, terms):
             sums[term - 1] += some(term, lap)
     total, picked, *level = (of_all_warps(i + 1, x.col_sum(), lambda a, b: a + b) for i, x in enumerate(sums))
     with pk.when(warp.index == 0):
-        at, whole = (0, 0, 0, pk.block_index.x), pk.log(total) + top
-        found = whole - picked * (1.0 - smoothing) + whole * whole * z
+        at, whole = (0, 0, 0, pk.block_index.x), pk.log(total) + most
+        own = whole - picked * (1.0 - smoothing) + whole * whole * z
         if level:
-            found = found - level[0] * even
+            own = own - level[0] * even
         target = warp.load_row(column, at, length=SIDE, layout=LAYOUT)
-        found = pk.where(target == NOWHERE, math.nan, pk.where(target == IGNORED, 0.0, found))
-        warp.store(loss, found, at)
+        own = pk.where(target == NOWHERE, math.nan, pk.where(target == IGNORED, 0.0, own))
+        warp.store(loss, own, at)
         warp.store(lse, whole, at)
+        if found is not None:
+            warp.store(found, most, at)
+            warp.store(found, picked, (0, 0, 1, pk.block_index.x))
 
 
 @pk.kernel(warps=4, grid=lambda lse, **_: -(-lse.cols // (4 * LANES)))

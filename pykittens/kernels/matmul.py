@@ -37,10 +37,12 @@ def call(
     config: Any = None,
     b2: Any = None,
     more: Sequence[Any] = (),
+    divide: bool = True,
 ) -> KernelCall:
     """What writes epilogue((a @ b) * scale_a * scale_b) into `out`, for operands that `check` takes.
 
     `b2`, like b: the epilogue is given the pair of a @ b and a @ b2. `more`: what its further results are written into.
+    `divide`: the last round's tiles may be divided, which takes memory beside the operands.
 
     a and b: stored by rows or by columns (a view such as b.T). `epilogue(x, row, col, *operands)` is traced into the
     kernel: x is a float32 tile of the product whose first element is (row, col) of the output, operands are tensors of
@@ -50,7 +52,7 @@ def call(
     swap = (
         epilogue is None and scale_a is None and scale_b is None and b2 is None and arrays.describe(out).dtype != "f32"
     )
-    plan = choose_kernel(first, second, b2 is not None, swap)
+    plan = choose_kernel(first, second, b2 is not None, swap, divide)
     extras = [x[None, :] if len(x.shape) == 1 else x for x in map(readable, operands)]
     if scale_a is not None or scale_b is not None:
         extras += [x.reshape(1, 1) for x in (scale_a, scale_b) if x is not None]
@@ -132,9 +134,11 @@ class Choice:
 
 
 @lru_cache(maxsize=4096)
-def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False, swap: bool = False) -> Choice:
+def choose_kernel(
+    first: ArrayInfo, second: ArrayInfo, pair: bool = False, swap: bool = False, divide: bool = True
+) -> Choice:
     """What to do with operands; their pointers count modulo 16. `pair`: there is one more like the second; `swap`: the
-    kernel may make tiles of the result's transpose."""
+    kernel may make tiles of the result's transpose; `divide`: and divide the last round's tiles."""
     eight, size = first.dtype[0] == "e", DTYPES[first.dtype].size
     a, b = order(first, False if eight else None), order(second, True if eight else None)  # 8 bits: k along the rows
     sms = SIMULATED if first.device is None else driver.multiprocessors(first.device)
@@ -154,7 +158,7 @@ def choose_kernel(first: ArrayInfo, second: ArrayInfo, pair: bool = False, swap:
         real = sms > 2  # the simulated GPU runs what an H100 would, in few tiles, which nobody divides or turns
         swap = real and swap and not (eight or a.transposed)
         shape = schedule.Multiply(m, n * (1 + pair), k, size, (a.straddles, b.straddles), ragged, swap)
-        config, splits = schedule.product(shape, schedule.machine(first.device), real, pair).way
+        config, splits = schedule.product(shape, schedule.machine(first.device), real and divide, pair).way
         if pair:  # three results may leave
             config = replace(config, cols=config.cols // 2, stages=min(config.stages, 5))
     return Choice(a, b, "bf16" if eight else first.dtype, config, sms, splits)

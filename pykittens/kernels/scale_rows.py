@@ -1,7 +1,8 @@
 """Rows times a number: o = x * f, with one f for all or one for each row.
 
-x, o: (m, n), dense; all bf16, f16 or f32; f: (1,) or (m,). Written over x, rows whose factor is 1 are left alone: a
-gradient that was made for an upstream gradient of 1 then costs a launch, and no pass, where that is what comes.
+x, o: (m, n), all bf16, f16 or f32, dense, or with rows of any distance where each has its factor; f: (1,) or (m,).
+Written over x, rows whose factor is 1 are left alone: a gradient that was made for an upstream gradient of 1 then costs
+a launch, and no pass, where that is what comes.
 """
 
 from __future__ import annotations
@@ -59,10 +60,11 @@ def call(x: Any, factor: Any, o: Any) -> KernelCall:
     info = arrays.describe(x)
     (m, n), size, each = info.shape, DTYPES[info.dtype].size, arrays.describe(factor).shape != ()
     rows, cols = (m, n) if each or m * n > LONGEST else (1, m * n)
-    aligned = rows == 1 or cols * size % 16 == 0
+    found = [y if isinstance(y, View) else View(y, tuple(y.shape), (n, 1)) for y in (x, o)]
+    seen = [View(y.array, (rows, cols), (y.strides[0] if each else cols, 1), y.offset) for y in found]
+    aligned = rows == 1 or all(y.strides[0] * size % 16 == 0 for y in seen)
     pointers = info.pointer, arrays.describe(o).pointer
     width = 16 // size if aligned and (pointers[0] | pointers[1]) % 16 == 0 else 1
-    seen = [View(a, (rows, cols), (cols, 1)) for a in (x, o)]
     statics = {"width": width, "each": each, "in_place": pointers[0] == pointers[1]}
     blocks = machine(info)["processors"] * RESIDENT
     return KernelCall(scale_rows, (seen[0], View(factor, (m if each else 1,), (1,)), seen[1], blocks), statics)

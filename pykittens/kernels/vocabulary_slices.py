@@ -78,14 +78,15 @@ class Areas(NamedTuple):
     slices: list[Slice]
 
 
-ROOM = 1000 << 20  # bytes that the forward pass takes beside the gradients, but for what its products divide
+ROOM = 1016 << 20  # bytes that a pass takes beside the gradients, but for some numbers of each row
 PIECE = 64  # columns, of which each row has some terms in float32
 AT_ONCE = 1024  # rows, where not all fit
+ROUND = 4224  # columns whose tiles, of so many rows, are whole rounds on 132 multiprocessors (H100 SXM, H200)
 
 
-def areas_of(m: int, h: int, v: int, early: bool, kept: bool, terms: int = 4) -> Areas | None:
-    """`early`: the memory of the weight's gradient may be taken; `kept`: the backward pass needs the logits' gradients.
-    None where there is not enough room.
+def areas_of(m: int, h: int, v: int, early: bool, kept: bool, terms: int = 4, scaled: bool = False) -> Areas | None:
+    """`early`: the memory of the weight's gradient may be taken; `kept`: the backward pass needs the logits' gradients;
+    `scaled`: and a copy of x. None where there is not enough room.
 
     The held columns are slices one behind another up to the memory's end, each an (m, wide) matrix. The rows of the
     gradient that belong to a slice are written from the matrix itself, so they must end before it begins: after f of
@@ -96,8 +97,9 @@ def areas_of(m: int, h: int, v: int, early: bool, kept: bool, terms: int = 4) ->
     def noted(rows: int) -> int:
         return rows * 4 * terms * -(-v // PIECE)
 
+    copy = 2 * m * h if scaled and kept else 0
     rows, most, fewest = m, ROOM if kept else ROOM // 2, AT_ONCE if kept else ROWS
-    while noted(rows) + 2 * (m if kept else rows) * v > most:
+    while max(noted(rows), copy) + 2 * (m if kept else rows) * v > most:
         if rows <= fewest:
             break
         rows = max(-(-rows // (2 * ROWS)) * ROWS, fewest)
@@ -105,18 +107,19 @@ def areas_of(m: int, h: int, v: int, early: bool, kept: bool, terms: int = 4) ->
         return Areas(rows, 0, v if kept else 0, 0 if kept else -(-v // 8) * 8, False, [Slice(0, v)])
     if not kept:
         return None
-    least = STEP * max(1, v // (32 * STEP))
+    step = ROUND if v >= 16 * ROUND else STEP  # of the held columns
+    least = step if step == ROUND else STEP * max(1, v // (32 * STEP))
     below, room = early and noted(rows) <= 2 * least * h, ROOM - 4 * rows * h  # sums of x's gradient
-    others = -(-max(0, v - max(0, room) // (2 * m) // STEP * STEP) // STEP) * STEP
-    held = max(0, min((v - least) * h // m, v - least, others) // STEP * STEP) if early else 0
+    others = -(-max(0, v - max(0, room) // (2 * m) // STEP * STEP) // step) * step
+    held = max(0, min((v - least) * h // m, v - least, others) // step * step) if early else 0
     below = below and held > 0
     room -= 2 * rows * (v - held) + (0 if below else noted(rows))  # what all others take, of some rows
-    own = min(room // (2 * max(m - rows, 1)) // STEP * STEP, v - held)
+    own = min(room // (2 * max(m - rows, 1)) // STEP * STEP, (ROOM - copy) // (2 * m) // STEP * STEP, v - held)
     if own <= 0:
         return None
     base, slices, end = (v * h - m * held) // LINE * LINE, [], 0
     while end < held:
-        wide = min(((base + m * end) // h - end) // STEP * STEP, held - end)
+        wide = min(((base + m * end) // h - end) // step * step, held - end)
         slices.append(Slice(end, wide, base + m * end))
         end += wide
     again = held + own

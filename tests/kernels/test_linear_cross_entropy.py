@@ -312,6 +312,32 @@ def test_gradients_made_ahead(m: int, h: int, room: int, kinds: int, monkeypatch
     assert weight.grad.untyped_storage().nbytes() == weight.numel() * 2
 
 
+def test_exponentials_beside_the_targets_logit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows with logits that are far above the target's, of ignored ones with infinite logits, and of such whose
+    gradient of the log-sum-exp is negative under a z-loss; over slices held, kept and made again."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(vocabulary_slices, "ROOM", 149_000)
+    monkeypatch.setattr(vocabulary_slices, "AT_ONCE", 128)
+    m, h, v, z_loss = 130, 128, 576, 0.1
+    areas = areas_of(m, h, v, True, True, 3, True)
+    assert areas is not None and 0 < areas.held < areas.again < v
+    x, weight, targets = (torch.from_numpy(a.astype(np.float32)) for a in inputs(m, h, v, np.float32))
+    x[5] *= 100
+    x[7] = 3e38 * x[7].sign()
+    targets[:9] = torch.tensor([0, 255, 256, 511, 512, v - 1, v - 2, -100, 3])
+    x, weight, bias = x.bfloat16().requires_grad_(), weight.bfloat16().requires_grad_(), torch.randn(v) - 12
+    bias.requires_grad_()
+    loss = pk.linear_cross_entropy(x, weight, targets.long(), bias, z_loss=z_loss)
+    loss.backward()
+    given = [a.detach().double().numpy() for a in (x, weight)]
+    given[0][7] = 0
+    exact = reference(*given, targets.long().numpy(), bias.detach().numpy(), z_loss=z_loss)
+    np.testing.assert_allclose(loss.item(), exact[0], rtol=1e-5)
+    assert (1 + 2 * z_loss * exact[1] < 0.3).any() and (exact[1] > 0).any()
+    for found, wanted in zip((x.grad, weight.grad, bias.grad), exact[2:], strict=True):
+        assert close(found.float().numpy(), wanted, 2.0**-7)
+
+
 @pytest.mark.parametrize("frozen", ["x", "weight", "both"])
 def test_what_is_frozen_costs_nothing(frozen: str) -> None:
     """No product is made, and nothing kept, for a gradient that nobody wants."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ...call.arguments import spec
-from ...types import DTYPES, f32, i32
+from ...types import DTYPES, bf16, f32, i32
 from .. import gemm, linear_cross_entropy
+from .. import linear_cross_entropy_gradients as ahead
 from ..catalog import Array, Instance, Shipped
 
 
@@ -93,6 +95,105 @@ def _rescale(dtype: str, smooth: bool) -> Instance:
     return Instance(linear_cross_entropy.rescale, operands, statics, ("out",), expected, values)
 
 
+def _beside() -> Instance:
+    """The product that keeps exponentials beside a number of each row; many logits of every other are too far above."""
+    ours, (m, v, k) = linear_cross_entropy, (200, 136, 5 * 64 + 16)
+    tiles = -(-v // ours.PIECE)
+    targets = np.random.default_rng(1).integers(-1, v, m)
+    given = np.where(np.arange(m) % 2 == 0, -50.0, 3.0)
+
+    def expected(a: Array, b: Array, **_: Any) -> dict[str, Array]:
+        z = a.astype(float) @ b.astype(float).T
+        cut = [slice(i * ours.PIECE, (i + 1) * ours.PIECE) for i in range(tiles)]
+        peaks = np.array([z[:, t].max(1) for t in cut])
+        beside = np.where(peaks > given + ours.NEAR, peaks, given)
+        powers = np.exp(z - beside[np.arange(v) // ours.PIECE].T)
+        hot = np.where(np.arange(v) == targets[:, None], z, 0)
+        terms = [np.array([peak, powers[:, t].sum(1), hot[:, t].sum(1)]) for t, peak in zip(cut, beside, strict=True)]
+        return {"c": powers, "x1": np.concatenate(terms)}
+
+    operands: dict[str, Any] = {"a": spec(bf16, (m, k)), "b": spec(bf16, (v, k)), "c": spec(bf16, (m, v))}
+    operands |= {
+        "x0": spec(i32, (1, m)),
+        "x1": spec(f32, (3 * tiles, m)),
+        "x2": spec(f32, (1, m)),
+        "x3": None,
+        "sms": 2,
+    }
+    epilogue = ours.statistics(3, 0.0, v, keep=True, known=True)
+    statics, values = (
+        {"config": gemm.Config(), "tb": True, "epilogue": epilogue},
+        {"x0": targets[None], "x2": given[None]},
+    )
+    return Instance(gemm.gemm, operands, statics, ("c", "x1"), expected, values)
+
+
+def _target_logits(bias: bool) -> Instance:
+    m, v, h = 37, 50, 264
+    columns = np.random.default_rng(1).integers(-2, v, m)
+
+    def expected(x: Array, weight: Array, bias: Array | None, **_: Any) -> dict[str, Array]:
+        at = np.maximum(columns, 0)
+        found = (x.astype(float) * weight.astype(float)[at]).sum(1)
+        return {"logit": found + (0 if bias is None else bias[0, at])}
+
+    operands: dict[str, Any] = {"x": spec(bf16, (m, h)), "weight": spec(bf16, (v, h)), "column": spec(i32, (m,))}
+    operands |= {"bias": spec(f32, (1, v)) if bias else None, "logit": spec(f32, (m,))}
+    return Instance(ahead.target_logits, operands, {}, ("logit",), expected, {"column": columns})
+
+
+def _factors(z: float) -> Instance:
+    """A z-loss of 1 makes factors of some rows negative, were they not made otherwise."""
+    m, row = 300, spec(f32, (300,))
+    draw = np.random.default_rng(2)
+    columns, lse = draw.integers(-2, 9, m), draw.random(m) * 4 - 1
+    found = np.array([lse - draw.random(m), lse - draw.random(m)])
+
+    def expected(share: Array, **_: Any) -> dict[str, Array]:
+        (most, logit), up = found, np.where(columns == -1, 0, np.where(columns == -2, np.nan, share[0]))
+        bend = 1 + 2 * z * lse
+        shape, times = np.where(bend >= 0.5, bend, 1), np.where(bend >= 0.5, 1, bend)
+        exact = np.exp(logit - most) * times - np.exp(lse - most) / shape
+        hot = exact.astype(np.float32).astype(ml_dtypes.bfloat16).astype(float)
+        factor = up * shape * np.exp(most - lse) * exact / hot
+        beside = np.where((bend >= 0.5) | (columns == -1), most, np.nan)
+        state, marks = (-lse * np.log2(np.e), up * bend, up, factor), (beside, most, times, hot)
+        return {"state": np.array(state), "marks": np.array(marks)}
+
+    operands: dict[str, Any] = {
+        "column": spec(i32, (m,)),
+        "lse": row,
+        "found": spec(f32, (2, m)),
+        "share": spec(f32, (1,)),
+    }
+    operands |= {"state": spec(f32, (4, m)), "marks": spec(f32, (4, m)), "z": z}
+    values = {"column": columns, "lse": lse, "found": found}
+    return Instance(ahead.factors, operands, {}, ("state", "marks"), expected, values)
+
+
+def _settle() -> Instance:
+    """Some pieces of some rows are beside other numbers; what is not written stays 0 here."""
+    m, v, piece = 150, 200, linear_cross_entropy.PIECE
+    draw, tiles = np.random.default_rng(2), -(-v // piece)
+    columns, most = draw.integers(-2, v, m), draw.random(m)
+    times, hot = np.where(np.arange(m) % 50 == 0, -0.25, 1.0), -draw.random(m) * 9
+    marks = np.array([np.where(times == 1, most, np.nan), most, times, hot])
+    away = draw.random((tiles, m)) < 0.02
+    numbers = most - np.where(away, draw.random((tiles, m)) * 3, 0)
+    written = np.repeat(np.add.reduceat(away.any(0) | (times != 1), range(0, m, ahead.TALL)) > 0, ahead.TALL)[:m]
+
+    def expected(powers: Array, **_: Any) -> dict[str, Array]:
+        by = np.exp(numbers.astype(np.float32) - most.astype(np.float32)) * times
+        found = powers.astype(float) * by[np.arange(v) // piece].T
+        found = np.where((written & (columns != linear_cross_entropy.IGNORED))[:, None], found, 0)
+        return {"out": np.where(np.arange(v) == columns[:, None], hot[:, None], found)}
+
+    operands = {"powers": spec(bf16, (m, v)), "numbers": spec(f32, (tiles, m)), "column": spec(i32, (m,))}
+    operands |= {"marks": spec(f32, (4, m)), "out": spec(bf16, (m, v))}
+    values = {"numbers": numbers, "column": columns, "marks": marks}
+    return Instance(ahead.settle, operands, {}, ("out",), expected, values)
+
+
 def _finish(tiles: int, smooth: bool) -> Instance:
     m, terms, row = 70, 4 if smooth else 3, spec(f32, (70,))
     columns = np.random.default_rng(1).integers(-2, 9, m)
@@ -169,6 +270,38 @@ ROWS = (
         make=_rescale,
         needs=("wgmma",),
         options={"dtype": ("bf16", "f16"), "smooth": (False, True)},
+        opcodes=("LDG", "STG", "MUFU"),
+    ),
+    Shipped(
+        name="linear_cross_entropy_beside",
+        about="matrix product that leaves terms of a cross-entropy and keeps exponentials beside a number of each row",
+        make=_beside,
+        needs=("wgmma",),
+        options={},
+        opcodes=("HGMMA", "UTMALDG", "MUFU", "STG", "UTMASTG"),
+    ),
+    Shipped(
+        name="linear_cross_entropy_target_logits",
+        about="each row's logit of its target",
+        make=_target_logits,
+        needs=("wgmma",),
+        options={"bias": (False, True)},
+        opcodes=("LDG", "STG", "FFMA"),
+    ),
+    Shipped(
+        name="linear_cross_entropy_factors",
+        about="what exponentials of a row of logits are multiplied by, and its target's gradient",
+        make=_factors,
+        needs=("wgmma",),
+        options={"z": (0.0, 1.0)},
+        opcodes=("LDG", "STG", "MUFU"),
+    ),
+    Shipped(
+        name="linear_cross_entropy_settle",
+        about="the gradient of logits over a factor of each row, from exponentials that mostly stay",
+        make=_settle,
+        needs=("wgmma",),
+        options={},
         opcodes=("LDG", "STG", "MUFU"),
     ),
     Shipped(
