@@ -163,7 +163,7 @@ def test_all_cells() -> None:
         "linear_layer": 8,
         "loss": 7,
         "memory": 40,
-        "recurrences": 20,
+        "recurrences": 24,
         "rows_backward": 23,
         "sequences": 13,
         "steps": 5,

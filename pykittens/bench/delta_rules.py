@@ -97,7 +97,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         """1.5 times the error of the same chunks in float64, rounded where a tensor core takes an operand."""
         return 1.5 * row_error(exact(True)[0], exact(False)[0]) + 1.01 * ROUNDING
 
-    return Trial(runs, error, limit, frozenset({"copy", "fla"}))
+    return Trial(runs, error, limit, frozenset({"copy"}))
 
 
 def _chunks(operands: list[Any], rounded: bool) -> Any:

@@ -30,7 +30,7 @@ MAMBA = (  # batch, heads, n, dim, state; one group
     (16, 16, 16384, 64, 64),
     (1, 8, 32768, 64, 128),
 )
-GATED = ((4, 16, 8192, 128, 128), (4, 16, 8192, 64, 64))
+GATED = ((4, 16, 8192, 128, 128), (4, 16, 8192, 64, 64), (1, 16, 32768, 128, 128))
 CHUNK = 64
 FAR = 0.03  # a relative error, of all rows together, that no rounding explains
 
@@ -107,7 +107,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
 
     def error(found: Any) -> float:
         """That of the rows, or of values' gradients. Those of queries and keys, which follow from other roundings, are
-        only looked at; Mamba-2's are sums over the heads of a group.
+        only looked at; Mamba-2's are sums over the heads of a group, and the peer's gradients there those of dt x.
         """
         results = [found]
         if backward:
@@ -122,7 +122,8 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         """1.5 times the error of the same chunks in float64, rounded where a tensor core takes an operand."""
         return 1.5 * row_error(exact(True)[0], exact(False)[0]) + 1.01 * ROUNDING
 
-    return Trial(runs, error, limit, frozenset({"copy", "fla"}))
+    other = kind == "mamba2" and backward  # the peer's results are
+    return Trial(runs, error, limit, frozenset({"copy", "fla"} if other else {"copy"}))
 
 
 def near(both: list[tuple[Any, Any]]) -> bool:
