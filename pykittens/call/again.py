@@ -176,7 +176,7 @@ class Again:
                 looks.append(leaf_of(x) if name in by_value else kind)
             else:  # what is no array is not found
                 arrays.append(x)
-                looks.append(getattr(x, "shape", kind))
+                looks.append(_shape_of(x))
 
         for name, x in zip(self._names, args):  # noqa: B905  # of too many, those are found that were refused
             operand(name, x)
@@ -195,6 +195,13 @@ class Again:
             own, others = self._kernel.beside(objects)
             looks += [own, *others]
         return arrays, numbers, tuple(looks)
+
+
+def _shape_of(x: Any) -> Any:
+    try:
+        return x.shape
+    except Exception:  # no array; torch's nested tensors have none, and say so in errors of all kinds
+        return type(x)
 
 
 def _unless_recording(unchanged: Callable[[], bool], graded: bool) -> Callable[[], bool]:

@@ -221,11 +221,18 @@ def _tensor(
     if strides is not None and shape[-1] > 1 and strides[-1] != 1:
         raise ArgumentError(
             f"{where} has strides {tuple(strides)} for shape {shape}",
-            fix="the last dimension must be contiguous: pass x.contiguous()",
+            fix=f"the last dimension must be contiguous: pass {_copied(info, name)}",
         )
     if strides is not None and any(s < 0 and length > 1 for s, length in zip(strides, shape, strict=True)):
-        raise ArgumentError(f"{where} has negative strides {tuple(strides)}", fix="pass a copy")
+        raise ArgumentError(f"{where} has negative strides {tuple(strides)}", fix=f"pass a copy: {_copied(info, name)}")
     return global_type(pattern, dtype, shape, strides, _alignment(info, dtype))
+
+
+def _copied(info: ArrayInfo | spec, name: str) -> str:
+    """How an array is copied to contiguous memory, in its own library's words."""
+    words = {"numpy": "np.ascontiguousarray({0})", "cupy": "cp.ascontiguousarray({0})", "torch": "{0}.contiguous()"}
+    said = words.get(getattr(info, "kind", ""), "a contiguous copy of {0}").format(name)
+    return f"{said} (of an output, copy it back after the call)"
 
 
 def seen_by_options(x: Any) -> Any:

@@ -216,7 +216,15 @@ class Kernel:
 
     def beside(self, statics: dict[str, Any]) -> tuple[Identity, list[Identity]]:
         """The kernel's identity beside `statics`, those of its static values that are objects, and theirs."""
-        return self.memory.identities.beside(self.identity, statics) if statics else (self.identity, [])
+        if not statics:
+            return self.identity, []
+        try:
+            own = self.identity
+        except TraceError:
+            for name, x in statics.items():  # a default is named as what it is passed as
+                self.memory.identities.of(x, static=True, label=name)
+            raise
+        return self.memory.identities.beside(own, statics)
 
     @cached_property
     def by_value(self) -> frozenset[str]:

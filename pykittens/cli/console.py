@@ -69,7 +69,7 @@ def _said(error: Exception) -> str:
     """The sentence of an error; those of files come from Python, with a number and without a fix."""
     if not isinstance(error, OSError) or error.filename is None:
         return str(error)
-    fix = "name a file that is there" if isinstance(error, FileNotFoundError) else "name another file"
+    fix = "name a file, in a folder, that is there" if isinstance(error, FileNotFoundError) else "name another file"
     return f"{error.strerror}: {str(error.filename)!r}\n  fix: {fix}"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..call.arguments import spec
 from ..call.kernel import Kernel
-from ..errors import KernelError
+from ..errors import KernelError, is_authors
 from ..kernels.catalog import Instance, Shipped
 from ..trace.operands import written
 from ..trace.signature import GlobalPattern, static
@@ -52,9 +52,8 @@ def load(name: str) -> Kernel:
     sys.path.insert(0, str(path.parent))
     try:
         loader.loader.exec_module(module)
-    except Exception as error:
-        said = traceback.format_exception_only(error)[-1].strip()
-        raise Refusal(f"{file} cannot be run: {said}", fix="run it with Python first") from error
+    except (Exception, SystemExit) as error:
+        raise Refusal(f"{file} cannot be run: {_said(error)}", fix="run it with Python first") from error
     finally:
         sys.path.remove(str(path.parent))
     known = {n: x for n, x in vars(module).items() if isinstance(getattr(x, "kernel", x), Kernel)}
@@ -63,6 +62,15 @@ def load(name: str) -> Kernel:
         fact = f"{file} has no kernel {word!r}" if word else f"which kernel of {file}?"
         raise Refusal(fact, fix=f"it has {listed}" if known else "decorate one with @pk.kernel")
     return getattr(known[word], "kernel", known[word])
+
+
+def _said(error: BaseException) -> str:
+    """What Python says of an error, and the line of the user's that it came to."""
+    said = traceback.format_exception_only(error)[-1].strip() or type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{said}\n  at {error.filename}:{error.lineno}"
+    frames = [x for x in traceback.extract_tb(error.__traceback__) if is_authors(x.filename)]
+    return f"{said}\n  at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else said
 
 
 def made_up(kernel: Kernel, given: dict[str, str]) -> Instance:
@@ -98,6 +106,8 @@ def made_up(kernel: Kernel, given: dict[str, str]) -> Instance:
         outputs = tuple(sorted(written(kernel.program(**operands, **statics))))
     except KernelError as error:
         raise Refusal(str(error)) from None
+    except Exception as error:  # of the kernel's own Python
+        raise Refusal(f"{kernel.name} cannot be traced: {_said(error)}", fix="mend that line") from None
     return Instance(kernel, operands, statics, outputs)
 
 

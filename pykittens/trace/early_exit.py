@@ -50,10 +50,16 @@ class _Code:
         table = getattr(dis, "_parse_exception_table", None)
         self.protected = list(table(code)) if table is not None else []  # Python 3.11 and newer
 
+    def running(self, offset: int) -> int:
+        """The number of the instruction that a frame is at; `offset` may be that of a cache behind it."""
+        while offset not in self.index and offset > 0:
+            offset -= 2
+        return self.index.get(offset, 0)
+
     def handler(self, entered: int) -> int | None:
         """The handler of the `with` block that the instruction at `entered` enters."""
-        n = self.index.get(entered)
-        if n is None or n + 1 >= len(self.list):
+        n = self.running(entered)
+        if n + 1 >= len(self.list):
             return None
         if self.list[n].opname == "SETUP_WITH":
             target: int | None = self.list[n].argval
@@ -74,8 +80,8 @@ class _Code:
 
     def exit_call(self, offset: int) -> int | None:
         """The number of the instruction at `offset`, if it is the call `__exit__(None, None, None)`."""
-        n = self.index.get(offset)
-        if n is None or not self.list[n].opname.startswith("CALL"):
+        n = self.running(offset)
+        if not self.list[n].opname.startswith("CALL"):
             return None
         before = [i for i in self.list[max(0, n - 4) : n] if i.opname != "PRECALL"][-3:]
         nones = [i.opname == "DUP_TOP" or (i.opname == "LOAD_CONST" and i.argval is None) for i in before]

@@ -17,6 +17,7 @@ from ..errors import Frame, is_user_file
 from .bytecode import instructions
 
 _COLLECTS = ("CALL", "UNPACK_", "LIST_EXTEND", "SET_UPDATE", "CONTAINS_OP")
+_NOTHING = ("CACHE", "EXTENDED_ARG", "NOP", "RESUME", "PRECALL")
 _INLINE = "SWAP"  # before the loop of a comprehension that is part of its function's code (Python 3.12 and later)
 
 
@@ -25,13 +26,9 @@ def _collects(code: CodeType, at: int) -> bool:
     """Whether the instruction at an offset keeps all that an iterator gives."""
     if code.co_name in ("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"):
         return True
-    before = ""
-    for i in instructions(code):
-        if i.offset == at:
-            return i.opname.startswith(_COLLECTS) or (i.opname == "FOR_ITER" and before == _INLINE)
-        if i.opname not in ("CACHE", "EXTENDED_ARG", "NOP", "RESUME"):
-            before = i.opname
-    return False
+    names = [i.opname for i in instructions(code) if i.offset <= at and i.opname not in _NOTHING]  # or at a cache of it
+    running, before = (*names[:-3:-1], "", "")[:2]
+    return running.startswith(_COLLECTS) or (running == "FOR_ITER" and before == _INLINE)
 
 
 def collected() -> tuple[Frame, ...]:

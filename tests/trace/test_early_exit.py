@@ -171,9 +171,48 @@ def return_through_a_context_manager_of_the_users(x: X):
     warp.store(x, warp.zeros(f32, 16, 64), (0, 0))
 
 
+def return_out_of_a_stack(x: X):
+    with ExitStack() as stack:
+        stack.enter_context(pk.when(x.rows > 3))
+        return  #!
+    warp.store(x, warp.zeros(f32, 16, 64), (0, 0))
+
+
+def break_out_of_a_stack_that_a_helper_fills(x: X):
+    for _ in range(2):
+        with ExitStack() as stack:
+            fill(stack, x.rows > 3)
+            break  #!
+        warp.store(x, warp.zeros(f32, 16, 64), (0, 0))
+
+
+def fill(stack: ExitStack, condition: Any) -> None:
+    stack.enter_context(pk.when(condition))
+
+
+class UsersOwn:
+    def __init__(self, condition: Any) -> None:
+        self.inner = pk.when(condition)
+
+    def __enter__(self) -> None:
+        self.inner.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+
+
+def return_out_of_a_class_of_the_users(x: X):
+    with UsersOwn(x.rows > 3):
+        return  #!
+    warp.store(x, warp.zeros(f32, 16, 64), (0, 0))
+
+
 @pytest.mark.parametrize(
     "kernel",
     [
+        return_out_of_a_stack,
+        break_out_of_a_stack_that_a_helper_fills,
+        return_out_of_a_class_of_the_users,
         when_return,
         when_return_first,
         when_return_under_if,
@@ -209,6 +248,9 @@ def test_what_is_no_early_exit() -> None:
                     pass
         with pk.when(x.rows > 3), users_own(x.rows < 5), ExitStack() as stack:
             stack.enter_context(pk.when(x.rows > 7))
+            fill(stack, x.rows > 8)
+            with UsersOwn(x.rows > 9):
+                warp.load(x, (0, 0), rows=16)
             for j in range(3):
                 if j == 1:
                     break
