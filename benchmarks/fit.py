@@ -32,7 +32,7 @@ COMMON = 0.2  # how much of a shape's mean error counts
 FOLDER = RESULTS / "schedules"
 Array = Any
 Times = dict[Any, float]  # microseconds by way
-Row = tuple[Any, schedule.Machine, Times]
+Row = tuple[Any, schedule.DeviceModel, Times]
 SORTS = {"window": "attention", "few": "product"}
 Constants = Callable[[Any], list[float]]
 
@@ -152,13 +152,13 @@ def said(ratios: list[float]) -> dict[str, Any]:
 def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
     """Facts, and rows of each kind: windows are attentions, and products of few rows are products."""
     found = json.loads(file.read_text())
-    machine = schedule.Machine(*found["machine"])
+    machine = schedule.DeviceModel(*found["machine"])
     rows: dict[str, list[Row]] = {kind: [] for kind in STARTS}
     for row in found["rows"]:
         if row["kind"] in ("attention", "window"):
             *sizes, causal = row["shape"][:7]
             band = [*row["shape"][7:]] * (1 if causal else 2)
-            shape: Any = schedule.Attention(*sizes, bool(causal), *band)
+            shape: Any = schedule.AttentionShape(*sizes, bool(causal), *band)
             ways: Times = {schedule.Way(*way): 1000 * ms for way, ms in row["ms"]}
         elif row["kind"] == "backward":
             shape = backward_shape(row["shape"])
@@ -174,7 +174,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
     return found["facts"], rows
 
 
-def _cols(way: schedule.Product) -> int:
+def _cols(way: schedule.ProductWay) -> int:
     """Those that a product's own constants are for."""
     return 128 if way.config.swap else way.config.cols
 

@@ -55,7 +55,7 @@ def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list
     q, k, v = make("bf16", b, h, n, d), make("bf16", b, g, m, d), make("bf16", b, g, m, d)
     statics = {"causal": bool(causal), "positive": True, "sms": SLOTS}
     band = [*left, *left] if left and not causal else left
-    for way in schedule.Attention(b, h, g, n, m, d, bool(causal), *band).ways(SLOTS):
+    for way in schedule.AttentionShape(b, h, g, n, m, d, bool(causal), *band).ways(SLOTS):
         settings, o, scale = way._asdict(), empty("bf16", b, h, n, d), d**-0.5
         if (splits := settings.pop("splits")) == 1:
             yield list(way), [(attention_hopper.attend, (q, k, v, o, None, scale, *band), {**statics, **settings}), o]
@@ -91,7 +91,7 @@ def backward_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[
     by = (b * g, h // g) if d == 256 else (b, h)
     lse, delta, sums = make("f32", *by, padded), make("f32", *by, padded), empty("f32", *by, *parts)
     turns = empty("i32", *by, parts[0]) if fixed else None
-    for way in sorted({cuts[0], attention_backward_divided.choices(known, schedule.Machine(SLOTS))[0].way, *some}):
+    for way in sorted({cuts[0], attention_backward_divided.choices(known, schedule.DeviceModel(SLOTS))[0].way, *some}):
         dk, dv, more = empty("bf16", b, g, m, d), empty("bf16", b, g, m, d), None
         if way != cuts[0]:
             more = empty("f32", *attention_backward_divided.parts_of(b, g, m, d, way.heads, way.queries))
@@ -126,15 +126,15 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
         yield product_name(way), [*calls, c]
 
 
-def product_name(way: schedule.Product) -> list[Any]:
+def product_name(way: schedule.ProductWay) -> list[Any]:
     """How a way is filed: the place of its configuration, or rows, columns and cluster of swapped tiles; and parts."""
     c = way.config
     return [[c.rows, c.cols, c.cluster] if c.swap else schedule.CONFIGS.index(c), way.splits]
 
 
-def product_way(what: int | list[int], splits: int) -> schedule.Product:
+def product_way(what: int | list[int], splits: int) -> schedule.ProductWay:
     """The way that is filed so."""
-    return schedule.Product(schedule.CONFIGS[what] if isinstance(what, int) else schedule.swapped(*what), splits)
+    return schedule.ProductWay(schedule.CONFIGS[what] if isinstance(what, int) else schedule.swapped(*what), splits)
 
 
 def few_rows(seed: int) -> Iterator[Shape]:
@@ -271,14 +271,14 @@ def measure(
     return rows
 
 
-def slow(kind: str, shape: Shape, below: float, machine: schedule.Machine) -> set[str]:
+def slow(kind: str, shape: Shape, below: float, machine: schedule.DeviceModel) -> set[str]:
     """Names of the ways that are predicted to take more than `below` times as long as the fastest."""
     if below == math.inf or kind == "backward":
         return set()
     if kind == "window":
         return set()
     if kind == "attention":
-        choices = schedule.attention_choices(schedule.Attention(*shape[:-1], bool(shape[-1])), machine)
+        choices = schedule.attention_choices(schedule.AttentionShape(*shape[:-1], bool(shape[-1])), machine)
         return {json.dumps(list(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}
     choices = schedule.product_choices(schedule.contiguous(*shape), machine)
     return {json.dumps(product_name(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}

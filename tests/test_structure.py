@@ -110,6 +110,21 @@ def test_no_folder_reads_private_names_of_another() -> None:
     assert not found, found
 
 
+# What a family of kernels has of its own: how it is configured, its launches, how its work is divided.
+OF_A_FAMILY = {"Config", "Steps", "ForwardSteps", "BackwardSteps", "Cut", "Divided"}
+
+
+def test_two_classes_never_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for name in MODULES:
+        for node in tree(name).body:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name)
+    shared = {name: where for name, where in places.items() if len(where) > 1}
+    family = {name for name in shared if all(module.startswith("kernels.") for module in shared[name])}
+    assert set(shared) == family & OF_A_FAMILY, shared
+
+
 def test_files_import_from_the_rows_above() -> None:
     table = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/design.md").read_text(encoding="utf-8"), re.M)
     rows = {

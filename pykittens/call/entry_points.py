@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import Frame
 from ..gpu import cache
 from ..gpu.compiler import Cubin
-from ..gpu.store import Store, user_directory
+from ..gpu.store import FileStore, user_directory
 from ..loading import dataclass
 from ..program import Program, TensorMapSpec
 from ..trace.operands import written
@@ -81,7 +81,7 @@ def find(name: str) -> Built | None:
     """What is kept under a name, with its kernel; None where either is missing."""
     if not name or (directory := user_directory()) is None:
         return None
-    if (kept := Store(directory).read(f"{name}.entry", FORMAT)) is None:
+    if (kept := FileStore(directory).read(f"{name}.entry", FORMAT)) is None:
         return None
     try:
         entry, key = _decode(kept, name)
@@ -95,7 +95,7 @@ def keep(name: str, built: Built) -> None:
     """Keeps an entry point of a kernel that is kept."""
     if name and built.cubin.key and not built.entry.debug and (directory := user_directory()):
         with contextlib.suppress(OSError):  # a full or read-only disk costs time, not correctness
-            Store(directory).write(f"{name}.entry", FORMAT, _encode(built, name))
+            FileStore(directory).write(f"{name}.entry", FORMAT, _encode(built, name))
 
 
 def _encode(built: Built, name: str) -> bytes:

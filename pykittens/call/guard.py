@@ -17,7 +17,7 @@ from typing import Any
 from .made import MadeFunction
 
 
-class Guard:
+class GuardTerms:
     """Terms of a test, in the order in which they are asked."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from types import (
 from typing import Any
 
 from ..errors import TraceError, installed, module_of
-from .guard import Guard
+from .guard import GuardTerms
 from .values import (
     ABOUT,
     MISSING,
@@ -58,7 +58,7 @@ class Objects:
     any_name: bool  # ... or it reads any
     by_identity: bool  # ... or asks which object it is
     own: set[str]  # the packages of the functions that the walk began with
-    guard: Guard
+    guard: GuardTerms
     static: bool
     steady: bool
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import TraceError
 from ..program import Value
-from .guard import Guard
+from .guard import GuardTerms
 from .objects import Objects
 from .reads import Path, reads
 from .values import (
@@ -64,7 +64,7 @@ class Walk(Objects):
             before = (len(self.names), self.any_name, self.by_identity)
             self.seen: dict[int, int] = {}
             self.kept: list[Any] = []  # so that nothing that the walk made gets another's id
-            self.guard, self.steady, self.static = Guard(), True, static
+            self.guard, self.steady, self.static = GuardTerms(), True, static
             self.summary = tuple(
                 self.value(value, label or getattr(value, "__name__", type(value).__name__)) for value in values
             )

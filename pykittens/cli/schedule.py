@@ -50,7 +50,7 @@ def show_schedule(
                 f"there is no kernel for {word}", fix=f"give a multiple of 8, of {schedule.WIDTHS[-1]} at most"
             )
         given[name] = int(value)
-    machine = schedule.Machine(sms, bandwidth)
+    machine = schedule.DeviceModel(sms, bandwidth)
     if kind != "product":
         given["m"], given["shared"] = given["m"] or given["n"], given["shared"] or given["heads"]
         if given["heads"] % given["shared"]:
@@ -60,7 +60,7 @@ def show_schedule(
     if kind == "attention":
         whole["causal"] = whole["causal"] or whole["right"] == 0
         whole |= {"right": None if whole["causal"] else whole["right"], "sinks": bool(whole["sinks"])}
-        choices = schedule.attention_choices(schedule.Attention(**whole), machine)
+        choices = schedule.attention_choices(schedule.AttentionShape(**whole), machine)
     elif kind == "backward":
         fixed, dim = bool(whole.pop("deterministic")), whole.pop("dim")
         whole |= {"width": backward_width(dim, dim), "fixed": fixed, "pairs": dim == 256}

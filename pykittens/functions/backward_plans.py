@@ -89,7 +89,7 @@ class _Recording(modes.TorchDispatchMode):  # type: ignore[misc]
         self._given = [i for i, x in enumerate(given) if x is not None]
         self._makers: list[partial[Tensor]] = []
         self._scratch: list[partial[Tensor]] = []
-        self._steps: list[tuple[plans.Step, list[tuple[int, int]]]] = []
+        self._steps: list[tuple[plans.KernelStep, list[tuple[int, int]]]] = []
         self.possible = True
 
     def __enter__(self) -> _Recording:

@@ -10,7 +10,7 @@ from ..kernels import causal_conv1d as kernels
 from ..kernels import causal_conv1d_backward
 from ..kernels.arguments import check_floats
 from .declaration import Backward, Function, Result
-from .row_forms import Rows, one_row
+from .row_forms import PackedRows, one_row
 
 _NAME = "causal_conv1d"
 
@@ -120,7 +120,7 @@ def causal_conv1d(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    rows = Rows(1, x, 3, cu_seqlens)
+    rows = PackedRows(1, x, 3, cu_seqlens)
     operands = (*rows.batched(x), weight, bias, state, cu_seqlens)
     return rows.result(CAUSAL_CONV1D(operands, (activation,), return_state))
 

@@ -16,7 +16,7 @@ from ..kernels.arguments import KernelCall
 from ..kernels.gated_delta_rule import DIMS, VALUES
 from ..kernels.sequences import check, check_decays, check_gradient, check_offsets, check_state
 from .declaration import Backward, Function, Result
-from .row_forms import Rows, check_dimensions
+from .row_forms import PackedRows, check_dimensions
 
 _SETTINGS = "float? scale=None, bool normalize=False"
 _SAVED = ("q", "k", "v", "beta", "log_decay", "state", "cu_seqlens")
@@ -189,7 +189,7 @@ def gated_delta_rule(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    rows = Rows(2, q, 4, cu_seqlens)
+    rows = PackedRows(2, q, 4, cu_seqlens)
     operands = (*rows.batched(q, k, v, beta, log_decay), state, cu_seqlens)
     return rows.result(GATED_DELTA_RULE(operands, (scale, normalize, exact_state), return_state))
 
@@ -238,7 +238,7 @@ def kimi_delta_attention(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    rows = Rows(2, q, 4, cu_seqlens)
+    rows = PackedRows(2, q, 4, cu_seqlens)
     operands = (*rows.batched(q, k, v, beta, log_decay), state, cu_seqlens)
     return rows.result(KIMI_DELTA_ATTENTION(operands, (scale, normalize, exact_state), return_state))
 

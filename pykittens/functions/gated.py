@@ -8,7 +8,7 @@ from ..kernels import gated_linear_attention as kernels
 from ..kernels.linear_attention import DIMS
 from ..kernels.sequences import check, check_gradient, check_offsets, check_state
 from .declaration import Backward, Function, Result
-from .row_forms import Rows, one_row
+from .row_forms import PackedRows, one_row
 
 _NAME = "gated_linear_attention"
 
@@ -130,7 +130,7 @@ def gated_linear_attention(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    rows = Rows(2, q, 4, cu_seqlens)
+    rows = PackedRows(2, q, 4, cu_seqlens)
     operands = (*rows.batched(q, k, v, log_decay), state, cu_seqlens)
     return rows.result(GATED_LINEAR_ATTENTION(operands, (scale, exact_state), return_state))
 

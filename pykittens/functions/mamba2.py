@@ -12,7 +12,7 @@ from ..kernels.ssd import STATES
 from ..kernels.ssd_backward import STAGES
 from ..kernels.ssd_passes import COLUMNS
 from .declaration import Backward, Function, Result
-from .row_forms import Rows, one_row
+from .row_forms import PackedRows, one_row
 
 _NAME = "mamba2"
 WIDE = ("B", "C", "state")  # operands with the columns of states
@@ -160,7 +160,7 @@ def mamba2(
 
     Raises `ArgumentError` for operands that the kernel does not take.
     """
-    rows = Rows(1, x, 4, cu_seqlens)
+    rows = PackedRows(1, x, 4, cu_seqlens)
     x, dt, B, C, z = rows.batched(x, dt, B, C, z)
     operands = (x, dt, A, B, C, D, z, dt_bias, state, cu_seqlens)
     return rows.result(MAMBA2(operands, (dt_softplus, exact_state), return_state))

@@ -63,7 +63,7 @@ def call(function: Function, arrays: Sequence[Tensor | None], settings: Sequence
     result = operate(function, arrays, settings, also)
     if (plan := plans.done.plan) and _plain(function, given := [x for x in arrays if x is not None], settings):
         graded = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-        kept = plans.Kept(plan._replace(settings=tuple(settings)), graded)
+        kept = plans.KeptPlan(plan._replace(settings=tuple(settings)), graded)
         if alike := plans.known.keep(arrays, looks, kept):
             kept.quick = plans.written_out(kept, alike, _tell, function, arrays, settings, also)
             plans.known.use(function, kept)
@@ -215,7 +215,7 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
     with plans.recorded(recording, next(x.device for x in infos if x is not None)):
         function.compute(arrays, infos, results, made, settings)
     if (done := recording.plan()) is not None:
-        plans.known.keep(arrays, looks, plans.Kept(done, False))
+        plans.known.keep(arrays, looks, plans.KeptPlan(done, False))
         plans.done.plan = done
     if function.written:
         torch.autograd.graph.increment_version([arrays[i] for i in function.written])

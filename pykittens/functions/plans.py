@@ -44,7 +44,7 @@ _TENSORS = {Tensor, torch.nn.Parameter}
 Launch = Callable[[Sequence[int], tuple[Any, ...]], bool]
 
 
-class Step(NamedTuple):
+class KernelStep(NamedTuple):
     """One kernel."""
 
     launch: Launch
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
     makers: list[partial[Tensor]]  # of the results, then of all scratch memory
     results: int
-    steps: list[Step]
+    steps: list[KernelStep]
     settings: tuple[Any, ...]  # for which the steps' numbers are
     renumbered: bool  # whether there are plans for other settings in the one step: `Function.numbers`
 
@@ -72,26 +72,26 @@ def at(plan: Plan, function: Any, arrays: Sequence[Tensor | None], settings: Seq
 
 
 @dataclass
-class Kept:
+class KeptPlan:
     plan: Plan
     graded: bool  # whether autograd is to know of the call
     quick: Callable[..., Any] = lambda *_: NotImplemented  # the plan, `written_out`
 
 
-class Known(Plans[Kept]):
+class KnownPlans(Plans[KeptPlan]):
     """All plans. Of each function, `recent` has some that were looked up last, as Python functions."""
 
     def clear(self) -> None:
         super().clear()
         recent.clear()
 
-    def use(self, function: Any, kept: Kept) -> None:
+    def use(self, function: Any, kept: KeptPlan) -> None:
         """Tries this plan first from now on: a model's layers call a function with a few shapes in turn."""
         others = [quick for quick in recent.get(function, ()) if quick is not kept.quick]
         recent[function] = (kept.quick, *others[: _RECENT - 1])
 
 
-known = Known(guard)  # which sees classes and the dispatcher's modes, too
+known = KnownPlans(guard)  # which sees classes and the dispatcher's modes, too
 
 
 def again(
@@ -136,7 +136,7 @@ def beside(function: Any, arrays: Sequence[Tensor | None]) -> list[tuple[int, in
 
 
 def written_out(
-    kept: Kept,
+    kept: KeptPlan,
     looks: Looks,
     apply: Any,
     function: Any,
@@ -283,7 +283,7 @@ class Recording:
             if launch is None:
                 return None
             numbers = tuple(x for x in operands if isinstance(x, (int, float)))
-            steps.append(Step(launch, _picking(order), numbers, order))
+            steps.append(KernelStep(launch, _picking(order), numbers, order))
         makers = [*map(maker_of, self.made)]
         if self.scratch:
             makers.append(partial(torch.empty_strided, (size,), (1,), dtype=torch.uint8, device=devices.pop()))

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import ArgumentError
 
 
-class Rows:
+class PackedRows:
     """Operands of packed sequences, (total, heads, d) as `attention_varlen` has them, as a batch of one, and the result
     without it. `axis`: that of rows in a batch, 1 or 2. Rows that have their batch, or no offsets, stay as they are.
     """

@@ -23,7 +23,7 @@ from .compiled import check_constant, told, tracing
 MOST = 4  # operands of a score function and a mask together
 
 
-class Known(NamedTuple):
+class KnownScoring(NamedTuple):
     """A score function and a mask with operands of some ranks and dtypes."""
 
     scoring: Scoring
@@ -37,7 +37,7 @@ class Known(NamedTuple):
 # call.
 _numbers: dict[Any, int] = {}
 _functions: list[tuple[Callable[..., Any] | None, Callable[..., Any] | None]] = []
-_known: dict[Any, Known] = {}
+_known: dict[Any, KnownScoring] = {}
 
 
 @told
@@ -61,7 +61,7 @@ def number_of(score: Any, mask: Any, compiled: bool = False) -> int:
     return number
 
 
-def known_of(number: int, split: int, operands: Sequence[ArrayInfo | None], near: bool = False) -> Known:
+def known_of(number: int, split: int, operands: Sequence[ArrayInfo | None], near: bool = False) -> KnownScoring:
     """What a number stands for with operands like these, of which the first `split` are the score's; near: for at most
     2**20 queries and keys.
 
@@ -84,7 +84,9 @@ def _ranks(given: Sequence[ArrayInfo], split: int) -> tuple[tuple[int, ...], tup
     return ranks[:split], ranks[split:]
 
 
-def check_lengths(known: Known, operands: Sequence[ArrayInfo | None], wanted: Mapping[str, tuple[Any, ...]]) -> None:
+def check_lengths(
+    known: KnownScoring, operands: Sequence[ArrayInfo | None], wanted: Mapping[str, tuple[Any, ...]]
+) -> None:
     """Raises `ArgumentError` for an operand that is shorter or longer than what it is indexed by. wanted: how many
     there are of each, or a second number that is as good.
     """
@@ -128,13 +130,13 @@ def look(
     }
 
 
-def _look(scoring: Scoring, given: Sequence[ArrayInfo]) -> Known:
+def _look(scoring: Scoring, given: Sequence[ArrayInfo]) -> KnownScoring:
     specs = [spec(DTYPES[x.dtype], (2,) * 4) for x in given]
     facts = look.program(0, 0, 0, 0, *specs, scoring=scoring).facts
     lengths = tuple(
         tuple(facts["lengths"].get((i, axis), "") for axis in range(len(x.shape))) for i, x in enumerate(given)
     )
-    return Known(scoring, ("batch" not in facts["mask by"], "head" not in facts["mask by"]), lengths)
+    return KnownScoring(scoring, ("batch" not in facts["mask by"], "head" not in facts["mask by"]), lengths)
 
 
 def within_lengths(

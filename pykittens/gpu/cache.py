@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 
 from .compiler import CompilerMissing, Cubin, compile, known_faults
-from .store import Store, ahead_of_time, unsealed, user_directory
+from .store import FileStore, ahead_of_time, unsealed, user_directory
 
 FORMAT = b"pykittens-cubin-1"
 
@@ -99,7 +99,7 @@ def _faulty_here() -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cache(Store):
+class Cache(FileStore):
     """One directory of compiled kernels."""
 
     def file(self, name: str) -> Path:

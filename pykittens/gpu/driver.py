@@ -21,7 +21,7 @@ _granted: dict[int, int] = {}  # function handle -> bytes of dynamic shared memo
 
 
 @dataclass(frozen=True)
-class Function:
+class LoadedKernel:
     """A kernel loaded on a device. It stays loaded until the process ends."""
 
     handle: int
@@ -133,7 +133,7 @@ def synchronize(stream: int = 0, device: int = 0) -> None:
         check(library().cuStreamSynchronize(stream), "waiting for the GPU")
 
 
-def load(cubin: Cubin, device: int = 0, shared_bytes: int = 0) -> Function:
+def load(cubin: Cubin, device: int = 0, shared_bytes: int = 0) -> LoadedKernel:
     """Puts a kernel on a device, where its blocks may use `shared_bytes` of dynamic shared memory.
 
     The same cubin is loaded once for each device, whoever asks. Raises `CudaError` where it does not fit.
@@ -152,12 +152,12 @@ def load(cubin: Cubin, device: int = 0, shared_bytes: int = 0) -> Function:
     return function
 
 
-def allow_large_clusters(function: Function) -> None:
+def allow_large_clusters(function: LoadedKernel) -> None:
     """Lets a kernel have clusters of more than 8 blocks (16 on Hopper)."""
     allow(function, _NON_PORTABLE_CLUSTER, 1)
 
 
-def allow(function: Function, attribute: int, value: int) -> None:
+def allow(function: LoadedKernel, attribute: int, value: int) -> None:
     """Sets a CUfunction_attribute."""
     with using(function.context):
         doing = f"setting attribute {attribute} of `{function.name}` to {value}"
@@ -165,12 +165,12 @@ def allow(function: Function, attribute: int, value: int) -> None:
 
 
 @functools.cache
-def _load(image: bytes, entry: str, device: int) -> Function:
+def _load(image: bytes, entry: str, device: int) -> LoadedKernel:
     context = primary_context(device)
     with using(context):
         module = ask("cuModuleLoadData", f"loading `{entry}`", image, of=ctypes.c_size_t)
         handle = ask("cuModuleGetFunction", f"loading `{entry}`", module, entry.encode(), of=ctypes.c_size_t)
-    return Function(handle, context, device, entry)
+    return LoadedKernel(handle, context, device, entry)
 
 
 def _handle(device: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import driver
-from .driver import Function
+from .driver import LoadedKernel
 from .libcuda import aligned, check, library
 from .tensormap import TensorMap, replace_address
 
@@ -71,7 +71,7 @@ class Launcher:
 
     def __init__(
         self,
-        function: Function,
+        function: LoadedKernel,
         parameters: Sequence[str],
         grid: Dim3,
         block: Dim3,

@@ -50,7 +50,7 @@ class Instruction:
 
 
 @dataclass(frozen=True)
-class Loop:
+class MachineLoop:
     """A loop, with everything in it: inner loops, and blocks that were laid out elsewhere."""
 
     instructions: tuple[Instruction, ...]  # by address
@@ -137,7 +137,7 @@ def _code(cubin: Cubin) -> bytes:
     raise RuntimeError(f"no code of `{cubin.entry}` in its cubin")
 
 
-def loops(sass: str) -> list[Loop]:
+def loops(sass: str) -> list[MachineLoop]:
     """The loops of a listing, by address. Code that nothing reaches is left out."""
     blocks, follow = _graph(_parse(sass))
     before: list[set[int]] = [set() for _ in blocks]
@@ -158,7 +158,7 @@ def loops(sass: str) -> list[Loop]:
     found = []
     for head, body in sorted(bodies.items()):
         inside = tuple(instruction for block in sorted(body) for instruction in blocks[block])
-        found.append(Loop(inside, sum(head in other for other in bodies.values())))
+        found.append(MachineLoop(inside, sum(head in other for other in bodies.values())))
     return found
 
 

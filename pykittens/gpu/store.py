@@ -25,7 +25,7 @@ _RECENT = 3600  # seconds: a use is noted once in so long
 
 
 @dataclasses.dataclass(frozen=True)
-class Store:
+class FileStore:
     """One directory of such files, made when first written to."""
 
     path: Path

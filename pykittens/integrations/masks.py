@@ -19,7 +19,7 @@ from transformers.masking_utils import prepare_padding_mask, sdpa_mask
 from transformers.utils.import_utils import is_tracing
 
 
-class Kind(NamedTuple):
+class MaskKind(NamedTuple):
     """What a function of positions says of each row and key, next to its padding."""
 
     causal: bool = False
@@ -28,9 +28,9 @@ class Kind(NamedTuple):
     packed: Tensor | None = None  # of each row, which sequence it is in: (batch, n)
     moved: bool = False  # positions are those within packed sequences
 
-    def __and__(self, other: Kind) -> Kind:
+    def __and__(self, other: MaskKind) -> MaskKind:
         """Both are the case; at most one of them is about packed sequences."""
-        return Kind(
+        return MaskKind(
             self.causal or other.causal,
             _least(self.left, other.left),
             _least(self.right, other.right),
@@ -176,7 +176,7 @@ def mask(
     return Mask(seen, shape, device, lambda: sdpa_mask(**given, allow_is_causal_skip=False))
 
 
-def visible(kind: Kind, padding: Tensor | None, batch: int, n: int, m: int, place: int) -> Visible | None:
+def visible(kind: MaskKind, padding: Tensor | None, batch: int, n: int, m: int, place: int) -> Visible | None:
     """In numbers, where row i of n is at key `place` + i of m, and `padding` (batch, m) is False for keys that nobody
     sees. None where an entry's rows see no run of keys, so that there is no `Visible`.
     """
@@ -212,7 +212,7 @@ def visible(kind: Kind, padding: Tensor | None, batch: int, n: int, m: int, plac
     return Visible(kind.causal, window, (*first,), (*last,), (*begin,), (*end,))
 
 
-def kind_of(function: Any) -> Kind | None:
+def kind_of(function: Any) -> MaskKind | None:
     """What a function of transformers' `masking_utils` says; None for any other."""
     code: Any = getattr(function, "__code__", None)
     if code not in _KINDS:
@@ -221,8 +221,8 @@ def kind_of(function: Any) -> Kind | None:
     return _KINDS[code](**dict(zip(code.co_freevars, cells, strict=True)))
 
 
-def _all(mask_functions: Any) -> Kind | None:
-    found = Kind()
+def _all(mask_functions: Any) -> MaskKind | None:
+    found = MaskKind()
     for function in mask_functions:
         kind = kind_of(function)
         if kind is None or (kind.packed is not None and found.packed is not None):
@@ -231,20 +231,24 @@ def _all(mask_functions: Any) -> Kind | None:
     return found
 
 
-def _moved(mask_function: Any, position_ids: Any) -> Kind | None:
+def _moved(mask_function: Any, position_ids: Any) -> MaskKind | None:
     kind = kind_of(mask_function)
     return None if kind is None else kind._replace(moved=True)
 
 
-_KINDS: dict[Any, Callable[..., Kind | None]] = {
-    masking_utils.causal_mask_function.__code__: lambda: Kind(causal=True),
-    masking_utils.bidirectional_mask_function.__code__: lambda: Kind(),
+_KINDS: dict[Any, Callable[..., MaskKind | None]] = {
+    masking_utils.causal_mask_function.__code__: lambda: MaskKind(causal=True),
+    masking_utils.bidirectional_mask_function.__code__: lambda: MaskKind(),
 }
-_MADE: tuple[tuple[str, tuple[Any, ...], Callable[..., Kind | None]], ...] = (
+_MADE: tuple[tuple[str, tuple[Any, ...], Callable[..., MaskKind | None]], ...] = (
     ("and_masks", (), _all),
-    ("sliding_window_overlay", (1,), lambda sliding_window: Kind(left=sliding_window - 1)),
-    ("sliding_window_bidirectional_overlay", (1,), lambda sliding_window: Kind(False, sliding_window, sliding_window)),
-    ("packed_sequence_mask_function", (None,), lambda packed_sequence_mask: Kind(packed=packed_sequence_mask)),
+    ("sliding_window_overlay", (1,), lambda sliding_window: MaskKind(left=sliding_window - 1)),
+    (
+        "sliding_window_bidirectional_overlay",
+        (1,),
+        lambda sliding_window: MaskKind(False, sliding_window, sliding_window),
+    ),
+    ("packed_sequence_mask_function", (None,), lambda packed_sequence_mask: MaskKind(packed=packed_sequence_mask)),
     ("remap_positions_for_packed_sequence", (None, None), _moved),
 )
 for _name, _arguments, _meaning in _MADE:

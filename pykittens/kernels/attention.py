@@ -174,9 +174,9 @@ def grouped(q: Any, k: Any, out: Any) -> Callable[[Any], Any] | None:
     return rows
 
 
-def plan(q: Sequence[int], k: Sequence[int], scores: Scores, sinks: bool, device: int | None) -> schedule.Choice:
+def plan(q: Sequence[int], k: Sequence[int], scores: Scores, sinks: bool, device: int | None) -> schedule.ChosenWay:
     """How attention of these shapes runs on a Hopper GPU."""
-    shape = schedule.Attention(q[0], q[1], k[1], q[2], k[2], q[3], scores.causal, scores.left, scores.right, sinks)
+    shape = schedule.AttentionShape(q[0], q[1], k[1], q[2], k[2], q[3], scores.causal, scores.left, scores.right, sinks)
     return schedule.attention(shape, schedule.machine(device))
 
 

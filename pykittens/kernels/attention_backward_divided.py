@@ -24,7 +24,7 @@ from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
 from . import schedule
 from .attention_backward_hopper import LINES, keys_of
-from .schedule import Choice, Constants, Machine
+from .schedule import ChosenWay, Constants, DeviceModel
 
 ROWS = 64  # of a tile of dk and dv
 MOST, ROOM, ROOM_IN_ORDER = 64, 2**28, 2**30  # parts, and bytes for them
@@ -138,7 +138,7 @@ class Shape(NamedTuple):
                 Cut(self.width, self.group, queries) for queries in range(2, min(most // self.group, longest // 2) + 1)
             )
 
-    def microseconds(self, way: Cut, constants: Constants, common: Constants, machine: Machine) -> float:
+    def microseconds(self, way: Cut, constants: Constants, common: Constants, machine: DeviceModel) -> float:
         """Predicted for a way. The constants of its width: before and after the loop, a tile of queries, and merging.
         Those of all: of a step, where additions have an order, causal, and blocks of several heads are soon at
         different ones, so that what they add to is not in L2 any more; of merging, each part, and its bandwidth.
@@ -164,15 +164,15 @@ class Shape(NamedTuple):
         return time + merge + max(part * parts, moved / bandwidth)
 
 
-def choices(shape: Shape, machine: Machine) -> list[Choice]:
+def choices(shape: Shape, machine: DeviceModel) -> list[ChosenWay]:
     """The ways of a backward pass, the best first."""
     known = schedule.constants()["backward"]
-    times = (Choice(way, shape.microseconds(way, known[way.name], known["all"], machine)) for way in shape.ways())
+    times = (ChosenWay(way, shape.microseconds(way, known[way.name], known["all"], machine)) for way in shape.ways())
     return sorted(times, key=lambda choice: choice.microseconds)
 
 
 @lru_cache(maxsize=4096)
 def cut(shape: Shape, sms: int) -> tuple[int, int]:
     """Into how many parts the heads and the queries of a tile of keys are divided: (1, 1) for none."""
-    _, heads, queries = choices(shape, Machine(sms))[0].way
+    _, heads, queries = choices(shape, DeviceModel(sms))[0].way
     return heads, queries

@@ -55,7 +55,7 @@ class Owned:
         self.kernel(q, *rest, owners=owners, **static)
 
 
-class Packed:
+class PackedAttention:
     """Both launches as one: called as `attend` is."""
 
     def __call__(self, q: Any, *rest: Any, consumers: int = 2, **static: Any) -> None:
@@ -65,4 +65,4 @@ class Packed:
         attention_hopper.attend(q, *rest, owners=owners, counter=counter, consumers=consumers, **static)
 
 
-PACKED = Packed()
+PACKED = PackedAttention()

@@ -28,7 +28,7 @@ HEADS = 32  # of a warp that sums up decays
 RUN = 1024  # elements of a state that a block carries on
 
 
-class Part(NamedTuple):
+class BlockChunks(NamedTuple):
     """The chunks of a block."""
 
     rows: Any  # of its sequence
@@ -41,13 +41,13 @@ class Part(NamedTuple):
     number: Any  # of the part among all
 
 
-def part_of(x: Any, offsets: Any, tile: Any, batch: Any, each: Any) -> Part:
+def part_of(x: Any, offsets: Any, tile: Any, batch: Any, each: Any) -> BlockChunks:
     """Part number `tile` of sequence `batch`, of `each` chunks; where sequences are packed, of all of them."""
     if offsets is None:
         chunks, first = pk.cdiv(x.rows, CHUNK), tile * each
         count = pk.minimum(each, chunks - first)
         parts = pk.cdiv(chunks, each)
-        return Part(
+        return BlockChunks(
             pk.stretch(x), batch, batch, first, count, batch * chunks + first, tile == parts - 1, batch * parts + tile
         )
     packed = pk.packed(offsets)
@@ -56,7 +56,7 @@ def part_of(x: Any, offsets: Any, tile: Any, batch: Any, each: Any) -> Part:
     first, chunks = place * each, pk.cdiv(packed[i].rows, CHUNK)
     count = pk.maximum(pk.minimum(each, chunks - first), 0)
     ends = (first + each >= chunks) & ((place == 0) | (first < chunks))  # some numbers are nobody's
-    return Part(packed[i], 0, i, first, count, packed.first(i, CHUNK) + first, ends, tile)
+    return BlockChunks(packed[i], 0, i, first, count, packed.first(i, CHUNK) + first, ends, tile)
 
 
 def rows_of(n: Any, offsets: Any, slot: Any) -> tuple[Any, Any, Any]:

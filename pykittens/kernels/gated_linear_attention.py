@@ -22,9 +22,9 @@ from ..interop.views import View
 from . import gla, gla_backward
 from .arguments import KernelCall
 from .chunks import CHUNK, LEAST, LOG2E, accumulate, rows_of
-from .mamba2 import Forward as Launches
+from .mamba2 import ForwardSteps as Launches
 from .sequences import check_decays, check_place, dense, readable, readable_offsets
-from .ssd_passes import Call, by_rows, call_of, of_one_row, pull, run, single
+from .ssd_passes import PassCall, by_rows, call_of, of_one_row, pull, run, single
 from .ssd_step import advance
 
 WARPS = 4
@@ -80,7 +80,7 @@ def of_parts(x: Any, head: Any, slot: Any) -> Any:
     return total
 
 
-def summed(call: Call, log_decay: Any, exact: bool = False) -> tuple[Any, Any]:
+def summed(call: PassCall, log_decay: Any, exact: bool = False) -> tuple[Any, Any]:
     """The sums of log_decay in each chunk, and with `exact` the sums behind each row."""
     info = arrays.describe(log_decay)
     sums, left = (call.empty((info.shape[1], call.chunks * CHUNK)) if made else None for made in (True, exact))
@@ -98,7 +98,7 @@ def channels(log_decay: Any) -> bool:
     return len(arrays.describe(log_decay).shape) == 4
 
 
-class Forward(Launches):
+class ForwardSteps(Launches):
     """The launches of the forward pass as one: called as a kernel is."""
 
     def __call__(  # type: ignore[override]
@@ -128,7 +128,7 @@ class Forward(Launches):
         run(call, v, k, q, sums, before=state, y=o, after=after, scale=scale, left=left)
 
 
-class Backward(Launches):
+class BackwardSteps(Launches):
     """Those of the backward pass."""
 
     def __call__(  # type: ignore[override]
@@ -160,7 +160,7 @@ class Backward(Launches):
         finish_lines(call.offsets, *seen, dlog_decay)
 
 
-FORWARD, BACKWARD = Forward(), Backward()
+FORWARD, BACKWARD = ForwardSteps(), BackwardSteps()
 
 
 def call(

@@ -33,7 +33,7 @@ from .channel_decays import WIDTH, Products
 from .chunks import CHUNK, LEAST, LOG2E, later, part_of, rows_of
 from .sequences import DTYPES, terms, unit_of
 from .ssd import REGISTERS, first_state, hand_on, keep_state, warps
-from .ssd_passes import Call
+from .ssd_passes import PassCall
 
 E, N = pk.static("E"), pk.static("N")
 WARPS, ROWS = 4, 16
@@ -309,7 +309,9 @@ class Chunks(NamedTuple):
     decays: Any
 
 
-def chunks_of(call: Call, q: Any, k: Any, log_decay: Any, scale: float, exact: bool = False, flip: bool = False) -> Any:
+def chunks_of(
+    call: PassCall, q: Any, k: Any, log_decay: Any, scale: float, exact: bool = False, flip: bool = False
+) -> Any:
     """The chunks of q, k and log_decay as `walk` takes them."""
     info = arrays.describe(q)
     heads, d = info.shape[1], info.shape[3]
@@ -323,7 +325,7 @@ def chunks_of(call: Call, q: Any, k: Any, log_decay: Any, scale: float, exact: b
 
 
 def run(
-    call: Call,
+    call: PassCall,
     x: Any,
     b: Any,
     made: Chunks,

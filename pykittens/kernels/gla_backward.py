@@ -29,7 +29,7 @@ from .channel_decays import ROWS, SIZES, WIDTH, fade, middle, mild, parts_at
 from .chunks import CHUNK, LEAST, LOG2E, rows_of
 from .gla import chunks_of, run
 from .sequences import DTYPES, unit_of
-from .ssd_passes import Call
+from .ssd_passes import PassCall
 
 E, N = pk.static("E"), pk.static("N")
 
@@ -229,7 +229,7 @@ def differentiate(
 
 
 def pull(
-    call: Call,
+    call: PassCall,
     do: Any,
     dafter: Any,
     q: Any,

@@ -274,7 +274,7 @@ def add(x: Any, row: Any, col: Any, sums: Any) -> Any:
 Settings = tuple[str, int, float, float, float]  # reduction, ignore_index, label smoothing, z-loss, softcap
 
 
-class Forward:
+class ForwardSteps:
     """The launches of the forward pass as one, called as a kernel is. kept and peaks: None where nothing is kept; held:
     the memory of the weight's gradient, None where it holds nothing.
     """
@@ -327,7 +327,7 @@ class Forward:
             total_loss(rows, share_of(column, reduction, new), View(loss, (1,), (1,)))
 
 
-class Backward:
+class BackwardSteps:
     """The launches of the backward pass as one. dx, dweight and dbias: None where nobody wants them. dweight may be
     `held` itself, of which nothing is left then.
     """
@@ -390,7 +390,7 @@ class Backward:
                 run(matmul.call(made, part, out, *((add, [sums]) if first else ())))
 
 
-FORWARD, BACKWARD = Forward(), Backward()
+FORWARD, BACKWARD = ForwardSteps(), BackwardSteps()
 
 
 def run(call: Any) -> None:

@@ -160,7 +160,7 @@ def settle(
     warp.store(out, hot.to(out.dtype), pk.at(pk.iota(col) + place * TALL, col))
 
 
-class Forward:
+class ForwardSteps:
     """The launches of the forward pass as one, called as a kernel is. dx: None where nobody wants it. kept and held:
     where S is, None where nothing of it is (`Areas`).
     """
@@ -237,7 +237,7 @@ class Forward:
         total_loss(losses, steps.share_of(View(columns, (m,), (1,)), reduction, new), View(loss, (1,), (1,)))
 
 
-class Backward:
+class BackwardSteps:
     """What is left for the backward pass, as one: u times dweight and dbias, each None where nobody wants it. dweight
     may be `held` itself, of which nothing is left then; `over`: nothing need be left of `kept` either.
     """
@@ -303,7 +303,7 @@ class Backward:
         return found[0], found[1]
 
 
-FORWARD, BACKWARD = Forward(), Backward()
+FORWARD, BACKWARD = ForwardSteps(), BackwardSteps()
 
 
 def scaled(x: Any, row: Any, col: Any, factor: Any) -> Any:

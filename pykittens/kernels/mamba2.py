@@ -20,11 +20,11 @@ from .chunks import CHUNK
 from .column_sums import add_up
 from .sequences import check_decays, check_place, contiguous_rows, dense, readable_offsets
 from .ssd_backward import finish, gate
-from .ssd_passes import Call, by_heads, by_rows, call_of, decays_of, of_one_row, pull, run, single
+from .ssd_passes import PassCall, by_heads, by_rows, call_of, decays_of, of_one_row, pull, run, single
 from .ssd_step import advance
 
 
-class Forward:
+class ForwardSteps:
     """The launches of the forward pass as one: called as a kernel is."""
 
     def __call__(
@@ -57,7 +57,7 @@ class Forward:
         """None: such a call is not one launch, to be done again by itself."""
 
 
-class Backward(Forward):
+class BackwardSteps(ForwardSteps):
     """Those of the backward pass."""
 
     def __call__(  # type: ignore[override]
@@ -99,11 +99,11 @@ class Backward(Forward):
         finish_decays(call, dt, a, bias, sums, weights, dots, (ddt, da, dbias, dd), soft)
 
 
-FORWARD, BACKWARD = Forward(), Backward()
+FORWARD, BACKWARD = ForwardSteps(), BackwardSteps()
 
 
 def finish_decays(
-    call: Call, dt: Any, a: Any, bias: Any, sums: Any, weights: Any, dots: Any, made: Any, soft: bool
+    call: PassCall, dt: Any, a: Any, bias: Any, sums: Any, weights: Any, dots: Any, made: Any, soft: bool
 ) -> None:
     """Writes the gradients of dt, A, the bias and D, `made`; of the last three where they are not None."""
     heads = arrays.describe(sums).shape[0]

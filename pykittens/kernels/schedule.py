@@ -68,16 +68,20 @@ def swapped(rows: int, cols: int, cluster: int = 1) -> Config:
     return Config(rows, cols, stages, consumers, 4, cluster, "a", depth, swap=True)
 
 
-class Machine(NamedTuple):
+class DeviceModel(NamedTuple):
     """What the model knows of a GPU: multiprocessors, and TB/s of its memory, as the driver says. An H100's here."""
 
     sms: int = 132
     bandwidth: float = 3.352
 
 
-def machine(device: int | None) -> Machine:
+def machine(device: int | None) -> DeviceModel:
     """A device; the simulated GPU is divided as an H100."""
-    return Machine() if device is None else Machine(driver.multiprocessors(device), driver.memory_bandwidth(device))
+    return (
+        DeviceModel()
+        if device is None
+        else DeviceModel(driver.multiprocessors(device), driver.memory_bandwidth(device))
+    )
 
 
 class Way(NamedTuple):
@@ -107,7 +111,7 @@ class Way(NamedTuple):
         return f"{self.name} splits={self.splits}"
 
 
-class Product(NamedTuple):
+class ProductWay(NamedTuple):
     """Of a product: `gemm`'s configuration, and into how many parts of k the tiles of the last round are divided."""
 
     config: Config
@@ -126,7 +130,7 @@ class Product(NamedTuple):
         return f"{self.name} cols={self.config.cols}" if self.config.swap else f"{self.name} splits={self.splits}"
 
 
-class Choice(NamedTuple):
+class ChosenWay(NamedTuple):
     """The way that is taken, and the microseconds that it is predicted to take."""
 
     way: Any
@@ -144,7 +148,7 @@ def ways(dim: int) -> tuple[Way, ...]:
     return two, three, two._replace(stay=False), three._replace(stay=False), Way(queries=1, consumers=1, stay=False)
 
 
-class Attention(NamedTuple):
+class AttentionShape(NamedTuple):
     """The shape of an attention. left, right: the sides of a window, None without an end; causal is a right side of 0.
     sinks: whether there are; they take registers, as a window does.
     """
@@ -172,7 +176,7 @@ class Attention(NamedTuple):
                 slots = sms * _residents(way)
                 yield from (way._replace(splits=s) for s in SPLITS if s <= most and (s - 1) * tiles < slots)
 
-    def microseconds(self, way: Way, constants: Constants, common: Constants, machine: Machine) -> float:
+    def microseconds(self, way: Way, constants: Constants, common: Constants, machine: DeviceModel) -> float:
         """Predicted for a way. Its own constants: launch, tile, step of keys, and what a causal tile takes more; those
         of all ways: a step where a block is alone that could be one of two, of the shortest tile at the end, the
         share of bandwidth, merging, and its bandwidth."""
@@ -229,25 +233,25 @@ class Multiply(NamedTuple):
     ragged: tuple[bool, bool] = (False, False)
     swap: bool = False
 
-    def ways(self, sms: int, divide: bool = True) -> Iterator[Product]:
+    def ways(self, sms: int, divide: bool = True) -> Iterator[ProductWay]:
         """All that may be fastest."""
         for config in CONFIGS:
             tiles = -(-self.m // config.rows) * -(-self.n // config.cols)
             if (config.rows == 64 and tiles > 16 * sms) or (config.splits and tiles * config.cluster > 2 * sms):
                 continue
-            yield Product(config)
+            yield ProductWay(config)
             rest, steps = tiles % sms, -(-self.k * self.size // config.depth)
             if divide and config.cluster == 1 and config.rows * config.cols <= 192 * 192 and rest:
                 most = min(sms // rest, steps // 2, 16)
-                yield from (Product(config, s) for s in sorted({2, 3, most // 2, most}) if 2 <= s <= most)
+                yield from (ProductWay(config, s) for s in sorted({2, 3, most // 2, most}) if 2 <= s <= most)
         for rows, cluster, most in SWAPPED if self.swap else ():
             counts = [-(-self.m // (cols * cluster)) for cols in range(16, most + 1, 16)]
             for i, count in enumerate(counts):
                 few = rows > 64 or count * cluster * -(-self.n // rows) <= 16 * sms
                 if few and (i == 0 or count < counts[i - 1]):  # of as many tiles the narrowest
-                    yield Product(swapped(rows, 16 * (i + 1), cluster))
+                    yield ProductWay(swapped(rows, 16 * (i + 1), cluster))
 
-    def microseconds(self, way: Product, constants: Constants, common: Constants, machine: Machine) -> float:
+    def microseconds(self, way: ProductWay, constants: Constants, common: Constants, machine: DeviceModel) -> float:
         """Predicted for a way. Its own constants: launch, tile, and for 128 bytes of k what tensor cores take and what
         loads take; those of all ways: the share of bandwidth; a part of a divided round; of rows that TMA cannot write,
         what they take of bandwidth and of a tile; of a tile, whose rows lie across lines of L2; of loads, what such
@@ -304,33 +308,35 @@ def constants() -> dict[str, Any]:
     return json.loads(Path(__file__).with_suffix(".json").read_text())
 
 
-def attention_choices(shape: Attention, machine: Machine, divide: bool = True) -> list[Choice]:
+def attention_choices(shape: AttentionShape, machine: DeviceModel, divide: bool = True) -> list[ChosenWay]:
     """The ways of an attention, the best first. divide: the keys may be divided."""
     width = next(w for w in WIDTHS if w >= shape.dim)
     return _ordered(shape, constants()["attention"][str(width)], machine, divide)
 
 
-def product_choices(shape: Multiply, machine: Machine, divide: bool = True) -> list[Choice]:
+def product_choices(shape: Multiply, machine: DeviceModel, divide: bool = True) -> list[ChosenWay]:
     """The ways of a product, the best first. divide: the last round's tiles may be divided."""
     return _ordered(shape, constants()["product"], machine, divide)
 
 
-def _ordered(shape: Attention | Multiply, known: Mapping[str, Any], machine: Machine, divide: bool) -> list[Choice]:
+def _ordered(
+    shape: AttentionShape | Multiply, known: Mapping[str, Any], machine: DeviceModel, divide: bool
+) -> list[ChosenWay]:
     choices, common = [], known["all"]
     for way in shape.ways(machine.sms, divide):
         if (own := known.get(way.name)) is not None:  # else it has not been measured yet
-            choices.append(Choice(way, shape.microseconds(way, own, common, machine)))  # type: ignore[arg-type]
+            choices.append(ChosenWay(way, shape.microseconds(way, own, common, machine)))  # type: ignore[arg-type]
     return sorted(choices, key=lambda choice: choice.microseconds)
 
 
 @lru_cache(maxsize=4096)
-def attention(shape: Attention, machine: Machine, divide: bool = True) -> Choice:
+def attention(shape: AttentionShape, machine: DeviceModel, divide: bool = True) -> ChosenWay:
     """How an attention runs."""
     return attention_choices(shape, machine, divide)[0]
 
 
 @lru_cache(maxsize=4096)
-def product(shape: Multiply, machine: Machine, divide: bool = True, pair: bool = False) -> Choice:
+def product(shape: Multiply, machine: DeviceModel, divide: bool = True, pair: bool = False) -> ChosenWay:
     """How a product runs. pair: two products, in two halves of the columns, whose tiles nobody divides."""
     choices = product_choices(shape, machine, divide and not pair)
     best = next(c for c in choices if not pair or (c.way.config.cols % 128 == 0 and _halved(c.way.config)))

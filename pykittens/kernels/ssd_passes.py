@@ -18,7 +18,7 @@ COLUMNS = (64, 128)  # of x
 LEAST_CHUNKS = 4  # of a part
 
 
-class Call(NamedTuple):
+class PassCall(NamedTuple):
     """What all passes over some sequences share. `sequences`: None where they are not packed."""
 
     kind: str
@@ -50,7 +50,7 @@ class Call(NamedTuple):
         return arrays.empty(self.kind, shape, dtype, self.device)
 
 
-def call_of(x: Any, offsets: Any) -> Call:
+def call_of(x: Any, offsets: Any) -> PassCall:
     """What passes over x (by heads) share: parts such that there is one for each multiprocessor, at least."""
     info = arrays.describe(x)
     batch, heads, n, cols = info.shape
@@ -64,7 +64,7 @@ def call_of(x: Any, offsets: Any) -> Call:
         parts = slots(n, sequences, True, each * CHUNK)
     else:
         parts = max(1, -(-chunks // each))
-    return Call(info.kind, info.device, (batch, heads, n, cols), sequences, offsets, processors, each, parts)
+    return PassCall(info.kind, info.device, (batch, heads, n, cols), sequences, offsets, processors, each, parts)
 
 
 def by_heads(x: Any, name: str) -> Any:
@@ -107,7 +107,7 @@ def lines(x: Any, count: int = 0) -> View:
     return View(memory, (count, size), (size, 1)) if count else View(memory, (size,), (1,))
 
 
-def alike(call: Call, x: Any, count: int) -> View | None:
+def alike(call: PassCall, x: Any, count: int) -> View | None:
     """Room for `count` arrays of float32, each of which lies in memory as the dense x does, as one of so many batches;
     None where the batches of x do not lie one behind the other.
     """
@@ -119,7 +119,7 @@ def alike(call: Call, x: Any, count: int) -> View | None:
     return View(call.empty((shape[0] * size,)), shape, (size, *info.strides[1:]))
 
 
-def decays_of(call: Call, dt: Any, a: Any, bias: Any, soft: bool, exact: bool = False) -> tuple[Any, Any, Any]:
+def decays_of(call: PassCall, dt: Any, a: Any, bias: Any, soft: bool, exact: bool = False) -> tuple[Any, Any, Any]:
     """The sums of the decays in each chunk, what rows are weighed with, and with `exact` the sums behind each row."""
     line = (arrays.describe(dt).shape[2], call.chunks * CHUNK)
     sums, weights, left = (call.empty(line) if made else None for made in (True, a is not None, exact))
@@ -128,7 +128,7 @@ def decays_of(call: Call, dt: Any, a: Any, bias: Any, soft: bool, exact: bool = 
 
 
 def run(
-    call: Call,
+    call: PassCall,
     x: Any,
     b: Any,
     c: Any = None,
@@ -165,7 +165,7 @@ def run(
 
 
 def pull(
-    call: Call,
+    call: PassCall,
     dy: Any,
     dafter: Any,
     x: Any,

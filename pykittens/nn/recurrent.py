@@ -18,7 +18,7 @@ from ..functions.norms import rmsnorm
 from .transformer import RMSNorm
 
 
-class Cache(NamedTuple):
+class RecurrentCache(NamedTuple):
     """What a block keeps of the rows so far: the convolution's last rows, and the recurrence's state in float32."""
 
     rows: Tensor
@@ -81,7 +81,7 @@ class GatedDeltaNet(nn.Module):  # type: ignore[misc]
         self.o_norm = RMSNorm(value_dim, eps, device, dtype)
         self.o_proj = nn.Linear(values, size, False, device, dtype)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, return_cache: bool = False) -> Any:
+    def forward(self, x: Tensor, cache: RecurrentCache | None = None, return_cache: bool = False) -> Any:
         """y, or (y, cache) with `return_cache`: `cache` is what an earlier call returned, for rows that go on."""
         columns = torch.cat([getattr(self, f"{name}_proj").weight for name in "qkvgab"])
         together, g, a, b = F.linear(x, columns).split([sum(self.sizes), self.sizes[2], self.heads, self.heads], -1)
@@ -105,7 +105,7 @@ class GatedDeltaNet(nn.Module):  # type: ignore[misc]
             o, state = found if return_cache else (found, None)
         normed = rmsnorm(o.transpose(1, 2), self.o_norm.weight, eps=self.o_norm.eps)
         y = self.o_proj(swiglu(g, normed.flatten(2)))
-        return (y, Cache(rows, state)) if return_cache else y
+        return (y, RecurrentCache(rows, state)) if return_cache else y
 
 
 class Mamba2(nn.Module):  # type: ignore[misc]
@@ -138,7 +138,7 @@ class Mamba2(nn.Module):  # type: ignore[misc]
         self.norm = RMSNorm(inner, eps, device, dtype)
         self.out_proj = nn.Linear(inner, size, False, device, dtype)
 
-    def forward(self, x: Tensor, cache: Cache | None = None, return_cache: bool = False) -> Any:
+    def forward(self, x: Tensor, cache: RecurrentCache | None = None, return_cache: bool = False) -> Any:
         """y, or (y, cache) with `return_cache`: `cache` is what an earlier call returned, for rows that go on."""
         z, together, dt = self.in_proj(x).split([self.sizes[0], sum(self.sizes), self.heads], -1)
         made = causal_conv1d(
@@ -168,4 +168,4 @@ class Mamba2(nn.Module):  # type: ignore[misc]
         )
         y, state = found if return_cache else (found, None)
         y = self.out_proj(self.norm(swiglu(z, y.flatten(2))))
-        return (y, Cache(rows, state)) if return_cache else y
+        return (y, RecurrentCache(rows, state)) if return_cache else y

@@ -40,7 +40,7 @@ _erf: Any = np.frompyfunc(math.erf, 1, 1)
 SUBNORMALS = "subnormals are kept; " + NAN
 
 
-class Function(NamedTuple):
+class UnaryFunction(NamedTuple):
     """An elementwise function: of float64 (or integers, or bools), its C expression in {a}, and what it promises."""
 
     formula: Any
@@ -56,40 +56,42 @@ def _relu(x: Any) -> Any:
 # in the CUDA programming guide, "Mathematical Functions" (exp2f 2, rcp 1, erff 2, rsqrtf 2). What is computed by
 # several follows: the product before ex2 costs its relative error times |x|, sums and the last operation half an ulp
 # each, and 1 - 2 r has the error of 2 r, in ulp of what is left (most at x = -0.2554). A test derives these bounds.
-UNARY: dict[str, Function] = {
-    "neg": Function(np.negative, "-{a}", SIGN),
-    "abs": Function(np.abs, "fabsf({a})", SIGN),
-    "exp": Function(
+UNARY: dict[str, UnaryFunction] = {
+    "neg": UnaryFunction(np.negative, "-{a}", SIGN),
+    "abs": UnaryFunction(np.abs, "fabsf({a})", SIGN),
+    "exp": UnaryFunction(
         np.exp,
         "pk_ex2({a} * 1.4426950408889634f)",
         approximate(3, per=1.25, flushes=True, special=f"overflow is inf; {NAN}"),
     ),
-    "exp2": Function(np.exp2, "pk_ex2({a})", approximate(3, flushes=True, special=f"overflow is inf; {NAN}")),
-    "log": Function(np.log, "pk_lg2({a}) * 0.6931471805599453f", approximate(3, absolute=2.0**-22, special=SUBNORMALS)),
-    "log2": Function(np.log2, "pk_lg2({a})", approximate(2, absolute=2.0**-22, special=SUBNORMALS)),
-    "relu": Function(_relu, "pk_max({a}, 0.0f)", EXACT.with_special(f"NaN stays NaN; -0 becomes +0; {NAN}")),
-    "sqrt": Function(np.sqrt, "sqrtf({a})", ROUNDED),
-    "rsqrt": Function(lambda x: 1 / np.sqrt(x), "rsqrtf({a})", approximate(2, special=SUBNORMALS)),
-    "rcp": Function(lambda x: 1 / x, "pk_rcp({a})", approximate(2, flushes=True, special=NAN)),
-    "tanh": Function(np.tanh, "pk_tanh({a})", approximate(19, special=SUBNORMALS)),
-    "sigmoid": Function(
+    "exp2": UnaryFunction(np.exp2, "pk_ex2({a})", approximate(3, flushes=True, special=f"overflow is inf; {NAN}")),
+    "log": UnaryFunction(
+        np.log, "pk_lg2({a}) * 0.6931471805599453f", approximate(3, absolute=2.0**-22, special=SUBNORMALS)
+    ),
+    "log2": UnaryFunction(np.log2, "pk_lg2({a})", approximate(2, absolute=2.0**-22, special=SUBNORMALS)),
+    "relu": UnaryFunction(_relu, "pk_max({a}, 0.0f)", EXACT.with_special(f"NaN stays NaN; -0 becomes +0; {NAN}")),
+    "sqrt": UnaryFunction(np.sqrt, "sqrtf({a})", ROUNDED),
+    "rsqrt": UnaryFunction(lambda x: 1 / np.sqrt(x), "rsqrtf({a})", approximate(2, special=SUBNORMALS)),
+    "rcp": UnaryFunction(lambda x: 1 / x, "pk_rcp({a})", approximate(2, flushes=True, special=NAN)),
+    "tanh": UnaryFunction(np.tanh, "pk_tanh({a})", approximate(19, special=SUBNORMALS)),
+    "sigmoid": UnaryFunction(
         lambda x: 1 / (1 + np.exp(-x)),
         "pk_rcp(1.0f + pk_ex2({a} * -1.4426950408889634f))",
         approximate(6, per=1.25, flushes=True, special=NAN),
     ),
-    "erf": Function(_erf, "erff({a})", approximate(2, special=SUBNORMALS)),
-    "sin": Function(
+    "erf": UnaryFunction(_erf, "erff({a})", approximate(2, special=SUBNORMALS)),
+    "sin": UnaryFunction(
         np.sin, "pk_sin({a})", approximate(absolute=2e-6, flushes=True, special=f"for |x| up to 1e5; {NAN}")
     ),
-    "cos": Function(
+    "cos": UnaryFunction(
         np.cos, "pk_cos({a})", approximate(absolute=2e-6, flushes=True, special=f"for |x| up to 1e5; {NAN}")
     ),
-    "round": Function(np.rint, "rintf({a})", WHOLE),
-    "floor": Function(np.floor, "floorf({a})", WHOLE),
-    "ceil": Function(np.ceil, "ceilf({a})", WHOLE),
-    "trunc": Function(np.trunc, "truncf({a})", WHOLE),
-    "not": Function(np.logical_not, "!{a}", EXACT),
-    "invert": Function(np.invert, "~{a}", EXACT),
+    "round": UnaryFunction(np.rint, "rintf({a})", WHOLE),
+    "floor": UnaryFunction(np.floor, "floorf({a})", WHOLE),
+    "ceil": UnaryFunction(np.ceil, "ceilf({a})", WHOLE),
+    "trunc": UnaryFunction(np.trunc, "truncf({a})", WHOLE),
+    "not": UnaryFunction(np.logical_not, "!{a}", EXACT),
+    "invert": UnaryFunction(np.invert, "~{a}", EXACT),
 }
 WHOLES = ("round", "floor", "ceil", "trunc")
 INTEGERS = {"neg": "pk_neg({a})", "abs": "pk_abs({a})", "invert": "~{a}"}  # C where it differs from that of floats

@@ -21,7 +21,7 @@ def insert_scratch_barriers(program: Program) -> None:
     """Adds the barriers that the program needs."""
     scratch = {b.value: b for b in program.buffers if b.scratch is not None}
     if scratch:
-        analysis = _Analysis(scratch)
+        analysis = _ScratchAnalysis(scratch)
         # Nobody may write another block's memory before that block runs, which is known when the cluster has met.
         analysis.block(
             program.body, frozenset(v for v, b in scratch.items() if b.scratch is not None and b.scratch[1] > 1)
@@ -29,7 +29,7 @@ def insert_scratch_barriers(program: Program) -> None:
         _insert(program.body, analysis.needs)
 
 
-class _Analysis:
+class _ScratchAnalysis:
     """Walks the program with what has been read, to a fixpoint at loops; `needs` only grows."""
 
     def __init__(self, scratch: dict[Value, Buffer]):

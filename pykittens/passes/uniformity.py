@@ -16,7 +16,7 @@ from ..ops import control
 from ..program import BLOCK, CLUSTER, Block, Op, Operand, Program, Sync, Value, values_in
 
 
-class Alike(NamedTuple):
+class Uniform(NamedTuple):
     """The same value in `warps` warps in turn, beginning at warp `first` of the block; or in all of the `BLOCK` or
     `CLUSTER`.
     """
@@ -24,14 +24,14 @@ class Alike(NamedTuple):
     warps: int
     first: int = 0
 
-    def meet(self, other: Alike) -> Alike:
+    def meet(self, other: Uniform) -> Uniform:
         """What two values have in common."""
         if self == other:
             return self
         if self.warps <= 0 or other.warps <= 0:
             return min(self, other, key=lambda x: x.warps if x.warps > 0 else 100 - x.warps)
         warps = gcd(self.warps, other.warps, self.first - other.first)
-        return Alike(warps, self.first % warps)
+        return Uniform(warps, self.first % warps)
 
     def covers(self, warps: int, first: int) -> bool:
         """Whether each of the units of `warps` warps, the first of which begins at warp `first`, has one value."""
@@ -42,31 +42,31 @@ class Condition(NamedTuple):
     """A loop or branch around an operation, and who agrees on whether it is taken."""
 
     op: Op
-    alike: Alike
+    alike: Uniform
     value: Operand
 
 
 def check_uniform(program: Program) -> None:
     """Raises a `TraceError` for a collective operation in a branch or loop that only a part of its scope takes.
 
-    Leaves who has the same value, `Alike` by value, in the program's facts under "alike".
+    Leaves who has the same value, `Uniform` by value, in the program's facts under "alike".
     """
-    analysis = _Analysis(program)
+    analysis = _UniformityAnalysis(program)
     analysis.block(program.body, (), 0)
     program.facts["alike"] = analysis.known
 
 
-class _Analysis:
+class _UniformityAnalysis:
     """Walks the program with what is known at each point; what is not mentioned in `known` is the same everywhere."""
 
     def __init__(self, program: Program):
-        self.known: dict[Value, Alike] = {b.value: Alike(BLOCK) for b in program.buffers}
+        self.known: dict[Value, Uniform] = {b.value: Uniform(BLOCK) for b in program.buffers}
         self.depth: dict[Value, int] = {}  # under how many conditions a value was made
         self.loops: dict[Op, Condition] = {}  # who agrees on when a `While` is left
 
-    def of(self, item: Operand) -> Alike:
+    def of(self, item: Operand) -> Uniform:
         """Who has the same value of an operand."""
-        alike = Alike(CLUSTER)
+        alike = Uniform(CLUSTER)
         for value in values_in(item):
             alike = alike.meet(self.known.get(value, alike))
         return alike
@@ -76,7 +76,7 @@ class _Analysis:
             if isinstance(op, control.Range):
                 self._loop(op, (*around, Condition(op, self.of((op.start, op.stop)), op.stop)), first)
             elif isinstance(op, control.While):
-                self._loop(op, (*around, Condition(op, Alike(CLUSTER), True)), first)
+                self._loop(op, (*around, Condition(op, Uniform(CLUSTER), True)), first)
             elif isinstance(op, control.When):
                 inside = (*around, Condition(op, self.of(op.condition), op.condition))
                 before = dict(self.known)
@@ -93,7 +93,7 @@ class _Analysis:
                     self._check(op, around, first)
                 self._operation(op, around, first)
 
-    def _merge(self, other: dict[Value, Alike]) -> bool:
+    def _merge(self, other: dict[Value, Uniform]) -> bool:
         """Keeps what holds on both ways; says whether anything changed."""
         changed = False
         for value, alike in other.items():
@@ -125,7 +125,7 @@ class _Analysis:
             )
 
     def _operation(self, op: Op, around: tuple[Condition, ...], first: int) -> None:
-        alike = Alike(op.uniform_over, first % op.uniform_over if op.uniform_over > 0 else 0)
+        alike = Uniform(op.uniform_over, first % op.uniform_over if op.uniform_over > 0 else 0)
         for value in op.depends_on():
             alike = alike.meet(self.known.get(value, alike))
         for value in op.results:

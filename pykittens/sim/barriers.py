@@ -156,7 +156,7 @@ class MBarrier:
         return f"{self.name}, phase {self.phase}: misses " + " and ".join(x for x in (arrivals, promised, surplus) if x)
 
 
-class NamedBarrier:
+class NamedBarrierState:
     """A hardware barrier: a phase ends when `warps` warps have come, waiting or not."""
 
     def __init__(self, name: str, warps: int, clocks: Clocks):

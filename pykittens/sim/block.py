@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InFlightError, RaceError
 from ..program import Value
 from ..types import BarrierType
-from .barriers import MBarrier, Meeting, NamedBarrier
+from .barriers import MBarrier, Meeting, NamedBarrierState
 from .clocks import SEEN, TICK, Clocks
 from .engines import OUTLIVES_BLOCK, Flight, Queue
 from .grid_state import Dim3, GridState
@@ -17,7 +17,7 @@ from .memory import Address, SharedMemory
 from .shadow import Shadow
 
 
-class Cluster:
+class ClusterState:
     """One cluster while it runs."""
 
     def __init__(self, grid_state: GridState, number: int):
@@ -55,7 +55,7 @@ class Cluster:
 class BlockState:
     """One block while it runs."""
 
-    def __init__(self, cluster: Cluster, rank: int, index: Dim3):
+    def __init__(self, cluster: ClusterState, rank: int, index: Dim3):
         grid_state = cluster.grid_state
         self.cluster, self.rank, self.index, self.warps = cluster, rank, index, grid_state.program.warps
         self.first_agent = rank * self.warps
@@ -74,7 +74,7 @@ class BlockState:
             barrier = MBarrier(name, buffer.item.count, engines + i, cluster.clocks, self.label)
             self.barrier_list.append(barrier)
             self.barriers[buffer.offset + item * buffer.item_bytes] = barrier
-        self.named: dict[tuple[Value, int], NamedBarrier] = {}
+        self.named: dict[tuple[Value, int], NamedBarrierState] = {}
         self.meetings: dict[tuple[int, int], Meeting] = {}
         self.queues: dict[tuple[str, int], Queue] = {}
 
@@ -93,12 +93,12 @@ class BlockState:
             self.queues[key] = Queue(name, count * (1 + grid_state.queues.index(name)) + self.first_agent + warp)
         return self.queues[key]
 
-    def named_barrier(self, value: Value, index: int) -> NamedBarrier:
+    def named_barrier(self, value: Value, index: int) -> NamedBarrierState:
         key = (value, index)
         if key not in self.named:
             count = getattr(value, "count", 1)
             name = value.label + (f"[{index}]" if count > 1 else "")
-            self.named[key] = NamedBarrier(name, value.type.warps, self.cluster.clocks)  # type: ignore[union-attr]
+            self.named[key] = NamedBarrierState(name, value.type.warps, self.cluster.clocks)  # type: ignore[union-attr]
         return self.named[key]
 
     def meeting(self, first: int, warps: int, scope: str) -> Meeting:

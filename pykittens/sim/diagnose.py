@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import Diagnosis, Frame, RaceError, UninitializedError
 from ..program import Access, Op
 from .access_classes import AccessClass
-from .block import Cluster
+from .block import ClusterState
 from .shadow import Clash
 from .steps import Step
 
@@ -26,7 +26,7 @@ ONE_KIND = "let all of them be of one kind, or order them: what is left depends 
 OPEN = "close the group (commit) before you wait: an open group is not waited for"
 
 
-def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str) -> Diagnosis:
+def race(cluster: ClusterState, step: Step, access: Access, clash: Clash, by: int, what: str) -> Diagnosis:
     """The error for a clash; `by` is the agent that made the second access, `what` names the bytes."""
     op, block = step.op, cluster.blocks[min(by // cluster.grid_state.program.warps, len(cluster.blocks) - 1)]
     does = _verb(access, access.reduction)
@@ -70,7 +70,13 @@ def race(cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, wh
 
 
 def _lane_race(
-    cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str, also: dict[str, tuple[Frame, ...]]
+    cluster: ClusterState,
+    step: Step,
+    access: Access,
+    clash: Clash,
+    by: int,
+    what: str,
+    also: dict[str, tuple[Frame, ...]],
 ) -> Diagnosis:
     """The same, among the lanes of one warp."""
     op, who, queue = step.op, cluster.agent_label(by), cluster.queue_of(clash.agent)
@@ -114,7 +120,13 @@ def _missing_fence(
 
 
 def _global_race(
-    cluster: Cluster, step: Step, access: Access, clash: Clash, by: int, what: str, also: dict[str, tuple[Frame, ...]]
+    cluster: ClusterState,
+    step: Step,
+    access: Access,
+    clash: Clash,
+    by: int,
+    what: str,
+    also: dict[str, tuple[Frame, ...]],
 ) -> Diagnosis:
     """The same, of global memory."""
     op, grid_state, first = step.op, cluster.grid_state, clash.first

@@ -17,7 +17,7 @@ from ..ops.control import BreakIf, Range, Role, When, While
 from ..program import Sync, Value
 from . import hazards, wrapping
 from .machine import Machine
-from .registers import Mask
+from .registers import WarpMask
 from .roles import join_parts, merge, part
 from .steps import Step, Touch, gang_size
 from .synchronisation import order
@@ -334,7 +334,7 @@ class Gang:
         self.left = gone if self.left is None else self.left | gone
         self._restore(m.mask)
 
-    def _restore(self, mask: Mask | None) -> None:
+    def _restore(self, mask: WarpMask | None) -> None:
         """Back to the warps that came in, but for those that have left the loop around."""
         here = np.ones(self.m.warps, bool) if mask is None else mask.warps
         if self.left is not None:
@@ -388,5 +388,5 @@ def _uniform(x: Any) -> Any:
     return x[0].item() if isinstance(x, np.ndarray) and (x == x[0]).all() else x
 
 
-def _mask(warps: np.ndarray) -> Mask | None:
-    return None if warps.all() else Mask(warps)
+def _mask(warps: np.ndarray) -> WarpMask | None:
+    return None if warps.all() else WarpMask(warps)

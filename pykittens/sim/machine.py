@@ -14,10 +14,10 @@ from ..program import Access, Place, Scope, Sync, Value
 from ..types import SharedTile, SharedVector
 from .block import BlockState
 from .memory import Address, GlobalArray, each_row, element_places
-from .registers import Registers
+from .registers import GangRegisters
 
 
-class Machine(Registers):
+class Machine(GangRegisters):
     """Registers that can reach memory. Operands of memory name all active units, or each of them."""
 
     # Where the warps are ------------------------------------------------------------------------------

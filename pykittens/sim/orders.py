@@ -38,8 +38,8 @@ class RunOrder:
     shuffle: int | None = None
     tried: Tried = field(default_factory=lambda: Tried(), compare=False)
 
-    def turns(self) -> Turns:
-        return Turns(self)
+    def turns(self) -> TurnOrder:
+        return TurnOrder(self)
 
 
 class Tried:
@@ -63,7 +63,7 @@ class Tried:
         self.everything = True
 
 
-class Turns:
+class TurnOrder:
     """The order of each turn of a run."""
 
     def __init__(self, order: RunOrder):

@@ -22,7 +22,7 @@ from .memory import Address
 from .steps import Step
 
 
-class Mask:
+class WarpMask:
     """The warps of a gang that run a divergent branch."""
 
     def __init__(self, warps: np.ndarray):
@@ -57,7 +57,7 @@ class Flying:
     step: Step
 
 
-class Registers:
+class GangRegisters:
     """`env` holds the values of a gang of `warps` warps of `block`, the first of which is `first`, in a role that
     begins at `role_first`.
     """
@@ -65,7 +65,7 @@ class Registers:
     def __init__(self, block: BlockState, first: int, warps: int, role_first: int, env: dict[Value, Any]):
         self.block, self.first, self.warps, self.role_first, self.env = block, first, warps, role_first, env
         self.agents = block.first_agent + first + np.arange(warps)
-        self.mask: Mask | None = None
+        self.mask: WarpMask | None = None
         self.given: dict[Value, Any] = {}  # what it began with
         self.flying: dict[Value, Flying] = {}
         self.alone = False  # one thread of the warp runs it

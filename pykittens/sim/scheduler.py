@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from ..errors import DeadlockError, Diagnosis, Frame, KernelError
-from .block import Cluster
+from .block import ClusterState
 from .gang import Blocked, Crowd, Gang, split
 from .grid_state import GridState
 from .machine import Machine
@@ -18,7 +18,7 @@ class Running:
     """A cluster with its gangs."""
 
     def __init__(self, grid_state: GridState, number: int, chance: random.Random | None, interleave: bool):
-        self.cluster, self.crowd = Cluster(grid_state, number), Crowd(chance, interleave)
+        self.cluster, self.crowd = ClusterState(grid_state, number), Crowd(chance, interleave)
         for block in self.cluster.blocks:
             whole = Machine(block, 0, block.warps, 0, block.values())
             split(whole, grid_state.plan.body, 0, block.warps, 0, self.crowd)

@@ -13,7 +13,7 @@ import pykittens as pk
 
 from ..types import DType, bool_, f32, i32
 from .hard_numbers import hard
-from .programs import COLS, GLOBAL, ROWS, SCALARS, TILES, Kind, Step, draw, outputs
+from .programs import COLS, GLOBAL, ROWS, SCALARS, TILES, Kind, ProgramStep, draw, outputs
 
 OUTPUTS = TILES
 Arrays = dict[str, np.ndarray]
@@ -31,7 +31,7 @@ class Player:
     def __init__(self, place: int, tensors: dict[str, Any], shared: dict[DType, Any]):
         self.place, self.tensors, self.shared = place, tensors, shared
 
-    def play(self, steps: list[Step]) -> None:
+    def play(self, steps: list[ProgramStep]) -> None:
         values: list[Any] = []
         for step in steps:
             values.append(self.step(step, [values[i] for i in step.args]))
@@ -40,7 +40,7 @@ class Player:
             if dtype is not bool_ or i32 not in outputs(steps):
                 pk.warp.store(self.tensors[f"{value.dtype}_out"], value, pk.at(0, self.place, 0, 0))
 
-    def step(self, step: Step, args: list[Any]) -> Any:
+    def step(self, step: ProgramStep, args: list[Any]) -> Any:
         name, kind, more = step.name, step.makes, step.more
         if hasattr(self, f"play_{name}"):
             return getattr(self, f"play_{name}")(kind, *args, **more)

@@ -8,12 +8,12 @@ import numpy as np
 
 from ..types import DType, bool_, f32, i32
 from . import number_reference as reference
-from .programs import Kind, Step, outputs
+from .programs import Kind, ProgramStep, outputs
 
 Array = np.ndarray
 
 
-def evaluate(steps: list[Step], tiles: dict[DType, Array], scalars: dict[DType, Array]) -> dict[DType, Array]:
+def evaluate(steps: list[ProgramStep], tiles: dict[DType, Array], scalars: dict[DType, Array]) -> dict[DType, Array]:
     """What a program stores, by dtype, from its own inputs: (2, rows, cols) tiles, (4,) scalars."""
     values: list[Array] = []
     for step in steps:
@@ -24,7 +24,7 @@ def evaluate(steps: list[Step], tiles: dict[DType, Array], scalars: dict[DType, 
 
 
 def _play(
-    step: Step, args: list[Array], kinds: list[Kind], tiles: dict[DType, Array], scalars: dict[DType, Array]
+    step: ProgramStep, args: list[Array], kinds: list[Kind], tiles: dict[DType, Array], scalars: dict[DType, Array]
 ) -> Array:
     name, kind, more = step.name, step.makes, step.more
     if name in ("load", "argument"):

@@ -43,7 +43,7 @@ class Kind:
         return self.form == "scalar" or (place and self.form in ("col", "row", other.form))
 
 
-class Step(NamedTuple):
+class ProgramStep(NamedTuple):
     """One operation: its name, the numbers of the values it takes, what it makes, and what else there is to know."""
 
     name: str
@@ -56,7 +56,7 @@ class Draw:
     """Draws the steps of one program."""
 
     def __init__(self, seed: int, eight_bit_floats: bool):
-        self.rng, self.steps = random.Random(seed), list[Step]()
+        self.rng, self.steps = random.Random(seed), list[ProgramStep]()
         self.memory = {d for d in SHARED + GLOBAL if eight_bit_floats or d not in (e4m3, e5m2)}
         layouts: list[Layout] = ["row", "col", Coalesced(8, 4), Coalesced(16, 2)]
         self.layouts = self.rng.sample(layouts, 2)
@@ -67,7 +67,7 @@ class Draw:
             self.put("argument", Kind("scalar", dtype), which=self.rng.randrange(4))
 
     def put(self, name: str, makes: Kind, *args: int, **more: Any) -> int:
-        self.steps.append(Step(name, args, makes, more))
+        self.steps.append(ProgramStep(name, args, makes, more))
         return len(self.steps) - 1
 
     def pick(self, *wanted: Callable[[Kind], bool]) -> int | None:
@@ -280,7 +280,7 @@ STEPS = {
 }
 
 
-def draw(seed: int, eight_bit_floats: bool = True) -> list[Step]:
+def draw(seed: int, eight_bit_floats: bool = True) -> list[ProgramStep]:
     """The steps of the program of a seed; `eight_bit_floats`: where the GPU converts them (sm_89 and newer)."""
     found = Draw(seed, eight_bit_floats)
     steps, weights = list(STEPS), list(STEPS.values())
@@ -289,6 +289,6 @@ def draw(seed: int, eight_bit_floats: bool = True) -> list[Step]:
     return found.steps
 
 
-def outputs(steps: list[Step]) -> dict[DType, int]:
+def outputs(steps: list[ProgramStep]) -> dict[DType, int]:
     """For each dtype the last tile of it, by its number: what a program stores. Masks are stored as int32."""
     return {step.makes.dtype: i for i, step in enumerate(steps) if step.makes.form == "tile"}

@@ -16,7 +16,7 @@ from .recorder import current, here, name_locals
 from .snapshot import Snapshot
 
 
-class Guard:
+class RegionGuard:
     """Checks that a `with` region runs to its end and leaves Python's names as they were."""
 
     def __init__(self, kind: str):

@@ -67,13 +67,13 @@ def derivative(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @dataclasses.dataclass
-class Step:
+class RecordedOp:
     """An operation of the function, with its operands as they were then: a tile changed since is a copy of it."""
 
     op: Op
     results: tuple[Value, ...]
 
-    def renamed(self, old: Value, new: Value) -> Step:
+    def renamed(self, old: Value, new: Value) -> RecordedOp:
         def change(x: Value) -> Value:
             return new if x is old else x
 
@@ -81,7 +81,7 @@ class Step:
             return self
         op = dataclasses.replace(self.op, **{k: mapped(v, change) for k, v in self.op.fields()})  # type: ignore[type-var]
         op.location, op.results = self.op.location, tuple(map(change, self.op.results))
-        return Step(op, tuple(map(change, self.results)))
+        return RecordedOp(op, tuple(map(change, self.results)))
 
 
 class Tape:
@@ -93,7 +93,7 @@ class Tape:
                 fix = "pass register tiles, vectors or scalars of floats; close over the rest"
                 raise TraceError(f"the derivative of a function by {x!r}", fix=fix)
         self.recorder, self.tensors = current(), tensors
-        self.block, self.steps = self.recorder.block, list[Step]()
+        self.block, self.steps = self.recorder.block, list[RecordedOp]()
         self.inputs = [_copy(x) if any(x is y for y in inputs[:i]) else x for i, x in enumerate(inputs)]  # each its own
         self.active: set[Value] = set(self.inputs)
         self.loads: list[tuple[Any, Value]] = []  # from `tensors`: the operation, and what it loaded
@@ -138,7 +138,7 @@ class Tape:
                 self.loads.append((op, op.result))
                 self.active.add(op.result)
         if depends and any(_floats(x.type) for x in op.results):
-            self.steps.append(Step(op, op.results))
+            self.steps.append(RecordedOp(op, op.results))
             self.active.update(x for x in op.results if _floats(x.type))
 
     def _exchanged(self, op: Op) -> bool:
@@ -151,7 +151,7 @@ class Tape:
         share = self.shared.pop(op.source)
         whole = ConvertLayout(op.scope, share.source, op.type.layout, transpose=op.room != share.room)
         whole.location, whole.results = op.location, op.results
-        self.steps.append(Step(whole, op.results))
+        self.steps.append(RecordedOp(whole, op.results))
         self.active.update(op.results)
         return True
 
@@ -171,7 +171,7 @@ class Tape:
         if isinstance(op.value, Value) and op.value in self.active:
             self.active.add(target)
             value = old if op.value is target else op.value
-            self.steps.append(Step(dataclasses.replace(op, value=value), (target,)))
+            self.steps.append(RecordedOp(dataclasses.replace(op, value=value), (target,)))
 
     def _refuse(self, op: Op, why: str) -> None:
         fix = "choose with pk.where, loop in Python, and store outside of the function whose derivative is taken"

@@ -18,7 +18,7 @@ from ..ops.scalars import THREAD, scalar_dtype
 from ..program import Block, Op, Operand, Scope
 from ..types import ScalarType, i32, i64
 from . import recorder
-from .consistency import Guard, compare
+from .consistency import RegionGuard, compare
 from .elementwise import maximum
 from .handle import number
 from .recorder import current, here, name_locals, record, region
@@ -171,7 +171,7 @@ def when(condition: Operand) -> Iterator[None]:
     r = current()
     op = control.When(THREAD, number(condition), Block(), Block())
     control.check_condition(op.condition)
-    guard = Guard("pk.when")
+    guard = RegionGuard("pk.when")
     with r.region("pk.when") as op.then:
         yield
     guard.close()
@@ -193,7 +193,7 @@ def otherwise() -> Iterator[None]:
             "pk.otherwise without a pk.when just before it",
             fix="write `with pk.when(c): ...` and then `with pk.otherwise(): ...`",
         )
-    guard = Guard("pk.otherwise")
+    guard = RegionGuard("pk.otherwise")
     with r.region("pk.otherwise") as op.otherwise:
         yield
     guard.close()
@@ -240,7 +240,7 @@ def role(name: str, *, warps: int = 0, warpgroups: int = 0, registers: int = 0) 
         )
     r.cache[("warps of", id(r.block))] = first + count  # type: ignore[assignment]
     saved = r.warps, r.first_warp, r.role, r.role_warpgroups
-    guard = Guard("pk.role")
+    guard = RegionGuard("pk.role")
     with r.region("pk.role") as body:
         r.warps, r.first_warp, r.role, r.role_level = count, r.first_warp + first, name, r.role_level + 1
         r.role_warpgroups = warpgroups > 0

@@ -26,7 +26,7 @@ from .memory import Shared
 from .scalar import block_index, cdiv, grid_size, var
 
 
-class Part(NamedTuple):
+class SharePart(NamedTuple):
     """Units of one item that one block has: `taken` of its `units`, from its unit `begin` on. `start` is where in the
     line the item begins."""
 
@@ -38,7 +38,7 @@ class Part(NamedTuple):
     taken: Any
 
 
-class Walk:
+class ShareWalk:
     """Goes through the share of its block. `unit`: the next one in the line, at first in the item found for all."""
 
     def __init__(self, shares: Shares):
@@ -52,7 +52,7 @@ class Walk:
         """Whether nothing of the share is left."""
         return self.unit >= self.shares.last
 
-    def take(self) -> Part:
+    def take(self) -> SharePart:
         """The next part."""
         s, unit, group, item, start, units = self.shares, self.unit, self.group, self.item, self.start, self.units
         with when(unit >= start + units):
@@ -67,7 +67,7 @@ class Walk:
         begin = unit - start
         taken = minimum(1 if s.single else units - begin, s.last - unit)
         unit.set(unit + taken)
-        return Part(group + 0, item + 0, units + 0, start + 0, begin, taken)
+        return SharePart(group + 0, item + 0, units + 0, start + 0, begin, taken)
 
 
 class Shares:
@@ -98,21 +98,21 @@ class Shares:
         item = (self.first - before) // maximum(units[low], 1)
         self.found = low + 0, item, before + item * units[low]
 
-    def walk(self) -> Walk:
+    def walk(self) -> ShareWalk:
         """One way through the share of this block; whoever runs ahead of others has one of its own."""
-        return Walk(self)
+        return ShareWalk(self)
 
-    def pieces(self, part: Part) -> Any:
+    def pieces(self, part: SharePart) -> Any:
         """How many parts the item has in all."""
         if self.single:
             return part.units
         return (part.start + part.units - 1) // self.share - part.start // self.share + 1
 
-    def number(self, part: Part) -> Any:
+    def number(self, part: SharePart) -> Any:
         """Which of the item's parts this one is."""
         return part.begin if self.single else block_index.x - part.start // self.share
 
-    def slot(self, part: Part, number: Operand) -> Any:
+    def slot(self, part: SharePart, number: Operand) -> Any:
         """A place in scratch memory for one part of the item, which no other part has: of two for each block of the
         grid, or (`single`) of one for each unit.
         """

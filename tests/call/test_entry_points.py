@@ -12,7 +12,7 @@ from pykittens import bf16, f32, warp
 from pykittens.call import content
 from pykittens.call.kernel import Kernel
 from pykittens.errors import ArgumentError
-from pykittens.gpu.store import Store
+from pykittens.gpu.store import FileStore
 from pykittens.interop import frameworks
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
@@ -210,6 +210,6 @@ def test_errors_say_the_same(run: Any, gpu: FakeDriver) -> None:
 
 def test_they_are_removed_with_the_kernels(run: Any, gpu: FakeDriver, own_cache: Path) -> None:
     run(scale, gpu, *operands(), 0.5)
-    store = Store(own_cache)
+    store = FileStore(own_cache)
     assert sorted(file.suffix for file, _ in store.entries()) == [".entry", ".kernel"]
     assert store.shrink(-1) == 2 and store.entries() == []

@@ -13,7 +13,7 @@ from pykittens.gpu.libcuda import CudaError
 from pykittens.gpu.tensormap import encode
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
-FUNCTION = driver.Function(0x7000_0000_0000_2000, CONTEXT, 0, "attend")
+FUNCTION = driver.LoadedKernel(0x7000_0000_0000_2000, CONTEXT, 0, "attend")
 KINDS = ("tensor", "tensor", "i32", "i64", "f32", "bool", "tensormap", "tensormap")
 
 

@@ -18,7 +18,7 @@ from pykittens.kernels import (
     reference,
 )
 from pykittens.kernels.attention_backward_ampere import AMPLE
-from pykittens.kernels.schedule import Machine
+from pykittens.kernels.schedule import DeviceModel
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TOLERANCE = {BF16: 1e-2, np.dtype(np.float16): 2e-3}
@@ -178,7 +178,7 @@ def test_how_many_blocks_divide_the_work() -> None:
         n, m = (int(x) for x in 2 ** rng.uniform(0, 14, 2))
         found = shape(2, shared * group, shared, n, m, width, bool(rng.integers(2)), False, width == 256)
         parts = cut(found, 132)
-        times = attention_backward_divided.choices(found, Machine())
+        times = attention_backward_divided.choices(found, DeviceModel())
         assert times[0].way == (width, *parts) and (width, 1, 1) in [choice.way for choice in times]
         assert all(0 < choice.microseconds < 1e9 for choice in times)
         sums = attention_backward_divided.parts_of(2, shared, m, width, *parts)

@@ -200,7 +200,7 @@ def test_too_few_buffers_are_found() -> None:
     ("m", "n", "k"), [(4096, 4096, 4096), (64, 8192, 8192), (1000, 1032, 1000), (1, 1, 1), (99999, 16, 16)]
 )
 def test_the_choice_fits(m: int, n: int, k: int) -> None:
-    config, _ = schedule.product(schedule.Multiply(m, n, k), schedule.Machine()).way
+    config, _ = schedule.product(schedule.Multiply(m, n, k), schedule.DeviceModel()).way
     assert replace(config, rotate=False, once="") in schedule.CONFIGS
 
 

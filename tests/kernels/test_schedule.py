@@ -10,24 +10,24 @@ import pytest
 
 import pykittens as pk
 from pykittens.kernels import attention, attention_divided, reference, schedule
-from pykittens.kernels.schedule import Attention, Machine, Multiply, Way
+from pykittens.kernels.schedule import AttentionShape, DeviceModel, Multiply, Way
 
 SHAPES = [
-    Attention(1, 1, 1, 1, 1, 64, False),
-    Attention(3, 5, 1, 4097, 4097, 64, True),
-    Attention(1, 2, 2, 461, 24211, 128, False),
-    Attention(2, 4, 1, 5000, 100, 200, True),
-    Attention(32, 64, 8, 32768, 32768, 96, False),
-    Attention(2, 4, 1, 5000, 100, 200, False, 30, 30),  # rows that see nothing
-    Attention(1, 2, 2, 300, 2000, 64, True, 0),
-    Attention(1, 2, 2, 300, 300, 128, False, right=7, sinks=True),
+    AttentionShape(1, 1, 1, 1, 1, 64, False),
+    AttentionShape(3, 5, 1, 4097, 4097, 64, True),
+    AttentionShape(1, 2, 2, 461, 24211, 128, False),
+    AttentionShape(2, 4, 1, 5000, 100, 200, True),
+    AttentionShape(32, 64, 8, 32768, 32768, 96, False),
+    AttentionShape(2, 4, 1, 5000, 100, 200, False, 30, 30),  # rows that see nothing
+    AttentionShape(1, 2, 2, 300, 2000, 64, True, 0),
+    AttentionShape(1, 2, 2, 300, 300, 128, False, right=7, sinks=True),
 ]
 
 
 @pytest.mark.thin
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("machine", [Machine(1), Machine()])
-def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: Attention, machine: Machine) -> None:
+@pytest.mark.parametrize("machine", [DeviceModel(1), DeviceModel()])
+def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: AttentionShape, machine: DeviceModel) -> None:
     width = next(w for w in schedule.WIDTHS if w >= shape.dim)
     known = schedule.constants()["attention"][str(width)]
     times = [shape.microseconds(way, known[way.name], known["all"], machine) for way in shape.ways(machine.sms)]
@@ -37,9 +37,9 @@ def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: Attenti
 
 @pytest.mark.thin
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (64, 8192, 8192), (1000, 5000, 3000), (99999, 16, 16), (16384,) * 3])
-@pytest.mark.parametrize("machine", [Machine(1), Machine(2), Machine()])
+@pytest.mark.parametrize("machine", [DeviceModel(1), DeviceModel(2), DeviceModel()])
 def test_every_way_of_a_product_has_a_time_and_the_least_is_taken(
-    sizes: tuple[int, int, int], machine: Machine
+    sizes: tuple[int, int, int], machine: DeviceModel
 ) -> None:
     shape, known = schedule.contiguous(*sizes), schedule.constants()["product"]
     times = [shape.microseconds(way, known[way.name], known["all"], machine) for way in shape.ways(machine.sms)]
@@ -54,24 +54,26 @@ def test_every_way_of_a_product_has_a_time_and_the_least_is_taken(
 def test_few_rows_take_tiles_that_fit(m: int, cols: int) -> None:
     """Where there is no epilogue: it is given tiles of the result, and not of its transpose."""
     shape = schedule.contiguous(m, 8192, 512)
-    config = schedule.product(shape, Machine()).way.config
+    config = schedule.product(shape, DeviceModel()).way.config
     assert config.swap and config.cols == cols
-    assert not schedule.product(shape._replace(swap=False), Machine()).way.config.swap
+    assert not schedule.product(shape._replace(swap=False), DeviceModel()).way.config.swap
 
 
 def test_more_of_anything_takes_longer() -> None:
     times = [
-        schedule.attention(Attention(4, 16, 16, n, n, 128, True), Machine()).microseconds for n in (1024, 4096, 16384)
+        schedule.attention(AttentionShape(4, 16, 16, n, n, 128, True), DeviceModel()).microseconds
+        for n in (1024, 4096, 16384)
     ]
     assert times == sorted(times)
-    times = [schedule.product(Multiply(n, n, n), Machine()).microseconds for n in (1024, 4096, 16384)]
+    times = [schedule.product(Multiply(n, n, n), DeviceModel()).microseconds for n in (1024, 4096, 16384)]
     assert times == sorted(times)
 
 
 def test_a_window_takes_less_the_narrower_it_is() -> None:
     sides = (0, 100, 1000, None)
     times = [
-        schedule.attention(Attention(4, 8, 8, 8192, 8192, 64, True, left), Machine()).microseconds for left in sides
+        schedule.attention(AttentionShape(4, 8, 8, 8192, 8192, 64, True, left), DeviceModel()).microseconds
+        for left in sides
     ]
     assert times == sorted(times) and times[2] < 0.5 * times[3]
 
@@ -82,7 +84,7 @@ def test_windows_run_as_the_model_chooses(n: int, left: int, consumers: int) -> 
     q = np.zeros((4, 16, n, 64), pk.bf16.numpy)
     scores = attention.scores(64, True, None, left, None, None)
     call = attention.call(q, q, q, None, np.empty_like(q), None, scores)
-    way = schedule.attention(Attention(4, 16, 16, n, n, 64, True, left), Machine()).way
+    way = schedule.attention(AttentionShape(4, 16, 16, n, n, 64, True, left), DeviceModel()).way
     settings = way._asdict()
     del settings["splits"]  # nobody divides the keys of a window
     assert call.statics.items() >= settings.items()
@@ -91,20 +93,25 @@ def test_windows_run_as_the_model_chooses(n: int, left: int, consumers: int) -> 
 
 def test_memory_that_is_faster_takes_less() -> None:
     shape = Multiply(64, 8192, 8192)
-    assert schedule.product(shape, Machine(132, 4.8)).microseconds < schedule.product(shape, Machine()).microseconds
+    assert (
+        schedule.product(shape, DeviceModel(132, 4.8)).microseconds
+        < schedule.product(shape, DeviceModel()).microseconds
+    )
 
 
 def test_rows_that_tma_fills_with_zeros_take_time() -> None:
     """Half of the rows take longer in tiles that are half empty, as they did on an H200 (45 and 29 us)."""
-    known, way = schedule.constants()["product"], schedule.Product(schedule.Config(128, 64, 8, 2))
+    known, way = schedule.constants()["product"], schedule.ProductWay(schedule.Config(128, 64, 8, 2))
     whole, half = (Multiply(m, 5312, 7424) for m in (128, 64))
-    made = [shape.microseconds(way, known[way.name], known["all"], Machine()) for shape in (whole, half)]
+    made = [shape.microseconds(way, known[way.name], known["all"], DeviceModel()) for shape in (whole, half)]
     assert made[1] > made[0]
 
 
 def test_few_queries_of_many_keys_divide_the_keys() -> None:
-    assert schedule.attention(Attention(1, 2, 2, 64, 32768, 128, False), Machine()).way.splits > 1
-    assert schedule.attention(Attention(1, 2, 2, 64, 32768, 128, False), Machine(), divide=False).way.splits == 1
+    assert schedule.attention(AttentionShape(1, 2, 2, 64, 32768, 128, False), DeviceModel()).way.splits > 1
+    assert (
+        schedule.attention(AttentionShape(1, 2, 2, 64, 32768, 128, False), DeviceModel(), divide=False).way.splits == 1
+    )
 
 
 @pytest.mark.thin

@@ -10,7 +10,7 @@ import pykittens as pk
 from pykittens.testing.number_reference import bits_of
 from pykittens.testing.program_kernel import Player, arrays, program_kernel, tensors
 from pykittens.testing.program_reference import evaluate
-from pykittens.testing.programs import SCALARS, TILES, Step, draw
+from pykittens.testing.programs import SCALARS, TILES, ProgramStep, draw
 from pykittens.types import RegisterTile, RegisterVector, ScalarType, bool_
 
 TOGETHER = 8
@@ -47,7 +47,7 @@ def test_every_value_is_of_the_kind_that_was_drawn(monkeypatch: pytest.MonkeyPat
     forms = {RegisterTile: ("tile",), RegisterVector: ("col", "row"), ScalarType: ("scalar",)}
     plain = Player.step
 
-    def step(self: Player, step: Step, args: list[Any]) -> Any:
+    def step(self: Player, step: ProgramStep, args: list[Any]) -> Any:
         value = plain(self, step, args)
         assert step.makes.form in forms[type(value.type)] and value.type.dtype is step.makes.dtype, step
         return value

@@ -77,7 +77,7 @@ def refuse(condition: Any, reason: str) -> None:
         raise ArgumentError(f"left to fla: {reason}", fix="nothing: fla's own function is called")
 
 
-class Plan(NamedTuple):
+class PlannedCall(NamedTuple):
     """A call of `function`; `finish` makes fla's result of ours. also: the function's further result is wanted."""
 
     function: Function
@@ -111,7 +111,7 @@ class Replacement:
 
     module: str
     name: str
-    plan: Callable[..., Plan]
+    plan: Callable[..., PlannedCall]
     registry: str = ""
     ours: str = ""
 
@@ -127,7 +127,7 @@ class Replacement:
     def handled(self) -> frozenset[str]:
         return frozenset(inspect.signature(self.plan).parameters)
 
-    def planned(self, *args: Any, **kwargs: Any) -> Plan:
+    def planned(self, *args: Any, **kwargs: Any) -> PlannedCall:
         """The plan of a call. `ArgumentError` where it is left to fla."""
         try:
             bound = self.signature.bind(*args, **kwargs)

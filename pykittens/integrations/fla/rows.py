@@ -10,7 +10,7 @@ from torch import Tensor
 from ...functions.convolution import CAUSAL_CONV1D, CAUSAL_CONV1D_BACKWARD
 from ...functions.loss import CROSS_ENTROPY, CROSS_ENTROPY_LSE
 from ...functions.norms import LAYERNORM, RMSNORM
-from .plan import Operand, Plan, given, offsets, refuse, replaces
+from .plan import Operand, PlannedCall, given, offsets, refuse, replaces
 
 # The convolution. fla's state is the last `width` rows (N, channels, width), of which y needs all but the first. ----
 
@@ -33,14 +33,14 @@ def _convolution(
     output_final_state: bool = False,
     activation: str | None = None,
     cu_seqlens: Tensor | None = None,
-) -> Plan:
+) -> PlannedCall:
     refuse(weight is None or residual is not None, "a convolution without weight, or with a residual")
     operands = (given(x), given(weight), given(bias), _conv_state(initial_state, x.dtype), offsets(cu_seqlens))
 
     def finish(y: Tensor) -> tuple[Tensor, Tensor | None]:
         return y, _last_rows(x, weight.shape[1], initial_state, cu_seqlens) if output_final_state else None
 
-    return Plan(CAUSAL_CONV1D, operands, (_activation(activation),), finish)
+    return PlannedCall(CAUSAL_CONV1D, operands, (_activation(activation),), finish)
 
 
 def _last_rows(x: Tensor, width: int, before: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
@@ -70,7 +70,7 @@ def _convolution_backward(
     initial_state: Tensor | None = None,
     activation: str | None = None,
     cu_seqlens: Tensor | None = None,
-) -> Plan:
+) -> PlannedCall:
     """fla's (dx, dweight, dbias, dresidual, dstate). Of the state's gradient `dht`, ours takes all rows but the first,
     which is that of a row of x, or of the state before where there are fewer than `width` rows.
     """
@@ -93,7 +93,9 @@ def _convolution_backward(
                 dbefore[:, :, n] += dht[:, :, 0]
         return dx, dweight, None if bias is None else dbias, None, dbefore
 
-    return Plan(CAUSAL_CONV1D_BACKWARD, (*operands, _conv_state(dht, x.dtype)), (_activation(activation),), finish)
+    return PlannedCall(
+        CAUSAL_CONV1D_BACKWARD, (*operands, _conv_state(dht, x.dtype)), (_activation(activation),), finish
+    )
 
 
 # Norms: fla's functions that a user's modules call, forward and backward together. ---------------------------------
@@ -101,7 +103,7 @@ def _convolution_backward(
 
 def _norm(
     function: Any, x: Tensor, weight: Any, bias: Any, residual: Any, eps: float, prenorm: bool, f32: bool
-) -> Plan:
+) -> PlannedCall:
     refuse(prenorm and residual is None and f32 and x.dtype != torch.float32, "a residual in float32 made of x")
     operands = (given(x), given(residual), given(weight), given(bias), None)
     pair = residual is not None
@@ -110,7 +112,7 @@ def _norm(
         y, s = made if pair else (made, x)
         return (y, s) if prenorm else y
 
-    return Plan(function, operands, (eps, 0.0, 0), finish, pair)
+    return PlannedCall(function, operands, (eps, 0.0, 0), finish, pair)
 
 
 @replaces("fla.modules.norm.layernorm", "rms_norm", ours="rmsnorm")
@@ -122,7 +124,7 @@ def _rms_norm(
     eps: float = 1e-5,
     prenorm: bool = False,
     residual_in_fp32: bool = False,
-) -> Plan:
+) -> PlannedCall:
     return _norm(RMSNORM, x, weight, bias, residual, eps, prenorm, residual_in_fp32)
 
 
@@ -136,7 +138,7 @@ def _layer_norm(
     prenorm: bool = False,
     residual_in_fp32: bool = False,
     is_rms_norm: bool = False,
-) -> Plan:
+) -> PlannedCall:
     return _norm(RMSNORM if is_rms_norm else LAYERNORM, x, weight, bias, residual, eps, prenorm, residual_in_fp32)
 
 
@@ -148,16 +150,16 @@ def _cross_entropy(
     lse_square_scale: float = 0.0,
     logit_softcapping: float | None = None,
     ignore_index: int = -100,
-) -> Plan:
+) -> PlannedCall:
     """fla's pair: the losses, z-loss included, and the z-losses alone, which have no gradient."""
     operands = (given(logits), given(target))
     settings = ("none", ignore_index, label_smoothing, lse_square_scale, logit_softcapping or 0.0)
     if not lse_square_scale:
-        return Plan(CROSS_ENTROPY, operands, settings, lambda loss: (loss, torch.zeros_like(loss)))
+        return PlannedCall(CROSS_ENTROPY, operands, settings, lambda loss: (loss, torch.zeros_like(loss)))
 
     def finish(made: Any) -> tuple[Tensor, Tensor]:
         loss, lse = made
         with torch.no_grad():
             return loss, (lse_square_scale * lse * lse).masked_fill_(target == ignore_index, 0.0)
 
-    return Plan(CROSS_ENTROPY_LSE, operands, settings, finish)
+    return PlannedCall(CROSS_ENTROPY_LSE, operands, settings, finish)

@@ -18,7 +18,7 @@ from ...functions.gated import GATED_LINEAR_ATTENTION
 from ...functions.sequences import LINEAR_ATTENTION
 from .plan import (
     Operand,
-    Plan,
+    PlannedCall,
     computed,
     converted,
     given,
@@ -96,7 +96,7 @@ def _delta_rule(
     use_gate_in_kernel: bool = False,
     A_log: Tensor | None = None,
     dt_bias: Tensor | None = None,
-) -> Plan:
+) -> PlannedCall:
     operands = (
         *(given(heads_first(x)) for x in (q, k, v)),
         _strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval),
@@ -106,7 +106,7 @@ def _delta_rule(
     )
     settings = (scale, bool(use_qk_l2norm_in_kernel))
     also = bool(output_final_state)
-    return Plan(GATED_DELTA_RULE, operands, settings, lambda x: sequence_results(x, also, state_v_first), also)
+    return PlannedCall(GATED_DELTA_RULE, operands, settings, lambda x: sequence_results(x, also, state_v_first), also)
 
 
 @replaces("fla.ops.kda.chunk", "chunk_kda", registry="function", ours="kimi_delta_attention")
@@ -129,7 +129,7 @@ def _kimi_delta_attention(
     cu_seqlens: Tensor | None = None,
     A_log: Tensor | None = None,
     dt_bias: Tensor | None = None,
-) -> Plan:
+) -> PlannedCall:
     refuse(safe_gate and use_gate_in_kernel and lower_bound is None, "safe_gate without lower_bound")
     operands = (
         *(given(heads_first(x)) for x in (q, k, v)),
@@ -140,7 +140,9 @@ def _kimi_delta_attention(
     )
     settings = (scale, bool(use_qk_l2norm_in_kernel))
     also = bool(output_final_state)
-    return Plan(KIMI_DELTA_ATTENTION, operands, settings, lambda x: sequence_results(x, also, state_v_first), also)
+    return PlannedCall(
+        KIMI_DELTA_ATTENTION, operands, settings, lambda x: sequence_results(x, also, state_v_first), also
+    )
 
 
 @replaces("fla.ops.simple_gla.chunk", "chunk_simple_gla", ours="gated_linear_attention")
@@ -159,7 +161,7 @@ def _gated_linear_attention(
     output_final_state: bool = False,
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
-) -> Plan:
+) -> PlannedCall:
     refuse(g is not None and g_gamma is not None, "g and g_gamma together")
     refuse(g_gamma is not None and g_gamma.requires_grad, "a gradient of g_gamma, which fla's function does not give")
     refuse(g_gamma is not None and g_gamma.shape != q.shape[2:3], "a g_gamma that is not one for each head")
@@ -171,13 +173,13 @@ def _gated_linear_attention(
 
     if g is None and cu_seqlens is None and q.shape[1] != 1:  # no decay, or one that does not change with time
         operands += [converted(g_gamma, F32), state(initial_state, state_v_first)]
-        return Plan(LINEAR_ATTENTION, tuple(operands), (scale,), finish, also)
+        return PlannedCall(LINEAR_ATTENTION, tuple(operands), (scale,), finish, also)
     if g is not None:
         decay = computed(heads_first(g), F32, lambda: heads_first(g).float())
     else:
         decay = computed(heads_first(q[..., 0]), F32, lambda: _each_row(g_gamma, q))
     operands += [decay, state(initial_state, state_v_first), offsets(cu_seqlens)]
-    return Plan(GATED_LINEAR_ATTENTION, tuple(operands), (scale, False), finish, also)
+    return PlannedCall(GATED_LINEAR_ATTENTION, tuple(operands), (scale, False), finish, also)
 
 
 def _each_row(g_gamma: Tensor | None, q: Tensor) -> Tensor:
@@ -227,7 +229,7 @@ def _delta_rule_step(
     use_beta_sigmoid_in_kernel: bool = False,
     allow_neg_eigval: bool = False,
     state_v_first: bool = False,
-) -> Plan:
+) -> PlannedCall:
     refuse(beta is None, "no beta")
     rows = _row(q, k, v)
     strength = _strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
@@ -239,7 +241,7 @@ def _delta_rule_step(
         _before(rows[0], rows[2], initial_state, state_v_first),
     )
     settings = (scale, bool(use_qk_l2norm_in_kernel))
-    return Plan(
+    return PlannedCall(
         GATED_DELTA_RULE_STEP, operands, settings, lambda x: _step_results(x, output_final_state, state_v_first)
     )
 
@@ -262,7 +264,7 @@ def _gated_linear_attention_step(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     state_v_first: bool = False,
-) -> Plan:
+) -> PlannedCall:
     refuse(q.shape[1] != 1 or (g is not None and gk is not None), "several rows, one after another, or two gates")
     g = gk if g is None else g
     return _gated_linear_attention(q, k, v, g, g_gamma, scale, initial_state, output_final_state, state_v_first)
@@ -286,7 +288,7 @@ def _kimi_delta_attention_step(
     allow_neg_eigval: bool = False,
     lower_bound: float | None = None,
     state_v_first: bool = False,
-) -> Plan:
+) -> PlannedCall:
     rows = _row(q, k, v)
     operands = (
         *map(given, rows),
@@ -295,7 +297,7 @@ def _kimi_delta_attention_step(
         _before(rows[0], rows[2], initial_state, state_v_first),
     )
     settings = (scale, bool(use_qk_l2norm_in_kernel))
-    return Plan(
+    return PlannedCall(
         KIMI_DELTA_ATTENTION_STEP, operands, settings, lambda x: _step_results(x, output_final_state, state_v_first)
     )
 
