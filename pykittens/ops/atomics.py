@@ -62,6 +62,8 @@ class Atomic(Op):
     a warp all threads get the result. In a wider scope only one thread may run at all: see `passes/elect.py`.
     """
 
+    spelling = "pk.atomic_{kind}"
+
     scope: Scope
     target: Value | Place
     kind: str

@@ -27,6 +27,8 @@ class BulkSend(Op):
     `barrier` in each.
     """
 
+    spelling = "pk.tma.exchange"
+
     scope: Scope
     target: Value
     source: Value

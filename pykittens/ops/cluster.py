@@ -38,6 +38,8 @@ __device__ __forceinline__ void pk_ld_remote(u32 a, float& x, float& y) {
 class ClusterBarrier(Op):
     """All threads of all blocks of the cluster meet (PTX "barrier.cluster")."""
 
+    spelling = "pk.cluster.sync"
+
     scope: Scope
 
     def numpy(self, m: NumpyMachine) -> None:
@@ -54,6 +56,8 @@ class ClusterBarrier(Op):
 @dataclass(eq=False)
 class StoreRemote(Op):
     """A register tile into a shared tile of block `rank` of the cluster (distributed shared memory)."""
+
+    spelling = "{scope}.store"
 
     scope: Scope
     target: Value
@@ -107,6 +111,8 @@ class StoreRemote(Op):
 class LoadRemote(Op):
     """A new register tile with a shared tile of block `rank` of the cluster (distributed shared memory)."""
 
+    spelling = "pk.cluster.load"
+
     scope: Scope
     source: Value
     rank: Operand
@@ -150,6 +156,8 @@ class DependencyWait(Op):
     They may touch all tensors but the `independent` ones.
     """
 
+    spelling = "pk.wait_for_previous"
+
     scope: Scope
     independent: tuple[Value, ...] = ()
 
@@ -170,6 +178,8 @@ class DependencyWait(Op):
 @dataclass(eq=False)
 class DependencyLaunch(Op):
     """Lets dependent kernels begin (PTX "griddepcontrol.launch_dependents")."""
+
+    spelling = "pk.launch_next"
 
     scope: Scope
 

@@ -126,6 +126,8 @@ class Copy(Op):
 class CopyIn(Copy):
     """Global to shared, finished when it returns to each thread; what lies past the end becomes zero."""
 
+    spelling = "{scope}.load_into"
+
     scope: Scope
     target: Value
     source: Place
@@ -170,6 +172,8 @@ class CopyIn(Copy):
 class CopyOut(Copy):
     """Shared to global; what lies past the end is not written."""
 
+    spelling = "{scope}.store"
+
     scope: Scope
     target: Place
     source: Value
@@ -213,6 +217,8 @@ class CopyOut(Copy):
 @dataclass(eq=False)
 class CopyAsync(Copy):
     """Global to shared with cp.async (PTX "cp.async"): finished after `CommitCopies` and `WaitCopies`."""
+
+    spelling = "{scope}.load_async"
 
     scope: Scope
     target: Value
@@ -273,6 +279,8 @@ class CopyAsync(Copy):
 class CommitCopies(Op):
     """Closes a group of this thread's cp.async copies."""
 
+    spelling = "{scope}.commit"
+
     scope: Scope
 
     def numpy(self, m: NumpyMachine) -> None:
@@ -288,6 +296,8 @@ class CommitCopies(Op):
 @dataclass(eq=False)
 class WaitCopies(Op):
     """Waits until at most `pending` of this thread's groups of copies are unfinished."""
+
+    spelling = "{scope}.wait_loads"
 
     scope: Scope
     pending: int

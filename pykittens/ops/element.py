@@ -39,6 +39,8 @@ class LoadScalar(Op):
     `repeated` (set by passes/polling.py): a `pk.loop` may wait for it: every pass reads it anew (C "volatile").
     """
 
+    spelling = "a read of an element"
+
     scope: Scope
     source: Value | Place
     at: Operand = 0
@@ -89,6 +91,8 @@ class LoadScalar(Op):
 @dataclass(eq=False)
 class StoreScalar(Op):
     """One element of a global tensor or shared vector, written by one thread of the scope."""
+
+    spelling = "{scope}.set"
 
     scope: Scope
     target: Value | Place

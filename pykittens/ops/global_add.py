@@ -39,6 +39,8 @@ __device__ __forceinline__ void pk_red_add4(float* p, const float* x) {
 class AddVector(Op):
     """Adds a naive vector of float32 to neighbours in a tensor's row; past the end nothing is added."""
 
+    spelling = "{scope}.add"
+
     scope: Scope
     target: Place
     source: Value

@@ -26,6 +26,8 @@ from .samples import Rectangle, Sample, cut, gathers, inside, pasted, tiles, vec
 class GlobalReduce(Op):
     """Each element of a rectangle becomes itself `kind` the element of a tile or vector; past the end nothing does."""
 
+    spelling = "{scope}.{kind}"
+
     scope: Scope
     target: Place
     source: Value

@@ -91,6 +91,8 @@ class Gather(Op):
     there is none. `source` is where a matrix begins, or a shared tile or vector (of which `row` is 0).
     """
 
+    spelling = "a read at indices"
+
     scope: Scope
     source: Value | Place
     row: Operand

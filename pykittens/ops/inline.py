@@ -27,6 +27,8 @@ class Inline(Op):
     `inputs` are read. `meaning` takes arrays by name and returns those of the outputs, in order, for the simulator.
     """
 
+    spelling = "pk.cuda"
+
     scope: Scope
     text: str
     names: tuple[str, ...]

@@ -29,6 +29,8 @@ from .samples import Sample
 class LoadPairs(Op):
     """Two f16 tiles, in a fragment's layout, with the even and the odd columns of a shared tile of 8-bit floats."""
 
+    spelling = "{scope}.load_pairs"
+
     scope: Scope
     source: Value
     layout: Literal["row", "col"]

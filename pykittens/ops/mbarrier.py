@@ -90,6 +90,8 @@ def check_barrier(barrier: Value) -> None:
 class Arrive(Op):
     """One thread of the scope arrives, and first adds `bytes` to what the phase waits for (expect_tx)."""
 
+    spelling = "pk.arrive"
+
     scope: Scope
     barrier: Value
     bytes: Operand = 0
@@ -164,6 +166,8 @@ class Arrive(Op):
 @dataclass(eq=False)
 class Wait(Op):
     """Waits until the phase with parity `phase` (0 or 1) has ended."""
+
+    spelling = "pk.wait"
 
     scope: Scope
     barrier: Value

@@ -77,6 +77,8 @@ class MemoryFence(_Ordered):
     """Orders the warp's accesses before it and after it for all threads of the memory scope (PTX "membar, fence":
     fence.acq_rel)."""
 
+    spelling = "pk.fence"
+
     scope: Scope
     memory_scope: MemoryScope = "gpu"
 
@@ -100,6 +102,8 @@ class MemoryFence(_Ordered):
 @dataclass(eq=False)
 class StrongLoad(_Ordered):
     """One element of a tensor, read by one thread of the warp with an order; the whole warp gets it (PTX "ld")."""
+
+    spelling = "a strong load"
 
     scope: Scope
     source: Place
@@ -147,6 +151,8 @@ class StrongLoad(_Ordered):
 @dataclass(eq=False)
 class StrongStore(_Ordered):
     """One element of a tensor, written by one thread of the scope with an order (PTX "st")."""
+
+    spelling = "{scope}.set"
 
     scope: Scope
     target: Place
@@ -200,6 +206,8 @@ class StrongStore(_Ordered):
 @dataclass(eq=False)
 class Signal(_Ordered):
     """Adds to an element with a release, once for the scope, all of whose threads have come (PTX "red.release")."""
+
+    spelling = "pk.signal"
 
     scope: Scope
     target: Place
@@ -260,6 +268,8 @@ class WaitFor(_Ordered):
     """Waits, each warp for itself, until an element is at least `count`, and acquires what was released (PTX
     "ld.acquire").
     """
+
+    spelling = "pk.wait_for"
 
     scope: Scope
     source: Place

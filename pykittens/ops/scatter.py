@@ -47,6 +47,8 @@ class Scatter(_AtIndices):
     and of the threads that hold copies of a vector's element, one writes it.
     """
 
+    spelling = "{scope}.store"
+
     scope: Scope
     target: Value | Place
     row: Operand
@@ -123,6 +125,8 @@ class ScatterReduce(_AtIndices):
     """target[row, col] becomes itself `kind` each element of a tile or vector, atomically; what lies outside is
     dropped. Of the threads that hold copies of a vector's element, one does it; of a partial vector each adds its term.
     """
+
+    spelling = "{scope}.{kind}"
 
     scope: Scope
     target: Value | Place

@@ -27,6 +27,8 @@ from .samples import Sample, tiles, vectors
 class SharedReduce(Op):
     """Each element of a shared tile or vector becomes itself `kind` the element of a register tile or vector."""
 
+    spelling = "{scope}.{kind}"
+
     scope: Scope
     target: Value
     source: Value

@@ -12,6 +12,8 @@ from ..types import Type
 class Barrier(Op):
     """All threads of the scope meet; shared and global accesses before it come before those after it."""
 
+    spelling = "{scope}.sync"
+
     scope: Scope
 
     def numpy(self, m: NumpyMachine) -> None:
@@ -65,6 +67,8 @@ class Named(Op):
 class NamedArrive(Named):
     """They are counted and go on."""
 
+    spelling = "{scope}.arrive_at"
+
     def effects(self) -> tuple[Effect, ...]:
         return (Sync("arrive", self.barrier, index=self.index),)
 
@@ -79,6 +83,8 @@ class NamedSync(Named):
     `aligned` (set by passes/aligned.py): one role waits for a phase, so that "bar.sync", which is
     "barrier.sync.aligned" (PTX "barrier"), is nothing that synccheck reports.
     """
+
+    spelling = "{scope}.sync_at"
 
     aligned: bool = False
 

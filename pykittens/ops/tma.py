@@ -221,6 +221,8 @@ class TmaLoad(Op):
     cluster.
     """
 
+    spelling = "pk.tma.load"
+
     scope: Scope
     target: Value
     source: Place
@@ -317,6 +319,10 @@ class TmaStore(Op):
     kind: Literal["store", "add", "min", "max"] = "store"
 
     @property
+    def spelled(self) -> str:
+        return "pk.tma.store" if self.kind == "store" else f"pk.tma.store_{self.kind}"
+
+    @property
     def numerics(self) -> Numerics:  # type: ignore[override]
         dtype = self.target.type.dtype
         if self.kind == "store":
@@ -389,6 +395,8 @@ class TmaStore(Op):
 class TmaPrefetch(Op):
     """Brings a rectangle of a tensor into L2."""
 
+    spelling = "pk.tma.prefetch"
+
     scope: Scope
     source: Place
     like: Value  # the shared tile whose box is meant
@@ -426,6 +434,8 @@ class TmaPrefetch(Op):
 class CommitBulk(Op):
     """Closes the bulk group of the issuing thread's TMA stores."""
 
+    spelling = "pk.tma.commit"
+
     scope: Scope
 
     single_thread = True
@@ -445,6 +455,8 @@ class WaitBulk(Op):
     """The issuing thread waits until at most `pending` groups are unfinished (`read`: have not read their source
     yet).
     """
+
+    spelling = "pk.tma.wait"
 
     scope: Scope
     pending: int

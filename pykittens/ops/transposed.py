@@ -36,6 +36,8 @@ def _each_matrix(c: CudaWriter, scope: Scope, memory: Value, tile: RegisterTile,
 class LoadTransposed(Op):
     """A new row-layout register tile with the transpose of a shared tile of 16-bit elements."""
 
+    spelling = "{scope}.load_transposed"
+
     scope: Scope
     source: Value
 
@@ -76,6 +78,8 @@ class LoadTransposed(Op):
 @dataclass(eq=False)
 class StoreTransposed(Op):
     """The transpose of a row-layout register tile into a shared tile of the same 16-bit dtype."""
+
+    spelling = "{scope}.store_transposed"
 
     scope: Scope
     target: Value

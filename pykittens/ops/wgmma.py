@@ -255,6 +255,8 @@ class WgmmaWait(Op):
     finished.
     """
 
+    spelling = "warpgroup.wait"
+
     scope: Scope
     tiles: tuple[Value, ...]
     pending: int | None = None

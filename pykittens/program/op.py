@@ -36,6 +36,7 @@ class Op:
         CLUSTER  # how many warps in turn get the same results from the same operands at most, or BLOCK, or CLUSTER
     )
     numerics: Numerics | None = None  # what it promises about the numbers it makes; None where it makes none
+    spelling: ClassVar[str] = ""  # how authors spell it, where that is not the class's name: "{scope}.set"
     single_thread: ClassVar[bool] = False  # one thread can do it alone: issued by an elected one
     no_vjp: ClassVar[str] = ""  # why floats that it makes of floats have no derivative here
     pointwise: ClassVar[bool] = False  # each element follows from those at its place: `vjp` takes unsummed cotangents
@@ -84,6 +85,11 @@ class Op:
     @property
     def name(self) -> str:
         return type(self).__name__.lower()
+
+    @property
+    def spelled(self) -> str:
+        """It as the author wrote it, for errors: `spelling` with the scope, and the kind if it has one, filled in."""
+        return (self.spelling or "{scope}." + self.name).format(scope=self.scope, kind=getattr(self, "kind", ""))
 
     def refuse_crowd(self) -> None:
         """Raises where several warps do together what only one thread may, since all would need the result."""

@@ -11,7 +11,8 @@ from .steps import Step
 
 WAITS = {
     "cp.async": "wait for the copy (wait_loads), and meet in a barrier where other warps copied a part",
-    "mbarrier": "wait on the mbarrier that the load completes on before touching the bytes it writes",
+    "mbarrier": "wait on the mbarrier that the load completes on, with its phase's parity (0 for the first), before "
+    "touching the bytes it writes",
     "wgmma": "wait for the matrix product (warpgroup.wait) before its operands are overwritten",
     "bulk": "wait for the bulk store to finish before touching what it writes",
     "bulk.read": "wait until the bulk store has read its tile before it is overwritten",
@@ -33,7 +34,7 @@ def race(cluster: ClusterState, step: Step, access: Access, clash: Clash, by: in
     who, at = cluster.agent_label(by), f"(block {block.label})"
     if clash.kind == "unwritten":
         return UninitializedError(
-            f"{op.scope}.{op.name}: {who} reads {what}, which nothing wrote {at}",
+            f"{op.spelled}: {who} reads {what}, which nothing wrote {at}",
             fix="store or load it first, and wait for what does",
             location=op.location,
         )
@@ -66,7 +67,7 @@ def race(cluster: ClusterState, step: Step, access: Access, clash: Clash, by: in
     same_line = clash.operation == step.number
     if same_line and (not queue or int(cluster.clocks.warp_of[clash.agent]) not in (-1, by)):
         fix = SAME_LINE
-    return RaceError(f"race: {op.scope}.{op.name}: {fact} {at}", fix=fix, location=op.location, also=also)
+    return RaceError(f"race: {op.spelled}: {fact} {at}", fix=fix, location=op.location, also=also)
 
 
 def _lane_race(
@@ -97,7 +98,7 @@ def _lane_race(
     else:
         fact = f"which other lanes of the warp {did}: the lanes of a warp need not run in step"
     return RaceError(
-        f"race between lanes: {op.scope}.{op.name}: lanes of {who} "
+        f"race between lanes: {op.spelled}: lanes of {who} "
         f"{_verb(access, access.reduction)[:-1] if access.mode != 'reduce' else 'change'} {what}, {fact} (block "
         f"{cluster.blocks[int(cluster.grid_state.block_of[by])].label})",
         fix=fix,
@@ -110,7 +111,7 @@ def _missing_fence(
     op: Op, who: str, access: Access, what: str, other: str, at: str, also: dict[str, tuple[Frame, ...]]
 ) -> Diagnosis:
     return RaceError(
-        f"missing proxy fence: {op.scope}.{op.name} of {who} {_verb(access, access.reduction)} {what} through the "
+        f"missing proxy fence: {op.spelled} of {who} {_verb(access, access.reduction)} {what} through the "
         f"async proxy, and the ordinary write of {other} is not fenced {at}",
         fix="let the writers meet the other side in a barrier after their writes (warp.sync(), pk.block.sync()); the "
         "compiler fences before it",
@@ -138,7 +139,7 @@ def _global_race(
     if clash.kind == "proxy":
         return _missing_fence(op, who, access, what, other, at, also)
     does, did = _verb(access, access.reduction), _verb(first, first.combines)
-    fact = f"race: {op.scope}.{op.name}: {who} {does} {what}, and {other} {did} it: nothing orders the two {at}"
+    fact = f"race: {op.spelled}: {who} {does} {what}, and {other} {did} it: nothing orders the two {at}"
     strong = first.scope and access.order != "weak"
     if strong and first.combines and access.reduction not in ("", first.combines):
         fix = ONE_KIND
@@ -168,4 +169,4 @@ def _verb(access: Access | AccessClass, reduction: str) -> str:
 
 def flight_label(step: Step) -> str:
     """An asynchronous operation in words."""
-    return f"{step.op.scope}.{step.op.name}"
+    return f"{step.op.spelled}"

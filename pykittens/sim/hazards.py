@@ -68,8 +68,7 @@ def _check_started(m: Machine, step: Step, block: BlockState) -> None:
     known = clocks.of[CAUSED][np.ix_(m.agents if m.mask is None else m.agents[m.mask.warps], others)]
     if not m.block.cluster.grid_state.barriers and (known.max(axis=1) == 1).any():
         raise RaceError(
-            f"{step.op.scope}.{step.op.name} touches shared memory of block {block.rank} of the cluster, which may not "
-            "run yet",
+            f"{step.op.spelled} touches shared memory of block {block.rank} of the cluster, which may not run yet",
             fix="let the blocks of the cluster meet first: pk.cluster.sync()",
             location=step.op.location,
         )
@@ -165,7 +164,7 @@ def _refuse_same(m: Machine, touch: Touch, at: Spots, unit: int) -> None:
         made = next(x for x in reversed(index) if isinstance(x, Value))
         op, (row, col) = m.step.op, places[:, int(counts.argmax())].tolist()
         raise RaceError(
-            f"{op.scope}.{op.name}: {op.scope} {m.unit_label(unit)} of block {m.block.label} has {counts.max()} "
+            f"{op.spelled}: {op.scope} {m.unit_label(unit)} of block {m.block.label} has {counts.max()} "
             f"elements for row {row}, column {col} of {touch.value.label}",
             fix="make the places differ (-1 for one that is not written), or add with warp.add",
             location=op.location,
@@ -232,7 +231,7 @@ def _refuse_twice(m: Machine, step: Step, vector: Value, rows: tuple[int, ...], 
     twice = next((row for i, row in enumerate(rows) if row >= 0 and row in rows[:i]), None)
     if twice is not None:
         raise RaceError(
-            f"{step.op.scope}.{step.op.name}: {step.op.scope} {m.unit_label(unit)} of block {m.block.label} has "
+            f"{step.op.spelled}: {step.op.scope} {m.unit_label(unit)} of block {m.block.label} has "
             f"{rows.count(twice)} rows of its tile for row {twice} of the tensor",
             fix="make the rows differ (-1 for one that is not written), or add with warp.add",
             location=step.op.location,
@@ -250,7 +249,7 @@ def _check_previous(m: Machine, step: Step, touch: Touch) -> None:
     waits = [op for op in grid_state.program.walk() if isinstance(op, DependencyWait)]
     reads, name = touch.access.mode == "read", touch.value.label
     raise RaceError(
-        f"{step.op.scope}.{step.op.name}: {cluster.agent_label(int(active[unaware.argmax()]))} "
+        f"{step.op.spelled}: {cluster.agent_label(int(active[unaware.argmax()]))} "
         f"{'reads' if reads else 'writes'} {name}, "
         f"which the kernel before this one may still {'write' if reads else 'read or write'} (block {m.block.label})",
         fix=f"do it after pk.wait_for_previous(); if that kernel does not touch {name}, say "
@@ -393,7 +392,7 @@ def check_registers(m: Machine, step: Step) -> None:
             continue  # accumulates in the same queue, which is in order
         verb = "writes" if flying.mode == "write" else "reads"
         raise InFlightError(
-            f"{step.op.scope}.{step.op.name} {'changes' if changes else 'uses'} {value.label} while "
+            f"{step.op.spelled} {'changes' if changes else 'uses'} {value.label} while "
             f"{flight_label(flying.step)} still {verb} it",
             fix=f"wait for it first: warpgroup.wait({value.name or 'x'})",
             location=step.op.location,

@@ -74,7 +74,7 @@ class Machine(GangRegisters):
     def _no_block(self, which: str, fix: str) -> None:
         op = self.step.op
         raise OutOfBoundsError(
-            f"{op.scope}.{op.name}: {which}, in a cluster of {len(self.block.cluster.blocks)} blocks",
+            f"{op.spelled}: {which}, in a cluster of {len(self.block.cluster.blocks)} blocks",
             fix=fix,
             location=op.location,
         )

@@ -87,7 +87,7 @@ class GangRegisters:
         self.units = len(self.chosen)
         if partial or (step.span > self.warps and not step.single):
             raise Diagnosis(
-                f"{step.op.scope}.{step.op.name} is a collective under a divergent branch: only {self.mask.count} of "
+                f"{step.op.spelled} is a collective under a divergent branch: only {self.mask.count} of "
                 f"the warps of its {step.op.scope} come to it",
                 fix="let all warps of the scope take the branch (a condition that is the same for all), or move the "
                 "operation out of it",
@@ -102,7 +102,7 @@ class GangRegisters:
         except KeyError:
             op = self.step.op
             raise UninitializedError(
-                f"{op.scope}.{op.name} uses {value.label}, which these warps never made",
+                f"{op.spelled} uses {value.label}, which these warps never made",
                 fix="make it before the branch or role that uses it",
                 location=op.location,
                 also={"it is made at": value.location},
@@ -135,7 +135,7 @@ class GangRegisters:
         if ((rows != first) & ((rows == rows) | (first == first))).any():  # NaN is the same as NaN
             op = self.step.op
             raise Diagnosis(
-                f"{op.scope}.{op.name}: {of.label} differs between the warps of one {op.scope}: {rows[0].tolist()}",
+                f"{op.spelled}: {of.label} differs between the warps of one {op.scope}: {rows[0].tolist()}",
                 fix=f"use a value that is the same for the whole {op.scope}, or do the operation on a warp",
                 location=op.location,
                 also={"it is made at": of.location},

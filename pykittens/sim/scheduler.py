@@ -108,7 +108,7 @@ class Scheduler:
             raise
         except Exception as error:  # in the NumPy face of an operation, perhaps the user's own
             op = gang.m.step.op
-            raise Diagnosis(f"{op.scope}.{op.name} fails on the CPU: {error!r}", location=op.location) from error
+            raise Diagnosis(f"{op.spelled} fails on the CPU: {error!r}", location=op.location) from error
         return True
 
     def _finish_some(self, r: Running, chance: random.Random) -> None:

@@ -153,6 +153,12 @@ class Handle(Value):
             fix=f"{convert} converts it there; for functions of Python's math use pk's, pk.exp(x), pk.sqrt(x)",
         )
 
+    def __enter__(self) -> NoReturn:
+        no_context(self._described)
+
+    def __exit__(self, *error: object) -> None:
+        """Never reached: Python asks for it first."""
+
     def __pos__(self) -> Any:
         return self
 
@@ -188,6 +194,14 @@ class Handle(Value):
         """What it is called, where it has a name, and what it is."""
         label = self.label  # which finds a name
         return f"{label}: {self.type}" if self.name else str(self.type)
+
+
+def no_context(what: str) -> NoReturn:
+    """Refuses `with` of what is no region."""
+    raise TraceError(
+        f"`with` of {what}, which is no context",
+        fix="branch with pk.when(x > 0); of a ring, `with ring.fill() as slot:` and `with ring.reading() as slot:`",
+    )
 
 
 class Rounded:

@@ -213,6 +213,12 @@ class Region(AbstractContextManager[Any]):
         self.how = f"with {what}(...)"
         current().waiting.append(self)
 
+    def __repr__(self) -> str:
+        return f"<{self.how} as x: before it is entered>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{self.what} has no attribute {name!r} before it is entered: write `{self.how} as x:`")
+
     def __enter__(self) -> Any:
         waiting = current().waiting
         if self not in waiting:

@@ -18,7 +18,7 @@ barriers of all blocks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import TraceError
 from ..ops import atomics, mbarrier, tma, variables, views
@@ -27,6 +27,7 @@ from ..ops.scalars import THREAD
 from ..program import Access, Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, SharedTile, SharedVector, i32, u32
 from . import recorder
+from .handle import no_context
 from .memory import Shared, shared
 from .recorder import current, here, record, region
 
@@ -37,6 +38,12 @@ class Slot:
     def __init__(self, tiles: dict[str, Shared], full: Value):
         self.__dict__.update(tiles)
         self._tiles, self._full = tiles, full
+
+    def __enter__(self) -> NoReturn:
+        no_context("a slot of a ring")
+
+    def __exit__(self, *error: object) -> None:
+        """Never reached: Python asks for it first."""
 
     def __getattr__(self, name: str) -> Any:
         raise TraceError(f"a slot of this ring has no tile {name!r}", fix=f"it has {', '.join(self._tiles)}")

@@ -180,7 +180,8 @@ ROWS: list[tuple[str, str, str, dict[str, Any]]] = [
         {},
     ),
     (
-        "wait on the mbarrier that the load completes on before touching the bytes it writes",
+        "wait on the mbarrier that the load completes on, with its phase's parity (0 for the first), before "
+        "touching the bytes it writes",
         "load()\nwarp.store(y, warp.load(t), (0, 0))\npk.wait(b, 0)",
         "load()\npk.wait(b, 0)\nwarp.store(y, warp.load(t), (0, 0))",
         {},

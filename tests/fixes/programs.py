@@ -86,6 +86,7 @@ KERNELS: list[Any] = [
     ("np.exp(t)", "pk.exp(t)"),
     ("np.where(t > 0, t, 0)", "pk.where(t > 0, t, 0)"),
     ("np.array(t)", "t * 2"),
+    ("with n > 3: pass", "with pk.when(n > 3): pass"),
     ("k = pk.var(i32, 0)\nk.value = 3", "k = pk.var(i32, 0)\nk[:] = 3"),
     ("t if 0 < n < 3 else t * 2", "pk.where((0 < n) & (n < 3), t, t * 2)"),
     ("max(t, 0)", "pk.maximum(t, 0)"),
