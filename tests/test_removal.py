@@ -219,7 +219,7 @@ def special(row: Shipped, signs: bool) -> Iterator[Instance]:
             yield replace(few, statics={**few.statics, "config": config})
     if name == "gemm":
         for share in ("a", "k"):
-            yield replace(found, statics={**found.statics, "config": gemm.Config(cols=128, cluster=2, share=share)})
+            yield replace(found, statics={**found.statics, "config": gemm.Config(cols=64, cluster=2, share=share)})
 
 
 def longer(found: Instance, rows: int) -> Instance:

@@ -63,10 +63,12 @@ class Writer(RegisterText, ThreadText):
         assert isinstance(op.index.type, ScalarType)
         i, c = self[op.index], op.index.type.dtype
         start, stop = self.scalar(op.start, c), self.scalar(op.stop, c)
-        self.line(
-            f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {"<" if op.step > 0 else ">"} {stop}; {i} += '
-            f"{op.step}) {{"
-        )
+        if isinstance(op.step, int):
+            more, then = "<" if op.step > 0 else ">", f"{i} += {op.step}"
+        else:  # never past the largest number
+            step = self.scalar(op.step, c)
+            more, then = "<", f"{i} = {step} < {stop} - {i} ? {i} + {step} : {stop}"
+        self.line(f'_Pragma("unroll 1") for ({c.c} {i} = {start}; {i} {more} {stop}; {then}) {{')
         self.block(op.body)
         self.line("}")
 
@@ -167,7 +169,9 @@ class Writer(RegisterText, ThreadText):
         self.line('asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");')
         self.line("}")
         if self.clustered:
-            self.line('asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");')
+            # The fence has released the barriers: an arrival that releases again waits for all of the GPU's memory.
+            meet = "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;"
+            self.line(f'asm volatile("{meet}" ::: "memory");')
         else:
             self.line("__syncthreads();")
 

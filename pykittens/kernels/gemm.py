@@ -17,6 +17,7 @@ Speed beside cuBLAS: docs/benchmarks.md, measured by `pykittens bench gemm`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -36,9 +37,9 @@ class Config:
     `group`: how many tiles stand below one another before the walk goes right. `cluster` blocks share something:
     operand "b" where they stand below one another, "a" where side by side, or one tile of c, of which each sums a part
     of "k". `residents` blocks share a multiprocessor. `rotate`: each column of tiles (row of swapped ones) begins
-    elsewhere along k, so that not all blocks ask for the same lines of a small operand at once. `once`: an operand, "a"
-    or "b", that is read once: its lines give way in L2. `swap`: c.T = a @ b is made, so that tiles have any multiple of
-    16 rows of c; on their other side tensor cores want 64.
+    elsewhere along k, so that not all blocks ask for the same lines of a small operand at once; not in clusters, whose
+    blocks load the same. `once`: an operand, "a" or "b", that is read once: its lines give way in L2. `swap`: c.T = a @
+    b is made, so that tiles have any multiple of 16 rows of c; on their other side tensor cores want 64.
     """
 
     rows: int = 128
@@ -61,9 +62,12 @@ class Config:
             or self.cols % unit
             or self.cols > 256
             or self.share not in ("a", "b", "k")
+            or self.cols % self.own
+            or (self.rotate and self.cluster > 1)
         ):
             raise ValueError(
-                f"{self}: rows are a multiple of 64 a consumer, columns of {unit} up to 256, and share a, b or k"
+                f"{self}: rows are a multiple of 64 a consumer, columns of {unit} up to 256 (of what each block of a "
+                "cluster finishes), share a, b or k, and clusters do not rotate"
             )
 
     @property
@@ -79,7 +83,12 @@ class Config:
     @property
     def own(self) -> int:
         """How many columns a block finishes."""
-        return self.cols // self.cluster if self.splits else self.cols
+        return own_columns(self.cols, self.cluster) if self.splits else self.cols
+
+
+def own_columns(cols: int, cluster: int) -> int:
+    """How many columns of a tile that a cluster makes together a block of it finishes: 16 at least, and some none."""
+    return -(-cols // (16 * cluster)) * 16
 
 
 def sides(a: Any, b: Any, c: Any, ta: bool, tb: bool, swap: bool) -> tuple[Any, Any]:
@@ -97,6 +106,11 @@ def grid(
     items = pk.cdiv(m, config.rows * down) * pk.cdiv(n, config.cols * right)
     items = items if splits is None else items * splits
     return (items if config.splits else min(items, max(1, sms * config.residents // config.cluster))) * config.cluster
+
+
+def item(tiles: Any, index: Any) -> Any:
+    """One of several shared tiles, or the only one."""
+    return tiles[index] if tiles.count > 1 else tiles
 
 
 def store_runs(target: Any, buffer: Any, at: tuple[Any, Any]) -> None:
@@ -175,8 +189,10 @@ def gemm(
     high, wide = pk.cdiv(m, config.rows * down), pk.cdiv(n, config.cols * right)
     steps = pk.cdiv(a.rows if ta else a.cols, depth * (config.cluster if config.splits else 1))
     if config.splits:
+        finishers = range(config.cols // own)
         inbox = pk.shared(pk.st(f32, mine, own), count=config.consumers * config.cluster, name="inbox")
-        arrived = pk.barrier(config.consumers * config.cluster)
+        outbox = pk.shared(pk.st(f32, mine, own), count=config.consumers * len(finishers), name="outbox")
+        arrived = pk.barrier(config.consumers)
     budget = (512 - 24) // config.consumers // 8 * 8 if config.consumers > 1 else 0  # registers a thread, of 512
 
     def each_tile() -> Any:
@@ -213,6 +229,8 @@ def gemm(
                     load("a", slot.a, a, row, k, ta)
                     for name, source in right_hand.items():
                         load("b", getattr(slot, name), source, col, k, not tb)
+        if config.cluster > 1 and not config.splits:
+            ring.drain()  # others release our slots: we may not end before
     with pk.role("multiply", warpgroups=config.consumers, registers=budget) as me:
         sums = [warpgroup.zeros(f32, mine, config.cols) for _ in right_hand]
 
@@ -230,33 +248,20 @@ def gemm(
                 ring.release()
             warpgroup.wait(*sums)
             ring.release()
-            whole: list[Any] = [*sums]
-            left: Any = 0
-            if config.splits:  # each block gets the others' sums for its own columns
-                for r in range(config.cluster):
-                    warpgroup.store(inbox[me * config.cluster + rank], sums[0][:, r * own : (r + 1) * own], rank=r)
-                warpgroup.sync()
-                for r in range(config.cluster):
-                    pk.arrive(arrived, scope=warpgroup, rank=r)
-                pk.wait(arrived, 0, scope=warpgroup)
-                whole, left = (
-                    [sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster))],
-                    rank * own,
-                )
 
-            def cut(i: int) -> list[Any]:
+            def cut(whole: list[Any], i: int) -> list[Any]:
                 """Piece i of each product."""
                 down_by, right_by, wide = corners[i]
                 return [acc[down_by : down_by + 64, right_by : right_by + wide] for acc in whole]
 
-            def leave() -> None:
-                """The product goes through the epilogue and to its tensors."""
+            def leave(whole: list[Any], left: Any = 0) -> None:
+                """What is summed of a tile, from column `left` on, goes through the epilogue and to its tensors."""
                 turn = 0  # the buffer of the next piece
                 first_row, first_col = row * config.rows + me * mine, col * config.cols + left
                 for i, (down_by, right_by, wide) in enumerate(corners):
                     place = (first_row + down_by, first_col + right_by)
                     at = pk.at(*(reversed(place) if config.swap else place))
-                    x = cut(i)
+                    x = cut(whole, i)
                     for j, tile in enumerate(x if splits is not None else ()):
                         others.add(tile, i * len(x) + j)
                     given = [y for y in (x0, x1, x2, x3) if y is not None]
@@ -264,7 +269,7 @@ def gemm(
                     if not outputs:
                         continue
                     for target, tile in zip(outputs, y if isinstance(y, tuple) else (y,), strict=True):
-                        buffer = leaving[me * buffers + turn % buffers] if leaving.count > 1 else leaving
+                        buffer = item(leaving, me * buffers + turn % buffers)
                         turn += 1
                         if wide < width:
                             buffer = buffer.part(0, 0, wide, 64)
@@ -280,18 +285,36 @@ def gemm(
                         else:
                             store_runs(target, buffer, at)
 
+            if config.splits:  # each block gets the others' sums for its own columns
+                with pk.when(rank < len(finishers)):
+                    warpgroup.tma.expect(arrived, *[inbox[me * config.cluster + r] for r in range(config.cluster)])
+                for r in finishers:
+                    warpgroup.store(item(outbox, me * len(finishers) + r), sums[0][:, r * own : (r + 1) * own])
+                warpgroup.sync()
+                for r in finishers:
+                    theirs, ours = inbox[me * config.cluster + rank], item(outbox, me * len(finishers) + r)
+                    warpgroup.tma.send(theirs, ours, r, arrived)
+
+            def summed() -> list[Any]:
+                """What this block finishes."""
+                if not config.splits:
+                    return [*sums]
+                pk.wait(arrived, 0, scope=warpgroup)
+                return [sum(warpgroup.load(inbox[me * config.cluster + r]) for r in range(config.cluster))]
+
             if splits is None:
-                leave()
+                with pk.when(rank < len(finishers)) if config.splits else nullcontext():
+                    leave(summed(), rank * own if config.splits else 0)
                 continue
             index, of, which = part
             unit = which * config.consumers + me
             others = PartialSums(parts, flags, unit, index, of, len(corners) * len(sums))
             with pk.when(index < of - 1):
-                others.send([x for i in range(len(corners)) for x in cut(i)])
+                others.send([x for i in range(len(corners)) for x in cut(sums, i)])
             with pk.otherwise():
                 others.wait()
-                leave()
+                leave(sums)
         if outputs:
             warpgroup.tma.wait(read=True)  # the end of the kernel finishes the writes
-    if config.cluster > 1:
-        pk.cluster.sync()  # nobody ends while others still send to it
+    if config.splits:
+        pk.cluster.sync()  # nobody ends while its sums are on their way

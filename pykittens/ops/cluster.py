@@ -42,6 +42,8 @@ class ClusterBarrier(Op):
 
     scope: Scope
 
+    hands_over: bool = True  # set by passes/remote.py: False where what was done before is not looked at behind it
+
     def numpy(self, m: NumpyMachine) -> None:
         pass
 
@@ -50,7 +52,8 @@ class ClusterBarrier(Op):
 
     def cuda(self, c: CudaWriter) -> None:
         c.require("clusters", self)
-        c.line('asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");')
+        how = "release" if self.hands_over else "relaxed"  # a release waits for the GPU's memory
+        c.line(f'asm volatile("barrier.cluster.arrive.{how}; barrier.cluster.wait.acquire;" ::: "memory");')
 
 
 @dataclass(eq=False)

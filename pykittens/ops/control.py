@@ -13,20 +13,21 @@ from .scalars import scalar_dtype
 
 @dataclass(eq=False)
 class Range(Op):
-    """`for index in range(start, stop, step)`: step is a Python int other than 0."""
+    """`for index in range(start, stop, step)`: step is a Python int other than 0, or a positive number known at run
+    time."""
 
     scope: Scope
     index: Value
     start: Operand
     stop: Operand
-    step: int
+    step: Operand
     body: Block
 
     def operands(self) -> Iterator[Value]:
-        yield from values_in((self.start, self.stop))
+        yield from values_in((self.start, self.stop, self.step))
 
     def types(self) -> tuple[Type, ...]:
-        for bound in (self.start, self.stop):
+        for bound in (self.start, self.stop, self.step):
             check_bound(bound)
         return ()
 

@@ -74,7 +74,7 @@ class _UniformityAnalysis:
     def block(self, block: Block, around: tuple[Condition, ...], first: int) -> None:
         for op in block:
             if isinstance(op, control.Range):
-                self._loop(op, (*around, Condition(op, self.of((op.start, op.stop)), op.stop)), first)
+                self._loop(op, (*around, Condition(op, self.of((op.start, op.stop, op.step)), op.stop)), first)
             elif isinstance(op, control.While):
                 self._loop(op, (*around, Condition(op, Uniform(CLUSTER), True)), first)
             elif isinstance(op, control.When):
@@ -106,7 +106,7 @@ class _UniformityAnalysis:
     def _loop(self, op: control.Range | control.While, around: tuple[Condition, ...], first: int) -> None:
         if isinstance(op, control.Range):
             self.depth[op.index] = len(around)
-            self.known[op.index] = self.of(op.start)
+            self.known[op.index] = self.of((op.start, op.step))
         changed = True
         while changed:
             before, left = dict(self.known), self.loops.get(op)

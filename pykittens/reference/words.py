@@ -129,7 +129,7 @@ WORDS: dict[str, dict[str, str]] = {
         "pk.tma.commit": "CommitBulk",
         "pk.tma.wait": "WaitBulk",
         "pk.cluster.load": "LoadRemote",
-        "pk.tma.exchange": "BulkSend",
+        **{"pk.tma.send": "BulkSend", "pk.tma.exchange": "BulkSend"},
         "shared.part": "Part",
         "shared[i]": "Item",
     },
@@ -141,7 +141,7 @@ WORDS: dict[str, dict[str, str]] = {
         "pk.cluster.sync": "ClusterBarrier",
         **{"pk.arrive": "Arrive", "pk.wait": "Wait"},
         **{"ring.fill": "Wait Arrive Advance", "ring.put": "Wait Arrive Advance", "ring.read": "Wait Advance"},
-        "ring.hand": "Wait StoreOne Arrive Advance",
+        **{"ring.hand": "Wait StoreOne Arrive Advance", "ring.drain": "Wait Advance"},
         **{"ring.release": "Arrive Advance", "ring.reading": "Wait Arrive Advance"},
         **dict.fromkeys(("turns.start", "turns.give"), "NamedArrive"),
         **dict.fromkeys(("turns.wait", "turns.finish"), "NamedSync"),
@@ -154,6 +154,7 @@ WORDS: dict[str, dict[str, str]] = {
     "Scalars and variables": {
         "pk.var": "DeclareVariable",
         "variable.set": "SetVariable",
+        "pk.grouped": "GroupedTile",
         **dict.fromkeys(
             ("pk.block_index", "pk.grid_size", "warp.index", "pk.cluster.rank", "pk.cluster.index"), "Index"
         ),
@@ -167,7 +168,7 @@ LANGUAGE: dict[str, str] = {
     "Kernels": "pk.kernel pk.Kernel pk.gl pk.static pk.spec pk.at pk.derivative pk.vjp",
     "Measuring": "pk.do_bench pk.autotune",
     "Control flow": "pk.range pk.loop pk.break_if pk.when pk.otherwise pk.role "
-    "pk.persistent pk.grouped pk.rectangle pk.triangle pk.band pk.packed pk.stretch pk.dynamic pk.shares pk.cdiv",
+    "pk.persistent pk.rectangle pk.triangle pk.band pk.packed pk.stretch pk.dynamic pk.shares pk.cdiv",
     "Scopes": "pk.warp pk.warpgroup pk.group pk.block pk.tma pk.cluster pk.ScopeHandle warp.warps warp.scope "
     "warp.count warpgroup.tma pk.cluster.size pk.cluster.everyone",
     "Memory": "pk.shared pk.ring pk.barrier pk.named_barrier pk.turns ring.held pk.Shared pk.Ring pk.Turns pk.Tensor",

@@ -227,9 +227,9 @@ class Gang:
 
     def _range(self, step: Step, op: Range) -> Steps:
         m, body = self.m, step.inside["body"]
-        start, stop = _uniform(m.scalar(op.start)), _uniform(m.scalar(op.stop))
-        if not isinstance(start, np.ndarray) and not isinstance(stop, np.ndarray):
-            for i in range(start, stop, op.step):
+        bounds = start, stop, stride = [_uniform(m.scalar(x)) for x in (op.start, op.stop, op.step)]
+        if not any(isinstance(x, np.ndarray) for x in bounds):
+            for i in range(start, stop, stride):
                 m.env[op.index] = i
                 yield from self.run(body)
                 if self.leaving:
@@ -237,9 +237,9 @@ class Gang:
             return
         before = m.mask
         full = np.arange(m.warps) if before is None else np.flatnonzero(before.warps)
-        turn, end = (np.broadcast_to(x, len(full)).astype(np.int64) for x in (start, stop))
+        turn, end, each = (np.broadcast_to(x, len(full)).astype(np.int64) for x in bounds)
         while True:
-            running = turn < end if op.step > 0 else turn > end
+            running = (turn < end) & (each > 0) | (turn > end) & (each < 0)
             active = np.zeros(m.warps, bool)
             active[full[running]] = True
             if self.left is not None:
@@ -252,7 +252,7 @@ class Gang:
             m.mask = _mask(active)
             yield from self.run(body)
             self.leaving = False
-            turn = turn + op.step
+            turn = turn + each
         self._restore(before)
 
     def _when(self, step: Step, op: When) -> Steps:

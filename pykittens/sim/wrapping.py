@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import Diagnosis
 from ..ops.control import Range
+from ..ops.grouped_tiles import GroupedTile
 from ..ops.scalar_arithmetic import ScalarBinary
 from ..ops.scalar_functions import ScalarCast, ScalarSelect, ScalarUnary
 from ..ops.variables import DeclareVariable, SetVariable
@@ -80,8 +81,10 @@ def _counts(op: Op) -> Iterator[tuple[Any, str]]:
     """What an operation counts with, and for what."""
     if isinstance(op, ScalarBinary) and op.kind in ("floordiv", "mod"):
         yield from ((x, "divided") for x in (op.a, op.b))
+    elif isinstance(op, GroupedTile):
+        yield from ((x, "divided") for x in (op.tile, op.rows, op.cols))
     elif isinstance(op, Range):
-        yield from ((x, "the bound of a loop") for x in (op.start, op.stop))
+        yield from ((x, "the bound of a loop") for x in (op.start, op.stop, op.step))
     elif isinstance(op, Item):
         yield op.index, "an index"
     elif isinstance(op, Part):

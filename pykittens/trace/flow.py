@@ -86,12 +86,17 @@ def _guarded(op: control.When, index: Any) -> Iterator[Any]:
     record(op)
 
 
-def _loop(start: Operand, stop: Operand, step: int) -> Iterator[Any]:
+def strided(start: Operand, stop: Operand, step: Operand) -> Iterator[Any]:
+    """As `range`, with a positive step known at run time."""
+    yield from _loop(number(start), number(stop), number(step))
+
+
+def _loop(start: Operand, stop: Operand, step: Operand) -> Iterator[Any]:
     r = current()
-    dtype = i64 if any(scalar_dtype(x) is i64 for x in (start, stop)) else i32
+    dtype = i64 if any(scalar_dtype(x) is i64 for x in (start, stop, step)) else i32
     index = recorder.make_value(ScalarType(dtype))
     index.location = here()
-    index.multiple = gcd(known_multiple(start), step)
+    index.multiple = gcd(known_multiple(start), known_multiple(step))
 
     def make(body: Block) -> Op:
         return control.Range(THREAD, index, start, stop, step, body)

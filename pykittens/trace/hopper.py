@@ -115,6 +115,17 @@ class Tma:
             multicast=cluster.everyone,
         )
 
+    def send(self, target: Shared, source: Shared, rank: Operand, barrier: Value) -> None:
+        """The shared tile `source` into the place of `target` in block `rank` of the cluster, paid to `barrier` there,
+        which must expect the bytes (PTX "cp.async.bulk.shared::cluster").
+
+        `source` may be overwritten, and this block may end, once the other block is known to have received it.
+        """
+        _check_target(target)
+        _check_target(source)
+        mask = 1 << rank if isinstance(rank, int) else number(1) << rank
+        record(bulk_copy.BulkSend(self._scope, target, source, barrier, mask, cluster.size))
+
     def exchange(self, target: Shared, source: Shared) -> None:
         """The shared tile `source` into the ring's slot `target` of the other block, in a cluster of two that both do
         so (PTX "cp.async.bulk.shared::cluster").

@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from ..errors import TraceError
-from ..ops import atomics, mbarrier, tma, variables, views
+from ..ops import atomics, control, mbarrier, tma, variables, views
 from ..ops.bulk_copy import BulkSend
 from ..ops.scalars import THREAD
 from ..program import Access, Block, Op, Operand, Program, Scope, Value
-from ..types import BarrierType, SharedTile, SharedVector, i32, u32
+from ..types import BarrierType, ScalarType, SharedTile, SharedVector, i32, u32
 from . import recorder
 from .handle import no_context
 from .memory import Shared, shared
@@ -188,6 +188,19 @@ class Ring:
                 fix="load the slot's tiles with pk.tma.load inside it",
             )
         cursor.advance()
+
+    def drain(self) -> None:
+        """Waits until every slot that the filling role has filled is given back: its last word, where blocks of a
+        cluster fill each other's slots. The others then have nothing more to do with this block, which may end.
+        """
+        r = current()
+        cursor = self._cursor("fill", 1)
+        turn = recorder.make_value(ScalarType(i32))
+        with r.region("ring.drain") as each:
+            record(mbarrier.Wait(Scope("role", r.warps), self._item(self.empty, cursor.index), cursor.phase))
+            cursor.advance()
+        turn.block = each
+        record(control.Range(THREAD, turn, 0, self.stages, 1, each))
 
     @region("ring.put")
     def put(self) -> Iterator[Any]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..ops.grouped_tiles import GroupedTile
+from ..ops.scalars import THREAD
 from ..program import Operand
 from . import flow
 from .elementwise import maximum, minimum, where
-from .recorder import current
+from .handle import number
+from .recorder import current, record
 from .scalar import block_index, cdiv, grid_size
 
 
@@ -21,8 +24,7 @@ def persistent(count: Operand) -> Iterator[Any]:
     one-dimensional).
     """
     first, stride = _place()
-    for i in flow.range(cdiv(count - first, stride)):
-        yield i * stride + first
+    yield from flow.strided(first, count, stride)
 
 
 def grouped(rows: Operand, cols: Operand, group: int, parts: Operand | None = None) -> Iterator[tuple[Any, ...]]:
@@ -47,10 +49,8 @@ def grouped(rows: Operand, cols: Operand, group: int, parts: Operand | None = No
         yield (*_in_groups(tile, rows, cols, group), rest // last, where(item < whole, 1, parts), rest % last)
 
 
-def _in_groups(tile: Any, rows: Operand, cols: Operand, group: int) -> tuple[Any, Any]:
-    first, inside = tile // (group * cols) * group, tile % (group * cols)
-    height = minimum(rows - first, group)
-    return first + inside % height, inside // height
+def _in_groups(tile: Any, rows: Operand, cols: Operand, group: int) -> tuple[Any, ...]:
+    return record(GroupedTile(THREAD, number(tile), number(rows), number(cols), group)).results
 
 
 def rectangle(rows: Operand, count: Operand, together: Operand = 1) -> Iterator[tuple[Any, Any, Any]]:

@@ -33,6 +33,10 @@ SWAPPED = [
     Config(64, 32, 2, 1, depth=256, rotate=True, once="a", swap=True),
     Config(128, 80, 2, 2, swap=True),
     Config(256, 144, 2, 2, cluster=2, share="a", swap=True),
+    Config(128, 48, 2, 2, cluster=2, swap=True),
+    Config(64, 16, 2, 1, cluster=2, share="k", swap=True),
+    Config(64, 48, 2, 1, cluster=4, share="k", swap=True),
+    Config(64, 128, 2, 1, cluster=2, share="k", swap=True),
 ]
 
 
@@ -251,7 +255,7 @@ def test_all_that_is_made_of_products_on_ampere(monkeypatch: pytest.MonkeyPatch)
     torch = pytest.importorskip("torch")
     chosen = matmul.choose_kernel
 
-    def ampere(first: Any, second: Any, pair: bool = False, swap: bool = False) -> Any:
+    def ampere(first: Any, second: Any, pair: bool = False, *others: bool) -> Any:
         rows, cols = first.shape[0], second.shape[1]
         return replace(chosen(first, second, pair), config=matmul.choose_ampere(rows, cols, 2, pair))
 

@@ -614,3 +614,50 @@ def test_coordinates_fit_32_bits(wide: bool, row: int) -> None:
     assert kernel.simulate(48, x, y).clean and kernel.simulate(2**31 - 1, x, y).clean
     with pytest.raises(pk.OutOfBoundsError, match="does not fit 32 bits"):
         kernel.simulate(row, x, y)
+
+
+def test_a_block_ends_before_its_slots_are_given_back() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=2, grid=(2, 1, 1), cluster=(2, 1, 1))
+        def share(x: pk.gl(f32, 64, 64), y: pk.gl(f32, 128, 64)) -> None:
+            ring = pk.ring(2, pk.st(f32, 32, 64))
+            with pk.role("load", warps=1):
+                for i in pk.range(2):
+                    with ring.fill() as slot:
+                        pk.tma.share(slot, x, (i, 0))
+                if right:
+                    ring.drain()
+            with pk.role("use", warps=1):
+                for i in pk.range(2):
+                    with ring.reading() as slot:
+                        warp.store(y, warp.load(slot), (2 * pk.cluster.rank + i, 0))
+
+        return share
+
+    check(kernel, pk.RaceError, "may have ended, arrives at ring", zeros(64, 64), zeros(128, 64))
+
+
+def test_a_tile_that_another_block_sends_has_landed() -> None:
+    def kernel(right: bool) -> pk.Kernel:
+        @pk.kernel(warps=1, grid=(3, 1, 1), cluster=(3, 1, 1))
+        def gather(x: pk.gl(f32, 48, 64), y: pk.gl(f32, 16, 64)) -> None:
+            own, inbox = pk.shared(pk.st(f32, 16, 64), name="own"), pk.shared(pk.st(f32, 16, 64), count=3, name="inbox")
+            told = pk.barrier(name="told")
+            with pk.when(pk.cluster.rank == 1):
+                pk.tma.expect(told, *[inbox[r] for r in range(3)])
+            warp.store(own, warp.load(x, (pk.cluster.rank, 0), rows=16))
+            warp.sync()
+            pk.tma.send(inbox[pk.cluster.rank], own, 1, told)
+            with pk.when(pk.cluster.rank == 1):
+                if right:
+                    pk.wait(told, 0)
+                warp.store(y, sum(warp.load(inbox[r]) for r in range(3)), (0, 0))
+                pk.wait(told, 0)
+            pk.cluster.sync()
+
+        return gather
+
+    x, y = np.arange(48 * 64, dtype=np.float32).reshape(48, 64), zeros(16, 64)
+    kernel(True)(x, y)
+    assert np.array_equal(y, x.reshape(3, 16, 64).sum(0))
+    check(kernel, (pk.RaceError, pk.UninitializedError), "inbox", x, y)
