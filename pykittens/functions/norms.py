@@ -216,6 +216,9 @@ def rmsnorm(
 def _norm(function: Function, x: Any, weight: Any, bias: Any, residual: Any, eps: float, p: float, seed: Any) -> Any:
     if isinstance(seed, np.integer):
         seed = int(seed)
+    if seed is None or (isinstance(seed, int) and not -(2**63) <= seed < 2**64):
+        fix = "pass 64 bits: an int, or an array of one int64, such as torch.randint(2**62, (1,), device=x.device)"
+        raise ArgumentError(f"{function.name}: seed is {seed}", fix=fix)
     drawn, number = (None, _signed(seed)) if isinstance(seed, int) else (seed, 0)
     dropped = not isinstance(p, (int, float, np.number)) or p > 0  # what is no number is refused by the function
     return function((x, residual, weight, bias, drawn), (eps, p, number), residual is not None or bool(dropped))

@@ -30,6 +30,7 @@ from .plans import direct, ordinary
 
 check_version("torch", torch.__version__)
 _library: Any = torch.library.Library("pykittens", "DEF")
+_FORWARD_MODE = "pass tensors without tangents, or use torch's own function there"
 _defaults: dict[Function, tuple[Any, ...]] = {}  # of the operators' arguments
 
 
@@ -89,24 +90,36 @@ def operate(function: Function, arrays: Sequence[Tensor | None], settings: Seque
         _refuse_tangents(function, arrays)
     needed = also or _made_for_backward(function, arrays)
     settings = [_to_torch(function, i, x) for i, x in enumerate(settings)]
-    operator = getattr(torch.ops.pykittens, _name(function, needed))
-    if _transformed(function, arrays):
-        result = _Transformed.apply(function, needed, operator, settings, *arrays)
-        result = result[0] if len(result) == 1 else result
-    else:
-        result = operator(*arrays, *settings)
+    result = _recorded(function, needed, getattr(torch.ops.pykittens, _name(function, needed)), arrays, settings)
     if needed and not also:
         return result[0] if len(result) == 2 else result[:-1]
     return result
 
 
+def _recorded(
+    function: Function, also: bool, operator: Any, arrays: Sequence[Tensor | None], settings: Sequence[Any]
+) -> Any:
+    """What an operator returns, so that torch.func's transforms know of its gradient, too."""
+    if not _transformed(function, arrays):
+        return operator(*arrays, *settings)
+    result = _Transformed.apply(function, also, operator, settings, *arrays)
+    return result[0] if len(result) == 1 else result
+
+
 def _refuse_tangents(function: Function, arrays: Sequence[Tensor | None]) -> None:
     """Below the dispatcher torch.func.jvp's are not to be seen any more, and would be lost."""
     if forward_ad._current_level >= 0 and any(
-        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in arrays
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in map(_innermost, arrays)
     ):
-        fix = "pass tensors without tangents, or use torch's own function there"
-        raise ArgumentError(f"{function.name} has no derivative in forward mode, and an operand has a tangent", fix=fix)
+        fact = f"{function.name} has no derivative in forward mode, and an operand has a tangent"
+        raise ArgumentError(fact, fix=_FORWARD_MODE)
+
+
+def _innermost(x: Tensor | None) -> Tensor | None:
+    """What torch.vmap has wrapped."""
+    while x is not None and torch._C._functorch.is_batchedtensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def _refuse_what_has_no_rows(function: Function, arrays: Sequence[Tensor | None]) -> None:
@@ -191,7 +204,7 @@ def _register(function: Function, also: bool) -> None:
         for device in ("cpu", "cuda"):
             _library.impl(name, partial(_cast, function, operator, device), f"Autocast{device.upper()}")
     if hasattr(torch.library, "register_vmap"):
-        torch.library.register_vmap(f"pykittens::{name}", partial(_one_by_one, operator), lib=_library)
+        torch.library.register_vmap(f"pykittens::{name}", partial(_one_by_one, function, also, operator), lib=_library)
 
 
 def _returned(made: list[Tensor]) -> Any:
@@ -417,7 +430,7 @@ def _transformed(function: Function, arrays: Sequence[Tensor | None]) -> bool:
     stack = getattr(torch._C._functorch, "get_interpreter_stack", lambda: None)()
     if not any(level.key() == torch._C._functorch.TransformType.Grad for level in stack or ()):
         return False
-    if not any(x.requires_grad for x in given):
+    if not any(x.requires_grad or _innermost(x) is not x for x in given):  # vmap hides who requires a gradient
         return False
     if function.written or (function.autocast and torch.is_autocast_enabled(given[0].device.type)):
         fact = f"{function.name} inside torch.func.grad or vjp, {'written over' if function.written else 'in autocast'}"
@@ -438,8 +451,12 @@ class _Transformed(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         function, also, _, settings, *arrays = inputs
-        ctx.function = function
+        ctx.function, ctx.of = function, function.name
         _keep(function, also, ctx, arrays, [*map(_from_torch, settings)], output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise ArgumentError(f"{ctx.of} has no derivative in forward mode", fix=_FORWARD_MODE)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -467,11 +484,13 @@ class _Once(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.name = inputs[0]
+        ctx.of = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise NotImplementedError(_refusal(ctx.name))
+        raise NotImplementedError(_refusal(ctx.of))
+
+    jvp = _Transformed.jvp
 
 
 def _refusal(name: str) -> str:
@@ -534,14 +553,44 @@ def _cast(function: Function, operator: Any, device: str, *arguments: Any) -> An
         return operator(*cast, *settings)
 
 
-def _one_by_one(operator: Any, info: Any, dims: tuple[int | None, ...], *arguments: Any) -> Any:
+def _one_by_one(
+    function: Function, also: bool, operator: Any, info: Any, dims: tuple[int | None, ...], *arguments: Any
+) -> Any:
     """Each member of the batch by itself."""
-    parts = []
-    for i in range(info.batch_size):
-        parts.append(operator(*[x if d is None else x.select(d, i) for x, d in zip(arguments, dims, strict=False)]))
-    if isinstance(parts[0], Tensor):
-        return torch.stack(parts), 0
-    return tuple(map(torch.stack, zip(*parts, strict=True))), (0,) * len(parts[0])
+    if any(dims[i] is None for i in function.written) and any(d is not None for d in dims):
+        names = " and ".join(function.names[i] for i in function.written if dims[i] is None)
+        fact = f"{function.name} under torch.vmap writes {names}, of which all members of the batch have the same"
+        raise ArgumentError(fact, fix="pass one for each member: in_dims=0 for it, too")
+
+    def made(given: Sequence[Any]) -> Any:
+        arrays, settings = _split(function, given)
+        return _recorded(function, also, operator, arrays, [_to_torch(function, i, x) for i, x in enumerate(settings)])
+
+    def members(i: int) -> list[Any]:
+        return [x if d is None else x.select(d, i) for x, d in zip(arguments, dims, strict=False)]
+
+    if info.batch_size:
+        parts = [made(members(i)) for i in range(info.batch_size)]
+        one, whole = parts[0], [torch.stack(x) for x in zip(*map(_results_of, parts), strict=True)]
+    else:  # as a member would be, of which there is none
+        first = next(x for x in arguments if isinstance(x, Tensor))
+        one = made([_without_memory(x, d) for x, d in zip(arguments, dims, strict=False)])
+        whole = [first.new_empty((0, *x.shape), dtype=x.dtype) for x in _results_of(one)]
+    if one is None:
+        return None, None
+    return (whole[0], 0) if isinstance(one, Tensor) else (tuple(whole), (0,) * len(whole))
+
+
+def _results_of(result: Any) -> tuple[Tensor, ...]:
+    return () if result is None else (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def _without_memory(x: Any, batched: int | None) -> Any:
+    """An argument of one member of an empty batch."""
+    if not isinstance(x, Tensor):
+        return x
+    shape = [n for i, n in enumerate(x.shape) if i != batched]
+    return x.new_empty(shape, device="meta")
 
 
 for _function in ALL:

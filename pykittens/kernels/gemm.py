@@ -140,7 +140,7 @@ def gemm(
     x2: Annotated[Tensor, EXTRAS, "R2", "C2"],
     x3: Annotated[Tensor, EXTRAS, "R3", "C3"],
     sms: Annotated[Scalar, pk.i32],
-    b2: Annotated[Tensor, FLOATS, "BR", "BC"] | None = None,
+    b2: Annotated[Tensor, FLOATS, "B2R", "B2C"] | None = None,
     c2: Annotated[Tensor, (bf16, f16, f32), "M", "N"] | None = None,
     c3: Annotated[Tensor, (bf16, f16, f32), "M", "N"] | None = None,
     splits: Annotated[Scalar, i32] | None = None,

@@ -546,9 +546,39 @@ def test_transforms_of_torch() -> None:
     assert torch.allclose(found, wanted, atol=1e-6)
     with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
         torch.func.grad(lambda row: torch.func.grad(loss)(row).sum())(x[0])
-    for derivative in (lambda f, x: torch.func.jvp(f, (x,), (x,)), lambda f, x: torch.func.jacfwd(f)(x)):
-        with pytest.raises(ArgumentError, match="no derivative in forward mode"):
+    for derivative in (
+        lambda f, x: torch.func.jvp(f, (x,), (x,)),
+        lambda f, x: torch.func.jvp(torch.vmap(f), (x,), (x,)),
+        lambda f, x: torch.func.jacfwd(f)(x),
+        lambda f, x: torch.func.hessian(lambda x: f(x).sum())(x),
+    ):
+        with pytest.raises(ArgumentError, match="softmax has no derivative in forward mode"):
             derivative(pk.softmax, x)
+
+
+def test_gradients_of_what_vmap_does() -> None:
+    """The other way round: torch.vmap wraps what torch.func.grad watches."""
+    x, q = tensor(3, 40), tensor(2, 1, 2, 5, 64, dtype=HALF)
+    for function, plain, given in (
+        (pk.softmax, lambda x: torch.softmax(x, -1), x),
+        (lambda q: pk.attention(q, q, q), lambda q: torch.nn.functional.scaled_dot_product_attention(q, q, q), q),
+    ):
+        found, wanted = (
+            torch.func.grad(lambda x, f=f: torch.vmap(f)(x).float().sin().sum())(given) for f in (function, plain)
+        )
+        assert torch.allclose(found.float(), wanted.float(), atol=1e-6 if given is x else 5e-2)
+
+
+def test_vmap_of_none_and_of_what_writes() -> None:
+    """A batch of nothing has the results of nothing; what all members share cannot be written by each."""
+    x, angles = tensor(3, 1, 1, 4, 8), (tensor(4, 4), tensor(4, 4))
+    y, s = torch.vmap(lambda x: pk.rmsnorm(x, residual=x))(x[:0])
+    assert y.shape == s.shape == x[:0].shape
+    out = torch.empty_like(x)
+    torch.vmap(lambda x, out: pk.rotary(x, *angles, out=out))(x, out)
+    assert torch.equal(out, pk.rotary(x, *angles))
+    with pytest.raises(ArgumentError, match="rotary_out under torch.vmap writes out"):
+        torch.vmap(lambda x: pk.rotary(x, *angles, out=out[0]))(x)
 
 
 FROZEN: dict[

@@ -81,6 +81,8 @@ def test_what_decides_before_an_operator_is_asked(torch: bool) -> None:
         (lambda: pk.attention(x, x, x, lengths_k=x), "attention: lengths of "),
         (lambda: pk.attention(q, q, q, lengths_k=x, causal=x), "attention: causal is "),
         (lambda: pk.rmsnorm(x, p=None), "rmsnorm: p is None"),
+        (lambda: pk.rmsnorm(x, p=0.5, seed=None), "rmsnorm: seed is None"),
+        (lambda: pk.layernorm(x, p=0.5, seed=2**64), f"layernorm: seed is {2**64}"),
         (lambda: pk.linear_attention(q, q, q, return_state=q), "linear_attention: "),
         (lambda: pk.gradients(x, x), "gradients of "),
         (lambda: pk.gradients(pk.rmsnorm, x, of=0), "gradients of 0"),
