@@ -8,14 +8,15 @@ know (an image's tokens, chunks, a user's own) give the mask of "sdpa", one bool
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import masking_utils
-from transformers.masking_utils import prepare_padding_mask, sdpa_mask
+from transformers import PreTrainedModel, masking_utils
+from transformers.masking_utils import eager_mask, prepare_padding_mask, sdpa_mask
 from transformers.utils.import_utils import is_tracing
 
 
@@ -136,9 +137,15 @@ def mask(
     **others: Any,
 ) -> Tensor | None:
     """As transformers' `sdpa_mask`, called with the same: None where "causal" or "every key" says it all, a `Mask`
-    where a `Visible` does, else its tensor of booleans. While something traces (torch.compile, a CUDA graph), nobody
-    can look at padding and positions, and what is not plainly causal is a tensor.
+    where a `Visible` does, else its tensor of booleans; models that do not ask for our attention get what they add to
+    their scores. While something traces (torch.compile, a CUDA graph), nobody can look at padding and positions, and
+    what is not plainly causal is a tensor.
     """
+    config = others.get("config")
+    if config is not None and not asks(type(config)):
+        own = {"mask_function": mask_function, "attention_mask": attention_mask, "device": device, **others}
+        skip = {"allow_is_bidirectional_skip": allow_is_bidirectional_skip}
+        return eager_mask(batch_size, q_length, kv_length, q_offset, kv_offset, **own, **skip)
     given: dict[str, Any] = {
         "batch_size": batch_size,
         "q_length": q_length,
@@ -174,6 +181,31 @@ def mask(
         return made
     shape = (batch_size, 1, q_length, kv_length)
     return Mask(seen, shape, device, lambda: sdpa_mask(**given, allow_is_causal_skip=False))
+
+
+def asks(config: Any) -> bool:
+    """Whether models of a configuration (its class) ask transformers' tables for their attention, as those do that
+    have more than one. Others (BLOOM, MPT) compute it themselves, and add the mask to their scores, whatever it is.
+    """
+    return _asks(config)
+
+
+# What torch.compiler.assume_constant_result does: torch.compile runs it, and does not look inside.
+asks._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@lru_cache
+def _asks(config: Any) -> bool:
+    models, found = [PreTrainedModel], list[type]()
+    for model in models:  # it grows
+        models += model.__subclasses__()
+        if getattr(model, "config_class", None) is config:
+            found.append(model)
+    flags = ("_supports_attention_backend", "_supports_sdpa")
+    if not found or any(getattr(model, flag, False) for model in found for flag in flags):
+        return True
+    warnings.warn(f"models of a {config.__name__} compute their attention themselves, not by PyKittens", stacklevel=4)
+    return False
 
 
 def visible(kind: MaskKind, padding: Tensor | None, batch: int, n: int, m: int, place: int) -> Visible | None:

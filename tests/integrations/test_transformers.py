@@ -18,6 +18,7 @@ from transformers import (  # noqa: E402
 )
 
 import pykittens as pk  # noqa: E402
+from pykittens.integrations import masks  # noqa: E402
 from pykittens.integrations import transformers as integration  # noqa: E402
 
 integration.register()
@@ -260,6 +261,24 @@ def test_what_no_kernel_takes_goes_to_sdpa(reason: str, config: Any) -> None:
         else:
             assert alike(pair, input_ids=tokens()) == 0
     assert len(given) == 1
+
+
+@pytest.mark.parametrize("family", ["bloom", "mpt"])
+def test_models_with_an_attention_of_their_own(family: str) -> None:
+    """They ask for the mask, and add it to their scores: no mask, or one of booleans, would show them later keys."""
+    config = AutoConfig.for_model(family, vocab_size=50, hidden_size=32, d_model=32, n_heads=2, n_head=2, n_layers=1)
+    mask, found = torch.ones(2, 9, dtype=torch.long), []
+    mask[0, :3] = 0
+    masks._asks.cache_clear()
+    with pytest.warns(UserWarning, match="compute their attention themselves, not by PyKittens") as given:
+        for name in ("pykittens", "eager"):
+            torch.manual_seed(0)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=name).eval()
+            for w in model.parameters():
+                torch.nn.init.normal_(w, std=0.2)
+            whole = [model(input_ids=tokens(n=9), attention_mask=x, use_cache=False).logits for x in (mask, None)]
+            found.append(torch.stack(whole)[:, mask.bool()])
+    assert torch.equal(*found) and not CALLS and len(given) == 1
 
 
 def test_weights_that_nobody_has_are_told_of() -> None:
