@@ -97,8 +97,7 @@ class Call:
                 words[56] = p1 - 128
                 try: put(n0)
                 except (struct.error, OverflowError): return False
-                queue = stream(0)
-                try: call = calls[queue]
+                try: call = calls[queue := stream(0)]
                 except KeyError: call = prepare(queue)
                 if status := call(): failed(status, call)
         """
@@ -125,8 +124,7 @@ class Call:
     def queueing(self, made: MadeFunction, indent: str = "") -> None:
         """Lines that do what `launcher.launch` does, without its call."""
         launcher, constant = self.launcher, made.constant
-        made.line(f"{indent}queue = {constant(self.stream)}({self.device})")
-        made.line(f"{indent}try: call = {constant(launcher.calls)}[queue]")
+        made.line(f"{indent}try: call = {constant(launcher.calls)}[queue := {constant(self.stream)}({self.device})]")
         made.line(f"{indent}except KeyError: call = {constant(launcher.prepare)}(queue)")
         made.line(f"{indent}if status := call(): {constant(launcher.failed)}(status, call)")
 
