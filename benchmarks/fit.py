@@ -181,7 +181,7 @@ def _cols(way: schedule.ProductWay) -> int:
 
 STARTS: dict[str, tuple[Constants, list[float]]] = {
     "attention": (lambda way: [5, 2.5, way.rows * way.keys / 2e4, 0.5], [0.7, 0.5, 0.8, 3, 0.6]),
-    "backward": (lambda way: [4, 2.4, 5], [1.3, 0.5, 2]),
+    "backward": (lambda way: [4, 2.4, 5], [0.07, 0.5, 2]),
     "product": (
         lambda way: [5, 1.5, way.config.rows * _cols(way) / 6e4, (way.config.rows + _cols(way)) / 1e3],
         [0.85, 2, 1.6, 2, 0.3, 0.8, 0.3, 1, 1, 0.05, 10, 80],

@@ -13,6 +13,7 @@ are fitted, and judged at shapes that were not, as those of `schedule` are, with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
@@ -140,15 +141,17 @@ class Shape(NamedTuple):
 
     def microseconds(self, way: Cut, constants: Constants, common: Constants, machine: DeviceModel) -> float:
         """Predicted for a way. The constants of its width: before and after the loop, a tile of queries, and merging.
-        Those of all: of a step, where additions have an order, causal, and blocks of several heads are soon at
-        different ones, so that what they add to is not in L2 any more; of merging, each part, and its bandwidth.
+        Those of all: of a step, causal, where blocks of several heads are soon at different ones, so that what they
+        read and add to is many times what L2 has room for; of merging, each part, and its bandwidth.
         """
         start, step, merge = constants
         apart, part, bandwidth = common
         sms, parts = machine.sms, way.heads * way.queries
         slots = max(sms // 2 if self.pairs else sms, 1)
         many = -(-self.group // way.heads)
-        step = step * apart if self.fixed and self.causal and many > 1 else step
+        if self.causal and many > 1:
+            at_once = min(self.batch * self.shared * parts, max(LINES // max(self.n * self.width, 1), 1))
+            step *= math.hypot(1, apart * at_once * many * self.n * self.width / LINES)
         each = start + step * many * np.ceil(self.steps / way.queries)
         tiles, heads = each.sum(), self.batch * self.shared * parts
         jobs = len(each) * heads

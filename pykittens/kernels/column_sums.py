@@ -20,7 +20,7 @@ WARPS, ROWS, COLS = 16, 16, 32  # warps of a block; rows and columns of a warp's
 LAYOUT = Coalesced(COLS, 1)
 
 
-@pk.kernel(warps=WARPS, grid=lambda parts, more, **_: (-(-parts.cols // COLS), 1 + (more is not None)))
+@pk.kernel(warps=WARPS, grid=lambda parts, more, **_: (-(-parts.cols // COLS), 1 + (more is not None)), pdl=True)
 def column_sums(
     parts: Annotated[Tensor, f32, "G", pk.static("N")],
     more: Annotated[Tensor, f32, "G", pk.static("N")],
@@ -29,6 +29,7 @@ def column_sums(
 ) -> None:
     """o = sums of the columns of parts; and of `more` into `other`, where they are given."""
     sums = pk.shared(pk.sv(f32, COLS), count=WARPS, name="sums")
+    pk.wait_for_previous()
 
     def add(x: Any, y: Any) -> None:
         total = warp.zeros(f32, ROWS, COLS, layout=LAYOUT)

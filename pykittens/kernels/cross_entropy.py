@@ -159,11 +159,12 @@ def count_targets(
         pk.warp.set(share, (0,), 1.0 / whole)
 
 
-@pk.kernel(warps=32)
+@pk.kernel(warps=32, pdl=True)
 def total_loss(
     loss: Annotated[Tensor, f32, "M"], share: Annotated[Tensor, f32, "ONE"], total: Annotated[Tensor, f32, "ONE"]
 ) -> None:
     """The sum of all losses, times `share` where it is given; in an order that never changes."""
+    pk.wait_for_previous()
     some = pk.block.load_vec(loss, (0, 0, 0, 0), length=SOME)
     for lap in pk.range(1, pk.cdiv(loss.cols, SOME)):
         some += pk.block.load_vec(loss, (0, 0, 0, lap), length=SOME)

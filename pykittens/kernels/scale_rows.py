@@ -25,7 +25,11 @@ WARPS, RESIDENT = 8, 8  # warps of a block, blocks of a multiprocessor
 LONGEST = 2**31 - 2**16  # elements of a row
 
 
-@pk.kernel(warps=WARPS, grid=lambda x, blocks, width, **_: min(blocks, x.rows * -(-x.cols // (32 * WARPS * width))))
+@pk.kernel(
+    warps=WARPS,
+    grid=lambda x, blocks, width, **_: min(blocks, x.rows * -(-x.cols // (32 * WARPS * width))),
+    pdl=True,
+)
 def scale_rows(
     x: Annotated[Tensor, FLOATS, "M", "N"],
     factor: Annotated[Tensor, FLOATS, "F"],
@@ -38,6 +42,7 @@ def scale_rows(
 ) -> None:
     """`each`: a factor for each row. `in_place`: o is x."""
     cols, layout = 32 * WARPS * width, Coalesced(32 * WARPS, width)
+    pk.wait_for_previous()
 
     def scale(row: Any, col: Any, by: Any) -> None:
         value = pk.block.load(
