@@ -143,6 +143,18 @@ class ScalarType:
         return self.dtype.name
 
 
+def _check_held(type: RegisterTile | RegisterVector, shape: str) -> None:
+    """A thread has 255 registers, and what does not fit lies in 512 KiB of local memory (CUDA C++ Programming Guide,
+    "Technical Specifications per Compute Capability").
+    """
+    held = type.registers * type.dtype.size
+    if held > 1 << 19:
+        raise TypeRuleError(
+            f"{shape} {type.dtype} are {held} bytes for each of {32 * type.warps} threads, which have room for 524288",
+            fix="load a part at a time, in a loop: pk.range(pk.cdiv(x.cols, 64))",
+        )
+
+
 @dataclass(frozen=True)
 class RegisterTile:
     """`rt`: a rows x cols tile spread over the registers of `warps` warps (16 rows each, in turn)."""
@@ -164,6 +176,7 @@ class RegisterTile:
                 f"a register tile of {self.rows} x {self.cols} {self.dtype} does not divide over {self.warps} warps",
                 fix=f"rows must be a multiple of {16 * self.warps} (16 a warp) and columns of 16",
             )
+        _check_held(self, f"{self.rows} x {self.cols}")
 
     def _check_coalesced(self, layout: Coalesced) -> None:
         threads, lanes = 32 * self.warps, layout.lanes
@@ -248,6 +261,7 @@ class RegisterVector:
                 "only the column vector of a row-layout tile, and the row vector of several warps, can be partial",
                 fix="reduce it at once",
             )
+        _check_held(self, f"{self.length}")
 
     @property
     def shape(self) -> tuple[int, ...]:

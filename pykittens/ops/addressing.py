@@ -116,8 +116,11 @@ def vector_bytes(place: Place) -> int:
     return math.gcd(16, place.type.align, known_multiple(place.first[3]) * size, place.cols * size)
 
 
-def check_place(place: Place, what: str) -> None:
-    """Coordinates are integers, within the columns where these are known; rows that are gathered have a vector."""
+def check_place(place: Place, what: str, said: str = "") -> None:
+    """Coordinates are integers, within the columns where these are known; rows that are gathered have a vector. `said`:
+    `what` as the author spells it.
+    """
+    said = said or what
     if place.gathered is not None:
         check_gathered(place, what)
     for x in place.first:
@@ -133,8 +136,8 @@ def check_place(place: Place, what: str) -> None:
         and place.first[3] >= place.type.padded[3]
     ):
         raise TypeRuleError(
-            f"{what}: column {place.first[3]} is past the {place.type.padded[3]} columns of {place.tensor.label}",
-            fix="coordinates count tiles",
+            f"{said}: column {place.first[3]} is past the {place.type.padded[3]} columns of {place.tensor.label}",
+            fix="coordinates count tiles; pk.at(row, col), and x[row, col], count elements",
         )
 
 

@@ -22,6 +22,11 @@ class static:
 
     name: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            fix = 'give it a name, pk.static("D"); a length that is known already is an int alone'
+            raise TraceError(f"pk.static of {self.name!r:.60}", fix=fix)
+
 
 @dataclass(frozen=True)
 class GlobalPattern:

@@ -86,6 +86,7 @@ KERNELS: list[Any] = [
     ("np.exp(t)", "pk.exp(t)"),
     ("np.where(t > 0, t, 0)", "pk.where(t > 0, t, 0)"),
     ("np.array(t)", "t * 2"),
+    ("warp.load(x, (0, 0), rows=2**20)", "for k in pk.range(pk.cdiv(x.rows, 16)): warp.load(x, (k, 0), rows=16)"),
     ("with n > 3: pass", "with pk.when(n > 3): pass"),
     ("k = pk.var(i32, 0)\nk.value = 3", "k = pk.var(i32, 0)\nk[:] = 3"),
     ("t if 0 < n < 3 else t * 2", "pk.where((0 < n) & (n < 3), t, t * 2)"),
@@ -714,6 +715,7 @@ def copy(x: pk.gl(f32, "N", 64), first: pk.i32) -> None:
     pk.wait(gate, 0)
 """
 CALLS: list[Any] = [
+    ("pk.gl(f32, 'N', pk.static(64))", "pk.gl(f32, 'N', 64)\npk.gl(f32, 'N', pk.static('D'))"),
     (
         "class B:\n    @pk.kernel(warps=1)\n    def f(self, x: pk.gl(f32, 'N', 64)): pass",
         "class B:\n    @staticmethod\n    @pk.kernel(warps=1)\n    def f(x: pk.gl(f32, 'N', 64), *, self): pass\n"

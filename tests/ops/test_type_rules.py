@@ -280,7 +280,7 @@ def barrier_that_is_none(x: X):
         (load_without_coordinate, "where in x: gl<f32, N x 64>?", "coordinate"),
         (load_with_three_coordinates, "3 coordinates for x: gl<f32, N x 64>", "give 2"),
         (load_with_float_coordinate, "load: a coordinate is ", "pass an integer"),
-        (load_past_the_columns, "load: column 64 is past the 64 columns of x", "coordinates count tiles"),
+        (load_past_the_columns, "warp.load: column 64 is past the 64 columns of x", "coordinates count tiles; pk.at"),
         (load_into_registers, "not memory", ""),
         (
             load_into_wrong_dtype,
