@@ -266,7 +266,7 @@ class Function:
         """
         for name, schema, value in zip(self.setting_names, self.settings.split(", "), settings):  # noqa: B905
             if fix := unsuitable(schema, value):
-                raise ArgumentError(f"{self.name}: {name} is {value!r}, a {type(value).__name__}", fix=fix)
+                raise ArgumentError(f"{self.name}: {name} is {value!r:.60}, a {type(value).__name__}", fix=fix)
         return tuple(x.item() if isinstance(x, np.generic) else x for x in settings)
 
     def together(self, infos: Sequence[ArrayInfo | None]) -> None:

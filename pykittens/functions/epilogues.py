@@ -27,7 +27,7 @@ _epilogues: list[Callable[..., Any]] = []
 def number_of(epilogue: Callable[..., Any], compiled: bool = False) -> int:
     """The setting that stands for an epilogue. compiled: it is kept in a graph of torch's compiler."""
     if not callable(epilogue):
-        raise ArgumentError(f"matmul: epilogue is {epilogue!r}", fix="pass a function of (x, row, col, *operands)")
+        raise ArgumentError(f"matmul: epilogue is {epilogue!r:.60}", fix="pass a function of (x, row, col, *operands)")
     if compiled:
         check_constant(epilogue, "the epilogue")
     number = _numbers.setdefault(identity(epilogue, static=True), len(_epilogues))

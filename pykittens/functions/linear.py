@@ -29,7 +29,7 @@ def _split(activation: str | None) -> tuple[Callable[[Any], Any] | None, bool]:
     found = kernels.ACTIVATIONS.get(name) or _activations.get(name)
     if found is None:
         known = ", ".join((*kernels.ACTIVATIONS, *kernels.GATES))
-        raise ArgumentError(f"linear: activation is {activation!r}", fix=f"use one of {known}, or a function of a tile")
+        raise ArgumentError(f"linear: activation is {activation!r:.60}", fix=f"use one of {known}, or a function of a tile")
     return found, activation in kernels.GATES
 
 
@@ -228,7 +228,7 @@ def _name(activation: Any, compiled: bool = False) -> str | None:
     if activation is None or isinstance(activation, str):
         return activation
     if not callable(activation):
-        raise ArgumentError(f"linear: activation is {activation!r}", fix="pass a name, or a function of a tile")
+        raise ArgumentError(f"linear: activation is {activation!r:.60}", fix="pass a name, or a function of a tile")
     if compiled:
         check_constant(activation, "the activation")
     name = f"function {number_of(activation)}"

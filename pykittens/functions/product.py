@@ -251,5 +251,5 @@ def _dtype_name(dtype: Any) -> str:
     name = name.removeprefix("torch.")
     name = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(name, name)
     if name not in DTYPE_NAMES or name not in DTYPES:
-        raise ArgumentError(f"matmul: dtype is {dtype!r}", fix="use pk.bf16, pk.f16 or pk.f32")
+        raise ArgumentError(f"matmul: dtype is {dtype!r:.60}", fix="use pk.bf16, pk.f16 or pk.f32")
     return name

@@ -51,7 +51,7 @@ def number_of(score: Any, mask: Any, compiled: bool = False) -> int:
                 if name == "score"
                 else "pass one of (batch, head, row, col)"
             )
-            raise ArgumentError(f"attention: {name} is {x!r}", fix=fix)
+            raise ArgumentError(f"attention: {name} is {x!r:.60}", fix=fix)
         if x is not None and compiled:
             check_constant(x, f"the {name}")
     key = tuple(x and identity(x, static=True) for x in (score, mask))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import ast
 import operator
-import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -36,25 +36,31 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {  # by the name of NumPy's f
 }
 
 
-# What asks a value for its truth, as it stands in a line of source, and what is written instead.
-_ASKS = {
-    r"while\b": "`for _ in pk.loop():` with pk.break_if(~(condition)) as its first line",
-    r"assert\b": "pk.assert_(condition)",
-    r".*\b(and|or|not)\b": "(a < b) & (c < d), a | b, ~a for `and`, `or`, `not`",
-    r".*[<>=]=?[^<>=\"'()]+[<>=]=": "(a < b) & (b < c) for a < b < c",
-    r".*[<>][^<>=\"'()]+[<>]": "(a < b) & (b < c) for a < b < c",
-    r".*\b(max|min|sorted)\(": "pk.maximum(a, b), pk.minimum(a, b)",
-}
-
-
 def _refuse_bool(value: Value) -> NoReturn:
-    line = next((frame.text.strip() for frame in user_frames(1)), "")
-    said = next((instead for pattern, instead in _ASKS.items() if re.match(pattern, line)), "")
+    said = next((_instead(frame.text.strip()) for frame in user_frames(1)), "")
     always = "`with pk.when(condition):` for statements, pk.where(condition, a, b) for values"
     raise TraceError(
         f"a Python condition on {value.label}, which is known only when the kernel runs",
         fix=f"write {said}; or {always}" if said else f"write {always}",
     )
+
+
+def _instead(line: str) -> str:
+    """What is written instead of what asks a value for its truth in a line of source; nothing where nobody knows."""
+    try:
+        nodes = [*ast.walk(ast.parse(line.removeprefix("el") + " pass" * line.endswith(":")))]
+    except SyntaxError:  # a part of a statement
+        return ""
+    if any(isinstance(x, ast.While) for x in nodes):
+        return "`for _ in pk.loop():` with pk.break_if(~(condition)) as its first line"
+    if any(isinstance(x, ast.Assert) for x in nodes):
+        return "pk.assert_(condition)"
+    if any(isinstance(x, (ast.BoolOp, ast.Not)) for x in nodes):
+        return "(a < b) & (c < d), a | b, ~a for `and`, `or`, `not`"
+    if any(isinstance(x, ast.Compare) and len(x.ops) > 1 for x in nodes):
+        return "(a < b) & (b < c) for a < b < c"
+    called = {x.func.id for x in nodes if isinstance(x, ast.Call) and isinstance(x.func, ast.Name)}
+    return "pk.maximum(a, b), pk.minimum(a, b)" if called & {"max", "min", "sorted"} else ""
 
 
 AUGMENTED = "add sub mul truediv floordiv mod pow and or xor lshift rshift".split()
