@@ -28,8 +28,8 @@ def _split(activation: str | None) -> tuple[Callable[[Any], Any] | None, bool]:
     name = kernels.GATES.get(activation, activation)
     found = kernels.ACTIVATIONS.get(name) or _activations.get(name)
     if found is None:
-        known = ", ".join((*kernels.ACTIVATIONS, *kernels.GATES))
-        raise ArgumentError(f"linear: activation is {activation!r:.60}", fix=f"use one of {known}, or a function of a tile")
+        fix = f"use one of {', '.join((*kernels.ACTIVATIONS, *kernels.GATES))}, or a function of a tile"
+        raise ArgumentError(f"linear: activation is {activation!r:.60}", fix=fix)
     return found, activation in kernels.GATES
 
 
