@@ -27,9 +27,10 @@ _RECENT = 8  # as many as of a function
 
 
 class _Remembered:
-    """What does a pass again; None where nothing can."""
+    """What does a pass again. `whole`: nothing can. Neither, where the pass that was recorded raised an error."""
 
     quick: Callable[..., Any] | None = None
+    whole = False
 
 
 _recording = threading.local()  # `now`: the recording of this thread
@@ -51,20 +52,20 @@ def gradients(ctx: Any, grads: Sequence[Tensor | None], whole: Callable[[Any, Se
     looks = (ctx.function, ctx.also, needs, settings, tuple(map(type, settings)), *shapes)
     if remembered := _known.find(given, looks):
         quick = remembered[0].quick
-        if quick is None:
+        if remembered[0].whole:
             return whole(ctx, grads)
-        if (found := quick(given, settings, needs)) is not NotImplemented:
+        if quick and (found := quick(given, settings, needs)) is not NotImplemented:
             recent[:] = [quick, *(x for x in recent if x is not quick)][:_RECENT]
             return found
-    remembered_now = _Remembered()
-    kept = _known.keep(given, looks, remembered_now)
+    kept = _known.keep(given, looks, now := _Remembered())
     if kept is None:
         return whole(ctx, grads)
     with (recording := _Recording(given)):
         found = whole(ctx, grads)
     plan, places = recording.plan(found)
+    now.whole = plan is None
     if plan is not None:
-        quick = remembered_now.quick = _written_out(plan, places, kept, given, settings, needs)
+        quick = now.quick = _written_out(plan, places, kept, given, settings, needs)
         recent[:] = [quick, *recent][:_RECENT]
     return found
 
