@@ -81,6 +81,7 @@ class Areas(NamedTuple):
 ROOM = 1016 << 20  # bytes that a pass takes beside the gradients, but for some numbers of each row
 PIECE = 64  # columns, of which each row has some terms in float32
 AT_ONCE = 1024  # rows, where not all fit
+MOST = 16  # slices that are not held
 ROUND = 4224  # columns whose tiles, of so many rows, are whole rounds on 132 multiprocessors (H100 SXM, H200)
 
 
@@ -115,7 +116,7 @@ def areas_of(m: int, h: int, v: int, early: bool, kept: bool, terms: int = 4, sc
     below = below and held > 0
     room -= 2 * rows * (v - held) + (0 if below else noted(rows))  # what all others take, of some rows
     own = min(room // (2 * max(m - rows, 1)) // STEP * STEP, (ROOM - copy) // (2 * m) // STEP * STEP, v - held)
-    if own <= 0:
+    if own * MOST < v - held:  # each slice is some launches for every few rows
         return None
     base, slices, end = (v * h - m * held) // LINE * LINE, [], 0
     while end < held:

@@ -254,7 +254,9 @@ def test_slices_cover_the_vocabulary_within_the_workspace(
         assert (x.first + x.wide) * h <= behind.offset == x.offset + m * x.wide
 
 
-@pytest.mark.parametrize(("m", "h", "v"), [*SIZES, (32768, 4096, 131072), (4096, 4096, 131072), (8192, 8192, 262144)])
+@pytest.mark.parametrize(
+    ("m", "h", "v"), [*SIZES, (32768, 4096, 131072), (4096, 4096, 131072), (8192, 8192, 262144), (31066, 2082, 485297)]
+)
 @pytest.mark.parametrize("room", [1 << 22, 1 << 27, 1000 << 20])
 @pytest.mark.parametrize(("early", "kept"), [(False, False), (False, True), (True, True)])
 def test_gradients_of_logits_find_room(
@@ -264,7 +266,7 @@ def test_gradients_of_logits_find_room(
     monkeypatch.setattr(vocabulary_slices, "ROOM", room)
     areas = areas_of(m, h, v, early, kept)
     if areas is None:
-        assert room < 1000 << 20 or 2 * STEP * m > room
+        assert room < 1000 << 20 or 2 * STEP * m > room or v > 400_000
         return
     assert [x.first for x in areas.slices] == [0, *np.cumsum([x.wide for x in areas.slices])[:-1]]
     assert sum(x.wide for x in areas.slices) == v and 0 < areas.rows <= m
@@ -275,6 +277,7 @@ def test_gradients_of_logits_find_room(
         assert (x.offset is not None) == (x.first < areas.held)
         assert x.first < areas.held or x.first < areas.again or x.wide <= max(own, STEP) or areas.again == 0
     held = [x for x in areas.slices if x.offset is not None]
+    assert len(areas.slices) - len(held) <= vocabulary_slices.MOST
     for x in held:
         assert x.offset is not None and x.offset % 64 == 0 and (x.first + x.wide) * h <= x.offset
         assert x.offset + m * (areas.held - x.first) <= v * h
