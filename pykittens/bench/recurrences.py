@@ -163,7 +163,7 @@ def _chunks(q: Any, k: Any, v: Any, g: Any, dt: Any, rounded: bool) -> Any:
         c = c.cumsum(1)
         last = c[:, -1:]
         if g.dim() == 3:  # of each channel: keys and queries have decayed when they are rounded
-            weights = cut(pairs(a, b, c, cut))
+            weights = cut(pairs(a, b, c, cut, near=lambda x: x))
             found.append(weights @ x + cut(a * c.exp()) @ cut(state).mT)
             state = state * last.exp() + back(x.mT @ cut(b * (last - c).exp()))
             continue
@@ -174,10 +174,10 @@ def _chunks(q: Any, k: Any, v: Any, g: Any, dt: Any, rounded: bool) -> Any:
     return torch.cat(found, 1)
 
 
-def pairs(q: Any, k: Any, c: Any, cut: Callable[[Any], Any]) -> Any:
+def pairs(q: Any, k: Any, c: Any, cut: Callable[[Any], Any], near: Callable[[Any], Any]) -> Any:
     """q_i k_j exp(c_i - c_j), j <= i, channel by channel, from factors that are rounded as `channel_decays.py` has
-    them: pairs of rows part at blocks of 32 or of 16 rows, or have the middle of 16 rows, which decay little, between
-    them.
+    them: pairs of rows part at blocks of 32 or of 16 rows, or (`near`) have the middle of 16 rows, which decay little,
+    between them.
     """
     import torch
 
@@ -187,5 +187,6 @@ def pairs(q: Any, k: Any, c: Any, cut: Callable[[Any], Any]) -> Any:
         apart = c - c[:, (row // (2 * size) * 2 * size + size - 1).clamp_max(len(row) - 1)]
         late, early = (apart, -apart) if size == 8 else (-apart.abs(), -apart.abs())
         mine = row[:, None] // 16 == row // 16 if size == 8 else (row[:, None] ^ row) // size == 1
-        found = found + (cut(q * late.exp()) @ cut(k * early.exp()).mT) * (mine & past)
+        rounded = near if size == 8 else cut
+        found = found + (rounded(q * late.exp()) @ rounded(k * early.exp()).mT) * (mine & past)
     return found

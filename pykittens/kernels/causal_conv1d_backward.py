@@ -43,7 +43,7 @@ from .sequences import contiguous_rows, dense
 
 COLS = 64  # channels of a warp: fewer than of the forward pass, for more warps
 UNIT = -math.log2(math.e)
-ROWS, LAPS, ENOUGH = 16, 8, 1024  # of a warp's tile; tiles of a warp, fewer where blocks would be less than so many
+ROWS, LAPS, ENOUGH = 16, 4, 1024  # of a warp's tile; tiles of a warp, fewer where blocks would be less than so many
 GATHERING, TOGETHER = 16, 4  # warps of a block that adds up, and blocks' sums that each of them takes at once
 
 

@@ -13,7 +13,8 @@ and the same number exp(-|c - c_r|) is of use whether a row is an i or a j. Each
 masked. A 64 x 64 tile is kept as these: 80 registers of a thread of a warp, not 128.
 
 Within 16 rows that decay by less than 2^30 on either side of the one in the middle, one product in bf16 is enough: that
-row is r for all pairs, and a factor may be large where the other is small.
+row is r for all pairs, and a factor may be large where the other is small. Each factor is two terms there, since early
+rows of a sequence have no other products, in whose sum an error of one would be small.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any, NamedTuple
 
 import pykittens as pk
 from pykittens import bf16, f32, warp
+
+from .sequences import terms
 
 WIDTH = 16  # columns at a time
 ROWS = 16  # of a piece
@@ -103,9 +106,12 @@ class Products(NamedTuple):
         def near() -> None:
             for i, block in enumerate(self.blocks):
                 apart = middle(sums, i)
-                x, y = ((piece_of(t, i).to(f32) * pk.exp2(c)).to(t.dtype) for t, c in ((late, apart), (early, -apart)))
+                both = ((late, apart), (early, -apart))
+                x, y = (terms(piece_of(t, i).to(f32) * pk.exp2(c), bf16) for t, c in both)
+                x, y = (y, x) if self.flip else (x, y)
                 made = warp.zeros(f32, ROWS, ROWS)
-                warp.mma_ABt(made, *((y, x) if self.flip else (x, y)))
+                for one, other in ((0, 1), (1, 0), (0, 0)):
+                    warp.mma_ABt(made, x[one], y[other])
                 block += pk.where((row <= column) if self.flip else (row >= column), made, 0.0)
 
         def apart() -> None:

@@ -14,7 +14,9 @@ stay in registers, and are rounded once. For the decays, with y'_i = S_i C_i, x'
     t_i = exp(c_63) <G, S> + sum_j exp(c_63 - c_j) x'_j . G B_j + sum_{i <= j < 64} (dY_j . y'_j - x'_j . dx'_j)
 
 is the gradient of dt_i A (as in `gated_linear_attention.py`, but begun anew in each chunk, so that errors do not add up
-over a sequence). `finish` makes the gradients of dt, A, D and the bias from the dot products of rows that are kept.
+over a sequence). No decay lies between a row and itself: what C_i . B_i gives counts in y' and in dx' alike, is left out
+of both dot products, and acts on rows as D does: where decays are strong, nothing but its rounding would be left of the
+difference. `finish` makes the gradients of dt, A, D and the bias from the dot products of rows that are kept.
 """
 
 from __future__ import annotations
@@ -58,14 +60,16 @@ def differentiate(
     by_x: Annotated[Tensor, f32, "HP", "M"],
     between: Annotated[Tensor, f32, "HP", "M"],
     by_d: Annotated[Tensor, f32, "HP", "M"],
+    by_own: Annotated[Tensor, f32, "HP", "M"],
     scale: Annotated[Scalar, f32],
     shares: Annotated[Scalar, i32],
     *,
     stages: int = 2,
 ) -> None:
     """dx, dz, db, dc of each share of a group's heads, and the dot products of rows: dy . y', x . dx' (of dt x), what
-    goes between x and the state behind the chunk, and dy . x. `ungated`: the gradients of rows behind their gate z, of
-    which dy are those before it. `scale` goes with c. d, z and weights may be None.
+    goes between x and the state behind the chunk, dy . x, and that times c . b, which is what is left out of the first
+    two. `ungated`: the gradients of rows behind their gate z, of which dy are those before it. `scale` goes with c. d,
+    z and weights may be None.
     """
     slot, group, share = pk.block_index.x, pk.block_index.y, pk.block_index.z
     dtype, scaled, cols = x.dtype, x.dtype is f16, b.cols
@@ -91,8 +95,9 @@ def differentiate(
         keys, others = (keys_c, keys_b) if first_rows else (keys_b, keys_c)
         warpgroup.mm_ABt(score, keys, others)
         warpgroup.wait(score)
-        score[:] = score * scale
         row, column = pk.row_index(score), pk.col_index(score)
+        itself = pk.where(row == column, score * scale, 0.0).row_sum()  # c . b
+        score[:] = pk.where(row == column, 0.0, score * scale)
         seen = column <= row if first_rows else row <= column
         for i in pk.range(count):
             which = group * heads + first + i
@@ -148,9 +153,9 @@ def differentiate(
                     inner = inner * warpgroup.load_col(slot_.state_unit) * warpgroup.load_col(slot_.slope_unit)
                 through = through if weights is None else through * ours
                 warpgroup.store(between, pk.fma(inner, pk.exp2(all), through), (which, slot))
-                finish_x(out, slot_, head, where, (which, slot), None if weights is None else ours)
+                finish_x(out, slot_, head, where, (which, slot), itself, None if weights is None else ours)
             elif z is not None:
-                gate_slope(out, slot_, head, where)
+                gate_slope(out, slot_, head, where, itself)
             warpgroup.wait(grad)
             ring.release()
         total[:] = total * scale
@@ -174,24 +179,30 @@ def differentiate(
             total = warpgroup.load(piece[0]).to(f32).row_dot(warpgroup.load(piece[1]).to(f32), True, onto=total)
         return total.total()
 
-    def gate_slope(out: Any, slot_: Any, head: Any, where: Any) -> None:
+    def gate_slope(out: Any, slot_: Any, head: Any, where: Any, factor: Any) -> None:
         """dz, from the rows before their gate."""
-        if d is not None:
-            out[:] = pk.fma(warpgroup.load(slot_.x).to(f32), d[head], out)
+        if weights is not None:
+            factor = factor * warpgroup.load_col(slot_.weights)
+        out[:] = pk.fma(warpgroup.load(slot_.x).to(f32), factor if d is None else factor + d[head], out)
         gate = warpgroup.load(z, **where, rows=CHUNK, cols=CHUNK).to(f32)
         share_ = pk.sigmoid(gate)
         out[:] = out * (share_ * pk.fma(gate, 1.0 - share_, 1.0))
         given = warpgroup.load(ungated, **where, rows=CHUNK, cols=CHUNK).to(f32)
         warpgroup.store(dz, (out * given).to(dtype), **where)
 
-    def finish_x(out: Any, slot_: Any, head: Any, where: Any, place: Any, ours: Any) -> None:
+    def finish_x(out: Any, slot_: Any, head: Any, where: Any, place: Any, itself: Any, ours: Any) -> None:
         """dx, from the gradient of dt x."""
+        factor = itself
         if ours is not None:
-            out[:] = out * ours
+            out[:], factor = out * ours, itself * ours
+        up = warpgroup.load(slot_.dy).to(f32)
+        out[:] = pk.fma(up, factor if d is None else factor + d[head], out)
+        if d is not None or ours is not None:
+            met = up.row_dot(warpgroup.load(slot_.x).to(f32))
         if d is not None:
-            up = warpgroup.load(slot_.dy).to(f32)
-            out[:] = pk.fma(up, d[head], out)
-            warpgroup.store(by_d, up.row_dot(warpgroup.load(slot_.x).to(f32)), place)
+            warpgroup.store(by_d, met, place)
+        if ours is not None:
+            warpgroup.store(by_own, met * itself, place)
         warpgroup.tma.wait(read=True)
         warpgroup.sync()  # `result` has been read
         warpgroup.store(result, out.to(dtype))
@@ -246,6 +257,7 @@ def finish(
     by_x: Annotated[Tensor, f32, "P", "H", "M"],
     between: Annotated[Tensor, f32, "P", "H", "M"],
     by_d: Annotated[Tensor, f32, "P", "H", "M"],
+    by_own: Annotated[Tensor, f32, "P", "H", "M"],
     ddt: Annotated[Tensor, FLOATS, "B", 1, "L", "H"],
     da: Annotated[Tensor, f32, "T", "H"],
     dbias: Annotated[Tensor, f32, "T", "H"],
@@ -254,7 +266,8 @@ def finish(
     soft: bool = False,
 ) -> None:
     """The gradient of dt, and what each chunk adds to those of a, the bias and d, from dot products of rows, of which
-    heads have P. Without `a`, dt is the decay itself, and `weights` only say how many chunks there are."""
+    heads have P. Without `a`, dt is the decay itself, `weights` only say how many chunks there are, and `by_own` is
+    None."""
     slot, col = pk.block_index.x, pk.block_index.y
     rows, batch, chunk = rows_of(dt.rows, offsets, slot)
     where = rows.tile(batch, 0, chunk, CHUNK, col, SOME)
@@ -277,7 +290,7 @@ def finish(
         rate = pk.maximum(warp.load_col(a, col, length=SOME), -1e30)
         slope = pk.where(weight * rate * LOG2E > LEAST, slope, 0.0)
         warp.store(da, (slope * weight).row_sum(), (slot, col))
-        slope = pk.fma(slope, rate, gain)
+        slope = pk.fma(slope, rate, gain + pk.where(real, of_heads(by_own), 0.0))
     if dd is not None:
         warp.store(dd, pk.where(real, of_heads(by_d), 0.0).row_sum(), (slot, col))
     slope = slope.transpose()

@@ -196,14 +196,14 @@ def pull(
     sum_b, sum_c = (alike(call, x, shares) for x in (db, dc))
     if shares == 1 or sum_b is None or sum_c is None:
         shares, sum_b, sum_c = 1, db, dc
-    dots = [call.empty((wide, call.chunks * CHUNK)) for _ in range(3 if d is None else 4)]
-    by_y, by_x, between, by_d = (*dots, None)[:4]
+    wanted = (True, True, True, d is not None, weights is not None)
+    dots = [call.empty((wide, call.chunks * CHUNK)) if x else None for x in wanted]
     given = (sums, weights, d, z, ungated, call.offsets, states, slopes, *units, dx, dz, sum_b, sum_c)
-    differentiate(x, dy, b, c, *given, by_y, by_x, between, by_d, scale, shares, stages=STAGES[keys])
+    differentiate(x, dy, b, c, *given, *dots, scale, shares, stages=STAGES[keys])
     if shares > 1:
         for parts, whole in ((sum_b, db), (sum_c, dc)):
             add_shares(lines(parts, shares), lines(whole))
-    return by_y, by_x, between, by_d
+    return tuple(dots)
 
 
 def lined(state: Any) -> View:

@@ -477,7 +477,8 @@ def test_f16_with_large_keys(name: str) -> None:
     operands[large] = (operands[large].float() * size).clamp(-60000, 60000).half()
     operands[small] = (operands[small].float() / size).half()
     o, _ = ROWS[name].call(**operands, state=state * 0, return_state=True)
-    assert distance(o, exact(name, operands, state * 0)[0]) < 1.5e-3
+    wanted = exact(name, operands, state * 0)[0]
+    assert distance(o, wanted) < max(1.5e-3, 1.5 * distance(wanted.half(), wanted))  # of a delta rule it is subnormal
 
 
 def rows_first(name: str, x: Any) -> Any:

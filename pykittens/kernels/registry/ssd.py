@@ -189,7 +189,7 @@ def _differentiate(state: int, dtype: str, gate: bool) -> Instance:
         **{"z": x if gate else None, "ungated": x if gate else None, "offsets": None},
         **{"states": kept, "slopes": kept, "state_units": units, "slope_units": units},
         **{"dx": x, "dz": x if gate else None, "db": bc, "dc": bc},
-        **dict.fromkeys(("by_y", "by_x", "between", "by_d"), line),
+        **dict.fromkeys(("by_y", "by_x", "between", "by_d", "by_own"), line),
         **{"scale": scale, "shares": 1},
     }
 
@@ -214,7 +214,10 @@ def _differentiate(state: int, dtype: str, gate: bool) -> Instance:
             made["dc"][0, 0, at] += inner @ bs + (up * lift) @ states[t, h]
             made["db"][0, 0, at] += inner.T @ cs + (xs * left * ws[:, None]) @ slopes[t, h]
             made["dx"][0, h, at] = change * ws[:, None] + given["d"][h] * up
-            made["by_y"][h, at], made["by_x"][h, at] = (up * y).sum(1), (xs * change).sum(1)
+            itself = (cs * bs).sum(1) * scale * (xs * up).sum(1)
+            made["by_y"][h, at] = (up * y).sum(1) - itself * ws
+            made["by_x"][h, at] = (xs * change).sum(1) - itself
+            made["by_own"][h, at] = itself
             made["between"][h, 64 * t : 64 * t + 64] = (states[t, h] * slopes[t, h]).sum(1) * np.exp2(last)
             made["between"][h, at] += ws * (xs * through).sum(1)
             made["by_d"][h, at] = (xs * up).sum(1)
@@ -228,7 +231,7 @@ def _differentiate(state: int, dtype: str, gate: bool) -> Instance:
     rng = np.random.default_rng(5)
     values: dict[str, Array] = {"sums": _sums(rng, (heads, m), n) / 32, "weights": rng.random((heads, m))}
     values |= {name: np.exp2(rng.integers(-2, 3, (3, heads, 64))) for name in ("state_units", "slope_units")}
-    outputs = ("dx", "db", "dc", "by_y", "by_x", "between", "by_d", *(["dz"] if gate else []))
+    outputs = ("dx", "db", "dc", "by_y", "by_x", "between", "by_d", "by_own", *(["dz"] if gate else []))
     statics = {"stages": ssd_backward.STAGES[state]}
     return Instance(ssd_backward.differentiate, operands, statics, outputs, expected, values)
 
@@ -248,21 +251,22 @@ def _finish(soft: bool) -> Instance:
     dt, each = spec(f32, (1, 1, N_ROWS, 3)), spec(f32, (3, 3))
     operands = {
         **{"dt": dt, "a": spec(f32, (3,)), "bias": spec(f32, (3,)), "offsets": None, "weights": line},
-        **dict.fromkeys(("by_y", "by_x", "between", "by_d"), parts),
+        **dict.fromkeys(("by_y", "by_x", "between", "by_d", "by_own"), parts),
         **{"ddt": dt, "da": each, "dbias": each, "dd": each},
     }
 
     def expected(**given: Any) -> dict[str, Array]:
-        y, x, between, d, w = (
+        y, x, between, d, own, w = (
             given[name].astype(float).reshape(-1, 3, 3, 64).sum(0) if name != "weights" else v
             for name, v in (
-                (n, given["weights"].reshape(3, 3, 64)) for n in ("by_y", "by_x", "between", "by_d", "weights")
+                (n, given["weights"].reshape(3, 3, 64))
+                for n in ("by_y", "by_x", "between", "by_d", "by_own", "weights")
             )
         )
         real = np.arange(m).reshape(3, 64) < N_ROWS
         change = np.where(real, y - x * w, 0)
         slope = np.where(real, change[..., ::-1].cumsum(-1)[..., ::-1] + between.sum(-1, keepdims=True), 0)
-        ddt = np.where(real, slope * given["a"][:, None, None] + x, 0)
+        ddt = np.where(real, slope * given["a"][:, None, None] + x + own, 0)
         if soft:
             raw = given["dt"].astype(float)[0, 0].T + given["bias"][:, None]
             ddt = ddt * np.pad(1 / (1 + np.exp(-raw)), ((0, 0), (0, m - N_ROWS))).reshape(ddt.shape)
@@ -302,7 +306,7 @@ ROWS = (
         needs=("wgmma",),
         options={"state": (128, 64), "dtype": ("bf16", "f16"), "gate": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG"),
-        spilled=128,
+        spilled=168,
     ),
     Shipped(
         name="ssd_backward_gate",
