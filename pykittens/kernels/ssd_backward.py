@@ -14,9 +14,9 @@ stay in registers, and are rounded once. For the decays, with y'_i = S_i C_i, x'
     t_i = exp(c_63) <G, S> + sum_j exp(c_63 - c_j) x'_j . G B_j + sum_{i <= j < 64} (dY_j . y'_j - x'_j . dx'_j)
 
 is the gradient of dt_i A (as in `gated_linear_attention.py`, but begun anew in each chunk, so that errors do not add up
-over a sequence). No decay lies between a row and itself: what C_i . B_i gives counts in y' and in dx' alike, is left out
-of both dot products, and acts on rows as D does: where decays are strong, nothing but its rounding would be left of the
-difference. `finish` makes the gradients of dt, A, D and the bias from the dot products of rows that are kept.
+over a sequence). No decay lies between a row and itself: what C_i . B_i gives counts in y' and in dx' alike, is left
+out of both dot products, and acts on rows as D does: where decays are strong, nothing but its rounding would be left of
+the difference. `finish` makes the gradients of dt, A, D and the bias from the dot products of rows that are kept.
 """
 
 from __future__ import annotations
