@@ -152,6 +152,9 @@ def attention(
     device of q: the first ones, or with padding "left" the last. Others are not seen, and not visited in whole tiles;
     their output and gradients are zero. They are a mask, of two operands.
 
+    A NaN or an infinity among values that a row does not see may still reach it, as 0 times that, as in torch: a
+    product has no masks. (Packed sequences, `attention_varlen`, never meet each other's.)
+
     Raises `ArgumentError` for operands that no kernel takes.
     """
     if dropout_p != 0:

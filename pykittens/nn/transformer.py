@@ -114,6 +114,8 @@ class Attention(nn.Module):  # type: ignore[misc]
         self.o_proj = nn.Linear(heads * self.head_dim, size, bias, device, dtype)
 
     def forward(self, x: Tensor, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
+        if (cos is None) != (sin is None):
+            raise ArgumentError("Attention with one of cos and sin", fix="pass both, or neither")
         q, k, v = (
             proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)

@@ -448,9 +448,35 @@ def test_numpy_by_name() -> None:
         ("gradients of y", {"of": ["y"]}),
         ("results of shape", {"grad": None}),
         ("grad of shape", {"grad": x}),
+        ("grad is 1.0", {"grad": 1.0}),
     ):
         with pytest.raises(ArgumentError, match=said):
             pk.gradients(pk.rotary, x[None, :, :12], cos, sin, **{"grad": x[None, :, :12], **change})
+    for nothing in (lambda x: None, lambda x: torch.ones(3)):
+        with pytest.raises(ArgumentError, match="gradients of a function that returns (NoneType|Tensor), made of none"):
+            pk.gradients(nothing, x, grad=x)
+    with torch.inference_mode():
+        assert pk.gradients(pk.softmax, x, grad=x, of="x")._fields == ("x",)
+
+
+def by_documents(s: Any, batch: Any, head: Any, row: Any, col: Any, by: Any, documents: Any) -> Any:
+    return pk.where(documents[batch, row] == documents[batch, col], s * by[head], s)
+
+
+def test_numpy_in_tuples() -> None:
+    """Operands of functions, two weights, any number of arguments: a tuple of gradients, None for what has none."""
+    x, q = as_numpy(tensor(8, 64, dtype=HALF)), as_numpy(tensor(1, 2, 9, 64, dtype=HALF))
+    slopes, documents = np.array([0.5, -1], np.float32), np.array([[0] * 4 + [1] * 5], np.int32)
+    asked: dict[str, Any] = {"score": by_documents, "score_operands": (slopes, documents)}
+    by, none = pk.gradients(pk.attention, q, q, q, grad=q, **asked).score_operands
+    asked["score_operands"] = tuple(torch.from_numpy(y) for y in (slopes.copy(), documents))
+    given = [torch.tensor(q.astype(np.float32)).to(HALF) for _ in range(3)]
+    wanted = pk.gradients(pk.attention, *given, grad=given[0], **asked).score_operands[0]
+    assert none is None and np.array_equal(by, wanted.numpy()) and by.any()
+    found = pk.gradients(pk.linear, x, (x, x), activation="swiglu", grad=as_numpy(tensor(8, 8, dtype=HALF)))
+    assert found._fields == ("x", "weight") and [y.shape for y in found.weight] == [x.shape] * 2
+    (many,) = pk.gradients(lambda *gates: pk.swiglu(*gates), x, x, grad=x)
+    assert [y.dtype for y in many] == [x.dtype] * 2
 
 
 def test_other_frameworks_have_the_same() -> None:
