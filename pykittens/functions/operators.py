@@ -123,11 +123,16 @@ def _innermost(x: Tensor | None) -> Tensor | None:
 
 
 def _refuse_what_has_no_rows(function: Function, arrays: Sequence[Tensor | None]) -> None:
-    """Refuses sparse, nested and quantized tensors, of which the dispatcher says much."""
+    """Refuses sparse, nested, quantized and masked tensors, of which the dispatcher says much."""
     for name, x in zip(function.names, arrays, strict=True):
-        if x is not None and (x.layout is not torch.strided or x.is_nested or x.is_quantized):
-            kind = "nested" if x.is_nested else "quantized" if x.is_quantized else "sparse"
-            fixes = {"nested": "packed sequences, x.values(), or a padded tensor", "quantized": "x.dequantize()"}
+        masked = type(x).__name__ == "MaskedTensor"
+        if x is not None and (x.layout is not torch.strided or x.is_nested or x.is_quantized or masked):
+            kind = "masked" if masked else "nested" if x.is_nested else "quantized" if x.is_quantized else "sparse"
+            fixes = {
+                "nested": "packed sequences, x.values(), or a padded tensor",
+                "quantized": "x.dequantize()",
+                "masked": "x.to_tensor(value)",
+            }
             raise ArgumentError(
                 f"{function.name}: {name} is a {kind} tensor", fix=f"pass {fixes.get(kind, 'x.to_dense()')}"
             )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import operator
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from ..errors import ArgumentError
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 def _is_float(x: Any) -> bool:  # not converted: a tensor on a GPU would have to be waited for
-    other = isinstance(x, (bool, np.bool_, str, bytes)) or (isinstance(x, int) and abs(x) > sys.float_info.max)
+    other = isinstance(x, (bool, np.bool_, str, bytes)) or (isinstance(x, (int, float)) and LARGEST < abs(x) < math.inf)
     return not other and hasattr(type(x), "__float__") and getattr(x, "ndim", 0) == 0
 
 
@@ -28,7 +30,7 @@ def _is_int(x: Any) -> bool:
 
 
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "float": (_is_float, "a number"),
+    "float": (_is_float, "a number that float32 holds"),
     "int": (_is_int, "a whole number"),
     "SymInt": (_is_int, "a whole number"),
     "bool": (lambda x: isinstance(x, (bool, np.bool_)), "True or False"),

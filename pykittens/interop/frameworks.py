@@ -240,7 +240,7 @@ class Generic(Framework):
     kind = "cuda"
 
     def owns(self, array: Any) -> bool:
-        return hasattr(array, "__cuda_array_interface__")
+        return isinstance(getattr(array, "__cuda_array_interface__", None), dict)  # some objects have every name
 
     def describe(self, array: Any) -> ArrayInfo:
         from ..gpu import driver

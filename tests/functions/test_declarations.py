@@ -969,6 +969,13 @@ def test_what_torch_asks_is_answered_or_refused() -> None:
             transform(x)
     assert torch.equal(torch.func.grad(lambda y: (pk.softmax(x) * y).sum())(x), pk.softmax(x)), "a constant there"
     torch.testing.assert_close(torch.vmap(pk.softmax)(x[None]), torch.softmax(x[None], -1))
-    for odd, kind in ((x.to_sparse(), "sparse"), (torch.nested.nested_tensor([x, x]), "nested")):
+    masked = torch.masked.masked_tensor(x, x > 0)
+    for odd, kind in (
+        (x.to_sparse(), "sparse"),
+        (torch.nested.nested_tensor([x, x]), "nested"),
+        (masked, "masked"),
+    ):
         with pytest.raises(ArgumentError, match=f"x is a {kind} tensor"):
             pk.softmax(odd)
+    with pytest.raises(ArgumentError, match=r"x` is a torch.fx.proxy.Proxy, which is no array"):
+        torch.fx.symbolic_trace(pk.softmax)

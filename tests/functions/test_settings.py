@@ -14,13 +14,13 @@ from pykittens.functions.declaration import ALL, Function
 
 load()
 WRONG: dict[str, tuple[Any, ...]] = {
-    "float": ("1.0", True, None, 1j, [1.0], np.ones(2)),
+    "float": ("1.0", True, None, 1j, [1.0], np.ones(2), 1e39, -(10**400)),
     "int": (1.5, "1", True, None, np.float32(1), [1]),
     "bool": (1, 0.0, "yes", None, np.array([True])),
     "str": (3, None, b"mean", True),
 }
 RIGHT: dict[str, tuple[Any, ...]] = {
-    "float": (1, 0.5, np.float32(2), np.int64(3), np.array(0.5)),
+    "float": (1, 0.5, np.float32(2), np.int64(3), np.array(0.5), 3e38, float("-inf")),
     "int": (1, np.int32(2), -3),
     "bool": (True, np.bool_(False)),
     "str": ("mean",),
