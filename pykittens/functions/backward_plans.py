@@ -37,31 +37,32 @@ _recording = threading.local()  # `now`: the recording of this thread
 _known: Plans[_Remembered] = Plans(guard)
 
 
-def gradients(ctx: Any, grads: Sequence[Tensor | None], whole: Callable[[Any, Sequence[Any]], Any]) -> Any:
-    """The gradients of a function's arguments, by a plan or by `whole(ctx, grads)`.
+def gradients(ctx: Any, grads: Sequence[Tensor | None], whole: Callable[..., Any]) -> Any:
+    """The gradients of a function's arguments, by a plan or by `whole(ctx, *grads)`.
 
-    `ctx` has what the forward pass kept, and its `roles`.
+    `ctx` has what the forward pass kept, and what it was told: `autograd.Told`.
     """
-    given, settings, needs, recent = (*ctx.saved_tensors, *grads), ctx.settings, ctx.needs_input_grad, ctx.roles.recent
+    function, also, settings, roles = ctx.told
+    given, needs, recent = (*ctx.saved_tensors, *grads), ctx.needs_input_grad, roles.recent
     for quick in recent:
         if (found := quick(given, settings, needs)) is not NotImplemented:
             return found
     if torch.is_grad_enabled() or not plans.ordinary([x for x in given if x is not None]):
-        return whole(ctx, grads)
+        return whole(ctx, *grads)
     shapes = [getattr(x, "shape", None) for x in given]
-    looks = (ctx.function, ctx.also, needs, settings, tuple(map(type, settings)), *shapes)
+    looks = (function, also, needs, settings, tuple(map(type, settings)), *shapes)
     if remembered := _known.find(given, looks):
         quick = remembered[0].quick
         if remembered[0].whole:
-            return whole(ctx, grads)
+            return whole(ctx, *grads)
         if quick and (found := quick(given, settings, needs)) is not NotImplemented:
             recent[:] = [quick, *(x for x in recent if x is not quick)][:_RECENT]
             return found
     kept = _known.keep(given, looks, now := _Remembered())
     if kept is None:
-        return whole(ctx, grads)
+        return whole(ctx, *grads)
     with (recording := _Recording(given)):
-        found = whole(ctx, grads)
+        found = whole(ctx, *grads)
     plan, places = recording.plan(found)
     now.whole = plan is None
     if plan is not None:

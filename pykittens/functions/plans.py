@@ -138,14 +138,15 @@ def beside(function: Any, arrays: Sequence[Tensor | None]) -> list[tuple[int, in
 def written_out(
     kept: KeptPlan,
     looks: Looks,
-    apply: Any,
+    tell: Any,
+    told: Any,
     function: Any,
     arrays: Sequence[Tensor | None],
     settings: Sequence[Any],
     also: bool,
 ) -> Callable[..., Any]:
     """A plan as one Python function, for calls like this one; it returns NotImplemented, and has done nothing, for any
-    other. `apply` tells autograd. Such a function reads
+    other. `tell(*arrays, told, results)` tells autograd, and returns the results. Such a function reads
 
         if also is not False or settings differ or a mode is on: return NotImplemented
         x0, x1 = arrays
@@ -178,7 +179,7 @@ def written_out(
         made.line(f"{constant(torch.autograd.graph.increment_version)}(({written}))")
     results, count = [f"m{i}" for i in range(plan.results)], len(function.outputs) + also
     if graded:
-        made.line(f"made = {constant(apply)}(*arrays, {constant(function)}, settings, [{', '.join(results)}])")
+        made.line(f"made = {constant(tell)}(*arrays, {constant(told)}, [{', '.join(results)}])")
         results = [f"made[{i}]" for i in range(plan.results)]
     made.line(f"return {', '.join(results[:count]) or None}")
     return made.function()

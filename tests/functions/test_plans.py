@@ -461,7 +461,7 @@ def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPa
         names = called(forward_and_backward, last=True)
         assert all(x.grad is not None and x.grad.shape == x.shape for x in tensors if x.requires_grad)
         assert round < 2 or not {"_run", "operate", "specialise", "describe"} & set(names), names
-        assert round < 2 or ("_backward" in names) == (name in MORE_THAN_KERNELS), names
+        assert round < 2 or ("_gradients" in names) == (name in MORE_THAN_KERNELS), names
         forward, (first,) = [*tensors, *results[: len(results) // 2]], parts  # whose scratch memory others may get
         found.append(roles(launches[:first], forward) + roles(launches[first:], [*tensors, *results]))
     assert len(found[0]) >= 2
