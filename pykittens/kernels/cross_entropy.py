@@ -35,7 +35,7 @@ from pykittens.types import DTYPES
 from .arguments import check_floats, floats, machine, values_of
 from .rows import FLOATS, Rows, stream, teams
 
-LOG2E = 1.4426950408889634
+LOG2E, LN2 = 1.4426950408889634, 0.6931471805599453
 SOME = 4096  # targets, or losses, that a block takes at a time
 HELD = 64  # logits of a thread, at most
 SPARE = 1024  # more rows than blocks that stay look at past the end
@@ -103,15 +103,17 @@ def entropy(
                 slope, value, picked = 1.0 - bent * bent, bent * cap, pk.tanh(picked * narrow) * cap
             value = mine.cut(value, -pk.inf)
             peak = mine.max(value)
-            weight = pk.exp2(pk.fma(value, LOG2E, peak * -LOG2E))
+            shift = peak * -LOG2E
+            weight = pk.exp2(pk.fma(value, LOG2E, shift))
             total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), 0.0)
             whole = pk.log(total) + peak
             status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
             known = mine.team.full_col(f32, 1, status, layout=config.layout)
             with pk.when(here & (row < m)):
-                found = whole - picked * (1.0 - smoothing)
                 if smooth:
-                    found = found - level * even
+                    found = whole - picked * (1.0 - smoothing) - level * even
+                else:  # nearly certain targets have losses below a unit in the last place of their logit
+                    found = pk.maximum(pk.log(total) - pk.fma(picked, LOG2E, shift) * LN2, 0.0)
                 if squared:
                     found = found + whole * whole * z
                 mine.store_column(loss, pk.where(known == 0.0, 0.0, found * known))

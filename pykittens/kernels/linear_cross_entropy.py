@@ -38,7 +38,7 @@ from pykittens.types import Coalesced
 
 from . import cross_entropy, gemm, matmul
 from .attention import processors_of
-from .cross_entropy import LOG2E, count_targets, total_loss
+from .cross_entropy import LN2, LOG2E, count_targets, total_loss
 from .vocabulary_slices import WORKSPACE, Slice, slices_of
 
 WARPS = 8  # of a block
@@ -132,10 +132,10 @@ def finish(
     smoothing: Annotated[Scalar, f32],
     even: Annotated[Scalar, f32],
     z: Annotated[Scalar, f32],
-    found: Annotated[Tensor, f32, 2, "M"] | None = None,
+    found: Annotated[Tensor, f32, 3, "M"] | None = None,
 ) -> None:
     """Each row's loss and log-sum-exp from what `statistics` left of it. `even`: smoothing / v. `found`: the largest
-    number that a row's exponentials are beside, and its target's logit.
+    number that a row's exponentials are beside, its target's logit, and the sum of exponentials beside that number.
     """
     terms, tiles = parts.depth, parts.rows
     shared = pk.shared(pk.sv(f32, SIDE), count=WARPS * terms, name="sums")
@@ -160,22 +160,24 @@ def finish(
     most = of_all_warps(0, peak.col_max(), pk.maximum)
     shift = pk.where(most == -pk.inf, 0.0, most) * -LOG2E
     for lap in pk.range(laps):
-        sums[0] += some(1, lap) * pk.exp2(pk.fma(some(0, lap, -pk.inf), LOG2E, shift))
+        sums[0] += some(1, lap) * pk.exp2(some(0, lap, -pk.inf) * LOG2E + shift)  # 1 beside the largest itself
         for term in range(2, terms):
             sums[term - 1] += some(term, lap)
     total, picked, *level = (of_all_warps(i + 1, x.col_sum(), lambda a, b: a + b) for i, x in enumerate(sums))
     with pk.when(warp.index == 0):
         at, whole = (0, 0, 0, pk.block_index.x), pk.log(total) + most
-        own = whole - picked * (1.0 - smoothing) + whole * whole * z
         if level:
-            own = own - level[0] * even
+            own = whole - picked * (1.0 - smoothing) - level[0] * even
+        else:  # nearly certain targets have losses below a unit in the last place of their logit
+            own = pk.maximum(pk.log(total) - pk.fma(picked, LOG2E, shift) * LN2, 0.0)
+        own = own + whole * whole * z
         target = warp.load_row(column, at, length=SIDE, layout=LAYOUT)
         own = pk.where(target == NOWHERE, math.nan, pk.where(target == IGNORED, 0.0, own))
         warp.store(loss, own, at)
         warp.store(lse, whole, at)
         if found is not None:
-            warp.store(found, most, at)
-            warp.store(found, picked, (0, 0, 1, pk.block_index.x))
+            for i, value in enumerate((most, picked, total)):
+                warp.store(found, value, (0, 0, i, pk.block_index.x))
 
 
 @pk.kernel(warps=4, grid=lambda lse, **_: -(-lse.cols // (4 * LANES)))

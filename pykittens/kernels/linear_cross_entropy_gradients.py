@@ -88,7 +88,7 @@ def target_logits(
 def factors(
     column: Annotated[Tensor, i32, "M"],
     lse: Annotated[Tensor, f32, "M"],
-    found: Annotated[Tensor, f32, 2, "M"],
+    found: Annotated[Tensor, f32, 3, "M"],
     share: Annotated[Tensor, f32, "ONE"] | None,
     state: Annotated[Tensor, f32, 4, "M"],
     marks: Annotated[Tensor, f32, 4, "M"],
@@ -106,14 +106,15 @@ def factors(
     def some(x: Any, i: int = 0) -> Any:
         return warp.load_row(x, (0, 0, i, place), length=LANES, layout=Coalesced(LANES, 1))
 
-    level, most, logit, target = some(lse), some(found), some(found, 1), some(column)
+    level, most, logit, total, target = some(lse), *(some(found, i) for i in range(3)), some(column)
     up = pk.where(target == IGNORED, 0.0, 1.0 if share is None else share[0])
     up = pk.where(target == NOWHERE, math.nan, up)
     bend = level * (2.0 * z) + 1.0
     shape, times = (pk.where(bend >= 0.5, *pair) for pair in ((bend, 1.0), (1.0, bend)))
-    exact = pk.exp2((logit - most) * LOG2E) * times - pk.exp2((level - most) * LOG2E) / shape
+    power = pk.exp2(pk.fma(logit, LOG2E, most * -LOG2E))  # as `statistics` made it, so that what remains is the others'
+    exact = power * times - total / shape
     hot = exact.to(bf16).to(f32)
-    factor = up * shape * pk.exp2((most - level) * LOG2E) * pk.where(hot == 0.0, 1.0, exact / hot)
+    factor = up * shape / total * pk.where(hot == 0.0, 1.0, exact / hot)
     for i, value in enumerate((level * -LOG2E, up * bend, up, pk.where(target == IGNORED, 0.0, factor))):
         warp.store(state, value, (0, 0, i, place))
     beside = pk.where(bend >= 0.5, most, math.nan)
@@ -195,7 +196,7 @@ class ForwardSteps:
         sums = new((rows, h), "f32") if dx is not None and len(slices) > 1 else None
         spare = new((rows, areas.spare), info.dtype) if areas.spare else None
         x, weight = readable(x), readable(weight)
-        logit, found, marks = (new(shape, "f32") if apart else None for shape in ((m,), (2, rows), (4, rows)))
+        logit, found, marks = (new(shape, "f32") if apart else None for shape in ((m,), (3, rows), (4, rows)))
         if apart:
             target_logits(x, weight, View(columns, (m,), (1,)), *(part_of(bias, 0, v) or [None]), logit)
         for top in range(0, m, rows):
@@ -213,7 +214,7 @@ class ForwardSteps:
                 product(some, part.T, powers, epilogue, operands, config)
             each = at((terms, above[-1], n), (rows, terms * rows, 1))
             column, level = View(columns, (n,), (1,), top), View(lse, (n,), (1,))
-            seen, mark = (View(x, (i, n), (rows, 1)) if apart else None for i, x in ((2, found), (4, marks)))
+            seen, mark = (View(x, (i, n), (rows, 1)) if apart else None for i, x in ((3, found), (4, marks)))
             by = float(smoothing), smoothing / v, float(z_loss)
             finish(each, column, View(losses, (n,), (1,), top), level, *by, found=seen)
             if apart:

@@ -130,6 +130,17 @@ def test_nan_and_infinity() -> None:
     assert np.isnan(loss[[0, 1, 4]]).all() and loss[3] == np.inf and dx[3, 7] == -1
 
 
+def test_targets_that_are_nearly_certain() -> None:
+    """Losses far below a unit in the last place of the logits, which float32 differences of these would lose."""
+    rng = np.random.default_rng(0)
+    x, targets = rng.standard_normal((40, 300)), rng.integers(0, 300, 40)
+    x[np.arange(40), targets] += np.arange(40)
+    x = x.astype(np.float32)
+    loss, _, _ = cross_entropy(x, targets, reduction="none")
+    exact = reference(x, targets, reduction="none")[0]
+    assert (loss >= 0).all() and np.abs(loss[exact < 1] - exact[exact < 1]).max() < 4e-7
+
+
 def test_large_logits() -> None:
     x, targets = inputs(4, 1000)
     check(x * 1e4, targets)

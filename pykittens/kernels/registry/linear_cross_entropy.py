@@ -147,10 +147,11 @@ def _factors(z: float) -> Instance:
     m, row = 300, spec(f32, (300,))
     draw = np.random.default_rng(2)
     columns, lse = draw.integers(-2, 9, m), draw.random(m) * 4 - 1
-    found = np.array([lse - draw.random(m), lse - draw.random(m)])
+    most = lse - draw.random(m)
+    found = np.array([most, lse - draw.random(m), np.exp(lse - most)])
 
     def expected(share: Array, **_: Any) -> dict[str, Array]:
-        (most, logit), up = found, np.where(columns == -1, 0, np.where(columns == -2, np.nan, share[0]))
+        (_, logit, _), up = found, np.where(columns == -1, 0, np.where(columns == -2, np.nan, share[0]))
         bend = 1 + 2 * z * lse
         shape, times = np.where(bend >= 0.5, bend, 1), np.where(bend >= 0.5, 1, bend)
         exact = np.exp(logit - most) * times - np.exp(lse - most) / shape
@@ -163,7 +164,7 @@ def _factors(z: float) -> Instance:
     operands: dict[str, Any] = {
         "column": spec(i32, (m,)),
         "lse": row,
-        "found": spec(f32, (2, m)),
+        "found": spec(f32, (3, m)),
         "share": spec(f32, (1,)),
     }
     operands |= {"state": spec(f32, (4, m)), "marks": spec(f32, (4, m)), "z": z}
@@ -208,7 +209,9 @@ def _finish(tiles: int, smooth: bool) -> Instance:
         return {"loss": loss, "lse": lse}
 
     operands = {"parts": spec(f32, (terms, tiles, m)), "column": spec(i32, (m,)), "loss": row, "lse": row}
-    values = {"column": columns, "parts": np.random.default_rng(2).random((terms, tiles, m)) + 0.5}
+    parts = np.random.default_rng(2).random((terms, tiles, m)) + 0.5
+    parts[2] *= -1  # a target's logit is below the log-sum-exp
+    values = {"column": columns, "parts": parts}
     return Instance(linear_cross_entropy.finish, operands | numbers, {}, ("loss", "lse"), expected, values)
 
 
