@@ -86,6 +86,7 @@ def _guarded(op: control.When, index: Any) -> Iterator[Any]:
     record(op)
 
 
+@recorder.run_time_loop("pk.range")
 def strided(start: Operand, stop: Operand, step: Operand) -> Iterator[Any]:
     """As `range`, with a positive step known at run time."""
     yield from _loop(number(start), number(stop), number(step))

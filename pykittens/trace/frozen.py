@@ -7,9 +7,11 @@ and objects, by their contents.
 from __future__ import annotations
 
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections import ChainMap, UserDict, UserList, deque
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property, partial
+from hashlib import blake2b
+from threading import local
 from types import (
     BuiltinMethodType,
     CodeType,
@@ -20,6 +22,7 @@ from types import (
     ModuleType,
 )
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from ..errors import is_authors, module_of
 from ..program import Value
@@ -27,8 +30,8 @@ from ..program import Value
 ATOMS = (int, float, complex, str, bytes, type(None))
 _WHOLE = (*ATOMS, Value, ModuleType, CodeType)
 _BOUND = (MethodType, BuiltinMethodType, MethodWrapperType)
-_DEPTH, _ITEMS = 4, 64  # how far and how wide it looks into containers and objects
-_BYTES = 1 << 20  # of an array
+_DEPTH, _MOST = 32, 4096  # how far it looks into containers and objects, and at how many parts of what a name means
+_FEW, _BYTES = 64, 1 << 24  # of an array: elements that are shown, bytes that are compared
 _LIBRARIES = ("pykittens", "numpy", "torch", "cupy", "jax", "jaxlib", "ml_dtypes")
 
 
@@ -53,30 +56,42 @@ def _frozen(kind: str, items: Any) -> Frozen:
     return out
 
 
-def freeze(value: Any, met: list[Any], depth: int = _DEPTH) -> Any:
+def freeze(value: Any, met: list[Any]) -> Any:
     """`value` where it cannot change; the contents of what can. Functions and classes, which hold names of their own
     (`names_of`), are added to `met`.
     """
-    if isinstance(value, _WHOLE) or depth == 0:
+    return _freeze(value, met, {}, _DEPTH)
+
+
+def _freeze(value: Any, met: list[Any], seen: dict[int, int], depth: int) -> Any:
+    """`seen`: what has been looked into, by its number; it is looked into once."""
+    if isinstance(value, _WHOLE):
         return value
     if isinstance(value, (FunctionType, type)):
         met.append(value)
         return value
-    if isinstance(value, (list, tuple, set, deque)):
-        items = list(value)
-        kind = type(value).__name__ if type(value) in (list, set) else "tuple"
-        return _frozen(kind, [*(freeze(x, met, depth - 1) for x in items[:_ITEMS]), *items[_ITEMS:]])
-    if isinstance(value, dict):
-        return _frozen("dict", [(k, freeze(v, met, depth - 1)) for k, v in list(value.items())[:_ITEMS]])
-    parts = _parts(value, met)
-    if parts is None:
+    if (before := seen.get(id(value))) is not None:
+        return _frozen("again", [("number", before)])
+    if depth == 0 or len(seen) > _MOST:
         return value
-    return _frozen(type(value).__name__, [(k, freeze(v, met, depth - 1)) for k, v in parts])
+    kind, parts = type(value).__name__, None
+    if isinstance(value, (list, tuple, set, deque)):
+        seen[id(value)] = len(seen)
+        kind = kind if type(value) in (list, set) else "tuple"
+        return _frozen(kind, [_freeze(x, met, seen, depth - 1) for x in value])
+    if isinstance(value, dict):
+        kind, parts = "dict", [*value.items()]
+    elif (parts := _parts(value, met)) is None:
+        return value
+    seen[id(value)] = len(seen)
+    return _frozen(kind, [(k, _freeze(v, met, seen, depth - 1)) for k, v in parts])
 
 
 def _parts(value: Any, met: list[Any]) -> list[tuple[str, Any]] | None:
     """What an object consists of, by name; None of one that nobody can look into, or that does not change."""
     kind = type(value)
+    if (look := _LOOKS.get((module_of(kind), kind.__name__))) is not None:
+        return [("holds", look(value))]
     module = module_of(kind).partition(".")[0]
     if module in _LIBRARIES and module != "numpy":
         return None
@@ -89,21 +104,54 @@ def _parts(value: Any, met: list[Any]) -> list[tuple[str, Any]] | None:
         if frame is None or not is_authors(value.gi_code.co_filename):
             return None
         return [("at", frame.f_lasti), *frame.f_locals.items()]
-    if kind is bytearray:
-        return [("bytes", bytes(value))]
+    if hasattr(value, "_b_needsfree_"):  # of ctypes
+        return [("bytes", memoryview(value).tobytes())]
     if module == "numpy" and getattr(value, "nbytes", _BYTES) < _BYTES:
-        few = value.dtype.hasobject or value.size <= _ITEMS
-        return [("values", value.tolist() if few else value.tobytes())]
-    if module == "builtins" and hasattr(kind, "__next__"):
-        return [(str(n), x) for n, x in enumerate(value.__reduce__())]  # of an iterator: of what, and where it stands
-    if module == "itertools":
-        return [("state", repr(value))]
+        few = value.dtype.hasobject or value.size <= _FEW
+        return [("values", value.tolist() if few else _digest(value))]
+    if module in ("builtins", "itertools") and hasattr(kind, "__next__"):
+        return _iterator(value)
+    if isinstance(value, (local, *_HOLDERS)):
+        return [*vars(value).items()]
     if not (_is_authors(kind) or kind.__name__ in ("SimpleNamespace", "Namespace")):
         return None  # a logger has caches, and a lock a state
     met.append(kind)
     slots = [x for c in kind.__mro__ for x in _slots(c) if hasattr(value, x)]
     held = [*getattr(value, "__dict__", {}).items(), *((x, getattr(value, x)) for x in slots)]
-    return [(k, x) for k, x in held[:_ITEMS] if not isinstance(getattr(kind, k, None), cached_property)]
+    return [(k, x) for k, x in held if not isinstance(getattr(kind, k, None), cached_property)]
+
+
+def _digest(bytes_of: Any) -> bytes:
+    return blake2b(bytes_of.tobytes()).digest()
+
+
+def _iterator(value: Any) -> list[tuple[str, Any]]:
+    """Of what an iterator is, and where it stands: Python pickles it, and since 3.14 no longer those of itertools."""
+    with catch_warnings():
+        simplefilter("ignore")
+        try:
+            return [(str(n), x) for n, x in enumerate(value.__reduce__())]
+        except TypeError:
+            return [("state", repr(value))]
+
+
+# Objects of Python's and NumPy's own that authors keep state in, by the module and the name of their class, and what of
+# them changes.
+_HOLDERS = (UserDict, UserList, ChainMap)
+_LOOKS: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("builtins", "bytearray"): bytes,
+    ("builtins", "memoryview"): lambda x: x.tobytes(),
+    ("array", "array"): lambda x: x.tobytes(),
+    ("_contextvars", "ContextVar"): lambda x: x.get(None),
+    ("os", "_Environ"): dict,
+    ("queue", "Queue"): lambda x: x.queue,
+    ("random", "Random"): lambda x: x.getstate(),
+    ("weakref", "WeakKeyDictionary"): lambda x: [*x.values()],
+    ("weakref", "WeakValueDictionary"): dict,
+    ("numpy.random._generator", "Generator"): lambda x: repr(x.bit_generator.state),
+    ("numpy.random.mtrand", "RandomState"): lambda x: repr(x.get_state()),
+    ("torch", "Tensor"): lambda x: x._version,  # counts what is written into it
+}
 
 
 def _slots(kind: type) -> tuple[str, ...]:

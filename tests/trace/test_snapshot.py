@@ -1,12 +1,20 @@
 """Python state that run-time control flow would freeze."""
 
+import array as arrays
 import collections
+import contextvars
+import ctypes
 import functools
 import io
 import itertools
 import logging
+import queue
+import random
 import re
 import sys
+import threading
+import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -453,3 +461,70 @@ def test_what_calls_a_kernel_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(consistency, "Snapshot", Seen)
     random_program(KINDS.index("rings")).simulated((None,))
     assert made and not any(made)
+
+
+# What state may be, and where: made, changed, and read again.
+HIDDEN: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "a large dictionary": (lambda: {i: 0 for i in range(100)}, lambda d: d.update({99: 5})),
+    "a list in a large list": (lambda: [[0] for _ in range(100)], lambda d: d[99].append(5)),
+    "a deep list": (lambda: [[[[[[[0]]]]]]], lambda d: d[0][0][0][0][0][0].append(5)),
+    "a large array": (lambda: np.zeros(300_000), lambda d: d.fill(5)),
+    "an object of many attributes": (
+        lambda: types.SimpleNamespace(**{f"a{i}": 0 for i in range(100)}),
+        lambda d: setattr(d, "a99", 5),
+    ),
+    "an object within objects": (
+        lambda: functools.reduce(lambda held, _: types.SimpleNamespace(held=held), range(8), [0]),
+        lambda d: d.held.held.held.held.held.held.held.held.append(5),
+    ),
+    "a counter": (lambda: collections.Counter(range(100)), lambda d: d.update([99])),
+    "a dictionary of a class": (lambda: collections.UserDict(a=0), lambda d: d.update(a=5)),
+    "a chain of dictionaries": (lambda: collections.ChainMap({"a": 0}), lambda d: d.update(a=5)),
+    "an array of Python": (lambda: arrays.array("f", [0.0]), lambda d: d.append(5)),
+    "a view of memory": (lambda: memoryview(bytearray(4)), lambda d: d.__setitem__(2, 5)),
+    "memory of C": (lambda: (ctypes.c_int * 3)(), lambda d: d.__setitem__(2, 5)),
+    "a context variable": (lambda: contextvars.ContextVar("held", default=0), lambda d: d.set(5)),
+    "a thread's own": (threading.local, lambda d: setattr(d, "a", 5)),
+    "random numbers": (lambda: random.Random(0), lambda d: d.random()),
+    "NumPy's random numbers": (lambda: np.random.default_rng(0), lambda d: d.random()),
+    "a queue": (queue.Queue, lambda d: d.put(5)),
+    "weak references": (weakref.WeakValueDictionary, lambda d: d.update(a=HERE)),
+    "an endless iterator": (lambda: itertools.cycle([0, 5]), next),
+    "a part of an iterator": (lambda: itertools.islice([0, 5], 2), next),
+    "a circle": (lambda: circle(), lambda d: d[0].append(5)),
+}
+
+
+def circle() -> list[Any]:
+    held: list[Any] = [[]]
+    held.append(held)
+    return held
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_holds_state(name: str) -> None:
+    make, change = HIDDEN[name]
+
+    def k(x: X):
+        state = make()
+        with pk.when(x.rows > 3):  #!
+            change(state)
+
+    says(refused(k), "'state' changes inside pk.when", "")
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_state_that_stays(name: str) -> None:
+    make, _ = HIDDEN[name]
+
+    @pk.kernel
+    def k(x: X):
+        state = make()
+        again = state
+        with pk.when(x.rows > 3):
+            mine = [state]
+        for _ in pk.range(x.rows):
+            mine = [again]
+        assert mine
+
+    k.program(x)
