@@ -120,7 +120,7 @@ def _chunks(operands: list[Any], rounded: bool) -> Any:
             fade = (c - c.mT).clamp_max(0).exp()
             a, p = y @ y.mT * fade, (x @ y.mT * fade).tril()
         else:
-            a, p = pairs(y, y, c, cut, cut), pairs(x, y, c, cut, cut)
+            a, p = pairs(y, y, c, cut, cut), pairs(x, y, c, cut, lambda z: z)
         a = a.tril(-1)
         one = torch.eye(a.shape[-1], dtype=q.dtype, device=q.device)
         w = torch.linalg.solve_triangular(one + a * b.mT, a, upper=False)

@@ -33,7 +33,7 @@ from ..interop import arrays
 from .arguments import KernelCall, Launches
 from .delta_step import recur
 from .gated_delta_rule import CHUNK, EPSILON, FACTORS, LEAST, LOG2E, Operands, inverse, read, through
-from .sequences import DTYPES, unit_of
+from .sequences import DTYPES, terms, unit_of
 
 ROWS = 16  # of a warp
 WIDTH = 16  # columns at a time
@@ -154,10 +154,17 @@ def prepare(
     row, column = pk.row_index(near[0]), pk.col_index(near[0])
 
     def add(query: Any, key: Any, with_key: Any, mask: Any) -> None:
-        """Products of some columns."""
+        """Products of some columns; of queries, which make results, with two terms of bf16 a factor: early rows of a
+        sequence have no other products, in whose sum an error of one would be small."""
         for i, left in enumerate((key, query)):
             made = warp.zeros(f32, ROWS, ROWS)
-            warp.mma_ABt(made, left.to(dtype), with_key.to(dtype))
+            if left is query and dtype is not f16:
+                (y, more), (x, rest) = (terms(t, dtype) for t in (with_key, left))
+                warp.mma_ABt(made, rest, y)
+                warp.mma_ABt(made, x, more)
+                warp.mma_ABt(made, x, y)
+            else:
+                warp.mma_ABt(made, left.to(dtype), with_key.to(dtype))
             near[i] += pk.where(mask, made, 0.0)
 
     def add_apart(query: Any, key: Any, sums: Sums) -> None:
