@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import ncu, record, tables
+from benchmarks import ncu, record, tables, warm
 from pykittens.bench import host
 
 WHERE = {
@@ -127,3 +130,35 @@ def test_counters_of_each_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     stand_in.write_text("#!/bin/sh\necho may not read counters >&2\n")
     with pytest.raises(SystemExit, match="may not read counters"):
         ncu.launches("some.module", "k", ["a"])
+
+
+def test_jobs_are_warmed_by_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first process of a job says when it is done; its helpers end with it, and what takes too long is said."""
+    start, begun = subprocess.Popen, list[tuple[str, int]]()
+
+    def process(command: list[str], **options: Any) -> Any:
+        job, seed = command[3], int(command[-1])
+        begun.append((job, seed))
+        ends = "raise SystemExit('no such cell')" if job == "wrong" else "pass"
+        lasts = job == "slow" or (seed > 0 and job == "quick")
+        text = "import time; time.sleep(60)" if lasts else ends
+        return start([sys.executable, "-S", "-c", text], **options)
+
+    monkeypatch.setattr(warm.subprocess, "Popen", process)
+    assert warm.pool(["quick", "wrong", "slow"], 4, 1.0, 2) == ["quick"]
+    said = capfd.readouterr().out
+    assert re.search(r"^quick: \d+ s$", said, re.M) and "no such cell" in said and "slow: not done in 1 s" in said
+    assert begun[:3] == [("quick", 0), ("wrong", 0), ("slow", 0)]
+
+
+def test_what_a_later_run_reads_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache" / "a"
+    folder.mkdir(parents=True)
+    for name in ("k.cubin", "k.json", "k.ptx", "k.autotune.json"):
+        (folder / name).write_text(name)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    warm.keep(tmp_path / "kept.tar")
+    with tarfile.open(tmp_path / "kept.tar") as packed:
+        assert sorted(packed.getnames()) == ["a/k.autotune.json", "a/k.cubin", "a/k.json"]
