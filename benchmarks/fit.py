@@ -25,7 +25,7 @@ from pykittens.kernels import attention_backward_divided as divided
 from pykittens.kernels import schedule
 
 from .record import RESULTS
-from .schedules import backward_shape, product_way
+from .schedules import backward_shape
 
 ROBUST, POWER, FAR = 0.1, 4, 1.6
 COMMON = 0.2  # how much of a shape's mean error counts
@@ -165,9 +165,8 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
             ways = {divided.Cut(shape.width, *way): 1000 * ms for way, ms in row["ms"]}
         else:
             shape = schedule.contiguous(*row["shape"])
-            if shape.n % 8 and not row.get("zeros"):  # measured when copies had no zeros behind their rows
-                shape = shape._replace(ragged=(False, True))
-            ways = {product_way(*way): 1000 * ms for way, ms in row["ms"]}
+            known = {way.words: way for way in shape.ways(machine.sms)}
+            ways = {known[words]: 1000 * ms for words, ms in row["ms"] if words in known}
         allowed = {*shape.ways(machine.sms)}  # those that are tried no more stay in the file
         times = {way: us for way, us in ways.items() if way in allowed}
         rows[SORTS.get(row["kind"], row["kind"])].append((shape, machine, times))
@@ -215,7 +214,8 @@ def main() -> None:
     made = json.loads(o.out.read_text())
     for kind in o.kinds or [*STARTS]:
         rows = [row for _, found in files for row in found[kind]]
-        place = [i for _, found in files for i in range(len(found[kind]))]  # the same shapes in the same places
+        numbers: dict[Any, int] = {}
+        place = [numbers.setdefault(shape, len(numbers)) for shape, *_ in rows]  # one shape, one fold
         about: dict[str, Any] = {"measured": [facts for facts, found in files if found[kind]]}
         held: list[float] = []
         for fold in range(o.folds):

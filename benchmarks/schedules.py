@@ -4,7 +4,6 @@ timed at random shapes.
     python -m benchmarks.schedules --compile-only     # only fills the cache (PYKITTENS_CACHE); needs no GPU
     python -m benchmarks.schedules --count 300        # -> benchmarks/results/schedules/<device>.json
     python -m benchmarks.schedules product            # one kind; the other's rows stay
-    python -m benchmarks.schedules product --more     # ways that the file has not, beside the fastest that it has
     python -m benchmarks.schedules product --below 1.4  # only ways that the model predicts to be near the fastest
     python -m benchmarks.fit FILE ...                 # from there: the constants of the model
 
@@ -44,7 +43,8 @@ from .record import RESULTS
 SLOTS = 132
 MOST = 2e12  # operations of an attention
 PARTS = (2, 3, 4, 6, 8, 12, 16, 32)  # into which the backward pass is divided, or the nearest that may be
-NEAR, TURNS = 1.1, 15  # how far from the fastest more turns are taken, and how many
+NEAR, MARGIN, TURNS = 1.12, 7e-4, 20  # how far from the fastest, or by how many ms, and how many turns more are taken
+SLEEP = 300_000  # cycles before a run: a bound kernel is launched faster than a Python function is called
 Shape = tuple[int, ...]
 Make = Callable[..., Any]  # an array of a dtype and a shape
 
@@ -123,18 +123,7 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
         static |= {"ta": True, "tb": True} if config.swap else {}
         given = (b, a) if config.swap else (a, b)
         calls.append((gemm.gemm, (*given, c, None, None, None, None, SLOTS), static))
-        yield product_name(way), [*calls, c]
-
-
-def product_name(way: schedule.ProductWay) -> list[Any]:
-    """How a way is filed: the place of its configuration, or rows, columns and cluster of swapped tiles; and parts."""
-    c = way.config
-    return [[c.rows, c.cols, c.cluster] if c.swap else schedule.CONFIGS.index(c), way.splits]
-
-
-def product_way(what: int | list[int], splits: int) -> schedule.ProductWay:
-    """The way that is filed so."""
-    return schedule.ProductWay(schedule.CONFIGS[what] if isinstance(what, int) else schedule.swapped(*what), splits)
+        yield way.words, [*calls, c]
 
 
 def few_rows(seed: int) -> Iterator[Shape]:
@@ -190,17 +179,8 @@ def take(shapes: Iterator[Shape], count: int) -> list[Shape]:
     return [next(shapes) for _ in range(count)]
 
 
-def measure(
-    kind: str,
-    count: int,
-    seed: int,
-    seconds: float,
-    known: list[dict[str, Any]] | None = None,
-    below: float = math.inf,
-) -> list[dict[str, Any]]:
-    """Rows of the file. known: those that are there, of the same shapes; ways that they have not are measured in turn
-    with the fastest that they have, and filed in proportion to those. below: only ways that are predicted to take so
-    many times as long as the fastest at most."""
+def measure(kind: str, count: int, seed: int, seconds: float, below: float = math.inf) -> list[dict[str, Any]]:
+    """Rows of the file. below: only ways that are predicted to take so many times as long as the fastest at most."""
     import torch
 
     dtypes = {"bf16": torch.bfloat16, "f32": torch.float32, "i32": torch.int32}
@@ -224,18 +204,13 @@ def measure(
 
         return run
 
-    for i, shape in enumerate(take(shapes(seed), count)):
+    for shape in take(shapes(seed), count):
         if time.perf_counter() - begin > seconds:
-            rows += (known or [])[i:]
             break
         first, launch = None, {}
-        there = {json.dumps(way): ms for way, ms in known[i]["ms"]} if known else {}
         hopeless = slow(kind, shape, below, schedule.machine(0))
         ways = {name: calls for way, calls in runs(shape, make, empty) if (name := json.dumps(way)) not in hopeless}
-        near = {x for x in there if x in ways and there[x] < NEAR * min(there.values())}
         for name, calls in ways.items():
-            if name in there and name not in near:
-                continue
             try:
                 launch[name] = bound(calls)
                 launch[name]()
@@ -250,25 +225,23 @@ def measure(
             if not wrong < 1e-2:
                 print("WRONG", shape, name, wrong, flush=True)
                 del launch[name]
-        if launch and not near >= {*launch}:
-            times = {name: t.median for name, t in in_turn(launch, 0.0).items()}
-            again = {name: launch[name] for name in times if name in near or times[name] < NEAR * min(times.values())}
-            times |= {name: t.median for name, t in in_turn(again, TURNS * max(times[n] for n in again)).items()}
-            both = [there[name] / times[name] for name in near if name in times]
-            scale = statistics.geometric_mean(both) if both else 1.0
-            there |= {name: round(ms * scale, 5) for name, ms in times.items()}
-        # Copies to whole lines had no zeros behind their rows once: what was measured so does not say it.
-        zeros = kind in ("product", "few") if known is None else "zeros" in known[i]
-        rows.append(
-            {
-                "kind": kind,
-                **({"zeros": True} if zeros else {}),
-                "shape": shape,
-                "ms": [[json.loads(name), ms] for name, ms in there.items()],
-            }
-        )
+        if launch:
+            rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(way), ms] for way, ms in timed(launch)]})
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
+
+
+def timed(launch: dict[str, Callable[[], None]]) -> list[tuple[str, float]]:
+    """Milliseconds of each way: those near the fastest take more turns, without the others. Fewer kernels that take
+    turns are each a little faster, because their instructions are still near: times of the others are filed in
+    proportion.
+    """
+    first = {name: t.median for name, t in in_turn(launch, 0.0, SLEEP).items()}
+    least = min(first.values())
+    near = {name: launch[name] for name, ms in first.items() if ms < max(NEAR * least, least + MARGIN)}
+    again = {name: t.median for name, t in in_turn(near, TURNS * max(first[n] for n in near), SLEEP).items()}
+    scale = statistics.geometric_mean([again[name] / first[name] for name in near])
+    return [(name, round(again.get(name, ms * scale), 5)) for name, ms in first.items()]
 
 
 def slow(kind: str, shape: Shape, below: float, machine: schedule.DeviceModel) -> set[str]:
@@ -281,7 +254,7 @@ def slow(kind: str, shape: Shape, below: float, machine: schedule.DeviceModel) -
         choices = schedule.attention_choices(schedule.AttentionShape(*shape[:-1], bool(shape[-1])), machine)
         return {json.dumps(list(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}
     choices = schedule.product_choices(schedule.contiguous(*shape), machine)
-    return {json.dumps(product_name(c.way)) for c in choices if c.microseconds > below * choices[0].microseconds}
+    return {json.dumps(c.way.words) for c in choices if c.microseconds > below * choices[0].microseconds}
 
 
 def main() -> None:
@@ -292,7 +265,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each kind")
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--below", type=float, default=math.inf)
-    parser.add_argument("--more", action="store_true", help="only ways that the file has not")
     parser.add_argument("--out", type=Path)
     o = parser.parse_args()
     kinds = o.kinds or [*KINDS]
@@ -304,8 +276,7 @@ def main() -> None:
     there = json.loads(file.read_text())["rows"] if file.exists() else []
     rows = [row for row in there if row["kind"] not in kinds]
     for kind in kinds:
-        known = [row for row in there if row["kind"] == kind] if o.more else None
-        rows += measure(kind, o.count if known is None else len(known), o.seed, o.seconds, known, o.below)
+        rows += measure(kind, o.count, o.seed, o.seconds, o.below)
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
     where = f'{{"facts": {json.dumps(facts())},\n"machine": {json.dumps(schedule.machine(0))},\n"seed": {o.seed},'

@@ -29,8 +29,10 @@ class Times:
     high: float
 
 
-def in_turn(runs: Mapping[str, Callable[[], Any]], budget: float = 60.0) -> dict[str, Times]:
-    """The times of each of `runs`, about `budget` milliseconds of work each (and at least 5 turns)."""
+def in_turn(runs: Mapping[str, Callable[[], Any]], budget: float = 60.0, least_sleep: int = SLEEP) -> dict[str, Times]:
+    """The times of each of `runs`, about `budget` milliseconds of work each (and at least 5 turns). least_sleep: cycles
+    before each, more where launching takes a host longer.
+    """
     import torch
 
     scratch = torch.empty(FLUSH, dtype=torch.uint8, device="cuda")
@@ -41,7 +43,7 @@ def in_turn(runs: Mapping[str, Callable[[], Any]], budget: float = 60.0) -> dict
         begin = time.perf_counter()
         first[name].append(_event_pair(run, scratch))
         host = time.perf_counter() - begin  # a gradient by autograd takes a host more than a launch
-        sleep[name] = int(min(LONGEST, max(SLEEP, 4e9 * host)))
+        sleep[name] = int(min(LONGEST, max(least_sleep, 4e9 * host)))
     torch.cuda.synchronize()
     slowest = max(_milliseconds(pairs[-1]) for pairs in first.values())
     turns = min(MOST, max(LEAST, round(budget / max(slowest, 1e-3))))

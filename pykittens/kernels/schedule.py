@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..gpu import driver
-from .gemm import Config
+from .gemm import Config, own_columns
 
 Constants = Sequence[float]
 SPLITS = (2, 3, 4, 6, 8, 12, 16)  # parts of the keys: there is a merging kernel for each
@@ -29,43 +29,49 @@ WIDTHS = (64, 96, 128, 256)  # head dimensions that were measured
 ONCE = 128  # so few rows of a product that b is read once, or by two blocks at about the same time
 FEW = 32  # so few rows make all blocks ask for the same lines: each column of tiles begins elsewhere
 CONFIGS = (
-    Config(128, 256, 4, 2, group=8),
-    Config(128, 256, 4, 2, group=4, cluster=2),
-    Config(256, 128, 4, 2, group=4),
-    Config(192, 192, 3, 3, group=6),
-    Config(192, 128, 4, 3, group=6),
-    Config(128, 192, 4, 2, group=8),
-    Config(128, 192, 4, 2, group=4, cluster=2),
-    Config(128, 128, 6, 2, group=8),
-    Config(128, 128, 6, 2, group=4, cluster=2),
-    Config(64, 128, 4, 1, depth=256),
-    Config(64, 256, 5, 1),
     Config(64, 64, 6, 1, depth=256),
     Config(64, 64, 10, 1, cluster=2, share="k"),
-    Config(64, 128, 6, 1, cluster=4, share="k"),
-    Config(64, 128, 6, 1, cluster=8, share="k"),
-    Config(256, 192, 3, 2, group=4),
-    Config(256, 128, 4, 2, group=4, cluster=2, share="a"),
-    Config(128, 192, 4, 2, group=4, cluster=2, share="a"),
-    Config(192, 192, 3, 3, group=4, cluster=2),
-    Config(128, 64, 8, 2),
     Config(64, 64, 10, 1, cluster=4, share="k"),
-    Config(256, 192, 3, 2, group=4, cluster=2, share="a"),
-    Config(256, 192, 3, 2, group=4, cluster=2),
-    Config(128, 256, 4, 2, group=4, cluster=2, share="a"),
+    Config(64, 128, 4, 1, depth=256),
+    Config(64, 128, 6, 1, cluster=8, share="k"),
+    Config(64, 256, 5, 1),
+    Config(128, 64, 8, 2),
+    Config(128, 128, 6, 2, group=8),
+    Config(128, 128, 6, 2, group=4, cluster=2),
+    Config(128, 192, 4, 2, group=8),
+    Config(128, 192, 4, 2, group=4, cluster=2),
+    Config(128, 256, 4, 2, group=8),
+    Config(128, 256, 4, 2, group=4, cluster=2),
+    Config(192, 128, 4, 3, group=6),
+    Config(192, 192, 3, 3, group=6),
+    Config(256, 128, 4, 2, group=4),
+    Config(256, 128, 4, 2, group=4, cluster=2, share="a"),
 )
-SWAPPED = ((64, 1, 256), (128, 1, 256), (256, 2, 192))  # rows, cluster, most columns
+DIVIDED = ((128, 64), (128, 128), (128, 256))  # rows and columns of tiles of which the last round may be divided
+NARROW, EVEN, PARTS = range(16, 257, 16), range(32, 257, 32), (16, 32, 48, 64, 96, 128)
+SWAPPED: tuple[tuple[int, int, str, Sequence[int]], ...] = (  # rows, cluster, what its blocks share, and columns
+    (64, 1, "a", NARROW),
+    (64, 2, "a", EVEN),
+    (64, 4, "k", PARTS),
+    (64, 8, "k", PARTS),
+    (128, 1, "a", NARROW),
+    (128, 2, "a", EVEN),
+    (128, 2, "b", EVEN),
+    (256, 2, "a", range(16, 193, 16)),
+)
 ROOM = 227 * 1024  # bytes of shared memory
 
 
-@lru_cache(maxsize=256)
-def swapped(rows: int, cols: int, cluster: int = 1) -> Config:
+@lru_cache(maxsize=512)
+def swapped(rows: int, cols: int, cluster: int = 1, share: str = "a") -> Config:
     """Tiles of the result's transpose: of so many of its columns and rows, with as many stages as there is room for."""
-    consumers, depth = (1 if rows == 64 else 2), (256 if rows == 64 and cols <= 128 else 128)
-    pieces = rows // (64 * consumers) * -(-cols // 64)
-    leaving = (pieces if pieces % 2 else 2) * consumers * min(cols, 64) * 128
-    stages = min(10, (ROOM - leaving) // ((rows + cols) * depth))
-    return Config(rows, cols, stages, consumers, 4, cluster, "a", depth, swap=True)
+    consumers, divided = (1 if rows == 64 else 2), share == "k"
+    depth = 256 if rows == 64 and cols <= 128 and not divided else 128
+    config = Config(rows, cols, 1, consumers, 4, cluster, share, depth, swap=True)
+    pieces = rows // (64 * consumers) * -(-config.own // 64)
+    leaving = (pieces if pieces % 2 else 2) * consumers * min(config.own, 64) * 128
+    sums = rows * (cols + cluster * config.own) * 4 if divided else 0  # that are sent, and received
+    return replace(config, stages=min(10, (ROOM - leaving - sums) // ((rows + cols) * depth)))
 
 
 class DeviceModel(NamedTuple):
@@ -121,7 +127,7 @@ class ProductWay(NamedTuple):
     def name(self) -> str:
         c, divided = self.config, " divided" if self.splits > 1 else ""
         if c.swap:  # one name for all widths
-            return f"swapped {c.rows} cluster={c.cluster}"
+            return f"swapped {c.rows} cluster={c.cluster}{c.share if c.cluster > 1 else ''}"
         return f"{c.rows}x{c.cols} stages={c.stages} cluster={c.cluster}{c.share if c.cluster > 1 else ''}{divided}"
 
     @property
@@ -241,15 +247,18 @@ class Multiply(NamedTuple):
                 continue
             yield ProductWay(config)
             rest, steps = tiles % sms, -(-self.k * self.size // config.depth)
-            if divide and config.cluster == 1 and config.rows * config.cols <= 192 * 192 and rest:
+            if divide and config.cluster == 1 and (config.rows, config.cols) in DIVIDED and rest:
                 most = min(sms // rest, steps // 2, 16)
                 yield from (ProductWay(config, s) for s in sorted({2, 3, most // 2, most}) if 2 <= s <= most)
-        for rows, cluster, most in SWAPPED if self.swap else ():
-            counts = [-(-self.m // (cols * cluster)) for cols in range(16, most + 1, 16)]
-            for i, count in enumerate(counts):
-                few = rows > 64 or count * cluster * -(-self.n // rows) <= 16 * sms
-                if few and (i == 0 or count < counts[i - 1]):  # of as many tiles the narrowest
-                    yield ProductWay(swapped(rows, 16 * (i + 1), cluster))
+        for rows, cluster, share, widths in SWAPPED if self.swap else ():
+            before, down, right = 0, cluster if share == "b" else 1, cluster if share == "a" else 1
+            for cols in widths:
+                count = -(-self.m // (cols * right))
+                blocks = count * -(-self.n // (rows * down)) * cluster
+                few = rows > 64 or blocks <= (2 if share == "k" else 16) * sms
+                if few and count != before and (share != "k" or cols % own_columns(cols, cluster) == 0):
+                    yield ProductWay(swapped(rows, cols, cluster, share))  # of as many tiles the narrowest
+                    before = count
 
     def microseconds(self, way: ProductWay, constants: Constants, common: Constants, machine: DeviceModel) -> float:
         """Predicted for a way. Its own constants: launch, tile, and for 128 bytes of k what tensor cores take and what
@@ -350,6 +359,6 @@ def _halved(config: Config) -> bool:
 
 def for_rows(config: Config, m: int) -> Config:
     """The configuration as it runs for m rows."""
-    if m <= FEW and config.rows == 64 and not config.splits:
+    if m <= FEW and config.rows == 64 and config.cluster == 1:
         config = replace(config, rotate=True)
     return replace(config, once="a" if config.swap else "b") if m <= ONCE else config

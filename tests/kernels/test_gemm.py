@@ -176,7 +176,8 @@ def test_bad_operands() -> None:
 
 
 def test_bad_configurations() -> None:
-    for wrong in ({"rows": 96}, {"cols": 320}, {"cols": 80}, {"share": "c"}, {"consumers": 3}):
+    turning = {"cluster": 2, "rotate": True}
+    for wrong in ({"rows": 96}, {"cols": 320}, {"cols": 80}, {"share": "c"}, {"consumers": 3}, turning):
         with pytest.raises(ValueError, match="rows are a multiple"):
             Config(**wrong)
 

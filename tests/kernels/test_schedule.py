@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,16 +48,25 @@ def test_every_way_of_a_product_has_a_time_and_the_least_is_taken(
     choice = schedule.product(shape, machine)
     assert choice.microseconds == min(times)
     config = replace(choice.way.config, rotate=False, once="")
-    assert config in schedule.CONFIGS or config == schedule.swapped(config.rows, config.cols, config.cluster)
+    assert config in schedule.CONFIGS or config == schedule.swapped(
+        config.rows, config.cols, config.cluster, config.share
+    )
 
 
-@pytest.mark.parametrize(("m", "cols"), [(1, 16), (16, 16), (17, 32), (100, 112)])
-def test_few_rows_take_tiles_that_fit(m: int, cols: int) -> None:
-    """Where there is no epilogue: it is given tiles of the result, and not of its transpose."""
-    shape = schedule.contiguous(m, 8192, 512)
-    config = schedule.product(shape, DeviceModel()).way.config
-    assert config.swap and config.cols == cols
-    assert not schedule.product(shape._replace(swap=False), DeviceModel()).way.config.swap
+@pytest.mark.parametrize("m", [1, 16, 17, 100, 808])
+def test_swapped_tiles_are_the_narrowest_of_as_many(m: int) -> None:
+    """And none where there is an epilogue: it is given tiles of the result, and not of its transpose."""
+    shape = schedule.contiguous(m, 64, 2048)
+    offered: dict[str, list[Any]] = {}
+    for config in (way.config for way in shape.ways(132)):
+        if config.swap:
+            offered.setdefault(f"{config.rows} {config.cluster} {config.share}", []).append(config)
+    assert len(offered) == len(schedule.SWAPPED)
+    for configs in offered.values():
+        counts = [-(-m // (config.cols * config.stack[1])) for config in configs]
+        assert counts == sorted(set(counts), reverse=True)
+    assert m > 256 or -(-m // 16) * 16 in [config.cols for config in offered["64 1 a"]]
+    assert not any(way.config.swap for way in shape._replace(swap=False).ways(132))
 
 
 def test_more_of_anything_takes_longer() -> None:
