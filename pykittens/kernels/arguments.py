@@ -147,6 +147,16 @@ def machine(info: ArrayInfo) -> dict[str, Any]:
     return {"clusters": "clusters" in arch.features and roomy, "processors": multiprocessors(info.device)}
 
 
+def may_overlap(info: ArrayInfo) -> bool:
+    """Whether a kernel on the device of an array may begin before the one ahead of it has ended (programmatic dependent
+    launch); the simulator's may."""
+    if info.device is None:
+        return True
+    from pykittens.gpu.driver import architecture
+
+    return "dependent launch" in architecture(info.device).features
+
+
 def values_of(array: Any) -> np.ndarray[Any, Any] | None:
     """The values of an array on the CPU; of one of torch's on a GPU in a debug build, but where a graph is captured."""
     from pykittens.gpu.debug_waits import debugging

@@ -12,24 +12,35 @@ from typing import Annotated, Any
 
 import pykittens as pk
 from pykittens import Tensor, f32, warp
+from pykittens.interop import arrays
 from pykittens.types import Coalesced
 
+from .arguments import may_overlap
 from .rows import FLOATS
 
 WARPS, ROWS, COLS = 16, 16, 32  # warps of a block; rows and columns of a warp's tile
 LAYOUT = Coalesced(COLS, 1)
 
 
-@pk.kernel(warps=WARPS, grid=lambda parts, more, **_: (-(-parts.cols // COLS), 1 + (more is not None)), pdl=True)
+@pk.kernel(
+    warps=WARPS,
+    grid=lambda parts, more, **_: (-(-parts.cols // COLS), 1 + (more is not None)),
+    pdl=lambda dependent=False, **_: dependent,
+)
 def column_sums(
     parts: Annotated[Tensor, f32, "G", pk.static("N")],
     more: Annotated[Tensor, f32, "G", pk.static("N")],
     o: Annotated[Tensor, FLOATS, pk.static("N")],
     other: Annotated[Tensor, FLOATS, pk.static("N")],
+    *,
+    dependent: bool = False,
 ) -> None:
-    """o = sums of the columns of parts; and of `more` into `other`, where they are given."""
+    """o = sums of the columns of parts; and of `more` into `other`, where they are given. `dependent`: the kernel ahead
+    may still run.
+    """
     sums = pk.shared(pk.sv(f32, COLS), count=WARPS, name="sums")
-    pk.wait_for_previous()
+    if dependent:
+        pk.wait_for_previous()
 
     def add(x: Any, y: Any) -> None:
         total = warp.zeros(f32, ROWS, COLS, layout=LAYOUT)
@@ -57,4 +68,4 @@ def add_up(parts: Any, more: Any, o: Any, other: Any) -> None:
     """`column_sums` of arrays; either pair may be None."""
     if parts is None:
         parts, more, o, other = more, None, other, None
-    column_sums(parts, more, o, other)
+    column_sums(parts, more, o, other, dependent=may_overlap(arrays.describe(parts)))

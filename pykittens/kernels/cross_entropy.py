@@ -32,7 +32,7 @@ from pykittens.interop.arrays import ArrayInfo
 from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
-from .arguments import check_floats, floats, machine, values_of
+from .arguments import check_floats, floats, machine, may_overlap, values_of
 from .rows import FLOATS, Rows, stream, teams
 
 LOG2E, LN2 = 1.4426950408889634, 0.6931471805599453
@@ -161,12 +161,19 @@ def count_targets(
         pk.warp.set(share, (0,), 1.0 / whole)
 
 
-@pk.kernel(warps=32, pdl=True)
+@pk.kernel(warps=32, pdl=lambda dependent=False, **_: dependent)
 def total_loss(
-    loss: Annotated[Tensor, f32, "M"], share: Annotated[Tensor, f32, "ONE"], total: Annotated[Tensor, f32, "ONE"]
+    loss: Annotated[Tensor, f32, "M"],
+    share: Annotated[Tensor, f32, "ONE"],
+    total: Annotated[Tensor, f32, "ONE"],
+    *,
+    dependent: bool = False,
 ) -> None:
-    """The sum of all losses, times `share` where it is given; in an order that never changes."""
-    pk.wait_for_previous()
+    """The sum of all losses, times `share` where it is given; in an order that never changes. `dependent`: the kernel
+    ahead may still run.
+    """
+    if dependent:
+        pk.wait_for_previous()
     some = pk.block.load_vec(loss, (0, 0, 0, 0), length=SOME)
     for lap in pk.range(1, pk.cdiv(loss.cols, SOME)):
         some += pk.block.load_vec(loss, (0, 0, 0, lap), length=SOME)
@@ -247,7 +254,7 @@ class Steps:
         choices.update(counts=counts, shared=part is not None)
         entropy(row[0], targets, share, row[1], rows, lse, *row[2:], *numbers, narrow, **choices, config=config)
         if reduction != "none":
-            total_loss(rows, share, View(loss, (1,), (1,)))
+            total_loss(rows, share, View(loss, (1,), (1,)), dependent=may_overlap(info))
 
 
 STEPS = Steps()

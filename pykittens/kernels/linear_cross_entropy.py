@@ -37,6 +37,7 @@ from pykittens.interop.views import View
 from pykittens.types import Coalesced
 
 from . import cross_entropy, gemm, matmul
+from .arguments import may_overlap
 from .attention import processors_of
 from .cross_entropy import LN2, LOG2E, count_targets, total_loss
 from .vocabulary_slices import WORKSPACE, Slice, slices_of
@@ -326,7 +327,8 @@ class ForwardSteps:
         each = View(parts, (terms, tiles, m), (m, terms * m, 1))
         finish(each, column, rows, lse, float(smoothing), smoothing / v, float(z_loss))
         if reduction != "none":
-            total_loss(rows, share_of(column, reduction, new), View(loss, (1,), (1,)))
+            share, overlap = share_of(column, reduction, new), may_overlap(arrays.describe(loss))
+            total_loss(rows, share, View(loss, (1,), (1,)), dependent=overlap)
 
 
 class BackwardSteps:

@@ -37,6 +37,7 @@ from pykittens.types import Coalesced
 
 from . import linear_cross_entropy as steps
 from . import matmul, scale_rows
+from .arguments import may_overlap
 from .cross_entropy import LOG2E, total_loss
 from .linear_cross_entropy import (
     IGNORED,
@@ -235,7 +236,8 @@ class ForwardSteps:
                     factor = [View(state, (1, n), (n, 1), 3 * m + top)] if apart and last else []
                     part, ending = rows_of(weight, area.first, area.wide), EPILOGUES[bool(before), bool(factor)]
                     product(slope, part, out, ending, [*before, *factor])
-        total_loss(losses, steps.share_of(View(columns, (m,), (1,)), reduction, new), View(loss, (1,), (1,)))
+        share = steps.share_of(View(columns, (m,), (1,)), reduction, new)
+        total_loss(losses, share, View(loss, (1,), (1,)), dependent=may_overlap(info))
 
 
 class BackwardSteps:

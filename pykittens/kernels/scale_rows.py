@@ -18,7 +18,7 @@ from pykittens.interop import arrays
 from pykittens.interop.views import View
 from pykittens.types import DTYPES, Coalesced
 
-from .arguments import KernelCall, machine
+from .arguments import KernelCall, machine, may_overlap
 from .rows import FLOATS
 
 WARPS, RESIDENT = 8, 8  # warps of a block, blocks of a multiprocessor
@@ -28,7 +28,7 @@ LONGEST = 2**31 - 2**16  # elements of a row
 @pk.kernel(
     warps=WARPS,
     grid=lambda x, blocks, width, **_: min(blocks, x.rows * -(-x.cols // (32 * WARPS * width))),
-    pdl=True,
+    pdl=lambda dependent=False, **_: dependent,
 )
 def scale_rows(
     x: Annotated[Tensor, FLOATS, "M", "N"],
@@ -39,10 +39,12 @@ def scale_rows(
     width: int,
     each: bool,
     in_place: bool,
+    dependent: bool = False,
 ) -> None:
-    """`each`: a factor for each row. `in_place`: o is x."""
+    """`each`: a factor for each row. `in_place`: o is x. `dependent`: the kernel ahead may still run."""
     cols, layout = 32 * WARPS * width, Coalesced(32 * WARPS, width)
-    pk.wait_for_previous()
+    if dependent:
+        pk.wait_for_previous()
 
     def scale(row: Any, col: Any, by: Any) -> None:
         value = pk.block.load(
@@ -70,7 +72,7 @@ def call(x: Any, factor: Any, o: Any) -> KernelCall:
     aligned = rows == 1 or all(y.strides[0] * size % 16 == 0 for y in seen)
     pointers = info.pointer, arrays.describe(o).pointer
     width = 16 // size if aligned and (pointers[0] | pointers[1]) % 16 == 0 else 1
-    statics = {"width": width, "each": each, "in_place": pointers[0] == pointers[1]}
+    statics = {"width": width, "each": each, "in_place": pointers[0] == pointers[1], "dependent": may_overlap(info)}
     blocks = machine(info)["processors"] * RESIDENT
     return KernelCall(scale_rows, (seen[0], View(factor, (m if each else 1,), (1,)), seen[1], blocks), statics)
 
