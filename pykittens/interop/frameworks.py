@@ -73,6 +73,16 @@ class Numpy(Framework):
         return np.array(array, order="C")
 
 
+class _Lent:
+    """A tensor's memory for NumPy, by NumPy's own interface: after `tensor.numpy()` torch would not let anybody resize
+    the storage any more, as FSDP does."""
+
+    def __init__(self, tensor: Any, dtype: str, strides: tuple[int, ...]) -> None:
+        self._tensor = tensor  # which lives as long as the array does
+        about = {"shape": tuple(tensor.shape), "typestr": dtype, "strides": strides, "version": 3}
+        self.__array_interface__ = {**about, "data": (tensor.data_ptr(), False)}
+
+
 class Torch(Framework):
     kind = "torch"
 
@@ -100,11 +110,12 @@ class Torch(Framework):
         return ArrayInfo(pointer, array.shape, strides, name, device, "torch")
 
     def view(self, array: Any, writable: bool) -> Array:
-        torch, dtype, plain = sys.modules["torch"], numpy_dtype(torch_names()[array.dtype]), array.detach()
-        if dtype.kind == "V" or dtype.name.startswith(("bfloat", "float8")):  # which torch cannot hand to NumPy
-            same_size = torch.int16 if dtype.itemsize == 2 else torch.uint8
-            return np.asarray(plain.view(same_size).numpy()).view(dtype)
-        return np.asarray(plain.numpy())
+        dtype = numpy_dtype(torch_names()[array.dtype])
+        if not array.numel():
+            return np.empty(array.shape, dtype)
+        strides = tuple(stride * dtype.itemsize for stride in array.stride())
+        plain = dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")  # of others NumPy has no names
+        return np.asarray(_Lent(array.detach(), plain.str, strides)).view(dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int | None) -> Any:
         return self.maker(shape, dtype, device)()
