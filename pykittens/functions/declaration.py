@@ -279,8 +279,8 @@ class Function:
 
     def apart(self, infos: Sequence[ArrayInfo | None]) -> None:
         """Raises `ArgumentError` where an operand that is written is read-only, overlaps itself, or shares memory with
-        another: what of it is read first would be chance. The same array is none, where a function takes it twice: each
-        element is read, then written."""
+        another: what of it is read first would be chance. The same array is none, where a function takes it twice and
+        writes it once: each element is read, then written."""
         for i in self.written:
             out = infos[i]
             if out is not None and 0 not in out.shape:
@@ -289,7 +289,8 @@ class Function:
                     raise ArgumentError(fact, fix="pass an array whose elements follow one another")
                 check_outputs(self.name, (self.names[i],), {self.names[i]: out}, user_frames())
             for j, x in enumerate(infos):
-                if j == i or x is None or out is None or x[:4] == out[:4] or not (x.pointer and interop.meet(x, out)):
+                one_array = x is not None and out is not None and x[:4] == out[:4] and j not in self.written
+                if j == i or x is None or out is None or one_array or not (x.pointer and interop.meet(x, out)):
                     continue
                 said = f"{self.name}: {self.names[i]}, which is written, shares memory with {self.names[j]}"
                 one = "one with memory of its own" if j in self.written else "a copy"

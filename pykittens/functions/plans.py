@@ -131,6 +131,7 @@ def beside(function: Any, arrays: Sequence[Tensor | None]) -> list[tuple[int, in
         for j, x in enumerate(arrays):
             if j != i and x is not None and (out := arrays[i]) is not None:
                 same = (x.dtype, x.shape, x.stride()) == (out.dtype, out.shape, out.stride())
+                same = same and j not in function.written
                 found.append((place[i], place[j], _reach(x), _reach(out), same))
     return found
 

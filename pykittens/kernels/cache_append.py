@@ -156,6 +156,12 @@ def _look(lengths: Any, table: Any, n: int, cache: tuple[int, ...]) -> None:
             i, j = (int(x[0]) for x in np.nonzero(wrong))
             fact = f"cache_append: page {at[i, j]} of sequence {i} is number {numbers[i, j]} of {cache[0]} pages"
             raise ArgumentError(fact, fix=f"the numbers of pages in use are from 0 to {cache[0] - 1}")
+        rows = (numbers.astype(np.int64) * cache[2] + (ends[:, None] - n + np.arange(n)) % cache[2]).ravel()
+        places, counts = np.unique(rows, return_counts=True)
+        if (counts > 1).any():
+            page, row = divmod(int(places[counts.argmax()]), cache[2])
+            fact = f"cache_append: row {row} of page {page} is where several new rows go"
+            raise ArgumentError(fact, fix="give each sequence pages of its own to write")
 
 
 def check(infos: dict[str, ArrayInfo | None]) -> None:

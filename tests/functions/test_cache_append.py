@@ -91,6 +91,15 @@ def test_what_has_no_place() -> None:
             call.kernel(*operands, **call.statics)
 
 
+def test_rows_with_one_place() -> None:
+    """Keys and values in one cache, two sequences with one page."""
+    k, pages, ones = rows(2, 1, 1, 64), np.zeros((2, 1, 16, 64), BF16), np.ones(2, np.int32)
+    with pytest.raises(ArgumentError, match="k_cache, which is written, shares memory with v_cache"):
+        pk.cache_append(k, k, pages, pages, ones)
+    with pytest.raises(ArgumentError, match="row 0 of page 1 is where several new rows go"):
+        pk.cache_append(k, k, pages, pages.copy(), ones, np.ones((2, 1), np.int32))
+
+
 def test_a_step_of_decoding_by_torch() -> None:
     """The version that autograd watches goes on, a compiler sees the writing, and attention sees the rows."""
     torch = pytest.importorskip("torch")
@@ -132,6 +141,6 @@ def test_a_step_of_decoding_by_torch() -> None:
 )
 def test_refusals(change: dict[str, Any], said: str) -> None:
     x, cache = np.zeros((2, 1, 1, 64), BF16), np.zeros((2, 1, 8, 64), BF16)
-    given = {"k": x, "v": x, "k_cache": cache, "v_cache": cache, "lengths": np.ones(2, np.int32)} | change
+    given = {"k": x, "v": x, "k_cache": cache, "v_cache": cache.copy(), "lengths": np.ones(2, np.int32)} | change
     with pytest.raises(ArgumentError, match=said):
         pk.cache_append(**given)
