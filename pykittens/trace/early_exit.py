@@ -12,6 +12,7 @@ from __future__ import annotations
 import dis
 import linecache
 import re
+import sys
 from functools import lru_cache
 from types import CodeType, FrameType
 
@@ -22,6 +23,7 @@ from .bytecode import instructions
 _SKIPPED = {"NOP", "POP_TOP", "POP_BLOCK", "POP_EXCEPT", "EXTENDED_ARG", "CACHE"}
 _JUMPS = {"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "JUMP_BACKWARD_NO_INTERRUPT", "JUMP"}
 _RETURNS = {"RETURN_VALUE", "RETURN_CONST"}
+_ENDS = _JUMPS | _RETURNS | {"RAISE_VARARGS", "RERAISE"}  # behind which Python does not go on
 _LEAVES = re.compile(r"\s*(return|break|continue)\b")
 
 
@@ -61,11 +63,11 @@ class _Code:
         n = self.running(entered)
         if n + 1 >= len(self.list):
             return None
-        if self.list[n].opname == "SETUP_WITH":
-            target: int | None = self.list[n].argval
-        else:
-            offset = self.list[n + 1].offset
-            target = next((e.target for e in self.protected if e.start <= offset < e.end), None)
+        offset = self.list[n + 1].offset
+        target = next((e.target for e in self.protected if e.start <= offset < e.end), None)
+        if sys.version_info < (3, 11):  # no table: the innermost block that is begun before, and whose handler follows
+            begun = [i for i in self.list[: n + 1] if i.opname in ("SETUP_WITH", "SETUP_FINALLY") and i.argval > offset]
+            target = begun[-1].argval if begun else None
         if target is None or target not in self.index:
             return None
         first = self.list[self.index[target] : self.index[target] + 2]
@@ -116,18 +118,26 @@ class _Code:
     def last_line(self, call: int) -> int:
         """The line on which the body was left: that of the last instruction before the call of `__exit__`."""
         own = self.lines[self.list[call].offset]
-        n = call - 1
+        n = self._before(call)
         while (
             n > 0
             and self.lines[self.list[n].offset] == own
             and (
-                self.list[n].opname in ("LOAD_CONST", "DUP_TOP", "PRECALL", "POP_BLOCK", "SWAP", "ROT_TWO", "NOP")
+                self.list[n].opname in _JUMPS
+                or self.list[n].opname in ("LOAD_CONST", "DUP_TOP", "PRECALL", "POP_BLOCK", "SWAP", "ROT_TWO", "NOP")
                 or self.exit_call(self.list[n].offset)
                 or (self.list[n].opname == "POP_TOP" and self.exit_call(self.list[n - 1].offset))
             )
         ):
-            n -= 1
+            n = self._before(n)
         return self.lines[self.list[n].offset]
+
+    def _before(self, n: int) -> int:
+        """The instruction that Python comes from to number n: the one before, or a jump."""
+        if n and self.list[n - 1].opname not in _ENDS:
+            return n - 1
+        jumps = (m for m, i in enumerate(self.list) if "JUMP" in i.opname and self.index.get(i.argval) == n)
+        return next(jumps, n - 1)
 
 
 _codes = lru_cache(maxsize=256)(_Code)
