@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
+
+import pykittens as pk
+from pykittens import Tensor, bf16, f32
 
 from . import measure as measuring
 from . import peers
@@ -125,6 +128,38 @@ def copy_of(size: int) -> Callable[[], Any]:
 
     source, target = (torch.ones(size // 2, dtype=torch.uint8, device=measuring.DEVICE) for _ in range(2))
     return lambda: target.copy_(source)
+
+
+@pk.kernel(warps=8, grid=lambda sums, **_: sums.cols)
+def read(x: Annotated[Tensor, bf16, "M", 64], sums: Annotated[Tensor, f32, "B"]) -> None:
+    """Everything comes into shared memory, once; three tiles of 16 KiB of a block are under way."""
+    mine, stride, slots = pk.block_index.x, pk.grid_size.x, 4
+    room = pk.shared(pk.st(bf16, 128, 64), count=slots, name="room")
+
+    def load(i: Any) -> None:
+        pk.block.load_async(room[i % slots], x, (mine + i * stride, 0))
+        pk.block.commit()
+
+    for i in range(slots - 1):
+        load(i)
+    for i in pk.range(pk.cdiv(pk.cdiv(x.rows, 128), stride)):
+        pk.block.wait_loads(slots - 2)
+        pk.block.sync()
+        load(i + slots - 1)
+    pk.block.wait_loads()
+    pk.block.sync()
+    with pk.when(pk.warp.index == 0):
+        pk.warp.set(sums, mine, pk.cast(pk.warp.load(room[0].part(0, 0, 16, 64), dtype=f32).row_max().max(), f32))
+
+
+def read_of(size: int) -> Callable[[], Any]:
+    """A kernel that reads `size` bytes, a multiple of 128, and does no more: two blocks of a multiprocessor."""
+    import torch
+
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    x = torch.ones(size // 128, 64, dtype=torch.bfloat16, device=measuring.DEVICE)
+    sums = torch.empty(2 * processors, device=measuring.DEVICE)
+    return lambda: read(x, sums)
 
 
 def _rows(kind: str, width: int) -> int:

@@ -11,9 +11,10 @@ the scale of all or of its key head: k in the scores, v in the result.
 Work is cut as in Stream-K (Osama et al., 2023). The tiles of keys of all sequences and heads, one after another, are
 dealt in equal shares to as many blocks as the GPU holds, so that all of them end together whatever the lengths are. An
 item (the keys of a sequence, a head, a tile of rows) may lie in several shares. Each part leaves sums relative to its
-own highest score (Dao et al., "Flash-Decoding", 2023), and whoever is last to do so adds them up, in an order that only
-their number decides. With `fixed` parts end at multiples of so many keys of their sequence: the result does not depend
-on what else is in the batch.
+own highest score (Dao et al., "Flash-Decoding", 2023). Blocks whose share ends with a part wait a while for the others,
+and each adds up some rows of the item; whoever comes last adds up all of them, if one has not waited that long: nothing
+depends on whether blocks run at the same time. The order is that of the parts' numbers. With `fixed` parts end at
+multiples of so many keys of their sequence: the result does not depend on what else is in the batch.
 
 A warp (more, where rows do not fit its registers) has `each` keys of its own in every tile, brings them itself, and
 meets others only at the end of a part. Loads run ahead of the work by `stages` - 1 tiles, across parts. What has 8 bits
@@ -24,7 +25,6 @@ float32; of 8-bit caches and several warps, keys * d 16-bit floats more.
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Annotated, Any
 
 import numpy as np
@@ -32,14 +32,15 @@ import numpy as np
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, e4m3, f16, f32, i32, warp
 
+from ..trace.softmax_parts import merged
 from ..trace.unpacking import Unpacked
 from .reference import attention
 from .scale import normalised, squashed
 from .widths import widths
 
 LOG2E = 1.4426950408889634
-PARTS = 32  # of an item at most, on average: who adds them up is alone
 LOWEST = -3e38  # the peak of a row that has seen no key: finite, so that no difference is NaN
+AT_ONCE = 4  # parts of a row that a warp loads
 D, DV = pk.static("D"), pk.static("DV")
 HALF = (bf16, f16)
 
@@ -64,8 +65,8 @@ def attend(
     o: Annotated[Tensor, HALF, "B", "G", "R", DV],
     lengths: Annotated[Tensor, i32, "B"],
     scale: Annotated[Scalar, f32],
-    parts: Annotated[Tensor, f32, "S", "L", pk.static("E")],
-    logs: Annotated[Tensor, f32, "S", 2, pk.static("ROWS")],
+    parts: Annotated[Tensor, f32, "S", "L", pk.static("WIDE")],
+    logs: Annotated[Tensor, f32, "S", 2, "L"],
     arrived: Annotated[Tensor, i32, "I"],
     lse: Annotated[Tensor, f32, "B", "G", "R"] | None = None,
     page_table: Annotated[Tensor, i32, "B", "T"] | None = None,
@@ -95,7 +96,7 @@ def attend(
     the kernel before (`dependent`: which may still run). causal, `left`, ..., `sinks`: see `attention_hopper`.
     fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows.
     """
-    (d, wide), group = widths(q.cols, v.cols), pk.group(rows // 16)
+    (d, wide), group, warps = widths(q.cols, v.cols), pk.group(rows // 16), groups * rows // 16
     mine, keys = group.index, each * groups
     side: Any = 0 if causal else right
     items, capacity = k.depth * across, k.rows if page_table is None else page_table.cols * page
@@ -115,8 +116,7 @@ def attend(
         warp.store(units, count)
         warp.store(ends, pk.where(pk.iota(count) < q.batch, count * items, 0).cumsum())
     pk.block.sync()
-    fewest = 1 if fixed else pk.cdiv(ends[q.batch - 1], q.batch * items * PARTS)
-    shares = pk.shares(units, ends, q.batch, items, least=fewest, single=bool(fixed))
+    shares = pk.shares(units, ends, q.batch, items, single=bool(fixed), blocks=processors)
     ring = [pk.shared(pk.st(k.dtype, each, width), count=stages * groups, name="ring") for width in (d, wide)]
     ahead, here = shares.walk(), shares.walk()
     tile, stop, batch, head, filled, used = (pk.var(i32, 0) for _ in range(6))
@@ -148,64 +148,72 @@ def attend(
         tile.set(tile + 1)
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
-    slices = wide // (cols := parts.cols // rows)  # of columns, that groups add up
+    slices = max(x for x in range(1, groups + 1) if wide % (16 * x) == 0)  # of columns, that groups add up
+    cols = wide // slices
     operand = Unpacked(group, groups, pk.st(f16 if k.dtype is e4m3 else q.dtype, each, d), k.dtype)
-    ticket, queries = pk.shared(pk.sv(i32, 4), name="ticket"), pk.shared(pk.st(q.dtype, rows, d), name="queries")
+    queries = pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=max(groups, 2), name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * cols), count=max(groups * slices, 2), name="others")
+    lines = pk.shared(pk.sv(f32, wide), count=max(warps, 2), name="lines")
     peak, total = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows, partial=True)
     score, out = group.zeros(f32, rows, each), operand.zeros(rows, wide)
-    top, whole, piece = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows), group.zeros(f32, rows, cols)
-
-    def together(tops: Any, terms: Any, outputs: Any) -> None:
-        """What all groups have of the same rows comes to `top`, `whole` and `piece`, a slice of columns for each."""
-        group.store(peaks[mine], tops)
-        group.store(sums[mine], terms)
-        for i, x in enumerate(outputs):
-            group.store(others[mine * slices + i], x.registers())
-        pk.block.sync()
-        tops, terms = ([group.load_col(x[i]) for i in range(groups)] for x in (peaks, sums))
-        at = pk.minimum(mine, slices - 1)
-        tiles = [group.load_vec(others[i * slices + at]).tile(rows, cols) for i in range(groups)]
-        top[:], whole[:], piece[:] = reduce(pk.maximum, tops), 0.0, 0.0
-        for x, term, tile in zip(tops, terms, tiles, strict=True):
-            share = pk.exp2(x - top)
-            whole[:], piece[:] = pk.fma(term, share, whole), pk.fma(tile, share, piece)
 
     def scale_of(scales: Any, head: Any) -> Any:
         return 1.0 if scales is None else scales[pk.minimum(head, scales.cols - 1)]
 
-    def sink_of(sinks: Any, head: Any, row: Any) -> Any:
-        """The sinks of a tile's rows."""
-        first = head * (q.rows // n) + row // n
-        found, which = group.full_col(f32, rows, -pk.inf), (pk.row_index(piece) + row) // n - row // n
-        for i in range(rows // n + 2):
-            found = pk.where(which == i, pk.cast(sinks[pk.minimum(first + i, sinks.cols - 1)], f32), found)
-        return found
+    def together() -> tuple[Any, Any, Any]:
+        """What all groups have of the same rows: each has a slice of columns of it."""
+        group.store(peaks[mine], peak)
+        group.store(sums[mine], total.total())
+        for i, x in enumerate(operand.joined(out, cols)):
+            group.store(others[mine * slices + i], x.registers())
+        pk.block.sync()
+        held = [others[i * slices + pk.minimum(mine, slices - 1)] for i in range(groups)]
+        outputs = [group.load_vec(x).tile(rows, cols) for x in held]
+        return merged([(group.load_col(peaks[i]), group.load_col(sums[i]), x) for i, x in enumerate(outputs)])
 
-    def write(batch: Any, head: Any, row: Any) -> None:
-        """The result, and its log-sum-exp."""
-        factor, log = normalised(top, 1.0, whole, None if sinks is None else sink_of(sinks, head, row))
-        result = piece * (factor * scale_of(v_scale, head))  # 0 where a row sees no key, even where a value is NaN
-        group.store(o, pk.where(whole == 0.0, 0.0, result).to(o.dtype), pk.at(batch, head, row, mine * cols))
-        if lse is not None:
+    def write(scope: Any, found: Any, batch: Any, head: Any, row: Any, col: Any = 0) -> None:
+        """The result of rows, and its log-sum-exp: by groups those of a tile, by a warp one."""
+        top, whole, result = found
+        at = 0 if sinks is None else head * (q.rows // n) + (row if scope is warp else pk.row_index(result) + row) // n
+        factor, log = normalised(top, 1.0, whole, None if sinks is None else sinks[pk.minimum(at, sinks.cols - 1)])
+        result = result * (factor * scale_of(v_scale, head))  # 0 where a row sees no key, even where a value is NaN
+        scope.store(o, pk.where(whole == 0.0, 0.0, result).to(o.dtype), pk.at(batch, head, row, col))
+        if lse is not None and scope is warp:
+            warp.set(lse, (batch, head, row), log())
+        elif lse is not None:
             with pk.when(mine == 0):
                 group.store(lse, log(), pk.at(batch, head, row))
 
-    def add_up(part: Any, count: Any) -> None:
-        """All parts of an item, instead of this one: each group some of them, then all groups."""
-        highest, kept = group.full_col(f32, rows, LOWEST), group.zeros_col(f32, rows)
-        columns = [group.zeros(f32, rows, cols) for _ in range(slices)]
-        for i in pk.range(mine, count, groups):
-            slot = shares.slot(part, i)
-            found, terms = (group.load_col(logs, pk.at(slot, j, 0), length=rows) for j in range(2))
-            tiles = [group.load_vec(parts, pk.at(slot, j, 0), length=rows * cols) for j in range(slices)]
-            higher = pk.maximum(highest, found)
-            old, new = pk.exp2(highest - higher), pk.exp2(found - higher)
-            highest[:], kept[:] = higher, pk.fma(terms, new, kept * old)
-            for x, tile in zip(columns, tiles, strict=True):
-                x[:] = pk.fma(tile.tile(rows, cols), new, x * old)
-        together(highest, kept, columns)
+    def of_parts(begin: Any, count: Any, row: Any, first: Any, step: int) -> tuple[Any, Any, Any]:
+        """What parts `first`, `first + step`, ... of an item have of a row."""
+        top, whole, result = pk.var(f32, LOWEST), pk.var(f32, 0.0), warp.full_vec(f32, wide, 0.0).as_vec(width=4)
+        for i in pk.range(first, count, step * AT_ONCE):
+            found = [(top + 0.0, whole + 0.0, result)]
+            for number in (i + j * step for j in range(AT_ONCE)):
+                at = begin + pk.minimum(number, count - 1)
+                output = warp.load_vec(parts, pk.at(at, row, 0), length=wide)
+                found.append((pk.where(number < count, logs[at, 0, row], LOWEST), logs[at, 1, row], output))
+            higher, more, result[:] = merged(found)
+            top.set(higher)
+            whole.set(more)
+        return top, whole, result
+
+    def add_up(begin: Any, count: Any, first: Any, step: Any, batch: Any, head: Any, row: Any) -> None:
+        """Rows `first`, `first + step`, ... of an item from all its parts: a warp a row, or all warps the only one."""
+        left = (pk.minimum(rows, q.rows - row) - first + step - 1) // step
+        with pk.when(left > 1):
+            for i in pk.range(warp.index, left, warps):
+                write(warp, of_parts(begin, count, first + i * step, 0, 1), batch, head, row + first + i * step)
+        with pk.when(left == 1):
+            top, whole, result = of_parts(begin, count, first, warp.index, warps)
+            warp.set(peaks[0], warp.index, top)
+            warp.set(sums[0], warp.index, whole)
+            warp.store(lines[warp.index], result)
+            pk.block.sync()
+            with pk.when(warp.index == 0):
+                found = [(peaks[0][i], sums[0][i], warp.load_vec(lines[i])) for i in range(warps)]
+                write(warp, merged(found), batch, head, row + first)
 
     for _ in pk.range(stages - 1):
         load()
@@ -246,24 +254,17 @@ def attend(
             peak[:] = highest
             operand.mma_AB(out, weight, ring[1][slot], shrink)
             used.set(pk.where(used == stages - 1, 0, used + 1))
-        together(peak, total.total(), operand.joined(out, cols))
-        complete = pk.var(i32, pk.where(part.taken == part.units, 1, 0))
-        with pk.when(complete == 0):
-            pieces, to = shares.pieces(part), shares.slot(part, shares.number(part))
+        found, begin = together(), shares.slot(part, 0)
+        with pk.when((part.taken == part.units) & (mine < slices)):
+            write(group, found, *place, mine * cols)
+        with pk.when(part.taken < part.units):
+            at = begin + shares.number(part)
             with pk.when(mine < slices):
-                group.store(parts, piece.registers(), pk.at(to, mine, 0))
+                group.store(parts, found[2], pk.at(at, 0, mine * cols))
             with pk.when(mine == 0):
-                group.store(logs, top, pk.at(to, 0, 0))
-                group.store(logs, whole, pk.at(to, 1, 0))
-            pk.block.sync()
-            with pk.when(warp.index == 0):
-                warp.set(ticket, 0, pk.atomic_add(arrived, part.group * items + part.item, 1, order="acq_rel", by=warp))
-            pk.block.sync()
-            with pk.when(ticket[0] == pieces - 1):
-                add_up(part, pieces)
-                complete.set(1)
-        with pk.when((complete == 1) & (mine < slices)):
-            write(*place)
+                group.store(logs, found[0], pk.at(at, 0, 0))
+                group.store(logs, found[1], pk.at(at, 1, 0))
+            add_up(begin, shares.pieces(part), *shares.deal(part, arrived, part.group * items + part.item), *place)
 
 
 def reference(

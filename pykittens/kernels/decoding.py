@@ -39,12 +39,6 @@ class Cut(NamedTuple):
         """Of a tile."""
         return self.each * self.groups
 
-    def slices(self, wide: int) -> tuple[int, int]:
-        """Into how many slices `wide` columns are cut, of which each group adds up one at most, and the elements of a
-        slice."""
-        cols = next(x for x in range(16, wide + 1, 16) if wide % x == 0 and wide <= x * self.groups)
-        return wide // cols, self.rows * cols
-
 
 def vector_of(batch: int) -> int:
     """How many sequences a kernel has room for that takes `batch`: few kernels serve batches of all sizes."""
@@ -75,9 +69,8 @@ def cut(
     for tall, keys, groups in ways:
         warps = 8 if wide <= 128 else tall // 4  # as many as the registers of a multiprocessor are enough for
         found = Cut(tall, groups, keys // groups, 2)
-        slices, elements = found.slices(narrow)
-        fixed = max(groups * slices, 2) * elements * 4 + max(groups, 2) * tall * 8 + tall * wide * 2
-        fixed += 512 + 3 * 4 * vector_of(batch)
+        fixed = max(groups, 2) * tall * (narrow * 4 + 8) + tall * wide * 2
+        fixed += 512 + 3 * 4 * vector_of(batch) + max(groups * tall // 16, 2) * narrow * 4
         fixed += keys * wide * 2 if size == 1 and not in_registers(tall // 16) else 0
         stages = (room - fixed) // (keys * (wide + narrow) * size)
         each = 16 <= found.each <= (64 if wide <= 128 else 16) and page % found.each == 0
@@ -108,7 +101,7 @@ def plan(
     """
     if split is not None:
         return cut(rows, d, dv, size, arch, page, max(batch, 4096)), processors
-    parts = min(attention_cached.PARTS, -(-capacity // 128), -(-processors // max(items, 1)))
+    parts = min(-(-capacity // 128), -(-processors // max(items, 1)))
     one = cut(rows, d, dv, size, arch, page, batch, parts)
     if size == 1 and rows <= 16 and max(d, dv) <= 128 and items >= 2 * processors:
         two = cut(rows, d, dv, size, arch, page, batch, blocks=2)
@@ -128,8 +121,9 @@ class Attend:
         capacity = k.shape[2] if page_table is None else page_table.shape[1] * page
         units = -(-capacity // (fixed * cut.keys)) if fixed else 0
         places = batch * heads * tiles * max(units, 1) if fixed else 2 * processors
-        parts = arrays.empty(info.kind, (places, *cut.slices(widths(q.shape[3], v.shape[3])[1])), "f32", device)
-        logs = arrays.empty(info.kind, (places, 2, cut.rows), "f32", device)
+        held = min(cut.rows, rows)
+        parts = arrays.empty(info.kind, (places, held, widths(q.shape[3], v.shape[3])[1]), "f32", device)
+        logs = arrays.empty(info.kind, (places, 2, held), "f32", device)
         arrived = arrays.empty(info.kind, (batch * heads * tiles,), "i32", device)
         dependent = "dependent launch" in machine_of(device).features
         attention_cached.clear(arrived, dependent=dependent)

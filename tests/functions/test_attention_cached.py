@@ -16,6 +16,7 @@ from pykittens.kernels import decoding
 from pykittens.kernels.attention import scores
 from pykittens.kernels.attention_cached import reference
 from pykittens.kernels.widths import widths
+from pykittens.trace import shares
 
 BF16, E4M3 = np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
 
@@ -105,14 +106,12 @@ def test_beside_float64(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("arch", ("sm_86", "sm_90a"))
-def test_every_head_dimension_is_cut_into_slices(arch: str) -> None:
-    """Which are alike, fit the tensor cores, and are no more than there are groups."""
+def test_every_head_dimension_has_a_cut(arch: str) -> None:
+    """With two stages or more, whose tiles lie in one page for each group."""
     for rows, d, size, page in itertools.product((1, 16, 17, 48, 128), range(8, 264, 8), (1, 2), (0, 16, 48, 64)):
         for wide in {widths(d, dv)[1] for dv in range(8, d + 8, 8)}:
             cut = decoding.cut(rows, d, wide, size, ARCHITECTURES[arch], page)
-            slices, elements = cut.slices(wide)
-            assert slices <= cut.groups and slices * elements == wide * cut.rows and elements // cut.rows % 16 == 0
-            assert page % cut.each == 0
+            assert cut.stages >= 2 and page % cut.each == 0
 
 
 def test_plans() -> None:
@@ -220,6 +219,20 @@ def test_refusals(change: dict[str, Any], said: str) -> None:
     given |= {"lengths": np.full(2, 20, np.int32)} | change
     with pytest.raises(ArgumentError, match=said):
         pk.attention_cached(**given)
+
+
+@pytest.mark.parametrize("patience", (shares.PATIENCE, 0))
+def test_blocks_add_up_together(patience: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items in three and four shares, of which some end in them; the last block alone, if nobody has waited."""
+    monkeypatch.setattr(shares, "PATIENCE", patience)
+    c = Case((200, 40), heads=(6, 2), capacity=200, sinks=np.arange(6, dtype=np.float32))
+    out, told = np.full(c.q.shape, np.nan, BF16), scores(64, True, *[None] * 4)
+    lse = np.full(c.q.shape[:3], np.nan, np.float32)
+    operands = (c.q, c.k, c.v, c.lengths, c.table, c.settings["sinks"], (None, None), out, lse, told, None)
+    call = decoding.call(*operands, groups=2, each=16, stages=2, processors=5)
+    call.kernel(*call.operands, **call.statics)
+    c.check(out)
+    np.testing.assert_allclose(lse, pk.attention_cached(*c.operands, return_lse=True, **c.settings)[1], rtol=1e-5)
 
 
 def test_tiles_of_small_gpus() -> None:

@@ -214,6 +214,7 @@ def given(name: str, e: SimpleNamespace, form: str) -> Any:
         "n": 3,
         "items": 3,
         "least": 5,
+        "blocks": 4,
         "single": True,
         "left": 3,
         "right": 3,

@@ -12,6 +12,7 @@ from ...types import bf16, e4m3, f32, i32
 from .. import attention_cached, cache_append, rotary
 from ..catalog import Array, Instance, Shipped
 from ..decoding import cut
+from ..widths import widths
 
 LENGTHS, PAGE = (0, 1, 290), 32
 PROCESSORS = 2
@@ -43,8 +44,8 @@ def _cached(
         "o": spec(bf16, (batch, 1, rows, dim)),
         "lengths": spec(i32, (batch,)),
         "scale": dim**-0.5,
-        "parts": spec(f32, (places, *how.slices(dim))),
-        "logs": spec(f32, (places, 2, how.rows)),
+        "parts": spec(f32, (places, min(rows, how.rows), widths(dim, dim)[1])),
+        "logs": spec(f32, (places, 2, min(rows, how.rows))),
         "arrived": spec(i32, (batch * across,)),
         **({"page_table": spec(i32, table.shape)} if table is not None else {}),
         **given,
