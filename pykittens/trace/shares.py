@@ -153,10 +153,10 @@ class Shares:
                 with when(looks < PATIENCE):
                     seen.set(arrived.load(at))
                     looks.set(looks + 1)
-                with otherwise():  # in one step, so that whoever comes last knows it
-                    before = atomic_cas(arrived, at, seen, seen | _LEFT, order="acq_rel", by=warp)
-                    waits.set(where(before == seen, 0, 1))
-                    seen.set(before)
+                with otherwise():  # says so in one step, unless somebody has come since: then it looks again
+                    said = atomic_cas(arrived, at, seen, seen | _LEFT, by=warp) == seen
+                    waits.set(where(said, 0, 1))
+                    looks.set(0)
             alone = (seen >= _LEFT) | (helpers == 0)
             warp.set(found, 0, where(where(alone, last, waits == 1), where(alone, 0, rank), _NONE))
             warp.set(found, 1, where(alone, 1, helpers))

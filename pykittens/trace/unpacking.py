@@ -54,7 +54,7 @@ class Unpacked:
         return [self.group.zeros(f32, rows, cols // self.halves) for _ in range(self.halves)]
 
     def mm_ABt(self, d: Any, a: list[Any], tile: Any) -> None:
-        """d = a @ tile.T, with `a` from `beside`."""
+        """d = a @ tile.T, with `a` from `beside`; the group has met since the last `mma_AB`."""
         d[:] = 0.0
         for x, y in zip(a, self(tile, "row"), strict=True):
             self.group.mma_ABt(d, x, y)
@@ -62,6 +62,8 @@ class Unpacked:
     def mma_AB(self, results: list[Any], a: Any, tile: Any, factor: Any) -> None:
         """results = results * factor + a @ tile, with results from `zeros`; `a` is rounded to the operands' dtype."""
         a = a.to(self.type.dtype)
+        if self.place is not None:
+            self.group.sync()  # nobody reads what it held
         for x, y in zip(results, self(tile, "col"), strict=True):
             x *= factor
             self.group.mma_AB(x, a, y)
@@ -85,7 +87,6 @@ class Unpacked:
         down, along = min(warps, 2), max(warps // 2, 1)
         to = self.place.part(0, 0, tile.rows, tile.cols)
         rows, cols, i = tile.rows // down, tile.cols // along, warp.index % warps
-        self.group.sync()  # nobody reads what it held
         for first in range(0, cols, MOST):
             part = (i % down * rows, i // down * cols + first, rows, min(MOST, cols - first))
             held = warp.load(tile.part(*part), layout=runs(*part[2:]), dtype=to.dtype)

@@ -15,7 +15,6 @@ from ..decoding import cut
 from ..widths import widths
 
 LENGTHS, PAGE = (0, 1, 290), 32
-PROCESSORS = 2
 SCALES = ("k_scale", "v_scale")
 ONE_SCALE: dict[str, Any] = dict.fromkeys(SCALES, spec(f32, (1,)))
 
@@ -30,12 +29,14 @@ def _cached(
     held: Any = bf16,
     **given: Any,
 ) -> Instance:
-    """Three sequences, a key head that `heads` heads share; `given`: operands."""
+    """Three sequences, a key head that `heads` heads share; `given`: operands. One row is a warp's; of blocks that wait
+    for others there must be some, of blocks with tiles one after another, too."""
+    processors = 4 if heads * n == 1 or dim == 128 and pages else 2
     batch, rows, capacity = len(LENGTHS), heads * n, -(-max(LENGTHS) // PAGE) * PAGE
     how = cut(rows, dim, dim, held.size, ARCHITECTURES[arch], PAGE if pages else 0)
     cache = (batch * capacity // PAGE, 1, PAGE, dim) if pages else (batch, 1, capacity, dim)
     across = -(-rows // how.rows)
-    places = batch * across * -(-capacity // (fixed * how.keys)) if fixed else 2 * PROCESSORS
+    places = batch * across * -(-capacity // (fixed * how.keys)) if fixed else 2 * processors
     table = np.random.default_rng(0).permutation(cache[0]).reshape(batch, -1) if pages else None
     operands: dict[str, Any] = {
         "q": spec(bf16, (batch, 1, rows, dim)),
@@ -57,7 +58,7 @@ def _cached(
         "n": n,
         "page": PAGE if pages else 0,
         "fixed": fixed,
-        "processors": PROCESSORS,
+        "processors": processors,
         "across": across,
     }
     statics |= {"causal": causal, **how._asdict()}
@@ -128,7 +129,7 @@ ROWS = (
     Shipped(
         name="attention_cached",
         about="attention of a query on a cache of keys and values, contiguous or in pages: what decoding does",
-        make=_cached,
+        make=lambda dim, pages: _cached(dim, pages, heads=4 if pages else 1),
         options={"dim": (128, 256), "pages": (True, False)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
         spilled=8,  # at d 256 on sm_100, where parts are added up
@@ -136,21 +137,23 @@ ROWS = (
     Shipped(
         name="attention_cached_queries",
         about="the same of several queries, cut at multiples of a tile's keys, as it is before Hopper",
-        make=lambda n: _cached(64, False, n, 8, fixed=1, arch="sm_86"),
-        options={"n": (8,)},
+        make=lambda n: _cached(64, False, n, n, fixed=1, arch="sm_86"),
+        options={"n": (1, 8)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
         name="attention_cached_window",
         about="the same with a window, a cap of scores and sinks",
-        make=lambda: _cached(64, True, 3, 5, left=200, right=-1, softcap=3.0, sinks=spec(f32, (5,))),
-        options={},
+        make=lambda heads: _cached(
+            64, True, 3 if heads > 1 else 1, heads, left=150, right=-1, softcap=3.0, sinks=spec(f32, (heads,))
+        ),
+        options={"heads": (1, 5)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
         name="attention_cached_8bit",
         about="the same on caches of 8-bit floats with scales, a warp for the rows of a tile or several",
-        make=lambda n: _cached(64, True, n, 8, arch="sm_89", held=e4m3, **ONE_SCALE),
+        make=lambda n: _cached(64, True, n, n, arch="sm_89", held=e4m3, **ONE_SCALE),
         options={"n": (1, 8)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
         needs=("fp8 conversions",),
