@@ -138,7 +138,7 @@ ROWS = (
         name="attention_cached_queries",
         about="the same of several queries, cut at multiples of a tile's keys, as it is before Hopper",
         make=lambda n: _cached(64, False, n, n, fixed=1, arch="sm_86"),
-        options={"n": (1, 8)},
+        options={"n": (8, 1)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
@@ -147,7 +147,7 @@ ROWS = (
         make=lambda heads: _cached(
             64, True, 3 if heads > 1 else 1, heads, left=150, right=-1, softcap=3.0, sinks=spec(f32, (heads,))
         ),
-        options={"heads": (1, 5)},
+        options={"heads": (5, 1)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
     ),
     Shipped(
