@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import TraceError, user_frame_objects
 from ..ops import control
 from ..ops.addressing import known_multiple
-from ..ops.scalars import THREAD, scalar_dtype
+from ..ops.scalars import THREAD, promoted
 from ..program import Block, Op, Operand, Scope
 from ..types import ScalarType, i32, i64
 from . import recorder
@@ -94,7 +94,7 @@ def strided(start: Operand, stop: Operand, step: Operand) -> Iterator[Any]:
 
 def _loop(start: Operand, stop: Operand, step: Operand) -> Iterator[Any]:
     r = current()
-    dtype = i64 if any(scalar_dtype(x) is i64 for x in (start, stop, step)) else i32
+    dtype = i64 if promoted(start, stop, step) is i64 else i32
     index = recorder.make_value(ScalarType(dtype))
     index.location = here()
     index.multiple = gcd(known_multiple(start), known_multiple(step))

@@ -192,12 +192,21 @@ class Ring:
     def drain(self) -> None:
         """Waits until every slot that the filling role has filled is given back: its last word, where blocks of a
         cluster fill each other's slots. The others then have nothing more to do with this block, which may end.
+
+        Raises `TraceError` in a role that fills none.
         """
         r = current()
-        cursor = self._cursor("fill", 1)
+        what = next((x for x in ("fill", "put") if (id(r.role_block()), x) in self.cursors), None)
+        if what is None:
+            raise TraceError(
+                f"ring {self.name}: this role has filled no slot that it could wait for",
+                fix="drain the ring in the role that fills it, after its last fill",
+            )
+        cursor, alone = self._cursor(what, 1), what == "put" and r.role_warpgroups
+        scope = Scope("warpgroup", 4) if alone else Scope("role", r.warps)
         turn = recorder.make_value(ScalarType(i32))
         with r.region("ring.drain") as each:
-            record(mbarrier.Wait(Scope("role", r.warps), self._item(self.empty, cursor.index), cursor.phase))
+            record(mbarrier.Wait(scope, self._item(self.empty, cursor.index), cursor.phase))
             cursor.advance()
         turn.block = each
         record(control.Range(THREAD, turn, 0, self.stages, 1, each))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import TraceError
 from ..ops.grouped_tiles import GroupedTile
 from ..ops.scalars import THREAD
 from ..program import Operand
@@ -34,7 +35,13 @@ def grouped(rows: Operand, cols: Operand, group: int, parts: Operand | None = No
     together. parts: into so many the last tiles are divided, of which there are fewer than blocks: (row, col, part, of
     how many, number), where all tiles before are part 0 of 1. The block of the last part begins last. The grid has a
     block for each of the parts at least.
+
+    Raises `TraceError` for a group that is no Python int from 1 on.
     """
+    if not isinstance(group, int) or group < 1:
+        raise TraceError(
+            f"pk.grouped with group {group!r}", fix="pass how many rows go together, a Python int from 1 on: group=8"
+        )
     count = rows * cols
     if parts is None:
         for tile in persistent(count):

@@ -537,6 +537,13 @@ KERNELS: list[Any] = [
         "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot: pk.tma.share(slot, x, (0, 0))",
         {"cluster": 2},
     ),
+    (
+        "ring = pk.ring(1, pk.st(f32, 16, 64))\nring.drain()",
+        "ring = pk.ring(1, pk.st(f32, 16, 64))\nwith pk.role('load', warps=1):\n"
+        "    with ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n    ring.drain()\n"
+        "with pk.role('use', warps=1):\n    with ring.reading() as slot: warp.load(slot)",
+    ),
+    ("for row, col in pk.grouped(n, n, 0): pass", "for row, col in pk.grouped(n, n, 8): pass"),
     ("pk.tma.exchange(s, s)", EXCHANGE + "pk.tma.exchange(slot, s)", {"cluster": 2}),
     (EXCHANGE + "pk.tma.exchange(slot, s)", EXCHANGE + "pk.tma.exchange(slot, s)", {}, {"cluster": 2}),
     (

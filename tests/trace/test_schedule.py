@@ -57,3 +57,18 @@ def test_a_rectangle_takes_so_many_matrices_at_a_time(together: int) -> None:
         for matrix in range(first, min(first + together, count))
     ]
     assert [tuple(map(int, np.argwhere(order == i)[0])) for i in range(rows * count)] == expected
+
+
+@pytest.mark.parametrize("dtype", [i32, pk.u32, pk.i64], ids=str)
+def test_a_persistent_kernel_counts_with_any_integers(dtype: pk.DType) -> None:
+    @pk.kernel(warps=1, grid=lambda blocks, **_: blocks)
+    def count(seen: Annotated[Tensor, i32, 1, "T"], tiles: Annotated[pk.Scalar, dtype], *, blocks: int) -> None:
+        for tile in pk.persistent(tiles):
+            pk.atomic_add(seen, (0, pk.cast(tile, i32)), 1)
+
+    for blocks in (1, 3, 11):
+        seen = np.zeros((1, 12), np.int32)
+        count(seen, 10, blocks=blocks)
+        assert seen.tolist() == [[1] * 10 + [0] * 2]
+        text = count.cuda(seen, 10, blocks=blocks, arch="sm_90a")
+        assert ("for (int v_" in text) == (dtype is i32)  # what an int does not hold is counted in 64 bits
