@@ -13,7 +13,7 @@ from ..program import Block, Op, Place, Value
 from ..types import ScalarType
 from .early_exit import entered, left_early
 from .recorder import current, here, name_locals
-from .snapshot import Snapshot
+from .snapshot import Snapshot, has_grown
 
 
 class RegionGuard:
@@ -75,6 +75,25 @@ def _advice(name: str, old: Any) -> str:
             "is made inside another name"
         )
     return f"keep {name} as it is: index shared tiles by a traced number, or keep numbers in a pk.var"
+
+
+def check_unentered(kind: str, before: Snapshot, after: Snapshot, targets: frozenset[str]) -> None:
+    """Raises where a loop that may run no time leaves what a name of Python's means changed: after it, Python would
+    take it for run. What was made in the loop is of no use after it, and says so; nor are targets of `for` statements
+    what somebody looks at.
+    """
+    for name, old, new in before.changes(after, RegionGuard._same, memos=True):
+        if name not in targets and not _holds_values(old) and not _holds_values(new) and not has_grown(old, new):
+            raise TraceError(
+                f"{name!r} changes inside {kind}, from {_shown(old)} to {_shown(new)}: after it, Python would keep the "
+                "new value, also where the loop ran no time",
+                fix=_advice(name, old),
+                location=here(),
+            )
+
+
+def _holds_values(x: Any) -> bool:
+    return isinstance(x, Value) or (isinstance(x, tuple) and any(map(_holds_values, x)))
 
 
 def compare(body: Block, again: Block, before: Snapshot, first: Snapshot, second: Snapshot, buffers: int) -> None:

@@ -18,9 +18,10 @@ from ..ops.scalars import THREAD, promoted
 from ..program import Block, Op, Operand, Scope
 from ..types import ScalarType, i32, i64
 from . import recorder
-from .consistency import RegionGuard, compare
+from .consistency import RegionGuard, check_unentered, compare
 from .elementwise import maximum
 from .handle import number
+from .loop_driver import targets
 from .recorder import current, here, name_locals, record, region
 from .scopes import group, warp
 from .snapshot import Snapshot
@@ -102,7 +103,9 @@ def _loop(start: Operand, stop: Operand, step: Operand) -> Iterator[Any]:
     def make(body: Block) -> Op:
         return control.Range(THREAD, index, start, stop, step, body)
 
-    for body in _recorded("pk.range", make):
+    known = all(isinstance(x, int) for x in (start, stop, step))
+    runs = known and len(builtins.range(start, stop, step)) > 0
+    for body in _recorded("pk.range", make, runs):
         index.block = body
         yield index
     r.check()
@@ -116,8 +119,10 @@ def loop() -> Iterator[None]:
     current().check()
 
 
-def _recorded(kind: str, make: Any) -> Iterator[Block]:
-    """Records a loop body, and again to verify it; then adds the loop made of the first recording."""
+def _recorded(kind: str, make: Any, runs: bool = False) -> Iterator[Block]:
+    """Records a loop body, and again to verify it; then adds the loop made of the first recording. `runs`: it surely
+    does, once at least.
+    """
     r = current()
     frames = user_frame_objects(until=r.entry)
     before, verifying = Snapshot(frames), r.verifying[:]
@@ -136,6 +141,8 @@ def _recorded(kind: str, make: Any) -> Iterator[Block]:
             r.verifying[:] = verifying
             r.check()
             compare(body, again, before, first, Snapshot(frames), len(made[0]))
+            if not runs:
+                check_unentered(kind, before, first, frozenset[str]().union(*(targets(f.f_code) for f in frames)))
             r.program.buffers[:], r.program.maps[:] = made[:2]
             r.program.facts.get("named barriers", [])[:] = made[2]
         finished = True

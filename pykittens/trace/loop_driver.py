@@ -31,6 +31,20 @@ def _collects(code: CodeType, at: int) -> bool:
     return running.startswith(_COLLECTS) or (running == "FOR_ITER" and before == _INLINE)
 
 
+@lru_cache(maxsize=1024)
+def targets(code: CodeType) -> frozenset[str]:
+    """The names that `for` statements of some code bind."""
+    found, follows = set[str](), False
+    for i in instructions(code):
+        if i.opname == "FOR_ITER":
+            follows = True
+        elif follows and i.opname.startswith("STORE_"):
+            found.update((i.argval,) if isinstance(i.argval, str) else i.argval)
+        elif not i.opname.startswith(("UNPACK_", "EXTENDED_ARG", "CACHE")):
+            follows = False
+    return frozenset(found)
+
+
 def collected() -> tuple[Frame, ...]:
     """The line of the author's that collects what the loop that begins now gives; nothing where a `for` statement goes
     through it.

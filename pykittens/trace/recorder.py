@@ -112,7 +112,7 @@ class Recorder:
         try:
             for place in vars(op).values():
                 if isinstance(place, Place):
-                    check_place(place, op.name, op.spelled)
+                    check_place(place, type(op).__name__.lower(), op.spelled)
             types = op.types()
         except TypeRuleError as error:
             name_locals(user_frame_objects())

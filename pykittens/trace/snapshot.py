@@ -54,7 +54,7 @@ class Snapshot:
         remember is the same whenever they first ask.
         """
         for key, old in self.frozen.items():
-            if memos and not isinstance(key[0], FrameType) and _has_grown(old, after.frozen.get(key)):
+            if memos and not isinstance(key[0], FrameType) and has_grown(old, after.frozen.get(key)):
                 continue
             if key in after.frozen and not equal(old, after.frozen[key], same or _identical):
                 yield (
@@ -64,7 +64,8 @@ class Snapshot:
                 )
 
 
-def _has_grown(old: Any, new: Any) -> bool:
+def has_grown(old: Any, new: Any) -> bool:
+    """Whether a dictionary has got entries, and lost or changed none: it remembers what would be the same later."""
     if not all(isinstance(x, Frozen) and x.kind == "dict" for x in (old, new)):
         return False
     found = {id(k): x for k, x in new}

@@ -86,6 +86,10 @@ KERNELS: list[Any] = [
     ("np.exp(t)", "pk.exp(t)"),
     ("np.where(t > 0, t, 0)", "pk.where(t > 0, t, 0)"),
     ("np.array(t)", "t * 2"),
+    (
+        "k = 0\nfor _ in pk.range(n): k = 1\nwarp.full(i32, 16, 64, k)",
+        "k = pk.var(i32, 0)\nfor _ in pk.range(n): k[:] = 1\nwarp.full(i32, 16, 64, k)",
+    ),
     ("warp.load(x, (0, 0), rows=2**20)", "for k in pk.range(pk.cdiv(x.rows, 16)): warp.load(x, (k, 0), rows=16)"),
     ("with n > 3: pass", "with pk.when(n > 3): pass"),
     ("k = pk.var(i32, 0)\nk.value = 3", "k = pk.var(i32, 0)\nk[:] = 3"),

@@ -360,6 +360,41 @@ def test_what_may_change_in_a_loop() -> None:
     assert len(program.buffers) == 1
 
 
+def test_a_loop_that_may_not_run_changes_nothing_of_pythons() -> None:
+    """What Python would hold after it would be what one pass leaves."""
+
+    def found(x: X):
+        seen = False
+        for _ in pk.range(x.rows):  #!
+            seen = True
+        warp.store(x, warp.full(f32, 16, 64, float(seen)), (0, 0))
+
+    def changed(x: X):
+        held = [0]
+        for _ in pk.range(x.rows):  #!
+            held[:] = [5]
+        warp.store(x, warp.full(f32, 16, 64, held[0]), (0, 0))
+
+    def in_a_loop(x: X):
+        seen = False
+        for _ in pk.loop():  #!
+            pk.break_if(x.rows > 3)
+            seen = True
+        warp.store(x, warp.full(f32, 16, 64, float(seen)), (0, 0))
+
+    for kernel in (found, changed, in_a_loop):
+        says(refused(kernel), "also where the loop ran no time", "pk.var")
+
+    @pk.kernel
+    def surely(x: X):
+        seen = False
+        for _ in pk.range(3):
+            seen = True
+        warp.store(x, warp.full(f32, 16, 64, float(seen)), (0, 0))
+
+    surely.program(x)
+
+
 def test_unrolling_lets_state_alternate() -> None:
     @pk.kernel
     def k(x: X):
