@@ -27,7 +27,7 @@ from warnings import catch_warnings, simplefilter
 from ..errors import is_authors, module_of
 from ..program import Value
 
-ATOMS = (int, float, complex, str, bytes, type(None))
+ATOMS = (int, float, complex, str, bytes, range, type(None))  # a range is where its iterator stands, since 3.13
 _WHOLE = (*ATOMS, Value, ModuleType, CodeType)
 _BOUND = (MethodType, BuiltinMethodType, MethodWrapperType)
 _DEPTH, _MOST = 32, 4096  # how far it looks into containers and objects, and at how many parts of what a name means
