@@ -7,15 +7,18 @@ every kernel for one of each family of architectures: those that have the same f
 Which of a family goes round from kernel to kernel.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from pykittens.architectures import ARCHITECTURES
+from pykittens.architectures import ARCHITECTURES, SIMULATED, having
 from pykittens.call.arguments import spec
 from pykittens.gpu import cache, sass
 from pykittens.gpu.compiler import Cubin
+from pykittens.gpu.writer import Writer
 from pykittens.kernels.catalog import Instance, Shipped, label
 from pykittens.kernels.registry import KERNELS
 from pykittens.kernels.source_length import count_lines
@@ -142,3 +145,16 @@ def test_what_ci_compiles() -> None:
 def test_short_enough(row: Shipped) -> None:
     for choice, found in row.configurations():
         assert count_lines(found.kernel) <= row.most_lines, label(choice)
+
+
+@pytest.mark.parametrize("name", [name for name, row in KERNELS.items() if not row.needs])
+def test_a_kernel_that_needs_nothing_runs_on_ampere(name: str) -> None:
+    """Those that may overlap with the kernel ahead, or let the next begin, where GPUs cannot: without."""
+    row = KERNELS[name]
+    instance = row.make(**row.default())
+    assert instance is not None
+    if "dependent" in inspect.signature(instance.kernel.function).parameters:
+        instance = replace(instance, statics={**instance.statics, "dependent": False})
+    used = Writer(instance.program(), SIMULATED)
+    used.text()
+    assert "sm_80" in having(*used.required)

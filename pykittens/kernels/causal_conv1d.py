@@ -25,7 +25,7 @@ import pykittens as pk
 from pykittens import Tensor, f32, i32, warp
 
 from ..interop import arrays
-from .arguments import KernelCall
+from .arguments import KernelCall, may_overlap
 from .rows import FLOATS
 from .sequences import contiguous_rows, dense, readable_offsets, sequence_of
 
@@ -48,9 +48,12 @@ def turn(
     weight: Annotated[Tensor, FLOATS, "C", pk.static("W")],
     bias: Annotated[Tensor, FLOATS, "C"],
     taps: Annotated[Tensor, f32, TAPS, "C"],
+    *,
+    dependent: bool = False,
 ) -> None:
-    """taps = the transposed weights, and a row of the bias or zeros."""
-    pk.launch_next()
+    """taps = the transposed weights, and a row of the bias or zeros. `dependent`: the next kernel may begin."""
+    if dependent:
+        pk.launch_next()
     tile = warp.load(weight, (pk.block_index.x, 0), rows=16, cols=16, dtype=f32).transpose()
     if bias is not None:
         row = warp.load_row(bias, pk.block_index.x, length=16, dtype=f32, layout="col")
@@ -62,7 +65,7 @@ def turn(
     warps=WARPS,
     grid=lambda x, rows, **_: grid(x, rows),
     blocks_per_sm=lambda x, state, bounds, **_: resident(x, state, bounds),
-    pdl=True,
+    pdl=lambda dependent=False, **_: dependent,
 )
 def convolve(
     x: Wide,
@@ -73,11 +76,13 @@ def convolve(
     *,
     activation: Any = None,
     rows: int = 8,
+    dependent: bool = False,
 ) -> None:
-    """y of x; `state` and `bounds` may be None."""
+    """y of x; `state` and `bounds` may be None. `dependent`: the kernel ahead may still run."""
     width = taps.rows - 1
     col, first = pk.block_index.x * COLS, (pk.block_index.y * WARPS + warp.index) * rows
-    pk.wait_for_previous()
+    if dependent:
+        pk.wait_for_previous()
     weights = rows_of(taps, col, COLS)
     for sequence, batch, window in spans(x, bounds, first, rows):
         given = surrounded(x, state, bounds, sequence, batch, window, first, rows, (col, COLS, width))
@@ -197,7 +202,9 @@ class Steps:
         self, x: Any, weight: Any, bias: Any, state: Any, bounds: Any, y: Any, after: Any, *, activation: Any
     ) -> None:
         if y is not None:
-            convolve(x, turned(weight, bias), state, bounds, y, activation=activation)
+            dependent = may_overlap(arrays.describe(x))
+            taps = turned(weight, bias, dependent)
+            convolve(x, taps, state, bounds, y, activation=activation, dependent=dependent)
         if after is not None:
             keep(x, state, bounds, after)
 
@@ -205,12 +212,12 @@ class Steps:
 STEPS = Steps()
 
 
-def turned(weight: Any, bias: Any) -> Any:
+def turned(weight: Any, bias: Any, dependent: bool) -> Any:
     """The weights and the bias as rows of channels, float32."""
     info = arrays.describe(weight)
     channels, width = info.shape
     taps = arrays.empty(info.kind, (width + 1, channels), "f32", info.device)
-    turn(weight, bias, taps)
+    turn(weight, bias, taps, dependent=dependent)
     return taps
 
 

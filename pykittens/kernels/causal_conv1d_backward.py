@@ -22,7 +22,7 @@ from pykittens import Tensor, f32, i32, warp
 from ..interop import arrays
 from ..interop.base import packed
 from ..interop.views import View
-from .arguments import KernelCall
+from .arguments import KernelCall, may_overlap
 from .causal_conv1d import (
     TAPS,
     WARPS,
@@ -51,7 +51,7 @@ GATHERING, TOGETHER = 16, 4  # warps of a block that adds up, and blocks' sums t
     warps=WARPS,
     grid=lambda x, parts, **_: (pk.cdiv(x.cols, COLS), parts.depth // x.depth, x.depth),
     blocks_per_sm=lambda x, state, dafter, bounds, **_: resident(x, state, dafter, bounds),
-    pdl=True,
+    pdl=lambda dependent=False, **_: dependent,
 )
 def differentiate(
     x: Wide,
@@ -66,11 +66,15 @@ def differentiate(
     *,
     activation: Any = None,
     rows: int = ROWS,
+    dependent: bool = False,
 ) -> None:
-    """dx, and the sums of each block for the weights and the bias. `parts` has room for the blocks that there are."""
+    """dx, and the sums of each block for the weights and the bias. `parts` has room for the blocks that there are;
+    `dependent`: the kernel ahead may still run, and the next begin.
+    """
     width, col = weight.cols, pk.block_index.x * COLS
-    pk.wait_for_previous()
-    pk.launch_next()
+    if dependent:
+        pk.wait_for_previous()
+        pk.launch_next()
     weights, where, halo = scaled(weight, bias, col, activation), (col, COLS, width), width - 1
     totals = [warp.zeros(f32, 1, COLS, layout=layout(COLS)) for _ in weights]
     # All blocks work on neighbouring rows, then on the next such.
@@ -106,16 +110,25 @@ def differentiate(
             warp.store(parts, whole, pk.at(pk.block_index.z * pk.grid_size.y + pk.block_index.y, j, col))
 
 
-@pk.kernel(warps=GATHERING, grid=lambda parts, **_: pk.cdiv(parts.cols, 32), pdl=True)
+@pk.kernel(
+    warps=GATHERING,
+    grid=lambda parts, **_: pk.cdiv(parts.cols, 32),
+    pdl=lambda dependent=False, **_: dependent,
+)
 def gather(
     parts: Annotated[Tensor, f32, "G", C],
     weight: Annotated[Tensor, FLOATS, C, pk.static("W")],
     bias: Annotated[Tensor, FLOATS, C],
+    *,
+    dependent: bool = False,
 ) -> None:
-    """weight and bias as the sums of what blocks found, in an order that is always the same; the bias may be None."""
+    """weight and bias as the sums of what blocks found, in an order that is always the same; the bias may be None.
+    `dependent`: the kernel ahead may still run.
+    """
     taps, layout = weight.cols + 1, pk.coalesced(32, 1)
     total = warp.zeros(f32, TOGETHER * taps, 32, layout=layout)
-    pk.wait_for_previous()
+    if dependent:
+        pk.wait_for_previous()
     for lap in pk.range(pk.cdiv(parts.rows, GATHERING * TOGETHER * taps)):
         at = (lap * GATHERING + warp.index, pk.block_index.x)
         total += warp.load(parts, at, rows=TOGETHER * taps, cols=32, layout=layout)
@@ -230,9 +243,10 @@ class Steps:
         tiles, across = -(-n // (WARPS * ROWS)), batch * -(-channels // COLS)
         blocks = batch * min(tiles, max(-(-tiles // LAPS), -(-ENOUGH // across)))
         parts = arrays.empty(kind, (blocks, rows, channels), "f32", device)
-        differentiate(x, dy, weight, bias, state, dafter, bounds, dx, parts, activation=activation)
+        some = {"activation": activation, "dependent": may_overlap(info)}
+        differentiate(x, dy, weight, bias, state, dafter, bounds, dx, parts, **some)
         lines = (blocks * rows, channels)
-        gather(View(parts, lines, packed(lines)), dweight, dbias)
+        gather(View(parts, lines, packed(lines)), dweight, dbias, dependent=some["dependent"])
         if dstate is not None:
             differentiate_state(x, dy, weight, bias, state, dafter, bounds, dstate, activation=activation)
 

@@ -143,6 +143,7 @@ ROWS = (
         make=partial(_backward, state=False),
         options=_OPTIONS,
         opcodes=("LDG", "STG", "FFMA"),
+        spilled=24,  # packed, of 16 bits, on sm_80
     ),
     Shipped(
         name="causal_conv1d_backward_state",
