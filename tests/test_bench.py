@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -315,3 +317,9 @@ def test_on_a_gpu(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert all(row["rate"] > 10 and {"cuDNN", "FA2"} <= set(row["peers"]) for row in rows)
     assert picture.read_text().startswith("<svg")
+
+
+def test_what_only_reads() -> None:
+    """Each byte once, the last tile's too."""
+    x, sums = np.ones((300, 64), np.dtype(ml_dtypes.bfloat16)), np.zeros(2, np.float32)
+    assert memory.read.simulate(x, sums).read["global"] == x.nbytes

@@ -1,8 +1,9 @@
 """Attention of a few queries on a cache, head dimension 128, of bf16 or of 8-bit floats: the cache's bytes over time,
 beside a device copy.
 
-The copy reads half as many bytes as the cache has and writes as many. cuDNN and FA2 are torch's own back ends, FA4 is
-the Python package flash-attn-4; they have one query for each sequence here, and no pages.
+The copy reads half as many bytes as the cache has and writes as many; `read` is a kernel that reads as many and does no
+more. cuDNN and FA2 are torch's own back ends, FA4 is the Python package flash-attn-4; they have one query for each
+sequence here, and no pages.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pykittens as pk
 from . import measure as measuring
 from . import peers
 from .measure import OURS, Cell, Trial, normal, row_error
-from .memory import copy_of
+from .memory import copy_of, read_of
 
 TITLE = "Attention on caches, d 128"
 KEY = ("batch", "heads", "key_heads", "m", "queries", "page", "held")
@@ -75,7 +76,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
             if fa4 := peers.function("flash_attn.cute", "flash_attn_func"):
                 swapped = [x.transpose(1, 2) for x in (q, k, v)]
                 runs["FA4"] = lambda: peers.first(fa4(*swapped)).transpose(1, 2)
-    runs["copy"] = copy_of(int(cell.work))
+    runs |= {"copy": copy_of(int(cell.work)), "read": read_of(int(cell.work))}
     places = sorted({(i * (b * h - 1)) // (_CHECKED - 1) for i in range(_CHECKED)})
     chosen = [(i // h, i % h) for i in places]
 
@@ -92,7 +93,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
             return float("inf")
         return max(row_error(out[at], expected) for at, expected in zip(chosen, exact(), strict=True))
 
-    return Trial(runs, error, lambda errors: ERROR_LIMIT, frozenset(("copy",)))
+    return Trial(runs, error, lambda errors: ERROR_LIMIT, frozenset(("copy", "read")))
 
 
 def _torch(q: Any, k: Any, v: Any, backend: str) -> Any:

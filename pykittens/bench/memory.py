@@ -156,10 +156,13 @@ def read_of(size: int) -> Callable[[], Any]:
     """A kernel that reads `size` bytes, a multiple of 128, and does no more: two blocks of a multiprocessor."""
     import torch
 
-    processors = torch.cuda.get_device_properties(0).multi_processor_count
-    x = torch.ones(size // 128, 64, dtype=torch.bfloat16, device=measuring.DEVICE)
-    sums = torch.empty(2 * processors, device=measuring.DEVICE)
-    return lambda: read(x, sums)
+    @cache
+    def operands() -> tuple[Any, Any]:
+        processors = torch.cuda.get_device_properties(0).multi_processor_count
+        x = torch.ones(size // 128, 64, dtype=torch.bfloat16, device=measuring.DEVICE)
+        return x, torch.empty(2 * processors, device=measuring.DEVICE)
+
+    return lambda: read(*operands())
 
 
 def _rows(kind: str, width: int) -> int:
