@@ -13,7 +13,8 @@ PaLM's auxiliary loss (Chowdhery et al. 2022, section 5); softcap is Gemma 2's (
 
 x: (m, n), bf16, f16 or f32, n up to 524,288; float32 between. Logits are read once and the gradient is written once,
 in place where asked: a row stays in registers, spread over a cluster where it is long. The target's logit is read by
-the block whose columns have it, which also knows lse and writes the loss.
+the block whose columns have it, which also knows lse and writes the loss: without smoothing the logarithm of the sum of
+exponentials less the target's exponent, since losses of nearly certain targets are less than lse and z are rounded by.
 """
 
 from __future__ import annotations
@@ -103,17 +104,15 @@ def entropy(
                 slope, value, picked = 1.0 - bent * bent, bent * cap, pk.tanh(picked * narrow) * cap
             value = mine.cut(value, -pk.inf)
             peak = mine.max(value)
-            shift = peak * -LOG2E
-            weight = pk.exp2(pk.fma(value, LOG2E, shift))
+            weight = pk.exp2(pk.fma(value, LOG2E, peak * -LOG2E))
             total, level = mine.sums(weight, mine.cut(value, 0.0)) if smooth else (mine.sum(weight), 0.0)
             whole = pk.log(total) + peak
             status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
             known = mine.team.full_col(f32, 1, status, layout=config.layout)
             with pk.when(here & (row < m)):
+                found = pk.maximum(pk.log(total) - pk.fma(picked, LOG2E, peak * -LOG2E) * LN2, 0.0)
                 if smooth:
                     found = whole - picked * (1.0 - smoothing) - level * even
-                else:  # nearly certain targets have losses below a unit in the last place of their logit
-                    found = pk.maximum(pk.log(total) - pk.fma(picked, LOG2E, shift) * LN2, 0.0)
                 if squared:
                     found = found + whole * whole * z
                 mine.store_column(loss, pk.where(known == 0.0, 0.0, found * known))
