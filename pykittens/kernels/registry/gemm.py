@@ -166,6 +166,7 @@ ROWS = (
         needs=("wgmma",),
         options={"dtype": ("bf16", "f16", "e4m3"), "ta": (False, True), "tb": (False, True), "cluster": (1, 2)},
         opcodes=("HGMMA|QGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+        spilled=8,  # once a tile: the walk's state waits for the products of clusters
     ),
     Shipped(
         name="gemm_swapped",
