@@ -324,7 +324,9 @@ class Kernel:
 
         It is frozen at binding: the arrays' memory, the numbers and static values, and all that the kernel's function
         reaches are those of now, whatever changes later. The arrays are kept alive; their elements are read when it is
-        called. Raises what a call would raise, and `ArgumentError` for arrays that are not on a GPU.
+        called. Several threads may call it at once, each on its stream.
+
+        Raises what a call would raise, and `ArgumentError` for arrays that are not on a GPU.
         """
         given, statics = bind_arguments(self.signature, args, named, self.function.__kwdefaults__)
         specialisation, known = specialise(self.signature, given, statics)

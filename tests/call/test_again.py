@@ -372,6 +372,20 @@ def test_what_a_call_runs_through(fake: FakeDriver) -> None:
         assert called(partial(run, *operands)) == REPEATED
 
 
+def test_a_bound_call_goes_to_the_stream_of_its_time(fake: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams in turn, and more than calls are kept ready for; a plain call of the same kernel beside it."""
+    now = [0]
+    monkeypatch.setattr(frameworks.Torch, "streams", lambda self: lambda device: now[0])
+    run, (x, y) = kernel(), tensors()
+    launch = run.bind(x, y, 0.5)
+    order = [1, 2, 1, 0, *range(3, 140), 2, 1]
+    for now[0] in order:
+        launch()
+        run(x, y, 0.25)
+    assert [one.stream for one in fake.launches] == [stream for stream in order for _ in range(2)]
+    assert {struct.unpack("<f", one.arguments[2])[0] for one in fake.launches[::2]} == {0.5}
+
+
 def test_cost_in_python(fake: FakeDriver) -> None:
     """Over the bare driver call: about 3 us a call and 0.2 us a bound one here. The bounds only catch disasters."""
     call, bound = costs()
