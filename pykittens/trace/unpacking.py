@@ -84,7 +84,8 @@ class Unpacked:
         if self.place is None:
             return (tile,)
         warps = self.group.warps
-        down, along = min(warps, 2), max(warps // 2, 1)
+        down = min(warps, tile.rows // 8)  # whole rows, whose pieces lie in different banks
+        along = warps // down
         to = self.place.part(0, 0, tile.rows, tile.cols)
         rows, cols, i = tile.rows // down, tile.cols // along, warp.index % warps
         for first in range(0, cols, MOST):
@@ -96,8 +97,9 @@ class Unpacked:
 
 
 def runs(rows: int, cols: int) -> Coalesced:
-    """The layout in which a warp goes through a tile of 8-bit numbers: 16 bytes a thread where it has the columns."""
-    for width in (16, 8, 4):
+    """The layout in which a warp goes through a tile of 8-bit numbers: 8 bytes a thread, which become 16, where it has
+    the columns."""
+    for width in (8, 4):
         pieces = cols // width
         lanes = min(pieces & -pieces, 32)  # neighbours in a row: a power of two that divides it
         if rows * lanes >= 32:

@@ -223,9 +223,9 @@ def test_refusals(change: dict[str, Any], said: str) -> None:
 
 @pytest.mark.parametrize("patience", (shares.PATIENCE, 0))
 def test_blocks_add_up_together(patience: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items in three and four shares, of which some end in them; the last block alone, if nobody has waited."""
+    """An item in three shares, of which two end in it; the last block alone, if nobody has waited."""
     monkeypatch.setattr(shares, "PATIENCE", patience)
-    c = Case((200, 40), heads=(6, 2), capacity=200, sinks=np.arange(6, dtype=np.float32))
+    c = Case((130, 40), heads=(3, 1), capacity=130, sinks=np.arange(3, dtype=np.float32))
     out, told = np.full(c.q.shape, np.nan, BF16), scores(64, True, *[None] * 4)
     lse = np.full(c.q.shape[:3], np.nan, np.float32)
     operands = (c.q, c.k, c.v, c.lengths, c.table, c.settings["sinks"], (None, None), out, lse, told, None)
