@@ -157,7 +157,7 @@ def test_all_cells() -> None:
         "attention_cached": 23,
         "attention_packed": 8,
         "attention_random": 100,
-        "attention_window": 8,
+        "attention_window": 10,
         "delta_rules": 16,
         "gemm": 11,
         "gemm_random": 50,

@@ -1,8 +1,8 @@
-"""Attention forward with a window, a cap of scores, and a score function: FlashAttention-4's window and cap, and
-FlexAttention's scores, beside ours.
+"""Attention forward with a window, a cap of scores, a score function, and head dimensions that fill no tile or are not
+those of values: FlashAttention-4's, and FlexAttention's scores, beside ours.
 
-Operations: those of the scores inside the mask, 4 * head dimension each. All are causal. "plain" is our own kernel
-without a score function, which computes something else at the same cost.
+Operations: those of the scores inside the mask, twice the head dimensions of keys and values each. All are causal.
+"plain" is our own kernel without a score function, which computes something else at the same cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import peers
 from .attention import _CHECKED
 from .measure import OURS, Cell, Trial, normal, row_error
 
-TITLE = "Attention forward with windows, caps and scores, bf16, causal"
+TITLE = "Attention forward with windows, caps, scores and other head dimensions, bf16, causal"
 KEY = ("what", "batch", "heads", "n", "dim")
 WINDOW, CAP, HEADS = 1024, 30.0, 16
 CELLS = (
@@ -25,6 +25,8 @@ CELLS = (
     ("softcap", 4, 8192, 128),
     *(("alibi", 4, 8192, d) for d in (64, 128)),
     ("relative bias", 4, 8192, 128),
+    ("causal", 4, 4096, 96),
+    ("keys of 192", 4, 4096, 128),
 )
 ERROR = 1e-2
 
@@ -34,10 +36,15 @@ def cells() -> list[Cell]:
     return [
         Cell(
             {"what": what, "batch": b, "heads": HEADS, "n": n, "dim": d},
-            4.0 * b * HEADS * d * (n * WINDOW if what.startswith("window") else n * n / 2),
+            2.0 * b * HEADS * (_of_keys(what, d) + d) * (n * WINDOW if what.startswith("window") else n * n / 2),
         )
         for what, b, n, d in CELLS
     ]
+
+
+def _of_keys(what: str, dim: int) -> int:
+    """The head dimension of queries and keys, where values have `dim`."""
+    return 192 if what == "keys of 192" else dim
 
 
 def group(cell: Cell | dict[str, Any]) -> tuple[str, str]:
@@ -61,7 +68,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
     import torch
 
     what, b, h, n, d = (cell.facts[name] for name in KEY)
-    q, k, v = (normal(b, h, n, d) for _ in range(3))
+    q, k, v = (normal(b, h, n, x) for x in (_of_keys(what, d), _of_keys(what, d), d))
     table = normal(h, dtype=torch.float32).abs() / 64 if what == "alibi" else normal(h, n, dtype=torch.float32)
     runs: dict[str, Callable[[], Any]] = {}
     given: dict[str, dict[str, Any]] = {
@@ -70,7 +77,7 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         "alibi": {"score": alibi, "score_operands": [table]},
         "relative bias": {"score": relative, "score_operands": [table]},
     }
-    ours = given[what]
+    ours = given.get(what, {})
     runs[OURS] = lambda: pk.attention(q, k, v, causal=True, **ours)
     scores = "score" in ours
     if scores:
@@ -80,7 +87,11 @@ def trial(cell: Cell, everybody: bool) -> Trial:
         fa4 = None if scores else peers.function("flash_attn.cute", "flash_attn_func")
         if fa4:
             swapped = [x.transpose(1, 2).contiguous() for x in (q, k, v)]
-            theirs: dict[str, Any] = {"softcap": CAP} if what == "softcap" else {"window_size": (WINDOW - 1, 0)}
+            known: dict[str, dict[str, Any]] = {
+                "softcap": {"softcap": CAP},
+                "window 1024": {"window_size": (WINDOW - 1, 0)},
+            }
+            theirs = known.get(what, {})
             runs["FA4"] = lambda: peers.first(fa4(*swapped, causal=True, **theirs)).transpose(1, 2)
     places = sorted({(i * (b * h - 1)) // (_CHECKED - 1) for i in range(_CHECKED)})
     chosen = [(i // h, i % h) for i in places]
@@ -111,7 +122,7 @@ def flex(what: str, q: Any, k: Any, v: Any, table: Any) -> Callable[[], Any]:
         torch.compile(flex_attention),
         cache(lambda: create_block_mask(seen, None, None, q.shape[2], k.shape[2])),
     )
-    change = None if what.startswith("window") else score
+    change = score if what in ("softcap", "alibi", "relative bias") else None
     return lambda: compiled(q, k, v, score_mod=change, block_mask=mask())
 
 
