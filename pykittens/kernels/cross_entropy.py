@@ -110,11 +110,11 @@ def entropy(
             status = pk.where(wanted, pk.where(inside, 1.0, math.nan), 0.0)
             known = mine.team.full_col(f32, 1, status, layout=config.layout)
             with pk.when(here & (row < m)):
-                found = pk.maximum(pk.log(total) - pk.fma(picked, LOG2E, peak * -LOG2E) * LN2, 0.0)
                 if smooth:
                     found = whole - picked * (1.0 - smoothing) - level * even
-                if squared:
-                    found = found + whole * whole * z
+                else:
+                    found = pk.maximum(pk.log(total) - pk.fma(picked, LOG2E, peak * -LOG2E) * LN2, 0.0)
+                found = found + whole * whole * z if squared else found
                 mine.store_column(loss, pk.where(known == 0.0, 0.0, found * known))
                 if lse is not None:
                     mine.store_column(lse, whole)
