@@ -1,10 +1,11 @@
 """Every shipped kernel, compiled: no spills, no warnings, the instructions it is written for.
 
 With `--whole` each configuration is compiled for each architecture that it runs on, but for those with a suffix where
-it needs nothing that the suffix adds: it would be the same C. Else each row of the registry in the last of its
-configurations (of most options that is the largest value, or the one that adds something), for one architecture; and
-every kernel for one of each family of architectures: those that have the same features, for which it is the same C.
-Which of a family goes round from kernel to kernel.
+it needs nothing that the suffix adds: it would be the same C. Else each row of the registry for one architecture: the
+first of a kernel's rows in its last configuration (of most options that is the largest value, or the one that adds
+something), its others, which vary that kernel, in their first; and every kernel for one of each family of
+architectures: those that have the same features, for which it is the same C. Which of a family goes round from kernel
+to kernel.
 """
 
 import inspect
@@ -46,8 +47,8 @@ def of_ci() -> dict[str, list[Case]]:
     another."""
     found: dict[str, list[Case]] = {}
     for turn, rows in enumerate(thin.of_one_kernel()):
-        last = [(row, *[*row.configurations()][-1]) for row in rows]
-        cases = [(row, label(choice), instance) for row, choice, instance in last]
+        taken = [(row, *[*row.configurations()][0 if i else -1]) for i, row in enumerate(rows)]
+        cases = [(row, label(choice), instance) for row, choice, instance in taken]
         wanted = [family[turn % len(family)] for family in families(rows)]
         for case, arch in zip(
             itertools.islice(itertools.cycle(cases), max(len(cases), len(wanted))),
