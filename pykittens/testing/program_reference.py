@@ -49,8 +49,10 @@ def _play(
         return np.array([_order(line, more["what"] == "argmax")[0] for line in lines], np.int32)
     if name == "second":
         found = np.array([line[_order(line, True)[1]] for line in args[0]])
-        # A zero is +0, and a NaN the hardware's.
-        return reference.convert(reference.wide(found) + 0.0, kind.dtype) if kind.dtype.kind == "f" else found
+        if kind.dtype.kind != "f":
+            return found
+        with np.errstate(invalid="ignore"):  # a signalling NaN may be among them
+            return reference.convert(reference.wide(found) + 0.0, kind.dtype)  # a zero is +0, and a NaN the hardware's
     if name == "scan":
         parts = list(np.moveaxis(args[0], 1 if more["along"] == "row" else 0, 0))[:: -1 if more["reverse"] else 1]
         what = {"sum": "add", "prod": "mul"}.get(more["what"], more["what"])

@@ -159,9 +159,9 @@ def test_refusals_are_said_in_words(fake: FakeDriver) -> None:
         launcher().launch()
 
 
-def test_cost_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_in_python() -> None:
     ready = launcher()
-    ready.call = lambda: 0  # type: ignore[assignment]
+    ready.calls[0x5000] = lambda: 0  # type: ignore[assignment]  # what the driver takes is not ours
     best = 1.0
     for _ in range(20):
         start = time.perf_counter()
