@@ -108,7 +108,8 @@ class Load(Op):
         row, col = matrix_row_col(c, self.scope, tile, "b", "s")
         name = "pk_ldmatrix" if tile.layout == "row" else "pk_ldmatrix_trans"
         c.line(f"PK_UNROLL for (int b = 0; b < {blocks}; b++) PK_UNROLL for (int s = 0; s < {steps}; s++)")
-        c.line(f"  {name}({c[self.result]} + (b * {steps} + s) * 4, {shared_address(c, self.source, row, col)});")  # type: ignore[arg-type]
+        address = shared_address(c, self.source, row, col)  # type: ignore[arg-type]
+        c.line(f"  {name}({c[self.result]} + (b * {steps} + s) * 4, {address});")
 
     def _pairs(self, c: CudaWriter, tile: RegisterTile) -> None:
         row, col = fragment(tile, c.warp(self.scope), c.lane, Sym("(2 * i)"))
@@ -139,7 +140,8 @@ class Load(Op):
             row, col = fragment(tile, c.warp(self.scope), c.lane, register)
             row = row_c(c, self.source, tile, row, register)
             if g is None:
-                text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({shared_address(c, self.source, row, col)})"  # type: ignore[arg-type]
+                address = shared_address(c, self.source, row, col)  # type: ignore[arg-type]
+                text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({address})"
                 return str(c.from_memory(c.bits(text, self.memory), self.memory, self.type.dtype))
             inside = g.inside(row, col)
             load = f"*({g.at(row, col)})"
@@ -161,7 +163,8 @@ class Load(Op):
         def one(register: Sym) -> str:
             at = vector_element(vector, c.warp(self.scope), c.lane, register)
             if g is None:
-                text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({vector_address(c, self.source, at)})"  # type: ignore[arg-type]
+                address = vector_address(c, self.source, at)  # type: ignore[arg-type]
+                text = f"pk_ld_shared<{VECTOR[self.memory.size]}>({address})"
                 text = c.from_memory(c.bits(text, self.memory), self.memory, self.type.dtype)
                 test = f"{at} < {limit}" if limit else ""
             else:

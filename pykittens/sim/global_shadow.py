@@ -95,7 +95,9 @@ class GlobalShadow:
         self._replace(clocks, agents, touched, stamps, kind, now, (old, classes, whose, own, ordered), distance)
         return None
 
-    def _order_foreign(self, clocks, view, rows, old, whose, clusters, doubtful, ordered) -> None:  # type: ignore[no-untyped-def]
+    def _order_foreign(  # type: ignore[no-untyped-def]
+        self, clocks, view, rows, old, whose, clusters, doubtful, ordered
+    ) -> None:
         """Clears `doubtful` and sets `ordered` where a chain of releases and acquires orders an access of another
         cluster.
         """
@@ -111,7 +113,9 @@ class GlobalShadow:
             doubtful[at] = ~told
             ordered[at] |= told
 
-    def _replace(self, clocks, agents, touched, stamps, kind, now, found, distance) -> None:  # type: ignore[no-untyped-def]
+    def _replace(  # type: ignore[no-untyped-def]
+        self, clocks, agents, touched, stamps, kind, now, found, distance
+    ) -> None:
         """Puts the access into the first slot that is free, or whose access it covers; frees the others that it
         covers.
         """
@@ -150,7 +154,9 @@ class GlobalShadow:
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
 
-    def _clash(self, classes, clusters, whose, old, cells, bad, clocks, kind="") -> Clash:  # type: ignore[no-untyped-def]
+    def _clash(  # type: ignore[no-untyped-def]
+        self, classes, clusters, whose, old, cells, bad, clocks, kind=""
+    ) -> Clash:
         item = int(bad.any(axis=0).argmax())
         slot = int(bad.T[item].argmax())
         stamp, cluster = int(old[slot, item]), int(clusters[slot, item])

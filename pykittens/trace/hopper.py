@@ -182,12 +182,14 @@ class Tma:
 
     def _store(self, target: Tensor, source: Shared, coordinate: Any, kind: Any, within: Any = None) -> None:
         _check_target(source)
-        record(tma_ops.TmaStore(self._scope, place(target, coordinate, source.type.shape, within), source, kind))  # type: ignore[union-attr]
+        shape = source.type.shape  # type: ignore[union-attr]
+        record(tma_ops.TmaStore(self._scope, place(target, coordinate, shape, within), source, kind))
 
     def prefetch(self, source: Tensor, coordinate: Any, like: Shared) -> None:
         """Brings the rectangle of `source` at `coordinate` that would be loaded into a tile like `like` into L2."""
         _check_target(like)
-        record(tma_ops.TmaPrefetch(self._scope, place(source, coordinate, like.type.shape), like))  # type: ignore[union-attr]
+        shape = like.type.shape  # type: ignore[union-attr]
+        record(tma_ops.TmaPrefetch(self._scope, place(source, coordinate, shape), like))
 
     def commit(self) -> None:
         """Closes a group of this thread's stores."""

@@ -128,7 +128,7 @@ class Ring:
     def _item(self, array: Shared, index: Value) -> Shared:
         if array.count == 1:
             return array
-        item: Shared = record(views.Item(THREAD, array, index, array.count, array.stride)).results[0]  # type: ignore[assignment]
+        item: Any = record(views.Item(THREAD, array, index, array.count, array.stride)).results[0]
         item.name = array.name
         return item
 
@@ -285,7 +285,9 @@ class Ring:
         if not cursor.slots:
             raise TraceError(f"ring {self.name}: no slot is held here", fix="read one first: slot = ring.read()")
         cursor.known = None  # the release finds its slot with the cursor, which is kept
-        index: Any = cursor.index if not place or self.stages == 1 else (cursor.index + place) % self.stages  # type: ignore[operator]
+        index: Any = cursor.index
+        if place and self.stages > 1:
+            index = (index + place) % self.stages
         return self._slot(cursor, index)[0]
 
     def release(self, *, after: Value | None = None) -> None:

@@ -14,9 +14,8 @@ from ..errors import Frame, KernelError, TraceError, defined, is_user_file
 _CALL = re.compile(r"(?:(\w+)\.)?(\w+)\(\) (missing|got|takes) ")
 _ANNOTATION = re.compile(r"""(?<=: )("[^"]*"|'[^']*')(?=[,)]| = )""")  # which `inspect` shows as text
 _ATTRIBUTE = ("__getattr__", "_of_registers")  # who says that a value has none of that name
-MISTAKES = (  # what Python raises
-    *(TypeError, AttributeError, ValueError, LookupError, AssertionError, ArithmeticError, RecursionError),
-)
+# What Python raises.
+MISTAKES = TypeError, AttributeError, ValueError, LookupError, AssertionError, ArithmeticError, RecursionError
 _PACKAGE = __name__.partition(".")[0]
 
 
