@@ -106,7 +106,11 @@ def trial(cell: Cell, everybody: bool) -> Trial:
 
 
 def flex(what: str, q: Any, k: Any, v: Any, table: Any) -> Callable[[], Any]:
-    """torch's compiled FlexAttention of a cell; the block mask is made once."""
+    """torch's compiled FlexAttention of a cell; the block mask is made once.
+
+    Compiled anew for each cell and its sizes: torch otherwise makes a slower kernel for any size of a second cell, and
+    after eight of them none at all.
+    """
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -118,8 +122,9 @@ def flex(what: str, q: Any, k: Any, v: Any, table: Any) -> Callable[[], Any]:
             return CAP * torch.tanh(s / CAP)
         return s - table[h] * (i - j) if what == "alibi" else s + table[h, (i - j).abs()]
 
+    torch.compiler.reset()
     compiled, mask = (
-        torch.compile(flex_attention),
+        torch.compile(flex_attention, dynamic=False),
         cache(lambda: create_block_mask(seen, None, None, q.shape[2], k.shape[2])),
     )
     change = score if what in ("softcap", "alibi", "relative bias") else None

@@ -37,6 +37,7 @@ class LoadScalar(Op):
     """One element of a global tensor or shared vector, read by every thread.
 
     `repeated` (set by passes/polling.py): a `pk.loop` may wait for it: every pass reads it anew (C "volatile").
+    by_one: one thread of each warp reads 32 bits of shared memory, and gives them to the others.
     """
 
     spelling = "a read of an element"
@@ -45,6 +46,7 @@ class LoadScalar(Op):
     source: Value | Place
     at: Operand = 0
     repeated: bool = False
+    by_one: bool = False
 
     collective = False
 
@@ -73,6 +75,8 @@ class LoadScalar(Op):
             c.define(self.result, c.from_memory(f"*{pointer}", dtype, held))
         else:
             text = f"pk_ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
+            if self.by_one and (one := c.elect(Scope("warp", 1))):  # "if (...) "; none where only one thread runs
+                text = f"__reduce_or_sync(0xffffffffu, {one[3:-1]} ? {text} : 0u)"  # every other lane adds no bit
             c.define(self.result, c.from_memory(c.bits(text, dtype), dtype, held))
 
     @classmethod
@@ -86,6 +90,8 @@ class LoadScalar(Op):
                 {"at": "counts"},
                 exact=True,
             )
+        given = {"source": SharedVector(i32, 32), "at": 3, "by_one": True}
+        yield Sample(given, lambda source, **_: source[3], exact=True)
 
 
 @dataclass(eq=False)

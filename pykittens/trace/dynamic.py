@@ -64,8 +64,7 @@ class Dynamic:
     def __iter__(self) -> Iterator[Scalar]:
         """The block's tiles, in the order in which they were taken."""
         for _ in flow.loop():
-            tile = self.ring.read()[0]
-            self.ring.release()
+            tile = self.ring.receive()
             flow.break_if(tile < 0)
             yield tile
 

@@ -23,13 +23,14 @@ from typing import Any, NoReturn
 from ..errors import TraceError
 from ..ops import atomics, control, mbarrier, tma, variables, views
 from ..ops.bulk_copy import BulkSend
+from ..ops.element import LoadScalar
 from ..ops.scalars import THREAD
 from ..program import Access, Block, Op, Operand, Program, Scope, Value
 from ..types import BarrierType, ScalarType, SharedTile, SharedVector, i32, u32
 from . import recorder
 from .handle import no_context
 from .memory import Shared, shared
-from .recorder import current, here, record, region
+from .recorder import current, here, record, region, result
 
 
 class Slot:
@@ -241,6 +242,16 @@ class Ring:
         record(atomics.StoreOne(scope, tile, value))
         record(mbarrier.Arrive(scope, full, lanes_ordered=True))
         cursor.advance()
+
+    def receive(self) -> Any:
+        """The scalar that was handed over in the oldest slot, which is given back.
+
+        The thread of a warp that arrives for it is the one that reads: racecheck knows that an arrival is behind what
+        its own thread has read, and not that `__syncwarp` puts it behind what the other lanes have.
+        """
+        value = result(LoadScalar(THREAD, self.read(), 0, by_one=True))
+        self.release()
+        return value
 
     def _senders(self, load: tma.TmaLoad | BulkSend) -> int:
         """How many blocks send what this load, done by all of them, sends: each block receives as much from each."""

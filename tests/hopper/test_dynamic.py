@@ -57,6 +57,7 @@ def test_every_synchronisation_is_needed() -> None:
 def test_it_compiles() -> None:
     text = double.cuda(*arrays(500))
     assert "only single-thread operations" in text and "atom.relaxed.gpu.global.add.s32" in text
+    assert "__reduce_or_sync(0xffffffffu, (pk_elect_one()) ? " in text  # who arrives is who has read: see Ring.receive
     assert not double.compile(*arrays(500)).spills
 
 
