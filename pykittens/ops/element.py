@@ -91,7 +91,7 @@ class LoadScalar(Op):
                 exact=True,
             )
         given = {"source": SharedVector(i32, 32), "at": 3, "by_one": True}
-        yield Sample(given, lambda source, **_: source[3], exact=True)
+        yield Sample(given, lambda source: source[3], exact=True)
 
 
 @dataclass(eq=False)
