@@ -18,6 +18,12 @@ from .conversion import conversion_numerics, convert
 from .samples import Rectangle, Sample, pasted
 from .scalars import as_number, check_fits, check_index, scalar_dtype
 
+# A value that one thread of a warp has, and then all; elsewhere it is 0.
+GIVEN = """
+__device__ __forceinline__ u32 pk_given(u32 x) { return __reduce_or_sync(0xffffffffu, x); }
+__device__ __forceinline__ pk_u32x2 pk_given(pk_u32x2 v) { return {pk_given(v.x), pk_given(v.y)}; }
+"""
+
 
 def check_memory(memory: Value | Place, what: str) -> None:
     """The element can be reached: of a shared tile none can."""
@@ -37,7 +43,7 @@ class LoadScalar(Op):
     """One element of a global tensor or shared vector, read by every thread.
 
     `repeated` (set by passes/polling.py): a `pk.loop` may wait for it: every pass reads it anew (C "volatile").
-    by_one: one thread of each warp reads 32 bits of shared memory, and gives them to the others.
+    by_one: of shared memory, one thread of each warp reads it, and gives it to the others.
     """
 
     spelling = "a read of an element"
@@ -74,9 +80,11 @@ class LoadScalar(Op):
             pointer = f"(volatile {g.qualifier}{g.element}*){g.pointer}" if self.repeated else f"({g.pointer})"
             c.define(self.result, c.from_memory(f"*{pointer}", dtype, held))
         else:
-            text = f"pk_ld_shared<{VECTOR[dtype.size]}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
-            if self.by_one and (one := c.elect(Scope("warp", 1))):  # "if (...) "; none where only one thread runs
-                text = f"__reduce_or_sync(0xffffffffu, {one[3:-1]} ? {text} : 0u)"  # every other lane adds no bit
+            word = VECTOR[dtype.size]
+            text = f"pk_ld_shared<{word}>({vector_address(c, self.source, c.scalar(self.at, i32))})"
+            if self.by_one and not c.elected:
+                c.prelude(GIVEN)
+                text = f"({word})pk_given({c.one()} ? {text} : {word}{{}})"
             c.define(self.result, c.from_memory(c.bits(text, dtype), dtype, held))
 
     @classmethod
@@ -90,8 +98,8 @@ class LoadScalar(Op):
                 {"at": "counts"},
                 exact=True,
             )
-        given = {"source": SharedVector(i32, 32), "at": 3, "by_one": True}
-        yield Sample(given, lambda source: source[3], exact=True)
+            given = {"source": SharedVector(dtype, 32), "at": 3, "by_one": True}
+            yield Sample(given, lambda source: source[3], exact=True)
 
 
 @dataclass(eq=False)

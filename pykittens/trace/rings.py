@@ -234,7 +234,10 @@ class Ring:
     def hand(self, value: Operand) -> None:
         """The next slot of a ring of vectors, once it is empty, gets the scalar `value` as its first element from one
         thread of this role.
+
+        Raises `TraceError` unless a slot of the ring is one vector.
         """
+        self._of_vectors("hand")
         r = current()
         cursor, scope = self._cursor("fill", 1), Scope("role", r.warps)
         record(mbarrier.Wait(scope, self._item(self.empty, cursor.index), cursor.phase))
@@ -244,14 +247,23 @@ class Ring:
         cursor.advance()
 
     def receive(self) -> Any:
-        """The scalar that was handed over in the oldest slot, which is given back.
+        """The scalar that `hand` has put in the next slot, once it is full; the slot is given back.
 
         The thread of a warp that arrives for it is the one that reads: racecheck knows that an arrival is behind what
         its own thread has read, and not that `__syncwarp` puts it behind what the other lanes have.
+
+        Raises `TraceError` unless a slot of the ring is one vector.
         """
+        self._of_vectors("receive")
         value = result(LoadScalar(THREAD, self.read(), 0, by_one=True))
         self.release()
         return value
+
+    def _of_vectors(self, word: str) -> None:
+        """A slot can carry a scalar."""
+        if not self.single or not all(isinstance(x.type, SharedVector) for x in self.tiles.values()):
+            fix = "hand scalars over in a ring of vectors: pk.ring(2, pk.sv(i32, 4))"
+            raise TraceError(f"ring {self.name}: {word} where a slot is no vector", fix=fix)
 
     def _senders(self, load: tma.TmaLoad | BulkSend) -> int:
         """How many blocks send what this load, done by all of them, sends: each block receives as much from each."""

@@ -542,6 +542,12 @@ KERNELS: list[Any] = [
         {"cluster": 2},
     ),
     (
+        "ring = pk.ring(2, pk.st(i32, 16, 64))\nwith pk.role('give', warps=1): ring.hand(n)\n"
+        "with pk.role('take', warps=1): ring.receive()",
+        "ring = pk.ring(2, pk.sv(i32, 4))\nwith pk.role('give', warps=1): ring.hand(n)\n"
+        "with pk.role('take', warps=1): ring.receive()",
+    ),
+    (
         "ring = pk.ring(1, pk.st(f32, 16, 64))\nring.drain()",
         "ring = pk.ring(1, pk.st(f32, 16, 64))\nwith pk.role('load', warps=1):\n"
         "    with ring.fill() as slot: pk.tma.load(slot, x, (0, 0))\n    ring.drain()\n"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens import f32, i32, warp, warpgroup
+from pykittens import bf16, f16, f32, i8, i32, i64, u8, warp, warpgroup
+from pykittens.interop.base import numpy_dtype
 from pykittens.testing.removal import removals
 
 
@@ -57,8 +58,37 @@ def test_every_synchronisation_is_needed() -> None:
 def test_it_compiles() -> None:
     text = double.cuda(*arrays(500))
     assert "only single-thread operations" in text and "atom.relaxed.gpu.global.add.s32" in text
-    assert "__reduce_or_sync(0xffffffffu, (pk_elect_one()) ? " in text  # who arrives is who has read: see Ring.receive
+    assert "pk_given(pk_elect_one() ? " in text  # who arrives is who has read: see Ring.receive
     assert not double.compile(*arrays(500)).spills
+
+
+@pytest.mark.parametrize("dtype", [f32, bf16, f16, i32, u8, i8, i64])
+def test_a_scalar_of_any_type_is_handed_over(dtype: pk.DType) -> None:
+    @pk.kernel(warps=8)
+    def pass_on(x: pk.gl(dtype, 5), y: pk.gl(dtype, 4, 5)) -> None:
+        ring = pk.ring(2, pk.sv(dtype, 32))
+        with pk.role("give", warps=4):
+            for i in range(5):
+                ring.hand(x[i])
+        with pk.role("take", warps=4):
+            for i in range(5):
+                warp.set(y, (warp.index, i), ring.receive())
+
+    low, high = 200 if dtype is u8 else -3, 2**40 if dtype is i64 else 100
+    x = np.array([low, high, 7, 0, 1]).astype(numpy_dtype(dtype.name))
+    y = np.zeros((4, 5), x.dtype)
+    assert pass_on.simulate(x, y).clean
+    assert (y == x).all()
+    assert not pass_on.compile(x, y).warnings
+
+
+def test_slots_that_are_no_vectors_carry_no_scalar() -> None:
+    @pk.kernel(warps=1)
+    def wrong(x: pk.gl(f32, 1)) -> None:
+        pk.ring(2, a=pk.sv(f32, 4), b=pk.sv(f32, 4)).hand(x[0])
+
+    with pytest.raises(pk.TraceError, match="no vector"):
+        wrong.program(np.zeros(1, np.float32))
 
 
 def test_atomic_add_of_a_warp_of_floats() -> None:
