@@ -24,6 +24,7 @@ from ..interop.arrays import guard
 from . import plans
 
 _RECENT = 8  # as many as of a function
+_SCRATCH, _COPY = -1, -2  # in the place of a known tensor: scratch memory; the first copy, before the next ones
 
 
 class _Remembered:
@@ -91,6 +92,7 @@ class _Recording(modes.TorchDispatchMode):  # type: ignore[misc]
         self._given = [i for i, x in enumerate(given) if x is not None]
         self._makers: list[partial[Tensor]] = []
         self._scratch: list[partial[Tensor]] = []
+        self._copies: list[int] = []  # of which of what is given
         self._steps: list[tuple[plans.KernelStep, list[tuple[int, int]]]] = []
         self.possible = True
 
@@ -116,8 +118,16 @@ class _Recording(modes.TorchDispatchMode):  # type: ignore[misc]
         if plan is None or order is None or any(first % ALIGNED for _, first in order):
             self.possible = False
             return
+        tensors = [x for x in operands if isinstance(x, Tensor)]
+        copied = [(order[i][0], tensors[i]) for i in plan.copies]
+        if not all(place < len(self._given) and plans.alike(x, self._known[place]) for place, x in copied):
+            self.possible = False
+            return
         made, scratch = len(self._known), plan.makers[plan.results :]
-        whose = [*order, *((made + i, 0) for i in range(plan.results)), *[(-1, 0)] * len(scratch)]
+        copies = range(len(self._copies), len(self._copies) + len(copied))
+        whose = [*order, *((made + i, 0) for i in range(plan.results)), *((_COPY - i, 0) for i in copies)]
+        whose += [(_SCRATCH, 0)] * len(scratch)
+        self._copies += [place for place, _ in copied]
         for step in plan.steps:
             self._steps.append((step, [(whose[i][0], whose[i][1] + first) for i, first in step.order]))
         self._known += results
@@ -146,11 +156,10 @@ class _Recording(modes.TorchDispatchMode):  # type: ignore[misc]
             return None, []
         # Scratch memory of one operator is free for the next: all run on one stream.
         makers += sorted(self._scratch, key=lambda maker: maker.args[0])[-1:]
-        steps = [
-            step._replace(order=[(len(known) if i < 0 else i, first) for i, first in order])
-            for step, order in self._steps
-        ]
-        return plans.Plan(makers, len(self._makers), steps, (), False), names
+        behind = len(known) + len(self._copies)
+        places = {_SCRATCH: behind, **{_COPY - i: len(known) + i for i in range(len(self._copies))}}
+        steps = [step._replace(order=[(places.get(i, i), first) for i, first in order]) for step, order in self._steps]
+        return plans.Plan(makers, len(self._makers), self._copies, steps, (), False), names
 
 
 def _same_memory(x: Tensor, y: Tensor) -> bool:
@@ -178,6 +187,6 @@ def _written_out(
     """
     made = MadeFunction("quick", "arrays, settings, needs")
     plans.test(made, [f"needs != {made.constant(needs)}"], looks, given, settings, False)
-    plans.do(made, plan, looks, sum(x is not None for x in given))
+    plans.do(made, plan, looks, [f"x{i}" for i, x in enumerate(given) if x is not None])
     made.line(f"return {''.join(f'{name}, ' for name in names)}")
     return made.function()

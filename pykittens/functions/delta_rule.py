@@ -74,7 +74,7 @@ def _declare(name: str, forward: Any, backward: Any, wide: bool) -> tuple[Functi
             *(Result(heads, x.dtype, order=name if own else "") for name, x in (("q", q), ("k", k))),
             Result(v.shape, v.dtype, order="v"),
             Result(beta.shape, "f32"),
-            Result((0,) if log_decay is None else log_decay.shape, "f32"),
+            Result((0,) if log_decay is None else log_decay.shape, "f32", order="log_decay" if wide else ""),
             Result((0,) if state is None else after.shape, "f32", nothing="dafter"),
         )
 

@@ -181,12 +181,17 @@ def _run(function: Function, count: int, *arguments: Any) -> Any:
     infos = function.describe(arrays)
     results = function.results(*infos, *settings)[:count]
     made = [_make(function, arrays, x) for x in results]
-    recording = plans.Recording(function, arrays, made, settings)
-    with plans.recorded(recording, next(x.device for x in infos if x is not None)):
+    if plans.hopeless.find(arrays, looks):
         function.compute(arrays, infos, results, made, settings)
-    if (done := recording.plan()) is not None:
-        plans.known.keep(arrays, looks, plans.KeptPlan(done, False))
-        plans.done.plan = done
+    else:
+        recording = plans.Recording(function, arrays, made, settings)
+        with plans.recorded(recording, next(x.device for x in infos if x is not None)):
+            function.compute(arrays, infos, results, made, settings)
+        if (done := recording.plan()) is not None:
+            plans.known.keep(arrays, looks, plans.KeptPlan(done, False))
+            plans.done.plan = done
+        elif not recording.possible:
+            plans.hopeless.keep(arrays, looks, True)
     if function.written:
         torch.autograd.graph.increment_version([arrays[i] for i in function.written])
     return _returned(made)

@@ -2,8 +2,9 @@
 
 A function allocates results and scratch memory, and launches kernels. While it does so for the first time, that is
 written down: every allocation, and every kernel with its operands, each of which must be an operand of the function, a
-result, scratch memory, or a view of one. Where torch did anything else (a copy, a fill), there is no plan, and the
-function goes its whole way each time. A plan takes 5 to 10 us, the whole way 100 to 1000.
+result, scratch memory, or a view of one, or a dense copy of an operand that kernels cannot read in place. Where torch
+did anything else (a fill), there is no plan, and the function goes its whole way each time. A plan takes 5 to 10 us and
+as much for each copy, the whole way 100 to 1000.
 """
 
 from __future__ import annotations
@@ -54,10 +55,13 @@ class KernelStep(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How to do again what a function did."""
+    """How to do again what a function did. Pointers are those of the operands that are given, of the results, of the
+    copies, and that of the scratch memory.
+    """
 
     makers: list[partial[Tensor]]  # of the results, then of all scratch memory
     results: int
+    copies: list[int]  # which of the operands that are given are copied first, densely
     steps: list[KernelStep]
     settings: tuple[Any, ...]  # for which the steps' numbers are
     renumbered: bool  # whether there are plans for other settings in the one step: `Function.numbers`
@@ -83,6 +87,7 @@ class KnownPlans(Plans[KeptPlan]):
 
     def clear(self) -> None:
         super().clear()
+        hopeless.clear()
         recent.clear()
 
     def use(self, function: Any, kept: KeptPlan) -> None:
@@ -92,6 +97,7 @@ class KnownPlans(Plans[KeptPlan]):
 
 
 known = KnownPlans(guard)  # which sees classes and the dispatcher's modes, too
+hopeless: Plans[bool] = Plans(guard)  # calls that are not written down again: they did more than plans can
 
 
 def again(
@@ -100,7 +106,7 @@ def again(
     """The results, made by a plan. None, and nothing is done, where the plan is not for such settings, or a kernel is
     no longer what it was.
     """
-    makers, results, steps, those, renumbered = plan
+    makers, results, copies, steps, those, renumbered = plan
     numbers = None
     for out, other, before, after, same in beside(function, arrays):
         if -before < pointers[other] - pointers[out] < after and not (same and pointers[other] == pointers[out]):
@@ -112,6 +118,9 @@ def again(
     if function.written and len(steps) > 1 and not all(step.launch.unchanged() for step in steps):  # type: ignore[attr-defined]
         return None  # before anything is written: done again from the beginning, it would read what it wrote
     made = [make() for make in makers]
+    if copies:
+        given = [x for x in arrays if x is not None]
+        made[results:results] = [dense(given[i]) for i in copies]
     pointers.extend(map(Tensor.data_ptr, made))
     for launch, of, own, _ in steps:
         if not launch(of(pointers), own if numbers is None else numbers):
@@ -172,7 +181,7 @@ def written_out(
         set_enabled = constant(torch._C._set_grad_enabled)
         made.line(f"{set_enabled}(False)")
         made.line("try:")
-    do(made, plan, looks, sum(x is not None for x in arrays), graded)
+    do(made, plan, looks, [f"x{i}" for i, x in enumerate(arrays) if x is not None], graded)
     if graded:
         made.line(f"finally: {set_enabled}(True)")
     if function.written:
@@ -212,15 +221,22 @@ def test(
     made.line(f"if ({' | '.join(f'p{i}' for i in range(len(given)))}) % {ALIGNED}: {other}")
 
 
-def do(made: MadeFunction, plan: Plan, looks: Looks, given: int, graded: bool = False) -> None:
-    """Lines that make a plan's results and scratch memory, m0, m1, ..., at the addresses behind those of the arrays
-    that are given, and launch its kernels. They return NotImplemented where a kernel is no longer what it was."""
+def do(made: MadeFunction, plan: Plan, looks: Looks, given: Sequence[str], graded: bool = False) -> None:
+    """Lines that make a plan's results, copies and scratch memory, m0, m1, ..., at the addresses behind those of the
+    arrays that are given, and launch its kernels. They return NotImplemented where a kernel is no longer what it was.
+    """
     constant, indent, other = made.constant, " " * graded, "return NotImplemented"
-    for i, maker in enumerate(plan.makers):
-        if 0 in maker.args[0] and not graded:  # nobody wants it, and autograd has nothing to write on it
-            made.line(f"{indent}m{i} = {constant(maker())}; p{given + i} = 0")
-            continue
-        made.line(f"{indent}m{i} = {constant(maker)}(); p{given + i} = {constant(looks.address)}(m{i})")
+    count, address = len(given), constant(looks.address)
+    texts: list[str | None] = []  # of what each is made by; None for what is empty
+    for maker in plan.makers:
+        unwanted = 0 in maker.args[0] and not graded  # nobody wants it, and autograd has nothing to write on it
+        texts.append(None if unwanted else f"{constant(maker)}()")
+    texts[plan.results : plan.results] = [f"{constant(dense)}({given[i]})" for i in plan.copies]
+    for i, text in enumerate(texts):
+        if text is None:
+            made.line(f"{indent}m{i} = {constant(plan.makers[i]())}; p{count + i} = 0")
+        else:
+            made.line(f"{indent}m{i} = {text}; p{count + i} = {address}(m{i})")
     for step in plan.steps:
         places = "".join(f"p{i}{f' + {first}' if first else ''}, " for i, first in step.order)
         made.line(f"{indent}if not {constant(step.launch)}(({places}), {constant(step.numbers)}): {other}")
@@ -241,6 +257,8 @@ class Recording:
     def __init__(self, function: Any, arrays: Sequence[Tensor | None], made: list[Tensor], settings: Sequence[Any]):
         self.function, self.settings, self.made = function, tuple(settings), made
         self.given = [x for x in arrays if x is not None]
+        self.copied = [x for i, x in enumerate(arrays) if x is not None and i not in function.written]
+        self.copies: list[tuple[Tensor, Tensor]] = []  # of which operand, and the copy
         self.scratch: list[Tensor] = []
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
         self.possible = not any(x.numel() == 0 for x in self.given)
@@ -266,14 +284,15 @@ class Recording:
         """How to do that again; None where it was more than kernels on memory that is known."""
         if not self.possible or not self.calls:
             return None
-        known = len(self.given) + len(self.made)
+        copies = [next(i for i, x in enumerate(self.given) if x is source) for source, _ in self.copies]
+        known = len(self.given) + len(self.made) + len(copies)
         begins, size, devices = [], 0, {x.device for x in self.scratch}
         if len(devices) > 1:
             return None
         for x in self.scratch:
             begins.append(size)
             size += -(-max(0, _reach(x)) // ROUNDED) * ROUNDED
-        tensors, steps = [*self.given, *self.made, *self.scratch], []
+        tensors, steps = [*self.given, *self.made, *(copy for _, copy in self.copies), *self.scratch], []
         for kernel, args, named in self.calls:
             by_name = {name for name, _ in kernel.signature.runtime} & set(named)
             operands = (*args, *[x for name, x in named.items() if name in by_name])
@@ -290,11 +309,19 @@ class Recording:
         if self.scratch:
             makers.append(partial(torch.empty_strided, (size,), (1,), dtype=torch.uint8, device=devices.pop()))
         renumbered = len(steps) == 1 and self.function.numbers is not None
-        return Plan(makers, len(self.made), steps, self.settings, renumbered)
+        return Plan(makers, len(self.made), copies, steps, self.settings, renumbered)
+
+    def copied_from(self, x: Tensor, copy: Tensor) -> bool:
+        """Notes a copy; whether it is one that a plan may begin with: dense, of an operand that nothing writes."""
+        source = next((y for y in self.copied if alike(x, y)), None)
+        if source is None or not copy.is_contiguous() or copy.dtype != x.dtype:
+            return False
+        self.copies.append((source, copy))
+        return True
 
 
 class _Allocations(modes.TorchDispatchMode):  # type: ignore[misc]
-    """Notes the tensors that are made, and whether anything is done but to make and to view them."""
+    """Notes the tensors that are made, and whether anything is done but to make and to view them, and to copy operands."""
 
     def __init__(self, recording: Recording) -> None:
         super().__init__()
@@ -304,12 +331,24 @@ class _Allocations(modes.TorchDispatchMode):  # type: ignore[misc]
         result = operator(*args, **(kwargs or {}))
         if operator.overloadpacket in _EMPTY:
             self._recording.scratch.append(result)
+        elif operator.overloadpacket is torch.ops.aten.clone and self._recording.copied_from(args[0], result):
+            pass
         elif not all(x.alias_info and not x.alias_info.is_write for x in operator._schema.returns):
             self._recording.possible = False
         return result
 
 
 _EMPTY = {getattr(torch.ops.aten, name) for name in ("empty", "empty_strided", "empty_like", "new_empty")}
+
+
+dense = partial(torch.clone, memory_format=torch.contiguous_format)
+
+
+def alike(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors are the same elements of the same memory."""
+    if x is y:
+        return True
+    return (x.data_ptr(), x.dtype, x.shape, x.stride()) == (y.data_ptr(), y.dtype, y.shape, y.stride())
 
 
 def recorded(recording: Recording, device: int | None) -> Any:

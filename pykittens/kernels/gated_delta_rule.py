@@ -37,7 +37,7 @@ from .arguments import KernelCall, Launches
 from .chunks import LEAST, LOG2E
 from .delta_parts import Parts, carry, parts_of
 from .delta_step import EPSILON, recur
-from .sequences import DTYPES, check_decays, dense, operands, readable_offsets, terms, unit_of
+from .sequences import DTYPES, check_decays, contiguous_rows, dense, operands, readable_offsets, terms, unit_of
 
 CHUNK = 64
 TINY = 2.0**-60  # what a smaller b counts as in W
@@ -384,7 +384,10 @@ def read(name: str, q: Any, k: Any, v: Any, beta: Any, log_decay: Any, state: An
     """The operands of the function `name` as its kernels read them."""
     q, k, v, state = operands(name, q, k, v, state)
     check_decays(name, "log_decay", log_decay)
-    beta, log_decay = dense(beta, "beta"), dense(log_decay, "log_decay")
+    beta = dense(beta, "beta")
+    if log_decay is not None:  # of channels it has rows, which are read in place
+        in_place = contiguous_rows if len(arrays.describe(log_decay).shape) == 4 else dense
+        log_decay = in_place(log_decay, "log_decay")
     return Operands(q, k, v, log_decay, beta, readable_offsets(name, offsets, arrays.describe(v).shape[2]), state)
 
 

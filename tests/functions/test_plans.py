@@ -411,6 +411,21 @@ def packed(q: Any, k: Any, v: Any) -> Any:
     return pk.attention_varlen(q, k, v, OFFSETS, causal=True)
 
 
+def rows(*widths: int) -> list[Any]:
+    """Operands with two heads of so many columns, one for 0, that lie in memory row by row, as fla's do."""
+    made = [torch.randn(1, 130, 2, width or 1).transpose(1, 2) for width in widths]
+    return [x.bfloat16() if width else -abs(x[..., 0]) for x, width in zip(made, widths, strict=True)]
+
+
+def of_channels() -> list[Any]:
+    return [*rows(64, 64, 64, 0), -torch.rand(1, 130, 2, 64).transpose(1, 2)]
+
+
+def ssd() -> list[Any]:
+    x, b = halves(1, 130, 2, 64), halves(1, 130, 1, 128)
+    return [x, torch.rand(1, 2, 130).mT, -torch.rand(4)[::2], b, halves(1, 130, 1, 128)]
+
+
 TARGETS, OFFSETS = torch.arange(8) * 70, torch.tensor([0, 40, 64], dtype=torch.int32)
 DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
     "softmax": (softmax, lambda: (halves(6, 64),)),
@@ -426,6 +441,10 @@ DIFFERENTIABLE: dict[str, tuple[Any, Any]] = {
     "linear cross entropy": (in_slices, lambda: (halves(8, 64), halves(600, 64))),
     "linear cross entropy, ahead": (ahead, lambda: (halves(140, 128), halves(900, 128))),
     "packed": (packed, lambda: [halves(64, 2, 128) for _ in range(3)]),
+    "gated delta rule": (pk.gated_delta_rule, partial(rows, 64, 64, 64, 0, 0)),
+    "kimi delta attention": (pk.kimi_delta_attention, of_channels),
+    "gated linear attention": (pk.gated_linear_attention, partial(rows, 64, 64, 64, 0)),
+    "mamba2": (pk.mamba2, ssd),
     "cross entropy": (lambda x: pk.cross_entropy(x, torch.arange(6)), lambda: (halves(6, 64),)),
 }
 
