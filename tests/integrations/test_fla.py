@@ -306,7 +306,8 @@ def test_norms_and_cross_entropy() -> None:
     with pytest.raises(Launched):  # a copy of x in float32 is fla's affair
         norm(x, prenorm=True, residual_in_fp32=True)
     targets = torch.tensor([0, -100, 95])
-    loss, z = losses.cross_entropy_loss(x, targets, lse_square_scale=0.5, label_smoothing=0.25)
+    one = float("1")  # fla's default, and another object
+    loss, z = losses.cross_entropy_loss(x, targets, logit_scale=one, lse_square_scale=0.5, label_smoothing=0.25)
     lse = x.double().logsumexp(-1)
     plain = torch.nn.functional.cross_entropy(x.double(), targets, reduction="none", label_smoothing=0.25)
     assert distance(z, torch.where(targets < 0, 0, 0.5 * lse**2)) < 1e-5

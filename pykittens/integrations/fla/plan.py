@@ -138,7 +138,7 @@ class Replacement:
             parameter = self.signature.parameters[name]
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 values |= value
-            elif name in self.handled or value is not parameter.default:
+            elif name in self.handled or not _same(value, parameter.default):
                 values[name] = value
         for name in [x for x in values if x not in self.handled]:
             refuse(name not in HINTS, f"{self.name} with {name}={_short(values.pop(name))}")
@@ -160,6 +160,11 @@ def replaces(module: str, *names: str, registry: str = "", ours: str) -> Callabl
         return plan
 
     return decorate
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether an argument is the default; of numbers and words, whether it equals that."""
+    return value is default or (type(value) is type(default) in (bool, int, float, str) and value == default)
 
 
 def _short(x: Any) -> str:
