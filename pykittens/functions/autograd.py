@@ -64,7 +64,8 @@ def _roles(function: Function, also: bool) -> Roles:
     assert back is not None
     known = {name: i for i, name in enumerate((*function.names, *function.outputs, function.also))}
     made = back.demands and function.also in back.saved and not also  # in the backward pass, of the operands
-    kept = [*dict.fromkeys((*back.saved, *function.names))] if made else [*back.saved]
+    operands = [x for x in function.names if x not in back.buffers]
+    kept = [*dict.fromkeys((*back.saved, *operands))] if made else [*back.saved]
     results = (*function.outputs, *[function.also] * bool(function.also))
     classes: list[Any] = [
         namedtuple("saved", (*kept, *back.buffers)),

@@ -487,6 +487,16 @@ def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPa
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_without_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever infers calls by a plan, too, the first time included."""
+    watched(gpu, monkeypatch)
+    function, make = DIFFERENTIABLE[name]
+    for round in range(3):
+        names = called(partial(function, *make()), last=True)
+        assert round < 2 or not {"_run", "operate", "specialise", "describe"} & set(names), names
+
+
 def test_backward_passes_are_told_apart(gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which gradients are wanted, which come and how they lie, settings: each has its plan, and launches what the
     gradient's code does."""
