@@ -321,7 +321,7 @@ class Recording:
 
 
 class _Allocations(modes.TorchDispatchMode):  # type: ignore[misc]
-    """Notes the tensors that are made, and whether anything is done but to make and to view them, and to copy operands."""
+    """Notes the tensors that are made, the copies of operands, and whether anything is done but these and views."""
 
     def __init__(self, recording: Recording) -> None:
         super().__init__()
