@@ -84,7 +84,7 @@ def convolve(
     if dependent:
         pk.wait_for_previous()
     weights = rows_of(taps, col, COLS)
-    for sequence, batch, window in spans(x, bounds, first, rows):
+    for sequence, batch, window in spans(x, bounds, first, rows, pk.block_index.z):
         given = surrounded(x, state, bounds, sequence, batch, window, first, rows, (col, COLS, width))
         inside = None if bounds is None else window
         for row in range(0, rows, PIECE):
@@ -132,10 +132,12 @@ def rows_of(taps: Any, col: Any, cols: int) -> list[Any]:
     return [warp.load_row(taps, pk.at(j, col), length=cols, layout=layout(cols)) for j in range(taps.rows)]
 
 
-def spans(x: Any, bounds: Any, first: Any, rows: int) -> Iterator[tuple[Any, Any, Window]]:
-    """The sequences that have some of the rows from `first` on: (sequence, batch, its first row and the one behind)."""
+def spans(x: Any, bounds: Any, first: Any, rows: int, entry: Any) -> Iterator[tuple[Any, Any, Window]]:
+    """The sequences that have some of the rows from `first` on of a batch's entry: (sequence, batch, its first row and
+    the one behind).
+    """
     if bounds is None:
-        yield pk.block_index.z, pk.block_index.z, (0, x.rows)
+        yield entry, entry, (0, x.rows)
         return
     last = sequence_of(bounds, pk.minimum(first + rows, x.rows) - 1)
     for sequence in pk.range(sequence_of(bounds, first), pk.where(first < x.rows, last + 1, 0)):

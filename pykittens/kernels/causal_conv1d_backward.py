@@ -17,12 +17,11 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Tensor, f32, i32, warp
+from pykittens import Scalar, Tensor, f32, i32, warp
 
 from ..interop import arrays
-from ..interop.base import packed
 from ..interop.views import View
-from .arguments import KernelCall, may_overlap
+from .arguments import KernelCall, machine, may_overlap
 from .causal_conv1d import (
     TAPS,
     WARPS,
@@ -43,13 +42,14 @@ from .sequences import contiguous_rows, dense
 
 COLS = 64  # channels of a warp: fewer than of the forward pass, for more warps
 UNIT = -math.log2(math.e)
-ROWS, LAPS, ENOUGH = 16, 4, 1024  # of a warp's tile; tiles of a warp, fewer where blocks would be less than so many
-GATHERING, TOGETHER = 16, 4  # warps of a block that adds up, and blocks' sums that each of them takes at once
+ROWS, LAPS, FEW = 16, 8, 2  # of a warp's tile; tiles of a warp of most blocks, and of the last
+RESIDENT = 6  # blocks of a multiprocessor, about
+GATHERING, TOGETHER = 8, 16  # warps of a block that adds up, and blocks' sums that each of them takes at once
 
 
 @pk.kernel(
     warps=WARPS,
-    grid=lambda x, parts, **_: (pk.cdiv(x.cols, COLS), parts.depth // x.depth, x.depth),
+    grid=lambda x, parts, **_: (pk.cdiv(x.cols, COLS), parts.depth),
     blocks_per_sm=lambda x, state, dafter, bounds, **_: resident(x, state, dafter, bounds),
     pdl=lambda dependent=False, **_: dependent,
 )
@@ -63,13 +63,17 @@ def differentiate(
     bounds: Annotated[Tensor, i32, "M"],
     dx: Wide,
     parts: Annotated[Tensor, f32, "G", TAPS, C],
+    large: Annotated[Scalar, i32],
+    laps: Annotated[Scalar, i32],
+    few: Annotated[Scalar, i32],
     *,
     activation: Any = None,
     rows: int = ROWS,
     dependent: bool = False,
 ) -> None:
-    """dx, and the sums of each block for the weights and the bias. `parts` has room for the blocks that there are;
-    `dependent`: the kernel ahead may still run, and the next begin.
+    """dx, and the sums of each block for the weights and the bias. `parts` has room for the blocks that there are, of
+    which `large` take `laps` tiles and the others, which end together, `few`. `dependent`: the kernel ahead may still
+    run, and the next begin.
     """
     width, col = weight.cols, pk.block_index.x * COLS
     if dependent:
@@ -78,9 +82,14 @@ def differentiate(
     weights, where, halo = scaled(weight, bias, col, activation), (col, COLS, width), width - 1
     totals = [warp.zeros(f32, 1, COLS, layout=layout(COLS)) for _ in weights]
     # All blocks work on neighbouring rows, then on the next such.
-    for lap in pk.range(pk.cdiv(pk.cdiv(x.rows, WARPS * rows), pk.grid_size.y)):
-        first = ((lap * pk.grid_size.y + pk.block_index.y) * WARPS + warp.index) * rows
-        for sequence, batch, window in spans(x, bounds, first, rows):
+    tiles, block = pk.cdiv(x.rows, WARPS * rows), pk.block_index.y
+    begin = pk.where(block < large, block, block + large * (laps - 1))
+    stride = pk.where(block < large, large, pk.grid_size.y - large)
+    entry, tile = pk.var(i32, begin // tiles), pk.var(i32, begin % tiles)
+    further, over = stride // tiles, stride % tiles
+    for _ in pk.range(pk.minimum(pk.where(block < large, laps, few), pk.cdiv(tiles * x.depth - begin, stride))):
+        first = (tile * WARPS + warp.index) * rows
+        for sequence, batch, window in spans(x, bounds, first, rows, entry):
             inside = None if bounds is None else window
             given = surrounded(x, state, bounds, sequence, batch, window, first, rows + halo, where)
             up = warp.load(
@@ -100,6 +109,9 @@ def differentiate(
                     with pk.when(spot >= window[1] - halo), pk.when(sequence < dafter.depth):
                         grad += later(dafter, sequence, spot - (window[1] - halo), 1, where)
                 warp.store(dx, grad.to(dx.dtype), pk.at(batch, spot, col), within=inside)
+        past = tile + over >= tiles
+        entry.set(entry + further + pk.where(past, 1, 0))
+        tile.set(tile + over - pk.where(past, tiles, 0))
     sums = pk.shared(pk.sv(f32, COLS), count=WARPS * len(totals), name="sums")
     for j, total in enumerate(totals):
         warp.store(sums[j * WARPS + warp.index], (total * UNIT if activation == "silu" else total).col_sum())
@@ -107,16 +119,16 @@ def differentiate(
     for j in range(len(totals)):
         with pk.when(warp.index == j % WARPS):
             whole = added(sums, j * WARPS, WARPS)
-            warp.store(parts, whole, pk.at(pk.block_index.z * pk.grid_size.y + pk.block_index.y, j, col))
+            warp.store(parts, whole, pk.at(block, j, col))
 
 
 @pk.kernel(
     warps=GATHERING,
-    grid=lambda parts, **_: pk.cdiv(parts.cols, 32),
+    grid=lambda parts, **_: (pk.cdiv(parts.cols, 32), parts.depth),
     pdl=lambda dependent=False, **_: dependent,
 )
 def gather(
-    parts: Annotated[Tensor, f32, "G", C],
+    parts: Annotated[Tensor, f32, TAPS, "G", C],
     weight: Annotated[Tensor, FLOATS, C, pk.static("W")],
     bias: Annotated[Tensor, FLOATS, C],
     *,
@@ -125,25 +137,22 @@ def gather(
     """weight and bias as the sums of what blocks found, in an order that is always the same; the bias may be None.
     `dependent`: the kernel ahead may still run.
     """
-    taps, layout = weight.cols + 1, pk.coalesced(32, 1)
-    total = warp.zeros(f32, TOGETHER * taps, 32, layout=layout)
+    tap, col, layout = pk.block_index.y, pk.block_index.x * 32, pk.coalesced(32, 1)
+    total = warp.zeros(f32, TOGETHER, 32, layout=layout)
     if dependent:
         pk.wait_for_previous()
-    for lap in pk.range(pk.cdiv(parts.rows, GATHERING * TOGETHER * taps)):
-        at = (lap * GATHERING + warp.index, pk.block_index.x)
-        total += warp.load(parts, at, rows=TOGETHER * taps, cols=32, layout=layout)
-    sums = pk.shared(pk.sv(f32, 32), count=GATHERING * taps, name="sums")
-    for j in range(taps):
-        each = [total[i : i + 1, :].col_sum() for i in range(j, TOGETHER * taps, taps)]
-        warp.store(sums[j * GATHERING + warp.index], sum(each[1:], each[0]))
+    for lap in pk.range(pk.cdiv(parts.rows, GATHERING * TOGETHER)):
+        at = pk.at(tap, (lap * GATHERING + warp.index) * TOGETHER, col)
+        total += warp.load(parts, at, rows=TOGETHER, cols=32, layout=layout)
+    sums = pk.shared(pk.sv(f32, 32), count=GATHERING, name="sums")
+    warp.store(sums[warp.index], total.col_sum())
     pk.block.sync()
-    for j in range(taps):
-        with pk.when(warp.index == j):
-            whole = added(sums, j * GATHERING, GATHERING)
-            if j < weight.cols:
-                channel = pk.iota(whole) + pk.block_index.x * 32
-                warp.store(weight, whole.to(weight.dtype), pk.at(channel, j))
-            elif bias is not None:
+    with pk.when(warp.index == 0):
+        whole = added(sums, 0, GATHERING)
+        with pk.when(tap < weight.cols):
+            warp.store(weight, whole.to(weight.dtype), pk.at(pk.iota(whole) + col, tap))
+        if bias is not None:
+            with pk.when(tap == weight.cols):
                 warp.store(bias, whole.to(bias.dtype), pk.block_index.x)
 
 
@@ -219,6 +228,17 @@ def pulled(slope: list[Any], weights: list[Any]) -> Any:
     return grad
 
 
+def divided(tiles: int, at_once: int) -> tuple[int, int, int, int]:
+    """(blocks, large ones, their tiles, those of the others) for so many tiles of some channels, of which `at_once`
+    blocks work at a time: the last are dealt out in small shares, half as many as large ones have in hand, so that all
+    end together.
+    """
+    large = max(0, tiles - at_once * LAPS // 2) // LAPS
+    rest = tiles - large * LAPS
+    few = max(1, min(FEW, rest // at_once))
+    return large - (-rest // few), large, LAPS, few
+
+
 class Steps:
     """The launches as one: called as a kernel is."""
 
@@ -240,13 +260,13 @@ class Steps:
     ) -> None:
         kind, device = (info := arrays.describe(x)).kind, info.device
         (batch, n, channels), rows = info.shape, weight.shape[1] + 1
-        tiles, across = -(-n // (WARPS * ROWS)), batch * -(-channels // COLS)
-        blocks = batch * min(tiles, max(-(-tiles // LAPS), -(-ENOUGH // across)))
+        strip = RESIDENT * machine(info)["processors"] // -(-channels // COLS)
+        blocks, *shares = divided(batch * -(-n // (WARPS * ROWS)), max(1, strip))
         parts = arrays.empty(kind, (blocks, rows, channels), "f32", device)
         some = {"activation": activation, "dependent": may_overlap(info)}
-        differentiate(x, dy, weight, bias, state, dafter, bounds, dx, parts, **some)
-        lines = (blocks * rows, channels)
-        gather(View(parts, lines, packed(lines)), dweight, dbias, dependent=some["dependent"])
+        differentiate(x, dy, weight, bias, state, dafter, bounds, dx, parts, *shares, **some)
+        by_tap = View(parts, (rows, blocks, channels), (channels, rows * channels, 1))
+        gather(by_tap, dweight, dbias, dependent=some["dependent"])
         if dstate is not None:
             differentiate_state(x, dy, weight, bias, state, dafter, bounds, dstate, activation=activation)
 

@@ -51,12 +51,13 @@ def _keep(dtype: str, packed: bool) -> Instance:
 def _backward(dtype: str, packed: bool, state: bool) -> Instance:
     given = _specs(dtype, packed)
     block_rows = ours.WARPS * back.ROWS
-    each = 2  # blocks of a batch, whose tiles alternate
-    parts = spec(f32, (given["x"].shape[0] * each, WIDTH + 1, CHANNELS))
+    tiles = -(-N // block_rows)  # of a batch: a large block has the first two of all, two others the rest in turn
+    blocks, shares = 3, {"large": 1, "laps": 2, "few": 2}
+    parts = spec(f32, (blocks, WIDTH + 1, CHANNELS))
     weights = {"weight": spec(DTYPES[dtype], (CHANNELS, WIDTH)), "bias": spec(DTYPES[dtype], (CHANNELS,))}
     operands = {"x": given["x"], "dy": given["x"], **weights, "state": given["state"]}
     operands |= {"dafter": given["state"], "bounds": given["bounds"]}
-    operands |= {"dstate": given["state"]} if state else {"dx": given["x"], "parts": parts}
+    operands |= {"dstate": given["state"]} if state else {"dx": given["x"], "parts": parts, **shares}
     outputs = ("dstate",) if state else ("dx", "parts")
 
     def expected(
@@ -81,10 +82,11 @@ def _backward(dtype: str, packed: bool, state: bool) -> Instance:
 
             slope = dy[batch, rows]
             (made["dx"][batch, rows],), _, _, (made["dstate"][i],) = of(slope)
-            for block in range(each):  # of the rows that a block has: of others dy is 0
-                tiles = np.arange(N)[rows] // block_rows
-                _, dweight, dbias, _ = of(np.where((tiles % each == block)[:, None], slope, 0))
-                made["parts"][batch * each + block] += np.concatenate([dweight.T, dbias[None]])
+            for block in range(blocks):  # of the rows that a block has: of others dy is 0
+                tile = batch * tiles + np.arange(N)[rows] // block_rows
+                owner = np.where(tile < 2, 0, 1 + tile % 2)
+                _, dweight, dbias, _ = of(np.where((owner == block)[:, None], slope, 0))
+                made["parts"][block] += np.concatenate([dweight.T, dbias[None]])
         return {name: made[name] for name in outputs}
 
     statics: dict[str, Any] = {"activation": "silu"}
@@ -102,12 +104,12 @@ def _turn(dtype: str) -> Instance:
 
 
 def _gather(dtype: str) -> Instance:
-    blocks, channels = 70, 70
+    blocks, channels = 150, 70  # more than one lap
     weight, bias = spec(DTYPES[dtype], (channels, 3)), spec(DTYPES[dtype], (channels,))
-    parts = spec(f32, (4 * blocks, channels))
+    parts = spec(f32, (4, blocks, channels))
 
     def expected(parts: Array, **_: Any) -> dict[str, Array]:
-        sums = parts.reshape(blocks, 4, channels).astype(float).sum(0)
+        sums = parts.astype(float).sum(1)
         return {"weight": sums[:3].T, "bias": sums[3]}
 
     operands = {"parts": parts, "weight": weight, "bias": bias}
