@@ -56,8 +56,8 @@ def scaler(x: Any, y: Any, a: float, **more: Any) -> Launcher:
     device = source.device
     assert device is not None
     cubin = load_or_compile(SCALE, driver.architecture(device).name)
-    shared = source.shape[-1] * 4
-    function = driver.load(cubin, device, shared)
+    shared = more.pop("shared_bytes", source.shape[-1] * 4)
+    function = driver.load(cubin, device, source.shape[-1] * 4)
     kinds = ("tensor", "tensor", "f32", "i64", "bool")
     ready = Launcher(function, kinds, (source.shape[0], 1, 1), (128, 1, 1), shared_bytes=shared, **more)
     ready.set_tensor(0, source.pointer, source.shape, source.strides)
@@ -143,8 +143,7 @@ def test_tensor_maps(torch: Any) -> None:
 
 def test_refusals(torch: Any) -> None:
     x = torch.ones(8, 64, device="cuda")
-    ready = scaler(x, x, 1)
-    ready.config.shared_bytes = 300_000
+    ready = scaler(x, x, 1, shared_bytes=300_000)
     with pytest.raises(CudaError, match="launching `scale`: invalid argument"):
         ready.launch()
     foreign = load_or_compile(SCALE, "sm_80" if driver.capability() >= (9, 0) else "sm_90a")
