@@ -7,10 +7,10 @@ written. A vector is a row of panels of 256 elements, the most that a box has al
 
 A copy that names its last row (`within`) takes one dimension more, whose stride is that of rows: with rows counted from
 the back of a tensor of R rows, R - (end - row) + end - R = row, so that the R-th row of the map is `end` of the tensor.
-The map begins R rows before the tensor. (The trick is known from quack's and Triton's ragged descriptors.) A copy of no
-row, of a sequence that is empty, is not asked of that map: Hopper touches memory although it leaves out the whole box,
-and the beginning of the map, before the tensor, may not be mapped. A load goes by the tensor's own map instead, to the
-row behind its last; nothing is stored.
+The map begins R rows before the tensor. (The trick is known from quack's and Triton's ragged descriptors.) A box of no
+element, of a sequence that is empty or behind the last column, is not asked of that map: Hopper touches memory although
+it leaves out the whole box, and the beginning of the map, before the tensor, may not be mapped. A load goes by the
+tensor's own map instead, to the row behind its last; nothing is stored.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def write_copies(
     c: CudaWriter, shared: Value, place: Place, outside: bool, write: Callable[[TensorMapSpec, str, str, int], None]
 ) -> None:
     """Has `write` write the instructions of a copy, each by its map, shared address, coordinates (innermost first) and
-    their number. A copy of no row is one of zeros if `outside`, else nothing:
+    their number. A box of no element is one of zeros if `outside`, else nothing:
 
         if (row < end) { ..by the map that begins before the tensor.. } else { ..by the tensor's own.. }
     """
@@ -130,20 +130,43 @@ def write_copies(
         for box in boxes(shared.type, c[shared], spec, (col, row, depth, batch), c):
             write(spec, *box)
         return
-    length: Any = place.type.padded[2]
-    length = length if isinstance(length, int) else f"{c[place.tensor]}.shape[2]"
+    length, width = (
+        x if isinstance(x, int) else f"{c[place.tensor]}.shape[{i}]" for i, x in enumerate(place.type.padded[2:], 2)
+    )
     assert place.within is not None
     end = c.fresh("end")
     c.line(f"const int {end} = min({c.scalar(place.within[1], i32)}, {length});")
-    c.line(f"if ({row} < {end}) {{")
-    for box in boxes(shared.type, c[shared], spec, (col, f"{length} - ({end} - {row})", depth, f"{batch}, {end}"), c):
-        write(spec, *box)
-    c.line("}")
-    if plain:
-        c.line("else {")
-        for box in boxes(shared.type, c[shared], plain[0], (col, f"{length}", depth, batch), c):
-            write(plain[0], *box)
-        c.line("}")
+
+    def copy(by: TensorMapSpec, first: int, count: int) -> None:
+        rows = f"{length} - ({end} - {row})" if by.ended else f"{length}"
+        where = col, rows, depth, f"{batch}, {end}" if by.ended else batch
+        for box in boxes(shared.type, c[shared], by, where, c)[first : first + count]:
+            write(by, *box)
+
+    for some, first, count in _box_conditions(shared.type, place.first[3], width, row, end, col):
+        if some:
+            c.line(f"if ({some}) {{")
+            copy(spec, first, count)
+            c.line("}")
+        if some and plain:
+            c.line("else {")
+            copy(plain[0], first, count)
+            c.line("}")
+        elif plain:
+            copy(plain[0], first, count)
+
+
+def _box_conditions(
+    type: Type, known: Operand, width: int | str, row: str, end: str, col: str
+) -> list[tuple[str, int, int]]:
+    """When boxes of a copy have an element: (what holds then, "" for never; the first box; how many), in order."""
+    panel = type.panel if isinstance(type, SharedTile) else 0
+    count = -(-type.cols // type.panel) if isinstance(type, SharedTile) else 1
+    if isinstance(known, int) and isinstance(width, int):
+        inside = min(count, -(-(width - known) // panel) if panel and known < width else int(known < width))
+        found = [(f"{row} < {end}", 0, inside), ("", inside, count - inside)]
+        return [x for x in found if x[2]]
+    return [(f"{row} < {end} && {col} + {i * panel} < {width}", i, 1) for i in range(count)]
 
 
 def boxes(

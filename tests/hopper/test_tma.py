@@ -12,6 +12,7 @@ import pytest
 import pykittens as pk
 from pykittens import bf16, e4m3, f16, f32, i32, u8, warp
 from pykittens.call.launch import before_tensor, map_geometry
+from pykittens.gpu import driver
 from pykittens.interop.arrays import describe
 from pykittens.types import DType
 
@@ -136,6 +137,49 @@ def test_kept_to_rows(cols: int, rank: int, dims: int) -> None:
         assert all(f"&{behind}, " in x and re.search(r", v_\d+\.shape\[2\], ", x) for x in outside.splitlines())
     with pytest.raises(pk.OutOfBoundsError, match="begins at row -1, before row 0"):
         move.simulate(x, y, -1)
+
+
+def kept(cols: Any) -> Any:
+    """Copies rows that are kept to some, in tiles of 192 columns, which may be more than there are."""
+
+    @pk.kernel(warps=1)
+    def move(x: pk.gl(bf16, "R", cols), y: pk.gl(bf16, "R", cols), end: pk.i32) -> None:
+        gate, tile = pk.barrier(), pk.shared(pk.st(bf16, 16, 192))
+        pk.tma.expect(gate, tile)
+        pk.tma.load(tile, x, pk.at(8, 0), gate, within=(0, end))
+        pk.wait(gate, 0)
+        pk.tma.store(y, tile, pk.at(8, 0), within=(8, end))
+        pk.tma.commit()
+        pk.tma.wait()
+
+    return move
+
+
+def test_boxes_behind_the_last_column() -> None:
+    """They have no element, as copies of no row have none: the map that begins before the tensor is not asked for the
+    third 64 of 72 columns. Of columns whose number is not known a copy asks first."""
+    x, y = (np.zeros((80, 72), bf16.numpy) for _ in range(2))
+    third = r"pk_tma_(load|store)_(4|5)d\([^;]* 0 \+ 128,"
+    assert re.findall(third, kept(pk.static("C")).cuda(x, y, 20)) == [("load", "4")]
+    asked = rf"&& 0 \+ 128 < v_\d+\.shape\[3\]\) \{{\n *{third}"
+    assert re.findall(asked, kept("C").cuda(x, y, 20)) == [("load", "5"), ("store", "5")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not driver.available(), reason="no GPU")
+@pytest.mark.parametrize("cols", [64, 72, 168])
+def test_nothing_before_a_tensor_is_touched(cols: int) -> None:
+    """Of so many rows that what lies as far before the tensor is not likely to be anybody's."""
+    torch = pytest.importorskip("torch")
+    if driver.capability() != (9, 0):
+        pytest.skip("the copy engine began with Hopper")
+    for width in (pk.static("C"), "C"):
+        x = torch.randn(20_000_000 // cols * 64, cols, device="cuda").bfloat16()
+        y = torch.zeros_like(x)
+        for end in (20, 24, 8, 0):
+            kept(width)(x, y, end)
+        torch.cuda.synchronize()
+        assert torch.equal(x[8:24], y[8:24]) and not y[:8].any() and not y[24:64].any()
 
 
 @pytest.mark.parametrize("hint", ["evict_first", "evict_last", "evict_normal"])
