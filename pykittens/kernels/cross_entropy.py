@@ -34,11 +34,13 @@ from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
 from .arguments import check_floats, floats, machine, may_overlap, values_of
+from .gemm_divided import clear
 from .rows import FLOATS, Rows, stream, teams
 
 LOG2E, LN2 = 1.4426950408889634, 0.6931471805599453
 SOME = 4096  # targets, or losses, that a block takes at a time
 HELD = 64  # logits of a thread, at most
+LONG = 48 * 1024  # bytes of a row that takes longer than to draw the next
 SPARE = 1024  # more rows than blocks that stay look at past the end
 STREAMS, STREAMED, MOST = 4096, 262_144, 524_288  # rows that stream, and the longest
 # Blocks of a cluster, warps of a team, teams of a block.
@@ -50,6 +52,7 @@ SPLITS = ((1, 16, 1), (2, 16, 1), (4, 16, 1), (8, 16, 1))
     grid=lambda loss, config, **_: config.blocks(loss.cols),
     cluster=lambda config, **_: config.cluster,
     blocks_per_sm=lambda config, **_: config.blocks_per_sm,
+    pdl=lambda counter=None, **_: counter is not None,
 )
 def entropy(
     x: Annotated[Tensor, FLOATS, "M", pk.static("N")],
@@ -60,6 +63,7 @@ def entropy(
     lse: Annotated[Tensor, f32, "M"],
     long: Annotated[Tensor, FLOATS, 1, "MN"],
     dlong: Annotated[Tensor, FLOATS, 1, "MN"],
+    counter: Annotated[Tensor, i32, 1],
     ignore: Annotated[Scalar, i32],
     smoothing: Annotated[Scalar, f32],
     even: Annotated[Scalar, f32],
@@ -78,12 +82,18 @@ def entropy(
     given. `counts`: each team counts the targets itself, and one writes `share`.
 
     `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a
-    softcap. `long`, `dlong`: x and dx as one row each, instead of them, where the config is shifted.
+    softcap. `long`, `dlong`: x and dx as one row each, instead of them, where the config is shifted. `counter`: rows
+    that stream are drawn from it, once the kernel ahead has cleared it.
     """
     n, m = config.n, loss.cols
+    if counter is not None:
+        pk.wait_for_previous()
+    if config.stages:
+        pk.launch_next()
+    work = None if counter is None else pk.dynamic(counter, m)
     if config.shifted:
         x, dx = long, dlong
-    for team in teams(config, (x,), rows=m):
+    for team in teams(config, (x,), rows=m if work is None else lambda t, loads: work.take() if loads else iter(work)):
         part: Any = None
         if counts:
             part = 1.0 / how_many(pk.group(config.team), targets, ignore)
@@ -251,6 +261,11 @@ class Steps:
             row = [None, None, *(None if a is None else View(a, (1, m * n), (m * n, 1)) for a in (x, dx))]
         narrow = 1 / softcap if softcap else 0.0
         choices.update(counts=counts, shared=part is not None)
+        counter = None
+        if draws(config, m, size):
+            clear(counter := arrays.empty(info.kind, (1,), "i32", info.device))
+            config = replace(config, store_hint="")
+        row.append(counter)
         entropy(row[0], targets, share, row[1], rows, lse, *row[2:], *numbers, narrow, **choices, config=config)
         if reduction != "none":
             total_loss(rows, share, View(loss, (1,), (1,)), dependent=may_overlap(info))
@@ -342,6 +357,14 @@ def plan_rows(
         blocks_per_sm=max(1, 16 // max(4, team)),
         **settings,
     )
+
+
+def draws(config: Rows, m: int, size: int) -> bool:
+    """Whether m rows that stream are drawn by whoever comes to need one: multiprocessors are not equally far from
+    memory, but a draw takes as long as a short row, and blocks of a cluster would have to tell one another.
+    """
+    places = config.blocks(m) * config.teams
+    return config.stages > 0 and config.cluster == config.teams == 1 and config.cols * size >= LONG and m >= 6 * places
 
 
 def reference(

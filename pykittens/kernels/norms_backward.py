@@ -75,9 +75,8 @@ def normalize_backward(
                 average, shift = mine.sums(value, scaled)
                 value = mine.cut(value - average * mean, 0.0)
             square, along = mine.sums(value, scaled, times=value)
-            root = pk.where(
-                mine.exists(s, value), pk.rsqrt(square * mean + eps), 0.0
-            )  # nothing comes of rows past the end
+            # Nothing comes of rows past the end.
+            root = pk.where(mine.exists(s, value), pk.rsqrt(square * mean + eps), 0.0)
             value = value * root
             if to_weight is not None:
                 to_weight[:] = pk.fma(grad, value, to_weight)

@@ -341,7 +341,7 @@ def walk(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = (), r
 
 
 def teams(config: Rows, inputs: tuple[Any, ...], weights: tuple[Any, ...] = (), rows: Any = None) -> Iterator[Team]:
-    """The running team, to be traced once for each role that it may be."""
+    """The running team, to be traced once for each role that it may be. `rows`: how many, or what goes through them."""
     part, place = pk.cluster.rank if config.cluster > 1 else 0, pk.cluster.index
     inputs, weights = (tuple(x for x in some if x is not None) for some in (inputs, weights))
     if config.stages:
@@ -376,7 +376,12 @@ def _stream(config: Rows, inputs: Any, weights: Any, part: Any, place: Any, rows
     ]
     kept, loaded = {w: pk.shared(pk.sv(w.dtype, config.cols), name="weight") for w in weights}, pk.barrier()
     stride = pk.grid_size.x // config.cluster
-    laps = pk.cdiv(rows - place, stride * config.teams)  # past the last row zeros are read, and nothing is written
+
+    def in_turn(t: int, loads: bool) -> Iterator[Any]:  # past the last row zeros are read, and nothing is written
+        for lap in pk.range(pk.cdiv(rows - place, stride * config.teams)):
+            yield place + (lap * config.teams + t) * stride
+
+    rows_of = rows if callable(rows) else in_turn
 
     def begin(row: Any) -> tuple[Any, Any]:
         """Where the tile of a shifted row begins, at a multiple of 16 bytes, and the row in it."""
@@ -390,20 +395,18 @@ def _stream(config: Rows, inputs: Any, weights: Any, part: Any, place: Any, rows
                     pk.tma.expect(loaded, *kept.values())
                 for w, to in kept.items() if t == 0 else ():
                     pk.tma.load(to, w, (0, 0, 0, part), loaded)
-                for lap in pk.range(laps):
+                for row in rows_of(t, True):
                     with ring.fill() as slot:
                         for i, x in enumerate(inputs):
-                            row = place + (lap * config.teams + t) * stride
                             at = pk.at(0, begin(row)[0] + part * config.cols) if config.shifted else (0, 0, row, part)
                             pk.tma.load(getattr(slot, f"x{i}"), x, at)
 
     def tiles(t: int, ring: Any) -> Iterator[Mine]:
         if kept:
             pk.wait(loaded, 0)
-        for lap in pk.range(laps):
+        for row in rows_of(t, False):
             slot = ring.read()
             here = {x: getattr(slot, f"x{i}") for i, x in enumerate(inputs)}
-            row = place + (lap * config.teams + t) * stride
             yield Mine(config, row, part, kept | here, ring.release, begin(row) if config.shifted else (0, 0))
 
     for t, ring in enumerate(rings):

@@ -9,7 +9,7 @@ import pytest
 import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
 from pykittens.kernels import scale_rows
-from pykittens.kernels.cross_entropy import cross_entropy, plan_rows, reference
+from pykittens.kernels.cross_entropy import cross_entropy, draws, plan_rows, reference
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
@@ -84,6 +84,16 @@ def test_rows_that_stream(split: tuple[int, int, int]) -> None:
     targets[-1] = n - 1
     check(x, targets, config=config, **EVERYTHING)
     check(x, targets, config=config, in_place=True)
+
+
+@pytest.mark.parametrize("n", [24584, 24601])
+def test_long_rows_are_drawn(n: int) -> None:
+    config = plan_rows(n, 2, 16 if n % 8 == 0 else 2, dense=True, processors=2)
+    assert draws(config, 13, 2) and not draws(config, 11, 2)
+    x, targets = inputs(13, n, BF16)
+    targets[3] = -100
+    check(x, targets)
+    check(x, targets, in_place=n % 8 == 0, reduction="none")
 
 
 def test_strided_logits_and_vocabularies_that_begin_anywhere() -> None:
