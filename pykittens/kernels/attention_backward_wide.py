@@ -86,6 +86,7 @@ def differentiate(
     weights, slopes = (pk.shared(pk.st(dtype, KEYS, ROWS), count=2, name=name) for name in ("weights", "slopes"))
     theirs = pk.ring(1, pk.st(dtype, KEYS, ROWS), name="theirs")  # the other block's dS
     weights_there, slopes_there, done = pk.named_barrier(8), pk.named_barrier(9), pk.named_barrier(8)
+    may_add, added = (pk.named_barrier(5, count=2) for _ in range(2))  # of each warpgroup and the one that knows turns
 
     def owner() -> Any:
         """(head of the keys, batch) of this block: worked out where it is needed, not kept in registers."""
@@ -123,14 +124,7 @@ def differentiate(
         made, part = warpgroup.zeros(f32, KEYS, ROWS), warpgroup.zeros(f32, ROWS, cols)
         dkey, dvalue = warpgroup.zeros(f32, KEYS, half), warpgroup.zeros(f32, KEYS, half)
         turn = pk.var(i32, 0)
-        head_added, added = pk.var(i32, 0), pk.var(i32, -1)  # a piece of dq of which nobody was told
         pk.wait(landed, 0)
-
-        def tell() -> None:
-            """The last additions have ended, a step ago: whose turn is next may begin."""
-            assert turns is not None
-            with pk.when(added >= 0):
-                pk.signal(turns, (which, head_added, added), by=warpgroup)
 
         def mine(x: Any) -> Any:
             """This warpgroup's columns of a row of the operands."""
@@ -176,19 +170,16 @@ def differentiate(
                 ahead()
             warpgroup.mm_AtB(part, slope, key.part(0, me * cols, KEYS, cols))
             warpgroup.mma_AtB(part, theirs.read(), other.part(0, me * cols, KEYS, cols))
-            piece = 4 * j + 2 * rank + me
-            if turns is not None:  # as many add to these queries before this one
-                tell()
-                before = pk.minimum((j * ROWS + ROWS - 1 + diagonal) // PAIR, pairs - 1) - pair if causal else pair
-                pk.wait_for(turns, (which, h, piece), before)
-                head_added.set(h)
-                added.set(piece)
             warpgroup.wait(part)
             theirs.release()
             q_ring.release()
             if me == SLOPES:
                 ahead()
-            warpgroup.add(dq, part.registers(), (which, h, piece, 0))
+            if turns is not None:
+                warpgroup.sync_at(may_add, me)
+            warpgroup.add(dq, part.registers(), (which, h, 4 * j + 2 * rank + me, 0))
+            if turns is not None:
+                warpgroup.arrive_at(added, me)
             if me == SLOPES:
                 warpgroup.wait(made)
             turn.set(1 - turn)
@@ -201,8 +192,6 @@ def differentiate(
                     step(h, j, True)
             for j in pk.range(clear if me == WEIGHTS else first, end):
                 step(h, j, False)
-        if turns is not None:
-            tell()
         if sums is not None:
             for i, (sum, col) in enumerate(((dkey, (rank + me) % 2), (dvalue, me))):
                 warpgroup.store(sums, sum.registers(), Share(number, k, sums).place(i, tile * 2 + col))
@@ -235,6 +224,17 @@ def differentiate(
                 with theirs.fill() as slot:
                     pk.tma.exchange(slot, slopes[turn])
                 turn.set(1 - turn)
+        if turns is not None:
+            with pk.role("turns", warps=1):
+                for h, j in each_tile():
+                    at = which, h, 2 * j + rank
+                    before = pk.minimum((j * ROWS + ROWS - 1 + diagonal) // PAIR, pairs - 1) - pair if causal else pair
+                    pk.wait_for(turns, at, before)  # as many add to these queries before this one
+                    for i in range(2):
+                        warp.arrive_at(may_add, i)
+                    for i in range(2):
+                        warp.sync_at(added, i)
+                    pk.signal(turns, at)
     with pk.role("weights", warpgroups=1, registers=240):
         multiply(WEIGHTS)
     with pk.role("slopes", warpgroups=1, registers=240):
