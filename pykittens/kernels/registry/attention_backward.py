@@ -364,7 +364,7 @@ ROWS = (
         options={"causal": (True, False)},
         opcodes=("HGMMA", "UTMALDG", "USETMAXREG", "UBLKCP", "REDG"),
         most_lines=250,
-        spilled=48,  # whose turn it is, before and after the loop
+        spilled=40,  # whose turn it is, before and after the loop
     ),
     Shipped(
         name="attention_backward_hopper_packed",
