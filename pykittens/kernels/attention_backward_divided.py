@@ -53,7 +53,7 @@ def merge(
     rows, at_row = pk.stretch(dk), row // across
     if owners is not None:
         keys = keys_of(width)
-        sequence = owners[at_row * ROWS // keys]
+        sequence = owners[pk.minimum(at_row * ROWS // keys, owners.cols - 1)]  # at d 256 the last tile may be no one's
         rows = pk.packed(k_offsets)[sequence]
         at_row = at_row - pk.packed(k_offsets).first(sequence, keys) * (keys // ROWS)
 
