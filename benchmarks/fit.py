@@ -5,7 +5,9 @@
 
 All files of benchmarks/results/schedules but the unseen one are fitted together. The way that the model takes counts as
 right within 5 % of the fastest that was measured: at shapes that are held back, a fold after another (--folds), and at
-those of a file that is never fitted. Least squares of the logarithms of times, by damped Gauss-Newton steps, in which
+those of a file that is never fitted. What several sessions measured counts as its mean; and as a bound of what any
+model may reach, "measured again" says how near the fastest the way is that was the fastest in another session, of ways
+that both measured. Least squares of the logarithms of times, by damped Gauss-Newton steps, in which
 errors above 10 % count by their size and not its square, and what all ways of a shape have in common counts less than
 how they differ, on which the choice depends.
 """
@@ -89,6 +91,40 @@ class Problem:
 def near(times: Times) -> Times:
     """The ways that count for something."""
     return {way: us for way, us in times.items() if us < FAR * min(times.values())}
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """One row of each shape and device: of times that several sessions measured, each way's geometric mean, as if no
+    session had been slower than the others on the whole."""
+    found: dict[Any, list[Times]] = {}
+    for shape, machine, times in rows:
+        found.setdefault((shape, machine), []).append(times)
+    return [(*key, sessions[0] if len(sessions) == 1 else _mean(sessions)) for key, sessions in found.items()]
+
+
+def _mean(sessions: list[Times]) -> Times:
+    slower = [0.0] * len(sessions)
+    for _ in range(20):  # logarithms are a sum of the way's and the session's
+        logs: dict[Any, list[float]] = {}
+        for times, by in zip(sessions, slower, strict=True):
+            for way, us in times.items():
+                logs.setdefault(way, []).append(math.log(us) - by)
+        means = {way: sum(x) / len(x) for way, x in logs.items()}
+        slower = [sum(math.log(us) - means[way] for way, us in x.items()) / len(x) for x in sessions]
+    return {way: math.exp(x + sum(slower) / len(slower)) for way, x in means.items()}
+
+
+def measured_again(rows: list[Row]) -> list[float]:
+    """Of each two sessions that measured a shape, the time in one of the way that was the fastest in the other, over
+    the least: how near a model comes that knows as much as a session."""
+    found, before = [], list[Row]()
+    for row in rows:
+        for other in (x for x in before if x[:2] == row[:2]):
+            both = sorted(row[2].keys() & other[2].keys(), key=lambda way: way.words)
+            for first, second in ((row[2], other[2]), (other[2], row[2])) if len(both) > 1 else ():
+                found.append(second[min(both, key=first.__getitem__)] / min(second[way] for way in both))
+        before.append(row)
+    return found
 
 
 def cost(residuals: Array) -> float:
@@ -213,7 +249,8 @@ def main() -> None:
     unseen = read(o.unseen)[1] if o.unseen.exists() else {}
     made = json.loads(o.out.read_text())
     for kind in o.kinds or [*STARTS]:
-        rows = [row for _, found in files for row in found[kind]]
+        every = [row for _, found in files for row in found[kind]]
+        again, rows = measured_again(every), merged(every)
         numbers: dict[Any, int] = {}
         place = [numbers.setdefault(shape, len(numbers)) for shape, *_ in rows]  # one shape, one fold
         about: dict[str, Any] = {"measured": [facts for facts, found in files if found[kind]]}
@@ -225,6 +262,8 @@ def main() -> None:
         about["fitted"] = said(judgement(kind, rows, known))
         if held:
             about["held back"] = said(held)
+        if again:
+            about["measured again"] = said(again)
         if unseen.get(kind):
             about["unseen"] = said(judgement(kind, unseen[kind], known))
         for name in about:

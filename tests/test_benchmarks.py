@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ncu, record, tables, warm
+from benchmarks import fit, ncu, record, tables, warm
 from pykittens.bench import host
+from pykittens.kernels import schedule
 
 WHERE = {
     "device": "NVIDIA H200",
@@ -162,3 +163,16 @@ def test_what_a_later_run_reads_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     warm.keep(tmp_path / "kept.tar")
     with tarfile.open(tmp_path / "kept.tar") as packed:
         assert sorted(packed.getnames()) == ["a/k.autotune.json", "a/k.cubin", "a/k.json"]
+
+
+def test_what_sessions_measured_again_is_one_row_with_the_mean_of_each_way() -> None:
+    """One session was slower on the whole, which is no way's: not of the one either that it alone measured."""
+    shape, machine = schedule.AttentionShape(1, 1, 1, 64, 64, 64, False), schedule.DeviceModel()
+    first, second, third = schedule.Way(), schedule.Way(stay=False), schedule.Way(consumers=1)
+    sessions = [{first: 8.0, second: 10.0}, {first: 20.0, second: 16.0, third: 18.0}]
+    rows = [(shape, machine, times) for times in sessions]
+    ((_, _, times),) = fit.merged(rows)
+    assert times[first] == pytest.approx(times[second]) == pytest.approx(160**0.5)
+    assert times[third] == pytest.approx(times[first] * 18 / 320**0.5)
+    assert fit.merged(rows[:1]) == rows[:1]
+    assert fit.measured_again(rows) == [20 / 16, 10 / 8]  # the fastest of the first in the second, and the other way
