@@ -251,7 +251,7 @@ def meet(
     members: dict[str, Any] = {"grads": pk.st(dtype, 2 * CHUNK, CHUNK), "errors": square}
     members |= {"state": halves, "dstate": halves}
     members |= {"unit": pk.sv(f32, CHUNK), "dunit": pk.sv(f32, CHUNK)} if scaled else {}
-    ring = pk.ring(2, **members)
+    ring = pk.ring(min(parts, 2), **members)
 
     def load(part: Any) -> None:
         with pk.when(part < parts), ring.fill() as slot:
@@ -304,7 +304,12 @@ def meet(
     return Met(weights, of_q, looking, writing, held, of_beta)
 
 
-@pk.kernel(warps=8, grid=lambda do, w, **_: (w.rows // CHUNK, do.depth, do.batch))
+def resident(q: Any, do: Any, **_: Any) -> int:
+    """Blocks of a multiprocessor that differentiate chunks: short rows leave registers and shared memory for two."""
+    return 2 if q.cols == do.cols == CHUNK else 1
+
+
+@pk.kernel(warps=8, grid=lambda do, w, **_: (w.rows // CHUNK, do.depth, do.batch), blocks_per_sm=resident)
 def differentiate(
     q: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
     k: Annotated[Tensor, DTYPES, "B", "G", "N", pk.static("D")],
@@ -366,7 +371,9 @@ def differentiate(
     beta, own_q, own_k = factor("beta"), factor("own_q"), factor("own_k")
     row, column = pk.row_index(weights), pk.col_index(weights)
     left = pk.where(half == 0, own_q * scale, -(beta * own_k))
-    weights[:] = weights * left * (across("beta") * across("own_k"))
+    weights[:] = weights * left
+    for name in ("beta", "own_k"):
+        weights[:] = weights * across(name)
     weights[:] = weights * pk.exp2(pk.minimum(factor("sums") - across("sums"), 0.0))
     weights[:] = pk.where(column - row < 1 - half, weights, 0.0)
     warpgroup.store(pairs[half], weights.to(dtype))
@@ -374,16 +381,18 @@ def differentiate(
     looking[:] = looking * (factor("keys") * -beta)
     writing[:] = writing * (factor("adds") * beta)
     if decays is not None:
+        warpgroup.sync()  # our half of `pairs` is there
         product = warpgroup.zeros(f32, CHUNK, CHUNK)
         for i in range(2):
             one = slot.keys.part((2 * half + i) * CHUNK, 0, CHUNK, width)
             warpgroup.mma_ABt(product, one, slot.keys.part((2 + i) * CHUNK, 0, CHUNK, width))
         warpgroup.wait(product)
-        product[:] = product * weights
-        query, key = (warpgroup.load(x).to(f32) for x in (half_q, half_k))
-        warpgroup.store(told["read"][half], product.row_sum() + query.row_dot(of_q) + key.row_dot(looking))
-        warpgroup.store(told["written"][half], key.row_dot(writing))
+        product[:] = product * warpgroup.load(pairs[half]).to(f32)
         warpgroup.store(told["columns"][half], product.col_sum())
+        seen = product.row_sum() + warpgroup.load(half_q).to(f32).row_dot(of_q)
+        key = warpgroup.load(half_k).to(f32)
+        warpgroup.store(told["read"][half], seen + key.row_dot(looking))
+        warpgroup.store(told["written"][half], key.row_dot(writing))
         warpgroup.store(told["energy"][half], met.energy)
     of_k = looking + writing
     pk.block.sync()

@@ -273,9 +273,10 @@ def _ends(dim: int, dtype: str) -> Instance:
 
 
 def _differentiate(dim: int, dtype: str, packed: bool) -> Instance | None:
-    if packed and (dim, dtype) != (128, "bf16"):
+    if packed and dtype != "bf16":
         return None
-    norm, values = dim == 64, 256 if (dim, dtype) == (64, "bf16") else dim  # four parts go through two slots
+    long = (dim, dtype, packed) == (64, "bf16", False)
+    norm, values = dim == 64, 256 if long else dim  # four parts go through two slots
     specs = specs_of(dim, dtype, packed, values)
     drawn = Later(lambda: _gradients(dim, dtype, packed, norm=norm, values=values))
     states = spec(DTYPES[dtype], (1, HEADS, len(PARTS[packed]) * values, dim))
@@ -381,6 +382,7 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "STG"),
+        spilled=88,  # at d 64, of which two blocks share a multiprocessor
     ),
     Shipped(
         name="gated_delta_rule_step",
