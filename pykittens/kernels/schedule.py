@@ -202,19 +202,30 @@ class AttentionShape(NamedTuple):
             steps = np.ceil((-(-ends // way.keys) - begins // way.keys) / way.splits)
             each = tile + step * steps + masked * ((right is not None) + (self.left is not None))
             if way.stay and self.left is not None:  # tiles in the order of their rows
-                busiest = max(each.max(), -(-jobs // slots) * each.mean())
-            elif way.stay:  # `pk.triangle`: pairs of which an odd number's last is half empty
-                pairs = -(-count // 2)
-                pair = each[-1] + (each[0] if count % 2 == 0 else tile + step)
-                busiest = -(-pairs * heads // slots) * pair
-            elif jobs <= slots:
-                busiest = each.max()
-            else:
+                busiest = in_turn(each, jobs, slots)
+            elif way.stay:  # `pk.triangle`: pairs of a long tile and a short one; an odd number's middle one is alone
+                short = np.arange(-(-count // 2))
+                pairs = each[count - 1 - short] + np.where(2 * short + 1 < count, each[short], tile + step)
+                busiest = in_turn(pairs, len(pairs) * heads, slots)
+            else:  # the longest first: no block has more tiles than the others but one
                 busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * each[0])
+                busiest = min(busiest, -(-jobs // slots) * each.max())
         queries = self.batch * self.heads * self.n * self.dim
         moved = 4 * (queries + self.batch * self.shared * self.m * self.dim) / 1e6  # MB
         merging = merge + 8e-6 * way.splits * queries / parts if way.splits > 1 else 0.0
         return launch + math.hypot(busiest, moved / (bandwidth * machine.bandwidth)) + merging
+
+
+def in_turn(times: Any, count: int, blocks: int) -> float:
+    """What the busiest of so many blocks has of a count of tiles that they take in turn, whose times repeat."""
+    period, block = len(times), np.arange(min(blocks, count))
+    rounds = (count - 1) // blocks  # and the last one, which some blocks have
+    apart = math.gcd(blocks, period)
+    cycles, more = divmod(rounds, period // apart)
+    busy = cycles * times.reshape(-1, apart).sum(0)[block % apart]
+    busy = busy + times[(block[:, None] + blocks * np.arange(more)) % period].sum(1)
+    last = rounds * blocks + block
+    return float((busy + np.where(last < count, times[last % period], 0.0)).max())
 
 
 def straddling(stride: int) -> float:

@@ -101,6 +101,32 @@ def test_windows_run_as_the_model_chooses(n: int, left: int, consumers: int) -> 
     assert (way.consumers, way.stay) == (consumers, consumers == 2)
 
 
+@pytest.mark.parametrize("period", [1, 2, 33, 40])
+@pytest.mark.parametrize("heads", [1, 3, 88])
+@pytest.mark.parametrize("blocks", [1, 7, 132])
+def test_the_busiest_of_blocks_that_take_tiles_in_turn(period: int, heads: int, blocks: int) -> None:
+    """132 blocks and 33 pairs: each block has always the same pair."""
+    times, count = np.random.default_rng(period).random(period), period * heads
+    sums = [sum(times[i % period] for i in range(first, count, blocks)) for first in range(min(blocks, count))]
+    assert schedule.in_turn(times, count, blocks) == pytest.approx(max(sums))
+
+
+@pytest.mark.parametrize(("n", "m"), [(188, 19463), (276, 1187), (2304, 2304), (5000, 400)])
+def test_causal_tiles_take_what_their_blocks_have(n: int, m: int) -> None:
+    """Blocks that stay have pairs of tiles, of which none has more keys than all: one of few queries has two tiles with
+    nearly all of them."""
+    known = schedule.constants()["attention"]["64"]
+    way = schedule.ways(64)[0]
+    launch, tile, step, masked = known[way.name]
+    one = AttentionShape(1, 1, 1, n, m, 64, True).microseconds(way, known[way.name], known["all"], DeviceModel())
+    counts = [-(-max(min((i + 1) * 128 + m - n, m), 1) // 128) for i in range(-(-n // 128))]
+    pair = max(
+        sum(tile + masked + step * x for x in {i: counts[i], len(counts) - 1 - i: counts[-1 - i]}.values())
+        for i in range(len(counts))
+    )
+    assert launch + pair <= one <= 1.1 * (launch + pair) + tile + step + 1
+
+
 def test_memory_that_is_faster_takes_less() -> None:
     shape = Multiply(64, 8192, 8192)
     assert (
