@@ -397,9 +397,12 @@ def _stream(config: Rows, inputs: Any, weights: Any, part: Any, place: Any, rows
                     pk.tma.load(to, w, (0, 0, 0, part), loaded)
                 for row in rows_of(t, True):
                     with ring.fill() as slot:
+                        at, wanted = (0, 0, row, part), None
+                        if config.shifted:  # what lies before and behind the row may be gradients by now
+                            at = pk.at(0, begin(row)[0] + part * config.cols)
+                            wanted = row * config.n, (row + 1) * config.n
                         for i, x in enumerate(inputs):
-                            at = pk.at(0, begin(row)[0] + part * config.cols) if config.shifted else (0, 0, row, part)
-                            pk.tma.load(getattr(slot, f"x{i}"), x, at)
+                            pk.tma.load(getattr(slot, f"x{i}"), x, at, columns=wanted)
 
     def tiles(t: int, ring: Any) -> Iterator[Mine]:
         if kept:

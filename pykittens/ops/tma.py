@@ -116,6 +116,17 @@ def check_first(m: NumpyMachine, place: Place) -> None:
             )
 
 
+def unknown_outside(m: NumpyMachine, place: Place, values: np.ndarray) -> np.ndarray:
+    """NaN, or the largest integer, in the columns that a load is not kept to: hardware brings whatever lies there."""
+    assert place.columns is not None
+    first, begin, end = (
+        np.reshape(m.unit_scalar(x), (-1, *[1] * len(place.shape))) for x in (place.first[3], *place.columns)
+    )
+    col, dtype = first + np.arange(place.cols), place.type.dtype
+    unknown = np.nan if dtype.kind == "f" else np.iinfo(dtype.numpy).max
+    return np.where((col < begin) | (col >= end), np.asarray(unknown, dtype.numpy), values)
+
+
 def write_copies(
     c: CudaWriter, shared: Value, place: Place, outside: bool, write: Callable[[TensorMapSpec, str, str, int], None]
 ) -> None:
@@ -274,7 +285,8 @@ class TmaLoad(Op):
 
     def numpy(self, m: NumpyMachine) -> None:
         check_first(m, self.source)
-        m.write(self.target, m.read(self.source))
+        values = m.read(self.source)
+        m.write(self.target, unknown_outside(m, self.source, values) if self.source.columns else values)
 
     def effects(self) -> tuple[Effect, ...]:
         return (

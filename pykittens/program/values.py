@@ -54,9 +54,9 @@ class Place:
 
     `first` is (batch, depth, row, col). What lies past the end of rows or columns reads as zero
     and is not written; so do rows (of a run: elements) before or behind those of `within`, where it is given: (first,
-    end). Coordinates along it may be negative then. `columns` keeps stores of coalesced tiles to columns in
-    the same way. A column vector of i32 as the row gathers: row i is row `vector[i]` of the tensor, and one that
-    does not exist (negative, too) reads as zero and is not written.
+    end). Coordinates along it may be negative then. `columns` keeps stores of coalesced tiles to columns in the same
+    way; what a copy by TMA reads outside of them is unknown. A column vector of i32 as the row gathers: row i is row
+    `vector[i]` of the tensor, and one that does not exist (negative, too) reads as zero and is not written.
     """
 
     tensor: Value

@@ -117,7 +117,10 @@ class Machine(GangRegisters):
         In place of the row stands a tuple of rows where they are gathered.
         """
         all_rows = (0, 2**31 - 1)
-        kept = (*(place.within or all_rows), *place.columns) if place.columns else place.within or ()
+        if len(place.shape) == 1:  # a run has columns only
+            kept = place.columns or place.within or ()
+        else:
+            kept = (*(place.within or all_rows), *place.columns) if place.columns else place.within or ()
         if place.gathered is not None:
             return self._gathered_corners(place, place.gathered)
         first = [self.unit_scalar(x) for x in (*place.first, *kept)]

@@ -63,6 +63,7 @@ class Tma:
         hint: str | None = None,
         multicast: Operand | None = None,
         within: tuple[Operand, Operand] | None = None,
+        columns: tuple[Operand, Operand] | None = None,
     ) -> None:
         """The rectangle of tensor `source` at `coordinate` into the shared tile `target`, paid to `barrier` (by default
         the tile's ring slot's) when it has landed.
@@ -70,6 +71,8 @@ class Tma:
         Outside a ring the barrier must expect the bytes: see `expect`. `hint`: evict_first, evict_last. `multicast`:
         a mask of blocks of the cluster that all receive the tile at the same place. `within`: (first, end) of the rows
         of the tensor that the rectangle is kept to: from `end` on zeros are loaded. It may not begin before `first`.
+        `columns`: (first, end) of the columns whose elements are wanted. In others whatever lies there is loaded, while
+        somebody may write it, too; on the simulator that is NaN, or the largest integer.
 
         TMA takes tensors that begin, and whose rows begin, at multiples of 16 bytes: others go by `load_async`.
 
@@ -82,7 +85,7 @@ class Tma:
                 fix="load a ring's slot, or pass a barrier from pk.barrier()",
             )
         _check_target(target)
-        where = place(source, coordinate, target.shape, within)
+        where = place(source, coordinate, target.shape, within, columns)
         record(tma_ops.TmaLoad(self._scope, target, where, barrier, hint, multicast))
 
     def share(self, target: Shared, source: Tensor, coordinate: Any, *, hint: str | None = None) -> None:

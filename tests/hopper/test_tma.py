@@ -165,6 +165,32 @@ def test_boxes_behind_the_last_column() -> None:
     assert re.findall(asked, kept("C").cuda(x, y, 20)) == [("load", "5"), ("store", "5")]
 
 
+@pytest.mark.parametrize("dtype", [f32, i32], ids=str)
+def test_columns_that_nobody_wants(dtype: DType) -> None:
+    """Others may write them meanwhile: two blocks double their parts of one run. On the simulator they are unknown."""
+
+    @pk.kernel(warps=1, grid=2)
+    def double(x: pk.gl(dtype, 1, 64), seen: pk.gl(dtype, "R", 64), *, kept: bool) -> None:
+        gate, run, i = pk.barrier(), pk.shared(pk.sv(dtype, 64)), pk.block_index.x
+        part = (i * 29, i * 29 + 29)
+        pk.tma.expect(gate, run)
+        pk.tma.load(run, x, (0, 0), gate, columns=part if kept else None)
+        pk.wait(gate, 0)
+        tile = warp.load(run, layout=pk.coalesced(32, 2))
+        warp.store(seen, tile, (i, 0))
+        warp.store(x, tile + tile, (0, 0), columns=part)
+
+    x = np.arange(64).astype(dtype.numpy)[None]
+    seen, before = np.zeros((2, 64), dtype.numpy), x.copy()
+    assert double.simulate(x, seen, kept=True).clean
+    inside = np.arange(64) < 58
+    assert (x == before * np.where(inside, 2, 1)).all()
+    unknown = np.isnan(seen) if dtype is f32 else seen == np.iinfo(np.int32).max
+    assert (unknown == [[not i * 29 <= c < i * 29 + 29 for c in range(64)] for i in range(2)]).all()
+    with pytest.raises(pk.RaceError):
+        double.simulate(x, seen, kept=False)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not driver.available(), reason="no GPU")
 @pytest.mark.parametrize("cols", [64, 72, 168])

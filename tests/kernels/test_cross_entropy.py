@@ -93,7 +93,16 @@ def test_long_rows_are_drawn(n: int) -> None:
     x, targets = inputs(13, n, BF16)
     targets[3] = -100
     check(x, targets)
-    check(x, targets, in_place=n % 8 == 0, reduction="none")
+    check(x, targets, in_place=True, reduction="none")
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("dtype", [BF16, np.float32], ids=str)
+@pytest.mark.parametrize("n", [5003, 9001, 50257])
+def test_rows_that_begin_anywhere_in_place(n: int, dtype: Any) -> None:
+    """The tile of a row has ends of its neighbours, which may be gradients by then."""
+    x, targets = inputs(5, n, dtype)
+    check(x, targets, in_place=True)
 
 
 def test_strided_logits_and_vocabularies_that_begin_anywhere() -> None:
