@@ -153,7 +153,8 @@ class Shape(NamedTuple):
             at_once = min(self.batch * self.shared * parts, max(LINES // max(self.n * self.width, 1), 1))
             step *= math.hypot(1, apart * at_once * many * self.n * self.width / LINES)
         each = start + step * many * np.ceil(self.steps / way.queries)
-        tiles, heads = each.sum(), self.batch * self.shared * parts
+        mean = start + step * self.group / way.heads * self.steps / way.queries  # of parts that may differ by one
+        tiles, heads = mean.sum(), self.batch * self.shared * parts
         jobs = len(each) * heads
         if jobs <= slots or not self.causal:
             time = -(-jobs // slots) * each.max(initial=0.0)
