@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 from typing import Any
 
 from ..architectures import FEATURES, Architecture, having
@@ -62,6 +63,14 @@ class TextBase:
     def scalar(self, x: Operand, dtype: DType | None = None) -> str:
         """A scalar operand as a C expression; a Python number as a literal of `dtype`."""
         return self[x] if isinstance(x, Value) else literal(x, dtype or i32)
+
+    @cached_property
+    def _mentioned(self) -> set[Value]:
+        return {value for op in self.program.walk() for value in op.operands()}
+
+    def used(self, value: Value) -> bool:
+        """Whether any operation takes a value."""
+        return value in self._mentioned
 
     def has(self, feature: str) -> bool:
         """Whether the architecture has a feature, one of `architectures.FEATURES`."""

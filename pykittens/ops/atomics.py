@@ -172,8 +172,10 @@ class Atomic(Op):
             return
         if self.order in RELEASES:
             c.line("__syncwarp();")
-        c.line(f"{dtype.c} {old} = 0; if (lane == 0) {text}")
-        c.define(self.result, f"__shfl_sync(0xffffffffu, {old}, 0)")
+        wanted = c.used(self.result)  # else nobody waits for it
+        c.line(f"{'' if wanted else '[[maybe_unused]] '}{dtype.c} {old} = 0; if (lane == 0) {text}")
+        if wanted:
+            c.define(self.result, f"__shfl_sync(0xffffffffu, {old}, 0)")
         if self.order in ACQUIRES:
             c.line("__syncwarp();")
 

@@ -68,6 +68,9 @@ class CudaWriter(Protocol):
     def prelude(self, text: str, authored: bool = False) -> None:
         """Adds text that stands once before the kernel; `authored`: the kernel's author wrote it."""
 
+    def used(self, value: Value) -> bool:
+        """Whether any operation takes a value."""
+
     def scalar(self, x: Operand, dtype: DType | None = None) -> str:
         """A scalar operand as an expression; a Python number as a literal of `dtype`."""
 
@@ -94,6 +97,9 @@ class CudaWriter(Protocol):
 
     def pair_from_memory(self, text: str, memory: DType, held: DType) -> str:
         """Two 8-bit floats, as they lie in memory, as a word of two 16-bit floats: both converted at once."""
+
+    def pairs_from_memory(self, text: str, memory: DType, low: str, high: str) -> str:
+        """A statement: two words of two f16 become the four 8-bit floats of a word."""
 
     def moved(self, x: Value, register: Any) -> str:
         """The element in register number `register`, to be moved as it is: a 16-bit float as u16."""
