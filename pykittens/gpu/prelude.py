@@ -54,10 +54,18 @@ __device__ __forceinline__ u32 pk_f16_of_e4m3x2(u16 x) {
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(x));
   return r;
 }
+__device__ __forceinline__ void pk_f16_of_e4m3x4(u32 x, u32& low, u32& high) {
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
+      : "=r"(low), "=r"(high) : "r"(x));
+}
 __device__ __forceinline__ u32 pk_f16_of_e5m2x2(u16 x) {
   u32 r;
   asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(r) : "h"(x));
   return r;
+}
+__device__ __forceinline__ void pk_f16_of_e5m2x4(u32 x, u32& low, u32& high) {
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e5m2x2 %0, l; cvt.rn.f16x2.e5m2x2 %1, h; }"
+      : "=r"(low), "=r"(high) : "r"(x));
 }
 __device__ __forceinline__ u32 pk_bf16_of_f16(u32 x) {
   return pk_pack_bf16(pk_f16_float((u16)x), pk_f16_float((u16)(x >> 16)));

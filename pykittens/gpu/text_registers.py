@@ -115,6 +115,12 @@ class RegisterText(TextBase):
         both = f"pk_f16_of_{memory}x2({text})"
         return both if held.name == "f16" else f"pk_bf16_of_f16({both})"
 
+    def pairs_from_memory(self, text: str, memory: DType, low: str, high: str) -> str:
+        """A statement: two words of two f16 become the four 8-bit floats of a word. The compiler takes its upper half
+        without a shift."""
+        self._need_fp8()
+        return f"pk_f16_of_{memory}x4({text}, {low}, {high});"
+
     def moved(self, x: Value, register: Any) -> str:
         """The element in register number `register`, to be moved as it is: a 16-bit float as u16."""
         packed = x.type.dtype.packed  # type: ignore[union-attr]

@@ -70,9 +70,8 @@ class LoadPairs(Op):
         c.line(f"PK_UNROLL for (int b = 0; b < {blocks}; b++) PK_UNROLL for (int s = 0; s < {steps}; s++) {{")
         c.line(f"u32 v[4]; pk_ldmatrix{'_trans' if self.layout == 'col' else ''}(v, {address});")
         c.line("PK_UNROLL for (int i = 0; i < 4; i++) {")
-        c.line("const u32 parted = __byte_perm(v[i], 0, 0x3120);")
-        for name, half in ((even, "(u16)parted"), (odd, "(u16)(parted >> 16)")):
-            c.line(f"{name}[(b * {steps} + s) * 4 + i] = {c.pair_from_memory(half, source.dtype, f16)};")
+        low, high = (f"{name}[(b * {steps} + s) * 4 + i]" for name in (even, odd))
+        c.line(c.pairs_from_memory("__byte_perm(v[i], 0, 0x3120)", source.dtype, low, high))
         c.line("} }")
 
     @classmethod
