@@ -30,8 +30,9 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, bf16, e4m3, f16, f32, i32, warp
+from pykittens import Scalar, Tensor, bf16, e4m3, f16, f32, i32, i64, warp
 
+from ..trace.shares import OF_ITEM, open_counter
 from ..trace.softmax_parts import merged
 from ..trace.unpacking import Unpacked
 from .reference import attention
@@ -46,11 +47,11 @@ HALF = (bf16, f16)
 
 
 @pk.kernel(grid=lambda arrived, **_: pk.cdiv(arrived.cols, 128))
-def clear(arrived: Annotated[Tensor, i32, "I"], *, dependent: bool = True) -> None:
-    """Zeros before `attend`, which begins at the same time."""
+def clear(arrived: Annotated[Tensor, i64, "I"], *, dependent: bool = True) -> None:
+    """Counters of nothing before `attend` with `fixed`, which begins at the same time."""
     if dependent:
         pk.launch_next()
-    pk.block.store(arrived, pk.block.full_vec(i32, 128, 0), pk.block_index.x)
+    pk.block.store(arrived, pk.block.full_vec(i64, 128, OF_ITEM.nothing), pk.block_index.x)
 
 
 @pk.kernel(
@@ -67,7 +68,7 @@ def attend(
     scale: Annotated[Scalar, f32],
     parts: Annotated[Tensor, f32, "S", "L", pk.static("WIDE")],
     logs: Annotated[Tensor, f32, "S", 2, "L"],
-    arrived: Annotated[Tensor, i32, "I"],
+    arrived: Annotated[Tensor, i64, "I"],
     lse: Annotated[Tensor, f32, "B", "G", "R"] | None = None,
     page_table: Annotated[Tensor, i32, "B", "T"] | None = None,
     left: Annotated[Scalar, i32] | None = None,
@@ -88,12 +89,12 @@ def attend(
     processors: int = 1,
     most: int = 128,
     across: int = 1,
-    dependent: bool = True,
+    dependent: bool = False,
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v on the first `lengths` keys; query i of n stands at key i + length - n.
 
-    `parts`, `logs`: scratch memory, two places for each block or one for each unit; `arrived`: a zero for each item, by
-    the kernel before (`dependent`: which may still run). causal, `left`, ..., `sinks`: see `attention_hopper`.
+    `parts`, `logs`: scratch memory, two places for each block or one for each unit; `arrived`: too, a word for each
+    block; with `fixed` for each item, by `clear` (`dependent`: it may still run). causal, ..., sinks: as in attention.
     fixed: tiles of a part; 0 cuts shares anywhere. most: what the batch is at most. across: tiles of rows.
     """
     (d, wide), group, warps = widths(q.cols, v.cols), pk.group(rows // 16), groups * rows // 16
@@ -115,6 +116,8 @@ def attend(
         count = pk.cdiv(end - begin, fixed or 1)
         warp.store(units, count)
         warp.store(ends, pk.where(pk.iota(count) < q.batch, count * items, 0).cumsum())
+    if not fixed:
+        open_counter(arrived, warps - 1)
     pk.block.sync()
     shares = pk.shares(units, ends, q.batch, items, single=bool(fixed), blocks=processors)
     ring = [pk.shared(pk.st(k.dtype, each, width), count=stages * groups, name="ring") for width in (d, wide)]
@@ -148,9 +151,9 @@ def attend(
         tile.set(tile + 1)
         filled.set(pk.where(filled == stages - 1, 0, filled + 1))
 
-    slices = max(x for x in range(1, groups + 1) if wide % (16 * x) == 0)  # of columns, that groups add up
-    cols = wide // slices
     operand = Unpacked(group, groups, pk.st(f16 if k.dtype is e4m3 else q.dtype, each, d), k.dtype)
+    slices = max(x for x in range(1, groups + 1) if wide % (operand.least * x) == 0)  # of columns, that groups add up
+    cols = wide // slices
     queries = pk.shared(pk.st(q.dtype, rows, d), name="queries")
     peaks, sums = (pk.shared(pk.sv(f32, rows), count=max(groups, 2), name=name) for name in ("peaks", "sums"))
     others = pk.shared(pk.sv(f32, rows * cols), count=max(groups * slices, 2), name="others")
@@ -169,8 +172,9 @@ def attend(
             group.store(others[mine * slices + i], x.registers())
         pk.block.sync()
         held = [others[i * slices + pk.minimum(mine, slices - 1)] for i in range(groups)]
-        outputs = [group.load_vec(x).tile(rows, cols) for x in held]
-        return merged([(group.load_col(peaks[i]), group.load_col(sums[i]), x) for i, x in enumerate(outputs)])
+        tiles = [group.load_vec(x).tile(rows, cols, layout=operand.layout) for x in held]
+        tops, totals = ([group.load_col(x[i], layout=operand.layout) for i in range(groups)] for x in (peaks, sums))
+        return merged(list(zip(tops, totals, tiles, strict=True)))
 
     def write(scope: Any, found: Any, batch: Any, head: Any, row: Any, col: Any = 0) -> None:
         """The result of rows, and its log-sum-exp: by groups those of a tile, by a warp one."""
@@ -229,8 +233,7 @@ def attend(
         peak[:], total[:] = LOWEST, 0.0
         for x in out:
             x[:] = 0.0
-        stands = keys_seen - n  # the first query's key
-        c = (unit if softcap is None else softcap) * LOG2E
+        stands, c = keys_seen - n, (unit if softcap is None else softcap) * LOG2E  # `stands`: the first query's key
         for t in pk.range(*tiles_of(part)):
             group.wait_loads(stages - 2)
             group.sync()
@@ -239,14 +242,12 @@ def attend(
             operand.mm_ABt(score, query, ring[0][slot])
             score[:] = (score if softcap is None else squashed(score, unit / softcap)) * c
             clear = key + each <= (keys_seen if side is None else pk.minimum(stands + side + 1, keys_seen))
-            if left is not None:
-                clear = clear & (key >= keys_seen - 1 - left)
+            clear = clear & (left is None or key >= keys_seen - 1 - left)
             with pk.when(~clear):
                 stand = (pk.row_index(score) + place[2]) % n + stands
                 at = pk.minimum(stand + side, keys_seen - 1) if side is not None else keys_seen - 1
                 visible = pk.col_index(score) <= at - key
-                if left is not None:
-                    visible = visible & (pk.col_index(score) >= stand - left - key)
+                visible = visible if left is None else visible & (pk.col_index(score) >= stand - left - key)
                 score[:] = pk.where(visible, score, -pk.inf)
             highest = pk.maximum(peak, score.row_max())
             weight, shrink = pk.exp2(score - highest), pk.exp2(peak - highest)
@@ -264,7 +265,7 @@ def attend(
             with pk.when(mine == 0):
                 group.store(logs, found[0], pk.at(at, 0, 0))
                 group.store(logs, found[1], pk.at(at, 1, 0))
-            add_up(begin, shares.pieces(part), *shares.deal(part, arrived, part.group * items + part.item), *place)
+            add_up(begin, shares.pieces(part), *shares.deal(part, arrived), *place)
 
 
 def reference(

@@ -124,9 +124,11 @@ class Attend:
         held = min(cut.rows, rows)
         parts = arrays.empty(info.kind, (places, held, widths(q.shape[3], v.shape[3])[1]), "f32", device)
         logs = arrays.empty(info.kind, (places, 2, held), "f32", device)
-        arrived = arrays.empty(info.kind, (batch * heads * tiles,), "i32", device)
-        dependent = "dependent launch" in machine_of(device).features
-        attention_cached.clear(arrived, dependent=dependent)
+        count = batch * heads * tiles if fixed else processors
+        arrived = View(arrays.empty(info.kind, (count, 2), "i32", device), (count,), (1,), dtype="i64")
+        dependent = bool(fixed) and "dependent launch" in machine_of(device).features
+        if fixed:
+            attention_cached.clear(arrived, dependent=dependent)
         attention_cached.attend(
             q,
             k,

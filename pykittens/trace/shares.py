@@ -20,17 +20,56 @@ from typing import Any, NamedTuple
 
 from ..errors import TypeRuleError
 from ..program import Operand
-from ..types import SharedVector, i32
+from ..types import SharedVector, i32, i64, u32
 from .elementwise import maximum, minimum, where
 from .flow import break_if, loop, otherwise, when
 from .functions import assert_
 from .memory import Shared, Tensor, shared
-from .memory_order import atomic_add, atomic_cas
-from .scalar import block_index, cdiv, grid_size, var
+from .memory_order import atomic_add, atomic_cas, atomic_exch
+from .scalar import block_index, cast, cdiv, grid_size, var
 from .scopes import block, warp
 
 PATIENCE = 64  # looks at what has arrived, of which each takes 0.7 us on an H200
-_LEFT = _NONE = 1 << 30  # of a number of parts: somebody has not waited; of a piece of work: there is none
+_NONE = 1 << 30  # of a piece of work: there is none
+_TAG = 0x3A9D4F6E35C1  # of 46 bits
+
+
+class _Counter(NamedTuple):
+    """How a word of 64 bits counts parts: the low `bits` are their number, and whether somebody has not waited; those
+    above are a tag while it counts, which other memory holds by chance once in 2**(64 - bits) times."""
+
+    bits: int
+
+    @property
+    def nothing(self) -> int:
+        return _TAG >> self.bits - 16 << self.bits
+
+    @property
+    def left(self) -> int:
+        return 1 << self.bits - 1
+
+    def closed(self, word: Any) -> Any:
+        """Whether it does not count: all parts have come, or it has not begun."""
+        return word >> self.bits != _TAG >> self.bits - 16
+
+    def counted(self, word: Any) -> Any:
+        return cast(word & (self.left - 1), i32)
+
+
+OF_BLOCK, OF_ITEM = _Counter(16), _Counter(32)  # of an item there are more parts than blocks
+
+
+def open_counter(arrived: Tensor, who: int) -> None:
+    """Lets the counter of this block begin, whatever its memory holds: warp `who` does it. All warps call it, as early
+    as they like."""
+    with when(warp.index == who):
+        _open(arrived, block_index.x)
+
+
+def _open(arrived: Tensor, at: Operand) -> None:
+    found = arrived.load(at, order="relaxed")
+    with when(OF_BLOCK.closed(found)):
+        atomic_cas(arrived, at, found, OF_BLOCK.nothing, by=warp)
 
 
 class SharePart(NamedTuple):
@@ -106,7 +145,7 @@ class Shares:
             with otherwise():
                 high.set(middle)
         before = where(low > 0, ends[maximum(low - 1, 0)], 0)
-        item = (self.first - before) // maximum(units[low], 1)
+        item = _over(self.first - before, maximum(units[low], 1))
         self.found = low + 0, item, before + item * units[low]
 
     def walk(self) -> ShareWalk:
@@ -132,32 +171,46 @@ class Shares:
         ends = part.start + part.begin + part.taken == self.first + self.share
         return where(ends, block_index.x - before, count), count
 
-    def deal(self, part: SharePart, arrived: Tensor, at: Operand) -> tuple[Any, Any]:
+    def counter(self, part: SharePart) -> Any:
+        """Where the parts of the item are counted: with the block whose share it begins in, as no other that is cut.
+        (`single`: by itself.)"""
+        return part.group * self.items + part.item if self.single else part.start // self.share
+
+    def deal(self, part: SharePart, arrived: Tensor) -> tuple[Any, Any]:
         """What this block has left of its part of an item, in global memory, is known to others from here on; which of
         the pieces of work that remain, when all parts are there, this block has: the first one's number, and how much
         more the next one's is. Where it has none the first number is 2**30.
 
-        arrived: a tensor of int32; `at`: an element that is 0 before the launch and used for this item alone. The
-        item's `helpers` wait for all parts, if it does not take too long; if one has not waited, or there are none,
-        whoever comes last has all pieces. So nothing depends on how many blocks run at a time. All warps of the block
-        call it.
+        arrived: a tensor of int64, of any numbers, one for each block, which has called `open_counter`; or (`single`)
+        one for each item, which are `OF_ITEM.nothing`. The item's `helpers` wait for all parts, if it does not take too
+        long; if one has not waited, or there are none, whoever comes last has all pieces. So nothing depends on how
+        many blocks run at a time. All warps of the block call it.
         """
-        rank, helpers = self.helpers(part)
-        count, found = self.pieces(part), shared(SharedVector(i32, 4), name="dealt")
+        (rank, helpers), word = self.helpers(part), OF_ITEM if self.single else OF_BLOCK
+        at, count, found = self.counter(part), self.pieces(part), shared(SharedVector(i32, 4), name="dealt")
         block.sync()
         with when(warp.index == 0):
-            seen = var(i32, atomic_add(arrived, at, 1, order="acq_rel", by=warp) + 1)
-            last, looks, waits = seen % _LEFT == count, var(i32, 0), var(i32, where(rank < helpers, 1, 0))
+            seen = var(i64, 0)
             for _ in loop():
-                break_if((seen % _LEFT == count) | (waits == 0))
+                seen.set(atomic_add(arrived, at, 1, order="acq_rel", by=warp) + 1)
+                break_if(True if self.single else ~word.closed(seen))
+                if not self.single:  # the block whose counter it is has not begun: who comes first opens it
+                    _open(arrived, at)
+            last, looks, waits = word.counted(seen) == count, var(i32, 0), var(i32, where(rank < helpers, 1, 0))
+            for _ in loop():
+                there = word.counted(seen) == count
+                break_if((there if self.single else there | word.closed(seen)) | (waits == 0))
                 with when(looks < PATIENCE):
                     seen.set(arrived.load(at))
                     looks.set(looks + 1)
                 with otherwise():  # says so in one step, unless somebody has come since: then it looks again
-                    said = atomic_cas(arrived, at, seen, seen | _LEFT, by=warp) == seen
+                    said = atomic_cas(arrived, at, seen, seen | word.left, by=warp) == seen
                     waits.set(where(said, 0, 1))
                     looks.set(0)
-            alone = (seen >= _LEFT) | (helpers == 0)
+            alone = ((seen & word.left) != 0) | (helpers == 0)
+            if not self.single:
+                with when(where(alone, last, (waits == 1) & (rank == 0))):  # for who uses this memory next
+                    atomic_exch(arrived, at, seen & word.left, by=warp)
             warp.set(found, 0, where(where(alone, last, waits == 1), where(alone, 0, rank), _NONE))
             warp.set(found, 1, where(alone, 1, helpers))
         block.sync()
@@ -171,12 +224,20 @@ class Shares:
         return number + (part.start if self.single else 2 * (part.start // self.share))
 
 
+def _over(a: Any, b: Any) -> Any:
+    """a // b of what is not negative: in half of the instructions that signs take."""
+    return cast(cast(a, u32) // cast(b, u32), i32)
+
+
 def _meeting(each: Any, line: Any, units: Any, count: Operand) -> Any:
     """A share of a line of `count` items, of `each` units or a sixteenth more: where all items have as many units as
     the first, it may end where items do, and fewer are cut."""
-    pieces = maximum(units // maximum(each, 1), 1)
-    longer = where(each > units, cdiv(each, maximum(units, 1)) * units, units // pieces)
-    meets = (units > 0) & (line == units * count) & (units % pieces == 0) & (longer * 16 <= each * 17)
+    units = maximum(units, 1)
+    whole = each > units
+    pieces = maximum(_over(units, maximum(each, 1)), 1)
+    found = _over(where(whole, each + units - 1, units), where(whole, units, pieces))  # items of a share, or its units
+    longer = where(whole, found * units, found)
+    meets = (line == units * count) & (whole | (found * pieces == units)) & (longer * 16 <= each * 17)
     return where(meets, longer, each)
 
 

@@ -68,12 +68,24 @@ class Unpacked:
             x *= factor
             self.group.mma_AB(x, a, y)
 
+    @property
+    def least(self) -> int:
+        """Columns of a slice of `joined`."""
+        return 16 * self.halves
+
+    @property
+    def layout(self) -> Any:
+        """That of `joined`."""
+        return PAIRS if self.halves == 2 else "row"
+
     def joined(self, results: list[Any], cols: int) -> list[Any]:
-        """What was multiplied with each half of a tile's columns, put together, in slices of `cols` columns."""
-        x = results[0]
-        if self.halves == 2:
-            x = join_pairs(*(x.swap_layout(Coalesced(4, 2)) for x in results)).swap_layout("row")
-        return [x[:, i : i + cols] for i in range(0, x.cols, cols)]
+        """What was multiplied with each half of a tile's columns, put together, in slices of `cols` columns, a multiple
+        of `least`. Nothing moves."""
+        own = cols // self.halves
+        slices = [[x[:, i : i + own] for x in results] for i in range(0, results[0].cols, own)]
+        if self.halves == 1:
+            return [x for (x,) in slices]
+        return [join_pairs(*(x.swap_layout(Coalesced(4, 2)) for x in both)) for both in slices]
 
     def __call__(self, tile: Any, layout: Any) -> tuple[Any, ...]:
         """The tile in 16 bits, one operand for each half; its columns are a multiple of 32. layout: of registers, as

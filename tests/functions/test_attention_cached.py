@@ -12,7 +12,7 @@ import pytest
 import pykittens as pk
 from pykittens.architectures import ARCHITECTURES
 from pykittens.errors import ArgumentError, KernelAssertionError
-from pykittens.kernels import decoding
+from pykittens.kernels import attention_cached, decoding
 from pykittens.kernels.attention import scores
 from pykittens.kernels.attention_cached import reference
 from pykittens.kernels.widths import widths
@@ -233,6 +233,29 @@ def test_blocks_add_up_together(patience: int, monkeypatch: pytest.MonkeyPatch) 
     call.kernel(*call.operands, **call.statics)
     c.check(out)
     np.testing.assert_allclose(lse, pk.attention_cached(*c.operands, return_lse=True, **c.settings)[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("late", (False, True))
+def test_counters_begin_in_any_memory(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever lies there, and what launches before have left. late: no block has opened its own when others come."""
+    if late:
+        monkeypatch.setattr(attention_cached, "open_counter", lambda arrived, who: None)
+    words = np.random.default_rng(0).integers(0, 2**62, 5)
+    empty = decoding.arrays.empty
+
+    def kept(kind: str, shape: tuple[int, ...], dtype: str, device: int | None = None) -> Any:
+        return words.view(np.int32).reshape(shape) if dtype == "i32" else empty(kind, shape, dtype, device)
+
+    monkeypatch.setattr(decoding.arrays, "empty", kept)
+    told = scores(64, True, *[None] * 4)
+    for lengths in ((130, 40), (90, 130), (20, 1)):
+        c = Case(lengths, heads=(3, 1), capacity=130)
+        out = np.full(c.q.shape, np.nan, BF16)
+        operands = (c.q, c.k, c.v, c.lengths, c.table, None, (None, None), out, None, told, None)
+        call = decoding.call(*operands, groups=2, each=16, stages=2 + late, processors=5)
+        call.kernel(*call.operands, **call.statics)
+        c.check(out)
+        assert all(shares.OF_BLOCK.closed(x) or x == shares.OF_BLOCK.nothing for x in words.tolist()) or late
 
 
 def test_tiles_of_small_gpus() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from ...architectures import ARCHITECTURES
 from ...call.arguments import spec
-from ...types import bf16, e4m3, f32, i32
+from ...trace import shares
+from ...types import bf16, e4m3, f32, i32, i64
 from .. import attention_cached, cache_append, rotary
 from ..catalog import Array, Instance, Shipped
 from ..decoding import cut
@@ -47,17 +48,19 @@ def _cached(
         "scale": dim**-0.5,
         "parts": spec(f32, (places, min(rows, how.rows), widths(dim, dim)[1])),
         "logs": spec(f32, (places, 2, min(rows, how.rows))),
-        "arrived": spec(i32, (batch * across,)),
+        "arrived": spec(i64, (batch * across if fixed else processors,)),
         **({"page_table": spec(i32, table.shape)} if table is not None else {}),
         **given,
     }
-    values = {"lengths": np.array(LENGTHS), "arrived": np.zeros(batch * across)}
+    values = {"lengths": np.array(LENGTHS)}
+    values |= {"arrived": np.full(batch * across, shares.OF_ITEM.nothing)} if fixed else {}
     values |= {} if table is None else {"page_table": table}
     causal = "right" not in given
     statics = {
         "n": n,
         "page": PAGE if pages else 0,
         "fixed": fixed,
+        "dependent": bool(fixed),
         "processors": processors,
         "across": across,
     }
@@ -74,9 +77,9 @@ def _cached(
 
 def _clear(dependent: bool) -> Instance:
     def expected(arrived: Array, **_: Any) -> dict[str, Array]:
-        return {"arrived": np.zeros(arrived.shape)}
+        return {"arrived": np.full(arrived.shape, shares.OF_ITEM.nothing)}
 
-    operands = {"arrived": spec(i32, (300,))}
+    operands = {"arrived": spec(i64, (300,))}
     return Instance(attention_cached.clear, operands, {"dependent": dependent}, ("arrived",), expected)
 
 
@@ -160,7 +163,7 @@ ROWS = (
     ),
     Shipped(
         name="attention_cached_clear",
-        about="zeros for the parts of attention on caches to be counted in",
+        about="counters of the parts of attention on caches that are cut at fixed keys",
         make=_clear,
         options={"dependent": (True, False)},
         opcodes=("STG",),
