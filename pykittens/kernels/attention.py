@@ -22,6 +22,7 @@ from ..types import DTYPES
 from . import attention_divided, attention_hopper, attention_packed, schedule
 from .arguments import KernelCall
 from .blank import Blanked
+from .scale import steady
 from .tile_lists import Listed, Lists
 from .widths import widths
 
@@ -121,7 +122,7 @@ def call(
             whole = not window and sinks is None
             if whole and not scores.causal and (rows := grouped(q, k, out)) is not None:
                 q, out, lse = rows(q), rows(out), rows(lse)
-            way = plan(q.shape, k.shape, scores, sinks is not None, device).way._asdict()
+            way = plan(q.shape, k.shape, scores, sinks is not None, device, v.shape[-1]).way._asdict()
             splits = way.pop("splits")
             if splits > 1:
                 static["splits"] = splits
@@ -130,8 +131,14 @@ def call(
             return KernelCall(kernel, (q, k, v, out, lse, scores.scale, *rest), {**static, **way})
         more = window or scores.softcap is not None or sinks is not None or scoring is not None
         few = scoring is not None and scoring.mask is None and max(scoring.score_ranks, default=0) < 2
-        few = few and not window and scores.softcap is None and sinks is None and offsets[0] is None
-        static |= {"scoring": scoring, **configuration(dim, scores.causal and not window, length, more, few)}
+        low = scoring is None and steady(scores.softcap, arrays.describe(q).dtype)
+        few = (few and scores.softcap is None) or low
+        few = few and not window and sinks is None and offsets[0] is None
+        static |= {
+            "scoring": scoring,
+            "steady": low,
+            **configuration(dim, scores.causal and not window, length, more, few, v.shape[-1]),
+        }
         kernel = attention_hopper.attend
         if offsets[0] is not None:
             static["stay"] = not scores.causal or length < LONG  # and take tiles, of any length, one after another
@@ -174,9 +181,12 @@ def grouped(q: Any, k: Any, out: Any) -> Callable[[Any], Any] | None:
     return rows
 
 
-def plan(q: Sequence[int], k: Sequence[int], scores: Scores, sinks: bool, device: int | None) -> schedule.ChosenWay:
-    """How attention of these shapes runs on a Hopper GPU."""
-    shape = schedule.AttentionShape(q[0], q[1], k[1], q[2], k[2], q[3], scores.causal, scores.left, scores.right, sinks)
+def plan(
+    q: Sequence[int], k: Sequence[int], scores: Scores, sinks: bool, device: int | None, values: int | None = None
+) -> schedule.ChosenWay:
+    """How attention of these shapes runs on a Hopper GPU. values: their head dimension, if not that of keys."""
+    band = scores.left, scores.right
+    shape = schedule.AttentionShape(q[0], q[1], k[1], q[2], k[2], q[3], scores.causal, *band, sinks, values)
     return schedule.attention(shape, schedule.machine(device))
 
 
@@ -191,9 +201,12 @@ def table(x: Any) -> Any:
     return View(x, (*[1] * missing, *info.shape), (*[0] * missing, *info.strides))
 
 
-def configuration(dim: int, causal: bool, rows: int, more: bool = False, few: bool = False) -> dict[str, Any]:
+def configuration(
+    dim: int, causal: bool, rows: int, more: bool = False, few: bool = False, values: int | None = None
+) -> dict[str, Any]:
     """The measured choice for a head dimension and a length of keys: what differs from `attention_hopper.attend`'s
-    defaults. more: than plain attention, which takes registers; few: a score that reads no element of its own.
+    defaults. more: than plain attention, which takes registers; few: a score that reads no element of its own, or a
+    low cap. values: their head dimension, if not that of keys.
 
     Three consumers keep the special-function units busy where the head dimension gives the tensor core little to do.
     Blocks stay where tiles are short, so that a tile's first loads run beside the end of the one before; where they are
@@ -209,7 +222,10 @@ def configuration(dim: int, causal: bool, rows: int, more: bool = False, few: bo
         return {}
     if dim <= 128:
         return {"keys": 160, "queries": 1, "pingpong": False, "stay": False} if causal and long else {}
-    return {"keys": 80, "queries": 1, "stay": not (causal and long)}
+    keys = schedule.roomiest(dim, values or dim)
+    if more:
+        keys = min(keys, max(80, schedule.roomiest(dim, values or dim, schedule.THREAD - 16)))
+    return {"keys": keys, "queries": 1, "stay": not (causal and long)}
 
 
 def check(infos: dict[str, ArrayInfo], deterministic: bool = False, sinks: ArrayInfo | None = None) -> None:

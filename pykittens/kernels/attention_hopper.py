@@ -20,7 +20,7 @@ from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warpgroup
 
 from ..trace.scoring import TABLES, Scoring, Where
 from ..trace.visits import QueryTiles
-from .scale import logistic, magnitude, normalised, squashed, turn
+from .scale import STEADY, logistic, magnitude, normalised, squashed, turn
 from .widths import widths
 
 LOG2E = 1.4426950408889634
@@ -73,6 +73,7 @@ def attend(
     stay: bool = True,
     sms: int = 132,
     positive: bool = False,
+    steady: bool = False,
 ) -> None:
     """o = softmax(q @ k.T * scale) @ v; causal: row i sees the keys up to i + m - n; positive: the scale is above 0.
 
@@ -83,6 +84,7 @@ def attend(
     splits: the keys of a tile are divided into so many parts. Part p of batch b is written at p * B + b of o, which is
     float32, and of lse, where it is -inf for parts without keys; `attention_divided` makes the output of them.
     owners, counter: see `attention_packed`.
+    steady: the cap is so low (`scale.steady`) that one peak serves all rows, and nothing is ever rescaled.
     """
     cols, wide = widths(q.cols, v.cols)
     early = wide > 128  # so much output is rescaled beside the scores' product, not after its own
@@ -99,6 +101,7 @@ def attend(
     )
     side: Any = 0 if causal else right
     bounded = left is not None or side is not None
+    singly = left is not None and lists is None and wide <= 64  # sides are looked at one by one; wide ones lost 1 %
 
     def together() -> Any:
         """The heads whose keys have room in L2."""
@@ -126,7 +129,9 @@ def attend(
     with pk.role("attend", warpgroups=consumers, registers={1: 216, 2: 232, 3: 160}[consumers]) as me:
         score, weight = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys)
         out, total = warpgroup.zeros(f32, 64, wide), warpgroup.zeros_col(f32, 64, partial=True)
-        peak, shrink = warpgroup.zeros_col(f32, 64), warpgroup.zeros_col(f32, 64)
+        top: Any = pk.minimum(of_unit, STEADY) if steady else 0.0
+        known: Any = (top / of_unit, None) if steady else [warpgroup.zeros_col(f32, 64) for _ in range(2)]
+        peak, shrink = known
         turns.start(me)
         for work in each_tile:
             block, head, batch, sequence, part, q_rows, _, band, _, real, _ = work
@@ -135,11 +140,11 @@ def attend(
             def values() -> None:
                 """The weights' product with their values begins."""
                 slot = v_ring.read()
-                if early:
+                if early and not steady:
                     out[:] = out * shrink
                 warpgroup.mma_AB(out, weight, slot)
 
-            def step(j: Any, masked: Any, product: bool = True) -> None:
+            def step(j: Any, masked: str, product: bool = True) -> None:
                 """Scores of a tile of keys become weights. Its scores and the last one's value product run while
                 softmax works."""
                 nonlocal c
@@ -159,27 +164,39 @@ def attend(
                 if scoring is not None:
                     where = Where(sequence, head, (block * consumers + me) * 64, j * keys)
                     known = positive or softcap is not None
-                    score[:], kept = scoring.apply_in(score, unit, where, tables, masked or lists is None, known)
+                    score[:], kept = scoring.apply_in(score, unit, where, tables, bool(masked) or lists is None, known)
                     c = of_unit if kept else LOG2E
                 if masked:
-                    seen = band.sees(score, (block * consumers + me) * 64, j * keys)
-                    score[:] = pk.where(seen, score, -pk.inf)
-                highest = pk.maximum(peak, score.row_max())
-                shift = (
-                    pk.where(highest > -pk.inf, highest * c, 0.0) if masked or scoring is not None else highest * c
-                )  # 0 for a row that has seen no key yet
-                shrink[:] = pk.exp2(pk.fma(peak, c, -shift))
-                peak[:], made = highest, pk.exp2(pk.fma(score, c, -shift))
-                total[:] = made.row_sum(partial=True, onto=total, fade=shrink)
-                k_ring.release(after=shrink)  # the wait below stays behind it: its product runs beside this arithmetic
+                    at, side = ((block * consumers + me) * 64, j * keys), masked if singly else "any"
+                    score[:] = pk.where(band.sees(score, *at, side), score, -pk.inf)
+                    if side == "after":  # of the first tile: a branch that nothing is moved across
+                        with pk.when(j < work.span.clear):
+                            score[:] = pk.where(band.sees(score, *at, "before"), score, -pk.inf)
+                if steady:  # the wait below stays behind half of the exponentials, or all where K has slots to spare
+                    made = pk.exp2(pk.fma(score, c, -top))
+                    half = made[:, : keys // 32 * 16].row_sum(partial=True, onto=total)
+                    both = made[:, keys // 32 * 16 :].row_sum(partial=True, onto=half)
+                    total[:] = both
+                    k_ring.release(after=half if stages <= consumers else both)
+                else:
+                    highest = pk.maximum(peak, score.row_max())
+                    shift = (
+                        pk.where(highest > -pk.inf, highest * c, 0.0) if masked or scoring is not None else highest * c
+                    )  # 0 for a row that has seen no key yet
+                    shrink[:] = pk.exp2(pk.fma(peak, c, -shift))
+                    peak[:], made = highest, pk.exp2(pk.fma(score, c, -shift))
+                    total[:] = made.row_sum(partial=True, onto=total, fade=shrink)
+                    k_ring.release(after=shrink)  # the wait below stays behind it, and its product beside arithmetic
                 if product:
                     warpgroup.wait(out)
                     v_ring.release()
-                    if not early:
+                    if not early and not steady:
                         out[:] = out * shrink
                 weight[:] = made.to(q.dtype)
 
-            peak[:], total[:], out[:] = -pk.inf, 0.0, 0.0
+            total[:], out[:] = 0.0, 0.0
+            if not steady:
+                peak[:] = -pk.inf
             mine = q_ring.read().part(me * 64, 0, 64, cols)
             if (
                 not positive and softcap is None and not scored
@@ -187,7 +204,7 @@ def attend(
                 with pk.when(scale <= 0.0):
                     turn(warpgroup, mine, scale)
                     warpgroup.sync()
-            step(work.last_tile(), True, product=False)
+            step(work.last_tile(), "after", product=False)
             for j, masked in work.other_tiles():
                 step(j, masked)
             values()

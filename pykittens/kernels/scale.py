@@ -14,6 +14,7 @@ from typing import Any
 import pykittens as pk
 
 LOG2E = 1.4426950408889634
+STEADY, HIGHEST = 92.0, 52.0  # powers of two, which weights are not below, and a cap that has them at most 2^58
 
 
 def magnitude(scale: Any) -> Any:
@@ -47,6 +48,15 @@ def logistic(x: Any, scale: Any, together: bool = False) -> Any:
 def squashed(score: Any, scale: Any) -> Any:
     """tanh(score * scale), as 2 / (1 + exp(-2 score scale)) - 1: in an exponent, its absolute error is what counts."""
     return pk.fma(logistic(score, scale * 2.0), 2.0, -1.0)
+
+
+def steady(cap: float | None, dtype: str) -> bool:
+    """Whether exp2 of any score under this cap is a number to count with, and no largest score has to be known.
+
+    Weights of bf16 go from 2^-92 to 1, or to 2^58 under higher caps: outputs are exact to 2^-34 beside the values' own
+    errors, and none overflows whose values and number of keys have a product below 2^69.
+    """
+    return cap is not None and cap <= HIGHEST and dtype == "bf16"
 
 
 def normalised(peak: Any, c: Any, sums: Any, sink: Any = None) -> tuple[Any, Callable[[], Any]]:

@@ -22,10 +22,12 @@ import numpy as np
 
 from ..gpu import driver
 from .gemm import Config, own_columns
+from .widths import widths as widths_of
 
 Constants = Sequence[float]
 SPLITS = (2, 3, 4, 6, 8, 12, 16)  # parts of the keys: there is a merging kernel for each
 WIDTHS = (64, 96, 128, 256)  # head dimensions that were measured
+THREAD, ODD = 188, 0.85  # registers for tiles of scores, weights and output; what an odd number of 16 keys is worth
 ONCE = 128  # so few rows of a product that b is read once, or by two blocks at about the same time
 FEW = 32  # so few rows make all blocks ask for the same lines: each column of tiles begins elsewhere
 CONFIGS = (
@@ -143,10 +145,22 @@ class ChosenWay(NamedTuple):
     microseconds: float
 
 
-def ways(dim: int) -> tuple[Way, ...]:
-    """How attention with this head dimension may run, apart from parts of the keys."""
+def roomiest(dim: int, values: int, registers: int = THREAD) -> int:
+    """Keys of a tile for two consumers of 64 rows that have their queries once and two tiles of keys and values: as
+    many as shared memory and a thread's registers take. Products of an odd number of 16 keys take more than their part.
+    """
+    cols, wide = widths_of(dim, values)
+    fit = (
+        k for k in range(16, 129, 16) if 256 * cols + 4 * k * (cols + wide) < ROOM and wide / 2 + 0.75 * k <= registers
+    )
+    return max(fit, key=lambda k: k * (ODD if k % 32 else 1))
+
+
+def ways(dim: int, values: int) -> tuple[Way, ...]:
+    """How attention with these head dimensions may run, apart from parts of the keys."""
     if dim > 128:
-        return Way(80, queries=1), Way(80, queries=1, stay=False)
+        way = Way(roomiest(dim, values), queries=1)
+        return way, way._replace(stay=False)
     if dim > 64:
         small = Way(64, queries=1, consumers=1, stay=False)
         return Way(), Way(stay=False), Way(160, queries=1, pingpong=False, stay=False), small
@@ -156,7 +170,7 @@ def ways(dim: int) -> tuple[Way, ...]:
 
 class AttentionShape(NamedTuple):
     """The shape of an attention. left, right: the sides of a window, None without an end; causal is a right side of 0.
-    sinks: whether there are; they take registers, as a window does.
+    sinks: whether there are; they take registers, as a window does. values: their head dimension, if not that of keys.
     """
 
     batch: int
@@ -169,11 +183,17 @@ class AttentionShape(NamedTuple):
     left: int | None = None
     right: int | None = None
     sinks: bool = False
+    values: int | None = None
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """The head dimensions of keys and of values."""
+        return self.dim, self.values or self.dim
 
     def ways(self, sms: int, divide: bool = True) -> Iterator[Way]:
         """All that may be fastest, and spill no registers."""
         plain = self.left is None and self.right is None and not self.sinks
-        for way in ways(self.dim):
+        for way in ways(*self.dims):
             if not plain and (way.consumers == 3 or way.keys == 160):
                 continue
             yield way
@@ -210,9 +230,9 @@ class AttentionShape(NamedTuple):
             else:  # the longest first: no block has more tiles than the others but one
                 busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * each[0])
                 busiest = min(busiest, -(-jobs // slots) * each.max())
-        queries = self.batch * self.heads * self.n * self.dim
-        moved = 4 * (queries + self.batch * self.shared * self.m * self.dim) / 1e6  # MB
-        merging = merge + 8e-6 * way.splits * queries / parts if way.splits > 1 else 0.0
+        queries, both = self.batch * self.heads * self.n, sum(self.dims)
+        moved = 2 * both * (queries + self.batch * self.shared * self.m) / 1e6  # MB
+        merging = merge + 8e-6 * way.splits * queries * self.dims[1] / parts if way.splits > 1 else 0.0
         return launch + math.hypot(busiest, moved / (bandwidth * machine.bandwidth)) + merging
 
 
@@ -331,7 +351,19 @@ def constants() -> dict[str, Any]:
 def attention_choices(shape: AttentionShape, machine: DeviceModel, divide: bool = True) -> list[ChosenWay]:
     """The ways of an attention, the best first. divide: the keys may be divided."""
     width = next(w for w in WIDTHS if w >= shape.dim)
-    return _ordered(shape, constants()["attention"][str(width)], machine, divide)
+    known = constants()["attention"][str(width)]
+    return _ordered(shape, known if width <= 128 else resized(known, width, shape.dims), machine, divide)
+
+
+def resized(known: Mapping[str, Constants], width: int, dims: tuple[int, int]) -> dict[str, Constants]:
+    """Constants for tiles of as many keys as `dims` have room for, from those of a width: steps take as long as their
+    products."""
+    theirs, ours = roomiest(width, width), roomiest(*dims)
+    size, named = ours * sum(dims) / (2 * theirs * width), (f"keys={theirs} ", f"keys={ours} ")
+    return {
+        name.replace(*named): own if name == "all" else (*own[:2], own[2] * size, *own[3:])
+        for name, own in known.items()
+    }
 
 
 def product_choices(shape: Multiply, machine: DeviceModel, divide: bool = True) -> list[ChosenWay]:

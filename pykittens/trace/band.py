@@ -73,11 +73,14 @@ class Band:
             return minimum((tile * queries + queries - 1 + self.high) // keys, key_tiles - 1) - key_tile
         return key_tile if self.low is None else key_tile - maximum(tile * queries + self.low, 0) // keys
 
-    def sees(self, tile: Any, query: Operand, key: Operand, down: bool = False) -> Any:
+    def sees(self, tile: Any, query: Operand, key: Operand, side: str = "any", down: bool = False) -> Any:
         """A bool tile like `tile`, whose rows are queries from `query` on and whose columns keys from `key` on.
 
-        down: the rows are keys, and the columns queries.
+        side: "before" hides only keys before what a query sees, "after" only those after it. down: the rows are keys,
+        and the columns queries.
         """
+        if side == "before":
+            return col_index(tile) >= row_index(tile) + (query + self.low - key)
         if down:
             position = row_index(tile) + key
             seen = position < self.keys
@@ -90,8 +93,8 @@ class Band:
         if self.high is not None:
             last = minimum(row_index(tile) + (query + self.high), last)
         seen = col_index(tile) <= last - key
-        if self.low is not None:
-            seen = seen & (col_index(tile) >= row_index(tile) + (query + self.low - key))
+        if self.low is not None and side != "after":
+            seen = seen & self.sees(tile, query, key, "before")
         return seen
 
 

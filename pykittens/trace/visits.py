@@ -10,7 +10,7 @@ and from the end backwards those seen in part.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..program import Operand
 from . import flow
@@ -20,6 +20,8 @@ from .elementwise import maximum, minimum, where
 from .packed import packed, stretch
 from .scalar import cdiv
 from .schedule import rectangle, triangle
+
+Hidden = Literal["", "any", "before", "after"]  # which keys: those before what a query sees, those after it
 
 
 class TileList:
@@ -85,18 +87,18 @@ class Work(NamedTuple):
         """The first of them in that order, which may always need a mask."""
         return self.tile(self.span.end - 1)
 
-    def other_tiles(self) -> Iterator[tuple[Any, bool]]:
-        """Those after it, and whether some of their keys may be hidden."""
+    def other_tiles(self) -> Iterator[tuple[Any, Hidden]]:
+        """Those after it, and which of their keys may be hidden."""
         span, low = self.span, self.band.low is not None and self.listed is None
         if self.band.high is not None or self.listed is not None:
             last = maximum(span.full, span.begin) if low else span.full
             for place in flow.range(span.end - 2, last - 1, -1):
-                yield self.tile(place), True
+                yield self.tile(place), "any"
         for place in flow.range(minimum(span.end - 2, span.full - 1), span.clear - 1, -1):
-            yield self.tile(place), False
+            yield self.tile(place), ""
         if low:
             for place in flow.range(minimum(span.end - 2, minimum(span.full, span.clear) - 1), span.begin - 1, -1):
-                yield self.tile(place), True
+                yield self.tile(place), "before"
 
 
 class QueryTiles:

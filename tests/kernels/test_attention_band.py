@@ -10,10 +10,11 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError
-from pykittens.kernels import attention_ampere, attention_backward
-from pykittens.kernels.attention import scores
+from pykittens.kernels import attention_ampere, attention_backward, attention_hopper
+from pykittens.kernels.attention import configuration, scores
 from pykittens.kernels.attention_backward_ampere import AMPLE
 from pykittens.kernels.reference import attention_backward as reference
+from pykittens.kernels.scale import HIGHEST, LOG2E, STEADY, steady
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 # n, m, causal, window, softcap, sinks: a block hidden on either side, none that is whole, nothing seen, everything.
@@ -73,6 +74,35 @@ def test_a_cap_where_whole_tiles_are_seen() -> None:
         found[0, 0, 7], logs[0, 0, 7] = o[0, 0, 7], lse[0, 0, 7]
         assert error(found, o) < 1e-2
         np.testing.assert_allclose(logs, lse, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("cap", "dtype"), ((50.0, BF16), (60.0, BF16), (30.0, np.dtype(np.float16))))
+def test_caps_that_all_scores_reach(cap: float, dtype: np.dtype) -> None:
+    """One peak serves all rows under low caps: rows that see nothing but the least scores are exact, too."""
+    (_, q, k, v), *_ = operands(150, 280, 64, False)
+    q, k, v = (x.astype(dtype) for x in (q, k, v))
+    q[:], q[:, :, :60, 0], k[..., 0], k[:, :, 100:, 0] = q * 100, -9000.0, 8.0, 3.0
+    o, lse, *_ = reference(q, q, k, v, scale=0.125, softcap=cap, causal=True)
+    found, logs = pk.attention(q, k, v, softcap=cap, causal=True, return_lse=True)
+    assert lse.min() < 7 - cap
+    for rows in (slice(None, 60), slice(60, None)):
+        assert error(found[:, :, rows], o[:, :, rows]) < 1e-2
+    np.testing.assert_allclose(logs, lse, rtol=1e-4, atol=1e-3)
+
+
+def test_low_caps() -> None:
+    """Weights of f16 would be 0, and those of higher caps infinite."""
+    assert steady(HIGHEST, "bf16") and 2 * HIGHEST * LOG2E - STEADY < 64
+    assert not steady(HIGHEST * 1.01, "bf16") and not steady(1.0, "f16") and not steady(None, "bf16")
+
+
+@pytest.mark.parametrize("causal", (False, True))
+@pytest.mark.parametrize("d", (64, 128, 256))
+def test_low_caps_compile_without_spills(causal: bool, d: int) -> None:
+    x, n = pk.spec(pk.bf16, (1, 2, 9000, d)), 9000
+    settings = {"steady": True, "causal": causal, **configuration(d, causal, n, True, True)}
+    cubin = attention_hopper.attend.compile(x, x, x, x, None, 0.1, None, None, 30.0, **settings, arch="sm_90a")
+    assert not cubin.spills and not cubin.warnings
 
 
 @pytest.mark.thin(2)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pykittens as pk
-from pykittens.kernels import attention, attention_divided, reference, schedule
+from pykittens.kernels import attention, attention_divided, attention_hopper, reference, schedule
 from pykittens.kernels.schedule import AttentionShape, DeviceModel, Multiply, Way
 
 SHAPES = [
@@ -22,6 +22,7 @@ SHAPES = [
     AttentionShape(2, 4, 1, 5000, 100, 200, False, 30, 30),  # rows that see nothing
     AttentionShape(1, 2, 2, 300, 2000, 64, True, 0),
     AttentionShape(1, 2, 2, 300, 300, 128, False, right=7, sinks=True),
+    AttentionShape(4, 16, 16, 4096, 4096, 192, True, values=128),
 ]
 
 
@@ -31,9 +32,31 @@ SHAPES = [
 def test_every_way_of_attention_has_a_time_and_the_least_is_taken(shape: AttentionShape, machine: DeviceModel) -> None:
     width = next(w for w in schedule.WIDTHS if w >= shape.dim)
     known = schedule.constants()["attention"][str(width)]
+    known = known if width <= 128 else schedule.resized(known, width, shape.dims)
     times = [shape.microseconds(way, known[way.name], known["all"], machine) for way in shape.ways(machine.sms)]
     assert all(math.isfinite(t) and t > 0 for t in times)
     assert schedule.attention(shape, machine).microseconds == min(times)
+
+
+def test_tiles_have_as_many_keys_as_there_is_room_for() -> None:
+    found = [
+        schedule.roomiest(*dims) for dims in ((160, 160), (192, 64), (192, 128), (192, 192), (224, 224), (256, 256))
+    ]
+    assert found == [128, 128, 128, 96, 96, 80]
+    assert schedule.roomiest(256, 256, 160) < 80
+
+
+@pytest.mark.parametrize("dims", [(136, 136), (192, 64), (192, 128), (192, 192), (224, 224), (256, 128)])
+@pytest.mark.parametrize("window", [False, True])
+def test_wide_heads_compile_without_spills(dims: tuple[int, int], window: bool) -> None:
+    q, v = (pk.spec(pk.bf16, (1, 1, 70, d)) for d in dims)
+    lse = pk.spec(pk.f32, (1, 1, 70))
+    for way in schedule.ways(*dims):
+        static = way._asdict() | {"causal": not window, "with_lse": True, "arch": "sm_90a"}
+        del static["splits"]
+        band = (30, 20) if window else ()
+        cubin = attention_hopper.attend.compile(q, q, v, v, lse, 0.1, *band, **static)
+        assert not cubin.spills and not cubin.warnings
 
 
 @pytest.mark.thin
@@ -116,7 +139,7 @@ def test_causal_tiles_take_what_their_blocks_have(n: int, m: int) -> None:
     """Blocks that stay have pairs of tiles, of which none has more keys than all: one of few queries has two tiles with
     nearly all of them."""
     known = schedule.constants()["attention"]["64"]
-    way = schedule.ways(64)[0]
+    way = schedule.ways(64, 64)[0]
     launch, tile, step, masked = known[way.name]
     one = AttentionShape(1, 1, 1, n, m, 64, True).microseconds(way, known[way.name], known["all"], DeviceModel())
     counts = [-(-max(min((i + 1) * 128 + m - n, m), 1) // 128) for i in range(-(-n // 128))]
