@@ -101,10 +101,13 @@ def backward_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[
             more = empty("f32", *attention_backward_divided.parts_of(b, g, m, d, way.heads, way.queries))
         given = (q, k, v, do, lse, delta, sums, dk, dv, d**-0.5, turns)
         calls: list[Any] = [] if turns is None else [turns]
+        heads = b * g * way.heads * way.queries
+        together = attention_backward_hopper.at_once(heads, n, d) if causal or fixed else None
+        static = {"causal": bool(causal), "sums": more, "together": together}
         if d == 256:
-            calls.append((attention_backward_wide.differentiate, (*given, more), {"causal": bool(causal)}))
+            calls.append((attention_backward_wide.differentiate, given, static))
         else:
-            static = {"causal": bool(causal), "sums": more, **attention_backward.configuration(d)}
+            static |= attention_backward.configuration(d)
             calls.append((attention_backward_hopper.differentiate, given, static))
         if more is not None:
             calls.append((attention_backward_divided.merge, (more, dk, dv, d**-0.5), {"width": d}))

@@ -11,6 +11,7 @@ are 0. `P` is the padded length; `dq` has a row of `L` elements, the registers o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import pykittens as pk
@@ -57,10 +58,13 @@ def prepare(
     cols = backward_width(o.cols, o.cols)
     head, batch, layout = rest % o.depth, rest // o.depth, pk.coalesced(cols // 8, 8)
     at = (batch, head, block * 4 + warp.index)
-    rows, tile = pk.stretch(o), at[2]
+    rows, tile, parts = pk.stretch(o), at[2], dq.rows // blocks
     if q_offsets is not None:
-        i = pk.packed(q_offsets).owner(block * ROWS // PADDED, PADDED, owners)
-        rows, tile = pk.packed(q_offsets)[i], at[2] - pk.packed(q_offsets).padded(i, 16)
+        unit = block * ROWS // PADDED
+        i = pk.packed(q_offsets).owner(unit, PADDED, owners)
+        rows, first = pk.packed(q_offsets)[i], pk.packed(q_offsets).first(i, PADDED)
+        tile = at[2] - first * (PADDED // 16)
+        parts = pk.where((unit - first) * PADDED < rows.rows, parts, 0)  # else nobody's: nothing is added there
     x, y = (
         warp.load(z, **rows.tile(batch, head, tile, 16), rows=16, cols=cols, layout=layout).to(f32) for z in (o, do)
     )
@@ -72,10 +76,11 @@ def prepare(
     warp.store(delta, pk.where(seen, sums, 0.0), at)
     warp.store(scaled, pk.where(seen, logs * LOG2E, pk.inf), at)
     nothing = warpgroup.full_vec(f32, dq.cols, 0.0, width=4)
-    for i in pk.range(pk.cdiv(dq.rows - block, blocks)):
-        warpgroup.store(dq, nothing, (batch, head, i * blocks + block, 0))
+    for i in pk.range(parts):
+        part = batch, head, block * (dq.rows // blocks) + i
+        warpgroup.store(dq, nothing, (*part, 0))
         if turns is not None:
-            warpgroup.set(turns, (batch, head, i * blocks + block), 0)
+            warpgroup.set(turns, part, 0)
 
 
 @pk.kernel(grid=lambda dq, **_: dq.rows * dq.depth * dq.batch)
@@ -95,15 +100,17 @@ def finish(
     across = (width or out.cols) // cols
     row, col = part // across, part % across
     staged = pk.shared(pk.st(out.dtype, ROWS, cols), name="staged")
-    x = warpgroup.load_vec(dq, (batch, head, part, 0)).tile(ROWS, cols)
-    hidden = warpgroup.load_col(scaled, (batch, head, row), length=ROWS) == pk.inf
-    warpgroup.store(staged, pk.where(hidden, 0.0, x * scale).to(out.dtype))
-    warpgroup.sync()
-    rows, base = pk.stretch(out), 0
+    rows, base, exists = pk.stretch(out), 0, None
     if q_offsets is not None:
         i = pk.packed(q_offsets).owner(row * ROWS // PADDED, PADDED, owners)
         rows, base = pk.packed(q_offsets)[i], pk.packed(q_offsets).padded(i, ROWS)
-    warpgroup.store(out, staged, **rows.tile(batch, head, row - base, ROWS, col, cols))
+        exists = (row - base) * ROWS < rows.rows
+    with nullcontext() if exists is None else pk.when(exists):
+        x = warpgroup.load_vec(dq, (batch, head, part, 0)).tile(ROWS, cols)
+        hidden = warpgroup.load_col(scaled, (batch, head, row), length=ROWS) == pk.inf
+        warpgroup.store(staged, pk.where(hidden, 0.0, x * scale).to(out.dtype))
+        warpgroup.sync()
+        warpgroup.store(out, staged, **rows.tile(batch, head, row - base, ROWS, col, cols))
 
 
 @pk.kernel(grid=lambda sinks, **_: sinks.cols)
@@ -219,16 +226,20 @@ class Steps:
                 keys = hopper.keys_of(d)
                 length = m if q_offsets is None else (m // keys + many) * keys
                 keys_sums = arrays.empty(kind, divided.parts_of(batch, shared, length, d, *cuts), "f32", device)
+            together = None
+            if static["causal"] or right is not None or deterministic:
+                own = n if many == 1 else 2 * n // many  # rows of the sequence that a row is in, of random ones
+                together = hopper.at_once(batch * shared * cuts[0] * cuts[1], min(own, n), d)
             if paired:
                 by_keys = (batch * k.shape[1], heads // k.shape[1])
                 scaled, delta, sums = (x.reshape(*by_keys, *x.shape[2:]) for x in (scaled, delta, sums))
                 turns = None if turns is None else turns.reshape(*by_keys, parts[0])
-                given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, keys_sums)
+                given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, keys_sums, together)
                 wide.differentiate(*given, causal=static["causal"])
                 scaled, sums = (x.reshape(batch, heads, *x.shape[2:]) for x in (scaled, sums))
             else:
                 given = (q, k, v, do, scaled, delta, sums, dk, dv, scale, turns, *more, *theirs)
-                hopper.differentiate(*given, sums=keys_sums, owners=k_owners, **static)
+                hopper.differentiate(*given, sums=keys_sums, owners=k_owners, together=together, **static)
             if keys_sums is not None:
                 divided.merge(keys_sums, dk, dv, scale, k_offsets, k_owners, width=d)
             finish(sums, scaled, dq, scale, q_offsets, q_owners, width=d)

@@ -13,6 +13,8 @@ FlashAttention-3's (Shah et al. 2024, section 3; FlashAttention-4's flash_bwd_sm
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from typing import Annotated, Any
 
 import pykittens as pk
@@ -34,6 +36,15 @@ def grid(k: Any, v: Any, k_offsets: Any = None, sums: Any = None, **_: Any) -> A
     keys = keys_of(backward_width(k.cols, v.cols))
     tiles = pk.cdiv(k.rows, keys) if k_offsets is None else k.rows // keys + k_offsets.cols - 1
     return tiles * Share.count(k, sums)
+
+
+def at_once(count: int, rows: int, d: int) -> int:
+    """How many of `count` heads, or parts of their work, to take at a time: as many as L2 has room for (q, do, the sums
+    of dq) of so many rows, and the same every time. Where tiles differ or take turns, the longest, or those that nobody
+    waits for, then come first.
+    """
+    times = -(-count // max(LINES // max(rows * d, 1), 1))
+    return -(-count // max(times, 1))
 
 
 def keys_of(d: Any) -> Any:
@@ -70,6 +81,7 @@ def differentiate(
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
     sums: Annotated[Tensor, f32, "PB", "PG", "PT", pk.static("PL")] | None = None,
     owners: Annotated[Tensor, i32, "O"] | None = None,
+    together: Annotated[Scalar, i32] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -82,6 +94,7 @@ def differentiate(
 
     `left`, `right`, `softcap` and offsets: see `attention_hopper.attend`. Of packed sequences, the rows of lse, delta
     and dq are those of `pk.packed(q_offsets).padded`; owners: whose each tile of keys is (`attention_packed`).
+    together: how many heads at a time (`at_once`), and of all of them the first tile, then the second; else one.
 
     With `turns` (zeros), additions come in one order, by increasing keys, or decreasing if causal: a block waits for
     blocks that began before it, none for one that starts with the same queries. `sums`: `attention_backward_divided`.
@@ -93,11 +106,9 @@ def differentiate(
     side: Any = 0 if causal else right
     uneven, packed = side is not None, q_offsets is not None
     key_tiles = pk.packed(k_offsets).tiles(k.rows, keys) if packed else pk.cdiv(k.rows, keys)
-    # Where tiles differ or take turns, as many heads at a time as L2 has room for (q, do, the sums of dq), and of all
-    # of them the first tile, then the second: the longest first, or those that nobody waits for.
-    together = Share.together(k, sums, LINES // (q.rows * d)) if uneven or turns is not None else 1
-    section, place = pk.block_index.x // (together * key_tiles), pk.block_index.x % (together * key_tiles)
-    width = pk.minimum(together, Share.count(k, sums) - section * together)
+    many: Any = 1 if together is None else together
+    section, place = pk.block_index.x // (many * key_tiles), pk.block_index.x % (many * key_tiles)
+    width = pk.minimum(many, Share.count(k, sums) - section * many)
     tile, shared_by = place // width, q.depth // k.depth
     tile = key_tiles - 1 - tile if uneven and turns is not None else tile
     q_rows, k_rows, base, exists, sequence, line = pk.stretch(q), pk.stretch(k), 0, True, None, tile
@@ -119,41 +130,38 @@ def differentiate(
         staged_dq = pk.shared(pk.sv(f32, dq.cols), count=2, name="staged_dq")  # one for each warpgroup
         there, taken = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
 
-    def share() -> Share:
-        """What is this block's: worked out where it is needed, not kept in registers."""
-        return Share(section * together + place % width, k, sums)
-
-    visits = KeyTile(band, tile, keys, rows, shared_by, share, exists if packed else None, lists, line)
+    # What is this block's: worked out where it is needed, not kept in registers.
+    share = partial(Share, section * many + place % width, k, sums)
+    present = partial(pk.when, exists) if packed else nullcontext  # some numbers of packed tiles are nobody's
+    visits = KeyTile(band, tile, keys, rows, shared_by, share, lists=lists, line=line)
 
     def await_turn(at: Any, j: Any) -> None:
         """All that comes before is in a piece of dq."""
         if turns is not None:
             pk.wait_for(turns, at, band.turn(j, rows, tile, keys, key_tiles))
 
-    def loaded(i: Any, count: Any) -> Any:
-        """Of packed sequences, a box wholly behind the last row might touch what lies there: tiles that exist."""
-        return pk.minimum(i, pk.maximum(count - 1, 0)) if packed else i
-
     with pk.role("move", warps=4, registers=24):
         for name, given, operand, ring, rowed, row in (
             ("keys and queries", key, k, q_ring, q, lse),
             ("values and gradients", value, v, do_ring, do, delta),
         ):
-            with pk.role(name, warps=1):
+            with pk.role(name, warps=1), present():
                 pk.tma.expect(landed, given)
                 head, batch = share().owner
-                pk.tma.load(given, operand, barrier=landed, **k_rows.tile(batch, head, loaded(tile, key_tiles), keys))
+                pk.tma.load(given, operand, barrier=landed, **k_rows.tile(batch, head, tile, keys))
                 for b, h, j in visits.every_tile():
                     with ring.fill() as slot:
                         pk.tma.load(slot.x, rowed, **q_rows.tile(b, h, j, rows))
                         pk.tma.load(slot.row, row, (b, h, base + j))
                 if ring is q_ring:  # scores are made one tile ahead, in the end those of no tile
+                    # A box wholly behind a packed sequence's last row might touch what lies there: one that exists.
+                    behind = pk.maximum(tiles - 1, 0) if packed else tiles
                     with ring.fill() as slot:
-                        pk.tma.load(slot.x, q, **q_rows.tile(batch, head * shared_by, loaded(tiles, tiles), rows))
+                        pk.tma.load(slot.x, q, **q_rows.tile(batch, head * shared_by, behind, rows))
                         pk.tma.load(slot.row, lse, (batch, head * shared_by, base + tiles))
         if not direct:
             for i in range(2):
-                with pk.role(f"add {i}", warps=1):
+                with pk.role(f"add {i}", warps=1), present():
                     for b, h, j in visits.every_tile():
                         warp.arrive_at(taken, i)
                         await_turn((b, h, 2 * (base + j) + i), j)  # while the products are being made
@@ -172,7 +180,6 @@ def differentiate(
         pieces = rows // 64 * d // (2 * cols)  # of a warpgroup's part of dq, one after another
         part = warpgroup.zeros(f32, 64, cols)
         turn = pk.var(pk.i32, 0)
-        pk.wait(landed, 0)
 
         def mine(x: Any) -> Any:
             """The columns that this warpgroup multiplies with."""
@@ -243,22 +250,25 @@ def differentiate(
             if not halves:
                 turn.set(1 - turn)
 
-        scores()
-        warpgroup.wait(score)
-        for h in pk.range(*visits.heads):
-            for j, masked in visits.tiles_of(h):
-                step(h, j, masked)
-        if sums is not None:
-            for i, sum in enumerate((dkey, dvalue)):
-                warpgroup.store(sums, sum.registers(), share().place(i, line * 2 + me))
-        else:
-            pk.block.sync()  # nobody reads the keys and values any more
-            head, batch = share().owner
-            for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
-                staged = mine(staged) if halves else staged.part(me * 64, 0, 64, d)
-                warpgroup.store(staged, sum.to(dtype))
-                warpgroup.sync()
-                at = (tile, keys, me, wide) if halves else (tile * 2 + me, 64)
-                warpgroup.tma.store(out, staged, **k_rows.tile(batch, head, *at))
-            warpgroup.tma.commit()
-            warpgroup.tma.wait()
+        with present():
+            pk.wait(landed, 0)
+            scores()
+            warpgroup.wait(score)
+            for h in pk.range(*visits.heads):
+                for j, masked in visits.tiles_of(h):
+                    step(h, j, masked)
+            if sums is not None:
+                for i, sum in enumerate((dkey, dvalue)):
+                    warpgroup.store(sums, sum.registers(), share().place(i, line * 2 + me))
+            else:
+                pk.block.sync()  # nobody reads the keys and values any more
+                head, batch = share().owner
+                own = pk.packed(k_offsets)[sequence] if packed else k_rows  # asked again, not kept in registers
+                for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
+                    staged = mine(staged) if halves else staged.part(me * 64, 0, 64, d)
+                    warpgroup.store(staged, sum.to(dtype))
+                    warpgroup.sync()
+                    at = (tile, keys, me, wide) if halves else (tile * 2 + me, 64)
+                    warpgroup.tma.store(out, staged, **own.tile(batch, head, *at))
+                warpgroup.tma.commit()
+                warpgroup.tma.wait()

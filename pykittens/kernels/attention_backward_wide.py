@@ -16,7 +16,7 @@ import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
 from ..trace.visits import Share
-from .attention_backward_hopper import LINES, LOG2E
+from .attention_backward_hopper import LOG2E
 
 D = pk.static("D")
 HALF = (bf16, f16)
@@ -44,24 +44,23 @@ def differentiate(
     scale: Annotated[Scalar, f32],
     turns: Annotated[Tensor, i32, "E", "R", "T"] | None = None,
     sums: Annotated[Tensor, f32, "PB", "PG", "PT", pk.static("PL")] | None = None,
+    together: Annotated[Scalar, i32] | None = None,
     *,
     causal: bool = False,
 ) -> None:
     """dk, dv, and dq / scale added to float32 `dq`; causal: row i sees the keys up to i + m - n.
 
     With `turns` (zeros), the additions come in the same order every time; with `sums`, blocks divide the work on a
-    pair: both as in `attention_backward_hopper`.
+    pair: both, and `together`, as in `attention_backward_hopper`.
     """
     d, dtype, c, rank = q.cols, q.dtype, scale * LOG2E, pk.cluster.rank
     half, cols = d // 2, dq.cols // ROWS  # a warpgroup's columns of dk and dv; its columns of dq
     pairs, tiles = pk.cdiv(k.rows, PAIR), delta.cols // ROWS
-    # `which`: batch and head of the keys. Where tiles differ or take turns, as many heads at a time as L2 has room for
-    # (see `attention_backward_hopper`).
+    # `which`: batch and head of the keys.
     shared_by, diagonal, cluster = dq.depth, k.rows - q.rows, pk.block_index.x // 2
     heads = Share.count(k, sums)
     which, pair = cluster // pairs, cluster % pairs
-    if causal or turns is not None:
-        together = Share.together(k, sums, LINES // (q.rows * d))
+    if together is not None:
         section = cluster // (together * pairs) * together  # its first
         width, place = pk.minimum(together, heads - section), cluster - section * pairs
         which, pair = section + place % width, place // width

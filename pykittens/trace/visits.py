@@ -202,12 +202,6 @@ class Share:
         """How many blocks there are for the same tile of all heads of keys."""
         return k.depth * k.batch if sums is None else sums.depth * sums.batch // gradients
 
-    @classmethod
-    def together(cls, k: Any, sums: Any, most: Any) -> Any:
-        """How many of those blocks to take at a time, at most `most`, so that there are as many every time."""
-        count = cls.count(k, sums)
-        return cdiv(count, cdiv(count, maximum(most, 1)))
-
     def place(self, gradient: int, tile: Any) -> tuple[Any, ...]:
         """Where in the sums those of a tile are."""
         head, batch = self.owner

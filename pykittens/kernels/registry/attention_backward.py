@@ -230,6 +230,7 @@ def _divided(dim: int, causal: bool) -> Instance:
         instance = replace(instance, kernel=attention_backward_wide.differentiate, statics={"causal": causal})
     batch, heads, *parts = operands["dq"].shape
     operands["turns"] = spec(i32, (batch, heads, parts[0]))
+    operands["together"] = 2
     values = {"turns": np.zeros((batch, heads, parts[0]))}
     shared, m = operands["k"].shape[1:3]
     shape = attention_backward_divided.parts_of(batch, shared, m, dim, heads, 1)
@@ -271,6 +272,8 @@ def _packed(instance: Instance | None, queries: tuple[int, ...], keys: tuple[int
         operands[name] = spec(f32, (1, 2, padded))
     operands["dq"] = replace(operands["dq"], shape=(1, 2, parts, operands["dq"].shape[3]))
     operands |= {name: spec(i32, x.shape) for name, x in values.items()}
+    if instance.kernel is attention_backward_hopper.differentiate:
+        operands["together"] = 2
 
     def expected(**given: Any) -> dict[str, Array]:
         dk, dv = np.zeros(given["k"].shape), np.zeros(given["v"].shape)
@@ -374,7 +377,6 @@ ROWS = (
         options={"dim": (64, 128, 256), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
         most_lines=250,
-        spilled=40,  # bounds of loops, before them
     ),
     Shipped(
         name="attention_backward_hopper_packed_divided",
@@ -384,7 +386,7 @@ ROWS = (
         options={"dim": (64, 128, 256), "causal": (False, True)},
         opcodes=("HGMMA", "UTMALDG", "USETMAXREG", "UTMAREDG|REDG"),
         most_lines=250,
-        spilled=40,  # bounds of loops, before them
+        spilled=24,  # bounds of loops, before them
     ),
     Shipped(
         name="attention_backward_hopper_window",
@@ -394,7 +396,6 @@ ROWS = (
         options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG|REDG"),
         most_lines=250,
-        spilled=40,  # bounds of loops, before them
     ),
     Shipped(
         name="attention_backward_hopper_softcap",
