@@ -234,8 +234,7 @@ class Mine:
         if x not in self.here:
             return self.read(x).to(f32)
         tile = self.here[x]
-        if config.stages:
-            tile = self.team.load(tile, dtype=dtype, layout=config.layout)
+        tile = self.team.load(tile, dtype=dtype, layout=config.layout) if config.stages else tile
         self.unread.discard(x)
         if not self.unread and self.release:  # the slot may be filled again
             self.release()
@@ -397,12 +396,10 @@ def _stream(config: Rows, inputs: Any, weights: Any, part: Any, place: Any, rows
                     pk.tma.load(to, w, (0, 0, 0, part), loaded)
                 for row in rows_of(t, True):
                     with ring.fill() as slot:
-                        at, wanted = (0, 0, row, part), None
-                        if config.shifted:  # what lies before and behind the row may be gradients by now
-                            at = pk.at(0, begin(row)[0] + part * config.cols)
-                            wanted = row * config.n, (row + 1) * config.n
+                        at = pk.at(0, begin(row)[0] + part * config.cols) if config.shifted else (0, 0, row, part)
+                        own = (row * config.n, (row + 1) * config.n) if config.shifted else None  # others are written
                         for i, x in enumerate(inputs):
-                            pk.tma.load(getattr(slot, f"x{i}"), x, at, columns=wanted)
+                            pk.tma.load(getattr(slot, f"x{i}"), x, at, columns=own)
 
     def tiles(t: int, ring: Any) -> Iterator[Mine]:
         if kept:
