@@ -3,6 +3,7 @@ refusals."""
 
 import xml.etree.ElementTree
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,23 @@ def test_without_a_gpu(family: str) -> None:
     done = CliRunner().invoke(app, ["bench", family])
     assert done.exit_code == 2
     assert done.output == "There is no NVIDIA GPU here, and the simulated one has no speed to measure.\n"
+
+
+def test_turns_have_orders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each turn has everybody once, and nobody always follows the same other one."""
+    torch, made = pytest.importorskip("torch"), list[str]()
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(timing, "_event_pair", lambda run, *_: made.append(run()))
+    monkeypatch.setattr(timing, "_milliseconds", lambda _: 1.0)
+    names = ["ours", "FA4", "cuDNN", "FA2"]
+    timing.in_turn({name: lambda name=name: name for name in names}, budget=40.0)  # type: ignore[misc]
+    turns = np.array(made[len(names) * 3 :]).reshape(-1, len(names))  # behind those that warm up
+    assert len(turns) == 40 and all(sorted(turn) == sorted(names) for turn in turns.tolist())
+    before = {name: set[str]() for name in names}
+    for one, other in pairwise(turns.ravel().tolist()):
+        before[other] |= {one}
+    assert all(len(found) >= 3 for found in before.values())
 
 
 @pytest.mark.gpu

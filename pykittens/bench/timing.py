@@ -1,12 +1,14 @@
 """How long GPU work takes: everybody in turn, by device events, behind a write that empties the L2 cache, medians.
 
-A GPU throttles under load, so only times that were taken in turn compare. Before the write the GPU sleeps for longer
-than any host takes to launch, so that the work is there when the GPU comes to it: else the time of a short kernel would
-be its host's.
+A GPU throttles under load, so only times that were taken in turn compare, each turn in an order of its own: whoever
+always followed the same other one would always have the GPU as hot as that leaves it. Before the write the GPU sleeps
+for longer than any host takes to launch, so that the work is there when the GPU comes to it: else the time of a short
+kernel would be its host's.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -48,9 +50,9 @@ def in_turn(runs: Mapping[str, Callable[[], Any]], budget: float = 60.0, least_s
     slowest = max(_milliseconds(pairs[-1]) for pairs in first.values())
     turns = min(MOST, max(LEAST, round(budget / max(slowest, 1e-3))))
     pairs: dict[str, list[Any]] = {name: [] for name in runs}
-    for _ in range(turns):
-        for name, run in runs.items():
-            pairs[name].append(_event_pair(run, scratch, sleep[name]))
+    for turn in range(turns):
+        for name in random.Random(turn).sample([*runs], len(runs)):
+            pairs[name].append(_event_pair(runs[name], scratch, sleep[name]))
     torch.cuda.synchronize()
     return {name: _times([_milliseconds(pair) for pair in found]) for name, found in pairs.items()}
 
