@@ -21,6 +21,7 @@ from pykittens.gpu import launch, libcuda
 from pykittens.gpu.compiler import Cubin
 from pykittens.interop import frameworks
 from pykittens.kernels import vocabulary_slices
+from tests.functions.test_declarations import CASES
 from tests.gpu.conftest import forget
 from tests.gpu.fake_driver import CONTEXT, FakeDriver
 
@@ -487,14 +488,18 @@ def test_with_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPa
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+# One of its launches cannot be made again without being looked at.
+NOT_BY_PLAN = {"linear_cross_entropy_gradients"}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "_backward" not in name])
 def test_without_gradients(name: str, gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever infers calls by a plan, too, the first time included."""
+    """Whoever infers calls each function by a plan, the first time included."""
     watched(gpu, monkeypatch)
-    function, make = DIFFERENTIABLE[name]
+    function, make = CASES[name]
     for round in range(3):
         names = called(partial(function, *make()), last=True)
-        assert round < 2 or not {"_run", "operate", "specialise", "describe"} & set(names), names
+        assert round < 2 or name in NOT_BY_PLAN or not {"_run", "operate", "specialise", "describe"} & set(names), names
 
 
 def test_backward_passes_are_told_apart(gpu: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
