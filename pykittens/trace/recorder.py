@@ -348,6 +348,7 @@ def tracing(program: Program) -> Iterator[Recorder]:
             yield recorder
         finally:
             _state.recorder = before
+            recorder.entry = None  # whose locals know the recorder: in a circle all callers' arrays would live on
 
 
 def scope_of(warps: int) -> Scope:
