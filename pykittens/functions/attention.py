@@ -134,7 +134,8 @@ def attention(
 
     window: (left, right), so that row i sees the keys from i + m - n - left to i + m - n + right, and no others; None
     is a side without a limit, and `causal` the same as a right side of 0 at most. Blocks of keys that no row sees are
-    not visited. softcap: scores become softcap * tanh(score / softcap). sinks: one logit for each head, (heads,), as
+    not visited. softcap: scores become softcap * tanh(score / softcap); under one from 32 to 52, in bf16, sums overflow
+    where the largest value times the number of keys is 2^69 or more. sinks: one logit for each head, (heads,), as
     float32 or the dtype of q: a term of the softmax's sum that has no value. It has a gradient. dropout_p: 0, since the
     kernels drop no scores.
 

@@ -3,8 +3,8 @@
 A function allocates results and scratch memory, and launches kernels. While it does so for the first time, that is
 written down: every allocation, and every kernel with its operands, each of which must be an operand of the function, a
 result, scratch memory, or a view of one, or a dense copy of an operand that kernels cannot read in place. Where torch
-did anything else (a fill), there is no plan, and the function goes its whole way each time. A plan takes 5 to 10 us and
-as much for each copy, the whole way 100 to 1000.
+did anything else (a fill), there is no plan, and the function goes its whole way each time. A plan takes 5 to 10 us
+beside what torch takes for copies, the whole way 100 to 1000.
 """
 
 from __future__ import annotations

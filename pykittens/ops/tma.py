@@ -123,7 +123,7 @@ def unknown_outside(m: NumpyMachine, place: Place, values: np.ndarray) -> np.nda
         np.reshape(m.unit_scalar(x), (-1, *[1] * len(place.shape))) for x in (place.first[3], *place.columns)
     )
     col, dtype = first + np.arange(place.cols), place.type.dtype
-    unknown = np.nan if dtype.kind == "f" else np.iinfo(dtype.numpy).max
+    unknown = {"f": np.nan, "b": True}.get(dtype.kind) or np.iinfo(dtype.numpy).max
     return np.where((col < begin) | (col >= end), np.asarray(unknown, dtype.numpy), values)
 
 
@@ -170,14 +170,14 @@ def write_copies(
 def _box_conditions(
     type: Type, known: Operand, width: int | str, row: str, end: str, col: str
 ) -> list[tuple[str, int, int]]:
-    """When boxes of a copy have an element: (what holds then, "" for never; the first box; how many), in order."""
-    panel = type.panel if isinstance(type, SharedTile) else 0
-    count = -(-type.cols // type.panel) if isinstance(type, SharedTile) else 1
+    """When boxes of a tile have an element: (what holds then, "" for never; the first box; how many), in order."""
+    assert isinstance(type, SharedTile)  # a run is not kept to rows
+    count = -(-type.cols // type.panel)
     if isinstance(known, int) and isinstance(width, int):
-        inside = min(count, -(-(width - known) // panel) if panel and known < width else int(known < width))
+        inside = min(count, max(-(-(width - known) // type.panel), 0))
         found = [(f"{row} < {end}", 0, inside), ("", inside, count - inside)]
         return [x for x in found if x[2]]
-    return [(f"{row} < {end} && {col} + {i * panel} < {width}", i, 1) for i in range(count)]
+    return [(f"{row} < {end} && {col} + {i * type.panel} < {width}", i, 1) for i in range(count)]
 
 
 def boxes(
