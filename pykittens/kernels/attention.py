@@ -142,8 +142,7 @@ def call(
         kernel = attention_hopper.attend
         if offsets[0] is not None:
             static["stay"] = not scores.causal or length < LONG  # and take tiles, of any length, one after another
-            kernel = attention_packed.PACKED if static["stay"] else kernel
-            kernel = Blanked(kernel, offsets[0], lse, packed=True)
+            kernel = attention_packed.PACKED if static["stay"] else Blanked(kernel, offsets[0], lse, packed=True)
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         if lists is not None:
             kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))

@@ -38,7 +38,10 @@ def grid(q: Any, consumers: Any, stay: Any, sms: Any, q_offsets: Any = None, spl
 
 
 @pk.kernel(
-    warps=lambda consumers, **_: 4 * consumers + 4, grid=grid, blocks_per_sm=lambda consumers, **_: 1 + (consumers == 1)
+    warps=lambda consumers, **_: 4 * consumers + 4,
+    grid=grid,
+    blocks_per_sm=lambda consumers, **_: 1 + (consumers == 1),
+    pdl=lambda order=None, **_: order is not None,
 )
 def attend(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
@@ -59,7 +62,7 @@ def attend(
     o3: Annotated[Tensor, TABLES, "A3", "B3", "C3", "D3"] | None = None,
     splits: Annotated[Scalar, i32] | None = None,
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
-    owners: Annotated[Tensor, i32, "O"] | None = None,
+    order: Annotated[Tensor, i32, 2, "O"] | None = None,
     counter: Annotated[Tensor, i32, 1] | None = None,
     *,
     scoring: Scoring | None = None,
@@ -83,7 +86,7 @@ def attend(
 
     splits: the keys of a tile are divided into so many parts. Part p of batch b is written at p * B + b of o, which is
     float32, and of lse, where it is -inf for parts without keys; `attention_divided` makes the output of them.
-    owners, counter: see `attention_packed`.
+    order, counter: see `attention_packed`.
     steady: the cap is so low (`scale.steady`) that one peak serves all rows, and nothing is ever rescaled.
     """
     cols, wide = widths(q.cols, v.cols)
@@ -95,10 +98,8 @@ def attend(
     unit = unit if more is None else unit * 2.0
     of_unit = unit * LOG2E
     q_ring = pk.ring(queries, pk.st(q.dtype, rows, cols), name="q")
-    k_ring, v_ring = (
-        pk.ring(stages, pk.st(q.dtype, keys, cols), name="k"),
-        pk.ring(stages, pk.st(q.dtype, keys, wide), name="v"),
-    )
+    k_ring = pk.ring(stages, pk.st(q.dtype, keys, cols), name="k")
+    v_ring = pk.ring(stages, pk.st(q.dtype, keys, wide), name="v")
     side: Any = 0 if causal else right
     bounded = left is not None or side is not None
     singly = left is not None and lists is None and wide <= 64  # sides are looked at one by one; wide ones lost 1 %
@@ -108,8 +109,10 @@ def attend(
         return pk.maximum(LINES // (k.rows * (cols + wide)), 1) * (q.depth // k.depth)
 
     how: Any = {"left": left, "right": side, "stay": stay, "splits": splits, "lists": lists, "together": together}
-    how |= {"q_offsets": q_offsets, "k_offsets": k_offsets, "owners": owners, "counter": counter}
+    how |= {"q_offsets": q_offsets, "k_offsets": k_offsets, "order": order, "counter": counter}
     each_tile = QueryTiles(q, k, rows, keys, **how)
+    if order is not None:  # blocks begin while it is still made
+        pk.wait_for_previous()
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
         with pk.role("queries", warps=1):

@@ -1,9 +1,12 @@
 """Packed sequences of any lengths: whose each tile of queries is, found once, and tiles that free blocks take.
 
-    owners[tile] = the sequence of a tile        counter = 0
+    owners[tile] = the sequence of a tile
+    order[:, i] = the tile that is taken i-th, its sequence        counter = 0
 
-A block of `attention_hopper.attend` that stays asks for a sequence with one load instead of a bisection, and takes the
-next tile from the counter when it comes to need one, since sequences, and so tiles, may have any lengths.
+A block asks for a sequence with a load instead of a bisection. Blocks of `attention_hopper.attend` that stay take the
+next tile from the counter when they come to need one, since sequences, and so tiles, may have any lengths: the longest
+first (Graham 1969, on multiprocessing timing anomalies), so that all blocks end at about the same time. Of sequences
+one after another only as many are ordered together as have room in L2 for a head of their keys and values.
 """
 
 from __future__ import annotations
@@ -11,36 +14,92 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import pykittens as pk
-from pykittens import Tensor, i32, warp
+from pykittens import Scalar, Tensor, f32, i32, warp
 
 from ..interop import arrays
 from . import attention_hopper
+from .blank import HALF, blank_part
+from .widths import widths
 
 WARPS = 4
+LANES = 32  # sequences that a warp looks at together
+MOST = 64  # sequences that are ordered together
+PARTS = 128  # warps that see to rows that are nobody's
 
 
 @pk.kernel(warps=WARPS, grid=lambda owners, **_: pk.cdiv(owners.cols, WARPS))
-def find_owners(
-    offsets: Annotated[Tensor, i32, "S"],
-    owners: Annotated[Tensor, i32, "T"],
-    counter: Annotated[Tensor, i32, 1] | None = None,
-    *,
-    rows: int,
-) -> None:
-    """owners, of tiles of `rows` rows as `pk.packed(offsets)` numbers them, and 0 in counter."""
+def find_owners(offsets: Annotated[Tensor, i32, "S"], owners: Annotated[Tensor, i32, "T"], *, rows: int) -> None:
+    """owners, of tiles of `rows` rows as `pk.packed(offsets)` numbers them."""
     tile = pk.block_index.x * WARPS + warp.index
     with pk.when(tile < owners.cols):
         warp.set(owners, (tile,), pk.packed(offsets).find(tile, rows))
-    if counter is not None:
-        with pk.when(tile == 0):
-            warp.set(counter, (0,), 0)
 
 
-def owners_of(offsets: Any, length: int, rows: int, counter: Any = None) -> Any:
+@pk.kernel(warps=WARPS, grid=lambda order, **_: pk.cdiv(order.cols, WARPS) + PARTS // WARPS)
+def order_tiles(
+    q_offsets: Annotated[Tensor, i32, "S"],
+    k_offsets: Annotated[Tensor, i32, "S"],
+    order: Annotated[Tensor, i32, 2, "T"],
+    counter: Annotated[Tensor, i32, 1],
+    right: Annotated[Scalar, i32],
+    together: Annotated[Scalar, i32],
+    o: Annotated[Tensor, HALF, "B", "H", "N", pk.static("DV")],
+    lse: Annotated[Tensor, f32, "B", "H", "N"] | None = None,
+    *,
+    rows: int,
+    growing: bool,
+) -> None:
+    """order, of tiles of `rows` rows as `pk.packed(q_offsets)` numbers them, and 0 in counter; o and lse are those of
+    nothing in rows that are nobody's (`blank`).
+
+    A tile sees keys up to an end; tiles of `together` sequences come by their ends, the last first, then by their
+    numbers. Where a tile comes is how many of their tiles come before it: of a sequence, those whose end is above a
+    limit. growing: row i of n sees the keys up to i + m - n + right; else all m.
+    """
+    tile, q_rows, k_rows = pk.block_index.x * WARPS + warp.index, pk.packed(q_offsets), pk.packed(k_offsets)
+    pk.launch_next()
+    with pk.when(tile == 0):
+        warp.set(counter, (0,), 0)
+    idle = tile - pk.cdiv(order.cols, WARPS) * WARPS  # the number of a warp that orders nothing
+    with pk.when(idle >= 0):
+        blank_part(idle, PARTS, q_offsets, o, None, lse)
+    with pk.when(tile < order.cols):
+        own = q_rows.find(tile, rows)
+        n, m, place = q_rows[own].rows, k_rows[own].rows, tile - q_rows.first(own, rows)
+        block = pk.cdiv(n, rows) - 1 - place  # the longest first, as those who take it know
+        seen = pk.minimum((block + 1) * rows, n) + m - n + right if growing else m
+        end = pk.where(block < 0, -1, pk.maximum(pk.minimum(seen, m), 0))  # -1: of a tile that does not exist
+        first = own // together * together
+        stop, found = pk.minimum(first + together, q_rows.count), pk.var(i32, q_rows.first(first, rows) + place)
+        for i in pk.range(pk.cdiv(stop - first, LANES)):
+            at = first + i * LANES
+
+            def lengths(offsets: Any, at: Any = at) -> tuple[Any, Any]:
+                """Where the sequences begin and end."""
+                begins, ends = (warp.load_vec(offsets, pk.at(x), length=LANES) for x in (at, at + 1))
+                return pk.maximum(begins, 0), ends
+
+            (begins, ends), (k_begins, k_ends) = lengths(q_offsets), lengths(k_offsets)
+            each = pk.iota(begins) + at
+            n, m = ends - begins, k_ends - k_begins
+            limit = pk.where(each < own, end - 1, end)
+            tiles, numbers = (n + rows - 1) // rows, ends // rows - begins // rows + 1
+            below = pk.maximum(limit - (m - n) - right, 0) // rows if growing else 0
+            above = pk.where(limit < 0, tiles, pk.where(limit < m, tiles - below, 0))
+            above = pk.where(limit < -1, numbers, above)  # before a tile that does not exist others like it come, too
+            counted = (each < stop) & (each != own)
+            found.set(found + pk.where(counted, above, 0).sum())
+        at = pk.where(place < 0, tile, found)  # rows before the first sequence are nobody's
+        with pk.when((at >= 0) & (at < order.cols)):  # always, where offsets do not decrease
+            warp.set(order, (0, at), tile)
+            warp.set(order, (1, at), own)
+
+
+def owners_of(offsets: Any, length: int, rows: int) -> Any:
     """The owners of all tiles of `rows` rows, of `length` rows in all."""
     info = arrays.describe(offsets)
     owners = arrays.empty(info.kind, (length // rows + info.shape[0] - 1,), "i32", info.device)
-    find_owners(offsets, owners, counter, rows=rows)
+    find_owners(offsets, owners, rows=rows)
     return owners
 
 
@@ -56,13 +115,30 @@ class Owned:
 
 
 class PackedAttention:
-    """Both launches as one: called as `attend` is."""
+    """Both launches as one, the second of which begins while the first is under way: called as `attend` is."""
 
-    def __call__(self, q: Any, *rest: Any, consumers: int = 2, **static: Any) -> None:
-        kind, device = (info := arrays.describe(q)).kind, info.device
-        counter = arrays.empty(kind, (1,), "i32", device)
-        owners = owners_of(rest[9], info.shape[2], 64 * consumers, counter)
-        attention_hopper.attend(q, *rest, owners=owners, counter=counter, consumers=consumers, **static)
+    def __call__(self, q: Any, k: Any, v: Any, o: Any, lse: Any, *rest: Any, consumers: int = 2, **static: Any) -> None:
+        left, right = rest[1:3]
+        q_offsets, k_offsets = rest[5:7]
+        info, sequences, rows = arrays.describe(q), arrays.describe(q_offsets).shape[0] - 1, 64 * consumers
+        counter = arrays.empty(info.kind, (1,), "i32", info.device)
+        order = arrays.empty(info.kind, (2, info.shape[2] // rows + sequences), "i32", info.device)
+        length = max(k.shape[2] // sequences, 1)  # on average
+        together = attention_hopper.LINES // (length * sum(widths(q.shape[-1], v.shape[-1])))
+        side = 0 if static["causal"] else right
+        order_tiles(
+            q_offsets,
+            k_offsets,
+            order,
+            counter,
+            side or 0,
+            min(max(together, 1), MOST),
+            o,
+            lse,
+            rows=rows,
+            growing=left is None and side is not None,
+        )
+        attention_hopper.attend(q, k, v, o, lse, *rest, order=order, counter=counter, consumers=consumers, **static)
 
 
 PACKED = PackedAttention()

@@ -29,8 +29,15 @@ def blank(
 ) -> None:
     """0 in x and y, and -inf in lse. ends: offsets of packed sequences, or the length of each entry, whose rows are the
     `last` ones or the first."""
-    for which in pk.range(pk.cdiv(x.depth * x.batch - pk.block_index.x, BLOCKS)):
-        matrix = which * BLOCKS + pk.block_index.x
+    blank_part(pk.block_index.x, BLOCKS, ends, x, y, lse, packed, last)
+
+
+def blank_part(
+    part: Any, parts: Any, ends: Any, x: Any, y: Any, lse: Any, packed: bool = True, last: bool = False
+) -> None:
+    """What one of `parts` warps does of `blank`."""
+    for which in pk.range(pk.cdiv(x.depth * x.batch - part, parts)):
+        matrix = which * parts + part
         batch, head = matrix // x.depth, matrix % x.depth
         end = pk.maximum(ends[ends.cols - 1 if packed else batch], 0)
         first, behind = (0, x.rows - end) if last else (end, x.rows)

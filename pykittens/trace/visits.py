@@ -106,8 +106,9 @@ class QueryTiles:
 
     left, right: the sides of the window; stay: whether blocks do (else each has one tile); q_offsets and k_offsets: of
     packed sequences, or None; splits: into how many parts the keys of a tile are divided, or None; lists: see
-    `TileList`, or None; together: of how many heads blocks that come and go take the longest tiles first; owners: which
-    sequence each tile of packed ones is of; counter: of `pk.dynamic`, from which blocks that stay take them.
+    `TileList`, or None; together: of how many heads blocks that come and go take the longest tiles first; order:
+    packed sequences' tiles one after another, and whose each is; counter: of `pk.dynamic`, from which blocks that stay
+    take them.
     """
 
     def __init__(
@@ -124,13 +125,13 @@ class QueryTiles:
         k_offsets: Any = None,
         splits: Any = None,
         lists: Any = None,
-        owners: Any = None,
+        order: Any = None,
         counter: Any = None,
         together: Callable[[], Any] = lambda: 1,
     ):
         self.q, self.k, self.rows, self.keys, self.left, self.right, self.stay = q, k, rows, keys, left, right, stay
         self.q_offsets, self.k_offsets, self.splits, self.lists = q_offsets, k_offsets, splits, lists
-        self.owners, self.together = owners, together
+        self.order, self.together = order, together
         self.work = None if counter is None else dynamic(counter, packed(q_offsets).tiles(q.rows, rows) * q.depth)
         self.triangular = left is None and right is not None and lists is None
 
@@ -169,16 +170,20 @@ class QueryTiles:
         else:  # the role that asks first takes tiles, and hands them to the others
             taken = self.work if self.work.taken else self.work.take()
             walk = ((number % tiles, number // tiles) for number in taken)
-        for tile, head in walk:
-            i = q_rows.owner(tile, rows, self.owners)
+        for place, head in walk:
+            tile, i = (place, q_rows.find(place, rows)) if self.order is None else self._ordered(place, q_rows.count)
             mine, theirs = q_rows[i], k_rows[i]
             place, count = tile - q_rows.first(i, rows), cdiv(mine.rows, rows)
-            for _ in flow.range(where(place < count, 1, 0)):
+            for _ in flow.range(where((place >= 0) & (place < count), 1, 0)):
                 block = count - 1 - place if self.triangular else place  # the longest first
                 band = Band(mine.rows, theirs.rows, self.left, self.right)
                 listed = None if self.lists is None else TileList(self.lists, 0, head, tile)
                 span = band.key_tiles(block * rows, rows, self.keys) if listed is None else listed.span
                 yield Work(block, head, 0, i, 0, mine, theirs, band, span, listed=listed)
+
+    def _ordered(self, place: Any, sequences: Any) -> tuple[Any, Any]:
+        """The tile at a place, and its sequence: one that exists, whatever offsets made of the order."""
+        return self.order[0, place], maximum(minimum(self.order[1, place], sequences - 1), 0)
 
 
 class Share:

@@ -13,7 +13,16 @@ from ...call.arguments import spec
 from ...call.kernel import Kernel
 from ...trace.scoring import Scoring
 from ...types import DTYPES, f32, i32
-from .. import attention_ada, attention_ampere, attention_divided, attention_hopper, blank, reference, tile_lists
+from .. import (
+    attention_ada,
+    attention_ampere,
+    attention_divided,
+    attention_hopper,
+    attention_packed,
+    blank,
+    reference,
+    tile_lists,
+)
 from ..attention import configuration
 from ..catalog import Array, Instance, Shipped
 
@@ -74,6 +83,23 @@ def owners(lengths: tuple[int, ...], rows: int) -> Array:
     return (np.searchsorted(firsts, tiles, "right") - 1).astype(np.int32)
 
 
+def ordered(
+    queries: tuple[int, ...], keys: tuple[int, ...], rows: int, growing: bool, together: int = 64, right: int = 0
+) -> Array:
+    """The tiles of `rows` rows and their sequences as `attention_packed.order_tiles` orders them."""
+    sequences = owners(queries, rows)
+    places = np.arange(len(sequences)) - np.searchsorted(sequences, sequences)
+
+    def rank(tile: int) -> tuple[int, ...]:
+        sequence, place = int(sequences[tile]), int(places[tile])
+        n, m, first = queries[sequence], keys[sequence], (-(-queries[sequence] // rows) - 1 - place) * rows
+        end = min(max(min(first + rows, n) + m - n + right, 0), m) if growing else m
+        return sequence // together, -end if first >= 0 else 1, sequence, place
+
+    order = np.array(sorted(range(len(sequences)), key=rank), np.int32)
+    return np.stack([order, sequences[order]])
+
+
 def packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) -> Instance:
     """The same with sequences of these lengths that lie one after another."""
     lengths = {"q_offsets": queries, "k_offsets": keys}
@@ -93,10 +119,12 @@ def packed(instance: Instance, queries: tuple[int, ...], keys: tuple[int, ...]) 
     for name, rows in (("q", queries), ("o", queries), ("k", keys), ("v", keys)):
         x = operands[name]
         operands[name] = replace(x, shape=(1, *x.shape[1:2], sum(rows), x.shape[3]))
-    height = 128
     if instance.kernel is attention_hopper.attend:  # whose blocks take tiles from a counter
-        height, values["counter"] = 64 * instance.statics.get("consumers", 2), np.zeros(1, np.int32)
-    values["owners"] = owners(queries, height)
+        growing = instance.statics["causal"]
+        values["order"] = ordered(queries, keys, 64 * instance.statics.get("consumers", 2), growing)
+        values["counter"] = np.zeros(1, np.int32)
+    else:
+        values["owners"] = owners(queries, 128)
     operands |= {name: spec(i32, x.shape) for name, x in values.items()}
     return replace(instance, operands=operands, values=values, expected=expected)
 
@@ -163,6 +191,21 @@ def _blank(dtype: str) -> Instance:
 
     values = {"ends": np.array([0, 10, 40], np.int32)}
     return Instance(blank.blank, operands, {"packed": True}, ("x", "y", "lse"), expected, values)
+
+
+def _order(growing: bool) -> Instance:
+    queries, keys, rows = (150, 0, 200, 30, 70), (200, 40, 300, 30, 10), 64
+    values = {n: np.cumsum([0, *x]).astype(np.int32) for n, x in (("q_offsets", queries), ("k_offsets", keys))}
+    order = ordered(queries, keys, rows, growing, 3, 20)
+    shapes: dict[str, tuple[int, ...]] = {"q_offsets": (6,), "k_offsets": (6,), "order": order.shape, "counter": (1,)}
+    operands: dict[str, Any] = {name: spec(i32, shape) for name, shape in shapes.items()}
+    operands |= {"right": 20, "together": 3, "o": spec(DTYPES["bf16"], (1, 1, sum(queries) + 30, 64))}
+    statics = {"rows": rows, "growing": growing}
+
+    def expected(**_: Any) -> dict[str, Array]:
+        return {"order": order.astype(float), "counter": np.zeros(1), "o": np.zeros(operands["o"].shape)}
+
+    return Instance(attention_packed.order_tiles, operands, statics, ("order", "counter", "o"), expected, values)
 
 
 def _tile_lists(down: bool) -> Instance:
@@ -245,6 +288,14 @@ ROWS = (
         about="zeros in the rows that are no sequence's",
         make=_blank,
         options={"dtype": ("bf16", "f16")},
+        opcodes=(),
+    ),
+    Shipped(
+        name="attention_packed_order",
+        about="packed sequences' tiles, the longest first",
+        make=_order,
+        needs=("dependent launch",),
+        options={"growing": (True, False)},
         opcodes=(),
     ),
     Shipped(
