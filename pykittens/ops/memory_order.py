@@ -17,7 +17,7 @@ from ..errors import TypeRuleError
 from ..loading import dataclass
 from ..numerics import EXACT, MOVES
 from ..program import Access, CudaWriter, Effect, MemoryScope, NumpyMachine, Op, Operand, Order, Place, Scope, Sync
-from ..thread_map import EVERY_THREAD, ONE_THREAD
+from ..thread_map import ONE_THREAD
 from ..types import DType, ScalarType, Type, f32, i32, i64, u32
 from .addressing import MEMORY, GlobalText
 from .samples import Rectangle, Sample, pasted
@@ -122,7 +122,7 @@ class StrongLoad(_Ordered):
         return m.read_element(self.source, 0)
 
     def effects(self) -> tuple[Effect, ...]:
-        return (Access(self.source, "read", EVERY_THREAD, order=self.order, scope=self.memory_scope),)
+        return (Access(self.source, "read", ONE_THREAD, order=self.order, scope=self.memory_scope),)
 
     def cuda(self, c: CudaWriter) -> None:
         # int x = 0; if (lane == 0) asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
@@ -287,7 +287,7 @@ class WaitFor(_Ordered):
         pass
 
     def effects(self) -> tuple[Effect, ...]:
-        read = Access(self.source, "read", EVERY_THREAD, order=self.order, scope=self.memory_scope)
+        read = Access(self.source, "read", ONE_THREAD, order=self.order, scope=self.memory_scope)
         return (Sync("until", self.source, phase=self.count), read)
 
     def cuda(self, c: CudaWriter) -> None:

@@ -11,6 +11,7 @@ import pytest
 import pykittens as pk
 from pykittens import f32, warp, warpgroup
 from pykittens.ops.sync import Barrier
+from pykittens.testing.removal import removals
 
 ORDERS = [None, 1, 2, 3]
 
@@ -177,6 +178,28 @@ def test_lanes_of_global_memory() -> None:
     y, z = np.zeros((64, 16), np.float32), np.zeros((64, 16), np.float32)
     assert lane_barriers(kernel(warp, 1), y, z) == 2 and verdict(kernel(warp, 1), y, z) == ""
     assert verdict(kernel(pk.warpgroup, 4), y, z) != ""
+
+
+def test_the_lane_that_loads_with_an_order_changes_what_it_has_loaded() -> None:
+    """And another only after they have met: one lane loads for its warp."""
+
+    def kernel(change: Any) -> pk.Kernel:
+        @pk.kernel(warps=1)
+        def counts(x: pk.gl(pk.i32, 32), y: pk.gl(pk.i32, 32)) -> None:
+            pk.wait_for(x, 5, 0)
+            found = x.load(5, order="relaxed")
+            change(x)
+            warp.set(y, 0, found + x.load(5, order="relaxed"))
+
+        return counts
+
+    x = np.zeros(32, np.int32)
+    of_one = kernel(lambda x: pk.atomic_cas(x, 5, 0, 1, by=warp))
+    of_all = kernel(lambda x: warp.store(x, warp.full_vec(pk.i32, 32, 1), 0))
+    for k, barriers in ((of_one, 0), (of_all, 2)):
+        assert lane_barriers(k, x, x) == barriers and verdict(k, x, x) == ""
+    missed = [removal.found for removal in removals(of_all, x, x) if removal.what == "barrier"]
+    assert len(missed) == 2 and all(isinstance(found, pk.RaceError) for found in missed)
 
 
 def test_places_that_are_worked_out_alike_are_one() -> None:
