@@ -41,35 +41,18 @@ HARMLESS = {
         "the queries had landed when the other warpgroup made the scores, of which this one waits for the weights",
     ),
     **{
-        (name, "barrier", line): (count, "one lane counts, in the order of its own steps")
-        for line, count in (
-            ("open_counter(arrived, warps - 1)", 1),
-            ("add_up(begin, shares.pieces(part), *shares.deal(part, arrived), *place)", 4),
-        )
-        for name in (
-            "attention_cached",
-            "attention_cached_queries",
-            "attention_cached_window",
-            "attention_cached_8bit",
-        )
-    },
-    **{
-        (name, "barrier", "group.sync()"): (1, "every warp has read its queries before the last step's second barrier")
-        for name in ("attention_ampere", "attention_ampere_window", "attention_ampere_packed")
-    },
-    **{
         (name, "namedsync", "turns.finish(me)"): (
             1,
             "takes the last turn, which nobody uses: a hardware barrier that is half full ends with its block",
         )
-        for name in ("attention_hopper", "attention_hopper_window", "attention_hopper_packed")
+        for name in OF_HOPPER
     },
     **{
         (name, "waitbulk", "warpgroup.tma.wait()"): (
             1,
             "the wait of each tile covers what the stores read, and the end of the grid finishes what they write",
         )
-        for name in ("attention_hopper", "attention_hopper_window", "attention_hopper_packed")
+        for name in OF_HOPPER
     },
     **{
         (name, *what): why

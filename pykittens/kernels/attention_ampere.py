@@ -156,7 +156,6 @@ def attend(
     share, log = normalised(peak, 1.0, sums, None if sinks is None else pk.cast(sinks[head], f32))
     if lse is not None:
         group.store(lse, log(), **q_rows.run(batch, head, block, rows))
-    group.sync()
     staged = queries if wide == d else queries.part(0, 0, rows, wide)
     group.store(staged, pk.where(unseen, 0.0, out * share).to(q.dtype))
     group.sync()

@@ -216,11 +216,11 @@ def differentiate(
     if any(x is not None for x in (left, right, q_offsets, lists, sums)):  # perhaps nobody has waited for the keys
         group.commit()
         group.wait_loads()
-    group.sync()
     if sums is not None:
         group.store(sums, dkey, (entry, head, tile, 0))
         group.store(sums, dvalue, (sums.batch // 2 + entry, head, tile, 0))
         return
+    group.sync()
     for out, found, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
         group.store(staged, found.to(dtype))
         group.sync()

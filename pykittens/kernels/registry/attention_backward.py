@@ -104,8 +104,9 @@ def _attention_backward_ampere(dim: int, dtype: str, causal: bool, shared: int =
 
 
 def _attention_backward_ampere_divided(dim: int, causal: bool) -> Instance:
-    """By three blocks for each tile of keys, which divide the tiles of queries of both heads."""
-    instance, many = _attention_backward_ampere(dim, "bf16", causal), 3
+    """By five blocks for each tile of keys, which divide the tiles of queries of both heads: where these are four, one
+    has none."""
+    instance, many = _attention_backward_ampere(dim, "bf16", causal), 5
     assert instance is not None
     operands = dict(instance.operands)
     _, heads, n, d = operands["q"].shape
