@@ -30,6 +30,7 @@ FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
 # Placed by `passes/read_fences.py`: the simulator orders reads before TMA's next write, and asks for no proxy fence.
 FENCE_OF_READS = ("proxyfence", "ring.release()")
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
+OF_HOPPER = [f"attention_hopper{what}" for what in ("", "_window", "_packed", "_scored")]
 # How many statements of that kind and line are harmless, and why.
 HARMLESS = {
     ("linear_cross_entropy_finish", "barrier", "warp.store(shared[term * WARPS + warp.index], mine)"): (

@@ -147,20 +147,35 @@ def _tiles(instance: Instance) -> tuple[int, int]:
 SCORING = Scoring(biased, own, (1, 2), (2,))
 
 
-def scored(instance: Instance, lists: tuple[int, int] | None = None) -> Instance:
-    """The same with scores and a mask of functions; lists: rows and columns of the tiles that the mask is listed by,
-    here all of them as seen in part."""
+def listed(seen: Array, rows: int, cols: int, in_part: bool = False) -> Array:
+    """The list (`trace/visits.py`) of each row of tiles of the scores that are `seen`; in_part: as if none were seen as
+    a whole."""
+    n, m = seen.shape
+    across, along = -(-n // rows), -(-m // cols)
+    made = np.zeros((across, 2 + along), np.int32)
+    for i, line in enumerate(made):
+        tiles = [seen[i * rows : (i + 1) * rows, j * cols : (j + 1) * cols] for j in range(along)]
+        whole = [j for j, x in enumerate(tiles) if x.all() and x.shape[1] == cols and not in_part]
+        parts = [j for j, x in enumerate(tiles) if j not in whole and (x.any() or in_part)] or [0] * (not whole)
+        line[0], line[1], line[2 : 2 + len(whole)] = len(whole), len(parts), whole
+        line[2 + along - len(parts) :] = parts[::-1]
+    return made
+
+
+def scored(instance: Instance, tile: tuple[int, int] | None = None) -> Instance:
+    """The same with scores and a mask of functions; tile: rows and columns of those that the mask is listed by, for the
+    first head all as seen in part."""
     (batch, heads, n, _), m = instance.operands["q"].shape, instance.operands["k"].shape[2]
     tables: dict[str, Any] = {"o0": spec(f32, (1, 1, 1, heads)), "o1": spec(f32, (1, 1, batch, m))}
     tables |= {"o2": spec(i32, (1, 1, batch, max(n, m)))}
-    values = {"o2": np.arange(max(n, m))[None, None, None].repeat(batch, 2).astype(np.int32) // 97}
-    if lists is not None:
-        across, along = -(-n // lists[0]), -(-m // lists[1])
+    first = 0 if tile is None else max(tile[0], 2 * tile[1])  # a sequence that sees whole tiles
+    ids = np.maximum(np.arange(max(n, m)) - first, -1) // 97
+    values = {"o2": ids[None, None, None].repeat(batch, 2).astype(np.int32)}
+    if tile is not None:
         tables |= {"splits": None} if "splits" in instance.kernel.signature.optional else {}
-        tables["lists"] = spec(i32, (1, 1, across, along + 2))
-        listed = np.zeros((1, 1, across, along + 2), np.int32)
-        listed[..., 1], listed[..., 2:] = along, np.arange(along)[::-1]
-        values["lists"] = listed
+        seen = ids[:n, None] == ids[:m]
+        values["lists"] = np.array([[listed(seen, *tile, in_part=head == 0) for head in range(heads)]])
+        tables["lists"] = spec(i32, values["lists"].shape)
 
     def expected(
         q: Array, k: Array, v: Array, o0: Array, o1: Array, o2: Array, scale: float, **_: Any
@@ -278,7 +293,7 @@ ROWS = (
     Shipped(
         name="attention_ampere_scored",
         about="the same with scores and a mask of functions",
-        make=lambda dim: scored(_attention_ampere(dim, "bf16", False), (128, 4096 // dim)),
+        make=lambda dim: scored(_attention_ampere(dim, "bf16", False, 4), (128, 4096 // dim)),
         options={"dim": (64, 128)},
         opcodes=("HMMA", "LDSM", "LDGSTS"),
         spilled=16,

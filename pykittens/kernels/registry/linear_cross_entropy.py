@@ -99,7 +99,7 @@ def _rescale(dtype: str, smooth: bool) -> Instance:
 
 def _beside() -> Instance:
     """The product that keeps exponentials beside a number of each row; many logits of every other are too far above."""
-    ours, (m, v, k) = linear_cross_entropy, (200, 136, 5 * 64 + 16)
+    ours, (m, v, k) = linear_cross_entropy, (200, 520, 5 * 64 + 16)
     tiles = -(-v // ours.PIECE)
     targets = np.random.default_rng(1).integers(-1, v, m)
     given = np.where(np.arange(m) % 2 == 0, -50.0, 3.0)
