@@ -400,9 +400,6 @@ class SharedVector:
         return f"sv<{self.dtype}, {self.length}>"
 
 
-AXES = ("batch", "depth", "rows", "cols")
-
-
 @dataclass(frozen=True)
 class Global:
     """`gl`: a tensor of up to four dimensions (batch, depth, rows, cols) in global memory.

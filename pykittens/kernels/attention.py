@@ -263,11 +263,6 @@ def loadable(info: ArrayInfo) -> bool:
     return last == 1 and info.pointer % 16 == 0 and all(n == 1 or (s >= 0 and s * size % 16 == 0) for n, s in outer)
 
 
-def on_hopper(device: int | None) -> bool:
-    """Whether Hopper's kernels run there."""
-    return "wgmma" in machine_of(device).features
-
-
 def processors_of(device: int | None) -> int:
     """The multiprocessors of a device, or as many as the simulated one is told to have."""
     return _SIMULATED_PROCESSORS if device is None else driver.multiprocessors(device)

@@ -232,8 +232,8 @@ def _part(i: Any, parts: Any, count: Any) -> tuple[Any, Any]:
 class KeyTile:
     """The tiles of `rows` queries that see a tile of `keys` keys, of the heads that share it.
 
-    share: gives what the block has of them, where that is asked for; exists: whether there is such a tile; lists: see
-    `TileList` (those of keys), or None; line: which of the lists is the tile's, unless that of its number.
+    share: gives what the block has of them, where that is asked for; lists: see `TileList` (those of keys), or None;
+    line: which of the lists is the tile's, unless that of its number.
     """
 
     def __init__(
@@ -244,14 +244,11 @@ class KeyTile:
         rows: int,
         shared_by: Any,
         share: Callable[[], Share],
-        exists: Any = None,
         lists: Any = None,
         line: Any = None,
     ):
         self.line = tile if line is None else line
         span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
-        if exists is not None:
-            span = span._replace(end=where(exists, span.end, span.begin))
         self.heads = share().heads_of(shared_by)
         begin, end = share().queries_of(span.begin, span.end)
         span = span._replace(begin=begin, end=end)
