@@ -29,6 +29,16 @@ class Running:
             flight.complete()
         for block in self.cluster.blocks:
             block.finish()
+        self.forget()
+
+    def forget(self) -> None:
+        """Memory of the cluster is free at once: what knows it knows one another, and would live until Python looks for
+        circles, which counts objects and not their bytes.
+        """
+        for gang in self.crowd.gangs:
+            gang.coroutine.close()
+        for known in (*self.cluster.blocks, *self.cluster.flights):
+            vars(known).clear()
 
     def land(self) -> bool:
         """What is on its way to global memory finishes, because nobody could do anything else. Whether there was
@@ -52,6 +62,13 @@ class Scheduler:
 
     def run(self, progress: Callable[[int], None] | None = None) -> None:
         """`progress` is told how many clusters have ended."""
+        try:
+            self._run(progress)
+        finally:
+            for left in self.running:
+                left.forget()
+
+    def _run(self, progress: Callable[[int], None] | None) -> None:
         while self.begun < self.clusters or self.running:
             while self.begun < self.clusters and len(self.running) < self.order.resident:
                 self.running.append(Running(self.grid_state, self.begun, self.chance, self.order.interleave))
