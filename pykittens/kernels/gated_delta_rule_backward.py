@@ -233,7 +233,7 @@ class Met(NamedTuple):
     of_q: Any  # dO S
     looking: Any  # G S
     writing: Any  # E dS'
-    energy: Any  # <dS', S>, a column vector; for each channel with `channels`, a row vector
+    energy: Any  # <dS', S>, a column vector; for each channel with `channels`, a row vector; None if not asked for
     of_beta: Any  # E . G
 
 
@@ -281,7 +281,7 @@ def meet(
     weights = warpgroup.zeros(f32, CHUNK, CHUNK)
     of_q, looking, writing = (warpgroup.zeros(f32, CHUNK, width) for _ in range(3))
     channels = energy == "channels"
-    held = warpgroup.zeros_row(f32, width) if channels else warpgroup.zeros_col(f32, CHUNK)
+    held: Any = (warpgroup.zeros_row(f32, width) if channels else warpgroup.zeros_col(f32, CHUNK)) if energy else None
     of_beta = warpgroup.zeros_col(f32, CHUNK)
     for part in pk.range(parts):
         slot = ring.read()
@@ -340,12 +340,13 @@ def differentiate(
     rows, tile = pk.stretch(q), chunk
     if offsets is not None:
         sequences = pk.packed(offsets)
-        i = sequences.find(chunk, CHUNK)
-        rows, tile = sequences[i], chunk - sequences.first(i, CHUNK)
+        which = sequences.find(chunk, CHUNK)
+        rows, tile = sequences[which], chunk - sequences.first(which, CHUNK)
     both = pk.ring(1, keys=pk.st(dtype, 4 * CHUNK, width), name="both")  # queries above keys
     pairs = pk.shared(pk.st(dtype, CHUNK, CHUNK), count=2, name="pairs")  # T and R
     vector = pk.sv(f32, CHUNK)
     told = {name: pk.shared(vector, count=2, name=name) for name in ("read", "written", "columns", "energy")}
+    of_beta = pk.shared(vector, count=2, name="of_beta")  # the same twice: no branch beside products
     dots: Any = pk.shared(vector, count=4, name="dots") if norm else None
 
     def factor(name: str) -> Any:
@@ -363,9 +364,6 @@ def differentiate(
     place: Any = lambda part: rows.tile(batch, head, tile, CHUNK, part, CHUNK)  # noqa: E731
     met = meet(do, g, errors, states, units, dstates, dunits, place, (batch, head, chunk), energy)
     weights, of_q, looking, writing = met[:4]
-    with pk.when(half == 0):
-        warpgroup.store(dbeta, met.of_beta, **rows.run(batch, head, tile, CHUNK))
-
     slot = both.read()
     half_q, half_k = (slot.keys.part((half + i) * CHUNK, 0, CHUNK, width) for i in (0, 2))
     beta, own_q, own_k = factor("beta"), factor("own_q"), factor("own_k")
@@ -394,6 +392,7 @@ def differentiate(
         warpgroup.store(told["read"][half], seen + key.row_dot(looking))
         warpgroup.store(told["written"][half], key.row_dot(writing))
         warpgroup.store(told["energy"][half], met.energy)
+    warpgroup.store(of_beta[half], met.of_beta)
     of_k = looking + writing
     pk.block.sync()
     warpgroup.mma_AB(of_q, pairs[0], half_k)
@@ -401,6 +400,8 @@ def differentiate(
     warpgroup.mma_AB(of_k, pairs[1], half_k)
     warpgroup.mma_AtB(of_k, pairs[1], half_k)
     warpgroup.wait()
+    if offsets is not None:
+        rows = sequences[which]  # asked again, not kept in registers
     results = ((of_q, half_q, own_q, dq), (of_k, half_k, own_k, dk))
     if norm:
         for i, (sums, x, _, _) in enumerate(results):
@@ -411,6 +412,8 @@ def differentiate(
             sums[:] = sums - warpgroup.load(x).to(f32) * (along * own * own)
     for sums, _, _, to in results:
         warpgroup.store(to, sums.to(dtype), **rows.tile(batch, head, tile, CHUNK, half, width))
+    with pk.when(warp.index == 4):
+        warp.store(dbeta, warp.load_vec(of_beta[0]), **rows.run(batch, head, tile, CHUNK))
     if decays is not None:
         with pk.when(warp.index == 0):
             read, written, columns, kept = (warp.load_vec(x[0]) + warp.load_vec(x[1]) for x in told.values())

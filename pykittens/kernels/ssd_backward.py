@@ -96,7 +96,7 @@ def differentiate(
         warpgroup.mm_ABt(score, keys, others)
         warpgroup.wait(score)
         row, column = pk.row_index(score), pk.col_index(score)
-        itself = pk.where(row == column, score * scale, 0.0).row_sum()  # c . b
+        itself: Any = pk.where(row == column, score * scale, 0.0).row_sum() if wanted else None  # c . b
         score[:] = pk.where(row == column, 0.0, score * scale)
         seen = column <= row if first_rows else row <= column
         for i in pk.range(count):

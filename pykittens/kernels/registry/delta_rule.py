@@ -382,7 +382,7 @@ ROWS = (
         needs=("wgmma",),
         options=OPTIONS,
         opcodes=("HGMMA", "UTMALDG", "STG"),
-        spilled=88,  # at d 64, of which two blocks share a multiprocessor
+        spilled=76,  # at d 64, of which two blocks share a multiprocessor
     ),
     Shipped(
         name="gated_delta_rule_step",
