@@ -36,6 +36,7 @@ OF_TEST: Counter[str] = Counter()  # the same, by test, without its parameters
 COUNTS: Counter[tuple[str, str]] = (
     Counter()
 )  # how many tests of a kind passed or failed; how many kernels they compiled
+FAILING: dict[str, set[str]] = {}  # which failed, by kind
 
 
 def worked() -> float:
@@ -72,6 +73,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     kind, facts = kind_of(report.nodeid), dict(report.user_properties)
     if report.when == "call" or report.failed:
         COUNTS[kind, report.outcome] += 1
+    if report.failed:
+        FAILING.setdefault(kind, set()).add(report.nodeid)
     if report.when == "teardown":
         SECONDS[kind] += float(facts["worked"])
         OF_TEST[report.nodeid.partition("[")[0]] += float(facts["worked"])
@@ -83,12 +86,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     gc.freeze()  # pytest looks for garbage five times when it ends
     if session.config.getoption("budget") and any(SECONDS[kind] > BUDGET[kind] for kind in BUDGET):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    controls = "PYTEST_XDIST_WORKER" not in os.environ
+    ended = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    controls = "PYTEST_XDIST_WORKER" not in os.environ and ended
     if controls and session.config.getoption("record") and session.config.getoption("whole"):
         from benchmarks.record import record
 
         rows = [
-            {"kind": kind, "passed": COUNTS[kind, "passed"], "failed": COUNTS[kind, "failed"]}
+            {"kind": kind, "passed": COUNTS[kind, "passed"], "failing": sorted(FAILING.get(kind, ()))}
             | ({"kernels": COUNTS[kind, "kernels"]} if COUNTS[kind, "kernels"] else {})
             | {"processor_seconds": round(SECONDS[kind])}
             for kind in SECONDS
