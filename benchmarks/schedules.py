@@ -41,6 +41,7 @@ from pykittens.kernels import (
     gemm_divided,
     schedule,
 )
+from pykittens.kernels.gemm_divided import clear
 
 from .record import RESULTS
 
@@ -62,7 +63,10 @@ def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list
     for way in schedule.AttentionShape(b, h, g, n, m, d, bool(causal), *band).ways(SLOTS):
         settings, o, scale = way._asdict(), empty("bf16", b, h, n, d), d**-0.5
         if (splits := settings.pop("splits")) == 1:
-            yield list(way), [(attention_hopper.attend, (q, k, v, o, None, scale, *band), {**statics, **settings}), o]
+            more: dict[str, Any] = {"counter": empty("i32", 1)} if way.stay and causal and not left else {}
+            calls = [(clear, (more["counter"],), {})] if more else []
+            calls.append((attention_hopper.attend, (q, k, v, o, None, scale, *band), {**statics, **settings, **more}))
+            yield list(way), [*calls, o]
             continue
         parts, logs = empty("f32", splits * b, h, n, d), empty("f32", splits * b, h, n)
         first = {**statics, **settings, "with_lse": True, "splits": splits}
@@ -125,7 +129,7 @@ def product_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list[A
             parts, flags = gemm_divided.scratch(config, m, n, 2, 1, way.splits, SLOTS)
             more = {"splits": way.splits, "parts": empty("f32", *parts), "flags": empty("i32", *flags)}
             more |= {"dependent": True}
-            calls = [(gemm_divided.clear, (more["flags"],), {})]
+            calls = [(clear, (more["flags"],), {})]
         static = {"config": schedule.for_rows(config, m), **more}
         static |= {"ta": True, "tb": True} if config.swap else {}
         given = (b, a) if config.swap else (a, b)
@@ -239,7 +243,8 @@ def measure(
                 print("WRONG", shape, name, wrong, flush=True)
                 del launch[name]
         if launch:
-            rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(way), ms] for way, ms in timed(launch)]})
+            row = {"kind": kind, "shape": shape, "ms": [[json.loads(way), ms] for way, ms in timed(launch)]}
+            rows.append(row | ({"dynamic": True} if kind == "attention" else {}))
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
 

@@ -19,7 +19,7 @@ from ..interop.arrays import ArrayInfo
 from ..interop.views import View
 from ..trace.scoring import Scoring
 from ..types import DTYPES
-from . import attention_divided, attention_hopper, attention_packed, schedule
+from . import attention_divided, attention_dynamic, attention_hopper, attention_packed, schedule
 from .arguments import KernelCall
 from .blank import Blanked
 from .scale import steady
@@ -57,6 +57,11 @@ class Scores(NamedTuple):
         if self.left is self.right is self.softcap is None:  # what most calls are, and each asks
             return (self.scale,)
         return tuple(x for x in (self.scale, self.left, self.right, self.softcap) if x is not None)
+
+    @property
+    def triangular(self) -> bool:
+        """Whether rows see more keys the further down they are."""
+        return self.left is None and (self.causal or self.right is not None)
 
     @property
     def band(self) -> tuple[int | None, int | None, float | None]:
@@ -126,7 +131,9 @@ def call(
             splits = way.pop("splits")
             if splits > 1:
                 static["splits"] = splits
-            kernel: Any = attention_hopper.attend if splits == 1 else attention_divided.DIVIDED
+            stays = way["stay"] and scores.triangular
+            kernel: Any = attention_dynamic.DYNAMIC if stays else attention_hopper.attend
+            kernel = attention_divided.DIVIDED if splits > 1 else kernel
             rest = () if whole else (*scores.band, sinks)
             return KernelCall(kernel, (q, k, v, out, lse, scores.scale, *rest), {**static, **way})
         more = window or scores.softcap is not None or sinks is not None or scoring is not None
@@ -139,8 +146,10 @@ def call(
             "steady": low,
             **configuration(dim, scores.causal and not window, length, more, few, v.shape[-1]),
         }
-        kernel = attention_hopper.attend
+        stays = static.get("stay", True) and scores.triangular and lists is None
+        kernel = attention_dynamic.DYNAMIC if stays else attention_hopper.attend
         if offsets[0] is not None:
+            kernel = attention_hopper.attend
             static["stay"] = not scores.causal or length < LONG  # and take tiles, of any length, one after another
             kernel = attention_packed.PACKED if static["stay"] else Blanked(kernel, offsets[0], lse, packed=True)
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)

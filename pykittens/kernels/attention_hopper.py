@@ -41,7 +41,7 @@ def grid(q: Any, consumers: Any, stay: Any, sms: Any, q_offsets: Any = None, spl
     warps=lambda consumers, **_: 4 * consumers + 4,
     grid=grid,
     blocks_per_sm=lambda consumers, **_: 1 + (consumers == 1),
-    pdl=lambda order=None, **_: order is not None,
+    pdl=lambda counter=None, **_: counter is not None,
 )
 def attend(
     q: Annotated[Tensor, HALF, "B", "H", "N", D],
@@ -86,7 +86,7 @@ def attend(
 
     splits: the keys of a tile are divided into so many parts. Part p of batch b is written at p * B + b of o, which is
     float32, and of lse, where it is -inf for parts without keys; `attention_divided` makes the output of them.
-    order, counter: see `attention_packed`.
+    order, counter: see `attention_packed` and `attention_dynamic`.
     steady: the cap is so low (`scale.steady`) that one peak serves all rows, and nothing is ever rescaled.
     """
     cols, wide = widths(q.cols, v.cols)
@@ -111,24 +111,24 @@ def attend(
     how: Any = {"left": left, "right": side, "stay": stay, "splits": splits, "lists": lists, "together": together}
     how |= {"q_offsets": q_offsets, "k_offsets": k_offsets, "order": order, "counter": counter}
     each_tile = QueryTiles(q, k, rows, keys, **how)
-    if order is not None:  # blocks begin while it is still made
+    if counter is not None:  # blocks begin while it is still set to 0
         pk.wait_for_previous()
 
     with pk.role("load", warps=4, registers=40 if consumers == 2 else 32):
-        with pk.role("queries", warps=1):
-            for tile in each_tile:
-                with q_ring.fill() as room:
-                    pk.tma.load(room, q, **tile.queries.tile(tile.batch, tile.head, tile.block, rows))
         for name, ring, source in (
             ("keys", k_ring, k),
             ("values", v_ring, v),
-        ):  # scores are wanted a block before their values
+        ):  # scores are wanted a block before their values; who loads first takes tiles, when it comes to load them
             with pk.role(name, warps=1):
                 for tile in each_tile:
                     head = tile.head // (q.depth // k.depth)
                     for j in tile.every_tile():
                         with ring.fill() as slot:
                             pk.tma.load(slot, source, **tile.keys.tile(tile.batch, head, j, keys))
+        with pk.role("queries", warps=1):
+            for tile in each_tile:
+                with q_ring.fill() as room:
+                    pk.tma.load(room, q, **tile.queries.tile(tile.batch, tile.head, tile.block, rows))
     with pk.role("attend", warpgroups=consumers, registers={1: 216, 2: 232, 3: 160}[consumers]) as me:
         score, weight = warpgroup.zeros(f32, 64, keys), warpgroup.zeros(q.dtype, 64, keys)
         out, total = warpgroup.zeros(f32, 64, wide), warpgroup.zeros_col(f32, 64, partial=True)

@@ -125,6 +125,7 @@ class PackedAttention:
         order = arrays.empty(info.kind, (2, info.shape[2] // rows + sequences), "i32", info.device)
         length = max(k.shape[2] // sequences, 1)  # on average
         together = attention_hopper.LINES // (length * sum(widths(q.shape[-1], v.shape[-1])))
+        groups = -(-sequences // min(max(together, 1), MOST))  # all of about as many
         side = 0 if static["causal"] else right
         order_tiles(
             q_offsets,
@@ -132,7 +133,7 @@ class PackedAttention:
             order,
             counter,
             side or 0,
-            min(max(together, 1), MOST),
+            -(-sequences // groups),
             o,
             lse,
             rows=rows,

@@ -205,10 +205,11 @@ class AttentionShape(NamedTuple):
     def microseconds(self, way: Way, constants: Constants, common: Constants, machine: DeviceModel) -> float:
         """Predicted for a way. Its own constants: launch, tile, step of keys, and what a causal tile takes more; those
         of all ways: a step where a block is alone that could be one of two, of the shortest tile at the end, the
-        share of bandwidth, merging, and its bandwidth."""
+        share of bandwidth, merging, its bandwidth, and where blocks take tiles from a counter (`attention_dynamic`)
+        what setting that to 0 takes more."""
         sms = machine.sms
         launch, tile, step, masked = constants
-        alone, last, bandwidth, merge, parts = common
+        alone, last, bandwidth, merge, parts, counter = common
         count, heads = -(-self.n // way.rows), self.batch * self.heads
         jobs, slots = count * heads * way.splits, sms * _residents(way)
         step = step * alone if _residents(way) == 2 and jobs <= sms else step
@@ -223,13 +224,9 @@ class AttentionShape(NamedTuple):
             each = tile + step * steps + masked * ((right is not None) + (self.left is not None))
             if way.stay and self.left is not None:  # tiles in the order of their rows
                 busiest = in_turn(each, jobs, slots)
-            elif way.stay:  # `pk.triangle`: pairs of a long tile and a short one; an odd number's middle one is alone
-                short = np.arange(-(-count // 2))
-                pairs = each[count - 1 - short] + np.where(2 * short + 1 < count, each[short], tile + step)
-                busiest = in_turn(pairs, len(pairs) * heads, slots)
             else:  # the longest first: no block has more tiles than the others but one
                 busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * each[0])
-                busiest = min(busiest, -(-jobs // slots) * each.max())
+                busiest = min(busiest, -(-jobs // slots) * each.max()) + counter * way.stay
         queries, both = self.batch * self.heads * self.n, sum(self.dims)
         moved = 2 * both * (queries + self.batch * self.shared * self.m) / 1e6  # MB
         merging = merge + 8e-6 * way.splits * queries * self.dims[1] / parts if way.splits > 1 else 0.0

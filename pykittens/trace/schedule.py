@@ -6,7 +6,7 @@ a tile do nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import TraceError
@@ -60,13 +60,19 @@ def _in_groups(tile: Any, rows: Operand, cols: Operand, group: int) -> tuple[Any
     return record(GroupedTile(THREAD, number(tile), number(rows), number(cols), group)).results
 
 
-def rectangle(rows: Operand, count: Operand, together: Operand = 1) -> Iterator[tuple[Any, Any, Any]]:
+def rectangle(
+    rows: Operand, count: Operand, together: Operand = 1, tiles: Iterable[Any] | None = None
+) -> Iterator[tuple[Any, Any, Any]]:
     """Tiles of `count` matrices of `rows` rows: (row, matrix, 1), the rows of a matrix next to one another in time.
 
-    together: so many matrices at a time, of all of them the first row, then the second. Rows that differ in length come
-    by length then, and what these matrices share is still in L2.
+    together: so many matrices at a time at most, of all of them the first row, then the second, in groups alike: after
+    a few at the end blocks would wait for their first rows. Rows that differ in length come by length then, and what
+    these matrices share is still in L2. tiles: the numbers of those that the block has, of `pk.dynamic`, instead of its
+    share of all.
     """
-    for tile in persistent(rows * count):
+    if not (isinstance(together, int) and together == 1):
+        together = cdiv(count, cdiv(count, together))
+    for tile in persistent(rows * count) if tiles is None else tiles:
         if isinstance(together, int) and together == 1:
             yield tile % rows, tile // rows, 1
         else:

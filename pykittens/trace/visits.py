@@ -132,8 +132,12 @@ class QueryTiles:
         self.q, self.k, self.rows, self.keys, self.left, self.right, self.stay = q, k, rows, keys, left, right, stay
         self.q_offsets, self.k_offsets, self.splits, self.lists = q_offsets, k_offsets, splits, lists
         self.order, self.together = order, together
-        self.work = None if counter is None else dynamic(counter, packed(q_offsets).tiles(q.rows, rows) * q.depth)
         self.triangular = left is None and right is not None and lists is None
+        if counter is None:
+            self.work = None
+        else:
+            tiles = cdiv(q.rows, rows) * q.batch if q_offsets is None else packed(q_offsets).tiles(q.rows, rows)
+            self.work = dynamic(counter, tiles * q.depth)
 
     def __iter__(self) -> Iterator[Work]:
         return self._dense() if self.q_offsets is None else self._packed()
@@ -142,14 +146,13 @@ class QueryTiles:
         q, k, rows, keys, splits = self.q, self.k, self.rows, self.keys, self.splits
         all_q, all_k, band = stretch(q), stretch(k), Band(q.rows, k.rows, self.left, self.right)
         tiles = cdiv(q.rows, rows)
-        # Blocks that come and go take the longest tiles first, of as many heads as have their keys in L2.
-        together = self.together()
         count = q.depth * q.batch if splits is None else q.depth * q.batch * splits
-        turned = self.triangular and not self.stay
+        # Whoever comes takes the longest tile that is left, of as many heads as have their keys in L2.
+        together, turned = self.together(), self.triangular and (self.work is not None or not self.stay)
         walk = (
             triangle(tiles, count)
-            if self.triangular and self.stay
-            else rectangle(tiles, count, together if turned else 1)
+            if self.triangular and not turned
+            else rectangle(tiles, count, together if turned else 1, self._taken())
         )
         for tile, head, real in walk:
             block = tiles - 1 - tile if turned else tile
@@ -167,9 +170,8 @@ class QueryTiles:
         tiles = q_rows.tiles(self.q.rows, rows)
         if self.work is None:
             walk = ((tile, head) for tile, head, _ in rectangle(tiles, self.q.depth))
-        else:  # the role that asks first takes tiles, and hands them to the others
-            taken = self.work if self.work.taken else self.work.take()
-            walk = ((number % tiles, number // tiles) for number in taken)
+        else:
+            walk = ((number % tiles, number // tiles) for number in self._taken())
         for place, head in walk:
             tile, i = (place, q_rows.find(place, rows)) if self.order is None else self._ordered(place, q_rows.count)
             mine, theirs = q_rows[i], k_rows[i]
@@ -180,6 +182,10 @@ class QueryTiles:
                 listed = None if self.lists is None else TileList(self.lists, 0, head, tile)
                 span = band.key_tiles(block * rows, rows, self.keys) if listed is None else listed.span
                 yield Work(block, head, 0, i, 0, mine, theirs, band, span, listed=listed)
+
+    def _taken(self) -> Any:
+        """Numbers of tiles, or None without a counter: the role that asks first takes them, and hands them on."""
+        return None if self.work is None else self.work if self.work.taken else self.work.take()
 
     def _ordered(self, place: Any, sequences: Any) -> tuple[Any, Any]:
         """The tile at a place, and its sequence: one that exists, whatever offsets made of the order."""

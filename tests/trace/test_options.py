@@ -211,6 +211,7 @@ def given(name: str, e: SimpleNamespace, form: str) -> Any:
         "count": 3,
         "parts": 2,
         "together": 2,
+        "tiles": [e.n],
         "n": 3,
         "items": 3,
         "least": 5,

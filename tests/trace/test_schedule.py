@@ -45,16 +45,17 @@ def by_sections(
         turn.set(turn + 1)
 
 
-@pytest.mark.parametrize("together", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("together", [1, 2, 3, 4, 5, 9])
 def test_a_rectangle_takes_so_many_matrices_at_a_time(together: int) -> None:
     rows, count = 3, 5
+    wide = {1: 1, 2: 2, 3: 3, 4: 3, 5: 5, 9: 5}[together]  # of four and one it makes three and two
     order = np.full((rows, count), -1, np.int32)
     by_sections(order, rows=rows, count=count, together=together)
     expected = [
         (row, matrix)
-        for first in range(0, count, together)
+        for first in range(0, count, wide)
         for row in range(rows)
-        for matrix in range(first, min(first + together, count))
+        for matrix in range(first, min(first + wide, count))
     ]
     assert [tuple(map(int, np.argwhere(order == i)[0])) for i in range(rows * count)] == expected
 

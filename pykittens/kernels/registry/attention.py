@@ -56,18 +56,20 @@ def _attention_ampere(dim: int, dtype: str, causal: bool, laps: int = 2) -> Inst
 def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool, window: bool = False, **more: Any) -> Instance:
     settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096, window)
     rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
-    return _attention(
+    taken = {"counter": np.zeros(1, np.int32)} if causal and settings.get("stay", True) else {}
+    made = _attention(
         attention_hopper.attend,
         rows,
         (6 if window else 2) * settings["keys"] + 40,
         dim,
         dtype,
-        {"lse": spec(f32, (1, 1, 1))},
+        {"lse": spec(f32, (1, 1, 1)), **{name: spec(i32, x.shape) for name, x in taken.items()}},
         causal=causal,
         sms=2,
         **settings,
         **more,
     )
+    return replace(made, values=taken)
 
 
 def windowed(instance: Instance, left: int, right: int, **more: Any) -> Instance:

@@ -1,0 +1,28 @@
+"""Causal attention whose blocks take the next tile of queries when they come to need one, the longest first.
+
+    counter = 0, then `attention_hopper.attend`
+
+Tiles of a triangle differ in length. Pairs of a long and a short one are alike (`pk.triangle`), but seldom as many as a
+multiple of the multiprocessors. From a counter (`pk.dynamic`) blocks that stay end at about the same time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..interop import arrays
+from . import attention_hopper
+from .gemm_divided import clear
+
+
+class DynamicAttention:
+    """Both launches as one, the second of which begins while the first is under way: called as `attend` is."""
+
+    def __call__(self, q: Any, *rest: Any, **static: Any) -> None:
+        info = arrays.describe(q)
+        counter = arrays.empty(info.kind, (1,), "i32", info.device)
+        clear(counter)
+        attention_hopper.attend(q, *rest, counter=counter, **static)
+
+
+DYNAMIC = DynamicAttention()
