@@ -26,7 +26,6 @@ from . import attention_backward_wide as wide
 from .arguments import KernelCall
 from .attention import Scores, loadable, machine_of, processors_of, table
 from .attention_packed import owners_of
-from .blank import blank
 from .tile_lists import Lists
 from .widths import backward_width
 
@@ -103,7 +102,7 @@ def finish(
     rows, base, exists = pk.stretch(out), 0, None
     if q_offsets is not None:
         i = pk.packed(q_offsets).owner(row * ROWS // PADDED, PADDED, owners)
-        rows, base = pk.packed(q_offsets)[i], pk.packed(q_offsets).padded(i, ROWS)
+        rows, base = pk.packed(q_offsets).covering(i, out.rows), pk.packed(q_offsets).padded(i, ROWS)
         exists = (row - base) * ROWS < rows.rows
     with nullcontext() if exists is None else pk.when(exists):
         x = warpgroup.load_vec(dq, (batch, head, part, 0)).tile(ROWS, cols)
@@ -187,9 +186,6 @@ class Steps:
             q_owners = owners_of(q_offsets, n, PADDED)
             k_owners = q_owners if same else owners_of(k_offsets, k.shape[2], keys)
         prepare(o, do, lse, dlse, scaled, delta, sums, turns, q_offsets, q_owners)
-        if q_offsets is not None:
-            blank(q_offsets, dq, packed=True)
-            blank(k_offsets, dk, dv, packed=True)
         more = (left, right, softcap, q_offsets, k_offsets)
         for x in gradients:
             if x is not None:

@@ -221,10 +221,11 @@ def differentiate(
         group.store(sums, dvalue, (sums.batch // 2 + entry, head, tile, 0))
         return
     group.sync()
+    own = k_rows if q_offsets is None else pk.packed(k_offsets).covering(sequence, k.rows)
     for out, found, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
         group.store(staged, found.to(dtype))
         group.sync()
-        group.store(out, staged, **k_rows.tile(batch, head, tile, KEYS))
+        group.store(out, staged, **own.tile(batch, head, tile, KEYS))
 
 
 @pk.kernel(warps=4, grid=lambda sums, dk, **_: (pk.cdiv(dk.rows, 4 * LINES), dk.depth * dk.batch, 2))
@@ -281,5 +282,5 @@ def finish(
     q_rows, base = pk.stretch(out), 0
     if q_offsets is not None:
         i = pk.packed(q_offsets).owner(tile * rows // 128, 128, owners)
-        q_rows, base = pk.packed(q_offsets)[i], pk.packed(q_offsets).padded(i, rows)
+        q_rows, base = pk.packed(q_offsets).covering(i, out.rows), pk.packed(q_offsets).padded(i, rows)
     pk.block.store(out, staged, **q_rows.tile(batch, head, tile - base, rows))

@@ -54,7 +54,7 @@ def merge(
     if owners is not None:
         keys = keys_of(width)
         sequence = owners[pk.minimum(at_row * ROWS // keys, owners.cols - 1)]  # at d 256 the last tile may be no one's
-        rows = pk.packed(k_offsets)[sequence]
+        rows = pk.packed(k_offsets).covering(sequence, dk.rows)
         at_row = at_row - pk.packed(k_offsets).first(sequence, keys) * (keys // ROWS)
 
     def add(gradient: int, out: Any, by: Any) -> None:

@@ -118,7 +118,7 @@ def differentiate(
         q_rows, k_rows = pk.packed(q_offsets)[sequence], pk.packed(k_offsets)[sequence]
         base = pk.packed(q_offsets).padded(sequence, rows)
         key_tiles = pk.cdiv(k_rows.rows, keys)
-        exists = tile < key_tiles
+        exists = tile * keys < pk.packed(k_offsets).covering(sequence, k.rows).rows
     tiles, band = pk.cdiv(q_rows.rows, rows), pk.band(q_rows.rows, k_rows.rows, left=left, right=side)
     key, value = (pk.shared(pk.st(dtype, keys, d), name=name) for name in ("key", "value"))
     landed = pk.barrier(2, name="landed")
@@ -133,7 +133,7 @@ def differentiate(
     # What is this block's: worked out where it is needed, not kept in registers.
     share = partial(Share, section * many + place % width, k, sums)
     present = partial(pk.when, exists) if packed else nullcontext  # some numbers of packed tiles are nobody's
-    visits = KeyTile(band, tile, keys, rows, shared_by, share, lists=lists, line=line)
+    visits = KeyTile(band, tile, keys, rows, shared_by, share, tile < key_tiles if packed else None, lists, line)
 
     def await_turn(at: Any, j: Any) -> None:
         """All that comes before is in a piece of dq."""
@@ -263,7 +263,7 @@ def differentiate(
             else:
                 pk.block.sync()  # nobody reads the keys and values any more
                 head, batch = share().owner
-                own = pk.packed(k_offsets)[sequence] if packed else k_rows  # asked again, not kept in registers
+                own = pk.packed(k_offsets).covering(sequence, k.rows) if packed else k_rows  # not kept in registers
                 for out, sum, staged in ((dk, dkey * scale, key), (dv, dvalue, value)):
                     staged = mine(staged) if halves else staged.part(me * 64, 0, 64, d)
                     warpgroup.store(staged, sum.to(dtype))

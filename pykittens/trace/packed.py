@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import TypeRuleError
 from ..program import Operand
 from ..types import i32
-from .elementwise import maximum
+from .elementwise import maximum, where
 from .flow import break_if, loop, otherwise, when
 from .handle import number
 from .memory import Tensor, at
@@ -65,6 +65,12 @@ class Packed:
         """The rows of a sequence."""
         start, end = maximum(self.offsets[index], 0), self.offsets[index + 1]
         return Stretch(end - start, start, end)
+
+    def covering(self, index: Operand, rows: Operand) -> Stretch:
+        """The rows of a sequence and, behind the last one, those that are nobody's in a tensor of so many `rows`."""
+        own = self[index]
+        end = where(index == self.count - 1, rows, own.end)
+        return Stretch(end - own.start, own.start, end)
 
     def tiles(self, rows: Operand, height: int) -> Any:
         """How many numbers of tiles there are, for a tensor of so many rows."""

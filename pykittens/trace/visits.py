@@ -238,8 +238,9 @@ def _part(i: Any, parts: Any, count: Any) -> tuple[Any, Any]:
 class KeyTile:
     """The tiles of `rows` queries that see a tile of `keys` keys, of the heads that share it.
 
-    share: gives what the block has of them, where that is asked for; lists: see `TileList` (those of keys), or None;
-    line: which of the lists is the tile's, unless that of its number.
+    share: gives what the block has of them, where that is asked for; exists: whether the tile has keys, unless it
+    always does; lists: see `TileList` (those of keys), or None; line: which of the lists is the tile's, unless that of
+    its number.
     """
 
     def __init__(
@@ -250,11 +251,14 @@ class KeyTile:
         rows: int,
         shared_by: Any,
         share: Callable[[], Share],
+        exists: Any = None,
         lists: Any = None,
         line: Any = None,
     ):
         self.line = tile if line is None else line
         span = band.query_tiles(tile * keys, keys, rows)  # those from clear to full see all of these keys
+        if exists is not None:
+            span = span._replace(end=where(exists, span.end, span.begin))
         self.heads = share().heads_of(shared_by)
         begin, end = share().queries_of(span.begin, span.end)
         span = span._replace(begin=begin, end=end)
