@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import pykittens as pk
 from pykittens import Scalar, Tensor, bf16, f16, f32, i32, warp, warpgroup
 
+from ..trace.first_store import FirstStores
 from ..trace.scoring import TABLES, Differentiated, Scoring, Where
 from ..trace.visits import KeyTile, Share
 from .scale import squashed
@@ -82,6 +83,7 @@ def differentiate(
     sums: Annotated[Tensor, f32, "PB", "PG", "PT", pk.static("PL")] | None = None,
     owners: Annotated[Tensor, i32, "O"] | None = None,
     together: Annotated[Scalar, i32] | None = None,
+    claims: Annotated[Tensor, i32, "B", "H", "T"] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -97,7 +99,8 @@ def differentiate(
     together: how many heads at a time (`at_once`), and of all of them the first tile, then the second; else one.
 
     With `turns` (zeros), additions come in one order, by increasing keys, or decreasing if causal: a block waits for
-    blocks that began before it, none for one that starts with the same queries. `sums`: `attention_backward_divided`.
+    blocks that began before it, none for one that starts with the same queries. With `claims` (zeros, or the turns) dq
+    is no zeros, but anything: see `first_store`. `sums`: `attention_backward_divided`.
     """
     d, dtype, unit = backward_width(q.cols, v.cols), q.dtype, scale if softcap is None else softcap
     scored, tables = scoring is not None and scoring.score is not None, (o0, o1, o2, o3)
@@ -131,14 +134,20 @@ def differentiate(
         there, taken = pk.named_barrier(5, count=2), pk.named_barrier(5, count=2)
 
     # What is this block's: worked out where it is needed, not kept in registers.
-    share = partial(Share, section * many + place % width, k, sums)
+    share, added = partial(Share, section * many + place % width, k, sums), FirstStores(dq, turns, claims)
     present = partial(pk.when, exists) if packed else nullcontext  # some numbers of packed tiles are nobody's
     visits = KeyTile(band, tile, keys, rows, shared_by, share, tile < key_tiles if packed else None, lists, line)
 
-    def await_turn(at: Any, j: Any) -> None:
-        """All that comes before is in a piece of dq."""
-        if turns is not None:
-            pk.wait_for(turns, at, band.turn(j, rows, tile, keys, key_tiles))
+    def await_turn(at: Any, j: Any) -> Any:
+        """All that comes before is in a piece of dq; whether that is nothing."""
+        return added.wait(at, lambda: band.turn(j, rows, tile, keys, key_tiles))
+
+    def add(i: int, at: Any, j: Any) -> None:
+        """A warpgroup's part of a piece of dq is added to it."""
+        warp.arrive_at(taken, i)
+        first = await_turn(at, j)  # while the products are being made
+        warp.sync_at(there, i)
+        added.add(staged_dq[i], at, first)
 
     with pk.role("move", warps=4, registers=24):
         for name, given, operand, ring, rowed, row in (
@@ -163,14 +172,7 @@ def differentiate(
             for i in range(2):
                 with pk.role(f"add {i}", warps=1), present():
                     for b, h, j in visits.every_tile():
-                        warp.arrive_at(taken, i)
-                        await_turn((b, h, 2 * (base + j) + i), j)  # while the products are being made
-                        warp.sync_at(there, i)
-                        pk.tma.store_add(dq, staged_dq[i], (b, h, 2 * (base + j) + i, 0))
-                        pk.tma.commit()
-                        pk.tma.wait(read=turns is None)
-                        if turns is not None:
-                            pk.signal(turns, (b, h, 2 * (base + j) + i))
+                        add(i, (b, h, 2 * (base + j) + i), j)
     with pk.role("multiply", warpgroups=2, registers=240) as me:
         wide, cols = d // 2 if halves else d, dq.cols // 64
         my_key, my_value = (x if halves else x.part(me * 64, 0, 64, d) for x in (key, value))
@@ -178,8 +180,7 @@ def differentiate(
         weight, slope = warpgroup.zeros(dtype, 64, rows), warpgroup.zeros(dtype, 64, rows)
         dkey, dvalue = warpgroup.zeros(f32, 64, wide), warpgroup.zeros(f32, 64, wide)
         pieces = rows // 64 * d // (2 * cols)  # of a warpgroup's part of dq, one after another
-        part = warpgroup.zeros(f32, 64, cols)
-        turn = pk.var(pk.i32, 0)
+        part, turn = warpgroup.zeros(f32, 64, cols), pk.var(pk.i32, 0)
 
         def mine(x: Any) -> Any:
             """The columns that this warpgroup multiplies with."""

@@ -115,6 +115,51 @@ def test_deterministic(d: int, causal: bool) -> None:
         np.testing.assert_array_equal(sums[0], other)
 
 
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("fixed", (False, True), ids=("any order", "turns"))
+@full_or_causal
+@pytest.mark.parametrize("d", (64, 128))
+def test_the_first_stores(d: int, causal: bool, fixed: bool) -> None:
+    """In any order in which blocks come, dq may hold anything before."""
+    do, q, k, v = operands(70, 300, d)
+    o, lse, dq, _, _ = reference.attention_backward(do, q, k, v, scale=d**-0.5, causal=causal)
+    o, lse = o.astype(BF16), lse.astype(np.float32)
+    settings = {"causal": causal, **attention_backward.configuration(d)}
+    padded, parts = attention_backward.scratch(70, d)
+    for seed in (None, 1, 2, 3):
+        scaled, delta = (np.empty((1, 1, padded), np.float32) for _ in range(2))
+        total, flags = np.full((1, 1, *parts), np.nan, np.float32), np.empty((1, 1, parts[0]), np.int32)
+        attention_backward.prepare(o, do, lse, None, scaled, delta, total, flags, clear=False)
+        given = (q, k, v, do, scaled, delta, total, np.empty_like(k), np.empty_like(v), d**-0.5)
+        told = {"turns": flags if fixed else None, "claims": flags, **settings}
+        attention_backward_hopper.differentiate.simulate(*given, seed=seed, **told)
+        found = np.empty_like(q)
+        attention_backward.finish(total, scaled, found, d**-0.5, None, None, flags, width=d)
+        assert error(found, dq) < 1e-2
+
+
+def test_what_nobody_adds_to_is_zero() -> None:
+    """A sink is all that rows of queries before the keys see."""
+    do, q, k, v = operands(200, 40, 64)
+    sinks = np.ones(1, np.float32)
+    o, lse = pk.attention(q, k, v, causal=True, sinks=sinks, return_lse=True)
+    dq, *_ = pk.attention_backward(do, q, k, v, o, lse, causal=True, sinks=sinks)
+    assert (dq[:, :, :160] == 0).all()
+    assert (dq[:, :, 160:] != 0).any()
+
+
+def test_when_the_first_stores() -> None:
+    window, causal = (100, 100), (None, 0)
+    assert attention_backward.first_stores(128, 4096, causal, False)
+    assert not attention_backward.first_stores(128, 4097, causal, False)  # too many tiles of keys add
+    assert attention_backward.first_stores(64, 100_000, window, False)
+    assert attention_backward.first_stores(128, 1024, causal, True)
+    assert not attention_backward.first_stores(128, 1025, causal, True)
+    assert attention_backward.first_stores(128, 1024, (None, None), True)
+    assert not attention_backward.first_stores(128, 1024, (None, None), False)  # all blocks begin with one tile
+    assert not attention_backward.first_stores(256, 1024, causal, False)
+
+
 @pytest.mark.thin(4)
 @full_or_causal
 def test_deterministic_with_mma_sync(causal: bool) -> None:

@@ -289,6 +289,16 @@ def _packed(instance: Instance | None, queries: tuple[int, ...], keys: tuple[int
     return replace(instance, operands=operands, values=values, expected=expected, outputs=("dk", "dv"))
 
 
+def _first(dim: int, causal: bool, packed: bool) -> Instance:
+    """Who comes first to a tile of dq stores."""
+    instance = _attention_backward(dim, "bf16", causal)
+    if packed:
+        instance = _packed(instance, *LENGTHS)
+    shape = instance.operands["dq"].shape[:3]
+    values = {**instance.values, "claims": np.zeros(shape)}
+    return replace(instance, operands={**instance.operands, "claims": spec(i32, shape)}, values=values)
+
+
 def _packed_divided(dim: int, causal: bool) -> Instance:
     """The same, by a block for each head and tile of keys."""
     instance = _packed(_attention_backward(dim, "bf16", causal), *LENGTHS)
@@ -388,6 +398,16 @@ ROWS = (
         opcodes=("HGMMA", "UTMALDG", "USETMAXREG", "UTMAREDG|REDG"),
         most_lines=250,
         spilled=24,  # bounds of loops, before them
+    ),
+    Shipped(
+        name="attention_backward_hopper_first",
+        about="the same into a dq of anything: who comes first to a tile of it stores, all others add",
+        make=_first,
+        needs=("wgmma",),
+        options={"dim": (128, 64), "causal": (True, False), "packed": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG", "UTMAREDG"),
+        most_lines=250,
+        spilled=36,  # of packed sequences: where a block's work lies, before the loops
     ),
     Shipped(
         name="attention_backward_hopper_window",
