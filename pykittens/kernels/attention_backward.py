@@ -1,6 +1,6 @@
 """Attention backward on arrays of any framework: three launches, of which the first and the last are here.
 
-    delta = rowsum(do * o) - dlse        prepare: delta, the log-sum-exp in powers of two, zeros for the sums of dq
+    delta = rowsum(do * o) - dlse        prepare: delta, the log-sum-exp in powers of two, zeros where dq needs them
     dq, dk, dv                           the products: `attention_backward_hopper`, `attention_backward_ampere`
     dq = dq * scale                      finish: from float32 in the order of registers to rows of the operands' dtype
 

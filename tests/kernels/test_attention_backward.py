@@ -138,6 +138,27 @@ def test_the_first_stores(d: int, causal: bool, fixed: bool) -> None:
         assert error(found, dq) < 1e-2
 
 
+@full_or_causal
+@pytest.mark.parametrize("mma_sync", (0, AMPLE), ids=("wgmma", "mma.sync"))
+def test_rows_behind_the_last_sequence_are_zero(mma_sync: int, causal: bool) -> None:
+    """Of 70, 0 and 61 rows."""
+    do, q, k, v = operands(300, 300, 64)
+    offsets = np.array([0, 70, 70, 131], np.int32)
+    o, lse, found = np.zeros_like(q), np.zeros((1, 1, 300), np.float32), [np.full_like(x, np.nan) for x in (q, k, v)]
+    expected = [np.zeros(x.shape) for x in found]
+    for rows in (slice(0, 70), slice(70, 131)):
+        part = [x[:, :, rows] for x in (do, q, k, v)]
+        o[:, :, rows], lse[:, :, rows], *gradients = reference.attention_backward(*part, scale=0.125, causal=causal)
+        for x, y in zip(expected, gradients, strict=True):
+            x[:, :, rows] = y
+    told = {"mma_sync": AMPLE} if mma_sync else attention_backward.configuration(64)
+    given = (do, q, k, v, o, lse, None, *found, 0.125, None, None, None, None, None, offsets, offsets)
+    attention_backward.STEPS(*given, causal=causal, **told)
+    for x, y in zip(found, expected, strict=True):
+        assert error(x, y) < 1e-2
+        assert (x[:, :, 131:] == 0).all()
+
+
 def test_what_nobody_adds_to_is_zero() -> None:
     """A sink is all that rows of queries before the keys see."""
     do, q, k, v = operands(200, 40, 64)
