@@ -196,8 +196,6 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, list[Row]]]:
             band = [*row["shape"][7:]] * (1 if causal else 2)
             shape: Any = schedule.AttentionShape(*sizes, bool(causal), *band)
             ways: Times = {schedule.Way(*way): 1000 * ms for way, ms in row["ms"]}
-            if not row.get("dynamic") and shape.left is None and causal:  # blocks that stay took pairs of tiles
-                ways = {way: us for way, us in ways.items() if not way.stay}
         elif row["kind"] == "backward":
             shape = backward_shape(row["shape"])
             ways = {divided.Cut(shape.width, *way): 1000 * ms for way, ms in row["ms"]}
@@ -217,7 +215,7 @@ def _cols(way: schedule.ProductWay) -> int:
 
 
 STARTS: dict[str, tuple[Constants, list[float]]] = {
-    "attention": (lambda way: [5, 2.5, way.rows * way.keys / 2e4, 0.5], [0.7, 0.5, 0.8, 3, 0.6, 1]),
+    "attention": (lambda way: [5, 2.5, way.rows * way.keys / 2e4, 0.5], [0.7, 0.5, 0.8, 3, 0.6, 1, 0.2]),
     "backward": (lambda way: [4, 2.4, 5], [0.07, 0.5, 2]),
     "product": (
         lambda way: [5, 1.5, way.config.rows * _cols(way) / 6e4, (way.config.rows + _cols(way)) / 1e3],

@@ -61,9 +61,9 @@ def attention_runs(shape: Shape, make: Make, empty: Make) -> Iterator[tuple[list
     statics = {"causal": bool(causal), "positive": True, "sms": SLOTS}
     band = [*left, *left] if left and not causal else left
     for way in schedule.AttentionShape(b, h, g, n, m, d, bool(causal), *band).ways(SLOTS):
-        settings, o, scale = way._asdict(), empty("bf16", b, h, n, d), d**-0.5
-        if (splits := settings.pop("splits")) == 1:
-            more: dict[str, Any] = {"counter": empty("i32", 1)} if way.stay and causal and not left else {}
+        settings, o, scale = way.settings, empty("bf16", b, h, n, d), d**-0.5
+        if (splits := way.splits) == 1:
+            more: dict[str, Any] = {"counter": empty("i32", 1)} if way.dynamic else {}
             calls = [(clear, (more["counter"],), {})] if more else []
             calls.append((attention_hopper.attend, (q, k, v, o, None, scale, *band), {**statics, **settings, **more}))
             yield list(way), [*calls, o]
@@ -243,8 +243,7 @@ def measure(
                 print("WRONG", shape, name, wrong, flush=True)
                 del launch[name]
         if launch:
-            row = {"kind": kind, "shape": shape, "ms": [[json.loads(way), ms] for way, ms in timed(launch)]}
-            rows.append(row | ({"dynamic": True} if kind == "attention" else {}))
+            rows.append({"kind": kind, "shape": shape, "ms": [[json.loads(way), ms] for way, ms in timed(launch)]})
     print(kind, len(rows), "shapes", round(time.perf_counter() - begin), "s", flush=True)
     return rows
 

@@ -28,7 +28,6 @@ from .widths import widths
 
 DTYPE_NAMES = ("bf16", "f16")
 WIDEST, WIDEST_MMA_SYNC = 256, 128  # head dimensions: of Hopper's kernels, of the others
-LONG = 8192  # rows of a causal sequence whose tiles are long enough for the hardware to hand out
 LARGEST_CAP = 65536  # capped scores have an absolute error of some 2^-23 of the cap (`scale.squashed`)
 FARTHEST = 2**30  # a side of a window that reaches past all keys
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
@@ -59,9 +58,9 @@ class Scores(NamedTuple):
         return tuple(x for x in (self.scale, self.left, self.right, self.softcap) if x is not None)
 
     @property
-    def triangular(self) -> bool:
-        """Whether rows see more keys the further down they are."""
-        return self.left is None and (self.causal or self.right is not None)
+    def uneven(self) -> bool:
+        """Whether some rows see fewer keys than others."""
+        return self.left is not None or self.right is not None or self.causal
 
     @property
     def band(self) -> tuple[int | None, int | None, float | None]:
@@ -127,15 +126,12 @@ def call(
             whole = not window and sinks is None
             if whole and not scores.causal and (rows := grouped(q, k, out)) is not None:
                 q, out, lse = rows(q), rows(out), rows(lse)
-            way = plan(q.shape, k.shape, scores, sinks is not None, device, v.shape[-1]).way._asdict()
-            splits = way.pop("splits")
-            if splits > 1:
-                static["splits"] = splits
-            stays = way["stay"] and scores.triangular
-            kernel: Any = attention_dynamic.DYNAMIC if stays else attention_hopper.attend
-            kernel = attention_divided.DIVIDED if splits > 1 else kernel
+            way = plan(q.shape, k.shape, scores, sinks is not None, device, v.shape[-1]).way
+            kernel: Any = attention_dynamic.DYNAMIC if way.dynamic else attention_hopper.attend
+            if way.splits > 1:
+                kernel, static["splits"] = attention_divided.DIVIDED, way.splits
             rest = () if whole else (*scores.band, sinks)
-            return KernelCall(kernel, (q, k, v, out, lse, scores.scale, *rest), {**static, **way})
+            return KernelCall(kernel, (q, k, v, out, lse, scores.scale, *rest), {**static, **way.settings})
         more = window or scores.softcap is not None or sinks is not None or scoring is not None
         few = scoring is not None and scoring.mask is None and max(scoring.score_ranks, default=0) < 2
         low = scoring is None and steady(scores.softcap, arrays.describe(q).dtype)
@@ -146,12 +142,12 @@ def call(
             "steady": low,
             **configuration(dim, scores.causal and not window, length, more, few, v.shape[-1]),
         }
-        stays = static.get("stay", True) and scores.triangular and lists is None
+        stays = static.get("stay", True) and (scores.uneven or lists is not None)
         kernel = attention_dynamic.DYNAMIC if stays else attention_hopper.attend
         if offsets[0] is not None:
             kernel = attention_hopper.attend
-            static["stay"] = not scores.causal or length < LONG  # and take tiles, of any length, one after another
-            kernel = attention_packed.PACKED if static["stay"] else Blanked(kernel, offsets[0], lse, packed=True)
+            stays = static.get("stay", True)  # and take tiles, of any length, one after another
+            kernel = attention_packed.PACKED if stays else Blanked(kernel, offsets[0], lse, packed=True)
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         if lists is not None:
             kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))
@@ -217,23 +213,23 @@ def configuration(
     low cap. values: their head dimension, if not that of keys.
 
     Three consumers keep the special-function units busy where the head dimension gives the tensor core little to do.
-    Blocks stay where tiles are short, so that a tile's first loads run beside the end of the one before; where they are
-    long, the hardware hands them out as blocks become free, which leaves less idle at the end.
+    Blocks stay, so that a tile's first loads run beside the end of the one before, but where tiles of 160 keys leave no
+    room for two of queries.
     """
     long = rows >= 8192
     plain = not more or (few and causal and long)  # three consumers have no registers for bounds, a cap, sinks
     if dim <= 64 and not plain:
         return {"stages": 3}
     if dim <= 64:
-        return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3, "stay": not (causal and long)}
-    if dim <= 128 and more:  # nor have 160 keys, nor blocks that come and go
+        return {"stages": 3} if causal and rows < 2048 else {"stages": 3, "consumers": 3}
+    if dim <= 128 and more:  # nor have 160 keys
         return {}
     if dim <= 128:
         return {"keys": 160, "queries": 1, "pingpong": False, "stay": False} if causal and long else {}
     keys = schedule.roomiest(dim, values or dim)
     if more:
         keys = min(keys, max(80, schedule.roomiest(dim, values or dim, schedule.THREAD - 16)))
-    return {"keys": keys, "queries": 1, "stay": not (causal and long)}
+    return {"keys": keys, "queries": 1}
 
 
 def check(infos: dict[str, ArrayInfo], deterministic: bool = False, sinks: ArrayInfo | None = None) -> None:

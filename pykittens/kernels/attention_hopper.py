@@ -103,13 +103,8 @@ def attend(
     side: Any = 0 if causal else right
     bounded = left is not None or side is not None
     singly = left is not None and lists is None and wide <= 64  # sides are looked at one by one; wide ones lost 1 %
-
-    def together() -> Any:
-        """The heads whose keys have room in L2."""
-        return pk.maximum(LINES // (k.rows * (cols + wide)), 1) * (q.depth // k.depth)
-
-    how: Any = {"left": left, "right": side, "stay": stay, "splits": splits, "lists": lists, "together": together}
-    how |= {"q_offsets": q_offsets, "k_offsets": k_offsets, "order": order, "counter": counter}
+    how: Any = {"left": left, "right": side, "stay": stay, "splits": splits, "lists": lists, "order": order}
+    how |= {"q_offsets": q_offsets, "k_offsets": k_offsets, "counter": counter, "room": LINES // (cols + wide)}
     each_tile = QueryTiles(q, k, rows, keys, **how)
     if counter is not None:  # blocks begin while it is still set to 0
         pk.wait_for_previous()

@@ -24,6 +24,7 @@ from .widths import widths
 WARPS = 4
 LANES = 32  # sequences that a warp looks at together
 MOST = 64  # sequences that are ordered together
+ALL = 2**30  # keys
 PARTS = 128  # warps that see to rows that are nobody's
 
 
@@ -42,6 +43,7 @@ def order_tiles(
     order: Annotated[Tensor, i32, 2, "T"],
     counter: Annotated[Tensor, i32, 1],
     right: Annotated[Scalar, i32],
+    most: Annotated[Scalar, i32],
     together: Annotated[Scalar, i32],
     o: Annotated[Tensor, HALF, "B", "H", "N", pk.static("DV")],
     lse: Annotated[Tensor, f32, "B", "H", "N"] | None = None,
@@ -52,9 +54,9 @@ def order_tiles(
     """order, of tiles of `rows` rows as `pk.packed(q_offsets)` numbers them, and 0 in counter; o and lse are those of
     nothing in rows that are nobody's (`blank`).
 
-    A tile sees keys up to an end; tiles of `together` sequences come by their ends, the last first, then by their
-    numbers. Where a tile comes is how many of their tiles come before it: of a sequence, those whose end is above a
-    limit. growing: row i of n sees the keys up to i + m - n + right; else all m.
+    Tiles of `together` sequences come by how many keys they see, the most first, then by their numbers. Where a tile
+    comes is how many of their tiles come before it: of a sequence, those that see more than a limit. growing: row i of
+    n sees the keys up to i + m - n + right, else all m; a tile sees `most` keys.
     """
     tile, q_rows, k_rows = pk.block_index.x * WARPS + warp.index, pk.packed(q_offsets), pk.packed(k_offsets)
     pk.launch_next()
@@ -67,8 +69,9 @@ def order_tiles(
         own = q_rows.find(tile, rows)
         n, m, place = q_rows[own].rows, k_rows[own].rows, tile - q_rows.first(own, rows)
         block = pk.cdiv(n, rows) - 1 - place  # the longest first, as those who take it know
-        seen = pk.minimum((block + 1) * rows, n) + m - n + right if growing else m
-        end = pk.where(block < 0, -1, pk.maximum(pk.minimum(seen, m), 0))  # -1: of a tile that does not exist
+        end = pk.minimum((block + 1) * rows, n) + m - n + right if growing else m
+        seen = pk.maximum(pk.minimum(pk.minimum(end, m), most), 0)
+        seen = pk.where(block < 0, -1, seen)  # of a tile that does not exist
         first = own // together * together
         stop, found = pk.minimum(first + together, q_rows.count), pk.var(i32, q_rows.first(first, rows) + place)
         for i in pk.range(pk.cdiv(stop - first, LANES)):
@@ -82,10 +85,11 @@ def order_tiles(
             (begins, ends), (k_begins, k_ends) = lengths(q_offsets), lengths(k_offsets)
             each = pk.iota(begins) + at
             n, m = ends - begins, k_ends - k_begins
-            limit = pk.where(each < own, end - 1, end)
+            limit = pk.where(each < own, seen - 1, seen)
             tiles, numbers = (n + rows - 1) // rows, ends // rows - begins // rows + 1
-            below = pk.maximum(limit - (m - n) - right, 0) // rows if growing else 0
-            above = pk.where(limit < 0, tiles, pk.where(limit < m, tiles - below, 0))
+            less = pk.maximum(limit - (m - n) - right, 0) if growing else 0  # rows that see no more than the limit
+            above = pk.where((limit < m) & (limit < most) & (less < n), tiles - less // rows, 0)
+            above = pk.where(limit < 0, tiles, above)
             above = pk.where(limit < -1, numbers, above)  # before a tile that does not exist others like it come, too
             counted = (each < stop) & (each != own)
             found.set(found + pk.where(counted, above, 0).sum())
@@ -127,17 +131,19 @@ class PackedAttention:
         together = attention_hopper.LINES // (length * sum(widths(q.shape[-1], v.shape[-1])))
         groups = -(-sequences // min(max(together, 1), MOST))  # all of about as many
         side = 0 if static["causal"] else right
+        most = ALL if left is None or side is None else max(left + side + rows, 0)
         order_tiles(
             q_offsets,
             k_offsets,
             order,
             counter,
             side or 0,
+            most,
             -(-sequences // groups),
             o,
             lse,
             rows=rows,
-            growing=left is None and side is not None,
+            growing=side is not None,
         )
         attention_hopper.attend(q, k, v, o, lse, *rest, order=order, counter=counter, consumers=consumers, **static)
 

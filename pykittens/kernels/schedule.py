@@ -93,7 +93,8 @@ def machine(device: int | None) -> DeviceModel:
 
 
 class Way(NamedTuple):
-    """Of attention: static values of `attention_hopper.attend`, and into how many parts the keys are divided."""
+    """Of attention: settings of `attention_hopper.attend`, into how many parts the keys are divided, and whether
+    blocks that stay take tiles from a counter (`attention_dynamic`)."""
 
     keys: int = 128
     stages: int = 2
@@ -102,21 +103,27 @@ class Way(NamedTuple):
     pingpong: bool = True
     stay: bool = True
     splits: int = 1
+    dynamic: bool = False
 
     @property
     def rows(self) -> int:
         return 64 * self.consumers
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Those that `attention_hopper.attend` has."""
+        return {name: value for name, value in self._asdict().items() if name not in ("splits", "dynamic")}
+
+    @property
     def name(self) -> str:
-        """What its constants stand under: the parts have the same."""
+        """What its constants stand under: the parts have the same, and where tiles come from does not matter."""
         tiles = f"keys={self.keys} stages={self.stages} queries={self.queries} consumers={self.consumers}"
         return f"{tiles} pingpong={self.pingpong:d} stay={self.stay:d}"
 
     @property
     def words(self) -> str:
         """For people."""
-        return f"{self.name} splits={self.splits}"
+        return f"{self.name} splits={self.splits} dynamic={self.dynamic:d}"
 
 
 class ProductWay(NamedTuple):
@@ -197,6 +204,8 @@ class AttentionShape(NamedTuple):
             if not plain and (way.consumers == 3 or way.keys == 160):
                 continue
             yield way
+            if way.stay and (self.causal or self.left is not None or self.right is not None):
+                yield way._replace(dynamic=True)
             if divide and plain and not way.stay and way.keys != 160:
                 tiles, most = -(-self.n // way.rows) * self.batch * self.heads, self.m // (2 * way.keys)
                 slots = sms * _residents(way)
@@ -205,11 +214,11 @@ class AttentionShape(NamedTuple):
     def microseconds(self, way: Way, constants: Constants, common: Constants, machine: DeviceModel) -> float:
         """Predicted for a way. Its own constants: launch, tile, step of keys, and what a causal tile takes more; those
         of all ways: a step where a block is alone that could be one of two, of the shortest tile at the end, the
-        share of bandwidth, merging, its bandwidth, and where blocks take tiles from a counter (`attention_dynamic`)
-        what setting that to 0 takes more."""
+        share of bandwidth, merging, its bandwidth, and where tiles come from a counter, what setting that to 0 takes
+        more, and each tile."""
         sms = machine.sms
         launch, tile, step, masked = constants
-        alone, last, bandwidth, merge, parts, counter = common
+        alone, last, bandwidth, merge, parts, counter, taking = common
         count, heads = -(-self.n // way.rows), self.batch * self.heads
         jobs, slots = count * heads * way.splits, sms * _residents(way)
         step = step * alone if _residents(way) == 2 and jobs <= sms else step
@@ -222,11 +231,16 @@ class AttentionShape(NamedTuple):
             begins = 0 if self.left is None else np.minimum(np.maximum(rows - self.left, 0), ends - 1)
             steps = np.ceil((-(-ends // way.keys) - begins // way.keys) / way.splits)
             each = tile + step * steps + masked * ((right is not None) + (self.left is not None))
-            if way.stay and self.left is not None:  # tiles in the order of their rows
+            if way.stay and not way.dynamic and self.left is not None:  # tiles in the order of their rows
                 busiest = in_turn(each, jobs, slots)
+            elif way.stay and not way.dynamic:  # `pk.triangle`: a long tile and a short one; an odd number's is alone
+                short = np.arange(-(-count // 2))
+                pairs = each[count - 1 - short] + np.where(2 * short + 1 < count, each[short], tile + step)
+                busiest = in_turn(pairs, len(pairs) * heads, slots)
             else:  # the longest first: no block has more tiles than the others but one
-                busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * each[0])
-                busiest = min(busiest, -(-jobs // slots) * each.max()) + counter * way.stay
+                each = each + taking * way.dynamic
+                busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * each.min())
+                busiest = min(busiest, -(-jobs // slots) * each.max()) + counter * way.dynamic
         queries, both = self.batch * self.heads * self.n, sum(self.dims)
         moved = 2 * both * (queries + self.batch * self.shared * self.m) / 1e6  # MB
         merging = merge + 8e-6 * way.splits * queries * self.dims[1] / parts if way.splits > 1 else 0.0

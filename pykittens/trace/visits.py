@@ -106,7 +106,7 @@ class QueryTiles:
 
     left, right: the sides of the window; stay: whether blocks do (else each has one tile); q_offsets and k_offsets: of
     packed sequences, or None; splits: into how many parts the keys of a tile are divided, or None; lists: see
-    `TileList`, or None; together: of how many heads blocks that come and go take the longest tiles first; order:
+    `TileList`, or None; room: rows of keys and values that L2 holds; order:
     packed sequences' tiles one after another, and whose each is; counter: of `pk.dynamic`, from which blocks that stay
     take them.
     """
@@ -127,12 +127,14 @@ class QueryTiles:
         lists: Any = None,
         order: Any = None,
         counter: Any = None,
-        together: Callable[[], Any] = lambda: 1,
+        room: int = 0,
     ):
         self.q, self.k, self.rows, self.keys, self.left, self.right, self.stay = q, k, rows, keys, left, right, stay
         self.q_offsets, self.k_offsets, self.splits, self.lists = q_offsets, k_offsets, splits, lists
-        self.order, self.together = order, together
+        self.order, self.room = order, room
         self.triangular = left is None and right is not None and lists is None
+        # Whoever comes takes the longest tile that is left: with an end on the right, that of the last rows.
+        self.turned = (self.triangular and not stay) if counter is None else right is not None
         if counter is None:
             self.work = None
         else:
@@ -147,15 +149,13 @@ class QueryTiles:
         all_q, all_k, band = stretch(q), stretch(k), Band(q.rows, k.rows, self.left, self.right)
         tiles = cdiv(q.rows, rows)
         count = q.depth * q.batch if splits is None else q.depth * q.batch * splits
-        # Whoever comes takes the longest tile that is left, of as many heads as have their keys in L2.
-        together, turned = self.together(), self.triangular and (self.work is not None or not self.stay)
         walk = (
             triangle(tiles, count)
-            if self.triangular and not turned
-            else rectangle(tiles, count, together if turned else 1, self._taken())
+            if self.triangular and not self.turned
+            else rectangle(tiles, count, self._together() if self.turned else 1, self._taken())
         )
         for tile, head, real in walk:
-            block = tiles - 1 - tile if turned else tile
+            block = tiles - 1 - tile if self.turned else tile
             batch, part = head // q.depth, 0
             if splits is not None:
                 batch, part = batch % q.batch, batch // q.batch
@@ -177,11 +177,17 @@ class QueryTiles:
             mine, theirs = q_rows[i], k_rows[i]
             place, count = tile - q_rows.first(i, rows), cdiv(mine.rows, rows)
             for _ in flow.range(where((place >= 0) & (place < count), 1, 0)):
-                block = count - 1 - place if self.triangular else place  # the longest first
+                block = count - 1 - place if self.triangular or self.turned else place
                 band = Band(mine.rows, theirs.rows, self.left, self.right)
-                listed = None if self.lists is None else TileList(self.lists, 0, head, tile)
+                listed = None if self.lists is None else TileList(self.lists, 0, head, tile - place + block)
                 span = band.key_tiles(block * rows, rows, self.keys) if listed is None else listed.span
                 yield Work(block, head, 0, i, 0, mine, theirs, band, span, listed=listed)
+
+    def _together(self) -> Any:
+        """The heads of which L2 holds what tiles of the same rows see: their longest tiles are taken first."""
+        q, k, right = self.q, self.k, self.right
+        seen = k.rows if self.left is None else minimum(k.rows, self.left + right + self.rows)
+        return maximum(self.room // maximum(seen, 1), 1) * (q.depth // k.depth)
 
     def _taken(self) -> Any:
         """Numbers of tiles, or None without a counter: the role that asks first takes them, and hands them on."""

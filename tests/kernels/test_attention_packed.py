@@ -25,15 +25,16 @@ def offsets(rows: tuple[int, ...], first: int = 0) -> np.ndarray:
     return np.cumsum([first, *rows]).astype(np.int32)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_the_longest_come_first(seed: int) -> None:
     rng, (queries, keys) = np.random.default_rng(seed), lengths(seed)
-    rows, together, right = (int(rng.choice(x)) for x in ((64, 128, 192), (1, 2, 7, 33, 64), (0, 5, 200)))
-    expected = ordered(queries, keys, rows, seed % 3 > 0, together, right)
+    drawn = ((64, 128, 192), (1, 2, 7, 33, 64), (0, 5, 200, -5, -70), (2**30, 2**30, 300, 90))
+    rows, together, right, most = (int(rng.choice(x)) for x in drawn)
+    expected = ordered(queries, keys, rows, seed % 3 > 0, together, right, most)
     order, counter = np.full(expected.shape, -7, np.int32), np.full(1, 5, np.int32)
     how = {"rows": rows, "growing": seed % 3 > 0}
     o, lse = np.full((1, 2, sum(queries) + 40, 64), 7, BF16), np.full((1, 2, sum(queries) + 40), 7, np.float32)
-    order_tiles(offsets(queries), offsets(keys), order, counter, right, together, o, lse, **how)
+    order_tiles(offsets(queries), offsets(keys), order, counter, right, most, together, o, lse, **how)
     np.testing.assert_array_equal(order[:, : expected.shape[1]], expected)
     assert counter[0] == 0
     for x, nothing in ((o, 0), (lse, -np.inf)):
@@ -44,7 +45,7 @@ def test_rows_that_are_no_sequence_s() -> None:
     """Before the first sequence and behind the last: every number of a tile has a place all the same."""
     begins, order = offsets((150, 70), 300), np.full((2, 700 // 64 + 2), -7, np.int32)
     o = np.zeros((1, 1, 700, 64), BF16)
-    order_tiles(begins, begins, order, np.zeros(1, np.int32), 0, 64, o, rows=64, growing=True)
+    order_tiles(begins, begins, order, np.zeros(1, np.int32), 0, 2**30, 64, o, rows=64, growing=True)
     assert sorted(order[0]) == list(range(order.shape[1]))
     first = begins[:-1] // 64 + np.arange(2)
     real = [t for i, n in enumerate((150, 70)) for t in range(first[i], first[i] + -(-n // 64))]

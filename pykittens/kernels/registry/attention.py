@@ -86,7 +86,13 @@ def owners(lengths: tuple[int, ...], rows: int) -> Array:
 
 
 def ordered(
-    queries: tuple[int, ...], keys: tuple[int, ...], rows: int, growing: bool, together: int = 64, right: int = 0
+    queries: tuple[int, ...],
+    keys: tuple[int, ...],
+    rows: int,
+    growing: bool,
+    together: int = 64,
+    right: int = 0,
+    most: int = 2**30,
 ) -> Array:
     """The tiles of `rows` rows and their sequences as `attention_packed.order_tiles` orders them."""
     sequences = owners(queries, rows)
@@ -95,8 +101,9 @@ def ordered(
     def rank(tile: int) -> tuple[int, ...]:
         sequence, place = int(sequences[tile]), int(places[tile])
         n, m, first = queries[sequence], keys[sequence], (-(-queries[sequence] // rows) - 1 - place) * rows
-        end = min(max(min(first + rows, n) + m - n + right, 0), m) if growing else m
-        return sequence // together, -end if first >= 0 else 1, sequence, place
+        end = min(first + rows, n) + m - n + right if growing else m
+        seen = max(min(end, m, most), 0)
+        return sequence // together, -seen if first >= 0 else 1, sequence, place
 
     order = np.array(sorted(range(len(sequences)), key=rank), np.int32)
     return np.stack([order, sequences[order]])
@@ -213,10 +220,10 @@ def _blank(dtype: str) -> Instance:
 def _order(growing: bool) -> Instance:
     queries, keys, rows = (150, 0, 200, 30, 70), (200, 40, 300, 30, 10), 64
     values = {n: np.cumsum([0, *x]).astype(np.int32) for n, x in (("q_offsets", queries), ("k_offsets", keys))}
-    order = ordered(queries, keys, rows, growing, 3, 20)
+    order = ordered(queries, keys, rows, growing, 3, 20, 150)
     shapes: dict[str, tuple[int, ...]] = {"q_offsets": (6,), "k_offsets": (6,), "order": order.shape, "counter": (1,)}
     operands: dict[str, Any] = {name: spec(i32, shape) for name, shape in shapes.items()}
-    operands |= {"right": 20, "together": 3, "o": spec(DTYPES["bf16"], (1, 1, sum(queries) + 30, 64))}
+    operands |= {"right": 20, "most": 150, "together": 3, "o": spec(DTYPES["bf16"], (1, 1, sum(queries) + 30, 64))}
     statics = {"rows": rows, "growing": growing}
 
     def expected(**_: Any) -> dict[str, Array]:
