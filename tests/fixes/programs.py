@@ -535,7 +535,8 @@ KERNELS: list[Any] = [
         "work = pk.dynamic(one, n)\nwith pk.role('a', warps=1):\n    for k in work.take(): pass\n"
         "with pk.role('b', warps=1):\n    for k in work: pass",
     ),
-    ("pk.dynamic(one, n)", "for k in pk.persistent(n): pass", {"cluster": 2}),
+    ("pk.dynamic(one, n)", "pk.dynamic(one, n, taker=(0, 1))", {"cluster": 2}),
+    ("pk.dynamic(one, n, taker=(2, 2))", "pk.dynamic(one, n, taker=(1, 2))"),
     (
         "ring = pk.ring(2, pk.st(f32, 8, 64))\nwith ring.fill() as slot: pk.tma.share(slot, x, (0, 0))",
         "ring = pk.ring(2, pk.st(f32, 16, 64))\nwith ring.fill() as slot: pk.tma.share(slot, x, (0, 0))",

@@ -50,6 +50,45 @@ def test_every_tile_once_and_again(rows: int, seed: int | None) -> None:
         assert counter[0] == 0
 
 
+def takers_of(cluster: int) -> pk.Kernel:
+    """Two takers for each cluster, whose blocks get the same tiles; each works on its part of a tile's columns."""
+
+    @pk.kernel(warps=4, grid=(4, 1, 1), cluster=cluster)
+    def add_up(
+        x: pk.gl(i32, "N", 128), y: pk.gl(i32, "N", 128), nexts: pk.gl(i32, 1, "N"), counter: pk.gl(i32, 1)
+    ) -> None:
+        work = [pk.dynamic(counter, x.rows, taker=(t, 2)) for t in range(2)]
+        part = pk.cluster.rank if cluster > 1 else 0
+        for t in range(2):
+            with pk.role(f"take{t}", warps=1):
+                for _ in work[t].take():
+                    pass
+            with pk.role(f"add{t}", warps=1):
+                for tile in work[t]:
+                    at = (0, 0, tile, part)
+                    warp.store(y, warp.load_vec(x, at, length=128 // cluster) * 2, at)
+                    with pk.when(part == 0):
+                        warp.set(nexts, (0, tile), work[t].following)
+
+    return add_up
+
+
+@pytest.mark.thin(3)
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize("rows", [1, 13])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_takers_of_blocks_and_clusters(cluster: int, rows: int, seed: int | None) -> None:
+    x = np.random.default_rng(0).integers(-9, 9, (rows, 128)).astype(np.int32)
+    counter, kernel = np.zeros(1, np.int32), takers_of(cluster)
+    for _ in range(2):  # the counter is as it was
+        y, nexts = np.zeros_like(x), np.zeros((1, rows), np.int32)
+        assert kernel.simulate(x, y, nexts, counter, seed=seed).clean
+        assert (y == 2 * x).all() and counter[0] == 0
+        takers, found = 8 // cluster, nexts[0]
+        assert sorted(found[found < rows]) == list(range(takers, rows))  # each but the first ones is next to one
+        assert (found >= rows).sum() == min(takers, rows)
+
+
 def test_every_synchronisation_is_needed() -> None:
     survivors = [str(removal) for removal in removals(double, *arrays(500)) if not removal.found]
     assert not survivors, survivors
@@ -123,6 +162,10 @@ def test_refusals() -> None:
     def clusters(counter: pk.gl(i32, 1)) -> None:
         pk.dynamic(counter, 3)
 
+    @pk.kernel(cluster=2)
+    def third(counter: pk.gl(i32, 1)) -> None:
+        pk.dynamic(counter, 3, taker=(2, 2))
+
     @pk.kernel(warps=2)
     def twice(counter: pk.gl(i32, 1)) -> None:
         work = pk.dynamic(counter, 3)
@@ -147,6 +190,7 @@ def test_refusals() -> None:
 
     refused("pk.dynamic counts in", floats, x)
     refused("these come in clusters", clusters, counter)
+    refused("taker 2 of 2", third, counter)
     refused("two roles take tiles", twice, counter)
     refused("pk.atomic_add by 4 warps", crowd, counter)
     refused("of a float to counter: i32", fraction, counter)

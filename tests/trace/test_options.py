@@ -173,6 +173,7 @@ ELSEWHERE = {
     "name": "labels of rings, barriers and tiles",
     (Tma.share, "hint"): "handed to load",
     (pk.dynamic, "ahead"): "slots of a ring",
+    (pk.dynamic, "taker"): "which of how many",
     (pk.gl, "dense"): "tests/ops/test_addressing.py",
     (Ring.release, "after"): "tests/hopper",
     (Ring.held, "place"): "tests/hopper",
