@@ -211,15 +211,18 @@ def special(row: Shipped, signs: bool) -> Iterator[Instance]:
         for cluster in (1, 2):  # nine rows through two slots of each of two teams
             config = rows.stream(2048, 2, 4, 4, processors=cluster, cluster=cluster, team=4, stages=2)
             yield replace(few, statics={**few.statics, "config": config})
+            if "counter" in few.operands:  # and through more slots than numbers of rows have
+                config = rows.stream(2048, 2, 4, 4, processors=cluster, cluster=cluster, team=4, teams=1)
+                operands = {**few.operands, "counter": pk.spec(pk.i32, (1,))}
+                yield replace(few, operands=operands, statics={**few.statics, "config": config})
     if name == "cross_entropy":
-        for cluster in (1, 2):
-            few = row.make(n=5000, dtype="bf16", everything=False)
-            assert few is not None
-            config = cross_entropy.plan_rows(5000, 2, 16, split=(cluster, 4, 2), processors=cluster, stages=2)
-            operands = {**few.operands, "counter": None}  # rows are drawn by one team
-            yield replace(few, operands=operands, statics={**few.statics, "config": config})
-        config = cross_entropy.plan_rows(5000, 2, 16, split=(1, 4, 1), processors=1, stages=2)
-        yield replace(few, statics={**few.statics, "config": config})
+        few = row.make(n=5001, dtype="bf16", everything=False)
+        assert few is not None
+        for cluster, teams, stages in ((1, 1, 4), (1, 2, 4), (2, 2, 4), (2, 2, 2)):
+            settings: dict[str, Any] = {"split": (cluster, 4, teams), "processors": cluster, "stages": stages}
+            statics = {**few.statics, "config": cross_entropy.plan_rows(5001, 2, 2, dense=True, **settings)}
+            yield replace(few, statics=statics)  # rows are drawn
+            yield replace(few, operands={**few.operands, "counter": None}, statics={**statics, "dependent": False})
     if name == "gemm":
         for share in ("a", "k"):
             yield replace(found, statics={**found.statics, "config": gemm.Config(cols=64, cluster=2, share=share)})

@@ -34,17 +34,16 @@ from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
 from .arguments import check_floats, floats, machine, may_overlap, values_of
-from .gemm_divided import clear
-from .rows import FLOATS, Rows, stream, teams
+from .rows import FLOATS, Rows, drawing, drawn, stream, teams
 
 LOG2E, LN2 = 1.4426950408889634, 0.6931471805599453
-SOME = 4096  # targets, or losses, that a block takes at a time
-HELD = 64  # logits of a thread, at most
-LONG = 48 * 1024  # bytes of a row that takes longer than to draw the next
+SOME = 4096  # targets that a team counts at a time; a block of 32 warps takes four times as many, or losses
+ALONE = 16_384  # targets, at most, that teams count themselves, while their first rows come
+HELD, SMOOTH, HEAVY = 80, 64, 32  # logits of a thread, at most: plain, with smoothing, and with a softcap or in float32
 SPARE = 1024  # more rows than blocks that stay look at past the end
-STREAMS, STREAMED, MOST = 4096, 262_144, 524_288  # rows that stream, and the longest
-# Blocks of a cluster, warps of a team, teams of a block.
-SPLITS = ((1, 16, 1), (2, 16, 1), (4, 16, 1), (8, 16, 1))
+PLAIN, STREAMS, STREAMED, MOST = 16_384, 4096, 262_144, 524_288  # rows in registers, that stream, and the longest
+# Blocks of a cluster, warps of a team, teams of a block, logits of a thread, at most: clusters of 8 find less room.
+SPLITS = ((1, 8, 2, 64), (1, 16, 1, 64), (2, 16, 1, 64), (4, 16, 1, 80), (8, 16, 1, 64))
 
 
 @pk.kernel(
@@ -52,7 +51,7 @@ SPLITS = ((1, 16, 1), (2, 16, 1), (4, 16, 1), (8, 16, 1))
     grid=lambda loss, config, **_: config.blocks(loss.cols),
     cluster=lambda config, **_: config.cluster,
     blocks_per_sm=lambda config, **_: config.blocks_per_sm,
-    pdl=lambda counter=None, **_: counter is not None,
+    pdl=lambda dependent=False, **_: dependent,
 )
 def entropy(
     x: Annotated[Tensor, FLOATS, "M", pk.static("N")],
@@ -77,31 +76,30 @@ def entropy(
     counts: bool,
     shared: bool,
     config: Rows,
+    dependent: bool = False,
 ) -> None:
-    """Each row's loss, its log-sum-exp, and its gradient, times `share` where it is `shared`; lse and dx only where
-    given. `counts`: each team counts the targets itself, and one writes `share`.
+    """Each row's loss, log-sum-exp and gradient, times `share` where it is `shared`; lse and dx only where given.
 
     `even`: smoothing / n, `narrow`: 1 / cap. `smooth`, `squared`, `capped`: whether there is label smoothing, z-loss, a
-    softcap. `long`, `dlong`: x and dx as one row each, instead of them, where the config is shifted. `counter`: rows
-    that stream are drawn from it, once the kernel ahead has cleared it.
+    softcap. `counts`: each team counts the targets itself, and one writes `share`. `long`, `dlong`: x and dx as one row
+    each, where the config is shifted. `counter`: rows are drawn from it. `dependent`: `prepare`, ahead, may still run.
     """
     n, m = config.n, loss.cols
-    if counter is not None:
+    if dependent:
         pk.wait_for_previous()
     if config.stages:
         pk.launch_next()
-    work = None if counter is None else pk.dynamic(counter, m)
-    if config.shifted:
-        x, dx = long, dlong
-    for team in teams(config, (x,), rows=m if work is None else lambda t, loads: work.take() if loads else iter(work)):
-        part: Any = None
+    rows, x, dx = drawn(config, counter, m), *((long, dlong) if config.shifted else (x, dx))
+    for t, team in enumerate(teams(config, (x,), rows=rows)):
+        part: Any = share[0] if shared and not counts else 1.0
         if counts:
             part = 1.0 / how_many(pk.group(config.team), targets, ignore)
             with pk.when((team.index == 0) & (team.part == 0) & (pk.warp.index == 0)):
                 pk.warp.set(share, (0,), part)
+        early = counter is not None and config.teams > 1  # short rows would wait for their targets
+        ahead = pk.var(targets.dtype, targets[pk.minimum(rows[t].first, m - 1)]) if early else None
         for mine in team.tiles():
-            row = mine.first
-            target = targets[pk.minimum(row, m - 1)]
+            row, target = mine.first, targets[pk.minimum(mine.first, m - 1)] if ahead is None else ahead + 0
             inside, wanted = (target >= 0) & (target < n), target != ignore
             pk.assert_(inside | ~wanted, "a target is a column, or ignore_index")
             col = pk.cast(pk.where(inside, target, 0), i32) - mine.left  # from where this part begins
@@ -109,6 +107,8 @@ def entropy(
             picked: Any = pk.cast(mine.pick(x, pk.where(here, col, 0)), f32)
             picked = mine.team.full_col(f32, 1, picked, layout=config.layout)
             value, slope = mine.load(x), None
+            if ahead is not None:  # behind the slot's fence, which waits for what is being loaded
+                ahead.set(targets[pk.minimum(rows[t].following, m - 1)])
             if capped:
                 bent = pk.tanh(value * narrow)
                 slope, value, picked = 1.0 - bent * bent, bent * cap, pk.tanh(picked * narrow) * cap
@@ -130,10 +130,9 @@ def entropy(
                     mine.store_column(lse, whole)
             if dx is None:
                 continue
-            scale = known * (part if counts else share[0]) if shared else known
+            scale = known * part if shared else known
             factor = scale * pk.rcp(total)
-            if squared:
-                factor = factor * (whole * (2.0 * z) + 1.0)
+            factor = factor * (whole * (2.0 * z) + 1.0) if squared else factor
             grad = pk.fma(weight, factor, -scale * even) if smooth else weight * factor
             with pk.when(wanted):
                 mine.store(dx, grad * slope if capped else grad)
@@ -142,32 +141,44 @@ def entropy(
             with pk.when(here & inside & wanted & (row < m)):
                 mine.team.sync()  # the target's column again: a comparison for every column costs more
                 rest = pk.exp2((picked - peak) * LOG2E) * factor - scale * (1.0 - smoothing + even)
-                if capped:
-                    rest = rest * (1.0 - (picked * narrow) * (picked * narrow))
+                rest = rest * (1.0 - (picked * narrow) * (picked * narrow)) if capped else rest
                 mine.store_element(dx, rest, col)
 
 
-def how_many(group: Any, targets: Any, ignore: Any) -> Any:
+def how_many(group: Any, targets: Any, ignore: Any, at_once: int = SOME) -> Any:
     """How many targets are not `ignore`, counted by a group of warps."""
 
     def some(lap: Any) -> Any:
-        target = group.load_vec(targets, (0, 0, 0, lap), length=SOME, dtype=i32)
-        return pk.where((target != ignore) & (pk.iota(target) + lap * SOME < targets.cols), 1.0, 0.0)
+        target = group.load_vec(targets, (0, 0, 0, lap), length=at_once, dtype=i32)
+        return pk.where((target != ignore) & (pk.iota(target) + lap * at_once < targets.cols), 1.0, 0.0)
 
     total = some(0)
-    for lap in pk.range(1, pk.cdiv(targets.cols, SOME)):
+    for lap in pk.range(1, pk.cdiv(targets.cols, at_once)):
         total += some(lap)
     return total.sum()
 
 
 @pk.kernel(warps=32)
-def count_targets(
-    targets: Annotated[Tensor, (i32, i64), "M"], share: Annotated[Tensor, f32, "ONE"], ignore: Annotated[Scalar, i32]
+def prepare(
+    targets: Annotated[Tensor, (i32, i64), "M"],
+    share: Annotated[Tensor, f32, "ONE"],
+    counter: Annotated[Tensor, i32, 1],
+    ignore: Annotated[Scalar, i32],
+    *,
+    overlap: bool = False,
 ) -> None:
-    """1 over how many targets are not `ignore`; infinite where all are."""
-    whole = how_many(pk.block, targets, ignore)
-    with pk.when(pk.warp.index == 0):
-        pk.warp.set(share, (0,), 1.0 / whole)
+    """share = 1 over how many targets are not `ignore`, infinite where all are; counter = 0: each where it is given.
+    `overlap`: the next kernel begins at once, and waits where it needs them.
+    """
+    if overlap:
+        pk.launch_next()
+    if counter is not None:
+        with pk.when(pk.warp.index == 0):
+            pk.warp.set(counter, (0,), 0)
+    if share is not None:
+        whole = how_many(pk.block, targets, ignore, 4 * SOME)
+        with pk.when(pk.warp.index == 0):
+            pk.warp.set(share, (0,), 1.0 / whole)
 
 
 @pk.kernel(warps=32, pdl=lambda dependent=False, **_: dependent)
@@ -183,9 +194,9 @@ def total_loss(
     """
     if dependent:
         pk.wait_for_previous()
-    some = pk.block.load_vec(loss, (0, 0, 0, 0), length=SOME)
-    for lap in pk.range(1, pk.cdiv(loss.cols, SOME)):
-        some += pk.block.load_vec(loss, (0, 0, 0, lap), length=SOME)
+    some = pk.block.load_vec(loss, (0, 0, 0, 0), length=4 * SOME)
+    for lap in pk.range(1, pk.cdiv(loss.cols, 4 * SOME)):
+        some += pk.block.load_vec(loss, (0, 0, 0, lap), length=4 * SOME)
     whole = some.sum()
     with pk.when(pk.warp.index == 0):
         pk.warp.set(total, (0,), whole if share is None else whole * share[0])
@@ -248,27 +259,29 @@ class Steps:
         choices = {"smooth": smoothing > 0, "squared": z_loss > 0, "capped": softcap > 0}
         dense = dx is None or arrays.describe(dx).pointer % 16 == 0
         dense = dense and info.pointer % 16 == 0 and info.strides[0] == n and (m + SPARE) * n < 2**31
-        config = config or plan_rows(n, size, align, heavy=any(choices.values()), dense=dense, **machine(info))
+        config = config or plan_rows(
+            n, size, align, smooth=smoothing > 0, heavy=softcap > 0, dense=dense, **machine(info)
+        )
         rows = loss if reduction == "none" else arrays.empty(info.kind, (m,), "f32", info.device)
         share = arrays.empty(info.kind, (1,), "f32", info.device) if reduction == "mean" else None
-        counts = share is not None and config.stages > 0  # blocks that stay count themselves, while rows come
-        if share is not None and not counts:
-            count_targets(targets, share, ignore_index)
         numbers = ignore_index, float(smoothing), smoothing / n, float(z_loss), float(softcap)
         part = share if shared else None
         row = [x, dx, None, None]
         if config.shifted:
             row = [None, None, *(None if a is None else View(a, (1, m * n), (m * n, 1)) for a in (x, dx))]
         narrow = 1 / softcap if softcap else 0.0
-        choices.update(counts=counts, shared=part is not None)
-        counter = None
-        if draws(config, m, size):
-            clear(counter := arrays.empty(info.kind, (1,), "i32", info.device))
-            config = replace(config, store_hint="")
+        counts, overlap = share is not None and config.stages > 0 and m <= ALONE, may_overlap(info)
+        counter, draws = None, drawing(config, m, machine(info)["processors"])
+        if draws is not None:
+            config, counter = draws, arrays.empty(info.kind, (1,), "i32", info.device)
+        if counter is not None or (share is not None and not counts):
+            prepare(targets, None if counts else share, counter, ignore_index, overlap=overlap)
+            choices["dependent"] = overlap
+        choices |= {"counts": counts, "shared": part is not None}
         row.append(counter)
         entropy(row[0], targets, share, row[1], rows, lse, *row[2:], *numbers, narrow, **choices, config=config)
         if reduction != "none":
-            total_loss(rows, share, View(loss, (1,), (1,)), dependent=may_overlap(info))
+            total_loss(rows, share, View(loss, (1,), (1,)), dependent=overlap)
 
 
 STEPS = Steps()
@@ -323,6 +336,7 @@ def plan_rows(
     size: int,
     align: int,
     *,
+    smooth: bool = False,
     heavy: bool = False,
     dense: bool = False,
     clusters: bool = True,
@@ -330,16 +344,18 @@ def plan_rows(
     split: tuple[int, int, int] | None = None,
     **settings: Any,
 ) -> Rows:
-    """How rows of n logits of `size` bytes are divided: long ones stream where TMA can read them, others are read as
-    they come.
+    """How rows of n logits of `size` bytes are divided: long ones, and those that begin anywhere, stream where TMA can
+    read them; others are read as they come.
 
-    `heavy`: with more than the plain loss, which takes more registers. `split`: blocks of a cluster, warps of a team,
-    teams of a block.
+    `smooth`, `heavy`: with label smoothing, with a softcap, which take more registers. `split`: blocks of a cluster,
+    warps of a team, teams of a block.
     """
-    if clusters and (align == 16 or dense) and STREAMS <= n <= STREAMED:
-        held, wide = HELD // 4 if heavy else HELD * 2 // size, n if align == 16 else n + 16 // size - 1
-        fitting = (x for x in SPLITS if wide <= x[0] * x[1] * 32 * held)
-        cluster, team, teams = split or next(fitting, SPLITS[-1])
+    long = n > PLAIN if align == 16 else dense and n >= STREAMS
+    if clusters and (long or split) and n <= STREAMED:
+        most = HEAVY if heavy or size == 4 else SMOOTH if smooth else HELD
+        wide = n if align == 16 else n + 16 // size - 1
+        fitting = (x for x in SPLITS if wide <= x[0] * x[1] * 32 * min(x[3], most))
+        cluster, team, teams = split or next(fitting, SPLITS[-1])[:3]
         settings = {"cluster": cluster, "team": team, "teams": teams, **settings}
         return replace(stream(wide, size, size, 0, processors, **settings), n=n, shifted=wide > n)
     width, warps, cluster = align // size, -(-n // (32 * 32)), 1
@@ -357,14 +373,6 @@ def plan_rows(
         blocks_per_sm=max(1, 16 // max(4, team)),
         **settings,
     )
-
-
-def draws(config: Rows, m: int, size: int) -> bool:
-    """Whether m rows that stream are drawn by whoever comes to need one: multiprocessors are not equally far from
-    memory, but a draw takes as long as a short row, and blocks of a cluster would have to tell one another.
-    """
-    places = config.blocks(m) * config.teams
-    return config.stages > 0 and config.cluster == config.teams == 1 and config.cols * size >= LONG and m >= 6 * places
 
 
 def reference(

@@ -39,7 +39,7 @@ from pykittens.types import Coalesced
 from . import cross_entropy, gemm, matmul
 from .arguments import may_overlap
 from .attention import processors_of
-from .cross_entropy import LN2, LOG2E, count_targets, total_loss
+from .cross_entropy import LN2, LOG2E, prepare, total_loss
 from .vocabulary_slices import WORKSPACE, Slice, slices_of
 
 WARPS = 8  # of a block
@@ -427,7 +427,7 @@ def share_of(column: Any, reduction: str, new: Callable[..., Any]) -> Any:
     if reduction != "mean":
         return None
     share = new((1,), "f32")
-    count_targets(column, share, IGNORED)
+    prepare(column, share, None, IGNORED)
     return share
 
 

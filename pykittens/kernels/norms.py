@@ -24,20 +24,22 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Scalar, Tensor, f32
+from pykittens import Scalar, Tensor, f32, i32
 from pykittens.errors import ArgumentError
 from pykittens.interop.arrays import describe
 from pykittens.interop.views import View
 from pykittens.types import DTYPES
 
 from .arguments import KernelCall, alignment, like, machine, matrix, operand
-from .rows import FLOATS, Rows, plan, walk
+from .row_calls import row_call
+from .rows import FLOATS, Rows, drawn, plan, walk
 
 OPTIONS: dict[str, Any] = {
     "warps": lambda config, **_: config.warps,
     "grid": lambda x, config, **_: config.blocks(x.rows),
     "cluster": lambda config, **_: config.cluster,
     "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
+    "pdl": lambda counter=None, **_: counter is not None,
 }
 
 
@@ -55,6 +57,7 @@ def normalize(
     threshold: Annotated[Scalar, pk.u32],
     seed0: Annotated[Scalar, pk.u32],
     seed1: Annotated[Scalar, pk.u32],
+    counter: Annotated[Tensor, i32, 1],
     *,
     centred: Any,
     dropout: Any,
@@ -63,8 +66,10 @@ def normalize(
     """y = norm(s), s = dropout(x) + residual. `keep` is 1 / (1 - p), `threshold` p * 2^32; `centred` subtracts the
     mean. A `seed` in memory counts, where there is one.
     """
+    if counter is not None:
+        pk.wait_for_previous()  # which clears it
     key = seeds(seed, seed0, seed1)
-    for mine in walk(config, (x, residual), (weight, bias)):
+    for mine in walk(config, (x, residual), (weight, bias), rows=drawn(config, counter, x.rows)):
         value = mine.load(x)
         stream = mine.load(residual) if residual is not None else None
         if dropout:
@@ -78,10 +83,8 @@ def normalize(
             value = mine.cut(pk.fma(mine.sum(value), -1 / config.n, value), 0.0)
         value = value * pk.rsqrt(pk.fma(mine.dot(value, value), 1 / config.n, eps))
         scale, shift = (mine.load_weight(w).to(f32) if w is not None else None for w in (weight, bias))
-        if scale is not None and shift is not None:
-            value = pk.fma(value, scale, shift)
-        elif scale is not None:
-            value = value * scale
+        if scale is not None:
+            value = value * scale if shift is None else pk.fma(value, scale, shift)
         elif shift is not None:
             value = value + shift
         mine.store(y, value)
@@ -121,7 +124,7 @@ def call(
         )
     results = (None if o is None else operand(like(o, rows)) for o in (y, s))
     operands = (operand(rows), stream and operand(stream), weight, bias, *results, seed, *numbers)
-    return KernelCall(normalize, operands, {"centred": centred, "dropout": dropout, "config": config})
+    return row_call(normalize, operands, rows.shape[0], config, info, centred=centred, dropout=dropout)
 
 
 def check(eps: float, p: float) -> None:

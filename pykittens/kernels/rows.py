@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -15,22 +15,20 @@ FLOATS = (bf16, f16, f32)
 WIDEST = 65_536
 PART = 32 * 1024  # bytes of a row that 8 warps hold in registers, 128 a thread
 SHARED = 227 * 1024 - 512  # bytes of shared memory of a block on Hopper, but for barriers
-TERMS = 4 * 128  # bytes for the terms that a team gets from one block of its cluster: two places, of one or two terms
+TERMS = 6 * 128  # bytes for what a team gets from a block of its cluster: two places, of one or two terms, and of a row
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of `n` elements. A team of `team` warps holds `rows` of them at a time, a block has `warps` warps.
-
-    `lanes` threads share a row, with runs of `width` elements. A row wider than a team lies in `cluster` blocks, `cols`
+    """Rows of `n` elements. A team of `team` warps holds `rows` of them at a time, a block has `warps` warps. `lanes`
+    threads share a row, with runs of `width` elements. A row wider than a team lies in `cluster` blocks, `cols`
     columns in each. Hints: see `pk.warp.load`.
 
-    With `stages` rows stream: a block stays, and keeps the weights in shared memory. One more warpgroup loads rows with
-    TMA into slots, `stages` for each team, and the teams reduce and write rows of their own: while one waits for the
-    cluster's terms, another works. The grid has a block for each of `processors` multiprocessors.
-
-    With `shifted` rows stream that begin anywhere, of a matrix that is given as one long row: from the 16 bytes that a
-    row begins in. So its first element is not the first of the tile, and the edges of tiles are other rows'.
+    With `stages` rows stream: a block stays, for each of `processors` multiprocessors, and keeps the weights in shared
+    memory. One more warpgroup loads rows with TMA into slots, `stages` for each team, and the teams reduce and write
+    rows of their own: while one waits for the cluster's terms, another works. With `shifted` these begin
+    anywhere, in a matrix that is given as one long row: from the 16 bytes that a row begins in. So its first element is
+    not the first of the tile, and the edges of tiles are other rows'.
     """
 
     n: int
@@ -55,10 +53,7 @@ class Rows:
         slots = 0 <= self.stages <= 16 and (self.stages == 0 or (self.rows == 1 and self.cols % 256 == 0))
         covered = self.n >= 1 and 1 <= self.cluster <= 8 and self.n <= self.cols * self.cluster
         if not (whole and alone and slots and covered and self.processors >= 1):
-            fix = (
-                "a block has 1 to 32 warps, whole teams (and four more to load); a cluster up to 8 blocks, which cover "
-                "the row; there are up to 16 stages, of one row of a multiple of 256"
-            )
+            fix = "whole teams in 1 to 32 warps, with four to load; up to 8 blocks, which cover a row; up to 16 stages"
             raise ArgumentError(f"rows cannot be divided by {self}", fix=fix)
 
     @property
@@ -194,6 +189,27 @@ def stream(
     return Rows(n, width, 32 * team, cols, processors=at_once, **settings)
 
 
+def drawing(config: Rows, rows: int, processors: int) -> Rows | None:
+    """How so many rows are divided where whoever comes to need one draws it: multiprocessors are not equally far from
+    memory, and results do not depend on who makes them (sums over rows would). None where they are not.
+
+    To draw costs a launch, which clears a counter. Over a cluster somebody tells the others, behind the loads of a row:
+    one where rows are whole panels of 256 elements, else one for every 256. Clusters that find no room at first may
+    come late.
+    """
+    slow = config.cluster > 1 and config.n % 256 > 0
+    if not config.stages or slow or rows < 6 * config.parts(rows):
+        return None
+    return replace(config, store_hint="", processors=processors)
+
+
+def drawn(config: Rows, counter: Any, rows: Any) -> Any:
+    """`rows` for `teams`, which are drawn where there is a counter of 0."""
+    if counter is None:
+        return rows
+    return [pk.dynamic(counter, rows, taker=(t, config.teams)) for t in range(config.teams)]
+
+
 def _columns(n: int, cluster: int, step: int) -> int:
     """Columns of a block of a cluster that covers rows of n elements, a multiple of `step`."""
     return -(-n // (cluster * step)) * step
@@ -233,8 +249,7 @@ class Mine:
         config, dtype = self.config, self._dtype(x)
         if x not in self.here:
             return self.read(x).to(f32)
-        tile = self.here[x]
-        tile = self.team.load(tile, dtype=dtype, layout=config.layout) if config.stages else tile
+        tile = self.team.load(self.here[x], dtype=dtype, layout=config.layout) if config.stages else self.here[x]
         self.unread.discard(x)
         if not self.unread and self.release:  # the slot may be filled again
             self.release()
@@ -249,12 +264,10 @@ class Mine:
 
     def load_weight(self, w: Any) -> Any:
         """These columns of a vector."""
-        dtype = self._dtype(w)
+        config, dtype = self.config, self._dtype(w)
         if w in self.here:
-            return self.team.load_row(self.here[w], dtype=dtype, layout=self.config.layout)
-        return self.team.load_row(
-            w, (0, 0, 0, self.part), length=self.config.cols, dtype=dtype, layout=self.config.layout
-        )
+            return self.team.load_row(self.here[w], dtype=dtype, layout=config.layout)
+        return self.team.load_row(w, (0, 0, 0, self.part), length=config.cols, dtype=dtype, layout=config.layout)
 
     def store(self, o: Any, value: Any) -> None:
         """These rows of a matrix, rounded to its dtype."""
@@ -323,8 +336,7 @@ class Team:
 
     def zeros(self) -> Any:
         """A tile to add tiles of rows to."""
-        config = self.config
-        return pk.group(config.team).zeros(f32, config.rows, config.cols, layout=config.layout)
+        return pk.group(self.config.team).zeros(f32, self.config.rows, self.config.cols, layout=self.config.layout)
 
     def finish(self, parts: Any, total: Any) -> None:
         """The sum over a tile's rows into this team's row of a workspace (`Rows.parts`)."""
@@ -380,7 +392,7 @@ def _stream(config: Rows, inputs: Any, weights: Any, part: Any, place: Any, rows
         for lap in pk.range(pk.cdiv(rows - place, stride * config.teams)):
             yield place + (lap * config.teams + t) * stride
 
-    rows_of = rows if callable(rows) else in_turn
+    rows_of = (lambda t, loads: rows[t].take() if loads else iter(rows[t])) if isinstance(rows, list) else in_turn
 
     def begin(row: Any) -> tuple[Any, Any]:
         """Where the tile of a shifted row begins, at a multiple of 16 bytes, and the row in it."""

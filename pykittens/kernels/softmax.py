@@ -17,11 +17,12 @@ from typing import Annotated, Any
 import numpy as np
 
 import pykittens as pk
-from pykittens import Tensor
+from pykittens import Tensor, i32
 from pykittens.types import DTYPES
 
 from .arguments import KernelCall, alignment, like, machine, matrix, operand
-from .rows import FLOATS, WIDEST, Rows, plan, stream, walk
+from .row_calls import row_call
+from .rows import FLOATS, WIDEST, Rows, drawn, plan, stream, walk
 
 LOG2E = 1.4426950408889634
 OPTIONS: dict[str, Any] = {
@@ -29,15 +30,22 @@ OPTIONS: dict[str, Any] = {
     "grid": lambda x, config, **_: config.blocks(x.rows),
     "cluster": lambda config, **_: config.cluster,
     "blocks_per_sm": lambda config, **_: config.blocks_per_sm,
+    "pdl": lambda counter=None, **_: counter is not None,
 }
 
 
 @pk.kernel(**OPTIONS)
 def soften(
-    x: Annotated[Tensor, FLOATS, "M", pk.static("N")], y: Annotated[Tensor, FLOATS, "M", pk.static("N")], *, config: Any
+    x: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    y: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    counter: Annotated[Tensor, i32, 1],
+    *,
+    config: Any,
 ) -> None:
     """y = softmax(x) for each row."""
-    for mine in walk(config, (x,)):
+    if counter is not None:
+        pk.wait_for_previous()  # which clears it
+    for mine in walk(config, (x,), rows=drawn(config, counter, x.rows)):
         value = mine.cut(mine.load(x), -pk.inf)
         weight = pk.exp2((value - mine.max(value)) * LOG2E)
         mine.store(y, weight * pk.rcp(mine.sum(weight)))
@@ -48,11 +56,14 @@ def soften_backward(
     y: Annotated[Tensor, FLOATS, "M", pk.static("N")],
     dy: Annotated[Tensor, FLOATS, "M", pk.static("N")],
     dx: Annotated[Tensor, FLOATS, "M", pk.static("N")],
+    counter: Annotated[Tensor, i32, 1],
     *,
     config: Any,
 ) -> None:
     """dx = y (dy - sum(y dy)) for each row."""
-    for mine in walk(config, (y, dy)):
+    if counter is not None:
+        pk.wait_for_previous()  # which clears it
+    for mine in walk(config, (y, dy), rows=drawn(config, counter, y.rows)):
         weight, grad = mine.load(y), mine.load(dy)
         mine.store(dx, weight * (grad - mine.dot(weight, grad)))
 
@@ -62,7 +73,7 @@ def call(x: Any, y: Any, config: Rows | None = None) -> KernelCall:
     rows, info = matrix(x, "x")
     size = DTYPES[info.dtype].size
     config = config or plan(info.shape[-1], size, alignment(rows), inputs=size, **machine(info))
-    return KernelCall(soften, (operand(rows), operand(like(y, rows))), {"config": config})
+    return row_call(soften, (operand(rows), operand(like(y, rows))), rows.shape[0], config, info)
 
 
 def call_backward(y: Any, dy: Any, dx: Any, config: Rows | None = None) -> KernelCall:
@@ -70,7 +81,8 @@ def call_backward(y: Any, dy: Any, dx: Any, config: Rows | None = None) -> Kerne
     (rows, info), (gradient, about) = matrix(y, "y"), matrix(dy, "dy")
     sizes = DTYPES[about.dtype].size, DTYPES[info.dtype].size
     config = config or plan_backward(info.shape[-1], *sizes, alignment(rows, gradient), **machine(info))
-    return KernelCall(soften_backward, (operand(rows), operand(gradient), operand(like(dx, rows))), {"config": config})
+    operands = operand(rows), operand(gradient), operand(like(dx, rows))
+    return row_call(soften_backward, operands, rows.shape[0], config, info)
 
 
 def plan_backward(n: int, size: int, other: int, align: int, *, clusters: bool = True, processors: int = 132) -> Rows:
@@ -78,7 +90,7 @@ def plan_backward(n: int, size: int, other: int, align: int, *, clusters: bool =
     the registers of one."""
     if 16_384 < n <= WIDEST and clusters and align == 16:
         return stream(
-            n, size, size + other, 0, processors, cluster=1 << (-(-n // 8192) - 1).bit_length(), team=16, teams=1
+            n, size, size + other, 0, processors, cluster=1 << (-(-n // 12_288) - 1).bit_length(), team=16, teams=1
         )
     held, resident = (16, 20) if n <= 8192 else (32, 16)
     return plan(

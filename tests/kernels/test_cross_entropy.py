@@ -8,8 +8,10 @@ import pytest
 
 import pykittens as pk
 from pykittens.errors import ArgumentError, KernelAssertionError
+from pykittens.kernels import cross_entropy as kernels
 from pykittens.kernels import scale_rows
-from pykittens.kernels.cross_entropy import cross_entropy, draws, plan_rows, reference
+from pykittens.kernels.cross_entropy import cross_entropy, plan_rows, reference
+from pykittens.kernels.rows import drawing
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 EPS = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
@@ -86,14 +88,29 @@ def test_rows_that_stream(split: tuple[int, int, int]) -> None:
     check(x, targets, config=config, in_place=True)
 
 
-@pytest.mark.parametrize("n", [24584, 24601])
-def test_long_rows_are_drawn(n: int) -> None:
+@pytest.mark.parametrize("n", [24584, 24601, 5001, 33024])
+def test_rows_that_are_drawn(n: int) -> None:
+    """By one team a block, two teams, and over a cluster; the targets of two teams are loaded a row ahead."""
     config = plan_rows(n, 2, 16 if n % 8 == 0 else 2, dense=True, processors=2)
-    assert draws(config, 13, 2) and not draws(config, 11, 2)
-    x, targets = inputs(13, n, BF16)
+    few = 6 * config.parts(100)
+    assert drawing(config, few, 2) and not drawing(config, few - 1, 2)
+    x, targets = inputs(few + 1, n, BF16)
     targets[3] = -100
     check(x, targets)
     check(x, targets, in_place=True, reduction="none")
+
+
+def test_rows_over_a_cluster_that_take_many_loads_are_not_drawn() -> None:
+    assert drawing(plan_rows(131072, 2, 16), 1000, 132) is not None
+    assert drawing(plan_rows(50304, 2, 16), 1000, 132) is None
+
+
+def test_more_targets_than_teams_count_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "ALONE", 20)
+    for m in (20, 21):
+        x, targets = inputs(m, 5001, BF16)
+        targets[5:9] = -100
+        check(x, targets)
 
 
 @pytest.mark.thin

@@ -190,7 +190,7 @@ def test_every_barrier_is_needed(n: int) -> None:
     run."""
     x, y = random((2, n), np.float32), np.zeros((2, n), np.float32)
     config = rows.plan(n, 4, 8)  # not what TMA takes: rows do not stream
-    operands = (x, None, None, None, y, None, None, 1e-5, 1.0, 0, 0, 0)
+    operands = (x, None, None, None, y, None, None, 1e-5, 1.0, 0, 0, 0, None)
     settings = {"centred": True, "dropout": False, "config": config}
     program = norms.normalize.program(*operands, **settings)
     places = [i for i, op in enumerate(program.body.ops) if isinstance(op, Barrier) or op.name == "clusterbarrier"]
@@ -216,7 +216,7 @@ def test_wide_rows_compile_without_spills(n: int) -> None:
         config = rows.plan(
             n, 2, 16, inputs=4 if residual else 2, weights=2 * (weight is not None) + 2 * (bias is not None)
         )
-        operands = (x, residual, weight, bias, x, residual, None, 1e-5, 1.0, 0, 0, 0)
+        operands = (x, residual, weight, bias, x, residual, None, 1e-5, 1.0, 0, 0, 0, None)
         cubin = norms.normalize.compile(*operands, centred=True, dropout=False, config=config)
         assert not cubin.spills and cubin.stack_bytes == 0 and not cubin.serialized, cubin.log
 
@@ -241,6 +241,7 @@ def test_compiles_to_whole_vectors() -> None:
             0,
             0,
             0,
+            None,
             centred=False,
             dropout=False,
             config=rows.plan(n, 2, 16),

@@ -14,17 +14,18 @@ from ..catalog import Array, Instance, Shipped
 from ..cross_entropy import entropy
 from ..cross_entropy import plan_rows as plan_cross_entropy
 from ..cross_entropy import reference as cross_entropy_reference
+from ..rows import drawing
 
 
 def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
     m, size = 9 if n <= 8192 else 3, DTYPES[dtype].size
     x, v, one = spec(DTYPES[dtype], (m, n)), spec(f32, (m,)), spec(f32, (1,))
     align = math.gcd(16, n * size)
-    config = plan_cross_entropy(n, size, align, heavy=everything, dense=True, processors=2)
+    config = plan_cross_entropy(n, size, align, smooth=everything, heavy=everything, dense=True, processors=2)
     targets = np.random.default_rng(1).integers(0, n, m)
     targets[1] = -100
     operands: dict[str, Any] = {"x": x, "targets": spec(i64, (m,)), "share": one, "dx": x, "loss": v, "lse": v}
-    counter = spec(i32, (1,)) if config.stages and config.cluster == 1 else None
+    counter = spec(i32, (1,)) if drawing(config, 1000, 2) else None
     operands |= {"long": None, "dlong": None, "counter": counter, "ignore": -100}
     numbers = {"smoothing": 0.1, "even": 0.1 / n, "z": 1e-3, "cap": 5.0, "narrow": 0.2}
     numbers = numbers if everything else dict.fromkeys(numbers, 0.0)
@@ -45,7 +46,7 @@ def _cross_entropy(n: int, dtype: str, everything: bool) -> Instance:
         return dict(zip(outputs, found, strict=False)) | ({"share": np.array([[share]])} if counts else {})
 
     statics = {**dict.fromkeys(("smooth", "squared", "capped"), everything), "config": config}
-    statics |= {"counts": counts, "shared": True}
+    statics |= {"counts": counts, "shared": True, "dependent": counter is not None}
     values = {"targets": targets, "counter": np.zeros(1)} | ({} if counts else {"share": np.array([share])})
     made = (*outputs, "share") if counts else outputs
     return Instance(entropy, {**operands, **numbers}, statics, made, expected, values)
@@ -75,7 +76,11 @@ ROWS = (
         name="cross_entropy",
         about="cross-entropy of rows of logits and its gradient in one pass",
         make=_cross_entropy,
-        options={"n": (1000, 8192, 50304, 131072, 50257), "dtype": ("bf16", "f32"), "everything": (False, True)},
+        options={
+            "n": (1000, 8192, 32000, 50304, 131072, 5001, 50257),
+            "dtype": ("bf16", "f32"),
+            "everything": (False, True),
+        },
         opcodes=("LDG|UTMALDG", "STG", "MUFU"),
         most_lines=298,  # 200 of them are how rows of all kernels stream, in `rows.py`
     ),

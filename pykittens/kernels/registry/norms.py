@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...call.arguments import spec
-from ...types import DTYPES, f32
+from ...types import DTYPES, f32, i32
 from .. import norms, norms_backward, rows
 from ..catalog import Array, Instance, Shipped
 from ..column_sums import column_sums
@@ -22,15 +22,15 @@ def _norm(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:
     bias = w if centred else None
     p = 0.25 if dropout else 0.0
     numbers = {"eps": 1e-5, "keep": 1 / (1 - p), "threshold": int(p * 2**32), "seed0": 7, "seed1": 9}
-    operands = {"x": x, "residual": x, "weight": w, "bias": bias, "y": x, "s": x, "seed": None, **numbers}
+    operands: dict[str, Any] = {"x": x, "residual": x, "weight": w, "bias": bias, "y": x, "s": x, "seed": None}
+    operands |= {**numbers, "counter": spec(i32, (1,)) if rows.drawing(config, 1000, 2) else None}
 
     def expected(x: Array, residual: Array, weight: Array, bias: Array | None, **_: Any) -> dict[str, Array]:
         y, s = norms.reference(x, weight, bias, residual=residual, eps=1e-5, p=p, seed=(9 << 32) + 7, centred=centred)
         return {"y": y, "s": s}
 
-    return Instance(
-        norms.normalize, operands, {"centred": centred, "dropout": dropout, "config": config}, ("y", "s"), expected
-    )
+    statics = {"centred": centred, "dropout": dropout, "config": config}
+    return Instance(norms.normalize, operands, statics, ("y", "s"), expected, {"counter": np.zeros(1)})
 
 
 def _norm_backward(n: int, dtype: str, dropout: bool, *, centred: bool) -> Instance:

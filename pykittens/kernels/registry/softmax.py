@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...call.arguments import spec
-from ...types import DTYPES
+from ...types import DTYPES, i32
 from .. import rows
 from ..catalog import Instance, Shipped
 from ..softmax import plan_backward as plan_softmax_backward
@@ -14,7 +16,11 @@ from ..softmax import soften, soften_backward
 
 def _softmax(n: int, dtype: str) -> Instance:
     x, config = spec(DTYPES[dtype], (9, n)), rows.plan(n, DTYPES[dtype].size, 16, processors=2)
-    return Instance(soften, {"x": x, "y": x}, {"config": config}, ("y",), lambda x, **_: {"y": softmax_reference(x)})
+    operands, about = (
+        {"x": x, "y": x, "counter": spec(i32, (1,)) if rows.drawing(config, 1000, 2) else None},
+        ({"config": config}, ("y",)),
+    )
+    return Instance(soften, operands, *about, lambda x, **_: {"y": softmax_reference(x)}, {"counter": np.zeros(1)})
 
 
 def _softmax_backward(n: int, dtype: str) -> Instance:
@@ -22,10 +28,11 @@ def _softmax_backward(n: int, dtype: str) -> Instance:
     config = plan_softmax_backward(n, size, size, 16, processors=2)
     return Instance(
         soften_backward,
-        {"y": x, "dy": x, "dx": x},
+        {"y": x, "dy": x, "dx": x, "counter": spec(i32, (1,)) if rows.drawing(config, 1000, 2) else None},
         {"config": config},
         ("dx",),
         lambda y, dy, **_: {"dx": softmax_reference_backward(dy, y)},
+        {"counter": np.zeros(1)},
     )
 
 
