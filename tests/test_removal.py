@@ -250,7 +250,7 @@ def survivors(rows: list[Shipped], known: Counter[object], whole: bool) -> tuple
         return [x for x, found in is_found.items() if not found and keys[x] != FENCE_OF_READS]
 
     every = [*instances(rows, whole)]
-    again = [every[0], *(found for row in rows if row.name in AT_ONCE for found in instances([row], False))]
+    again = [*every[:1], *(found for row in rows if row.name in AT_ONCE for found in instances([row], False))]
     for i, instance in enumerate(every if whole else [*every, *again]):
         seen: Counter[object] = Counter()
         open_ = Counter(keys[x] for x in left())
