@@ -30,7 +30,7 @@ FIRST_PASS = "at the first pass through the ring, which finds every slot empty"
 # Placed by `passes/read_fences.py`: the simulator orders reads before TMA's next write, and asks for no proxy fence.
 FENCE_OF_READS = ("proxyfence", "ring.release()")
 WHOLE = "products are a warpgroup's: a warp that has waited for one knows that all four have read its operands"
-OF_HOPPER = [f"attention_hopper{what}" for what in ("", "_window", "_packed", "_scored")]
+OF_HOPPER = [f"attention_hopper{what}" for what in ("", "_window", "_packed", "_scored", "_heads")]
 # How many statements of that kind and line are harmless, and why.
 HARMLESS = {
     ("linear_cross_entropy_finish", "barrier", "warp.store(shared[term * WARPS + warp.index], mine)"): (
@@ -138,6 +138,7 @@ ENOUGH = {
     "attention_hopper_window": {"dim": (64,)},
     "attention_ampere_window": {"dim": (64,)},
     "attention_hopper_packed": {"dim": (64,)},
+    "attention_hopper_heads": {"dim": (64,)},
     "attention_backward_hopper_packed": {"dim": (64,)},
     "attention_backward_hopper_window": {"dim": (64,)},
     "attention_backward_hopper_first": {"dim": (64,)},
@@ -197,12 +198,13 @@ def special(row: Shipped, signs: bool) -> Iterator[Instance]:
         "attention_hopper",
         "attention_ampere",
         "attention_hopper_packed",
+        "attention_hopper_heads",
         "attention_ampere_packed",
     ):  # a scale below 0 turns the queries
         yield replace(found, operands={**found.operands, "scale": -0.125})
     if name == "attention_backward_ampere_window":  # keys that nobody sees
         yield replace(found, operands={**found.operands, "left": -500})
-    if name == "attention_hopper":  # with one block of keys, two tiles of queries are under way
+    if name in ("attention_hopper", "attention_hopper_heads"):  # with one block of keys, two tiles of queries are under way
         few = pk.spec(pk.bf16, (1, 2, 100, 64))
         yield replace(found, operands={**found.operands, "k": few, "v": few})
     if name.split("_")[0] in ("softmax", "layernorm", "rmsnorm"):

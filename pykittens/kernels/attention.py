@@ -28,6 +28,7 @@ from .widths import widths
 
 DTYPE_NAMES = ("bf16", "f16")
 WIDEST, WIDEST_MMA_SYNC = 256, 128  # head dimensions: of Hopper's kernels, of the others
+SURE = 0.95  # of a predicted time: the model is seldom further off
 LARGEST_CAP = 65536  # capped scores have an absolute error of some 2^-23 of the cap (`scale.squashed`)
 FARTHEST = 2**30  # a side of a window that reaches past all keys
 _SIMULATED_PROCESSORS = 2  # enough blocks of a persistent kernel
@@ -124,9 +125,14 @@ def call(
         }
         if scores.softcap is None and scoring is None and offsets[0] is None:
             whole = not window and sinks is None
-            if whole and not scores.causal and (rows := grouped(q, k, out)) is not None:
-                q, out, lse = rows(q), rows(out), rows(lse)
-            way = plan(q.shape, k.shape, scores, sinks is not None, device, v.shape[-1]).way
+            chosen = plan(q.shape, k.shape, scores, sinks is not None, device, v.shape[-1])
+            if whole and (rows := grouped(q, k, out)) is not None:
+                each = q.shape[2] if scores.causal else None
+                fewer = plan(rows(q).shape, k.shape, scores, False, device, v.shape[-1], each)
+                if each is None or fewer.microseconds < SURE * chosen.microseconds:
+                    q, out, lse, chosen = rows(q), rows(out), rows(lse), fewer
+                    static |= {} if each is None else {"head_rows": each}
+            way = chosen.way
             kernel: Any = attention_dynamic.DYNAMIC if way.dynamic else attention_hopper.attend
             if way.splits > 1:
                 kernel, static["splits"] = attention_divided.DIVIDED, way.splits
@@ -167,7 +173,8 @@ def call(
 
 def grouped(q: Any, k: Any, out: Any) -> Callable[[Any], Any] | None:
     """What shows the rows of all heads that share keys as those of one head, where that fills more of the tiles of 128
-    rows and memory has them so; else None. Rows that see all keys do not mind whose they are."""
+    rows and memory has them so; else None. Rows that see all keys do not mind whose they are; a mask counts the rows of
+    each head anew, and a tile in which two heads meet sees what the last row sees."""
     infos = [arrays.describe(x) for x in (q, out)]
     (batch, heads, n, _), shared = infos[0].shape, k.shape[1]
     size = heads // max(shared, 1)
@@ -186,11 +193,18 @@ def grouped(q: Any, k: Any, out: Any) -> Callable[[Any], Any] | None:
 
 
 def plan(
-    q: Sequence[int], k: Sequence[int], scores: Scores, sinks: bool, device: int | None, values: int | None = None
+    q: Sequence[int],
+    k: Sequence[int],
+    scores: Scores,
+    sinks: bool,
+    device: int | None,
+    values: int | None = None,
+    head_rows: int | None = None,
 ) -> schedule.ChosenWay:
-    """How attention of these shapes runs on a Hopper GPU. values: their head dimension, if not that of keys."""
+    """How attention of these shapes runs on a Hopper GPU. values: their head dimension, if not that of keys; head_rows:
+    rows of each head where one of q has those of several."""
     band = scores.left, scores.right
-    shape = schedule.AttentionShape(q[0], q[1], k[1], q[2], k[2], q[3], scores.causal, *band, sinks, values)
+    shape = schedule.AttentionShape(q[0], q[1], k[1], q[2], k[2], q[3], scores.causal, *band, sinks, values, head_rows)
     return schedule.attention(shape, schedule.machine(device))
 
 

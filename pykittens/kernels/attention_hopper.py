@@ -64,6 +64,7 @@ def attend(
     lists: Annotated[Tensor, i32, "TB", "TH", "TT", "TL"] | None = None,
     order: Annotated[Tensor, i32, 2, "O"] | None = None,
     counter: Annotated[Tensor, i32, 1] | None = None,
+    head_rows: Annotated[Scalar, i32] | None = None,
     *,
     scoring: Scoring | None = None,
     causal: bool = False,
@@ -87,6 +88,7 @@ def attend(
     splits: the keys of a tile are divided into so many parts. Part p of batch b is written at p * B + b of o, which is
     float32, and of lse, where it is -inf for parts without keys; `attention_divided` makes the output of them.
     order, counter: see `attention_packed` and `attention_dynamic`.
+    head_rows: a head of q has the rows of several heads, one after another, so many of each.
     steady: the cap is so low (`scale.steady`) that one peak serves all rows, and nothing is ever rescaled.
     """
     cols, wide = widths(q.cols, v.cols)
@@ -105,6 +107,7 @@ def attend(
     singly = left is not None and lists is None and wide <= 64  # sides are looked at one by one; wide ones lost 1 %
     how: Any = {"left": left, "right": side, "stay": stay, "splits": splits, "lists": lists, "order": order}
     how |= {"q_offsets": q_offsets, "k_offsets": k_offsets, "counter": counter, "room": LINES // (cols + wide)}
+    how["head_rows"] = head_rows
     each_tile = QueryTiles(q, k, rows, keys, **how)
     if counter is not None:  # blocks begin while it is still set to 0
         pk.wait_for_previous()

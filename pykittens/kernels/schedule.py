@@ -27,6 +27,7 @@ from .widths import widths as widths_of
 Constants = Sequence[float]
 SPLITS = (2, 3, 4, 6, 8, 12, 16)  # parts of the keys: there is a merging kernel for each
 WIDTHS = (64, 96, 128, 256)  # head dimensions that were measured
+MASKED = 0.4  # what a mask adds to a step, of one
 THREAD, ODD = 188, 0.85  # registers for tiles of scores, weights and output; what an odd number of 16 keys is worth
 ONCE = 128  # so few rows of a product that b is read once, or by two blocks at about the same time
 FEW = 32  # so few rows make all blocks ask for the same lines: each column of tiles begins elsewhere
@@ -178,6 +179,7 @@ def ways(dim: int, values: int) -> tuple[Way, ...]:
 class AttentionShape(NamedTuple):
     """The shape of an attention. left, right: the sides of a window, None without an end; causal is a right side of 0.
     sinks: whether there are; they take registers, as a window does. values: their head dimension, if not that of keys.
+    head_rows: rows of each of the heads whose n rows are one after another, as one head's.
     """
 
     batch: int
@@ -191,6 +193,7 @@ class AttentionShape(NamedTuple):
     right: int | None = None
     sinks: bool = False
     values: int | None = None
+    head_rows: int | None = None
 
     @property
     def dims(self) -> tuple[int, int]:
@@ -204,7 +207,7 @@ class AttentionShape(NamedTuple):
             if not plain and (way.consumers == 3 or way.keys == 160):
                 continue
             yield way
-            if way.stay and (self.causal or self.left is not None or self.right is not None):
+            if way.stay and not self.head_rows and (self.causal or self.left is not None or self.right is not None):
                 yield way._replace(dynamic=True)
             if divide and plain and not way.stay and way.keys != 160:
                 tiles, most = -(-self.n // way.rows) * self.batch * self.heads, self.m // (2 * way.keys)
@@ -226,20 +229,29 @@ class AttentionShape(NamedTuple):
         if right is None and self.left is None:  # all tiles are alike
             busiest = -(-jobs // slots) * (tile + step * -(-self.m // (way.keys * way.splits)))
         else:
-            rows = np.arange(count) * way.rows + self.m - self.n
-            ends = self.m if right is None else np.minimum(np.maximum(rows + way.rows + right, 1), self.m)
+            rows, of_head = np.arange(count) * way.rows, self.head_rows or self.n
+            rows, behind = rows % of_head + self.m - of_head, rows % of_head + way.rows
+            if self.head_rows:  # where two heads meet
+                rows, behind = np.where(behind > of_head, self.m - of_head, rows), np.minimum(behind, of_head)
+            ends = self.m if right is None else np.minimum(np.maximum(behind + self.m - of_head + right, 1), self.m)
             begins = 0 if self.left is None else np.minimum(np.maximum(rows - self.left, 0), ends - 1)
             steps = np.ceil((-(-ends // way.keys) - begins // way.keys) / way.splits)
             each = tile + step * steps + masked * ((right is not None) + (self.left is not None))
-            if way.stay and not way.dynamic and self.left is not None:  # tiles in the order of their rows
-                busiest = in_turn(each, jobs, slots)
-            elif way.stay and not way.dynamic:  # `pk.triangle`: a long tile and a short one; an odd number's is alone
+            if self.head_rows and right is not None:  # where two heads meet, more steps than a tile's own rows need one
+                full = np.maximum(np.minimum(rows + right + 1, self.m), begins) // way.keys
+                more = -(-ends // way.keys) - full - -(-way.rows // way.keys)
+                each += MASKED * step * np.maximum(more, 0) / way.splits
+            fixed = way.stay and not way.dynamic
+            if fixed and (self.left is not None or self.head_rows):  # tiles in the order of their rows
+                busiest = (to_and_fro if self.left is not None and right == 0 else in_turn)(each, jobs, slots)
+            elif fixed:  # `pk.triangle`: a long tile and a short one; an odd number's is alone
                 short = np.arange(-(-count // 2))
                 pairs = each[count - 1 - short] + np.where(2 * short + 1 < count, each[short], tile + step)
                 busiest = in_turn(pairs, len(pairs) * heads, slots)
-            else:  # the longest first: no block has more tiles than the others but one
+            else:  # the longest first, unless heads meet: no block has more tiles than the others but one
                 each = each + taking * way.dynamic
-                busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * each.min())
+                end = each.mean() if self.head_rows else each.min()
+                busiest = max(each.max(), each.sum() * heads * way.splits / slots + last * end)
                 busiest = min(busiest, -(-jobs // slots) * each.max()) + counter * way.dynamic
         queries, both = self.batch * self.heads * self.n, sum(self.dims)
         moved = 2 * both * (queries + self.batch * self.shared * self.m) / 1e6  # MB
@@ -257,6 +269,15 @@ def in_turn(times: Any, count: int, blocks: int) -> float:
     busy = busy + times[(block[:, None] + blocks * np.arange(more)) % period].sum(1)
     last = rounds * blocks + block
     return float((busy + np.where(last < count, times[last % period], 0.0)).max())
+
+
+def to_and_fro(times: Any, count: int, blocks: int) -> float:
+    """The same where every other round of tiles is dealt backwards."""
+    if count > 64 * blocks:  # the differences are small
+        return float(times.mean() * count / blocks + times.max() / 2)
+    rounds = np.concatenate([np.resize(times, count), np.zeros(-count % blocks)]).reshape(-1, blocks)
+    rounds[1::2] = rounds[1::2, ::-1]
+    return float(rounds.sum(0).max())
 
 
 def straddling(stride: int) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..program import Operand
-from .elementwise import col_index, maximum, minimum, row_index
+from .elementwise import col_index, maximum, minimum, row_index, where
 from .scalar import cdiv
 
 
@@ -23,12 +23,22 @@ class Span(NamedTuple):
 
 
 class Band:
-    """Query i of n sees the keys from i + m - n - left to i + m - n + right of m; a side that is None is unlimited."""
+    """Query i of n sees the keys from i + m - n - left to i + m - n + right of m; a side that is None is unlimited.
 
-    def __init__(self, queries: Operand, keys: Operand, left: Operand | None = None, right: Operand | None = None):
-        self.queries, self.keys = queries, keys
+    repeats: there are several heads' queries one after another, and query i is a head's query i % n.
+    """
+
+    def __init__(
+        self,
+        queries: Operand,
+        keys: Operand,
+        left: Operand | None = None,
+        right: Operand | None = None,
+        repeats: bool = False,
+    ):
+        self.queries, self.keys, self.repeats = queries, keys, repeats
         self.diagonal: Any = keys - queries  # query i stands at key i + diagonal
-        self.low = None if left is None else self.diagonal - left
+        self.low: Any = None if left is None else self.diagonal - left
         self.high = None if right is None else self.diagonal if _zero(right) else self.diagonal + right
 
     def key_tiles(self, query: Operand, queries: int, keys: int, real: Operand = 1) -> Span:
@@ -38,20 +48,36 @@ class Band:
         """
         clear, full = 0, self.keys
         begin, end = self.key_range(query, queries, keys, real)
+        first, behind = self._of_head(query, queries)
         if self.high is not None:
-            full = minimum(query + self.high + 1, self.keys)  # keys that the first query sees
+            full = minimum(first + self.high + 1, self.keys)  # keys that the first query sees
         if self.low is not None:
-            clear = cdiv(maximum(query + queries - 1 + self.low, 0), keys)
+            clear = cdiv(maximum(behind - 1 + self.low, 0), keys)
         return Span(begin, clear, maximum(full, 0) // keys, end)
 
     def key_range(self, query: Operand, queries: int, keys: int, real: Operand = 1) -> tuple[Any, Any]:
         """The first of `key_tiles`, and the one behind the last; of vectors of lengths, too."""
         begin, end = 0, self.keys
+        first, behind = self._of_head(query, queries)
         if self.high is not None:
-            end = minimum(query + queries + self.high, self.keys)  # that the last query sees
+            end = minimum(behind + self.high, self.keys)  # that the last query sees
         if self.low is not None:
-            begin = maximum(query + self.low, 0) // keys
+            begin = maximum(first + self.low, 0) // keys
         return begin, maximum(cdiv(end, keys) * real, begin + 1)
+
+    def _of_head(self, query: Operand, queries: int) -> tuple[Any, Any]:
+        """The first and the one behind the last of the queries from `query` on; all of a head where two heads meet."""
+        if not self.repeats:
+            return query, query + queries
+        first = query % self.queries
+        both = first + queries > self.queries
+        return where(both, 0, first), where(both, self.queries, first + queries)
+
+    def _at(self, tile: Any, query: Operand, more: Operand) -> Any:
+        """`more` than the queries of a tile's rows."""
+        if self.repeats:
+            return (row_index(tile) + query) % self.queries + more
+        return row_index(tile) + (query + more)
 
     def query_tiles(self, key: Operand, keys: int, queries: int) -> Span:
         """The tiles of `queries` queries that see some of the `keys` keys from `key` on; perhaps none."""
@@ -80,7 +106,7 @@ class Band:
         and the columns queries.
         """
         if side == "before":
-            return col_index(tile) >= row_index(tile) + (query + self.low - key)
+            return col_index(tile) >= self._at(tile, query, self.low - key)
         if down:
             position = row_index(tile) + key
             seen = position < self.keys
@@ -91,7 +117,7 @@ class Band:
             return seen
         last = self.keys - 1
         if self.high is not None:
-            last = minimum(row_index(tile) + (query + self.high), last)
+            last = minimum(self._at(tile, query, self.high), last)
         seen = col_index(tile) <= last - key
         if self.low is not None and side != "after":
             seen = seen & self.sees(tile, query, key, "before")

@@ -81,6 +81,19 @@ def rectangle(
             yield inside // width, first + inside % width, 1
 
 
+def to_and_fro(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
+    """As `rectangle`, every other round of tiles backwards: a block that was the first of one is the last of the next,
+    so that none always has rows of the same number.
+    """
+    first, stride = _place()
+    rounds, rest = rows * count // stride, rows * count % stride
+    back = stride - 1 - first
+    more = where(where(rounds % 2 == 0, first, back) < rest, 1, 0)
+    for i in flow.range(rounds + more):
+        tile = i * stride + where(i % 2 == 0, first, back)
+        yield tile % rows, tile // rows, 1
+
+
 def triangle(rows: Operand, count: Operand) -> Iterator[tuple[Any, Any, Any]]:
     """Tiles of `count` triangles of `rows` rows, row r costing r + 1: (row, matrix, 1 or 0).
 

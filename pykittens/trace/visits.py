@@ -19,7 +19,7 @@ from .dynamic import dynamic
 from .elementwise import maximum, minimum, where
 from .packed import packed, stretch
 from .scalar import cdiv
-from .schedule import rectangle, triangle
+from .schedule import rectangle, to_and_fro, triangle
 
 Hidden = Literal["", "any", "before", "after"]  # which keys: those before what a query sees, those after it
 
@@ -106,9 +106,9 @@ class QueryTiles:
 
     left, right: the sides of the window; stay: whether blocks do (else each has one tile); q_offsets and k_offsets: of
     packed sequences, or None; splits: into how many parts the keys of a tile are divided, or None; lists: see
-    `TileList`, or None; room: rows of keys and values that L2 holds; order:
-    packed sequences' tiles one after another, and whose each is; counter: of `pk.dynamic`, from which blocks that stay
-    take them.
+    `TileList`, or None; room: rows of keys and values that L2 holds; order: packed sequences' tiles one after another,
+    and whose each is; counter: of `pk.dynamic`, from which blocks that stay take them; head_rows: queries of each of
+    the heads that q has one after another as one, or None.
     """
 
     def __init__(
@@ -128,11 +128,12 @@ class QueryTiles:
         order: Any = None,
         counter: Any = None,
         room: int = 0,
+        head_rows: Any = None,
     ):
         self.q, self.k, self.rows, self.keys, self.left, self.right, self.stay = q, k, rows, keys, left, right, stay
         self.q_offsets, self.k_offsets, self.splits, self.lists = q_offsets, k_offsets, splits, lists
-        self.order, self.room = order, room
-        self.triangular = left is None and right is not None and lists is None
+        self.order, self.room, self.head_rows = order, room, head_rows
+        self.triangular = left is None and right is not None and lists is None and head_rows is None
         # Whoever comes takes the longest tile that is left: with an end on the right, that of the last rows.
         self.turned = (self.triangular and not stay) if counter is None else right is not None
         if counter is None:
@@ -146,14 +147,16 @@ class QueryTiles:
 
     def _dense(self) -> Iterator[Work]:
         q, k, rows, keys, splits = self.q, self.k, self.rows, self.keys, self.splits
-        all_q, all_k, band = stretch(q), stretch(k), Band(q.rows, k.rows, self.left, self.right)
-        tiles = cdiv(q.rows, rows)
+        several, causal = self.head_rows is not None, isinstance(self.right, int) and self.right == 0
+        band = Band(self.head_rows if several else q.rows, k.rows, self.left, self.right, several)
+        all_q, all_k, tiles = stretch(q), stretch(k), cdiv(q.rows, rows)
         count = q.depth * q.batch if splits is None else q.depth * q.batch * splits
-        walk = (
-            triangle(tiles, count)
-            if self.triangular and not self.turned
-            else rectangle(tiles, count, self._together() if self.turned else 1, self._taken())
-        )
+        if self.triangular and not self.turned:
+            walk = triangle(tiles, count)
+        elif self.left is not None and causal and self.stay and self.work is None and self.lists is None:
+            walk = to_and_fro(tiles, count)
+        else:
+            walk = rectangle(tiles, count, self._together() if self.turned else 1, self._taken())
         for tile, head, real in walk:
             block = tiles - 1 - tile if self.turned else tile
             batch, part = head // q.depth, 0

@@ -202,3 +202,48 @@ def test_rows_of_heads_that_share_keys_fill_tiles_together(contiguous: bool) -> 
     assert np.abs(o.astype(float) - expected).max() < 1e-2
     logs = np.log(np.exp(0.125 * q.astype(float) @ wide[0].swapaxes(2, 3)).sum(-1))
     assert np.allclose(lse, logs, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("heads", "n", "m", "dim"),
+    [(4, 33, 300, 64), (7, 150, 333, 128), (3, 5, 200, 256), (4, 200, 90, 64)],  # the last: rows that see no key
+)
+@pytest.mark.parametrize("stay", [True, False])
+def test_causal_rows_of_heads_that_share_keys_are_counted_anew(
+    heads: int, n: int, m: int, dim: int, stay: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the model says of it, several heads in a tile or a head's end in it."""
+    rng, plan, seen = np.random.default_rng(n), attention.plan, []
+
+    def packs(*args: Any) -> schedule.ChosenWay:
+        seen.append(args[6] if len(args) > 6 else None)
+        way = next(x for x in schedule.ways(dim, dim) if x.stay == stay)
+        return plan(*args)._replace(way=way, microseconds=1.0 if seen[-1] else 2.0)
+
+    monkeypatch.setattr(attention, "plan", packs)
+    q, k, v = (rng.standard_normal((2, h, r, dim)).astype(pk.bf16.numpy) for h, r in ((2 * heads, n), (2, m), (2, m)))
+    o, lse = pk.attention(q, k, v, causal=True, return_lse=True)
+    assert n in seen
+    wide = [np.repeat(x.astype(float), heads, 1) for x in (k, v)]
+    expected = reference.attention(q.astype(float), *wide, scale=dim**-0.5, causal=True)
+    assert np.abs(o.astype(float) - expected).max() < 1e-2
+    hidden = np.arange(m) > np.arange(n)[:, None] + m - n
+    with np.errstate(divide="ignore"):
+        scores = np.where(hidden, -np.inf, dim**-0.5 * q.astype(float) @ wide[0].swapaxes(2, 3))
+        logs = np.log(np.exp(scores).sum(-1))
+    np.testing.assert_allclose(lse, logs, atol=1e-4)
+
+
+def test_few_rows_of_many_heads_are_packed() -> None:
+    """Where the model says that it pays: not where most tiles would see two heads, and masks."""
+    machine = DeviceModel(132, 4.8)
+    for (batch, heads, shared, n, m, dim), pays in (
+        ((10, 8, 4, 172, 890, 256), True),
+        ((64, 8, 1, 24, 1500, 64), True),
+        ((4, 28, 4, 900, 900, 128), False),
+        ((16, 8, 1, 200, 200, 128), False),
+    ):
+        alone = schedule.attention(AttentionShape(batch, heads, shared, n, m, dim, True), machine)
+        rows = n * heads // shared
+        packed = schedule.attention(AttentionShape(batch, shared, shared, rows, m, dim, True, head_rows=n), machine)
+        assert (packed.microseconds < attention.SURE * alone.microseconds) == pays

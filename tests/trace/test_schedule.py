@@ -9,6 +9,7 @@ import pytest
 
 import pykittens as pk
 from pykittens import Tensor, i32
+from pykittens.trace.schedule import to_and_fro
 
 
 @pk.kernel(warps=1, grid=lambda blocks, **_: blocks)
@@ -73,3 +74,22 @@ def test_a_persistent_kernel_counts_with_any_integers(dtype: pk.DType) -> None:
         assert seen.tolist() == [[1] * 10 + [0] * 2]
         text = count.cuda(seen, 10, blocks=blocks, arch="sm_90a")
         assert ("for (int v_" in text) == (dtype is i32)  # what an int does not hold is counted in 64 bits
+
+
+@pk.kernel(warps=1, grid=lambda blocks, **_: blocks)
+def by_turns(owners: Annotated[Tensor, i32, "R", "C"], turns: Annotated[Tensor, i32, "R", "C"], *, blocks: int) -> None:
+    """Whose each tile is, and when it comes."""
+    turn = pk.var(i32, 0)
+    for row, matrix, _ in to_and_fro(owners.rows, owners.cols):
+        pk.warp.set(owners, (row, matrix), pk.block_index.x)
+        pk.warp.set(turns, (row, matrix), turn)
+        turn.set(turn + 1)
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 8, 40])
+@pytest.mark.parametrize(("rows", "count"), [(7, 5), (4, 4), (1, 9)])
+def test_every_other_round_goes_backwards(blocks: int, rows: int, count: int) -> None:
+    owners, turns = (np.full((rows, count), -1, np.int32) for _ in range(2))
+    by_turns(owners, turns, blocks=blocks)
+    tiles = np.where(turns % 2 == 0, owners, blocks - 1 - owners) + turns * blocks
+    assert (tiles.T.ravel() == np.arange(rows * count)).all()

@@ -78,6 +78,18 @@ def windowed(instance: Instance, left: int, right: int, **more: Any) -> Instance
     return replace(instance, operands=operands, statics={**instance.statics, "causal": False})
 
 
+def of_several(instance: Instance, heads: int) -> Instance:
+    """The same, causal, where each head of q has the rows of so many heads, one after another."""
+    n, causal = instance.operands["q"].shape[2], {**instance.statics, "causal": True}
+    each = n // heads
+
+    def expected(q: Array, k: Array, v: Array, **_: Any) -> dict[str, Array]:
+        apart, wide = q.reshape(1, -1, each, q.shape[3]), (np.repeat(x, heads, 1) for x in (k, v))
+        return {"o": reference.attention(apart, *wide, scale=q.shape[3] ** -0.5, causal=True).reshape(q.shape)}
+
+    return replace(instance, operands={**instance.operands, "head_rows": each}, statics=causal, expected=expected)
+
+
 def owners(lengths: tuple[int, ...], rows: int) -> Array:
     """Whose each tile of `rows` rows is, as `attention_packed.find_owners` finds it."""
     firsts = np.cumsum([0, *lengths])[:-1] // rows + np.arange(len(lengths))
@@ -356,6 +368,15 @@ ROWS = (
         make=lambda dim, causal: packed(_attention_hopper(dim, "bf16", causal, False, positive=True), *LENGTHS),
         needs=("wgmma",),
         options={"dim": (64, 128, 256), "causal": (False, True)},
+        opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
+        most_lines=250,
+    ),
+    Shipped(
+        name="attention_hopper_heads",
+        about="the same where one head's rows are those of several, one after another",
+        make=lambda dim: of_several(_attention_hopper(dim, "bf16", False, False), 4),
+        needs=("wgmma",),
+        options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
         most_lines=250,
     ),
