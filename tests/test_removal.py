@@ -204,7 +204,10 @@ def special(row: Shipped, signs: bool) -> Iterator[Instance]:
         yield replace(found, operands={**found.operands, "scale": -0.125})
     if name == "attention_backward_ampere_window":  # keys that nobody sees
         yield replace(found, operands={**found.operands, "left": -500})
-    if name in ("attention_hopper", "attention_hopper_heads"):  # with one block of keys, two tiles of queries are under way
+    if name in (
+        "attention_hopper",
+        "attention_hopper_heads",
+    ):  # with one block of keys, two tiles of queries are under way
         few = pk.spec(pk.bf16, (1, 2, 100, 64))
         yield replace(found, operands={**found.operands, "k": few, "v": few})
     if name.split("_")[0] in ("softmax", "layernorm", "rmsnorm"):

@@ -122,6 +122,11 @@ def test_windows_run_as_the_model_chooses(n: int, left: int, consumers: int) -> 
     assert (way.consumers, way.stay, way.splits) == (consumers, consumers == 2, 1)
 
 
+def test_the_busiest_where_every_other_round_goes_backwards() -> None:
+    assert schedule.to_and_fro(np.array([1.0, 2.0, 3.0]), 6, 3) == 4
+    assert schedule.to_and_fro(np.array([1.0, 2.0, 3.0]), 7, 3) == 5  # the seventh tile, of 1, is the first block's
+
+
 @pytest.mark.parametrize(("n", "m"), [(188, 19463), (276, 1187), (2304, 2304), (5000, 400)])
 @pytest.mark.parametrize("heads", [1, 7, 130])
 @pytest.mark.parametrize("stay", [True, False])
