@@ -139,17 +139,17 @@ def call(
             rest = () if whole else (*scores.band, sinks)
             return KernelCall(kernel, (q, k, v, out, lse, scores.scale, *rest), {**static, **way.settings})
         more = window or scores.softcap is not None or sinks is not None or scoring is not None
-        few = scoring is not None and scoring.mask is None and max(scoring.score_ranks, default=0) < 2
+        light = scoring is None or (scoring.mask is None and max(scoring.score_ranks, default=0) < 2)
         low = scoring is None and steady(scores.softcap, arrays.describe(q).dtype)
-        few = (few and scores.softcap is None) or low
+        few = (light and scoring is not None and scores.softcap is None) or low
         few = few and not window and sinks is None and offsets[0] is None
         static |= {
             "scoring": scoring,
             "steady": low,
             **configuration(dim, scores.causal and not window, length, more, few, v.shape[-1]),
         }
-        stays = static.get("stay", True) and (scores.uneven or lists is not None)
-        kernel = attention_dynamic.DYNAMIC if stays else attention_hopper.attend
+        taken = static.get("stay", True) and scores.uneven and light  # others' scores leave no registers for a counter
+        kernel = attention_dynamic.DYNAMIC if taken else attention_hopper.attend
         if offsets[0] is not None:
             kernel = attention_hopper.attend
             stays = static.get("stay", True)  # and take tiles, of any length, one after another

@@ -56,20 +56,25 @@ def _attention_ampere(dim: int, dtype: str, causal: bool, laps: int = 2) -> Inst
 def _attention_hopper(dim: int, dtype: str, causal: bool, long: bool, window: bool = False, **more: Any) -> Instance:
     settings = {"keys": 128, "consumers": 2} | configuration(dim, causal, 16384 if long else 4096, window)
     rows = 3 * 64 * settings["consumers"] - 40  # three tiles of each of two heads, and two blocks to do them
-    taken = {"counter": np.zeros(1, np.int32)} if causal and settings.get("stay", True) else {}
     made = _attention(
         attention_hopper.attend,
         rows,
         (6 if window else 2) * settings["keys"] + 40,
         dim,
         dtype,
-        {"lse": spec(f32, (1, 1, 1)), **{name: spec(i32, x.shape) for name, x in taken.items()}},
+        {"lse": spec(f32, (1, 1, 1))},
         causal=causal,
         sms=2,
         **settings,
         **more,
     )
-    return replace(made, values=taken)
+    return taking(made) if causal and settings.get("stay", True) else made
+
+
+def taking(instance: Instance) -> Instance:
+    """The same whose blocks take tiles from a counter."""
+    values = {**instance.values, "counter": np.zeros(1, np.int32)}
+    return replace(instance, operands={**instance.operands, "counter": spec(i32, (1,))}, values=values)
 
 
 def windowed(instance: Instance, left: int, right: int, **more: Any) -> Instance:
@@ -390,7 +395,7 @@ ROWS = (
     Shipped(
         name="attention_hopper_window",
         about="the same with a window, a cap of scores and sinks",
-        make=lambda dim: windowed(_attention_hopper(dim, "bf16", False, False, True), 360, 130, **CAPPED),
+        make=lambda dim: windowed(taking(_attention_hopper(dim, "bf16", False, False, True)), 360, 130, **CAPPED),
         needs=("wgmma",),
         options={"dim": (64, 128, 256)},
         opcodes=("HGMMA", "UTMALDG", "UTMASTG", "USETMAXREG"),
