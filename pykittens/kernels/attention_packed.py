@@ -51,8 +51,8 @@ def order_tiles(
     rows: int,
     growing: bool,
 ) -> None:
-    """order, of tiles of `rows` rows as `pk.packed(q_offsets)` numbers them, and 0 in counter; o and lse are those of
-    nothing in rows that are nobody's (`blank`).
+    """order, of tiles of `rows` rows as `pk.packed(q_offsets)` numbers them, and 0 in counter; in rows that are
+    nobody's 0 in o and -inf in lse (`blank`).
 
     Tiles of `together` sequences come by how many keys they see, the most first, then by their numbers. Where a tile
     comes is how many of their tiles come before it: of a sequence, those that see more than a limit. growing: row i of
@@ -131,7 +131,7 @@ class PackedAttention:
         together = attention_hopper.LINES // (length * sum(widths(q.shape[-1], v.shape[-1])))
         groups = -(-sequences // min(max(together, 1), MOST))  # all of about as many
         side = 0 if static["causal"] else right
-        most = ALL if left is None or side is None else max(left + side + rows, 0)
+        most = ALL if left is None or side is None else min(max(left + side + rows, 0), ALL)
         order_tiles(
             q_offsets,
             k_offsets,

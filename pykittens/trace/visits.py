@@ -189,7 +189,9 @@ class QueryTiles:
     def _together(self) -> Any:
         """The heads of which L2 holds what tiles of the same rows see: their longest tiles are taken first."""
         q, k, right = self.q, self.k, self.right
-        seen = k.rows if self.left is None else minimum(k.rows, self.left + right + self.rows)
+        seen = k.rows
+        if self.left is not None:  # each side by itself: together they may be more than 32 bits hold
+            seen = minimum(seen, minimum(self.left, seen) + minimum(right, seen) + self.rows)
         return maximum(self.room // maximum(seen, 1), 1) * (q.depth // k.depth)
 
     def _taken(self) -> Any:

@@ -61,6 +61,26 @@ class Case:
             assert np.linalg.norm(x.astype(float) - y) < 1.5e-2 * np.linalg.norm(y)
 
 
+@pytest.mark.parametrize("window", [(2**30, 2**30), (2**40, 0), (2**30, -3), (None, 2**31)])
+def test_sides_that_reach_past_all_keys(window: tuple[int | None, int]) -> None:
+    """Both sides together are more than 32 bits hold."""
+    rng, cu = np.random.default_rng(3), torch.tensor([0, 70, 150], dtype=torch.int32)
+    right = None if window[1] >= 2**30 else window[1]
+    made = [rng.standard_normal((150, 2, 64)) for _ in range(4)]
+
+    def run(window: tuple[int | None, int | None]) -> list[torch.Tensor]:
+        q, k, v, up = (torch.tensor(x, dtype=torch.bfloat16) for x in made)
+        operands = [x.requires_grad_() for x in (q, k, v)]
+        out = pk.attention_varlen(*operands, cu, window=window)
+        batch = [x[None].transpose(1, 2) for x in operands]
+        dense = pk.attention(*batch, window=window)
+        (out.float() * up + dense.transpose(1, 2)[0].float() * up).sum().backward()
+        return [out, dense, *(x.grad for x in operands if x.grad is not None)]
+
+    for x, y in zip(run(window), run((None, right)), strict=True):
+        torch.testing.assert_close(x, y, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.thin(3)
 @each
 def test_hopper(causal: bool, window: Any, softcap: float | None, sunk: bool, d: int) -> None:
