@@ -41,7 +41,7 @@ from pykittens.kernels import (
     gemm_divided,
     schedule,
 )
-from pykittens.kernels.gemm_divided import clear
+from pykittens.kernels.counters import clear
 
 from .record import RESULTS
 

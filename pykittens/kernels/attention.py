@@ -148,12 +148,11 @@ def call(
             "steady": low,
             **configuration(dim, scores.causal and not window, length, more, few, v.shape[-1]),
         }
-        taken = static.get("stay", True) and scores.uneven and light  # others' scores leave no registers for a counter
-        kernel = attention_dynamic.DYNAMIC if taken else attention_hopper.attend
-        if offsets[0] is not None:
-            kernel = attention_hopper.attend
-            stays = static.get("stay", True)  # and take tiles, of any length, one after another
+        stays, kernel = static.get("stay", True), attention_hopper.attend
+        if offsets[0] is not None:  # blocks that stay take tiles, of any length, one after another
             kernel = attention_packed.PACKED if stays else Blanked(kernel, offsets[0], lse, packed=True)
+        elif stays and scores.uneven and light:  # others' scores leave no registers for a counter
+            kernel = attention_dynamic.DYNAMIC
         operands: Any = (q, k, v, out, lse, scores.scale, *scores.band, sinks, *offsets)
         if lists is not None:
             kernel = Listed(kernel, lists, 64 * static.get("consumers", 2), static.get("keys", 128))

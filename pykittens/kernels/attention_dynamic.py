@@ -10,19 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..interop import arrays
-from . import attention_hopper
-from .gemm_divided import clear
+from . import attention_hopper, counters
 
 
 class DynamicAttention:
     """Both launches as one, the second of which begins while the first is under way: called as `attend` is."""
 
     def __call__(self, q: Any, *rest: Any, **static: Any) -> None:
-        info = arrays.describe(q)
-        counter = arrays.empty(info.kind, (1,), "i32", info.device)
-        clear(counter)
-        attention_hopper.attend(q, *rest, counter=counter, **static)
+        attention_hopper.attend(q, *rest, counter=counters.zeros(q), **static)
 
 
 DYNAMIC = DynamicAttention()

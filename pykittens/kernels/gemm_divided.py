@@ -1,27 +1,16 @@
 """Products whose last round of tiles is divided along k, so that no multiprocessor is idle in it.
 
-`gemm` does the work, given memory for the parts' sums and for counts of parts that are done, which `clear` sets to 0.
+`gemm` does the work, given memory for the parts' sums and for counts of parts that are done, 0 at first (`counters`).
 Stream-K (Osama et al. 2023) divides as evenly; here all parts of a tile have the same number of steps, or one more.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import pykittens as pk
-from pykittens import Tensor, i32, warp
+from typing import Any
 
 from ..interop import arrays
+from . import counters
 from .gemm import Config, gemm
-
-RUN = 1024  # flags that a block sets to 0
-
-
-@pk.kernel(warps=1, grid=lambda flags, **_: pk.cdiv(flags.cols, RUN))
-def clear(flags: Annotated[Tensor, i32, "F"]) -> None:
-    """flags = 0. The product begins at once, and waits where it first loads."""
-    pk.launch_next()
-    warp.store(flags, warp.full_vec(i32, RUN, 0), (pk.block_index.x,))
 
 
 def scratch(
@@ -44,8 +33,7 @@ class Divided:
         size = 0 if c is None else {"f32": 4}.get(arrays.describe(c).dtype, 2)
         shapes = scratch(config, m, n, size, 1 if b2 is None else 2, splits, sms)
         parts = arrays.empty(kind, shapes[0], "f32", device)
-        flags = arrays.empty(kind, shapes[1], "i32", device)
-        clear(flags)
+        flags = counters.zeros(a, *shapes[1])
         more = {"splits": splits, "parts": parts, "flags": flags, "dependent": True}
         gemm(*operands, **more, config=config, ta=ta, tb=tb, **static)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..call.kernel import Kernel
 from ..interop import arrays
+from . import counters
 from .arguments import KernelCall, Launches, machine
-from .gemm_divided import clear
 from .rows import Rows, drawing
 
 
@@ -25,8 +25,6 @@ def row_call(
 @cache
 def _behind_clear(kernel: Kernel) -> Launches:
     def run(*operands: Any, **statics: Any) -> None:
-        info = arrays.describe(operands[0])
-        clear(counter := arrays.empty(info.kind, (1,), "i32", info.device))
-        kernel(*operands, counter, **statics)
+        kernel(*operands, counters.zeros(operands[0]), **statics)
 
     return Launches(run)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...call.arguments import spec
 from ...types import DTYPES, bf16, f32, i32
-from .. import activation_backward, aligned, epilogue_backward, gemm, gemm_ampere, gemm_divided, linear
+from .. import activation_backward, aligned, counters, epilogue_backward, gemm, gemm_ampere, linear
 from ..catalog import Array, Instance, Shipped
 
 
@@ -86,7 +86,7 @@ def _clear() -> Instance:
     def expected(flags: Array) -> dict[str, Array]:
         return {"flags": np.zeros(flags.shape)}
 
-    return Instance(gemm_divided.clear, {"flags": spec(i32, (gemm_divided.RUN + 40,))}, {}, ("flags",), expected)
+    return Instance(counters.clear, {"flags": spec(i32, (counters.RUN + 40,))}, {}, ("flags",), expected)
 
 
 def _gemm_ampere(dtype: str, ta: bool, tb: bool) -> Instance:
@@ -192,8 +192,8 @@ ROWS = (
         opcodes=("LDG", "STG"),
     ),
     Shipped(
-        name="gemm_divided_clear",
-        about="zeros for the counts of parts that are done",
+        name="counters_clear",
+        about="zeros for counters and flags",
         make=_clear,
         needs=("dependent launch",),
         options={},
